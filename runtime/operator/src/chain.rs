@@ -1,0 +1,175 @@
+//! Operators that run in one task, one calling the next without a queue in between.
+//!
+//! A chain is a tree in a flat list: each operator's output ports lead to later operators or to exits (the exchange, at the end of
+//! the task). Invariant: an edge leads to an operator of a higher number, so a call never comes back.
+
+use crate::operator::{Operator, OperatorContext, Output};
+use crate::source::SplitEvent;
+use streamrt_types::{Batch, Result, Status, Watermark};
+
+/// Where a port of an operator leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Another operator of this chain, by its number.
+    Operator(usize),
+    /// An output of the task, by its number.
+    Exit(usize),
+}
+
+struct Link {
+    operator: Box<dyn Operator>,
+    context: OperatorContext,
+    /// (port, target) pairs; a port may have several targets, or none, and then its rows are dropped.
+    targets: Vec<(u16, Target)>,
+}
+
+/// The operators of one task.
+pub struct OperatorChain {
+    links: Vec<Link>,
+}
+
+/// What stands behind the exits of a chain.
+pub trait Exits {
+    fn batch(&mut self, exit: usize, batch: Batch) -> Result<()>;
+    fn watermark(&mut self, exit: usize, watermark: Watermark) -> Result<()>;
+    fn status(&mut self, exit: usize, status: Status) -> Result<()>;
+}
+
+struct ChainOutput<'a> {
+    targets: &'a [(u16, Target)],
+    /// The links behind the one that is running, and the number of the first.
+    rest: &'a mut [Link],
+    first: usize,
+    exits: &'a mut dyn Exits,
+}
+
+impl ChainOutput<'_> {
+    fn to_operator(&mut self, number: usize, call: &mut dyn FnMut(&mut dyn Operator, &mut dyn Output) -> Result<()>) -> Result<()> {
+        run(&mut self.rest[number - self.first..], number, self.exits, call)
+    }
+}
+
+/// Calls the first of `links`, with the others behind its output.
+fn run(
+    links: &mut [Link],
+    number: usize,
+    exits: &mut dyn Exits,
+    call: &mut dyn FnMut(&mut dyn Operator, &mut dyn Output) -> Result<()>,
+) -> Result<()> {
+    let (link, rest) = links.split_first_mut().expect("targets were checked when the chain was built");
+    let mut output = ChainOutput { targets: &link.targets, rest, first: number + 1, exits };
+    call(link.operator.as_mut(), &mut output)
+}
+
+impl Output for ChainOutput<'_> {
+    fn batch(&mut self, port: u16, batch: Batch) -> Result<()> {
+        let targets = self.targets;
+        let mut batch = Some(batch);
+        let mut on_port = targets.iter().filter(|(p, _)| *p == port).map(|(_, target)| *target).peekable();
+        while let Some(target) = on_port.next() {
+            // The last target gets the batch itself; the others share its columns.
+            let Some(batch) = (if on_port.peek().is_some() { batch.clone() } else { batch.take() }) else { break };
+            match target {
+                Target::Exit(exit) => self.exits.batch(exit, batch)?,
+                Target::Operator(number) => {
+                    let mut batch = Some(batch);
+                    self.to_operator(number, &mut |operator, output| match batch.take() {
+                        Some(batch) => operator.batch(batch, output),
+                        None => Ok(()),
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn watermark(&mut self, watermark: Watermark) -> Result<()> {
+        for &(_, target) in self.targets {
+            match target {
+                Target::Exit(exit) => self.exits.watermark(exit, watermark)?,
+                Target::Operator(number) => self.to_operator(number, &mut |operator, output| operator.watermark(watermark, output))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&mut self, status: Status) -> Result<()> {
+        for &(_, target) in self.targets {
+            match target {
+                Target::Exit(exit) => self.exits.status(exit, status)?,
+                Target::Operator(number) => self.to_operator(number, &mut |operator, output| operator.status(status, output))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn split(&mut self, event: SplitEvent) -> Result<()> {
+        for &(_, target) in self.targets {
+            if let Target::Operator(number) = target {
+                self.to_operator(number, &mut |operator, output| operator.split(event, output))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for OperatorChain {
+    fn default() -> Self {
+        OperatorChain::new()
+    }
+}
+
+impl OperatorChain {
+    pub fn new() -> OperatorChain {
+        OperatorChain { links: Vec::new() }
+    }
+
+    /// Adds an operator whose ports lead to `targets`, and returns its number. Targets name operators that are added later.
+    pub fn push(&mut self, operator: Box<dyn Operator>, context: OperatorContext, targets: Vec<(u16, Target)>) -> usize {
+        let number = self.links.len();
+        assert!(targets.iter().all(|(_, target)| !matches!(target, Target::Operator(n) if *n <= number)), "a chain leads forward");
+        self.links.push(Link { operator, context, targets });
+        number
+    }
+
+    /// Opens all operators, the last one first, so that each finds its successors ready.
+    pub fn open(&mut self) -> Result<()> {
+        let n_links = self.links.len();
+        let leads_inside = |link: &Link| link.targets.iter().all(|(_, target)| !matches!(target, Target::Operator(n) if *n >= n_links));
+        assert!(self.links.iter().all(leads_inside), "a target of a chain exists");
+        self.links.iter_mut().rev().try_for_each(|link| link.operator.open(&link.context))
+    }
+
+    /// Calls the operator at the head.
+    pub fn head(&mut self, exits: &mut dyn Exits, call: &mut dyn FnMut(&mut dyn Operator, &mut dyn Output) -> Result<()>) -> Result<()> {
+        run(&mut self.links, 0, exits, call)
+    }
+
+    /// When some operator wants to see the clock, in ms.
+    pub fn next_processing_time(&self) -> Option<i64> {
+        self.links.iter().filter_map(|link| link.operator.next_processing_time()).min()
+    }
+
+    /// Shows the clock to every operator that waits for a time at or before `now_ms`.
+    pub fn processing_time(&mut self, now_ms: i64, exits: &mut dyn Exits) -> Result<()> {
+        for number in 0..self.links.len() {
+            if self.links[number].operator.next_processing_time().is_some_and(|time| time <= now_ms) {
+                run(&mut self.links[number..], number, exits, &mut |operator, output| operator.processing_time(now_ms, output))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the operators in order, so that what one emits last still reaches the next.
+    pub fn end_of_input(&mut self, exits: &mut dyn Exits) -> Result<()> {
+        for number in 0..self.links.len() {
+            run(&mut self.links[number..], number, exits, &mut |operator, output| operator.end_of_input(output))?;
+        }
+        Ok(())
+    }
+
+    /// Closes all operators, and returns the first error.
+    pub fn close(&mut self) -> Result<()> {
+        self.links.iter_mut().map(|link| link.operator.close()).fold(Ok(()), |first, next| first.and(next))
+    }
+}

@@ -1,0 +1,20 @@
+//! The contracts between the engine and what runs in it: sources, operators, sinks, user functions; and how they are chained.
+//!
+//! Rust implements operators, Wasm implements functions: an [`Operator`] owns state, timers and watermarks and is trusted, a
+//! [`FunctionChain`] is the user's code and is not. This crate does no I/O and starts no thread; everything in it is called by the
+//! one thread of a task.
+
+mod chain;
+mod function;
+mod operator;
+mod sink;
+mod source;
+
+pub use chain::{Exits, OperatorChain, Target};
+pub use function::{
+    Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, RowsOut, SlotsIn, StateAccess, StateIn, StateOut, TimerIn,
+    TimerOut,
+};
+pub use operator::{DeadLetter, Operator, OperatorContext, Output, TaskMetrics};
+pub use sink::{Sink, SinkOperator};
+pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader};

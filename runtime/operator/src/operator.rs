@@ -1,0 +1,134 @@
+//! The contract of an operator: it gets batches, watermarks and status in order, and puts its results into an [`Output`].
+
+use crate::source::SplitEvent;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use streamrt_types::{Batch, Clock, Configuration, KeyGroupRange, Result, Status, WATERMARK_MIN, Watermark};
+
+/// Where an operator's results go: the next operator of the chain, or the exchange.
+///
+/// Calls keep their order. `port` 0 is the main output; watermarks and status go to all ports.
+pub trait Output {
+    /// Sends rows. The marks of the batch are watermarks: an operator that puts marks into its batches does not send the same
+    /// watermarks by [`Output::watermark`] again.
+    fn batch(&mut self, port: u16, batch: Batch) -> Result<()>;
+    /// Sends a watermark that no batch carries.
+    fn watermark(&mut self, watermark: Watermark) -> Result<()>;
+    fn status(&mut self, status: Status) -> Result<()>;
+    /// Tells the operators of the same chain about a split; ends at the end of the chain.
+    fn split(&mut self, event: SplitEvent) -> Result<()>;
+}
+
+/// An operator instance of one subtask.
+///
+/// The order of calls is `open`, then any of the others, then `end_of_input` if the input ended by itself, then `close`.
+/// The caller has already combined the watermarks of all channels: they only rise.
+pub trait Operator: Send {
+    fn open(&mut self, _context: &OperatorContext) -> Result<()> {
+        Ok(())
+    }
+
+    /// Treats the rows of `batch`, each under the marks before it. A job without event time has no marks.
+    fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()>;
+
+    /// A watermark outside of a batch. It is sent on after everything it has caused.
+    fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
+        output.watermark(watermark)
+    }
+
+    fn status(&mut self, status: Status, output: &mut dyn Output) -> Result<()> {
+        output.status(status)
+    }
+
+    fn split(&mut self, event: SplitEvent, output: &mut dyn Output) -> Result<()> {
+        output.split(event)
+    }
+
+    /// The time, in the clock's ms, at which [`Operator::processing_time`] wants to be called; `None` for never.
+    fn next_processing_time(&self) -> Option<i64> {
+        None
+    }
+
+    fn processing_time(&mut self, _now_ms: i64, _output: &mut dyn Output) -> Result<()> {
+        Ok(())
+    }
+
+    /// All inputs are at their end, and the final watermark has passed. Last chance to emit.
+    fn end_of_input(&mut self, _output: &mut dyn Output) -> Result<()> {
+        Ok(())
+    }
+
+    /// Releases what `open` took. Called on every way out.
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What an operator instance knows about its place.
+#[derive(Clone)]
+pub struct OperatorContext {
+    pub uid: Arc<str>,
+    pub subtask: u32,
+    pub parallelism: u32,
+    pub max_parallelism: u32,
+    /// The key groups of this subtask.
+    pub key_groups: KeyGroupRange,
+    pub clock: Arc<dyn Clock>,
+    pub configuration: Arc<Configuration>,
+    pub metrics: Arc<TaskMetrics>,
+    /// Where the poison policy `skip` puts what failed.
+    pub dead_letters: Arc<dyn Fn(DeadLetter) -> Result<()> + Send + Sync>,
+}
+
+/// A record, timer or window that user code failed on, or a line that a format refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub uid: String,
+    /// Stable code of the error.
+    pub code: &'static str,
+    pub message: String,
+    /// The guest's backtrace by function name, a line a frame; empty if there is none.
+    pub backtrace: String,
+    /// For example `data/clicks.csv line 17`; empty where the source gives none.
+    pub position: String,
+    /// The key as JSON, if the operator is keyed.
+    pub key: String,
+    /// The record as JSON; for a timer or window, what it is.
+    pub record: String,
+    /// Event time in ms, if there is one.
+    pub time_ms: Option<i64>,
+}
+
+/// Counters of one task; written by its thread, read by anybody.
+pub struct TaskMetrics {
+    pub records_in: AtomicU64,
+    pub records_out: AtomicU64,
+    pub late_records: AtomicU64,
+    pub dead_letters: AtomicU64,
+    pub watermark: AtomicI64,
+    pub busy_ns: AtomicU64,
+    pub idle_ns: AtomicU64,
+    pub back_pressured_ns: AtomicU64,
+}
+
+impl Default for TaskMetrics {
+    fn default() -> Self {
+        TaskMetrics {
+            records_in: AtomicU64::new(0),
+            records_out: AtomicU64::new(0),
+            late_records: AtomicU64::new(0),
+            dead_letters: AtomicU64::new(0),
+            watermark: AtomicI64::new(WATERMARK_MIN),
+            busy_ns: AtomicU64::new(0),
+            idle_ns: AtomicU64::new(0),
+            back_pressured_ns: AtomicU64::new(0),
+        }
+    }
+}
+
+impl TaskMetrics {
+    /// Adds to a counter; counters are statistics and order nothing.
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}

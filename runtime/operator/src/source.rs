@@ -1,0 +1,97 @@
+//! The contract of a source: an enumerator finds splits, readers read them.
+//!
+//! The enumerator is an operator of parallelism 1 in front of the readers; a split travels to its reader as a row, so that later
+//! on barriers order its assignment. The first listing ends before any split is read. Rows of one split keep their order.
+
+use std::sync::Arc;
+use streamrt_types::{Batch, Result};
+
+/// A part of the input that one reader reads from begin to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Unique in the source; given by the task, in the order of discovery.
+    pub number: u32,
+    /// For people, for example a path; positions in reports stand behind it.
+    pub name: Arc<str>,
+    /// What only the connector understands; JSON.
+    pub detail: String,
+}
+
+/// What happens to the splits of a reader. Watermark generators go by it: a known split that has not begun holds the watermark,
+/// a finished one leaves the minimum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SplitEvent {
+    /// Assigned to this subtask, not begun yet.
+    Known {
+        number: u32,
+    },
+    Finished {
+        number: u32,
+    },
+}
+
+/// What an enumerator found.
+#[derive(Debug)]
+pub enum Enumeration {
+    /// New splits; ask again at once.
+    Splits(Vec<Split>),
+    /// A listing is complete; ask again after so many ms.
+    Idle { ms: u64 },
+    /// No split will ever come again.
+    Finished,
+}
+
+/// A source as the plan configures it: a factory for both sides. Cheap to clone and send.
+pub trait Source: Send + Sync {
+    /// Whether the source ends by itself.
+    fn bounded(&self) -> bool;
+
+    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>>;
+
+    /// Opens a split. The reader's batches have the source's schema and an [`streamrt_types::Origin`]; times and marks come later.
+    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>>;
+}
+
+pub trait SplitEnumerator: Send {
+    /// Looks for splits. `parallelism` is that of the readers, for sources that cut by it.
+    fn poll(&mut self, parallelism: u32) -> Result<Enumeration>;
+}
+
+/// What a reader has at the moment.
+#[derive(Debug)]
+pub enum ReaderPoll {
+    /// One row or more.
+    Batch(Batch),
+    /// The input is dry; ask again after at most so many ms.
+    Pending {
+        ms: u64,
+    },
+    Finished,
+}
+
+pub trait SplitReader: Send {
+    /// Reads up to `rows` rows, fewer if the input runs dry. Blocks for at most 10 ms on a network; a file may block as disks do.
+    ///
+    /// # Errors
+    /// A record that the format refuses is not an error of this call: the reader returns the rows before it and reports it through
+    /// [`SplitReader::take_poison`].
+    fn poll(&mut self, rows: usize) -> Result<ReaderPoll>;
+
+    /// The records that the format refused since the last call, oldest first: (position, the raw record, the reason).
+    ///
+    /// Under the policy `fail` the task ends with the first one.
+    fn take_poison(&mut self) -> Vec<PoisonLine> {
+        Vec::new()
+    }
+}
+
+/// A record that a format refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoisonLine {
+    /// As in [`streamrt_types::Rows`].
+    pub position: u64,
+    /// The line, cut after 1 KiB.
+    pub line: String,
+    /// For example: column `temperature` is `warm`, but it must be a number.
+    pub reason: String,
+}

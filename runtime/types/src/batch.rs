@@ -1,0 +1,165 @@
+//! A batch of rows: Arrow columns, event times, watermark marks, and where the rows came from.
+//!
+//! Invariants, checked where a batch is made: all columns have `n_rows` rows; marks ascend in row and watermark, with
+//! `row <= n_rows`; times, where there are any, have `n_rows` entries without nulls.
+
+use crate::error::{Error, Result};
+use crate::time::Watermark;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{Array, RecordBatch, UInt32Array};
+use arrow_buffer::ScalarBuffer;
+use arrow_schema::SchemaRef;
+use std::sync::Arc;
+
+/// A watermark inside a batch: rows from `row` on are under it, rows before are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// `0..=n_rows`.
+    pub row: u32,
+    pub watermark: Watermark,
+}
+
+/// Where the event times of a batch are.
+#[derive(Debug, Clone)]
+pub enum Times {
+    /// The job has no event time here.
+    None,
+    /// In this column, which has type Int64, no nulls, and unit ms.
+    Column(usize),
+    Array(ScalarBuffer<i64>),
+}
+
+/// Which records of the outside world the rows of a batch are; for reports on poison records.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Names the split, for example `data/clicks.csv`.
+    pub split: Arc<str>,
+    /// The number of the split in its source; watermark generators are kept by it.
+    pub split_number: u32,
+    pub rows: Rows,
+}
+
+/// Positions of rows within a split, counted from 1 (line numbers, for a file).
+#[derive(Debug, Clone)]
+pub enum Rows {
+    /// Row i is at `first + i`.
+    Range {
+        first: u64,
+    },
+    Array(ScalarBuffer<u64>),
+}
+
+impl Origin {
+    /// The position of row `row` within the split.
+    pub fn position(&self, row: usize) -> u64 {
+        match &self.rows {
+            Rows::Range { first } => first + row as u64,
+            Rows::Array(positions) => positions[row],
+        }
+    }
+
+    /// The origin of the rows at `indices`.
+    pub fn take(&self, indices: &[u32]) -> Origin {
+        let positions = indices.iter().map(|&i| self.position(i as usize)).collect();
+        Origin { split: self.split.clone(), split_number: self.split_number, rows: Rows::Array(positions) }
+    }
+
+    fn slice(&self, offset: usize, length: usize) -> Origin {
+        let rows = match &self.rows {
+            Rows::Range { first } => Rows::Range { first: first + offset as u64 },
+            Rows::Array(positions) => Rows::Array(positions.slice(offset, length)),
+        };
+        Origin { split: self.split.clone(), split_number: self.split_number, rows }
+    }
+}
+
+/// Rows on their way from one operator to the next. Cloning is cheap: columns are shared.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    pub columns: RecordBatch,
+    pub times: Times,
+    pub marks: Vec<Mark>,
+    pub origin: Option<Origin>,
+}
+
+impl Batch {
+    /// Makes a batch without times, marks and origin.
+    pub fn new(columns: RecordBatch) -> Batch {
+        Batch { columns, times: Times::None, marks: Vec::new(), origin: None }
+    }
+
+    /// A batch without rows that carries a watermark.
+    pub fn watermark(schema: SchemaRef, watermark: Watermark) -> Batch {
+        Batch { marks: vec![Mark { row: 0, watermark }], ..Batch::new(RecordBatch::new_empty(schema)) }
+    }
+
+    pub fn n_rows(&self) -> usize {
+        self.columns.num_rows()
+    }
+
+    /// The event times in ms, one for each row, or `None` where the job has no event time.
+    pub fn times(&self) -> Option<&[i64]> {
+        match &self.times {
+            Times::None => None,
+            Times::Column(index) => Some(self.columns.column(*index).as_primitive::<Int64Type>().values()),
+            Times::Array(times) => Some(times),
+        }
+    }
+
+    /// The last watermark that the batch carries.
+    pub fn last_watermark(&self) -> Option<Watermark> {
+        self.marks.last().map(|mark| mark.watermark)
+    }
+
+    /// Rows `offset..offset + length`, with the marks `from` says: those at a row in `offset..=offset + length` are kept if
+    /// they are not left of the slice. A caller that cuts at a mark decides itself which side gets it.
+    pub fn slice(&self, offset: usize, length: usize) -> Batch {
+        Batch {
+            columns: self.columns.slice(offset, length),
+            times: match &self.times {
+                Times::Array(times) => Times::Array(times.slice(offset, length)),
+                other => other.clone(),
+            },
+            marks: Vec::new(),
+            origin: self.origin.as_ref().map(|origin| origin.slice(offset, length)),
+        }
+    }
+
+    /// The rows at `indices`, in that order, without marks.
+    ///
+    /// # Errors
+    /// `Internal` if an index is out of range.
+    pub fn take(&self, indices: &UInt32Array) -> Result<Batch> {
+        let columns = arrow_select::take::take_record_batch(&self.columns, indices)
+            .map_err(|e| Error::internal("rows could not be selected").with_source(e))?;
+        let times = match &self.times {
+            Times::Array(times) => Times::Array(indices.values().iter().map(|&i| times[i as usize]).collect()),
+            other => other.clone(),
+        };
+        let origin = self.origin.as_ref().map(|origin| origin.take(indices.values()));
+        Ok(Batch { columns, times, marks: Vec::new(), origin })
+    }
+
+    /// Checks the invariants of this type; for tests and for input that was not made here.
+    ///
+    /// # Errors
+    /// `Internal`, naming the invariant that is broken.
+    pub fn check(&self) -> Result<()> {
+        let n_rows = self.n_rows();
+        if let Times::Column(index) = self.times {
+            let column = self.columns.columns().get(index);
+            if column.is_none_or(|c| c.data_type() != &arrow_schema::DataType::Int64 || c.null_count() > 0) {
+                return Err(Error::internal(format!("column {index} holds no event times")));
+            }
+        }
+        if self.times().is_some_and(|times| times.len() != n_rows) {
+            return Err(Error::internal("a batch has as many times as rows"));
+        }
+        let ascends = self.marks.windows(2).all(|m| m[0].row <= m[1].row && m[0].watermark < m[1].watermark);
+        if !ascends || self.marks.last().is_some_and(|mark| mark.row as usize > n_rows) {
+            return Err(Error::internal("the marks of a batch ascend and lie within it"));
+        }
+        Ok(())
+    }
+}

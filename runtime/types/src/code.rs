@@ -1,0 +1,120 @@
+//! The stable codes that stand beside every message, with the likely fix. A code that was released keeps its meaning for ever.
+
+use crate::error::ErrorKind;
+
+/// A stable code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Code {
+    /// `S` and four digits.
+    pub id: &'static str,
+    pub kind: ErrorKind,
+    /// The likely fix, as a sentence that the command line prints.
+    pub fix: &'static str,
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $id:literal, $kind:ident, $fix:literal;)*) => {
+        $($(#[$doc])* pub const $name: Code = Code { id: $id, kind: ErrorKind::$kind, fix: $fix };)*
+        /// All of them, in the order of their numbers.
+        pub const CODES: &[Code] = &[$($name),*];
+    };
+}
+
+codes! {
+    /// The file is no WebAssembly at all.
+    NOT_WASM = "S1001", Invalid, "Give the .wasm file that `streamrt build` writes.";
+    /// A core module where a component is needed.
+    CORE_MODULE = "S1002", Invalid, "Build it with `streamrt build`, or turn it into a component with `wasm-tools component new`.";
+    /// The component's bytes are damaged or use what this host does not support.
+    BAD_COMPONENT = "S1003", Invalid, "Build the component again; it may have been cut off on its way here.";
+    /// The component exports no interface of ours.
+    NO_OPERATOR = "S1004", Invalid, "The component must export streamrt:plugin/operator; the SDK's `job!` macro does that.";
+    /// The component was built for another version of the interface.
+    INTERFACE_VERSION = "S1005", Invalid, "Build it again with the SDK that `streamrt new` of this version unpacks.";
+    /// The component imports something that nothing here provides.
+    UNKNOWN_IMPORT = "S1006", Invalid, "A plugin may import streamrt:plugin/state, streamrt:plugin/host and inert WASI only.";
+    /// The plan that `describe` returned cannot be read.
+    BAD_PLAN = "S1007", Invalid, "Build the component again with the SDK that `streamrt new` of this version unpacks.";
+    /// The plugin refused its arguments.
+    BAD_ARGUMENTS = "S1008", Invalid, "Arguments of the job stand behind `--`, as in `streamrt run job.wasm -- --input FILE`.";
+    /// An instance described another plan than the one that was submitted.
+    PLAN_CHANGED = "S1009", UserCode, "The job function must build the same plan each time it runs with the same arguments.";
+    /// A precompiled artefact was given.
+    PRECOMPILED = "S1010", Invalid, "Give the component itself; compiled code is never taken from a file.";
+    /// The component could not be compiled or instantiated.
+    NOT_INSTANTIABLE = "S1011", Invalid, "Look at the cause below; often a limit in the grant is too low.";
+
+    /// A cycle in the job graph.
+    CYCLE = "S2001", Invalid, "Take out one of the edges that are named.";
+    /// An input names a node or a uid that is not there.
+    UNKNOWN_UID = "S2002", Invalid, "Correct the name of the input.";
+    /// A node without uid.
+    MISSING_UID = "S2003", Invalid, "Give every operator a uid; its state is found by it.";
+    /// Two nodes of one uid.
+    DOUBLED_UID = "S2004", Invalid, "Give each operator a uid of its own.";
+    /// Columns that are not there, or of another type.
+    SCHEMA_MISMATCH = "S2005", Invalid, "Make the columns of the record fit those of the stream, by name and type.";
+    /// The job file or plan is wrong in another way.
+    INVALID_JOB = "S2006", Invalid, "Correct the job at the place that is named.";
+    /// A connector or an option that does not exist, or a bad value.
+    BAD_OPTION = "S2007", Invalid, "See README.md for the options of each connector and the configuration keys.";
+
+    /// A file or folder that cannot be opened.
+    FILE_MISSING = "S3001", Unavailable, "Check the path; relative paths start in the current folder.";
+    /// Reading or writing failed.
+    FILE_IO = "S3002", Unavailable, "Check the disk and the permissions of the path that is named.";
+    /// A line that does not fit the schema.
+    BAD_RECORD = "S3003", Data, "Correct the line, or run with `-D poison.policy=skip` to leave such records out.";
+    /// Nobody listens, or the connection was refused.
+    CONNECT = "S3004", Unavailable, "Start the server first, for example `nc -lk 7777`.";
+    /// The other side ended the connection in the middle of a line.
+    CONNECTION_LOST = "S3005", Unavailable, "Start the server again, then the job.";
+    /// An address is in use.
+    PORT_IN_USE = "S3006", Unavailable, "End the program that holds the port, or choose another one.";
+
+    /// The guest trapped.
+    TRAP = "S4001", UserCode, "Correct the plugin at the function named in the backtrace, or run with `-D poison.policy=skip`.";
+    /// The guest did not return in time.
+    DEADLINE = "S4002", UserCode, "The function loops for ever or is too slow; `-D plugin.deadline=10s` gives it more time.";
+    /// The guest wanted more memory or table than it may have.
+    MEMORY_LIMIT = "S4003", UserCode, "`-D plugin.memory=512MiB` allows more.";
+    /// The guest's stack is exhausted.
+    STACK_LIMIT = "S4004", UserCode, "The function recurses too deeply.";
+    /// The guest sent something that does not hold together.
+    BAD_OUTPUT = "S4005", UserCode, "The plugin broke the interface; build it with a current SDK.";
+    /// The guest returned an error.
+    USER_ERROR = "S4006", UserCode, "The plugin refused the record; correct it, or run with `-D poison.policy=skip`.";
+    /// Too many poison records.
+    TOO_MANY_POISON = "S4007", UserCode, "So many records fail that skipping them would hide a fault; look at the dead letters.";
+    /// The guest sent more than it may.
+    OUTPUT_LIMIT = "S4008", UserCode, "The function returns too much for one call; `-D plugin.output=256MiB` allows more.";
+
+    /// A record without event time reached an event-time operator.
+    NO_EVENT_TIME = "S5001", Invalid, "Assign timestamps and watermarks in front of the operator that is named.";
+    /// A key column is null.
+    NULL_KEY = "S5002", Data, "Filter out rows without a key, or give them one.";
+    /// A number left its range.
+    OVERFLOW = "S5003", Data, "Use a wider type or a smaller unit.";
+
+    /// The tool chain for components is not there.
+    TOOLCHAIN = "S6001", Unavailable, "Run the commands that are named above, then try again.";
+    /// The user's crate did not compile.
+    BUILD_FAILED = "S6002", Invalid, "Correct the errors that the compiler printed above.";
+    /// The target of `streamrt new` exists.
+    EXISTS = "S6003", Invalid, "Choose another name, or remove the folder.";
+
+    /// A bug of the engine.
+    INTERNAL = "S9001", Internal, "This is a bug of streamrt; please report it with this message.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CODES;
+
+    #[test]
+    fn codes_are_unique_and_ordered() {
+        for pair in CODES.windows(2) {
+            assert!(pair[0].id < pair[1].id, "{} stands before {}", pair[0].id, pair[1].id);
+        }
+    }
+}

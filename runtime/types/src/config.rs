@@ -1,0 +1,157 @@
+//! The configuration of a job: `-D key=value`, over the job file's `[configuration]`, over the defaults here.
+
+use crate::code;
+use crate::error::{Error, Result};
+
+/// What happens to a record on which user code or a format fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoisonPolicy {
+    /// The job ends with the report.
+    Fail,
+    /// The record goes to the dead letters.
+    Skip,
+    /// The record is tried so many times more, then the job fails.
+    Retry { attempts: u32 },
+}
+
+/// All keys, with their defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Configuration {
+    /// `batch.rows`: a source closes a batch at so many rows. 1 to 65,536; default 1024, which amortises a call and stays in the cache.
+    pub batch_rows: usize,
+    /// `buffer-timeout`: or when its oldest row is so old, in ms. Default 10.
+    pub buffer_timeout_ms: u64,
+    /// `exchange.batches`: capacity of a channel between two tasks. Default 8: enough to keep both busy, little enough to bound memory.
+    pub channel_batches: usize,
+    /// `poison.policy`: `fail` (default), `skip`, or `retry`, which tries three times.
+    pub poison_policy: PoisonPolicy,
+    /// `poison.dead-letters`: the folder for dead letters, as JSON lines. None: they are only logged and counted.
+    pub dead_letters: Option<String>,
+    /// `plugin.deadline`: the longest a call into a plugin may take, in ms. Default 5,000.
+    pub plugin_deadline_ms: u64,
+    /// `plugin.memory`: bytes of memory for an instance. Default 256 MiB.
+    pub plugin_memory_bytes: usize,
+    /// `plugin.output`: bytes that one call may return. Default 64 MiB.
+    pub plugin_output_bytes: usize,
+    /// `plugin.epoch`: false switches the deadline checks in compiled code off, for trusted plugins. Default true.
+    pub plugin_epoch: bool,
+    /// `max-parallelism`: number of key groups. None: from the parallelism.
+    pub max_parallelism: Option<u32>,
+}
+
+impl Default for Configuration {
+    fn default() -> Self {
+        Configuration {
+            batch_rows: 1024,
+            buffer_timeout_ms: 10,
+            channel_batches: 8,
+            poison_policy: PoisonPolicy::Fail,
+            dead_letters: None,
+            plugin_deadline_ms: 5_000,
+            plugin_memory_bytes: 256 << 20,
+            plugin_output_bytes: 64 << 20,
+            plugin_epoch: true,
+            max_parallelism: None,
+        }
+    }
+}
+
+impl Configuration {
+    /// Sets one key from its text.
+    ///
+    /// # Errors
+    /// `Invalid` for an unknown key or a value that does not fit; the message names both.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "batch.rows" => self.batch_rows = number(key, value, 1, 65_536)? as usize,
+            "buffer-timeout" => self.buffer_timeout_ms = duration_ms(key, value)?,
+            "exchange.batches" => self.channel_batches = number(key, value, 1, 4096)? as usize,
+            "poison.policy" => self.poison_policy = poison_policy(key, value)?,
+            "poison.dead-letters" => self.dead_letters = Some(value.to_owned()),
+            "plugin.deadline" => self.plugin_deadline_ms = duration_ms(key, value)?,
+            "plugin.memory" => self.plugin_memory_bytes = bytes(key, value)?,
+            "plugin.output" => self.plugin_output_bytes = bytes(key, value)?,
+            "plugin.epoch" => self.plugin_epoch = boolean(key, value)?,
+            "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, 32_768)? as u32),
+            _ => return Err(Error::new(code::BAD_OPTION, format!("there is no configuration key `{key}`"))),
+        }
+        Ok(())
+    }
+}
+
+fn refuse(key: &str, value: &str, expected: &str) -> Error {
+    Error::new(code::BAD_OPTION, format!("`{key}` is `{value}`, but it must be {expected}"))
+}
+
+fn number(key: &str, value: &str, least: u64, most: u64) -> Result<u64> {
+    let parsed = value.parse::<u64>().ok().filter(|n| (least..=most).contains(n));
+    parsed.ok_or_else(|| refuse(key, value, &format!("a number from {least} to {most}")))
+}
+
+fn boolean(key: &str, value: &str) -> Result<bool> {
+    value.parse().map_err(|_| refuse(key, value, "true or false"))
+}
+
+fn poison_policy(key: &str, value: &str) -> Result<PoisonPolicy> {
+    match value {
+        "fail" => Ok(PoisonPolicy::Fail),
+        "skip" => Ok(PoisonPolicy::Skip),
+        "retry" => Ok(PoisonPolicy::Retry { attempts: 3 }),
+        _ => Err(refuse(key, value, "fail, skip or retry")),
+    }
+}
+
+/// Splits `10ms` into 10 and `ms`.
+fn split_unit(value: &str) -> (&str, &str) {
+    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    (&value[..digits], value[digits..].trim())
+}
+
+fn duration_ms(key: &str, value: &str) -> Result<u64> {
+    let (digits, unit) = split_unit(value);
+    let factor = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "min" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let parsed = digits.parse::<u64>().ok().zip(factor).and_then(|(n, factor)| n.checked_mul(factor));
+    parsed.ok_or_else(|| refuse(key, value, "a duration such as 10ms, 5s or 1min"))
+}
+
+fn bytes(key: &str, value: &str) -> Result<usize> {
+    let (digits, unit) = split_unit(value);
+    let factor = match unit {
+        "" | "B" => Some(1usize),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let parsed = digits.parse::<usize>().ok().zip(factor).and_then(|(n, factor)| n.checked_mul(factor));
+    parsed.ok_or_else(|| refuse(key, value, "a size such as 64MiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_with_their_units() {
+        let mut configuration = Configuration::default();
+        for (key, value) in [("plugin.deadline", "2s"), ("plugin.memory", "32MiB"), ("batch.rows", "3"), ("poison.policy", "skip")] {
+            configuration.set(key, value).unwrap();
+        }
+        assert_eq!((configuration.plugin_deadline_ms, configuration.plugin_memory_bytes), (2_000, 32 << 20));
+        assert_eq!((configuration.batch_rows, configuration.poison_policy), (3, PoisonPolicy::Skip));
+    }
+
+    #[test]
+    fn bad_values_get_a_sentence() {
+        let message = |key, value| Configuration::default().set(key, value).unwrap_err().message().to_owned();
+        assert_eq!(message("batch.rows", "0"), "`batch.rows` is `0`, but it must be a number from 1 to 65536");
+        assert_eq!(message("buffer-timeout", "10"), "`buffer-timeout` is `10`, but it must be a duration such as 10ms, 5s or 1min");
+        assert_eq!(message("batch.row", "1"), "there is no configuration key `batch.row`");
+    }
+}

@@ -1,0 +1,25 @@
+//! What flows through a channel, in order.
+
+use crate::batch::Batch;
+use crate::time::Watermark;
+
+/// Whether a channel takes part in the minimum of the watermarks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Active,
+    /// Nothing comes for now; leaves the minimum.
+    Idle,
+    /// Nothing comes ever again; leaves the minimum until all channels are finished.
+    Finished,
+}
+
+/// An element of a channel. The first one of every channel is its status.
+#[derive(Debug, Clone)]
+pub enum StreamElement {
+    Batch(Batch),
+    /// A watermark that no batch carries.
+    Watermark(Watermark),
+    Status(Status),
+    /// Nothing follows. The final watermark, if there is one, came before.
+    EndOfInput,
+}

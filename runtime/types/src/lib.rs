@@ -1,0 +1,30 @@
+//! The nouns that every crate of the engine shares: batches, stream elements, event time, keys, key groups, errors.
+//!
+//! No I/O, no threads, no clock. What stands here is either a contract between crates or frozen on disk (the key encoding and the
+//! key groups), so it changes rarely and with care.
+//!
+//! ```
+//! use streamrt_types::{KeyGroupRange, key_group};
+//! let group = key_group(streamrt_types::murmur3_32(b"sensor_1"), 128);
+//! assert!(KeyGroupRange::all(128).contains(group));
+//! ```
+
+mod batch;
+pub mod code;
+mod config;
+mod element;
+mod error;
+mod key;
+mod key_group;
+mod schema;
+mod time;
+
+pub use batch::{Batch, Mark, Origin, Rows, Times};
+pub use code::{CODES, Code};
+pub use config::{Configuration, PoisonPolicy};
+pub use element::{Status, StreamElement};
+pub use error::{Error, ErrorKind, Result};
+pub use key::{KeyEncoder, murmur3_32};
+pub use key_group::{KeyGroupRange, default_max_parallelism, key_group, key_group_owner};
+pub use schema::{arrow_schema, arrow_type, plan_schema};
+pub use time::{Clock, ManualClock, SystemClock, WATERMARK_MAX, WATERMARK_MIN, Watermark};
