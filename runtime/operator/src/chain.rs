@@ -5,16 +5,7 @@
 
 use crate::operator::{Operator, OperatorContext, Output};
 use crate::source::SplitEvent;
-use streamrt_types::{Batch, Result, Status, Watermark};
-
-/// Where a port of an operator leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// Another operator of this chain, by its number.
-    Operator(usize),
-    /// An output of the task, by its number.
-    Exit(usize),
-}
+use streamrt_types::{Batch, Result, Status, Target, Watermark};
 
 struct Link {
     operator: Box<dyn Operator>,

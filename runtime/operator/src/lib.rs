@@ -10,7 +10,7 @@ mod operator;
 mod sink;
 mod source;
 
-pub use chain::{Exits, OperatorChain, Target};
+pub use chain::{Exits, OperatorChain};
 pub use function::{
     Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, RowsOut, SlotsIn, StateAccess, StateIn, StateOut, TimerIn,
     TimerOut,

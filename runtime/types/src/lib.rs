@@ -17,6 +17,7 @@ mod error;
 mod key;
 mod key_group;
 mod schema;
+mod target;
 mod time;
 
 pub use batch::{Batch, Mark, Origin, Rows, Times};
@@ -26,5 +27,6 @@ pub use element::{Status, StreamElement};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{KeyEncoder, murmur3_32};
 pub use key_group::{KeyGroupRange, default_max_parallelism, key_group, key_group_owner};
-pub use schema::{arrow_schema, arrow_type, plan_schema};
+pub use schema::{arrow_schema, arrow_type, plan_schema, port_schema};
+pub use target::Target;
 pub use time::{Clock, ManualClock, SystemClock, WATERMARK_MAX, WATERMARK_MIN, Watermark};

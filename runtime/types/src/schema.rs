@@ -4,7 +4,7 @@ use crate::code;
 use crate::error::{Error, Result};
 use arrow_schema::{DataType as Arrow, Field, Schema, SchemaRef};
 use std::sync::Arc;
-use streamrt_wit::DataType as Plan;
+use streamrt_wit::{DataType as Plan, OutputColumns};
 
 /// The Arrow type of a plan type.
 pub fn arrow_type(data_type: Plan) -> Arrow {
@@ -25,6 +25,22 @@ pub fn arrow_type(data_type: Plan) -> Arrow {
 pub fn arrow_schema(schema: &streamrt_wit::Schema) -> SchemaRef {
     let field = |f: &streamrt_wit::Field| Field::new(&f.name, arrow_type(f.data_type), f.nullable);
     Arc::new(Schema::new(schema.iter().map(field).collect::<Vec<_>>()))
+}
+
+/// The schema of an output port, given that of the input.
+///
+/// # Errors
+/// `Invalid` if an extending port gives a column a name that the input has.
+pub fn port_schema(input: &SchemaRef, columns: &OutputColumns) -> Result<SchemaRef> {
+    let added = match columns {
+        OutputColumns::Forward => return Ok(input.clone()),
+        OutputColumns::Replace { schema } => return Ok(arrow_schema(schema)),
+        OutputColumns::Extend { schema } => arrow_schema(schema),
+    };
+    if let Some(clash) = added.fields().iter().find(|field| input.field_with_name(field.name()).is_ok()) {
+        return Err(Error::new(code::SCHEMA_MISMATCH, format!("the added column `{}` is in the input already", clash.name())));
+    }
+    Ok(Arc::new(Schema::new(input.fields().iter().chain(added.fields()).cloned().collect::<Vec<_>>())))
 }
 
 /// The plan schema of an Arrow schema.
