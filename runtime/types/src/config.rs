@@ -64,11 +64,11 @@ impl Configuration {
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "batch.rows" => self.batch_rows = number(key, value, 1, 65_536)? as usize,
-            "buffer-timeout" => self.buffer_timeout_ms = duration_ms(key, value)?,
+            "buffer-timeout" => self.buffer_timeout_ms = parse_duration_ms(key, value)?,
             "exchange.batches" => self.channel_batches = number(key, value, 1, 4096)? as usize,
             "poison.policy" => self.poison_policy = poison_policy(key, value)?,
             "poison.dead-letters" => self.dead_letters = Some(value.to_owned()),
-            "plugin.deadline" => self.plugin_deadline_ms = duration_ms(key, value)?,
+            "plugin.deadline" => self.plugin_deadline_ms = parse_duration_ms(key, value)?,
             "plugin.memory" => self.plugin_memory_bytes = bytes(key, value)?,
             "plugin.output" => self.plugin_output_bytes = bytes(key, value)?,
             "plugin.epoch" => self.plugin_epoch = boolean(key, value)?,
@@ -107,7 +107,11 @@ fn split_unit(value: &str) -> (&str, &str) {
     (&value[..digits], value[digits..].trim())
 }
 
-fn duration_ms(key: &str, value: &str) -> Result<u64> {
+/// Reads a duration such as `10ms`, `5s`, `1min` or `1h` into ms; `key` is for the message.
+///
+/// # Errors
+/// `Invalid` if the text is no duration.
+pub fn parse_duration_ms(key: &str, value: &str) -> Result<u64> {
     let (digits, unit) = split_unit(value);
     let factor = match unit {
         "ms" => Some(1),

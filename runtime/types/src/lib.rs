@@ -22,7 +22,7 @@ mod time;
 
 pub use batch::{Batch, Mark, Origin, Rows, Times};
 pub use code::{CODES, Code};
-pub use config::{Configuration, PoisonPolicy};
+pub use config::{Configuration, PoisonPolicy, parse_duration_ms};
 pub use element::{Status, StreamElement};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{KeyEncoder, murmur3_32};

@@ -1,0 +1,177 @@
+//! The `JobGraph`: operators chained into vertices, each of which becomes tasks.
+//!
+//! 1. A node joins the vertex of its input if the edge is forward, the only one, both have the same parallelism, and chaining is not
+//!    switched off. 2. A source is two vertices: the enumerator (parallelism 1) and the readers. 3. Functions of one plugin that follow
+//!    each other in a vertex, the first's main output read by the second alone, are fused into one operator: one guest call for all.
+//!
+//! # Source
+//! Flink's `StreamingJobGraphGenerator`, for rule 1.
+
+use crate::stream::{EdgePartitioner, StreamGraph};
+use streamrt_types::Target;
+use streamrt_wit::{Body, FunctionKind};
+
+/// What feeds a vertex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// Finds the splits of this source node, and sends each to a reader.
+    Enumerator { node: usize },
+    /// Reads splits of this source node; operator 0 of the chain passes its rows on.
+    Reader { node: usize },
+    /// The channels of other vertices.
+    Gate,
+}
+
+/// An operator of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainedOperator {
+    /// The stream node; several where functions are fused.
+    pub nodes: Vec<usize>,
+    /// Ports carry the number of the fused function in bits 8 to 15.
+    pub targets: Vec<(u16, Target)>,
+}
+
+/// An edge to another vertex.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    pub to: usize,
+    pub partitioner: EdgePartitioner,
+}
+
+/// A chain that runs as `parallelism` tasks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobVertex {
+    pub name: String,
+    pub parallelism: u32,
+    pub head: Head,
+    pub operators: Vec<ChainedOperator>,
+    pub exits: Vec<Exit>,
+}
+
+/// The chained graph.
+#[derive(Debug, Clone)]
+pub struct JobGraph {
+    pub stream: StreamGraph,
+    /// Senders before their receivers.
+    pub vertices: Vec<JobVertex>,
+}
+
+impl JobGraph {
+    /// Chains a checked graph. `parallelism` is for nodes that name none.
+    pub fn new(stream: StreamGraph, parallelism: u32) -> JobGraph {
+        let mut builder = Builder { graph: JobGraph { stream, vertices: Vec::new() }, places: Vec::new(), parallelism };
+        for node in 0..builder.graph.stream.nodes.len() {
+            builder.place(node);
+        }
+        builder.graph
+    }
+}
+
+/// Where a node ended up.
+#[derive(Clone, Copy)]
+struct Place {
+    vertex: usize,
+    operator: usize,
+    /// Its number among the fused functions.
+    function: usize,
+}
+
+struct Builder {
+    graph: JobGraph,
+    places: Vec<Place>,
+    parallelism: u32,
+}
+
+impl Builder {
+    fn place(&mut self, node: usize) {
+        let place = match self.chain_to(node) {
+            Some(sender) if self.fuses(sender, node) => self.fuse(sender, node),
+            Some(sender) => self.append(sender.vertex, node),
+            None => self.new_vertex(node),
+        };
+        self.places.push(place);
+        self.connect(node, place);
+    }
+
+    fn parallelism_of(&self, node: usize) -> u32 {
+        self.graph.stream.nodes[node].parallelism.unwrap_or(self.parallelism)
+    }
+
+    fn chain_to(&self, node: usize) -> Option<Place> {
+        let receiver = &self.graph.stream.nodes[node];
+        let [edge] = &receiver.inputs[..] else { return None };
+        let equal = self.parallelism_of(edge.from) == self.parallelism_of(node);
+        (edge.partitioner == EdgePartitioner::Forward && equal && receiver.chaining).then(|| self.places[edge.from])
+    }
+
+    /// The plugin of a node whose function can stand in a chain behind another one, or in front.
+    fn plugin_of(&self, node: usize, behind: bool) -> Option<usize> {
+        let stream = &self.graph.stream;
+        let (Body::Function { function }, key) = (&stream.nodes[node].body, &stream.nodes[node].key) else { return None };
+        let function = &stream.functions[*function as usize];
+        let keyed = function.function().kind == FunctionKind::Process && !key.is_empty();
+        (!behind || !keyed).then_some(function.plugin)
+    }
+
+    fn fuses(&self, sender: Place, node: usize) -> bool {
+        let stream = &self.graph.stream;
+        let edge = &stream.nodes[node].inputs[0];
+        let readers = stream.nodes.iter().flat_map(|n| &n.inputs).filter(|e| e.from == edge.from && e.port == 0).count();
+        let fused = &self.graph.vertices[sender.vertex].operators[sender.operator].nodes;
+        let is_last = fused.last() == Some(&edge.from);
+        let plugin = self.plugin_of(node, true);
+        edge.port == 0 && readers == 1 && is_last && fused.len() < 256 && plugin.is_some() && plugin == self.plugin_of(edge.from, false)
+    }
+
+    fn fuse(&mut self, sender: Place, node: usize) -> Place {
+        let fused = &mut self.graph.vertices[sender.vertex].operators[sender.operator].nodes;
+        fused.push(node);
+        Place { function: fused.len() - 1, ..sender }
+    }
+
+    fn append(&mut self, vertex: usize, node: usize) -> Place {
+        let uid = &self.graph.stream.nodes[node].uid;
+        let chain = &mut self.graph.vertices[vertex];
+        chain.name = format!("{} -> {uid}", chain.name);
+        chain.operators.push(ChainedOperator { nodes: vec![node], targets: Vec::new() });
+        Place { vertex, operator: chain.operators.len() - 1, function: 0 }
+    }
+
+    fn new_vertex(&mut self, node: usize) -> Place {
+        let stream_node = &self.graph.stream.nodes[node];
+        let (uid, parallelism) = (stream_node.uid.clone(), self.parallelism_of(node));
+        let is_source = matches!(stream_node.body, Body::Source { .. });
+        if is_source {
+            let exits = vec![Exit { to: self.graph.vertices.len() + 1, partitioner: EdgePartitioner::Rebalance }];
+            let head = Head::Enumerator { node };
+            self.graph.vertices.push(JobVertex { name: format!("{uid} (splits)"), parallelism: 1, head, operators: Vec::new(), exits });
+        }
+        let head = if is_source { Head::Reader { node } } else { Head::Gate };
+        let operators = vec![ChainedOperator { nodes: vec![node], targets: Vec::new() }];
+        self.graph.vertices.push(JobVertex { name: uid, parallelism, head, operators, exits: Vec::new() });
+        Place { vertex: self.graph.vertices.len() - 1, operator: 0, function: 0 }
+    }
+
+    /// Leads the ports that the node reads to where it is now.
+    fn connect(&mut self, node: usize, place: Place) {
+        for edge in self.graph.stream.nodes[node].inputs.clone() {
+            let from = self.places[edge.from];
+            if from.vertex == place.vertex && from.operator == place.operator {
+                continue;
+            }
+            let port = (from.function as u16) << 8 | edge.port;
+            let parallelism = (self.graph.vertices[from.vertex].parallelism, self.graph.vertices[place.vertex].parallelism);
+            let sender = &mut self.graph.vertices[from.vertex];
+            let target = if from.vertex == place.vertex {
+                Target::Operator(place.operator)
+            } else {
+                // A forward edge between different parallelisms has no partner to forward to.
+                let unequal = edge.partitioner == EdgePartitioner::Forward && parallelism.0 != parallelism.1;
+                let partitioner = if unequal { EdgePartitioner::Rebalance } else { edge.partitioner };
+                sender.exits.push(Exit { to: place.vertex, partitioner });
+                Target::Exit(sender.exits.len() - 1)
+            };
+            sender.operators[from.operator].targets.push((port, target));
+        }
+    }
+}

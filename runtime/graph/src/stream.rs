@@ -1,0 +1,203 @@
+//! The `StreamGraph`: what the user wrote, checked, with a schema on every edge.
+//!
+//! 1. uids: present, distinct. 2. inputs: known, no cycle; nodes are brought into an order in which inputs come first.
+//! 3. schemas: computed from the sources on, each node's demands held against its input (`stream_schema`).
+
+use crate::spec::{FunctionRef, JobSpec, functions_of};
+use crate::stream_schema;
+use arrow_schema::SchemaRef;
+use std::collections::{HashMap, HashSet};
+use streamrt_types::{Error, Result, code};
+use streamrt_wit::{Body, Node, Partitioning};
+
+/// How rows are spread over the receiver's subtasks; key columns as indices into the edge's schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EdgePartitioner {
+    Forward,
+    Hash(Vec<usize>),
+    Rebalance,
+    Broadcast,
+    Global,
+}
+
+/// An edge, kept at its receiver.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamEdge {
+    /// Index of the sender in `StreamGraph::nodes`.
+    pub from: usize,
+    pub port: u16,
+    pub partitioner: EdgePartitioner,
+}
+
+/// A checked node.
+#[derive(Debug, Clone)]
+pub struct StreamNode {
+    pub uid: String,
+    /// None: the job's.
+    pub parallelism: Option<u32>,
+    pub chaining: bool,
+    pub body: Body,
+    pub inputs: Vec<StreamEdge>,
+    /// None for a source.
+    pub input_schema: Option<SchemaRef>,
+    /// Key columns of the input; empty where it is not keyed.
+    pub key: Vec<usize>,
+    /// By port.
+    pub outputs: Vec<SchemaRef>,
+}
+
+/// All nodes, inputs before their users.
+#[derive(Debug, Clone)]
+pub struct StreamGraph {
+    pub name: String,
+    pub nodes: Vec<StreamNode>,
+    pub functions: Vec<FunctionRef>,
+}
+
+impl StreamGraph {
+    /// Checks a job.
+    ///
+    /// # Errors
+    /// `Invalid`, with the uid of the node that is wrong.
+    pub fn new(spec: &JobSpec) -> Result<StreamGraph> {
+        if spec.nodes.is_empty() {
+            let message = "the job has no nodes; a component without a graph is wired by a job.toml";
+            return Err(Error::new(code::INVALID_JOB, message));
+        }
+        check_uids(&spec.nodes)?;
+        let order = topological_order(&spec.nodes)?;
+        let mut graph = StreamGraph { name: spec.name.clone(), nodes: Vec::new(), functions: spec.functions.clone() };
+        let position: HashMap<u32, usize> = order.iter().enumerate().map(|(i, &n)| (spec.nodes[n].id, i)).collect();
+        for n in order {
+            let node = graph.check_node(&spec.nodes[n], &position).map_err(|e| e.at(format!("node `{}`", spec.nodes[n].uid)))?;
+            graph.nodes.push(node);
+        }
+        graph.refuse_dead_ends()?;
+        Ok(graph)
+    }
+
+    /// The functions that node `node` calls.
+    pub fn functions_of(&self, node: usize) -> Vec<&FunctionRef> {
+        functions_of(&self.nodes[node].body).into_iter().map(|n| &self.functions[n as usize]).collect()
+    }
+
+    fn check_node(&self, node: &Node, position: &HashMap<u32, usize>) -> Result<StreamNode> {
+        if let Some(number) = functions_of(&node.body).into_iter().find(|n| *n as usize >= self.functions.len()) {
+            return Err(Error::new(code::INVALID_JOB, format!("there is no function {number} in the plan")));
+        }
+        if node.parallelism == Some(0) {
+            return Err(Error::new(code::INVALID_JOB, "the parallelism is 0, but it must be at least 1"));
+        }
+        let (input_schema, inputs) = self.edges(node, position)?;
+        let key = match inputs.first().map(|edge| &edge.partitioner) {
+            Some(EdgePartitioner::Hash(columns)) => columns.clone(),
+            _ => Vec::new(),
+        };
+        let function = |n: u32| self.functions[n as usize].function();
+        let outputs = stream_schema::outputs(node, input_schema.as_ref(), &key, &function)?;
+        Ok(StreamNode {
+            uid: node.uid.clone(),
+            parallelism: node.parallelism,
+            chaining: node.chaining,
+            body: node.body.clone(),
+            inputs,
+            input_schema,
+            key,
+            outputs,
+        })
+    }
+
+    /// Resolves the inputs of a node; several inputs are a union and must agree in schema and partitioning.
+    fn edges(&self, node: &Node, position: &HashMap<u32, usize>) -> Result<(Option<SchemaRef>, Vec<StreamEdge>)> {
+        let is_source = matches!(node.body, Body::Source { .. });
+        if is_source != node.inputs.is_empty() {
+            let message = if is_source { "a source has no inputs" } else { "the node has no input" };
+            return Err(Error::new(code::INVALID_JOB, message));
+        }
+        let (mut schema, mut edges): (Option<SchemaRef>, Vec<StreamEdge>) = (None, Vec::new());
+        for input in &node.inputs {
+            let from = position[&input.node];
+            let sender = &self.nodes[from];
+            let Some(found) = sender.outputs.get(input.port as usize) else {
+                return Err(Error::new(code::UNKNOWN_UID, format!("node `{}` has no output port {}", sender.uid, input.port)));
+            };
+            if let Some(first) = schema.as_ref().filter(|first| *first != found) {
+                let message = format!("its inputs have different columns: {} and {}", names(first), names(found));
+                return Err(Error::new(code::SCHEMA_MISMATCH, message));
+            }
+            edges.push(StreamEdge { from, port: input.port, partitioner: partitioner(&input.partitioning, found)? });
+            schema = Some(found.clone());
+        }
+        if edges.windows(2).any(|pair| pair[0].partitioner != pair[1].partitioner) {
+            return Err(Error::new(code::INVALID_JOB, "its inputs are partitioned in different ways"));
+        }
+        Ok((schema, edges))
+    }
+
+    /// A job whose main results go nowhere is a mistake; side outputs may be left alone.
+    fn refuse_dead_ends(&self) -> Result<()> {
+        let used: HashSet<usize> = self.nodes.iter().flat_map(|node| node.inputs.iter().map(|edge| edge.from)).collect();
+        let dead = self.nodes.iter().enumerate().find(|(i, node)| !matches!(node.body, Body::Sink { .. }) && !used.contains(i));
+        match dead {
+            Some((_, node)) => Err(Error::new(code::INVALID_JOB, format!("node `{}`: nothing reads its output; add a sink", node.uid))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn names(schema: &SchemaRef) -> String {
+    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    format!("({})", names.join(", "))
+}
+
+fn partitioner(partitioning: &Partitioning, schema: &SchemaRef) -> Result<EdgePartitioner> {
+    Ok(match partitioning {
+        Partitioning::Forward => EdgePartitioner::Forward,
+        Partitioning::Rebalance => EdgePartitioner::Rebalance,
+        Partitioning::Broadcast => EdgePartitioner::Broadcast,
+        Partitioning::Global => EdgePartitioner::Global,
+        Partitioning::Hash { columns } if columns.is_empty() => {
+            return Err(Error::new(code::INVALID_JOB, "the key has no columns"));
+        }
+        Partitioning::Hash { columns } => {
+            EdgePartitioner::Hash(columns.iter().map(|name| stream_schema::column(schema, name)).collect::<Result<_>>()?)
+        }
+    })
+}
+
+fn check_uids(nodes: &[Node]) -> Result<()> {
+    let (mut uids, mut ids) = (HashSet::new(), HashSet::new());
+    for node in nodes {
+        if node.uid.trim().is_empty() {
+            return Err(Error::new(code::MISSING_UID, format!("node {} has no uid", node.id)));
+        }
+        if !uids.insert(&node.uid) {
+            return Err(Error::new(code::DOUBLED_UID, format!("the uid `{}` is given to two nodes", node.uid)));
+        }
+        if !ids.insert(node.id) {
+            return Err(Error::new(code::INVALID_JOB, format!("node `{}`: the id {} is given to two nodes", node.uid, node.id)));
+        }
+    }
+    Ok(())
+}
+
+/// Kahn's algorithm; among the nodes that are free, the user's order decides.
+fn topological_order(nodes: &[Node]) -> Result<Vec<usize>> {
+    let index: HashMap<u32, usize> = nodes.iter().enumerate().map(|(i, node)| (node.id, i)).collect();
+    for node in nodes {
+        if let Some(input) = node.inputs.iter().find(|input| !index.contains_key(&input.node)) {
+            return Err(Error::new(code::UNKNOWN_UID, format!("node `{}`: its input is node {}, which is not there", node.uid, input.node)));
+        }
+    }
+    let (mut order, mut done) = (Vec::new(), HashSet::new());
+    while order.len() < nodes.len() {
+        let free = |i: &usize| !done.contains(i) && nodes[*i].inputs.iter().all(|input| done.contains(&index[&input.node]));
+        let Some(next) = (0..nodes.len()).find(free) else {
+            let cycle: Vec<String> = (0..nodes.len()).filter(|i| !done.contains(i)).map(|i| format!("`{}`", nodes[i].uid)).collect();
+            return Err(Error::new(code::CYCLE, format!("the job graph has a cycle through {}", cycle.join(", "))));
+        };
+        done.insert(next);
+        order.push(next);
+    }
+    Ok(order)
+}

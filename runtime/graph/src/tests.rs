@@ -1,0 +1,134 @@
+//! Jobs that are refused, and how the others are chained.
+
+use crate::{EdgePartitioner, ExecutionGraph, Head, JobFile, JobGraph, JobSpec, StreamGraph};
+use std::sync::Arc;
+use streamrt_types::Target;
+use streamrt_wit::Plan;
+
+/// A plan with the nodes given as JSON; `[filter]` is function 0, `[total]`, keyed by `user` with state, function 1.
+fn plan(nodes: &str) -> Arc<Plan> {
+    let functions = r#"[
+        {"number": 0, "kind": "filter", "name": "filter", "input": [{"name": "user", "type": "i64"}], "outputs": [{"columns": {"kind": "forward"}}]},
+        {"number": 1, "kind": "process", "name": "total", "input": [{"name": "user", "type": "i64"}], "key": [{"name": "user", "type": "i64"}],
+         "outputs": [{"columns": {"kind": "replace", "schema": [{"name": "total", "type": "i64"}]}}, {"name": "late", "columns": {"kind": "forward"}}]}
+    ]"#;
+    Arc::new(Plan::from_json(&format!(r#"{{"version": 1, "nodes": [{nodes}], "functions": {functions}}}"#)).unwrap())
+}
+
+const SOURCE: &str = r#"{"id": 0, "uid": "clicks", "body": {"kind": "source", "connector": "file", "schema": [{"name": "user", "type": "i64"}]},
+    "outputs": [{"columns": {"kind": "forward"}}]}"#;
+
+fn function(id: u32, uid: &str, input: u32, function: u32, partitioning: &str) -> String {
+    format!(
+        r#"{{"id": {id}, "uid": "{uid}", "inputs": [{{"node": {input}, "partitioning": {partitioning}}}], "body": {{"kind": "function", "function": {function}}}}}"#
+    )
+}
+
+fn sink(id: u32, uid: &str, input: u32) -> String {
+    format!(r#"{{"id": {id}, "uid": "{uid}", "inputs": [{{"node": {input}}}], "body": {{"kind": "sink", "connector": "print"}}}}"#)
+}
+
+const FORWARD: &str = r#"{"kind": "forward"}"#;
+const BY_USER: &str = r#"{"kind": "hash", "columns": ["user"]}"#;
+
+fn stream(nodes: &[String]) -> streamrt_types::Result<StreamGraph> {
+    StreamGraph::new(&JobSpec::from_plan("job", plan(&nodes.join(","))))
+}
+
+fn check_refused(nodes: &[String], code: &str, message: &str) {
+    let error = stream(nodes).unwrap_err();
+    assert_eq!((error.code().id, error.message()), (code, message));
+}
+
+#[test]
+fn a_job_that_cannot_run_is_refused_with_the_place() {
+    let source = || SOURCE.to_owned();
+    let no_uid = source().replace("clicks", "");
+    check_refused(&[no_uid, sink(1, "out", 0)], "S2003", "node 0 has no uid");
+    check_refused(&[source(), sink(1, "clicks", 0)], "S2004", "the uid `clicks` is given to two nodes");
+    check_refused(&[source(), sink(1, "out", 7)], "S2002", "node `out`: its input is node 7, which is not there");
+    let cycle = [source(), function(1, "a", 2, 0, FORWARD), function(2, "b", 1, 0, FORWARD), sink(3, "out", 2)];
+    check_refused(&cycle, "S2001", "the job graph has a cycle through `a`, `b`, `out`");
+    let wrong_type = [source().replace("i64", "string"), function(1, "a", 0, 0, FORWARD), sink(2, "out", 1)];
+    check_refused(&wrong_type, "S2005", "node `a`: column `user` has type Utf8, but the function reads Int64");
+    let missing = [source().replace("user", "name"), function(1, "a", 0, 0, FORWARD), sink(2, "out", 1)];
+    check_refused(&missing, "S2005", "node `a`: there is no column `user`; the stream has name");
+    let unkeyed = [source(), function(1, "total", 0, 1, FORWARD), sink(2, "out", 1)];
+    check_refused(&unkeyed, "S2005", "node `total`: column `user` is not in the key of the stream");
+    check_refused(&[source()], "S2006", "node `clicks`: nothing reads its output; add a sink");
+}
+
+#[test]
+fn forward_edges_are_chained_and_functions_of_one_plugin_fused() {
+    let nodes = [SOURCE.to_owned(), function(1, "a", 0, 0, FORWARD), function(2, "b", 1, 0, FORWARD), function(3, "total", 2, 1, BY_USER), sink(4, "out", 3)];
+    let graph = JobGraph::new(stream(&nodes).unwrap(), 2);
+    let heads: Vec<Head> = graph.vertices.iter().map(|vertex| vertex.head).collect();
+    assert_eq!(heads, [Head::Enumerator { node: 0 }, Head::Reader { node: 0 }, Head::Gate]);
+    let reader = &graph.vertices[1];
+    assert_eq!(reader.operators.iter().map(|o| o.nodes.clone()).collect::<Vec<_>>(), [vec![0], vec![1, 2]]);
+    assert_eq!(reader.operators[0].targets, [(0, Target::Operator(1))]);
+    assert_eq!(reader.operators[1].targets, [(1 << 8, Target::Exit(0))]);
+    assert_eq!(reader.exits[0].partitioner, EdgePartitioner::Hash(vec![0]));
+    assert_eq!(graph.vertices[2].operators[0].targets, [(0, Target::Operator(1))]);
+}
+
+#[test]
+fn channels_are_all_to_all_but_for_forward_edges() {
+    let nodes = [SOURCE.to_owned(), function(1, "total", 0, 1, BY_USER), sink(2, "out", 1)];
+    let graph = ExecutionGraph::new(&JobGraph::new(stream(&nodes).unwrap(), 2));
+    let shape: Vec<(usize, u32, usize)> = graph.subtasks.iter().map(|s| (s.vertex, s.index, s.n_channels)).collect();
+    assert_eq!(shape, [(0, 0, 0), (1, 0, 1), (1, 1, 1), (2, 0, 2), (2, 1, 2)]);
+    assert_eq!(graph.subtasks[2].exits[0].iter().map(|c| (c.to, c.channel)).collect::<Vec<_>>(), [(3, 1), (4, 1)]);
+}
+
+const FILE: &str = r#"
+name = "visits"
+[configuration]
+"batch.rows" = 512
+[[source]]
+uid = "log"
+connector = "file"
+path = "input/*.csv"
+columns = [{ name = "user", type = "i64" }, { name = "time", type = "i64" }]
+[source.watermarks]
+column = "time"
+unit = "seconds"
+bound = "2s"
+[[operator]]
+uid = "totals"
+component = "total.wasm"
+function = "total"
+input = "log"
+key = ["user"]
+[operator.args]
+limit = 3
+[[sink]]
+uid = "out"
+connector = "print"
+input = "totals"
+[[sink]]
+uid = "late"
+connector = "file"
+path = "late"
+input = "totals.late"
+"#;
+
+#[test]
+fn a_job_file_is_wired_by_uids_and_side_outputs() {
+    let file = JobFile::parse(FILE).unwrap();
+    assert_eq!(file.configuration().collect::<Vec<_>>(), [("batch.rows", "512".to_owned())]);
+    assert_eq!(file.plugins()[0].args, ["--limit", "3"]);
+    let graph = StreamGraph::new(&file.spec(&[plan("")]).unwrap()).unwrap();
+    let uids: Vec<&str> = graph.nodes.iter().map(|node| node.uid.as_str()).collect();
+    assert_eq!(uids, ["log", "log-watermarks", "totals", "out", "late"]);
+    assert_eq!(graph.nodes[4].inputs[0].port, 1);
+    assert_eq!(graph.nodes[2].key, [0]);
+}
+
+#[test]
+fn a_job_file_with_an_unknown_input_is_refused() {
+    let file = JobFile::parse(&FILE.replace("input = \"log\"", "input = \"lag\"")).unwrap();
+    let error = file.spec(&[plan("")]).unwrap_err();
+    assert_eq!(error.message(), "node `totals`: its input `lag` is no uid of the job; there are late, log, out, totals");
+    assert_eq!(JobFile::parse("name = 3").unwrap_err().code().id, "S2006");
+}
