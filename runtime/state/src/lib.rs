@@ -1,1 +1,36 @@
-//! (see ARCHITECTURE.md)
+//! Keyed state in memory: the paged table, and value, list and map state over it.
+//!
+//! Everything is asked for by the batch: hashes and keys of many rows go in, entry numbers come out, and values are read and written by
+//! number. Keys are the canonical bytes of [`streamrt_types::KeyEncoder`]; a namespace (a window, a pane) is a table of its own, so that
+//! retiring it is one step. No I/O, no threads: one task owns its state.
+//!
+//! ```
+//! use streamrt_state::{KeyKind, KeyTable, Keys};
+//! use streamrt_types::{KeyGroupRange, murmur3_32};
+//!
+//! let mut table = KeyTable::new(KeyKind::Fixed, 8, KeyGroupRange::all(128), 128);
+//! let keys = [7u64, 9, 7];
+//! let hashes = keys.map(|key| murmur3_32(&key.to_le_bytes()));
+//! let (mut entries, mut created) = (Vec::new(), Vec::new());
+//! table.upsert(&hashes, Keys::Fixed(&keys), &mut entries, &mut created);
+//! assert_eq!((entries[0] == entries[2], created), (true, vec![0, 1]));
+//! ```
+
+mod arena;
+mod index;
+mod keys;
+mod list;
+mod map;
+mod row;
+mod slab;
+mod table;
+mod value;
+
+pub use arena::{Address, Arena, NO_ADDRESS};
+pub use index::{EntryId, NO_ENTRY};
+pub use keys::{KeyBuffer, KeyKind, Keys};
+pub use list::{Elements, ListState};
+pub use map::{MapPage, MapState};
+pub use row::RowCodec;
+pub use table::KeyTable;
+pub use value::ValueState;

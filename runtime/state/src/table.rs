@@ -1,0 +1,389 @@
+//! The paged table: keys to fixed-size entries, a batch at a time.
+//!
+//! A batch is served in two passes of independent loads, so that the misses of many rows overlap:
+//! 1. for every row the index slot of its hash, which names a candidate entry;
+//! 2. for every row the candidate's key, which is nearly always the right one; only the others probe or create.
+//!
+//! Entries stand in pages of 4 KiB, each an allocation of its own, so that a snapshot can share pages and copy one on the first write.
+//! An entry is the key (eight bytes, or the address of its bytes) and then the value. Invariant: an entry number is in the index of its
+//! key group exactly once, or in the free list.
+
+use crate::arena::Arena;
+use crate::index::{EntryId, GroupIndex, NO_ENTRY, entry_of, hash_of};
+use crate::keys::{KeyKind, Keys, key_at};
+use streamrt_types::{KeyGroupRange, murmur3_32};
+
+const PAGE_BYTES: usize = 4096;
+const KEY_BYTES: usize = 8;
+/// Rows whose index slots are loaded before any of them is used; enough to fill the core's queue of misses.
+const CHUNK: usize = 64;
+
+type Page = Box<[u8; PAGE_BYTES]>;
+
+/// A map from keys to values of a fixed number of bytes.
+pub struct KeyTable {
+    kind: KeyKind,
+    key_groups: KeyGroupRange,
+    max_parallelism: u32,
+    groups: Vec<GroupIndex>,
+    pages: Vec<Page>,
+    entry_bytes: usize,
+    entries_per_page: u32,
+    /// Low bits of an entry number that count within a page. Numbers are sparse where a page does not hold a power of two.
+    slot_bits: u32,
+    /// The number that comes next when the free list is empty.
+    next: EntryId,
+    free: Vec<EntryId>,
+    /// Bytes of keys that are not eight bytes.
+    arena: Arena,
+    n_entries: usize,
+}
+
+/// How pass 2 sees the keys of a batch.
+trait RowKeys {
+    fn matches(&self, table: &KeyTable, row: usize, entry: EntryId) -> bool;
+    fn store(&self, table: &mut KeyTable, row: usize, entry: EntryId);
+}
+
+struct FixedKeys<'a>(&'a [u64]);
+
+impl RowKeys for FixedKeys<'_> {
+    #[inline]
+    fn matches(&self, table: &KeyTable, row: usize, entry: EntryId) -> bool {
+        table.key_word(entry) == self.0[row]
+    }
+    fn store(&self, table: &mut KeyTable, row: usize, entry: EntryId) {
+        table.set_key_word(entry, self.0[row]);
+    }
+}
+
+struct BytesKeys<'a> {
+    bytes: &'a [u8],
+    offsets: &'a [u32],
+}
+
+impl RowKeys for BytesKeys<'_> {
+    #[inline]
+    fn matches(&self, table: &KeyTable, row: usize, entry: EntryId) -> bool {
+        table.arena.get(table.key_word(entry)) == key_at(self.bytes, self.offsets, row)
+    }
+    fn store(&self, table: &mut KeyTable, row: usize, entry: EntryId) {
+        let address = table.arena.insert(key_at(self.bytes, self.offsets, row));
+        table.set_key_word(entry, address);
+    }
+}
+
+impl KeyTable {
+    /// The most bytes that a value may have; larger ones belong into an [`Arena`], with the address here.
+    pub const VALUE_BYTES_MAX: usize = 1024;
+
+    /// An empty table for keys whose hashes fall into `key_groups`.
+    ///
+    /// A table takes no memory for groups without keys but some 40 bytes each.
+    pub fn new(kind: KeyKind, value_bytes: usize, key_groups: KeyGroupRange, max_parallelism: u32) -> KeyTable {
+        assert!(value_bytes <= KeyTable::VALUE_BYTES_MAX, "a value of {value_bytes} bytes does not fit into an entry");
+        let entry_bytes = KEY_BYTES + value_bytes;
+        let entries_per_page = (PAGE_BYTES / entry_bytes) as u32;
+        KeyTable {
+            kind,
+            key_groups,
+            max_parallelism,
+            groups: (0..key_groups.len()).map(|_| GroupIndex::new()).collect(),
+            pages: Vec::new(),
+            entry_bytes,
+            entries_per_page,
+            slot_bits: entries_per_page.next_power_of_two().trailing_zeros(),
+            next: 0,
+            free: Vec::new(),
+            arena: Arena::new(),
+            n_entries: 0,
+        }
+    }
+
+    /// Finds the entry of every row, or makes one with a zeroed value.
+    ///
+    /// `hashes` are the murmur3 hashes of the keys. Afterwards `entries` has an entry for every row, and `created` the rows that made
+    /// theirs, ascending. Both are cleared first.
+    pub fn upsert(&mut self, hashes: &[u32], keys: Keys<'_>, entries: &mut Vec<EntryId>, created: &mut Vec<u32>) {
+        self.check(hashes, keys);
+        created.clear();
+        self.candidates(hashes, entries);
+        match keys {
+            Keys::Fixed(keys) => self.settle(hashes, &FixedKeys(keys), entries, created),
+            Keys::Bytes { bytes, offsets } => self.settle(hashes, &BytesKeys { bytes, offsets }, entries, created),
+        }
+    }
+
+    /// Finds the entry of every row; [`NO_ENTRY`] where there is none. `entries` is cleared first.
+    pub fn find(&self, hashes: &[u32], keys: Keys<'_>, entries: &mut Vec<EntryId>) {
+        self.check(hashes, keys);
+        self.candidates(hashes, entries);
+        match keys {
+            Keys::Fixed(keys) => self.confirm(hashes, &FixedKeys(keys), entries),
+            Keys::Bytes { bytes, offsets } => self.confirm(hashes, &BytesKeys { bytes, offsets }, entries),
+        }
+    }
+
+    fn check(&self, hashes: &[u32], keys: Keys<'_>) {
+        assert!(keys.kind() == self.kind && keys.len() == hashes.len(), "the keys are those of the table");
+    }
+
+    #[inline]
+    fn group_of(&self, hash: u32) -> usize {
+        let n = self.max_parallelism;
+        // The usual power of two spares a division for each row.
+        let group = if n.is_power_of_two() { hash & (n - 1) } else { hash % n };
+        group.wrapping_sub(self.key_groups.start) as usize
+    }
+
+    #[inline]
+    fn group(&self, hash: u32) -> &GroupIndex {
+        &self.groups[self.group_of(hash)]
+    }
+
+    /// Pass 1. A candidate has the right hash; [`NO_ENTRY`] if there is none.
+    fn candidates(&self, hashes: &[u32], entries: &mut Vec<EntryId>) {
+        entries.clear();
+        entries.reserve(hashes.len());
+        for chunk in hashes.chunks(CHUNK) {
+            let mut words = [0u64; CHUNK];
+            for (word, &hash) in words.iter_mut().zip(chunk) {
+                *word = self.group(hash).first(hash);
+            }
+            let found = |(&hash, word): (&u32, u64)| match hash_of(word) == hash {
+                true => entry_of(word),
+                false => self.group(hash).probe(hash).next().unwrap_or(NO_ENTRY),
+            };
+            entries.extend(chunk.iter().zip(words).map(found));
+        }
+    }
+
+    /// Pass 2 of `upsert`. An entry never moves, so candidates hold although rows before them create others.
+    fn settle(&mut self, hashes: &[u32], keys: &impl RowKeys, entries: &mut [EntryId], created: &mut Vec<u32>) {
+        for (row, entry) in entries.iter_mut().enumerate() {
+            if *entry != NO_ENTRY && keys.matches(self, row, *entry) {
+                continue;
+            }
+            *entry = match self.search(hashes[row], keys, row) {
+                Some(found) => found,
+                None => {
+                    created.push(row as u32);
+                    self.create(hashes[row], keys, row)
+                }
+            };
+        }
+    }
+
+    /// Pass 2 of `find`.
+    fn confirm(&self, hashes: &[u32], keys: &impl RowKeys, entries: &mut [EntryId]) {
+        for (row, entry) in entries.iter_mut().enumerate() {
+            if *entry != NO_ENTRY && !keys.matches(self, row, *entry) {
+                *entry = self.search(hashes[row], keys, row).unwrap_or(NO_ENTRY);
+            }
+        }
+    }
+
+    fn search(&self, hash: u32, keys: &impl RowKeys, row: usize) -> Option<EntryId> {
+        self.group(hash).probe(hash).find(|&entry| keys.matches(self, row, entry))
+    }
+
+    fn create(&mut self, hash: u32, keys: &impl RowKeys, row: usize) -> EntryId {
+        let entry = self.free.pop().unwrap_or_else(|| self.fresh());
+        keys.store(self, row, entry);
+        self.value_mut(entry).fill(0);
+        let group = self.group_of(hash);
+        self.groups[group].insert(hash, entry);
+        self.n_entries += 1;
+        entry
+    }
+
+    /// The next entry that was never used.
+    fn fresh(&mut self) -> EntryId {
+        let slot = self.next & ((1 << self.slot_bits) - 1);
+        if slot == 0 {
+            self.pages.push(Box::new([0; PAGE_BYTES]));
+        }
+        let entry = self.next;
+        let step = if slot + 1 == self.entries_per_page { (1 << self.slot_bits) - slot } else { 1 };
+        // The last number is NO_ENTRY; a table of so many entries would take 32 GiB.
+        self.next = self.next.checked_add(step).expect("a table of one subtask holds less than 2^32 entries");
+        entry
+    }
+
+    #[inline]
+    fn place(&self, entry: EntryId) -> (usize, usize) {
+        ((entry >> self.slot_bits) as usize, (entry & ((1 << self.slot_bits) - 1)) as usize * self.entry_bytes)
+    }
+
+    #[inline]
+    fn key_word(&self, entry: EntryId) -> u64 {
+        self.load(entry, 0)
+    }
+
+    #[inline]
+    fn set_key_word(&mut self, entry: EntryId, word: u64) {
+        let (page, offset) = self.place(entry);
+        self.pages[page][offset..offset + KEY_BYTES].copy_from_slice(&word.to_le_bytes());
+    }
+
+    #[inline]
+    fn load(&self, entry: EntryId, at: usize) -> u64 {
+        let (page, offset) = self.place(entry);
+        let bytes = self.pages[page][offset + at..].first_chunk().expect("a word lies within its entry");
+        u64::from_le_bytes(*bytes)
+    }
+
+    /// The canonical bytes of an entry's key.
+    pub fn key(&self, entry: EntryId) -> &[u8] {
+        let (page, offset) = self.place(entry);
+        match self.kind {
+            KeyKind::Fixed => &self.pages[page][offset..offset + KEY_BYTES],
+            KeyKind::Bytes => self.arena.get(self.key_word(entry)),
+        }
+    }
+
+    #[inline]
+    pub fn value(&self, entry: EntryId) -> &[u8] {
+        let (page, offset) = self.place(entry);
+        &self.pages[page][offset + KEY_BYTES..offset + self.entry_bytes]
+    }
+
+    #[inline]
+    pub fn value_mut(&mut self, entry: EntryId) -> &mut [u8] {
+        let (page, offset) = self.place(entry);
+        &mut self.pages[page][offset + KEY_BYTES..offset + self.entry_bytes]
+    }
+
+    /// The eight bytes of a value at `at`, as a number.
+    #[inline]
+    pub fn word(&self, entry: EntryId, at: usize) -> u64 {
+        self.load(entry, KEY_BYTES + at)
+    }
+
+    #[inline]
+    pub fn set_word(&mut self, entry: EntryId, at: usize, word: u64) {
+        self.update_word(entry, at, |_| word);
+    }
+
+    /// Puts `change(word)` in the place of the eight bytes of a value at `at`.
+    #[inline]
+    pub fn update_word(&mut self, entry: EntryId, at: usize, change: impl FnOnce(u64) -> u64) {
+        let (page, offset) = self.place(entry);
+        let bytes: &mut [u8; 8] = self.pages[page][offset + KEY_BYTES + at..].first_chunk_mut().expect("a word lies within its entry");
+        *bytes = change(u64::from_le_bytes(*bytes)).to_le_bytes();
+    }
+
+    /// Takes an entry out. Its number may be given to another key.
+    pub fn remove(&mut self, entry: EntryId) {
+        let hash = murmur3_32(self.key(entry));
+        let group = self.group_of(hash);
+        self.groups[group].remove(hash, entry);
+        if self.kind == KeyKind::Bytes {
+            self.arena.remove(self.key_word(entry));
+        }
+        self.free.push(entry);
+        self.n_entries -= 1;
+    }
+
+    /// Takes all entries out and gives the memory back.
+    pub fn clear(&mut self) {
+        *self = KeyTable::new(self.kind, self.entry_bytes - KEY_BYTES, self.key_groups, self.max_parallelism);
+    }
+
+    /// All entries, key group by key group; within a group the order means nothing.
+    pub fn entries(&self) -> impl Iterator<Item = EntryId> + '_ {
+        self.groups.iter().flat_map(GroupIndex::entries)
+    }
+
+    pub fn len(&self) -> usize {
+        self.n_entries
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.n_entries == 0
+    }
+
+    pub fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    /// Bytes of memory, all told.
+    pub fn memory_bytes(&self) -> usize {
+        let pages = self.pages.len() * PAGE_BYTES + self.pages.capacity() * size_of::<Page>();
+        let index: usize = self.groups.iter().map(GroupIndex::memory_bytes).sum();
+        pages + index + self.arena.memory_bytes() + self.free.capacity() * size_of::<EntryId>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::KeyBuffer;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn buffer(kind: KeyKind, keys: &[u64]) -> KeyBuffer {
+        let mut buffer = KeyBuffer::new(kind);
+        for key in keys {
+            let bytes = match kind {
+                KeyKind::Fixed => key.to_le_bytes().to_vec(),
+                KeyKind::Bytes => vec![*key as u8; *key as usize % 40],
+            };
+            buffer.push_key(murmur3_32(&bytes), &bytes);
+        }
+        buffer
+    }
+
+    /// Upserts each batch and adds 1 to every row's value, then removes some keys; a HashMap does the same.
+    fn check(kind: KeyKind, max_parallelism: u32, batches: &[(Vec<u64>, Vec<u64>)]) {
+        let mut table = KeyTable::new(kind, 16, KeyGroupRange::all(max_parallelism), max_parallelism);
+        let mut model: HashMap<Vec<u8>, u64> = HashMap::new();
+        let (mut entries, mut created) = (Vec::new(), Vec::new());
+        for (added, removed) in batches {
+            let keys = buffer(kind, added);
+            table.upsert(keys.hashes(), keys.keys(), &mut entries, &mut created);
+            for (row, &entry) in entries.iter().enumerate() {
+                let bytes = keys.with_key(row, <[u8]>::to_vec);
+                assert_eq!(table.key(entry), bytes);
+                assert_eq!(created.contains(&(row as u32)), !model.contains_key(&bytes));
+                *model.entry(bytes).or_default() += 1;
+                table.update_word(entry, 8, |n| n + 1);
+            }
+            let keys = buffer(kind, removed);
+            for row in 0..keys.len() {
+                table.find(&keys.hashes()[row..=row], keys.keys().slice(row, row + 1), &mut entries);
+                assert_eq!(entries[0] != NO_ENTRY, model.remove(&keys.with_key(row, <[u8]>::to_vec)).is_some());
+                if entries[0] != NO_ENTRY {
+                    table.remove(entries[0]);
+                }
+            }
+            let found: HashMap<Vec<u8>, u64> = table.entries().map(|e| (table.key(e).to_vec(), table.word(e, 8))).collect();
+            assert_eq!((&found, table.len()), (&model, model.len()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn is_a_hash_map(
+            batches in prop::collection::vec((prop::collection::vec(0u64..300, 0..200), prop::collection::vec(0u64..300, 0..80)), 1..8),
+            max_parallelism in prop::sample::select(vec![1u32, 3, 128]),
+        ) {
+            check(KeyKind::Fixed, max_parallelism, &batches);
+            check(KeyKind::Bytes, max_parallelism, &batches);
+        }
+    }
+
+    #[test]
+    fn a_million_keys_take_at_most_64_bytes_each() {
+        let mut table = KeyTable::new(KeyKind::Fixed, 16, KeyGroupRange::all(128), 128);
+        let (mut entries, mut created) = (Vec::new(), Vec::new());
+        for start in (0..1_000_003u64).step_by(1024) {
+            let keys: Vec<u64> = (start..(start + 1024).min(1_000_003)).collect();
+            let hashes: Vec<u32> = keys.iter().map(|key| murmur3_32(&key.to_le_bytes())).collect();
+            table.upsert(&hashes, Keys::Fixed(&keys), &mut entries, &mut created);
+        }
+        assert_eq!(table.len(), 1_000_003);
+        let bytes = table.memory_bytes() / table.len();
+        assert!(bytes <= 64, "{bytes} bytes a key");
+    }
+}

@@ -1,0 +1,145 @@
+//! Value state: at most one row for each key.
+//!
+//! An entry of the table holds the row, if its width is fixed and small; else the address of the row in an arena. Invariant: a key has
+//! an entry if and only if it has a value.
+
+use crate::arena::{Address, Arena, NO_ADDRESS};
+use crate::index::{EntryId, NO_ENTRY};
+use crate::keys::{KeyBuffer, KeyKind};
+use crate::row::RowCodec;
+use crate::table::KeyTable;
+use arrow_array::RecordBatch;
+use streamrt_types::{KeyGroupRange, Result};
+
+/// Rows that are wider go to the arena: a page should hold many entries.
+const INLINE_BYTES_MAX: usize = 256;
+
+/// One value state of one operator.
+pub struct ValueState {
+    table: KeyTable,
+    codec: RowCodec,
+    /// `None`: rows stand in the entries.
+    arena: Option<Arena>,
+    created: Vec<u32>,
+    bytes: Vec<u8>,
+}
+
+impl ValueState {
+    pub fn new(schema: &streamrt_wit::Schema, kind: KeyKind, key_groups: KeyGroupRange, max_parallelism: u32) -> ValueState {
+        let codec = RowCodec::new(schema);
+        let inline = codec.fixed_bytes().filter(|&bytes| bytes <= INLINE_BYTES_MAX);
+        let value_bytes = inline.unwrap_or(size_of::<Address>());
+        ValueState {
+            table: KeyTable::new(kind, value_bytes, key_groups, max_parallelism),
+            codec,
+            arena: inline.is_none().then(Arena::new),
+            created: Vec::new(),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Reads the values of `keys`: a row for each, zero or empty where the answer's bytes say 0.
+    ///
+    /// `entries` is filled for [`ValueState::set`] and [`ValueState::clear`] of the same keys.
+    ///
+    /// # Errors
+    /// `Internal` if the state is damaged.
+    pub fn get(&self, keys: &KeyBuffer, entries: &mut Vec<EntryId>) -> Result<(RecordBatch, Vec<u8>)> {
+        self.table.find(keys.hashes(), keys.keys(), entries);
+        let rows: Vec<&[u8]> = entries.iter().map(|&entry| self.row(entry)).collect();
+        let present = entries.iter().map(|&entry| u8::from(entry != NO_ENTRY)).collect();
+        Ok((self.codec.decode(&rows)?, present))
+    }
+
+    fn row(&self, entry: EntryId) -> &[u8] {
+        match &self.arena {
+            _ if entry == NO_ENTRY => &[],
+            None => self.table.value(entry),
+            Some(arena) => arena.get(self.table.word(entry, 0)),
+        }
+    }
+
+    /// Gives key `slot` of `keys` the row `row` of `values`, for every (slot, row). `entries` came from [`ValueState::get`], for all keys.
+    pub fn set(&mut self, keys: &KeyBuffer, entries: &mut [EntryId], values: &RecordBatch, pairs: impl Iterator<Item = (usize, usize)>) {
+        for (slot, row) in pairs {
+            if entries[slot] == NO_ENTRY {
+                entries[slot] = self.insert(keys, slot);
+            }
+            self.bytes.clear();
+            self.codec.encode(values.columns(), row, &mut self.bytes);
+            match &mut self.arena {
+                None => self.table.value_mut(entries[slot]).copy_from_slice(&self.bytes),
+                Some(arena) => {
+                    let bytes = &self.bytes;
+                    self.table.update_word(entries[slot], 0, |old| arena.replace(old, bytes));
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, keys: &KeyBuffer, slot: usize) -> EntryId {
+        let mut entries = Vec::with_capacity(1);
+        let key = keys.keys().slice(slot, slot + 1);
+        self.table.upsert(&keys.hashes()[slot..=slot], key, &mut entries, &mut self.created);
+        entries[0]
+    }
+
+    /// Takes away the value of an entry; nothing at [`NO_ENTRY`]. The number is void afterwards.
+    pub fn clear(&mut self, entry: EntryId) {
+        if entry == NO_ENTRY {
+            return;
+        }
+        if let Some(arena) = &mut self.arena {
+            let address = self.table.word(entry, 0);
+            arena.remove(address);
+            self.table.set_word(entry, 0, NO_ADDRESS);
+        }
+        self.table.remove(entry);
+    }
+
+    /// Number of keys with a value.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    pub fn memory_bytes(&self) -> usize {
+        self.table.memory_bytes() + self.arena.as_ref().map_or(0, Arena::memory_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{ArrayRef, Int64Array, StringArray};
+    use std::sync::Arc;
+    use streamrt_types::murmur3_32;
+    use streamrt_wit::{DataType, Field};
+
+    fn check(data_type: DataType, values: ArrayRef) {
+        let schema = vec![Field::new("value", data_type)];
+        let mut state = ValueState::new(&schema, KeyKind::Fixed, KeyGroupRange::all(8), 8);
+        let mut keys = KeyBuffer::new(KeyKind::Fixed);
+        for key in 0..3u64 {
+            keys.push_key(murmur3_32(&key.to_le_bytes()), &key.to_le_bytes());
+        }
+        let mut entries = Vec::new();
+        assert_eq!(state.get(&keys, &mut entries).unwrap().1, [0, 0, 0]);
+        let batch = RecordBatch::try_new(streamrt_types::arrow_schema(&schema), vec![values.clone()]).unwrap();
+        state.set(&keys, &mut entries, &batch, (0..3).map(|slot| (slot, slot)));
+        assert_eq!(state.get(&keys, &mut entries).unwrap(), (batch, vec![1, 1, 1]));
+        state.clear(entries[1]);
+        let (rest, present) = state.get(&keys, &mut entries).unwrap();
+        assert_eq!((present, state.len()), (vec![1, 0, 1], 2));
+        assert_eq!(rest.column(0).slice(2, 1).as_ref(), values.slice(2, 1).as_ref());
+    }
+
+    #[test]
+    fn values_are_set_and_cleared() {
+        check(DataType::I64, Arc::new(Int64Array::from(vec![5, 6, 7])));
+        check(DataType::String, Arc::new(StringArray::from(vec!["a", "bb", "a longer one that needs more than a grain"])));
+    }
+}
