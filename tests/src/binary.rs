@@ -1,0 +1,168 @@
+//! Runs the `streamrt` binary as a user would, and collects what it leaves behind.
+//!
+//! Invariant: no run outlives its limit, so that a job that hangs is a failed test and not a hanging one. Called by the tests in
+//! `tests/tests`; that it panics where something is missing is meant: the message is the test's.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::oracle::Outputs;
+
+/// How long a run may take unless a test says otherwise. The slowest takes seconds; the rest is for a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies one folder below the root").to_owned()
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
+}
+
+/// A path from the environment, or below the target folder; it must exist.
+fn built(variable: &str, default: &str, file: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map_or_else(|| target().join(default), PathBuf::from).join(file);
+    assert!(path.exists(), "run `cargo xtask build` first: there is no {}", path.display());
+    path
+}
+
+/// The binary: `$STREAMRT_BIN`, else `release/streamrt` in the target folder.
+pub fn binary() -> PathBuf {
+    match std::env::var_os("STREAMRT_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => built("STREAMRT_RELEASE", "release", "streamrt"),
+    }
+}
+
+/// A component: `<name>.wasm` in `$STREAMRT_COMPONENTS`, else in `components` in the target folder.
+pub fn component(name: &str) -> PathBuf {
+    built("STREAMRT_COMPONENTS", "components", &format!("{name}.wasm"))
+}
+
+/// A command line of the binary.
+pub fn streamrt<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
+    let mut command = Command::new(binary());
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Panics with all that was said unless the exit code is 0.
+    #[track_caller]
+    pub fn succeeded(self) -> Finished {
+        assert!(self.status.success(), "{}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr);
+        self
+    }
+
+    /// Panics unless the run failed with this code, in one sentence, and without falling over.
+    #[track_caller]
+    pub fn failed_with(self, code: &str) -> Finished {
+        let said = format!("{}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr);
+        assert!(self.status.code().is_some_and(|code| code != 0), "no failure: {said}");
+        assert!(self.stderr.contains(code), "no {code}: {said}");
+        assert!(!self.stderr.contains("panicked at"), "a panic: {said}");
+        assert!(self.stdout.is_empty(), "something on stdout: {said}");
+        self
+    }
+
+    /// Panics unless stderr names this.
+    #[track_caller]
+    pub fn names(self, place: &str) -> Finished {
+        assert!(self.stderr.contains(place), "`{place}` is not named: {}", self.stderr);
+        self
+    }
+}
+
+/// A run in progress, whose output is read as it comes.
+pub struct Running {
+    child: Child,
+    stdout: mpsc::Receiver<String>,
+    stderr: mpsc::Receiver<String>,
+}
+
+impl Running {
+    pub fn start(mut command: Command) -> Running {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let stdout = read_in_background(child.stdout.take().expect("it was piped"));
+        let stderr = read_in_background(child.stderr.take().expect("it was piped"));
+        Running { child, stdout, stderr }
+    }
+
+    /// Presses Ctrl-C.
+    pub fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-INT", &pid]).status().expect("kill is there");
+        assert!(status.success(), "the process {pid} is gone already");
+    }
+
+    /// Waits for the end, at most so long, then kills it and panics.
+    #[track_caller]
+    pub fn finish(mut self, limit: Duration) -> Finished {
+        let stderr = self.stderr.recv_timeout(limit);
+        if stderr.is_err() {
+            self.child.kill().expect("it can be killed");
+        }
+        let stderr = stderr.unwrap_or_else(|_| panic!("still running after {limit:?}: {}", self.stderr.recv().unwrap_or_default()));
+        let stdout = self.stdout.recv().expect("the reader sends once");
+        let status = self.child.wait().expect("it was started here");
+        Finished { status, stdout, stderr }
+    }
+}
+
+/// Reads all of a pipe, and sends it when the other side has closed it.
+fn read_in_background(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = pipe.read_to_end(&mut bytes);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        // Nobody listens any more when the test has failed; the text is then of no use.
+        let _ = sender.send(read.map_or_else(|e| format!("{text} (cut off: {e})"), |_| text.clone()));
+    });
+    receiver
+}
+
+/// Runs the binary to its end.
+#[track_caller]
+pub fn run<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> Finished {
+    Running::start(streamrt(args)).finish(LIMIT)
+}
+
+/// What a file sink left in a folder: files directly in it, and those of side outputs in sub-folders.
+pub fn outputs(folder: &Path) -> Outputs {
+    let mut outputs = Outputs::default();
+    for path in entries(folder) {
+        if path.is_dir() {
+            let side = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
+            entries(&path).iter().for_each(|file| add_lines(&mut outputs, &side, file));
+        } else {
+            add_lines(&mut outputs, "", &path);
+        }
+    }
+    outputs.sorted()
+}
+
+fn entries(folder: &Path) -> BTreeSet<PathBuf> {
+    let listing = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("cannot list {}: {e}", folder.display()));
+    listing.map(|entry| entry.expect("the listing goes on").path()).collect()
+}
+
+fn add_lines(outputs: &mut Outputs, name: &str, file: &Path) {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("cannot read {}: {e}", file.display()));
+    text.lines().for_each(|line| outputs.add_line(name, line.to_owned()));
+}

@@ -1,0 +1,70 @@
+//! Input for the tests: what ships with the examples, the shared data beside the repository, and variations of both.
+//!
+//! Invariant: a variation is a pure function of its lines; there is no randomness that a failed test could not repeat.
+
+use std::path::{Path, PathBuf};
+
+use crate::binary::repository;
+use crate::oracle;
+
+/// The folder of an example.
+pub fn example(name: &str) -> PathBuf {
+    repository().join("examples").join(name)
+}
+
+/// All lines of the input that ships with an example.
+pub fn shipped(name: &str) -> String {
+    read(&example(name).join("input"))
+}
+
+/// A file of the shared data: `$STREAMRT_DATA`, else `shared/data` beside the repository.
+pub fn shared(file: &str) -> PathBuf {
+    let folder = std::env::var_os("STREAMRT_DATA").map_or_else(|| repository().join("../shared/data"), PathBuf::from);
+    let path = folder.join(file);
+    assert!(path.exists(), "the shared data is missing: there is no {}; set STREAMRT_DATA to its folder", path.display());
+    path
+}
+
+/// The text of a file, or of all files of a folder in the order of their names.
+pub fn read(path: &Path) -> String {
+    if !path.is_dir() {
+        return std::fs::read_to_string(path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+    }
+    let mut files: Vec<PathBuf> = std::fs::read_dir(path).expect("a folder can be listed").map(|e| e.expect("it goes on").path()).collect();
+    files.sort();
+    files.iter().map(|file| read(file)).collect()
+}
+
+/// The lines in the order of their event time; lines of one time stay in order. An example without event time keeps its order.
+pub fn in_time_order<'a>(example: &str, text: &'a str) -> Vec<&'a str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_by_key(|line| oracle::time_of(example, line));
+    lines
+}
+
+/// Makes every n-th line come so much later than its time says.
+pub fn delay<'a>(example: &str, text: &'a str, every: usize, delay_ms: i64) -> Vec<&'a str> {
+    let arrival = |(i, line): &(usize, &str)| match i % every {
+        1 => oracle::time_of(example, line) + delay_ms,
+        _ => oracle::time_of(example, line),
+    };
+    let mut lines: Vec<(usize, &str)> = text.lines().enumerate().collect();
+    lines.sort_by_key(arrival);
+    lines.into_iter().map(|(_, line)| line).collect()
+}
+
+/// Deals lines out to `n` files by their first field, so that what belongs to one key and has one time stays in order.
+pub fn deal<'a>(lines: &[&'a str], n: usize) -> Vec<Vec<&'a str>> {
+    let mut hands = vec![Vec::new(); n];
+    for line in lines {
+        let first = line.split([',', ' ']).next().unwrap_or_default();
+        hands[first.bytes().map(usize::from).sum::<usize>() % n].push(*line);
+    }
+    hands
+}
+
+/// Writes lines with a line end behind each.
+pub fn write(path: &Path, lines: &[&str]) {
+    let text: String = lines.iter().flat_map(|line| [*line, "\n"]).collect();
+    std::fs::write(path, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+}
