@@ -4,12 +4,15 @@
 //! [`FunctionChain`] is the user's code and is not. This crate does no I/O and starts no thread; everything in it is called by the
 //! one thread of a task.
 
+mod aggregate;
 mod chain;
 mod function;
+pub mod json;
 mod operator;
 mod sink;
 mod source;
 
+pub use aggregate::{Accumulators, Overflow};
 pub use chain::{Exits, OperatorChain};
 pub use function::{
     Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, RowsOut, SlotsIn, StateAccess, StateIn, StateOut, TimerIn,
