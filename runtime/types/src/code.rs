@@ -103,6 +103,9 @@ codes! {
     /// The target of `streamrt new` exists.
     EXISTS = "S6003", Invalid, "Choose another name, or remove the folder.";
 
+    /// A task ended because another one did.
+    CANCELLED = "S8001", Unavailable, "Another task ended first; its own message says why.";
+
     /// A bug of the engine.
     INTERNAL = "S9001", Internal, "This is a bug of streamrt; please report it with this message.";
 }

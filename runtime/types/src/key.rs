@@ -78,7 +78,7 @@ impl KeyEncoder {
             DataType::UInt64 => array.as_primitive::<UInt64Type>().values(),
             _ => return Ok(None),
         };
-        self.refuse_nulls(batch)?;
+        self.check(batch)?;
         Ok(Some(values))
     }
 
@@ -102,7 +102,7 @@ impl KeyEncoder {
     /// # Errors
     /// `Data` if a key is null.
     pub fn encode(&self, batch: &RecordBatch, bytes: &mut Vec<u8>, offsets: &mut Vec<u32>) -> Result<()> {
-        self.refuse_nulls(batch)?;
+        self.check(batch)?;
         bytes.clear();
         offsets.clear();
         offsets.push(0);
@@ -115,7 +115,11 @@ impl KeyEncoder {
         Ok(())
     }
 
-    fn refuse_nulls(&self, batch: &RecordBatch) -> Result<()> {
+    /// Refuses null keys.
+    ///
+    /// # Errors
+    /// `Data`, naming the column and the row.
+    pub fn check(&self, batch: &RecordBatch) -> Result<()> {
         for &column in &self.columns {
             let array = batch.column(column);
             if array.null_count() > 0 {

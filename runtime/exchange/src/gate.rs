@@ -1,0 +1,329 @@
+//! The receiving end of a task's channels.
+//!
+//! Elements of one channel keep their order; between channels the gate goes in turn. The gate owns the watermark valve: what comes
+//! out of it carries the combined watermark of all channels. Invariant: no batch comes out before every channel has told its status,
+//! since a channel that is silent might still hold time back.
+
+use crate::valve::{ValveEvent, WatermarkValve};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use streamrt_types::{Batch, Result, Status, StreamElement, Watermark};
+
+/// What a gate has for its task.
+#[derive(Debug)]
+pub enum GateEvent {
+    Batch(Batch),
+    Watermark(Watermark),
+    Status(Status),
+    /// All channels are at their end.
+    EndOfInput,
+    /// Nothing came within the time, or somebody woke the task.
+    Nothing,
+}
+
+/// The receiver is gone: its task failed, or the job was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disconnected;
+
+struct Queues {
+    channels: Vec<VecDeque<StreamElement>>,
+    /// Where the next look begins.
+    turn: usize,
+    /// Senders that wait for room; nobody is woken for nothing.
+    n_blocked: usize,
+    woken: bool,
+    closed: bool,
+}
+
+struct Shared {
+    queues: Mutex<Queues>,
+    readable: Condvar,
+    writable: Condvar,
+    capacity: usize,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        // A thread that panicked inside left plain queues behind: they are as good as before.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sending end of one channel.
+#[derive(Clone)]
+pub struct ChannelSender {
+    shared: Arc<Shared>,
+    channel: usize,
+}
+
+impl ChannelSender {
+    /// Puts an element into the channel, waiting while it is full. Returns how long it waited.
+    ///
+    /// # Errors
+    /// [`Disconnected`] if the receiver is gone.
+    pub fn send(&self, element: StreamElement) -> std::result::Result<Duration, Disconnected> {
+        let mut queues = self.shared.lock();
+        let mut waited = Duration::ZERO;
+        if queues.channels[self.channel].len() >= self.shared.capacity && !queues.closed {
+            let start = Instant::now();
+            queues.n_blocked += 1;
+            while queues.channels[self.channel].len() >= self.shared.capacity && !queues.closed {
+                queues = self.shared.writable.wait(queues).unwrap_or_else(PoisonError::into_inner);
+            }
+            queues.n_blocked -= 1;
+            waited = start.elapsed();
+        }
+        if queues.closed {
+            return Err(Disconnected);
+        }
+        let was_empty = queues.channels[self.channel].is_empty();
+        queues.channels[self.channel].push_back(element);
+        drop(queues);
+        if was_empty {
+            self.shared.readable.notify_one();
+        }
+        Ok(waited)
+    }
+}
+
+/// Wakes a task that waits at its gate.
+#[derive(Clone)]
+pub struct GateWaker {
+    shared: Arc<Shared>,
+}
+
+impl GateWaker {
+    /// Lets the task return from its wait, to look at its commands.
+    pub fn wake(&self) {
+        self.shared.lock().woken = true;
+        self.shared.readable.notify_all();
+    }
+
+    /// Ends the gate: senders get [`Disconnected`].
+    pub fn close(&self) {
+        self.shared.lock().closed = true;
+        self.shared.readable.notify_all();
+        self.shared.writable.notify_all();
+    }
+}
+
+/// All channels of one task.
+pub struct InputGate {
+    shared: Arc<Shared>,
+    valve: WatermarkValve,
+    /// Channels that have told their status, and those that have ended.
+    known: Vec<bool>,
+    ended: Vec<bool>,
+    /// The combined status has gone out.
+    told: bool,
+    /// What the valve gave beyond the event that was returned.
+    pending: VecDeque<GateEvent>,
+}
+
+impl InputGate {
+    /// Makes a gate of `n_channels` channels, each with room for `capacity` elements.
+    pub fn new(n_channels: usize, capacity: usize) -> InputGate {
+        let queues =
+            Queues { channels: (0..n_channels).map(|_| VecDeque::new()).collect(), turn: 0, n_blocked: 0, woken: false, closed: false };
+        InputGate {
+            shared: Arc::new(Shared { queues: Mutex::new(queues), readable: Condvar::new(), writable: Condvar::new(), capacity }),
+            valve: WatermarkValve::new(n_channels),
+            known: vec![false; n_channels],
+            ended: vec![false; n_channels],
+            told: false,
+            pending: VecDeque::new(),
+        }
+    }
+
+    pub fn sender(&self, channel: usize) -> ChannelSender {
+        ChannelSender { shared: self.shared.clone(), channel }
+    }
+
+    pub fn waker(&self) -> GateWaker {
+        GateWaker { shared: self.shared.clone() }
+    }
+
+    /// Returns what is there, or waits for at most `timeout` (`None`: until something comes).
+    ///
+    /// # Errors
+    /// `Internal` if a sender broke the order of elements.
+    pub fn poll(&mut self, timeout: Option<Duration>) -> Result<GateEvent> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Ok(event);
+            }
+            if self.ended.iter().all(|ended| *ended) {
+                return Ok(GateEvent::EndOfInput);
+            }
+            match self.next_element(deadline) {
+                None => return Ok(GateEvent::Nothing),
+                Some((channel, element)) => self.handle(channel, element),
+            }
+        }
+    }
+
+    /// Waits for `timeout`, or until somebody wakes the task, whatever the channels hold.
+    pub fn wait(&self, timeout: Duration) {
+        let queues = self.shared.lock();
+        let asleep = |queues: &mut Queues| !queues.woken && !queues.closed;
+        let waited = self.shared.readable.wait_timeout_while(queues, timeout, asleep).unwrap_or_else(PoisonError::into_inner);
+        let (mut queues, _) = waited;
+        queues.woken = false;
+    }
+
+    fn next_element(&self, deadline: Option<Instant>) -> Option<(usize, StreamElement)> {
+        let mut queues = self.shared.lock();
+        loop {
+            if let Some(found) = self.take(&mut queues) {
+                if queues.n_blocked > 0 {
+                    self.shared.writable.notify_all();
+                }
+                return Some(found);
+            }
+            if std::mem::take(&mut queues.woken) || queues.closed {
+                return None;
+            }
+            queues = match deadline {
+                None => self.shared.readable.wait(queues).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.checked_duration_since(Instant::now())?;
+                    self.shared.readable.wait_timeout(queues, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// The next element in turn; while some channel's status is unknown, only from the channels whose status it is.
+    fn take(&self, queues: &mut Queues) -> Option<(usize, StreamElement)> {
+        let n_channels = queues.channels.len();
+        let all_known = self.known.iter().all(|known| *known);
+        for step in 0..n_channels {
+            let channel = (queues.turn + step) % n_channels;
+            if !all_known && self.known[channel] {
+                continue;
+            }
+            if let Some(element) = queues.channels[channel].pop_front() {
+                queues.turn = (channel + 1) % n_channels;
+                return Some((channel, element));
+            }
+        }
+        None
+    }
+
+    fn handle(&mut self, channel: usize, element: StreamElement) {
+        self.known[channel] = true;
+        match element {
+            StreamElement::Batch(mut batch) => {
+                if !batch.marks.is_empty() {
+                    batch.marks = self.valve.batch_marks(channel, &batch.marks);
+                }
+                if batch.n_rows() > 0 || !batch.marks.is_empty() {
+                    self.pending.push_back(GateEvent::Batch(batch));
+                }
+            }
+            StreamElement::Watermark(watermark) => {
+                self.pending.extend(self.valve.watermark(channel, watermark).map(GateEvent::Watermark));
+            }
+            StreamElement::Status(status) => self.status(channel, status),
+            StreamElement::EndOfInput => {
+                self.ended[channel] = true;
+                self.status(channel, Status::Finished);
+            }
+        }
+    }
+
+    /// The first statuses are gathered; when the last channel has told its own, the combined one goes out.
+    fn status(&mut self, channel: usize, status: Status) {
+        for event in self.valve.status(channel, status) {
+            match event {
+                ValveEvent::Watermark(watermark) => self.pending.push_back(GateEvent::Watermark(watermark)),
+                ValveEvent::Status(status) if self.told => self.pending.push_back(GateEvent::Status(status)),
+                ValveEvent::Status(_) => {}
+            }
+        }
+        if !self.told && self.known.iter().all(|known| *known) {
+            self.told = true;
+            self.pending.push_back(GateEvent::Status(self.valve.current_status()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+    use streamrt_types::Mark;
+
+    fn batch(watermark: Watermark) -> StreamElement {
+        let columns = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![watermark])) as ArrayRef)]).unwrap();
+        StreamElement::Batch(Batch { marks: vec![Mark { row: 1, watermark }], ..Batch::new(columns) })
+    }
+
+    /// Everything that comes out until nothing is left, in short form.
+    fn drain(gate: &mut InputGate) -> Vec<String> {
+        let mut events = Vec::new();
+        loop {
+            match gate.poll(Some(Duration::ZERO)).unwrap() {
+                GateEvent::Nothing => return events,
+                GateEvent::EndOfInput => {
+                    events.push("end".to_owned());
+                    return events;
+                }
+                GateEvent::Batch(batch) => events.push(format!("batch {:?}", batch.marks.iter().map(|m| m.watermark).collect::<Vec<_>>())),
+                GateEvent::Watermark(watermark) => events.push(format!("watermark {watermark}")),
+                GateEvent::Status(status) => events.push(format!("{status:?}")),
+            }
+        }
+    }
+
+    #[test]
+    fn no_batch_passes_before_every_channel_has_told_its_status() {
+        let mut gate = InputGate::new(2, 8);
+        let (one, two) = (gate.sender(0), gate.sender(1));
+        one.send(StreamElement::Status(Status::Active)).unwrap();
+        one.send(batch(7)).unwrap();
+        assert_eq!(drain(&mut gate), Vec::<String>::new());
+        two.send(StreamElement::Status(Status::Idle)).unwrap();
+        assert_eq!(drain(&mut gate), ["Active", "batch [7]"]);
+        one.send(StreamElement::EndOfInput).unwrap();
+        assert_eq!(drain(&mut gate), ["Idle"]);
+        two.send(StreamElement::EndOfInput).unwrap();
+        assert_eq!(drain(&mut gate), ["Finished", "end"]);
+    }
+
+    #[test]
+    fn a_full_channel_blocks_its_sender_until_there_is_room() {
+        let mut gate = InputGate::new(1, 2);
+        let sender = gate.sender(0);
+        let thread = std::thread::spawn(move || {
+            sender.send(StreamElement::Status(Status::Active)).unwrap();
+            for watermark in 0..100 {
+                sender.send(StreamElement::Watermark(watermark)).unwrap();
+            }
+            sender.send(StreamElement::EndOfInput).unwrap();
+        });
+        let mut watermarks = Vec::new();
+        loop {
+            assert!(gate.shared.lock().channels[0].len() <= 2);
+            match gate.poll(None).unwrap() {
+                GateEvent::Watermark(watermark) => watermarks.push(watermark),
+                GateEvent::EndOfInput => break,
+                _ => {}
+            }
+        }
+        thread.join().unwrap();
+        assert_eq!(watermarks, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_closed_gate_frees_its_senders() {
+        let gate = InputGate::new(1, 1);
+        let (sender, waker) = (gate.sender(0), gate.waker());
+        sender.send(StreamElement::Status(Status::Active)).unwrap();
+        let thread = std::thread::spawn(move || sender.send(StreamElement::EndOfInput));
+        waker.close();
+        assert_eq!(thread.join().unwrap(), Err(Disconnected));
+    }
+}
