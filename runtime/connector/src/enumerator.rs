@@ -1,0 +1,147 @@
+//! Finds the files of the source `file` and cuts the big ones into splits.
+//!
+//! Files come in the order of their names, each is found once, and the first listing is complete before anything is read. The task
+//! drives this through [`SplitEnumerator`].
+
+use crate::file::FileOptions;
+use crate::format::FormatSpec;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use streamrt_operator::{Enumeration, Split, SplitEnumerator};
+use streamrt_types::{Error, Result, code};
+
+/// What the detail of a split holds: the lines that begin in `start..end`, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSplit {
+    pub path: String,
+    pub start: u64,
+    pub end: u64,
+}
+
+pub struct FileEnumerator {
+    options: Arc<FileOptions>,
+    /// Whether a line end may stand inside a record: then no file that has a quote is cut.
+    quoted: bool,
+    seen: HashSet<PathBuf>,
+    n_splits: u32,
+    /// A listing that found nothing new ends the round.
+    listed: bool,
+}
+
+impl FileEnumerator {
+    pub fn new(options: Arc<FileOptions>, format: &FormatSpec) -> FileEnumerator {
+        FileEnumerator { options, quoted: format.is_csv(), seen: HashSet::new(), n_splits: 0, listed: false }
+    }
+
+    fn splits(&mut self, path: &Path) -> Result<Vec<Split>> {
+        let length = regular_file_bytes(path)?;
+        let name = path.to_str().ok_or_else(|| Error::new(code::FILE_IO, format!("the name of {} is not UTF-8", path.display())))?;
+        let bytes_max = self.options.split_bytes;
+        let cut = length > bytes_max && !(self.quoted && has_quote(path)?);
+        let starts = (0..if cut { length } else { 1 }).step_by(usize::try_from(bytes_max).unwrap_or(usize::MAX));
+        Ok(starts.map(|start| self.split(name, start, if cut { length.min(start + bytes_max) } else { length })).collect())
+    }
+
+    fn split(&mut self, path: &str, start: u64, end: u64) -> Split {
+        let detail = FileSplit { path: path.to_owned(), start, end };
+        let name = if start == 0 { path.to_owned() } else { format!("{path} from byte {start}") };
+        let number = self.n_splits;
+        self.n_splits += 1;
+        Split { number, name: name.into(), detail: serde_json::to_string(&detail).expect("a split has string keys and plain values") }
+    }
+}
+
+impl SplitEnumerator for FileEnumerator {
+    fn poll(&mut self, _parallelism: u32) -> Result<Enumeration> {
+        if self.listed && !self.options.watch {
+            return Ok(Enumeration::Finished);
+        }
+        self.listed = true;
+        let paths = list(&self.options.path, self.options.watch)?;
+        let mut splits = Vec::new();
+        for path in paths {
+            if self.seen.insert(path.clone()) {
+                splits.extend(self.splits(&path)?);
+            }
+        }
+        match (splits.is_empty(), self.options.watch) {
+            (true, true) => Ok(Enumeration::Idle { ms: self.options.watch_ms }),
+            (true, false) => Ok(Enumeration::Finished),
+            (false, _) => Ok(Enumeration::Splits(splits)),
+        }
+    }
+}
+
+/// The files that `path` means, in the order of their names: a file, the files of a folder, or what a pattern fits.
+fn list(path: &str, watch: bool) -> Result<Vec<PathBuf>> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => list_folder(Path::new(path)),
+        Ok(_) => Ok(vec![PathBuf::from(path)]),
+        Err(_) if path.contains(['*', '?', '[']) => list_pattern(path, watch),
+        Err(e) => Err(missing(Path::new(path), e)),
+    }
+}
+
+fn list_folder(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = |e| Error::new(code::FILE_IO, format!("folder {} cannot be listed", absolute(folder))).with_source(e);
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        // A link to a file counts as a file; one that leads nowhere does not.
+        let is_file = fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file());
+        if is_file && !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn list_pattern(pattern: &str, watch: bool) -> Result<Vec<PathBuf>> {
+    let options = glob::MatchOptions { require_literal_leading_dot: true, require_literal_separator: true, case_sensitive: true };
+    let found = glob::glob_with(pattern, options)
+        .map_err(|e| Error::new(code::BAD_OPTION, format!("connector `file`: `path` is `{pattern}`, which is no pattern: {e}")))?;
+    let paths: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
+    if paths.is_empty() && !watch {
+        return Err(Error::new(code::FILE_MISSING, format!("no file fits {}", absolute(Path::new(pattern)))));
+    }
+    Ok(paths)
+}
+
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+/// Why a path cannot be opened, with the path as it is seen from the root.
+pub fn missing(path: &Path, error: io::Error) -> Error {
+    let code = if error.kind() == io::ErrorKind::NotFound { code::FILE_MISSING } else { code::FILE_IO };
+    let what = if error.kind() == io::ErrorKind::NotFound { "does not exist" } else { "cannot be opened" };
+    Error::new(code, format!("{} {what}", absolute(path))).with_source(error)
+}
+
+fn regular_file_bytes(path: &Path) -> Result<u64> {
+    let metadata = fs::metadata(path).map_err(|e| missing(path, e))?;
+    if metadata.is_file() {
+        return Ok(metadata.len());
+    }
+    Err(Error::new(code::FILE_IO, format!("{} is not a regular file", absolute(path))))
+}
+
+/// Whether a file has a quote anywhere. Only big CSV files are looked through: the price of never cutting a record in two.
+fn has_quote(path: &Path) -> Result<bool> {
+    let mut file = File::open(path).map_err(|e| missing(path, e))?;
+    let mut bytes = vec![0; 1 << 20];
+    loop {
+        let n_bytes = file.read(&mut bytes).map_err(|e| missing(path, e))?;
+        if n_bytes == 0 {
+            return Ok(false);
+        }
+        if memchr::memchr(b'"', &bytes[..n_bytes]).is_some() {
+            return Ok(true);
+        }
+    }
+}

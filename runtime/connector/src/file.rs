@@ -1,0 +1,251 @@
+//! The source `file`: a file, the files of a folder, or those that a pattern fits; each file once, its rows in order.
+//!
+//! A file is one split, or several if it is bigger than `split-bytes`: a split has the lines that begin in its range of bytes, so
+//! every line is in exactly one, however the cuts fall. A CSV file with a quote anywhere is never cut, since line ends may stand
+//! inside quotes. Positions are line numbers, counted from 1 at the begin of the split; a header and blank lines count.
+//!
+//! A file is read up to the length that it had when it was found, and to the end of the line there; what is appended later is not
+//! seen. So files are best moved into a watched folder when they are complete; names with a dot in front are left out.
+
+use crate::enumerator::{FileEnumerator, FileSplit, missing};
+use crate::format::{BlockDecoder, FormatName, FormatSpec};
+use crate::options;
+use crate::record_buffer::RecordBuffer;
+use arrow_schema::SchemaRef;
+use serde::Deserialize;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
+use streamrt_types::{Error, Result, code};
+
+/// Options of the source `file`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FileOptions {
+    /// A file, a folder (its regular files, not those of folders in it), or a pattern with `*`, `?`, `[...]` and `**`. Relative
+    /// paths start in the current folder. Names that begin with a dot are left out, unless one is the path itself.
+    pub path: String,
+    /// `csv`, `json` or `lines`. Default `lines`.
+    #[serde(default = "lines")]
+    pub format: FormatName,
+    /// CSV: whether each file begins with a line of column names, by which the columns are found. Default false.
+    #[serde(default)]
+    pub header: bool,
+    /// CSV: the character between two fields. Default `,`.
+    #[serde(default)]
+    pub delimiter: Option<String>,
+    /// Whether to look for new files for ever; the source never ends then. Default false.
+    #[serde(default)]
+    pub watch: bool,
+    /// How often to look, in ms. Default 1000.
+    #[serde(default = "watch_ms")]
+    pub watch_ms: u64,
+    /// A file with more bytes is cut into splits of so many, which readers share. Default 67,108,864 (64 MiB).
+    #[serde(default = "split_bytes")]
+    pub split_bytes: u64,
+}
+
+pub fn lines() -> FormatName {
+    FormatName::Lines
+}
+
+fn watch_ms() -> u64 {
+    1000
+}
+
+fn split_bytes() -> u64 {
+    64 << 20
+}
+
+pub struct FileSource {
+    options: Arc<FileOptions>,
+    format: FormatSpec,
+}
+
+impl FileSource {
+    /// # Errors
+    /// `Invalid` if options do not go together, or the format cannot give the schema.
+    pub fn new(options: FileOptions, schema: SchemaRef) -> Result<FileSource> {
+        if options.split_bytes == 0 {
+            return Err(options::refuse("file", "`split-bytes` is 0, but it must be 1 or more"));
+        }
+        if options.header && options.format != FormatName::Csv {
+            return Err(options::refuse("file", "`header` is for csv"));
+        }
+        let format = FormatSpec::new("file", options.format, options.delimiter.as_deref(), schema)?;
+        Ok(FileSource { options: Arc::new(options), format })
+    }
+
+    /// Reads the first record of the file, with the buffer that reads on behind it if the split begins there.
+    fn header(&self, detail: &FileSplit, input: &mut SplitFile, records: &mut RecordBuffer) -> Result<Option<Vec<u8>>> {
+        if !self.options.header {
+            return Ok(None);
+        }
+        if detail.start == 0 {
+            return first_record(input, records);
+        }
+        let whole = FileSplit { start: 0, ..detail.clone() };
+        first_record(&mut SplitFile::open(&whole)?, &mut RecordBuffer::new(self.format.framing()))
+    }
+}
+
+/// The first record that is not blank, or `None` in an empty file.
+fn first_record(input: &mut SplitFile, records: &mut RecordBuffer) -> Result<Option<Vec<u8>>> {
+    while !records.frame(1)? && input.fill(records)? {}
+    records.frame(1)?;
+    let first = records.block().texts().next().map(<[u8]>::to_vec);
+    records.consume();
+    Ok(first)
+}
+
+impl Source for FileSource {
+    fn bounded(&self) -> bool {
+        !self.options.watch
+    }
+
+    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>> {
+        Ok(Box::new(FileEnumerator::new(self.options.clone(), &self.format)))
+    }
+
+    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>> {
+        let detail: FileSplit = serde_json::from_str(&split.detail)
+            .map_err(|e| Error::internal(format!("split {} is not one of a file", split.name)).with_source(e))?;
+        let mut input = SplitFile::open(&detail)?;
+        let mut records = RecordBuffer::new(self.format.framing());
+        let header = self.header(&detail, &mut input, &mut records)?;
+        let decoder = self.format.decoder(header.as_deref(), split.name.clone(), split.number)?;
+        Ok(Box::new(FileReader { input, records, decoder, ended: false }))
+    }
+}
+
+struct FileReader {
+    input: SplitFile,
+    records: RecordBuffer,
+    decoder: BlockDecoder,
+    ended: bool,
+}
+
+impl SplitReader for FileReader {
+    fn poll(&mut self, rows: usize) -> Result<ReaderPoll> {
+        if self.ended {
+            return Ok(ReaderPoll::Finished);
+        }
+        while !self.records.frame(rows)? {
+            if !self.input.fill(&mut self.records)? {
+                self.ended = !self.records.frame(rows)?;
+                break;
+            }
+        }
+        let batch = self.decoder.decode(self.records.block());
+        self.records.consume();
+        match (batch?, self.ended) {
+            (Some(batch), _) => Ok(ReaderPoll::Batch(batch)),
+            (None, true) => Ok(ReaderPoll::Finished),
+            // All of the block was refused.
+            (None, false) => Ok(ReaderPoll::Pending { ms: 0 }),
+        }
+    }
+
+    fn take_poison(&mut self) -> Vec<PoisonLine> {
+        self.decoder.take_poison()
+    }
+}
+
+/// The bytes of the lines that begin in a range of a file.
+struct SplitFile {
+    file: File,
+    path: String,
+    /// Bytes of the range that are still to be read.
+    left: u64,
+    /// Whether the last line of the range may go on behind it.
+    open_line: bool,
+}
+
+impl SplitFile {
+    fn open(split: &FileSplit) -> Result<SplitFile> {
+        let path = Path::new(&split.path);
+        let file = File::open(path).map_err(|e| missing(path, e))?;
+        let mut input = SplitFile { file, path: split.path.clone(), left: split.end - split.start, open_line: false };
+        let aligned = if split.start == 0 { input.skip_byte_order_mark() } else { input.skip_to_line(split) };
+        aligned.map_err(|e| input.error(e))?;
+        Ok(input)
+    }
+
+    /// UTF-8 files from some programs begin with U+FEFF, which belongs to no field.
+    fn skip_byte_order_mark(&mut self) -> io::Result<()> {
+        let mut mark = Vec::new();
+        self.file.by_ref().take(3).read_to_end(&mut mark)?;
+        if mark == b"\xEF\xBB\xBF" && self.left >= 3 {
+            self.left -= 3;
+            return Ok(());
+        }
+        self.file.seek(SeekFrom::Start(0)).map(|_| ())
+    }
+
+    /// Goes to the first line that begins in the range: behind the first line end at `start - 1` or later.
+    fn skip_to_line(&mut self, split: &FileSplit) -> io::Result<()> {
+        let mut at = split.start - 1;
+        let mut bytes = vec![0; 4096];
+        self.file.seek(SeekFrom::Start(at))?;
+        while at < split.end {
+            let n_bytes = self.file.read(&mut bytes)?;
+            if n_bytes == 0 {
+                return Err(self.shrank());
+            }
+            if let Some(line_end) = memchr::memchr(b'\n', &bytes[..n_bytes]) {
+                at += line_end as u64 + 1;
+                break;
+            }
+            at += n_bytes as u64;
+        }
+        self.left = split.end.saturating_sub(at);
+        self.file.seek(SeekFrom::Start(at)).map(|_| ())
+    }
+
+    fn shrank(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::UnexpectedEof, format!("the file became {} bytes shorter", self.left))
+    }
+
+    fn error(&self, error: io::Error) -> Error {
+        let what = if error.kind() == io::ErrorKind::UnexpectedEof { "shrank while it was read" } else { "cannot be read" };
+        Error::new(code::FILE_IO, format!("{} {what}", self.path)).with_source(error)
+    }
+
+    /// Fills the buffer once; at the end it says so to the buffer, and returns false.
+    fn fill(&mut self, records: &mut RecordBuffer) -> Result<bool> {
+        let n_bytes = records.fill(self).map_err(|e| self.error(e))?;
+        if n_bytes == 0 {
+            records.end_input();
+        }
+        Ok(n_bytes > 0)
+    }
+
+    /// Reads on behind the range, up to the line end.
+    fn read_open_line(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n_bytes = self.file.read(bytes)?;
+        let line_end = memchr::memchr(b'\n', &bytes[..n_bytes]);
+        self.open_line = line_end.is_none() && n_bytes > 0;
+        Ok(line_end.map_or(n_bytes, |at| at + 1))
+    }
+}
+
+impl Read for SplitFile {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return if self.open_line { self.read_open_line(bytes) } else { Ok(0) };
+        }
+        let wanted = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let n_bytes = self.file.read(&mut bytes[..wanted])?;
+        if n_bytes == 0 {
+            return Err(self.shrank());
+        }
+        self.left -= n_bytes as u64;
+        self.open_line = bytes[n_bytes - 1] != b'\n';
+        Ok(n_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

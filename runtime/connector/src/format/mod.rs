@@ -1,0 +1,345 @@
+//! From records to columns: what all formats share. Called by the readers of files and sockets.
+//!
+//! 1. A block of records is decoded as a whole, by column.
+//! 2. If the format refuses it, it is halved, and each half decoded, down to the single record that is bad; that becomes a
+//!    [`PoisonLine`].
+//! 3. What was decoded is put together again, in order.
+//!
+//! So a bad record costs about two more decodes of its block, and its neighbours are not lost.
+//!
+//! Invariant: whether a record is refused depends on the record alone, not on its block.
+
+mod csv;
+mod json;
+mod lines;
+
+use crate::options;
+use crate::record_buffer::{Block, Framing};
+use arrow_array::RecordBatch;
+use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
+use serde::Deserialize;
+use std::sync::Arc;
+use streamrt_operator::PoisonLine;
+use streamrt_types::{Batch, Error, Origin, Result, Rows, code};
+
+/// Bytes of a refused record that a report keeps.
+const POISON_BYTES_MAX: usize = 1024;
+
+/// How the bytes of a file or socket become rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FormatName {
+    /// Comma-separated values, a column for each of the schema. Quotes may enclose a field, and then hold delimiters and line ends.
+    /// An empty field is null in a nullable column, the empty string in a string column, and else refused. Empty lines are left out.
+    Csv,
+    /// An object in each line; the order of its fields does not matter, unknown ones are left out, binary columns are hexadecimal.
+    /// A number with a fraction loses it in a column of whole numbers (arrow-json's rule). Blank lines are left out.
+    Json,
+    /// The line as it is, without its line end (`\n` or `\r\n`), in the one column of the schema: a string, or a binary, which may
+    /// hold anything. An empty line is a row.
+    Lines,
+}
+
+/// A format as the options give it, checked against the schema.
+#[derive(Debug, Clone)]
+pub struct FormatSpec {
+    name: FormatName,
+    delimiter: u8,
+    schema: SchemaRef,
+}
+
+impl FormatSpec {
+    /// # Errors
+    /// `Invalid` if an option does not belong to the format, or the format cannot give the schema.
+    pub fn new(connector: &str, name: FormatName, delimiter: Option<&str>, schema: SchemaRef) -> Result<FormatSpec> {
+        if delimiter.is_some() && name != FormatName::Csv {
+            return Err(options::refuse(connector, "`delimiter` is for csv"));
+        }
+        let spec = FormatSpec { name, delimiter: options::delimiter(connector, delimiter.unwrap_or(","))?, schema };
+        spec.check_schema(connector)?;
+        Ok(spec)
+    }
+
+    fn check_schema(&self, connector: &str) -> Result<()> {
+        let fields = self.schema.fields();
+        let refuse = |reason: &str| Err(Error::new(code::SCHEMA_MISMATCH, format!("connector `{connector}`: {reason}")));
+        match self.name {
+            _ if fields.is_empty() => refuse("the schema has no columns"),
+            FormatName::Lines if fields.len() != 1 || !matches!(fields[0].data_type(), DataType::Utf8 | DataType::Binary) => {
+                refuse("format `lines` gives one column, of type string or binary")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub fn framing(&self) -> Framing {
+        match self.name {
+            FormatName::Csv => Framing::Csv { delimiter: self.delimiter },
+            FormatName::Json => Framing::Json,
+            FormatName::Lines => Framing::Lines,
+        }
+    }
+
+    pub fn is_csv(&self) -> bool {
+        self.name == FormatName::Csv
+    }
+
+    /// A decoder for one split. `header` is the first record of a CSV file that has column names.
+    ///
+    /// # Errors
+    /// `Invalid` if the header lacks a column of the schema.
+    pub fn decoder(&self, header: Option<&[u8]>, split: Arc<str>, split_number: u32) -> Result<BlockDecoder> {
+        let schema = self.schema.clone();
+        let format: Box<dyn Format> = match self.name {
+            FormatName::Csv => match header {
+                Some(header) => Box::new(csv::CsvFormat::with_header(schema, self.delimiter, header).map_err(|e| e.at(&split))?),
+                None => Box::new(csv::CsvFormat::new(schema, self.delimiter)),
+            },
+            FormatName::Json => Box::new(json::JsonFormat::new(schema)),
+            FormatName::Lines => Box::new(lines::LinesFormat::new(schema)),
+        };
+        Ok(BlockDecoder { format, schema: self.schema.clone(), split, split_number, poison: Vec::new() })
+    }
+}
+
+/// Decodes the records of one format.
+trait Format: Send {
+    /// One row for each record. An error means that one of the records is bad, whichever; the next call begins afresh.
+    fn decode(&mut self, block: Block<'_>) -> Result<RecordBatch, ArrowError>;
+
+    /// Why this record was refused, given what `decode` said of it: a clause without full stop.
+    fn reason(&self, record: &[u8], error: &ArrowError) -> String;
+}
+
+/// Turns the blocks of one split into batches, and keeps what was refused.
+pub struct BlockDecoder {
+    format: Box<dyn Format>,
+    schema: SchemaRef,
+    split: Arc<str>,
+    split_number: u32,
+    poison: Vec<PoisonLine>,
+}
+
+impl BlockDecoder {
+    /// The rows of a block, or `None` if there are none.
+    ///
+    /// # Errors
+    /// `Internal` if pieces of one schema cannot be joined.
+    pub fn decode(&mut self, block: Block<'_>) -> Result<Option<Batch>> {
+        if block.records.is_empty() {
+            return Ok(None);
+        }
+        let n_poison = self.poison.len();
+        let mut pieces = Vec::new();
+        self.decode_pieces(block, &mut pieces);
+        if pieces.is_empty() {
+            return Ok(None);
+        }
+        let columns = match pieces.len() {
+            1 => pieces.remove(0),
+            _ => arrow_select::concat::concat_batches(&self.schema, &pieces)
+                .map_err(|e| Error::internal("decoded rows could not be joined").with_source(e))?,
+        };
+        let rows = positions(block, &self.poison[n_poison..]);
+        let origin = Origin { split: self.split.clone(), split_number: self.split_number, rows };
+        Ok(Some(Batch { origin: Some(origin), ..Batch::new(columns) }))
+    }
+
+    fn decode_pieces(&mut self, block: Block<'_>, pieces: &mut Vec<RecordBatch>) {
+        match (self.format.decode(block), block.records) {
+            (Ok(batch), _) => pieces.push(batch),
+            (Err(error), [record]) => {
+                let text = &block.bytes[record.text()];
+                let reason = self.format.reason(text, &error);
+                self.poison.push(PoisonLine { position: record.line, line: shorten(text), reason });
+            }
+            (Err(_), records) => {
+                let (left, right) = block.split_at(records.len() / 2);
+                self.decode_pieces(left, pieces);
+                self.decode_pieces(right, pieces);
+            }
+        }
+    }
+
+    /// What was refused since the last call.
+    pub fn take_poison(&mut self) -> Vec<PoisonLine> {
+        std::mem::take(&mut self.poison)
+    }
+}
+
+/// The line numbers of the rows: those of the records without the refused ones.
+fn positions(block: Block<'_>, poison: &[PoisonLine]) -> Rows {
+    let (first, last) = (block.records[0].line, block.records[block.records.len() - 1].line);
+    if poison.is_empty() && last - first + 1 == block.records.len() as u64 {
+        return Rows::Range { first };
+    }
+    let mut refused = poison.iter().map(|line| line.position).peekable();
+    let kept = block.records.iter().map(|record| record.line).filter(|line| refused.next_if_eq(line).is_none());
+    Rows::Array(kept.collect())
+}
+
+fn shorten(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(POISON_BYTES_MAX)]).into_owned()
+}
+
+/// What a value of the column must be, for people.
+fn requirement(field: &Field) -> &'static str {
+    match field.data_type() {
+        DataType::Boolean => "true or false",
+        DataType::Int32 => "a whole number of 32 bits",
+        DataType::UInt32 => "a whole number of 32 bits without sign",
+        DataType::Int64 => "a whole number",
+        DataType::UInt64 => "a whole number without sign",
+        DataType::Float32 | DataType::Float64 => "a number",
+        DataType::Binary => "hexadecimal",
+        _ => "a string",
+    }
+}
+
+/// An error that only says "bad"; [`Format::reason`] finds out why.
+fn refused(why: &str) -> ArrowError {
+    ArrowError::ParseError(why.to_owned())
+}
+
+/// Checks a block before a decoder that trusts its bytes sees it.
+fn check_utf8(block: Block<'_>) -> Result<(), ArrowError> {
+    std::str::from_utf8(block.span()).map(|_| ()).map_err(|_| refused("it is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record_buffer::RecordBuffer;
+    use arrow_array::cast::AsArray;
+    use streamrt_wit::{DataType as Plan, Field as PlanField};
+
+    fn schema() -> SchemaRef {
+        let place = PlanField { nullable: true, ..PlanField::new("place", Plan::String) };
+        let level = PlanField { nullable: true, ..PlanField::new("level", Plan::I32) };
+        streamrt_types::arrow_schema(&vec![PlanField::new("sensor", Plan::String), PlanField::new("temperature", Plan::F64), place, level])
+    }
+
+    /// Decodes `input` with blocks of `rows` rows into JSON lines with their positions, and the poison.
+    fn decode(spec: &FormatSpec, input: &[u8], rows: usize) -> (Vec<(u64, String)>, Vec<PoisonLine>) {
+        let mut buffer = RecordBuffer::new(spec.framing());
+        let mut decoder = spec.decoder(None, Arc::from("test"), 0).unwrap();
+        let mut input = input;
+        while buffer.fill(&mut input).unwrap() > 0 {}
+        buffer.end_input();
+        let (mut found, mut full) = (Vec::new(), true);
+        while full {
+            full = buffer.frame(rows).unwrap();
+            if let Some(batch) = decoder.decode(buffer.block()).unwrap() {
+                batch.check().unwrap();
+                let mut text = Vec::new();
+                crate::encoder::RowFormat::Json.encode(&batch.columns, false, &mut text).unwrap();
+                let origin = batch.origin.unwrap();
+                let text = String::from_utf8(text).unwrap();
+                found.extend(text.lines().enumerate().map(|(row, line)| (origin.position(row), line.to_owned())));
+            }
+            buffer.consume();
+        }
+        (found, decoder.take_poison())
+    }
+
+    fn check(name: FormatName, input: &[u8], rows: &[(u64, &str)], poison: &[(u64, &str)]) {
+        let schema = match name {
+            FormatName::Lines => streamrt_types::arrow_schema(&vec![PlanField::new("value", Plan::String)]),
+            _ => schema(),
+        };
+        let spec = FormatSpec::new("file", name, None, schema).unwrap();
+        for batch_rows in [1, 2, 3, 1024] {
+            let (found, refused) = decode(&spec, input, batch_rows);
+            let found: Vec<(u64, &str)> = found.iter().map(|(line, text)| (*line, text.as_str())).collect();
+            let refused: Vec<(u64, &str)> = refused.iter().map(|p| (p.position, p.reason.as_str())).collect();
+            assert_eq!((found.as_slice(), refused.as_slice()), (rows, poison), "{batch_rows} rows a batch");
+        }
+    }
+
+    #[test]
+    fn csv_is_decoded_around_bad_lines() {
+        let input = b"a,1.5,x,3\n\nb,warm,,\nc,-2,,\r\nd,4\n\"e,\n\"\"\",1e3,\"\",-1\nf,,x,1\ng,1,x,2,y\n,0,x,99999999999\n\xff,1,,\nh,1,\"x,\n,7,y,\n";
+        let rows: &[(u64, &str)] = &[
+            (1, r#"{"sensor":"a","temperature":1.5,"place":"x","level":3}"#),
+            (4, r#"{"sensor":"c","temperature":-2.0,"place":null,"level":null}"#),
+            (6, r#"{"sensor":"e,\n\"","temperature":1000.0,"place":null,"level":-1}"#),
+            (13, r#"{"sensor":"","temperature":7.0,"place":"y","level":null}"#),
+        ];
+        let poison = &[
+            (3, "column `temperature` is `warm`, but it must be a number"),
+            (5, "has 2 columns, but 4 are needed"),
+            (8, "column `temperature` is empty, but it must be a number"),
+            (9, "has 5 columns, but 4 are needed"),
+            (10, "column `level` is `99999999999`, but it must be a whole number of 32 bits"),
+            (11, "it is not UTF-8"),
+            (12, "a quote is not closed"),
+        ];
+        check(FormatName::Csv, input, rows, poison);
+    }
+
+    #[test]
+    fn csv_takes_no_return_inside_a_line_and_no_character_cut_in_two() {
+        let poison = &[(1, "a carriage return stands in the line"), (2, "it is not UTF-8")];
+        check(FormatName::Csv, b"a,1,x,\rb,1,x,\na\xC3,1,\xA9b,\n", &[], poison);
+    }
+
+    #[test]
+    fn json_is_decoded_around_bad_lines() {
+        let input = br#"{"temperature":1.5,"sensor":"a","other":[1,{"a":2}],"level":3}
+{"sensor":"b","temperature":"warm"}
+
+{"sensor":"c"}
+{"sensor":"d","temperature":2}{"sensor":"e","temperature":2}
+{"sensor":"f",
+"temperature":2}
+[1]
+{"sensor":7,"temperature":1}
+{"sensor":"g","temperature":-1,"place":null}"#;
+        let rows: &[(u64, &str)] = &[
+            (1, r#"{"sensor":"a","temperature":1.5,"place":null,"level":3}"#),
+            (10, r#"{"sensor":"g","temperature":-1.0,"place":null,"level":null}"#),
+        ];
+        let poison = &[
+            (2, "column `temperature` is `\"warm\"`, but it must be a number"),
+            (4, "column `temperature` is missing, but it must be a number"),
+            (5, "it is not one JSON object: trailing characters at column 31"),
+            (6, "it is not one JSON object: EOF while parsing a value at column 14"),
+            (7, "it is not one JSON object: trailing characters at column 14"),
+            (8, "it is not one JSON object"),
+            (9, "column `sensor` is `7`, but it must be a string"),
+        ];
+        check(FormatName::Json, input, rows, poison);
+    }
+
+    #[test]
+    fn deep_json_is_refused_and_not_followed() {
+        let deep = format!("{{\"sensor\":{}1{}}}\n", "[".repeat(200_000), "]".repeat(200_000));
+        let spec = FormatSpec::new("file", FormatName::Json, None, schema()).unwrap();
+        let (rows, poison) = decode(&spec, deep.as_bytes(), 10);
+        assert_eq!((rows.len(), poison.len()), (0, 1));
+        assert_eq!(poison[0].line.len(), POISON_BYTES_MAX);
+    }
+
+    #[test]
+    fn lines_come_as_they_are() {
+        let rows: &[(u64, &str)] = &[(1, r#"{"value":"a, b"}"#), (2, r#"{"value":""}"#), (4, r#"{"value":"c"}"#)];
+        check(FormatName::Lines, b"a, b\n\r\n\xC3\nc", rows, &[(3, "it is not UTF-8")]);
+    }
+
+    #[test]
+    fn a_binary_column_takes_any_line() {
+        let schema = streamrt_types::arrow_schema(&vec![PlanField::new("value", Plan::Binary)]);
+        let spec = FormatSpec::new("file", FormatName::Lines, None, schema).unwrap();
+        let mut buffer = RecordBuffer::new(spec.framing());
+        buffer.fill(&mut &b"\xff\x00\nb\n"[..]).unwrap();
+        buffer.frame(10).unwrap();
+        let batch = spec.decoder(None, Arc::from("test"), 0).unwrap().decode(buffer.block()).unwrap().unwrap();
+        assert_eq!(batch.columns.column(0).as_binary::<i32>().value(0), b"\xff\x00");
+    }
+
+    #[test]
+    fn lines_need_a_single_column() {
+        let error = FormatSpec::new("file", FormatName::Lines, None, schema()).unwrap_err();
+        assert_eq!(error.message(), "connector `file`: format `lines` gives one column, of type string or binary");
+    }
+}

@@ -1,0 +1,41 @@
+//! Reads the options of a plan into the struct of a connector. Every refusal is one sentence that names what exists.
+//!
+//! Called by the factories of the crate and by the connectors for values that the type alone does not check.
+
+use serde::de::DeserializeOwned;
+use streamrt_types::{Error, Result, code};
+use streamrt_wit::Options;
+
+/// Reads the options of `connector`.
+///
+/// # Errors
+/// `Invalid` for an option that is missing, unknown, or of another type.
+pub fn read<T: DeserializeOwned>(connector: &str, options: &Options) -> Result<T> {
+    serde_json::from_value(serde_json::Value::Object(options.clone())).map_err(|e| refuse(connector, &sentence(&e)))
+}
+
+/// Puts serde's words into ours: what it calls a field is an option here.
+fn sentence(error: &serde_json::Error) -> String {
+    error.to_string().replace("unknown field", "unknown option").replace("missing field", "missing option")
+}
+
+/// A bad option of a connector.
+pub fn refuse(connector: &str, reason: &str) -> Error {
+    Error::new(code::BAD_OPTION, format!("connector `{connector}`: {reason}"))
+}
+
+/// A connector that does not exist.
+pub fn unknown(kind: &str, connector: &str, known: &str) -> Error {
+    Error::new(code::BAD_OPTION, format!("there is no {kind} connector `{connector}`; there are {known}"))
+}
+
+/// The single ASCII character of a delimiter.
+///
+/// # Errors
+/// `Invalid` if it is none: beyond ASCII, a cut between two bytes could fall into a character.
+pub fn delimiter(connector: &str, text: &str) -> Result<u8> {
+    match text.as_bytes() {
+        [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => Ok(*byte),
+        _ => Err(refuse(connector, &format!("`delimiter` is `{text}`, but it must be one ASCII character, no quote and no line end"))),
+    }
+}

@@ -1,0 +1,95 @@
+//! The sink `print`: one JSON line for each row on stdout, locked once for each batch so that lines of subtasks do not mix.
+
+use crate::encoder::RowFormat;
+use serde::Deserialize;
+use std::io::Write;
+use streamrt_operator::{OperatorContext, Sink};
+use streamrt_types::{Batch, Error, Result, code};
+
+/// Options of the sink `print`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PrintOptions {
+    /// Stands before each line, as in `late> {...}`. Default: nothing. With several subtasks the number of the subtask, counted
+    /// from 1, follows as in Flink: `2> {...}`, or `late:2> {...}`.
+    #[serde(default)]
+    pub prefix: String,
+}
+
+/// Writes to `output`, which is stdout but in tests.
+pub struct PrintSink<W> {
+    options: PrintOptions,
+    output: W,
+    prefix: String,
+    rows: Vec<u8>,
+    text: Vec<u8>,
+}
+
+impl<W: Write + Send> PrintSink<W> {
+    pub fn new(options: PrintOptions, output: W) -> PrintSink<W> {
+        PrintSink { options, output, prefix: String::new(), rows: Vec::new(), text: Vec::new() }
+    }
+
+    /// Fills `text` with the rows, each behind the prefix.
+    fn put_prefixes(&mut self) {
+        self.text.clear();
+        for line in self.rows.split_inclusive(|&byte| byte == b'\n') {
+            self.text.extend_from_slice(self.prefix.as_bytes());
+            self.text.extend_from_slice(line);
+        }
+    }
+}
+
+/// What Flink's `PrintSinkOutputWriter` puts before a line.
+fn prefix(prefix: &str, subtask: u32, parallelism: u32) -> String {
+    match (prefix, parallelism > 1) {
+        ("", false) => String::new(),
+        ("", true) => format!("{}> ", subtask + 1),
+        (prefix, false) => format!("{prefix}> "),
+        (prefix, true) => format!("{prefix}:{}> ", subtask + 1),
+    }
+}
+
+impl<W: Write + Send> Sink for PrintSink<W> {
+    fn open(&mut self, context: &OperatorContext) -> Result<()> {
+        self.prefix = prefix(&self.options.prefix, context.subtask, context.parallelism);
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &Batch) -> Result<()> {
+        self.rows.clear();
+        RowFormat::Json.encode(&batch.columns, false, &mut self.rows)?;
+        self.put_prefixes();
+        // One call for the whole text: stdout takes its lock inside, once.
+        let written = self.output.write_all(&self.text).and_then(|()| self.output.flush());
+        written.map_err(|e| Error::new(code::FILE_IO, "standard output cannot be written").with_source(e))
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+    use std::sync::Arc;
+
+    #[test]
+    fn the_prefix_names_the_subtask_only_among_several() {
+        assert_eq!(prefix("", 0, 1), "");
+        assert_eq!(prefix("", 1, 2), "2> ");
+        assert_eq!(prefix("late", 0, 1), "late> ");
+        assert_eq!(prefix("late", 1, 2), "late:2> ");
+    }
+
+    #[test]
+    fn each_row_is_a_line() {
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let mut sink = PrintSink::new(PrintOptions::default(), Vec::new());
+        sink.prefix = prefix("", 2, 4);
+        sink.write(&Batch::new(RecordBatch::try_from_iter([("n", numbers)]).unwrap())).unwrap();
+        assert_eq!(String::from_utf8(sink.output).unwrap(), "3> {\"n\":1}\n3> {\"n\":2}\n");
+    }
+}

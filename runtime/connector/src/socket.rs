@@ -1,0 +1,260 @@
+//! The source `socket`: a TCP client that reads lines from a server, such as `nc -lk 7777`.
+//!
+//! There is one split, the connection. A batch is closed when the input runs dry, so that a row never waits for the next one. The
+//! source ends when the server closes the connection behind a line end; in the middle of a line that is an error, for the rest of
+//! the line is lost. Nothing can be read twice. Positions are line numbers of the connection.
+
+use crate::file::lines;
+use crate::format::{BlockDecoder, FormatName, FormatSpec};
+use crate::record_buffer::RecordBuffer;
+use arrow_schema::SchemaRef;
+use serde::Deserialize;
+use std::io::{self, ErrorKind};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+use streamrt_operator::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
+use streamrt_types::{Error, Result, code};
+
+/// The longest that a call of the reader waits for bytes.
+const READ_TIMEOUT: Duration = Duration::from_millis(10);
+
+/// How long a server may take to accept: longer than any that is there, shorter than a user's patience.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of an incomplete line that an error shows.
+const SHOWN_BYTES_MAX: usize = 80;
+
+/// Options of the source `socket`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SocketOptions {
+    /// Name or address of the server. Default `localhost`.
+    #[serde(default = "localhost")]
+    pub host: String,
+    pub port: u16,
+    /// `csv`, `json` or `lines`. Default `lines`.
+    #[serde(default = "lines")]
+    pub format: FormatName,
+    /// CSV: the character between two fields. Default `,`.
+    #[serde(default)]
+    pub delimiter: Option<String>,
+}
+
+fn localhost() -> String {
+    "localhost".to_owned()
+}
+
+pub struct SocketSource {
+    address: Arc<str>,
+    options: SocketOptions,
+    format: FormatSpec,
+}
+
+impl SocketSource {
+    /// # Errors
+    /// `Invalid` if options do not go together, or the format cannot give the schema.
+    pub fn new(options: SocketOptions, schema: SchemaRef) -> Result<SocketSource> {
+        let format = FormatSpec::new("socket", options.format, options.delimiter.as_deref(), schema)?;
+        Ok(SocketSource { address: format!("{}:{}", options.host, options.port).into(), options, format })
+    }
+
+    /// Tries the addresses of the host in order, as most names have one of each protocol.
+    fn connect(&self) -> io::Result<TcpStream> {
+        let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+        for address in (self.options.host.as_str(), self.options.port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+                Ok(stream) => return Ok(stream),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+}
+
+impl Source for SocketSource {
+    fn bounded(&self) -> bool {
+        false
+    }
+
+    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>> {
+        Ok(Box::new(Connection { address: Some(self.address.clone()) }))
+    }
+
+    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>> {
+        let refused = |e: io::Error| Error::new(code::CONNECT, format!("{} cannot be reached: {e}", self.address)).with_source(e);
+        let stream = self.connect().map_err(refused)?;
+        stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(refused)?;
+        let decoder = self.format.decoder(None, split.name.clone(), split.number)?;
+        let records = RecordBuffer::new(self.format.framing());
+        Ok(Box::new(SocketReader { address: self.address.clone(), stream, records, decoder, closed: None }))
+    }
+}
+
+/// Gives the one split.
+struct Connection {
+    address: Option<Arc<str>>,
+}
+
+impl SplitEnumerator for Connection {
+    fn poll(&mut self, _parallelism: u32) -> Result<Enumeration> {
+        Ok(match self.address.take() {
+            Some(name) => Enumeration::Splits(vec![Split { number: 0, name, detail: "{}".to_owned() }]),
+            None => Enumeration::Finished,
+        })
+    }
+}
+
+/// How a connection ended.
+enum Closed {
+    ByServer,
+    Broken(io::Error),
+}
+
+struct SocketReader {
+    address: Arc<str>,
+    stream: TcpStream,
+    records: RecordBuffer,
+    decoder: BlockDecoder,
+    /// What was read before comes out first.
+    closed: Option<Closed>,
+}
+
+impl SocketReader {
+    /// Reads once; false if there is nothing now. Waits up to 10 ms if `wait` is set.
+    fn read(&mut self, wait: bool) -> Result<bool> {
+        let filled = match wait {
+            true => self.records.fill(&mut self.stream),
+            false => self.read_at_once(),
+        };
+        match filled {
+            Ok(0) => self.closed = Some(Closed::ByServer),
+            Ok(_) => return Ok(true),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(e) => self.closed = Some(Closed::Broken(e)),
+        }
+        Ok(false)
+    }
+
+    fn read_at_once(&mut self) -> io::Result<usize> {
+        self.stream.set_nonblocking(true)?;
+        let filled = self.records.fill(&mut self.stream);
+        self.stream.set_nonblocking(false)?;
+        filled
+    }
+
+    /// Collects records until there are `rows` or the input is dry.
+    fn collect(&mut self, rows: usize) -> Result<()> {
+        while !self.records.frame(rows)? && self.closed.is_none() {
+            let wait = self.records.block().records.is_empty();
+            if !self.read(wait)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows when no record is left.
+    fn end(&mut self) -> Result<ReaderPoll> {
+        let rest = self.records.rest();
+        let shown = String::from_utf8_lossy(&rest[..rest.len().min(SHOWN_BYTES_MAX)]).into_owned();
+        let line = self.records.line();
+        let lost = |what: String| Error::new(code::CONNECTION_LOST, format!("{} {what}", self.address));
+        match self.closed.take() {
+            None => return Ok(ReaderPoll::Pending { ms: 0 }),
+            Some(Closed::ByServer) if rest.is_empty() => {}
+            Some(Closed::ByServer) => return Err(lost(format!("closed the connection inside line {line}, after `{shown}`"))),
+            Some(Closed::Broken(e)) => return Err(lost(format!("broke the connection at line {line}: {e}")).with_source(e)),
+        }
+        self.closed = Some(Closed::ByServer);
+        Ok(ReaderPoll::Finished)
+    }
+}
+
+impl SplitReader for SocketReader {
+    fn poll(&mut self, rows: usize) -> Result<ReaderPoll> {
+        self.collect(rows)?;
+        let dry = self.records.block().records.is_empty();
+        let batch = self.decoder.decode(self.records.block());
+        self.records.consume();
+        match batch? {
+            Some(batch) => Ok(ReaderPoll::Batch(batch)),
+            None if dry => self.end(),
+            None => Ok(ReaderPoll::Pending { ms: 0 }),
+        }
+    }
+
+    fn take_poison(&mut self) -> Vec<PoisonLine> {
+        self.decoder.take_poison()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::cast::AsArray;
+    use std::io::Write;
+    use std::net::TcpListener;
+    use streamrt_types::arrow_schema;
+    use streamrt_wit::{DataType, Field};
+
+    fn open(port: u16) -> Result<Box<dyn SplitReader>> {
+        let options = serde_json::from_value(serde_json::json!({ "host": "127.0.0.1", "port": port })).unwrap();
+        let source = SocketSource::new(options, arrow_schema(&vec![Field::new("value", DataType::String)])).unwrap();
+        let Enumeration::Splits(splits) = source.enumerator().unwrap().poll(1).unwrap() else { panic!("there is one split") };
+        source.open(&splits[0])
+    }
+
+    fn connect() -> (Box<dyn SplitReader>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let reader = open(listener.local_addr().unwrap().port()).unwrap();
+        (reader, listener.accept().unwrap().0)
+    }
+
+    /// Polls until there is something else than nothing.
+    fn next(reader: &mut dyn SplitReader, rows: usize) -> Result<Vec<String>> {
+        loop {
+            match reader.poll(rows)? {
+                ReaderPoll::Pending { ms: 0 } => {}
+                ReaderPoll::Pending { .. } => panic!("a socket waits by itself"),
+                ReaderPoll::Finished => return Ok(vec!["finished".to_owned()]),
+                ReaderPoll::Batch(batch) => {
+                    return Ok(batch.columns.column(0).as_string::<i32>().iter().flatten().map(str::to_owned).collect());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_closes_when_the_input_runs_dry() {
+        let (mut reader, mut server) = connect();
+        assert!(matches!(reader.poll(10).unwrap(), ReaderPoll::Pending { .. }));
+        server.write_all(b"a\r\nb\nc").unwrap();
+        assert_eq!(next(&mut *reader, 10).unwrap(), ["a", "b"]);
+        server.write_all(b"d\ne\nf\n").unwrap();
+        assert_eq!(next(&mut *reader, 2).unwrap(), ["cd", "e"]);
+        drop(server);
+        assert_eq!(next(&mut *reader, 2).unwrap(), ["f"]);
+        assert_eq!(next(&mut *reader, 2).unwrap(), ["finished"]);
+        assert_eq!(next(&mut *reader, 2).unwrap(), ["finished"]);
+    }
+
+    #[test]
+    fn an_end_inside_a_line_is_an_error_that_names_it() {
+        let (mut reader, mut server) = connect();
+        server.write_all(b"a\nhal").unwrap();
+        drop(server);
+        assert_eq!(next(&mut *reader, 10).unwrap(), ["a"]);
+        let error = next(&mut *reader, 10).unwrap_err();
+        assert_eq!(error.code().id, "S3005");
+        assert!(error.message().ends_with("closed the connection inside line 2, after `hal`"), "{error}");
+    }
+
+    #[test]
+    fn a_refused_connection_names_host_and_port() {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let error = open(port).err().unwrap();
+        assert_eq!(error.code().id, "S3004");
+        assert!(error.message().starts_with(&format!("127.0.0.1:{port} cannot be reached: ")), "{error}");
+    }
+}
