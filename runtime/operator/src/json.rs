@@ -40,7 +40,7 @@ fn float(value: f64) -> String {
     if value.is_finite() { format!("{value:?}") } else { quoted(&value.to_string()) }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

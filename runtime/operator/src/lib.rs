@@ -7,17 +7,20 @@
 mod aggregate;
 mod chain;
 mod function;
+pub mod harness;
 pub mod json;
+mod keyed;
 mod operator;
 mod sink;
 mod source;
 
-pub use aggregate::{Accumulators, Overflow};
+pub use aggregate::{Accumulators, Overflow, RunningAggregateOperator};
 pub use chain::{Exits, OperatorChain};
 pub use function::{
     Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, RowsOut, SlotsIn, StateAccess, StateIn, StateOut, TimerIn,
     TimerOut,
 };
+pub use keyed::BatchKeys;
 pub use operator::{DeadLetter, Operator, OperatorContext, Output, TaskMetrics};
 pub use sink::{Sink, SinkOperator};
 pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader};

@@ -8,8 +8,11 @@
 
 mod cell;
 mod fold;
+mod running;
 mod text;
 mod typed;
+
+pub use running::RunningAggregateOperator;
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};

@@ -1,0 +1,215 @@
+//! The running aggregate: for every input row one output row, with the aggregates of its key after it.
+//!
+//! 1. The keys of the batch are hashed and upserted at once.
+//! 2. Each aggregate runs one loop over the rows, which updates the accumulators and writes its output column.
+//!
+//! Rows, times and marks pass in their places, so results do not depend on the batch size.
+
+use super::Accumulators;
+use crate::keyed::BatchKeys;
+use crate::operator::{Operator, OperatorContext, Output};
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{Field, Schema, SchemaRef};
+use std::sync::Arc;
+use streamrt_state::{EntryId, KeyTable};
+use streamrt_types::{Batch, Error, Result, Times, code};
+use streamrt_wit::{BuiltinAggregate, ResultColumn, ResultSource};
+
+/// The operator of `Body::Aggregate`.
+pub struct RunningAggregateOperator {
+    uid: Arc<str>,
+    keys: BatchKeys,
+    accumulators: Accumulators,
+    columns: Vec<Column>,
+    schema: SchemaRef,
+    table: Option<KeyTable>,
+    entries: Vec<EntryId>,
+    created: Vec<u32>,
+}
+
+/// Where an output column comes from.
+#[derive(Clone, Copy)]
+enum Column {
+    /// An input column, as it is.
+    Input(usize),
+    Aggregate(usize),
+}
+
+impl RunningAggregateOperator {
+    /// Aggregates rows of the schema `input` by the columns `key_columns`.
+    ///
+    /// # Errors
+    /// `Invalid` if a column is not there, is not of the key, has a type that cannot be aggregated so, or is that of a window.
+    pub fn new(
+        input: &SchemaRef,
+        key_columns: Vec<usize>,
+        aggregates: &[BuiltinAggregate],
+        columns: &[ResultColumn],
+    ) -> Result<RunningAggregateOperator> {
+        let accumulators = Accumulators::new(aggregates, input)?;
+        let mut sources = Vec::with_capacity(columns.len());
+        let mut fields = Vec::with_capacity(columns.len());
+        for column in columns {
+            let (source, field) = resolve(column, input, &key_columns, &accumulators)?;
+            sources.push(source);
+            fields.push(field.clone().with_name(&column.name));
+        }
+        Ok(RunningAggregateOperator {
+            uid: "".into(),
+            keys: BatchKeys::new(input, key_columns)?,
+            accumulators,
+            columns: sources,
+            schema: Arc::new(Schema::new(fields)),
+            table: None,
+            entries: Vec::new(),
+            created: Vec::new(),
+        })
+    }
+
+    /// The schema of the output.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn aggregate(&mut self, batch: &Batch) -> Result<RecordBatch> {
+        let table = self.table.as_mut().ok_or_else(|| Error::internal("an aggregate was not opened"))?;
+        let (hashes, keys) = self.keys.read(&batch.columns).map_err(|e| e.at(format_args!("operator `{}`", self.uid)))?;
+        table.upsert(hashes, keys, &mut self.entries, &mut self.created);
+        let results = self.accumulators.update_running(table, &self.entries, &batch.columns, batch.times());
+        let results = results.map_err(|overflow| {
+            let key = self.keys.describe(&batch.columns, overflow.position);
+            self.accumulators.overflow(overflow, &self.uid, &key)
+        })?;
+        let column = |column: &Column| -> ArrayRef {
+            match *column {
+                Column::Input(index) => batch.columns.column(index).clone(),
+                Column::Aggregate(index) => results[index].clone(),
+            }
+        };
+        RecordBatch::try_new(self.schema.clone(), self.columns.iter().map(column).collect())
+            .map_err(|e| Error::internal(format!("operator `{}`: the aggregates do not fit their schema", self.uid)).with_source(e))
+    }
+
+    /// Times survive where their column does; else they become an array.
+    fn times(&self, batch: &Batch) -> Times {
+        let Times::Column(index) = batch.times else { return batch.times.clone() };
+        let kept = self.columns.iter().position(|column| matches!(column, Column::Input(i) if *i == index));
+        match (kept, batch.times()) {
+            (Some(at), _) => Times::Column(at),
+            (None, Some(times)) => Times::Array(times.to_vec().into()),
+            (None, None) => Times::None,
+        }
+    }
+}
+
+fn resolve<'a>(
+    column: &ResultColumn,
+    input: &'a SchemaRef,
+    key_columns: &[usize],
+    accumulators: &'a Accumulators,
+) -> Result<(Column, &'a Field)> {
+    let refuse = |reason: &str| Error::new(code::INVALID_JOB, format!("result column `{}`: {reason}", column.name));
+    match &column.from {
+        ResultSource::Key { column: name } => {
+            let found = input.column_with_name(name).filter(|(index, _)| key_columns.contains(index));
+            let (index, field) = found.ok_or_else(|| refuse(&format!("`{name}` is no key column of the input")))?;
+            Ok((Column::Input(index), field))
+        }
+        ResultSource::Aggregate { index } => {
+            let field = accumulators.fields().nth(*index as usize).ok_or_else(|| refuse("there is no aggregate of this number"))?;
+            Ok((Column::Aggregate(*index as usize), field))
+        }
+        ResultSource::WindowStart | ResultSource::WindowEnd => Err(refuse("a running aggregate has no windows")),
+    }
+}
+
+impl Operator for RunningAggregateOperator {
+    fn open(&mut self, context: &OperatorContext) -> Result<()> {
+        self.uid = context.uid.clone();
+        let bytes = self.accumulators.bytes();
+        self.table = Some(KeyTable::new(self.keys.kind(), bytes, context.key_groups, context.max_parallelism));
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
+        let columns = self.aggregate(&batch)?;
+        let times = self.times(&batch);
+        output.batch(0, Batch { columns, times, marks: batch.marks, origin: batch.origin })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::{Harness, batch_of};
+    use arrow_array::{Int64Array, StringArray};
+    use streamrt_types::Mark;
+    use streamrt_wit::AggregateFunction;
+
+    fn operator(input: &SchemaRef) -> Result<RunningAggregateOperator> {
+        let aggregates = [
+            BuiltinAggregate { function: AggregateFunction::Count, column: None },
+            BuiltinAggregate { function: AggregateFunction::Sum, column: Some("x".into()) },
+        ];
+        let column = |name: &str, from| ResultColumn { name: name.into(), from };
+        RunningAggregateOperator::new(
+            input,
+            vec![0],
+            &aggregates,
+            &[
+                column("key", ResultSource::Key { column: "k".into() }),
+                column("n", ResultSource::Aggregate { index: 0 }),
+                column("sum", ResultSource::Aggregate { index: 1 }),
+            ],
+        )
+    }
+
+    fn rows(keys: &[&str], values: &[i64]) -> Batch {
+        batch_of([("k", Arc::new(StringArray::from(keys.to_vec())) as ArrayRef), ("x", Arc::new(Int64Array::from(values.to_vec())))])
+    }
+
+    fn check(batch_rows: usize) {
+        let mut batch = rows(&["a", "b", "a", "a"], &[1, 10, 2, -4]);
+        batch.times = Times::Column(1);
+        batch.marks = vec![Mark { row: 1, watermark: 5 }, Mark { row: 4, watermark: 9 }];
+        let mut harness = Harness::new(operator(batch.columns.schema_ref()).unwrap());
+        harness.batches(&batch, batch_rows).unwrap();
+        assert_eq!(
+            harness.lines(0),
+            [
+                r#"1 {"key":"a","n":1,"sum":1}"#,
+                "mark 5",
+                r#"10 {"key":"b","n":1,"sum":10}"#,
+                r#"2 {"key":"a","n":2,"sum":3}"#,
+                r#"-4 {"key":"a","n":3,"sum":-1}"#,
+                "mark 9",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_row_comes_out_for_each_row_in() {
+        (1..=5).for_each(check);
+    }
+
+    #[test]
+    fn overflow_names_operator_and_key() {
+        let batch = rows(&["b", "a", "a"], &[1, i64::MAX, 1]);
+        let mut harness = Harness::new(operator(batch.columns.schema_ref()).unwrap());
+        let error = harness.batches(&batch, 10).unwrap_err();
+        assert_eq!(error.code().id, code::OVERFLOW.id);
+        assert_eq!(error.message(), r#"operator `op`: the sum of `x` of key {"k":"a"} leaves the range of its type"#);
+    }
+
+    #[test]
+    fn columns_that_make_no_sense_are_refused() {
+        let input = rows(&[], &[]).columns.schema();
+        let message = |from| {
+            let column = ResultColumn { name: "c".into(), from };
+            RunningAggregateOperator::new(&input, vec![0], &[], &[column]).err().unwrap().message().to_owned()
+        };
+        assert_eq!(message(ResultSource::WindowEnd), "result column `c`: a running aggregate has no windows");
+        assert_eq!(message(ResultSource::Key { column: "x".into() }), "result column `c`: `x` is no key column of the input");
+        assert_eq!(message(ResultSource::Aggregate { index: 1 }), "result column `c`: there is no aggregate of this number");
+    }
+}
