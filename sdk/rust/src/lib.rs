@@ -1,1 +1,183 @@
+//! Write streamrt operators in Rust. A job is a function over [`Env`]; `job!` makes a plugin of it.
+//!
+//! The crate knows the WIT and nothing of the engine. It does not do what the host does better: files, sockets, partitioning, windows
+//! and built-in aggregates are nodes of the plan that no guest code runs for. What user code is for crosses the boundary in columns.
+//!
+//! ```
+//! use streamrt_sdk::prelude::*;
+//!
+//! #[derive(Record, Clone, Debug, PartialEq)]
+//! struct Click { user: i64, item: i64, behavior: String, time: i64 }
+//!
+//! #[derive(Record, Clone, Debug, PartialEq)]
+//! struct ItemCount { item: i64, window_end: i64, count: i64 }
+//!
+//! fn job(env: &mut Env) -> Result<()> {
+//!     let counts = env
+//!         .source("clicks", File::csv::<Click>(env.arg("input")?))
+//!         .watermarks(Watermarks::bounded(Click::TIME.seconds(), secs(2)))
+//!         .filter("page-views", |click: &Click| click.behavior == "pv")
+//!         .key_by(Click::ITEM)
+//!         .window(Sliding::of(hours(1), minutes(5)))
+//!         .aggregate::<ItemCount>("counts", [count().to("count")]);
+//!     counts.late().sink("late", File::json(format!("{}/late", env.arg("output")?)));
+//!     counts.sink("results", File::json(env.arg("output")?));
+//!     Ok(())
+//! }
+//! streamrt_sdk::job!(job);
+//!
+//! let plan = streamrt_sdk::testing::plan(job, ["--input", "clicks.csv", "--output", "out"]).unwrap();
+//! assert_eq!(plan.nodes.len(), 6);
+//! ```
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
 
+extern crate self as streamrt_sdk;
+
+mod aggregate;
+#[doc(hidden)]
+pub mod bindings;
+mod builder;
+mod chain;
+mod column;
+mod connector;
+mod dynamic;
+mod env;
+mod error;
+#[doc(hidden)]
+pub mod glue;
+mod host;
+mod key;
+mod keyed;
+mod library;
+mod process;
+mod record;
+mod side;
+mod state;
+mod stream;
+pub mod testing;
+mod timers;
+mod transform;
+mod value;
+mod watermarks;
+mod window;
+
+pub use aggregate::{Term, avg, count, first, key, last, max, min, sum, window_end, window_start};
+pub use connector::{Blackhole, Datagen, File, FileConnector, Print, Sink, Socket, Source};
+pub use dynamic::{Cell, Row, RowWriter};
+pub use env::Env;
+pub use error::{Error, Outcome, Result};
+pub use key::{Key, KeySelector, SingleKey};
+pub use keyed::KeyedStream;
+pub use library::Library;
+pub use process::{Context, OutputTag, ProcessFunction, Setup, TimeDomain};
+pub use record::{Column, Record};
+pub use state::{ReducingState, ValueState};
+pub use stream::Stream;
+pub use streamrt_sdk_macros::Record;
+pub use streamrt_wit::{DataType, Field, Plan, Schema};
+pub use transform::{Collector, Forward, MapResult, Output};
+pub use value::{NotNull, Value};
+pub use watermarks::{TimeColumn, Watermarks};
+pub use window::{Assigner, Count, Global, LATE, Session, Sliding, Tumbling, WindowResult, WindowedStream};
+
+use std::time::Duration;
+
+/// What the derive and the macros refer to.
+#[doc(hidden)]
+pub mod support {
+    pub use crate::builder::ColumnBuilder;
+    pub use crate::column::{OwnedColumn, Table};
+    pub use crate::record::{decode, field};
+    pub use crate::value::Value;
+    pub use streamrt_wit::Schema;
+}
+
+/// Everything that a job needs.
+pub mod prelude {
+    pub use crate::{
+        Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Forward, Global, KeyedStream, OutputTag, Print,
+        ProcessFunction, Record, ReducingState, Result, Session, Setup, Sliding, Socket, Stream, TimeDomain, Tumbling, ValueState,
+        Watermarks, WindowResult, WindowedStream, avg, count, first, hours, key, last, max, millis, min, minutes, secs, sum, window_end,
+        window_start,
+    };
+}
+
+/// So many milliseconds.
+pub const fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// So many seconds.
+pub const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// So many minutes.
+pub const fn minutes(n: u64) -> Duration {
+    Duration::from_secs(60 * n)
+}
+
+/// So many hours.
+pub const fn hours(n: u64) -> Duration {
+    Duration::from_secs(3600 * n)
+}
+
+/// Writes to the log of the task: 1 error, 2 warning, 3 information, 4 debug, 5 trace. In a native test it goes to standard error.
+pub fn log(level: u8, message: &str) {
+    #[cfg(target_family = "wasm")]
+    bindings::streamrt::plugin::host::log(level, message);
+    #[cfg(not(target_family = "wasm"))]
+    eprintln!("log level {level}: {message}");
+}
+
+/// Makes a plugin of a job: `streamrt_sdk::job!(job)`, where `job` is a `fn(&mut Env)` that returns nothing or a `Result<()>`.
+#[macro_export]
+macro_rules! job {
+    ($job:path) => {
+        $crate::__export!(|args| $crate::glue::build_job($job, args));
+    };
+}
+
+/// Makes a plugin of a library: `streamrt_sdk::library!(functions)`, where `functions` is a `fn(&mut Library)`.
+#[macro_export]
+macro_rules! library {
+    ($functions:path) => {
+        $crate::__export!(|args| $crate::glue::build_library($functions, args));
+    };
+}
+
+/// Natively nothing is exported, so that `cargo test` links.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export {
+    ($build:expr) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            use $crate::bindings::exports::streamrt::plugin::operator::{Error, Guest, Section};
+
+            struct Plugin;
+
+            impl Guest for Plugin {
+                fn describe(args: Vec<String>) -> Result<String, Error> {
+                    $crate::glue::describe($build, args)
+                }
+                fn open(functions: Vec<u32>, context: String) -> Result<u32, Error> {
+                    $crate::glue::open($build, &functions, &context)
+                }
+                fn invoke(chain: u32, call: u16, input: Vec<Section>) -> Result<Vec<Section>, Error> {
+                    $crate::glue::invoke(chain, call, &input)
+                }
+                fn close(chain: u32) {
+                    $crate::glue::close(chain)
+                }
+            }
+
+    $crate::bindings::export_operator!(Plugin with_types_in $crate::bindings);
+
+            #[used]
+            #[unsafe(link_section = "streamrt.meta")]
+            static META: [u8; $crate::glue::META.len()] = *$crate::glue::META;
+        };
+    };
+}

@@ -1,0 +1,181 @@
+//! Sources and sinks of the host, as options in the plan. What each option means stands in the host's connector of that name.
+
+use crate::record::Record;
+use serde_json::{Value, json};
+use std::marker::PhantomData;
+use streamrt_wit::Options;
+
+/// A source of the host.
+pub trait Source {
+    /// What its rows are.
+    type Record: Record;
+    /// The host's name for it.
+    const CONNECTOR: &'static str;
+    /// Its options.
+    fn options(self) -> Options;
+}
+
+/// A sink of the host that takes records of type `T`.
+pub trait Sink<T> {
+    /// The host's name for it.
+    const CONNECTOR: &'static str;
+    /// Its options.
+    fn options(self) -> Options;
+}
+
+/// Files: see [`File::csv`], [`File::json`] and [`File::lines`].
+pub struct File;
+
+/// A file, a folder or a glob as a source; a folder as a sink.
+pub struct FileConnector<T> {
+    options: Options,
+    record: PhantomData<fn() -> T>,
+}
+
+impl File {
+    fn of<T>(path: impl Into<String>, format: &str) -> FileConnector<T> {
+        let mut options = Options::new();
+        options.insert("path".to_owned(), Value::String(path.into()));
+        options.insert("format".to_owned(), json!(format));
+        FileConnector { options, record: PhantomData }
+    }
+
+    /// Comma-separated values without a header: columns in the order of the record's fields.
+    pub fn csv<T: Record>(path: impl Into<String>) -> FileConnector<T> {
+        File::of(path, "csv")
+    }
+
+    /// Comma-separated values under a header line: columns are found by name.
+    pub fn csv_with_header<T: Record>(path: impl Into<String>) -> FileConnector<T> {
+        File::of(path, "csv").option("header", json!(true))
+    }
+
+    /// JSON, one object a line.
+    pub fn json<T: Record>(path: impl Into<String>) -> FileConnector<T> {
+        File::of(path, "json")
+    }
+
+    /// Raw lines without their ends.
+    pub fn lines(path: impl Into<String>) -> FileConnector<String> {
+        File::of(path, "lines")
+    }
+}
+
+impl<T> FileConnector<T> {
+    /// Sets an option by its name in the host.
+    pub fn option(mut self, name: &str, value: Value) -> Self {
+        self.options.insert(name.to_owned(), value);
+        self
+    }
+
+    /// Separates the values of a line by this ASCII character instead of a comma.
+    pub fn delimiter(self, delimiter: char) -> Self {
+        self.option("delimiter", json!(delimiter.to_string()))
+    }
+
+    /// Goes on looking for new files, so that the stream never ends.
+    pub fn watch(self) -> Self {
+        self.option("watch", json!(true))
+    }
+}
+
+impl<T: Record> Source for FileConnector<T> {
+    type Record = T;
+    const CONNECTOR: &'static str = "file";
+    fn options(self) -> Options {
+        self.options
+    }
+}
+
+impl<T: Record> Sink<T> for FileConnector<T> {
+    const CONNECTOR: &'static str = "file";
+    fn options(self) -> Options {
+        self.options
+    }
+}
+
+/// Text from a TCP connection.
+pub struct Socket {
+    options: Options,
+}
+
+impl Socket {
+    /// Raw lines from a server.
+    pub fn lines(host: impl Into<String>, port: u16) -> Socket {
+        let mut options = Options::new();
+        options.insert("host".to_owned(), Value::String(host.into()));
+        options.insert("port".to_owned(), json!(port));
+        Socket { options }
+    }
+}
+
+impl Source for Socket {
+    type Record = String;
+    const CONNECTOR: &'static str = "socket";
+    fn options(self) -> Options {
+        self.options
+    }
+}
+
+/// Rows made up from a seed: the same seed, the same rows.
+pub struct Datagen<T> {
+    options: Options,
+    record: PhantomData<fn() -> T>,
+}
+
+impl<T: Record> Datagen<T> {
+    /// Rows of the record's schema, for ever and as fast as they are taken.
+    #[expect(clippy::new_without_default, reason = "a source is made where it is used, with its options")]
+    pub fn new() -> Self {
+        Datagen { options: Options::new(), record: PhantomData }
+    }
+
+    /// Ends after so many rows.
+    pub fn rows(self, rows: u64) -> Self {
+        self.option("rows", json!(rows))
+    }
+
+    /// Makes at most so many rows a second.
+    pub fn rate(self, rows_per_second: u64) -> Self {
+        self.option("rate", json!(rows_per_second))
+    }
+
+    /// Sets the seed; 0 by default.
+    pub fn seed(self, seed: u64) -> Self {
+        self.option("seed", json!(seed))
+    }
+
+    /// Sets an option by its name in the host.
+    pub fn option(mut self, name: &str, value: Value) -> Self {
+        self.options.insert(name.to_owned(), value);
+        self
+    }
+}
+
+impl<T: Record> Source for Datagen<T> {
+    type Record = T;
+    const CONNECTOR: &'static str = "datagen";
+    fn options(self) -> Options {
+        self.options
+    }
+}
+
+/// Writes rows to standard output.
+pub struct Print;
+
+impl<T: Record> Sink<T> for Print {
+    const CONNECTOR: &'static str = "print";
+    fn options(self) -> Options {
+        Options::new()
+    }
+}
+
+/// Counts rows and forgets them.
+pub struct Blackhole;
+
+impl<T: Record> Sink<T> for Blackhole {
+    const CONNECTOR: &'static str = "blackhole";
+    fn options(self) -> Options {
+        Options::new()
+    }
+}

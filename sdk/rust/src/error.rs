@@ -1,0 +1,89 @@
+//! Why user code, or the building of a job, did not work. Every error is one sentence; its code is one of the WIT's.
+
+use std::fmt::{self, Debug, Display, Formatter};
+use streamrt_wit::codes;
+
+/// `Result` with the SDK's [`Error`], unless another is named.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A sentence for a person, and the code of the WIT that says whose fault it is.
+///
+/// Any `std::error::Error` becomes one by `?`; for that reason it does not implement that trait itself.
+#[derive(Clone, PartialEq)]
+pub struct Error {
+    code: u16,
+    message: String,
+}
+
+impl Error {
+    /// User code refuses its input: the record meets the job's poison policy.
+    pub fn new(message: impl Into<String>) -> Error {
+        Error { code: codes::error::USER, message: message.into() }
+    }
+
+    /// The arguments of the job are wrong.
+    pub fn arguments(message: impl Into<String>) -> Error {
+        Error { code: codes::error::ARGUMENTS, message: message.into() }
+    }
+
+    pub(crate) fn unknown(message: impl Into<String>) -> Error {
+        Error { code: codes::error::UNKNOWN, message: message.into() }
+    }
+
+    pub(crate) fn host(message: impl Into<String>) -> Error {
+        Error { code: codes::error::HOST, message: message.into() }
+    }
+
+    pub(crate) fn coded(code: u16, message: impl Into<String>) -> Error {
+        Error { code, message: message.into() }
+    }
+
+    /// A code of `error` in the WIT: 1 user code, 2 arguments, 3 unknown call, 4 broken promise of the host, 5 state.
+    pub fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// The sentence.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Debug for Error {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (code {})", self.message, self.code)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Error {
+    fn from(error: E) -> Error {
+        Error::new(error.to_string())
+    }
+}
+
+/// What a job or a function may return: nothing, or a [`Result`] of nothing.
+pub trait Outcome {
+    /// As a result.
+    ///
+    /// # Errors
+    /// Its own.
+    fn into_result(self) -> Result<()>;
+}
+
+impl Outcome for () {
+    fn into_result(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Outcome for Result<()> {
+    fn into_result(self) -> Result<()> {
+        self
+    }
+}

@@ -1,0 +1,131 @@
+//! The exported interface: `describe`, `open`, `invoke`, `close`, over a plugin that lives as long as the instance.
+//!
+//! Invariant: the user's `job` decides alone what the plan is; it is run again whenever a function is needed a second time.
+
+use crate::bindings::streamrt::plugin::types::{Error as WitError, Section};
+use crate::chain::Chain;
+use crate::env::{Built, Env};
+use crate::error::{Error, Outcome, Result};
+use crate::host::{Imports, StateHost};
+use crate::library::Library;
+use std::cell::RefCell;
+use std::rc::Rc;
+use streamrt_wit::codes::level;
+
+/// Builds the plan from arguments.
+pub(crate) type Build = fn(&[String]) -> Result<Built>;
+
+/// One instance.
+#[derive(Default)]
+pub(crate) struct Plugin {
+    args: Vec<String>,
+    built: Option<Built>,
+    chains: Vec<Option<Chain>>,
+}
+
+impl Plugin {
+    pub(crate) fn describe(&mut self, build: Build, args: Vec<String>) -> Result<String> {
+        let built = build(&args)?;
+        let plan = built.plan.to_json();
+        (self.args, self.built) = (args, Some(built));
+        Ok(plan)
+    }
+
+    pub(crate) fn open(&mut self, build: Build, functions: &[u32], context: &str, host: &Rc<dyn StateHost>) -> Result<u32> {
+        if let Some(args) = args_of(context)?.filter(|args| self.built.is_none() || *args != self.args) {
+            self.describe(build, args)?;
+        }
+        let mut taken = self.take(functions);
+        if taken.is_none() {
+            self.describe(build, self.args.clone())?;
+            taken = self.take(functions);
+        }
+        let functions = taken.ok_or_else(|| Error::unknown(format!("the plan has no functions {functions:?}")))?;
+        self.chains.push(Some(Chain::new(functions, host)?));
+        Ok(self.chains.len() as u32 - 1)
+    }
+
+    /// Takes functions out of the registry, unless one is not there or was taken already.
+    fn take(&mut self, functions: &[u32]) -> Option<Vec<(streamrt_wit::Function, crate::chain::Maker)>> {
+        let built = self.built.as_mut()?;
+        let there = functions.iter().all(|&number| built.makers.get(number as usize).is_some_and(Option::is_some));
+        let take = |&number: &u32| Some((built.plan.functions[number as usize].clone(), built.makers[number as usize].take()?));
+        if there { functions.iter().map(take).collect() } else { None }
+    }
+
+    pub(crate) fn invoke(&mut self, chain: u32, call: u16, input: &[Section]) -> Result<Vec<Section>> {
+        match self.chains.get_mut(chain as usize) {
+            Some(Some(chain)) => chain.invoke(call, input),
+            _ => Err(Error::host(format!("the chain {chain} is not open"))),
+        }
+    }
+
+    pub(crate) fn close(&mut self, chain: u32) {
+        if let Some(chain) = self.chains.get_mut(chain as usize) {
+            *chain = None;
+        }
+    }
+}
+
+/// `args` in the context of `open`.
+fn args_of(context: &str) -> Result<Option<Vec<String>>> {
+    let broken = |e: serde_json::Error| Error::host(format!("the context of open is not JSON: {e}"));
+    let context: serde_json::Value = serde_json::from_str(if context.is_empty() { "{}" } else { context }).map_err(broken)?;
+    let strings = |args: &Vec<serde_json::Value>| args.iter().filter_map(|arg| arg.as_str().map(str::to_owned)).collect();
+    Ok(context.get("args").and_then(serde_json::Value::as_array).map(strings))
+}
+
+/// Runs a job for its plan and functions: used by `job!`.
+#[doc(hidden)]
+pub fn build_job<O: Outcome>(job: fn(&mut Env) -> O, args: &[String]) -> Result<Built> {
+    let mut env = Env::new(args);
+    job(&mut env).into_result()?;
+    env.finish()
+}
+
+/// Runs a library for its functions: used by `library!`.
+#[doc(hidden)]
+pub fn build_library<O: Outcome>(functions: fn(&mut Library) -> O, args: &[String]) -> Result<Built> {
+    let mut library = Library::new(args);
+    functions(&mut library).into_result()?;
+    library.finish()
+}
+
+thread_local! {
+    static PLUGIN: RefCell<Plugin> = RefCell::default();
+}
+
+fn wit(error: Error) -> WitError {
+    WitError { code: error.code(), message: error.message().to_owned() }
+}
+
+/// Used by the export.
+#[doc(hidden)]
+pub fn describe(build: fn(&[String]) -> Result<Built>, args: Vec<String>) -> Result<String, WitError> {
+    std::panic::set_hook(Box::new(|panic| crate::log(level::PANIC, &panic.to_string())));
+    PLUGIN.with_borrow_mut(|plugin| plugin.describe(build, args)).map_err(wit)
+}
+
+/// Used by the export.
+#[doc(hidden)]
+pub fn open(build: fn(&[String]) -> Result<Built>, functions: &[u32], context: &str) -> Result<u32, WitError> {
+    let host: Rc<dyn StateHost> = Rc::new(Imports);
+    PLUGIN.with_borrow_mut(|plugin| plugin.open(build, functions, context, &host)).map_err(wit)
+}
+
+/// Used by the export.
+#[doc(hidden)]
+pub fn invoke(chain: u32, call: u16, input: &[Section]) -> Result<Vec<Section>, WitError> {
+    PLUGIN.with_borrow_mut(|plugin| plugin.invoke(chain, call, input)).map_err(wit)
+}
+
+/// Used by the export.
+#[doc(hidden)]
+pub fn close(chain: u32) {
+    PLUGIN.with_borrow_mut(|plugin| plugin.close(chain));
+}
+
+/// Custom section of a component: which SDK made it.
+#[doc(hidden)]
+pub const META: &[u8; META_LENGTH] = b"{\"sdk\":\"streamrt-sdk 0.1.0\",\"language\":\"rust\",\"interface\":\"0.1.0\"}";
+const META_LENGTH: usize = 66;

@@ -1,0 +1,125 @@
+//! Records: what a row of a stream looks like to user code. `#[derive(Record)]` implements it for structs; a single value is a
+//! record with one column, `value`, and `()` one with none.
+
+use crate::builder::ColumnBuilder;
+use crate::column::{OwnedColumn, Table};
+use crate::error::Result;
+use crate::value::Value;
+use std::marker::PhantomData;
+use streamrt_wit::{Field, Schema};
+
+/// A row with named, typed columns. Derive it.
+///
+/// Closures and functions get `&T`: the SDK keeps one `T` for each input and loads row after row into it, so that strings keep
+/// their capacity and nothing is allocated for a row.
+///
+/// It has no methods, so that it never stands in the way of a type's own.
+#[diagnostic::on_unimplemented(message = "`{Self}` is not a record", note = "add `#[derive(Record)]` to the struct")]
+pub trait Record: Sized + 'static {
+    /// Decoded columns.
+    type Columns<'a>;
+    /// Makes columns.
+    type Builder: Default;
+
+    /// The columns, in the order of the fields.
+    fn schema() -> Schema;
+    /// A record of zeros, empty strings and nulls.
+    fn empty() -> Self;
+    /// Decodes columns that stand in the order of [`Record::schema`].
+    ///
+    /// # Errors
+    /// If the host sent bytes that do not fit.
+    fn columns<'a>(table: &Table<'a>) -> Result<Self::Columns<'a>>;
+    /// Overwrites the record with a row.
+    fn load(record: &mut Self, columns: &Self::Columns<'_>, row: usize);
+    /// Appends the record to columns.
+    fn push(record: &Self, builder: &mut Self::Builder);
+    /// Gives the columns away, in the order of the fields.
+    fn finish(builder: &mut Self::Builder, out: &mut Vec<OwnedColumn>);
+}
+
+/// The field that a column of values has: used by the derive.
+#[doc(hidden)]
+pub fn field<V: Value>(name: &str) -> Field {
+    Field { name: name.to_owned(), data_type: V::DATA_TYPE, nullable: V::NULLABLE }
+}
+
+/// Decodes the column at `index`: used by the derive.
+#[doc(hidden)]
+pub fn decode<'a, V: Value>(table: &Table<'a>, index: usize) -> Result<V::Column<'a>> {
+    V::column(table.column(index), table.n_rows)
+}
+
+impl Record for () {
+    type Columns<'a> = ();
+    type Builder = ();
+
+    fn schema() -> Schema {
+        Schema::new()
+    }
+    fn empty() {}
+    fn columns(_: &Table<'_>) -> Result<()> {
+        Ok(())
+    }
+    fn load(_: &mut (), _: &(), _: usize) {}
+    fn push(_: &(), _: &mut ()) {}
+    fn finish(_: &mut (), _: &mut Vec<OwnedColumn>) {}
+}
+
+macro_rules! single {
+    ($($type:ty),*) => { $(
+        impl Record for $type {
+            type Columns<'a> = <$type as Value>::Column<'a>;
+            type Builder = <$type as Value>::Builder;
+
+            fn schema() -> Schema {
+                vec![field::<$type>("value")]
+            }
+            fn empty() -> $type {
+                Value::empty()
+            }
+            fn columns<'a>(table: &Table<'a>) -> Result<Self::Columns<'a>> {
+                decode::<$type>(table, 0)
+            }
+            #[inline]
+            fn load(record: &mut Self, columns: &Self::Columns<'_>, row: usize) {
+                record.assign(<$type as Value>::get(columns, row));
+            }
+            #[inline]
+            fn push(record: &Self, builder: &mut Self::Builder) {
+                <$type as Value>::push(builder, record.borrowed());
+            }
+            fn finish(builder: &mut Self::Builder, out: &mut Vec<OwnedColumn>) {
+                out.push(builder.finish());
+            }
+        }
+    )* };
+}
+single!(bool, i32, i64, u32, u64, f32, f64, String, Vec<u8>);
+
+/// Names a column of records of type `T` whose values have type `V`; the derive makes one for each field.
+pub struct Column<T, V> {
+    name: &'static str,
+    types: PhantomData<fn() -> (T, V)>,
+}
+
+impl<T, V> Clone for Column<T, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T, V> Copy for Column<T, V> {}
+
+impl<T, V> Column<T, V> {
+    /// Used by the derive.
+    #[doc(hidden)]
+    pub const fn new(name: &'static str) -> Self {
+        Column { name, types: PhantomData }
+    }
+
+    /// The column's name.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+}

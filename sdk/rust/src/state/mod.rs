@@ -1,0 +1,113 @@
+//! Keyed state: typed handles that user code holds, and the tables behind them that live for one call.
+//!
+//! Value state comes with the call and goes back with its result: no way to the host at all. List and map state is fetched when it is
+//! first touched and written back once, before the call returns. The truth is the host's; a table is empty between calls.
+
+mod value;
+
+pub use value::{ReducingState, ValueState};
+
+use crate::bindings::streamrt::plugin::types::Section;
+use crate::error::Result;
+use crate::host::StateHost;
+use crate::process::ProcessFunction;
+use crate::record::Record;
+use crate::watermarks::millis;
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
+use std::time::Duration;
+use streamrt_wit::{Schema, StateDescriptor, StateKind};
+
+/// What all tables of a function share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// The slot of the row or timer at work.
+    slot: Cell<u32>,
+    host: OnceCell<Rc<dyn StateHost>>,
+}
+
+impl Shared {
+    #[inline]
+    fn slot(&self) -> usize {
+        self.slot.get() as usize
+    }
+}
+
+/// The table behind a handle.
+pub(crate) trait StateTable {
+    /// Makes it ready for a call with so many slots; `section` is what the host sent for it.
+    fn begin(&self, n_slots: usize, section: Option<&Section>) -> Result<()>;
+    /// Gives away what the call changed.
+    fn finish(&self, out: &mut Vec<Section>) -> Result<()>;
+}
+
+/// Declares the state of a process function.
+pub struct Setup {
+    shared: Rc<Shared>,
+    descriptors: Vec<StateDescriptor>,
+    tables: Vec<Rc<dyn StateTable>>,
+}
+
+impl Setup {
+    pub(crate) fn open<F: ProcessFunction>(function: &mut F) -> Setup {
+        let mut setup = Setup { shared: Rc::default(), descriptors: Vec::new(), tables: Vec::new() };
+        function.open(&mut setup);
+        setup
+    }
+
+    /// One value a key. The name is unique in the function, and what a later version of the job finds the state by.
+    pub fn value<T: Record>(&mut self, name: &str) -> ValueState<T> {
+        let table = Rc::new(value::ValueTable::<T>::new(self.shared.clone(), self.number()));
+        self.declare(name, StateKind::Value, Schema::new(), T::schema(), table.clone());
+        ValueState::new(table)
+    }
+
+    /// One value a key, into which `reduce` folds what is added.
+    pub fn reducing<T: Record>(&mut self, name: &str, reduce: impl Fn(&mut T, &T) + 'static) -> ReducingState<T> {
+        ReducingState::new(self.value(name), reduce)
+    }
+
+    /// Lets entries of the state `name` expire so long after their last write.
+    pub fn expire(&mut self, name: &str, after: Duration) {
+        for descriptor in self.descriptors.iter_mut().filter(|descriptor| descriptor.name == name) {
+            descriptor.ttl_ms = Some(millis(after));
+        }
+    }
+
+    fn number(&self) -> u16 {
+        self.tables.len() as u16
+    }
+
+    fn declare(&mut self, name: &str, kind: StateKind, key: Schema, value: Schema, table: Rc<dyn StateTable>) {
+        self.descriptors.push(StateDescriptor { name: name.to_owned(), kind, key, value, ttl_ms: None });
+        self.tables.push(table);
+    }
+
+    pub(crate) fn descriptors(&self) -> &[StateDescriptor] {
+        &self.descriptors
+    }
+
+    pub(crate) fn connect(&self, host: Rc<dyn StateHost>) {
+        self.shared.host.get_or_init(|| host);
+    }
+
+    #[inline]
+    pub(crate) fn at(&self, slot: u32) {
+        self.shared.slot.set(slot);
+    }
+
+    pub(crate) fn begin(&self, n_slots: usize, sections: &[Section]) -> Result<()> {
+        for (table, number) in self.tables.iter().zip(0u16..) {
+            let of_table = |section: &&Section| section.role == streamrt_wit::codes::section::STATE && section.port == number;
+            table.begin(n_slots, sections.iter().find(of_table))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(&self, out: &mut Vec<Section>) -> Result<()> {
+        self.tables.iter().try_for_each(|table| table.finish(out))
+    }
+}
+
+/// What a handle says that was never given out by [`Setup`].
+const UNBOUND: &str = "this state handle was not made by the setup: assign it in `open`";

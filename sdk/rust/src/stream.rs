@@ -1,0 +1,188 @@
+//! Streams: handles to an output of a node, typed by the record that it carries. Every verb adds a node and returns the next handle.
+
+use crate::chain::Maker;
+use crate::connector::Sink;
+use crate::env::{Graph, Of, edge, main_port, replace};
+use crate::error::{Error, Outcome};
+use crate::key::{Key, KeySelector};
+use crate::keyed::KeyedStream;
+use crate::process::{OutputTag, ProcessFunction, ProcessStage, Setup};
+use crate::record::{Column, Record};
+use crate::transform::{Collector, Filter, FilterColumn, FlatMap, KeyProjection, Map, MapResult, Output};
+use crate::value::Value;
+use crate::watermarks::Watermarks;
+use std::marker::PhantomData;
+use streamrt_wit::{Body, Function, FunctionKind, Input, OutputColumns, Partitioning, Schema};
+
+/// A stream of records of type `T`: one output of one operator. A stream may be used more than once; each use gets every row.
+pub struct Stream<T> {
+    pub(crate) graph: Graph,
+    pub(crate) node: u32,
+    port: u16,
+    partitioning: Partitioning,
+    record: Of<T>,
+}
+
+impl<T> Clone for Stream<T> {
+    fn clone(&self) -> Self {
+        Stream { graph: self.graph.clone(), partitioning: self.partitioning.clone(), ..*self }
+    }
+}
+
+/// A function of this kind that reads `input`; the caller fills in what else it has.
+pub(crate) fn function(kind: FunctionKind, name: &str, input: Schema, output: OutputColumns) -> Function {
+    Function {
+        number: 0,
+        kind,
+        name: name.to_owned(),
+        input,
+        outputs: vec![main_port(output)],
+        key: None,
+        time: false,
+        timers: false,
+        states: Vec::new(),
+        accumulator: None,
+    }
+}
+
+impl<T: Record> Stream<T> {
+    pub(crate) fn of(graph: &Graph, node: u32, port: u16) -> Stream<T> {
+        Stream { graph: graph.clone(), node, port, partitioning: Partitioning::Forward, record: PhantomData }
+    }
+
+    pub(crate) fn inputs(&self) -> Vec<Input> {
+        edge(self.node, self.port, self.partitioning.clone())
+    }
+
+    /// Adds a node that calls a function, behind `inputs`.
+    pub(crate) fn call<O: Record>(&self, uid: &str, inputs: Vec<Input>, function: Function, maker: Maker) -> Stream<O> {
+        let outputs = function.outputs.clone();
+        let function = self.graph.function(function, maker);
+        let node = self.graph.node(uid, inputs, Body::Function { function }, outputs);
+        Stream::of(&self.graph, node, 0)
+    }
+
+    fn transform<O: Record>(&self, kind: FunctionKind, uid: &str, input: Schema, output: OutputColumns, maker: Maker) -> Stream<O> {
+        self.call(uid, self.inputs(), function(kind, uid, input, output), maker)
+    }
+
+    /// Assigns event times and makes watermarks. The operator is called `<uid>-watermarks` after the one in front.
+    pub fn watermarks(&self, watermarks: Watermarks<T>) -> Stream<T> {
+        let uid = format!("{}-watermarks", self.graph.uid(self.node));
+        let body = watermarks.body(&self.graph, &uid);
+        let node = self.graph.node(&uid, self.inputs(), body, vec![main_port(OutputColumns::Forward)]);
+        Stream::of(&self.graph, node, 0)
+    }
+
+    /// Keeps the rows for which `keep` says true. No column travels back: the guest only names the rows.
+    pub fn filter(&self, uid: &str, keep: impl FnMut(&T) -> bool + 'static) -> Stream<T> {
+        self.filter_on(uid, keep)
+    }
+
+    /// Keeps rows by a part of their columns: `R` is a record with some of the columns of `T`, by name and type, and only these are
+    /// sent to the guest.
+    pub fn filter_on<R: Record>(&self, uid: &str, keep: impl FnMut(&R) -> bool + 'static) -> Stream<T> {
+        self.graph.check(part_of(uid, &R::schema(), &T::schema()));
+        self.transform(FunctionKind::Filter, uid, R::schema(), OutputColumns::Forward, Maker::stage(Filter::<R, _>::new(keep)))
+    }
+
+    /// Keeps rows by one column, whose values are read where they stand: a string column gives `&str`.
+    pub fn filter_by<V: Value>(
+        &self,
+        uid: &str,
+        column: Column<T, V>,
+        keep: impl for<'a> FnMut(V::Ref<'a>) -> bool + 'static,
+    ) -> Stream<T> {
+        let input = vec![crate::record::field::<V>(column.name())];
+        self.transform(FunctionKind::Filter, uid, input, OutputColumns::Forward, Maker::stage(FilterColumn::<V, _>::new(keep)))
+    }
+
+    /// Makes one row of each. `map` returns the new record, or a `Result` of it.
+    pub fn map<M: MapResult>(&self, uid: &str, map: impl FnMut(&T) -> M + 'static) -> Stream<M::Record> {
+        self.transform(FunctionKind::Map, uid, T::schema(), replace::<M::Record>(), Maker::stage(Map::<T, M, _>::new(map)))
+    }
+
+    /// Makes any number of rows of each, by `out.collect(..)`.
+    pub fn flat_map<O: Record, R: Outcome>(&self, uid: &str, map: impl FnMut(&T, &mut Collector<O>) -> R + 'static) -> Stream<O> {
+        self.transform(FunctionKind::FlatMap, uid, T::schema(), replace::<O>(), Maker::stage(FlatMap::<T, O, _>::new(map)))
+    }
+
+    /// Calls a process function without a key: it has no state and no timers, but times, watermarks and side outputs.
+    pub fn process<F: ProcessFunction<In = T>>(&self, uid: &str, mut process: F) -> Stream<<F::Out as Output>::Of<T>> {
+        let setup = Setup::open(&mut process);
+        if !setup.descriptors().is_empty() {
+            self.graph.mistake(Error::new(format!("{uid}: state needs a key: put key_by in front of process")));
+        }
+        let base = function(FunctionKind::Process, uid, T::schema(), F::Out::output_columns());
+        let function = Function { time: F::TIME, ..base };
+        self.call(uid, self.inputs(), function, Maker::stage(ProcessStage::new(process, setup, false)))
+    }
+
+    /// The rows that an operator sends to the side output `tag`. It belongs to the operator that made this stream.
+    pub fn side_output<S: Record>(&self, tag: &OutputTag<S>) -> Stream<S> {
+        let port = self.graph.side_port(self.node, tag.name(), replace::<S>());
+        Stream::of(&self.graph, self.node, port)
+    }
+
+    /// Partitions by a column or a tuple of columns; the host computes nothing but a hash.
+    pub fn key_by<S: KeySelector<T>>(&self, key: S) -> KeyedStream<T, S::Key> {
+        KeyedStream::new(self, key.fields())
+    }
+
+    /// Partitions by what a closure makes of each row. Its result travels with the row, in the columns `<uid>-0`, `<uid>-1` and so on.
+    pub fn key_by_fn<K: Key>(&self, uid: &str, key: impl FnMut(&T) -> K + 'static) -> KeyedStream<T, K> {
+        let mut fields = K::schema();
+        for (field, i) in fields.iter_mut().zip(0..) {
+            field.name = format!("{uid}-{i}");
+        }
+        let output = OutputColumns::Extend { schema: fields.clone() };
+        let maker = Maker::stage(KeyProjection::<T, K, _>::new(key));
+        let extended: Stream<T> = self.transform(FunctionKind::KeyProjection, uid, T::schema(), output, maker);
+        KeyedStream::new(&extended, fields)
+    }
+
+    /// Deals the rows out to the subtasks of the next operator in turn.
+    pub fn rebalance(&self) -> Stream<T> {
+        self.partitioned(Partitioning::Rebalance)
+    }
+
+    /// Sends every row to every subtask of the next operator.
+    pub fn broadcast(&self) -> Stream<T> {
+        self.partitioned(Partitioning::Broadcast)
+    }
+
+    /// Sends all rows to the first subtask of the next operator.
+    pub fn global(&self) -> Stream<T> {
+        self.partitioned(Partitioning::Global)
+    }
+
+    fn partitioned(&self, partitioning: Partitioning) -> Stream<T> {
+        Stream { partitioning, ..self.clone() }
+    }
+
+    /// Sets how many subtasks the operator that made this stream has; else it is the job's parallelism.
+    pub fn parallelism(&self, parallelism: u32) -> Stream<T> {
+        self.graph.edit(self.node, |node| node.parallelism = Some(parallelism));
+        self.clone()
+    }
+
+    /// Keeps the operator that made this stream out of the task of the one in front.
+    pub fn start_new_chain(&self) -> Stream<T> {
+        self.graph.edit(self.node, |node| node.chaining = false);
+        self.clone()
+    }
+
+    /// Ends the stream in a sink of the host.
+    pub fn sink<S: Sink<T>>(&self, uid: &str, sink: S) {
+        let body = Body::Sink { connector: S::CONNECTOR.to_owned(), options: sink.options() };
+        self.graph.node(uid, self.inputs(), body, Vec::new());
+    }
+}
+
+/// Checks that `part` is among `whole`, by name and type.
+fn part_of(uid: &str, part: &Schema, whole: &Schema) -> crate::Result<()> {
+    match part.iter().find(|field| !whole.contains(field)) {
+        None => Ok(()),
+        Some(field) => Err(Error::new(format!("{uid}: the stream has no column {} of that type", field.name))),
+    }
+}

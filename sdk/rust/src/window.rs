@@ -1,0 +1,151 @@
+//! Windows: how rows of a key are grouped, and what is made of a group.
+//!
+//! # Source
+//! Flink documentation, "Windows": same assigners, same default triggers, same lateness.
+
+use crate::aggregate::{Aggregates, Term};
+use crate::env::{main_port, replace};
+use crate::key::Key;
+use crate::keyed::KeyedStream;
+use crate::record::Record;
+use crate::stream::Stream;
+use crate::watermarks::millis;
+use std::ops::Deref;
+use std::time::Duration;
+use streamrt_wit::{Body, OutputColumns, OutputPort, WindowAssigner, WindowContents};
+
+/// Name of the side output that gets late rows.
+pub const LATE: &str = "late";
+
+/// How rows come to windows: [`Tumbling`], [`Sliding`], [`Session`], [`Count`] or [`Global`].
+#[derive(Debug, Clone)]
+pub struct Assigner(WindowAssigner);
+
+impl Assigner {
+    /// Shifts the windows of a tumbling or sliding assigner from the Unix epoch.
+    pub fn offset(mut self, by: Duration) -> Assigner {
+        if let WindowAssigner::Tumbling { offset_ms, .. } | WindowAssigner::Sliding { offset_ms, .. } = &mut self.0 {
+            *offset_ms = length(by);
+        }
+        self
+    }
+
+    /// Goes by the clock of the host instead of event time.
+    pub fn processing_time(mut self) -> Assigner {
+        if let WindowAssigner::Tumbling { processing_time, .. }
+        | WindowAssigner::Sliding { processing_time, .. }
+        | WindowAssigner::Session { processing_time, .. } = &mut self.0
+        {
+            *processing_time = true;
+        }
+        self
+    }
+}
+
+fn length(duration: Duration) -> i64 {
+    i64::try_from(millis(duration)).unwrap_or(i64::MAX)
+}
+
+/// Windows of equal size, one behind the other.
+pub struct Tumbling;
+
+impl Tumbling {
+    /// Windows of this size.
+    pub fn of(size: Duration) -> Assigner {
+        Assigner(WindowAssigner::Tumbling { size_ms: length(size), offset_ms: 0, processing_time: false })
+    }
+}
+
+/// Windows of equal size that overlap.
+pub struct Sliding;
+
+impl Sliding {
+    /// Windows of this size, one beginning every `slide`.
+    pub fn of(size: Duration, slide: Duration) -> Assigner {
+        let (size_ms, slide_ms) = (length(size), length(slide));
+        Assigner(WindowAssigner::Sliding { size_ms, slide_ms, offset_ms: 0, processing_time: false })
+    }
+}
+
+/// Windows that end where a key is silent.
+pub struct Session;
+
+impl Session {
+    /// Sessions that end after a gap of this length.
+    pub fn with_gap(gap: Duration) -> Assigner {
+        Assigner(WindowAssigner::Session { gap_ms: length(gap), processing_time: false })
+    }
+}
+
+/// Windows of a number of rows.
+pub struct Count;
+
+impl Count {
+    /// Fires and empties itself at every so many rows of a key.
+    pub fn of(rows: u64) -> Assigner {
+        Assigner(WindowAssigner::Count { rows })
+    }
+}
+
+/// One window for ever, which fires at the end of a bounded input.
+pub struct Global;
+
+impl From<Global> for Assigner {
+    fn from(_: Global) -> Assigner {
+        Assigner(WindowAssigner::Global)
+    }
+}
+
+/// Rows of each key, grouped into windows.
+pub struct WindowedStream<T, K> {
+    pub(crate) keyed: KeyedStream<T, K>,
+    assigner: WindowAssigner,
+    allowed_lateness_ms: u64,
+}
+
+impl<T: Record, K: Key> WindowedStream<T, K> {
+    pub(crate) fn new(keyed: &KeyedStream<T, K>, assigner: Assigner) -> Self {
+        let keyed = KeyedStream::new(&keyed.stream, keyed.fields.clone());
+        WindowedStream { keyed, assigner: assigner.0, allowed_lateness_ms: 0 }
+    }
+
+    /// Keeps windows for so long behind their end; a late row within that time fires its window again.
+    pub fn allowed_lateness(self, lateness: Duration) -> Self {
+        WindowedStream { allowed_lateness_ms: millis(lateness), ..self }
+    }
+
+    /// Computes aggregates in the host, without a call of the guest.
+    pub fn aggregate<O: Record>(self, uid: &str, terms: impl IntoIterator<Item = Term>) -> WindowResult<O, T> {
+        let built = Aggregates::build::<T, O>(uid, &self.keyed.fields, terms, true);
+        let Aggregates { aggregates, columns } = self.keyed.stream.graph.check(built);
+        self.contents(uid, WindowContents::Builtin { aggregates, columns })
+    }
+
+    pub(crate) fn contents<O: Record>(self, uid: &str, contents: WindowContents) -> WindowResult<O, T> {
+        let late = OutputPort { name: LATE.to_owned(), columns: OutputColumns::Forward };
+        let body = Body::Window { assigner: self.assigner.clone(), allowed_lateness_ms: self.allowed_lateness_ms, contents };
+        let graph = &self.keyed.stream.graph;
+        let node = graph.node(uid, self.keyed.inputs(), body, vec![main_port(replace::<O>()), late]);
+        WindowResult { results: Stream::of(graph, node, 0), late: Stream::of(graph, node, 1) }
+    }
+}
+
+/// What windows give: a stream of results, and beside it the rows that came too late for every window of theirs.
+pub struct WindowResult<O, T> {
+    results: Stream<O>,
+    late: Stream<T>,
+}
+
+impl<O, T> WindowResult<O, T> {
+    /// Late rows, as they came.
+    pub fn late(&self) -> Stream<T> {
+        self.late.clone()
+    }
+}
+
+impl<O, T> Deref for WindowResult<O, T> {
+    type Target = Stream<O>;
+    fn deref(&self) -> &Stream<O> {
+        &self.results
+    }
+}
