@@ -5,6 +5,7 @@
 //! through [`StateAccess`], whose writes the caller holds back as well.
 
 use arrow_array::RecordBatch;
+use std::any::Any;
 use std::time::Duration;
 use streamrt_types::{Error, Mark, Result};
 
@@ -52,8 +53,10 @@ pub struct Invocation<'a> {
     pub states: Vec<StateIn>,
     pub timers: &'a [TimerIn],
     pub clock: Option<ClockIn>,
-    /// List and map state of the slots.
-    pub access: &'a mut dyn StateAccess,
+    /// List and map state of the slots. It is a box because a guest's store can only hold what it owns: an implementation may swap it out
+    /// for the time of the call, and has always swapped the same box back when `invoke` returns, also with an error. [`NoState::boxed`]
+    /// where there is none.
+    pub access: &'a mut Box<dyn StateAccess>,
 }
 
 /// Input rows.
@@ -153,8 +156,9 @@ pub struct TimerOut {
 
 /// List and map state during one call; the other side of the WIT's interface `state`.
 ///
-/// Columns are those of the descriptor: the map's key first, then the value. `number` is the descriptor's.
-pub trait StateAccess {
+/// Columns are those of the descriptor: the map's key first, then the value. `number` is the descriptor's. It is `Any` so that its owner
+/// gets the concrete type back: `(access as Box<dyn Any>).downcast()`, or `downcast_mut` on `&mut *access as &mut dyn Any`.
+pub trait StateAccess: Any + Send {
     /// Elements of list state: for each of `slots` the rows `offsets[i]..offsets[i + 1]` of the answer.
     fn list(&mut self, number: u32, slots: &[u32]) -> Result<(RecordBatch, Vec<u32>)>;
 
@@ -173,6 +177,11 @@ pub trait StateAccess {
 pub struct NoState;
 
 impl NoState {
+    /// Allocates nothing: a box of a type without size.
+    pub fn boxed() -> Box<dyn StateAccess> {
+        Box::new(NoState)
+    }
+
     fn refuse<T>() -> Result<T> {
         Err(Error::new(streamrt_types::code::BAD_OUTPUT, "the plugin reaches for state that its function does not declare"))
     }
