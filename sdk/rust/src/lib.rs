@@ -152,6 +152,11 @@ macro_rules! library {
 #[macro_export]
 macro_rules! __export {
     ($build:expr) => {
+        // The user's function is used natively as well, or the compiler would call it dead code.
+        #[cfg(not(target_family = "wasm"))]
+        const _: () = {
+            let _ = $build;
+        };
         #[cfg(target_family = "wasm")]
         const _: () = {
             use $crate::bindings::exports::streamrt::plugin::operator::{Error, Guest, Section};

@@ -1,0 +1,122 @@
+//! ride-duration: brings START and END of a ride together, and sends away what has waited four hours for its partner.
+//!
+//! 1. An event at or before the watermark is late. 2. An event whose partner waits makes a ride with it. 3. Any other waits in list
+//! state until its own time plus four hours, when a timer sends it to `unmatched`. No event is ever lost or used twice, also where a
+//! ride has more than one START or END: each finds the partner that has waited longest.
+
+use streamrt_sdk::prelude::*;
+
+/// A line of the input.
+#[derive(Record, Clone, Debug, PartialEq)]
+struct Event {
+    ride: String,
+    /// `START` or `END`.
+    kind: String,
+    /// Seconds on the way in, ms everywhere else.
+    time: i64,
+}
+
+/// A ride with both ends.
+#[derive(Record, Debug, PartialEq)]
+struct Ride {
+    ride: String,
+    start: i64,
+    end: i64,
+    duration_ms: i64,
+}
+
+/// An end of a ride that waits for the other.
+#[derive(Record, Clone)]
+struct Waiting {
+    is_start: bool,
+    time: i64,
+}
+
+const UNMATCHED: OutputTag<Event> = OutputTag::new("unmatched");
+const LATE: OutputTag<Event> = OutputTag::new("late");
+/// How long a ride may take, and an event waits.
+const PATIENCE_MS: i64 = 4 * 3_600_000;
+
+#[derive(Default)]
+struct Durations {
+    waiting: ListState<Waiting>,
+}
+
+impl ProcessFunction for Durations {
+    type In = Event;
+    type Key = String;
+    type Out = Ride;
+
+    fn open(&mut self, setup: &mut Setup) {
+        self.waiting = setup.list("waiting");
+    }
+
+    fn on_element(&mut self, row: &Event, ctx: &mut Context<'_, String>, out: &mut Collector<Ride>) -> Result<()> {
+        let time = row.time * 1000;
+        let event = Waiting { is_start: is_start(&row.kind)?, time };
+        if time <= ctx.watermark() {
+            ctx.side(&LATE, Event { time, ..row.clone() });
+            return Ok(());
+        }
+        let mut waiting = self.waiting.get()?;
+        match waiting.iter().position(|other| duration_ms(other, &event).is_some()) {
+            Some(place) => {
+                out.collect(ride(&row.ride, &waiting.remove(place), &event));
+                self.waiting.set(waiting)
+            }
+            None => {
+                ctx.register_event_timer(time + PATIENCE_MS);
+                self.waiting.add(event)
+            }
+        }
+    }
+
+    fn on_timer(&mut self, time: i64, ctx: &mut Context<'_, String>, _out: &mut Collector<Ride>) -> Result<()> {
+        let (due, later): (Vec<Waiting>, Vec<Waiting>) =
+            self.waiting.get()?.into_iter().partition(|event| event.time + PATIENCE_MS <= time);
+        for event in due {
+            let kind = if event.is_start { "START" } else { "END" };
+            let unmatched = Event { ride: ctx.key().clone(), kind: kind.to_owned(), time: event.time };
+            ctx.side(&UNMATCHED, unmatched);
+        }
+        self.waiting.set(later)
+    }
+}
+
+fn is_start(kind: &str) -> Result<bool> {
+    match kind {
+        "START" => Ok(true),
+        "END" => Ok(false),
+        _ => Err(Error::new(format!("`{kind}` is neither START nor END"))),
+    }
+}
+
+/// How long a ride with these two ends takes; `None` if they are not the two ends of one.
+fn duration_ms(one: &Waiting, other: &Waiting) -> Option<i64> {
+    let duration = match (one.is_start, other.is_start) {
+        (true, false) => other.time - one.time,
+        (false, true) => one.time - other.time,
+        _ => return None,
+    };
+    (0..=PATIENCE_MS).contains(&duration).then_some(duration)
+}
+
+fn ride(name: &str, one: &Waiting, other: &Waiting) -> Ride {
+    let (start, end) = (one.time.min(other.time), one.time.max(other.time));
+    Ride { ride: name.to_owned(), start, end, duration_ms: end - start }
+}
+
+fn job(env: &mut Env) -> Result<()> {
+    let (input, output) = (env.arg_or("input", "input"), env.arg_or("output", "out"));
+    let rides = env
+        .source("events", File::csv::<Event>(input))
+        .watermarks(Watermarks::bounded(Event::TIME.seconds(), secs(2)))
+        .key_by(Event::RIDE)
+        .process("durations", Durations::default());
+    rides.sink("output", File::json(&output));
+    rides.side_output(&UNMATCHED).sink("unmatched", File::json(format!("{output}/unmatched")));
+    rides.side_output(&LATE).sink("late", File::json(format!("{output}/late")));
+    Ok(())
+}
+
+streamrt_sdk::job!(job);

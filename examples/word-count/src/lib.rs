@@ -1,0 +1,46 @@
+//! word-count: a running count of words, from a file, a folder or a socket.
+//!
+//! The guest only cuts lines into words; the count is an aggregate of the host, which keeps one number for each word and gives one
+//! row for each row. Called by the host through `job!`.
+
+use streamrt_sdk::prelude::*;
+
+/// A word as it occurs.
+#[derive(Record)]
+struct Word {
+    word: String,
+}
+
+/// A word, and how often it has occurred so far.
+#[derive(Record)]
+struct WordCount {
+    word: String,
+    count: i64,
+}
+
+fn lines(env: &mut Env) -> Result<Stream<String>> {
+    if env.args().iter().any(|arg| arg.starts_with("--host") || arg.starts_with("--port")) {
+        let port = env.parse_or("port", 7777)?;
+        return Ok(env.source("lines", Socket::lines(env.arg_or("host", "localhost"), port)));
+    }
+    let input = env.arg_or("input", "input");
+    Ok(env.source("lines", File::lines(input)))
+}
+
+fn words(line: &String, out: &mut Collector<Word>) {
+    for word in line.split_whitespace() {
+        out.collect(Word { word: word.to_owned() });
+    }
+}
+
+fn job(env: &mut Env) -> Result<()> {
+    let counts: Stream<WordCount> =
+        lines(env)?.flat_map("words", words).key_by(Word::WORD).aggregate_running("counts", [count().to("count")]);
+    match env.arg_or("output", "").as_str() {
+        "" => counts.sink("print", Print),
+        folder => counts.sink("output", File::json(folder)),
+    }
+    Ok(())
+}
+
+streamrt_sdk::job!(job);

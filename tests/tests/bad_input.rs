@@ -1,0 +1,166 @@
+//! What is wrong with a component, a record, a file or a socket gets one sentence with a stable code and the place; nothing panics.
+//!
+//! Wrong job graphs stand in `job_toml.rs`, guests that break the interface in `plugin_host.rs`.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use streamrt_tests::binary::{Finished, component, outputs, run};
+use streamrt_tests::data;
+use tempfile::TempDir;
+
+/// Runs a file of these bytes as a component.
+fn run_bytes(bytes: &[u8]) -> Finished {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("plugin.wasm");
+    std::fs::write(&file, bytes).unwrap();
+    run(["run".as_ref(), file.as_os_str()]).names("plugin.wasm")
+}
+
+#[test]
+fn files_that_are_no_component_of_ours() {
+    let whole = std::fs::read(component("word-count")).unwrap();
+    let wat = |text: &str| wat::parse_str(text).unwrap();
+    for (bytes, code) in [
+        (b"just text".to_vec(), "S1001"),
+        (Vec::new(), "S1001"),
+        (b"\0asm".to_vec(), "S1003"),
+        (wat("(module)"), "S1002"),
+        (whole[..whole.len() / 2].to_vec(), "S1003"),
+        (whole[..whole.len() - 1].to_vec(), "S1003"),
+        (wat("(component)"), "S1004"),
+        (wat(r#"(component (instance $i) (export "streamrt:plugin/operator@9.0.0" (instance $i)))"#), "S1005"),
+        (b"\x7fELF and so on".to_vec(), "S1010"),
+    ] {
+        run_bytes(&bytes).failed_with(code);
+    }
+}
+
+#[test]
+fn a_component_that_is_not_there() {
+    run(["run", "nowhere.wasm"]).failed_with("S3001").names("nowhere.wasm");
+}
+
+/// Runs an example over lines of its input.
+struct Case {
+    folder: TempDir,
+    example: &'static str,
+}
+
+impl Case {
+    fn new(example: &'static str, lines: &[&str]) -> Case {
+        let folder = TempDir::new().unwrap();
+        data::write(&folder.path().join("input.csv"), lines);
+        Case { folder, example }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, options: &[&str]) -> Finished {
+        let (wasm, input, output) = (component(self.example), self.path("input.csv"), self.path("out"));
+        let front = ["run".as_ref(), wasm.as_os_str()].into_iter().chain(options.iter().map(AsRef::as_ref));
+        run(front.chain(["--".as_ref(), "--input".as_ref(), input.as_os_str(), "--output".as_ref(), output.as_os_str()]))
+    }
+
+    fn main_lines(&self) -> Vec<String> {
+        outputs(&self.path("out")).lines("").to_vec()
+    }
+}
+
+const GOOD: [&str; 2] = ["1,100,7,pv,1511658000", "2,100,7,pv,1511658001"];
+const RANKED: [&str; 1] = [r#"{"window_end":1511658300000,"rank":1,"item":100,"count":2}"#];
+
+/// A bad line between good ones fails the job, or is left out and kept as a dead letter.
+#[track_caller]
+fn check_poison(bad: &str) {
+    let case = Case::new("hot-items", &[GOOD[0], bad, GOOD[1]]);
+    case.run(&[]).failed_with("S3003").names("input.csv");
+    let letters = format!("poison.dead-letters={}", case.path("letters").display());
+    let finished = case.run(&["-D", "poison.policy=skip", "-D", &letters]).succeeded();
+    assert!(finished.stderr.contains("S3003"), "the skipped line is not mentioned: {}", finished.stderr);
+    let lines = case.main_lines();
+    assert_eq!(lines.iter().filter(|line| line.contains("1511658300000")).collect::<Vec<_>>(), RANKED, "{bad}");
+    let letters = outputs(&case.path("letters"));
+    assert_eq!(letters.lines("").len(), 1, "{letters:?}");
+    assert!(letters.lines("")[0].contains("input.csv"), "{letters:?}");
+}
+
+#[test]
+fn lines_that_do_not_fit_are_poison_records() {
+    for bad in ["1,100,7,pv", "1,100,7,pv,soon", "1,100,7,pv,1511658000,6", "1,1e99,7,pv,1511658000", "x"] {
+        check_poison(bad);
+    }
+}
+
+#[test]
+fn a_time_that_cannot_be_told_in_ms_is_a_poison_record() {
+    Case::new("hot-items", &[GOOD[0], "1,100,7,pv,9223372036854775807"]).run(&[]).failed_with("S5003").names("9223372036854775807");
+}
+
+#[test]
+fn a_line_that_the_plugin_refuses_is_a_poison_record() {
+    let good = "83.149.9.216 - - 17/05/2015:10:05:03 +0000 GET /page";
+    for bad in ["83.149.9.216 - - 17/05/2015:10:05:03 +0000 GET", "83.149.9.216 - - 17/99/2015:10:05:03 +0000 GET /page"] {
+        let case = Case::new("hot-pages", &[good, bad, good]);
+        case.run(&[]).failed_with("S4006").names("input.csv");
+        case.run(&["-D", "poison.policy=skip"]).succeeded();
+        let first = r#"{"window_end":1431857105000,"rank":1,"path":"/page","count":2}"#;
+        assert!(case.main_lines().iter().any(|line| line == first), "{:?}", case.main_lines());
+    }
+}
+
+#[test]
+fn arguments_that_do_not_fit() {
+    let wasm = component("hot-items");
+    let wasm = wasm.to_str().unwrap();
+    run(["run", wasm]).failed_with("S1008").names("input");
+    run(["run", wasm, "--", "--input", "/nowhere/at.all"]).failed_with("S3001").names("/nowhere/at.all");
+    run(["run", wasm, "-D", "batch.rows=none", "--", "--input", "/tmp"]).failed_with("S2007").names("batch.rows");
+    run(["run", component("word-count").to_str().unwrap(), "--", "--host", "localhost", "--port", "much"])
+        .failed_with("S1008")
+        .names("port");
+}
+
+#[test]
+fn an_output_that_cannot_be_written() {
+    let case = Case::new("hot-items", &GOOD);
+    std::fs::write(case.path("out"), "a file, where a folder is needed").unwrap();
+    case.run(&[]).failed_with("S3002").names("out");
+}
+
+fn word_count_of(port: u16, output: &Path) -> Finished {
+    let (wasm, port) = (component("word-count"), port.to_string());
+    let front = ["run".as_ref(), wasm.as_os_str(), "--".as_ref(), "--host".as_ref(), "localhost".as_ref()];
+    run(front.into_iter().chain(["--port".as_ref(), port.as_ref(), "--output".as_ref(), output.as_os_str()]))
+}
+
+#[test]
+fn nobody_listens_at_the_socket() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    word_count_of(port, Path::new("/tmp/never-made")).failed_with("S3004").names(&port.to_string());
+}
+
+/// Serves one connection, then closes it.
+fn serve(bytes: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || listener.accept().and_then(|(mut stream, _)| stream.write_all(bytes)));
+    port
+}
+
+#[test]
+fn a_socket_that_closes_behind_a_line_ends_the_job() {
+    let folder = TempDir::new().unwrap();
+    word_count_of(serve(b"to be\nor not\n"), folder.path()).succeeded();
+    assert_eq!(outputs(folder.path()).lines("").len(), 4);
+}
+
+#[test]
+fn a_socket_that_closes_within_a_line_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    word_count_of(serve(b"to be\nor no"), folder.path()).failed_with("S3005");
+}

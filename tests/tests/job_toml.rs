@@ -1,0 +1,173 @@
+//! Jobs wired by a `job.toml` from the ready-made components, without any code.
+
+use std::path::{Path, PathBuf};
+
+use streamrt_tests::binary::{Finished, component, outputs, run};
+use streamrt_tests::data;
+use streamrt_tests::oracle::Outputs;
+use tempfile::TempDir;
+
+/// A folder with a job file, its input, and the components that it names.
+struct Job {
+    folder: TempDir,
+}
+
+impl Job {
+    fn new(toml: &str) -> Job {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("job.toml"), toml).unwrap();
+        for name in ["deduplicate", "regex-extract"] {
+            std::fs::copy(component(name), folder.path().join(format!("{name}.wasm"))).unwrap();
+        }
+        Job { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn input(self, name: &str, lines: &[&str]) -> Job {
+        data::write(&self.path(name), lines);
+        self
+    }
+
+    /// Runs it with more options.
+    fn run(&self, options: &[&str]) -> Finished {
+        let file = self.path("job.toml");
+        let args = ["run".as_ref(), file.as_os_str()].into_iter().chain(options.iter().map(AsRef::as_ref));
+        run(args)
+    }
+
+    fn outputs(&self, folder: &str) -> Outputs {
+        outputs(&self.path(folder))
+    }
+}
+
+const VISITS: &str = r#"
+name = "visits"
+
+[configuration]
+"batch.rows" = 2
+
+[[source]]
+uid = "log"
+connector = "file"
+path = "visits.csv"
+format = "csv"
+columns = [ { name = "user", type = "string" }, { name = "url", type = "string" }, { name = "time", type = "i64" } ]
+[source.watermarks]
+column = "time"
+unit = "seconds"
+bound = "2s"
+
+[[operator]]
+uid = "unique"
+component = "deduplicate.wasm"
+function = "deduplicate"
+input = "log"
+key = ["user", "url"]
+
+[[operator]]
+uid = "parts"
+component = "regex-extract.wasm"
+function = "regex-extract"
+input = "unique"
+[operator.args]
+column = "url"
+pattern = "^/(?<section>[a-z]+)(/(?<page>[a-z]+))?"
+
+[[sink]]
+uid = "out"
+connector = "file"
+path = "out"
+input = "parts"
+"#;
+
+const LINES: [&str; 6] =
+    ["anna,/news/today,10", "bert,/news/today,11", "anna,/news/today,12", "anna,/shop,13", "bert,42,14", "anna,/shop,15"];
+
+fn expected() -> Outputs {
+    let mut outputs = Outputs::default();
+    for line in [
+        r#"{"user":"anna","url":"/news/today","time":10,"section":"news","page":"today"}"#,
+        r#"{"user":"bert","url":"/news/today","time":11,"section":"news","page":"today"}"#,
+        r#"{"user":"anna","url":"/shop","time":13,"section":"shop","page":null}"#,
+        r#"{"user":"bert","url":"42","time":14,"section":null,"page":null}"#,
+    ] {
+        outputs.add_line("", line.to_owned());
+    }
+    outputs.sorted()
+}
+
+#[test]
+fn two_components_are_wired_without_code() {
+    for parallelism in ["1", "2", "7"] {
+        let job = Job::new(VISITS).input("visits.csv", &LINES);
+        let finished = job.run(&["--parallelism", parallelism]).succeeded();
+        assert_eq!((finished.stdout.as_str(), job.outputs("out")), ("", expected()), "parallelism {parallelism}");
+    }
+}
+
+#[test]
+fn the_command_line_comes_after_the_configuration_of_the_file() {
+    let job = Job::new(VISITS).input("visits.csv", &LINES);
+    job.run(&["-D", "batch.rows=0"]).failed_with("S2007").names("batch.rows");
+}
+
+#[test]
+fn the_example_beside_the_plugins_runs() {
+    let folder = TempDir::new().unwrap();
+    let example = data::example("unique-visits");
+    for entry in ["job.toml", "visits.csv"] {
+        std::fs::copy(example.join(entry), folder.path().join(entry)).unwrap();
+    }
+    for name in ["deduplicate", "regex-extract"] {
+        std::fs::copy(component(name), folder.path().join(format!("{name}.wasm"))).unwrap();
+    }
+    run(["run".as_ref(), folder.path().join("job.toml").as_os_str()]).succeeded();
+    assert_eq!(outputs(&folder.path().join("out")), outputs(&example.join("expected")));
+}
+
+/// The refusal of a job file in which `from` is replaced.
+#[track_caller]
+fn check_refused(from: &str, to: &str, code: &str, place: &str) {
+    assert!(VISITS.contains(from), "nothing to replace");
+    Job::new(&VISITS.replace(from, to)).input("visits.csv", &LINES).run(&[]).failed_with(code).names(place);
+}
+
+#[test]
+fn wrong_graphs_are_refused_with_the_place() {
+    for (from, to, code, place) in [
+        ("input = \"log\"", "input = \"parts\"", "S2001", "unique"),
+        ("input = \"log\"", "input = \"logg\"", "S2002", "logg"),
+        ("input = \"log\"", "input = \"log.late\"", "S2002", "log.late"),
+        ("uid = \"unique\"", "uid = \"\"", "S2003", "uid"),
+        ("uid = \"unique\"\n", "", "S2003", "uid"),
+        ("uid = \"parts\"", "uid = \"unique\"", "S2004", "unique"),
+        ("key = [\"user\", \"url\"]", "key = [\"ip\"]", "S2005", "ip"),
+        ("column = \"url\"", "column = \"path\"", "S2005", "path"),
+        ("column = \"time\"", "column = \"user\"", "S2005", "user"),
+        ("column = \"time\"", "column = \"when\"", "S2005", "when"),
+        ("type = \"i64\"", "type = \"date\"", "S2006", "date"),
+        ("function = \"deduplicate\"", "function = \"dedupe\"", "S2006", "dedupe"),
+        ("bound = \"2s\"", "bound = \"2\"", "S2007", "bound"),
+        ("connector = \"file\"\npath = \"visits.csv\"", "connector = \"fil\"\npath = \"visits.csv\"", "S2007", "fil"),
+        ("format = \"csv\"", "format = \"csw\"", "S2007", "csw"),
+        ("\"batch.rows\" = 2", "\"batch.row\" = 2", "S2007", "batch.row"),
+        ("component = \"deduplicate.wasm\"", "component = \"nowhere.wasm\"", "S3001", "nowhere.wasm"),
+        ("path = \"visits.csv\"", "path = \"nowhere.csv\"", "S3001", "nowhere.csv"),
+        ("pattern = \"^", "pattern = \"(^", "S1008", "pattern"),
+        ("name = \"visits\"", "name = ", "S2006", "line 2"),
+    ] {
+        check_refused(from, to, code, place);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_job_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let refused = |file: &Path, code: &str| run(["run".as_ref(), file.as_os_str()]).failed_with(code);
+    std::fs::write(folder.path().join("job.toml"), [0xff, 0xfe, 0x00]).unwrap();
+    refused(&folder.path().join("job.toml"), "S2006");
+    refused(&folder.path().join("none.toml"), "S3001").names("none.toml");
+}
