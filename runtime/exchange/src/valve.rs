@@ -1,110 +1,122 @@
-//! The watermark valve: combines the watermarks and statuses of several channels into one watermark and one status.
+//! Combines the watermarks and statuses of all channels of a gate into those of the task.
 //!
-//! 1. A channel's watermark only rises. 2. What comes out is the minimum over the channels that are active and aligned, and only rises. 3. A
-//! channel that turns active again is aligned once its watermark has reached what came out last, so time never goes back. 4. When no channel
-//! is active and some are idle, the greatest watermark comes out once, and then the status idle; when all are finished, likewise and finished.
+//! Invariant: what comes out only rises, and never passes the watermark of an active channel that is aligned. Pure: the gate calls it
+//! with every watermark, mark and status, and carries out what it answers.
 //!
 //! # Source
-//! Flink's `StatusWatermarkValve`, with a third status: a finished channel leaves the minimum until all are finished (FLINK-38477).
+//! Flink's `StatusWatermarkValve`, with a third status: a finished channel leaves the minimum and the maximum until all are finished,
+//! so that the final watermark of one does not make late what an idle one still holds (the mistake behind FLINK-38477).
 
-use streamrt_types::{Mark, Status, WATERMARK_MIN, Watermark};
+use streamrt_types::{Mark, Status, WATERMARK_MAX, WATERMARK_MIN, Watermark};
 
-#[derive(Debug, Clone, Copy)]
-struct Channel {
-    status: Status,
-    watermark: Watermark,
-    aligned: bool,
-}
-
-/// What the valve lets out, in this order.
+/// What the task is to do, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValveEvent {
     Watermark(Watermark),
     Status(Status),
 }
 
-/// The valve of one gate. Pure: it is fed, and answers.
+#[derive(Debug, Clone, Copy)]
+struct Channel {
+    /// `None` until the channel has told it; it then holds time back as an active one does.
+    status: Option<Status>,
+    watermark: Watermark,
+    /// Whether its watermark has reached the output since it became active; if not, it does not take part in the minimum.
+    aligned: bool,
+}
+
+impl Channel {
+    /// Whether it can still hold others back. The final watermark says that nothing follows, whatever the status.
+    fn is_open(&self) -> bool {
+        self.status != Some(Status::Finished) && self.watermark != WATERMARK_MAX
+    }
+
+    fn takes_part(&self) -> bool {
+        self.is_open() && self.aligned && self.status != Some(Status::Idle)
+    }
+}
+
+/// The watermarks and statuses of some channels, and of their combination.
 #[derive(Debug)]
 pub struct WatermarkValve {
     channels: Vec<Channel>,
-    last: Watermark,
-    status: Status,
+    watermark: Watermark,
+    status: Option<Status>,
 }
 
 impl WatermarkValve {
-    /// All channels begin as active, without a watermark.
     pub fn new(n_channels: usize) -> WatermarkValve {
-        let channel = Channel { status: Status::Active, watermark: WATERMARK_MIN, aligned: true };
-        WatermarkValve { channels: vec![channel; n_channels], last: WATERMARK_MIN, status: Status::Active }
+        let channel = Channel { status: None, watermark: WATERMARK_MIN, aligned: true };
+        WatermarkValve { channels: vec![channel; n_channels], watermark: WATERMARK_MIN, status: None }
     }
 
-    /// The combined status.
-    pub fn current_status(&self) -> Status {
-        self.status
-    }
-
-    /// The channel's watermark rises; returns the combined one if that rises.
+    /// Takes a watermark of a channel; a smaller one than before is ignored. Returns the combined watermark if it rises.
     pub fn watermark(&mut self, channel: usize, watermark: Watermark) -> Option<Watermark> {
-        let state = &mut self.channels[channel];
-        if watermark <= state.watermark || state.status != Status::Active {
+        let input = &mut self.channels[channel];
+        if watermark <= input.watermark {
             return None;
         }
-        state.watermark = watermark;
-        state.aligned |= watermark >= self.last;
-        self.minimum()
+        // One that was ahead of the output did not hold it back.
+        let held_back = !input.aligned || input.watermark <= self.watermark;
+        input.watermark = watermark;
+        input.aligned |= watermark >= self.watermark;
+        if held_back || watermark == WATERMARK_MAX { self.rise() } else { None }
     }
 
-    /// Turns the marks of a batch from `channel` into marks of the combined watermark, at the same rows.
+    /// Turns the marks of a batch of a channel into marks of the combined watermark.
     pub fn batch_marks(&mut self, channel: usize, marks: &[Mark]) -> Vec<Mark> {
-        let rise = |mark: &Mark| self.watermark(channel, mark.watermark).map(|watermark| Mark { row: mark.row, watermark });
-        marks.iter().filter_map(rise).collect()
+        let combined = |mark: &Mark| Some(Mark { row: mark.row, watermark: self.watermark(channel, mark.watermark)? });
+        marks.iter().filter_map(combined).collect()
     }
 
-    /// The channel's status changes.
+    /// Takes a status of a channel, and returns what follows from it: ACTIVE comes before anything else, a last watermark before IDLE
+    /// and FINISHED. Nothing follows from a status of a finished channel.
     pub fn status(&mut self, channel: usize, status: Status) -> Vec<ValveEvent> {
-        let state = &mut self.channels[channel];
-        if state.status == status || state.status == Status::Finished {
+        let input = &mut self.channels[channel];
+        if input.status == Some(Status::Finished) || input.status == Some(status) {
             return Vec::new();
         }
-        state.status = status;
-        state.aligned = status == Status::Active && state.watermark >= self.last;
-        let combined = self.combined_status();
-        let mut events = Vec::new();
-        let watermark = if combined == Status::Active { self.minimum() } else { self.maximum() };
-        events.extend(watermark.map(ValveEvent::Watermark));
-        if combined != self.status {
-            self.status = combined;
-            events.push(ValveEvent::Status(combined));
-        }
-        events
+        input.status = Some(status);
+        input.aligned = input.watermark >= self.watermark;
+        let combined = self.combined_status().filter(|combined| self.status != Some(*combined));
+        self.status = combined.or(self.status);
+        let watermark = self.rise().map(ValveEvent::Watermark);
+        let status = combined.map(ValveEvent::Status);
+        let actions = if combined == Some(Status::Active) { [status, watermark] } else { [watermark, status] };
+        actions.into_iter().flatten().collect()
     }
 
-    fn combined_status(&self) -> Status {
+    /// The combined status as far as it is known; ACTIVE while a channel that was not heard of might be.
+    pub fn current_status(&self) -> Status {
+        self.combined_status().unwrap_or(Status::Active)
+    }
+
+    /// Active if some channel is; unknown while one that was not heard of might be.
+    fn combined_status(&self) -> Option<Status> {
         let any = |status| self.channels.iter().any(|channel| channel.status == status);
-        match (any(Status::Active), any(Status::Idle)) {
-            (true, _) => Status::Active,
-            (false, true) => Status::Idle,
-            (false, false) => Status::Finished,
+        match () {
+            () if any(Some(Status::Active)) => Some(Status::Active),
+            () if any(None) => None,
+            () if any(Some(Status::Idle)) => Some(Status::Idle),
+            () => Some(Status::Finished),
         }
     }
 
-    fn minimum(&mut self) -> Option<Watermark> {
-        let aligned = self.channels.iter().filter(|channel| channel.status == Status::Active && channel.aligned);
-        let minimum = aligned.map(|channel| channel.watermark).min()?;
-        self.rise(minimum)
-    }
-
-    fn maximum(&mut self) -> Option<Watermark> {
-        let maximum = self.channels.iter().map(|channel| channel.watermark).max()?;
-        self.rise(maximum)
-    }
-
-    fn rise(&mut self, watermark: Watermark) -> Option<Watermark> {
-        if watermark <= self.last {
-            return None;
-        }
-        self.last = watermark;
+    /// Raises the combined watermark as far as the channels allow.
+    fn rise(&mut self) -> Option<Watermark> {
+        let watermark = self.bound().filter(|watermark| *watermark > self.watermark)?;
+        self.watermark = watermark;
         Some(watermark)
+    }
+
+    /// The minimum over those that take part; if all that are open are idle, the maximum over them; if none is open, that over all.
+    fn bound(&self) -> Option<Watermark> {
+        let open = || self.channels.iter().filter(|channel| channel.is_open());
+        let watermark = |channel: &Channel| channel.watermark;
+        if open().any(|channel| channel.status != Some(Status::Idle)) {
+            return self.channels.iter().filter(|channel| channel.takes_part()).map(watermark).min();
+        }
+        open().map(watermark).max().or_else(|| self.channels.iter().map(watermark).max())
     }
 }
 
@@ -112,58 +124,140 @@ impl WatermarkValve {
 mod tests {
     use super::*;
     use Status::{Active, Finished, Idle};
+    use ValveEvent::{Status as S, Watermark as W};
 
-    /// Feeds `(channel, event)` pairs to a valve of two channels and compares what comes out.
-    fn check(steps: &[(usize, ValveEvent)], expected: &[ValveEvent]) {
+    /// Feeds (channel, input) pairs to a valve whose channels are active, and compares what comes out of each.
+    fn check(n_channels: usize, script: &[(usize, ValveEvent, &[ValveEvent])]) {
+        let mut valve = WatermarkValve::new(n_channels);
+        (0..n_channels).for_each(|channel| drop(valve.status(channel, Active)));
+        for (step, &(channel, input, expected)) in script.iter().enumerate() {
+            assert_eq!(feed(&mut valve, channel, input), expected, "step {step}");
+        }
+    }
+
+    fn feed(valve: &mut WatermarkValve, channel: usize, input: ValveEvent) -> Vec<ValveEvent> {
+        match input {
+            W(watermark) => valve.watermark(channel, watermark).map(W).into_iter().collect(),
+            S(status) => valve.status(channel, status),
+        }
+    }
+
+    #[test]
+    fn per_channel_monotone_a_smaller_watermark_is_ignored() {
+        check(1, &[(0, W(5), &[W(5)]), (0, W(4), &[]), (0, W(5), &[]), (0, W(6), &[W(6)])]);
+    }
+
+    #[test]
+    fn out_is_the_minimum_and_only_larger_than_the_last() {
+        check(2, &[(0, W(5), &[]), (1, W(3), &[W(3)]), (1, W(9), &[W(5)]), (0, W(7), &[W(7)]), (0, W(20), &[W(9)])]);
+    }
+
+    #[test]
+    fn a_channel_that_turns_idle_leaves_the_minimum() {
+        check(2, &[(0, W(5), &[]), (1, W(3), &[W(3)]), (1, S(Idle), &[W(5)]), (0, W(8), &[W(8)])]);
+    }
+
+    #[test]
+    fn active_again_it_stays_unaligned_until_it_reaches_the_last_output() {
+        let script: &[(usize, ValveEvent, &[ValveEvent])] = &[
+            (1, S(Idle), &[]),
+            (0, W(8), &[W(8)]),
+            (1, S(Active), &[]),
+            (0, W(9), &[W(9)]),
+            (1, W(7), &[]),
+            (0, W(10), &[W(10)]),
+            (1, W(10), &[]),
+            (0, W(12), &[]),
+            (1, W(11), &[W(11)]),
+        ];
+        check(2, script);
+    }
+
+    #[test]
+    fn all_idle_emits_the_maximum_once_then_idle_and_active_comes_before_data() {
+        let script: &[(usize, ValveEvent, &[ValveEvent])] = &[
+            (0, W(5), &[]),
+            (1, W(3), &[W(3)]),
+            (0, S(Idle), &[]),
+            (1, S(Idle), &[W(5), S(Idle)]),
+            (1, S(Active), &[S(Active)]),
+            (1, W(4), &[]),
+            (1, W(6), &[W(6)]),
+            (1, S(Idle), &[S(Idle)]),
+        ];
+        check(2, script);
+    }
+
+    #[test]
+    fn finished_leaves_the_minimum_until_all_are_finished() {
+        let script: &[(usize, ValveEvent, &[ValveEvent])] = &[
+            (0, W(5), &[]),
+            (1, W(3), &[W(3)]),
+            (0, W(WATERMARK_MAX), &[]),
+            (0, S(Finished), &[]),
+            (1, W(4), &[W(4)]),
+            (1, W(WATERMARK_MAX), &[W(WATERMARK_MAX)]),
+            (1, S(Finished), &[S(Finished)]),
+        ];
+        check(2, script);
+    }
+
+    #[test]
+    fn the_end_of_one_channel_makes_nothing_late_that_an_idle_one_still_holds() {
+        let script: &[(usize, ValveEvent, &[ValveEvent])] = &[
+            (1, W(3), &[]),
+            (1, S(Idle), &[]),
+            (0, W(5), &[W(5)]),
+            (0, W(WATERMARK_MAX), &[]),
+            (0, S(Finished), &[S(Idle)]),
+            (1, S(Active), &[S(Active)]),
+            (1, W(6), &[W(6)]),
+        ];
+        check(2, script);
+    }
+
+    #[test]
+    fn a_status_comes_out_once_it_cannot_be_wrong() {
         let mut valve = WatermarkValve::new(2);
-        let mut out = Vec::new();
-        for &(channel, event) in steps {
-            match event {
-                ValveEvent::Watermark(watermark) => out.extend(valve.watermark(channel, watermark).map(ValveEvent::Watermark)),
-                ValveEvent::Status(status) => out.extend(valve.status(channel, status)),
+        assert_eq!(valve.status(0, Idle), []);
+        assert_eq!(valve.status(1, Finished), [S(Idle)]);
+        let mut valve = WatermarkValve::new(2);
+        assert_eq!(valve.status(0, Active), [S(Active)]);
+        assert_eq!(valve.watermark(0, 7), None, "the other channel has not been heard of");
+        assert_eq!(valve.status(1, Finished), [W(7)]);
+    }
+
+    #[test]
+    fn marks_of_a_batch_become_marks_of_the_output() {
+        let mut valve = WatermarkValve::new(2);
+        (0..2).for_each(|channel| drop(valve.status(channel, Active)));
+        valve.watermark(1, 3);
+        let mark = |row, watermark| Mark { row, watermark };
+        assert_eq!(valve.batch_marks(0, &[mark(1, 2), mark(2, 4), mark(2, 5)]), [mark(1, 2), mark(2, 3)]);
+        assert_eq!(valve.batch_marks(1, &[mark(0, 9)]), [mark(0, 5)]);
+    }
+
+    /// Every script of five inputs over two channels.
+    #[test]
+    fn no_script_breaks_the_invariant() {
+        let inputs = [W(1), W(2), W(WATERMARK_MAX), S(Active), S(Idle), S(Finished)];
+        let n_choices = inputs.len() * 2;
+        for script in 0..n_choices.pow(5) {
+            let mut valve = WatermarkValve::new(2);
+            let mut output = WATERMARK_MIN;
+            let mut last_status = None;
+            for step in 0..5 {
+                let choice = script / n_choices.pow(step) % n_choices;
+                for action in feed(&mut valve, choice % 2, inputs[choice / 2]) {
+                    match action {
+                        W(watermark) => assert!(std::mem::replace(&mut output, watermark) < watermark, "script {script} falls back"),
+                        S(status) => assert_ne!(last_status.replace(status), Some(status), "script {script} repeats a status"),
+                    }
+                }
+                let holds = |channel: &Channel| channel.aligned && matches!(channel.status, None | Some(Active));
+                let least = valve.channels.iter().filter(|channel| holds(channel)).map(|channel| channel.watermark).min();
+                assert!(least.is_none_or(|least| output <= least), "script {script} passes an active channel");
             }
         }
-        assert_eq!(out, expected, "{steps:?}");
-    }
-
-    fn w(watermark: Watermark) -> ValveEvent {
-        ValveEvent::Watermark(watermark)
-    }
-
-    fn s(status: Status) -> ValveEvent {
-        ValveEvent::Status(status)
-    }
-
-    #[test]
-    fn the_minimum_comes_out_and_only_rises() {
-        check(&[(0, w(5)), (1, w(3)), (1, w(2)), (1, w(9)), (0, w(7))], &[w(3), w(5), w(7)]);
-    }
-
-    #[test]
-    fn an_idle_channel_leaves_the_minimum_and_comes_back_aligned() {
-        check(&[(0, w(5)), (1, s(Idle)), (0, w(9)), (1, s(Active)), (0, w(12)), (1, w(10)), (1, w(13))], &[w(5), w(9), w(12)]);
-        check(&[(0, w(5)), (1, s(Idle)), (1, s(Active)), (1, w(6)), (0, w(7))], &[w(5), w(6)]);
-    }
-
-    #[test]
-    fn when_all_are_idle_the_greatest_watermark_comes_out_once() {
-        check(&[(0, w(5)), (1, w(3)), (1, s(Idle)), (0, s(Idle))], &[w(3), w(5), s(Idle)]);
-        check(&[(0, w(3)), (1, w(5)), (1, s(Idle)), (0, s(Idle)), (0, s(Active))], &[w(3), w(5), s(Idle), s(Active)]);
-    }
-
-    #[test]
-    fn a_finished_channel_leaves_the_minimum_until_all_are_finished() {
-        check(&[(0, w(9)), (0, s(Finished)), (1, w(3)), (1, w(12)), (1, s(Finished))], &[w(3), w(12), s(Finished)]);
-        check(&[(0, w(9)), (0, s(Finished)), (1, w(3)), (1, s(Finished))], &[w(3), w(9), s(Finished)]);
-        check(&[(0, s(Finished)), (0, s(Active)), (1, s(Idle))], &[s(Idle)]);
-    }
-
-    #[test]
-    fn marks_keep_their_rows() {
-        let mut valve = WatermarkValve::new(2);
-        assert_eq!(valve.watermark(1, 15), None);
-        let marks = [(1, 10), (2, 20), (5, 30)].map(|(row, watermark)| Mark { row, watermark });
-        let out: Vec<(u32, Watermark)> = valve.batch_marks(0, &marks).iter().map(|mark| (mark.row, mark.watermark)).collect();
-        assert_eq!(out, [(1, 10), (2, 15)]);
     }
 }
