@@ -17,15 +17,25 @@ pub enum RowFormat {
     Csv,
 }
 
-impl RowFormat {
+/// Writes rows in one format.
+#[derive(Debug, Clone, Copy)]
+pub struct RowEncoder {
+    pub format: RowFormat,
+    /// Between two fields of CSV.
+    pub delimiter: u8,
+}
+
+impl RowEncoder {
+    pub const JSON: RowEncoder = RowEncoder { format: RowFormat::Json, delimiter: b',' };
+
     /// Appends the rows of `batch` to `out`, each with a line end; in front of them the column names if `header` is set (CSV alone).
     ///
     /// # Errors
     /// `Internal` if a column has a type that edges do not carry.
     pub fn encode(self, batch: &RecordBatch, header: bool, out: &mut Vec<u8>) -> Result<()> {
-        let written = match self {
+        let written = match self.format {
             RowFormat::Json => encode_json(batch, out),
-            RowFormat::Csv => arrow_csv::WriterBuilder::new().with_header(header).build(out).write(batch),
+            RowFormat::Csv => arrow_csv::WriterBuilder::new().with_header(header).with_delimiter(self.delimiter).build(out).write(batch),
         };
         written.map_err(|e| Error::internal("a batch could not be written as text").with_source(e))
     }
@@ -40,14 +50,14 @@ fn encode_json(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), arrow_schem
 
 #[cfg(test)]
 mod tests {
-    use super::RowFormat;
+    use super::{RowEncoder, RowFormat};
     use arrow_array::{ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch, StringArray};
     use std::sync::Arc;
 
     fn check(format: RowFormat, columns: Vec<(&str, ArrayRef)>, expected: &str) {
         let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap();
         let mut out = Vec::new();
-        format.encode(&batch, format == RowFormat::Csv, &mut out).unwrap();
+        RowEncoder { format, delimiter: b';' }.encode(&batch, format == RowFormat::Csv, &mut out).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
@@ -65,7 +75,7 @@ mod tests {
         let floats: ArrayRef = Arc::new(Float64Array::from(values.clone()));
         let batch = RecordBatch::try_from_iter([("x", floats)]).unwrap();
         let mut out = Vec::new();
-        RowFormat::Json.encode(&batch, false, &mut out).unwrap();
+        RowEncoder::JSON.encode(&batch, false, &mut out).unwrap();
         let lines: Vec<serde_json::Value> = String::from_utf8(out).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         for (line, value) in lines.iter().zip(values) {
             assert_eq!(line["x"].as_f64(), value.is_finite().then_some(value), "{line}");
@@ -74,8 +84,8 @@ mod tests {
 
     #[test]
     fn csv_quotes_where_needed() {
-        let words: ArrayRef = Arc::new(StringArray::from(vec![Some("a,b"), None]));
+        let words: ArrayRef = Arc::new(StringArray::from(vec![Some("a;b"), None]));
         let bytes: ArrayRef = Arc::new(BinaryArray::from_vec(vec![b"\x00\xff", b""]));
-        check(RowFormat::Csv, vec![("word", words), ("raw", bytes)], "word,raw\n\"a,b\",00ff\n,\n");
+        check(RowFormat::Csv, vec![("word", words), ("raw", bytes)], "word;raw\n\"a;b\";00ff\n;\n");
     }
 }

@@ -20,6 +20,7 @@ mod enumerator;
 mod file;
 mod file_sink;
 mod format;
+mod nexmark;
 mod options;
 mod print;
 mod record_buffer;
@@ -28,6 +29,7 @@ mod socket;
 pub use datagen::{DatagenOptions, DatagenSource, Generator};
 pub use file::FileOptions;
 pub use file_sink::FileSinkOptions;
+pub use nexmark::NexmarkOptions;
 pub use print::PrintOptions;
 pub use socket::SocketOptions;
 
@@ -37,7 +39,7 @@ use streamrt_operator::{Sink, Source};
 use streamrt_types::{Error, Result, SystemClock, arrow_schema, code};
 use streamrt_wit::{Options, Schema};
 
-/// Makes the source that a plan names: `file`, `socket` or `datagen`.
+/// Makes the source that a plan names: `file`, `socket`, `datagen` or `nexmark`.
 ///
 /// Nothing is opened yet: that a path is there or a server answers shows when the enumerator or a reader begins.
 ///
@@ -49,7 +51,8 @@ pub fn source(connector: &str, options: &Options, schema: &Schema) -> Result<Arc
         "file" => Ok(Arc::new(file::FileSource::new(options::read(connector, options)?, schema)?)),
         "socket" => Ok(Arc::new(socket::SocketSource::new(options::read(connector, options)?, schema)?)),
         "datagen" => Ok(Arc::new(DatagenSource::new(options::read(connector, options)?, schema, SystemClock::shared())?)),
-        _ => Err(options::unknown("source", connector, "file, socket and datagen")),
+        "nexmark" => Ok(Arc::new(nexmark::NexmarkSource::new(options::read(connector, options)?, schema)?)),
+        _ => Err(options::unknown("source", connector, "file, socket, datagen and nexmark")),
     }
 }
 
@@ -88,7 +91,7 @@ mod tests {
 
     #[test]
     fn wrong_options_get_a_sentence_that_names_what_exists() {
-        check("source", "kafka", json!({}), "there is no source connector `kafka`; there are file, socket and datagen");
+        check("source", "kafka", json!({}), "there is no source connector `kafka`; there are file, socket, datagen and nexmark");
         check("sink", "kafka", json!({}), "there is no sink connector `kafka`; there are file, print and blackhole");
         check("source", "file", json!({ "pth": "a" }), "connector `file`: unknown option `pth`, expected one of `path`");
         check("source", "file", json!({}), "connector `file`: missing option `path`");
@@ -101,6 +104,7 @@ mod tests {
         check("source", "datagen", json!({ "rate": 0 }), "`rate` is 0");
         check("source", "datagen", json!({ "fields": { "v": { "kind": "sequence" } } }), "names the column `v`");
         check("sink", "file", json!({ "path": "a", "format": "lines" }), "expected `json` or `csv`");
+        check("sink", "file", json!({ "path": "a", "delimiter": ";" }), "`delimiter` is for csv");
         check("sink", "print", json!({ "pre": "a" }), "unknown option `pre`, expected `prefix`");
         check("sink", "blackhole", json!({ "pre": "a" }), "unknown option `pre`");
     }

@@ -75,7 +75,10 @@ impl NexmarkSource {
         for field in schema.fields() {
             if !COLUMNS.iter().any(|(name, data_type)| name == field.name() && data_type == field.data_type()) {
                 let known: Vec<String> = COLUMNS.iter().map(|(name, data_type)| format!("{name} {data_type}")).collect();
-                return Err(refuse("nexmark", &format!("a bid has no column {} {}; it has {}", field.name(), field.data_type(), known.join(", "))));
+                return Err(refuse(
+                    "nexmark",
+                    &format!("a bid has no column {} {}; it has {}", field.name(), field.data_type(), known.join(", ")),
+                ));
             }
         }
         if options.rate == 0 || options.auctions == Some(0) {
@@ -96,9 +99,11 @@ impl Source for NexmarkSource {
     }
 
     fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>> {
-        let (next, end) = split.detail.split_once('-').and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?))).ok_or_else(|| {
-            Error::internal(format!("`{}` is no range of bids", split.detail))
-        })?;
+        let (next, end) = split
+            .detail
+            .split_once('-')
+            .and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)))
+            .ok_or_else(|| Error::internal(format!("`{}` is no range of bids", split.detail)))?;
         let (options, schema, texts) = (self.options.clone(), self.schema.clone(), self.texts.clone());
         let origin = Origin { split: split.name.clone(), split_number: split.number, rows: Rows::Range { first: 1 } };
         Ok(Box::new(NexmarkReader { options, schema, texts, origin, start: next, next, end }))
@@ -139,7 +144,8 @@ impl SplitReader for NexmarkReader {
             return Ok(ReaderPoll::Finished);
         }
         let columns = bid_columns(&self.options, &self.texts, &self.schema, self.next, n_rows);
-        let columns = RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| Error::internal("bids make no batch").with_source(e))?;
+        let columns =
+            RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| Error::internal("bids make no batch").with_source(e))?;
         let origin = Origin { rows: Rows::Range { first: self.next - self.start + 1 }, ..self.origin.clone() };
         self.next += n_rows as u64;
         Ok(ReaderPoll::Batch(Batch { origin: Some(origin), ..Batch::new(columns) }))

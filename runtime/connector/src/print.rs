@@ -1,6 +1,6 @@
 //! The sink `print`: one JSON line for each row on stdout, locked once for each batch so that lines of subtasks do not mix.
 
-use crate::encoder::RowFormat;
+use crate::encoder::RowEncoder;
 use serde::Deserialize;
 use std::io::Write;
 use streamrt_operator::{OperatorContext, Sink};
@@ -58,7 +58,7 @@ impl<W: Write + Send> Sink for PrintSink<W> {
 
     fn write(&mut self, batch: &Batch) -> Result<()> {
         self.rows.clear();
-        RowFormat::Json.encode(&batch.columns, false, &mut self.rows)?;
+        RowEncoder::JSON.encode(&batch.columns, false, &mut self.rows)?;
         self.put_prefixes();
         // One call for the whole text: stdout takes its lock inside, once.
         let written = self.output.write_all(&self.text).and_then(|()| self.output.flush());

@@ -25,7 +25,7 @@ fn all(source: &DatagenSource, parallelism: u32, rows: usize) -> Vec<String> {
     for mut reader in readers(source, parallelism) {
         while let ReaderPoll::Batch(batch) = reader.poll(rows).unwrap() {
             batch.check().unwrap();
-            crate::encoder::RowFormat::Json.encode(&batch.columns, false, &mut text).unwrap();
+            crate::encoder::RowEncoder::JSON.encode(&batch.columns, false, &mut text).unwrap();
         }
     }
     let mut lines: Vec<String> = String::from_utf8(text).unwrap().lines().map(str::to_owned).collect();

@@ -43,7 +43,7 @@ fn read(source: &FileSource, split: &Split, rows: usize) -> Result<(Rows, Vec<u6
             ReaderPoll::Batch(batch) => {
                 assert!((1..=rows).contains(&batch.n_rows()));
                 let mut text = Vec::new();
-                crate::encoder::RowFormat::Json.encode(&batch.columns, false, &mut text).unwrap();
+                crate::encoder::RowEncoder::JSON.encode(&batch.columns, false, &mut text).unwrap();
                 let origin = batch.origin.as_ref().unwrap();
                 let lines = String::from_utf8(text).unwrap();
                 found.extend(lines.lines().enumerate().map(|(row, line)| (origin.position(row), line.to_owned())));

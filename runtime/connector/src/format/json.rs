@@ -5,20 +5,26 @@ use crate::record_buffer::Block;
 use arrow_array::RecordBatch;
 use arrow_json::reader::{Decoder, ReaderBuilder};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
+use serde::Deserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
+use std::fmt;
 
 /// Opening brackets that a line may have before its depth is looked at; serde_json follows as many.
 const BRACKETS_MAX: usize = 128;
 
 pub struct JsonFormat {
     schema: SchemaRef,
+    /// Names of the columns of whole numbers.
+    whole: Vec<String>,
     /// With the number of rows it can take; `None` after an error, which leaves a decoder in the middle of a value.
     decoder: Option<(usize, Decoder)>,
 }
 
 impl JsonFormat {
     pub fn new(schema: SchemaRef) -> JsonFormat {
-        JsonFormat { schema, decoder: None }
+        let whole = schema.fields().iter().filter(|field| field.data_type().is_integer()).map(|field| field.name().clone()).collect();
+        JsonFormat { schema, whole, decoder: None }
     }
 
     fn take_decoder(&mut self, rows: usize) -> Result<(usize, Decoder), ArrowError> {
@@ -38,9 +44,43 @@ fn check_depth(record: &[u8]) -> Result<(), ArrowError> {
     Err(refused("it is nested too deeply"))
 }
 
+/// Refuses a fraction in a column of whole numbers, which arrow-json would drop without a word. Only records with a point or a
+/// negative exponent can have one, so the others cost one look.
+fn check_whole(record: &[u8], whole: &[String]) -> Result<(), ArrowError> {
+    let suspicious = memchr::memchr(b'.', record).is_some() || record.windows(2).any(|pair| pair == b"e-" || pair == b"E-");
+    if whole.is_empty() || !suspicious {
+        return Ok(());
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(record);
+    deserializer.deserialize_map(WholeNumbers { names: whole }).map_err(|e| refused(&e.to_string()))
+}
+
+/// Looks at the fields of these names and passes over all others.
+struct WholeNumbers<'a> {
+    names: &'a [String],
+}
+
+impl<'de> Visitor<'de> for WholeNumbers<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            if !self.names.contains(&name) {
+                map.next_value::<IgnoredAny>()?;
+            } else if map.next_value::<Value>()?.as_f64().is_some_and(|number| number.fract() != 0.0) {
+                return Err(serde::de::Error::custom("a whole number has a fraction"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Takes one record, which must be one value: else rows and lines would not go together.
 fn decode_record(decoder: &mut Decoder, record: &[u8], n_before: usize) -> Result<(), ArrowError> {
-    check_depth(record)?;
     let n_read = decoder.decode(record)?;
     let complete = decoder.len() == n_before + 1 && !decoder.has_partial_record();
     if complete && record[n_read..].iter().all(u8::is_ascii_whitespace) { Ok(()) } else { Err(refused("it is not one value")) }
@@ -51,6 +91,8 @@ impl Format for JsonFormat {
         check_utf8(block)?;
         let (capacity, mut decoder) = self.take_decoder(block.records.len())?;
         for (n_before, record) in block.texts().enumerate() {
+            check_depth(record)?;
+            check_whole(record, &self.whole)?;
             decode_record(&mut decoder, record, n_before)?;
         }
         let batch = decoder.flush()?.ok_or_else(|| refused("there is no row"))?;
@@ -100,6 +142,9 @@ fn is_valid(value: &Value, data_type: &DataType) -> bool {
 
 fn in_range(text: &str, data_type: &DataType) -> bool {
     let Ok(number) = text.parse::<f64>() else { return false };
+    if data_type.is_integer() && number.fract() != 0.0 {
+        return false;
+    }
     let exact = text.parse::<i128>().unwrap_or(number as i128);
     match data_type {
         DataType::Int32 => i32::try_from(exact).is_ok(),

@@ -33,7 +33,7 @@ pub enum FormatName {
     /// An empty field is null in a nullable column, the empty string in a string column, and else refused. Empty lines are left out.
     Csv,
     /// An object in each line; the order of its fields does not matter, unknown ones are left out, binary columns are hexadecimal.
-    /// A number with a fraction loses it in a column of whole numbers (arrow-json's rule). Blank lines are left out.
+    /// Numbers may also stand in quotes. Blank lines are left out.
     Json,
     /// The line as it is, without its line end (`\n` or `\r\n`), in the one column of the schema: a string, or a binary, which may
     /// hold anything. An empty line is a row.
@@ -232,7 +232,7 @@ mod tests {
             if let Some(batch) = decoder.decode(buffer.block()).unwrap() {
                 batch.check().unwrap();
                 let mut text = Vec::new();
-                crate::encoder::RowFormat::Json.encode(&batch.columns, false, &mut text).unwrap();
+                crate::encoder::RowEncoder::JSON.encode(&batch.columns, false, &mut text).unwrap();
                 let origin = batch.origin.unwrap();
                 let text = String::from_utf8(text).unwrap();
                 found.extend(text.lines().enumerate().map(|(row, line)| (origin.position(row), line.to_owned())));
@@ -294,10 +294,15 @@ mod tests {
 "temperature":2}
 [1]
 {"sensor":7,"temperature":1}
-{"sensor":"g","temperature":-1,"place":null}"#;
+{"sensor":"g","temperature":-1,"place":null}
+{"sensor":"h","temperature":1,"level":1.5}
+{"sensor":"h","temperature":1,"level":15e-1}
+{"sensor":"h","temperature":"2.5","level":-2e0,"x":[1.5]}
+{"sensor":"h","temperature":1,"level":3000000000}"#;
         let rows: &[(u64, &str)] = &[
             (1, r#"{"sensor":"a","temperature":1.5,"place":null,"level":3}"#),
             (10, r#"{"sensor":"g","temperature":-1.0,"place":null,"level":null}"#),
+            (13, r#"{"sensor":"h","temperature":2.5,"place":null,"level":-2}"#),
         ];
         let poison = &[
             (2, "column `temperature` is `\"warm\"`, but it must be a number"),
@@ -307,6 +312,9 @@ mod tests {
             (7, "it is not one JSON object: trailing characters at column 14"),
             (8, "it is not one JSON object"),
             (9, "column `sensor` is `7`, but it must be a string"),
+            (11, "column `level` is `1.5`, but it must be a whole number of 32 bits"),
+            (12, "column `level` is `1.5`, but it must be a whole number of 32 bits"),
+            (14, "column `level` is `3000000000`, but it must be a whole number of 32 bits"),
         ];
         check(FormatName::Json, input, rows, poison);
     }
