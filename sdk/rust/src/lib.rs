@@ -44,6 +44,7 @@ mod connector;
 mod dynamic;
 mod env;
 mod error;
+mod fold;
 #[doc(hidden)]
 pub mod glue;
 mod host;
@@ -61,18 +62,20 @@ mod transform;
 mod value;
 mod watermarks;
 mod window;
+mod window_function;
 
 pub use aggregate::{Term, avg, count, first, key, last, max, min, sum, window_end, window_start};
 pub use connector::{Blackhole, Datagen, File, FileConnector, Print, Sink, Socket, Source};
 pub use dynamic::{Cell, Row, RowWriter};
 pub use env::Env;
 pub use error::{Error, Outcome, Result};
+pub use fold::AggregateFunction;
 pub use key::{Key, KeySelector, SingleKey};
 pub use keyed::KeyedStream;
 pub use library::Library;
 pub use process::{Context, OutputTag, ProcessFunction, Setup, TimeDomain};
 pub use record::{Column, Record};
-pub use state::{ReducingState, ValueState};
+pub use state::{ListState, MapKey, MapState, ReducingState, ValueState};
 pub use stream::Stream;
 pub use streamrt_sdk_macros::Record;
 pub use streamrt_wit::{DataType, Field, Plan, Schema};
@@ -80,6 +83,7 @@ pub use transform::{Collector, Forward, MapResult, Output};
 pub use value::{NotNull, Value};
 pub use watermarks::{TimeColumn, Watermarks};
 pub use window::{Assigner, Count, Global, LATE, Session, Sliding, Tumbling, WindowResult, WindowedStream};
+pub use window_function::{Rows, Window, WindowFunction};
 
 use std::time::Duration;
 
@@ -96,10 +100,10 @@ pub mod support {
 /// Everything that a job needs.
 pub mod prelude {
     pub use crate::{
-        Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Forward, Global, KeyedStream, OutputTag, Print,
-        ProcessFunction, Record, ReducingState, Result, Session, Setup, Sliding, Socket, Stream, TimeDomain, Tumbling, ValueState,
-        Watermarks, WindowResult, WindowedStream, avg, count, first, hours, key, last, max, millis, min, minutes, secs, sum, window_end,
-        window_start,
+        AggregateFunction, Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Forward, Global, KeyedStream, Library,
+        ListState, MapState, OutputTag, Print, ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup, Sliding, Socket,
+        Stream, TimeDomain, Tumbling, ValueState, Watermarks, Window, WindowFunction, WindowResult, WindowedStream, avg, count, first,
+        hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
     };
 }
 

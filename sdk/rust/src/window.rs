@@ -4,15 +4,18 @@
 //! Flink documentation, "Windows": same assigners, same default triggers, same lateness.
 
 use crate::aggregate::{Aggregates, Term};
+use crate::chain::Maker;
 use crate::env::{main_port, replace};
+use crate::fold::{AggregateFunction, Fold, Reduce};
 use crate::key::Key;
 use crate::keyed::KeyedStream;
 use crate::record::Record;
-use crate::stream::Stream;
+use crate::stream::{Stream, function};
 use crate::watermarks::millis;
+use crate::window_function::{WindowFunction, WindowWhole};
 use std::ops::Deref;
 use std::time::Duration;
-use streamrt_wit::{Body, OutputColumns, OutputPort, WindowAssigner, WindowContents};
+use streamrt_wit::{Body, Function, FunctionKind, OutputColumns, OutputPort, WindowAssigner, WindowContents};
 
 /// Name of the side output that gets late rows.
 pub const LATE: &str = "late";
@@ -121,7 +124,67 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
         self.contents(uid, WindowContents::Builtin { aggregates, columns })
     }
 
-    pub(crate) fn contents<O: Record>(self, uid: &str, contents: WindowContents) -> WindowResult<O, T> {
+    /// Folds the rows of each window by a function of the plugin.
+    pub fn aggregate_with<A: AggregateFunction<In = T>>(self, uid: &str, aggregate: A) -> WindowResult<A::Out, T> {
+        let function = self.fold(uid, aggregate);
+        self.contents(uid, WindowContents::Aggregate { function, then: None })
+    }
+
+    /// As [`WindowedStream::aggregate_with`], and hands the result, with key and window, to a window function.
+    pub fn aggregate_then<A, F>(self, uid: &str, aggregate: A, then: F) -> WindowResult<F::Out, T>
+    where
+        A: AggregateFunction<In = T>,
+        F: WindowFunction<In = A::Out>,
+    {
+        let function = self.fold(uid, aggregate);
+        let then = Some(self.window_function(uid, then));
+        self.contents(uid, WindowContents::Aggregate { function, then })
+    }
+
+    /// Folds the rows of each window into one row, from left to right.
+    pub fn reduce(self, uid: &str, reduce: impl FnMut(&T, &T) -> T + 'static) -> WindowResult<T, T> {
+        let function = self.reduce_function(uid, reduce);
+        self.contents(uid, WindowContents::Aggregate { function, then: None })
+    }
+
+    /// As [`WindowedStream::reduce`], and hands the result, with key and window, to a window function.
+    pub fn reduce_then<F: WindowFunction<In = T>>(
+        self,
+        uid: &str,
+        reduce: impl FnMut(&T, &T) -> T + 'static,
+        then: F,
+    ) -> WindowResult<F::Out, T> {
+        let function = self.reduce_function(uid, reduce);
+        let then = Some(self.window_function(uid, then));
+        self.contents(uid, WindowContents::Aggregate { function, then })
+    }
+
+    /// Keeps all rows of each window, and hands them to a window function when it fires.
+    pub fn process<F: WindowFunction<In = T>>(self, uid: &str, process: F) -> WindowResult<F::Out, T> {
+        let function = self.window_function(uid, process);
+        self.contents(uid, WindowContents::Process { function })
+    }
+
+    fn fold<A: AggregateFunction<In = T>>(&self, uid: &str, aggregate: A) -> u32 {
+        let base = function(FunctionKind::Aggregate, uid, T::schema(), replace::<A::Out>());
+        let declared = Function { accumulator: Some(A::Accumulator::schema()), ..base };
+        self.keyed.stream.graph.function(declared, Maker::whole(Fold::new(aggregate)))
+    }
+
+    fn reduce_function(&self, uid: &str, reduce: impl FnMut(&T, &T) -> T + 'static) -> u32 {
+        let base = function(FunctionKind::Reduce, uid, T::schema(), replace::<T>());
+        let declared = Function { accumulator: Some(T::schema()), ..base };
+        self.keyed.stream.graph.function(declared, Maker::whole(Reduce::<T, _>::new(reduce)))
+    }
+
+    fn window_function<F: WindowFunction>(&self, uid: &str, process: F) -> u32 {
+        let graph = &self.keyed.stream.graph;
+        let key = graph.check(self.keyed.key_of::<F::Key>(uid));
+        let base = function(FunctionKind::WindowProcess, uid, F::In::schema(), replace::<F::Out>());
+        graph.function(Function { key: Some(key), ..base }, Maker::whole(WindowWhole::new(process)))
+    }
+
+    fn contents<O: Record>(self, uid: &str, contents: WindowContents) -> WindowResult<O, T> {
         let late = OutputPort { name: LATE.to_owned(), columns: OutputColumns::Forward };
         let body = Body::Window { assigner: self.assigner.clone(), allowed_lateness_ms: self.allowed_lateness_ms, contents };
         let graph = &self.keyed.stream.graph;

@@ -3,12 +3,17 @@
 //! Value state comes with the call and goes back with its result: no way to the host at all. List and map state is fetched when it is
 //! first touched and written back once, before the call returns. The truth is the host's; a table is empty between calls.
 
+mod list;
+mod map;
 mod value;
 
+pub use list::ListState;
+pub use map::{MapKey, MapState};
 pub use value::{ReducingState, ValueState};
 
 use crate::bindings::streamrt::plugin::types::Section;
-use crate::error::Result;
+use crate::column::{OwnedColumn, plain, section, u32_bytes};
+use crate::error::{Error, Result};
 use crate::host::StateHost;
 use crate::process::ProcessFunction;
 use crate::record::Record;
@@ -16,6 +21,7 @@ use crate::watermarks::millis;
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::time::Duration;
+use streamrt_wit::codes::{self, buffer};
 use streamrt_wit::{Schema, StateDescriptor, StateKind};
 
 /// What all tables of a function share.
@@ -31,6 +37,26 @@ impl Shared {
     fn slot(&self) -> usize {
         self.slot.get() as usize
     }
+
+    fn host(&self) -> Result<&Rc<dyn StateHost>> {
+        self.host.get().ok_or_else(|| Error::host("state is not open yet"))
+    }
+
+    /// Writes entries of list or map state, all in one go.
+    fn put(&self, number: u16, slots: &[u32], actions: Vec<u8>, columns: Vec<OwnedColumn>) -> Result<()> {
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let buffers = vec![plain(buffer::SLOT, u32_bytes(slots)), plain(buffer::ACTION, actions)];
+        self.host()?.put_many(u32::from(number), &section(codes::section::STATE, 0, slots.len(), buffers, columns))
+    }
+}
+
+/// The record in a row.
+pub(crate) fn loaded<T: Record>(columns: &T::Columns<'_>, row: usize) -> T {
+    let mut record = T::empty();
+    T::load(&mut record, columns, row);
+    record
 }
 
 /// The table behind a handle.
@@ -65,6 +91,22 @@ impl Setup {
     /// One value a key, into which `reduce` folds what is added.
     pub fn reducing<T: Record>(&mut self, name: &str, reduce: impl Fn(&mut T, &T) + 'static) -> ReducingState<T> {
         ReducingState::new(self.value(name), reduce)
+    }
+
+    /// A list of elements a key.
+    pub fn list<T: Record>(&mut self, name: &str) -> ListState<T> {
+        let table = Rc::new(list::ListTable::<T>::new(self.shared.clone(), self.number()));
+        self.declare(name, StateKind::List, Schema::new(), T::schema(), table.clone());
+        ListState::new(table)
+    }
+
+    /// A map a key.
+    pub fn map<K: MapKey, V: Record + Clone>(&mut self, name: &str) -> MapState<K, V> {
+        let table = Rc::new(map::MapTable::<K, V>::new(self.shared.clone(), self.number()));
+        let mut key = K::schema();
+        key.iter_mut().for_each(|field| field.name = field.name.replacen("value", "key", 1));
+        self.declare(name, StateKind::Map, key, V::schema(), table.clone());
+        MapState::new(table)
     }
 
     /// Lets entries of the state `name` expire so long after their last write.

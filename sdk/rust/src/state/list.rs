@@ -1,0 +1,168 @@
+//! List state: the elements of all slots of a call are fetched when one is first read; what is added without a read costs no fetch.
+
+use super::{Shared, StateTable, UNBOUND};
+use crate::bindings::streamrt::plugin::types::Section;
+use crate::column::{Table, find, fixed, plain, section, u32_bytes};
+use crate::error::Result;
+use crate::record::Record;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use streamrt_wit::codes::{self, action, buffer};
+
+/// A list of elements a key, in the order in which they were added. Made by [`Setup::list`](super::Setup::list).
+pub struct ListState<T: Record>(Option<Rc<ListTable<T>>>);
+
+impl<T: Record> Default for ListState<T> {
+    fn default() -> Self {
+        ListState(None)
+    }
+}
+
+impl<T: Record> ListState<T> {
+    pub(super) fn new(table: Rc<ListTable<T>>) -> Self {
+        ListState(Some(table))
+    }
+
+    fn table(&self) -> &ListTable<T> {
+        self.0.as_ref().expect(UNBOUND)
+    }
+
+    /// Adds an element at the end. Nothing is read for it.
+    pub fn add(&self, element: T) {
+        self.table().at(|slot| slot.appended.push(element));
+    }
+
+    /// The elements.
+    ///
+    /// # Errors
+    /// If the host cannot read the state.
+    pub fn get(&self) -> Result<Vec<T>>
+    where
+        T: Clone,
+    {
+        let mut elements = Vec::new();
+        self.for_each(|element| elements.push(element.clone()))?;
+        Ok(elements)
+    }
+
+    /// Lets `read` look at each element in order, without a copy. It must not change this state.
+    ///
+    /// # Errors
+    /// If the host cannot read the state.
+    pub fn for_each(&self, mut read: impl FnMut(&T)) -> Result<()> {
+        let table = self.table();
+        table.load()?;
+        table.at(|slot| slot.stored.iter().chain(&slot.appended).for_each(&mut read));
+        Ok(())
+    }
+
+    /// The number of elements.
+    ///
+    /// # Errors
+    /// If the host cannot read the state.
+    pub fn len(&self) -> Result<usize> {
+        let mut n = 0;
+        self.for_each(|_| n += 1)?;
+        Ok(n)
+    }
+
+    /// Whether there is no element.
+    ///
+    /// # Errors
+    /// If the host cannot read the state.
+    pub fn is_empty(&self) -> Result<bool> {
+        self.len().map(|n| n == 0)
+    }
+
+    /// Replaces all elements.
+    pub fn update(&self, elements: impl IntoIterator<Item = T>) {
+        self.clear();
+        self.table().at(|slot| slot.appended.extend(elements));
+    }
+
+    /// Takes all elements away.
+    pub fn clear(&self) {
+        self.table().at(|slot| {
+            slot.cleared = true;
+            slot.stored.clear();
+            slot.appended.clear();
+        });
+    }
+}
+
+/// The lists of a call.
+pub(crate) struct ListTable<T: Record> {
+    shared: Rc<Shared>,
+    number: u16,
+    loaded: Cell<bool>,
+    slots: RefCell<Vec<Slot<T>>>,
+}
+
+struct Slot<T> {
+    /// What the host has, once it is fetched.
+    stored: Vec<T>,
+    cleared: bool,
+    /// What this call adds.
+    appended: Vec<T>,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Slot { stored: Vec::new(), cleared: false, appended: Vec::new() }
+    }
+}
+
+impl<T: Record> ListTable<T> {
+    pub(super) fn new(shared: Rc<Shared>, number: u16) -> Self {
+        ListTable { shared, number, loaded: Cell::new(false), slots: RefCell::default() }
+    }
+
+    fn at<R>(&self, change: impl FnOnce(&mut Slot<T>) -> R) -> R {
+        change(&mut self.slots.borrow_mut()[self.shared.slot()])
+    }
+
+    /// Fetches the lists of all slots, unless that is done or the slot at work needs no fetch.
+    fn load(&self) -> Result<()> {
+        if self.loaded.get() || self.at(|slot| slot.cleared) {
+            return Ok(());
+        }
+        let mut slots = self.slots.borrow_mut();
+        let all: Vec<u32> = (0..slots.len() as u32).collect();
+        let keys = section(codes::section::STATE, 0, all.len(), vec![plain(buffer::SLOT, u32_bytes(&all))], Vec::new());
+        let answer = self.shared.host()?.get_many(u32::from(self.number), &keys)?;
+        let columns = T::columns(&Table::of(&answer, T::schema().len()))?;
+        let ends = fixed::<4>(find(&answer, buffer::OFFSETS).unwrap_or_default(), all.len() + 1)?;
+        for (slot, span) in slots.iter_mut().zip(ends.windows(2)).filter(|(slot, _)| !slot.cleared) {
+            let rows = u32::from_le_bytes(span[0]) as usize..u32::from_le_bytes(span[1]) as usize;
+            slot.stored.extend(rows.map(|row| super::loaded(&columns, row)));
+        }
+        self.loaded.set(true);
+        Ok(())
+    }
+}
+
+impl<T: Record> StateTable for ListTable<T> {
+    fn begin(&self, n_slots: usize, _: Option<&Section>) -> Result<()> {
+        let mut slots = self.slots.borrow_mut();
+        self.loaded.set(false);
+        slots.clear();
+        slots.resize_with(n_slots, Slot::default);
+        Ok(())
+    }
+
+    fn finish(&self, _: &mut Vec<Section>) -> Result<()> {
+        let (mut rows, mut actions, mut builder) = (Vec::new(), Vec::new(), T::Builder::default());
+        let nothing = T::empty();
+        for (slot, number) in self.slots.borrow().iter().zip(0u32..) {
+            if slot.cleared {
+                (rows.push(number), actions.push(action::CLEAR_SLOT), T::push(&nothing, &mut builder));
+            }
+            for element in &slot.appended {
+                (rows.push(number), actions.push(action::APPEND), T::push(element, &mut builder));
+            }
+        }
+        let mut columns = Vec::new();
+        T::finish(&mut builder, &mut columns);
+        self.shared.put(self.number, &rows, actions, columns)
+    }
+}
