@@ -143,13 +143,14 @@ impl SocketReader {
         filled
     }
 
-    /// Collects records until there are `rows` or the input is dry.
+    /// Collects records until there are `rows` or the input is dry. Only the first read may wait, and only if nothing is there yet:
+    /// a server that trickles must not hold the task.
     fn collect(&mut self, rows: usize) -> Result<()> {
-        while !self.records.frame(rows)? && self.closed.is_none() {
-            let wait = self.records.block().records.is_empty();
-            if !self.read(wait)? {
-                break;
-            }
+        let mut full = self.records.frame(rows)?;
+        let mut wait = self.records.block().records.is_empty();
+        while !full && self.closed.is_none() && self.read(wait)? {
+            full = self.records.frame(rows)?;
+            wait = false;
         }
         Ok(())
     }
