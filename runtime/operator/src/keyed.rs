@@ -1,10 +1,11 @@
 //! The keys of a batch as state wants them: hashes, and eight bytes or encoded bytes a row. Buffers are kept from batch to batch.
 
 use crate::json;
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use streamrt_state::{KeyKind, Keys, RowCodec};
-use streamrt_types::{KeyEncoder, Result, plan_schema};
+use std::sync::Arc;
+use streamrt_state::{KeyBuffer, KeyKind, Keys, RowCodec};
+use streamrt_types::{Error, KeyEncoder, Result, plan_schema};
 
 /// Reads the keys of batches of one schema.
 pub struct BatchKeys {
@@ -47,15 +48,53 @@ impl BatchKeys {
     /// # Errors
     /// `Data` if a key is null.
     pub fn read<'a>(&'a mut self, batch: &'a RecordBatch) -> Result<(&'a [u32], Keys<'a>)> {
+        self.load(batch)?;
+        Ok(self.view(batch))
+    }
+
+    /// Reads the keys of `batch` for [`BatchKeys::view`].
+    ///
+    /// # Errors
+    /// `Data` if a key is null.
+    pub(crate) fn load(&mut self, batch: &RecordBatch) -> Result<()> {
         self.hashes.clear();
-        if let Some(keys) = self.encoder.fixed(batch)? {
-            self.encoder.hash(batch, &mut self.hashes)?;
-            return Ok((&self.hashes, Keys::Fixed(keys)));
+        if self.kind == KeyKind::Fixed {
+            return self.encoder.hash(batch, &mut self.hashes);
         }
         self.encoder.encode(batch, &mut self.bytes, &mut self.offsets)?;
         let key = |range: &[u32]| streamrt_types::murmur3_32(&self.bytes[range[0] as usize..range[1] as usize]);
         self.hashes.extend(self.offsets.windows(2).map(key));
-        Ok((&self.hashes, Keys::Bytes { bytes: &self.bytes, offsets: &self.offsets }))
+        Ok(())
+    }
+
+    /// What the last [`BatchKeys::load`] read; `batch` is the same.
+    pub(crate) fn view<'a>(&'a self, batch: &'a RecordBatch) -> (&'a [u32], Keys<'a>) {
+        match self.encoder.fixed(batch) {
+            Ok(Some(keys)) => (&self.hashes, Keys::Fixed(keys)),
+            // A null would have been found when the batch was loaded.
+            Ok(None) | Err(_) => (&self.hashes, Keys::Bytes { bytes: &self.bytes, offsets: &self.offsets }),
+        }
+    }
+
+    /// Some of the key columns, by their places in the key, of collected keys.
+    ///
+    /// # Errors
+    /// `Internal` if the bytes are no keys of this kind.
+    pub fn columns(&self, keys: &KeyBuffer, wanted: &[usize]) -> Result<RecordBatch> {
+        let columns = match keys.keys() {
+            Keys::Fixed(words) => {
+                let column: ArrayRef = match self.schema().field(0).data_type() {
+                    DataType::UInt64 => Arc::new(UInt64Array::from(words.to_vec())),
+                    _ => Arc::new(words.iter().map(|&word| word as i64).collect::<Int64Array>()),
+                };
+                RecordBatch::try_new(self.schema().clone(), vec![column])
+            }
+            Keys::Bytes { bytes, offsets } => {
+                let key = |range: &[u32]| &bytes[range[0] as usize..range[1] as usize];
+                Ok(self.codec.decode(&offsets.windows(2).map(key).collect::<Vec<_>>())?)
+            }
+        };
+        columns.and_then(|columns| columns.project(wanted)).map_err(|e| Error::internal("keys do not make columns").with_source(e))
     }
 
     /// The key columns of keys that are given by their canonical bytes.
@@ -94,9 +133,10 @@ mod tests {
         assert_eq!(keys.kind(), kind);
         let (hashes, read) = keys.read(&batch).unwrap();
         assert_eq!((hashes.len(), read.len()), (2, 2));
-        let mut buffer = streamrt_state::KeyBuffer::new(kind);
+        let mut buffer = KeyBuffer::new(kind);
         buffer.push(hashes[1], read, 1);
         assert_eq!(buffer.with_key(0, streamrt_types::murmur3_32), hashes[1]);
+        assert_eq!(json::row(&keys.columns(&buffer, &[0]).unwrap(), 0), format!("{}}}", described.split([',', '}']).next().unwrap()));
         assert_eq!(keys.describe(&batch, 1), described);
         assert_eq!(buffer.with_key(0, |key| keys.describe_bytes(key)), described);
     }

@@ -8,11 +8,18 @@ mod aggregate;
 mod chain;
 mod function;
 pub mod harness;
+mod isolate;
 pub mod json;
 mod keyed;
 mod operator;
+mod ports;
+mod process;
 mod sink;
+mod slots;
 mod source;
+mod states;
+mod timers;
+mod transform;
 
 pub use aggregate::{Accumulators, Overflow, RunningAggregateOperator};
 pub use chain::{Exits, OperatorChain};
@@ -20,7 +27,12 @@ pub use function::{
     Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, RowsOut, SlotsIn, StateAccess, StateIn, StateOut, TimerIn,
     TimerOut,
 };
+pub use isolate::{Isolation, Suspect, Work};
 pub use keyed::BatchKeys;
 pub use operator::{DeadLetter, Operator, OperatorContext, Output, TaskMetrics};
+pub use ports::port_number;
+pub use process::KeyedProcessOperator;
 pub use sink::{Sink, SinkOperator};
 pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader};
+pub use timers::{Domain, Timer, TimerKey, TimerService};
+pub use transform::{Projection, TransformOperator, suspect_row};

@@ -1,6 +1,8 @@
 //! The contract of a native sink, and the operator that drives one.
 
-use crate::operator::{Operator, OperatorContext, Output};
+use crate::operator::{Operator, OperatorContext, Output, TaskMetrics};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use streamrt_types::{Batch, Result, Watermark};
 
 /// One subtask's writer. Results become visible in `finish`; without checkpoints that is once, at the end.
@@ -23,31 +25,42 @@ pub trait Sink: Send {
 /// Runs a [`Sink`] at the end of a chain.
 pub struct SinkOperator {
     sink: Box<dyn Sink>,
+    metrics: Arc<TaskMetrics>,
     finished: bool,
 }
 
 impl SinkOperator {
     pub fn new(sink: Box<dyn Sink>) -> SinkOperator {
-        SinkOperator { sink, finished: false }
+        SinkOperator { sink, metrics: Arc::default(), finished: false }
     }
 }
 
 impl Operator for SinkOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
+        self.metrics = context.metrics.clone();
         self.sink.open(context)
     }
 
     fn batch(&mut self, batch: Batch, _output: &mut dyn Output) -> Result<()> {
-        if batch.n_rows() == 0 { Ok(()) } else { self.sink.write(&batch) }
+        if batch.n_rows() > 0 {
+            self.sink.write(&batch)?;
+            TaskMetrics::add(&self.metrics.records_in, batch.n_rows() as u64);
+        }
+        if let Some(watermark) = batch.last_watermark() {
+            self.metrics.watermark.store(watermark, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
-    fn watermark(&mut self, _watermark: Watermark, _output: &mut dyn Output) -> Result<()> {
+    fn watermark(&mut self, watermark: Watermark, _output: &mut dyn Output) -> Result<()> {
+        self.metrics.watermark.store(watermark, Ordering::Relaxed);
         Ok(())
     }
 
     fn end_of_input(&mut self, _output: &mut dyn Output) -> Result<()> {
+        self.sink.finish()?;
         self.finished = true;
-        self.sink.finish()
+        Ok(())
     }
 
     fn close(&mut self) -> Result<()> {

@@ -8,6 +8,7 @@
 use super::Accumulators;
 use crate::keyed::BatchKeys;
 use crate::operator::{Operator, OperatorContext, Output};
+use crate::ports::detached_times;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Field, Schema, SchemaRef};
 use std::sync::Arc;
@@ -94,11 +95,7 @@ impl RunningAggregateOperator {
     fn times(&self, batch: &Batch) -> Times {
         let Times::Column(index) = batch.times else { return batch.times.clone() };
         let kept = self.columns.iter().position(|column| matches!(column, Column::Input(i) if *i == index));
-        match (kept, batch.times()) {
-            (Some(at), _) => Times::Column(at),
-            (None, Some(times)) => Times::Array(times.to_vec().into()),
-            (None, None) => Times::None,
-        }
+        kept.map_or_else(|| detached_times(batch), Times::Column)
     }
 }
 

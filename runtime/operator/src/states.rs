@@ -1,0 +1,327 @@
+//! The states of a keyed function: value state as columns for the slots of a call, list and map state through [`StateAccess`].
+//!
+//! Invariant: during a call nothing changes but a [`Writes`], which holds back what the call writes to lists and maps, and is read
+//! first, so that a call sees its own writes. `apply` makes it the state; dropping it rolls back.
+
+use crate::function::{StateAccess, StateIn, StateOut};
+use arrow_array::{ArrayRef, RecordBatch};
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use streamrt_state::{EntryId, KeyBuffer, KeyKind, ListState, MapState, RowCodec, ValueState};
+use streamrt_types::{Error, KeyGroupRange, Result, code};
+use streamrt_wit::codes::action;
+use streamrt_wit::{StateDescriptor, StateKind};
+
+/// All states of one function, by the numbers of their descriptors.
+pub(crate) struct States {
+    states: Vec<State>,
+}
+
+enum State {
+    Value {
+        state: ValueState,
+        entries: Vec<EntryId>,
+    },
+    List(ListState),
+    /// Also reducing and aggregating state: a map whose key has no columns.
+    Map(MapState),
+}
+
+fn bad_output(message: impl Into<String>) -> Error {
+    Error::new(code::BAD_OUTPUT, message)
+}
+
+impl States {
+    /// # Errors
+    /// `Invalid` for a state with a time to live.
+    pub(crate) fn new(descriptors: &[StateDescriptor], kind: KeyKind, key_groups: KeyGroupRange, max_parallelism: u32) -> Result<States> {
+        let open = |descriptor: &StateDescriptor| {
+            if let Some(ttl_ms) = descriptor.ttl_ms {
+                let message = format!("state `{}` has a time to live of {ttl_ms} ms, which this version does not support", descriptor.name);
+                return Err(Error::new(code::INVALID_JOB, message));
+            }
+            Ok(match descriptor.kind {
+                StateKind::Value => {
+                    let state = ValueState::new(&descriptor.value, kind, key_groups, max_parallelism);
+                    State::Value { state, entries: Vec::new() }
+                }
+                StateKind::List => State::List(ListState::new(&descriptor.value, kind, key_groups, max_parallelism)),
+                StateKind::Map | StateKind::Reducing | StateKind::Aggregating => {
+                    State::Map(MapState::new(&descriptor.key, &descriptor.value, kind, key_groups, max_parallelism))
+                }
+            })
+        };
+        Ok(States { states: descriptors.iter().map(open).collect::<Result<_>>()? })
+    }
+
+    /// The value states of `keys`, one for each descriptor of that kind.
+    pub(crate) fn values(&mut self, keys: &KeyBuffer) -> Result<Vec<StateIn>> {
+        let mut values = Vec::new();
+        for (number, state) in self.states.iter_mut().enumerate() {
+            if let State::Value { state, entries } = state {
+                let (columns, present) = state.get(keys, entries)?;
+                values.push(StateIn { number: number as u16, values: columns, present, slots: None });
+            }
+        }
+        Ok(values)
+    }
+
+    /// Checks what a call wants to do to value state, so that [`States::apply`] cannot fail half-way.
+    pub(crate) fn check(&self, outs: &[StateOut], n_slots: usize) -> Result<()> {
+        for out in outs {
+            let is_value = matches!(self.states.get(usize::from(out.number)), Some(State::Value { .. }));
+            let n_actions = out.actions.as_ref().map_or(n_slots, Vec::len);
+            if !is_value || out.values.num_rows() != n_slots || n_actions != n_slots {
+                return Err(bad_output(format!("state {} came back for another number of slots than were sent", out.number)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes checked outcomes and held-back writes the state. `keys` are those of the last [`States::values`].
+    pub(crate) fn apply(&mut self, outs: &[StateOut], writes: Writes, keys: &KeyBuffer) {
+        for out in outs {
+            let State::Value { state, entries } = &mut self.states[usize::from(out.number)] else { continue };
+            let action = |slot: usize| out.actions.as_ref().map_or(action::SET, |actions| actions[slot]);
+            let set = (0..keys.len()).filter(|&slot| action(slot) == action::SET).map(|slot| (slot, slot));
+            state.set(keys, entries, &out.values, set);
+            (0..keys.len()).filter(|&slot| action(slot) == action::CLEAR).for_each(|slot| state.clear(entries[slot]));
+        }
+        for ((number, slot), list) in writes.lists {
+            let State::List(state) = &mut self.states[number as usize] else { continue };
+            if list.cleared {
+                state.clear(keys, slot as usize);
+            }
+            state.append(keys, slot as usize, list.appended.iter().map(Vec::as_slice));
+        }
+        for ((number, slot), map) in writes.maps {
+            let State::Map(state) = &mut self.states[number as usize] else { continue };
+            if map.cleared {
+                state.clear(keys, slot as usize);
+            }
+            for (key, value) in map.entries {
+                match value {
+                    Some(value) => state.put(keys, slot as usize, &key, &value),
+                    None => state.remove(keys, slot as usize, &key),
+                }
+            }
+        }
+    }
+}
+
+/// What a call has written to lists and maps, by (state, slot).
+#[derive(Default)]
+pub(crate) struct Writes {
+    lists: HashMap<(u32, u32), ListWrites>,
+    maps: HashMap<(u32, u32), MapWrites>,
+}
+
+#[derive(Default)]
+struct ListWrites {
+    /// What was there before the call is gone.
+    cleared: bool,
+    appended: Vec<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct MapWrites {
+    cleared: bool,
+    /// `None`: the entry is gone.
+    entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+/// The states as one call sees them. It owns them, because a guest's store can hold only what it owns.
+pub(crate) struct CallStates {
+    pub states: States,
+    /// The keys of the call's slots.
+    pub keys: KeyBuffer,
+    pub writes: Writes,
+}
+
+impl CallStates {
+    /// The states behind the box that goes through calls.
+    pub(crate) fn of(access: &mut Box<dyn StateAccess>) -> &mut CallStates {
+        (&mut **access as &mut dyn Any).downcast_mut().expect("a call gives back the box that it got")
+    }
+
+    fn check_slot(&self, slot: u32) -> Result<()> {
+        if (slot as usize) < self.keys.len() { Ok(()) } else { Err(bad_output(format!("slot {slot} is not of this call"))) }
+    }
+
+    /// The encoded elements of a list, with what the call has done to it.
+    fn elements(&mut self, number: u32, slot: u32) -> Result<Vec<Vec<u8>>> {
+        self.check_slot(slot)?;
+        let State::List(state) = find(&mut self.states, number)? else { return Err(wrong_kind(number)) };
+        let writes = self.writes.lists.get(&(number, slot));
+        let old = if writes.is_some_and(|writes| writes.cleared) { None } else { Some(state.get(&self.keys, slot as usize)) };
+        let mut elements: Vec<Vec<u8>> = old.into_iter().flatten().map(<[u8]>::to_vec).collect();
+        elements.extend(writes.iter().flat_map(|writes| writes.appended.iter().cloned()));
+        Ok(elements)
+    }
+
+    /// The encoded value of a map's entry, with what the call has done to it.
+    fn entry(&mut self, number: u32, slot: u32, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.check_slot(slot)?;
+        let State::Map(state) = find(&mut self.states, number)? else { return Err(wrong_kind(number)) };
+        if let Some(writes) = self.writes.maps.get(&(number, slot)) {
+            match writes.entries.get(key) {
+                Some(written) => return Ok(written.clone()),
+                None if writes.cleared => return Ok(None),
+                None => {}
+            }
+        }
+        Ok(state.get(&self.keys, slot as usize, key).map(<[u8]>::to_vec))
+    }
+
+    /// Up to `limit` entries of a map behind `after`, in order, merged from the state and the call's writes.
+    fn entries(&mut self, number: u32, slot: u32, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.check_slot(slot)?;
+        let State::Map(state) = find(&mut self.states, number)? else { return Err(wrong_kind(number)) };
+        let nothing = MapWrites::default();
+        let writes = self.writes.maps.get(&(number, slot)).unwrap_or(&nothing);
+        // Each written entry can hide one old entry at most.
+        let n_old = if writes.cleared { 0 } else { limit + writes.entries.len() };
+        let old = state.scan(&self.keys, slot as usize, after).take(n_old);
+        let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = old.map(|(key, value)| (key.to_vec(), Some(value.to_vec()))).collect();
+        let is_behind = |key: &[u8]| after.is_none_or(|after| key > after);
+        merged.extend(writes.entries.iter().filter(|(key, _)| is_behind(key)).map(|(key, value)| (key.clone(), value.clone())));
+        Ok(merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect())
+    }
+
+    fn put_list(&mut self, number: u32, slots: &[u32], actions: &[u8], columns: &RecordBatch) -> Result<()> {
+        let codec = list_codec(&mut self.states, number)?.clone();
+        check_types(&codec, columns.columns(), number)?;
+        for (row, (&slot, &what)) in slots.iter().zip(actions).enumerate() {
+            self.check_slot(slot)?;
+            let writes = self.writes.lists.entry((number, slot)).or_default();
+            match what {
+                action::APPEND | action::SET => {
+                    let mut element = Vec::new();
+                    codec.encode(columns.columns(), row, &mut element);
+                    writes.appended.push(element);
+                }
+                action::CLEAR | action::CLEAR_SLOT => *writes = ListWrites { cleared: true, appended: Vec::new() },
+                other => return Err(bad_output(format!("list state {number} knows no action {other}"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn put_map(&mut self, number: u32, slots: &[u32], actions: &[u8], columns: &RecordBatch) -> Result<()> {
+        let (key_codec, value_codec) = map_codecs(&mut self.states, number)?;
+        let (key_codec, value_codec) = (key_codec.clone(), value_codec.clone());
+        let (keys, values) = columns.columns().split_at_checked(key_codec.schema().fields().len()).ok_or_else(|| wrong_columns(number))?;
+        check_types(&key_codec, keys, number)?;
+        check_types(&value_codec, values, number)?;
+        for (row, (&slot, &what)) in slots.iter().zip(actions).enumerate() {
+            self.check_slot(slot)?;
+            let writes = self.writes.maps.entry((number, slot)).or_default();
+            let key = encoded(&key_codec, keys, row);
+            match what {
+                action::SET => drop(writes.entries.insert(key, Some(encoded(&value_codec, values, row)))),
+                action::CLEAR => drop(writes.entries.insert(key, None)),
+                action::CLEAR_SLOT => *writes = MapWrites { cleared: true, entries: BTreeMap::new() },
+                other => return Err(bad_output(format!("map state {number} knows no action {other}"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encoded(codec: &RowCodec, columns: &[ArrayRef], row: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec.encode(columns, row, &mut bytes);
+    bytes
+}
+
+fn find(states: &mut States, number: u32) -> Result<&mut State> {
+    states.states.get_mut(number as usize).ok_or_else(|| bad_output(format!("there is no state {number}")))
+}
+
+fn wrong_kind(number: u32) -> Error {
+    bad_output(format!("state {number} is of another kind than the call wants"))
+}
+
+fn wrong_columns(number: u32) -> Error {
+    bad_output(format!("the columns for state {number} are not those of its descriptor"))
+}
+
+fn list_codec(states: &mut States, number: u32) -> Result<&RowCodec> {
+    match find(states, number)? {
+        State::List(state) => Ok(state.codec()),
+        _ => Err(wrong_kind(number)),
+    }
+}
+
+fn map_codecs(states: &mut States, number: u32) -> Result<(&RowCodec, &RowCodec)> {
+    match find(states, number)? {
+        State::Map(state) => Ok((state.key_codec(), state.value_codec())),
+        _ => Err(wrong_kind(number)),
+    }
+}
+
+fn check_types(codec: &RowCodec, columns: &[ArrayRef], number: u32) -> Result<()> {
+    let fields = codec.schema().fields();
+    let fit = fields.len() == columns.len() && fields.iter().zip(columns).all(|(field, column)| field.data_type() == column.data_type());
+    if fit { Ok(()) } else { Err(wrong_columns(number)) }
+}
+
+fn decoded(codec: &RowCodec, rows: &[Vec<u8>]) -> Result<RecordBatch> {
+    codec.decode(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+/// Columns of the map's key, and behind them those of its value.
+fn joined(keys: &RecordBatch, values: &RecordBatch) -> Result<RecordBatch> {
+    let fields: Vec<_> = keys.schema_ref().fields().iter().chain(values.schema_ref().fields()).cloned().collect();
+    let columns = keys.columns().iter().chain(values.columns()).cloned().collect();
+    let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(values.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(arrow_schema::Schema::new(fields)), columns, &options)
+        .map_err(|e| Error::internal("entries of a map do not make columns").with_source(e))
+}
+
+impl StateAccess for CallStates {
+    fn list(&mut self, number: u32, slots: &[u32]) -> Result<(RecordBatch, Vec<u32>)> {
+        let mut elements = Vec::new();
+        let mut offsets = vec![0];
+        for &slot in slots {
+            elements.extend(self.elements(number, slot)?);
+            offsets.push(u32::try_from(elements.len()).map_err(|_| Error::new(code::OVERFLOW, "lists of more than 2^32 elements"))?);
+        }
+        Ok((decoded(list_codec(&mut self.states, number)?, &elements)?, offsets))
+    }
+
+    fn map(&mut self, number: u32, slots: &[u32], keys: &RecordBatch) -> Result<(RecordBatch, Vec<u8>)> {
+        let codec = map_codecs(&mut self.states, number)?.0.clone();
+        check_types(&codec, keys.columns(), number)?;
+        let mut values = Vec::with_capacity(slots.len());
+        let mut present = Vec::with_capacity(slots.len());
+        for (row, &slot) in slots.iter().enumerate() {
+            let value = self.entry(number, slot, &encoded(&codec, keys.columns(), row))?;
+            present.push(u8::from(value.is_some()));
+            values.push(value.unwrap_or_default());
+        }
+        Ok((decoded(map_codecs(&mut self.states, number)?.1, &values)?, present))
+    }
+
+    fn put(&mut self, number: u32, slots: &[u32], actions: &[u8], columns: &RecordBatch) -> Result<()> {
+        if slots.len() != actions.len() || slots.len() != columns.num_rows() {
+            return Err(wrong_columns(number));
+        }
+        match find(&mut self.states, number)? {
+            State::List(_) => self.put_list(number, slots, actions, columns),
+            State::Map(_) => self.put_map(number, slots, actions, columns),
+            State::Value { .. } => Err(wrong_kind(number)),
+        }
+    }
+
+    fn scan(&mut self, number: u32, slot: u32, after: &[u8], limit: usize) -> Result<(RecordBatch, Option<Vec<u8>>)> {
+        // A cursor is a byte and the last key, so that an empty key is not mistaken for the beginning.
+        let last = after.split_first().map(|(_, key)| key);
+        let (keys, values): (Vec<_>, Vec<_>) = self.entries(number, slot, last, limit)?.into_iter().unzip();
+        let more = keys.len() == limit && limit > 0;
+        let cursor = keys.last().filter(|_| more).map(|key| [&[1], key.as_slice()].concat());
+        let (key_codec, value_codec) = map_codecs(&mut self.states, number)?;
+        Ok((joined(&decoded(key_codec, &keys)?, &decoded(value_codec, &values)?)?, cursor))
+    }
+}

@@ -1,0 +1,230 @@
+//! Runs a chain of map, filter, flat-map, key projection and non-keyed process functions over batches, one call a batch.
+//!
+//! Only the columns that the first function reads go in, and only what the functions made comes back; the rest is joined from the input
+//! by origin. Rows, their times and the marks between them keep their order, so results do not depend on the batch size.
+
+use crate::function::{Call, ClockIn, Failure, FunctionChain, Invocation, NoState, RowsIn};
+use crate::isolate::{Isolation, Suspect, Work};
+use crate::json;
+use crate::operator::{Operator, OperatorContext, Output};
+use crate::ports::{Events, Ports};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use std::ops::Range;
+use std::time::Duration;
+use streamrt_types::{Batch, Clock, Error, Mark, Result, WATERMARK_MIN, Watermark, arrow_type, code};
+use streamrt_wit::Function;
+
+/// The operator of a fused chain of stateless functions.
+pub struct TransformOperator {
+    chain: Box<dyn FunctionChain>,
+    ports: Ports,
+    projection: Projection,
+    /// Whether some function wants times and marks.
+    timed: bool,
+    watermark: Watermark,
+    opened: Option<(Isolation, std::sync::Arc<dyn Clock>)>,
+}
+
+/// The columns that a function reads, by their places in the input.
+pub struct Projection {
+    columns: Vec<usize>,
+    /// All columns in their order: nothing to do.
+    is_whole: bool,
+}
+
+impl Projection {
+    /// # Errors
+    /// `Invalid` if a column is not there, or has another type.
+    pub fn new(function: &Function, input: &SchemaRef) -> Result<Projection> {
+        let mut columns = Vec::with_capacity(function.input.len());
+        for field in &function.input {
+            let wanted = arrow_type(field.data_type);
+            let refuse = |found: String| {
+                let message = format!("function `{}` reads column `{}` of type {wanted}, but {found}", function.name, field.name);
+                Error::new(code::SCHEMA_MISMATCH, message)
+            };
+            match input.column_with_name(&field.name) {
+                None => return Err(refuse("its input has no such column".into())),
+                Some((_, found)) if *found.data_type() != wanted => return Err(refuse(format!("it has type {}", found.data_type()))),
+                Some((_, found)) if found.is_nullable() && !field.nullable => return Err(refuse("it may be null".into())),
+                Some((index, _)) => columns.push(index),
+            }
+        }
+        let is_whole = columns.iter().copied().eq(0..input.fields().len());
+        Ok(Projection { columns, is_whole })
+    }
+
+    pub fn apply(&self, columns: &RecordBatch) -> Result<RecordBatch> {
+        if self.is_whole {
+            return Ok(columns.clone());
+        }
+        columns.project(&self.columns).map_err(|e| Error::internal("columns could not be projected").with_source(e))
+    }
+}
+
+/// Rows of a batch, and the marks before and between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub rows: Range<usize>,
+    /// Numbers of marks.
+    pub marks: Range<usize>,
+}
+
+impl Piece {
+    pub(crate) fn whole(batch: &Batch) -> Piece {
+        Piece { rows: 0..batch.n_rows(), marks: 0..batch.marks.len() }
+    }
+
+    /// Cuts in the middle of the rows, and then between a row and the marks around it, down to one row or one mark.
+    pub(crate) fn split(&self, all: &[Mark]) -> Option<(Piece, Piece)> {
+        let Piece { rows, marks } = self.clone();
+        let (row, mark) = match rows.len() {
+            0 => (rows.end, marks.start + marks.len() / 2),
+            // The marks before the row alone, or if there are none, the row alone.
+            1 => match all[marks.clone()].partition_point(|mark| mark.row as usize <= rows.start) {
+                0 => (rows.end, marks.start),
+                n => (rows.start, marks.start + n),
+            },
+            n => {
+                let middle = rows.start + n / 2;
+                (middle, marks.start + all[marks.clone()].partition_point(|mark| (mark.row as usize) < middle))
+            }
+        };
+        let first = Piece { rows: rows.start..row, marks: marks.start..mark };
+        let second = Piece { rows: row..rows.end, marks: mark..marks.end };
+        (!first.is_empty() && !second.is_empty()).then_some((first, second))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.marks.is_empty()
+    }
+
+    /// The rows as a batch, with the marks counted from its first row.
+    pub(crate) fn cut(&self, batch: &Batch) -> Batch {
+        if self.rows.len() == batch.n_rows() && self.marks.len() == batch.marks.len() {
+            return batch.clone();
+        }
+        let mut piece = batch.slice(self.rows.start, self.rows.len());
+        let place = |mark: &Mark| Mark { row: mark.row - self.rows.start as u32, watermark: mark.watermark };
+        piece.marks = batch.marks[self.marks.clone()].iter().map(place).collect();
+        piece
+    }
+}
+
+/// Describes row `row` of `batch`, the record that user code failed on.
+pub fn suspect_row(batch: &Batch, row: usize, key: String) -> Suspect {
+    let position = batch.origin.as_ref().map_or(String::new(), |origin| format!("{} line {}", origin.split, origin.position(row)));
+    let what = if position.is_empty() { format!("record {}", json::row(&batch.columns, row)) } else { format!("record at {position}") };
+    Suspect { what, position, key, record: json::row(&batch.columns, row), time_ms: batch.times().map(|times| times[row]) }
+}
+
+impl TransformOperator {
+    /// Runs `chain`, which is made of `functions` in this order, over rows of the schema `input`.
+    ///
+    /// # Errors
+    /// `Invalid` if the first function reads a column that the input does not have, or an added column clashes with one that is there.
+    pub fn new(chain: Box<dyn FunctionChain>, functions: &[Function], input: &SchemaRef) -> Result<TransformOperator> {
+        let first = functions.first().ok_or_else(|| Error::internal("a chain has at least one function"))?;
+        Ok(TransformOperator {
+            chain,
+            ports: Ports::new(functions, input)?,
+            projection: Projection::new(first, input)?,
+            timed: functions.iter().any(|function| function.time),
+            watermark: WATERMARK_MIN,
+            opened: None,
+        })
+    }
+
+    /// The number for [`Output::batch`] and the schema of every output.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, &SchemaRef)> {
+        self.ports.schemas()
+    }
+}
+
+/// The work of one batch.
+struct Transform<'a> {
+    operator: &'a mut TransformOperator,
+    batch: &'a Batch,
+    now_ms: i64,
+    pending: Vec<(u16, Batch)>,
+    output: &'a mut dyn Output,
+}
+
+impl Work for Transform<'_> {
+    type Part = Piece;
+
+    fn size(&self, part: &Piece) -> usize {
+        part.rows.len()
+    }
+
+    fn run(&mut self, part: &Piece, deadline: Duration) -> Result<(), Failure> {
+        let input = part.cut(self.batch);
+        let operator = &mut *self.operator;
+        if input.n_rows() == 0 {
+            self.pending = operator.ports.marks_only(&input.marks);
+        } else {
+            let columns = operator.projection.apply(&input.columns)?;
+            let rows = RowsIn {
+                columns: &columns,
+                times: if operator.timed { input.times() } else { None },
+                marks: if operator.timed { &input.marks } else { &[] },
+                slots: None,
+            };
+            let bound = input.last_watermark().unwrap_or(operator.watermark);
+            let clock = operator.timed.then_some(ClockIn { watermark: operator.watermark, bound, processing_time: self.now_ms });
+            let invocation = Invocation {
+                call: Call::Process,
+                rows: Some(rows),
+                slots: None,
+                states: Vec::new(),
+                timers: &[],
+                clock,
+                access: &mut NoState::boxed(),
+            };
+            let outcome = operator.chain.invoke(invocation, deadline)?;
+            let events = Events { input: &input, marks: &input.marks, timers: &[] };
+            self.pending = operator.ports.assemble(outcome.rows, &events)?;
+        }
+        operator.watermark = input.last_watermark().unwrap_or(operator.watermark);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.pending.drain(..).try_for_each(|(port, batch)| self.output.batch(port, batch))
+    }
+
+    fn split(&self, part: &Piece) -> Option<(Piece, Piece)> {
+        part.split(&self.batch.marks)
+    }
+
+    fn suspect(&self, part: &Piece) -> Suspect {
+        suspect_row(self.batch, part.rows.start, String::new())
+    }
+
+    /// By now the part is one row; its marks stand apart.
+    fn give_up(&mut self, _: &Piece) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Operator for TransformOperator {
+    fn open(&mut self, context: &OperatorContext) -> Result<()> {
+        self.opened = Some((Isolation::new(context), context.clock.clone()));
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
+        let (isolation, clock) = self.opened.take().ok_or_else(|| Error::internal("a transform was not opened"))?;
+        let now_ms = if self.timed { clock.now_ms() } else { 0 };
+        let mut work = Transform { operator: self, batch: &batch, now_ms, pending: Vec::new(), output };
+        let done = isolation.run(&mut work, Piece::whole(&batch));
+        self.opened = Some((isolation, clock));
+        done
+    }
+
+    fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
+        self.watermark = watermark;
+        output.watermark(watermark)
+    }
+}
