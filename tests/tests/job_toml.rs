@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use streamrt_tests::binary::{Finished, component, outputs, run};
+use streamrt_tests::binary::{Finished, LIMIT, Running, component, outputs, run, streamrt};
 use streamrt_tests::data;
 use streamrt_tests::oracle::Outputs;
 use tempfile::TempDir;
@@ -31,16 +31,21 @@ impl Job {
         self
     }
 
-    /// Runs it with more options.
+    /// Runs it in its folder, with more options.
     fn run(&self, options: &[&str]) -> Finished {
-        let file = self.path("job.toml");
-        let args = ["run".as_ref(), file.as_os_str()].into_iter().chain(options.iter().map(AsRef::as_ref));
-        run(args)
+        run_in(self.folder.path(), options)
     }
 
     fn outputs(&self, folder: &str) -> Outputs {
         outputs(&self.path(folder))
     }
+}
+
+/// Runs the `job.toml` of a folder, there.
+fn run_in(folder: &Path, options: &[&str]) -> Finished {
+    let mut command = streamrt(["run", "job.toml"].iter().chain(options));
+    command.current_dir(folder);
+    Running::start(command).finish(LIMIT)
 }
 
 const VISITS: &str = r#"
@@ -124,7 +129,7 @@ fn the_example_beside_the_plugins_runs() {
     for name in ["deduplicate", "regex-extract"] {
         std::fs::copy(component(name), folder.path().join(format!("{name}.wasm"))).unwrap();
     }
-    run(["run".as_ref(), folder.path().join("job.toml").as_os_str()]).succeeded();
+    run_in(folder.path(), &[]).succeeded();
     assert_eq!(outputs(&folder.path().join("out")), outputs(&example.join("expected")));
 }
 
@@ -149,6 +154,7 @@ fn wrong_graphs_are_refused_with_the_place() {
         ("column = \"time\"", "column = \"user\"", "S2005", "user"),
         ("column = \"time\"", "column = \"when\"", "S2005", "when"),
         ("type = \"i64\"", "type = \"date\"", "S2006", "date"),
+        ("key = [\"user\", \"url\"]\n", "", "S2006", "unique"),
         ("function = \"deduplicate\"", "function = \"dedupe\"", "S2006", "dedupe"),
         ("bound = \"2s\"", "bound = \"2\"", "S2007", "bound"),
         ("connector = \"file\"\npath = \"visits.csv\"", "connector = \"fil\"\npath = \"visits.csv\"", "S2007", "fil"),

@@ -52,7 +52,8 @@ impl ProcessFunction for TopItems {
 
     fn on_element(&mut self, row: &ItemCount, ctx: &mut Context<'_, i64>, _out: &mut Collector<HotItem>) -> Result<()> {
         ctx.register_event_timer(row.window_end + 1);
-        self.counts.add(row.clone())
+        self.counts.add(row.clone());
+        Ok(())
     }
 
     fn on_timer(&mut self, _time: i64, ctx: &mut Context<'_, i64>, out: &mut Collector<HotItem>) -> Result<()> {
@@ -60,7 +61,8 @@ impl ProcessFunction for TopItems {
         for (counted, rank) in top(self.counts.get()?).iter().zip(1..) {
             out.collect(HotItem { window_end, rank, item: counted.item, count: counted.count });
         }
-        self.counts.clear()
+        self.counts.clear();
+        Ok(())
     }
 }
 

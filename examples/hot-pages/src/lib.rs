@@ -45,7 +45,8 @@ impl ProcessFunction for TopPages {
 
     fn on_element(&mut self, row: &PageCount, ctx: &mut Context<'_, i64>, _out: &mut Collector<HotPage>) -> Result<()> {
         ctx.register_event_timer(row.window_end + 1);
-        self.counts.add(row.clone())
+        self.counts.add(row.clone());
+        Ok(())
     }
 
     fn on_timer(&mut self, _time: i64, ctx: &mut Context<'_, i64>, out: &mut Collector<HotPage>) -> Result<()> {
@@ -53,7 +54,8 @@ impl ProcessFunction for TopPages {
         for (counted, rank) in top(self.counts.get()?).into_iter().zip(1..) {
             out.collect(HotPage { window_end, rank, path: counted.path, count: counted.count });
         }
-        self.counts.clear()
+        self.counts.clear();
+        Ok(())
     }
 }
 

@@ -62,13 +62,14 @@ impl ProcessFunction for Durations {
         match waiting.iter().position(|other| duration_ms(other, &event).is_some()) {
             Some(place) => {
                 out.collect(ride(&row.ride, &waiting.remove(place), &event));
-                self.waiting.set(waiting)
+                self.waiting.update(waiting);
             }
             None => {
                 ctx.register_event_timer(time + PATIENCE_MS);
-                self.waiting.add(event)
+                self.waiting.add(event);
             }
         }
+        Ok(())
     }
 
     fn on_timer(&mut self, time: i64, ctx: &mut Context<'_, String>, _out: &mut Collector<Ride>) -> Result<()> {
@@ -79,7 +80,8 @@ impl ProcessFunction for Durations {
             let unmatched = Event { ride: ctx.key().clone(), kind: kind.to_owned(), time: event.time };
             ctx.side(&UNMATCHED, unmatched);
         }
-        self.waiting.set(later)
+        self.waiting.update(later);
+        Ok(())
     }
 }
 

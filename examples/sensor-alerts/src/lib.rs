@@ -68,7 +68,8 @@ impl ProcessFunction for Alerts {
             return Ok(());
         }
         ctx.register_event_timer(time);
-        self.readings.add(Waiting { time, temperature: row.temperature })
+        self.readings.add(Waiting { time, temperature: row.temperature });
+        Ok(())
     }
 
     fn on_timer(&mut self, time: i64, ctx: &mut Context<'_, String>, out: &mut Collector<Alert>) -> Result<()> {
@@ -77,7 +78,8 @@ impl ProcessFunction for Alerts {
         for reading in due {
             self.follow(&reading, ctx.key(), out);
         }
-        self.readings.set(later)
+        self.readings.update(later);
+        Ok(())
     }
 }
 
