@@ -1,1 +1,63 @@
-fn main() {}
+//! `cargo xtask`: the one entry point for set-up, tests, checks and benchmarks. Each command says what it does while it does it, and
+//! installs what it needs.
+
+mod build;
+mod cargo;
+mod checks;
+mod demo;
+mod dependencies;
+mod table;
+mod tests;
+mod tidy;
+
+use anyhow::{Result, bail};
+use build::Guests;
+use cargo::Workspace;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Set-up, tests, checks and benchmarks of streamrt.
+
+Usage: cargo xtask COMMAND
+
+  setup                            check the machine, and install the tool chain for components
+  build                            the runtime at release/streamrt and the components at components/NAME.wasm, in the target folder
+  demo                             build, run the example hot-items on the records beside it, and show its windows as a table
+  test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER)
+  check                            the dependency rule and the tidy check alone
+  bench engine|plugin [ARG...]     measure; `--output json` prints one object a line
+
+The target folder is CARGO_TARGET_DIR, or `target`.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[&str]) -> Result<()> {
+    match args {
+        ["setup"] => build::setup(&Workspace::read()?),
+        ["build"] => build::build(&Workspace::read()?, Guests::All),
+        ["demo"] => demo::demo(&Workspace::read()?),
+        ["test"] => tests::test(&Workspace::read()?, None),
+        ["test", filter] if !filter.starts_with('-') => tests::test(&Workspace::read()?, Some(filter)),
+        ["check"] => checks::run(&Workspace::read()?).into_result(),
+        ["bench", suite @ ("engine" | "plugin"), rest @ ..] => build::bench(&Workspace::read()?, suite, rest),
+        ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        _ => bail!("there is no such command\n\n{HELP}"),
+    }
+}
+
+/// Says what is being done.
+fn say(text: &str) {
+    eprintln!("xtask: {text}");
+}

@@ -57,6 +57,20 @@ impl Default for Configuration {
 }
 
 impl Configuration {
+    /// Every key that [`Configuration::set`] knows.
+    pub const KEYS: &[&str] = &[
+        "batch.rows",
+        "buffer-timeout",
+        "exchange.batches",
+        "max-parallelism",
+        "plugin.deadline",
+        "plugin.epoch",
+        "plugin.memory",
+        "plugin.output",
+        "poison.dead-letters",
+        "poison.policy",
+    ];
+
     /// Sets one key from its text.
     ///
     /// # Errors
@@ -149,6 +163,14 @@ mod tests {
         }
         assert_eq!((configuration.plugin_deadline_ms, configuration.plugin_memory_bytes), (2_000, 32 << 20));
         assert_eq!((configuration.batch_rows, configuration.poison_policy), (3, PoisonPolicy::Skip));
+    }
+
+    #[test]
+    fn every_listed_key_is_known() {
+        for key in Configuration::KEYS {
+            let unknown = Configuration::default().set(key, "?").is_err_and(|e| e.message().starts_with("there is no"));
+            assert!(!unknown, "{key}");
+        }
     }
 
     #[test]
