@@ -157,8 +157,8 @@ fn bid_columns(options: &NexmarkOptions, texts: &Texts, schema: &SchemaRef, firs
     let pool = (first / TEXT_ROWS as u64) as usize;
     let column = |name: &str| match (name, options.auctions) {
         ("auction", Some(auctions)) => numbers(first, n_rows, |bid| (spread(bid, auctions)) as i64),
-        ("auction", None) => numbers(first, n_rows, |bid| auction(event(bid), random(bid, 0)) as i64),
-        ("bidder", _) => numbers(first, n_rows, |bid| bidder(event(bid), random(bid, 1)) as i64),
+        ("auction", None) => ids(first, n_rows, Ids::of_auctions, |ids, bid| ids.auction(random(bid, 0))),
+        ("bidder", _) => ids(first, n_rows, Ids::of_bidders, |ids, bid| ids.bidder(random(bid, 1))),
         ("price", _) => numbers(first, n_rows, |bid| texts.prices[random(bid, 2) as usize % PRICES]),
         ("date_time", _) => times(options, first, n_rows),
         ("channel", _) => texts.column(0, pool, n_rows),
@@ -171,6 +171,20 @@ fn bid_columns(options: &NexmarkOptions, texts: &Texts, schema: &SchemaRef, firs
 /// Each closure is inlined into a loop of its own.
 fn numbers(first: u64, n_rows: usize, of: impl Fn(u64) -> i64) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values((first..first + n_rows as u64).map(of)))
+}
+
+/// Ids of bids: what is the same for all bids of an epoch is computed once for each.
+fn ids(first: u64, n_rows: usize, of_epoch: fn(u64) -> Ids, id: impl Fn(&Ids, u64) -> u64) -> ArrayRef {
+    let mut values = Vec::with_capacity(n_rows);
+    let (mut bid, end) = (first, first + n_rows as u64);
+    while bid < end {
+        let epoch = bid / BIDS_PER_EPOCH;
+        let epoch_end = ((epoch + 1) * BIDS_PER_EPOCH).min(end);
+        let ids = of_epoch(epoch);
+        values.extend((bid..epoch_end).map(|bid| id(&ids, bid) as i64));
+        bid = epoch_end;
+    }
+    Arc::new(Int64Array::from(values))
 }
 
 /// Event times in ms. The division is by a loop variable's quotient, kept up by addition: dividing for each bid would cost more than the rest.
@@ -196,12 +210,6 @@ fn times(options: &NexmarkOptions, first: u64, n_rows: usize) -> ArrayRef {
     Arc::new(Int64Array::from(values))
 }
 
-/// The event number of a bid.
-#[inline]
-fn event(bid: u64) -> u64 {
-    bid / BIDS_PER_EPOCH * EVENTS_PER_EPOCH + 4 + bid % BIDS_PER_EPOCH
-}
-
 /// The splitmix64 finaliser over the bid's number and the number of the draw.
 #[inline]
 fn random(bid: u64, draw: u64) -> u64 {
@@ -214,7 +222,7 @@ fn random(bid: u64, draw: u64) -> u64 {
 /// A number below `bound`, by multiplication instead of division.
 #[inline]
 fn below(random: u64, bound: u64) -> u64 {
-    ((random >> 32) * bound) >> 32
+    (random >> 32).wrapping_mul(bound) >> 32
 }
 
 /// An even spread over `0..auctions`; a multiplication of 128 bits, since there may be many.
@@ -223,24 +231,40 @@ fn spread(bid: u64, auctions: u64) -> u64 {
     ((u128::from(random(bid, 0)) * u128::from(auctions)) >> 64) as u64
 }
 
-/// Half of the bids go to the hot auction, the others to one in flight.
-#[inline]
-fn auction(event: u64, random: u64) -> u64 {
-    let last = event / EVENTS_PER_EPOCH * AUCTIONS_PER_EPOCH + AUCTIONS_PER_EPOCH - 1;
-    let hot = last / HOT_ROUND * HOT_ROUND;
-    let least = last.saturating_sub(AUCTIONS_IN_FLIGHT);
-    let cold = least + below(random, last - least + 1 + ID_LEAD);
-    FIRST_ID + if random & 1 == 0 { hot } else { cold }
+/// The ids that the bids of an epoch choose from.
+struct Ids {
+    hot: u64,
+    least: u64,
+    n_cold: u64,
 }
 
-/// Three quarters of the bids come from the hot bidder, the others from one who is active.
-#[inline]
-fn bidder(event: u64, random: u64) -> u64 {
-    let last = event / EVENTS_PER_EPOCH;
-    let hot = last / HOT_ROUND * HOT_ROUND + 1;
-    let active = (last + 1).min(ACTIVE_PEOPLE);
-    let cold = last + 1 - active + below(random, active + ID_LEAD);
-    FIRST_ID + if random & 3 != 0 { hot } else { cold }
+impl Ids {
+    fn of_auctions(epoch: u64) -> Ids {
+        let last = epoch * AUCTIONS_PER_EPOCH + AUCTIONS_PER_EPOCH - 1;
+        let least = last.saturating_sub(AUCTIONS_IN_FLIGHT);
+        Ids { hot: FIRST_ID + last / HOT_ROUND * HOT_ROUND, least: FIRST_ID + least, n_cold: last - least + 1 + ID_LEAD }
+    }
+
+    fn of_bidders(epoch: u64) -> Ids {
+        let active = (epoch + 1).min(ACTIVE_PEOPLE);
+        Ids { hot: FIRST_ID + epoch / HOT_ROUND * HOT_ROUND + 1, least: FIRST_ID + epoch + 1 - active, n_cold: active + ID_LEAD }
+    }
+
+    fn cold(&self, random: u64) -> u64 {
+        self.least.wrapping_add(below(random, self.n_cold))
+    }
+
+    /// Half of the bids go to the hot auction, the others to one in flight.
+    #[inline]
+    fn auction(&self, random: u64) -> u64 {
+        if random & 1 == 0 { self.hot } else { self.cold(random) }
+    }
+
+    /// Three quarters of the bids come from the hot bidder, the others from one who is active.
+    #[inline]
+    fn bidder(&self, random: u64) -> u64 {
+        if random & 3 != 0 { self.hot } else { self.cold(random) }
+    }
 }
 
 /// Ready columns, and prices by their law (log-uniform from 1 to 1,000,000 dollars, in cents).
@@ -325,7 +349,7 @@ mod tests {
     fn the_law_is_nexmarks() {
         let columns = read(&source(460_000, &["auction", "bidder", "price", "date_time"]), 1, 1024);
         let n_rows = columns[0].len();
-        let hot = (0..n_rows).filter(|&bid| columns[0][bid] == (FIRST_ID + (event(bid as u64) / 50 * 3 + 2) / 100 * 100) as i64).count();
+        let hot = (0..n_rows).filter(|&bid| columns[0][bid] == (FIRST_ID + (bid as u64 / 46 * 3 + 2) / 100 * 100) as i64).count();
         assert!((0.50..0.53).contains(&(hot as f64 / n_rows as f64)), "half of the bids are hot, and a few cold ones hit by chance");
         assert!(columns[2].iter().all(|price| (100..=100_000_000).contains(price)));
         assert_eq!(columns[3][n_rows - 1], 4_999, "500,000 events at 100,000 a second are 5 s");
