@@ -254,16 +254,23 @@ impl Ids {
         self.least.wrapping_add(below(random, self.n_cold))
     }
 
+    /// Without a branch: whether a bid is hot cannot be predicted.
+    #[inline]
+    fn choose(&self, hot: bool, random: u64) -> u64 {
+        let cold = self.cold(random);
+        cold ^ ((cold ^ self.hot) & u64::from(hot).wrapping_neg())
+    }
+
     /// Half of the bids go to the hot auction, the others to one in flight.
     #[inline]
     fn auction(&self, random: u64) -> u64 {
-        if random & 1 == 0 { self.hot } else { self.cold(random) }
+        self.choose(random & 1 == 0, random)
     }
 
     /// Three quarters of the bids come from the hot bidder, the others from one who is active.
     #[inline]
     fn bidder(&self, random: u64) -> u64 {
-        if random & 3 != 0 { self.hot } else { self.cold(random) }
+        self.choose(random & 3 != 0, random)
     }
 }
 
