@@ -130,8 +130,10 @@ impl<T: Record> ListTable<T> {
         let all: Vec<u32> = (0..slots.len() as u32).collect();
         let keys = section(codes::section::STATE, 0, all.len(), vec![plain(buffer::SLOT, u32_bytes(&all))], Vec::new());
         let answer = self.shared.host()?.get_many(u32::from(self.number), &keys)?;
-        let columns = T::columns(&Table::of(&answer, T::schema().len()))?;
         let ends = fixed::<4>(find(&answer, buffer::OFFSETS).unwrap_or_default(), all.len() + 1)?;
+        // The answer has a row for each slot, its columns one for each element.
+        let n_elements = ends.last().map_or(0, |end| u32::from_le_bytes(*end) as usize);
+        let columns = T::columns(&Table { n_rows: n_elements, ..Table::of(&answer, T::schema().len()) })?;
         for (slot, span) in slots.iter_mut().zip(ends.windows(2)).filter(|(slot, _)| !slot.cleared) {
             let rows = u32::from_le_bytes(span[0]) as usize..u32::from_le_bytes(span[1]) as usize;
             slot.stored.extend(rows.map(|row| super::loaded(&columns, row)));
