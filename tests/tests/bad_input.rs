@@ -1,6 +1,6 @@
 //! What is wrong with a component, a record, a file or a socket gets one sentence with a stable code and the place; nothing panics.
 //!
-//! Wrong job graphs stand in `job_toml.rs`, guests that break the interface in `plugin_host.rs`.
+//! Wrong job graphs stand in `job_toml.rs`; the host's side of guests that break the interface in `plugin_host.rs`.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -61,9 +61,15 @@ impl Case {
     }
 
     fn run(&self, options: &[&str]) -> Finished {
+        self.run_with(options, &[])
+    }
+
+    /// Runs it with options of ours, and arguments of the plugin.
+    fn run_with(&self, options: &[&str], arguments: &[&str]) -> Finished {
         let (wasm, input, output) = (component(self.example), self.path("input.csv"), self.path("out"));
         let front = ["run".as_ref(), wasm.as_os_str()].into_iter().chain(options.iter().map(AsRef::as_ref));
-        run(front.chain(["--".as_ref(), "--input".as_ref(), input.as_os_str(), "--output".as_ref(), output.as_os_str()]))
+        let folders = ["--".as_ref(), "--input".as_ref(), input.as_os_str(), "--output".as_ref(), output.as_os_str()];
+        run(front.chain(folders).chain(arguments.iter().map(AsRef::as_ref)))
     }
 
     fn main_lines(&self) -> Vec<String> {
@@ -163,4 +169,65 @@ fn a_socket_that_closes_behind_a_line_ends_the_job() {
 fn a_socket_that_closes_within_a_line_is_an_error() {
     let folder = TempDir::new().unwrap();
     word_count_of(serve(b"to be\nor no"), folder.path()).failed_with("S3005");
+}
+
+/// The limits that make a guest fail soon.
+const LIMITS: [&str; 4] = ["-D", "plugin.deadline=300ms", "-D", "plugin.memory=64MiB"];
+const LINES: [&str; 4] = ["one", "two", "bad", "three"];
+
+/// The guest fails on one line of four: the job ends with the code and the line, or goes on without that line.
+#[track_caller]
+fn check_faulty(how: &str, code: &str, place: &str) {
+    let case = Case::new("faulty", &LINES);
+    case.run_with(&LIMITS, &["--how", how]).failed_with(code).names("input.csv").names(place);
+    let letters = format!("poison.dead-letters={}", case.path("letters").display());
+    let options: Vec<&str> = LIMITS.into_iter().chain(["-D", "poison.policy=skip", "-D", &letters]).collect();
+    case.run_with(&options, &["--how", how]).succeeded();
+    assert_eq!(case.main_lines(), ["one", "three", "two"].map(|line| format!(r#"{{"line":"{line}"}}"#)), "{how}");
+    let letters = outputs(&case.path("letters"));
+    assert_eq!(letters.lines("").len(), 1, "{how}: {letters:?}");
+    let letter = &letters.lines("")[0];
+    assert!(letter.contains(code) && letter.contains("bad") && letter.contains("input.csv"), "{how}: {letter}");
+}
+
+#[test]
+fn a_guest_that_refuses_a_record() {
+    check_faulty("refuse", "S4006", "I do not like this line");
+}
+
+#[test]
+fn a_guest_that_panics() {
+    check_faulty("panic", "S4001", "this line is more than I can bear");
+}
+
+#[test]
+fn a_guest_that_loops_for_ever() {
+    check_faulty("loop", "S4002", "line 3");
+}
+
+#[test]
+fn a_guest_that_allocates_without_end() {
+    check_faulty("allocate", "S4003", "line 3");
+}
+
+#[test]
+fn a_guest_that_recurses_without_end() {
+    check_faulty("recurse", "S4004", "line 3");
+}
+
+#[test]
+fn a_guest_that_returns_without_end() {
+    let case = Case::new("faulty", &LINES);
+    let options = ["-D", "plugin.output=8MiB", "-D", "plugin.memory=512MiB"];
+    case.run_with(&options, &["--how", "flood"]).failed_with("S4008");
+}
+
+#[test]
+fn a_guest_that_breaks_the_interface() {
+    for how in ["lengths", "offsets", "descending", "negative", "utf8", "missing", "rows", "port", "origin"] {
+        Case::new("liar", &["hi"]).run_with(&[], &["--how", how]).failed_with("S4005").names("liar");
+    }
+    let honest = Case::new("liar", &["hi"]);
+    honest.run(&[]).succeeded();
+    assert_eq!(honest.main_lines(), [r#"{"line":"hi","length":2}"#]);
 }

@@ -92,3 +92,24 @@ fn job(env: &mut Env) -> Result<()> {
 }
 
 streamrt_sdk::job!(job);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrt_sdk::testing;
+
+    #[test]
+    fn items_are_ranked_when_all_counts_are_there() {
+        let mut top = testing::harness(job, [""; 0]).operator("top-items");
+        for (window_end, item, count) in [(300, 7, 2), (300, 9, 5), (300, 8, 2), (300, 1, 1), (600, 1, 4)] {
+            top.push(ItemCount { window_end, item, count }, window_end - 1);
+        }
+        top.watermark(300);
+        assert_eq!(top.output::<HotItem>(), []);
+        top.watermark(301);
+        let place = |rank, item, count| HotItem { window_end: 300, rank, item, count };
+        assert_eq!(top.output::<HotItem>(), [place(1, 9, 5), place(2, 7, 2), place(3, 8, 2)]);
+        top.watermark(i64::MAX);
+        assert_eq!(top.output::<HotItem>(), [HotItem { window_end: 600, rank: 1, item: 1, count: 4 }]);
+    }
+}

@@ -86,3 +86,33 @@ fn job(env: &mut Env) -> Result<()> {
 }
 
 streamrt_sdk::job!(job);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrt_sdk::testing;
+
+    #[test]
+    fn pages_are_what_people_get() {
+        let mut pages = testing::harness(job, [""; 0]).operator("pages");
+        for (method, path) in
+            [("GET", "/"), ("POST", "/"), ("GET", "/a.css"), ("GET", "/a.css?v=1"), ("GET", "/favicon.ico"), ("GET", "/js")]
+        {
+            let (ip, user, method, path) = ("1".to_owned(), "-".to_owned(), method.to_owned(), path.to_owned());
+            pages.push(Visit { ip, user, time: 0, method, path }, 0);
+        }
+        let paths: Vec<String> = pages.output::<Visit>().into_iter().map(|visit| visit.path).collect();
+        assert_eq!(paths, ["/", "/a.css?v=1", "/js"]);
+    }
+
+    #[test]
+    fn pages_are_ranked_when_all_counts_are_there() {
+        let mut top = testing::harness(job, [""; 0]).operator("top-pages");
+        for (path, count) in [("/b", 2), ("/a", 2), ("/c", 5), ("/d", 1), ("/e", 1), ("/f", 1)] {
+            top.push(PageCount { window_end: 5_000, path: path.to_owned(), count }, 4_999);
+        }
+        top.watermark(5_001);
+        let ranked: Vec<(i64, String)> = top.output::<HotPage>().into_iter().map(|page| (page.rank, page.path)).collect();
+        assert_eq!(ranked, [(1, "/c"), (2, "/a"), (3, "/b"), (4, "/d"), (5, "/e")].map(|(rank, path)| (rank, path.to_owned())));
+    }
+}

@@ -122,3 +122,62 @@ fn job(env: &mut Env) -> Result<()> {
 }
 
 streamrt_sdk::job!(job);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrt_sdk::testing;
+
+    fn event(kind: &str, time: i64) -> Event {
+        Event { ride: "r".to_owned(), kind: kind.to_owned(), time }
+    }
+
+    /// The rides, and what was unmatched at the end, of events in seconds.
+    #[track_caller]
+    fn check(events: &[(&str, i64)], rides: &[(i64, i64)], unmatched: &[(&str, i64)]) {
+        let mut durations = testing::harness(job, [""; 0]).operator("durations");
+        for (kind, seconds) in events {
+            durations.push(event(kind, *seconds), seconds * 1000);
+        }
+        durations.watermark(i64::MAX);
+        let found: Vec<(i64, i64)> = durations.output::<Ride>().into_iter().map(|ride| (ride.start / 1000, ride.end / 1000)).collect();
+        assert_eq!(found, rides);
+        let expected: Vec<Event> = unmatched.iter().map(|(kind, seconds)| event(kind, seconds * 1000)).collect();
+        assert_eq!(durations.side_output(&UNMATCHED), expected);
+    }
+
+    #[test]
+    fn two_ends_meet_in_either_order() {
+        check(&[("START", -10), ("END", 5)], &[(-10, 5)], &[]);
+        check(&[("END", 5), ("START", 4)], &[(4, 5)], &[]);
+        check(&[("START", 0), ("END", 0)], &[(0, 0)], &[]);
+        check(&[("START", 0), ("END", 14_400)], &[(0, 14_400)], &[]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_unmatched() {
+        check(&[("START", 0), ("END", 14_401)], &[], &[("START", 0), ("END", 14_401)]);
+        check(&[("START", 1), ("END", 0)], &[], &[("END", 0), ("START", 1)]);
+        check(&[("START", 0), ("START", 1), ("END", 2)], &[(0, 2)], &[("START", 1)]);
+    }
+
+    #[test]
+    fn an_event_waits_for_four_hours() {
+        let mut durations = testing::harness(job, [""; 0]).operator("durations");
+        durations.push(event("START", 1), 1_000);
+        durations.watermark(1_000 + PATIENCE_MS - 1);
+        assert_eq!(durations.side_output(&UNMATCHED), []);
+        durations.watermark(1_000 + PATIENCE_MS);
+        assert_eq!(durations.side_output(&UNMATCHED), [event("START", 1_000)]);
+    }
+
+    #[test]
+    fn an_event_at_the_watermark_is_late_and_another_kind_is_refused() {
+        let mut durations = testing::harness(job, [""; 0]).operator("durations");
+        durations.watermark(5_000);
+        durations.push(event("END", 5), 5_000);
+        assert_eq!(durations.side_output(&LATE), [event("END", 5_000)]);
+        let refused = durations.try_push(event("PAUSE", 6), 6_000).map_err(|e| e.message().to_owned());
+        assert_eq!(refused, Err("`PAUSE` is neither START nor END".to_owned()));
+    }
+}

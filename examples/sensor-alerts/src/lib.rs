@@ -122,3 +122,39 @@ fn job(env: &mut Env) -> Result<()> {
 }
 
 streamrt_sdk::job!(job);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrt_sdk::testing;
+
+    fn reading(time: i64, temperature: f64) -> Reading {
+        Reading { sensor: "a".to_owned(), time, temperature }
+    }
+
+    fn alert(time: i64, kind: &str, from: f64, to: f64) -> Alert {
+        Alert { sensor: "a".to_owned(), time, kind: kind.to_owned(), from, to }
+    }
+
+    #[test]
+    fn readings_are_followed_in_the_order_of_their_times() {
+        let mut alerts = testing::harness(job, [""; 0]).operator("alerts");
+        for (seconds, temperature) in [(-5, 1.0), (0, 3.0), (-3, 2.0), (0, 50.0)] {
+            alerts.push(reading(seconds, temperature), seconds * 1000);
+        }
+        alerts.watermark(-1);
+        assert_eq!(alerts.output::<Alert>(), []);
+        alerts.watermark(0);
+        assert_eq!(alerts.output::<Alert>(), [alert(0, "rise", 1.0, 3.0), alert(0, "jump", 3.0, 50.0)]);
+        assert!(alerts.event_timers().is_empty());
+    }
+
+    #[test]
+    fn a_reading_at_the_watermark_is_late() {
+        let mut alerts = testing::harness(job, [""; 0]).operator("alerts");
+        alerts.watermark(5_000);
+        alerts.push(reading(5, 1.0), 5_000);
+        assert_eq!(alerts.side_output(&LATE), [reading(5_000, 1.0)]);
+        assert!(alerts.event_timers().is_empty());
+    }
+}

@@ -5,7 +5,7 @@
 use streamrt_sdk::prelude::*;
 
 /// A line of UserBehavior.csv.
-#[derive(Record, Clone)]
+#[derive(Record, Clone, Debug, PartialEq)]
 struct Behaviour {
     user: i64,
     item: i64,
@@ -42,3 +42,17 @@ fn job(env: &mut Env) -> Result<()> {
 }
 
 streamrt_sdk::job!(job);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrt_sdk::testing;
+
+    #[test]
+    fn late_clicks_leave_in_ms() {
+        let click = |time| Behaviour { user: 1, item: 2, category: 3, behaviour: "pv".to_owned(), time };
+        let mut late = testing::harness(job, [""; 0]).operator("late-in-ms");
+        late.push(click(-7), -7_000);
+        assert_eq!(late.output::<Behaviour>(), [click(-7_000)]);
+    }
+}

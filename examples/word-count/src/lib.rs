@@ -44,3 +44,25 @@ fn job(env: &mut Env) -> Result<()> {
 }
 
 streamrt_sdk::job!(job);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrt_sdk::testing;
+
+    #[test]
+    fn lines_are_cut_at_blanks() {
+        let mut words = testing::harness(job, ["--input", "text"]).operator("words");
+        for line in ["to be  or", "", "\tnot to be "] {
+            words.push(line.to_owned(), 0);
+        }
+        let found: Vec<String> = words.output::<Word>().into_iter().map(|word| word.word).collect();
+        assert_eq!(found, ["to", "be", "or", "not", "to", "be"]);
+    }
+
+    #[test]
+    fn a_port_must_be_a_number() {
+        assert!(testing::plan(job, ["--host", "localhost", "--port", "7777"]).is_ok());
+        assert!(testing::plan(job, ["--host", "localhost", "--port", "much"]).is_err());
+    }
+}

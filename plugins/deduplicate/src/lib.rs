@@ -2,9 +2,9 @@
 //!
 //! A ready-made component: a `job.toml` names the function `deduplicate` and, as `key`, the columns that make two rows the same. It reads
 //! no column: the key stays in the host, and a row that passes is only pointed at. State: one flag a key, for ever.
+//! Tested end to end, in `tests/tests/job_toml.rs`.
 
 use streamrt_sdk::prelude::*;
-use streamrt_sdk::{Forward, Library};
 
 #[derive(Default)]
 struct Deduplicate {

@@ -1,0 +1,68 @@
+//! The test guest that fails on the line `bad`, in the way that `--how` says; other lines pass. Run by `tests/tests/bad_input.rs`.
+
+use std::hint::black_box;
+
+use streamrt_sdk::prelude::*;
+
+#[derive(Record)]
+struct Line {
+    line: String,
+}
+
+#[expect(clippy::infinite_loop, reason = "it must be stopped from outside")]
+fn spin() -> ! {
+    let mut n = 0u64;
+    loop {
+        n = black_box(n.wrapping_add(1));
+    }
+}
+
+/// Grows without end. Each piece is kept, and written to, so that nothing can be left out.
+fn hoard() -> ! {
+    let mut pieces = Vec::new();
+    loop {
+        pieces.push(vec![1u8; black_box(1 << 20)]);
+    }
+}
+
+/// Has something to do behind the call, so that it cannot become a loop.
+#[expect(unconditional_recursion, reason = "the host must survive it")]
+fn dig(depth: u64) -> u64 {
+    let place = black_box([depth; 64]);
+    dig(depth + 1).wrapping_add(place[black_box(7)])
+}
+
+fn fail(how: &str) -> Result<()> {
+    match how {
+        "loop" => spin(),
+        "allocate" => hoard(),
+        "recurse" => Err(Error::new(dig(0).to_string())),
+        "panic" => panic!("this line is more than I can bear"),
+        _ => Err(Error::new("I do not like this line")),
+    }
+}
+
+/// Far more than one call may return.
+fn flood(out: &mut Collector<Line>) {
+    let line = "x".repeat(1 << 20);
+    for _ in 0..100 {
+        out.collect(Line { line: line.clone() });
+    }
+}
+
+fn job(env: &mut Env) -> Result<()> {
+    let how = env.arg_or("how", "refuse");
+    let lines = env.source("lines", File::lines(env.arg_or("input", "input")));
+    let passed: Stream<Line> = lines.flat_map("faulty", move |line: &String, out: &mut Collector<Line>| -> Result<()> {
+        match (line.as_str(), how.as_str()) {
+            ("bad", "flood") => flood(out),
+            ("bad", how) => return fail(how),
+            _ => out.collect(Line { line: line.clone() }),
+        }
+        Ok(())
+    });
+    passed.sink("output", File::json(env.arg_or("output", "out")));
+    Ok(())
+}
+
+streamrt_sdk::job!(job);
