@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 /// Which components to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guests<'a> {
-    /// Those of examples/ and plugins/.
+    /// Those of examples/ and plugins/, and those that the tests run.
     All,
     One(&'a str),
     /// Those in this folder.
@@ -77,7 +77,7 @@ fn components(workspace: &Workspace, guests: Guests<'_>) -> Result<()> {
 
 fn guest_names<'a>(workspace: &'a Workspace, guests: Guests<'_>) -> Vec<&'a str> {
     let wanted = |folder: &str, name: &str| match guests {
-        Guests::All => folder.starts_with("examples/") || folder.starts_with("plugins/"),
+        Guests::All => ["examples/", "plugins/", "tests/guests/"].iter().any(|parent| folder.starts_with(parent)),
         Guests::One(one) => name == one,
         Guests::Under(parent) => folder.starts_with(parent),
     };
