@@ -164,3 +164,134 @@ impl OperatorChain {
         self.links.iter_mut().map(|link| link.operator.close()).fold(Ok(()), |first, next| first.and(next))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::{Harness, batch_of};
+    use arrow_array::{ArrayRef, Int64Array};
+    use std::sync::{Arc, Mutex};
+
+    type Log = Arc<Mutex<Vec<String>>>;
+
+    /// Logs its calls and passes everything on, rows to two ports.
+    struct Named(&'static str, Log);
+
+    impl Named {
+        fn log(&self, what: &str) {
+            self.1.lock().unwrap().push(format!("{} {what}", self.0));
+        }
+    }
+
+    impl Operator for Named {
+        fn open(&mut self, _: &OperatorContext) -> Result<()> {
+            self.log("open");
+            Ok(())
+        }
+        fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
+            self.log("batch");
+            output.batch(0, batch.clone())?;
+            output.batch(1, batch)
+        }
+        fn next_processing_time(&self) -> Option<i64> {
+            (self.0 == "b").then_some(7)
+        }
+        fn processing_time(&mut self, now_ms: i64, _: &mut dyn Output) -> Result<()> {
+            self.log(&format!("clock {now_ms}"));
+            Ok(())
+        }
+        fn end_of_input(&mut self, output: &mut dyn Output) -> Result<()> {
+            self.log("end");
+            output.watermark(9)
+        }
+        fn close(&mut self) -> Result<()> {
+            self.log("close");
+            if self.0 == "c" { Ok(()) } else { Err(streamrt_types::Error::internal(self.0)) }
+        }
+    }
+
+    struct LoggedExits(Log);
+
+    impl Exits for LoggedExits {
+        fn batch(&mut self, exit: usize, batch: Batch) -> Result<()> {
+            self.0.lock().unwrap().push(format!("exit {exit}: {} rows", batch.n_rows()));
+            Ok(())
+        }
+        fn watermark(&mut self, exit: usize, watermark: Watermark) -> Result<()> {
+            self.0.lock().unwrap().push(format!("exit {exit}: watermark {watermark}"));
+            Ok(())
+        }
+        fn status(&mut self, exit: usize, status: Status) -> Result<()> {
+            self.0.lock().unwrap().push(format!("exit {exit}: {status:?}"));
+            Ok(())
+        }
+    }
+
+    /// `a` leads to `b` on port 0 and to `c` and exit 0 on port 1; `b` and `c` lead to exits 1 and 2 on port 0. Returns what `run` logs.
+    fn check(run: impl FnOnce(&mut OperatorChain, &mut LoggedExits) -> Result<()>) -> (Result<()>, Vec<String>) {
+        let log = Log::default();
+        let context = Harness::new(Named("x", Log::default())).context;
+        let mut chain = OperatorChain::new();
+        let tree = [
+            ("a", vec![(0, Target::Operator(1)), (1, Target::Operator(2)), (1, Target::Exit(0))]),
+            ("b", vec![(0, Target::Exit(1))]),
+            ("c", vec![(0, Target::Exit(2))]),
+        ];
+        for (name, targets) in tree {
+            chain.push(Box::new(Named(name, log.clone())), context.clone(), targets);
+        }
+        let done = run(&mut chain, &mut LoggedExits(log.clone()));
+        let lines = log.lock().unwrap().clone();
+        (done, lines)
+    }
+
+    #[test]
+    fn rows_follow_their_port_and_watermarks_go_everywhere() {
+        let (done, lines) = check(|chain, exits| {
+            let mut batch = Some(batch_of([("x", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef)]));
+            chain.head(exits, &mut |operator, output| operator.batch(batch.take().unwrap(), output))?;
+            chain.head(exits, &mut |operator, output| operator.status(Status::Idle, output))
+        });
+        done.unwrap();
+        let rows = ["a batch", "b batch", "exit 1: 2 rows", "c batch", "exit 2: 2 rows", "exit 0: 2 rows"];
+        let status = ["exit 1: Idle", "exit 2: Idle", "exit 0: Idle"];
+        assert_eq!(lines, [&rows[..], &status[..]].concat());
+    }
+
+    #[test]
+    fn operators_open_backwards_and_end_forwards() {
+        let (done, lines) = check(|chain, exits| {
+            chain.open()?;
+            chain.end_of_input(exits)
+        });
+        done.unwrap();
+        assert_eq!(lines[..3], ["c open", "b open", "a open"]);
+        let ends = ["a end", "exit 1: watermark 9", "exit 2: watermark 9", "exit 0: watermark 9"];
+        assert_eq!(lines[3..7], ends);
+        assert_eq!(lines[7..], ["b end", "exit 1: watermark 9", "c end", "exit 2: watermark 9"]);
+    }
+
+    #[test]
+    fn the_clock_goes_to_those_who_wait_for_it() {
+        let (done, lines) = check(|chain, exits| {
+            assert_eq!(chain.next_processing_time(), Some(7));
+            chain.processing_time(6, exits)?;
+            chain.processing_time(8, exits)
+        });
+        done.unwrap();
+        assert_eq!(lines, ["b clock 8"]);
+    }
+
+    #[test]
+    fn all_are_closed_and_the_first_error_is_kept() {
+        let (done, lines) = check(|chain, _| chain.close());
+        assert_eq!((done.unwrap_err().message(), lines.join(", ").as_str()), ("a", "a close, b close, c close"));
+    }
+
+    #[test]
+    #[should_panic(expected = "a chain leads forward")]
+    fn a_chain_does_not_lead_back() {
+        let context = Harness::new(Named("x", Log::default())).context;
+        OperatorChain::new().push(Box::new(Named("a", Log::default())), context, vec![(0, Target::Operator(0))]);
+    }
+}

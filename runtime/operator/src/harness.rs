@@ -2,12 +2,14 @@
 //!
 //! Lines make results comparable whatever the batches were: `time {row}`, `mark w`, `status S`, in order, for each port.
 
+use crate::function::{Failure, FunctionChain, Invocation, Outcome};
 use crate::json;
 use crate::operator::{DeadLetter, Operator, OperatorContext, Output, TaskMetrics};
 use crate::source::SplitEvent;
 use arrow_array::{ArrayRef, RecordBatch};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use streamrt_types::{Batch, Configuration, KeyGroupRange, ManualClock, Mark, Result, Status, Watermark};
 
 /// Max parallelism of the operator under test.
@@ -27,6 +29,15 @@ struct Lines {
     ports: BTreeMap<u16, Vec<String>>,
     /// Watermarks and status, which go to all ports.
     common: Vec<String>,
+}
+
+/// A chain of functions that is a closure.
+pub struct NativeChain<F>(pub F);
+
+impl<F: FnMut(Invocation<'_>) -> Result<Outcome, Failure> + Send> FunctionChain for NativeChain<F> {
+    fn invoke(&mut self, invocation: Invocation<'_>, _: Duration) -> Result<Outcome, Failure> {
+        (self.0)(invocation)
+    }
 }
 
 /// A batch of these columns, without times and marks.

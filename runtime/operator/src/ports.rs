@@ -27,7 +27,7 @@ struct Port {
     function: usize,
     port: u16,
     schema: SchemaRef,
-    /// Whether the columns of the chain's input stand in front, so that the guest may leave them out. Else it sends all columns.
+    /// Whether the columns of the chain's input stand in front; then the guest sends only those behind them. It may also send all.
     from_input: bool,
 }
 
@@ -44,7 +44,7 @@ impl Ports {
     pub(crate) fn new(functions: &[Function], input: &SchemaRef) -> Result<Ports> {
         let mut ports = Vec::new();
         let mut schema = input.clone();
-        // Whether what the function gets is still the chain's input.
+        // Whether the chain's input stands in front of what the function gets. The guest then sends what was added behind it.
         let mut untouched = true;
         for (number, function) in functions.iter().enumerate() {
             let is_last = number + 1 == functions.len();
@@ -59,7 +59,7 @@ impl Ports {
                     ports.push(Port { function: number, port: port as u16, schema: full, from_input: forwards });
                 }
             }
-            untouched &= function.outputs.first().is_some_and(|output| output.columns == OutputColumns::Forward);
+            untouched &= !matches!(function.outputs.first().map(|output| &output.columns), Some(OutputColumns::Replace { .. }));
             schema = main;
         }
         Ok(Ports { ports })

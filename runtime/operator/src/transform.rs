@@ -228,3 +228,6 @@ impl Operator for TransformOperator {
         output.watermark(watermark)
     }
 }
+
+#[cfg(test)]
+mod tests;
