@@ -1,7 +1,7 @@
 //! The index of one key group: from a hash to the entries that may hold its key.
 //!
 //! Open addressing with linear probing; a slot is (hash, entry number + 1) in one word, and 0 is free. The whole hash is the tag, so
-//! growing reads no entry, and a probe reads a wrong entry once in 2^32. Invariant: at most three slots in four are used, and no free
+//! growing reads no entry, and a probe reads a wrong entry once in 2^32. Invariant: at most every second slot is used, which keeps probes short, and no free
 //! slot stands between a hash's position and its slot. A group is small, so that growing it never stops the task for long.
 
 /// The number of an entry of a table. Stable until the entry is removed.
@@ -65,7 +65,7 @@ impl GroupIndex {
 
     /// Adds an entry that is not there yet.
     pub(crate) fn insert(&mut self, hash: u32, entry: EntryId) {
-        if (self.n_used + 1) * 4 > self.slots.len() * 3 {
+        if (self.n_used + 1) * 2 > self.slots.len() {
             self.grow();
         }
         self.place(word(hash, entry));
