@@ -1,7 +1,9 @@
 //! hot-items: the three most clicked items of the last hour, every five minutes.
 //!
-//! 1. Watermarks are taken from every record, then only page views stay. 2. The host counts per item in sliding windows. 3. The counts of
-//! one window, which all precede the watermark that fired it, meet under the window's end as key, and are ranked by a timer behind it.
+//! 1. Watermarks are taken from every record, then only page views stay.
+//! 2. The host counts per item in sliding windows.
+//! 3. The counts of one window meet under the window's end as key. They all precede the watermark that fired it, so a timer behind that
+//!    end ranks them when all are there.
 
 use streamrt_sdk::prelude::*;
 

@@ -1,7 +1,9 @@
 //! hot-pages: the five most visited pages of the last ten minutes, every five seconds.
 //!
-//! 1. Lines are parsed; a line that is no log line is a poison record. 2. Watermarks are taken from every line, then only visits of pages
-//! stay. 3. The host counts per path in sliding windows. 4. The counts of one window meet under its end, and are ranked behind it.
+//! 1. Lines are parsed; a line that is no log line is a poison record.
+//! 2. Watermarks are taken from every line, then only visits of pages stay.
+//! 3. The host counts per path in sliding windows.
+//! 4. The counts of one window meet under its end, and are ranked behind it.
 
 mod log_line;
 

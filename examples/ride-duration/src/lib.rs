@@ -1,8 +1,10 @@
 //! ride-duration: brings START and END of a ride together, and sends away what has waited four hours for its partner.
 //!
-//! 1. An event at or before the watermark is late. 2. An event whose partner waits makes a ride with it. 3. Any other waits in list
-//! state until its own time plus four hours, when a timer sends it to `unmatched`. No event is ever lost or used twice, also where a
-//! ride has more than one START or END: each finds the partner that has waited longest.
+//! 1. An event at or before the watermark is late.
+//! 2. An event whose partner waits makes a ride with it.
+//! 3. Any other waits in list state until four hours behind its own time, when a timer sends it to `unmatched`.
+//!
+//! No event is ever lost or used twice, also where a ride has more than one START or END: each finds the partner that waited longest.
 
 use streamrt_sdk::prelude::*;
 

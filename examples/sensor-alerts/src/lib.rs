@@ -1,7 +1,8 @@
 //! sensor-alerts: jumps and rises of a sensor's temperature, in the order of event time.
 //!
-//! 1. A reading at or before the watermark is late. 2. Any other waits in list state, with a timer at its time. 3. When the watermark has
-//! passed that time, nothing earlier can come: the readings up to it are followed in the order of time, those of one time as they came.
+//! 1. A reading at or before the watermark is late.
+//! 2. Any other waits in list state, with a timer at its time.
+//! 3. When the watermark has passed that time, nothing earlier can come: the readings of that time are followed, as they came.
 
 mod course;
 

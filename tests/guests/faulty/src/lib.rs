@@ -9,7 +9,7 @@ struct Line {
     line: String,
 }
 
-#[expect(clippy::infinite_loop, reason = "it must be stopped from outside")]
+/// Ends only when it is stopped from outside.
 fn spin() -> ! {
     let mut n = 0u64;
     loop {
