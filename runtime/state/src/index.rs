@@ -43,13 +43,13 @@ impl GroupIndex {
         GroupIndex { slots: Vec::new(), n_used: 0, shift: 63 }
     }
 
-    #[inline]
+    #[inline(always)]
     fn position(&self, hash: u32) -> usize {
         (u64::from(hash).wrapping_mul(SPREAD) >> self.shift) as usize
     }
 
     /// The slot that `hash` would have if nothing stood in its way; one load.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn first(&self, hash: u32) -> u64 {
         self.slots.get(self.position(hash)).copied().unwrap_or(0)
     }

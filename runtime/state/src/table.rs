@@ -25,6 +25,8 @@ pub struct KeyTable {
     kind: KeyKind,
     key_groups: KeyGroupRange,
     max_parallelism: u32,
+    /// For the usual power of two, which spares a division for each row.
+    group_mask: Option<u32>,
     groups: Vec<GroupIndex>,
     pages: Vec<Page>,
     entry_bytes: usize,
@@ -88,6 +90,7 @@ impl KeyTable {
             kind,
             key_groups,
             max_parallelism,
+            group_mask: max_parallelism.is_power_of_two().then(|| max_parallelism - 1),
             groups: (0..key_groups.len()).map(|_| GroupIndex::new()).collect(),
             pages: Vec::new(),
             entry_bytes,
@@ -128,15 +131,13 @@ impl KeyTable {
         assert!(keys.kind() == self.kind && keys.len() == hashes.len(), "the keys are those of the table");
     }
 
-    #[inline]
+    #[inline(always)]
     fn group_of(&self, hash: u32) -> usize {
-        let n = self.max_parallelism;
-        // The usual power of two spares a division for each row.
-        let group = if n.is_power_of_two() { hash & (n - 1) } else { hash % n };
+        let group = self.group_mask.map_or_else(|| hash % self.max_parallelism, |mask| hash & mask);
         group.wrapping_sub(self.key_groups.start) as usize
     }
 
-    #[inline]
+    #[inline(always)]
     fn group(&self, hash: u32) -> &GroupIndex {
         &self.groups[self.group_of(hash)]
     }
@@ -150,12 +151,15 @@ impl KeyTable {
             for (word, &hash) in words.iter_mut().zip(chunk) {
                 *word = self.group(hash).first(hash);
             }
-            let found = |(&hash, word): (&u32, u64)| match hash_of(word) == hash {
-                true => entry_of(word),
-                false => self.group(hash).probe(hash).next().unwrap_or(NO_ENTRY),
-            };
-            entries.extend(chunk.iter().zip(words).map(found));
+            for (&hash, &word) in chunk.iter().zip(&words) {
+                entries.push(if hash_of(word) == hash { entry_of(word) } else { self.probe(hash) });
+            }
         }
+    }
+
+    /// The first entry under `hash` where its own slot is another's.
+    fn probe(&self, hash: u32) -> EntryId {
+        self.group(hash).probe(hash).next().unwrap_or(NO_ENTRY)
     }
 
     /// Pass 2 of `upsert`. An entry never moves, so candidates hold although rows before them create others.
@@ -210,12 +214,12 @@ impl KeyTable {
         entry
     }
 
-    #[inline]
+    #[inline(always)]
     fn place(&self, entry: EntryId) -> (usize, usize) {
         ((entry >> self.slot_bits) as usize, (entry & ((1 << self.slot_bits) - 1)) as usize * self.entry_bytes)
     }
 
-    #[inline]
+    #[inline(always)]
     fn key_word(&self, entry: EntryId) -> u64 {
         self.load(entry, 0)
     }
@@ -226,7 +230,7 @@ impl KeyTable {
         self.pages[page][offset..offset + KEY_BYTES].copy_from_slice(&word.to_le_bytes());
     }
 
-    #[inline]
+    #[inline(always)]
     fn load(&self, entry: EntryId, at: usize) -> u64 {
         let (page, offset) = self.place(entry);
         let bytes = self.pages[page][offset + at..].first_chunk().expect("a word lies within its entry");
@@ -242,13 +246,13 @@ impl KeyTable {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn value(&self, entry: EntryId) -> &[u8] {
         let (page, offset) = self.place(entry);
         &self.pages[page][offset + KEY_BYTES..offset + self.entry_bytes]
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn value_mut(&mut self, entry: EntryId) -> &mut [u8] {
         let (page, offset) = self.place(entry);
         &mut self.pages[page][offset + KEY_BYTES..offset + self.entry_bytes]
@@ -266,7 +270,7 @@ impl KeyTable {
     }
 
     /// Puts `change(word)` in the place of the eight bytes of a value at `at`.
-    #[inline]
+    #[inline(always)]
     pub fn update_word(&mut self, entry: EntryId, at: usize, change: impl FnOnce(u64) -> u64) {
         let (page, offset) = self.place(entry);
         let bytes: &mut [u8; 8] = self.pages[page][offset + KEY_BYTES + at..].first_chunk_mut().expect("a word lies within its entry");

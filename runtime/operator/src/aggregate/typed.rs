@@ -71,25 +71,37 @@ fn pick<T: Cell>(function: AggregateFunction) -> Option<Box<dyn Aggregator>> {
 /// Runs the loop of a [`Fold`].
 struct Typed<F>(PhantomData<F>);
 
-/// Results as they come, with nulls.
+/// Results as they come. Nulls are rare, so they are noted from the first one on.
 struct Results<T> {
     values: Vec<T>,
-    nulls: NullBufferBuilder,
+    nulls: Option<NullBufferBuilder>,
 }
 
 impl<T: Cell> Results<T> {
     fn with_capacity(n: usize) -> Results<T> {
-        Results { values: Vec::with_capacity(n), nulls: NullBufferBuilder::new(n) }
+        Results { values: Vec::with_capacity(n), nulls: None }
     }
 
     #[inline]
     fn push(&mut self, result: Option<T>) {
-        self.nulls.append(result.is_some());
+        if result.is_none() || self.nulls.is_some() {
+            self.push_validity(result.is_some());
+        }
         self.values.push(result.unwrap_or_default());
     }
 
-    fn finish(mut self) -> ArrayRef {
-        T::column(self.values, self.nulls.finish())
+    fn push_validity(&mut self, is_valid: bool) {
+        let n_before = self.values.len();
+        let all_valid = || {
+            let mut nulls = NullBufferBuilder::new(n_before);
+            nulls.append_n_non_nulls(n_before);
+            nulls
+        };
+        self.nulls.get_or_insert_with(all_valid).append(is_valid);
+    }
+
+    fn finish(self) -> ArrayRef {
+        T::column(self.values, self.nulls.and_then(|mut nulls| nulls.finish()))
     }
 }
 
