@@ -11,6 +11,7 @@ use streamrt_wit::{DataType, Schema};
 /// A value of any column type, borrowed from a column.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the variants are the column types")]
 pub enum Cell<'a> {
     /// No value.
     Null,

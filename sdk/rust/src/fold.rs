@@ -198,3 +198,76 @@ fn rows_of<T: Record>(records: Vec<Option<T>>) -> Section {
     T::finish(&mut builder, &mut columns);
     section(codes::section::STATE, 0, n, Vec::new(), columns)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::column::{i64_bytes, plain, u32_bytes};
+
+    /// Keeps the sum and the count.
+    struct Mean;
+
+    impl AggregateFunction for Mean {
+        type In = i64;
+        type Accumulator = (i64, i64);
+        type Out = i64;
+
+        fn create(&mut self) -> (i64, i64) {
+            (0, 0)
+        }
+        fn add(&mut self, row: &i64, accumulator: &mut (i64, i64)) -> Result<()> {
+            *accumulator = (accumulator.0 + row, accumulator.1 + 1);
+            Ok(())
+        }
+        fn merge(&mut self, accumulator: &mut (i64, i64), other: &(i64, i64)) -> Result<()> {
+            *accumulator = (accumulator.0 + other.0, accumulator.1 + other.1);
+            Ok(())
+        }
+        fn result(&mut self, accumulator: &(i64, i64)) -> Result<i64> {
+            Ok(accumulator.0 / accumulator.1.max(1))
+        }
+    }
+
+    fn numbers(values: &[i64]) -> OwnedColumn {
+        OwnedColumn { validity: None, offsets: None, data: i64_bytes(values) }
+    }
+
+    fn state(slots: Option<&[u32]>, there: &[u8], columns: &[&[i64]]) -> Section {
+        let slots = slots.map(|slots| plain(buffer::SLOT, u32_bytes(slots)));
+        let buffers = slots.into_iter().chain([plain(buffer::ACTION, there.to_vec())]).collect();
+        section(codes::section::STATE, 0, there.len(), buffers, columns.iter().map(|column| numbers(column)).collect())
+    }
+
+    fn rows(slots: &[u32], values: &[i64]) -> Section {
+        section(codes::section::ROWS, 0, values.len(), vec![plain(buffer::SLOT, u32_bytes(slots))], vec![numbers(values)])
+    }
+
+    /// What a call answers, column by column.
+    fn check(whole: &mut dyn Whole, call: u16, input: &[Section], columns: &[&[i64]]) {
+        let answer = whole.invoke(call, input).unwrap();
+        let sent: Vec<_> = answer[0].buffers.iter().map(|buffer| buffer.bytes.clone()).collect();
+        assert_eq!(sent, columns.iter().map(|column| i64_bytes(column)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_aggregate_accumulates_merges_and_gives_results() {
+        let mut mean = Fold::new(Mean);
+        let before = state(None, &[1, 0], &[&[5, 77], &[1, 77]]);
+        check(&mut mean, call::ACCUMULATE, &[rows(&[0, 1, 0], &[1, 2, 3]), before], &[&[9, 2], &[3, 1]]);
+        check(&mut mean, call::MERGE, &[state(Some(&[0, 0, 1]), &[1, 1, 1], &[&[1, 2, 3], &[1, 1, 1]])], &[&[3, 3], &[2, 1]]);
+        check(&mut mean, call::RESULT, &[state(None, &[1, 1], &[&[9, 4], &[3, 2]])], &[&[3, 2]]);
+    }
+
+    #[test]
+    fn a_reduce_folds_from_left_to_right() {
+        let mut reduce = Reduce::new(|a: &i64, b: &i64| 10 * a + b);
+        check(&mut reduce, call::ACCUMULATE, &[rows(&[0, 1, 0], &[1, 2, 3]), state(None, &[1, 0], &[&[5, 77]])], &[&[513, 2]]);
+        check(&mut reduce, call::MERGE, &[state(Some(&[0, 0, 1]), &[1, 1, 1], &[&[1, 2, 3]])], &[&[12, 3]]);
+    }
+
+    #[test]
+    fn other_calls_are_refused() {
+        let refused = Fold::new(Mean).invoke(call::WINDOW, &[]).unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (codes::error::UNKNOWN, "an aggregate function does not know call 5"));
+    }
+}

@@ -194,7 +194,8 @@ impl<F: ProcessFunction> Stage for ProcessStage<F> {
         let around = Around::read(input.sections)?;
         self.out.reset();
         self.sides.reset();
-        self.timers.begin(if input.in_front { input.sections } else { &[] }, around.n_slots, around.bound, around.processing_time)?;
+        let n_timer_slots = if F::TIMERS { around.n_slots } else { 0 };
+        self.timers.begin(if input.in_front { input.sections } else { &[] }, n_timer_slots, around.bound, around.processing_time)?;
         if self.keyed {
             self.setup.begin(around.n_slots, input.sections)?;
         }

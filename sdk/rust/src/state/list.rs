@@ -154,14 +154,17 @@ impl<T: Record> StateTable for ListTable<T> {
 
     fn finish(&self, _: &mut Vec<Section>) -> Result<()> {
         let (mut rows, mut actions, mut builder) = (Vec::new(), Vec::new(), T::Builder::default());
+        let mut write = |slot: u32, action: u8, element: &T| {
+            rows.push(slot);
+            actions.push(action);
+            T::push(element, &mut builder);
+        };
         let nothing = T::empty();
         for (slot, number) in self.slots.borrow().iter().zip(0u32..) {
             if slot.cleared {
-                (rows.push(number), actions.push(action::CLEAR_SLOT), T::push(&nothing, &mut builder));
+                write(number, action::CLEAR_SLOT, &nothing);
             }
-            for element in &slot.appended {
-                (rows.push(number), actions.push(action::APPEND), T::push(element, &mut builder));
-            }
+            slot.appended.iter().for_each(|element| write(number, action::APPEND, element));
         }
         let mut columns = Vec::new();
         T::finish(&mut builder, &mut columns);

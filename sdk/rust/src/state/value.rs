@@ -90,8 +90,11 @@ impl<T: Record> ValueState<T> {
 /// One value a key, into which others are folded. Made by [`Setup::reducing`](super::Setup::reducing).
 pub struct ReducingState<T: Record> {
     value: ValueState<T>,
-    reduce: Option<Box<dyn Fn(&mut T, &T)>>,
+    reduce: Option<Reduce<T>>,
 }
+
+/// Folds the second into the first.
+type Reduce<T> = Box<dyn Fn(&mut T, &T)>;
 
 impl<T: Record> Default for ReducingState<T> {
     fn default() -> Self {

@@ -57,11 +57,17 @@ mod state;
 
 pub use operator::{Event, Operator};
 
-use crate::chain::Maker;
+use self::frame::Frame;
+use crate::chain::{Maker, Whole};
+use crate::column::{i64_bytes, plain, section, u32_bytes};
 use crate::env::{Built, Env};
 use crate::error::{Outcome, Result};
-use crate::glue::build_job;
-use streamrt_wit::{Body, Function, Node, Plan};
+use crate::glue::{build_job, build_library};
+use crate::library::Library;
+use crate::record::Record;
+use crate::window_function::{Window, WindowFunction, WindowWhole};
+use streamrt_wit::codes::{self, buffer};
+use streamrt_wit::{Body, Function, Node, Partitioning, Plan};
 
 /// The plan of a job, as the host would get it.
 ///
@@ -84,6 +90,46 @@ pub fn harness<O: Outcome>(job: fn(&mut Env) -> O, args: impl IntoIterator<Item 
     }
 }
 
+/// The plan of a library.
+///
+/// # Errors
+/// What `describe` would say.
+pub fn library_plan<O: Outcome>(functions: fn(&mut Library) -> O, args: impl IntoIterator<Item = impl Into<String>>) -> Result<Plan> {
+    let args: Vec<String> = args.into_iter().map(Into::into).collect();
+    build_library(functions, &args).map(|built| built.plan)
+}
+
+/// Builds a library for tests of its functions: see [`Harness::function`].
+///
+/// # Panics
+/// If the library does not build, with the sentence that the user would see.
+pub fn library<O: Outcome>(functions: fn(&mut Library) -> O, args: impl IntoIterator<Item = impl Into<String>>) -> Harness {
+    let args: Vec<String> = args.into_iter().map(Into::into).collect();
+    match build_library(functions, &args) {
+        Ok(built) => Harness { built },
+        Err(error) => panic!("the library does not build: {error}"),
+    }
+}
+
+/// Calls a window function with the rows of one window, and returns what it makes of them.
+///
+/// # Errors
+/// That of the function.
+pub fn window<F: WindowFunction>(function: F, window: Window<F::Key>, rows: &[F::In]) -> Result<Vec<F::Out>> {
+    let keys = Frame::of(std::slice::from_ref(&window.key));
+    let ends = plain(buffer::OFFSETS, u32_bytes(&[0, rows.len() as u32]));
+    let bounds = [(buffer::WINDOW_START, window.start), (buffer::WINDOW_END, window.end)];
+    let buffers = bounds.iter().map(|(role, time)| plain(*role, i64_bytes(&[*time]))).chain([ends]).collect();
+    let clock = plain(buffer::CLOCK, i64_bytes(&[window.watermark, window.watermark, window.processing_time]));
+    let input = [
+        section(codes::section::SLOTS, 0, 1, buffers, keys.columns),
+        section(codes::section::ROWS, 0, rows.len(), Vec::new(), Frame::of(rows).columns),
+        section(codes::section::CLOCK, 0, 1, vec![clock], Vec::new()),
+    ];
+    let answer = WindowWhole::new(function).invoke(codes::call::WINDOW, &input)?;
+    Frame::received(&answer[0], &F::Out::schema()).records()
+}
+
 /// A job that was built for tests.
 pub struct Harness {
     built: Built,
@@ -100,7 +146,28 @@ impl Harness {
         let input = &self.built.plan.nodes[node.inputs.first().map_or(0, |input| input.node as usize)].clone();
         let projection = self.key_projection(input);
         let function = self.take(&node).unwrap_or_else(|| panic!("the operator {uid} calls no function of the plugin, or it was taken"));
-        Operator::new(&node, function, projection)
+        Operator::new(key_columns(&node), function, projection)
+    }
+
+    /// Takes a function of a library that has no key, by name.
+    ///
+    /// # Panics
+    /// If there is none, or it was taken already.
+    pub fn function(&mut self, name: &str) -> Operator {
+        let number = self.built.plan.functions.iter().position(|function| function.name == name);
+        let number = number.unwrap_or_else(|| panic!("the library has no function {name}"));
+        let maker = self.built.makers[number].take().unwrap_or_else(|| panic!("the function {name} was taken"));
+        Operator::new(None, (self.built.plan.functions[number].clone(), maker), None)
+    }
+
+    /// Takes a keyed process function of a library, by name; `key` names the key columns of the rows that will be pushed.
+    ///
+    /// # Panics
+    /// If there is none, or it was taken already.
+    pub fn keyed_function(&mut self, name: &str, key: &[&str]) -> Operator {
+        let mut operator = self.function(name);
+        operator.key = Some(key.iter().map(|&column| column.to_owned()).collect());
+        operator
     }
 
     /// The key projection in front of a function, if that is what its input is.
@@ -114,5 +181,13 @@ impl Harness {
         let Body::Function { function } = node.body else { return None };
         let maker = self.built.makers[function as usize].take()?;
         Some((self.built.plan.functions[function as usize].clone(), maker))
+    }
+}
+
+/// Names of the key columns of a keyed node.
+fn key_columns(node: &Node) -> Option<Vec<String>> {
+    match &node.inputs.first()?.partitioning {
+        Partitioning::Hash { columns } => Some(columns.clone()),
+        _ => None,
     }
 }

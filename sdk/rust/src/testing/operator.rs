@@ -12,7 +12,7 @@ use crate::record::Record;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use streamrt_wit::codes::{self, action, buffer, call, domain};
-use streamrt_wit::{Function, Node, OutputColumns, Partitioning};
+use streamrt_wit::{Function, OutputColumns};
 
 /// What happens to a function, in order.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub struct Operator {
     chain: Chain,
     projection: Option<(Function, Chain)>,
     /// Names of the key columns; `None` if it is not keyed.
-    key: Option<Vec<String>>,
+    pub(super) key: Option<Vec<String>>,
     host: Rc<FakeHost>,
     keys: BTreeMap<KeyBytes, Frame>,
     /// Event time and processing time.
@@ -52,15 +52,11 @@ struct Call {
 }
 
 impl Operator {
-    pub(super) fn new(node: &Node, (function, maker): (Function, Maker), projection: Option<(Function, Maker)>) -> Operator {
+    pub(super) fn new(key: Option<Vec<String>>, (function, maker): (Function, Maker), projection: Option<(Function, Maker)>) -> Operator {
         let host = Rc::new(FakeHost::new(function.states.clone()));
         let open = |function: &Function, maker| {
             let host: Rc<dyn StateHost> = host.clone();
             Chain::new(vec![(function.clone(), maker)], &host).expect("one function is a chain")
-        };
-        let key = match node.inputs.first().map(|input| &input.partitioning) {
-            Some(Partitioning::Hash { columns }) => Some(columns.clone()),
-            _ => None,
         };
         Operator {
             chain: open(&function, maker),
@@ -184,7 +180,7 @@ impl Operator {
 
     fn prepare(&mut self, rows: Frame, times: Vec<i64>, marks: Vec<(u32, i64)>) -> Result<Call> {
         let bound = marks.last().map_or(self.watermark, |mark| mark.1);
-        let mut call = Call { rows, times, marks, slots: Vec::new(), row_slots: Vec::new(), due: Vec::new(), bound };
+        let call = Call { rows, times, marks, slots: Vec::new(), row_slots: Vec::new(), due: Vec::new(), bound };
         let Some(names) = self.key.clone().filter(|_| call.rows.n_rows > 0) else { return Ok(self.with_slots(call, &[])) };
         let wide = match &mut self.projection {
             None => call.rows.clone(),
