@@ -10,6 +10,18 @@ use streamrt_wit::{Field, Schema};
 
 /// A type that keys can have: `bool`, integers, `String`, `Vec<u8>`, and tuples of up to four of them. `()` is the key of a function
 /// that does not look at its key, which saves sending it.
+///
+/// A column of floating point numbers, or one that may be null, is no key:
+///
+/// ```compile_fail,E0277
+/// # use streamrt_sdk::prelude::*;
+/// #[derive(Record)]
+/// struct Reading { celsius: f64 }
+///
+/// fn job(env: &mut Env) {
+///     env.source("readings", File::csv::<Reading>("readings.csv")).key_by(Reading::CELSIUS);
+/// }
+/// ```
 #[diagnostic::on_unimplemented(message = "`{Self}` cannot be a key", note = "keys are bool, integers, String, Vec<u8>, and tuples of them")]
 pub trait Key: Record {}
 

@@ -14,6 +14,42 @@ use streamrt_wit::{Field, Schema};
 /// their capacity and nothing is allocated for a row.
 ///
 /// It has no methods, so that it never stands in the way of a type's own.
+///
+/// ```
+/// use streamrt_sdk::prelude::*;
+///
+/// #[derive(Record)]
+/// struct Click { item: i64, referrer: Option<String> }
+///
+/// assert_eq!(Click::ITEM.name(), "item");
+/// assert!(<Click as Record>::schema()[1].nullable);
+/// ```
+///
+/// Fields of other types, enums, tuples and generic structs are refused when the program is compiled:
+///
+/// ```compile_fail,E0277
+/// # use streamrt_sdk::prelude::*;
+/// #[derive(Record)]
+/// struct Click { item: u8 }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use streamrt_sdk::prelude::*;
+/// #[derive(Record)]
+/// struct Click { item: Option<Option<i64>> }
+/// ```
+///
+/// ```compile_fail
+/// # use streamrt_sdk::prelude::*;
+/// #[derive(Record)]
+/// enum Click { Item(i64) }
+/// ```
+///
+/// ```compile_fail
+/// # use streamrt_sdk::prelude::*;
+/// #[derive(Record)]
+/// struct Click<T> { item: T }
+/// ```
 #[diagnostic::on_unimplemented(message = "`{Self}` is not a record", note = "add `#[derive(Record)]` to the struct")]
 pub trait Record: Sized + 'static {
     /// Decoded columns.
