@@ -1,0 +1,63 @@
+//! The shapes of the WIT as Rust types, by which wasmtime copies them in and out of a guest's memory.
+//!
+//! Inputs borrow: lowering `list<u8>` from a slice is one memcpy into the guest. Outputs are owned, one memcpy out of it. Field names and
+//! order are those of the WIT; wasmtime compares them when a function is looked up.
+
+use wasmtime::component::{ComponentType, Lift, Lower};
+
+/// A buffer on its way in.
+#[derive(ComponentType, Lower)]
+#[component(record)]
+pub(crate) struct BufferIn<'a> {
+    pub role: u16,
+    pub node: u16,
+    pub part: u8,
+    pub bytes: &'a [u8],
+}
+
+/// A section on its way in.
+#[derive(ComponentType, Lower)]
+#[component(record)]
+pub(crate) struct SectionIn<'a> {
+    pub role: u16,
+    pub port: u16,
+    pub rows: u32,
+    pub buffers: &'a [BufferIn<'a>],
+}
+
+/// A buffer that came out, or the answer of an import.
+#[derive(ComponentType, Lift, Lower)]
+#[component(record)]
+pub(crate) struct Buffer {
+    pub role: u16,
+    pub node: u16,
+    pub part: u8,
+    pub bytes: Vec<u8>,
+}
+
+/// A section that came out, or the answer of an import.
+#[derive(ComponentType, Lift, Lower)]
+#[component(record)]
+pub(crate) struct Section {
+    pub role: u16,
+    pub port: u16,
+    pub rows: u32,
+    pub buffers: Vec<Buffer>,
+}
+
+impl Section {
+    /// Bytes of all buffers together.
+    pub fn n_bytes(&self) -> usize {
+        self.buffers.iter().map(|buffer| buffer.bytes.len()).sum()
+    }
+}
+
+/// The WIT's `error`.
+#[derive(ComponentType, Lift, Lower, Debug)]
+#[component(record)]
+pub(crate) struct GuestError {
+    pub code: u16,
+    pub message: String,
+}
+
+pub(crate) type Answer<T> = Result<T, GuestError>;

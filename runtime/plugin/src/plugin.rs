@@ -1,0 +1,158 @@
+//! A component that was checked and compiled, ready to be instantiated any number of times.
+//!
+//! Imports are linked once, when it is loaded: making an instance is then a matter of microseconds.
+
+use crate::abi::GuestError;
+use crate::chain::{ChainSpec, PluginChain};
+use crate::custom_section;
+use crate::discovery::{self, Outline};
+use crate::guest::{Guest, Instance};
+use crate::host::{Limits, PluginHost};
+use crate::imports;
+use crate::signature::Signature;
+use crate::wasi::{self, Inert};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use streamrt_operator::Failure;
+use streamrt_types::{Error, Result, code};
+use streamrt_wit::codes::error;
+use streamrt_wit::{META_SECTION, OPERATOR_INTERFACE, Plan};
+use wasmtime::Engine;
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
+
+/// A loaded component. Instances of it share its code.
+pub struct Plugin {
+    host: Arc<PluginHost>,
+    digest: String,
+    size_bytes: usize,
+    outline: Outline,
+    meta: Option<serde_json::Value>,
+    component: InstancePre<Guest>,
+    functions: Functions,
+}
+
+/// Where the functions of the operator interface are.
+pub(crate) struct Functions {
+    pub describe: ComponentExportIndex,
+    pub open: ComponentExportIndex,
+    pub invoke: ComponentExportIndex,
+}
+
+impl Plugin {
+    pub(crate) fn load(host: Arc<PluginHost>, bytes: &[u8]) -> Result<Plugin> {
+        discovery::check_format(bytes)?;
+        let digest = blake3::hash(bytes).to_hex().to_string();
+        let component = host.compile(&digest, bytes).map_err(|e| discovery::damaged(&e))?;
+        let outline = discovery::outline(&host.engine, &component)?;
+        let functions = Functions::find(&component)?;
+        let meta = custom_section::find(bytes, META_SECTION).and_then(|text| serde_json::from_slice(text).ok());
+        let component = link(&host.engine, &component)?;
+        Ok(Plugin { host, digest, size_bytes: bytes.len(), outline, meta, component, functions })
+    }
+
+    /// The blake3 hash of the component, in hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    /// Names of the imported interfaces, as `package:name/interface@version`.
+    pub fn imports(&self) -> &[String] {
+        &self.outline.imports
+    }
+
+    /// Names of the exported interfaces.
+    pub fn exports(&self) -> &[String] {
+        &self.outline.exports
+    }
+
+    /// What the custom section `streamrt.meta` says: SDK, language, interface. `None` if there is none, or it is not JSON.
+    pub fn meta(&self) -> Option<&serde_json::Value> {
+        self.meta.as_ref()
+    }
+
+    /// Runs the plugin's `main` in an instance of its own and returns the plan.
+    ///
+    /// `args` are those of the job. Takes at most `plugin.deadline`.
+    ///
+    /// # Errors
+    /// `Invalid` if the plugin refuses the arguments or the plan cannot be read; `UserCode` if it fails.
+    pub fn describe(&self, args: &[String]) -> Result<Plan> {
+        let quiet = Arc::new(|_: u8, _: &str| {});
+        let guest = self.guest(Arc::default(), quiet, Arc::new(Signature::empty()), 0);
+        let describe = || plan_of(&mut Instance::new(self, guest)?, args, self.deadline());
+        describe().map_err(|failure| failure.error)
+    }
+
+    /// Makes a chain of functions ready to be called by one subtask.
+    ///
+    /// # Errors
+    /// `UserCode` if the plugin fails, or describes another plan than `spec.plan`; `Invalid` if it refuses the functions.
+    pub fn chain(self: &Arc<Self>, spec: ChainSpec) -> Result<PluginChain> {
+        PluginChain::new(self.clone(), spec)
+    }
+
+    /// How long any call may take that has no deadline of its own.
+    pub(crate) fn deadline(&self) -> Duration {
+        Duration::from_millis(self.limits().deadline_ms)
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.host.limits
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.host.engine
+    }
+
+    pub(crate) fn component(&self) -> &InstancePre<Guest> {
+        &self.component
+    }
+
+    pub(crate) fn functions(&self) -> &Functions {
+        &self.functions
+    }
+
+    /// The contents of a new store. Randomness is seeded by digest and subtask: a replay gets the same.
+    pub(crate) fn guest(&self, cancel: Arc<AtomicBool>, log: crate::chain::Log, signature: Arc<Signature>, subtask: u32) -> Guest {
+        let seed = self.digest.bytes().take(16).fold(u64::from(subtask), |seed, byte| seed.rotate_left(7) ^ u64::from(byte));
+        let wasi = Inert::new(self.host.clock.clone(), seed);
+        Guest::new(self.limits(), self.host.ticker.deadline(self.deadline()), cancel, log, signature, wasi)
+    }
+}
+
+impl Functions {
+    fn find(component: &Component) -> Result<Functions> {
+        let missing = |name: &str| Error::new(code::NO_OPERATOR, format!("the component exports {OPERATOR_INTERFACE} without `{name}`"));
+        let interface = component.get_export_index(None, OPERATOR_INTERFACE).ok_or_else(|| missing("invoke"))?;
+        let find = |name| component.get_export_index(Some(&interface), name).ok_or_else(|| missing(name));
+        Ok(Functions { describe: find("describe")?, open: find("open")?, invoke: find("invoke")? })
+    }
+}
+
+fn link(engine: &Engine, component: &Component) -> Result<InstancePre<Guest>> {
+    let mut linker = Linker::new(engine);
+    let linked = imports::define(&mut linker)
+        .and_then(|()| wasi::define(&mut linker, engine, component))
+        .and_then(|()| linker.instantiate_pre(component));
+    linked.map_err(|e| {
+        let cause = e.chain().map(|cause| cause.to_string()).collect::<Vec<_>>().join(": ");
+        Error::new(code::UNKNOWN_IMPORT, format!("an import of the component has another type than this host provides: {cause}"))
+    })
+}
+
+/// Asks an instance for its plan.
+pub(crate) fn plan_of(instance: &mut Instance, args: &[String], deadline: Duration) -> std::result::Result<Plan, Failure> {
+    let text = instance.describe(args, deadline)?.map_err(refused_arguments)?;
+    let plan = Plan::from_json(&text).map_err(|e| Error::new(code::BAD_PLAN, format!("the plugin's plan cannot be read: {e}")))?;
+    Ok(plan)
+}
+
+fn refused_arguments(refused: GuestError) -> Error {
+    let code = if refused.code == error::ARGUMENTS { code::BAD_ARGUMENTS } else { code::USER_ERROR };
+    Error::new(code, refused.message)
+}
