@@ -94,23 +94,52 @@ impl<T: Record> Sink<T> for FileConnector<T> {
     }
 }
 
-/// Text from a TCP connection.
-pub struct Socket {
+/// TCP connections: see [`Socket::lines`], [`Socket::csv`] and [`Socket::json`].
+pub struct Socket;
+
+/// Text from a TCP server.
+pub struct SocketConnector<T> {
     options: Options,
+    record: PhantomData<fn() -> T>,
 }
 
 impl Socket {
-    /// Raw lines from a server.
-    pub fn lines(host: impl Into<String>, port: u16) -> Socket {
-        let mut options = Options::new();
-        options.insert("host".to_owned(), Value::String(host.into()));
-        options.insert("port".to_owned(), json!(port));
-        Socket { options }
+    fn of<T>(host: impl Into<String>, port: u16, format: &str) -> SocketConnector<T> {
+        let connector = SocketConnector { options: Options::new(), record: PhantomData };
+        connector.option("host", Value::String(host.into())).option("port", json!(port)).option("format", json!(format))
+    }
+
+    /// Raw lines without their ends.
+    pub fn lines(host: impl Into<String>, port: u16) -> SocketConnector<String> {
+        Socket::of(host, port, "lines")
+    }
+
+    /// Comma-separated values, one row a line: columns in the order of the record's fields.
+    pub fn csv<T: Record>(host: impl Into<String>, port: u16) -> SocketConnector<T> {
+        Socket::of(host, port, "csv")
+    }
+
+    /// JSON, one object a line.
+    pub fn json<T: Record>(host: impl Into<String>, port: u16) -> SocketConnector<T> {
+        Socket::of(host, port, "json")
     }
 }
 
-impl Source for Socket {
-    type Record = String;
+impl<T> SocketConnector<T> {
+    /// Sets an option by its name in the host.
+    pub fn option(mut self, name: &str, value: Value) -> Self {
+        self.options.insert(name.to_owned(), value);
+        self
+    }
+
+    /// Separates the values of a line by this ASCII character instead of a comma.
+    pub fn delimiter(self, delimiter: char) -> Self {
+        self.option("delimiter", json!(delimiter.to_string()))
+    }
+}
+
+impl<T: Record> Source for SocketConnector<T> {
+    type Record = T;
     const CONNECTOR: &'static str = "socket";
     fn options(self) -> Options {
         self.options

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::rc::Rc;
-use streamrt_wit::{Body, Function, Input, Node, OutputColumns, OutputPort, Partitioning, Plan};
+use streamrt_wit::{Body, Function, FunctionKind, Input, Node, OutputColumns, OutputPort, Partitioning, Plan};
 
 /// Where a job puts its sources, operators and sinks together, and reads its arguments.
 pub struct Env {
@@ -159,23 +159,26 @@ impl Graph {
 
     /// The number of the side output `name` of a node, which is added if it is new.
     pub(crate) fn side_port(&self, node: u32, name: &str, columns: OutputColumns) -> u16 {
-        let mut parts = self.0.borrow_mut();
-        let port = OutputPort { name: name.to_owned(), columns };
+        let parts = &mut *self.0.borrow_mut();
         let node = &mut parts.plan.nodes[node as usize];
+        let port = OutputPort { name: name.to_owned(), columns };
         if let Some(known) = node.outputs.iter().position(|port| port.name == name) {
-            let clash = node.outputs[known] != port;
-            let uid = node.uid.clone();
-            if clash {
-                parts.mistakes.push(Error::new(format!("{uid}: the side output {name} is used with two types")));
+            if node.outputs[known] != port {
+                parts.mistakes.push(Error::new(format!("{}: the side output {name} is used with two types", node.uid)));
             }
             return known as u16;
         }
-        node.outputs.push(port.clone());
-        let number = node.outputs.len() as u16 - 1;
-        if let Body::Function { function } = node.body {
-            parts.plan.functions[function as usize].outputs.push(port);
+        let functions = &mut parts.plan.functions;
+        let function = if let Body::Function { function } = node.body { functions.get_mut(function as usize) } else { None };
+        match function.filter(|function| function.kind == FunctionKind::Process) {
+            Some(function) => function.outputs.push(port.clone()),
+            None => {
+                let sentence = format!("{}: it has no side output {name}: only process functions have side outputs", node.uid);
+                parts.mistakes.push(Error::new(sentence));
+            }
         }
-        number
+        node.outputs.push(port);
+        node.outputs.len() as u16 - 1
     }
 }
 

@@ -37,7 +37,7 @@ impl<T: Record, K: Key> KeyedStream<T, K> {
         let setup = Setup::open(&mut process);
         let key = self.stream.graph.check(self.key_of::<F::Key>(uid));
         let base = function(FunctionKind::Process, uid, T::schema(), F::Out::output_columns());
-        let states = setup.descriptors().to_vec();
+        let states = self.stream.graph.check(setup.declared(uid));
         let function = Function { key: Some(key), time: F::TIME, timers: F::TIMERS, states, ..base };
         self.stream.call(uid, self.inputs(), function, Maker::stage(ProcessStage::new(process, setup, true)))
     }

@@ -65,7 +65,7 @@ mod window;
 mod window_function;
 
 pub use aggregate::{Term, avg, count, first, key, last, max, min, sum, window_end, window_start};
-pub use connector::{Blackhole, Datagen, File, FileConnector, Print, Sink, Socket, Source};
+pub use connector::{Blackhole, Datagen, File, FileConnector, Print, Sink, Socket, SocketConnector, Source};
 pub use dynamic::{Cell, Row, RowWriter};
 pub use env::Env;
 pub use error::{Error, Outcome, Result};

@@ -80,7 +80,7 @@ impl Library {
     pub fn process<F: ProcessFunction<Key = ()>>(&mut self, name: &str, mut process: F) {
         let setup = Setup::open(&mut process);
         let base = function(FunctionKind::Process, name, F::In::schema(), F::Out::output_columns());
-        let states = setup.descriptors().to_vec();
+        let states = self.graph.check(setup.declared(name));
         let declared = Function { key: Some(Schema::new()), time: F::TIME, timers: F::TIMERS, states, ..base };
         self.add(declared, Maker::stage(ProcessStage::new(process, setup, true)));
     }

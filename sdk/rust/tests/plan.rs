@@ -66,8 +66,57 @@ impl ProcessFunction for WrongKey {
     }
 }
 
+/// Makes text loud.
+struct Upper;
+
+impl ProcessFunction for Upper {
+    type In = String;
+    type Key = ();
+    type Out = String;
+
+    fn on_element(&mut self, text: &String, _: &mut Context<'_, ()>, out: &mut Collector<String>) -> Result<()> {
+        out.collect(text.to_uppercase());
+        Ok(())
+    }
+}
+
+/// Declares two states of one name.
+#[derive(Default)]
+struct Twice;
+
+impl ProcessFunction for Twice {
+    type In = Click;
+    type Key = ();
+    type Out = Forward;
+
+    fn open(&mut self, setup: &mut Setup) {
+        let (_, _): (ValueState<i64>, ListState<i64>) = (setup.value("seen"), setup.list("seen"));
+    }
+
+    fn on_element(&mut self, _: &Click, _: &mut Context<'_, ()>, out: &mut Collector<Forward>) -> Result<()> {
+        out.forward()
+    }
+}
+
 #[test]
 fn mistakes_are_sentences() {
+    check(
+        |env| {
+            keyed(env).process("p", Twice);
+            Ok(())
+        },
+        "p: it declares two states named seen",
+        1,
+    );
+    check(
+        |env| {
+            env.source("s", File::lines("")).process("p", Upper).side_output(&OutputTag::<i64>::new("x"));
+            env.source("t", File::lines("")).filter("f", |_| true).side_output(&OutputTag::<i64>::new("x"));
+            Ok(())
+        },
+        "f: it has no side output x: only process functions have side outputs",
+        1,
+    );
     check(|env| env.arg("input").map(drop), "the argument --input is missing", 2);
     check(
         |env| {

@@ -125,6 +125,18 @@ impl Setup {
         self.tables.push(table);
     }
 
+    /// The states of the function `uid`.
+    ///
+    /// # Errors
+    /// If two have the same name.
+    pub(crate) fn declared(&self, uid: &str) -> Result<Vec<StateDescriptor>> {
+        let names = || self.descriptors.iter().map(|descriptor| descriptor.name.as_str());
+        match names().enumerate().find(|(i, name)| names().take(*i).any(|earlier| earlier == *name)) {
+            Some((_, name)) => Err(Error::new(format!("{uid}: it declares two states named {name}"))),
+            None => Ok(self.descriptors.clone()),
+        }
+    }
+
     pub(crate) fn descriptors(&self) -> &[StateDescriptor] {
         &self.descriptors
     }
