@@ -1,1 +1,86 @@
-fn main() {}
+//! `streamrt`, the binary: reads the command line, calls one command, and says how it ended.
+//!
+//! stdout belongs to results: what a sink prints, and what `inspect` and `build` were asked for. All else goes to stderr. Exit code 0: done;
+//! 1: an error, printed by `report`; 2: a wrong use, printed by clap; 141: the reader of stdout went away, as for any filter.
+
+mod args;
+mod cache;
+mod component;
+mod configuration;
+mod inspect;
+mod new;
+mod plugin_file;
+mod process;
+mod progress;
+mod report;
+mod run;
+mod toolchain;
+
+use args::{Command, CommandLine};
+use clap::Parser;
+use std::io::{ErrorKind, Write};
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::process::ExitCode;
+use streamrt_types::{Error, Result, code};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What a shell reports for a program that wrote into a closed pipe: 128 and the number of SIGPIPE.
+const CLOSED_PIPE: u8 = 141;
+
+fn main() -> ExitCode {
+    let command = CommandLine::parse().command;
+    report::hush_panics();
+    let result = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(command)));
+    match result.unwrap_or_else(|panic| Err(report::of_panic(panic.as_ref()))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::from(CLOSED_PIPE),
+        Err(error) => {
+            report::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::New(args) => new::new(&args),
+        Command::Build(args) => component::build(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Run(args) => run::run(args),
+        Command::Toolchain => toolchain::ensure(Path::new(".")).map(|_| report::status("the tool chain for components is complete")),
+    }
+}
+
+/// Writes results to stdout.
+fn print(text: &str) -> Result<()> {
+    let written = std::io::stdout().lock().write_all(text.as_bytes());
+    written.map_err(|e| Error::new(code::FILE_IO, "standard output cannot be written").with_source(e))
+}
+
+/// Whether the reader of stdout has gone, as with `| head`. Only pipes and sockets answer so, and a socket is no sink of ours.
+fn is_closed_pipe(error: &Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = source {
+        if cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_is_found_below_the_error() {
+        let error = |kind: ErrorKind| Error::new(code::FILE_IO, "stdout").with_source(std::io::Error::from(kind));
+        assert!(is_closed_pipe(&error(ErrorKind::BrokenPipe)));
+        assert!(!is_closed_pipe(&error(ErrorKind::StorageFull)));
+        assert!(!is_closed_pipe(&Error::internal("x")));
+    }
+}

@@ -1,0 +1,142 @@
+//! What can stand on the command line. Nothing is looked up or opened here: a wrong use ends with clap's message and exit code 2.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// A stream processor whose operators are WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(name = "streamrt", version)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new crate with a small job, its test, and the SDK.
+    New(NewArgs),
+    /// Compile a crate to a component.
+    Build(BuildArgs),
+    /// Show what a component holds.
+    Inspect(InspectArgs),
+    /// Run a job in this process.
+    Run(RunArgs),
+    /// Install what `build` needs; `build` does it by itself when something is missing.
+    Toolchain,
+}
+
+#[derive(Debug, Args)]
+pub struct NewArgs {
+    /// The folder to make; its last part names the crate.
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// The folder of the crate or the workspace.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Build this package of the workspace; may be given several times.
+    #[arg(long = "package", short = 'p', value_name = "NAME")]
+    pub packages: Vec<String>,
+    /// Where to put the component; default: components/NAME.wasm in the target folder.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The component.
+    pub file: PathBuf,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Arguments of the job.
+    #[arg(last = true)]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A component with a job, or a job.toml.
+    pub file: PathBuf,
+    /// Subtasks of each operator that names no number itself.
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    pub parallelism: u32,
+    /// Set a configuration key, such as `-D batch.rows=256`; may be given several times.
+    #[arg(short = 'D', value_name = "KEY=VALUE", value_parser = key_value)]
+    pub configuration: Vec<(String, String)>,
+    /// How to print progress and the summary, on stderr.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Arguments of the job.
+    #[arg(last = true)]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("it must be KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        CommandLine::try_parse_from(line.split(' ')).map(|parsed| parsed.command).map_err(|e| e.to_string())
+    }
+
+    fn run(line: &str) -> RunArgs {
+        match parse(line).unwrap() {
+            Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn arguments_of_the_job_stand_behind_two_dashes() {
+        let args = run("streamrt run a.wasm --parallelism 2 -D batch.rows=3 -Da=b=c -- --input x --parallelism 9");
+        assert_eq!(args.parallelism, 2);
+        assert_eq!(args.configuration, [("batch.rows".into(), "3".into()), ("a".into(), "b=c".into())]);
+        assert_eq!(args.args, ["--input", "x", "--parallelism", "9"]);
+    }
+
+    #[test]
+    fn defaults() {
+        let args = run("streamrt run job.toml");
+        assert_eq!((args.parallelism, args.output, args.args.len()), (1, Format::Text, 0));
+    }
+
+    #[test]
+    fn wrong_uses_are_refused() {
+        for line in [
+            "streamrt run",
+            "streamrt run a.wasm --parallelism 0",
+            "streamrt run a.wasm -D novalue",
+            "streamrt run a.wasm -D =1",
+            "streamrt run a.wasm stray",
+            "streamrt run a.wasm --output xml",
+            "streamrt fly",
+            "streamrt new",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        use clap::CommandFactory;
+        CommandLine::command().debug_assert();
+    }
+}

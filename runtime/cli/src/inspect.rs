@@ -1,0 +1,190 @@
+//! `streamrt inspect`: what a component holds, without running it as a job.
+//!
+//! What the file itself says is always printed. The plan comes from the plugin's own code, which may want arguments first.
+
+use crate::args::{Format, InspectArgs};
+use crate::plugin_file::Loader;
+use crate::{print, report};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use streamrt_plugin::Plugin;
+use streamrt_types::{Configuration, Result, code};
+use streamrt_wit::{Body, Field, Function, Input, Node, Partitioning, Plan, StateDescriptor, StateKind};
+
+/// Prints the component on stdout.
+///
+/// # Errors
+/// As for loading a component; `UserCode` if its `describe` fails. Arguments that are missing are no error.
+pub fn inspect(args: &InspectArgs) -> Result<()> {
+    let plugin = Loader::new(&Configuration::default())?.load(&args.file)?;
+    let (plan, wanted) = match plugin.describe(&args.args) {
+        Ok(plan) => (Some(plan), None),
+        Err(error) if error.code() == code::BAD_ARGUMENTS => (None, Some(error.message().to_owned())),
+        Err(error) => return Err(error.at(args.file.display())),
+    };
+    match args.output {
+        Format::Json => print(&format!("{}\n", object(&plugin, plan.as_ref()))),
+        Format::Text => print(&(header(&plugin) + &plan.map(|plan| describe_plan(&plan)).unwrap_or_default())),
+    }?;
+    if let Some(wanted) = wanted {
+        report::status(&format!("the job itself is not shown, as it wants arguments behind `--`: {wanted}"));
+    }
+    Ok(())
+}
+
+fn object(plugin: &Plugin, plan: Option<&Plan>) -> Value {
+    json!({
+        "digest": plugin.digest(),
+        "size_bytes": plugin.size_bytes(),
+        "meta": plugin.meta(),
+        "exports": plugin.exports(),
+        "imports": plugin.imports(),
+        "plan": plan.map(|plan| serde_json::to_value(plan).expect("a plan has only string keys and no failing types")),
+    })
+}
+
+fn header(plugin: &Plugin) -> String {
+    let mut text = format!("digest     blake3:{}\nsize       {} bytes\n", plugin.digest(), plugin.size_bytes());
+    if let Some(meta) = plugin.meta() {
+        text += &format!("made by    {}\n", pairs(meta));
+    }
+    for (title, names) in [("exports", plugin.exports()), ("imports", plugin.imports())] {
+        text += &format!("{title:<10} {}\n", if names.is_empty() { "nothing".to_owned() } else { names.join("\n           ") });
+    }
+    text
+}
+
+/// `sdk streamrt-sdk 0.1.0, language rust`.
+fn pairs(meta: &Value) -> String {
+    let pair = |(key, value): (&String, &Value)| format!("{key} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    meta.as_object().into_iter().flatten().map(pair).collect::<Vec<_>>().join(", ")
+}
+
+fn describe_plan(plan: &Plan) -> String {
+    let mut text = String::new();
+    let mut functions: Vec<&Function> = plan.functions.iter().collect();
+    functions.sort_by_key(|function| (name_of(&function.kind), function.number));
+    if functions.is_empty() {
+        text += "\nno functions\n";
+    }
+    for kind in functions.chunk_by(|a, b| a.kind == b.kind) {
+        let _ = write!(text, "\n{}\n", name_of(&kind[0].kind));
+        kind.iter().for_each(|function| text += &describe_function(function));
+    }
+    if !plan.nodes.is_empty() {
+        text += "\njob\n";
+        plan.nodes.iter().for_each(|node| text += &describe_node(node, plan));
+    }
+    text
+}
+
+/// The name that the plan's JSON uses.
+fn name_of(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn describe_function(function: &Function) -> String {
+    let mut text = format!("  {:>2} {}  reads ({})", function.number, function.name, columns(&function.input));
+    if let Some(key) = &function.key {
+        let _ = write!(text, "  by ({})", columns(key));
+    }
+    if function.timers {
+        text += "  timers";
+    }
+    let sides = function.outputs.iter().filter(|port| !port.name.is_empty());
+    sides.for_each(|port| text += &format!("  side output {}", port.name));
+    text += "\n";
+    function.states.iter().for_each(|state| text += &format!("     state {}\n", describe_state(state)));
+    text
+}
+
+fn columns(schema: &[Field]) -> String {
+    let column = |field: &Field| format!("{}: {}{}", field.name, name_of(&field.data_type), if field.nullable { "?" } else { "" });
+    schema.iter().map(column).collect::<Vec<_>>().join(", ")
+}
+
+fn describe_state(state: &StateDescriptor) -> String {
+    let kind = name_of(&state.kind);
+    let contents = match state.kind {
+        StateKind::Map => format!("({}) to ({})", columns(&state.key), columns(&state.value)),
+        _ => format!("({})", columns(&state.value)),
+    };
+    let ttl = state.ttl_ms.map(|ms| format!(", kept for {ms} ms")).unwrap_or_default();
+    format!("{}: {kind} of {contents}{ttl}", state.name)
+}
+
+fn describe_node(node: &Node, plan: &Plan) -> String {
+    let inputs: Vec<String> = node.inputs.iter().map(|input| describe_input(input, plan)).collect();
+    let from = if inputs.is_empty() { String::new() } else { format!("  from {}", inputs.join(", ")) };
+    format!("  {:>2} {}  {}{from}\n", node.id, node.uid, describe_body(&node.body))
+}
+
+fn describe_body(body: &Body) -> String {
+    match body {
+        Body::Source { connector, .. } => format!("source {connector}"),
+        Body::Sink { connector, .. } => format!("sink {connector}"),
+        Body::Timestamps { .. } => "timestamps and watermarks".to_owned(),
+        Body::Function { function } => format!("function {function}"),
+        Body::Aggregate { .. } => "running aggregate of the host".to_owned(),
+        Body::Window { .. } => "window".to_owned(),
+    }
+}
+
+fn describe_input(input: &Input, plan: &Plan) -> String {
+    let from = plan.nodes.iter().find(|node| node.id == input.node);
+    let uid = from.map_or_else(|| input.node.to_string(), |node| node.uid.clone());
+    let port =
+        from.and_then(|node| node.outputs.get(usize::from(input.port))).map(|port| port.name.as_str()).filter(|name| !name.is_empty());
+    let name = port.map_or(uid.clone(), |port| format!("{uid}.{port}"));
+    match &input.partitioning {
+        Partitioning::Forward => name,
+        Partitioning::Hash { columns } => format!("{name} by ({})", columns.join(", ")),
+        Partitioning::Rebalance => format!("{name} rebalanced"),
+        Partitioning::Broadcast => format!("{name} broadcast"),
+        Partitioning::Global => format!("{name} in one subtask"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAN: &str = r#"{"version":1,
+      "nodes":[
+        {"id":0,"uid":"lines","body":{"kind":"source","connector":"file","schema":[]},"outputs":[{"columns":{"kind":"replace","schema":[]}}]},
+        {"id":1,"uid":"alerts","inputs":[{"node":0,"partitioning":{"kind":"hash","columns":["a","b"]}}],"body":{"kind":"function","function":1},
+         "outputs":[{"columns":{"kind":"forward"}},{"name":"late","columns":{"kind":"forward"}}]},
+        {"id":2,"uid":"out","inputs":[{"node":1,"port":1}],"body":{"kind":"sink","connector":"print"}}],
+      "functions":[
+        {"number":0,"kind":"filter","name":"even","input":[{"name":"n","type":"i64"}]},
+        {"number":1,"kind":"process","name":"alerts","input":[{"name":"s","type":"string","nullable":true}],"key":[{"name":"a","type":"i64"}],"timers":true,
+         "outputs":[{"columns":{"kind":"forward"}},{"name":"late","columns":{"kind":"forward"}}],
+         "states":[{"name":"last","kind":"value","value":[{"name":"v","type":"f64"}],"ttl-ms":5},
+                   {"name":"seen","kind":"map","key":[{"name":"k","type":"string"}],"value":[{"name":"v","type":"bool"}]}]},
+        {"number":2,"kind":"filter","name":"odd"}]}"#;
+
+    #[test]
+    fn a_plan_is_shown_by_kind_and_with_its_graph() {
+        let expected = "
+filter
+   0 even  reads (n: i64)
+   2 odd  reads ()
+
+process
+   1 alerts  reads (s: string?)  by (a: i64)  timers  side output late
+     state last: value of (v: f64), kept for 5 ms
+     state seen: map of (k: string) to (v: bool)
+
+job
+   0 lines  source file
+   1 alerts  function 1  from lines by (a, b)
+   2 out  sink print  from alerts.late
+";
+        assert_eq!(describe_plan(&Plan::from_json(PLAN).unwrap()), expected);
+    }
+
+    #[test]
+    fn an_empty_plan_says_so() {
+        assert_eq!(describe_plan(&Plan::default()), "\nno functions\n");
+    }
+}

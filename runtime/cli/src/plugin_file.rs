@@ -1,0 +1,53 @@
+//! Reading components from files. Used by `inspect` and `run`; it is where the command line meets the host of plugins.
+
+use crate::{cache, report};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use streamrt_plugin::{Plugin, PluginHost};
+use streamrt_types::{Configuration, Error, Result, code};
+
+/// Loads components, each file once.
+pub struct Loader {
+    host: Arc<PluginHost>,
+    loaded: BTreeMap<PathBuf, Arc<Plugin>>,
+}
+
+impl Loader {
+    /// # Errors
+    /// `Internal` if the host cannot be made on this machine.
+    pub fn new(configuration: &Configuration) -> Result<Loader> {
+        let host = PluginHost::new(configuration, cache::compiled())?;
+        if let Some(fault) = host.cache_fault() {
+            report::status(&format!("compiled plugins are not kept: {fault}"));
+        }
+        Ok(Loader { host, loaded: BTreeMap::new() })
+    }
+
+    /// # Errors
+    /// `Unavailable` if the file cannot be read, `Invalid` if it is no component of ours; the message begins with the path.
+    pub fn load(&mut self, path: &Path) -> Result<Arc<Plugin>> {
+        if let Some(plugin) = self.loaded.get(path) {
+            return Ok(plugin.clone());
+        }
+        let plugin = self.host.load(&read(path)?).map_err(|e| e.at(path.display()))?;
+        self.loaded.insert(path.to_path_buf(), plugin.clone());
+        Ok(plugin)
+    }
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// `Unavailable`, with the path.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| {
+        let (code, what) = match e.kind() {
+            io::ErrorKind::NotFound => (code::FILE_MISSING, "there is no file"),
+            _ => (code::FILE_IO, "cannot read the file"),
+        };
+        Error::new(code, format!("{what} {}", path.display())).with_source(e)
+    })
+}

@@ -1,0 +1,174 @@
+//! `streamrt run`: a job in this process, from the file to the summary. The only place of the command line that calls the engine.
+//!
+//! 1. Read the job: a component that builds its own graph, or a `job.toml` that names components.
+//! 2. Submit it; everything that can be refused is refused there.
+//! 3. Show progress until it ends by itself, or by Ctrl-C, which lets it finish what is in flight.
+
+use crate::args::{Format, RunArgs};
+use crate::configuration;
+use crate::plugin_file::{Loader, read};
+use crate::progress::Style;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+use streamrt_graph::{JobFile, JobSpec};
+use streamrt_taskmanager::{JobHandle, LoadedPlugin, Summary, submit};
+use streamrt_types::{Configuration, Error, Result, code};
+use streamrt_wit::Body;
+
+/// How often we look whether the job has ended: short jobs end without a delay that one would notice, and 100 looks a second cost nothing.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Exit code of a program that was interrupted, for the second Ctrl-C.
+const INTERRUPTED: i32 = 130;
+
+/// A job that was read.
+struct Job {
+    spec: JobSpec,
+    plugins: Vec<LoadedPlugin>,
+    configuration: Configuration,
+}
+
+/// Runs a job to its end.
+///
+/// # Errors
+/// Whatever keeps the job from starting or ends it.
+pub fn run(args: RunArgs) -> Result<()> {
+    // Before anything is opened, so that a signal never meets a half-started job without us.
+    let interrupts = interrupts()?;
+    let job = read_job(&args)?;
+    let style = style(args.output, &job.spec);
+    let handle = submit(job.spec, job.plugins, job.configuration, args.parallelism)?;
+    let (summary, stopped) = watch(handle, style, &interrupts)?;
+    show(&style.summary(&summary, stopped));
+    Ok(())
+}
+
+fn interrupts() -> Result<Receiver<()>> {
+    let (sender, receiver) = channel();
+    // The receiver is gone only when the program ends anyway.
+    let handler = move || sender.send(()).unwrap_or(());
+    ctrlc::set_handler(handler).map_err(|e| Error::internal("the handler for Ctrl-C cannot be set").with_source(e))?;
+    Ok(receiver)
+}
+
+fn read_job(args: &RunArgs) -> Result<Job> {
+    match args.file.extension().is_some_and(|extension| extension == "toml") {
+        true => read_job_file(args),
+        false => read_component(args),
+    }
+}
+
+fn read_component(args: &RunArgs) -> Result<Job> {
+    let configuration = configured(Configuration::default(), args)?;
+    let plugin = Loader::new(&configuration)?.load(&args.file)?;
+    let plan = plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
+    let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
+    let plugins = vec![LoadedPlugin { plugin, args: args.args.clone() }];
+    Ok(Job { spec: JobSpec::from_plan(name, Arc::new(plan)), plugins, configuration })
+}
+
+fn read_job_file(args: &RunArgs) -> Result<Job> {
+    let place = args.file.display();
+    if !args.args.is_empty() {
+        return Err(Error::new(code::BAD_OPTION, format!("{place}: a job file takes no arguments; they stand in the file")));
+    }
+    let text = String::from_utf8(read(&args.file)?);
+    let text = text.map_err(|e| Error::new(code::INVALID_JOB, format!("{place}: the file is no text")).with_source(e))?;
+    let file = JobFile::parse(&text).map_err(|e| e.at(&place))?;
+    let mut configuration = Configuration::default();
+    let pairs: Vec<(&str, String)> = file.configuration().collect();
+    configuration::set_all(&mut configuration, pairs.iter().map(|(key, value)| (*key, value.as_str()))).map_err(|e| e.at(&place))?;
+    let configuration = configured(configuration, args)?;
+    let (plugins, plans) = load_plugins(&file, args.file.parent().unwrap_or(Path::new("")), &configuration)?;
+    let spec = file.spec(&plans).map_err(|e| e.at(&place))?;
+    Ok(Job { spec, plugins, configuration })
+}
+
+/// The components of a job file, whose paths are relative to its folder, and their plans.
+fn load_plugins(file: &JobFile, folder: &Path, configuration: &Configuration) -> Result<(Vec<LoadedPlugin>, Vec<Arc<streamrt_wit::Plan>>)> {
+    let mut loader = Loader::new(configuration)?;
+    let (mut plugins, mut plans) = (Vec::new(), Vec::new());
+    for used in file.plugins() {
+        let path = folder.join(&used.component);
+        let plugin = loader.load(&path)?;
+        plans.push(Arc::new(plugin.describe(&used.args).map_err(|e| e.at(path.display()))?));
+        plugins.push(LoadedPlugin { plugin, args: used.args });
+    }
+    Ok((plugins, plans))
+}
+
+/// The command line comes after the job file.
+fn configured(mut configuration: Configuration, args: &RunArgs) -> Result<Configuration> {
+    configuration::set_all(&mut configuration, args.configuration.iter().map(|(key, value)| (key.as_str(), value.as_str())))?;
+    Ok(configuration)
+}
+
+/// A live line would be torn apart by results that go to the same terminal.
+fn style(format: Format, spec: &JobSpec) -> Style {
+    let prints = spec.nodes.iter().any(|node| matches!(&node.body, Body::Sink { connector, .. } if connector == "print"));
+    let shared = prints && std::io::stdout().is_terminal();
+    match format {
+        Format::Json => Style::Json,
+        Format::Text if std::io::stderr().is_terminal() && !shared => Style::Live,
+        Format::Text => Style::Plain,
+    }
+}
+
+/// Waits for the end of the job, and shows how it goes. The second value is whether it was stopped.
+fn watch(handle: JobHandle, style: Style, interrupts: &Receiver<()>) -> Result<(Summary, bool)> {
+    let mut shown = (Instant::now(), handle.progress());
+    let mut stopped = false;
+    while !handle.is_finished() {
+        match interrupts.recv_timeout(LOOK) {
+            // Whoever asks twice does not want to wait.
+            Ok(()) if stopped => std::process::exit(INTERRUPTED),
+            Ok(()) => {
+                stopped = true;
+                handle.stop();
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
+        }
+        if shown.0.elapsed() >= style.interval() {
+            let now = handle.progress();
+            show(&style.progress(&shown.1, &now));
+            shown = (Instant::now(), now);
+        }
+    }
+    let result = handle.wait();
+    if result.is_err() && style == Style::Live {
+        show("\n");
+    }
+    result.map(|summary| (summary, stopped))
+}
+
+/// A stderr that nobody reads does not end the job.
+fn show(text: &str) {
+    let mut stderr = std::io::stderr();
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Command, CommandLine};
+    use clap::Parser;
+
+    fn check(line: &str, expected: &str) {
+        let Command::Run(args) = CommandLine::parse_from(line.split(' ')).command else { panic!("{line}") };
+        let error = read_job(&args).err().expect("it is refused");
+        assert_eq!(format!("{} {}", error.code().id, error.message()), expected);
+    }
+
+    #[test]
+    fn files_that_are_no_job_are_refused_by_name() {
+        check("streamrt run /no/such.wasm", "S3001 there is no file /no/such.wasm");
+        check("streamrt run /no/such.toml", "S3001 there is no file /no/such.toml");
+        check("streamrt run job.toml -- --input x", "S2007 job.toml: a job file takes no arguments; they stand in the file");
+        check("streamrt run a.wasm -D batch.row=1", "S2007 there is no configuration key `batch.row`; did you mean batch.rows");
+        check("streamrt run a.wasm -D batch.rows=0", "S2007 `batch.rows` is `0`, but it must be a number from 1 to 65536");
+    }
+}
