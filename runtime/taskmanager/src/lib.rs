@@ -1,1 +1,18 @@
-//! (see ARCHITECTURE.md)
+//! Runs a job: a thread for each subtask, the mailbox loop of each, and what joins sources, gates, chains and exits.
+//!
+//! This crate decides nothing about the job (`graph` did) and knows no semantics (operators do): it starts threads, moves elements from
+//! gates through chains to partitions, watches the clock, and ends everything together when one part fails.
+
+mod control;
+mod dead_letters;
+mod enumerator;
+mod exits;
+mod factory;
+mod gate_task;
+mod job;
+mod reader;
+mod split_rows;
+mod task;
+
+pub use factory::LoadedPlugin;
+pub use job::{JobHandle, Progress, Summary, submit};

@@ -1,0 +1,36 @@
+//! The outputs of a task: one result partition for each edge that leaves it.
+
+use std::time::Duration;
+use streamrt_exchange::ResultPartition;
+use streamrt_operator::Exits;
+use streamrt_types::{Batch, Result, Status, Watermark};
+
+/// The partitions by exit number.
+pub struct TaskExits {
+    pub partitions: Vec<ResultPartition>,
+}
+
+impl TaskExits {
+    pub fn end_of_input(&mut self) -> Result<()> {
+        self.partitions.iter_mut().try_for_each(ResultPartition::end_of_input)
+    }
+
+    /// How long sends have waited since the last call.
+    pub fn take_blocked(&mut self) -> Duration {
+        self.partitions.iter_mut().map(ResultPartition::take_blocked).sum()
+    }
+}
+
+impl Exits for TaskExits {
+    fn batch(&mut self, exit: usize, batch: Batch) -> Result<()> {
+        self.partitions[exit].batch(batch)
+    }
+
+    fn watermark(&mut self, exit: usize, watermark: Watermark) -> Result<()> {
+        self.partitions[exit].watermark(watermark)
+    }
+
+    fn status(&mut self, exit: usize, status: Status) -> Result<()> {
+        self.partitions[exit].status(status)
+    }
+}
