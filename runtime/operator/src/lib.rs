@@ -3,6 +3,23 @@
 //! Rust implements operators, Wasm implements functions: an [`Operator`] owns state, timers and watermarks and is trusted, a
 //! [`FunctionChain`] is the user's code and is not. This crate does no I/O and starts no thread; everything in it is called by the
 //! one thread of a task.
+//!
+//! ```
+//! use arrow_array::{ArrayRef, Int64Array};
+//! use std::sync::Arc;
+//! use streamrt_operator::harness::{Harness, batch_of};
+//! use streamrt_operator::RunningAggregateOperator;
+//! use streamrt_wit::{AggregateFunction, BuiltinAggregate, ResultColumn, ResultSource};
+//!
+//! let numbers: ArrayRef = Arc::new(Int64Array::from(vec![7, 9, 7]));
+//! let batch = batch_of([("user", numbers)]);
+//! let count = BuiltinAggregate { function: AggregateFunction::Count, column: None };
+//! let column = ResultColumn { name: "clicks".into(), from: ResultSource::Aggregate { index: 0 } };
+//! let operator = RunningAggregateOperator::new(&batch.columns.schema(), vec![0], &[count], &[column]).unwrap();
+//! let mut harness = Harness::new(operator);
+//! harness.batches(&batch, 1024).unwrap();
+//! assert_eq!(harness.lines(0), [r#"- {"clicks":1}"#, r#"- {"clicks":1}"#, r#"- {"clicks":2}"#]);
+//! ```
 
 mod aggregate;
 mod chain;

@@ -207,7 +207,7 @@ impl Process<'_> {
 
     fn n_due(&self, piece: &Piece) -> usize {
         let Some(bound) = self.last_mark(piece).filter(|_| self.function.registers_timers) else { return 0 };
-        self.timers.due(Domain::EventTime, bound, SWEEP_TIMERS_MAX + 1).len()
+        self.timers.n_due(Domain::EventTime, bound, SWEEP_TIMERS_MAX + 1)
     }
 
     /// Runs the whole batch, in as few calls as the limit on timers allows.
@@ -237,7 +237,7 @@ impl Process<'_> {
     /// Fires the timers that the clock made due by now. Those that are registered meanwhile wait for the next call.
     fn run_clock(&mut self, isolation: &Isolation) -> Result<()> {
         let domain = Domain::ProcessingTime;
-        let mut left = self.timers.due(domain, self.now_ms, usize::MAX).len();
+        let mut left = self.timers.n_due(domain, self.now_ms, usize::MAX);
         while left > 0 {
             let n = left.min(SWEEP_TIMERS_MAX);
             isolation.run(self, Part::Sweep { domain, bound: self.now_ms, n })?;
@@ -340,8 +340,8 @@ impl Process<'_> {
     /// The timers that were given are used up, whether they fired or were deleted on the way.
     fn apply_timers(&mut self, call: &CallIn<'_>, outs: &[TimerOut]) {
         let slots = &self.function.slots;
-        for timer in call.due {
-            self.timers.delete(call.domain, timer.key.hash(), timer);
+        if !call.due.is_empty() {
+            self.timers.consume(call.domain, call.due);
         }
         for out in outs {
             let Some(domain) = domain_of(out.domain) else { continue };

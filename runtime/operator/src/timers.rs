@@ -106,6 +106,25 @@ impl TimerService {
         }
     }
 
+    /// Takes out timers that have fired.
+    pub fn consume(&mut self, domain: Domain, timers: &[Timer]) {
+        for timer in timers {
+            self.group(domain, timer.key.hash()).remove(timer);
+        }
+        // Once for all of them: it looks at every group.
+        let queue = self.queue(domain);
+        queue.head = queue.earliest();
+    }
+
+    /// How many timers are at or before `bound`, counted up to `limit`.
+    pub fn n_due(&self, domain: Domain, bound: i64, limit: usize) -> usize {
+        let queue = self.read(domain);
+        if queue.head.is_none_or(|head| head > bound) {
+            return 0;
+        }
+        queue.groups.iter().flat_map(|group| group.iter().take_while(|timer| timer.time <= bound)).take(limit).count()
+    }
+
     /// The time of the earliest timer.
     pub fn next(&self, domain: Domain) -> Option<i64> {
         self.read(domain).head
@@ -165,6 +184,10 @@ mod tests {
         }
         let due: Vec<Timer> = model.iter().take_while(|timer| timer.time <= bound).take(limit).cloned().collect();
         assert_eq!(service.due(Domain::EventTime, bound, limit), due);
+        assert_eq!(service.n_due(Domain::EventTime, bound, limit), due.len());
+        service.consume(Domain::EventTime, &due);
+        due.iter().for_each(|timer| assert!(model.remove(timer)));
+        assert_eq!(service.next(Domain::EventTime), model.first().map(|timer| timer.time));
         assert_eq!((service.len(Domain::EventTime), service.is_empty(Domain::ProcessingTime)), (model.len(), true));
     }
 
