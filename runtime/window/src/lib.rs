@@ -1,1 +1,27 @@
-//! (see ARCHITECTURE.md)
+//! Event time and windows: timestamps and watermarks, and the window operator.
+//!
+//! [`TimestampsOperator`] gives rows their time and makes watermarks of it; [`WindowOperator`] groups rows of a key by time or number, and
+//! fires when the watermark or the clock says so. Results depend on the input alone, never on how it was cut into batches. How watermarks of
+//! several channels are combined is in `streamrt-exchange`; timers of process functions are in `streamrt-operator`. Nothing is snapshotted
+//! here yet.
+
+mod assigner;
+mod builtin_contents;
+mod contents;
+mod emission;
+mod generator;
+mod keyed_windows;
+mod operator;
+mod panes;
+mod result_columns;
+mod row_contents;
+mod timestamps;
+mod user_contents;
+mod user_times;
+mod window_call;
+
+pub use operator::{WindowFunction, WindowFunctions, WindowOperator};
+pub use timestamps::TimestampsOperator;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! What one batch or watermark makes a window operator send: results on port 0, late rows on port 1.
+//!
+//! Invariant: both ports carry all marks of the input, each behind the results that it caused and in front of those of later rows; and
+//! results stand in the order of their causes. So the output does not depend on how rows were batched.
+
+use arrow_array::{RecordBatch, UInt32Array};
+use arrow_schema::SchemaRef;
+use std::sync::Arc;
+use streamrt_operator::{Output, TaskMetrics};
+use streamrt_types::{Batch, Error, Mark, Result, Times, Watermark};
+
+/// Rows of one batch that goes out: a window that fires a million keys must not become one call of a guest.
+const ROWS_MAX: usize = 8192;
+
+/// The empty batches of both ports, kept because most batches fire nothing.
+pub(crate) struct Ports {
+    results: RecordBatch,
+    late: RecordBatch,
+    metrics: Arc<TaskMetrics>,
+}
+
+impl Ports {
+    pub(crate) fn new(results: SchemaRef, late: SchemaRef, metrics: Arc<TaskMetrics>) -> Ports {
+        Ports { results: RecordBatch::new_empty(results), late: RecordBatch::new_empty(late), metrics }
+    }
+}
+
+/// The output of one input batch, as it grows.
+pub(crate) struct Emission<'a> {
+    input: &'a Batch,
+    /// Marks of the input that have been placed.
+    n_marks: usize,
+    results: Vec<RecordBatch>,
+    times: Vec<i64>,
+    result_marks: Vec<Mark>,
+    late_rows: Vec<u32>,
+    late_marks: Vec<Mark>,
+}
+
+impl<'a> Emission<'a> {
+    pub(crate) fn new(input: &'a Batch) -> Emission<'a> {
+        let (results, times, late_rows) = (Vec::new(), Vec::new(), Vec::new());
+        let n_marks = input.marks.len();
+        let (result_marks, late_marks) = (Vec::with_capacity(n_marks), Vec::with_capacity(n_marks));
+        Emission { input, n_marks: 0, results, times, result_marks, late_rows, late_marks }
+    }
+
+    /// Places the next mark of the input behind what was sent so far.
+    fn place(&mut self, mark: Mark) {
+        self.result_marks.push(Mark { row: self.times.len() as u32, ..mark });
+        self.late_marks.push(Mark { row: self.late_rows.len() as u32, ..mark });
+    }
+
+    /// Places marks up to number `end`, and returns the last watermark among them.
+    pub(crate) fn marks_to(&mut self, end: usize) -> Option<Watermark> {
+        let input = self.input;
+        let marks = &input.marks[self.n_marks.min(end)..end];
+        marks.iter().for_each(|mark| self.place(*mark));
+        self.n_marks = self.n_marks.max(end);
+        marks.last().map(|mark| mark.watermark)
+    }
+
+    /// Places the marks that stand before row `row`.
+    pub(crate) fn marks_before(&mut self, row: usize) -> Option<Watermark> {
+        let rest = &self.input.marks[self.n_marks..];
+        let n = rest.partition_point(|mark| mark.row as usize <= row);
+        self.marks_to(self.n_marks + n)
+    }
+
+    /// Adds results of one time.
+    pub(crate) fn results(&mut self, columns: RecordBatch, time: i64) {
+        self.result_times(columns.num_rows(), time);
+        self.result_columns(columns);
+    }
+
+    /// Adds columns whose rows get their times, and so their places among the marks, by [`Emission::result_times`].
+    pub(crate) fn result_columns(&mut self, columns: RecordBatch) {
+        if columns.num_rows() > 0 {
+            self.results.push(columns);
+        }
+    }
+
+    /// Gives the next rows of the results their time.
+    pub(crate) fn result_times(&mut self, n_rows: usize, time: i64) {
+        self.times.resize(self.times.len() + n_rows, time);
+    }
+
+    /// Sends row `row` of the input to the late side output.
+    pub(crate) fn late(&mut self, row: usize) {
+        self.late_rows.push(row as u32);
+    }
+
+    /// Sends everything. All marks have been placed.
+    pub(crate) fn send(self, ports: &Ports, output: &mut dyn Output) -> Result<()> {
+        if !self.times.is_empty() || !self.result_marks.is_empty() {
+            let columns = join(self.results, &ports.results)?;
+            send(0, Batch { columns, times: Times::Array(self.times.into()), marks: self.result_marks, origin: None }, output)?;
+        }
+        TaskMetrics::add(&ports.metrics.late_records, self.late_rows.len() as u64);
+        let late = match self.late_rows.is_empty() {
+            true if self.late_marks.is_empty() => return Ok(()),
+            true => Batch { times: Times::Array(Vec::new().into()), ..Batch::new(ports.late.clone()) },
+            false => self.input.take(&UInt32Array::from(self.late_rows))?,
+        };
+        output.batch(1, Batch { marks: self.late_marks, ..late })
+    }
+}
+
+fn join(mut parts: Vec<RecordBatch>, empty: &RecordBatch) -> Result<RecordBatch> {
+    match parts.len() {
+        0 => Ok(empty.clone()),
+        1 => Ok(parts.remove(0)),
+        _ => arrow_select::concat::concat_batches(empty.schema_ref(), &parts)
+            .map_err(|e| Error::internal("results of windows could not be joined").with_source(e)),
+    }
+}
+
+/// Sends a batch in pieces of bounded size; a mark between two of them goes with the first.
+fn send(port: u16, batch: Batch, output: &mut dyn Output) -> Result<()> {
+    if batch.n_rows() <= ROWS_MAX {
+        return output.batch(port, batch);
+    }
+    let mut marks = batch.marks.iter().peekable();
+    for start in (0..batch.n_rows()).step_by(ROWS_MAX) {
+        let mut piece = batch.slice(start, ROWS_MAX.min(batch.n_rows() - start));
+        let end = start + piece.n_rows();
+        while let Some(mark) = marks.next_if(|mark| mark.row as usize <= end) {
+            piece.marks.push(Mark { row: mark.row - start as u32, ..*mark });
+        }
+        output.batch(port, piece)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! The window operator: takes rows and marks, hands them to panes or to the windows of each key, and sends what fires.
+//!
+//! Invariant: results stand before the watermark that fired them. Windows of processing time go by the clock alone: to them, its time less
+//! one is the watermark, and marks only pass through.
+
+use crate::assigner::Assigner;
+use crate::contents::{self, Contents};
+use crate::emission::{Emission, Ports};
+use crate::keyed_windows::KeyedWindows;
+use crate::panes::{self, PaneWindows, RowTimes};
+use crate::result_columns::ResultColumns;
+use crate::timestamps::no_time;
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use std::sync::Arc;
+use streamrt_operator::{Accumulators, BatchKeys, FunctionChain, Operator, OperatorContext, Output};
+use streamrt_types::{Batch, Clock, Error, Result, WATERMARK_MAX, Watermark};
+use streamrt_wit::{Function, WindowAssigner, WindowContents};
+
+/// A chain of one function of a plugin, and what the plan says of it.
+pub type WindowFunction = (Box<dyn FunctionChain>, Function);
+
+/// The functions that the contents of a window call.
+#[derive(Default)]
+pub struct WindowFunctions {
+    /// The aggregate or reduce function of `WindowContents::Aggregate`.
+    pub aggregate: Option<WindowFunction>,
+    /// The window-process function: of `WindowContents::Process`, or `then` of an aggregate.
+    pub process: Option<WindowFunction>,
+}
+
+/// Everything that is known when the job is built.
+struct Plan {
+    assigner: Assigner,
+    lateness_ms: i64,
+    input: SchemaRef,
+    key: Vec<usize>,
+    output: SchemaRef,
+}
+
+enum Windows {
+    Panes(PaneWindows),
+    OfKeys(KeyedWindows),
+}
+
+struct Opened {
+    uid: Arc<str>,
+    clock: Arc<dyn Clock>,
+    /// The latest time of the clock.
+    now_ms: i64,
+    keys: BatchKeys,
+    windows: Windows,
+    ports: Ports,
+    /// What a watermark without a batch is treated as.
+    nothing: Batch,
+}
+
+/// The operator of `Body::Window`. Port 0 has the results, port 1 the late rows.
+pub struct WindowOperator {
+    plan: Plan,
+    processing_time: bool,
+    /// Built by `new`, so that a job that is wrong never starts; taken by `open`.
+    contents: Option<Prepared>,
+    opened: Option<Opened>,
+}
+
+enum Prepared {
+    Panes(crate::assigner::SlidingWindows, Accumulators, ResultColumns),
+    OfKeys(Contents),
+}
+
+impl WindowOperator {
+    /// `input` is the schema of the rows, `key` the places of the key columns in it, `output` the schema of port 0.
+    ///
+    /// # Errors
+    /// `Invalid` if a size is out of range, a column is not there, or a function does not fit: for sessions it must be able to merge.
+    pub fn new(
+        assigner: &WindowAssigner,
+        allowed_lateness_ms: u64,
+        contents: &WindowContents,
+        functions: WindowFunctions,
+        input: SchemaRef,
+        key: Vec<usize>,
+        output: SchemaRef,
+    ) -> Result<WindowOperator> {
+        let (assigner, processing_time) = Assigner::new(assigner)?;
+        // Lateness is of event time.
+        let lateness_ms = if processing_time { 0 } else { i64::try_from(allowed_lateness_ms).unwrap_or(i64::MAX) };
+        let key_schema = BatchKeys::new(&input, key.clone())?.schema().clone();
+        let prepared = match (contents, assigner) {
+            (WindowContents::Builtin { aggregates, columns }, Assigner::Sliding(windows)) if panes::fits(&windows) => {
+                let accumulators = Accumulators::new(aggregates, &input)?;
+                let columns = ResultColumns::new(columns, &key_schema, aggregates.len(), output.clone())?;
+                Prepared::Panes(windows, accumulators, columns)
+            }
+            _ => Prepared::OfKeys(contents::build(contents, functions, &input, &key_schema, &output)?),
+        };
+        let plan = Plan { assigner, lateness_ms, input, key, output };
+        Ok(WindowOperator { plan, processing_time, contents: Some(prepared), opened: None })
+    }
+
+    /// Fires what is due by now. Returns the time, which never falls back although the clock may.
+    fn follow_clock(&mut self, output: &mut dyn Output) -> Result<i64> {
+        let opened = opened(&mut self.opened)?;
+        opened.now_ms = opened.now_ms.max(opened.clock.now_ms());
+        let now_ms = opened.now_ms;
+        self.advance(now_ms - 1, output)?;
+        Ok(now_ms)
+    }
+
+    /// Fires what `watermark` makes due, and sends it.
+    fn advance(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
+        let opened = opened(&mut self.opened)?;
+        let mut emission = Emission::new(&opened.nothing);
+        match &mut opened.windows {
+            Windows::Panes(panes) => panes.advance(watermark, &mut emission)?,
+            Windows::OfKeys(windows) => windows.advance(watermark, &opened.nothing, &mut emission)?,
+        }
+        emission.send(&opened.ports, output)
+    }
+}
+
+fn opened(opened: &mut Option<Opened>) -> Result<&mut Opened> {
+    opened.as_mut().ok_or_else(|| Error::internal("a window operator was not opened"))
+}
+
+impl Operator for WindowOperator {
+    fn open(&mut self, context: &OperatorContext) -> Result<()> {
+        let plan = &self.plan;
+        let reader = || BatchKeys::new(&plan.input, plan.key.clone());
+        let windows = match self.contents.take().ok_or_else(|| Error::internal("a window operator is opened once"))? {
+            Prepared::Panes(windows, accumulators, columns) => {
+                Windows::Panes(PaneWindows::new(windows, plan.lateness_ms, accumulators, columns, reader()?, context))
+            }
+            Prepared::OfKeys(contents) => {
+                Windows::OfKeys(KeyedWindows::new(plan.assigner, plan.lateness_ms, self.processing_time, contents, reader()?, context))
+            }
+        };
+        self.opened = Some(Opened {
+            uid: context.uid.clone(),
+            clock: context.clock.clone(),
+            now_ms: context.clock.now_ms(),
+            keys: reader()?,
+            windows,
+            ports: Ports::new(plan.output.clone(), plan.input.clone(), context.metrics.clone()),
+            nothing: Batch::new(RecordBatch::new_empty(plan.input.clone())),
+        });
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
+        let timed = self.plan.assigner.is_timed();
+        let now_ms = if self.processing_time { self.follow_clock(output)? } else { 0 };
+        let opened = opened(&mut self.opened)?;
+        let times = match batch.times() {
+            _ if self.processing_time => RowTimes::Now(now_ms),
+            Some(times) => RowTimes::Each(times),
+            None if batch.n_rows() == 0 => RowTimes::Each(&[]),
+            None if timed => return Err(no_time(&batch, 0).at(format_args!("operator `{}`", opened.uid))),
+            None => RowTimes::Now(0),
+        };
+        let mut emission = Emission::new(&batch);
+        match &mut opened.windows {
+            Windows::Panes(panes) => panes.batch(&batch, times, &mut opened.keys, &mut emission)?,
+            Windows::OfKeys(windows) => windows.batch(&batch, times, &mut opened.keys, &mut emission)?,
+        }
+        emission.marks_to(batch.marks.len());
+        emission.send(&opened.ports, output)
+    }
+
+    fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
+        if !self.processing_time {
+            self.advance(watermark, output)?;
+        }
+        output.watermark(watermark)
+    }
+
+    fn next_processing_time(&self) -> Option<i64> {
+        match &self.opened.as_ref().filter(|_| self.processing_time)?.windows {
+            Windows::Panes(panes) => panes.next_due(),
+            Windows::OfKeys(windows) => windows.next_due().map(|time| time.saturating_add(1)),
+        }
+    }
+
+    fn processing_time(&mut self, now_ms: i64, output: &mut dyn Output) -> Result<()> {
+        if self.processing_time {
+            let opened = opened(&mut self.opened)?;
+            opened.now_ms = opened.now_ms.max(now_ms);
+            self.advance(now_ms - 1, output)?;
+        }
+        Ok(())
+    }
+
+    /// Global windows fire now, also in a job without event time. Windows of processing time that are open are lost, as in Flink.
+    fn end_of_input(&mut self, output: &mut dyn Output) -> Result<()> {
+        if self.plan.assigner == Assigner::Global { self.advance(WATERMARK_MAX, output) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,344 @@
+//! Built-in aggregates over tumbling and sliding windows, kept by pane: one update a row, whatever the number of windows it is in.
+//!
+//! 1. A batch is cut where a mark passes the end of a window, and nowhere else: within such a stretch a row is on time if it is at or
+//!    behind the last end that was passed, and then it makes nothing due. Most rows of a stretch lie in one pane, whose table takes them all.
+//! 2. A row that is not on time is treated alone: it may fire windows at once, or be late.
+//! 3. A mark that passes ends fires them in order, one step for each end that holds rows; panes that no window needs are dropped.
+//!
+//! Invariant: a window has fired by the watermark if and only if its end lies at or before the watermark + 1. So there is no timer to keep:
+//! which ends are due follows from the panes that exist. With processing time, the watermark is the clock less one.
+
+use crate::assigner::{SlidingWindows, TIME_MAX, TimeWindow, within_reach};
+use crate::emission::Emission;
+use crate::result_columns::ResultColumns;
+use crate::timestamps::place;
+use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use streamrt_operator::{Accumulators, BatchKeys, OperatorContext, Overflow};
+use streamrt_state::{EntryId, KeyBuffer, KeyTable, Keys, NO_ENTRY};
+use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code, murmur3_32};
+
+/// More panes in a window than this are not worth it: each is a table.
+const PANES_MAX: i64 = 4096;
+
+/// Event time of the rows of a batch.
+#[derive(Clone, Copy)]
+pub(crate) enum RowTimes<'a> {
+    Each(&'a [i64]),
+    /// Processing time: all rows are now.
+    Now(i64),
+}
+
+impl<'a> RowTimes<'a> {
+    #[inline]
+    pub(crate) fn at(&self, row: usize) -> i64 {
+        match self {
+            RowTimes::Each(times) => times[row],
+            RowTimes::Now(now) => *now,
+        }
+    }
+
+    fn each(self) -> Option<&'a [i64]> {
+        match self {
+            RowTimes::Each(times) => Some(times),
+            RowTimes::Now(_) => None,
+        }
+    }
+
+    /// The least and the greatest time of some rows.
+    fn range(&self, rows: Range<usize>) -> (i64, i64) {
+        match self {
+            RowTimes::Each(times) => times[rows].iter().fold((i64::MAX, i64::MIN), |(least, most), &t| (least.min(t), most.max(t))),
+            RowTimes::Now(now) => (*now, *now),
+        }
+    }
+}
+
+/// The rows of a batch with what is known of each.
+#[derive(Clone, Copy)]
+struct KeyedRows<'a> {
+    batch: &'a Batch,
+    times: RowTimes<'a>,
+    hashes: &'a [u32],
+    keys: Keys<'a>,
+}
+
+/// The panes of one subtask, and what fires from them.
+pub(crate) struct PaneWindows {
+    windows: SlidingWindows,
+    pane_ms: i64,
+    lateness_ms: i64,
+    /// By first ms.
+    panes: BTreeMap<i64, KeyTable>,
+    accumulators: Accumulators,
+    columns: ResultColumns,
+    /// Turns key bytes into columns and text; another one reads batches at the same time.
+    decoder: BatchKeys,
+    key_groups: KeyGroupRange,
+    max_parallelism: u32,
+    uid: Arc<str>,
+    watermark: Watermark,
+    /// The last end of a window that the watermark has passed.
+    passed_end: i64,
+    entries: Vec<EntryId>,
+    created: Vec<u32>,
+}
+
+/// Whether windows can be kept by pane.
+pub(crate) fn fits(windows: &SlidingWindows) -> bool {
+    windows.size / windows.pane_ms() <= PANES_MAX
+}
+
+impl PaneWindows {
+    pub(crate) fn new(
+        windows: SlidingWindows,
+        lateness_ms: i64,
+        accumulators: Accumulators,
+        columns: ResultColumns,
+        decoder: BatchKeys,
+        context: &OperatorContext,
+    ) -> PaneWindows {
+        PaneWindows {
+            windows,
+            pane_ms: windows.pane_ms(),
+            lateness_ms,
+            panes: BTreeMap::new(),
+            accumulators,
+            columns,
+            decoder,
+            key_groups: context.key_groups,
+            max_parallelism: context.max_parallelism,
+            uid: context.uid.clone(),
+            watermark: WATERMARK_MIN,
+            passed_end: windows.end_at_or_before(within_reach(WATERMARK_MIN)),
+            entries: Vec::new(),
+            created: Vec::new(),
+        }
+    }
+
+    /// Treats the rows and marks of a batch, whose keys are read by `keys`. With processing time the marks make nothing due.
+    pub(crate) fn batch(&mut self, batch: &Batch, times: RowTimes<'_>, keys: &mut BatchKeys, emission: &mut Emission<'_>) -> Result<()> {
+        let (hashes, keys) = keys.read(&batch.columns)?;
+        let rows = KeyedRows { batch, times, hashes, keys };
+        let marks = if times.each().is_some() { &batch.marks[..] } else { &[] };
+        let (mut row, mut mark) = (0, 0);
+        loop {
+            let crossing = mark + marks[mark..].partition_point(|mark| !self.passes_an_end(mark.watermark));
+            let end = marks.get(crossing).map_or(batch.n_rows(), |mark| mark.row as usize);
+            self.stretch(&rows, row..end, emission)?;
+            if let Some(before) = marks[mark..crossing].last() {
+                self.watermark = self.watermark.max(before.watermark);
+            }
+            let Some(crossed) = marks.get(crossing) else { return Ok(()) };
+            emission.marks_to(crossing);
+            self.advance(crossed.watermark, emission)?;
+            emission.marks_to(crossing + 1);
+            (row, mark) = (end, crossing + 1);
+        }
+    }
+
+    fn passes_an_end(&self, watermark: Watermark) -> bool {
+        within_reach(watermark) + 1 >= self.passed_end + self.windows.slide
+    }
+
+    /// Rows between two ends of windows.
+    fn stretch(&mut self, rows: &KeyedRows<'_>, range: Range<usize>, emission: &mut Emission<'_>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let (least, most) = rows.times.range(range.clone());
+        if least < -TIME_MAX || most > TIME_MAX {
+            return Err(self.out_of_range(rows, range));
+        }
+        // Between windows with gaps a row can be late that lies behind the last end.
+        let on_time_from = if self.windows.has_gaps() { i64::MAX } else { self.passed_end };
+        if least >= on_time_from {
+            return self.add(rows, range, least, most);
+        }
+        let mut start = range.start;
+        for row in range.clone().filter(|&row| rows.times.at(row) < on_time_from) {
+            self.add_any(rows, start..row)?;
+            self.treat_alone(rows, row, emission)?;
+            start = row + 1;
+        }
+        self.add_any(rows, start..range.end)
+    }
+
+    fn out_of_range(&self, rows: &KeyedRows<'_>, mut range: Range<usize>) -> Error {
+        let row = range.find(|&row| !(-TIME_MAX..=TIME_MAX).contains(&rows.times.at(row))).unwrap_or(range.start);
+        let message =
+            format!("operator `{}`: {} has the time {}, which no window reaches", self.uid, place(rows.batch, row), rows.times.at(row));
+        Error::new(code::OVERFLOW, message)
+    }
+
+    /// A row that may fire windows on its arrival, or be late.
+    fn treat_alone(&mut self, rows: &KeyedRows<'_>, row: usize, emission: &mut Emission<'_>) -> Result<()> {
+        if rows.times.each().is_some() {
+            self.watermark = self.watermark.max(emission.marks_before(row).unwrap_or(WATERMARK_MIN));
+        }
+        let (time, watermark, lateness_ms) = (rows.times.at(row), self.watermark, self.lateness_ms);
+        let live: Vec<TimeWindow> = self.windows.windows(time).filter(|window| window.cleanup_time(lateness_ms) > watermark).collect();
+        if live.is_empty() {
+            if time.saturating_add(lateness_ms) <= watermark {
+                emission.late(row);
+            }
+            return Ok(());
+        }
+        self.add_any(rows, row..row + 1)?;
+        let at_once = live.into_iter().filter(|window| window.max_timestamp() <= watermark);
+        at_once.into_iter().try_for_each(|window| self.fire_key(rows, row, window, emission))
+    }
+
+    fn add_any(&mut self, rows: &KeyedRows<'_>, range: Range<usize>) -> Result<()> {
+        let (least, most) = rows.times.range(range.clone());
+        if range.is_empty() { Ok(()) } else { self.add(rows, range, least, most) }
+    }
+
+    /// Adds rows, whose times lie between `least` and `most`, to their panes.
+    fn add(&mut self, rows: &KeyedRows<'_>, range: Range<usize>, least: i64, most: i64) -> Result<()> {
+        let pane = self.windows.pane_start(least, self.pane_ms);
+        if most - pane < self.pane_ms {
+            return self.add_to_pane(rows, range, pane);
+        }
+        let mut start = range.start;
+        while start < range.end {
+            let pane = self.windows.pane_start(rows.times.at(start), self.pane_ms);
+            let lies_here = |row: &usize| (pane..pane + self.pane_ms).contains(&rows.times.at(*row));
+            let length = (start..range.end).take_while(lies_here).count();
+            self.add_to_pane(rows, start..start + length, pane)?;
+            start += length;
+        }
+        Ok(())
+    }
+
+    fn add_to_pane(&mut self, rows: &KeyedRows<'_>, range: Range<usize>, pane: i64) -> Result<()> {
+        let (kind, bytes, key_groups, max_parallelism) =
+            (rows.keys.kind(), self.accumulators.bytes(), self.key_groups, self.max_parallelism);
+        let table = self.panes.entry(pane).or_insert_with(|| KeyTable::new(kind, bytes, key_groups, max_parallelism));
+        let keys = rows.keys.slice(range.start, range.end);
+        table.upsert(&rows.hashes[range.clone()], keys, &mut self.entries, &mut self.created);
+        let updated = self.accumulators.update(table, &self.entries, &rows.batch.columns, rows.times.each(), range.clone());
+        updated.map_err(|overflow| {
+            let key = self.decoder.describe(&rows.batch.columns, range.start + overflow.position);
+            self.accumulators.overflow(overflow, &self.uid, &key)
+        })
+    }
+
+    /// Raises the watermark, fires what it makes due, and forgets what it makes late.
+    pub(crate) fn advance(&mut self, watermark: Watermark, emission: &mut Emission<'_>) -> Result<()> {
+        self.watermark = self.watermark.max(watermark);
+        if !self.passes_an_end(watermark) {
+            return Ok(());
+        }
+        let bound = within_reach(watermark) + 1;
+        while let Some(end) = self.next_due().filter(|end| *end <= bound) {
+            self.passed_end = end;
+            self.fire(TimeWindow { start: end - self.windows.size, end }, emission)?;
+        }
+        self.passed_end = self.windows.end_at_or_before(bound);
+        self.forget();
+        Ok(())
+    }
+
+    /// The end of the first window that has not fired and holds rows.
+    pub(crate) fn next_due(&self) -> Option<i64> {
+        let next = self.passed_end + self.windows.slide;
+        let (pane, _) = self.panes.range(next - self.windows.size..).next()?;
+        Some(next.max(self.windows.end_at_or_before(*pane) + self.windows.slide))
+    }
+
+    /// Fires a window for all of its keys.
+    fn fire(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
+        let panes: Vec<&KeyTable> = self.panes.range(window.start..window.end).map(|(_, table)| table).collect();
+        let results = match panes[..] {
+            [] => return Ok(()),
+            [table] => {
+                let entries: Vec<EntryId> = table.entries().collect();
+                let mut values = Vec::with_capacity(entries.len() * self.accumulators.bytes());
+                entries.iter().for_each(|&entry| values.extend_from_slice(table.value(entry)));
+                let keys: Vec<&[u8]> = entries.iter().map(|&entry| table.key(entry)).collect();
+                self.assemble(&keys, &values, window)?
+            }
+            _ => {
+                let merged = merge(&panes, &mut self.accumulators);
+                let (table, entries, values) = merged.map_err(|(overflow, key)| self.overflow(overflow, &key))?;
+                let keys: Vec<&[u8]> = entries.iter().map(|&entry| table.key(entry)).collect();
+                let results = self.assemble(&keys, &values, window)?;
+                self.accumulators.release(&values);
+                results
+            }
+        };
+        emission.results(results, window.max_timestamp());
+        Ok(())
+    }
+
+    /// Fires a window for the key of one row.
+    fn fire_key(&mut self, rows: &KeyedRows<'_>, row: usize, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
+        let mut value = vec![0; self.accumulators.bytes()];
+        let mut key = Vec::new();
+        for table in self.panes.range(window.start..window.end).map(|(_, table)| table) {
+            table.find(&rows.hashes[row..=row], rows.keys.slice(row, row + 1), &mut self.entries);
+            if self.entries[0] == NO_ENTRY {
+                continue;
+            }
+            key = table.key(self.entries[0]).to_vec();
+            let merged = self.accumulators.merge_entries(table, &self.entries, &[0], &mut value);
+            merged.map_err(|overflow| self.accumulators.overflow(overflow, &self.uid, &self.decoder.describe_bytes(&key)))?;
+        }
+        let results = self.assemble(&[&key], &value, window)?;
+        self.accumulators.release(&value);
+        emission.results(results, window.max_timestamp());
+        Ok(())
+    }
+
+    fn overflow(&self, overflow: Overflow, key: &[u8]) -> Error {
+        self.accumulators.overflow(overflow, &self.uid, &self.decoder.describe_bytes(key))
+    }
+
+    fn assemble(&self, keys: &[&[u8]], values: &[u8], window: TimeWindow) -> Result<RecordBatch> {
+        let n_rows = keys.len();
+        let keys = if self.columns.needs_keys() { self.decoder.decode(keys)?.columns().to_vec() } else { Vec::new() };
+        let bound = |time: i64| Arc::new(Int64Array::from_value(time, n_rows)) as ArrayRef;
+        self.columns.assemble(&keys, bound(window.start), bound(window.end), &self.accumulators.finish(values))
+    }
+
+    /// Drops the panes of which every window is beyond its cleanup time.
+    fn forget(&mut self) {
+        while let Some(pane) = self.panes.first_entry() {
+            let last_end = self.windows.last_end(*pane.key()).unwrap_or(i64::MIN);
+            if last_end.saturating_sub(1).saturating_add(self.lateness_ms) > self.watermark {
+                return;
+            }
+            let table = pane.remove();
+            table.entries().for_each(|entry| self.accumulators.release(table.value(entry)));
+        }
+    }
+}
+
+/// The keys of several panes, in order of first appearance, with their accumulators merged; or what overflowed, and its key.
+#[expect(clippy::type_complexity, reason = "used once")]
+fn merge(panes: &[&KeyTable], accumulators: &mut Accumulators) -> Result<(KeyTable, Vec<EntryId>, Vec<u8>), (Overflow, Vec<u8>)> {
+    let kind = panes[0].kind();
+    // Key groups would only be in the way: one index serves all.
+    let mut numbers = KeyTable::new(kind, size_of::<u64>(), KeyGroupRange::all(1), 1);
+    let (mut order, mut values) = (Vec::new(), Vec::new());
+    let (mut keys, mut entries, mut created) = (KeyBuffer::new(kind), Vec::new(), Vec::new());
+    for table in panes {
+        let sources: Vec<EntryId> = table.entries().collect();
+        keys.clear();
+        sources.iter().map(|&entry| table.key(entry)).for_each(|key| keys.push_key(murmur3_32(key), key));
+        numbers.upsert(keys.hashes(), keys.keys(), &mut entries, &mut created);
+        for &row in &created {
+            let entry = entries[row as usize];
+            numbers.set_word(entry, 0, order.len() as u64);
+            order.push(entry);
+        }
+        values.resize(order.len() * accumulators.bytes(), 0);
+        let slots: Vec<u32> = entries.iter().map(|&entry| numbers.word(entry, 0) as u32).collect();
+        let merged = accumulators.merge_entries(table, &sources, &slots, &mut values);
+        merged.map_err(|overflow| (overflow, table.key(sources[overflow.position]).to_vec()))?;
+    }
+    Ok((numbers, order, values))
+}

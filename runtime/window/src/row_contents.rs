@@ -1,0 +1,102 @@
+//! All rows of each window, for a window-process function without an aggregate in front.
+//!
+//! Invariant: the rows of a cell stand in the order in which they were added; a merge puts those of the other windows behind.
+
+use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState};
+use crate::window_call::{WindowCall, WindowRows};
+use arrow_schema::SchemaRef;
+use streamrt_operator::Projection;
+use streamrt_state::RowCodec;
+use streamrt_types::{Batch, Result};
+
+/// Encoded rows, row i up to `ends[i]`.
+#[derive(Default)]
+struct Rows {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    times: Vec<i64>,
+}
+
+impl Rows {
+    fn append(&mut self, other: Rows) {
+        let base = self.bytes.len();
+        self.bytes.extend(other.bytes);
+        self.ends.extend(other.ends.into_iter().map(|end| base + end));
+        self.times.extend(other.times);
+    }
+
+    fn each(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.bytes[start..end])
+    }
+}
+
+/// The rows of all windows, and the function that they are for.
+pub(crate) struct RowContents {
+    projection: Projection,
+    codec: RowCodec,
+    cells: Cells<Rows>,
+    call: WindowCall,
+}
+
+impl RowContents {
+    /// Keeps the columns that the function reads.
+    ///
+    /// # Errors
+    /// `Invalid` if one of them is not in the input.
+    pub(crate) fn new(call: WindowCall, input: &SchemaRef) -> Result<RowContents> {
+        let projection = Projection::new(call.function(), input)?;
+        let codec = RowCodec::new(&call.function().input);
+        Ok(RowContents { projection, codec, cells: Cells::new(), call })
+    }
+}
+
+impl WindowState for RowContents {
+    fn create(&mut self) -> Cell {
+        self.cells.create()
+    }
+
+    fn add(&mut self, _: &Place, batch: &Batch, additions: &Additions) -> Result<()> {
+        let columns = self.projection.apply(&batch.columns)?;
+        let times = batch.times();
+        for (&row, range) in additions.rows.iter().zip(additions.offsets.windows(2)) {
+            for &cell in &additions.cells[range[0] as usize..range[1] as usize] {
+                let rows = self.cells.get_mut(cell);
+                self.codec.encode(columns.columns(), row as usize, &mut rows.bytes);
+                rows.ends.push(rows.bytes.len());
+                rows.times.extend(times.map(|times| times[row as usize]));
+            }
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, _: &Place, into: &Firing, from: &[Cell]) -> Result<()> {
+        for &cell in from {
+            let rows = self.cells.remove(cell);
+            self.cells.get_mut(into.cell).append(rows);
+        }
+        Ok(())
+    }
+
+    fn fire(&mut self, place: &Place, firings: &[Firing]) -> Result<Fired> {
+        let cells = || firings.iter().map(|firing| self.cells.get(firing.cell));
+        let rows: Vec<&[u8]> = cells().flat_map(Rows::each).collect();
+        let times: Vec<i64> = cells().flat_map(|rows| rows.times.iter().copied()).collect();
+        let mut offsets = vec![0];
+        cells().fold(0, |end, rows| {
+            offsets.push(end + rows.ends.len() as u32);
+            end + rows.ends.len() as u32
+        });
+        let columns = self.codec.decode(&rows)?;
+        let times = (times.len() == rows.len()).then_some(&times[..]);
+        self.call.fire(place, firings, &WindowRows { columns: &columns, times, offsets: &offsets })
+    }
+
+    fn remove(&mut self, cell: Cell) {
+        self.cells.remove(cell);
+    }
+
+    fn sees_watermark(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,217 @@
+//! Gives rows their event time, and watermarks that follow from them.
+//!
+//! Invariant: the marks of a batch that leaves here are all its watermarks: those that came from further up are dropped, except for the
+//! final one. An idle status goes out behind the watermark that it releases, and an active one before any row.
+
+use crate::generator::Generators;
+use crate::user_times::UserTimes;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{Array, Int64Array};
+use arrow_buffer::ScalarBuffer;
+use arrow_schema::{DataType, SchemaRef};
+use std::sync::Arc;
+use streamrt_operator::{FunctionChain, Operator, OperatorContext, Output, SplitEvent};
+use streamrt_types::{Batch, Clock, Error, Mark, Result, Status, Times, WATERMARK_MAX, Watermark, code};
+use streamrt_wit::{Function, Generator, TimeSource, TimeUnit};
+
+/// Where times come from.
+enum Assigner {
+    Column { index: usize, unit: TimeUnit },
+    Function(UserTimes),
+}
+
+/// The operator of `Body::Timestamps`.
+pub struct TimestampsOperator {
+    assigner: Assigner,
+    generator: Generator,
+    idle_ms: Option<i64>,
+    generators: Generators,
+    /// What the input says, and what was sent.
+    upstream: Status,
+    sent: Status,
+    opened: Option<(Arc<str>, Arc<dyn Clock>)>,
+}
+
+impl TimestampsOperator {
+    /// `input` is the schema of the rows. `function` is the chain of the one timestamps function, where `time` names one.
+    ///
+    /// # Errors
+    /// `Invalid` if the time column is not there or not of type i64, or the function does not fit the rows.
+    pub fn new(
+        time: &TimeSource,
+        generator: &Generator,
+        idle_ms: Option<u64>,
+        input: &SchemaRef,
+        function: Option<(Box<dyn FunctionChain>, Function)>,
+    ) -> Result<TimestampsOperator> {
+        let assigner = match (time, function) {
+            (TimeSource::Column { column, unit }, _) => Assigner::Column { index: time_column(input, column)?, unit: *unit },
+            (TimeSource::Function { .. }, Some((chain, function))) => {
+                Assigner::Function(UserTimes::new(chain, &function, input, *generator == Generator::Punctuated)?)
+            }
+            (TimeSource::Function { .. }, None) => return Err(Error::internal("a timestamps function comes with its chain")),
+        };
+        Ok(TimestampsOperator {
+            assigner,
+            generator: generator.clone(),
+            idle_ms: idle_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+            generators: Generators::new(),
+            upstream: Status::Active,
+            sent: Status::Active,
+            opened: None,
+        })
+    }
+
+    fn clock_ms(&self) -> i64 {
+        match &self.opened {
+            Some((_, clock)) if self.idle_ms.is_some() => clock.now_ms(),
+            _ => 0,
+        }
+    }
+
+    /// Sends the status that follows from the input and the generators, if it is news.
+    fn tell(&mut self, output: &mut dyn Output) -> Result<()> {
+        let status = match self.upstream {
+            Status::Active if self.generators.all_idle() => Status::Idle,
+            upstream => upstream,
+        };
+        match std::mem::replace(&mut self.sent, status) == status {
+            true => Ok(()),
+            false => output.status(status),
+        }
+    }
+
+    /// Times, and for a punctuated generator the watermarks, of the rows that remain.
+    fn assign(&mut self, mut batch: Batch) -> Result<(Batch, Vec<Option<Watermark>>)> {
+        let uid = self.opened.as_ref().map_or("", |(uid, _)| uid);
+        match &mut self.assigner {
+            Assigner::Column { index, unit } => {
+                batch.times = column_times(&batch, *index, *unit, uid)?;
+                Ok((batch, Vec::new()))
+            }
+            Assigner::Function(user) => user.assign(batch),
+        }
+    }
+
+    fn marks(&mut self, place: usize, times: &[i64], watermarks: &[Option<Watermark>]) -> Vec<Mark> {
+        match self.generator {
+            Generator::Bounded { bound_ms } => self.generators.bounded_marks(place, times, i64::try_from(bound_ms).unwrap_or(i64::MAX)),
+            Generator::Punctuated => self.generators.punctuated_marks(place, watermarks),
+        }
+    }
+}
+
+fn time_column(input: &SchemaRef, name: &str) -> Result<usize> {
+    match input.column_with_name(name) {
+        Some((index, field)) if field.data_type() == &DataType::Int64 => Ok(index),
+        Some((_, field)) => {
+            let message = format!("the time column `{name}` has type {}, but it must be i64", field.data_type());
+            Err(Error::new(code::SCHEMA_MISMATCH, message))
+        }
+        None => Err(Error::new(code::SCHEMA_MISMATCH, format!("there is no time column `{name}`"))),
+    }
+}
+
+fn column_times(batch: &Batch, index: usize, unit: TimeUnit, uid: &str) -> Result<Times> {
+    let column = batch.columns.column(index).as_primitive::<Int64Type>();
+    if column.null_count() > 0 {
+        let row = (0..column.len()).find(|&row| column.is_null(row)).unwrap_or(0);
+        return Err(no_time(batch, row).at(format_args!("operator `{uid}`")));
+    }
+    match unit {
+        TimeUnit::Milliseconds => Ok(Times::Column(index)),
+        TimeUnit::Seconds => Ok(Times::Array(seconds(batch, column, uid)?)),
+        // Downwards, also before 1970, so that a row never seems later than it is.
+        TimeUnit::Microseconds => Ok(Times::Array(column.values().iter().map(|time| time.div_euclid(1000)).collect())),
+    }
+}
+
+fn seconds(batch: &Batch, column: &Int64Array, uid: &str) -> Result<ScalarBuffer<i64>> {
+    const RANGE: std::ops::RangeInclusive<i64> = i64::MIN / 1000..=i64::MAX / 1000;
+    let times = column.values();
+    match times.iter().position(|time| !RANGE.contains(time)) {
+        None => Ok(times.iter().map(|time| time.wrapping_mul(1000)).collect()),
+        Some(row) => {
+            let message =
+                format!("operator `{uid}`: {}: {} seconds are more milliseconds than a time can have", place(batch, row), times[row]);
+            Err(Error::new(code::OVERFLOW, message))
+        }
+    }
+}
+
+pub(crate) fn no_time(batch: &Batch, row: usize) -> Error {
+    Error::new(code::NO_EVENT_TIME, format!("{} has no event time", place(batch, row)))
+}
+
+/// Names a record for a report.
+pub(crate) fn place(batch: &Batch, row: usize) -> String {
+    match &batch.origin {
+        Some(origin) => format!("{} line {}", origin.split, origin.position(row)),
+        None => format!("record {}", streamrt_operator::json::row(&batch.columns, row)),
+    }
+}
+
+impl Operator for TimestampsOperator {
+    fn open(&mut self, context: &OperatorContext) -> Result<()> {
+        self.opened = Some((context.uid.clone(), context.clock.clone()));
+        if let Assigner::Function(user) = &mut self.assigner {
+            user.open(context);
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
+        if batch.n_rows() == 0 {
+            return Ok(());
+        }
+        let arrived_ms = self.clock_ms();
+        let place = self.generators.begin(batch.origin.as_ref().map(|origin| origin.split_number), arrived_ms);
+        self.tell(output)?;
+        let (mut batch, watermarks) = self.assign(batch)?;
+        batch.marks = match batch.times() {
+            Some(times) => self.marks(place, times, &watermarks),
+            None => Vec::new(),
+        };
+        output.batch(0, batch)?;
+        self.generators.pause(self.clock_ms() - arrived_ms);
+        Ok(())
+    }
+
+    /// Other watermarks than the final one are made anew here.
+    fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
+        if watermark == WATERMARK_MAX { output.watermark(watermark) } else { Ok(()) }
+    }
+
+    fn status(&mut self, status: Status, output: &mut dyn Output) -> Result<()> {
+        self.upstream = status;
+        self.tell(output)
+    }
+
+    fn split(&mut self, event: SplitEvent, output: &mut dyn Output) -> Result<()> {
+        let risen = match event {
+            SplitEvent::Known { number } => {
+                self.generators.known(number);
+                None
+            }
+            SplitEvent::Finished { number } => self.generators.finished(number),
+        };
+        if let Some(watermark) = risen {
+            output.watermark(watermark)?;
+        }
+        self.tell(output)?;
+        output.split(event)
+    }
+
+    fn next_processing_time(&self) -> Option<i64> {
+        self.generators.next_idle_ms(self.idle_ms?)
+    }
+
+    fn processing_time(&mut self, now_ms: i64, output: &mut dyn Output) -> Result<()> {
+        let Some(idle_ms) = self.idle_ms else { return Ok(()) };
+        if let Some(watermark) = self.generators.expire(now_ms, idle_ms) {
+            output.watermark(watermark)?;
+        }
+        self.tell(output)
+    }
+}

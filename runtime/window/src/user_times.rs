@@ -1,0 +1,119 @@
+//! Event times by a function of the plugin: one call a batch, under the poison policy.
+//!
+//! Invariant: the rows that remain are those that the function gave a time; a record that it fails on leaves the batch only by the policy.
+
+use crate::timestamps::no_time;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{Array, Int64Array, RecordBatch, UInt32Array};
+use arrow_schema::SchemaRef;
+use std::ops::Range;
+use std::time::Duration;
+use streamrt_operator::{
+    Call, Failure, FunctionChain, Invocation, Isolation, NoState, OperatorContext, Projection, RowsIn, Suspect, Work, suspect_row,
+};
+use streamrt_types::{Batch, Error, Result, Times, Watermark, code};
+use streamrt_wit::Function;
+
+/// The timestamps function of one operator.
+pub(crate) struct UserTimes {
+    chain: Box<dyn FunctionChain>,
+    projection: Projection,
+    punctuated: bool,
+    opened: Option<Isolation>,
+}
+
+impl UserTimes {
+    /// # Errors
+    /// `Invalid` if the function reads a column that is not there.
+    pub(crate) fn new(chain: Box<dyn FunctionChain>, function: &Function, input: &SchemaRef, punctuated: bool) -> Result<UserTimes> {
+        Ok(UserTimes { chain, projection: Projection::new(function, input)?, punctuated, opened: None })
+    }
+
+    pub(crate) fn open(&mut self, context: &OperatorContext) {
+        self.opened = Some(Isolation::new(context));
+    }
+
+    /// Gives the rows their times. Returns the rows that remain, and of each the watermark behind it, if it is punctuated.
+    ///
+    /// # Errors
+    /// `UserCode` under the policy; `NO_EVENT_TIME` if a time is null.
+    pub(crate) fn assign(&mut self, mut batch: Batch) -> Result<(Batch, Vec<Option<Watermark>>)> {
+        let opened = self.opened.take().ok_or_else(|| Error::internal("a timestamps operator was not opened"))?;
+        let mut work = Assignment { user: self, batch: &batch, kept: Vec::new(), times: Vec::new(), watermarks: Vec::new() };
+        let done = opened.run(&mut work, 0..batch.n_rows());
+        let Assignment { kept, times, watermarks, .. } = work;
+        self.opened = Some(opened);
+        done?;
+        if kept.len() < batch.n_rows() {
+            batch = batch.take(&UInt32Array::from(kept))?;
+        }
+        batch.times = Times::Array(times.into());
+        Ok((batch, watermarks))
+    }
+
+    fn call(&mut self, batch: &Batch, rows: &Range<usize>, deadline: Duration) -> Result<RecordBatch, Failure> {
+        let columns = self.projection.apply(&batch.columns.slice(rows.start, rows.len()))?;
+        let rows_in = RowsIn { columns: &columns, times: None, marks: &[], slots: None };
+        let access = &mut NoState::boxed();
+        let invocation =
+            Invocation { call: Call::Process, rows: Some(rows_in), slots: None, states: Vec::new(), timers: &[], clock: None, access };
+        let outcome = self.chain.invoke(invocation, deadline)?;
+        let sent = outcome.rows.into_iter().find(|sent| sent.port == 0).and_then(|sent| sent.columns);
+        let sent = sent.filter(|sent| sent.num_rows() == rows.len() && sent.num_columns() > usize::from(self.punctuated));
+        sent.ok_or_else(|| Error::new(code::BAD_OUTPUT, "the timestamps function returned no time for some record").into())
+    }
+}
+
+/// The work of one batch.
+struct Assignment<'a> {
+    user: &'a mut UserTimes,
+    batch: &'a Batch,
+    kept: Vec<u32>,
+    times: Vec<i64>,
+    watermarks: Vec<Option<Watermark>>,
+}
+
+fn column(sent: &RecordBatch, index: usize) -> Result<&Int64Array> {
+    let column = sent.column(index).as_primitive_opt::<Int64Type>();
+    column.ok_or_else(|| Error::new(code::BAD_OUTPUT, "the timestamps function returned times that are not of type i64"))
+}
+
+impl Work for Assignment<'_> {
+    type Part = Range<usize>;
+
+    fn size(&self, part: &Range<usize>) -> usize {
+        part.len()
+    }
+
+    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<(), Failure> {
+        let sent = self.user.call(self.batch, part, deadline)?;
+        let times = column(&sent, 0)?;
+        if let Some(row) = (0..times.len()).find(|&row| times.is_null(row)) {
+            return Err(no_time(self.batch, part.start + row).into());
+        }
+        if self.user.punctuated {
+            self.watermarks.extend(column(&sent, 1)?.iter());
+        }
+        self.times.extend(times.values());
+        self.kept.extend(part.start as u32..part.end as u32);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn split(&self, part: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
+        let middle = part.start + part.len() / 2;
+        (part.len() > 1).then(|| (part.start..middle, middle..part.end))
+    }
+
+    fn suspect(&self, part: &Range<usize>) -> Suspect {
+        suspect_row(self.batch, part.start, String::new())
+    }
+
+    fn give_up(&mut self, _: &Range<usize>) -> Result<()> {
+        Ok(())
+    }
+}
