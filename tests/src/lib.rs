@@ -4,4 +4,5 @@
 
 pub mod binary;
 pub mod data;
+pub mod guests;
 pub mod oracle;
