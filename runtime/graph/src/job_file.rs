@@ -8,7 +8,9 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use streamrt_types::{Error, Result, code};
-use streamrt_wit::{Body, Field, Generator, Input, Node, Options, OutputColumns, OutputPort, Partitioning, Plan, Schema, TimeSource, TimeUnit};
+use streamrt_wit::{
+    Body, Field, Generator, Input, Node, Options, OutputColumns, OutputPort, Partitioning, Plan, Schema, TimeSource, TimeUnit,
+};
 
 /// A component as a job file uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +120,11 @@ impl JobFile {
                 true => Partitioning::Forward,
                 false => Partitioning::Hash { columns: table.key.clone() },
             };
-            job.nodes.push(Node { parallelism: table.parallelism, inputs: vec![unresolved(partitioning)], ..node(&job, &table.uid, body, outputs) });
+            job.nodes.push(Node {
+                parallelism: table.parallelism,
+                inputs: vec![unresolved(partitioning)],
+                ..node(&job, &table.uid, body, outputs)
+            });
         }
         for table in &self.sink {
             let body = Body::Sink { connector: table.connector.clone(), options: table.options.clone() };
@@ -187,7 +193,13 @@ fn find_function(table: &OperatorTable, plugin: usize, plan: &Arc<Plan>) -> Resu
         Some(function) => Ok(FunctionRef { plugin, plan: plan.clone(), number: function.number }),
         None => {
             let known: Vec<&str> = plan.functions.iter().map(|f| f.name.as_str()).collect();
-            let message = format!("node `{}`: component {} has no function `{}`; it has {}", table.uid, table.component, table.function, known.join(", "));
+            let message = format!(
+                "node `{}`: component {} has no function `{}`; it has {}",
+                table.uid,
+                table.component,
+                table.function,
+                known.join(", ")
+            );
             Err(Error::new(code::INVALID_JOB, message))
         }
     }

@@ -8,8 +8,9 @@
 //! Flink's `StreamingJobGraphGenerator`, for rule 1.
 
 use crate::stream::{EdgePartitioner, StreamGraph};
+use std::collections::HashSet;
 use streamrt_types::Target;
-use streamrt_wit::{Body, FunctionKind};
+use streamrt_wit::{Body, FunctionKind, OutputColumns, Schema};
 
 /// What feeds a vertex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,10 @@ struct Place {
     function: usize,
 }
 
+fn names(schema: &Schema) -> impl Iterator<Item = &str> {
+    schema.iter().map(|field| field.name.as_str())
+}
+
 struct Builder {
     graph: JobGraph,
     places: Vec<Place>,
@@ -120,7 +125,24 @@ impl Builder {
         let fused = &self.graph.vertices[sender.vertex].operators[sender.operator].nodes;
         let is_last = fused.last() == Some(&edge.from);
         let plugin = self.plugin_of(node, true);
-        edge.port == 0 && readers == 1 && is_last && fused.len() < 256 && plugin.is_some() && plugin == self.plugin_of(edge.from, false)
+        let same_plugin = plugin.is_some() && plugin == self.plugin_of(edge.from, false);
+        edge.port == 0 && readers == 1 && is_last && fused.len() < 256 && same_plugin && self.reaches(fused, node)
+    }
+
+    /// Whether every column that the node reads is in the guest behind the fused functions: the columns that the first of them reads and
+    /// those that they have added, or, behind one that replaces, its own.
+    fn reaches(&self, fused: &[usize], node: usize) -> bool {
+        let stream = &self.graph.stream;
+        let function = |node: usize| stream.functions_of(node)[0].function();
+        let mut known: HashSet<&str> = names(&function(fused[0]).input).collect();
+        for &before in fused {
+            match function(before).outputs.first().map(|port| &port.columns) {
+                Some(OutputColumns::Extend { schema }) => known.extend(names(schema)),
+                Some(OutputColumns::Replace { schema }) => known = names(schema).collect(),
+                Some(OutputColumns::Forward) | None => {}
+            }
+        }
+        names(&function(node).input).all(|name| known.contains(name))
     }
 
     fn fuse(&mut self, sender: Place, node: usize) -> Place {

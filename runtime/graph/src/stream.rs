@@ -186,7 +186,10 @@ fn topological_order(nodes: &[Node]) -> Result<Vec<usize>> {
     let index: HashMap<u32, usize> = nodes.iter().enumerate().map(|(i, node)| (node.id, i)).collect();
     for node in nodes {
         if let Some(input) = node.inputs.iter().find(|input| !index.contains_key(&input.node)) {
-            return Err(Error::new(code::UNKNOWN_UID, format!("node `{}`: its input is node {}, which is not there", node.uid, input.node)));
+            return Err(Error::new(
+                code::UNKNOWN_UID,
+                format!("node `{}`: its input is node {}, which is not there", node.uid, input.node),
+            ));
         }
     }
     let (mut order, mut done) = (Vec::new(), HashSet::new());

@@ -4,8 +4,8 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 use streamrt_types::{Error, Result, arrow_schema, arrow_type, code, port_schema};
 use streamrt_wit::{
-    AggregateFunction, Body, BuiltinAggregate, Function, FunctionKind, Generator, Node, ResultColumn, ResultSource, StateKind, TimeSource, WindowAssigner,
-    WindowContents,
+    AggregateFunction, Body, BuiltinAggregate, Function, FunctionKind, Generator, Node, ResultColumn, ResultSource, StateKind, TimeSource,
+    WindowAssigner, WindowContents,
 };
 
 /// Index of a column.
@@ -178,7 +178,9 @@ fn check_assigner(assigner: &WindowAssigner) -> Result<()> {
         false => Err(Error::new(code::INVALID_JOB, format!("the offset of the window is {offset} ms, but it must be less than {step} ms"))),
     };
     match assigner {
-        WindowAssigner::Tumbling { size_ms, offset_ms, .. } => positive("size", *size_ms).and_then(|()| offset_within(*offset_ms, *size_ms)),
+        WindowAssigner::Tumbling { size_ms, offset_ms, .. } => {
+            positive("size", *size_ms).and_then(|()| offset_within(*offset_ms, *size_ms))
+        }
         WindowAssigner::Sliding { size_ms, slide_ms, offset_ms, .. } => {
             positive("size", *size_ms)?;
             positive("slide", *slide_ms)?;
@@ -191,7 +193,13 @@ fn check_assigner(assigner: &WindowAssigner) -> Result<()> {
 }
 
 /// The columns of built-in aggregates.
-fn builtin(input: &SchemaRef, key: &[usize], aggregates: &[BuiltinAggregate], columns: &[ResultColumn], windows: bool) -> Result<SchemaRef> {
+fn builtin(
+    input: &SchemaRef,
+    key: &[usize],
+    aggregates: &[BuiltinAggregate],
+    columns: &[ResultColumn],
+    windows: bool,
+) -> Result<SchemaRef> {
     let results = aggregates.iter().map(|aggregate| aggregate_type(input, aggregate)).collect::<Result<Vec<_>>>()?;
     let field = |result: &ResultColumn| -> Result<Field> {
         let (data_type, nullable) = match &result.from {
@@ -206,9 +214,10 @@ fn builtin(input: &SchemaRef, key: &[usize], aggregates: &[BuiltinAggregate], co
             ResultSource::WindowStart | ResultSource::WindowEnd => {
                 return Err(Error::new(code::INVALID_JOB, format!("column `{}`: there is no window here", result.name)));
             }
-            ResultSource::Aggregate { index } => results.get(*index as usize).cloned().ok_or_else(|| {
-                Error::new(code::INVALID_JOB, format!("column `{}`: there is no aggregate {index}", result.name))
-            })?,
+            ResultSource::Aggregate { index } => results
+                .get(*index as usize)
+                .cloned()
+                .ok_or_else(|| Error::new(code::INVALID_JOB, format!("column `{}`: there is no aggregate {index}", result.name)))?,
         };
         Ok(Field::new(&result.name, data_type, nullable))
     };

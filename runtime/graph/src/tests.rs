@@ -10,7 +10,8 @@ fn plan(nodes: &str) -> Arc<Plan> {
     let functions = r#"[
         {"number": 0, "kind": "filter", "name": "filter", "input": [{"name": "user", "type": "i64"}], "outputs": [{"columns": {"kind": "forward"}}]},
         {"number": 1, "kind": "process", "name": "total", "input": [{"name": "user", "type": "i64"}], "key": [{"name": "user", "type": "i64"}],
-         "outputs": [{"columns": {"kind": "replace", "schema": [{"name": "total", "type": "i64"}]}}, {"name": "late", "columns": {"kind": "forward"}}]}
+         "outputs": [{"columns": {"kind": "replace", "schema": [{"name": "total", "type": "i64"}]}}, {"name": "late", "columns": {"kind": "forward"}}]},
+        {"number": 2, "kind": "filter", "name": "by-page", "input": [{"name": "page", "type": "string"}], "outputs": [{"columns": {"kind": "forward"}}]}
     ]"#;
     Arc::new(Plan::from_json(&format!(r#"{{"version": 1, "nodes": [{nodes}], "functions": {functions}}}"#)).unwrap())
 }
@@ -60,7 +61,13 @@ fn a_job_that_cannot_run_is_refused_with_the_place() {
 
 #[test]
 fn forward_edges_are_chained_and_functions_of_one_plugin_fused() {
-    let nodes = [SOURCE.to_owned(), function(1, "a", 0, 0, FORWARD), function(2, "b", 1, 0, FORWARD), function(3, "total", 2, 1, BY_USER), sink(4, "out", 3)];
+    let nodes = [
+        SOURCE.to_owned(),
+        function(1, "a", 0, 0, FORWARD),
+        function(2, "b", 1, 0, FORWARD),
+        function(3, "total", 2, 1, BY_USER),
+        sink(4, "out", 3),
+    ];
     let graph = JobGraph::new(stream(&nodes).unwrap(), 2);
     let heads: Vec<Head> = graph.vertices.iter().map(|vertex| vertex.head).collect();
     assert_eq!(heads, [Head::Enumerator { node: 0 }, Head::Reader { node: 0 }, Head::Gate]);
@@ -70,6 +77,15 @@ fn forward_edges_are_chained_and_functions_of_one_plugin_fused() {
     assert_eq!(reader.operators[1].targets, [(1 << 8, Target::Exit(0))]);
     assert_eq!(reader.exits[0].partitioner, EdgePartitioner::Hash(vec![0]));
     assert_eq!(graph.vertices[2].operators[0].targets, [(0, Target::Operator(1))]);
+}
+
+#[test]
+fn a_function_that_reads_a_column_the_guest_has_not_got_stands_alone() {
+    let two_columns =
+        SOURCE.replace(r#"[{"name": "user", "type": "i64"}]"#, r#"[{"name": "user", "type": "i64"}, {"name": "page", "type": "string"}]"#);
+    let nodes = [two_columns, function(1, "a", 0, 0, FORWARD), function(2, "b", 1, 2, FORWARD), sink(3, "out", 2)];
+    let graph = JobGraph::new(stream(&nodes).unwrap(), 1);
+    assert_eq!(graph.vertices[1].operators.iter().map(|o| o.nodes.clone()).collect::<Vec<_>>(), [vec![0], vec![1], vec![2], vec![3]]);
 }
 
 #[test]
