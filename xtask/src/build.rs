@@ -33,19 +33,27 @@ pub fn build(workspace: &Workspace, guests: Guests<'_>) -> Result<()> {
 /// Builds the benchmark and runs it; further arguments are its own.
 pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
     runtime(workspace)?;
+    binary(workspace, "streamrt-bench")?;
     if suite == "plugin" {
         components(workspace, Guests::Under("xtask/bench"))?;
     }
-    let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "streamrt-bench", "--", suite]);
-    command.args(args).env("STREAMRT_BIN", workspace.streamrt()).env("STREAMRT_COMPONENTS", workspace.components());
+    let mut command = Command::new(workspace.target.join("release/streamrt-bench"));
+    command.current_dir(&workspace.root).arg(suite).args(args);
+    command.env("STREAMRT_BIN", workspace.streamrt()).env("STREAMRT_COMPONENTS", workspace.components());
     say(&format!("running `{}`", words(&command)));
     run(&mut command)
 }
 
 fn runtime(workspace: &Workspace) -> Result<()> {
     check_compiler()?;
-    let mut command = workspace.cargo(&["build", "--release", "--package", "streamrt-cli"]);
-    say(&format!("building the runtime with `{}`; the first time takes some minutes", words(&command)));
+    binary(workspace, "streamrt")
+}
+
+/// Builds one binary, with the features that the whole workspace asks of each library. A choice of features by package (`--package`)
+/// would give the tests, which are built for the workspace, another wasmtime: minutes of compiling for nothing.
+fn binary(workspace: &Workspace, name: &str) -> Result<()> {
+    let mut command = workspace.cargo(&["build", "--release", "--workspace", "--bin", name]);
+    say(&format!("building {name} with `{}`; the first time takes some minutes", words(&command)));
     run(&mut command)
 }
 
