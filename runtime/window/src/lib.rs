@@ -12,6 +12,7 @@ mod emission;
 mod generator;
 mod keyed_windows;
 mod operator;
+mod pane_tree;
 mod panes;
 mod result_columns;
 mod row_contents;

@@ -10,15 +10,15 @@
 
 use crate::assigner::{SlidingWindows, TIME_MAX, TimeWindow, within_reach};
 use crate::emission::Emission;
+use crate::pane_tree::{MergeOverflow, PaneTree, merge, release};
 use crate::result_columns::ResultColumns;
 use crate::timestamps::place;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use streamrt_operator::{Accumulators, BatchKeys, OperatorContext, Overflow};
-use streamrt_state::{EntryId, KeyBuffer, KeyTable, Keys, NO_ENTRY};
-use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code, murmur3_32};
+use streamrt_operator::{Accumulators, BatchKeys, OperatorContext};
+use streamrt_state::{EntryId, KeyTable, Keys, NO_ENTRY};
+use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code};
 
 /// More panes in a window than this are not worth it: each is a table.
 const PANES_MAX: i64 = 4096;
@@ -70,8 +70,7 @@ pub(crate) struct PaneWindows {
     windows: SlidingWindows,
     pane_ms: i64,
     lateness_ms: i64,
-    /// By first ms.
-    panes: BTreeMap<i64, KeyTable>,
+    panes: PaneTree,
     accumulators: Accumulators,
     columns: ResultColumns,
     /// Turns key bytes into columns and text; another one reads batches at the same time.
@@ -104,7 +103,7 @@ impl PaneWindows {
             windows,
             pane_ms: windows.pane_ms(),
             lateness_ms,
-            panes: BTreeMap::new(),
+            panes: PaneTree::new(windows.pane_ms(), windows.offset, windows.size),
             accumulators,
             columns,
             decoder,
@@ -216,7 +215,10 @@ impl PaneWindows {
     fn add_to_pane(&mut self, rows: &KeyedRows<'_>, range: Range<usize>, pane: i64) -> Result<()> {
         let (kind, bytes, key_groups, max_parallelism) =
             (rows.keys.kind(), self.accumulators.bytes(), self.key_groups, self.max_parallelism);
-        let table = self.panes.entry(pane).or_insert_with(|| KeyTable::new(kind, bytes, key_groups, max_parallelism));
+        if pane < self.passed_end {
+            self.panes.touch(pane, &mut self.accumulators);
+        }
+        let table = self.panes.pane(pane, || KeyTable::new(kind, bytes, key_groups, max_parallelism));
         let keys = rows.keys.slice(range.start, range.end);
         table.upsert(&rows.hashes[range.clone()], keys, &mut self.entries, &mut self.created);
         let updated = self.accumulators.update(table, &self.entries, &rows.batch.columns, rows.times.each(), range.clone());
@@ -245,28 +247,23 @@ impl PaneWindows {
     /// The end of the first window that has not fired and holds rows.
     pub(crate) fn next_due(&self) -> Option<i64> {
         let next = self.passed_end + self.windows.slide;
-        let (pane, _) = self.panes.range(next - self.windows.size..).next()?;
-        Some(next.max(self.windows.end_at_or_before(*pane) + self.windows.slide))
+        let pane = self.panes.first_from(next - self.windows.size)?;
+        Some(next.max(self.windows.end_at_or_before(pane) + self.windows.slide))
     }
 
     /// Fires a window for all of its keys.
     fn fire(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
-        let panes: Vec<&KeyTable> = self.panes.range(window.start..window.end).map(|(_, table)| table).collect();
-        let results = match panes[..] {
+        let cover = self.panes.cover(window.start, window.end, &mut self.accumulators);
+        let cover = cover.map_err(|overflow| self.overflow(&overflow))?;
+        let tables: Vec<&KeyTable> = cover.into_iter().map(|node| self.panes.table(node)).collect();
+        let results = match tables[..] {
             [] => return Ok(()),
-            [table] => {
-                let entries: Vec<EntryId> = table.entries().collect();
-                let mut values = Vec::with_capacity(entries.len() * self.accumulators.bytes());
-                entries.iter().for_each(|&entry| values.extend_from_slice(table.value(entry)));
-                let keys: Vec<&[u8]> = entries.iter().map(|&entry| table.key(entry)).collect();
-                self.assemble(&keys, &values, window)?
-            }
+            [table] => self.results(table, window)?,
             _ => {
-                let merged = merge(&panes, &mut self.accumulators);
-                let (table, entries, values) = merged.map_err(|(overflow, key)| self.overflow(overflow, &key))?;
-                let keys: Vec<&[u8]> = entries.iter().map(|&entry| table.key(entry)).collect();
-                let results = self.assemble(&keys, &values, window)?;
-                self.accumulators.release(&values);
+                let merged = merge(&tables, &mut self.accumulators);
+                let merged = merged.map_err(|overflow| self.overflow(&overflow))?;
+                let results = self.results(&merged, window)?;
+                release(&merged, &mut self.accumulators);
                 results
             }
         };
@@ -274,18 +271,27 @@ impl PaneWindows {
         Ok(())
     }
 
+    /// The results of all keys of a table.
+    fn results(&self, table: &KeyTable, window: TimeWindow) -> Result<RecordBatch> {
+        let entries: Vec<EntryId> = table.entries().collect();
+        let mut values = Vec::with_capacity(entries.len() * self.accumulators.bytes());
+        entries.iter().for_each(|&entry| values.extend_from_slice(table.value(entry)));
+        let keys: Vec<&[u8]> = entries.iter().map(|&entry| table.key(entry)).collect();
+        self.assemble(&keys, &values, window)
+    }
+
     /// Fires a window for the key of one row.
     fn fire_key(&mut self, rows: &KeyedRows<'_>, row: usize, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
         let mut value = vec![0; self.accumulators.bytes()];
         let mut key = Vec::new();
-        for table in self.panes.range(window.start..window.end).map(|(_, table)| table) {
+        for table in self.panes.panes(window.start, window.end) {
             table.find(&rows.hashes[row..=row], rows.keys.slice(row, row + 1), &mut self.entries);
             if self.entries[0] == NO_ENTRY {
                 continue;
             }
             key = table.key(self.entries[0]).to_vec();
             let merged = self.accumulators.merge_entries(table, &self.entries, &[0], &mut value);
-            merged.map_err(|overflow| self.accumulators.overflow(overflow, &self.uid, &self.decoder.describe_bytes(&key)))?;
+            merged.map_err(|overflow| self.overflow(&(overflow, key.clone())))?;
         }
         let results = self.assemble(&[&key], &value, window)?;
         self.accumulators.release(&value);
@@ -293,8 +299,8 @@ impl PaneWindows {
         Ok(())
     }
 
-    fn overflow(&self, overflow: Overflow, key: &[u8]) -> Error {
-        self.accumulators.overflow(overflow, &self.uid, &self.decoder.describe_bytes(key))
+    fn overflow(&self, (overflow, key): &MergeOverflow) -> Error {
+        self.accumulators.overflow(*overflow, &self.uid, &self.decoder.describe_bytes(key))
     }
 
     fn assemble(&self, keys: &[&[u8]], values: &[u8], window: TimeWindow) -> Result<RecordBatch> {
@@ -306,39 +312,12 @@ impl PaneWindows {
 
     /// Drops the panes of which every window is beyond its cleanup time.
     fn forget(&mut self) {
-        while let Some(pane) = self.panes.first_entry() {
-            let last_end = self.windows.last_end(*pane.key()).unwrap_or(i64::MIN);
+        while let Some(pane) = self.panes.first_from(i64::MIN) {
+            let last_end = self.windows.last_end(pane).unwrap_or(i64::MIN);
             if last_end.saturating_sub(1).saturating_add(self.lateness_ms) > self.watermark {
                 return;
             }
-            let table = pane.remove();
-            table.entries().for_each(|entry| self.accumulators.release(table.value(entry)));
+            self.panes.remove_first(&mut self.accumulators);
         }
     }
-}
-
-/// The keys of several panes, in order of first appearance, with their accumulators merged; or what overflowed, and its key.
-#[expect(clippy::type_complexity, reason = "used once")]
-fn merge(panes: &[&KeyTable], accumulators: &mut Accumulators) -> Result<(KeyTable, Vec<EntryId>, Vec<u8>), (Overflow, Vec<u8>)> {
-    let kind = panes[0].kind();
-    // Key groups would only be in the way: one index serves all.
-    let mut numbers = KeyTable::new(kind, size_of::<u64>(), KeyGroupRange::all(1), 1);
-    let (mut order, mut values) = (Vec::new(), Vec::new());
-    let (mut keys, mut entries, mut created) = (KeyBuffer::new(kind), Vec::new(), Vec::new());
-    for table in panes {
-        let sources: Vec<EntryId> = table.entries().collect();
-        keys.clear();
-        sources.iter().map(|&entry| table.key(entry)).for_each(|key| keys.push_key(murmur3_32(key), key));
-        numbers.upsert(keys.hashes(), keys.keys(), &mut entries, &mut created);
-        for &row in &created {
-            let entry = entries[row as usize];
-            numbers.set_word(entry, 0, order.len() as u64);
-            order.push(entry);
-        }
-        values.resize(order.len() * accumulators.bytes(), 0);
-        let slots: Vec<u32> = entries.iter().map(|&entry| numbers.word(entry, 0) as u32).collect();
-        let merged = accumulators.merge_entries(table, &sources, &slots, &mut values);
-        merged.map_err(|overflow| (overflow, table.key(sources[overflow.position]).to_vec()))?;
-    }
-    Ok((numbers, order, values))
 }

@@ -139,6 +139,7 @@ fn assigners() -> impl Strategy<Value = WindowAssigner> {
     prop_oneof![
         (1i64..12, 1i64..12).prop_map(|(size, slide)| sliding(size, slide)),
         (1i64..12).prop_map(|size| sliding(size, size)),
+        (12i64..40, 1i64..4).prop_map(|(size, slide)| sliding(size, slide)),
         (1i64..8).prop_map(session),
     ]
 }
