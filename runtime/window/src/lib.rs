@@ -4,6 +4,15 @@
 //! fires when the watermark or the clock says so. Results depend on the input alone, never on how it was cut into batches. How watermarks of
 //! several channels are combined is in `streamrt-exchange`; timers of process functions are in `streamrt-operator`. Nothing is snapshotted
 //! here yet.
+//!
+//! ```
+//! use streamrt_window::TimestampsOperator;
+//! use streamrt_wit::{DataType, Field, Generator, TimeSource, TimeUnit};
+//!
+//! let rows = streamrt_types::arrow_schema(&vec![Field::new("seconds", DataType::I64)]);
+//! let time = TimeSource::Column { column: "seconds".into(), unit: TimeUnit::Seconds };
+//! assert!(TimestampsOperator::new(&time, &Generator::Bounded { bound_ms: 2_000 }, None, &rows, None).is_ok());
+//! ```
 
 mod assigner;
 mod builtin_contents;

@@ -39,8 +39,8 @@ struct Plan {
 }
 
 enum Windows {
-    Panes(PaneWindows),
-    OfKeys(KeyedWindows),
+    Panes(Box<PaneWindows>),
+    OfKeys(Box<KeyedWindows>),
 }
 
 struct Opened {
@@ -130,11 +130,16 @@ impl Operator for WindowOperator {
         let reader = || BatchKeys::new(&plan.input, plan.key.clone());
         let windows = match self.contents.take().ok_or_else(|| Error::internal("a window operator is opened once"))? {
             Prepared::Panes(windows, accumulators, columns) => {
-                Windows::Panes(PaneWindows::new(windows, plan.lateness_ms, accumulators, columns, reader()?, context))
+                Windows::Panes(Box::new(PaneWindows::new(windows, plan.lateness_ms, accumulators, columns, reader()?, context)))
             }
-            Prepared::OfKeys(contents) => {
-                Windows::OfKeys(KeyedWindows::new(plan.assigner, plan.lateness_ms, self.processing_time, contents, reader()?, context))
-            }
+            Prepared::OfKeys(contents) => Windows::OfKeys(Box::new(KeyedWindows::new(
+                plan.assigner,
+                plan.lateness_ms,
+                self.processing_time,
+                contents,
+                reader()?,
+                context,
+            ))),
         };
         self.opened = Some(Opened {
             uid: context.uid.clone(),

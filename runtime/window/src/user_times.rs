@@ -2,6 +2,7 @@
 //!
 //! Invariant: the rows that remain are those that the function gave a time; a record that it fails on leaves the batch only by the policy.
 
+use crate::contents::halves;
 use crate::timestamps::no_time;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -105,8 +106,7 @@ impl Work for Assignment<'_> {
     }
 
     fn split(&self, part: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
-        let middle = part.start + part.len() / 2;
-        (part.len() > 1).then(|| (part.start..middle, middle..part.end))
+        halves(part)
     }
 
     fn suspect(&self, part: &Range<usize>) -> Suspect {
