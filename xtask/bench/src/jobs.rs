@@ -1,0 +1,99 @@
+//! The jobs of the engine's benchmark, as plans.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use streamrt_graph::JobSpec;
+use streamrt_types::Configuration;
+use streamrt_wit::Plan;
+
+/// A job over Nexmark bids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    /// The whole bid, from the source to the sink.
+    Bid,
+    /// Running count and sum for so many keys.
+    Keyed { keys: u64 },
+    /// Count by key in tumbling windows of 10 s of event time.
+    Tumbling { keys: u64 },
+}
+
+impl Job {
+    pub fn columns(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Job::Bid => &[
+                ("auction", "i64"),
+                ("bidder", "i64"),
+                ("price", "i64"),
+                ("channel", "string"),
+                ("url", "string"),
+                ("date_time", "i64"),
+                ("extra", "string"),
+            ],
+            Job::Keyed { .. } => &[("auction", "i64"), ("price", "i64")],
+            Job::Tumbling { .. } => &[("auction", "i64"), ("date_time", "i64")],
+        }
+    }
+
+    /// Options of the source.
+    pub fn options(self, rows: u64) -> Value {
+        match self {
+            Job::Bid => json!({ "rows": rows }),
+            Job::Keyed { keys } | Job::Tumbling { keys } => json!({ "rows": rows, "auctions": keys }),
+        }
+    }
+
+    fn schema(self) -> Value {
+        self.columns().iter().map(|(name, data_type)| json!({ "name": name, "type": data_type })).collect()
+    }
+
+    /// The plan; results go to `sink`, a body.
+    fn plan(self, rows: u64, sink: &Value) -> Value {
+        let source = json!({"id": 0, "uid": "bids", "body": {"kind": "source", "connector": "nexmark", "options": self.options(rows), "schema": self.schema()}});
+        let by_auction = |node: u32| json!([{"node": node, "partitioning": {"kind": "hash", "columns": ["auction"]}}]);
+        let key = json!({"name": "auction", "from": {"kind": "key", "column": "auction"}});
+        let aggregate = |name: &str, index: u32| json!({"name": name, "from": {"kind": "aggregate", "index": index}});
+        let operators = match self {
+            Job::Bid => vec![],
+            Job::Keyed { .. } => vec![json!({"id": 1, "uid": "totals", "inputs": by_auction(0), "body": {"kind": "aggregate",
+                "aggregates": [{"function": "count"}, {"function": "sum", "column": "price"}],
+                "columns": [key, aggregate("count", 0), aggregate("sum", 1)]}})],
+            Job::Tumbling { .. } => vec![
+                json!({"id": 1, "uid": "times", "inputs": [{"node": 0}], "body": {"kind": "timestamps",
+                    "time": {"kind": "column", "column": "date_time", "unit": "milliseconds"}, "generator": {"kind": "bounded", "bound-ms": 0}}}),
+                json!({"id": 2, "uid": "counts", "inputs": by_auction(1), "body": {"kind": "window",
+                    "assigner": {"kind": "tumbling", "size-ms": 10_000},
+                    "contents": {"kind": "builtin", "aggregates": [{"function": "count"}],
+                        "columns": [key, {"name": "window_end", "from": {"kind": "window-end"}}, aggregate("count", 0)]}}}),
+            ],
+        };
+        let last = operators.len();
+        let sink = json!({"id": last + 1, "uid": "out", "inputs": [{"node": last}], "body": sink});
+        let nodes: Vec<Value> = std::iter::once(source).chain(operators).chain([sink]).collect();
+        json!({ "version": 1, "nodes": nodes })
+    }
+
+    /// User functions that the job's nodes call.
+    pub fn n_functions(self) -> usize {
+        let plan = self.plan(0, &json!({"kind": "sink", "connector": "blackhole"}));
+        plan["nodes"].as_array().into_iter().flatten().filter(|node| node["body"]["kind"] == "function").count()
+    }
+
+    fn run(self, rows: u64, parallelism: u32, sink: &Value) -> Result<()> {
+        let plan = Plan::from_json(&self.plan(rows, sink).to_string()).map_err(anyhow::Error::msg)?;
+        let spec = JobSpec::from_plan("bench", Arc::new(plan));
+        streamrt_taskmanager::submit(spec, Vec::new(), Configuration::default(), parallelism)?.wait()?;
+        Ok(())
+    }
+
+    /// Runs the job to a blackhole.
+    pub fn to_blackhole(self, rows: u64, parallelism: u32) -> Result<()> {
+        self.run(rows, parallelism, &json!({"kind": "sink", "connector": "blackhole"}))
+    }
+
+    /// Runs the job into a folder, as JSON lines.
+    pub fn to_files(self, rows: u64, folder: &Path) -> Result<()> {
+        self.run(rows, 1, &json!({"kind": "sink", "connector": "file", "options": {"path": folder}}))
+    }
+}

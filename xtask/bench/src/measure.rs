@@ -1,0 +1,75 @@
+//! How a figure is taken: interleaved pairs, slopes between two sizes, CPU seconds of the process, medians with quartiles.
+
+use anyhow::{Context, Result};
+use std::time::{Duration, Instant};
+
+/// Pairs of runs for a ratio.
+pub const PAIRS: usize = 5;
+
+/// What a run took.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    pub cpu: Duration,
+    pub wall: Duration,
+}
+
+/// CPU time of this process so far: user and system, of all threads.
+pub fn cpu_time() -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").context("/proc/self/stat cannot be read")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<u64>().ok()).context("/proc/self/stat has another form");
+    // Fields 14 and 15 of the line, counted from 1; two stand before the bracket. A tick is 10 ms on every Linux that we know.
+    Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+}
+
+/// A field of /proc/self/status in bytes, such as `VmHWM`.
+pub fn memory_bytes(field: &str) -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status cannot be read")?;
+    let line = status.lines().find(|line| line.starts_with(field)).with_context(|| format!("there is no {field}"))?;
+    let kib = line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("{field} is no number"))? * 1024)
+}
+
+/// Runs `work` once and measures it.
+pub fn cost(work: impl FnOnce() -> Result<()>) -> Result<Cost> {
+    let (cpu, wall) = (cpu_time()?, Instant::now());
+    work()?;
+    Ok(Cost { cpu: cpu_time()?.saturating_sub(cpu), wall: wall.elapsed() })
+}
+
+/// Cost of one record, from the slope between `n` and `n / 5` records: start-up drops out.
+pub fn slope_ns(n: u64, of: fn(&Cost) -> Duration, work: &dyn Fn(u64) -> Result<()>) -> Result<f64> {
+    let small = cost(|| work(n / 5))?;
+    let large = cost(|| work(n))?;
+    let difference = of(&large).as_secs_f64() - of(&small).as_secs_f64();
+    Ok((difference * 1e9 / (n - n / 5) as f64).max(0.01))
+}
+
+/// Middle and quartiles of some figures.
+#[derive(Debug, Clone, Copy)]
+pub struct Spread {
+    pub median: f64,
+    pub quartiles: (f64, f64),
+}
+
+pub fn spread(mut figures: Vec<f64>) -> Spread {
+    figures.sort_by(f64::total_cmp);
+    let at = |part: f64| figures[((figures.len() - 1) as f64 * part).round() as usize];
+    Spread { median: at(0.5), quartiles: (at(0.25), at(0.75)) }
+}
+
+/// Two kinds of work in turn, A B B A, at least [`PAIRS`] pairs: cost of a record of each, and the ratio `a / b` pair by pair.
+pub fn pairs(mut a: impl FnMut() -> Result<f64>, mut b: impl FnMut() -> Result<f64>) -> Result<(Spread, Spread, Spread)> {
+    let (mut costs_a, mut costs_b) = (Vec::new(), Vec::new());
+    for pair in 0..PAIRS {
+        if pair % 2 == 0 {
+            costs_a.push(a()?);
+            costs_b.push(b()?);
+        } else {
+            costs_b.push(b()?);
+            costs_a.push(a()?);
+        }
+    }
+    let ratios = costs_a.iter().zip(&costs_b).map(|(a, b)| a / b).collect();
+    Ok((spread(costs_a), spread(costs_b), spread(ratios)))
+}
