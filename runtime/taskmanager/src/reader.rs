@@ -50,7 +50,11 @@ impl Reader {
             let timers = task.run_timers()?;
             let pause = if self.listed { self.read(task)? } else { Pause::ForSplits };
             if pause == Pause::AtEnd {
-                self.tell(task, Status::Active)?;
+                // A reader that never had a split holds nothing back. ACTIVE would, from there until the final watermark behind it, and
+                // whether rows of other readers come in between is chance.
+                if self.status.is_none() {
+                    self.tell(task, Status::Idle)?;
+                }
                 task.watermark(WATERMARK_MAX)?;
                 return task.end_of_input();
             }

@@ -30,6 +30,8 @@ pub struct TimestampsOperator {
     /// What the input says, and what was sent.
     upstream: Status,
     sent: Status,
+    /// The first status has gone out.
+    told: bool,
     opened: Option<(Arc<str>, Arc<dyn Clock>)>,
 }
 
@@ -59,6 +61,7 @@ impl TimestampsOperator {
             generators: Generators::new(),
             upstream: Status::Active,
             sent: Status::Active,
+            told: false,
             opened: None,
         })
     }
@@ -70,12 +73,16 @@ impl TimestampsOperator {
         }
     }
 
-    /// Sends the status that follows from the input and the generators, if it is news.
-    fn tell(&mut self, output: &mut dyn Output) -> Result<()> {
-        let status = match self.upstream {
+    fn combined_status(&self) -> Status {
+        match self.upstream {
             Status::Active if self.generators.all_idle() => Status::Idle,
             upstream => upstream,
-        };
+        }
+    }
+
+    /// Sends the status that follows from the input and the generators, if it is news.
+    fn tell(&mut self, output: &mut dyn Output) -> Result<()> {
+        let status = self.combined_status();
         match std::mem::replace(&mut self.sent, status) == status {
             true => Ok(()),
             false => output.status(status),
@@ -185,6 +192,12 @@ impl Operator for TimestampsOperator {
 
     fn status(&mut self, status: Status, output: &mut dyn Output) -> Result<()> {
         self.upstream = status;
+        // The first one goes out whatever it is: a gate lets no batch pass before it has the status of every channel, and takes a batch
+        // that comes without one for that status, under whatever the other channels still hold back.
+        if !std::mem::replace(&mut self.told, true) {
+            self.sent = self.combined_status();
+            return output.status(self.sent);
+        }
         self.tell(output)
     }
 
