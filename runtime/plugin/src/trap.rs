@@ -100,24 +100,25 @@ fn broken(cause: &str, guest: &Guest) -> Error {
 
 /// Beginnings of names of functions that every panic passes through, and that say nothing about it.
 const PANIC_MACHINERY: &[&str] = &[
-    "core::panicking",
-    "std::panicking",
-    "std::panic",
-    "std::sys",
-    "rust_begin_unwind",
-    "rust_panic",
-    "__rust",
-    "abort",
+    "core::panicking::",
     "core::option::unwrap_failed",
     "core::option::expect_failed",
     "core::result::unwrap_failed",
+    "alloc::alloc::handle_alloc_error",
+    "alloc::raw_vec::handle_error",
+    "std::panicking::",
+    "std::panic::",
     "std::process::abort",
+    "std::sys::",
+    "__rust",
+    "rust_begin_unwind",
+    "rust_panic",
 ];
 
 /// Names of functions, innermost first, a line a frame.
 fn frames(backtrace: &WasmBacktrace) -> String {
     let names = backtrace.frames().iter().filter_map(|frame| frame.func_name());
     let names: Vec<String> = names.map(|name| format!("{:#}", rustc_demangle::demangle(name))).collect();
-    let is_machinery = |name: &&String| PANIC_MACHINERY.iter().any(|start| name.starts_with(start));
+    let is_machinery = |name: &&String| *name == "abort" || PANIC_MACHINERY.iter().any(|start| name.starts_with(start));
     names.iter().skip_while(is_machinery).map(String::as_str).collect::<Vec<_>>().join("\n")
 }

@@ -38,8 +38,8 @@ impl Inert {
         Inert { clock, random: seed, pollables: HashMap::new(), n_pollables: 0, lines: Default::default() }
     }
 
-    /// SplitMix64 (Steele, Lea, Flood 2014). Guests use it to seed hash tables; it is no source of secrets, and says so in the WIT of
-    /// `wasi:random` no worse than a replay allows.
+    /// SplitMix64 (Steele, Lea, Flood 2014). Guests seed hash tables with it. It is no source of secrets: whoever has the component can
+    /// compute it, which is the price of replays that repeat.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ self.random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
