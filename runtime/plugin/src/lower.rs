@@ -73,13 +73,9 @@ impl<'a> Sections<'a> {
     }
 
     /// All buffers, for [`Sections::sections`].
-    pub fn buffers(&self) -> Vec<BufferIn<'_>> {
-        let buffer = |piece: &'_ Piece<'a>| (piece.role, piece.node, piece.part);
-        let buffers = self.pieces.0.iter().map(|piece| {
-            let (role, node, part) = buffer(piece);
-            BufferIn { role, node, part, bytes: &piece.bytes }
-        });
-        buffers.collect()
+    pub fn buffers<'b>(&'b self) -> Vec<BufferIn<'b>> {
+        let buffer = |piece: &'b Piece<'a>| BufferIn { role: piece.role, node: piece.node, part: piece.part, bytes: &piece.bytes };
+        self.pieces.0.iter().map(buffer).collect()
     }
 
     pub fn sections<'b>(&self, buffers: &'b [BufferIn<'b>]) -> Vec<SectionIn<'b>> {
@@ -212,7 +208,7 @@ impl<'a> Pieces<'a> {
 /// The bits from bit 0 on.
 fn bitmap(bits: &BooleanBuffer) -> Cow<'_, [u8]> {
     let n_bytes = bits.len().div_ceil(8);
-    if bits.offset() % 8 == 0 {
+    if bits.offset().is_multiple_of(8) {
         let first = bits.offset() / 8;
         return Cow::Borrowed(&bits.values()[first..first + n_bytes]);
     }
