@@ -74,7 +74,8 @@ impl Finished {
         let said = format!("{}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr);
         assert!(self.status.code().is_some_and(|code| code != 0), "no failure: {said}");
         assert!(self.stderr.contains(code), "no {code}: {said}");
-        assert!(!self.stderr.contains("panicked at"), "a panic: {said}");
+        // A plugin may panic, and its message is shown; what begins like this is a thread of the host.
+        assert!(!self.stderr.contains("thread '"), "a panic: {said}");
         assert!(self.stdout.is_empty(), "something on stdout: {said}");
         self
     }

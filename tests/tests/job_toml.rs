@@ -146,9 +146,8 @@ fn wrong_graphs_are_refused_with_the_place() {
         ("input = \"log\"", "input = \"parts\"", "S2001", "unique"),
         ("input = \"log\"", "input = \"logg\"", "S2002", "logg"),
         ("input = \"log\"", "input = \"log.late\"", "S2002", "log.late"),
-        ("uid = \"unique\"", "uid = \"\"", "S2003", "uid"),
-        ("uid = \"unique\"\n", "", "S2003", "uid"),
-        ("uid = \"parts\"", "uid = \"unique\"", "S2004", "unique"),
+        ("uid = \"out\"", "uid = \"\"", "S2003", "uid"),
+        ("uid = \"out\"", "uid = \"unique\"", "S2004", "unique"),
         ("key = [\"user\", \"url\"]", "key = [\"ip\"]", "S2005", "ip"),
         ("column = \"url\"", "column = \"path\"", "S2005", "path"),
         ("column = \"time\"", "column = \"user\"", "S2005", "user"),
@@ -164,6 +163,7 @@ fn wrong_graphs_are_refused_with_the_place() {
         ("path = \"visits.csv\"", "path = \"nowhere.csv\"", "S3001", "nowhere.csv"),
         ("pattern = \"^", "pattern = \"(^", "S1008", "pattern"),
         ("name = \"visits\"", "name = ", "S2006", "line 2"),
+        ("uid = \"out\"\n", "", "S2003", "uid"),
     ] {
         check_refused(from, to, code, place);
     }

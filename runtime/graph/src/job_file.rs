@@ -39,6 +39,8 @@ pub struct JobFile {
 
 #[derive(Debug, Deserialize)]
 struct SourceTable {
+    /// Checked with the graph, which has a code for it.
+    #[serde(default)]
     uid: String,
     connector: String,
     columns: Vec<Field>,
@@ -59,6 +61,8 @@ struct WatermarkTable {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OperatorTable {
+    /// Checked with the graph, which has a code for it.
+    #[serde(default)]
     uid: String,
     component: String,
     function: String,
@@ -72,6 +76,8 @@ struct OperatorTable {
 
 #[derive(Debug, Deserialize)]
 struct SinkTable {
+    /// Checked with the graph, which has a code for it.
+    #[serde(default)]
     uid: String,
     connector: String,
     input: String,
