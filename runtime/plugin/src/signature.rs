@@ -4,7 +4,7 @@
 
 use arrow_schema::SchemaRef;
 use streamrt_types::{Error, Result, arrow_schema};
-use streamrt_wit::{Function, OutputColumns, Plan, StateDescriptor, StateKind};
+use streamrt_wit::{Function, OutputColumns, Plan, Schema, StateDescriptor, StateKind};
 
 /// Of the functions of a chain, in order.
 pub(crate) struct Signature {
@@ -41,11 +41,14 @@ impl Signature {
     /// # Errors
     /// `Internal` if the plan has no function of such a number, or there is none at all.
     pub fn new(plan: &Plan, numbers: &[u32]) -> Result<Signature> {
-        let function = |number: &u32| {
+        let function = |number: &u32, before: &mut Option<Schema>| {
             let function = plan.functions.get(*number as usize);
-            function.map(FunctionTypes::new).ok_or_else(|| Error::internal(format!("the plan has no function {number}")))
+            function
+                .map(|function| FunctionTypes::new(function, before))
+                .ok_or_else(|| Error::internal(format!("the plan has no function {number}")))
         };
-        let functions: Vec<FunctionTypes> = numbers.iter().map(function).collect::<Result<_>>()?;
+        let mut before = None;
+        let functions: Vec<FunctionTypes> = numbers.iter().map(|number| function(number, &mut before)).collect::<Result<_>>()?;
         if functions.is_empty() { Err(Error::internal("a chain has at least one function")) } else { Ok(Signature { functions }) }
     }
 
@@ -66,11 +69,19 @@ impl Signature {
 }
 
 impl FunctionTypes {
-    fn new(function: &Function) -> FunctionTypes {
-        let port = |port: &streamrt_wit::OutputPort| PortTypes { name: port.name.clone(), columns: sent(&port.columns) };
+    /// `before` are the columns that the guest holds in front of the function and the host does not; afterwards those behind it.
+    fn new(function: &Function, before: &mut Option<Schema>) -> FunctionTypes {
+        let port = |port: &streamrt_wit::OutputPort| {
+            let columns = sent(before.as_ref(), &port.columns);
+            PortTypes { name: port.name.clone(), columns: columns.as_ref().map(arrow_schema) }
+        };
+        let ports = function.outputs.iter().map(port).collect();
+        if let Some(main) = function.outputs.first() {
+            *before = sent(before.as_ref(), &main.columns);
+        }
         FunctionTypes {
             name: function.name.clone(),
-            ports: function.outputs.iter().map(port).collect(),
+            ports,
             states: function.states.iter().map(StateTypes::new).collect(),
             accumulator: function.accumulator.as_ref().map(arrow_schema),
             timers: function.timers,
@@ -78,10 +89,12 @@ impl FunctionTypes {
     }
 }
 
-fn sent(columns: &OutputColumns) -> Option<SchemaRef> {
+/// The columns that a port sends. In a chain, what earlier functions have added or replaced is in the guest alone, so it goes along.
+fn sent(before: Option<&Schema>, columns: &OutputColumns) -> Option<Schema> {
     match columns {
-        OutputColumns::Forward => None,
-        OutputColumns::Extend { schema } | OutputColumns::Replace { schema } => Some(arrow_schema(schema)),
+        OutputColumns::Forward => before.cloned(),
+        OutputColumns::Replace { schema } => Some(schema.clone()),
+        OutputColumns::Extend { schema } => Some(before.into_iter().flatten().chain(schema).cloned().collect()),
     }
 }
 
@@ -94,5 +107,33 @@ impl StateTypes {
             value: arrow_schema(&state.value),
             entry: arrow_schema(&[state.key.clone(), state.value.clone()].concat()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamrt_wit::{DataType, Field};
+
+    fn schema(names: &[&str]) -> Schema {
+        names.iter().map(|name| Field::new(*name, DataType::I64)).collect()
+    }
+
+    /// Follows the main ports of a chain and compares what the last one sends.
+    fn check(chain: &[OutputColumns], expected: Option<&[&str]>) {
+        let last = chain.iter().fold(None, |before: Option<Schema>, columns| sent(before.as_ref(), columns));
+        assert_eq!(last, expected.map(schema), "{chain:?}");
+    }
+
+    #[test]
+    fn a_chain_sends_what_the_host_has_not_got() {
+        let replace = |names| OutputColumns::Replace { schema: schema(names) };
+        let extend = |names| OutputColumns::Extend { schema: schema(names) };
+        check(&[OutputColumns::Forward, OutputColumns::Forward], None);
+        check(&[replace(&["a", "b"]), OutputColumns::Forward], Some(&["a", "b"]));
+        check(&[extend(&["k"]), OutputColumns::Forward], Some(&["k"]));
+        check(&[extend(&["k"]), extend(&["l"])], Some(&["k", "l"]));
+        check(&[replace(&["a"]), extend(&["k"])], Some(&["a", "k"]));
+        check(&[extend(&["k"]), replace(&["a"])], Some(&["a"]));
     }
 }

@@ -4,8 +4,8 @@ use crate::control::Control;
 use std::sync::Arc;
 use streamrt_graph::{ChainedOperator, FunctionRef, Head, JobGraph, StreamNode, Subtask};
 use streamrt_operator::{
-    DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, SinkOperator, Source,
-    TaskMetrics, TransformOperator,
+    DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, SinkOperator,
+    Source, TaskMetrics, TransformOperator,
 };
 use streamrt_plugin::{ChainSpec, Plugin};
 use streamrt_types::{Clock, Configuration, Error, KeyGroupRange, Result};
@@ -65,7 +65,8 @@ impl Factory<'_> {
             let node = chained.nodes[0];
             let is_reader = number == 0 && matches!(vertex.head, Head::Reader { .. });
             let place = |e: Error| e.at(format!("node `{}`", self.graph.stream.nodes[node].uid));
-            let operator = if is_reader { Box::new(Forwarder) as Box<dyn Operator> } else { self.operator(chained, subtask).map_err(place)? };
+            let operator =
+                if is_reader { Box::new(Forwarder) as Box<dyn Operator> } else { self.operator(chained, subtask).map_err(place)? };
             let metrics = match self.graph.stream.nodes[node].body {
                 Body::Sink { .. } => {
                     sinks.push(Arc::default());

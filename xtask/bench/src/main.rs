@@ -28,7 +28,7 @@ fn main() -> Result<()> {
     let mut report = report::Report::new(json);
     match suite {
         "engine" => engine::run(&mut report)?,
-        "plugin" => plugin::run(&mut report, &components.join("bench_functions.wasm"))?,
+        "plugin" => plugin::run(&mut report, &components.join("bench-functions.wasm"))?,
         _ => bail!("{USAGE}"),
     }
     report.finish();
