@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use streamrt_wit::Plan;
 
-/// Uses every kind and every field at least once.
+/// Uses every kind and every field at least once; long, because it is data and one glance should take it in.
 fn everything() -> Value {
     let fields = json!([
         {"name": "a", "type": "bool"}, {"name": "b", "type": "i32"}, {"name": "c", "type": "i64", "nullable": true},

@@ -36,6 +36,8 @@ pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
     binary(workspace, "streamrt-bench")?;
     if suite == "plugin" {
         components(workspace, Guests::Under("xtask/bench"))?;
+        // Its start is timed from the command to the first record.
+        components(workspace, Guests::One("word-count"))?;
     }
     let mut command = Command::new(workspace.target.join("release/streamrt-bench"));
     command.current_dir(&workspace.root).arg(suite).args(args);

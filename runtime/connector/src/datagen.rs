@@ -11,6 +11,7 @@ use arrow_schema::{DataType, Field, SchemaRef};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use streamrt_operator::{Enumeration, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
 use streamrt_types::{Batch, Clock, Error, Origin, Result, Rows};
 
@@ -195,7 +196,7 @@ impl DatagenReader {
 }
 
 impl SplitReader for DatagenReader {
-    fn poll(&mut self, rows: usize) -> Result<ReaderPoll> {
+    fn poll(&mut self, rows: usize, _timeout: Duration) -> Result<ReaderPoll> {
         if self.row >= self.end {
             return Ok(ReaderPoll::Finished);
         }

@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
 use streamrt_types::{Error, Result, code};
 
@@ -128,7 +129,7 @@ struct FileReader {
 }
 
 impl SplitReader for FileReader {
-    fn poll(&mut self, rows: usize) -> Result<ReaderPoll> {
+    fn poll(&mut self, rows: usize, _timeout: Duration) -> Result<ReaderPoll> {
         if self.ended {
             return Ok(ReaderPoll::Finished);
         }

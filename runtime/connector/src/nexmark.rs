@@ -13,6 +13,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, SchemaRef};
 use serde::Deserialize;
 use std::sync::Arc;
+use std::time::Duration;
 use streamrt_operator::{Enumeration, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
 use streamrt_types::{Batch, Error, Origin, Result, Rows};
 
@@ -138,7 +139,7 @@ struct NexmarkReader {
 }
 
 impl SplitReader for NexmarkReader {
-    fn poll(&mut self, rows: usize) -> Result<ReaderPoll> {
+    fn poll(&mut self, rows: usize, _timeout: Duration) -> Result<ReaderPoll> {
         let n_rows = (self.end - self.next).min(rows.min(TEXT_ROWS) as u64) as usize;
         if n_rows == 0 {
             return Ok(ReaderPoll::Finished);
@@ -337,7 +338,7 @@ mod tests {
         let mut columns = vec![Vec::new(); source.schema.fields().len()];
         for split in splits {
             let mut reader = source.open(&split).unwrap();
-            while let ReaderPoll::Batch(batch) = reader.poll(rows).unwrap() {
+            while let ReaderPoll::Batch(batch) = reader.poll(rows, Duration::MAX).unwrap() {
                 for (column, array) in columns.iter_mut().zip(batch.columns.columns()) {
                     column.extend(array.as_primitive::<Int64Type>().values());
                 }

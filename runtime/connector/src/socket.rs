@@ -12,7 +12,7 @@ use serde::Deserialize;
 use std::io::{self, ErrorKind};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use streamrt_operator::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
 use streamrt_types::{Error, Result, code};
 
@@ -143,12 +143,14 @@ impl SocketReader {
         filled
     }
 
-    /// Collects records until there are `rows` or the input is dry. Only the first read may wait, and only if nothing is there yet:
-    /// a server that trickles must not hold the task.
-    fn collect(&mut self, rows: usize) -> Result<()> {
+    /// Collects records until there are `rows`, the input is dry, or the first one is as old as `timeout`. Only the first read may wait,
+    /// and only if nothing is there yet: a server that trickles must not hold the task.
+    fn collect(&mut self, rows: usize, timeout: Duration) -> Result<()> {
         let mut full = self.records.frame(rows)?;
         let mut wait = self.records.block().records.is_empty();
-        while !full && self.closed.is_none() && self.read(wait)? {
+        let mut start = None;
+        while !full && self.closed.is_none() && start.is_none_or(|start: Instant| start.elapsed() < timeout) && self.read(wait)? {
+            start.get_or_insert_with(Instant::now);
             full = self.records.frame(rows)?;
             wait = false;
         }
@@ -173,8 +175,8 @@ impl SocketReader {
 }
 
 impl SplitReader for SocketReader {
-    fn poll(&mut self, rows: usize) -> Result<ReaderPoll> {
-        self.collect(rows)?;
+    fn poll(&mut self, rows: usize, timeout: Duration) -> Result<ReaderPoll> {
+        self.collect(rows, timeout)?;
         let dry = self.records.block().records.is_empty();
         let batch = self.decoder.decode(self.records.block());
         self.records.consume();
@@ -215,7 +217,7 @@ mod tests {
     /// Polls until there is something else than nothing.
     fn next(reader: &mut dyn SplitReader, rows: usize) -> Result<Vec<String>> {
         loop {
-            match reader.poll(rows)? {
+            match reader.poll(rows, Duration::MAX)? {
                 ReaderPoll::Pending { ms: 0 } => {}
                 ReaderPoll::Pending { .. } => panic!("a socket waits by itself"),
                 ReaderPoll::Finished => return Ok(vec!["finished".to_owned()]),
@@ -229,7 +231,7 @@ mod tests {
     #[test]
     fn a_batch_closes_when_the_input_runs_dry() {
         let (mut reader, mut server) = connect();
-        assert!(matches!(reader.poll(10).unwrap(), ReaderPoll::Pending { .. }));
+        assert!(matches!(reader.poll(10, Duration::MAX).unwrap(), ReaderPoll::Pending { .. }));
         server.write_all(b"a\r\nb\nc").unwrap();
         assert_eq!(next(&mut *reader, 10).unwrap(), ["a", "b"]);
         server.write_all(b"d\ne\nf\n").unwrap();

@@ -8,7 +8,7 @@ use crate::valve::{ValveEvent, WatermarkValve};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use streamrt_types::{Batch, Result, Status, StreamElement, Watermark};
+use streamrt_types::{Batch, Error, Result, Status, StreamElement, Watermark};
 
 /// What a gate has for its task.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl InputGate {
             }
             match self.next_element(deadline) {
                 None => return Ok(GateEvent::Nothing),
-                Some((channel, element)) => self.handle(channel, element),
+                Some((channel, element)) => self.handle(channel, element)?,
             }
         }
     }
@@ -212,7 +212,10 @@ impl InputGate {
         None
     }
 
-    fn handle(&mut self, channel: usize, element: StreamElement) {
+    fn handle(&mut self, channel: usize, element: StreamElement) -> Result<()> {
+        if !self.known[channel] && !matches!(element, StreamElement::Status(_) | StreamElement::EndOfInput) {
+            return Err(Error::internal("the first element of a channel is its status"));
+        }
         self.known[channel] = true;
         match element {
             StreamElement::Batch(mut batch) => {
@@ -232,6 +235,7 @@ impl InputGate {
                 self.status(channel, Status::Finished);
             }
         }
+        Ok(())
     }
 
     /// The first statuses are gathered; when the last channel has told its own, the combined one goes out.
@@ -291,6 +295,13 @@ mod tests {
         assert_eq!(drain(&mut gate), ["Idle"]);
         two.send(StreamElement::EndOfInput).unwrap();
         assert_eq!(drain(&mut gate), ["Finished", "end"]);
+    }
+
+    #[test]
+    fn a_channel_that_does_not_begin_with_its_status_is_refused() {
+        let mut gate = InputGate::new(1, 8);
+        gate.sender(0).send(batch(7)).unwrap();
+        assert_eq!(gate.poll(None).unwrap_err().message(), "the first element of a channel is its status");
     }
 
     #[test]

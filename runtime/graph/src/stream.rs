@@ -8,7 +8,7 @@ use crate::stream_schema;
 use arrow_schema::SchemaRef;
 use std::collections::{HashMap, HashSet};
 use streamrt_types::{Error, Result, code};
-use streamrt_wit::{Body, Node, Partitioning};
+use streamrt_wit::{Body, FunctionKind, Node, OutputColumns, Partitioning};
 
 /// How rows are spread over the receiver's subtasks; key columns as indices into the edge's schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct StreamNode {
     pub key: Vec<usize>,
     /// By port.
     pub outputs: Vec<SchemaRef>,
+    /// Columns that key projections have added on the way: they carry keys, and are not for sinks.
+    pub hidden: Vec<String>,
 }
 
 /// All nodes, inputs before their users.
@@ -95,7 +97,9 @@ impl StreamGraph {
         };
         let function = |n: u32| self.functions[n as usize].function();
         let outputs = stream_schema::outputs(node, input_schema.as_ref(), &key, &function)?;
+        let hidden = self.hidden(node, &inputs);
         Ok(StreamNode {
+            hidden,
             uid: node.uid.clone(),
             parallelism: node.parallelism,
             chaining: node.chaining,
@@ -105,6 +109,19 @@ impl StreamGraph {
             key,
             outputs,
         })
+    }
+
+    fn hidden(&self, node: &Node, inputs: &[StreamEdge]) -> Vec<String> {
+        let mut hidden: Vec<String> = inputs.iter().flat_map(|edge| self.nodes[edge.from].hidden.clone()).collect();
+        if let Body::Function { function } = node.body {
+            let function = self.functions[function as usize].function();
+            if let (FunctionKind::KeyProjection, Some(OutputColumns::Extend { schema })) =
+                (function.kind, function.outputs.first().map(|p| &p.columns))
+            {
+                hidden.extend(schema.iter().map(|field| field.name.clone()));
+            }
+        }
+        hidden
     }
 
     /// Resolves the inputs of a node; several inputs are a union and must agree in schema and partitioning.

@@ -11,7 +11,9 @@ fn plan(nodes: &str) -> Arc<Plan> {
         {"number": 0, "kind": "filter", "name": "filter", "input": [{"name": "user", "type": "i64"}], "outputs": [{"columns": {"kind": "forward"}}]},
         {"number": 1, "kind": "process", "name": "total", "input": [{"name": "user", "type": "i64"}], "key": [{"name": "user", "type": "i64"}],
          "outputs": [{"columns": {"kind": "replace", "schema": [{"name": "total", "type": "i64"}]}}, {"name": "late", "columns": {"kind": "forward"}}]},
-        {"number": 2, "kind": "filter", "name": "by-page", "input": [{"name": "page", "type": "string"}], "outputs": [{"columns": {"kind": "forward"}}]}
+        {"number": 2, "kind": "filter", "name": "by-page", "input": [{"name": "page", "type": "string"}], "outputs": [{"columns": {"kind": "forward"}}]},
+        {"number": 3, "kind": "key-projection", "name": "half", "input": [{"name": "user", "type": "i64"}],
+         "outputs": [{"columns": {"kind": "extend", "schema": [{"name": "half-0", "type": "i64"}]}}]}
     ]"#;
     Arc::new(Plan::from_json(&format!(r#"{{"version": 1, "nodes": [{nodes}], "functions": {functions}}}"#)).unwrap())
 }
@@ -86,6 +88,15 @@ fn a_function_that_reads_a_column_the_guest_has_not_got_stands_alone() {
     let nodes = [two_columns, function(1, "a", 0, 0, FORWARD), function(2, "b", 1, 2, FORWARD), sink(3, "out", 2)];
     let graph = JobGraph::new(stream(&nodes).unwrap(), 1);
     assert_eq!(graph.vertices[1].operators.iter().map(|o| o.nodes.clone()).collect::<Vec<_>>(), [vec![0], vec![1], vec![2], vec![3]]);
+}
+
+#[test]
+fn columns_of_a_key_projection_are_hidden_from_sinks() {
+    let by_half = r#"{"kind": "hash", "columns": ["half-0"]}"#;
+    let nodes = [SOURCE.to_owned(), function(1, "half", 0, 3, FORWARD), function(2, "a", 1, 0, by_half), sink(3, "out", 2)];
+    let graph = stream(&nodes).unwrap();
+    let columns: Vec<&str> = graph.nodes[3].input_schema.iter().flat_map(|s| s.fields()).map(|f| f.name().as_str()).collect();
+    assert_eq!((columns, &graph.nodes[3].hidden[..]), (vec!["user", "half-0"], &["half-0".to_owned()][..]));
 }
 
 #[test]

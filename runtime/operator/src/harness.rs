@@ -100,6 +100,12 @@ impl<O: Operator> Harness<O> {
         self.operator.watermark(watermark, &mut self.output)
     }
 
+    /// # Errors
+    /// The operator's.
+    pub fn end_of_input(&mut self) -> Result<()> {
+        self.operator.end_of_input(&mut self.output)
+    }
+
     /// Sets the clock, and shows it to the operator if it waits for it.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! on barriers order its assignment. The first listing ends before any split is read. Rows of one split keep their order.
 
 use std::sync::Arc;
+use std::time::Duration;
 use streamrt_types::{Batch, Result};
 
 /// A part of the input that one reader reads from begin to end.
@@ -70,12 +71,13 @@ pub enum ReaderPoll {
 }
 
 pub trait SplitReader: Send {
-    /// Reads up to `rows` rows, fewer if the input runs dry. Blocks for at most 10 ms on a network; a file may block as disks do.
+    /// Reads up to `rows` rows, fewer if the input runs dry or the first of them is as old as `timeout`. Blocks for at most 10 ms on a
+    /// network that is silent; a file may block as disks do.
     ///
     /// # Errors
     /// A record that the format refuses is not an error of this call: the reader returns the rows before it and reports it through
     /// [`SplitReader::take_poison`].
-    fn poll(&mut self, rows: usize) -> Result<ReaderPoll>;
+    fn poll(&mut self, rows: usize, timeout: Duration) -> Result<ReaderPoll>;
 
     /// The records that the format refused since the last call, oldest first: (position, the raw record, the reason).
     ///

@@ -85,7 +85,13 @@ impl Factory<'_> {
         let stream = &self.graph.stream;
         Ok(match &node.body {
             Body::Source { .. } => return Err(Error::internal("a source is the head of its chain")),
-            Body::Sink { connector, options } => Box::new(SinkOperator::new(streamrt_connector::sink(connector, options, input.clone())?)),
+            Body::Sink { connector, options } => {
+                let visible: Vec<usize> = (0..input.fields().len()).filter(|&i| !node.hidden.contains(input.field(i).name())).collect();
+                let schema = input.project(&visible).map_err(|e| Error::internal("visible columns are columns").with_source(e))?;
+                let sink = streamrt_connector::sink(connector, options, Arc::new(schema))?;
+                let hides = visible.len() < input.fields().len();
+                Box::new(SinkOperator::new(sink, hides.then_some(visible)))
+            }
             Body::Aggregate { aggregates, columns } => {
                 Box::new(RunningAggregateOperator::new(input, node.key.clone(), aggregates, columns)?)
             }

@@ -113,7 +113,8 @@ impl Reader {
         }
         self.tell(task, Status::Active)?;
         let Some((split, reader)) = &mut self.open else { return Ok(Pause::None) };
-        let poll = reader.poll(self.context.configuration.batch_rows)?;
+        let configuration = &self.context.configuration;
+        let poll = reader.poll(configuration.batch_rows, Duration::from_millis(configuration.buffer_timeout_ms))?;
         let poison = reader.take_poison();
         let (split_name, number) = (split.name.clone(), split.number);
         for line in poison {

@@ -24,8 +24,20 @@ struct Case {
 
 const CASES: [Case; 4] = [
     Case { name: "whole bid to blackhole", job: Job::Bid, rows: 100_000_000, goal: 0.5, speedup: None },
-    Case { name: "running count and sum, 10,007 keys", job: Job::Keyed { keys: FEW_KEYS }, rows: 20_000_000, goal: 0.3, speedup: Some(1.7) },
-    Case { name: "running count and sum, 1,000,003 keys", job: Job::Keyed { keys: MANY_KEYS }, rows: 20_000_000, goal: 0.3, speedup: Some(1.7) },
+    Case {
+        name: "running count and sum, 10,007 keys",
+        job: Job::Keyed { keys: FEW_KEYS },
+        rows: 20_000_000,
+        goal: 0.3,
+        speedup: Some(1.7),
+    },
+    Case {
+        name: "running count and sum, 1,000,003 keys",
+        job: Job::Keyed { keys: MANY_KEYS },
+        rows: 20_000_000,
+        goal: 0.3,
+        speedup: Some(1.7),
+    },
     Case { name: "tumbling count of 10 s, 10,007 keys", job: Job::Tumbling { keys: FEW_KEYS }, rows: 30_000_000, goal: 0.2, speedup: None },
 ];
 

@@ -7,6 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use hashbrown::HashMap;
 use std::hint::black_box;
+use std::time::Duration;
 use streamrt_operator::{Enumeration, ReaderPoll};
 use streamrt_wit::{Field, Schema};
 
@@ -24,7 +25,7 @@ fn bids(job: Job, rows: u64, mut each: impl FnMut(&RecordBatch)) -> Result<()> {
     let Enumeration::Splits(splits) = source.enumerator()?.poll(1)? else { anyhow::bail!("the generator gives its splits at once") };
     for split in splits {
         let mut reader = source.open(&split)?;
-        while let ReaderPoll::Batch(batch) = reader.poll(BATCH_ROWS)? {
+        while let ReaderPoll::Batch(batch) = reader.poll(BATCH_ROWS, Duration::MAX)? {
             each(&batch.columns);
         }
     }

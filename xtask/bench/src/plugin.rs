@@ -1,18 +1,18 @@
 //! `bench plugin`: the same function as a plugin and natively, behind the same operator, fed by the same generator, in one thread.
 
-use crate::measure::{Spread, cpu_time, pairs};
+use crate::measure::{Spread, pairs, thread_cpu_time};
 use crate::native::Native;
 use crate::report::{Goal, Report};
 use anyhow::{Context, Result, ensure};
 use arrow_schema::SchemaRef;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use streamrt_operator::{
-    Enumeration, Failure, FunctionChain, Invocation, KeyedProcessOperator, Operator, OperatorContext, Outcome, Output, ReaderPoll, SplitEvent,
-    TaskMetrics, TransformOperator,
+    Enumeration, Failure, FunctionChain, Invocation, KeyedProcessOperator, Operator, OperatorContext, Outcome, Output, ReaderPoll,
+    SplitEvent, TaskMetrics, TransformOperator,
 };
 use streamrt_plugin::{ChainSpec, Plugin, PluginChain, PluginHost};
 use streamrt_types::{Batch, Configuration, KeyGroupRange, Result as EngineResult, Status, SystemClock, Watermark, arrow_schema};
@@ -59,7 +59,8 @@ pub fn run(report: &mut Report, component: &Path) -> Result<()> {
 }
 
 fn bench(report: &mut Report, case: &Case, plugin: &Arc<Plugin>, plan: &Arc<Plan>) -> Result<()> {
-    let function = plan.functions.iter().find(|f| f.name == case.name).with_context(|| format!("the guest has no function {}", case.name))?;
+    let function =
+        plan.functions.iter().find(|f| f.name == case.name).with_context(|| format!("the guest has no function {}", case.name))?;
     let guest = || -> Result<Box<dyn FunctionChain>> { Ok(Box::new(plugin.chain(chain_spec(plan, function.number))?)) };
     let native = || -> Result<Box<dyn FunctionChain>> { Ok(Box::new(case.native)) };
     let (ours, theirs) = (timed(case, function, guest()?, 200_000)?, timed(case, function, native()?, 200_000)?);
@@ -117,9 +118,9 @@ fn timed(case: &Case, function: &Function, chain: Box<dyn FunctionChain>, rows: 
     let mut operator = operator(case, function, chain)?;
     operator.open(&context())?;
     let mut sink = Blackhole { checksum: 0, check: rows < ROWS };
-    let cpu = cpu_time()?;
+    let cpu = thread_cpu_time()?;
     bids(case, rows, |batch| operator.batch(batch, &mut sink))?;
-    let cpu = cpu_time()?.saturating_sub(cpu);
+    let cpu = thread_cpu_time()?.saturating_sub(cpu);
     operator.close()?;
     Ok(Run { cpu, function: Duration::from_nanos(spent.load(Ordering::Relaxed)), checksum: sink.checksum, rows })
 }
@@ -146,7 +147,7 @@ fn bids(case: &Case, rows: u64, mut each: impl FnMut(Batch) -> EngineResult<()>)
     let Enumeration::Splits(splits) = source.enumerator()?.poll(1)? else { anyhow::bail!("the generator gives its splits at once") };
     for split in splits {
         let mut reader = source.open(&split)?;
-        while let ReaderPoll::Batch(batch) = reader.poll(BATCH_ROWS)? {
+        while let ReaderPoll::Batch(batch) = reader.poll(BATCH_ROWS, Duration::MAX)? {
             each(batch)?;
         }
     }
@@ -208,7 +209,8 @@ impl Output for Blackhole {
             // Text of the rows: slow, but the same for any layout.
             for row in 0..batch.n_rows() {
                 let text = streamrt_operator::json::row(&batch.columns, row);
-                let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+                let hash =
+                    text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
                 self.checksum = self.checksum.wrapping_add(hash);
             }
         }
@@ -264,7 +266,8 @@ fn starts(report: &mut Report, plugin: &Arc<Plugin>, plan: &Arc<Plan>) -> Result
 
 /// `streamrt run` of the hot-items example: from the command to the first line of a reader that waits for it.
 fn command_to_first_record(report: &mut Report) -> Result<()> {
-    let program = PathBuf::from(std::env::var("STREAMRT_BIN").context("STREAMRT_BIN names the streamrt binary; `cargo xtask bench` sets it")?);
+    let program =
+        PathBuf::from(std::env::var("STREAMRT_BIN").context("STREAMRT_BIN names the streamrt binary; `cargo xtask bench` sets it")?);
     let components = PathBuf::from(std::env::var("STREAMRT_COMPONENTS").context("STREAMRT_COMPONENTS names the folder of components")?);
     let folder = tempfile::tempdir()?;
     let input = folder.path().join("input.txt");

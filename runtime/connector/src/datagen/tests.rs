@@ -4,6 +4,7 @@ use super::*;
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use std::collections::HashSet;
+use std::time::Duration;
 use streamrt_types::{ManualClock, arrow_schema};
 use streamrt_wit::{DataType as Plan, Field as PlanField};
 
@@ -23,7 +24,7 @@ fn readers(source: &DatagenSource, parallelism: u32) -> Vec<Box<dyn SplitReader>
 fn all(source: &DatagenSource, parallelism: u32, rows: usize) -> Vec<String> {
     let mut text = Vec::new();
     for mut reader in readers(source, parallelism) {
-        while let ReaderPoll::Batch(batch) = reader.poll(rows).unwrap() {
+        while let ReaderPoll::Batch(batch) = reader.poll(rows, Duration::MAX).unwrap() {
             batch.check().unwrap();
             crate::encoder::RowEncoder::JSON.encode(&batch.columns, false, &mut text).unwrap();
         }
@@ -53,7 +54,7 @@ fn rows_do_not_depend_on_splits_and_batches() {
 #[test]
 fn values_keep_to_their_limits() {
     let mut reader = readers(&source(options(1), Arc::new(ManualClock::default())), 1).remove(0);
-    let ReaderPoll::Batch(batch) = reader.poll(1000).unwrap() else { panic!("there are rows") };
+    let ReaderPoll::Batch(batch) = reader.poll(1000, Duration::MAX).unwrap() else { panic!("there are rows") };
     let columns = &batch.columns;
     let ids: Vec<i64> = columns.column(0).as_primitive::<Int64Type>().values().to_vec();
     assert_eq!((ids[0], ids[1], ids[99]), (-5, 5, 985));
@@ -80,7 +81,7 @@ fn the_clock_limits_the_rate_of_all_splits_together() {
             ReaderPoll::Pending { ms } => format!("in {ms} ms"),
             ReaderPoll::Finished => "finished".to_owned(),
         };
-        readers.iter_mut().map(|reader| describe(reader.poll(100).unwrap())).collect()
+        readers.iter_mut().map(|reader| describe(reader.poll(100, Duration::MAX).unwrap())).collect()
     };
     assert_eq!(poll(0), ["in 100 ms", "in 200 ms"]);
     assert_eq!(poll(100), ["1 rows", "in 100 ms"]);

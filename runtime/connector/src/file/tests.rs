@@ -5,6 +5,7 @@ use crate::enumerator::FileEnumerator;
 use proptest::prelude::*;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 use streamrt_operator::Enumeration;
 use streamrt_types::arrow_schema;
 use streamrt_wit::{DataType, Field};
@@ -37,7 +38,7 @@ fn read(source: &FileSource, split: &Split, rows: usize) -> Result<(Rows, Vec<u6
     let mut reader = source.open(split)?;
     let (mut found, mut poison) = (Vec::new(), Vec::new());
     loop {
-        let poll = reader.poll(rows)?;
+        let poll = reader.poll(rows, Duration::MAX)?;
         poison.extend(reader.take_poison().iter().map(|line| line.position));
         match poll {
             ReaderPoll::Batch(batch) => {
