@@ -27,21 +27,13 @@ struct Case {
     name: &'static str,
     title: &'static str,
     native: Native,
-    /// Columns of the bid, in the function's order, under the function's names.
-    columns: &'static [(&'static str, &'static str)],
     goal: f64,
 }
 
 const CASES: [Case; 3] = [
-    Case { name: "map", title: "map on one integer column", native: Native::Map, columns: &[("price", "i64")], goal: 1.3 },
-    Case { name: "filter", title: "filter on a string column", native: Native::Filter, columns: &[("url", "string")], goal: 1.5 },
-    Case {
-        name: "keyed-sum",
-        title: "keyed running sum, 100,000 keys",
-        native: Native::KeyedSum,
-        columns: &[("auction", "i64"), ("price", "i64")],
-        goal: 2.0,
-    },
+    Case { name: "map", title: "map on one integer column", native: Native::Map, goal: 1.3 },
+    Case { name: "filter", title: "filter on a string column", native: Native::Filter, goal: 1.5 },
+    Case { name: "keyed-sum", title: "keyed running sum, 100,000 keys", native: Native::KeyedSum, goal: 2.0 },
 ];
 
 pub fn run(report: &mut Report, component: &Path) -> Result<()> {
@@ -119,21 +111,22 @@ fn timed(case: &Case, function: &Function, chain: Box<dyn FunctionChain>, rows: 
     operator.open(&context())?;
     let mut sink = Blackhole { checksum: 0, check: rows < ROWS };
     let cpu = thread_cpu_time()?;
-    bids(case, rows, |batch| operator.batch(batch, &mut sink))?;
+    bids(rows, |batch| operator.batch(batch, &mut sink))?;
     let cpu = thread_cpu_time()?.saturating_sub(cpu);
     operator.close()?;
     Ok(Run { cpu, function: Duration::from_nanos(spent.load(Ordering::Relaxed)), checksum: sink.checksum, rows })
 }
 
-fn input_schema(case: &Case) -> Result<streamrt_wit::Schema> {
+/// The whole bid: what a job over bids would read.
+fn input_schema() -> Result<streamrt_wit::Schema> {
     let field = |(name, data_type): &(&str, &str)| {
         Ok(streamrt_wit::Field::new(*name, serde_json::from_value(serde_json::Value::from(*data_type))?))
     };
-    case.columns.iter().map(field).collect()
+    crate::jobs::Job::Bid.columns().iter().map(field).collect()
 }
 
 fn operator(case: &Case, function: &Function, chain: Box<dyn FunctionChain>) -> Result<Box<dyn Operator>> {
-    let schema: SchemaRef = arrow_schema(&input_schema(case)?);
+    let schema: SchemaRef = arrow_schema(&input_schema()?);
     let functions = std::slice::from_ref(function);
     Ok(match case.native {
         Native::KeyedSum => Box::new(KeyedProcessOperator::new(chain, functions, &schema, vec![0])?),
@@ -141,9 +134,9 @@ fn operator(case: &Case, function: &Function, chain: Box<dyn FunctionChain>) -> 
     })
 }
 
-fn bids(case: &Case, rows: u64, mut each: impl FnMut(Batch) -> EngineResult<()>) -> Result<()> {
+fn bids(rows: u64, mut each: impl FnMut(Batch) -> EngineResult<()>) -> Result<()> {
     let options = serde_json::json!({"rows": rows, "auctions": KEYS});
-    let source = streamrt_connector::source("nexmark", options.as_object().context("options are an object")?, &input_schema(case)?)?;
+    let source = streamrt_connector::source("nexmark", options.as_object().context("options are an object")?, &input_schema()?)?;
     let Enumeration::Splits(splits) = source.enumerator()?.poll(1)? else { anyhow::bail!("the generator gives its splits at once") };
     for split in splits {
         let mut reader = source.open(&split)?;
@@ -239,9 +232,9 @@ fn calls_a_batch(case: &Case, function: &Function, plugin: &Arc<Plugin>, plan: &
     let mut operator = operator(case, function, Box::new(chain))?;
     operator.open(&context())?;
     let mut sink = Blackhole { checksum: 0, check: false };
-    bids(case, BATCH_ROWS as u64, |batch| operator.batch(batch, &mut sink))?;
+    bids(BATCH_ROWS as u64, |batch| operator.batch(batch, &mut sink))?;
     let before = calls.load(Ordering::Relaxed);
-    bids(case, BATCHES * BATCH_ROWS as u64, |batch| operator.batch(batch, &mut sink))?;
+    bids(BATCHES * BATCH_ROWS as u64, |batch| operator.batch(batch, &mut sink))?;
     Ok((calls.load(Ordering::Relaxed) - before) as f64 / BATCHES as f64)
 }
 
