@@ -122,9 +122,12 @@ fn a_line_that_the_plugin_refuses_is_a_poison_record() {
 fn arguments_that_do_not_fit() {
     let wasm = component("hot-items");
     let wasm = wasm.to_str().unwrap();
-    run(["run", wasm]).failed_with("S3001").names("input");
-    run(["run", wasm, "--", "--input", "/nowhere/at.all"]).failed_with("S3001").names("/nowhere/at.all");
-    run(["run", wasm, "-D", "batch.rows=none", "--", "--input", "/tmp"]).failed_with("S2007").names("batch.rows");
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let output = output.to_str().unwrap();
+    run(["run", wasm, "--", "--output", output]).failed_with("S3001").names("input");
+    run(["run", wasm, "--", "--input", "/nowhere/at.all", "--output", output]).failed_with("S3001").names("/nowhere/at.all");
+    run(["run", wasm, "-D", "batch.rows=none", "--", "--input", "/tmp", "--output", output]).failed_with("S2007").names("batch.rows");
     run(["run", component("word-count").to_str().unwrap(), "--", "--host", "localhost", "--port", "much"])
         .failed_with("S1008")
         .names("port");
