@@ -35,7 +35,7 @@ impl Term {
 }
 
 fn over<T, V: Value>(function: AggregateFunction, column: Column<T, V>) -> Term {
-    Term::of(What::Aggregate { function, column: Some(crate::record::field::<V>(column.name())) })
+    Term::of(What::Aggregate { function, column: Some(column.field()) })
 }
 
 /// Counts rows, as `i64`.

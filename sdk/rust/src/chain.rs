@@ -8,7 +8,7 @@
 //! Invariant: outputs are in the order of the events that caused them. Called by `glue` and the test harness.
 
 use crate::bindings::streamrt::plugin::types::Section;
-use crate::column::{OwnedColumn, RawColumn, Table, find, fixed, gather, plain, section, u32_bytes};
+use crate::column::{OwnedColumn, RawColumn, Table, find, fixed, gather, in_blocks, plain, section, u32_bytes};
 use crate::error::{Error, Result};
 use crate::host::StateHost;
 use std::rc::Rc;
@@ -80,7 +80,7 @@ impl StageInput<'_> {
     #[inline]
     pub(crate) fn try_each(&self, mut each: impl FnMut(usize, usize) -> Result<()>) -> Result<()> {
         match self.selection {
-            None => (0..self.n_rows).try_for_each(|row| each(row, row)),
+            None => in_blocks(self.n_rows, |row| each(row, row)),
             Some(places) => places.iter().enumerate().try_for_each(|(row, &place)| each(row, place as usize)),
         }
     }

@@ -84,6 +84,23 @@ pub(crate) fn fixed<const N: usize>(bytes: &[u8], n: usize) -> Result<&[[u8; N]]
     }
 }
 
+/// Rows in a block of [`in_blocks`].
+const BLOCK_ROWS: usize = 8;
+
+/// Calls `each` for 0 to `n_rows`, in blocks of a fixed length that the compiler unrolls: the host looks at its deadline once a turn of a
+/// loop, which costs as much as a small function does.
+#[inline]
+pub(crate) fn in_blocks<E>(n_rows: usize, mut each: impl FnMut(usize) -> Result<(), E>) -> Result<(), E> {
+    let mut row = 0;
+    while n_rows - row >= BLOCK_ROWS {
+        for place in 0..BLOCK_ROWS {
+            each(row + place)?;
+        }
+        row += BLOCK_ROWS;
+    }
+    (row..n_rows).try_for_each(each)
+}
+
 /// A section that carries `columns` besides `buffers`.
 pub(crate) fn section(role: u16, port: u16, rows: usize, mut buffers: Vec<Buffer>, columns: Vec<OwnedColumn>) -> Section {
     for (column, node) in columns.into_iter().zip(0..) {
@@ -99,12 +116,12 @@ pub(crate) fn plain(role: u16, bytes: Vec<u8>) -> Buffer {
 
 /// Numbers as bytes.
 pub(crate) fn u32_bytes(values: &[u32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened()
 }
 
 /// Numbers as bytes.
 pub(crate) fn i64_bytes(values: &[i64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened()
 }
 
 /// Bytes per value; `None` for bits and for values of varying length.

@@ -68,7 +68,7 @@ macro_rules! tuple_key {
         impl<T: Record, $($type: SingleKey),*> KeySelector<T> for ($(Column<T, $type>,)*) {
             type Key = ($($type,)*);
             fn fields(&self) -> Vec<Field> {
-                vec![$(field::<$type>(self.$index.name())),*]
+                vec![$(self.$index.field()),*]
             }
         }
     };
@@ -88,6 +88,6 @@ pub trait KeySelector<T> {
 impl<T: Record, V: SingleKey> KeySelector<T> for Column<T, V> {
     type Key = V;
     fn fields(&self) -> Vec<Field> {
-        vec![field::<V>(self.name())]
+        vec![self.field()]
     }
 }

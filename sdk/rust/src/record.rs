@@ -6,7 +6,7 @@ use crate::column::{OwnedColumn, Table};
 use crate::error::Result;
 use crate::value::Value;
 use std::marker::PhantomData;
-use streamrt_wit::{Field, Schema};
+use streamrt_wit::{DataType, Field, Schema};
 
 /// A row with named, typed columns. Derive it.
 ///
@@ -136,6 +136,8 @@ single!(bool, i32, i64, u32, u64, f32, f64, String, Vec<u8>);
 /// Names a column of records of type `T` whose values have type `V`; the derive makes one for each field.
 pub struct Column<T, V> {
     name: &'static str,
+    /// In the stream; `V` says how the guest reads it.
+    data_type: DataType,
     types: PhantomData<fn() -> (T, V)>,
 }
 
@@ -148,14 +150,34 @@ impl<T, V> Clone for Column<T, V> {
 impl<T, V> Copy for Column<T, V> {}
 
 impl<T, V> Column<T, V> {
-    /// Used by the derive.
-    #[doc(hidden)]
-    pub const fn new(name: &'static str) -> Self {
-        Column { name, types: PhantomData }
-    }
-
     /// The column's name.
     pub const fn name(self) -> &'static str {
         self.name
+    }
+}
+
+impl<T, V: Value> Column<T, V> {
+    /// Used by the derive.
+    #[doc(hidden)]
+    pub const fn new(name: &'static str) -> Self {
+        Column { name, data_type: V::DATA_TYPE, types: PhantomData }
+    }
+
+    pub(crate) fn field(self) -> Field {
+        Field { data_type: self.data_type, ..field::<V>(self.name) }
+    }
+}
+
+impl<T> Column<T, String> {
+    /// The same column, read as the bytes of its UTF-8: whoever only compares them saves the check of every byte that `&str` needs.
+    pub const fn bytes(self) -> Column<T, Vec<u8>> {
+        Column { name: self.name, data_type: self.data_type, types: PhantomData }
+    }
+}
+
+impl<T> Column<T, Option<String>> {
+    /// The same column, read as the bytes of its UTF-8: see `bytes` of a column without nulls.
+    pub const fn bytes(self) -> Column<T, Option<Vec<u8>>> {
+        Column { name: self.name, data_type: self.data_type, types: PhantomData }
     }
 }

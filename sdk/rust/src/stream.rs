@@ -86,14 +86,15 @@ impl<T: Record> Stream<T> {
         self.transform(FunctionKind::Filter, uid, R::schema(), OutputColumns::Forward, Maker::stage(Filter::<R, _>::new(keep)))
     }
 
-    /// Keeps rows by one column, whose values are read where they stand: a string column gives `&str`.
+    /// Keeps rows by one column, whose values are read where they stand: a string column gives `&str`, or `&[u8]`
+    /// if asked for its [`bytes`](Column::bytes), which saves the check of UTF-8.
     pub fn filter_by<V: Value>(
         &self,
         uid: &str,
         column: Column<T, V>,
         keep: impl for<'a> FnMut(V::Ref<'a>) -> bool + 'static,
     ) -> Stream<T> {
-        let input = vec![crate::record::field::<V>(column.name())];
+        let input = vec![column.field()];
         self.transform(FunctionKind::Filter, uid, input, OutputColumns::Forward, Maker::stage(FilterColumn::<V, _>::new(keep)))
     }
 

@@ -52,7 +52,7 @@ fn job(env: &mut Env) {
     let prices = env.source("prices", Datagen::<Price>::new());
     prices.map("map", |row: &Price| Price { price: row.price.wrapping_mul(89).wrapping_add(7) }).sink("mapped", Blackhole);
     let urls = env.source("urls", Datagen::<Url>::new());
-    urls.filter("filter", |row: &Url| row.url.ends_with('7')).sink("filtered", Blackhole);
+    urls.filter_by("filter", Url::URL.bytes(), |url: &[u8]| url.ends_with(b"7")).sink("filtered", Blackhole);
     let sales = env.source("sales", Datagen::<Sale>::new());
     sales.key_by(Sale::AUCTION).process("keyed-sum", RunningSum::default()).sink("summed", Blackhole);
 }
