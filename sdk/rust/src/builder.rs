@@ -45,19 +45,37 @@ impl ColumnBuilder for BoolBuilder {
 /// Numbers of `N` bytes.
 #[derive(Default)]
 pub struct FixedBuilder<const N: usize> {
+    /// Values, and behind them room that is zeroed: to write there is shorter than to push, in the loop over the rows.
     values: Vec<[u8; N]>,
+    n: usize,
 }
 
 impl<const N: usize> FixedBuilder<N> {
     #[inline]
     pub(crate) fn push(&mut self, value: [u8; N]) {
-        self.values.push(value);
+        match self.values.get_mut(self.n) {
+            Some(place) => *place = value,
+            None => self.values = grown(std::mem::take(&mut self.values), value),
+        }
+        self.n += 1;
     }
+}
+
+/// Appends a value, and at least as much room again.
+#[cold]
+fn grown<const N: usize>(mut values: Vec<[u8; N]>, value: [u8; N]) -> Vec<[u8; N]> {
+    let room = (2 * values.len()).max(64);
+    values.push(value);
+    values.resize(room, [0; N]);
+    values
 }
 
 impl<const N: usize> ColumnBuilder for FixedBuilder<N> {
     fn finish(&mut self) -> OwnedColumn {
-        OwnedColumn { validity: None, offsets: None, data: give(&mut self.values).into_flattened() }
+        let n = std::mem::take(&mut self.n);
+        let mut values = std::mem::replace(&mut self.values, vec![[0; N]; n]);
+        values.truncate(n);
+        OwnedColumn { validity: None, offsets: None, data: values.into_flattened() }
     }
 }
 

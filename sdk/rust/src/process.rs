@@ -206,7 +206,7 @@ impl<F: ProcessFunction> Stage for ProcessStage<F> {
         if self.keyed {
             self.setup.finish(&mut out.sections)?;
         }
-        out.main = self.out.finish();
+        out.main = self.out.finish(input.n_rows);
         out.sides = self.sides.finish();
         Ok(())
     }

@@ -51,7 +51,7 @@ impl Output for Forward {
 /// Takes what a function makes.
 pub struct Collector<O: Output> {
     builder: O::Builder,
-    origin: Vec<u32>,
+    origins: Origins,
     /// The input row or fired timer at work.
     event: u32,
 }
@@ -61,7 +61,7 @@ impl<O: Record> Collector<O> {
     #[inline]
     pub fn collect(&mut self, record: impl Borrow<O>) {
         O::push(record.borrow(), &mut self.builder);
-        self.origin.push(self.event);
+        self.origins.push(self.event);
     }
 }
 
@@ -75,14 +75,14 @@ impl Collector<Forward> {
         if self.event >= ORIGIN_TIMER {
             return Err(Error::new("a timer has no row that could be forwarded"));
         }
-        self.origin.push(self.event);
+        self.origins.push(self.event);
         Ok(())
     }
 }
 
 impl<O: Output> Collector<O> {
     pub(crate) fn new() -> Self {
-        Collector { builder: O::Builder::default(), origin: Vec::new(), event: 0 }
+        Collector { builder: O::Builder::default(), origins: Origins::default(), event: 0 }
     }
 
     #[inline]
@@ -91,22 +91,52 @@ impl<O: Output> Collector<O> {
     }
 
     pub(crate) fn n_rows(&self) -> usize {
-        self.origin.len()
+        self.origins.n_rows()
     }
 
     /// Forgets what a failed call has left.
     pub(crate) fn reset(&mut self) {
-        if !self.origin.is_empty() {
+        if self.n_rows() > 0 {
             *self = Collector::new();
         }
     }
 
-    pub(crate) fn finish(&mut self) -> PortRows {
-        let n_rows = self.origin.len();
-        let origin = std::mem::replace(&mut self.origin, Vec::with_capacity(n_rows));
+    /// The rows of a call with so many input rows.
+    pub(crate) fn finish(&mut self, n_input_rows: usize) -> PortRows {
+        let n_rows = self.n_rows();
+        let origin = self.origins.finish(n_input_rows);
         let mut columns = Vec::new();
         O::finish(&mut self.builder, &mut columns);
-        PortRows { n_rows, columns, origin: Some(origin) }
+        PortRows { n_rows, columns, origin }
+    }
+}
+
+/// Which event each output row comes from. As long as row n comes from event n, which is all that most functions do, it only counts.
+#[derive(Default)]
+struct Origins {
+    n_same: u32,
+    /// Of the rows behind those.
+    others: Vec<u32>,
+}
+
+impl Origins {
+    #[inline]
+    fn push(&mut self, event: u32) {
+        match self.others.is_empty() && event == self.n_same {
+            true => self.n_same += 1,
+            false => self.others.push(event),
+        }
+    }
+
+    fn n_rows(&self) -> usize {
+        self.n_same as usize + self.others.len()
+    }
+
+    /// `None` if all rows of the input come out once and in order.
+    fn finish(&mut self, n_input_rows: usize) -> Option<Vec<u32>> {
+        let Origins { n_same, others } = std::mem::take(self);
+        let is_identity = others.is_empty() && n_same as usize == n_input_rows;
+        (!is_identity).then(|| (0..n_same).chain(others).collect())
     }
 }
 
@@ -242,7 +272,7 @@ impl<T: Record, O: Record, R: Outcome, F: FnMut(&T, &mut Collector<O>) -> R> Sta
             self.out.begin(row as u32);
             (self.map)(&self.row, &mut self.out).into_result()
         })?;
-        out.main = self.out.finish();
+        out.main = self.out.finish(input.n_rows);
         Ok(())
     }
 }

@@ -107,9 +107,9 @@ impl<F: WindowFunction> Whole for WindowWhole<F> {
             self.out.begin(slot as u32);
             self.function.process(&window, &mut rows, &mut self.out)?;
         }
-        let out = self.out.finish();
-        let origin = plain(buffer::ORIGIN, u32_bytes(&out.origin.unwrap_or_default()));
-        Ok(vec![section(codes::section::ROWS, 0, out.n_rows, vec![origin], out.columns)])
+        let out = self.out.finish(n_slots);
+        let origin = out.origin.map(|origin| plain(buffer::ORIGIN, u32_bytes(&origin))).into_iter().collect();
+        Ok(vec![section(codes::section::ROWS, 0, out.n_rows, origin, out.columns)])
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::{Shared, StateTable, UNBOUND};
 use crate::bindings::streamrt::plugin::types::Section;
-use crate::column::{Table, find, plain, section};
-use crate::error::Result;
+use crate::column::{Table, find, fixed, in_blocks, plain, section};
+use crate::error::{Error, Result};
 use crate::record::Record;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use streamrt_wit::codes::{self, action, buffer};
 
@@ -48,42 +48,37 @@ impl<T: Record> ValueState<T> {
     #[inline]
     pub fn with<R>(&self, read: impl FnOnce(Option<&T>) -> R) -> R {
         let table = self.table();
-        let entries = table.entries.borrow();
-        let slot = table.shared.slot();
-        read(entries.present[slot].then(|| &entries.values[slot]))
+        let entry = &table.entries.borrow()[table.shared.slot()];
+        read(entry.is_present().then_some(&entry.value))
     }
 
     /// Sets the value.
     #[inline]
     pub fn set(&self, value: T) {
-        let table = self.table();
-        let mut entries = table.entries.borrow_mut();
-        let slot = table.shared.slot();
-        entries.values[slot] = value;
-        entries.present[slot] = true;
-        entries.actions[slot] = action::SET;
+        self.at(|entry| *entry = Entry { value, action: action::SET });
     }
 
     /// Changes the value in place; where there is none, it begins with zeros, empty strings and nulls.
     #[inline]
     pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        let table = self.table();
-        let mut entries = table.entries.borrow_mut();
-        let slot = table.shared.slot();
-        if !std::mem::replace(&mut entries.present[slot], true) {
-            entries.values[slot] = T::empty();
-        }
-        entries.actions[slot] = action::SET;
-        change(&mut entries.values[slot])
+        self.at(|entry| {
+            if !entry.is_present() {
+                entry.value = T::empty();
+            }
+            entry.action = action::SET;
+            change(&mut entry.value)
+        })
     }
 
     /// Takes the value away.
     pub fn clear(&self) {
+        self.at(|entry| entry.action = action::CLEAR);
+    }
+
+    #[inline]
+    fn at<R>(&self, change: impl FnOnce(&mut Entry<T>) -> R) -> R {
         let table = self.table();
-        let mut entries = table.entries.borrow_mut();
-        let slot = table.shared.slot();
-        entries.present[slot] = false;
-        entries.actions[slot] = action::CLEAR;
+        change(&mut table.entries.borrow_mut()[table.shared.slot()])
     }
 }
 
@@ -135,56 +130,78 @@ impl<T: Record> ReducingState<T> {
 pub(crate) struct ValueTable<T: Record> {
     shared: Rc<Shared>,
     number: u16,
-    entries: RefCell<Entries<T>>,
+    /// At least one for each slot of the call; kept between calls for their capacity.
+    entries: RefCell<Vec<Entry<T>>>,
+    n_slots: Cell<usize>,
+    builder: RefCell<T::Builder>,
 }
 
-struct Entries<T: Record> {
-    /// At least one for each slot of the call; kept between calls for their capacity.
-    values: Vec<T>,
-    present: Vec<bool>,
-    actions: Vec<u8>,
-    builder: T::Builder,
+struct Entry<T> {
+    value: T,
+    /// What the host is told, or [`ABSENT`].
+    action: u8,
+}
+
+/// The action of an entry that was not there and is still not: the host is told to keep that.
+const ABSENT: u8 = u8::MAX;
+
+impl<T> Entry<T> {
+    #[inline]
+    fn is_present(&self) -> bool {
+        self.action <= action::SET
+    }
+
+    /// What the host is told.
+    fn told(&self) -> u8 {
+        if self.action == ABSENT { action::KEEP } else { self.action }
+    }
 }
 
 impl<T: Record> ValueTable<T> {
     pub(super) fn new(shared: Rc<Shared>, number: u16) -> Self {
-        let entries = Entries { values: Vec::new(), present: Vec::new(), actions: Vec::new(), builder: T::Builder::default() };
-        ValueTable { shared, number, entries: RefCell::new(entries) }
+        ValueTable { shared, number, entries: RefCell::default(), n_slots: Cell::default(), builder: RefCell::default() }
     }
 }
 
 impl<T: Record> StateTable for ValueTable<T> {
     fn begin(&self, n_slots: usize, section: Option<&Section>) -> Result<()> {
         let entries = &mut *self.entries.borrow_mut();
-        if entries.values.len() < n_slots {
-            entries.values.resize_with(n_slots, T::empty);
+        self.n_slots.set(n_slots);
+        if entries.len() < n_slots {
+            entries.resize_with(n_slots, || Entry { value: T::empty(), action: ABSENT });
         }
-        entries.actions.clear();
-        entries.actions.resize(n_slots, action::KEEP);
-        entries.present.clear();
+        let entries = &mut entries[..n_slots];
+        let n_sent = section.map_or(0, |section| n_slots.min(section.rows as usize));
         if let Some(section) = section {
             let columns = T::columns(&Table::of(section, T::schema().len()))?;
-            let n_sent = n_slots.min(section.rows as usize);
-            entries.values.iter_mut().take(n_sent).enumerate().for_each(|(slot, value)| T::load(value, &columns, slot));
-            let there = find(section, buffer::ACTION).unwrap_or_default();
-            entries.present.extend(there.iter().take(n_sent).map(|&action| action == action::SET));
+            let there = fixed::<1>(find(section, buffer::ACTION).unwrap_or_default(), section.rows as usize)?;
+            let (sent, there) = (&mut entries[..n_sent], &there[..n_sent]);
+            in_blocks(n_sent, |slot| {
+                T::load(&mut sent[slot].value, &columns, slot);
+                sent[slot].action = if there[slot] == [action::SET] { action::KEEP } else { ABSENT };
+                Ok::<_, Error>(())
+            })?;
         }
-        entries.present.resize(n_slots, false);
+        entries[n_sent..].iter_mut().for_each(|entry| entry.action = ABSENT);
         Ok(())
     }
 
     fn finish(&self, out: &mut Vec<Section>) -> Result<()> {
-        let entries = &mut *self.entries.borrow_mut();
-        let n_slots = entries.actions.len();
-        if entries.actions.iter().all(|&action| action == action::KEEP) {
+        let entries = &self.entries.borrow()[..self.n_slots.get()];
+        let told: Vec<u8> = entries.iter().map(Entry::told).collect();
+        if told.iter().all(|&action| action == action::KEEP) {
             return Ok(());
         }
-        entries.values.iter().take(n_slots).for_each(|value| T::push(value, &mut entries.builder));
+        let builder = &mut *self.builder.borrow_mut();
+        in_blocks(entries.len(), |slot| {
+            T::push(&entries[slot].value, builder);
+            Ok::<_, Error>(())
+        })?;
         let mut columns = Vec::new();
-        T::finish(&mut entries.builder, &mut columns);
-        let all_set = entries.actions.iter().all(|&action| action == action::SET);
-        let buffers = if all_set { Vec::new() } else { vec![plain(buffer::ACTION, entries.actions.clone())] };
-        out.push(section(codes::section::STATE, self.number, n_slots, buffers, columns));
+        T::finish(builder, &mut columns);
+        let all_set = told.iter().all(|&action| action == action::SET);
+        let buffers = if all_set { Vec::new() } else { vec![plain(buffer::ACTION, told)] };
+        out.push(section(codes::section::STATE, self.number, entries.len(), buffers, columns));
         Ok(())
     }
 }
