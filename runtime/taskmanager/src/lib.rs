@@ -16,3 +16,6 @@ mod task;
 
 pub use factory::LoadedPlugin;
 pub use job::{JobHandle, Progress, Summary, submit};
+
+#[cfg(test)]
+mod tests;

@@ -117,14 +117,9 @@ pub(crate) struct StageOutput {
 
 /// An opened chain.
 pub(crate) enum Chain {
-    Stages(Vec<Link>),
+    /// Declarations, and as many stages.
+    Stages(Vec<Function>, Vec<Box<dyn Stage>>),
     Whole(Box<dyn Whole>),
-}
-
-/// A stage and its declaration.
-pub(crate) struct Link {
-    pub(crate) function: Function,
-    pub(crate) stage: Box<dyn Stage>,
 }
 
 impl Chain {
@@ -134,7 +129,7 @@ impl Chain {
     /// If one of several cannot stand in a chain.
     pub(crate) fn new(functions: Vec<(Function, Maker)>, host: &Rc<dyn StateHost>) -> Result<Chain> {
         let alone = functions.len() == 1;
-        let mut links = Vec::with_capacity(functions.len());
+        let (mut declared, mut stages) = (Vec::new(), Vec::new());
         for (function, maker) in functions {
             match maker {
                 Maker::Whole(whole) if alone => return Ok(Chain::Whole(whole)),
@@ -142,19 +137,20 @@ impl Chain {
                 Maker::Stage(mut stage) => {
                     let ports = function.outputs.iter().map(|port| port.name.clone()).collect();
                     stage.open(&StageContext { ports, host: host.clone() });
-                    links.push(Link { function, stage });
+                    declared.push(function);
+                    stages.push(stage);
                 }
             }
         }
-        Ok(Chain::Stages(links))
+        Ok(Chain::Stages(declared, stages))
     }
 
     /// Does one call.
     pub(crate) fn invoke(&mut self, call: u16, input: &[Section]) -> Result<Vec<Section>> {
         match self {
             Chain::Whole(whole) => whole.invoke(call, input),
-            Chain::Stages(links) if call == codes::call::PROCESS => run(links, input),
-            Chain::Stages(_) => Err(Error::unknown(format!("this function does not know call {call}"))),
+            Chain::Stages(functions, stages) if call == codes::call::PROCESS => run(functions, stages, input),
+            Chain::Stages(..) => Err(Error::unknown(format!("this function does not know call {call}"))),
         }
     }
 }
@@ -175,7 +171,7 @@ struct Between<'a> {
 }
 
 struct Known<'a> {
-    field: streamrt_wit::Field,
+    field: &'a streamrt_wit::Field,
     bytes: Bytes<'a>,
     /// Made inside the chain, so that the host does not have it.
     inner: bool,
@@ -195,14 +191,13 @@ impl Bytes<'_> {
     }
 }
 
-fn run(links: &mut [Link], input: &[Section]) -> Result<Vec<Section>> {
-    let Some(front) = links.first() else { return Ok(Vec::new()) };
-    let mut between = entry(&front.function.input, input)?;
+fn run(functions: &[Function], stages: &mut [Box<dyn Stage>], input: &[Section]) -> Result<Vec<Section>> {
+    let Some(front) = functions.first() else { return Ok(Vec::new()) };
+    let mut between = entry(&front.input, input)?;
     let mut sections = Vec::new();
-    let n_links = links.len();
-    for (link, position) in links.iter_mut().zip(0u16..) {
+    for ((function, stage), position) in functions.iter().zip(stages).zip(0u16..) {
         let mut out = StageOutput::default();
-        let table = between.table(&link.function)?;
+        let table = between.table(function)?;
         let stage_input = StageInput {
             table,
             selection: between.selection.as_deref(),
@@ -212,24 +207,24 @@ fn run(links: &mut [Link], input: &[Section]) -> Result<Vec<Section>> {
             sections: input,
             in_front: position == 0,
         };
-        link.stage.run(&stage_input, &mut out)?;
+        stage.run(&stage_input, &mut out)?;
         sections.append(&mut out.sections);
         for (port, rows) in std::mem::take(&mut out.sides) {
-            let columns = &link.function.outputs[usize::from(port)].columns;
+            let columns = &function.outputs[usize::from(port)].columns;
             sections.extend(between.leave(position << 8 | port, rows, columns));
         }
-        if usize::from(position) + 1 == n_links {
-            let columns = &link.function.outputs[0].columns;
+        if usize::from(position) + 1 == functions.len() {
+            let columns = &function.outputs[0].columns;
             sections.extend(between.leave(position << 8, out.main, columns));
             break;
         }
-        between = between.follow(out, &link.function)?;
+        between = between.follow(out, function)?;
     }
     Ok(sections)
 }
 
 /// What the host sent, as the input of the first stage.
-fn entry<'a>(schema: &Schema, input: &'a [Section]) -> Result<Between<'a>> {
+fn entry<'a>(schema: &'a Schema, input: &'a [Section]) -> Result<Between<'a>> {
     let Some(rows) = input.iter().find(|section| section.role == codes::section::ROWS) else {
         return Ok(Between {
             columns: known(schema, &Table::default()),
@@ -247,9 +242,9 @@ fn entry<'a>(schema: &Schema, input: &'a [Section]) -> Result<Between<'a>> {
     Ok(Between { columns, selection: None, n_rows, n_call_rows: n_rows, origin: None, times: times.map(Into::into), marks: marks(rows)? })
 }
 
-fn known<'a>(schema: &Schema, table: &Table<'a>) -> Vec<Known<'a>> {
+fn known<'a>(schema: &'a Schema, table: &Table<'a>) -> Vec<Known<'a>> {
     let column =
-        |(i, field): (usize, &streamrt_wit::Field)| Known { field: field.clone(), bytes: Bytes::Sent(table.column(i)), inner: false };
+        |(i, field): (usize, &'a streamrt_wit::Field)| Known { field, bytes: Bytes::Sent(table.column(i)), inner: false };
     schema.iter().enumerate().map(column).collect()
 }
 
@@ -302,7 +297,7 @@ impl<'a> Between<'a> {
     }
 
     /// The input of the next stage.
-    fn follow(self, out: StageOutput, function: &Function) -> Result<Between<'a>> {
+    fn follow(self, out: StageOutput, function: &'a Function) -> Result<Between<'a>> {
         let main = out.main;
         let times = self.times.as_deref().map(|times| times_of(times, main.origin.as_deref(), &out.fired).into());
         let marks = match out.mark_rows {
@@ -311,9 +306,8 @@ impl<'a> Between<'a> {
         };
         let origin = compose(self.origin.as_deref(), main.origin.clone());
         let places = compose(self.selection.as_deref(), main.origin);
-        let made = |schema: &Schema, columns: Vec<OwnedColumn>| -> Vec<Known<'a>> {
-            let known =
-                |(field, column): (&streamrt_wit::Field, _)| Known { field: field.clone(), bytes: Bytes::Made(column), inner: true };
+        let made = |schema: &'a Schema, columns: Vec<OwnedColumn>| -> Vec<Known<'a>> {
+            let known = |(field, column): (&'a streamrt_wit::Field, _)| Known { field, bytes: Bytes::Made(column), inner: true };
             schema.iter().zip(columns).map(known).collect()
         };
         let (columns, selection) = match &function.outputs[0].columns {

@@ -41,8 +41,10 @@ impl ProcessFunction for RunningSum {
     }
 
     fn on_element(&mut self, sale: &Sale, _ctx: &mut Context<'_, ()>, out: &mut Collector<Total>) -> Result<()> {
-        let total = self.total.get().unwrap_or(0).wrapping_add(sale.price);
-        self.total.set(total);
+        let total = self.total.update(|total| {
+            *total = total.wrapping_add(sale.price);
+            *total
+        });
         out.collect(Total { total });
         Ok(())
     }
