@@ -111,6 +111,23 @@ impl Running {
         assert!(status.success(), "the process {pid} is gone already");
     }
 
+    /// Ends the process as a power failure would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child can be killed");
+    }
+
+    /// Whether it has ended by itself within so long.
+    pub fn ends_within(&mut self, limit: Duration) -> bool {
+        let start = std::time::Instant::now();
+        while start.elapsed() < limit {
+            if self.child.try_wait().expect("it was started here").is_some() {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        false
+    }
+
     /// Waits for the end, at most so long, then kills it and panics.
     #[track_caller]
     pub fn finish(mut self, limit: Duration) -> Finished {
@@ -144,7 +161,8 @@ pub fn run<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> Fini
     Running::start(streamrt(args)).finish(LIMIT)
 }
 
-/// What a file sink left in a folder: files directly in it, and those of side outputs in sub-folders.
+/// What a reader of a file sink's folder sees: files directly in it, and those of side outputs in sub-folders. Files whose names begin with a
+/// dot are left out, as `*` leaves them out; [`hidden_files`] has those.
 pub fn outputs(folder: &Path) -> Outputs {
     let mut outputs = Outputs::default();
     for path in entries(folder) {
@@ -163,7 +181,21 @@ fn entries(folder: &Path) -> BTreeSet<PathBuf> {
     listing.map(|entry| entry.expect("the listing goes on").path()).collect()
 }
 
+/// Files of a sink that are not committed.
+pub fn hidden_files(folder: &Path) -> Vec<PathBuf> {
+    let hidden = |path: &PathBuf| is_hidden(path) && path.is_file();
+    let inside = |path: PathBuf| if path.is_dir() { entries(&path).into_iter().collect() } else { vec![path] };
+    entries(folder).into_iter().flat_map(inside).filter(hidden).collect()
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
 fn add_lines(outputs: &mut Outputs, name: &str, file: &Path) {
+    if is_hidden(file) {
+        return;
+    }
     let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("cannot read {}: {e}", file.display()));
     text.lines().for_each(|line| outputs.add_line(name, line.to_owned()));
 }

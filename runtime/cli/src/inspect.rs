@@ -16,7 +16,7 @@ use streamrt_wit::{Body, Field, Function, Input, Node, Partitioning, Plan, State
 /// # Errors
 /// As for loading a component; `UserCode` if its `describe` fails. Arguments that are missing are no error.
 pub fn inspect(args: &InspectArgs) -> Result<()> {
-    let plugin = Loader::new(&Configuration::default())?.load(&args.file)?;
+    let (plugin, _) = Loader::new(&Configuration::default())?.load(&args.file)?;
     let (plan, wanted) = match plugin.describe(&args.args) {
         Ok(plan) => (Some(plan), None),
         Err(error) if error.code() == code::BAD_ARGUMENTS => (None, Some(error.message().to_owned())),

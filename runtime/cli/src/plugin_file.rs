@@ -12,7 +12,7 @@ use streamrt_types::{Configuration, Error, Result, code};
 /// Loads components, each file once.
 pub struct Loader {
     host: Arc<PluginHost>,
-    loaded: BTreeMap<PathBuf, Arc<Plugin>>,
+    loaded: BTreeMap<PathBuf, (Arc<Plugin>, Arc<Vec<u8>>)>,
 }
 
 impl Loader {
@@ -26,15 +26,18 @@ impl Loader {
         Ok(Loader { host, loaded: BTreeMap::new() })
     }
 
+    /// The plugin, and the bytes of its file.
+    ///
     /// # Errors
     /// `Unavailable` if the file cannot be read, `Invalid` if it is no component of ours; the message begins with the path.
-    pub fn load(&mut self, path: &Path) -> Result<Arc<Plugin>> {
-        if let Some(plugin) = self.loaded.get(path) {
-            return Ok(plugin.clone());
+    pub fn load(&mut self, path: &Path) -> Result<(Arc<Plugin>, Arc<Vec<u8>>)> {
+        if let Some(loaded) = self.loaded.get(path) {
+            return Ok(loaded.clone());
         }
-        let plugin = self.host.load(&read(path)?).map_err(|e| e.at(path.display()))?;
-        self.loaded.insert(path.to_path_buf(), plugin.clone());
-        Ok(plugin)
+        let bytes = Arc::new(read(path)?);
+        let plugin = self.host.load(&bytes).map_err(|e| e.at(path.display()))?;
+        self.loaded.insert(path.to_path_buf(), (plugin.clone(), bytes.clone()));
+        Ok((plugin, bytes))
     }
 }
 

@@ -8,13 +8,14 @@ use crate::args::{Format, RunArgs};
 use crate::configuration;
 use crate::plugin_file::{Loader, read};
 use crate::progress::Style;
+use crate::report;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::{JobFile, JobSpec};
-use streamrt_taskmanager::{JobHandle, LoadedPlugin, Summary, submit};
+use streamrt_taskmanager::{Ended, JobHandle, LoadedPlugin, Submission, submit};
 use streamrt_types::{Configuration, Error, Result, code};
 use streamrt_wit::Body;
 
@@ -40,9 +41,22 @@ pub fn run(args: RunArgs) -> Result<()> {
     let interrupts = interrupts()?;
     let job = read_job(&args)?;
     let style = style(args.output, &job.spec);
-    let handle = submit(job.spec, job.plugins, job.configuration, args.parallelism)?;
-    let (summary, stopped) = watch(handle, style, &interrupts)?;
-    show(&style.summary(&summary, stopped));
+    let folder = job.configuration.checkpoint_dir.clone().unwrap_or_default();
+    let handle = match submit(job.spec, job.plugins, job.configuration, args.parallelism)? {
+        Submission::Started(handle) => handle,
+        Submission::Finished => {
+            report::status(&format!("the job in {folder} has finished; nothing is changed"));
+            return Ok(());
+        }
+    };
+    if let Some(checkpoint) = handle.resumed_from() {
+        report::status(&format!("the job goes on from checkpoint {checkpoint} in {folder}"));
+    }
+    let (ended, stopped) = watch(handle, style, &interrupts)?;
+    show(&style.summary(&ended.summary, stopped));
+    if let Some(checkpoint) = ended.stopped_at {
+        report::status(&format!("the job was stopped at checkpoint {checkpoint} in {folder}, from which the same command goes on"));
+    }
     Ok(())
 }
 
@@ -63,10 +77,10 @@ fn read_job(args: &RunArgs) -> Result<Job> {
 
 fn read_component(args: &RunArgs) -> Result<Job> {
     let configuration = configured(Configuration::default(), args)?;
-    let plugin = Loader::new(&configuration)?.load(&args.file)?;
+    let (plugin, component) = Loader::new(&configuration)?.load(&args.file)?;
     let plan = plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
-    let plugins = vec![LoadedPlugin { plugin, args: args.args.clone() }];
+    let plugins = vec![LoadedPlugin { plugin, args: args.args.clone(), component }];
     Ok(Job { spec: JobSpec::from_plan(name, Arc::new(plan)), plugins, configuration })
 }
 
@@ -93,9 +107,9 @@ fn load_plugins(file: &JobFile, folder: &Path, configuration: &Configuration) ->
     let (mut plugins, mut plans) = (Vec::new(), Vec::new());
     for used in file.plugins() {
         let path = folder.join(&used.component);
-        let plugin = loader.load(&path)?;
+        let (plugin, component) = loader.load(&path)?;
         plans.push(Arc::new(plugin.describe(&used.args).map_err(|e| e.at(path.display()))?));
-        plugins.push(LoadedPlugin { plugin, args: used.args });
+        plugins.push(LoadedPlugin { plugin, args: used.args, component });
     }
     Ok((plugins, plans))
 }
@@ -118,7 +132,7 @@ fn style(format: Format, spec: &JobSpec) -> Style {
 }
 
 /// Waits for the end of the job, and shows how it goes. The second value is whether it was stopped.
-fn watch(handle: JobHandle, style: Style, interrupts: &Receiver<()>) -> Result<(Summary, bool)> {
+fn watch(handle: JobHandle, style: Style, interrupts: &Receiver<()>) -> Result<(Ended, bool)> {
     let mut shown = (Instant::now(), handle.progress());
     let mut stopped = false;
     while !handle.is_finished() {
@@ -142,7 +156,7 @@ fn watch(handle: JobHandle, style: Style, interrupts: &Receiver<()>) -> Result<(
     if result.is_err() && style == Style::Live {
         show("\n");
     }
-    result.map(|summary| (summary, stopped))
+    result.map(|ended| (ended, stopped))
 }
 
 /// A stderr that nobody reads does not end the job.

@@ -22,7 +22,7 @@ impl Sink for BlackholeSink {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<()> {
-        Ok(())
+    fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {
+        Ok(None)
     }
 }

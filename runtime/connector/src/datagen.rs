@@ -2,17 +2,18 @@
 //!
 //! Every value is a function of (seed, column, row number), so the rows of a job are the same for any number of splits and any batch
 //! size. Split s of n has the rows s, s + n, s + 2n and so on, and positions count the rows of the split from 1. Whole columns are
-//! made at once. There are no nulls.
+//! made at once. There are no nulls. A reader that goes on at a position makes the rows from there on; its rate begins with its clock.
 
-use crate::options;
+use crate::{once, options, position};
 use arrow_array::types::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
 use arrow_array::{ArrayRef, BinaryArray, BooleanArray, PrimitiveArray, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, SchemaRef};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_operator::{Enumeration, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
+use streamrt_operator::{ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
 use streamrt_types::{Batch, Clock, Error, Origin, Result, Rows};
 
 /// Options of the source `datagen`.
@@ -117,41 +118,42 @@ impl Source for DatagenSource {
         self.options.rows.is_some()
     }
 
-    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>> {
-        Ok(Box::new(DatagenEnumerator { splits: self.options.splits, done: false }))
+    fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
+        let n_splits = self.options.splits;
+        once::enumerator("datagen", restored, move |parallelism| {
+            let n = n_splits.unwrap_or(parallelism).max(1);
+            (0..n).map(|i| Split { number: i, name: format!("datagen {i}").into(), detail: format!("[{i},{n}]") }).collect()
+        })
     }
 
-    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>> {
-        let (first, step) = serde_json::from_str::<(u64, u64)>(&split.detail)
-            .map_err(|e| Error::internal(format!("split {} is not one of datagen", split.name)).with_source(e))?;
+    fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
+        let (first, step): (u64, NonZeroU64) = position::read(&split.name, &split.detail)?;
+        let n_rows = match position {
+            None => 0,
+            Some(text) => position::read::<DatagenPosition>(&split.name, text)?.rows,
+        };
+        let row = n_rows.checked_mul(step.get()).and_then(|row| row.checked_add(first));
+        let row = row.ok_or_else(|| position::damaged(&split.name, position.unwrap_or_default()))?;
         Ok(Box::new(DatagenReader {
             name: split.name.clone(),
             number: split.number,
             schema: self.schema.clone(),
             columns: self.columns.clone(),
             end: self.options.rows.unwrap_or(u64::MAX),
-            rate: self.options.rate.map(|rows_per_second| (rows_per_second, self.clock.monotonic_ms(), self.clock.clone())),
-            row: first,
-            n_rows: 0,
-            step,
+            rate: self.options.rate.map(|rows_per_second| Rate::new(rows_per_second, row - first, self.clock.clone())),
+            row,
+            n_rows,
+            step: step.get(),
         }))
     }
 }
 
-struct DatagenEnumerator {
-    splits: Option<u32>,
-    done: bool,
-}
-
-impl SplitEnumerator for DatagenEnumerator {
-    fn poll(&mut self, parallelism: u32) -> Result<Enumeration> {
-        if std::mem::replace(&mut self.done, true) {
-            return Ok(Enumeration::Finished);
-        }
-        let n = self.splits.unwrap_or(parallelism).max(1);
-        let split = |i| Split { number: i, name: format!("datagen {i}").into(), detail: format!("[{i},{n}]") };
-        Ok(Enumeration::Splits((0..n).map(split).collect()))
-    }
+/// Where a reader goes on.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DatagenPosition {
+    /// How many rows of the split were made.
+    rows: u64,
 }
 
 struct DatagenReader {
@@ -161,8 +163,7 @@ struct DatagenReader {
     columns: Arc<[Column]>,
     /// The rows of all splits.
     end: u64,
-    /// Rows per second of all splits, the begin in monotonic ms, and the clock.
-    rate: Option<(f64, i64, Arc<dyn Clock>)>,
+    rate: Option<Rate>,
     /// The next row, by the count of all splits, and the distance to the one after.
     row: u64,
     step: u64,
@@ -173,14 +174,10 @@ struct DatagenReader {
 impl DatagenReader {
     /// The row, by the count of all splits, before which all are due; or in how many ms the next one is.
     fn due(&self) -> std::result::Result<u64, u64> {
-        let Some((rate, start_ms, clock)) = &self.rate else { return Ok(self.end) };
-        let elapsed_ms = (clock.monotonic_ms() - start_ms) as f64;
-        let n_due = (elapsed_ms * rate / 1000.0) as u64;
-        if n_due > self.row {
-            return Ok(n_due.min(self.end));
+        match &self.rate {
+            None => Ok(self.end),
+            Some(rate) => rate.due(self.row).map(|due| due.min(self.end)),
         }
-        let due_ms = (self.row + 1) as f64 * 1000.0 / rate;
-        Err((due_ms - elapsed_ms).ceil().max(1.0) as u64)
     }
 
     fn make(&mut self, n_rows: usize) -> Result<Batch> {
@@ -207,6 +204,38 @@ impl SplitReader for DatagenReader {
             }
             Err(ms) => Ok(ReaderPoll::Pending { ms }),
         }
+    }
+
+    fn position(&self) -> String {
+        position::write(&DatagenPosition { rows: self.n_rows })
+    }
+}
+
+/// How fast rows become due.
+struct Rate {
+    /// Of all splits together.
+    rows_per_second: f64,
+    /// The rows before this one, by the count of all splits, were due when the reader was opened.
+    first_row: u64,
+    /// When that was, by the monotonic clock.
+    start_ms: i64,
+    clock: Arc<dyn Clock>,
+}
+
+impl Rate {
+    fn new(rows_per_second: f64, first_row: u64, clock: Arc<dyn Clock>) -> Rate {
+        Rate { rows_per_second, first_row, start_ms: clock.monotonic_ms(), clock }
+    }
+
+    /// The row before which all are due, if `row` is; else in how many ms it is.
+    fn due(&self, row: u64) -> std::result::Result<u64, u64> {
+        let elapsed_ms = (self.clock.monotonic_ms() - self.start_ms) as f64;
+        let n_due = self.first_row.saturating_add((elapsed_ms * self.rows_per_second / 1000.0) as u64);
+        if n_due > row {
+            return Ok(n_due);
+        }
+        let due_ms = (row - self.first_row + 1) as f64 * 1000.0 / self.rows_per_second;
+        Err((due_ms - elapsed_ms).ceil().max(1.0) as u64)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Finds the files of the source `file` and cuts the big ones into splits.
 //!
-//! Files come in the order of their names, each is found once, and the first listing is complete before anything is read. The task
-//! drives this through [`SplitEnumerator`].
+//! Files come in the order of their names, each is found once, and the first listing is complete before anything is read. A snapshot
+//! holds the names that were found, so that a file is found once over restarts too. The task drives this through [`SplitEnumerator`].
 
 use crate::file::FileOptions;
 use crate::format::FormatSpec;
+use crate::position;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -26,20 +27,31 @@ pub struct FileEnumerator {
     options: Arc<FileOptions>,
     /// Whether a line end may stand inside a record: then no file that has a quote is cut.
     quoted: bool,
-    seen: HashSet<PathBuf>,
+    found: Found,
+}
+
+/// What the snapshot holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Found {
+    /// The paths, as the listing gives them.
+    files: BTreeSet<String>,
     n_splits: u32,
-    /// A listing that found nothing new ends the round.
+    /// There was a listing. Without `watch` it was the only one.
     listed: bool,
 }
 
 impl FileEnumerator {
-    pub fn new(options: Arc<FileOptions>, format: &FormatSpec) -> FileEnumerator {
-        FileEnumerator { options, quoted: format.is_csv(), seen: HashSet::new(), n_splits: 0, listed: false }
+    /// # Errors
+    /// `Data` if `restored` is no snapshot of such an enumerator.
+    pub fn new(options: Arc<FileOptions>, format: &FormatSpec, restored: Option<&str>) -> Result<FileEnumerator> {
+        let found = restored.map(|text| position::read("source `file`", text)).transpose()?.unwrap_or_default();
+        Ok(FileEnumerator { options, quoted: format.is_csv(), found })
     }
 
-    fn splits(&mut self, path: &Path) -> Result<Vec<Split>> {
+    fn splits(&mut self, name: &str) -> Result<Vec<Split>> {
+        let path = Path::new(name);
         let length = regular_file_bytes(path)?;
-        let name = path.to_str().ok_or_else(|| Error::new(code::FILE_IO, format!("the name of {} is not UTF-8", path.display())))?;
         let bytes_max = self.options.split_bytes;
         let cut = length > bytes_max && !(self.quoted && has_quote(path)?);
         let starts = (0..if cut { length } else { 1 }).step_by(usize::try_from(bytes_max).unwrap_or(usize::MAX));
@@ -49,23 +61,24 @@ impl FileEnumerator {
     fn split(&mut self, path: &str, start: u64, end: u64) -> Split {
         let detail = FileSplit { path: path.to_owned(), start, end };
         let name = if start == 0 { path.to_owned() } else { format!("{path} from byte {start}") };
-        let number = self.n_splits;
-        self.n_splits += 1;
-        Split { number, name: name.into(), detail: serde_json::to_string(&detail).expect("a split has string keys and plain values") }
+        let number = self.found.n_splits;
+        self.found.n_splits += 1;
+        Split { number, name: name.into(), detail: position::write(&detail) }
     }
 }
 
 impl SplitEnumerator for FileEnumerator {
     fn poll(&mut self, _parallelism: u32) -> Result<Enumeration> {
-        if self.listed && !self.options.watch {
+        if self.found.listed && !self.options.watch {
             return Ok(Enumeration::Finished);
         }
-        self.listed = true;
+        self.found.listed = true;
         let paths = list(&self.options.path, self.options.watch)?;
         let mut splits = Vec::new();
         for path in paths {
-            if self.seen.insert(path.clone()) {
-                splits.extend(self.splits(&path)?);
+            let name = path.to_str().ok_or_else(|| Error::new(code::FILE_IO, format!("the name of {} is not UTF-8", path.display())))?;
+            if self.found.files.insert(name.to_owned()) {
+                splits.extend(self.splits(name)?);
             }
         }
         match (splits.is_empty(), self.options.watch) {
@@ -73,6 +86,10 @@ impl SplitEnumerator for FileEnumerator {
             (true, false) => Ok(Enumeration::Finished),
             (false, _) => Ok(Enumeration::Splits(splits)),
         }
+    }
+
+    fn snapshot(&self) -> String {
+        position::write(&self.found)
     }
 }
 

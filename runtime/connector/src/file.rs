@@ -6,13 +6,17 @@
 //!
 //! A file is read up to the length that it had when it was found, and to the end of the line there; what is appended later is not
 //! seen. So files are best moved into a watched folder when they are complete; names with a dot in front are left out.
+//!
+//! A reader that goes on at a position needs the file as it was: one that is gone, shorter, or plainly another one is an error. The
+//! header is read again from the begin of the file.
 
 use crate::enumerator::{FileEnumerator, FileSplit, missing};
 use crate::format::{BlockDecoder, FormatName, FormatSpec};
 use crate::options;
+use crate::position;
 use crate::record_buffer::RecordBuffer;
 use arrow_schema::SchemaRef;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -79,16 +83,23 @@ impl FileSource {
         Ok(FileSource { options: Arc::new(options), format })
     }
 
-    /// Reads the first record of the file, with the buffer that reads on behind it if the split begins there.
-    fn header(&self, detail: &FileSplit, input: &mut SplitFile, records: &mut RecordBuffer) -> Result<Option<Vec<u8>>> {
+    /// Reads the first record of the file, with the buffer that reads on behind it if the reader begins there.
+    fn header(
+        &self,
+        split: &FileSplit,
+        position: Option<FilePosition>,
+        input: &mut SplitFile,
+        records: &mut RecordBuffer,
+    ) -> Result<Option<Vec<u8>>> {
         if !self.options.header {
             return Ok(None);
         }
-        if detail.start == 0 {
+        if split.start == 0 && position.is_none() {
             return first_record(input, records);
         }
-        let whole = FileSplit { start: 0, ..detail.clone() };
-        first_record(&mut SplitFile::open(&whole)?, &mut RecordBuffer::new(self.format.framing()))
+        let mut whole = SplitFile::begin(&FileSplit { start: 0, ..split.clone() })?;
+        whole.seal(position);
+        first_record(&mut whole, &mut RecordBuffer::new(self.format.framing()))
     }
 }
 
@@ -106,19 +117,34 @@ impl Source for FileSource {
         !self.options.watch
     }
 
-    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>> {
-        Ok(Box::new(FileEnumerator::new(self.options.clone(), &self.format)))
+    fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
+        Ok(Box::new(FileEnumerator::new(self.options.clone(), &self.format, restored)?))
     }
 
-    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>> {
-        let detail: FileSplit = serde_json::from_str(&split.detail)
-            .map_err(|e| Error::internal(format!("split {} is not one of a file", split.name)).with_source(e))?;
-        let mut input = SplitFile::open(&detail)?;
-        let mut records = RecordBuffer::new(self.format.framing());
-        let header = self.header(&detail, &mut input, &mut records)?;
+    fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
+        let detail: FileSplit = position::read(&split.name, &split.detail)?;
+        let position: Option<FilePosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
+        let mut input = match position {
+            None => SplitFile::begin(&detail)?,
+            Some(position) => SplitFile::go_on(&detail, position)?,
+        };
+        let mut records = RecordBuffer::at(self.format.framing(), input.at, position.map_or(1, |position| position.line));
+        let header = self.header(&detail, position, &mut input, &mut records)?;
         let decoder = self.format.decoder(header.as_deref(), split.name.clone(), split.number)?;
         Ok(Box::new(FileReader { input, records, decoder, ended: false }))
     }
+}
+
+/// Where a reader goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePosition {
+    /// Of the next record, from the begin of the file.
+    byte: u64,
+    /// Of the next record, from the begin of the split.
+    line: u64,
+    /// Where the input was seen to end, once it was: a last line without line end is then complete, whatever was appended since.
+    end: Option<u64>,
 }
 
 struct FileReader {
@@ -149,6 +175,12 @@ impl SplitReader for FileReader {
         }
     }
 
+    fn position(&self) -> String {
+        let (byte, line) = self.records.position();
+        let end = self.input.ended.then_some(self.input.end);
+        position::write(&FilePosition { byte: end.map_or(byte, |end| byte.min(end)), line, end })
+    }
+
     fn take_poison(&mut self) -> Vec<PoisonLine> {
         self.decoder.take_poison()
     }
@@ -158,38 +190,101 @@ impl SplitReader for FileReader {
 struct SplitFile {
     file: File,
     path: String,
-    /// Bytes of the range that are still to be read.
-    left: u64,
+    /// The next byte that is read, from the begin of the file.
+    at: u64,
+    /// The end of the range; once the input has ended, that of its last line.
+    end: u64,
     /// Whether the last line of the range may go on behind it.
     open_line: bool,
+    /// Nothing is read behind `end` any more.
+    ended: bool,
 }
 
 impl SplitFile {
     fn open(split: &FileSplit) -> Result<SplitFile> {
         let path = Path::new(&split.path);
         let file = File::open(path).map_err(|e| missing(path, e))?;
-        let mut input = SplitFile { file, path: split.path.clone(), left: split.end - split.start, open_line: false };
+        Ok(SplitFile { file, path: split.path.clone(), at: 0, end: split.end, open_line: false, ended: false })
+    }
+
+    /// Opens a split at its first line.
+    fn begin(split: &FileSplit) -> Result<SplitFile> {
+        let mut input = SplitFile::open(split)?;
         let aligned = if split.start == 0 { input.skip_byte_order_mark() } else { input.skip_to_line(split) };
         aligned.map_err(|e| input.error(e))?;
         Ok(input)
+    }
+
+    /// Opens a split at a position that a reader of it gave.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file is not there, `Data` if it is not the one that was read.
+    fn go_on(split: &FileSplit, position: FilePosition) -> Result<SplitFile> {
+        let mut input = SplitFile::open(split)?;
+        input.seal(Some(position));
+        input.check_length(position.byte)?;
+        input.check_line_end(position)?;
+        input.seek(position.byte).map_err(|e| input.error(e))?;
+        Ok(input)
+    }
+
+    /// Takes over where the reader before saw the end.
+    fn seal(&mut self, position: Option<FilePosition>) {
+        if let Some(end) = position.and_then(|position| position.end) {
+            (self.end, self.ended) = (end, true);
+        }
+    }
+
+    fn check_length(&self, byte: u64) -> Result<()> {
+        let n_bytes = self.file.metadata().map_err(|e| self.error(e))?.len();
+        let n_bytes_then = byte.max(self.end);
+        if n_bytes >= n_bytes_then {
+            return Ok(());
+        }
+        Err(position::lost(format!(
+            "{} has {n_bytes} bytes, but had {n_bytes_then} when it was read up to byte {byte}: put it back as it was",
+            self.path
+        )))
+    }
+
+    /// A line that was not the first began behind a line end, and does so still. A cheap look that finds most of the files that were
+    /// written anew under an old name.
+    fn check_line_end(&mut self, position: FilePosition) -> Result<()> {
+        let before = position.byte.saturating_sub(1);
+        if position.line == 1 || position.byte >= self.end || self.byte(before).map_err(|e| self.error(e))? == b'\n' {
+            return Ok(());
+        }
+        Err(position::lost(format!(
+            "{} is not the file that was read up to byte {}, for no line ends there: put it back as it was",
+            self.path, position.byte
+        )))
+    }
+
+    fn byte(&mut self, at: u64) -> io::Result<u8> {
+        let mut byte = [0];
+        self.seek(at)?;
+        self.file.read_exact(&mut byte)?;
+        Ok(byte[0])
+    }
+
+    fn seek(&mut self, at: u64) -> io::Result<()> {
+        self.at = at;
+        self.file.seek(SeekFrom::Start(at)).map(|_| ())
     }
 
     /// UTF-8 files from some programs begin with U+FEFF, which belongs to no field.
     fn skip_byte_order_mark(&mut self) -> io::Result<()> {
         let mut mark = Vec::new();
         self.file.by_ref().take(3).read_to_end(&mut mark)?;
-        if mark == b"\xEF\xBB\xBF" && self.left >= 3 {
-            self.left -= 3;
-            return Ok(());
-        }
-        self.file.seek(SeekFrom::Start(0)).map(|_| ())
+        let has_mark = mark == b"\xEF\xBB\xBF" && self.end >= 3;
+        self.seek(if has_mark { 3 } else { 0 })
     }
 
     /// Goes to the first line that begins in the range: behind the first line end at `start - 1` or later.
     fn skip_to_line(&mut self, split: &FileSplit) -> io::Result<()> {
         let mut at = split.start - 1;
         let mut bytes = vec![0; 4096];
-        self.file.seek(SeekFrom::Start(at))?;
+        self.seek(at)?;
         while at < split.end {
             let n_bytes = self.file.read(&mut bytes)?;
             if n_bytes == 0 {
@@ -201,12 +296,16 @@ impl SplitFile {
             }
             at += n_bytes as u64;
         }
-        self.left = split.end.saturating_sub(at);
-        self.file.seek(SeekFrom::Start(at)).map(|_| ())
+        self.seek(at)
+    }
+
+    /// Bytes of the range that are still to be read.
+    fn left(&self) -> u64 {
+        self.end.saturating_sub(self.at)
     }
 
     fn shrank(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::UnexpectedEof, format!("the file became {} bytes shorter", self.left))
+        io::Error::new(io::ErrorKind::UnexpectedEof, format!("the file became {} bytes shorter", self.left()))
     }
 
     fn error(&self, error: io::Error) -> Error {
@@ -218,6 +317,7 @@ impl SplitFile {
     fn fill(&mut self, records: &mut RecordBuffer) -> Result<bool> {
         let n_bytes = records.fill(self).map_err(|e| self.error(e))?;
         if n_bytes == 0 {
+            (self.end, self.ended) = (self.end.max(self.at), true);
             records.end_input();
         }
         Ok(n_bytes > 0)
@@ -234,15 +334,17 @@ impl SplitFile {
 
 impl Read for SplitFile {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
-            return if self.open_line { self.read_open_line(bytes) } else { Ok(0) };
+        if self.left() == 0 {
+            let n_bytes = if self.open_line && !self.ended { self.read_open_line(bytes)? } else { 0 };
+            self.at += n_bytes as u64;
+            return Ok(n_bytes);
         }
-        let wanted = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let wanted = bytes.len().min(usize::try_from(self.left()).unwrap_or(usize::MAX));
         let n_bytes = self.file.read(&mut bytes[..wanted])?;
         if n_bytes == 0 {
             return Err(self.shrank());
         }
-        self.left -= n_bytes as u64;
+        self.at += n_bytes as u64;
         self.open_line = bytes[n_bytes - 1] != b'\n';
         Ok(n_bytes)
     }

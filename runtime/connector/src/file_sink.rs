@@ -1,14 +1,22 @@
-//! The sink `file`: each subtask writes `part-<subtask>-<n>.jsonl` (or `.csv`) directly into a folder.
+//! The sink `file`: each transaction of a subtask becomes one file `part-<transaction>.jsonl` (or `.csv`), directly in a folder.
 //!
-//! A file that is written has the name `.part-<subtask>-<n>.jsonl.inprogress`, which sources and shells leave out, and gets its own
-//! name in `finish`, synced to the disk. `n` is the next free number: nothing that is there is overwritten. The folder is made when
-//! the sink opens, a file with its first row, so a run without results leaves an empty folder.
+//! 1. The file is staged as `.part-<transaction>.jsonl.inprogress`, a name that sources and shells leave out. It is made with the first
+//!    row, so a transaction without rows leaves nothing.
+//! 2. `pre_commit` syncs it and its name to the disk, and promises it: both names, and its length.
+//! 3. `commit` gives it its own name by a hard link, which fails where a rename would overwrite, and takes the staged name away. Each
+//!    step may have been done before, by this process or by one that crashed; the outcome is the same.
+//! 4. Staged files that no promise names are removed by `abort_unlisted`.
+//!
+//! Invariants: a file with its own name is complete and is never withdrawn, and nothing that is there is overwritten. The folder is made
+//! when the sink opens, so a run without results leaves an empty one. Flink's `FileSink` works alike, but renames.
 
 use crate::encoder::{RowEncoder, RowFormat};
-use crate::options;
-use serde::Deserialize;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use crate::{options, position};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use streamrt_operator::{OperatorContext, Sink};
 use streamrt_types::{Batch, Error, Result, code};
@@ -35,19 +43,72 @@ pub struct FileSink {
     folder: PathBuf,
     encoder: RowEncoder,
     header: bool,
-    subtask: u32,
+    /// The name of the one that is open.
+    transaction: String,
     part: Option<Part>,
 }
 
-/// Bytes that gather before they are written: nobody sees them before `finish`, so small batches need no system call each.
+/// Bytes that gather before they are written: nobody sees them before the commit, so small batches need no system call each.
 const WRITE_BYTES: usize = 256 << 10;
+
+/// What the names of staged files begin and end with.
+const STAGED: (&str, &str) = (".part-", ".inprogress");
 
 /// The file that is open.
 struct Part {
     file: File,
     text: Vec<u8>,
-    in_progress: PathBuf,
-    complete: PathBuf,
+    staged: PathBuf,
+    promise: Promise,
+}
+
+/// What `pre_commit` promises: that `bytes` bytes are in one of two files of the folder, under the staged name or under the final one.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Promise {
+    staged: String,
+    file: String,
+    bytes: u64,
+}
+
+impl Promise {
+    /// # Errors
+    /// `Data` if it is no promise of this sink, which names files of its folder alone.
+    fn read(committable: &[u8]) -> Result<Promise> {
+        let text = String::from_utf8_lossy(committable);
+        let promise: Promise = position::read("sink `file`", &text)?;
+        let is_name = |name: &str| Path::new(name).file_name().is_some_and(|last| last == name);
+        if is_name(&promise.staged) && is_name(&promise.file) { Ok(promise) } else { Err(position::damaged("sink `file`", &text)) }
+    }
+
+    fn is_kept_by(&self, found: Option<&Metadata>) -> bool {
+        found.is_some_and(|found| found.is_file() && found.len() == self.bytes)
+    }
+
+    /// Checks that the file has its own name, and that the staged name, if it is still there, is one of the same file.
+    ///
+    /// # Errors
+    /// `Data` if not: then results are lost.
+    fn check(&self, staged: &Path, complete: &Path) -> Result<()> {
+        let (before, after) = (look(staged)?, look(complete)?);
+        let is_other = |(a, b): (&Metadata, &Metadata)| (a.dev(), a.ino()) != (b.dev(), b.ino());
+        let is_other = before.as_ref().zip(after.as_ref()).is_some_and(is_other);
+        if self.is_kept_by(after.as_ref()) && !is_other {
+            return Ok(());
+        }
+        let (before, after) = (describe(before.as_ref()), describe(after.as_ref()));
+        let (staged, complete, other) = (staged.display(), complete.display(), if is_other { "is another file and " } else { "" });
+        let message = format!("{} bytes were promised, but {staged} {before}, and {complete} {other}{after}", self.bytes);
+        Err(Error::new(code::COMMIT_LOST, message))
+    }
+}
+
+fn describe(found: Option<&Metadata>) -> String {
+    match found {
+        None => "is missing".to_owned(),
+        Some(found) if found.is_file() => format!("has {} bytes", found.len()),
+        Some(_) => "is no regular file".to_owned(),
+    }
 }
 
 impl FileSink {
@@ -61,7 +122,7 @@ impl FileSink {
         }
         let delimiter = options::delimiter("file", options.delimiter.as_deref().unwrap_or(","))?;
         let encoder = RowEncoder { format: options.format, delimiter };
-        Ok(FileSink { folder: PathBuf::from(&options.path), encoder, header: options.header, subtask: 0, part: None })
+        Ok(FileSink { folder: PathBuf::from(&options.path), encoder, header: options.header, transaction: String::new(), part: None })
     }
 
     fn extension(&self) -> &'static str {
@@ -71,52 +132,75 @@ impl FileSink {
         }
     }
 
-    /// Opens the file with the lowest number that nobody has.
+    /// Makes the staged file. A transaction's name was never used before, so neither of its files is there.
     fn open_part(&self) -> Result<Part> {
-        for n in 0u32.. {
-            let name = format!("part-{}-{n}.{}", self.subtask, self.extension());
-            let (complete, in_progress) = (self.folder.join(&name), self.folder.join(format!(".{name}.inprogress")));
-            match reserve(&in_progress, &complete) {
-                Ok(Some(file)) => return Ok(Part { file, text: Vec::new(), in_progress, complete }),
-                Ok(None) => {}
-                Err(e) => return Err(file_error(&in_progress, "cannot be created", e)),
-            }
+        let file = format!("part-{}.{}", self.transaction, self.extension());
+        let promise = Promise { staged: format!(".{file}{}", STAGED.1), file, bytes: 0 };
+        let (staged, complete) = (self.folder.join(&promise.staged), self.folder.join(&promise.file));
+        if look(&complete)?.is_some() {
+            return Err(Error::new(code::FILE_IO, format!("{} is there already, and would be overwritten", complete.display())));
         }
-        Err(Error::new(code::FILE_IO, format!("{} has no free part number", self.folder.display())))
+        let file =
+            OpenOptions::new().write(true).create_new(true).open(&staged).map_err(|e| file_error(&staged, "cannot be created", e))?;
+        Ok(Part { file, text: Vec::new(), staged, promise })
+    }
+
+    /// Writes the names in the folder to the disk.
+    fn sync_folder(&self) -> Result<()> {
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(|e| file_error(&self.folder, "cannot be synced", e))
     }
 }
 
 impl Part {
     fn write_text(&mut self) -> Result<()> {
-        let written = self.file.write_all(&self.text).map_err(|e| file_error(&self.in_progress, "cannot be written", e));
+        self.file.write_all(&self.text).map_err(|e| file_error(&self.staged, "cannot be written", e))?;
+        self.promise.bytes += self.text.len() as u64;
         self.text.clear();
-        written
+        Ok(())
     }
 }
 
-/// Makes the in-progress file unless the number is taken. The complete name is looked at while the in-progress one is held, so two
-/// sinks on one folder never get the same number.
-fn reserve(in_progress: &Path, complete: &Path) -> io::Result<Option<File>> {
-    let file = match OpenOptions::new().write(true).create_new(true).open(in_progress) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    if complete.symlink_metadata().is_ok() {
-        fs::remove_file(in_progress)?;
-        return Ok(None);
+/// What is at a path, if anything is.
+fn look(path: &Path) -> Result<Option<Metadata>> {
+    match path.symlink_metadata() {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(file_error(path, "cannot be looked at", e)),
     }
-    Ok(Some(file))
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(file_error(path, "cannot be removed", e)),
+        _ => Ok(()),
+    }
 }
 
 fn file_error(path: &Path, what: &str, error: io::Error) -> Error {
     Error::new(code::FILE_IO, format!("{} {what}", path.display())).with_source(error)
 }
 
+/// Gives a file a second name. Where that name is taken or the file is gone, it was done before, or somebody else does it just now, or
+/// something is wrong: what is there afterwards says which.
+fn link(staged: &Path, complete: &Path) -> Result<()> {
+    match fs::hard_link(staged, complete) {
+        Err(e) if !matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
+            Err(file_error(complete, "cannot be made a hard link", e))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Sink for FileSink {
-    fn open(&mut self, context: &OperatorContext) -> Result<()> {
-        self.subtask = context.subtask;
+    fn open(&mut self, _context: &OperatorContext) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(|e| file_error(&self.folder, "cannot be made a folder", e))
+    }
+
+    fn begin(&mut self, transaction: &str) -> Result<()> {
+        assert!(self.part.is_none(), "rows of two transactions would be in one file");
+        transaction.clone_into(&mut self.transaction);
+        Ok(())
     }
 
     fn write(&mut self, batch: &Batch) -> Result<()> {
@@ -129,161 +213,59 @@ impl Sink for FileSink {
         if part.text.len() < WRITE_BYTES { Ok(()) } else { part.write_text() }
     }
 
-    fn finish(&mut self) -> Result<()> {
-        let Some(part) = &mut self.part else { return Ok(()) };
+    /// The part stays open until all of it is on the disk, so that `abort` finds it after an error.
+    fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(part) = &mut self.part else { return Ok(None) };
         part.write_text()?;
-        part.file.sync_all().map_err(|e| file_error(&part.in_progress, "cannot be synced", e))?;
-        fs::rename(&part.in_progress, &part.complete).map_err(|e| file_error(&part.complete, "cannot be completed", e))?;
-        self.part = None;
-        // The name is on the disk only after its folder is.
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(|e| file_error(&self.folder, "cannot be synced", e))
+        part.file.sync_all().map_err(|e| file_error(&part.staged, "cannot be synced", e))?;
+        self.sync_folder()?;
+        Ok(self.part.take().map(|part| position::write(&part.promise).into_bytes()))
+    }
+
+    fn commit(&mut self, committable: &[u8]) -> Result<()> {
+        let promise = Promise::read(committable)?;
+        let (staged, complete) = (self.folder.join(&promise.staged), self.folder.join(&promise.file));
+        if promise.is_kept_by(look(&staged)?.as_ref()) {
+            link(&staged, &complete)?;
+        }
+        promise.check(&staged, &complete)?;
+        remove(&staged)?;
+        self.sync_folder()
     }
 
     fn abort(&mut self) -> Result<()> {
-        let Some(part) = self.part.take() else { return Ok(()) };
-        fs::remove_file(&part.in_progress).map_err(|e| file_error(&part.in_progress, "cannot be removed", e))
+        self.part.take().map_or(Ok(()), |part| remove(&part.staged))
     }
+
+    fn abort_unlisted(&mut self, prefix: &str, keep: &[Vec<u8>]) -> Result<()> {
+        let keep = keep.iter().map(|promise| Ok(Promise::read(promise)?.staged)).collect::<Result<HashSet<String>>>()?;
+        let begin = format!("{}{prefix}", STAGED.0);
+        for path in list(&self.folder)? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with(&begin) && name.ends_with(STAGED.1) && !keep.contains(name) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The files of a folder; none if it is not there.
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let error = |e| file_error(folder, "cannot be listed", e);
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(error)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(error)?;
+        if entry.file_type().map_err(error)?.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use arrow_array::{ArrayRef, Int64Array, RecordBatch};
-    use std::sync::Arc;
-    use streamrt_operator::TaskMetrics;
-    use streamrt_types::{Configuration, KeyGroupRange, ManualClock};
-
-    fn sink(folder: &Path, format: RowFormat, header: bool) -> FileSink {
-        let mut sink =
-            FileSink::new(FileSinkOptions { path: folder.to_string_lossy().into_owned(), format, header, delimiter: None }).unwrap();
-        sink.open(&context(0)).unwrap();
-        sink
-    }
-
-    fn context(subtask: u32) -> OperatorContext {
-        OperatorContext {
-            uid: Arc::from("sink"),
-            subtask,
-            parallelism: 2,
-            max_parallelism: 128,
-            key_groups: KeyGroupRange::all(128),
-            clock: Arc::new(ManualClock::default()),
-            configuration: Arc::new(Configuration::default()),
-            metrics: Arc::new(TaskMetrics::default()),
-            dead_letters: Arc::new(|_| Ok(())),
-        }
-    }
-
-    fn rows(numbers: Vec<i64>) -> Batch {
-        let numbers: ArrayRef = Arc::new(Int64Array::from(numbers));
-        Batch::new(RecordBatch::try_from_iter([("n", numbers)]).unwrap())
-    }
-
-    fn listing(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_part_is_visible_only_when_finished() {
-        let root = tempfile::tempdir().unwrap();
-        let mut sink = sink(&root.path().join("out"), RowFormat::Json, false);
-        sink.write(&rows(vec![1])).unwrap();
-        sink.write(&rows(vec![2])).unwrap();
-        assert_eq!(listing(&sink.folder), [".part-0-0.jsonl.inprogress"]);
-        sink.finish().unwrap();
-        assert_eq!(listing(&sink.folder), ["part-0-0.jsonl"]);
-        assert_eq!(fs::read_to_string(sink.folder.join("part-0-0.jsonl")).unwrap(), "{\"n\":1}\n{\"n\":2}\n");
-    }
-
-    #[test]
-    fn nothing_is_overwritten() {
-        let root = tempfile::tempdir().unwrap();
-        fs::write(root.path().join("part-0-0.jsonl"), "old").unwrap();
-        fs::write(root.path().join(".part-0-1.jsonl.inprogress"), "crashed").unwrap();
-        let mut sink = sink(root.path(), RowFormat::Json, false);
-        sink.write(&rows(vec![1])).unwrap();
-        sink.finish().unwrap();
-        assert_eq!(listing(root.path()), [".part-0-1.jsonl.inprogress", "part-0-0.jsonl", "part-0-2.jsonl"]);
-        assert_eq!(fs::read_to_string(root.path().join("part-0-0.jsonl")).unwrap(), "old");
-    }
-
-    #[test]
-    fn abort_leaves_nothing_and_no_rows_make_no_file() {
-        let root = tempfile::tempdir().unwrap();
-        let mut sink = sink(root.path(), RowFormat::Csv, true);
-        sink.finish().unwrap();
-        sink.write(&rows(vec![1])).unwrap();
-        sink.abort().unwrap();
-        assert_eq!(listing(root.path()), [""; 0]);
-    }
-
-    #[test]
-    fn csv_has_its_header_once() {
-        let root = tempfile::tempdir().unwrap();
-        let mut sink = sink(root.path(), RowFormat::Csv, true);
-        sink.write(&rows(vec![1])).unwrap();
-        sink.write(&rows(vec![2])).unwrap();
-        sink.finish().unwrap();
-        assert_eq!(fs::read_to_string(root.path().join("part-0-0.csv")).unwrap(), "n\n1\n2\n");
-    }
-
-    #[test]
-    fn many_rows_are_written_on_the_way() {
-        let root = tempfile::tempdir().unwrap();
-        let mut sink = sink(root.path(), RowFormat::Json, false);
-        (0..100).for_each(|_| sink.write(&rows((0..1024).collect())).unwrap());
-        assert!(fs::metadata(root.path().join(".part-0-0.jsonl.inprogress")).unwrap().len() > 0);
-        sink.finish().unwrap();
-        assert_eq!(fs::read_to_string(root.path().join("part-0-0.jsonl")).unwrap().lines().count(), 102_400);
-    }
-
-    #[test]
-    fn a_full_disk_is_an_error_with_the_path() {
-        let root = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/dev/full", root.path().join("full")).unwrap();
-        let mut sink = sink(root.path(), RowFormat::Json, false);
-        let file = OpenOptions::new().write(true).open(root.path().join("full")).unwrap();
-        let path = root.path().join("full");
-        sink.part = Some(Part { file, text: Vec::new(), in_progress: path.clone(), complete: root.path().join("part-0-0.jsonl") });
-        sink.write(&rows(vec![1])).unwrap();
-        let error = sink.finish().unwrap_err();
-        assert_eq!((error.code().id, error.message()), ("S3002", format!("{} cannot be written", path.display()).as_str()));
-        sink.abort().unwrap();
-        assert_eq!(listing(root.path()), [""; 0]);
-    }
-
-    #[test]
-    fn each_subtask_has_its_own_parts() {
-        let root = tempfile::tempdir().unwrap();
-        let mut sink = sink(root.path(), RowFormat::Json, false);
-        for subtask in [1, 0, 1] {
-            sink.open(&context(subtask)).unwrap();
-            sink.write(&rows(vec![1])).unwrap();
-            sink.finish().unwrap();
-        }
-        assert_eq!(listing(root.path()), ["part-0-0.jsonl", "part-1-0.jsonl", "part-1-1.jsonl"]);
-    }
-
-    #[test]
-    fn a_path_that_is_a_file_is_an_error() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("out");
-        fs::write(&path, "").unwrap();
-        let options =
-            FileSinkOptions { path: path.to_string_lossy().into_owned(), format: RowFormat::Json, header: false, delimiter: None };
-        let error = FileSink::new(options).unwrap().open(&context(0)).unwrap_err();
-        assert_eq!((error.code().id, error.message()), ("S3002", format!("{} cannot be made a folder", path.display()).as_str()));
-    }
-
-    #[test]
-    fn a_folder_that_vanished_is_an_error_with_its_path() {
-        let root = tempfile::tempdir().unwrap();
-        let mut sink = sink(&root.path().join("out"), RowFormat::Json, false);
-        fs::remove_dir(&sink.folder).unwrap();
-        let error = sink.write(&rows(vec![1])).unwrap_err();
-        assert_eq!(error.code().id, "S3002");
-        assert!(error.message().contains("out/.part-0-0.jsonl.inprogress cannot be created"), "{error}");
-    }
-}
+mod tests;

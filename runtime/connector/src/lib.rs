@@ -21,10 +21,14 @@ mod file;
 mod file_sink;
 mod format;
 mod nexmark;
+mod once;
 mod options;
+mod position;
 mod print;
 mod record_buffer;
 mod socket;
+#[cfg(test)]
+mod testing;
 
 pub use datagen::{DatagenOptions, DatagenSource, Generator};
 pub use file::FileOptions;

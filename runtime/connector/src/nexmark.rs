@@ -1,20 +1,21 @@
 //! The source `nexmark`: the bids of the Nexmark benchmark, made by column.
 //!
 //! Everything follows from the event number: of 50 events one is a person, three are auctions, 46 are bids, and bid b is event
-//! `b / 46 * 50 + 4 + b % 46`. Numbers are computed for each bid; the texts of a batch come from a pool of ready columns, chosen by the
-//! batch's number, so that no byte of them is copied. Invariant: bid b is the same for every number of splits and batch size, but for its texts.
+//! `b / 46 * 50 + 4 + b % 46`. Numbers are computed for each bid; the texts of a batch are cut out of a pool of ready columns, so that no
+//! byte of them is copied. Invariant: bid b is the same for every number of splits, batch size and position at which a reader began.
 //!
 //! # Source
 //! The generator of the public Flink implementation of Nexmark: same proportions, hot keys, ids in flight and price law. Ours: other
 //! random numbers, and the bidder's offset is added once (there it is added twice, which keeps bids from joining with persons).
 
 use crate::options::refuse;
+use crate::{once, position};
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, SchemaRef};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_operator::{Enumeration, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
+use streamrt_operator::{ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
 use streamrt_types::{Batch, Error, Origin, Result, Rows};
 
 /// Options of the source.
@@ -47,8 +48,10 @@ const ACTIVE_PEOPLE: u64 = 1000;
 const ID_LEAD: u64 = 10;
 /// Ready columns of texts: more than fit the second-level cache, as real ones would be.
 const POOL: usize = 32;
-/// Rows of a ready column; batches are no longer than that.
-const TEXT_ROWS: usize = 8192;
+/// Rows of a ready column. Batches with texts end where a column does: that is no cut at the default of `batch.rows`.
+const TEXT_ROWS: usize = 1024;
+/// So many bids take turns with one ready column, before the next one comes.
+const BIDS_PER_TEXT: u64 = 8192;
 const PRICES: usize = 1 << 14;
 const COLUMNS: [(&str, DataType); 7] = [
     ("auction", DataType::Int64),
@@ -95,37 +98,37 @@ impl Source for NexmarkSource {
         true
     }
 
-    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>> {
-        Ok(Box::new(NexmarkEnumerator { rows: self.options.rows, done: false }))
+    /// Gives each reader one contiguous range of bids.
+    fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
+        let rows = self.options.rows;
+        once::enumerator("nexmark", restored, move |parallelism| {
+            let bound = |i: u32| (u128::from(rows) * u128::from(i) / u128::from(parallelism)) as u64;
+            let split = |i| Split { number: i, name: format!("nexmark {i}").into(), detail: format!("[{},{}]", bound(i), bound(i + 1)) };
+            (0..parallelism).map(split).collect()
+        })
     }
 
-    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>> {
-        let (next, end) = split
-            .detail
-            .split_once('-')
-            .and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)))
-            .ok_or_else(|| Error::internal(format!("`{}` is no range of bids", split.detail)))?;
+    fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
+        let (start, end): (u64, u64) = position::read(&split.name, &split.detail)?;
+        let next = match position {
+            None => start,
+            Some(text) => position::read::<NexmarkPosition>(&split.name, text)?.bid,
+        };
+        if !(start..=end).contains(&next) {
+            return Err(position::damaged(&split.name, position.unwrap_or(&split.detail)));
+        }
         let (options, schema, texts) = (self.options.clone(), self.schema.clone(), self.texts.clone());
         let origin = Origin { split: split.name.clone(), split_number: split.number, rows: Rows::Range { first: 1 } };
-        Ok(Box::new(NexmarkReader { options, schema, texts, origin, start: next, next, end }))
+        Ok(Box::new(NexmarkReader { options, schema, texts, origin, start, next, end }))
     }
 }
 
-/// Gives each reader one contiguous range of bids.
-struct NexmarkEnumerator {
-    rows: u64,
-    done: bool,
-}
-
-impl SplitEnumerator for NexmarkEnumerator {
-    fn poll(&mut self, parallelism: u32) -> Result<Enumeration> {
-        if std::mem::replace(&mut self.done, true) {
-            return Ok(Enumeration::Finished);
-        }
-        let bound = |i: u32| (u128::from(self.rows) * u128::from(i) / u128::from(parallelism)) as u64;
-        let split = |i| Split { number: i, name: Arc::from(format!("nexmark {i}")), detail: format!("{}-{}", bound(i), bound(i + 1)) };
-        Ok(Enumeration::Splits((0..parallelism).map(split).collect()))
-    }
+/// Where a reader goes on.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NexmarkPosition {
+    /// The number of the next bid.
+    bid: u64,
 }
 
 struct NexmarkReader {
@@ -140,7 +143,7 @@ struct NexmarkReader {
 
 impl SplitReader for NexmarkReader {
     fn poll(&mut self, rows: usize, _timeout: Duration) -> Result<ReaderPoll> {
-        let n_rows = (self.end - self.next).min(rows.min(TEXT_ROWS) as u64) as usize;
+        let n_rows = (self.end - self.next).min(rows.min(self.texts.rows_from(self.next)) as u64) as usize;
         if n_rows == 0 {
             return Ok(ReaderPoll::Finished);
         }
@@ -151,20 +154,23 @@ impl SplitReader for NexmarkReader {
         self.next += n_rows as u64;
         Ok(ReaderPoll::Batch(Batch { origin: Some(origin), ..Batch::new(columns) }))
     }
+
+    fn position(&self) -> String {
+        position::write(&NexmarkPosition { bid: self.next })
+    }
 }
 
 /// Columns of bids `first..first + n_rows`, in the order of `schema`.
 fn bid_columns(options: &NexmarkOptions, texts: &Texts, schema: &SchemaRef, first: u64, n_rows: usize) -> Vec<ArrayRef> {
-    let pool = (first / TEXT_ROWS as u64) as usize;
     let column = |name: &str| match (name, options.auctions) {
         ("auction", Some(auctions)) => numbers(first, n_rows, |bid| (spread(bid, auctions)) as i64),
         ("auction", None) => ids(first, n_rows, Ids::of_auctions, |ids, bid| ids.auction(random(bid, 0))),
         ("bidder", _) => ids(first, n_rows, Ids::of_bidders, |ids, bid| ids.bidder(random(bid, 1))),
         ("price", _) => numbers(first, n_rows, |bid| texts.prices[random(bid, 2) as usize % PRICES]),
         ("date_time", _) => times(options, first, n_rows),
-        ("channel", _) => texts.column(0, pool, n_rows),
-        ("url", _) => texts.column(1, pool, n_rows),
-        _ => texts.column(2, pool, n_rows),
+        ("channel", _) => texts.column(0, first, n_rows),
+        ("url", _) => texts.column(1, first, n_rows),
+        _ => texts.column(2, first, n_rows),
     };
     schema.fields().iter().map(|field| column(field.name())).collect()
 }
@@ -287,8 +293,15 @@ impl Texts {
         Texts { pool: (0..n_pool as u64).map(text_columns).collect(), prices }
     }
 
-    fn column(&self, column: usize, pool: usize, n_rows: usize) -> ArrayRef {
-        self.pool[pool % self.pool.len()][column].slice(0, n_rows)
+    /// How many bids from `first` on one ready column has.
+    fn rows_from(&self, first: u64) -> usize {
+        if self.pool.is_empty() { usize::MAX } else { TEXT_ROWS - first as usize % TEXT_ROWS }
+    }
+
+    /// The texts of at most `rows_from(first)` bids.
+    fn column(&self, column: usize, first: u64, n_rows: usize) -> ArrayRef {
+        let number = (first / BIDS_PER_TEXT) as usize % self.pool.len();
+        self.pool[number][column].slice(first as usize % TEXT_ROWS, n_rows)
     }
 }
 
@@ -321,8 +334,12 @@ fn text_columns(number: u64) -> [ArrayRef; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use streamrt_operator::Enumeration;
 
     fn source(rows: u64, columns: &[&str]) -> NexmarkSource {
         let fields = columns.iter().map(|name| {
@@ -333,29 +350,58 @@ mod tests {
         NexmarkSource::new(options, Arc::new(arrow_schema::Schema::new(fields.collect::<Vec<_>>()))).unwrap()
     }
 
-    fn read(source: &NexmarkSource, parallelism: u32, rows: usize) -> Vec<Vec<i64>> {
-        let Enumeration::Splits(splits) = source.enumerator().unwrap().poll(parallelism).unwrap() else { panic!("splits come first") };
+    fn splits(source: &NexmarkSource, parallelism: u32) -> Vec<Split> {
+        let Enumeration::Splits(splits) = source.enumerator(None).unwrap().poll(parallelism).unwrap() else { panic!("splits come first") };
+        splits
+    }
+
+    /// The columns of numbers.
+    fn read(source: &NexmarkSource) -> Vec<Vec<i64>> {
         let mut columns = vec![Vec::new(); source.schema.fields().len()];
-        for split in splits {
-            let mut reader = source.open(&split).unwrap();
-            while let ReaderPoll::Batch(batch) = reader.poll(rows, Duration::MAX).unwrap() {
-                for (column, array) in columns.iter_mut().zip(batch.columns.columns()) {
-                    column.extend(array.as_primitive::<Int64Type>().values());
-                }
+        let mut reader = source.open(&splits(source, 1)[0], None).unwrap();
+        while let ReaderPoll::Batch(batch) = reader.poll(1024, Duration::MAX).unwrap() {
+            for (column, array) in columns.iter_mut().zip(batch.columns.columns()) {
+                column.extend(array.as_primitive::<Int64Type>().values());
             }
         }
         columns
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn bids_depend_on_their_number_alone(n_splits in 1u32..4, rows in 1usize..3000, cuts in vec(0usize..5, 0..5), texts: bool) {
+            let columns: &[&str] = if texts { &["auction", "url", "date_time", "extra"] } else { &["auction", "bidder", "price"] };
+            let source = source(10_000, columns);
+            let expected = testing::read(&source, &splits(&source, 1)[0], 1000).unwrap();
+            let mut found = Vec::new();
+            for split in splits(&source, n_splits) {
+                let piece = testing::read_in_pieces(&source, &split, rows, &cuts).unwrap();
+                prop_assert_eq!(piece.lines().0, (1..=piece.rows.len() as u64).collect::<Vec<_>>());
+                found.extend(piece.rows.into_iter().map(|(_, row)| row));
+            }
+            prop_assert_eq!(found, expected.texts());
+        }
+    }
+
     #[test]
-    fn bids_depend_on_their_number_alone() {
-        let source = source(10_000, &["auction", "bidder", "price", "date_time"]);
-        assert_eq!(read(&source, 1, 1024), read(&source, 3, 7));
+    fn a_position_outside_of_the_split_is_refused() {
+        let source = source(100, &["price"]);
+        let check = |detail: &str, position: Option<&str>, expected: &str| {
+            let split = Split { number: 0, name: "bids".into(), detail: detail.to_owned() };
+            let error = source.open(&split, position).err().unwrap();
+            let expected = format!("bids: the snapshot goes on at `{expected}`, which is no position of it");
+            assert_eq!((error.code().id, error.message()), ("S7001", expected.as_str()));
+        };
+        check("[50,60]", Some(r#"{"bid":49}"#), r#"{"bid":49}"#);
+        check("[50,60]", Some(r#"{"bid":61}"#), r#"{"bid":61}"#);
+        check("[50,60]", Some(r#"{"rows":61}"#), r#"{"rows":61}"#);
+        check("[60,50]", None, "[60,50]");
     }
 
     #[test]
     fn the_law_is_nexmarks() {
-        let columns = read(&source(460_000, &["auction", "bidder", "price", "date_time"]), 1, 1024);
+        let columns = read(&source(460_000, &["auction", "bidder", "price", "date_time"]));
         let n_rows = columns[0].len();
         let hot = (0..n_rows).filter(|&bid| columns[0][bid] == (FIRST_ID + (bid as u64 / 46 * 3 + 2) / 100 * 100) as i64).count();
         assert!((0.50..0.53).contains(&(hot as f64 / n_rows as f64)), "half of the bids are hot, and a few cold ones hit by chance");

@@ -1,8 +1,10 @@
 //! The sink `print`: one JSON line for each row on stdout, locked once for each batch so that lines of subtasks do not mix.
+//!
+//! A line is seen as soon as its batch comes, and cannot be withdrawn: after a restart, rows since the last checkpoint come again.
 
 use crate::encoder::RowEncoder;
 use serde::Deserialize;
-use std::io::Write;
+use std::io::{self, Write};
 use streamrt_operator::{OperatorContext, Sink};
 use streamrt_types::{Batch, Error, Result, code};
 
@@ -50,6 +52,10 @@ fn prefix(prefix: &str, subtask: u32, parallelism: u32) -> String {
     }
 }
 
+fn write_error(error: io::Error) -> Error {
+    Error::new(code::FILE_IO, "standard output cannot be written").with_source(error)
+}
+
 impl<W: Write + Send> Sink for PrintSink<W> {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         self.prefix = prefix(&self.options.prefix, context.subtask, context.parallelism);
@@ -61,12 +67,13 @@ impl<W: Write + Send> Sink for PrintSink<W> {
         RowEncoder::JSON.encode(&batch.columns, false, &mut self.rows)?;
         self.put_prefixes();
         // One call for the whole text: stdout takes its lock inside, once.
-        let written = self.output.write_all(&self.text).and_then(|()| self.output.flush());
-        written.map_err(|e| Error::new(code::FILE_IO, "standard output cannot be written").with_source(e))
+        self.output.write_all(&self.text).map_err(write_error)?;
+        self.output.flush().map_err(write_error)
     }
 
-    fn finish(&mut self) -> Result<()> {
-        Ok(())
+    fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {
+        self.output.flush().map_err(write_error)?;
+        Ok(None)
     }
 }
 
@@ -90,6 +97,7 @@ mod tests {
         let mut sink = PrintSink::new(PrintOptions::default(), Vec::new());
         sink.prefix = prefix("", 2, 4);
         sink.write(&Batch::new(RecordBatch::try_from_iter([("n", numbers)]).unwrap())).unwrap();
+        assert_eq!(sink.pre_commit().unwrap(), None);
         assert_eq!(String::from_utf8(sink.output).unwrap(), "3> {\"n\":1}\n3> {\"n\":2}\n");
     }
 }

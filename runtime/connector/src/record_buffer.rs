@@ -93,6 +93,8 @@ pub struct RecordBuffer {
     bytes: Vec<u8>,
     filled: usize,
     consumed: usize,
+    /// Where `consumed` is in the input.
+    n_before: u64,
     /// Where the record under construction begins, and how far it was looked through.
     start: usize,
     cursor: usize,
@@ -104,14 +106,20 @@ pub struct RecordBuffer {
 
 impl RecordBuffer {
     pub fn new(framing: Framing) -> RecordBuffer {
+        RecordBuffer::at(framing, 0, 1)
+    }
+
+    /// A buffer for an input that begins at `byte` and `line` of a greater one.
+    pub fn at(framing: Framing, byte: u64, line: u64) -> RecordBuffer {
         RecordBuffer {
             framing,
             bytes: Vec::new(),
             filled: 0,
             consumed: 0,
+            n_before: byte,
             start: 0,
             cursor: 0,
-            line: 1,
+            line,
             quote: Quote::default(),
             end_of_input: false,
             records: Vec::new(),
@@ -154,6 +162,13 @@ impl RecordBuffer {
     /// The number of the line at which the next record begins.
     pub fn line(&self) -> u64 {
         self.line
+    }
+
+    /// The byte and the line at which the first record begins that was not consumed; blank lines may stand there. A buffer made `at` this
+    /// place finds the same records. The line end that `end_input` puts behind the last line counts as a byte.
+    pub fn position(&self) -> (u64, u64) {
+        let (start, line) = self.records.first().map_or((self.start, self.line), |record| (record.start, record.line));
+        (self.n_before + start as u64, line)
     }
 
     /// Finds records until there are `rows`. Returns whether the block is full: else more input is needed.
@@ -257,6 +272,7 @@ impl RecordBuffer {
     /// Forgets the block and the blank lines around it.
     pub fn consume(&mut self) {
         self.consumed += self.start;
+        self.n_before += self.start as u64;
         self.cursor -= self.start;
         if let Some(line_end) = &mut self.quote.first_line_end {
             *line_end -= self.start;
@@ -273,13 +289,25 @@ mod tests {
 
     const CSV: Framing = Framing::Csv { delimiter: b',' };
 
+    /// (line, text)
+    type Records = Vec<(u64, String)>;
+
     /// Hands the input over in pieces of `piece` bytes and takes blocks of `rows` rows.
-    fn frame(framing: Framing, input: &[u8], piece: usize, rows: usize) -> Vec<(u64, String)> {
-        let mut buffer = RecordBuffer::new(framing);
+    fn frame(framing: Framing, input: &[u8], piece: usize, rows: usize) -> Records {
+        frame_on(RecordBuffer::new(framing), input, piece, rows, usize::MAX).0
+    }
+
+    /// Takes at most `n_blocks` blocks; returns where the next record begins as well.
+    fn frame_on(mut buffer: RecordBuffer, input: &[u8], piece: usize, rows: usize, n_blocks: usize) -> (Records, (u64, u64)) {
         let (mut pieces, mut found, mut ended) = (input.chunks(piece), Vec::new(), false);
+        let mut n_left = n_blocks;
         loop {
+            if n_left == 0 {
+                return (found, buffer.position());
+            }
             let full = buffer.frame(rows).unwrap();
             if full || ended {
+                n_left -= 1;
                 let block = buffer.block();
                 found.extend(block.records.iter().map(|r| (r.line, String::from_utf8_lossy(&block.bytes[r.text()]).into_owned())));
                 buffer.consume();
@@ -289,7 +317,7 @@ mod tests {
             }
             match pieces.next() {
                 Some(mut bytes) => assert!(buffer.fill(&mut bytes).unwrap() > 0),
-                None if ended => return found,
+                None if ended => return (found, buffer.position()),
                 None => {
                     buffer.end_input();
                     ended = true;
@@ -346,6 +374,16 @@ mod tests {
         fn pieces_and_blocks_do_not_show(input in "[ab,\"\n\r]{0,60}", piece in 1usize..9, rows in 1usize..5) {
             for framing in [Framing::Lines, Framing::Json, CSV] {
                 prop_assert_eq!(frame(framing, input.as_bytes(), piece, rows), frame(framing, input.as_bytes(), 1000, 1000));
+            }
+        }
+
+        #[test]
+        fn a_buffer_made_at_a_position_goes_on_there(input in "[ab,\"\n\r]{0,60}", piece in 1usize..9, rows in 1usize..5, n_blocks in 0usize..9) {
+            for framing in [Framing::Lines, Framing::Json, CSV] {
+                let (mut found, (byte, line)) = frame_on(RecordBuffer::new(framing), input.as_bytes(), piece, rows, n_blocks);
+                let rest = &input.as_bytes()[input.len().min(byte as usize)..];
+                found.extend(frame_on(RecordBuffer::at(framing, byte, line), rest, piece, rows, usize::MAX).0);
+                prop_assert_eq!(found, frame(framing, input.as_bytes(), 1000, 1000));
             }
         }
     }

@@ -2,18 +2,22 @@
 //!
 //! There is one split, the connection. A batch is closed when the input runs dry, so that a row never waits for the next one. The
 //! source ends when the server closes the connection behind a line end; in the middle of a line that is an error, for the rest of
-//! the line is lost. Nothing can be read twice. Positions are line numbers of the connection.
+//! the line is lost. Positions are line numbers of the connection.
+//!
+//! Nothing can be read twice: a reader that goes on at a position connects anew, takes what the server sends then, and goes on
+//! counting. What the connection before had brought behind the position is lost.
 
 use crate::file::lines;
 use crate::format::{BlockDecoder, FormatName, FormatSpec};
 use crate::record_buffer::RecordBuffer;
+use crate::{once, position};
 use arrow_schema::SchemaRef;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use streamrt_operator::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
+use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
 use streamrt_types::{Error, Result, code};
 
 /// The longest that a call of the reader waits for bytes.
@@ -77,32 +81,29 @@ impl Source for SocketSource {
         false
     }
 
-    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>> {
-        Ok(Box::new(Connection { address: Some(self.address.clone()) }))
+    fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
+        let name = self.address.clone();
+        once::enumerator("socket", restored, move |_| vec![Split { number: 0, name: name.clone(), detail: "{}".to_owned() }])
     }
 
-    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>> {
+    fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
+        let position: Option<SocketPosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
         let refused = |e: io::Error| Error::new(code::CONNECT, format!("{} cannot be reached: {e}", self.address)).with_source(e);
         let stream = self.connect().map_err(refused)?;
         stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(refused)?;
         let decoder = self.format.decoder(None, split.name.clone(), split.number)?;
-        let records = RecordBuffer::new(self.format.framing());
+        let n_lines = position.map_or(0, |position| position.lines);
+        let records = RecordBuffer::at(self.format.framing(), 0, n_lines.saturating_add(1));
         Ok(Box::new(SocketReader { address: self.address.clone(), stream, records, decoder, closed: None }))
     }
 }
 
-/// Gives the one split.
-struct Connection {
-    address: Option<Arc<str>>,
-}
-
-impl SplitEnumerator for Connection {
-    fn poll(&mut self, _parallelism: u32) -> Result<Enumeration> {
-        Ok(match self.address.take() {
-            Some(name) => Enumeration::Splits(vec![Split { number: 0, name, detail: "{}".to_owned() }]),
-            None => Enumeration::Finished,
-        })
-    }
+/// Where a reader goes on counting.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SocketPosition {
+    /// The lines of all connections so far.
+    lines: u64,
 }
 
 /// How a connection ended.
@@ -187,6 +188,11 @@ impl SplitReader for SocketReader {
         }
     }
 
+    fn position(&self) -> String {
+        let (_, line) = self.records.position();
+        position::write(&SocketPosition { lines: line - 1 })
+    }
+
     fn take_poison(&mut self) -> Vec<PoisonLine> {
         self.decoder.take_poison()
     }
@@ -195,23 +201,64 @@ impl SplitReader for SocketReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{self, Found};
     use arrow_array::cast::AsArray;
+    use proptest::prelude::*;
     use std::io::Write;
     use std::net::TcpListener;
+    use streamrt_operator::Enumeration;
     use streamrt_types::arrow_schema;
     use streamrt_wit::{DataType, Field};
 
-    fn open(port: u16) -> Result<Box<dyn SplitReader>> {
-        let options = serde_json::from_value(serde_json::json!({ "host": "127.0.0.1", "port": port })).unwrap();
-        let source = SocketSource::new(options, arrow_schema(&vec![Field::new("value", DataType::String)])).unwrap();
-        let Enumeration::Splits(splits) = source.enumerator().unwrap().poll(1).unwrap() else { panic!("there is one split") };
-        source.open(&splits[0])
+    fn open(port: u16, format: &str, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
+        let options = serde_json::json!({ "host": "127.0.0.1", "port": port, "format": format });
+        let name = Field::new("value", DataType::String);
+        let schema = if format == "csv" { vec![name, Field::new("n", DataType::I64)] } else { vec![name] };
+        let source = SocketSource::new(serde_json::from_value(options).unwrap(), arrow_schema(&schema)).unwrap();
+        let Enumeration::Splits(splits) = source.enumerator(None).unwrap().poll(1).unwrap() else { panic!("there is one split") };
+        source.open(&splits[0], position)
     }
 
     fn connect() -> (Box<dyn SplitReader>, TcpStream) {
+        connect_for("lines", None)
+    }
+
+    fn connect_for(format: &str, position: Option<&str>) -> (Box<dyn SplitReader>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let reader = open(listener.local_addr().unwrap().port()).unwrap();
+        let reader = open(listener.local_addr().unwrap().port(), format, position).unwrap();
         (reader, listener.accept().unwrap().0)
+    }
+
+    /// Reads what one connection brings; returns where it ended.
+    fn bring(format: &str, text: &str, rows: usize, position: Option<&str>, found: &mut Found) -> String {
+        let (mut reader, mut server) = connect_for(format, position);
+        server.write_all(text.as_bytes()).unwrap();
+        drop(server);
+        while testing::poll(&mut *reader, rows, found).unwrap() {}
+        reader.position()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn lines_are_counted_over_connections(lines in prop::collection::vec("(\"a\n\",|bad,|b,)[1x]\r?\n|\r?\n", 0..8), cut in 0usize..8, rows in 1usize..5) {
+            for format in ["lines", "csv"] {
+                let (mut expected, mut found) = (Found::default(), Found::default());
+                let end = bring(format, &lines.concat(), 100, None, &mut expected);
+                let (before, after) = lines.split_at(cut.min(lines.len()));
+                let position = bring(format, &before.concat(), rows, None, &mut found);
+                prop_assert_eq!(bring(format, &after.concat(), rows, Some(&position), &mut found), end);
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_brought_but_not_taken_is_not_counted() {
+        let (mut reader, mut server) = connect();
+        server.write_all(b"a\nb\nc\nd").unwrap();
+        assert_eq!(next(&mut *reader, 2).unwrap(), ["a", "b"]);
+        assert_eq!(reader.position(), r#"{"lines":2}"#);
     }
 
     /// Polls until there is something else than nothing.
@@ -256,7 +303,7 @@ mod tests {
     #[test]
     fn a_refused_connection_names_host_and_port() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let error = open(port).err().unwrap();
+        let error = open(port, "lines", None).err().unwrap();
         assert_eq!(error.code().id, "S3004");
         assert!(error.message().starts_with(&format!("127.0.0.1:{port} cannot be reached: ")), "{error}");
     }

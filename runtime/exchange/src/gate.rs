@@ -3,12 +3,18 @@
 //! Elements of one channel keep their order; between channels the gate goes in turn. The gate owns the watermark valve: what comes
 //! out of it carries the combined watermark of all channels. Invariant: no batch comes out before every channel has told its status,
 //! since a channel that is silent might still hold time back.
+//!
+//! A checkpoint's barriers are aligned here: a channel whose barrier has come is not read until those of all others have, so that what is
+//! treated before the barrier goes on is what the checkpoint holds. A channel that has ended counts as aligned.
+//!
+//! # Source
+//! Flink's `SingleCheckpointBarrierHandler`, for aligned checkpoints.
 
 use crate::valve::{ValveEvent, WatermarkValve};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use streamrt_types::{Batch, Error, Result, Status, StreamElement, Watermark};
+use streamrt_types::{Barrier, Batch, Error, Result, Status, StreamElement, WATERMARK_MIN, Watermark, failpoint};
 
 /// What a gate has for its task.
 #[derive(Debug)]
@@ -16,6 +22,8 @@ pub enum GateEvent {
     Batch(Batch),
     Watermark(Watermark),
     Status(Status),
+    /// The barriers of all channels have come; the first of them, so long ago.
+    Barrier(Barrier, Duration),
     /// All channels are at their end.
     EndOfInput,
     /// Nothing came within the time, or somebody woke the task.
@@ -119,6 +127,14 @@ pub struct InputGate {
     told: bool,
     /// What the valve gave beyond the event that was returned.
     pending: VecDeque<GateEvent>,
+    /// The checkpoint whose barriers are coming in, and since when.
+    aligning: Option<(Barrier, Instant)>,
+    /// Channels that are not read until the others are aligned.
+    blocked: Vec<bool>,
+    /// Barriers of this checkpoint and of those before it are of no use any more.
+    last_checkpoint: u64,
+    /// The watermark that stood before a restart, until it has gone out.
+    restored: Option<Watermark>,
 }
 
 impl InputGate {
@@ -133,6 +149,71 @@ impl InputGate {
             ended: vec![false; n_channels],
             told: false,
             pending: VecDeque::new(),
+            aligning: None,
+            blocked: vec![false; n_channels],
+            last_checkpoint: 0,
+            restored: None,
+        }
+    }
+
+    /// The combined watermark that went out last; it belongs into a checkpoint.
+    pub fn watermark(&self) -> Watermark {
+        self.valve.watermark_out().max(self.restored.unwrap_or(WATERMARK_MIN))
+    }
+
+    /// Begins with the watermark of a checkpoint: it goes out behind the first status, before any row.
+    pub fn restore(&mut self, watermark: Watermark) {
+        if watermark > WATERMARK_MIN {
+            self.restored = Some(watermark);
+            self.valve.restore(watermark);
+        }
+    }
+
+    /// Asks for the barrier of a checkpoint that no channel will bring: it comes out when all of them have ended, or at once where there are
+    /// none.
+    pub fn trigger(&mut self, barrier: Barrier) {
+        let newest = self.aligning.map_or(self.last_checkpoint + 1, |(current, _)| current.checkpoint);
+        if barrier.checkpoint >= newest {
+            self.align(barrier);
+        }
+    }
+
+    /// Gives a checkpoint up: its channels are read again, and its barriers mean nothing any more.
+    pub fn abandon(&mut self, checkpoint: u64) {
+        if self.aligning.is_some_and(|(barrier, _)| barrier.checkpoint <= checkpoint) {
+            self.release();
+        }
+        self.last_checkpoint = self.last_checkpoint.max(checkpoint);
+    }
+
+    fn release(&mut self) {
+        self.aligning = None;
+        self.blocked.fill(false);
+    }
+
+    fn barrier(&mut self, channel: usize, barrier: Barrier) -> Result<()> {
+        if barrier.checkpoint <= self.last_checkpoint {
+            return Ok(());
+        }
+        match self.aligning {
+            Some((current, _)) if current.checkpoint > barrier.checkpoint => return Ok(()),
+            Some((current, _)) if current.checkpoint == barrier.checkpoint => {}
+            // The one that was awaited will not come: its coordinator has begun another.
+            _ => self.release(),
+        }
+        self.blocked[channel] = true;
+        self.align(barrier);
+        if self.aligning.is_some() { failpoint("barrier.aligning") } else { Ok(()) }
+    }
+
+    /// Lets the barrier out when every channel has brought it, or ended.
+    fn align(&mut self, barrier: Barrier) {
+        let since = self.aligning.map_or_else(Instant::now, |(_, since)| since);
+        self.aligning = Some((barrier, since));
+        if self.blocked.iter().zip(&self.ended).all(|(blocked, ended)| *blocked || *ended) {
+            self.pending.push_back(GateEvent::Barrier(barrier, since.elapsed()));
+            self.last_checkpoint = barrier.checkpoint;
+            self.release();
         }
     }
 
@@ -203,7 +284,7 @@ impl InputGate {
         let all_known = self.known.iter().all(|known| *known);
         for step in 0..n_channels {
             let channel = (queues.turn + step) % n_channels;
-            if !all_known && self.known[channel] {
+            if !all_known && self.known[channel] || self.blocked[channel] {
                 continue;
             }
             if let Some(element) = queues.channels[channel].pop_front() {
@@ -232,9 +313,13 @@ impl InputGate {
                 self.pending.extend(self.valve.watermark(channel, watermark).map(GateEvent::Watermark));
             }
             StreamElement::Status(status) => self.status(channel, status),
+            StreamElement::Barrier(barrier) => self.barrier(channel, barrier)?,
             StreamElement::EndOfInput => {
                 self.ended[channel] = true;
                 self.status(channel, Status::Finished);
+                if let Some((barrier, _)) = self.aligning {
+                    self.align(barrier);
+                }
             }
         }
         Ok(())
@@ -252,6 +337,7 @@ impl InputGate {
         if !self.told && self.known.iter().all(|known| *known) {
             self.told = true;
             self.pending.push_back(GateEvent::Status(self.valve.current_status()));
+            self.pending.extend(self.restored.take().map(GateEvent::Watermark));
         }
     }
 }
@@ -280,6 +366,7 @@ mod tests {
                 GateEvent::Batch(batch) => events.push(format!("batch {:?}", batch.marks.iter().map(|m| m.watermark).collect::<Vec<_>>())),
                 GateEvent::Watermark(watermark) => events.push(format!("watermark {watermark}")),
                 GateEvent::Status(status) => events.push(format!("{status:?}")),
+                GateEvent::Barrier(barrier, _) => events.push(format!("barrier {}", barrier.checkpoint)),
             }
         }
     }
@@ -304,6 +391,84 @@ mod tests {
         let mut gate = InputGate::new(1, 8);
         gate.sender(0).send(batch(7)).unwrap();
         assert_eq!(gate.poll(None).unwrap_err().message(), "the first element of a channel is its status");
+    }
+
+    /// Sends (channel, element) pairs to two active channels and compares what comes out behind each.
+    fn check_barriers(script: &[(usize, StreamElement, &[&str])]) {
+        let mut gate = InputGate::new(2, 8);
+        (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
+        assert_eq!(drain(&mut gate), ["Active"]);
+        for (step, (channel, element, expected)) in script.iter().enumerate() {
+            gate.sender(*channel).send(element.clone()).unwrap();
+            assert_eq!(drain(&mut gate), *expected, "step {step}");
+        }
+    }
+
+    fn barrier(checkpoint: u64) -> StreamElement {
+        StreamElement::Barrier(Barrier { checkpoint })
+    }
+
+    #[test]
+    fn rows_behind_a_barrier_wait_for_the_barriers_of_the_other_channels() {
+        check_barriers(&[
+            (0, barrier(1), &[]),
+            (0, batch(3), &[]),
+            (1, batch(5), &["batch []"]),
+            (1, barrier(1), &["barrier 1", "batch [3]"]),
+            (1, barrier(1), &[]),
+            (0, batch(4), &["batch [4]"]),
+        ]);
+    }
+
+    #[test]
+    fn a_channel_that_ends_counts_as_aligned_and_a_later_barrier_replaces_one_that_will_not_come() {
+        check_barriers(&[
+            (0, barrier(1), &[]),
+            (1, barrier(2), &[]),
+            (1, batch(9), &[]),
+            (0, barrier(2), &["barrier 2", "batch []"]),
+            (0, barrier(3), &[]),
+            (1, StreamElement::EndOfInput, &["barrier 3"]),
+            (0, barrier(4), &["barrier 4"]),
+        ]);
+    }
+
+    #[test]
+    fn an_abandoned_checkpoint_frees_its_channels_and_its_late_barriers_mean_nothing() {
+        let mut gate = InputGate::new(2, 8);
+        (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
+        gate.sender(0).send(barrier(1)).unwrap();
+        gate.sender(0).send(batch(3)).unwrap();
+        assert_eq!(drain(&mut gate), ["Active"]);
+        gate.abandon(1);
+        assert_eq!(drain(&mut gate), ["batch []"]);
+        gate.sender(1).send(barrier(1)).unwrap();
+        gate.sender(1).send(StreamElement::Watermark(3)).unwrap();
+        assert_eq!(drain(&mut gate), ["watermark 3"]);
+    }
+
+    #[test]
+    fn a_gate_whose_channels_have_ended_gives_the_barrier_that_it_is_asked_for_once() {
+        let mut gate = InputGate::new(1, 8);
+        gate.trigger(Barrier { checkpoint: 1 });
+        assert_eq!(drain(&mut gate), [""; 0]);
+        gate.sender(0).send(StreamElement::EndOfInput).unwrap();
+        assert_eq!(drain(&mut gate), ["Finished", "barrier 1", "end"]);
+        gate.trigger(Barrier { checkpoint: 2 });
+        gate.trigger(Barrier { checkpoint: 2 });
+        assert_eq!(drain(&mut gate), ["barrier 2", "end"]);
+    }
+
+    #[test]
+    fn a_restored_watermark_comes_before_any_row_and_holds_until_all_have_passed_it() {
+        let mut gate = InputGate::new(2, 8);
+        gate.restore(7);
+        gate.sender(0).send(StreamElement::Status(Status::Active)).unwrap();
+        gate.sender(0).send(batch(9)).unwrap();
+        gate.sender(1).send(StreamElement::Status(Status::Active)).unwrap();
+        assert_eq!(drain(&mut gate), ["Active", "watermark 7", "batch []"]);
+        gate.sender(1).send(StreamElement::Watermark(8)).unwrap();
+        assert_eq!((drain(&mut gate), gate.watermark()), (vec!["watermark 8".to_owned()], 8));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use crate::gate::{ChannelSender, Disconnected};
 use arrow_array::UInt32Array;
 use std::time::Duration;
-use streamrt_types::{Batch, Error, KeyEncoder, Mark, Result, Status, StreamElement, Watermark, key_group, key_group_owner};
+use streamrt_types::{Barrier, Batch, Error, KeyEncoder, Mark, Result, Status, StreamElement, Watermark, key_group, key_group_owner};
 
 /// Which channel gets a row.
 #[derive(Debug)]
@@ -84,6 +84,10 @@ impl ResultPartition {
 
     pub fn status(&mut self, status: Status) -> Result<()> {
         self.all(&StreamElement::Status(status))
+    }
+
+    pub fn barrier(&mut self, barrier: Barrier) -> Result<()> {
+        self.all(&StreamElement::Barrier(barrier))
     }
 
     pub fn end_of_input(&mut self) -> Result<()> {
@@ -185,7 +189,7 @@ mod tests {
                     keys.extend(batch.columns.column(0).as_primitive::<Int64Type>().values());
                 }
                 GateEvent::Watermark(watermark) => marks.push((0, watermark)),
-                GateEvent::Status(_) => {}
+                GateEvent::Status(_) | GateEvent::Barrier(..) => {}
                 GateEvent::EndOfInput | GateEvent::Nothing => return (keys, marks),
             }
         }

@@ -50,6 +50,18 @@ impl WatermarkValve {
         WatermarkValve { channels: vec![channel; n_channels], watermark: WATERMARK_MIN, status: None }
     }
 
+    /// The combined watermark.
+    pub fn watermark_out(&self) -> Watermark {
+        self.watermark
+    }
+
+    /// Begins with the combined watermark of a checkpoint. Every channel counts as having reached it: one that did not have it then must not
+    /// let the others run ahead before it is heard of.
+    pub fn restore(&mut self, watermark: Watermark) {
+        self.watermark = watermark;
+        self.channels.iter_mut().for_each(|channel| channel.watermark = watermark);
+    }
+
     /// Takes a watermark of a channel; a smaller one than before is ignored. Returns the combined watermark if it rises.
     pub fn watermark(&mut self, channel: usize, watermark: Watermark) -> Option<Watermark> {
         let input = &mut self.channels[channel];

@@ -5,6 +5,8 @@
 
 use crate::operator::{Operator, OperatorContext, Output};
 use crate::source::SplitEvent;
+use std::sync::Arc;
+use streamrt_state::{OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Result, Status, Target, Watermark};
 
 struct Link {
@@ -129,6 +131,40 @@ impl OperatorChain {
         let leads_inside = |link: &Link| link.targets.iter().all(|(_, target)| !matches!(target, Target::Operator(n) if *n >= n_links));
         assert!(self.links.iter().all(leads_inside), "a target of a chain exists");
         self.links.iter_mut().rev().try_for_each(|link| link.operator.open(&link.context))
+    }
+
+    /// What the operators know of their places, in order.
+    pub fn contexts(&self) -> impl Iterator<Item = &OperatorContext> {
+        self.links.iter().map(|link| &link.context)
+    }
+
+    /// Freezes all operators, between two elements.
+    pub fn snapshot(&mut self, checkpoint: u64) -> Result<Vec<(Arc<str>, OperatorSnapshot)>> {
+        self.links.iter_mut().map(|link| Ok((link.context.uid.clone(), link.operator.snapshot(checkpoint)?))).collect()
+    }
+
+    /// Gives every operator what `state_of` has for it.
+    ///
+    /// # Errors
+    /// What an operator says, or `Invalid` if it leaves a state of the snapshot behind.
+    pub fn restore(&mut self, mut state_of: impl FnMut(&OperatorContext) -> Result<OperatorState>) -> Result<()> {
+        for link in &mut self.links {
+            let mut state = state_of(&link.context)?;
+            let place = |e: streamrt_types::Error| e.at(format_args!("operator `{}`", link.context.uid));
+            link.operator.restore(&mut state).map_err(place)?;
+            state.check_taken()?;
+        }
+        Ok(())
+    }
+
+    /// Tells all operators that a checkpoint is published, and returns the first error.
+    pub fn checkpoint_complete(&mut self, checkpoint: u64) -> Result<()> {
+        self.links.iter_mut().map(|link| link.operator.checkpoint_complete(checkpoint)).fold(Ok(()), |first, next| first.and(next))
+    }
+
+    /// Whether results of some operator wait for a checkpoint.
+    pub fn awaits_checkpoint(&self) -> bool {
+        self.links.iter().any(|link| link.operator.awaits_checkpoint())
     }
 
     /// Calls the operator at the head.

@@ -60,6 +60,8 @@ impl<O: Operator> Harness<O> {
         let dead_letters = Arc::new(Mutex::new(Vec::new()));
         let letters = dead_letters.clone();
         let context = OperatorContext {
+            job: "job".into(),
+            generation: 1,
             uid: "op".into(),
             subtask: 0,
             parallelism: 1,

@@ -43,6 +43,11 @@ impl BatchKeys {
         self.codec.schema()
     }
 
+    /// What the bytes of keys in a snapshot mean: the types of the key columns.
+    pub fn types(&self) -> serde_json::Value {
+        self.schema().fields().iter().map(|field| serde_json::Value::from(field.data_type().to_string())).collect()
+    }
+
     /// The murmur3 hashes and the keys of all rows.
     ///
     /// # Errors

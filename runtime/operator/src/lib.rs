@@ -38,7 +38,7 @@ mod states;
 mod timers;
 mod transform;
 
-pub use aggregate::{Accumulators, Overflow, RunningAggregateOperator};
+pub use aggregate::{Accumulators, FrozenTable, Overflow, RunningAggregateOperator};
 pub use chain::{Exits, OperatorChain};
 pub use function::{
     Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, RowsOut, SlotsIn, StateAccess, StateIn, StateOut, TimerIn,
@@ -49,7 +49,7 @@ pub use keyed::BatchKeys;
 pub use operator::{DeadLetter, Operator, OperatorContext, Output, TaskMetrics};
 pub use ports::port_number;
 pub use process::KeyedProcessOperator;
-pub use sink::{Sink, SinkOperator};
+pub use sink::{COMMITTABLES, Sink, SinkOperator, transaction_prefix};
 pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader};
 pub use timers::{Domain, Timer, TimerKey, TimerService};
 pub use transform::{Projection, TransformOperator, suspect_row};

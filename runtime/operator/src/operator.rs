@@ -3,6 +3,7 @@
 use crate::source::SplitEvent;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use streamrt_state::{OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Clock, Configuration, KeyGroupRange, Result, Status, WATERMARK_MIN, Watermark};
 
 /// Where an operator's results go: the next operator of the chain, or the exchange.
@@ -21,7 +22,8 @@ pub trait Output {
 
 /// An operator instance of one subtask.
 ///
-/// The order of calls is `open`, then any of the others, then `end_of_input` if the input ended by itself, then `close`.
+/// The order of calls is `open`, `restore` if there is a snapshot, then any of the others, then `end_of_input` if the input ended by
+/// itself, then `close`. Between `end_of_input` and `close` only `snapshot` and `checkpoint_complete` are called.
 /// The caller has already combined the watermarks of all channels: they only rise.
 pub trait Operator: Send {
     fn open(&mut self, _context: &OperatorContext) -> Result<()> {
@@ -58,6 +60,29 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Freezes the state as it is now, for a checkpoint. What this thread does is short: nothing large is copied or written here.
+    fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
+        Ok(OperatorSnapshot::default())
+    }
+
+    /// Takes back what `snapshot` gave. A state that is not taken is an error of the caller.
+    ///
+    /// # Errors
+    /// `Invalid` if types have changed, `Data` if the bytes are damaged.
+    fn restore(&mut self, _state: &mut OperatorState) -> Result<()> {
+        Ok(())
+    }
+
+    /// A checkpoint is published: it will never be taken back.
+    fn checkpoint_complete(&mut self, _checkpoint: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether results wait for a checkpoint, so that the task must not end before it.
+    fn awaits_checkpoint(&self) -> bool {
+        false
+    }
+
     /// Releases what `open` took. Called on every way out.
     fn close(&mut self) -> Result<()> {
         Ok(())
@@ -67,6 +92,10 @@ pub trait Operator: Send {
 /// What an operator instance knows about its place.
 #[derive(Clone)]
 pub struct OperatorContext {
+    /// The job's id, by which its transactions are told from those of others.
+    pub job: Arc<str>,
+    /// The number of the take-over of the job: every start has a higher one.
+    pub generation: u64,
     pub uid: Arc<str>,
     pub subtask: u32,
     pub parallelism: u32,
@@ -109,6 +138,11 @@ pub struct TaskMetrics {
     pub busy_ns: AtomicU64,
     pub idle_ns: AtomicU64,
     pub back_pressured_ns: AtomicU64,
+    /// Snapshots taken.
+    pub checkpoints: AtomicU64,
+    /// Of the last snapshot: from the first barrier to the last, and the time on the task's thread.
+    pub alignment_ns: AtomicU64,
+    pub sync_ns: AtomicU64,
 }
 
 impl Default for TaskMetrics {
@@ -122,6 +156,9 @@ impl Default for TaskMetrics {
             busy_ns: AtomicU64::new(0),
             idle_ns: AtomicU64::new(0),
             back_pressured_ns: AtomicU64::new(0),
+            checkpoints: AtomicU64::new(0),
+            alignment_ns: AtomicU64::new(0),
+            sync_ns: AtomicU64::new(0),
         }
     }
 }

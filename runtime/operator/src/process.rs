@@ -21,15 +21,19 @@ use crate::timers::{Domain, Timer, TimerService};
 use crate::transform::{Piece, Projection, suspect_row};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_state::{KeyBuffer, Keys};
+use streamrt_state::{KeyBuffer, KeyKind, KeyedSnapshot, Keys, OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Clock, Error, Mark, Result, WATERMARK_MIN, Watermark, code};
 use streamrt_wit::codes::{action, domain};
 use streamrt_wit::{Function, StateDescriptor};
 
 /// Timers that one call fires at most: some 100 KiB of columns, and far less than a deadline.
 const SWEEP_TIMERS_MAX: usize = 4096;
+
+/// The name of the timers in a snapshot. A function's own states cannot begin so.
+const TIMERS: &str = "$timers";
 
 /// The operator of a keyed process function.
 pub struct KeyedProcessOperator {
@@ -465,10 +469,32 @@ impl Operator for KeyedProcessOperator {
         self.next(Domain::ProcessingTime)
     }
 
+    fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
+        let key = self.keys.types();
+        let opened = self.opened.as_mut().ok_or_else(|| Error::internal("a process function was not opened"))?;
+        let mut keyed = CallStates::of(&mut opened.access).states.freeze(&self.descriptors, &key);
+        if self.function.registers_timers {
+            keyed.push(KeyedSnapshot { name: TIMERS.into(), types: timer_types(key), entries: Box::new(opened.timers.freeze()) });
+        }
+        Ok(OperatorSnapshot { keyed, ..OperatorSnapshot::default() })
+    }
+
+    fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
+        let key = self.keys.types();
+        let opened = self.opened.as_mut().ok_or_else(|| Error::internal("a process function was not opened"))?;
+        CallStates::of(&mut opened.access).states.restore(&self.descriptors, &key, state)?;
+        let fixed = self.keys.kind() == KeyKind::Fixed;
+        state.keyed(TIMERS, &timer_types(key), |hash, key, sub, _| opened.timers.restore(hash, key, sub, fixed))
+    }
+
     fn processing_time(&mut self, now_ms: i64, output: &mut dyn Output) -> Result<()> {
         let empty = self.empty.clone();
         self.work(&empty, now_ms, output, |process, isolation| process.run_clock(isolation))
     }
+}
+
+fn timer_types(key: Value) -> Value {
+    json!({"kind": "timers", "key": key})
 }
 
 #[cfg(test)]

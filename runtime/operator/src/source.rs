@@ -47,15 +47,23 @@ pub trait Source: Send + Sync {
     /// Whether the source ends by itself.
     fn bounded(&self) -> bool;
 
-    fn enumerator(&self) -> Result<Box<dyn SplitEnumerator>>;
+    /// `restored` is what [`SplitEnumerator::snapshot`] gave: splits that were found before are not found again.
+    fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>>;
 
-    /// Opens a split. The reader's batches have the source's schema and an [`streamrt_types::Origin`]; times and marks come later.
-    fn open(&self, split: &Split) -> Result<Box<dyn SplitReader>>;
+    /// Opens a split; at `position`, what [`SplitReader::position`] gave, else at its begin. The reader's batches have the source's schema
+    /// and an [`streamrt_types::Origin`]; times and marks come later.
+    ///
+    /// # Errors
+    /// `Unavailable` if the split is not there, `Data` if it has no such position any more.
+    fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>>;
 }
 
 pub trait SplitEnumerator: Send {
     /// Looks for splits. `parallelism` is that of the readers, for sources that cut by it.
     fn poll(&mut self, parallelism: u32) -> Result<Enumeration>;
+
+    /// What it has found so far, in the connector's words; JSON.
+    fn snapshot(&self) -> String;
 }
 
 /// What a reader has at the moment.
@@ -78,6 +86,9 @@ pub trait SplitReader: Send {
     /// A record that the format refuses is not an error of this call: the reader returns the rows before it and reports it through
     /// [`SplitReader::take_poison`].
     fn poll(&mut self, rows: usize, timeout: Duration) -> Result<ReaderPoll>;
+
+    /// Where the next call of `poll` goes on, in the connector's words; JSON. Rows that were returned lie before it, all others behind.
+    fn position(&self) -> String;
 
     /// The records that the format refused since the last call, oldest first: (position, the raw record, the reason).
     ///

@@ -5,10 +5,11 @@
 
 use crate::function::{StateAccess, StateIn, StateOut};
 use arrow_array::{ArrayRef, RecordBatch};
+use serde_json::{Value, json};
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use streamrt_state::{EntryId, KeyBuffer, KeyKind, ListState, MapState, RowCodec, ValueState};
+use streamrt_state::{EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListState, MapState, OperatorState, RowCodec, ValueState};
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 use streamrt_wit::codes::action;
 use streamrt_wit::{StateDescriptor, StateKind};
@@ -53,6 +54,35 @@ impl States {
             })
         };
         Ok(States { states: descriptors.iter().map(open).collect::<Result<_>>()? })
+    }
+
+    /// Freezes every state. `key` says what the keys are.
+    pub(crate) fn freeze(&mut self, descriptors: &[StateDescriptor], key: &Value) -> Vec<KeyedSnapshot> {
+        let freeze = |(state, descriptor): (&mut State, &StateDescriptor)| KeyedSnapshot {
+            name: descriptor.name.clone(),
+            types: types(descriptor, key),
+            entries: match state {
+                State::Value { state, .. } => Box::new(state.freeze()),
+                State::List(state) => Box::new(state.freeze()),
+                State::Map(state) => Box::new(state.freeze()),
+            },
+        };
+        self.states.iter_mut().zip(descriptors).map(freeze).collect()
+    }
+
+    /// Takes every state back that a snapshot has.
+    ///
+    /// # Errors
+    /// `Invalid` if a type has changed, `Data` if the bytes are damaged.
+    pub(crate) fn restore(&mut self, descriptors: &[StateDescriptor], key: &Value, snapshot: &mut OperatorState) -> Result<()> {
+        for (state, descriptor) in self.states.iter_mut().zip(descriptors) {
+            snapshot.keyed(&descriptor.name, &types(descriptor, key), |hash, key, sub, value| match state {
+                State::Value { state, .. } => state.restore(hash, key, value),
+                State::List(state) => state.restore(hash, key, value),
+                State::Map(state) => state.restore(hash, key, sub, value),
+            })?;
+        }
+        Ok(())
     }
 
     /// The value states of `keys`, one for each descriptor of that kind.
@@ -108,6 +138,17 @@ impl States {
             }
         }
     }
+}
+
+/// What the bytes of a state in a snapshot mean: names of columns do not matter, their types do.
+fn types(descriptor: &StateDescriptor, key: &Value) -> Value {
+    let columns =
+        |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
+    let mut types = json!({"kind": descriptor.kind, "key": key, "value": columns(&descriptor.value)});
+    if !descriptor.key.is_empty() {
+        types["map-key"] = columns(&descriptor.key);
+    }
+    types
 }
 
 /// What a call has written to lists and maps, by (state, slot).

@@ -9,7 +9,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
-use streamrt_types::{KeyGroupRange, key_group, murmur3_32};
+use std::sync::Arc;
+use streamrt_state::Frozen;
+use streamrt_types::{Error, KeyGroupRange, Result, code, key_group, murmur3_32};
 
 /// A key, without an allocation where it is eight bytes. Ordered within one kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +50,8 @@ pub enum Domain {
 
 #[derive(Debug)]
 struct Queue {
-    groups: Vec<BTreeSet<Timer>>,
+    /// A group that a snapshot still holds is copied when it changes.
+    groups: Vec<Arc<BTreeSet<Timer>>>,
     /// At or before the earliest timer; `None` if there is none.
     head: Option<i64>,
 }
@@ -64,7 +67,7 @@ pub struct TimerService {
 
 impl TimerService {
     pub fn new(key_groups: KeyGroupRange, max_parallelism: u32) -> TimerService {
-        let queue = || Queue { groups: vec![BTreeSet::new(); key_groups.len() as usize], head: None };
+        let queue = || Queue { groups: vec![Arc::default(); key_groups.len() as usize], head: None };
         TimerService { key_groups, max_parallelism, event_time: queue(), processing_time: queue() }
     }
 
@@ -85,7 +88,7 @@ impl TimerService {
     /// The timers of the group that a key with this hash is in.
     fn group(&mut self, domain: Domain, hash: u32) -> &mut BTreeSet<Timer> {
         let group = key_group(hash, self.max_parallelism) - self.key_groups.start;
-        &mut self.queue(domain).groups[group as usize]
+        Arc::make_mut(&mut self.queue(domain).groups[group as usize])
     }
 
     /// Adds a timer; nothing if it is there. `hash` is that of its key.
@@ -146,12 +149,51 @@ impl TimerService {
         due
     }
 
+    /// All timers as they are now: under each key its timers, told apart by domain and time.
+    pub fn freeze(&self) -> impl Frozen + use<> {
+        FrozenTimers { event_time: self.event_time.groups.clone(), processing_time: self.processing_time.groups.clone() }
+    }
+
+    /// Takes an entry of a snapshot back. `fixed` says whether keys are eight bytes.
+    ///
+    /// # Errors
+    /// `Data` if it is no timer.
+    pub fn restore(&mut self, hash: u32, key: &[u8], sub: &[u8], fixed: bool) -> Result<()> {
+        let damaged = || Error::new(code::SNAPSHOT_DAMAGED, "a timer in the snapshot is none");
+        let (&domain, time) = sub.split_first().ok_or_else(damaged)?;
+        let time = i64::from_be_bytes(time.try_into().map_err(|_| damaged())?);
+        let domain = if domain == 0 { Domain::EventTime } else { Domain::ProcessingTime };
+        let key = match fixed {
+            true => TimerKey::Fixed(u64::from_le_bytes(key.try_into().map_err(|_| damaged())?)),
+            false => TimerKey::Bytes(key.into()),
+        };
+        self.register(domain, hash, Timer { time, key });
+        Ok(())
+    }
+
     pub fn len(&self, domain: Domain) -> usize {
-        self.read(domain).groups.iter().map(BTreeSet::len).sum()
+        self.read(domain).groups.iter().map(|group| group.len()).sum()
     }
 
     pub fn is_empty(&self, domain: Domain) -> bool {
         self.next(domain).is_none()
+    }
+}
+
+struct FrozenTimers {
+    event_time: Vec<Arc<BTreeSet<Timer>>>,
+    processing_time: Vec<Arc<BTreeSet<Timer>>>,
+}
+
+impl Frozen for FrozenTimers {
+    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+        for (domain, groups) in [(0, &self.event_time), (1, &self.processing_time)] {
+            for timer in groups.iter().flat_map(|group| group.iter()) {
+                let mut sub = [domain; 9];
+                sub[1..].copy_from_slice(&timer.time.to_be_bytes());
+                timer.key.with_bytes(|key| each(key, &sub, &[]));
+            }
+        }
     }
 }
 

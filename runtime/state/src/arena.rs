@@ -3,6 +3,8 @@
 //! Invariant: every block is in use by exactly one address, or in the free list of its size class, so that state that is rewritten
 //! for ever does not grow. Blocks are multiples of 16 bytes up to a kibibyte; larger ones have a page of their own.
 
+use crate::page::{Page, SharedPage};
+
 /// Where a byte string stands. 0 is none, so that zeroed memory holds no address.
 pub type Address = u64;
 
@@ -20,7 +22,7 @@ const HEADER_BYTES: usize = 4;
 /// A heap of byte strings.
 #[derive(Default)]
 pub struct Arena {
-    pages: Vec<Box<[u8]>>,
+    pages: Vec<Page>,
     /// The page that small blocks are cut from, and how much of it is used.
     open: Option<(usize, usize)>,
     /// Free small blocks by class.
@@ -41,6 +43,28 @@ fn place(address: Address) -> (usize, usize) {
     ((address >> 32) as usize - 1, address as u32 as usize)
 }
 
+/// The bytes of the block at `offset` of a page.
+fn block(page: &[u8], offset: usize) -> &[u8] {
+    let header = page[offset..].first_chunk().expect("every block has a header");
+    &page[offset + HEADER_BYTES..][..u32::from_le_bytes(*header) as usize]
+}
+
+/// An arena as it was at one moment.
+pub struct ArenaSnapshot {
+    pages: Vec<SharedPage>,
+}
+
+impl ArenaSnapshot {
+    /// The bytes at `address`; none at [`NO_ADDRESS`].
+    pub fn get(&self, address: Address) -> &[u8] {
+        if address == NO_ADDRESS {
+            return &[];
+        }
+        let (page, offset) = place(address);
+        block(&self.pages[page], offset)
+    }
+}
+
 impl Arena {
     pub fn new() -> Arena {
         Arena::default()
@@ -59,8 +83,7 @@ impl Arena {
             return &[];
         }
         let (page, offset) = place(address);
-        let length = self.length(address);
-        &self.pages[page][offset + HEADER_BYTES..][..length]
+        block(self.pages[page].bytes(), offset)
     }
 
     /// Puts `bytes` in the place of those at `old`, which may be [`NO_ADDRESS`], and returns where they are now.
@@ -81,7 +104,7 @@ impl Arena {
         let size = block_bytes(self.length(address));
         if size > SMALL_BYTES_MAX {
             let (page, _) = place(address);
-            self.pages[page] = Box::default();
+            self.pages[page] = Page::zeroed(0);
             self.free_pages.push(page);
             return;
         }
@@ -94,21 +117,25 @@ impl Arena {
 
     /// Bytes that the arena holds, free ones included.
     pub fn memory_bytes(&self) -> usize {
-        let pages: usize = self.pages.iter().map(|page| page.len()).sum();
+        let pages: usize = self.pages.iter().map(|page| page.bytes().len()).sum();
         let free: usize = self.free.iter().map(|class| class.capacity() * size_of::<Address>()).sum();
-        pages + free + self.pages.capacity() * size_of::<Box<[u8]>>()
+        pages + free + self.pages.capacity() * size_of::<Page>()
+    }
+
+    /// The arena as it is now. Pages are shared, not copied; a later write copies the page it goes to.
+    pub fn freeze(&mut self) -> ArenaSnapshot {
+        ArenaSnapshot { pages: self.pages.iter_mut().map(Page::share).collect() }
     }
 
     fn length(&self, address: Address) -> usize {
         let (page, offset) = place(address);
-        let header = self.pages[page][offset..].first_chunk().expect("every block has a header");
-        u32::from_le_bytes(*header) as usize
+        block(self.pages[page].bytes(), offset).len()
     }
 
     fn write(&mut self, address: Address, bytes: &[u8]) {
         let (page, offset) = place(address);
         let length = u32::try_from(bytes.len()).expect("a value is smaller than 4 GiB: batches are");
-        let block = &mut self.pages[page][offset..];
+        let block = &mut self.pages[page].bytes_mut()[offset..];
         block[..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
         block[HEADER_BYTES..][..bytes.len()].copy_from_slice(bytes);
     }
@@ -129,7 +156,7 @@ impl Arena {
     }
 
     fn new_page(&mut self, size: usize) -> usize {
-        let page = vec![0; size].into_boxed_slice();
+        let page = Page::zeroed(size);
         match self.free_pages.pop() {
             Some(number) => {
                 self.pages[number] = page;

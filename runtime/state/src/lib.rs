@@ -21,16 +21,22 @@ mod index;
 mod keys;
 mod list;
 mod map;
+mod page;
 mod row;
 mod slab;
+mod snapshot;
 mod table;
 mod value;
 
-pub use arena::{Address, Arena, NO_ADDRESS};
+pub use arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
 pub use index::{EntryId, NO_ENTRY};
 pub use keys::{KeyBuffer, KeyKind, Keys};
 pub use list::{Elements, ListState};
 pub use map::{MapPage, MapState};
 pub use row::RowCodec;
-pub use table::KeyTable;
+pub use snapshot::{
+    Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode, ListSnapshot, OperatorIndex, OperatorSnapshot,
+    OperatorState, Part, Share,
+};
+pub use table::{KeyTable, TableSnapshot};
 pub use value::ValueState;

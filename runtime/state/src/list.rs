@@ -7,14 +7,16 @@ use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
 use crate::slab::Slab;
-use crate::table::KeyTable;
-use streamrt_types::KeyGroupRange;
+use crate::snapshot::Frozen;
+use crate::table::{KeyTable, TableSnapshot, word_of};
+use std::sync::Arc;
+use streamrt_types::{Error, KeyGroupRange, Result, code};
 
 /// One list state of one operator.
 pub struct ListState {
     table: KeyTable,
     codec: RowCodec,
-    lists: Slab<Vec<u8>>,
+    lists: Slab<Arc<Vec<u8>>>,
     entries: Vec<EntryId>,
     created: Vec<u32>,
 }
@@ -61,7 +63,7 @@ impl ListState {
             let number = self.lists.insert();
             self.table.set_word(entry, 0, number);
         }
-        let list = self.lists.get_mut(self.table.word(entry, 0));
+        let list = Arc::make_mut(self.lists.get_mut(self.table.word(entry, 0)));
         for element in elements {
             list.extend_from_slice(&(element.len() as u32).to_le_bytes());
             list.extend_from_slice(element);
@@ -76,6 +78,28 @@ impl ListState {
         }
     }
 
+    /// The state as it is now: under each key its elements.
+    pub fn freeze(&mut self) -> impl Frozen + use<> {
+        FrozenLists { table: self.table.freeze(), lists: self.lists.freeze() }
+    }
+
+    /// Takes an entry of a snapshot back.
+    ///
+    /// # Errors
+    /// `Data` if `list` is no list of this state's elements.
+    pub fn restore(&mut self, hash: u32, key: &[u8], list: &[u8]) -> Result<()> {
+        let mut elements = Elements { rest: list };
+        elements.by_ref().try_for_each(|element| self.codec.check(element))?;
+        if !elements.rest.is_empty() || list.is_empty() {
+            return Err(Error::new(code::SNAPSHOT_DAMAGED, "a list in the snapshot does not end where its elements end"));
+        }
+        let entry = self.table.upsert_one(hash, key)?;
+        let number = self.lists.insert();
+        *self.lists.get_mut(number) = Arc::new(list.to_vec());
+        self.table.set_word(entry, 0, number);
+        Ok(())
+    }
+
     /// Number of keys with elements.
     pub fn len(&self) -> usize {
         self.table.len()
@@ -83,6 +107,17 @@ impl ListState {
 
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
+    }
+}
+
+struct FrozenLists {
+    table: TableSnapshot,
+    lists: Slab<Arc<Vec<u8>>>,
+}
+
+impl Frozen for FrozenLists {
+    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+        self.table.each(&mut |key, number| each(key, &[], self.lists.get(word_of(number))));
     }
 }
 
@@ -96,7 +131,7 @@ impl<'a> Iterator for Elements<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let (length, rest) = self.rest.split_first_chunk::<4>()?;
-        let (element, rest) = rest.split_at(u32::from_le_bytes(*length) as usize);
+        let (element, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         self.rest = rest;
         Some(element)
     }

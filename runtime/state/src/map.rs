@@ -6,10 +6,12 @@ use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
 use crate::slab::Slab;
-use crate::table::KeyTable;
+use crate::snapshot::Frozen;
+use crate::table::{KeyTable, TableSnapshot, word_of};
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use streamrt_types::KeyGroupRange;
+use std::sync::Arc;
+use streamrt_types::{KeyGroupRange, Result};
 
 /// Entries by their encoded keys.
 pub type MapPage = BTreeMap<Box<[u8]>, Box<[u8]>>;
@@ -19,7 +21,7 @@ pub struct MapState {
     table: KeyTable,
     key_codec: RowCodec,
     value_codec: RowCodec,
-    maps: Slab<MapPage>,
+    maps: Slab<Arc<MapPage>>,
     entries: Vec<EntryId>,
     created: Vec<u32>,
 }
@@ -59,8 +61,12 @@ impl MapState {
     fn map(&mut self, keys: &KeyBuffer, slot: usize) -> Option<&MapPage> {
         match self.find(keys, slot) {
             NO_ENTRY => None,
-            entry => Some(self.maps.get(self.table.word(entry, 0))),
+            entry => Some(&**self.maps.get(self.table.word(entry, 0))),
         }
+    }
+
+    fn map_mut(&mut self, entry: EntryId) -> &mut MapPage {
+        Arc::make_mut(self.maps.get_mut(self.table.word(entry, 0)))
     }
 
     /// The encoded value under `map_key` in the map of key `slot`.
@@ -79,11 +85,34 @@ impl MapState {
         let key = keys.keys().slice(slot, slot + 1);
         self.table.upsert(&keys.hashes()[slot..=slot], key, &mut self.entries, &mut self.created);
         let entry = self.entries[0];
-        if !self.created.is_empty() {
+        self.give_map(entry);
+        self.map_mut(entry).insert(map_key.into(), value.into());
+    }
+
+    /// An entry that was just made has no map yet.
+    fn give_map(&mut self, entry: EntryId) {
+        if self.table.word(entry, 0) == 0 {
             let number = self.maps.insert();
             self.table.set_word(entry, 0, number);
         }
-        self.maps.get_mut(self.table.word(entry, 0)).insert(map_key.into(), value.into());
+    }
+
+    /// The state as it is now: for each entry of each map the key, the map's own key, and the value.
+    pub fn freeze(&mut self) -> impl Frozen + use<> {
+        FrozenMaps { table: self.table.freeze(), maps: self.maps.freeze() }
+    }
+
+    /// Takes an entry of a snapshot back.
+    ///
+    /// # Errors
+    /// `Data` if the bytes are not those of this state.
+    pub fn restore(&mut self, hash: u32, key: &[u8], map_key: &[u8], value: &[u8]) -> Result<()> {
+        self.key_codec.check(map_key)?;
+        self.value_codec.check(value)?;
+        let entry = self.table.upsert_one(hash, key)?;
+        self.give_map(entry);
+        self.map_mut(entry).insert(map_key.into(), value.into());
+        Ok(())
     }
 
     /// Takes one entry out of a map, if it is there.
@@ -92,7 +121,7 @@ impl MapState {
         if entry == NO_ENTRY {
             return;
         }
-        let map = self.maps.get_mut(self.table.word(entry, 0));
+        let map = self.map_mut(entry);
         map.remove(map_key);
         if map.is_empty() {
             self.retire(entry);
@@ -119,6 +148,17 @@ impl MapState {
 
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
+    }
+}
+
+struct FrozenMaps {
+    table: TableSnapshot,
+    maps: Slab<Arc<MapPage>>,
+}
+
+impl Frozen for FrozenMaps {
+    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+        self.table.each(&mut |key, number| self.maps.get(word_of(number)).iter().for_each(|(sub, value)| each(key, sub, value)));
     }
 }
 

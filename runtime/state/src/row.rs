@@ -12,7 +12,7 @@ use arrow_array::{Array, ArrayRef, PrimitiveArray, RecordBatch, RecordBatchOptio
 use arrow_buffer::{NullBuffer, ToByteSlice};
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
-use streamrt_types::{Error, Result, arrow_schema};
+use streamrt_types::{Error, Result, arrow_schema, code};
 use streamrt_wit::DataType;
 
 /// Encodes and decodes rows of one schema.
@@ -71,6 +71,20 @@ impl RowCodec {
             }
             encode_value(column, data_type, row, bytes);
         }
+    }
+
+    /// Whether bytes that come from outside are a row of this codec.
+    ///
+    /// # Errors
+    /// `Data` if they are not.
+    pub fn check(&self, row: &[u8]) -> Result<()> {
+        let mut rest = row.get(self.bitmap_bytes..).unwrap_or(&[]);
+        let whole = match self.fixed_bytes() {
+            Some(bytes) => row.len() == bytes,
+            None => self.types.iter().all(|&data_type| !rest.is_empty() && cut(&mut rest, data_type).is_some()) && rest.is_empty(),
+        };
+        let texts = || self.decode(&[row]).is_ok();
+        if whole && texts() { Ok(()) } else { Err(Error::new(code::SNAPSHOT_DAMAGED, "bytes in the snapshot are no row of their state")) }
     }
 
     /// Decodes rows into columns. An empty slice is an absent row: zeros and empty strings, nulls where a column may be null.

@@ -8,17 +8,16 @@
 //! An entry is the key (eight bytes, or the address of its bytes) and then the value. Invariant: an entry number is in the index of its
 //! key group exactly once, or in the free list.
 
-use crate::arena::Arena;
+use crate::arena::{Arena, ArenaSnapshot};
 use crate::index::{EntryId, GroupIndex, NO_ENTRY, entry_of, hash_of};
 use crate::keys::{KeyKind, Keys, key_at};
-use streamrt_types::{KeyGroupRange, murmur3_32};
+use crate::page::{Page, SharedPage};
+use streamrt_types::{Error, KeyGroupRange, Result, code, murmur3_32};
 
 const PAGE_BYTES: usize = 4096;
 const KEY_BYTES: usize = 8;
 /// Rows whose index slots are loaded before any of them is used; enough to fill the core's queue of misses.
 const CHUNK: usize = 64;
-
-type Page = Box<[u8; PAGE_BYTES]>;
 
 /// A map from keys to values of a fixed number of bytes.
 pub struct KeyTable {
@@ -36,6 +35,8 @@ pub struct KeyTable {
     /// The number that comes next when the free list is empty.
     next: EntryId,
     free: Vec<EntryId>,
+    /// A bit for each entry number: whether it holds a key.
+    live: Vec<u64>,
     /// Bytes of keys that are not eight bytes.
     arena: Arena,
     n_entries: usize,
@@ -98,6 +99,7 @@ impl KeyTable {
             slot_bits: entries_per_page.next_power_of_two().trailing_zeros(),
             next: 0,
             free: Vec::new(),
+            live: Vec::new(),
             arena: Arena::new(),
             n_entries: 0,
         }
@@ -125,6 +127,23 @@ impl KeyTable {
             Keys::Fixed(keys) => self.confirm(hashes, &FixedKeys(keys), entries),
             Keys::Bytes { bytes, offsets } => self.confirm(hashes, &BytesKeys { bytes, offsets }, entries),
         }
+    }
+
+    /// The entry of one key by its canonical bytes, made if need be; for restores.
+    ///
+    /// # Errors
+    /// `Data` if the key is not of the table's kind.
+    pub fn upsert_one(&mut self, hash: u32, key: &[u8]) -> Result<EntryId> {
+        let (mut entries, mut created) = (Vec::with_capacity(1), Vec::new());
+        match self.kind {
+            KeyKind::Fixed => {
+                let word = key.try_into().map(u64::from_le_bytes);
+                let word = word.map_err(|_| Error::new(code::SNAPSHOT_DAMAGED, "a key in the snapshot does not have eight bytes"))?;
+                self.upsert(&[hash], Keys::Fixed(&[word]), &mut entries, &mut created);
+            }
+            KeyKind::Bytes => self.upsert(&[hash], Keys::Bytes { bytes: key, offsets: &[0, key.len() as u32] }, &mut entries, &mut created),
+        }
+        Ok(entries[0])
     }
 
     fn check(&self, hashes: &[u32], keys: Keys<'_>) {
@@ -197,6 +216,7 @@ impl KeyTable {
         self.value_mut(entry).fill(0);
         let group = self.group_of(hash);
         self.groups[group].insert(hash, entry);
+        self.live[entry as usize / 64] |= 1 << (entry % 64);
         self.n_entries += 1;
         entry
     }
@@ -205,7 +225,8 @@ impl KeyTable {
     fn fresh(&mut self) -> EntryId {
         let slot = self.next & ((1 << self.slot_bits) - 1);
         if slot == 0 {
-            self.pages.push(Box::new([0; PAGE_BYTES]));
+            self.pages.push(Page::zeroed(PAGE_BYTES));
+            self.live.resize((self.pages.len() << self.slot_bits).div_ceil(64), 0);
         }
         let entry = self.next;
         let step = if slot + 1 == self.entries_per_page { (1 << self.slot_bits) - slot } else { 1 };
@@ -227,13 +248,13 @@ impl KeyTable {
     #[inline]
     fn set_key_word(&mut self, entry: EntryId, word: u64) {
         let (page, offset) = self.place(entry);
-        self.pages[page][offset..offset + KEY_BYTES].copy_from_slice(&word.to_le_bytes());
+        self.pages[page].bytes_mut()[offset..offset + KEY_BYTES].copy_from_slice(&word.to_le_bytes());
     }
 
     #[inline(always)]
     fn load(&self, entry: EntryId, at: usize) -> u64 {
         let (page, offset) = self.place(entry);
-        let bytes = self.pages[page][offset + at..].first_chunk().expect("a word lies within its entry");
+        let bytes = self.pages[page].bytes()[offset + at..].first_chunk().expect("a word lies within its entry");
         u64::from_le_bytes(*bytes)
     }
 
@@ -241,7 +262,7 @@ impl KeyTable {
     pub fn key(&self, entry: EntryId) -> &[u8] {
         let (page, offset) = self.place(entry);
         match self.kind {
-            KeyKind::Fixed => &self.pages[page][offset..offset + KEY_BYTES],
+            KeyKind::Fixed => &self.pages[page].bytes()[offset..offset + KEY_BYTES],
             KeyKind::Bytes => self.arena.get(self.key_word(entry)),
         }
     }
@@ -249,13 +270,13 @@ impl KeyTable {
     #[inline(always)]
     pub fn value(&self, entry: EntryId) -> &[u8] {
         let (page, offset) = self.place(entry);
-        &self.pages[page][offset + KEY_BYTES..offset + self.entry_bytes]
+        &self.pages[page].bytes()[offset + KEY_BYTES..offset + self.entry_bytes]
     }
 
     #[inline(always)]
     pub fn value_mut(&mut self, entry: EntryId) -> &mut [u8] {
         let (page, offset) = self.place(entry);
-        &mut self.pages[page][offset + KEY_BYTES..offset + self.entry_bytes]
+        &mut self.pages[page].bytes_mut()[offset + KEY_BYTES..offset + self.entry_bytes]
     }
 
     /// The eight bytes of a value at `at`, as a number.
@@ -273,7 +294,8 @@ impl KeyTable {
     #[inline(always)]
     pub fn update_word(&mut self, entry: EntryId, at: usize, change: impl FnOnce(u64) -> u64) {
         let (page, offset) = self.place(entry);
-        let bytes: &mut [u8; 8] = self.pages[page][offset + KEY_BYTES + at..].first_chunk_mut().expect("a word lies within its entry");
+        let page = self.pages[page].bytes_mut();
+        let bytes: &mut [u8; 8] = page[offset + KEY_BYTES + at..].first_chunk_mut().expect("a word lies within its entry");
         *bytes = change(u64::from_le_bytes(*bytes)).to_le_bytes();
     }
 
@@ -286,6 +308,7 @@ impl KeyTable {
             self.arena.remove(self.key_word(entry));
         }
         self.free.push(entry);
+        self.live[entry as usize / 64] &= !(1 << (entry % 64));
         self.n_entries -= 1;
     }
 
@@ -315,8 +338,69 @@ impl KeyTable {
     pub fn memory_bytes(&self) -> usize {
         let pages = self.pages.len() * PAGE_BYTES + self.pages.capacity() * size_of::<Page>();
         let index: usize = self.groups.iter().map(GroupIndex::memory_bytes).sum();
-        pages + index + self.arena.memory_bytes() + self.free.capacity() * size_of::<EntryId>()
+        let numbers = self.free.capacity() * size_of::<EntryId>() + self.live.capacity() * size_of::<u64>();
+        pages + index + self.arena.memory_bytes() + numbers
     }
+
+    /// The table as it is now. Pages are shared, not copied; a later write copies the page it goes to.
+    pub fn freeze(&mut self) -> TableSnapshot {
+        TableSnapshot {
+            kind: self.kind,
+            pages: self.pages.iter_mut().map(Page::share).collect(),
+            live: self.live.clone(),
+            entry_bytes: self.entry_bytes,
+            slot_bits: self.slot_bits,
+            arena: self.arena.freeze(),
+            n_entries: self.n_entries,
+        }
+    }
+}
+
+/// A table as it was at one moment.
+pub struct TableSnapshot {
+    kind: KeyKind,
+    pages: Vec<SharedPage>,
+    live: Vec<u64>,
+    entry_bytes: usize,
+    slot_bits: u32,
+    arena: ArenaSnapshot,
+    n_entries: usize,
+}
+
+impl TableSnapshot {
+    /// Shows the key and the value of every entry, in the order of their numbers.
+    pub fn each(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        for (word, &bits) in self.live.iter().enumerate() {
+            let mut bits = bits;
+            while bits != 0 {
+                self.show((word * 64) as EntryId + bits.trailing_zeros(), each);
+                bits &= bits - 1;
+            }
+        }
+    }
+
+    fn show(&self, entry: EntryId, each: &mut dyn FnMut(&[u8], &[u8])) {
+        let start = (entry & ((1 << self.slot_bits) - 1)) as usize * self.entry_bytes;
+        let entry = &self.pages[(entry >> self.slot_bits) as usize][start..start + self.entry_bytes];
+        let (key, value) = entry.split_at(KEY_BYTES);
+        match self.kind {
+            KeyKind::Fixed => each(key, value),
+            KeyKind::Bytes => each(self.arena.get(word_of(key)), value),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.n_entries
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.n_entries == 0
+    }
+}
+
+/// The first eight bytes as a number.
+pub(crate) fn word_of(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(*bytes.first_chunk().expect("a word has eight bytes"))
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 //! An entry of the table holds the row, if its width is fixed and small; else the address of the row in an arena. Invariant: a key has
 //! an entry if and only if it has a value.
 
-use crate::arena::{Address, Arena, NO_ADDRESS};
+use crate::arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
-use crate::table::KeyTable;
+use crate::snapshot::Frozen;
+use crate::table::{KeyTable, TableSnapshot, word_of};
 use arrow_array::RecordBatch;
 use streamrt_types::{KeyGroupRange, Result};
 
@@ -97,6 +98,25 @@ impl ValueState {
         self.table.remove(entry);
     }
 
+    /// The state as it is now: under each key its encoded row.
+    pub fn freeze(&mut self) -> impl Frozen + use<> {
+        FrozenValues { table: self.table.freeze(), arena: self.arena.as_mut().map(Arena::freeze) }
+    }
+
+    /// Takes an entry of a snapshot back.
+    ///
+    /// # Errors
+    /// `Data` if `row` is no row of this state.
+    pub fn restore(&mut self, hash: u32, key: &[u8], row: &[u8]) -> Result<()> {
+        self.codec.check(row)?;
+        let entry = self.table.upsert_one(hash, key)?;
+        match &mut self.arena {
+            None => self.table.value_mut(entry).copy_from_slice(row),
+            Some(arena) => self.table.update_word(entry, 0, |old| arena.replace(old, row)),
+        }
+        Ok(())
+    }
+
     /// Number of keys with a value.
     pub fn len(&self) -> usize {
         self.table.len()
@@ -108,6 +128,20 @@ impl ValueState {
 
     pub fn memory_bytes(&self) -> usize {
         self.table.memory_bytes() + self.arena.as_ref().map_or(0, Arena::memory_bytes)
+    }
+}
+
+struct FrozenValues {
+    table: TableSnapshot,
+    arena: Option<ArenaSnapshot>,
+}
+
+impl Frozen for FrozenValues {
+    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+        self.table.each(&mut |key, value| match &self.arena {
+            None => each(key, &[], value),
+            Some(arena) => each(key, &[], arena.get(word_of(value))),
+        });
     }
 }
 

@@ -1,50 +1,111 @@
 //! The loop of a source's enumerator: finds splits, deals them to the readers in turn, and tells the end of each listing.
 //!
-//! On its edge, status IDLE says that a listing is complete, and the end of the input that no split will follow.
+//! On its edge, status IDLE says that a listing is complete, and the end of the input that no split will follow. A barrier parts the splits
+//! that were dealt before a checkpoint, which are the readers', from those behind it.
 
 use crate::control::Control;
-use crate::exits::TaskExits;
 use crate::split_rows;
+use crate::task::{HeadSnapshot, Task};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_exchange::InputGate;
-use streamrt_operator::{Enumeration, Exits, Source, Split};
-use streamrt_types::{Result, Status};
+use streamrt_exchange::{GateEvent, InputGate};
+use streamrt_operator::{Enumeration, Exits, Source, Split, SplitEnumerator};
+use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
+use streamrt_types::{Error, Result, Status, code};
 
-/// Runs until the source has no more splits, or the job is stopped. `mailbox` is a gate without channels, to wait at.
-///
-/// # Errors
-/// What the connector says, or that the job was cancelled.
-pub fn run(source: &Arc<dyn Source>, parallelism: u32, exits: &mut TaskExits, mailbox: &InputGate, control: &Control) -> Result<()> {
-    let mut enumerator = source.enumerator()?;
-    let mut n_splits = 0u32;
-    let mut status = Status::Active;
-    exits.status(0, status)?;
-    while !control.is_stopped() {
-        match enumerator.poll(parallelism)? {
-            Enumeration::Finished => break,
-            Enumeration::Splits(splits) => {
-                if status == Status::Idle {
-                    status = Status::Active;
-                    exits.status(0, status)?;
+/// A snapshot keeps the state of an enumerator under the uid of its source with this suffix.
+pub const ENUMERATOR_SUFFIX: &str = ":splits";
+const FOUND: &str = "found";
+
+/// What a checkpoint keeps of an enumerator.
+#[derive(Serialize, Deserialize)]
+struct Found {
+    n_splits: u32,
+    /// No split will follow.
+    finished: bool,
+    /// The connector's own words.
+    connector: String,
+}
+
+/// The enumerator of one source.
+pub struct Enumerator {
+    uid: Arc<str>,
+    enumerator: Box<dyn SplitEnumerator>,
+    parallelism: u32,
+    n_splits: u32,
+    finished: bool,
+}
+
+impl Enumerator {
+    /// `parallelism` is that of the readers; `state` is that of the checkpoint.
+    ///
+    /// # Errors
+    /// What the connector says; `Data` if the state is damaged.
+    pub fn new(uid: Arc<str>, source: &Arc<dyn Source>, parallelism: u32, state: &mut OperatorState) -> Result<Enumerator> {
+        let damaged = |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: the state of its splits cannot be read")).with_source(e);
+        let found: Option<Found> = state.list(FOUND).first().map(|item| serde_json::from_slice(item)).transpose().map_err(damaged)?;
+        let enumerator = source.enumerator(found.as_ref().map(|found| found.connector.as_str()))?;
+        let (n_splits, finished) = found.map_or((0, false), |found| (found.n_splits, found.finished));
+        Ok(Enumerator { uid, enumerator, parallelism, n_splits, finished })
+    }
+
+    fn snapshot(&self) -> HeadSnapshot {
+        let found = Found { n_splits: self.n_splits, finished: self.finished, connector: self.enumerator.snapshot() };
+        let items = vec![serde_json::to_vec(&found).unwrap_or_default()];
+        let lists = vec![ListSnapshot { name: FOUND.into(), mode: ListMode::Union, items }];
+        (format!("{}{ENUMERATOR_SUFFIX}", self.uid).into(), OperatorSnapshot { lists, ..OperatorSnapshot::default() })
+    }
+
+    /// Runs until the source has no more splits, or the job is stopped. `mailbox` is a gate without channels.
+    ///
+    /// # Errors
+    /// What the connector says, or that the job was cancelled.
+    pub fn run(&mut self, task: &mut Task, mailbox: &mut InputGate) -> Result<()> {
+        let mut status = Status::Active;
+        task.exits.status(0, status)?;
+        while !task.control.is_stopped() && !self.finished {
+            self.barrier(task, mailbox)?;
+            match self.enumerator.poll(self.parallelism)? {
+                Enumeration::Finished => self.finished = true,
+                Enumeration::Splits(splits) => {
+                    tell(task, &mut status, Status::Active)?;
+                    self.deal(splits, task)?;
                 }
-                for split in splits {
-                    // One batch for each split, so that rebalancing deals them one by one.
-                    exits.batch(0, split_rows::to_batch(&[Split { number: n_splits, ..split }])?)?;
-                    n_splits += 1;
+                Enumeration::Idle { ms } => {
+                    tell(task, &mut status, Status::Idle)?;
+                    mailbox.wait(Duration::from_millis(ms));
                 }
             }
-            Enumeration::Idle { ms } => {
-                if status == Status::Active {
-                    status = Status::Idle;
-                    exits.status(0, status)?;
-                }
-                mailbox.wait(Duration::from_millis(ms));
+            if task.control.is_cancelled() {
+                return Err(Control::cancelled());
             }
         }
-        if control.is_cancelled() {
-            return Err(Control::cancelled());
+        task.end_of_input(mailbox, || self.snapshot())
+    }
+
+    fn deal(&mut self, splits: Vec<Split>, task: &mut Task) -> Result<()> {
+        for split in splits {
+            // One batch for each split, so that rebalancing deals them one by one.
+            task.exits.batch(0, split_rows::to_batch(&[Split { number: self.n_splits, ..split }])?)?;
+            self.n_splits += 1;
+        }
+        Ok(())
+    }
+
+    fn barrier(&self, task: &mut Task, mailbox: &mut InputGate) -> Result<()> {
+        task.commands(mailbox)?;
+        match mailbox.poll(Some(Duration::ZERO))? {
+            GateEvent::Barrier(barrier, alignment) => task.checkpoint(barrier, alignment, self.snapshot()),
+            _ => Ok(()),
         }
     }
-    exits.end_of_input()
+}
+
+fn tell(task: &mut Task, status: &mut Status, next: Status) -> Result<()> {
+    if *status == next {
+        return Ok(());
+    }
+    *status = next;
+    task.exits.status(0, next)
 }

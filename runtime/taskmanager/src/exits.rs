@@ -3,7 +3,7 @@
 use std::time::Duration;
 use streamrt_exchange::ResultPartition;
 use streamrt_operator::Exits;
-use streamrt_types::{Batch, Result, Status, Watermark};
+use streamrt_types::{Barrier, Batch, Result, Status, Watermark};
 
 /// The partitions by exit number.
 pub struct TaskExits {
@@ -11,6 +11,10 @@ pub struct TaskExits {
 }
 
 impl TaskExits {
+    pub fn barrier(&mut self, barrier: Barrier) -> Result<()> {
+        self.partitions.iter_mut().try_for_each(|partition| partition.barrier(barrier))
+    }
+
     pub fn end_of_input(&mut self) -> Result<()> {
         self.partitions.iter_mut().try_for_each(ResultPartition::end_of_input)
     }

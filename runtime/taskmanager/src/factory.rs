@@ -1,73 +1,93 @@
 //! From the job graph to operators: the only place that knows which operator runs which kind of node.
 
 use crate::control::Control;
+use arrow_schema::SchemaRef;
 use std::sync::Arc;
-use streamrt_graph::{ChainedOperator, FunctionRef, Head, JobGraph, StreamNode, Subtask};
+use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, StreamNode, Subtask};
 use streamrt_operator::{
-    DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, SinkOperator,
+    DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator,
     Source, TaskMetrics, TransformOperator,
 };
 use streamrt_plugin::{ChainSpec, Plugin};
 use streamrt_types::{Clock, Configuration, Error, KeyGroupRange, Result};
 use streamrt_window::{TimestampsOperator, WindowFunctions, WindowOperator};
-use streamrt_wit::{Body, Function, TimeSource, WindowContents};
+use streamrt_wit::{Body, Function, Options, TimeSource, WindowContents};
 
 /// A component, ready to make instances, with the arguments of this job.
 #[derive(Clone)]
 pub struct LoadedPlugin {
     pub plugin: Arc<Plugin>,
     pub args: Vec<String>,
+    /// The component itself, which is kept beside the checkpoints.
+    pub component: Arc<Vec<u8>>,
 }
 
-/// What all operators of a job are made from.
-pub(crate) struct Factory<'a> {
-    pub graph: &'a JobGraph,
-    pub plugins: &'a [LoadedPlugin],
+/// What does not change from one attempt to the next.
+pub(crate) struct Definition {
+    pub name: String,
+    pub graph: JobGraph,
+    pub execution: ExecutionGraph,
+    /// By stream node.
+    pub sources: Vec<Option<Arc<dyn Source>>>,
+    pub plugins: Vec<LoadedPlugin>,
     pub configuration: Arc<Configuration>,
     pub max_parallelism: u32,
     pub clock: Arc<dyn Clock>,
-    pub control: Arc<Control>,
     pub dead_letters: Arc<dyn Fn(DeadLetter) -> Result<()> + Send + Sync>,
 }
 
-impl Factory<'_> {
-    /// The source of every source node, by node.
-    pub fn sources(&self) -> Result<Vec<Option<Arc<dyn Source>>>> {
-        let source = |node: &StreamNode| match &node.body {
-            Body::Source { connector, options, schema } => {
-                streamrt_connector::source(connector, options, schema).map(Some).map_err(|e| e.at(format!("source `{}`", node.uid)))
-            }
-            _ => Ok(None),
-        };
-        self.graph.stream.nodes.iter().map(source).collect()
-    }
+/// What all operators of an attempt are made from.
+pub(crate) struct Factory<'a> {
+    pub definition: &'a Definition,
+    pub control: Arc<Control>,
+    pub job: Arc<str>,
+    pub generation: u64,
+}
 
+/// The source of every source node, by node.
+///
+/// # Errors
+/// `Invalid` if a connector or its options are wrong.
+pub(crate) fn sources(graph: &JobGraph) -> Result<Vec<Option<Arc<dyn Source>>>> {
+    let source = |node: &StreamNode| match &node.body {
+        Body::Source { connector, options, schema } => {
+            streamrt_connector::source(connector, options, schema).map(Some).map_err(|e| e.at(format!("source `{}`", node.uid)))
+        }
+        _ => Ok(None),
+    };
+    graph.stream.nodes.iter().map(source).collect()
+}
+
+impl Factory<'_> {
     pub fn context(&self, node: usize, subtask: &Subtask, metrics: Arc<TaskMetrics>) -> OperatorContext {
-        let parallelism = self.graph.vertices[subtask.vertex].parallelism;
+        let definition = self.definition;
+        let parallelism = definition.graph.vertices[subtask.vertex].parallelism;
         OperatorContext {
-            uid: Arc::from(self.graph.stream.nodes[node].uid.as_str()),
+            job: self.job.clone(),
+            generation: self.generation,
+            uid: Arc::from(definition.graph.stream.nodes[node].uid.as_str()),
             subtask: subtask.index,
             parallelism,
-            max_parallelism: self.max_parallelism,
-            key_groups: KeyGroupRange::of_subtask(self.max_parallelism, parallelism, subtask.index),
-            clock: self.clock.clone(),
-            configuration: self.configuration.clone(),
+            max_parallelism: definition.max_parallelism,
+            key_groups: KeyGroupRange::of_subtask(definition.max_parallelism, parallelism, subtask.index),
+            clock: definition.clock.clone(),
+            configuration: definition.configuration.clone(),
             metrics,
-            dead_letters: self.dead_letters.clone(),
+            dead_letters: definition.dead_letters.clone(),
         }
     }
 
     /// The operators of a subtask. Sinks get counters of their own, which are added to `sinks`.
     pub fn chain(&self, subtask: &Subtask, metrics: &Arc<TaskMetrics>, sinks: &mut Vec<Arc<TaskMetrics>>) -> Result<OperatorChain> {
-        let vertex = &self.graph.vertices[subtask.vertex];
+        let vertex = &self.definition.graph.vertices[subtask.vertex];
         let mut chain = OperatorChain::new();
         for (number, chained) in vertex.operators.iter().enumerate() {
             let node = chained.nodes[0];
             let is_reader = number == 0 && matches!(vertex.head, Head::Reader { .. });
-            let place = |e: Error| e.at(format!("node `{}`", self.graph.stream.nodes[node].uid));
+            let place = |e: Error| e.at(format!("node `{}`", self.definition.graph.stream.nodes[node].uid));
             let operator =
                 if is_reader { Box::new(Forwarder) as Box<dyn Operator> } else { self.operator(chained, subtask).map_err(place)? };
-            let metrics = match self.graph.stream.nodes[node].body {
+            let metrics = match self.definition.graph.stream.nodes[node].body {
                 Body::Sink { .. } => {
                     sinks.push(Arc::default());
                     sinks[sinks.len() - 1].clone()
@@ -80,15 +100,14 @@ impl Factory<'_> {
     }
 
     fn operator(&self, chained: &ChainedOperator, subtask: &Subtask) -> Result<Box<dyn Operator>> {
-        let node = &self.graph.stream.nodes[chained.nodes[0]];
+        let node = &self.definition.graph.stream.nodes[chained.nodes[0]];
         let input = node.input_schema.as_ref().ok_or_else(|| Error::internal("an operator behind a gate or a source has an input"))?;
-        let stream = &self.graph.stream;
+        let stream = &self.definition.graph.stream;
         Ok(match &node.body {
             Body::Source { .. } => return Err(Error::internal("a source is the head of its chain")),
             Body::Sink { connector, options } => {
-                let visible: Vec<usize> = (0..input.fields().len()).filter(|&i| !node.hidden.contains(input.field(i).name())).collect();
-                let schema = input.project(&visible).map_err(|e| Error::internal("visible columns are columns").with_source(e))?;
-                let sink = streamrt_connector::sink(connector, options, Arc::new(schema))?;
+                let visible = visible(node, input);
+                let sink = sink(connector, options, input, &visible)?;
                 let hides = visible.len() < input.fields().len();
                 Box::new(SinkOperator::new(sink, hides.then_some(visible)))
             }
@@ -126,14 +145,25 @@ impl Factory<'_> {
         })
     }
 
+    /// A writer for every sink node, to settle what an earlier attempt has left: (node, writer).
+    pub fn sinks(&self) -> Result<Vec<(usize, Box<dyn Sink>)>> {
+        let mut sinks = Vec::new();
+        for (number, node) in self.definition.graph.stream.nodes.iter().enumerate() {
+            if let (Body::Sink { connector, options }, Some(input)) = (&node.body, &node.input_schema) {
+                sinks.push((number, sink(connector, options, input, &visible(node, input))?));
+            }
+        }
+        Ok(sinks)
+    }
+
     fn single(&self, function: &FunctionRef, subtask: &Subtask) -> Result<(Box<dyn FunctionChain>, Function)> {
         Ok((self.user(&[function], subtask)?, function.function().clone()))
     }
 
     /// An instance of the functions' plugin, with the functions as a chain.
     fn user(&self, functions: &[&FunctionRef], subtask: &Subtask) -> Result<Box<dyn FunctionChain>> {
-        let plugin = &self.plugins[functions[0].plugin];
-        let vertex = &self.graph.vertices[subtask.vertex];
+        let plugin = &self.definition.plugins[functions[0].plugin];
+        let vertex = &self.definition.graph.vertices[subtask.vertex];
         let place = format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism);
         let spec = ChainSpec {
             args: plugin.args.clone(),
@@ -146,6 +176,16 @@ impl Factory<'_> {
         };
         Ok(Box::new(plugin.plugin.chain(spec)?))
     }
+}
+
+/// The columns that a sink gets.
+fn visible(node: &StreamNode, input: &SchemaRef) -> Vec<usize> {
+    (0..input.fields().len()).filter(|&i| !node.hidden.contains(input.field(i).name())).collect()
+}
+
+fn sink(connector: &str, options: &Options, input: &SchemaRef, visible: &[usize]) -> Result<Box<dyn Sink>> {
+    let schema = input.project(visible).map_err(|e| Error::internal("visible columns are columns").with_source(e))?;
+    streamrt_connector::sink(connector, options, Arc::new(schema))
 }
 
 fn level_name(level: u8) -> &'static str {

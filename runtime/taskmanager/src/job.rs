@@ -1,31 +1,61 @@
-//! A job from submission to its end: builds every task, starts the threads, and joins them.
+//! A job from submission to its end: attempts one after the other, as the restart strategy allows.
 //!
 //! Everything that can be refused is refused in [`submit`], before a thread runs or a file is opened for writing.
 
+use crate::attempt;
+use crate::checkpoints::{self, Message};
 use crate::control::Control;
 use crate::dead_letters::DeadLetters;
-use crate::exits::TaskExits;
-use crate::factory::{Factory, LoadedPlugin};
-use crate::reader::Reader;
-use crate::task::Task;
-use crate::{enumerator, gate_task};
-use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use crate::durable::{self, Durable, Found};
+use crate::factory::{self, Definition, Factory, LoadedPlugin};
+use crate::restart::RestartStrategy;
+use crate::restored::Restored;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use streamrt_exchange::{InputGate, Partitioner, ResultPartition};
-use streamrt_graph::{EdgePartitioner, ExecutionGraph, Head, JobGraph, JobSpec, StreamGraph, Subtask};
-use streamrt_operator::{Source, TaskMetrics};
-use streamrt_types::{Configuration, Error, KeyEncoder, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism};
+use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph};
+use streamrt_operator::TaskMetrics;
+use streamrt_types::{Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism};
 
 /// A job that runs.
 pub struct JobHandle {
-    control: Arc<Control>,
-    threads: Vec<JoinHandle<()>>,
-    metrics: JobMetrics,
+    shared: Arc<Shared>,
+    thread: JoinHandle<Result<Option<u64>>>,
     start: Instant,
     bounded: bool,
+    resumed: Option<u64>,
+}
+
+/// What came of a submission.
+pub enum Submission {
+    Started(JobHandle),
+    /// The job in `checkpoint.dir` has finished already: nothing runs.
+    Finished,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    pub summary: Summary,
+    /// The checkpoint at which it was stopped, from which the same command goes on.
+    pub stopped_at: Option<u64>,
+}
+
+/// What the handle sees of the attempt that runs.
+#[derive(Default)]
+struct Shared {
+    current: Mutex<Current>,
+    stopped: AtomicBool,
+}
+
+#[derive(Default)]
+struct Current {
+    control: Arc<Control>,
+    metrics: JobMetrics,
+    /// To the coordinator, in a job with checkpoints.
+    messages: Option<Sender<Message>>,
 }
 
 /// The counters of a job's tasks, by what they are good for.
@@ -53,66 +83,75 @@ pub struct Progress {
     pub elapsed: Duration,
 }
 
-/// What a job has done, at its end.
+/// What a job has done, at its end. Counters are those of the last attempt.
 pub type Summary = Progress;
 
-/// Starts a job.
+/// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`.
 ///
 /// `plugins` are those that the functions of `job` name by index. `parallelism` is for operators that name none.
 ///
 /// # Errors
-/// `Invalid` if the job or its configuration is wrong, `Unavailable` if a file or server that it names is missing, `UserCode` if a plugin
-/// cannot be started. Nothing runs then.
-pub fn submit(job: JobSpec, plugins: Vec<LoadedPlugin>, configuration: Configuration, parallelism: u32) -> Result<JobHandle> {
+/// `Invalid` if the job or its configuration is wrong, or `checkpoint.dir` is another job's; `Unavailable` if a file or server that it
+/// names is missing, `UserCode` if a plugin cannot be started, `Data` if a checkpoint is damaged. Nothing runs then.
+pub fn submit(job: JobSpec, plugins: Vec<LoadedPlugin>, configuration: Configuration, parallelism: u32) -> Result<Submission> {
+    let definition = Arc::new(define(job, plugins, configuration, parallelism)?);
+    let found = match (&definition.configuration.checkpoint_dir, definition.configuration.checkpoint_interval_ms) {
+        (Some(folder), Some(_)) => durable::open(&definition, folder)?,
+        (None, None) => Found::None,
+        _ => return Err(Error::new(code::BAD_OPTION, "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is")),
+    };
+    let (durable, restored, resumed) = match found {
+        Found::Finished => return Ok(Submission::Finished),
+        Found::None => (None, Arc::default(), None),
+        Found::Open(durable, restored, resumed) => (Some(*durable), restored, resumed),
+    };
+    let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
+    let shared = Arc::new(Shared::default());
+    let first = Attempt::start(&definition, durable, &restored, &shared)?;
+    let master = Master { strategy: RestartStrategy::new(&definition.configuration), definition, shared: shared.clone(), start: Instant::now() };
+    let run = move || master.run(first);
+    let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
+    let thread = std::thread::Builder::new().name("job".into()).spawn(run).map_err(no_thread)?;
+    Ok(Submission::Started(JobHandle { shared, thread, start: Instant::now(), bounded, resumed }))
+}
+
+fn define(job: JobSpec, plugins: Vec<LoadedPlugin>, configuration: Configuration, parallelism: u32) -> Result<Definition> {
+    let name = job.name.clone();
     let graph = JobGraph::new(StreamGraph::new(&job)?, parallelism);
     let widest = graph.vertices.iter().map(|vertex| vertex.parallelism).max().unwrap_or(1);
     let max_parallelism = configuration.max_parallelism.unwrap_or_else(|| default_max_parallelism(widest));
     if widest > max_parallelism {
         return Err(Error::new(code::BAD_OPTION, format!("parallelism {widest} is more than the max parallelism {max_parallelism}")));
     }
-    let control = Arc::new(Control::default());
-    let dead_letters = Arc::new(DeadLetters::new(configuration.dead_letters.as_deref()));
-    let factory = Factory {
-        graph: &graph,
-        plugins: &plugins,
+    let dead_letters = DeadLetters::new(configuration.dead_letters.as_deref());
+    Ok(Definition {
+        name,
+        execution: ExecutionGraph::new(&graph),
+        sources: factory::sources(&graph)?,
+        graph,
+        plugins,
         configuration: Arc::new(configuration),
         max_parallelism,
         clock: SystemClock::shared(),
-        control: control.clone(),
         dead_letters: Arc::new(move |letter| dead_letters.put(&letter)),
-    };
-    let mut metrics = JobMetrics::default();
-    let tasks = build(&factory, &ExecutionGraph::new(&graph), &mut metrics)?;
-    let bounded = factory.sources()?.iter().flatten().all(|source| source.bounded());
-    let threads = tasks.into_iter().map(|task| start(task, control.clone())).collect::<Result<_>>()?;
-    Ok(JobHandle { control, threads, metrics, start: Instant::now(), bounded })
+    })
 }
 
-impl JobHandle {
-    /// Whether the job ends by itself.
-    pub fn is_bounded(&self) -> bool {
-        self.bounded
+impl Shared {
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the sources; what is in flight is finished, and sinks make visible what they have. There is no final watermark: open windows
-    /// and timers do not fire.
-    pub fn stop(&self) {
-        self.control.stop();
-    }
-
-    pub fn is_finished(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
-    }
-
-    pub fn progress(&self) -> Progress {
+    fn progress(&self, elapsed: Duration) -> Progress {
+        let current = self.current();
+        let metrics = &current.metrics;
         let sum = |list: &[Arc<TaskMetrics>], of: fn(&TaskMetrics) -> u64| list.iter().map(|metrics| of(metrics)).sum::<u64>();
-        let all = || self.metrics.tasks.iter().chain(&self.metrics.sinks).cloned().collect::<Vec<_>>();
-        let elapsed = self.start.elapsed();
-        let blocked = self.metrics.sources.iter().map(|metrics| metrics.back_pressured_ns.load(Ordering::Relaxed)).max().unwrap_or(0);
-        let watermarks = self.metrics.sinks.iter().map(|metrics| metrics.watermark.load(Ordering::Relaxed));
+        let all = || metrics.tasks.iter().chain(&metrics.sinks).cloned().collect::<Vec<_>>();
+        let blocked = metrics.sources.iter().map(|metrics| metrics.back_pressured_ns.load(Ordering::Relaxed)).max().unwrap_or(0);
+        let watermarks = metrics.sinks.iter().map(|metrics| metrics.watermark.load(Ordering::Relaxed));
         Progress {
-            records_in: sum(&self.metrics.sources, |metrics| metrics.records_in.load(Ordering::Relaxed)),
-            records_out: sum(&self.metrics.sinks, |metrics| metrics.records_in.load(Ordering::Relaxed)),
+            records_in: sum(&metrics.sources, |metrics| metrics.records_in.load(Ordering::Relaxed)),
+            records_out: sum(&metrics.sinks, |metrics| metrics.records_in.load(Ordering::Relaxed)),
             watermark: watermarks.min().filter(|watermark| *watermark != WATERMARK_MIN),
             back_pressure: (blocked as f64 / elapsed.as_nanos().max(1) as f64).min(1.0),
             late_records: sum(&all(), |metrics| metrics.late_records.load(Ordering::Relaxed)),
@@ -121,120 +160,143 @@ impl JobHandle {
         }
     }
 
-    /// Waits for the end.
-    ///
-    /// # Errors
-    /// The first error of a task.
-    pub fn wait(mut self) -> Result<Summary> {
-        for thread in self.threads.drain(..) {
+    /// Lets the attempt that runs end: with a checkpoint, where there are any.
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let current = self.current();
+        match &current.messages {
+            // A coordinator that is gone has nothing to stop any more.
+            Some(messages) => drop(messages.send(Message::Stop)),
+            None => current.control.stop(),
+        }
+    }
+}
+
+/// The threads of one attempt.
+struct Attempt {
+    control: Arc<Control>,
+    threads: Vec<JoinHandle<()>>,
+    checkpoints: Option<checkpoints::Checkpoints>,
+}
+
+impl Attempt {
+    fn start(definition: &Arc<Definition>, durable: Option<Durable>, restored: &Arc<Restored>, shared: &Shared) -> Result<Attempt> {
+        let control = Arc::new(Control::default());
+        let (job, generation) = match &durable {
+            Some(durable) => (durable.job(), durable.generation()),
+            None => (streamrt_checkpoint::unique_token().chars().take(8).collect::<String>().into(), 1),
+        };
+        let factory = Factory { definition, control: control.clone(), job, generation };
+        let (reports, reported) = channel();
+        let mut metrics = JobMetrics::default();
+        let (tasks, mailboxes) = attempt::build(&factory, restored, durable.as_ref().map(|_| &reports), &mut metrics)?;
+        drop(reports);
+        let checkpoints = match durable {
+            None => None,
+            Some(durable) => {
+                let (settings, topology) = (durable.settings(), durable::topology(definition));
+                Some(checkpoints::start(durable, &definition.execution.subtasks, topology, mailboxes, reported, settings, control.clone())?)
+            }
+        };
+        let messages = checkpoints.as_ref().map(|checkpoints| checkpoints.messages.clone());
+        *shared.current() = Current { control: control.clone(), metrics, messages };
+        let threads = tasks.into_iter().map(|task| attempt::start(task, control.clone())).collect::<Result<_>>()?;
+        Ok(Attempt { control, threads, checkpoints })
+    }
+
+    /// Waits for the end. The first value is what ended the tasks, the second the durable side and where the job was stopped.
+    fn join(self) -> Result<(Result<()>, Option<(Durable, Option<u64>)>)> {
+        for thread in self.threads {
             if thread.join().is_err() {
                 self.control.fail(Error::internal("a task thread could not be joined"));
             }
         }
-        match self.control.take_error() {
-            Some(error) => Err(error),
-            None => Ok(self.progress()),
+        let durable = self.checkpoints.map(checkpoints::Checkpoints::join).transpose()?;
+        Ok((self.control.take_error().map_or(Ok(()), Err), durable))
+    }
+}
+
+/// Runs attempts until the job has ended.
+struct Master {
+    definition: Arc<Definition>,
+    shared: Arc<Shared>,
+    strategy: RestartStrategy,
+    start: Instant,
+}
+
+impl Master {
+    /// Returns the checkpoint at which the job was stopped, if it was.
+    fn run(mut self, first: Attempt) -> Result<Option<u64>> {
+        let mut attempt = first;
+        loop {
+            let (ended, durable) = attempt.join()?;
+            let error = match (ended, durable) {
+                (Ok(()), None) => return Ok(None),
+                (Ok(()), Some((mut durable, _))) => return checkpoints::finish(&mut durable).map(|()| None),
+                (Err(_), Some((_, Some(stopped_at)))) => return Ok(Some(stopped_at)),
+                (Err(error), _) => error,
+            };
+            match self.again(error)? {
+                Some(next) => attempt = next,
+                None => return Ok(None),
+            }
         }
     }
-}
 
-/// A task that is ready to start.
-struct Ready {
-    name: String,
-    task: Task,
-    gate: InputGate,
-    head: ReadyHead,
-}
-
-enum ReadyHead {
-    Enumerator { source: Arc<dyn Source>, parallelism: u32 },
-    Reader(Box<Reader>),
-    Gate,
-}
-
-fn build(factory: &Factory<'_>, execution: &ExecutionGraph, metrics: &mut JobMetrics) -> Result<Vec<Ready>> {
-    let sources = factory.sources()?;
-    let capacity = factory.configuration.channel_batches;
-    let gates: Vec<InputGate> = execution.subtasks.iter().map(|subtask| InputGate::new(subtask.n_channels, capacity)).collect();
-    let exits: Vec<TaskExits> = execution.subtasks.iter().map(|subtask| exits(factory, subtask, &gates)).collect();
-    let mut tasks = Vec::new();
-    for ((subtask, gate), exits) in execution.subtasks.iter().zip(gates).zip(exits) {
-        let vertex = &factory.graph.vertices[subtask.vertex];
-        let source = |node: usize| sources[node].clone().ok_or_else(|| Error::internal("a source vertex has a source"));
-        let task_metrics = Arc::new(TaskMetrics::default());
-        metrics.tasks.push(task_metrics.clone());
-        let head = match vertex.head {
-            Head::Gate => ReadyHead::Gate,
-            Head::Enumerator { node } => {
-                let parallelism = factory.graph.vertices[vertex.exits[0].to].parallelism;
-                ReadyHead::Enumerator { source: source(node)?, parallelism }
-            }
-            Head::Reader { node } => {
-                metrics.sources.push(task_metrics.clone());
-                let context = factory.context(node, subtask, task_metrics.clone());
-                ReadyHead::Reader(Box::new(Reader::new(source(node)?, context)))
+    /// Waits as the strategy says, and starts the next attempt; `None` if the job turns out to have finished.
+    fn again(&mut self, error: Error) -> Result<Option<Attempt>> {
+        let delay = if self.shared.stopped.load(Ordering::SeqCst) { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
+        let Some(delay) = delay else { return Err(error) };
+        eprintln!("streamrt: [{}] {}; trying again in {:.1} s", error.code().id, error.message(), delay.as_secs_f64());
+        std::thread::sleep(delay);
+        let found = match &self.definition.configuration.checkpoint_dir {
+            Some(folder) => durable::open(&self.definition, folder)?,
+            None => Found::None,
+        };
+        let (durable, restored) = match found {
+            Found::Finished => return Ok(None),
+            Found::None => (None, Arc::default()),
+            Found::Open(durable, restored, resumed) => {
+                if let Some(checkpoint) = resumed {
+                    eprintln!("streamrt: the job goes on from checkpoint {checkpoint}");
+                }
+                (Some(*durable), restored)
             }
         };
-        let chain = factory.chain(subtask, &task_metrics, &mut metrics.sinks)?;
-        factory.control.watch(gate.waker());
-        let (clock, control) = (factory.clock.clone(), factory.control.clone());
-        let task = Task { chain, exits, clock, metrics: task_metrics, control };
-        tasks.push(Ready { name: format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism), task, gate, head });
-    }
-    Ok(tasks)
-}
-
-fn exits(factory: &Factory<'_>, subtask: &Subtask, gates: &[InputGate]) -> TaskExits {
-    let vertex = &factory.graph.vertices[subtask.vertex];
-    let partition = |(exit, channels): (&streamrt_graph::Exit, &Vec<streamrt_graph::Channel>)| {
-        let partitioner = match &exit.partitioner {
-            EdgePartitioner::Forward => Partitioner::Forward,
-            EdgePartitioner::Hash(columns) => {
-                Partitioner::Hash { encoder: KeyEncoder::new(columns.clone()), max_parallelism: factory.max_parallelism }
-            }
-            EdgePartitioner::Rebalance => Partitioner::Rebalance,
-            EdgePartitioner::Broadcast => Partitioner::Broadcast,
-            EdgePartitioner::Global => Partitioner::Global,
-        };
-        let turn = subtask.index as usize;
-        ResultPartition::new(partitioner, channels.iter().map(|channel| gates[channel.to].sender(channel.channel)).collect(), turn)
-    };
-    TaskExits { partitions: vertex.exits.iter().zip(&subtask.exits).map(partition).collect() }
-}
-
-/// Starts the thread of a task. Whatever ends it, its chain is closed, and an error ends the job.
-fn start(ready: Ready, control: Arc<Control>) -> Result<JoinHandle<()>> {
-    let Ready { name, mut task, mut gate, head } = ready;
-    let cancel = control.clone();
-    let body = move || {
-        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| run(&mut task, &mut gate, head)));
-        let closed = std::panic::catch_unwind(AssertUnwindSafe(|| task.chain.close()));
-        for result in [ran, closed] {
-            match result {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => control.fail(error),
-                Err(panic) => control.fail(Error::internal(format!("a task panicked: {}", panic_text(panic.as_ref())))),
-            }
-        }
-    };
-    let builder = std::thread::Builder::new().name(name.chars().take(15).collect());
-    builder.spawn(body).map_err(|e| {
-        let error = Error::internal(format!("no thread could be started for task {name}")).with_source(e);
-        cancel.fail(Control::cancelled());
-        error
-    })
-}
-
-fn run(task: &mut Task, gate: &mut InputGate, head: ReadyHead) -> Result<()> {
-    task.chain.open()?;
-    match head {
-        ReadyHead::Gate => gate_task::run(task, gate),
-        ReadyHead::Reader(mut reader) => reader.run(task, gate),
-        ReadyHead::Enumerator { source, parallelism } => enumerator::run(&source, parallelism, &mut task.exits, gate, &task.control),
+        Attempt::start(&self.definition, durable, &restored, &self.shared).map(Some)
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+impl JobHandle {
+    /// Whether the job ends by itself.
+    pub fn is_bounded(&self) -> bool {
+        self.bounded
+    }
+
+    /// The checkpoint that the job goes on from.
+    pub fn resumed_from(&self) -> Option<u64> {
+        self.resumed
+    }
+
+    /// Ends the job. Without checkpoints the sources end, what is in flight is finished, and sinks make visible what they have. With them, a
+    /// last checkpoint is made and committed, from which the job can go on. There is no final watermark: open windows and timers do not fire.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.shared.progress(self.start.elapsed())
+    }
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// The error that ended the last attempt.
+    pub fn wait(self) -> Result<Ended> {
+        let stopped_at = self.thread.join().map_err(|_| Error::internal("the job's thread panicked"))??;
+        Ok(Ended { summary: self.shared.progress(self.start.elapsed()), stopped_at })
+    }
 }

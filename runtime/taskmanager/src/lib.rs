@@ -3,19 +3,26 @@
 //! This crate decides nothing about the job (`graph` did) and knows no semantics (operators do): it starts threads, moves elements from
 //! gates through chains to partitions, watches the clock, and ends everything together when one part fails.
 
+mod attempt;
+mod checkpoints;
 mod control;
 mod dead_letters;
+mod durable;
 mod enumerator;
 mod exits;
 mod factory;
 mod gate_task;
 mod job;
+mod mailbox;
+mod rate;
 mod reader;
+mod restart;
+mod restored;
 mod split_rows;
 mod task;
 
 pub use factory::LoadedPlugin;
-pub use job::{JobHandle, Progress, Summary, submit};
+pub use job::{Ended, JobHandle, Progress, Submission, Summary, submit};
 
 #[cfg(test)]
 mod tests;

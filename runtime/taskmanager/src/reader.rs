@@ -5,21 +5,26 @@
 //! watermark; a reader that was stopped ends without it, since the windows that are open are not complete.
 
 use crate::control::Control;
+use crate::rate::RateLimiter;
 use crate::split_rows;
-use crate::task::Task;
+use crate::task::{HeadSnapshot, Task};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
 use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, SplitReader, TaskMetrics};
+use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
 use streamrt_types::{Error, PoisonPolicy, Result, Status, WATERMARK_MAX, code};
 
 /// One subtask's reader.
 pub struct Reader {
     pub source: Arc<dyn Source>,
     pub context: OperatorContext,
-    waiting: VecDeque<Split>,
+    /// Splits that are not open, with the place to go on at if they were.
+    waiting: VecDeque<(Split, Option<String>)>,
     open: Option<(Split, Box<dyn SplitReader>)>,
+    rate: Option<Arc<RateLimiter>>,
     /// The first listing is complete.
     listed: bool,
     /// No split will follow.
@@ -27,9 +32,48 @@ pub struct Reader {
     status: Option<Status>,
 }
 
+/// The list of a snapshot that has the splits of a reader: the open one first, then those that wait.
+const SPLITS: &str = "splits";
+
+/// What a checkpoint keeps of a split.
+#[derive(Serialize, Deserialize)]
+struct KeptSplit {
+    number: u32,
+    name: String,
+    detail: String,
+    /// `None`: it was not begun.
+    position: Option<String>,
+}
+
 impl Reader {
-    pub fn new(source: Arc<dyn Source>, context: OperatorContext) -> Reader {
-        Reader { source, context, waiting: VecDeque::new(), open: None, listed: false, ended: false, status: None }
+    /// `rate` is shared by all readers of the source.
+    pub fn new(source: Arc<dyn Source>, context: OperatorContext, rate: Option<Arc<RateLimiter>>) -> Reader {
+        Reader { source, context, waiting: VecDeque::new(), open: None, rate, listed: false, ended: false, status: None }
+    }
+
+    /// Takes back the splits that [`Reader::snapshot`] kept.
+    ///
+    /// # Errors
+    /// `Data` if one cannot be read.
+    pub fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
+        for item in state.list(SPLITS) {
+            let uid = &self.context.uid;
+            let damaged = |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: a split in the snapshot cannot be read")).with_source(e);
+            let KeptSplit { number, name, detail, position } = serde_json::from_slice(&item).map_err(damaged)?;
+            self.waiting.push_back((Split { number, name: name.into(), detail }, position));
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> HeadSnapshot {
+        let open = self.open.iter().map(|(split, reader)| (split, Some(reader.position())));
+        let waiting = self.waiting.iter().map(|(split, position)| (split, position.clone()));
+        let keep = |(split, position): (&Split, Option<String>)| {
+            let kept = KeptSplit { number: split.number, name: split.name.to_string(), detail: split.detail.clone(), position };
+            serde_json::to_vec(&kept).unwrap_or_default()
+        };
+        let lists = vec![ListSnapshot { name: SPLITS.into(), mode: ListMode::Split, items: open.chain(waiting).map(keep).collect() }];
+        (self.context.uid.clone(), OperatorSnapshot { lists, ..OperatorSnapshot::default() })
     }
 
     /// Runs until all splits are read, or the job is stopped.
@@ -37,15 +81,20 @@ impl Reader {
     /// # Errors
     /// What the connector or an operator says, or that the job was cancelled.
     pub fn run(&mut self, task: &mut Task, gate: &mut InputGate) -> Result<()> {
+        let restored: Vec<u32> = self.waiting.iter().map(|(split, _)| split.number).collect();
+        for number in restored {
+            task.head(|operator, output| operator.split(SplitEvent::Known { number }, output))?;
+        }
         let mut timeout = None;
         loop {
             let start = Instant::now();
+            task.commands(gate)?;
             let idle = self.take_splits(task, gate, timeout)?;
             if task.control.is_cancelled() {
                 return Err(Control::cancelled());
             }
             if task.control.is_stopped() {
-                return task.end_of_input();
+                return task.end_of_input(gate, || self.snapshot());
             }
             let timers = task.run_timers()?;
             let pause = if self.listed { self.read(task)? } else { Pause::ForSplits };
@@ -56,7 +105,7 @@ impl Reader {
                     self.tell(task, Status::Idle)?;
                 }
                 task.watermark(WATERMARK_MAX)?;
-                return task.end_of_input();
+                return task.end_of_input(gate, || self.snapshot());
             }
             timeout = match (pause.duration(), timers) {
                 (Some(pause), Some(timers)) => Some(pause.min(timers)),
@@ -72,8 +121,9 @@ impl Reader {
         if self.ended {
             if let Some(pause) = timeout.filter(|pause| !pause.is_zero()) {
                 gate.wait(pause);
+                task.commands(gate)?;
             }
-            return Ok(start.elapsed());
+            timeout = Some(Duration::ZERO);
         }
         loop {
             match gate.poll(timeout)? {
@@ -82,11 +132,12 @@ impl Reader {
                     for split in split_rows::from_batch(&batch) {
                         let known = SplitEvent::Known { number: split.number };
                         task.head(|operator, output| operator.split(known, output))?;
-                        self.waiting.push_back(split);
+                        self.waiting.push_back((split, None));
                     }
                 }
                 GateEvent::Status(Status::Active) | GateEvent::Watermark(_) => {}
                 GateEvent::Status(Status::Idle | Status::Finished) => self.listed = true,
+                GateEvent::Barrier(barrier, alignment) => task.checkpoint(barrier, alignment, self.snapshot())?,
                 GateEvent::EndOfInput => {
                     (self.listed, self.ended) = (true, true);
                     return Ok(start.elapsed());
@@ -100,8 +151,8 @@ impl Reader {
     fn read(&mut self, task: &mut Task) -> Result<Pause> {
         if self.open.is_none() {
             match self.waiting.pop_front() {
-                Some(split) => {
-                    let reader = self.source.open(&split)?;
+                Some((split, position)) => {
+                    let reader = self.source.open(&split, position.as_deref())?;
                     self.open = Some((split, reader));
                 }
                 None if self.ended => return Ok(Pause::AtEnd),
@@ -112,9 +163,14 @@ impl Reader {
             }
         }
         self.tell(task, Status::Active)?;
+        let wait = self.rate.as_ref().map_or(Duration::ZERO, |rate| rate.wait());
+        if !wait.is_zero() {
+            return Ok(Pause::For(wait));
+        }
         let Some((split, reader)) = &mut self.open else { return Ok(Pause::None) };
         let configuration = &self.context.configuration;
-        let poll = reader.poll(configuration.batch_rows, Duration::from_millis(configuration.buffer_timeout_ms))?;
+        let rows = self.rate.as_ref().map_or(configuration.batch_rows, |rate| configuration.batch_rows.min(rate.rows()));
+        let poll = reader.poll(rows, Duration::from_millis(configuration.buffer_timeout_ms))?;
         let poison = reader.take_poison();
         let (split_name, number) = (split.name.clone(), split.number);
         for line in poison {
@@ -122,6 +178,9 @@ impl Reader {
         }
         match poll {
             ReaderPoll::Batch(batch) => {
+                if let Some(rate) = &self.rate {
+                    rate.took(batch.n_rows());
+                }
                 task.batch(batch)?;
                 Ok(Pause::None)
             }

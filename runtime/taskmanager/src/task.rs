@@ -2,10 +2,21 @@
 
 use crate::control::Control;
 use crate::exits::TaskExits;
+use crate::mailbox::{self, CheckpointLine, Command, Report, TaskSnapshot};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use streamrt_exchange::{GateEvent, InputGate};
 use streamrt_operator::{Operator, OperatorChain, Output, TaskMetrics};
-use streamrt_types::{Batch, Clock, Result, Status, Watermark};
+use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot};
+use streamrt_types::{Barrier, Batch, Clock, Error, Result, Status, WATERMARK_MIN, Watermark, failpoint};
+
+/// A snapshot keeps the watermark of a task's gate under the uid of its first operator with this suffix.
+pub const GATE_SUFFIX: &str = ":gate";
+/// The name of that list.
+pub const GATE_WATERMARK: &str = "watermark";
+
+/// How long a task that waits for its last checkpoint sleeps if nobody wakes it.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// What every kind of task has.
 pub struct Task {
@@ -14,6 +25,20 @@ pub struct Task {
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<TaskMetrics>,
     pub control: Arc<Control>,
+    /// `None`: the job has no checkpoints.
+    pub checkpoints: Option<CheckpointLine>,
+    /// The receivers have had their end of input.
+    pub ended: bool,
+}
+
+/// The state of a task's head, which is no operator of the chain.
+pub type HeadSnapshot = (Arc<str>, OperatorSnapshot);
+
+/// The watermark of a gate as the head of a task keeps it.
+pub fn gate_snapshot(uid: &str, watermark: Watermark) -> HeadSnapshot {
+    let items = if watermark > WATERMARK_MIN { vec![watermark.to_le_bytes().to_vec()] } else { Vec::new() };
+    let lists = vec![ListSnapshot { name: GATE_WATERMARK.into(), mode: ListMode::Union, items }];
+    (format!("{uid}{GATE_SUFFIX}").into(), OperatorSnapshot { lists, ..OperatorSnapshot::default() })
 }
 
 impl Task {
@@ -51,10 +76,73 @@ impl Task {
         Ok(Some(Duration::from_millis(next.abs_diff(now))))
     }
 
-    /// The end: every operator has its last word, then the receivers are told.
-    pub fn end_of_input(&mut self) -> Result<()> {
+    /// Carries out what the coordinator wants.
+    pub fn commands(&mut self, gate: &mut InputGate) -> Result<()> {
+        let Some(line) = &self.checkpoints else { return Ok(()) };
+        for command in line.mailbox.take() {
+            match command {
+                Command::Trigger(barrier) => gate.trigger(barrier),
+                Command::Complete(checkpoint) => {
+                    self.chain.checkpoint_complete(checkpoint)?;
+                    line.report(Report::Committed { task: line.task, checkpoint });
+                }
+                Command::Abort(checkpoint) => gate.abandon(checkpoint),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes part in a checkpoint: the barrier goes on first, so that the receivers do not wait for our snapshot.
+    pub fn checkpoint(&mut self, barrier: Barrier, alignment: Duration, head: HeadSnapshot) -> Result<()> {
+        failpoint("barrier.before")?;
+        if !self.ended {
+            self.exits.barrier(barrier)?;
+        }
+        let Some(line) = &self.checkpoints else { return Err(Error::internal("a barrier comes in a job with checkpoints")) };
+        let start = Instant::now();
+        let mut operators = self.chain.snapshot(barrier.checkpoint)?;
+        failpoint("snapshot.sync")?;
+        operators.push(head);
+        operators.retain(|(_, snapshot)| !snapshot.is_empty());
+        let sync = start.elapsed();
+        mailbox::account(&self.metrics, alignment, sync);
+        let (task, checkpoint) = (line.task, barrier.checkpoint);
+        line.report(Report::Snapshot(TaskSnapshot { task, checkpoint, operators }));
+        Ok(())
+    }
+
+    /// The end: every operator has its last word, then the receivers are told. Where results wait for a checkpoint, so does the task.
+    pub fn end_of_input(&mut self, gate: &mut InputGate, head: impl Fn() -> HeadSnapshot) -> Result<()> {
         self.chain.end_of_input(&mut self.exits)?;
-        self.exits.end_of_input()
+        self.exits.end_of_input()?;
+        self.ended = true;
+        let report = |task: &Task, report: fn(usize) -> Report| {
+            if let Some(line) = &task.checkpoints {
+                line.report(report(line.task));
+            }
+        };
+        if self.checkpoints.is_some() && self.chain.awaits_checkpoint() {
+            report(self, |task| Report::Ended { task });
+            self.await_commit(gate, head)?;
+        }
+        report(self, |task| Report::Finished { task });
+        Ok(())
+    }
+
+    fn await_commit(&mut self, gate: &mut InputGate, head: impl Fn() -> HeadSnapshot) -> Result<()> {
+        loop {
+            self.commands(gate)?;
+            if self.control.is_cancelled() {
+                return Err(Control::cancelled());
+            }
+            if !self.chain.awaits_checkpoint() {
+                return Ok(());
+            }
+            match gate.poll(Some(Duration::ZERO))? {
+                GateEvent::Barrier(barrier, alignment) => self.checkpoint(barrier, alignment, head())?,
+                _ => gate.wait(LONG),
+            }
+        }
     }
 
     /// Adds one round of the loop to the metrics: it waited `idle` at the gate and began at `start`.

@@ -1,6 +1,6 @@
 //! Whole jobs without user code: how they end, and what is left when they do.
 
-use crate::{JobHandle, submit};
+use crate::{JobHandle, Submission, submit};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,10 @@ fn start(source: Value, out: &Path, parallelism: u32, configuration: Configurati
         {"id": 2, "uid": "out", "inputs": [{"node": 1}], "body": {"kind": "sink", "connector": "file", "options": {"path": out}}},
     ]});
     let plan = Plan::from_json(&plan.to_string()).unwrap();
-    submit(JobSpec::from_plan("test", Arc::new(plan)), Vec::new(), configuration, parallelism)
+    match submit(JobSpec::from_plan("test", Arc::new(plan)), Vec::new(), configuration, parallelism)? {
+        Submission::Started(handle) => Ok(handle),
+        Submission::Finished => panic!("a job without checkpoints never was"),
+    }
 }
 
 fn datagen(rows: Option<u64>) -> Value {
@@ -51,7 +54,7 @@ fn a_bounded_job_gives_the_same_rows_at_any_parallelism() {
         let folder = tempfile::tempdir().unwrap();
         let job = start(datagen(Some(5_000)), folder.path(), parallelism, Configuration::default()).unwrap();
         assert!(job.is_bounded());
-        let summary = job.wait().unwrap();
+        let summary = job.wait().unwrap().summary;
         assert_eq!((summary.records_in, summary.records_out), (5_000, 5_000));
         output(folder.path())
     };
@@ -70,7 +73,7 @@ fn a_job_that_is_stopped_finishes_what_is_in_flight() {
         std::thread::yield_now();
     }
     job.stop();
-    let summary = job.wait().unwrap();
+    let summary = job.wait().unwrap().summary;
     let (lines, n_hidden) = output(folder.path());
     assert_eq!((lines.len() as u64, n_hidden), (summary.records_in, 0), "every row that was read came out");
 }
@@ -95,7 +98,7 @@ fn a_skipped_line_is_kept_as_a_dead_letter_and_counted() {
     let mut configuration = Configuration::default();
     configuration.set("poison.policy", "skip").unwrap();
     configuration.set("poison.dead-letters", letters.to_str().unwrap()).unwrap();
-    let summary = start(csv(&input), &out, 1, configuration).unwrap().wait().unwrap();
+    let summary = start(csv(&input), &out, 1, configuration).unwrap().wait().unwrap().summary;
     assert_eq!((summary.records_in, summary.dead_letters), (3, 1));
     let letter: Value = serde_json::from_str(&std::fs::read_to_string(letters.join("dead-letters.jsonl")).unwrap()).unwrap();
     assert_eq!((&letter["record"], &letter["code"]), (&json!("three"), &json!("S3003")));

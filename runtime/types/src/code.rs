@@ -103,6 +103,28 @@ codes! {
     /// The target of `streamrt new` exists.
     EXISTS = "S6003", Invalid, "Choose another name, or remove the folder.";
 
+    /// A snapshot whose bytes do not hold together, or are not those that were written.
+    SNAPSHOT_DAMAGED = "S7001", Data, "Start from another checkpoint or savepoint with `--from`; `streamrt fsck` says what is whole.";
+    /// A snapshot of another kind or of a newer version.
+    SNAPSHOT_FOREIGN = "S7002", Invalid, "Use the version of streamrt that wrote it, or start from another snapshot with `--from`.";
+    /// State of other types than the job declares.
+    STATE_TYPES = "S7003", Invalid, "Keep the types of the state, or give the state another name; then it starts empty.";
+    /// State whose operator is not in the job.
+    STATE_GONE = "S7004", Invalid, "Put the operator back under its uid, or drop the state with `--allow-non-restored-state`.";
+    /// The job in the checkpoint folder is another one.
+    OTHER_JOB = "S7005", Invalid, "Choose another checkpoint.dir, or say with `--from` which snapshot the job is to start from.";
+    /// Another process leads the job.
+    FENCED = "S7006", Fenced, "The job runs elsewhere; nothing is to be done here.";
+    /// The checkpoint store failed or did not answer.
+    STORE = "S7007", Unavailable, "Check the folder or the server that checkpoint.dir names, and the room on it.";
+    /// Data that a checkpoint promised to commit cannot be committed any more.
+    COMMIT_LOST = "S7008", Data, "Results between the checkpoints named are missing from the sink; restore what was removed, or replay from an older snapshot.";
+    /// Checkpoints failed more often than is tolerated.
+    CHECKPOINT_FAILED = "S7009", Unavailable, "Look at the cause below; `-D checkpoint.tolerable-failures=N` tolerates more of them.";
+
+    /// A test wanted a step to fail.
+    INJECTED = "S7010", Unavailable, "Unset STREAMRT_FAILPOINTS.";
+
     /// A task ended because another one did.
     CANCELLED = "S8001", Unavailable, "Another task ended first; its own message says why.";
 

@@ -14,6 +14,18 @@ pub enum PoisonPolicy {
     Retry { attempts: u32 },
 }
 
+/// When a job that failed is started again.
+///
+/// # Source
+/// Flink's restart strategies, with its defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartKind {
+    None,
+    FixedDelay,
+    FailureRate,
+    ExponentialDelay,
+}
+
 /// All keys, with their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
@@ -37,6 +49,33 @@ pub struct Configuration {
     pub plugin_epoch: bool,
     /// `max-parallelism`: number of key groups. None: from the parallelism.
     pub max_parallelism: Option<u32>,
+    /// `checkpoint.dir`: where checkpoints are kept: a folder, or the URL of an object store. None: there are none.
+    pub checkpoint_dir: Option<String>,
+    /// `checkpoint.interval`: time from the beginning of one checkpoint to that of the next, in ms. None: there are none.
+    pub checkpoint_interval_ms: Option<u64>,
+    /// `checkpoint.timeout`: a checkpoint that takes longer is given up, in ms. Default 10 min.
+    pub checkpoint_timeout_ms: u64,
+    /// `checkpoint.min-pause`: at least so long between the end of one checkpoint and the beginning of the next, in ms. Default 0.
+    pub checkpoint_min_pause_ms: u64,
+    /// `checkpoint.tolerable-failures`: checkpoints that may fail one after the other. Default 0.
+    pub tolerable_failures: u32,
+    /// `checkpoint.retained`: published checkpoints that are kept. Default 1.
+    pub retained_checkpoints: u32,
+    /// `restart.strategy`: `none`, `fixed-delay`, `failure-rate` or `exponential-delay`. None: `exponential-delay` where there are checkpoints,
+    /// else `none`.
+    pub restart: Option<RestartKind>,
+    /// `restart.attempts`: of `fixed-delay`. Default 1.
+    pub restart_attempts: u32,
+    /// `restart.delay`: between the failure and the next attempt, in ms; of `exponential-delay`, the first one. Default 1 s.
+    pub restart_delay_ms: u64,
+    /// `restart.max-delay`: where `exponential-delay` stops to grow, in ms. Default 1 min.
+    pub restart_max_delay_ms: u64,
+    /// `restart.max-failures`: of `failure-rate`, in one `restart.interval`. Default 1.
+    pub restart_max_failures: u32,
+    /// `restart.interval`: of `failure-rate`, in ms; and after so long without a failure `exponential-delay` begins anew. Default 1 min.
+    pub restart_interval_ms: u64,
+    /// `source.rate`: rows a second that all subtasks of one source read together at most. None: as many as they can.
+    pub source_rate: Option<u64>,
 }
 
 impl Default for Configuration {
@@ -52,6 +91,19 @@ impl Default for Configuration {
             plugin_output_bytes: 64 << 20,
             plugin_epoch: true,
             max_parallelism: None,
+            checkpoint_dir: None,
+            checkpoint_interval_ms: None,
+            checkpoint_timeout_ms: 600_000,
+            checkpoint_min_pause_ms: 0,
+            tolerable_failures: 0,
+            retained_checkpoints: 1,
+            restart: None,
+            restart_attempts: 1,
+            restart_delay_ms: 1_000,
+            restart_max_delay_ms: 60_000,
+            restart_max_failures: 1,
+            restart_interval_ms: 60_000,
+            source_rate: None,
         }
     }
 }
@@ -61,6 +113,12 @@ impl Configuration {
     pub const KEYS: &[&str] = &[
         "batch.rows",
         "buffer-timeout",
+        "checkpoint.dir",
+        "checkpoint.interval",
+        "checkpoint.min-pause",
+        "checkpoint.retained",
+        "checkpoint.timeout",
+        "checkpoint.tolerable-failures",
         "exchange.batches",
         "max-parallelism",
         "plugin.deadline",
@@ -69,6 +127,13 @@ impl Configuration {
         "plugin.output",
         "poison.dead-letters",
         "poison.policy",
+        "restart.attempts",
+        "restart.delay",
+        "restart.interval",
+        "restart.max-delay",
+        "restart.max-failures",
+        "restart.strategy",
+        "source.rate",
     ];
 
     /// Sets one key from its text.
@@ -86,6 +151,19 @@ impl Configuration {
             "plugin.memory" => self.plugin_memory_bytes = bytes(key, value)?,
             "plugin.output" => self.plugin_output_bytes = bytes(key, value)?,
             "plugin.epoch" => self.plugin_epoch = boolean(key, value)?,
+            "checkpoint.dir" => self.checkpoint_dir = Some(value.to_owned()),
+            "checkpoint.interval" => self.checkpoint_interval_ms = Some(positive(key, value, parse_duration_ms(key, value)?)?),
+            "checkpoint.timeout" => self.checkpoint_timeout_ms = positive(key, value, parse_duration_ms(key, value)?)?,
+            "checkpoint.min-pause" => self.checkpoint_min_pause_ms = parse_duration_ms(key, value)?,
+            "checkpoint.tolerable-failures" => self.tolerable_failures = number(key, value, 0, u64::from(u32::MAX))? as u32,
+            "checkpoint.retained" => self.retained_checkpoints = number(key, value, 1, 1000)? as u32,
+            "restart.strategy" => self.restart = Some(restart_kind(key, value)?),
+            "restart.attempts" => self.restart_attempts = number(key, value, 0, u64::from(u32::MAX))? as u32,
+            "restart.delay" => self.restart_delay_ms = parse_duration_ms(key, value)?,
+            "restart.max-delay" => self.restart_max_delay_ms = parse_duration_ms(key, value)?,
+            "restart.max-failures" => self.restart_max_failures = number(key, value, 0, u64::from(u32::MAX))? as u32,
+            "restart.interval" => self.restart_interval_ms = positive(key, value, parse_duration_ms(key, value)?)?,
+            "source.rate" => self.source_rate = Some(number(key, value, 1, 1_000_000_000)?),
             "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, 32_768)? as u32),
             _ => return Err(Error::new(code::BAD_OPTION, format!("there is no configuration key `{key}`"))),
         }
@@ -102,6 +180,10 @@ fn number(key: &str, value: &str, least: u64, most: u64) -> Result<u64> {
     parsed.ok_or_else(|| refuse(key, value, &format!("a number from {least} to {most}")))
 }
 
+fn positive(key: &str, value: &str, ms: u64) -> Result<u64> {
+    if ms > 0 { Ok(ms) } else { Err(refuse(key, value, "more than nothing")) }
+}
+
 fn boolean(key: &str, value: &str) -> Result<bool> {
     value.parse().map_err(|_| refuse(key, value, "true or false"))
 }
@@ -112,6 +194,16 @@ fn poison_policy(key: &str, value: &str) -> Result<PoisonPolicy> {
         "skip" => Ok(PoisonPolicy::Skip),
         "retry" => Ok(PoisonPolicy::Retry { attempts: 3 }),
         _ => Err(refuse(key, value, "fail, skip or retry")),
+    }
+}
+
+fn restart_kind(key: &str, value: &str) -> Result<RestartKind> {
+    match value {
+        "none" => Ok(RestartKind::None),
+        "fixed-delay" => Ok(RestartKind::FixedDelay),
+        "failure-rate" => Ok(RestartKind::FailureRate),
+        "exponential-delay" => Ok(RestartKind::ExponentialDelay),
+        _ => Err(refuse(key, value, "none, fixed-delay, failure-rate or exponential-delay")),
     }
 }
 

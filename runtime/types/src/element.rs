@@ -13,6 +13,13 @@ pub enum Status {
     Finished,
 }
 
+/// Parts the rows that a checkpoint holds from those behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Barrier {
+    /// The checkpoint's number; those of one job rise.
+    pub checkpoint: u64,
+}
+
 /// An element of a channel. The first one of every channel is its status.
 #[derive(Debug, Clone)]
 pub enum StreamElement {
@@ -20,6 +27,7 @@ pub enum StreamElement {
     /// A watermark that no batch carries.
     Watermark(Watermark),
     Status(Status),
+    Barrier(Barrier),
     /// Nothing follows. The final watermark, if there is one, came before.
     EndOfInput,
 }

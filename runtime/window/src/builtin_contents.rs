@@ -6,6 +6,7 @@ use crate::contents::{Additions, Cell, Fired, Firing, Place, WindowState};
 use crate::result_columns::ResultColumns;
 use arrow_array::{ArrayRef, Int64Array, UInt32Array};
 use arrow_schema::SchemaRef;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use streamrt_operator::Accumulators;
 use streamrt_state::{EntryId, KeyKind, KeyTable, Keys};
@@ -93,5 +94,18 @@ impl WindowState for BuiltinContents {
     fn remove(&mut self, cell: Cell) {
         self.accumulators.release(self.table.value(cell));
         self.table.remove(cell);
+    }
+    fn types(&self) -> Value {
+        json!({"aggregates": self.accumulators.types()})
+    }
+
+    fn export(&self, cell: Cell, out: &mut Vec<u8>) {
+        self.accumulators.export(self.table.value(cell), out);
+    }
+
+    fn import(&mut self, bytes: &[u8]) -> Result<Cell> {
+        let cell = self.create();
+        self.accumulators.import(bytes, self.table.value_mut(cell))?;
+        Ok(cell)
     }
 }

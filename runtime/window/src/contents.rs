@@ -11,6 +11,7 @@ use crate::user_contents::{self, UserContents};
 use crate::window_call::WindowCall;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use streamrt_operator::{BatchKeys, Isolation, OperatorContext, Projection, Suspect};
 use streamrt_types::{Batch, Clock, Error, Result, Watermark, code};
@@ -108,6 +109,15 @@ pub(crate) trait WindowState: Send {
     /// The results of windows, in order. Contents stay. A window whose contents are empty gives nothing.
     fn fire(&mut self, place: &Place, firings: &[Firing]) -> Result<Fired>;
     fn remove(&mut self, cell: Cell);
+    /// What exported bytes mean.
+    fn types(&self) -> Value;
+    /// Appends what a cell holds to `out`, in bytes that depend on that alone.
+    fn export(&self, cell: Cell, out: &mut Vec<u8>);
+    /// A new cell, with what was exported.
+    ///
+    /// # Errors
+    /// `Data` if `bytes` are not that.
+    fn import(&mut self, bytes: &[u8]) -> Result<Cell>;
     /// Whether firings see the watermark, so that none may wait while it rises.
     fn sees_watermark(&self) -> bool {
         false
@@ -163,6 +173,11 @@ fn demand(kind: FunctionKind, kinds: &[FunctionKind]) -> Result<()> {
         code::INVALID_JOB,
         format!("a {kind:?} function cannot be what a window computes: it can neither hold nor merge its contents"),
     ))
+}
+
+/// What the bytes of rows in a snapshot mean: names of columns do not matter.
+pub(crate) fn row_types(schema: &streamrt_wit::Schema) -> Value {
+    schema.iter().map(|field| json!([field.data_type, field.nullable])).collect()
 }
 
 /// Cells that are numbered, and used again.

@@ -1,12 +1,14 @@
 //! Watermark generators, one for each source split, and the minimum over them.
 //!
 //! Invariant: the combined watermark only rises, and never passes that of a split that may still give rows: one that is known but has not
-//! begun holds it at its minimum, one that is finished or idle leaves it. Pure; the timestamps operator calls it.
+//! begun holds it at its minimum, one that is finished or idle leaves it. A split that had begun when a snapshot was taken goes on from
+//! there, and holds it no lower. Pure; the timestamps operator calls it.
 //!
 //! # Source
 //! Flink's `BoundedOutOfOrdernessWatermarks`, `WatermarkOutputMultiplexer` and `WatermarksWithIdleness`; but a watermark rises right after
 //! the row that raises it, and a split that waits for its turn is never idle.
 
+use crate::generator_snapshot::{Kept, Restored};
 use std::collections::BTreeSet;
 use streamrt_types::{Mark, WATERMARK_MAX, WATERMARK_MIN, Watermark};
 
@@ -30,6 +32,10 @@ pub(crate) struct Generators {
     waiting: BTreeSet<u32>,
     running: Vec<Running>,
     watermark: Watermark,
+    /// Of splits that have not come back.
+    restored: Restored,
+    /// A split was told: this is a source, and every split is told before its rows come.
+    told: bool,
 }
 
 /// The watermark after a row of time `time`: no row is expected to be more than `bound_ms` behind the greatest.
@@ -53,25 +59,75 @@ fn greatest_of(times: &[i64]) -> i64 {
 
 impl Generators {
     pub(crate) fn new() -> Generators {
-        Generators { waiting: BTreeSet::new(), running: Vec::new(), watermark: WATERMARK_MIN }
+        let restored = Restored::default();
+        Generators { waiting: BTreeSet::new(), running: Vec::new(), watermark: WATERMARK_MIN, restored, told: false }
     }
 
-    /// A split will come.
-    pub(crate) fn known(&mut self, split: u32) {
-        if !self.running.iter().any(|running| running.split == Some(split)) {
-            self.waiting.insert(split);
+    /// What a snapshot keeps: the generators that run, and those that ran here and have not begun again.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = Kept> {
+        let keep = |&Running { split, greatest, watermark, idle, .. }: &Running| Kept { split, greatest, watermark, idle };
+        self.running.iter().map(keep).chain(self.restored.own())
+    }
+
+    /// Whether some split may still give rows.
+    pub(crate) fn has_splits(&self) -> bool {
+        !self.waiting.is_empty() || self.kept().next().is_some()
+    }
+
+    pub(crate) fn watermark(&self) -> Watermark {
+        self.watermark
+    }
+
+    /// Goes on from a snapshot: `watermark` is out already, and generators wait for their splits in `restored`.
+    pub(crate) fn restore(&mut self, watermark: Watermark, restored: Restored) {
+        (self.watermark, self.restored) = (watermark, restored);
+    }
+
+    /// The input begins. If no split was told, none will be, because this is no source: all that ran here run on, and hold the watermark as
+    /// they did before one of them has a row.
+    pub(crate) fn settle(&mut self, now_ms: i64) {
+        if !self.told {
+            let own = self.restored.take_own();
+            own.into_iter().for_each(|kept| self.run_on(kept, now_ms));
+        }
+    }
+
+    fn run_on(&mut self, Kept { split, greatest, watermark, idle }: Kept, now_ms: i64) {
+        self.running.push(Running { split, greatest, watermark, idle, last_row_ms: now_ms });
+    }
+
+    fn runs(&self, split: Option<u32>) -> bool {
+        self.running.iter().any(|running| running.split == split)
+    }
+
+    /// A split will come, or come back.
+    pub(crate) fn known(&mut self, split: u32, now_ms: i64) {
+        self.told = true;
+        if self.runs(Some(split)) {
+            return;
+        }
+        match self.restored.take(Some(split)) {
+            Some(kept) => self.run_on(kept, now_ms),
+            None => drop(self.waiting.insert(split)),
         }
     }
 
     /// A split is at its end. Returns the watermark if it rises.
     pub(crate) fn finished(&mut self, split: u32) -> Option<Watermark> {
         self.waiting.remove(&split);
+        self.restored.take(Some(split));
         self.running.retain(|running| running.split != Some(split));
         self.rise()
     }
 
     /// Rows of a split have come: it is not idle. Returns its place.
     pub(crate) fn begin(&mut self, split: Option<u32>, now_ms: i64) -> usize {
+        self.settle(now_ms);
+        if !self.runs(split)
+            && let Some(kept) = self.restored.take(split)
+        {
+            self.run_on(kept, now_ms);
+        }
         let found = self.running.iter().position(|running| running.split == split);
         let place = found.unwrap_or_else(|| {
             if let Some(split) = split {
@@ -199,13 +255,13 @@ mod tests {
     #[test]
     fn a_known_split_that_has_not_begun_holds_the_watermark() {
         let mut generators = Generators::new();
-        generators.known(0);
-        generators.known(1);
+        generators.known(0, 0);
+        generators.known(1, 0);
         assert_eq!(marks(&mut generators, Some(0), &[10], 0), []);
         assert_eq!(marks(&mut generators, Some(1), &[4, 12], 0), [(1, 3), (2, 9)]);
         assert_eq!(generators.finished(0), Some(11));
         assert_eq!(generators.finished(1), None);
-        generators.known(2);
+        generators.known(2, 0);
         assert_eq!(marks(&mut generators, Some(2), &[5, 20], 0), [(2, 19)]);
     }
 

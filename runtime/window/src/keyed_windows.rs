@@ -5,6 +5,7 @@
 //!    which they came about. It runs at the end of a batch, and before a row goes to a window whose firing waits, or windows merge.
 //! 3. A window has one timer: first for its end, then for its cleanup. Timers of one time fire in the order of their registration, which
 //!    does not depend on batches; one whose window has grown is registered anew when it comes up.
+//! 4. A snapshot is taken between batches, when nothing waits: `snapshot` has what it holds.
 //!
 //! Invariant: the windows of a key are all alive: their cleanup time lies behind the watermark. Two sessions of a key never touch.
 //!
@@ -12,16 +13,19 @@
 //! Flink's `WindowOperator` with `EventTimeTrigger`, `ProcessingTimeTrigger`, `PurgingTrigger(CountTrigger)` and `EndOfStreamTrigger`, and
 //! its `MergingWindowSet`. Where Flink throws because a merged window is late already, the row goes to the late side output.
 
+mod snapshot;
+
 use crate::assigner::{Assigner, TIME_MAX, TimeWindow};
 use crate::contents::{Additions, Cell, Contents, Firing, Place};
 use crate::emission::Emission;
+use crate::group_watermarks::GroupWatermarks;
 use crate::panes::RowTimes;
 use crate::timestamps::place as place_of;
 use arrow_array::RecordBatch;
 use std::collections::BTreeMap;
 use streamrt_operator::{BatchKeys, OperatorContext};
 use streamrt_state::{EntryId, KeyTable};
-use streamrt_types::{Batch, Error, Result, WATERMARK_MIN, Watermark, code};
+use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code};
 
 struct Window {
     bounds: TimeWindow,
@@ -30,6 +34,8 @@ struct Window {
     n_rows: u64,
     /// The one timer of the window.
     timer: i64,
+    /// The number of the timer's registration.
+    serial: u64,
     /// Whether the end has fired.
     fired: bool,
     /// The round of `flush` that a firing of this window waits for.
@@ -39,7 +45,14 @@ struct Window {
 #[derive(Default)]
 struct WindowsOfKey {
     entry: EntryId,
+    /// In the order in which they were opened.
     windows: Vec<Window>,
+}
+
+/// The timer of a window. It is void if the window is gone, or has registered another one since.
+struct Timer {
+    key: u32,
+    serial: u64,
 }
 
 /// What happened between two flushes, in order.
@@ -61,20 +74,35 @@ struct Waiting {
     dead: Vec<Cell>,
 }
 
+/// The serial of a window that has no timer.
+const NO_TIMER: u64 = u64::MAX;
+
+impl Window {
+    /// When it ends, or is cleaned up.
+    fn next_time(&self, lateness_ms: i64) -> i64 {
+        if self.fired { self.bounds.cleanup_time(lateness_ms) } else { self.bounds.max_timestamp() }
+    }
+}
+
 /// The windows of all keys of a subtask.
 pub(crate) struct KeyedWindows {
     assigner: Assigner,
     lateness_ms: i64,
     contents: Contents,
     place: Place,
+    key_groups: KeyGroupRange,
+    max_parallelism: u32,
     /// Keys to numbers of `of_keys`, plus one.
     table: KeyTable,
     of_keys: Vec<WindowsOfKey>,
     free: Vec<u32>,
     /// Keys that may have lost their last window.
     shrunk: Vec<u32>,
-    /// Keys by the time of their windows' timers.
-    timers: BTreeMap<i64, Vec<u32>>,
+    /// By time, and then in the order of registration.
+    timers: BTreeMap<i64, Vec<Timer>>,
+    next_serial: u64,
+    /// Restored watermarks that differ, until the windows have risen to the greatest.
+    behind: Option<GroupWatermarks>,
     waiting: Waiting,
     round: u64,
     entries: Vec<EntryId>,
@@ -98,11 +126,15 @@ impl KeyedWindows {
             lateness_ms,
             contents,
             place: Place::new(context, decoder, WATERMARK_MIN),
+            key_groups: context.key_groups,
+            max_parallelism: context.max_parallelism,
             table,
             of_keys: Vec::new(),
             free: Vec::new(),
             shrunk: Vec::new(),
             timers: BTreeMap::new(),
+            next_serial: 0,
+            behind: None,
             waiting: Waiting::default(),
             round: 1,
             entries: Vec::new(),
@@ -113,6 +145,7 @@ impl KeyedWindows {
 
     /// Treats the rows and marks of a batch, whose keys are read by `keys`.
     pub(crate) fn batch(&mut self, batch: &Batch, times: RowTimes<'_>, keys: &mut BatchKeys, emission: &mut Emission<'_>) -> Result<()> {
+        self.catch_up(batch, emission)?;
         let (hashes, keys) = keys.read(&batch.columns)?;
         let (mut entries, mut created) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.created));
         self.table.upsert(hashes, keys, &mut entries, &mut created);
@@ -131,6 +164,14 @@ impl KeyedWindows {
         self.forget_keys();
         (self.entries, self.created) = (entries, created);
         Ok(())
+    }
+
+    /// Raises the windows to the greatest of the restored watermarks. Those that have fired, or are gone, know it themselves.
+    fn catch_up(&mut self, batch: &Batch, emission: &mut Emission<'_>) -> Result<()> {
+        match self.behind.take() {
+            None => Ok(()),
+            Some(watermarks) => self.rise(watermarks.greatest(), batch, emission),
+        }
     }
 
     fn number_key(&mut self, entry: EntryId) {
@@ -172,6 +213,7 @@ impl KeyedWindows {
 
     /// Raises the watermark (for windows of processing time: the clock less one), and fires what it makes due.
     pub(crate) fn advance(&mut self, watermark: Watermark, nothing: &Batch, emission: &mut Emission<'_>) -> Result<()> {
+        self.catch_up(nothing, emission)?;
         self.rise(watermark, nothing, emission)?;
         self.flush(nothing, emission)?;
         self.forget_keys();
@@ -187,8 +229,8 @@ impl KeyedWindows {
         }
         self.place.watermark = watermark;
         while let Some(timer) = self.timers.first_entry().filter(|timer| *timer.key() <= watermark) {
-            let (time, keys) = timer.remove_entry();
-            keys.into_iter().for_each(|key| self.timer(key, time));
+            let (time, timers) = timer.remove_entry();
+            timers.into_iter().for_each(|timer| self.timer(&timer, time));
         }
         Ok(())
     }
@@ -198,36 +240,30 @@ impl KeyedWindows {
         self.timers.first_key_value().map(|(time, _)| *time)
     }
 
-    /// A timer of a key has come up: windows end, or are cleaned up.
-    fn timer(&mut self, key: u32, time: i64) {
-        let mut at = 0;
-        while at < self.of_keys[key as usize].windows.len() {
-            let window = &mut self.of_keys[key as usize].windows[at];
-            if window.timer != time {
-                at += 1;
-                continue;
-            }
-            let bounds = window.bounds;
-            if !window.fired && bounds.max_timestamp() <= time {
-                window.fired = true;
-                self.fire(key, at);
-            }
-            if bounds.cleanup_time(self.lateness_ms) <= time {
-                self.remove_window(key, at);
-            } else {
-                self.set_timer(key, at);
-                at += 1;
-            }
+    /// A timer has come up: its window ends, or is cleaned up.
+    fn timer(&mut self, timer: &Timer, time: i64) {
+        let key = timer.key;
+        let windows = &mut self.of_keys[key as usize].windows;
+        let Some(at) = windows.iter().position(|window| window.serial == timer.serial) else { return };
+        let window = &mut windows[at];
+        let bounds = window.bounds;
+        if !window.fired && bounds.max_timestamp() <= time {
+            window.fired = true;
+            self.fire(key, at);
+        }
+        if bounds.cleanup_time(self.lateness_ms) <= time {
+            self.remove_window(key, at);
+        } else {
+            self.set_timer(key, at);
         }
     }
 
     /// Registers the timer of a window for what comes next: its end, or its cleanup.
     fn set_timer(&mut self, key: u32, at: usize) {
-        let lateness_ms = self.lateness_ms;
         let window = &mut self.of_keys[key as usize].windows[at];
-        let time = if window.fired { window.bounds.cleanup_time(lateness_ms) } else { window.bounds.max_timestamp() };
-        window.timer = time;
-        self.timers.entry(time).or_default().push(key);
+        (window.timer, window.serial) = (window.next_time(self.lateness_ms), self.next_serial);
+        self.timers.entry(window.timer).or_default().push(Timer { key, serial: window.serial });
+        self.next_serial += 1;
     }
 
     fn fire(&mut self, key: u32, at: usize) {
@@ -283,7 +319,7 @@ impl KeyedWindows {
         let cell = self.contents.create();
         // One whose end has passed fires with each of its rows, and never by its timer.
         let fired = bounds.max_timestamp() <= self.place.watermark;
-        windows.push(Window { bounds, cell, n_rows: 0, timer: i64::MAX, fired, fires_in_round: 0 });
+        windows.push(Window { bounds, cell, n_rows: 0, timer: i64::MAX, serial: NO_TIMER, fired, fires_in_round: 0 });
         let at = windows.len() - 1;
         if !matches!(self.assigner, Assigner::Count { .. }) {
             self.set_timer(key, at);

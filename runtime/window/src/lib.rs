@@ -2,8 +2,8 @@
 //!
 //! [`TimestampsOperator`] gives rows their time and makes watermarks of it; [`WindowOperator`] groups rows of a key by time or number, and
 //! fires when the watermark or the clock says so. Results depend on the input alone, never on how it was cut into batches. How watermarks of
-//! several channels are combined is in `streamrt-exchange`; timers of process functions are in `streamrt-operator`. Nothing is snapshotted
-//! here yet.
+//! several channels are combined is in `streamrt-exchange`; timers of process functions are in `streamrt-operator`. What a checkpoint keeps of
+//! either operator, it keeps so that a job that is restored gives the results of one that was never stopped.
 //!
 //! ```
 //! use streamrt_window::TimestampsOperator;
@@ -19,12 +19,15 @@ mod builtin_contents;
 mod contents;
 mod emission;
 mod generator;
+mod generator_snapshot;
+mod group_watermarks;
 mod keyed_windows;
 mod operator;
 mod pane_tree;
 mod panes;
 mod result_columns;
 mod row_contents;
+mod snapshot_bytes;
 mod timestamps;
 mod user_contents;
 mod user_times;

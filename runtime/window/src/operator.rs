@@ -6,15 +6,17 @@
 use crate::assigner::Assigner;
 use crate::contents::{self, Contents};
 use crate::emission::{Emission, Ports};
+use crate::group_watermarks::GroupWatermarks;
 use crate::keyed_windows::KeyedWindows;
 use crate::panes::{self, PaneWindows, RowTimes};
 use crate::result_columns::ResultColumns;
 use crate::timestamps::no_time;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use std::sync::Arc;
+use serde_json::{Value, json};
 use streamrt_operator::{Accumulators, BatchKeys, FunctionChain, Operator, OperatorContext, Output};
-use streamrt_types::{Batch, Clock, Error, Result, WATERMARK_MAX, Watermark};
+use streamrt_state::{OperatorSnapshot, OperatorState};
+use streamrt_types::{Batch, Error, Result, WATERMARK_MAX, Watermark};
 use streamrt_wit::{Function, WindowAssigner, WindowContents};
 
 /// A chain of one function of a plugin, and what the plan says of it.
@@ -36,6 +38,8 @@ struct Plan {
     input: SchemaRef,
     key: Vec<usize>,
     output: SchemaRef,
+    /// What the bytes of the state in a snapshot mean. Allowed lateness is not in it: it may change.
+    types: Value,
 }
 
 enum Windows {
@@ -44,8 +48,7 @@ enum Windows {
 }
 
 struct Opened {
-    uid: Arc<str>,
-    clock: Arc<dyn Clock>,
+    context: OperatorContext,
     /// The latest time of the clock.
     now_ms: i64,
     keys: BatchKeys,
@@ -69,6 +72,15 @@ enum Prepared {
     OfKeys(Contents),
 }
 
+impl Prepared {
+    fn types(&self) -> Value {
+        match self {
+            Prepared::Panes(_, accumulators, _) => json!({"aggregates": accumulators.types()}),
+            Prepared::OfKeys(contents) => contents.types(),
+        }
+    }
+}
+
 impl WindowOperator {
     /// `input` is the schema of the rows, `key` the places of the key columns in it, `output` the schema of port 0.
     ///
@@ -83,10 +95,12 @@ impl WindowOperator {
         key: Vec<usize>,
         output: SchemaRef,
     ) -> Result<WindowOperator> {
+        let kind = json!(assigner);
         let (assigner, processing_time) = Assigner::new(assigner)?;
         // Lateness is of event time.
         let lateness_ms = if processing_time { 0 } else { i64::try_from(allowed_lateness_ms).unwrap_or(i64::MAX) };
-        let key_schema = BatchKeys::new(&input, key.clone())?.schema().clone();
+        let keys = BatchKeys::new(&input, key.clone())?;
+        let key_schema = keys.schema().clone();
         let prepared = match (contents, assigner) {
             (WindowContents::Builtin { aggregates, columns }, Assigner::Sliding(windows)) if panes::fits(&windows) => {
                 let accumulators = Accumulators::new(aggregates, &input)?;
@@ -95,14 +109,15 @@ impl WindowOperator {
             }
             _ => Prepared::OfKeys(contents::build(contents, functions, &input, &key_schema, &output)?),
         };
-        let plan = Plan { assigner, lateness_ms, input, key, output };
+        let types = json!({"kind": "windows", "assigner": kind, "key": keys.types(), "contents": prepared.types()});
+        let plan = Plan { assigner, lateness_ms, input, key, output, types };
         Ok(WindowOperator { plan, processing_time, contents: Some(prepared), opened: None })
     }
 
     /// Fires what is due by now. Returns the time, which never falls back although the clock may.
     fn follow_clock(&mut self, output: &mut dyn Output) -> Result<i64> {
         let opened = opened(&mut self.opened)?;
-        opened.now_ms = opened.now_ms.max(opened.clock.now_ms());
+        opened.now_ms = opened.now_ms.max(opened.context.clock.now_ms());
         let now_ms = opened.now_ms;
         self.advance(now_ms - 1, output)?;
         Ok(now_ms)
@@ -142,8 +157,7 @@ impl Operator for WindowOperator {
             ))),
         };
         self.opened = Some(Opened {
-            uid: context.uid.clone(),
-            clock: context.clock.clone(),
+            context: context.clone(),
             now_ms: context.clock.now_ms(),
             keys: reader()?,
             windows,
@@ -161,7 +175,7 @@ impl Operator for WindowOperator {
             _ if self.processing_time => RowTimes::Now(now_ms),
             Some(times) => RowTimes::Each(times),
             None if batch.n_rows() == 0 => RowTimes::Each(&[]),
-            None if timed => return Err(no_time(&batch, 0).at(format_args!("operator `{}`", opened.uid))),
+            None if timed => return Err(no_time(&batch, 0).at(format_args!("operator `{}`", opened.context.uid))),
             None => RowTimes::Now(0),
         };
         let mut emission = Emission::new(&batch);
@@ -194,6 +208,28 @@ impl Operator for WindowOperator {
             self.advance(now_ms - 1, output)?;
         }
         Ok(())
+    }
+
+    fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
+        let types = self.plan.types.clone();
+        let (windows, watermarks) = match &mut opened(&mut self.opened)?.windows {
+            Windows::Panes(panes) => (panes.snapshot(types), panes.watermarks()),
+            Windows::OfKeys(windows) => (windows.snapshot(types), windows.watermarks()),
+        };
+        Ok(OperatorSnapshot { keyed: vec![windows], lists: vec![watermarks.list()] })
+    }
+
+    /// Windows that had fired do not fire again, whatever watermark comes first: the one under which the snapshot was taken is in it.
+    fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
+        let (types, opened) = (&self.plan.types, opened(&mut self.opened)?);
+        let watermarks = GroupWatermarks::restore(state, &opened.context)?;
+        if let Some(watermarks) = watermarks.as_ref().filter(|_| self.processing_time) {
+            opened.now_ms = opened.now_ms.max(watermarks.greatest().saturating_add(1));
+        }
+        match &mut opened.windows {
+            Windows::Panes(panes) => panes.restore(state, types, watermarks),
+            Windows::OfKeys(windows) => windows.restore(state, types, watermarks),
+        }
     }
 
     /// Global windows fire now, also in a job without event time. Windows of processing time that are open are lost, as in Flink.

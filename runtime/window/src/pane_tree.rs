@@ -58,6 +58,11 @@ impl PaneTree {
         self.panes.range(start..end).map(|(_, table)| table)
     }
 
+    /// All panes, in order. Their rows stay as they are.
+    pub(crate) fn panes_mut(&mut self) -> impl Iterator<Item = (i64, &mut KeyTable)> {
+        self.panes.iter_mut().map(|(start, table)| (*start, table))
+    }
+
     /// Drops the nodes that hold a pane which changes.
     pub(crate) fn touch(&mut self, pane: i64, accumulators: &mut Accumulators) {
         if self.nodes.is_empty() {

@@ -5,20 +5,28 @@
 //! 2. A row that is not on time is treated alone: it may fire windows at once, or be late.
 //! 3. A mark that passes ends fires them in order, one step for each end that holds rows; panes that no window needs are dropped.
 //!
+//! 4. A snapshot holds every pane under `panes`: its key, where the pane begins, the accumulators. Merges of panes are made anew.
+//!
 //! Invariant: a window has fired by the watermark if and only if its end lies at or before the watermark + 1. So there is no timer to keep:
 //! which ends are due follows from the panes that exist. With processing time, the watermark is the clock less one.
 
 use crate::assigner::{SlidingWindows, TIME_MAX, TimeWindow, within_reach};
 use crate::emission::Emission;
+use crate::group_watermarks::GroupWatermarks;
 use crate::pane_tree::{MergeOverflow, PaneTree, merge, release};
 use crate::result_columns::ResultColumns;
+use crate::snapshot_bytes::{Fields, damaged, ordered};
 use crate::timestamps::place;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use serde_json::Value;
 use std::ops::Range;
 use std::sync::Arc;
-use streamrt_operator::{Accumulators, BatchKeys, OperatorContext};
-use streamrt_state::{EntryId, KeyTable, Keys, NO_ENTRY};
-use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code};
+use streamrt_operator::{Accumulators, BatchKeys, FrozenTable, OperatorContext};
+use streamrt_state::{EntryId, Frozen, KeyTable, KeyedSnapshot, Keys, NO_ENTRY, OperatorState};
+use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code, murmur3_32};
+
+/// The name of the state in a snapshot.
+const STATE: &str = "panes";
 
 /// More panes in a window than this are not worth it: each is a table.
 const PANES_MAX: i64 = 4096;
@@ -81,6 +89,8 @@ pub(crate) struct PaneWindows {
     watermark: Watermark,
     /// The last end of a window that the watermark has passed.
     passed_end: i64,
+    /// Restored watermarks that differ, until the windows have risen to the greatest.
+    behind: Option<GroupWatermarks>,
     entries: Vec<EntryId>,
     created: Vec<u32>,
 }
@@ -112,13 +122,63 @@ impl PaneWindows {
             uid: context.uid.clone(),
             watermark: WATERMARK_MIN,
             passed_end: windows.end_at_or_before(within_reach(WATERMARK_MIN)),
+            behind: None,
             entries: Vec::new(),
             created: Vec::new(),
         }
     }
 
+    /// Freezes the panes.
+    pub(crate) fn snapshot(&mut self, types: Value) -> KeyedSnapshot {
+        let accumulators = &self.accumulators;
+        let panes = self.panes.panes_mut().map(|(start, table)| (ordered(start), accumulators.freeze(table))).collect();
+        KeyedSnapshot { name: STATE.into(), types, entries: Box::new(FrozenPanes(panes)) }
+    }
+
+    /// The watermarks that go with the panes into a snapshot.
+    pub(crate) fn watermarks(&self) -> GroupWatermarks {
+        self.behind.clone().unwrap_or_else(|| GroupWatermarks::one(self.key_groups, self.max_parallelism, self.watermark))
+    }
+
+    /// Takes the panes of a snapshot back. What had fired by `watermarks` does not fire again.
+    ///
+    /// # Errors
+    /// `Invalid` if the snapshot has other types, `Data` if it is damaged.
+    pub(crate) fn restore(&mut self, state: &mut OperatorState, types: &Value, watermarks: Option<GroupWatermarks>) -> Result<()> {
+        state.keyed(STATE, types, |hash, key, pane, value| self.restore_entry(hash, key, pane, value))?;
+        if let Some(watermarks) = watermarks {
+            self.watermark = watermarks.least();
+            self.passed_end = self.windows.end_at_or_before(within_reach(self.watermark) + 1);
+            self.behind = (watermarks.least() < watermarks.greatest()).then_some(watermarks);
+        }
+        Ok(())
+    }
+
+    fn restore_entry(&mut self, hash: u32, key: &[u8], pane: &[u8], value: &[u8]) -> Result<()> {
+        let mut fields = Fields::new(pane, "a pane");
+        let start = fields.time()?;
+        fields.end()?;
+        // A pane begins before the times in it.
+        if !(-2 * TIME_MAX..=TIME_MAX).contains(&start) || self.windows.pane_start(start, self.pane_ms) != start {
+            return Err(damaged("a pane"));
+        }
+        let (kind, bytes) = (self.decoder.kind(), self.accumulators.bytes());
+        let (key_groups, max_parallelism) = (self.key_groups, self.max_parallelism);
+        let table = self.panes.pane(start, || KeyTable::new(kind, bytes, key_groups, max_parallelism));
+        self.accumulators.restore(table, hash, key, value)
+    }
+
+    /// Raises the windows to the greatest of the restored watermarks. Keys that stood there have fired what comes due on the way.
+    fn catch_up(&mut self, emission: &mut Emission<'_>) -> Result<()> {
+        let Some(greatest) = self.behind.as_ref().map(GroupWatermarks::greatest) else { return Ok(()) };
+        self.rise(greatest, emission)?;
+        self.behind = None;
+        Ok(())
+    }
+
     /// Treats the rows and marks of a batch, whose keys are read by `keys`. With processing time the marks make nothing due.
     pub(crate) fn batch(&mut self, batch: &Batch, times: RowTimes<'_>, keys: &mut BatchKeys, emission: &mut Emission<'_>) -> Result<()> {
+        self.catch_up(emission)?;
         let (hashes, keys) = keys.read(&batch.columns)?;
         let rows = KeyedRows { batch, times, hashes, keys };
         let marks = if times.each().is_some() { &batch.marks[..] } else { &[] };
@@ -132,7 +192,7 @@ impl PaneWindows {
             }
             let Some(crossed) = marks.get(crossing) else { return Ok(()) };
             emission.marks_to(crossing);
-            self.advance(crossed.watermark, emission)?;
+            self.rise(crossed.watermark, emission)?;
             emission.marks_to(crossing + 1);
             (row, mark) = (end, crossing + 1);
         }
@@ -230,6 +290,11 @@ impl PaneWindows {
 
     /// Raises the watermark, fires what it makes due, and forgets what it makes late.
     pub(crate) fn advance(&mut self, watermark: Watermark, emission: &mut Emission<'_>) -> Result<()> {
+        self.catch_up(emission)?;
+        self.rise(watermark, emission)
+    }
+
+    fn rise(&mut self, watermark: Watermark, emission: &mut Emission<'_>) -> Result<()> {
         self.watermark = self.watermark.max(watermark);
         if !self.passes_an_end(watermark) {
             return Ok(());
@@ -271,9 +336,11 @@ impl PaneWindows {
         Ok(())
     }
 
-    /// The results of all keys of a table.
+    /// The results of all keys of a table that have not fired.
     fn results(&self, table: &KeyTable, window: TimeWindow) -> Result<RecordBatch> {
-        let entries: Vec<EntryId> = table.entries().collect();
+        let has_fired = |entry: EntryId, old: &GroupWatermarks| old.had_passed(murmur3_32(table.key(entry)), window.max_timestamp());
+        let entries = table.entries().filter(|&entry| !self.behind.as_ref().is_some_and(|old| has_fired(entry, old)));
+        let entries: Vec<EntryId> = entries.collect();
         let mut values = Vec::with_capacity(entries.len() * self.accumulators.bytes());
         entries.iter().for_each(|&entry| values.extend_from_slice(table.value(entry)));
         let keys: Vec<&[u8]> = entries.iter().map(|&entry| table.key(entry)).collect();
@@ -318,6 +385,17 @@ impl PaneWindows {
                 return;
             }
             self.panes.remove_first(&mut self.accumulators);
+        }
+    }
+}
+
+/// The panes of one moment, each with its first ms.
+struct FrozenPanes(Vec<([u8; 8], FrozenTable)>);
+
+impl Frozen for FrozenPanes {
+    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+        for (start, pane) in &self.0 {
+            pane.each(&mut |key, value| each(key, start, value));
         }
     }
 }

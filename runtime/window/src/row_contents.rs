@@ -2,9 +2,11 @@
 //!
 //! Invariant: the rows of a cell stand in the order in which they were added; a merge puts those of the other windows behind.
 
-use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState};
+use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState, row_types};
+use crate::snapshot_bytes::{Fields, put_bytes};
 use crate::window_call::{WindowCall, WindowRows};
 use arrow_schema::SchemaRef;
+use serde_json::{Value, json};
 use streamrt_operator::Projection;
 use streamrt_state::RowCodec;
 use streamrt_types::{Batch, Result};
@@ -98,5 +100,39 @@ impl WindowState for RowContents {
 
     fn sees_watermark(&self) -> bool {
         true
+    }
+    fn types(&self) -> Value {
+        json!({"rows": row_types(&self.call.function().input)})
+    }
+
+    /// A byte that says whether rows have times; then each row behind its time and length.
+    fn export(&self, cell: Cell, out: &mut Vec<u8>) {
+        let rows = self.cells.get(cell);
+        let timed = rows.times.len() == rows.ends.len();
+        out.push(u8::from(timed));
+        for (i, row) in rows.each().enumerate() {
+            if timed {
+                out.extend_from_slice(&rows.times[i].to_le_bytes());
+            }
+            put_bytes(row, out);
+        }
+    }
+
+    fn import(&mut self, bytes: &[u8]) -> Result<Cell> {
+        let mut fields = Fields::new(bytes, "rows of a window");
+        let timed = fields.flag()?;
+        let mut rows = Rows::default();
+        while !fields.is_empty() {
+            if timed {
+                rows.times.push(fields.i64()?);
+            }
+            let row = fields.bytes()?;
+            self.codec.check(row)?;
+            rows.bytes.extend_from_slice(row);
+            rows.ends.push(rows.bytes.len());
+        }
+        let cell = self.cells.create();
+        *self.cells.get_mut(cell) = rows;
+        Ok(cell)
     }
 }

@@ -1,18 +1,20 @@
 //! Gives rows their event time, and watermarks that follow from them.
 //!
 //! Invariant: the marks of a batch that leaves here are all its watermarks: those that came from further up are dropped, except for the
-//! final one. An idle status goes out behind the watermark that it releases, and an active one before any row.
+//! final one. An idle status goes out behind the watermark that it releases, and an active one before any row. A restored operator sends the
+//! watermark that it had reached right behind its first status, before any row, so that no window that was gone comes back to life.
 
 use crate::generator::Generators;
+use crate::generator_snapshot::{self, Restored};
 use crate::user_times::UserTimes;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, Int64Array};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::{DataType, SchemaRef};
-use std::sync::Arc;
 use streamrt_operator::{FunctionChain, Operator, OperatorContext, Output, SplitEvent};
-use streamrt_types::{Batch, Clock, Error, Mark, Result, Status, Times, WATERMARK_MAX, Watermark, code};
+use streamrt_state::{OperatorSnapshot, OperatorState};
+use streamrt_types::{Batch, Error, Mark, Result, Status, Times, WATERMARK_MAX, WATERMARK_MIN, Watermark, code};
 use streamrt_wit::{Function, Generator, TimeSource, TimeUnit};
 
 /// Where times come from.
@@ -32,7 +34,9 @@ pub struct TimestampsOperator {
     sent: Status,
     /// The first status has gone out.
     told: bool,
-    opened: Option<(Arc<str>, Arc<dyn Clock>)>,
+    /// The restored watermark, until it has gone out.
+    resume: Option<Watermark>,
+    context: Option<OperatorContext>,
 }
 
 impl TimestampsOperator {
@@ -62,13 +66,14 @@ impl TimestampsOperator {
             upstream: Status::Active,
             sent: Status::Active,
             told: false,
-            opened: None,
+            resume: None,
+            context: None,
         })
     }
 
     fn clock_ms(&self) -> i64 {
-        match &self.opened {
-            Some((_, clock)) if self.idle_ms.is_some() => clock.now_ms(),
+        match &self.context {
+            Some(context) if self.idle_ms.is_some() => context.clock.now_ms(),
             _ => 0,
         }
     }
@@ -89,9 +94,21 @@ impl TimestampsOperator {
         }
     }
 
+    /// Sends the restored watermark, once.
+    fn resume(&mut self, output: &mut dyn Output) -> Result<()> {
+        match self.resume.take() {
+            None => Ok(()),
+            Some(watermark) => output.watermark(watermark),
+        }
+    }
+
+    fn context(&self) -> Result<&OperatorContext> {
+        self.context.as_ref().ok_or_else(|| Error::internal("a timestamps operator was not opened"))
+    }
+
     /// Times, and for a punctuated generator the watermarks, of the rows that remain.
     fn assign(&mut self, mut batch: Batch) -> Result<(Batch, Vec<Option<Watermark>>)> {
-        let uid = self.opened.as_ref().map_or("", |(uid, _)| uid);
+        let uid = self.context.as_ref().map_or("", |context| &context.uid);
         match &mut self.assigner {
             Assigner::Column { index, unit } => {
                 batch.times = column_times(&batch, *index, *unit, uid)?;
@@ -161,7 +178,7 @@ pub(crate) fn place(batch: &Batch, row: usize) -> String {
 
 impl Operator for TimestampsOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
-        self.opened = Some((context.uid.clone(), context.clock.clone()));
+        self.context = Some(context.clone());
         if let Assigner::Function(user) = &mut self.assigner {
             user.open(context);
         }
@@ -175,6 +192,7 @@ impl Operator for TimestampsOperator {
         let arrived_ms = self.clock_ms();
         let place = self.generators.begin(batch.origin.as_ref().map(|origin| origin.split_number), arrived_ms);
         self.tell(output)?;
+        self.resume(output)?;
         let (mut batch, watermarks) = self.assign(batch)?;
         batch.marks = match batch.times() {
             Some(times) => self.marks(place, times, &watermarks),
@@ -195,24 +213,31 @@ impl Operator for TimestampsOperator {
         // The first one goes out whatever it is: a gate lets no batch pass before it has the status of every channel, and takes a batch
         // that comes without one for that status, under whatever the other channels still hold back.
         if !std::mem::replace(&mut self.told, true) {
+            self.generators.settle(self.clock_ms());
             self.sent = self.combined_status();
-            return output.status(self.sent);
+            output.status(self.sent)?;
+            return self.resume(output);
         }
         self.tell(output)
     }
 
     fn split(&mut self, event: SplitEvent, output: &mut dyn Output) -> Result<()> {
+        let now_ms = self.clock_ms();
         let risen = match event {
             SplitEvent::Known { number } => {
-                self.generators.known(number);
+                self.generators.known(number, now_ms);
                 None
             }
             SplitEvent::Finished { number } => self.generators.finished(number),
         };
         if let Some(watermark) = risen {
+            self.resume(output)?;
             output.watermark(watermark)?;
         }
-        self.tell(output)?;
+        // Before the first status restored splits come back one by one: that those so far are idle says nothing of the others.
+        if self.told {
+            self.tell(output)?;
+        }
         output.split(event)
     }
 
@@ -223,8 +248,24 @@ impl Operator for TimestampsOperator {
     fn processing_time(&mut self, now_ms: i64, output: &mut dyn Output) -> Result<()> {
         let Some(idle_ms) = self.idle_ms else { return Ok(()) };
         if let Some(watermark) = self.generators.expire(now_ms, idle_ms) {
+            self.resume(output)?;
             output.watermark(watermark)?;
         }
         self.tell(output)
+    }
+
+    fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
+        let generators = &self.generators;
+        let lists = generator_snapshot::lists(self.context()?, generators.kept(), generators.watermark(), generators.has_splits());
+        Ok(OperatorSnapshot { keyed: Vec::new(), lists })
+    }
+
+    fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
+        let context = self.context()?;
+        let watermark = generator_snapshot::combined_watermark(state, context)?;
+        let restored = Restored::read(state, context)?;
+        self.generators.restore(watermark, restored);
+        self.resume = Some(watermark).filter(|watermark| *watermark > WATERMARK_MIN);
+        Ok(())
     }
 }

@@ -3,10 +3,12 @@
 //! Invariant: a cell without an accumulator has seen no row that its function accepted, and gives no result. One call adds all rows of a
 //! segment, one gives the results of all windows that fire.
 
-use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState, halves};
+use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState, halves, row_types};
+use crate::snapshot_bytes::Fields;
 use crate::window_call::{WindowCall, WindowRows};
 use arrow_array::{RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow_schema::SchemaRef;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use streamrt_operator::{
 };
 use streamrt_state::{Address, Arena, NO_ADDRESS, RowCodec};
 use streamrt_types::{Batch, Error, Result, arrow_schema, code};
-use streamrt_wit::{Function, FunctionKind, OutputColumns};
+use streamrt_wit::{Function, FunctionKind, OutputColumns, Schema};
 
 /// The function, its accumulators, and what comes behind.
 pub(crate) struct UserContents {
@@ -42,6 +44,14 @@ pub(crate) fn result_schema(function: &Function, input: &SchemaRef) -> Result<Sc
     }
 }
 
+/// The columns of the accumulator; `None` if an aggregate does not say them.
+fn accumulator(function: &Function) -> Option<&Schema> {
+    match function.kind {
+        FunctionKind::Reduce => Some(function.accumulator.as_ref().unwrap_or(&function.input)),
+        _ => function.accumulator.as_ref(),
+    }
+}
+
 impl UserContents {
     /// `result` is the schema of what the function gives.
     ///
@@ -50,11 +60,7 @@ impl UserContents {
     pub(crate) fn new(chain: Box<dyn FunctionChain>, function: Function, input: &SchemaRef, result: &SchemaRef) -> Result<UserContents> {
         let projection = Projection::new(&function, input)?;
         let no_accumulator = || Error::new(code::INVALID_JOB, format!("function `{}` declares no accumulator", function.name));
-        let accumulator = match function.kind {
-            FunctionKind::Reduce => function.accumulator.as_ref().unwrap_or(&function.input),
-            _ => function.accumulator.as_ref().ok_or_else(no_accumulator)?,
-        };
-        let codec = RowCodec::new(accumulator);
+        let codec = RowCodec::new(accumulator(&function).ok_or_else(no_accumulator)?);
         if function.kind == FunctionKind::Reduce && !same_types(codec.schema(), result) {
             let message = format!("reduce function `{}` must keep all columns of its input, in their order", function.name);
             return Err(Error::new(code::SCHEMA_MISMATCH, message));
@@ -333,5 +339,30 @@ impl WindowState for UserContents {
 
     fn sees_watermark(&self) -> bool {
         self.then.is_some()
+    }
+    fn types(&self) -> Value {
+        json!({"function": self.function.kind, "accumulator": accumulator(&self.function).map(row_types)})
+    }
+
+    /// The accumulator behind a 1; a 0 if there is none.
+    fn export(&self, cell: Cell, out: &mut Vec<u8>) {
+        let address = *self.cells.get(cell);
+        out.push(u8::from(address != NO_ADDRESS));
+        out.extend_from_slice(self.arena.get(address));
+    }
+
+    fn import(&mut self, bytes: &[u8]) -> Result<Cell> {
+        let mut fields = Fields::new(bytes, "an accumulator");
+        let mut address = NO_ADDRESS;
+        if fields.flag()? {
+            let accumulator = fields.rest();
+            self.codec.check(accumulator)?;
+            address = self.arena.insert(accumulator);
+        } else {
+            fields.end()?;
+        }
+        let cell = self.cells.create();
+        *self.cells.get_mut(cell) = address;
+        Ok(cell)
     }
 }

@@ -22,9 +22,9 @@ fn bids(job: Job, rows: u64, mut each: impl FnMut(&RecordBatch)) -> Result<()> {
     let schema: Schema = job.columns().iter().map(field).collect::<Result<_>>()?;
     let options = job.options(rows);
     let source = streamrt_connector::source("nexmark", options.as_object().context("options are an object")?, &schema)?;
-    let Enumeration::Splits(splits) = source.enumerator()?.poll(1)? else { anyhow::bail!("the generator gives its splits at once") };
+    let Enumeration::Splits(splits) = source.enumerator(None)?.poll(1)? else { anyhow::bail!("the generator gives its splits at once") };
     for split in splits {
-        let mut reader = source.open(&split)?;
+        let mut reader = source.open(&split, None)?;
         while let ReaderPoll::Batch(batch) = reader.poll(BATCH_ROWS, Duration::MAX)? {
             each(&batch.columns);
         }

@@ -137,9 +137,9 @@ fn operator(case: &Case, function: &Function, chain: Box<dyn FunctionChain>) -> 
 fn bids(rows: u64, mut each: impl FnMut(Batch) -> EngineResult<()>) -> Result<()> {
     let options = serde_json::json!({"rows": rows, "auctions": KEYS});
     let source = streamrt_connector::source("nexmark", options.as_object().context("options are an object")?, &input_schema()?)?;
-    let Enumeration::Splits(splits) = source.enumerator()?.poll(1)? else { anyhow::bail!("the generator gives its splits at once") };
+    let Enumeration::Splits(splits) = source.enumerator(None)?.poll(1)? else { anyhow::bail!("the generator gives its splits at once") };
     for split in splits {
-        let mut reader = source.open(&split)?;
+        let mut reader = source.open(&split, None)?;
         while let ReaderPoll::Batch(batch) = reader.poll(BATCH_ROWS, Duration::MAX)? {
             each(batch)?;
         }
@@ -149,6 +149,8 @@ fn bids(rows: u64, mut each: impl FnMut(Batch) -> EngineResult<()>) -> Result<()
 
 fn context() -> OperatorContext {
     OperatorContext {
+        job: Arc::from("bench"),
+        generation: 1,
         uid: Arc::from("bench"),
         subtask: 0,
         parallelism: 1,

@@ -1,10 +1,12 @@
 //! Tests of the source `datagen`.
 
 use super::*;
+use crate::testing;
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
+use proptest::prelude::*;
 use std::collections::HashSet;
-use std::time::Duration;
+use streamrt_operator::Enumeration;
 use streamrt_types::{ManualClock, arrow_schema};
 use streamrt_wit::{DataType as Plan, Field as PlanField};
 
@@ -15,21 +17,23 @@ fn source(options: serde_json::Value, clock: Arc<dyn Clock>) -> DatagenSource {
     DatagenSource::new(serde_json::from_value(options).unwrap(), arrow_schema(&schema), clock).unwrap()
 }
 
+fn splits(source: &DatagenSource, parallelism: u32) -> Vec<Split> {
+    let Enumeration::Splits(splits) = source.enumerator(None).unwrap().poll(parallelism).unwrap() else { panic!("splits come first") };
+    splits
+}
+
 fn readers(source: &DatagenSource, parallelism: u32) -> Vec<Box<dyn SplitReader>> {
-    let Enumeration::Splits(splits) = source.enumerator().unwrap().poll(parallelism).unwrap() else { panic!("splits come first") };
-    splits.iter().map(|split| source.open(split).unwrap()).collect()
+    splits(source, parallelism).iter().map(|split| source.open(split, None).unwrap()).collect()
 }
 
 /// All rows as JSON, sorted.
-fn all(source: &DatagenSource, parallelism: u32, rows: usize) -> Vec<String> {
-    let mut text = Vec::new();
-    for mut reader in readers(source, parallelism) {
-        while let ReaderPoll::Batch(batch) = reader.poll(rows, Duration::MAX).unwrap() {
-            batch.check().unwrap();
-            crate::encoder::RowEncoder::JSON.encode(&batch.columns, false, &mut text).unwrap();
-        }
+fn all(source: &DatagenSource, parallelism: u32, rows: usize, cuts: &[usize]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for split in splits(source, parallelism) {
+        let found = testing::read_in_pieces(source, &split, rows, cuts).unwrap();
+        assert_eq!(found.lines().0, (1..=found.rows.len() as u64).collect::<Vec<_>>());
+        lines.extend(found.rows.into_iter().map(|(_, row)| row));
     }
-    let mut lines: Vec<String> = String::from_utf8(text).unwrap().lines().map(str::to_owned).collect();
     lines.sort();
     lines
 }
@@ -43,12 +47,33 @@ fn options(seed: u64) -> serde_json::Value {
 }
 
 #[test]
-fn rows_do_not_depend_on_splits_and_batches() {
-    let clock = Arc::new(ManualClock::default());
-    let one = all(&source(options(1), clock.clone()), 1, 1000);
-    assert_eq!(one.len(), 100);
-    assert_eq!(all(&source(options(1), clock.clone()), 7, 3), one);
-    assert_ne!(all(&source(options(2), clock), 1, 1000), one);
+fn other_seeds_make_other_rows() {
+    let rows = |seed| all(&source(options(seed), Arc::new(ManualClock::default())), 1, 1000, &[]);
+    assert_eq!(rows(1).len(), 100);
+    assert_ne!(rows(2), rows(1));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn rows_depend_on_seed_and_number_alone(seed: u64, n_splits in 1u32..8, rows in 1usize..20, cuts in prop::collection::vec(0usize..6, 0..5)) {
+        let source = source(options(seed), Arc::new(ManualClock::default()));
+        prop_assert_eq!(all(&source, n_splits, rows, &cuts), all(&source, 1, 1000, &[]));
+    }
+}
+
+#[test]
+fn a_position_or_split_that_was_never_given_is_refused() {
+    let source = source(options(1), Arc::new(ManualClock::default()));
+    let check = |detail: &str, position: Option<&str>| {
+        let error = source.open(&Split { number: 0, name: "datagen 0".into(), detail: detail.to_owned() }, position).err().unwrap();
+        let text = position.unwrap_or(detail);
+        let expected = format!("datagen 0: the snapshot goes on at `{text}`, which is no position of it");
+        assert_eq!((error.code().id, error.message()), ("S7001", expected.as_str()));
+    };
+    check("[0,2]", Some(r#"{"rows":18446744073709551615}"#));
+    check("[0,2]", Some(r#"{"rows":-1}"#));
+    check("[0,0]", None);
 }
 
 #[test]
@@ -87,6 +112,22 @@ fn the_clock_limits_the_rate_of_all_splits_together() {
     assert_eq!(poll(100), ["1 rows", "in 100 ms"]);
     assert_eq!(poll(1100), ["5 rows", "5 rows"]);
     assert_eq!(poll(1100), ["in 200 ms", "in 100 ms"]);
+}
+
+#[test]
+fn a_rate_begins_anew_where_a_reader_goes_on() {
+    let clock = Arc::new(ManualClock::default());
+    let source = source(serde_json::json!({ "rate": 10, "rows": 100 }), clock.clone());
+    let split = &splits(&source, 1)[0];
+    let mut reader = source.open(split, None).unwrap();
+    clock.set_ms(500);
+    assert!(matches!(reader.poll(100, Duration::MAX).unwrap(), ReaderPoll::Batch(batch) if batch.n_rows() == 5));
+    clock.set_ms(9000);
+    let mut reader = source.open(split, Some(&reader.position())).unwrap();
+    assert!(matches!(reader.poll(100, Duration::MAX).unwrap(), ReaderPoll::Pending { ms: 100 }));
+    clock.set_ms(9200);
+    assert!(matches!(reader.poll(100, Duration::MAX).unwrap(), ReaderPoll::Batch(batch) if batch.n_rows() == 2));
+    assert_eq!(reader.position(), r#"{"rows":7}"#);
 }
 
 #[test]

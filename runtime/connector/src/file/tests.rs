@@ -1,11 +1,11 @@
-//! Tests of the source `file`: listing, cutting, headers, and files that change.
+//! Tests of the source `file`: listing, cutting, headers, positions, and files that change.
 
 use super::*;
-use crate::enumerator::FileEnumerator;
+use crate::testing::{self, Found};
 use proptest::prelude::*;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 use streamrt_operator::Enumeration;
 use streamrt_types::arrow_schema;
 use streamrt_wit::{DataType, Field};
@@ -22,37 +22,12 @@ fn source(path: &Path, more: serde_json::Value) -> FileSource {
 }
 
 fn splits(source: &FileSource) -> Vec<Split> {
-    let mut enumerator = source.enumerator().unwrap();
+    let mut enumerator = source.enumerator(None).unwrap();
     let mut found = Vec::new();
     while let Enumeration::Splits(splits) = enumerator.poll(2).unwrap() {
         found.extend(splits);
     }
     found
-}
-
-/// (line, row as JSON)
-type Rows = Vec<(u64, String)>;
-
-/// Reads a split to its end: the rows, and the positions of the poison.
-fn read(source: &FileSource, split: &Split, rows: usize) -> Result<(Rows, Vec<u64>)> {
-    let mut reader = source.open(split)?;
-    let (mut found, mut poison) = (Vec::new(), Vec::new());
-    loop {
-        let poll = reader.poll(rows, Duration::MAX)?;
-        poison.extend(reader.take_poison().iter().map(|line| line.position));
-        match poll {
-            ReaderPoll::Batch(batch) => {
-                assert!((1..=rows).contains(&batch.n_rows()));
-                let mut text = Vec::new();
-                crate::encoder::RowEncoder::JSON.encode(&batch.columns, false, &mut text).unwrap();
-                let origin = batch.origin.as_ref().unwrap();
-                let lines = String::from_utf8(text).unwrap();
-                found.extend(lines.lines().enumerate().map(|(row, line)| (origin.position(row), line.to_owned())));
-            }
-            ReaderPoll::Pending { .. } => {}
-            ReaderPoll::Finished => return Ok((found, poison)),
-        }
-    }
 }
 
 fn names(splits: &[Split], root: &Path) -> Vec<String> {
@@ -82,7 +57,7 @@ fn a_folder_is_listed_in_name_order_without_hidden_files_and_folders() {
 #[test]
 fn a_missing_path_is_named_from_the_root() {
     let check = |path: &str, expected: &str| {
-        let error = source(Path::new(path), serde_json::json!({})).enumerator().unwrap().poll(1).unwrap_err();
+        let error = source(Path::new(path), serde_json::json!({})).enumerator(None).unwrap().poll(1).unwrap_err();
         let here = std::env::current_dir().unwrap();
         assert_eq!((error.code().id, error.message()), ("S3001", expected.replace("HERE", here.to_str().unwrap()).as_str()));
     };
@@ -90,17 +65,25 @@ fn a_missing_path_is_named_from_the_root() {
     check("no-such/*.csv", "no file fits HERE/no-such/*.csv");
 }
 
-#[test]
-fn a_watched_folder_gives_each_file_once() {
-    let root = tempfile::tempdir().unwrap();
-    let source = source(root.path(), serde_json::json!({ "watch": true, "watch-ms": 5 }));
-    assert!(!source.bounded());
-    let mut enumerator = FileEnumerator::new(source.options.clone(), &source.format);
-    let mut poll = || match enumerator.poll(1).unwrap() {
-        Enumeration::Splits(splits) => names(&splits, root.path()),
+/// What the next poll of an enumerator restored from `snapshot` finds; the snapshot moves on.
+fn enumerate(source: &FileSource, snapshot: &mut String, root: &Path) -> Vec<String> {
+    let mut enumerator = source.enumerator(Some(snapshot)).unwrap();
+    let found = match enumerator.poll(1).unwrap() {
+        Enumeration::Splits(splits) => names(&splits, root),
         Enumeration::Idle { ms } => vec![format!("idle {ms}")],
         Enumeration::Finished => vec!["finished".to_owned()],
     };
+    *snapshot = enumerator.snapshot();
+    found
+}
+
+#[test]
+fn a_watched_folder_gives_each_file_once_over_restarts() {
+    let root = tempfile::tempdir().unwrap();
+    let source = source(root.path(), serde_json::json!({ "watch": true, "watch-ms": 5 }));
+    assert!(!source.bounded());
+    let mut snapshot = source.enumerator(None).unwrap().snapshot();
+    let mut poll = || enumerate(&source, &mut snapshot, root.path());
     assert_eq!(poll(), ["idle 5"]);
     file(&root, "b", "1\n");
     file(&root, "a", "1\n");
@@ -108,6 +91,24 @@ fn a_watched_folder_gives_each_file_once() {
     file(&root, "a", "1\n2\n");
     file(&root, "0", "1\n");
     assert_eq!((poll(), poll()), (vec!["0".to_owned()], vec!["idle 5".to_owned()]));
+    fs::remove_file(root.path().join("a")).unwrap();
+    assert_eq!(poll(), ["idle 5"]);
+    file(&root, "a", "new\n");
+    assert_eq!(poll(), ["idle 5"]);
+    let numbers = |snapshot: &str| serde_json::from_str::<serde_json::Value>(snapshot).unwrap()["n-splits"].clone();
+    assert_eq!(numbers(&snapshot), 3);
+}
+
+#[test]
+fn a_folder_that_is_not_watched_is_listed_once_over_restarts() {
+    let root = tempfile::tempdir().unwrap();
+    file(&root, "a", "1\n");
+    let source = source(root.path(), serde_json::json!({}));
+    let mut snapshot = source.enumerator(None).unwrap().snapshot();
+    assert_eq!(enumerate(&source, &mut snapshot, root.path()), ["a"]);
+    file(&root, "b", "1\n");
+    assert_eq!(enumerate(&source, &mut snapshot, root.path()), ["finished"]);
+    assert_eq!(source.enumerator(Some("[]")).err().unwrap().code().id, "S7001");
 }
 
 #[test]
@@ -116,12 +117,11 @@ fn a_header_gives_the_columns_and_counts_as_a_line() {
     let path = file(&root, "a.csv", "\u{feff}n,skip,name\r\n-1,x,a\r\n\r\n2,x,b\r\nbad,x,c\r\n3,x,d");
     for split_bytes in [1000, 22] {
         let source = source(&path, serde_json::json!({ "format": "csv", "header": true, "split-bytes": split_bytes }));
-        let found: Vec<_> = splits(&source).iter().map(|split| read(&source, split, 2).unwrap()).collect();
-        let rows: Vec<&str> = found.iter().flat_map(|(rows, _)| rows.iter().map(|(_, row)| row.as_str())).collect();
+        let found: Vec<Found> = splits(&source).iter().map(|split| testing::read(&source, split, 2).unwrap()).collect();
+        let rows: Vec<&str> = found.iter().flat_map(Found::texts).collect();
         assert_eq!(rows, [r#"{"name":"a","n":-1}"#, r#"{"name":"b","n":2}"#, r#"{"name":"d","n":3}"#]);
         if split_bytes == 1000 {
-            assert_eq!(found[0].0.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 4, 6]);
-            assert_eq!(found[0].1, [5]);
+            assert_eq!(found[0].lines(), (vec![2, 4, 6], vec![5]));
         }
     }
 }
@@ -142,13 +142,37 @@ fn a_file_that_shrinks_is_an_error_and_one_that_grows_is_not() {
     let source = source(&path, serde_json::json!({}));
     let split = &splits(&source)[0];
     fs::write(&path, "one\ntwo\nthree\nfour\n").unwrap();
-    let rows: Vec<String> = read(&source, split, 10).unwrap().0.into_iter().map(|(_, row)| row).collect();
-    assert_eq!(rows, [r#"{"value":"one"}"#, r#"{"value":"two"}"#, r#"{"value":"three"}"#]);
+    assert_eq!(testing::read(&source, split, 10).unwrap().texts(), [r#"{"value":"one"}"#, r#"{"value":"two"}"#, r#"{"value":"three"}"#]);
     fs::write(&path, "one\n").unwrap();
-    let error = read(&source, split, 10).unwrap_err();
+    let error = testing::read(&source, split, 10).unwrap_err();
     assert_eq!((error.code().id, error.message()), ("S3002", format!("{} shrank while it was read", path.display()).as_str()));
     fs::remove_file(&path).unwrap();
-    assert_eq!(read(&source, split, 10).unwrap_err().code().id, "S3001");
+    assert_eq!(testing::read(&source, split, 10).unwrap_err().code().id, "S3001");
+}
+
+#[test]
+fn a_file_that_is_not_what_it_was_is_an_error_where_a_reader_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let path = file(&root, "a", "one\ntwo\nthree\n");
+    let source = source(&path, serde_json::json!({}));
+    let split = &splits(&source)[0];
+    let mut reader = source.open(split, None).unwrap();
+    testing::poll(&mut *reader, 2, &mut Found::default()).unwrap();
+    let position = reader.position();
+    let check = |text: Option<&str>, code: &str, expected: &str| {
+        match text {
+            Some(text) => fs::write(&path, text).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let error = source.open(split, Some(&position)).err().unwrap();
+        assert_eq!((error.code().id, error.message()), (code, format!("{} {expected}", path.display()).as_str()));
+    };
+    check(Some("one\n"), "S7001", "has 4 bytes, but had 14 when it was read up to byte 8: put it back as it was");
+    check(Some("one\ntwo\nthr\n"), "S7001", "has 12 bytes, but had 14 when it was read up to byte 8: put it back as it was");
+    check(Some("another file\n\n"), "S7001", "is not the file that was read up to byte 8, for no line ends there: put it back as it was");
+    check(None, "S3001", "does not exist");
+    let error = source.open(split, Some("{}")).err().unwrap();
+    assert_eq!((error.code().id, error.message().contains("the snapshot goes on at `{}`")), ("S7001", true));
 }
 
 #[test]
@@ -156,13 +180,44 @@ fn only_bad_lines_still_end() {
     let root = tempfile::tempdir().unwrap();
     let check = |text: &str, header: bool, poison: Vec<u64>| {
         let source = source(&file(&root, "a", text), serde_json::json!({ "format": "csv", "header": header }));
-        assert_eq!(read(&source, &splits(&source)[0], 2).unwrap(), (vec![], poison));
+        assert_eq!(testing::read(&source, &splits(&source)[0], 2).unwrap().lines(), (vec![], poison));
     };
     check("x\ny\nz\n", false, vec![1, 2, 3]);
     check("n,name\nx,y", true, vec![2]);
     check("n,name", true, vec![]);
     check("", true, vec![]);
 }
+
+#[test]
+fn a_header_that_was_read_without_its_line_end_stays_what_it_was() {
+    let root = tempfile::tempdir().unwrap();
+    let path = file(&root, "a", "n,name");
+    let source = source(&path, serde_json::json!({ "format": "csv", "header": true }));
+    let split = &splits(&source)[0];
+    let position = source.open(split, None).unwrap().position();
+    fs::write(&path, "n,namely\n1,a\n").unwrap();
+    let found = testing::drain(&mut *source.open(split, Some(&position)).unwrap(), 10).unwrap();
+    assert_eq!(found, Found::default());
+}
+
+/// Text that is hard on every format: quotes, line ends of both kinds, blank lines, rows and poison, with and without a last line end.
+fn text() -> impl Strategy<Value = String> {
+    let pieces =
+        ["a,1\n", "b,2\r\n", "bad,x\n", "\"q\nq\",3\n", "\"\"\"\n\",4\r\n", "{\"name\":\"j\",\"n\":5}\n", "\n", " \r\n", "\"open,6\n"];
+    let piece = prop_oneof![3 => prop::sample::select(pieces.to_vec()).prop_map(str::to_owned), 1 => "[ab1,\"\n\r]{0,6}"];
+    (prop::collection::vec(piece, 0..12), 0usize..4).prop_map(|(pieces, n_bytes)| {
+        let text = pieces.concat();
+        text[..text.len().saturating_sub(n_bytes)].to_owned()
+    })
+}
+
+/// The source over `path` for a format of the properties.
+fn source_of(path: &Path, format: &str, split_bytes: u64) -> FileSource {
+    let header = format == "csv with header";
+    source(path, serde_json::json!({ "format": format.split(' ').next(), "header": header, "split-bytes": split_bytes }))
+}
+
+const FORMATS: [&str; 4] = ["lines", "json", "csv", "csv with header"];
 
 proptest! {
     #[test]
@@ -173,10 +228,51 @@ proptest! {
             let source = source(&path, serde_json::json!({ "split-bytes": split_bytes }));
             let mut lines = Vec::new();
             for split in splits(&source) {
-                lines.extend(read(&source, &split, rows).unwrap().0.into_iter().map(|(_, row)| row));
+                lines.extend(testing::read(&source, &split, rows).unwrap().rows.into_iter().map(|(_, row)| row));
             }
             lines
         };
         prop_assert_eq!(all(split_bytes, rows), all(1000, 1000));
+    }
+
+    #[test]
+    fn readers_opened_at_positions_find_what_one_does(
+        text in text(), mark: bool, split_bytes in prop_oneof![Just(1000u64), 1u64..60], rows in 1usize..5,
+        cuts in prop::collection::vec(0usize..4, 0..5),
+    ) {
+        let root = tempfile::tempdir().unwrap();
+        for format in FORMATS {
+            let header = if format.ends_with("header") { "n,name\n" } else { "" };
+            let path = file(&root, "a", &format!("{}{header}{text}", if mark { "\u{feff}" } else { "" }));
+            let source = source_of(&path, format, split_bytes);
+            for split in splits(&source) {
+                let expected = testing::read(&source, &split, 1000).unwrap();
+                prop_assert_eq!(testing::read_in_pieces(&source, &split, rows, &cuts).unwrap(), expected, "{} {}", format, split.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_grows_shows_the_same_to_both_readers(
+        text in text(), more in text(), more_later in text(), split_bytes in prop_oneof![Just(1000u64), 1u64..60], rows in 1usize..5,
+        n_polls in 0usize..8,
+    ) {
+        let root = tempfile::tempdir().unwrap();
+        let append = |path: &Path, text: &str| OpenOptions::new().append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+        for format in FORMATS {
+            let path = file(&root, "a", &format!("{}{text}", if format.ends_with("header") { "n,name\n" } else { "" }));
+            let source = source_of(&path, format, split_bytes);
+            for split in splits(&source) {
+                let mut old = source.open(&split, None).unwrap();
+                for _ in 0..n_polls {
+                    testing::poll(&mut *old, rows, &mut Found::default()).unwrap();
+                }
+                append(&path, &more);
+                let mut new = source.open(&split, Some(&old.position())).unwrap();
+                append(&path, &more_later);
+                let (old, new) = (testing::drain(&mut *old, rows).unwrap(), testing::drain(&mut *new, rows + 1).unwrap());
+                prop_assert_eq!(old, new, "{} {}", format, split.name);
+            }
+        }
     }
 }

@@ -63,6 +63,20 @@ impl CsvFormat {
     }
 }
 
+/// Refuses a block with a carriage return that ends a record inside a line. Else a line could give two records and another one none: then
+/// their number is right, but not the rows, and the decoder is left in the middle of a record.
+fn check_returns(block: Block<'_>, delimiter: u8) -> Result<(), ArrowError> {
+    let span = block.span();
+    let is_inside = |at: usize| span.get(at + 1).is_some_and(|next| !matches!(next, b'\r' | b'\n'));
+    if !memchr::memchr_iter(b'\r', span).any(is_inside) {
+        return Ok(());
+    }
+    // Inside quotes it is a character as any other, and at the end of a line it makes no record.
+    let without_last = |text: &[u8]| text.iter().rposition(|&byte| byte != b'\r').map_or(0, |at| at + 1);
+    let is_one = |text: &[u8]| split(&text[..without_last(text)], delimiter).1 == End::Complete;
+    if block.texts().all(is_one) { Ok(()) } else { Err(refused("a carriage return stands in a line")) }
+}
+
 /// The column as arrow-csv can read it.
 fn file_field(field: &Field) -> Field {
     let data_type = match field.data_type() {
@@ -95,6 +109,7 @@ impl Format for CsvFormat {
     fn decode(&mut self, block: Block<'_>) -> Result<RecordBatch, ArrowError> {
         // arrow-csv checks the fields put together, not each: a character cut in two by a delimiter would get past it.
         check_utf8(block)?;
+        check_returns(block, self.delimiter)?;
         let rows = block.records.len();
         let (capacity, mut decoder) = self.take_decoder(rows);
         let span = block.span();
@@ -200,6 +215,23 @@ mod tests {
         let batch = decode("x;b;\"a\"", "1;two;-3\n4;;6\n").unwrap();
         assert_eq!(batch.column(0).as_primitive::<Int64Type>().values(), &[-3, 6]);
         assert_eq!(batch.column(1).as_binary::<i32>().iter().collect::<Vec<_>>(), [Some(&b"two"[..]), Some(b"")]);
+    }
+
+    #[test]
+    fn a_return_inside_a_line_harms_no_other_line() {
+        let schema = streamrt_types::arrow_schema(&vec![PlanField { nullable: true, ..PlanField::new("a", Plan::String) }]);
+        let mut format = CsvFormat::new(schema, b',');
+        let mut check = |text: &str, expected: Option<usize>| {
+            let mut buffer = RecordBuffer::new(Framing::Csv { delimiter: b',' });
+            buffer.fill(&mut text.as_bytes()).unwrap();
+            buffer.frame(10).unwrap();
+            assert_eq!(format.decode(buffer.block()).ok().map(|rows| rows.num_rows()), expected, "{text:?}");
+        };
+        // Two records, as there are lines, and a quote that stays open.
+        check("a\nb\r\"c\n", None);
+        check("d\ne\n", Some(2));
+        check("\"a\rb\"\n\"c\r\nd\"\n", Some(2));
+        check("\rf\r\r\n", Some(1));
     }
 
     #[test]

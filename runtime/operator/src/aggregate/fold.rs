@@ -28,7 +28,7 @@ pub(super) fn set_word(accumulator: &mut [u8], i: usize, word: u64) {
     accumulator[i * 8..i * 8 + 8].copy_from_slice(&word.to_le_bytes());
 }
 
-/// Number of rows or of values: one word.
+/// Number of rows or of values: one word. It wraps, and so do the sums of 128 bits below: only a damaged snapshot leads there.
 pub(super) struct Count;
 
 impl Fold for Count {
@@ -37,11 +37,11 @@ impl Fold for Count {
     const BYTES: usize = 8;
     #[inline]
     fn add(accumulator: &mut [u8], _: Presence, _: i64) -> bool {
-        set_word(accumulator, 0, word(accumulator, 0) + 1);
+        set_word(accumulator, 0, word(accumulator, 0).wrapping_add(1));
         true
     }
     fn merge(into: &mut [u8], from: &[u8]) -> bool {
-        set_word(into, 0, word(into, 0) + word(from, 0));
+        set_word(into, 0, word(into, 0).wrapping_add(word(from, 0)));
         true
     }
     #[inline]
@@ -181,15 +181,15 @@ impl<T: Cell + Into<i128>> Fold for AverageExact<T> {
     const BYTES: usize = 24;
     #[inline]
     fn add(accumulator: &mut [u8], item: T, _: i64) -> bool {
-        let sum = wide(accumulator) + item.into();
+        let sum = wide(accumulator).wrapping_add(item.into());
         accumulator[..16].copy_from_slice(&sum.to_le_bytes());
-        set_word(accumulator, 2, word(accumulator, 2) + 1);
+        set_word(accumulator, 2, word(accumulator, 2).wrapping_add(1));
         true
     }
     fn merge(into: &mut [u8], from: &[u8]) -> bool {
-        let sum = wide(into) + wide(from);
+        let sum = wide(into).wrapping_add(wide(from));
         into[..16].copy_from_slice(&sum.to_le_bytes());
-        set_word(into, 2, word(into, 2) + word(from, 2));
+        set_word(into, 2, word(into, 2).wrapping_add(word(from, 2)));
         true
     }
     #[inline]
@@ -209,12 +209,12 @@ impl<T: Cell + Into<f64>> Fold for AverageFloat<T> {
     #[inline]
     fn add(accumulator: &mut [u8], item: T, _: i64) -> bool {
         set_word(accumulator, 0, (f64::from_word(word(accumulator, 0)) + item.into()).to_bits());
-        set_word(accumulator, 1, word(accumulator, 1) + 1);
+        set_word(accumulator, 1, word(accumulator, 1).wrapping_add(1));
         true
     }
     fn merge(into: &mut [u8], from: &[u8]) -> bool {
         set_word(into, 0, (f64::from_word(word(into, 0)) + f64::from_word(word(from, 0))).to_bits());
-        set_word(into, 1, word(into, 1) + word(from, 1));
+        set_word(into, 1, word(into, 1).wrapping_add(word(from, 1)));
         true
     }
     #[inline]

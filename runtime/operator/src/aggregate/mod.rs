@@ -9,16 +9,19 @@
 mod cell;
 mod fold;
 mod running;
+mod snapshot;
 mod text;
 mod typed;
 
 pub use running::RunningAggregateOperator;
+pub use snapshot::FrozenTable;
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
+use serde_json::{Value, json};
 use std::ops::Range;
 use streamrt_state::{EntryId, KeyTable};
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Error, Result, code, plan_schema};
 use streamrt_wit::{AggregateFunction, BuiltinAggregate};
 
 /// The accumulators of one node's aggregates.
@@ -34,6 +37,8 @@ struct Part {
     /// Index of the input column; `None` for the count of rows.
     column: Option<usize>,
     field: Field,
+    /// The function and the column that it reads.
+    types: Value,
 }
 
 /// A sum left the range of its type.
@@ -71,6 +76,21 @@ trait Aggregator: Send {
     fn finish(&self, values: &Packed<'_>) -> ArrayRef;
     /// Frees what the accumulator refers to.
     fn release(&mut self, _accumulator: &[u8]) {}
+    /// Whether an accumulator refers to anything outside of its own bytes.
+    fn refers(&self) -> bool {
+        false
+    }
+    /// Appends what the accumulator says, in bytes that refer to nothing.
+    fn export(&self, accumulator: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(accumulator);
+    }
+    /// Takes what `export` wrote off the front of `bytes`, into an empty accumulator; `None` if it is not that.
+    fn import(&mut self, bytes: &mut &[u8], accumulator: &mut [u8]) -> Option<()> {
+        let (front, rest) = bytes.split_at_checked(accumulator.len())?;
+        accumulator.copy_from_slice(front);
+        *bytes = rest;
+        Some(())
+    }
 }
 
 impl Accumulators {
@@ -104,9 +124,11 @@ impl Accumulators {
             .ok_or_else(|| Error::new(code::SCHEMA_MISMATCH, format!("{name}: {}", refusal(source))))?;
         let nullable = aggregate.function != AggregateFunction::Count && source.is_some_and(Field::is_nullable);
         let field = Field::new(name, aggregator.output(), nullable);
+        let columns = source.map(|source| plan_schema(&Schema::new(vec![source.clone()]))).transpose()?.unwrap_or_default();
+        let types = json!({"function": aggregate.function, "column": columns.first()});
         let offset = self.bytes;
         self.bytes += aggregator.bytes();
-        self.parts.push(Part { aggregator, offset, column, field });
+        self.parts.push(Part { aggregator, offset, column, field, types });
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! 1. The keys of the batch are hashed and upserted at once.
 //! 2. Each aggregate runs one loop over the rows, which updates the accumulators and writes its output column.
 //!
-//! Rows, times and marks pass in their places, so results do not depend on the batch size.
+//! Rows, times and marks pass in their places, so results do not depend on the batch size. A checkpoint shares the table's pages.
 
 use super::Accumulators;
 use crate::keyed::BatchKeys;
@@ -11,10 +11,14 @@ use crate::operator::{Operator, OperatorContext, Output};
 use crate::ports::detached_times;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Field, Schema, SchemaRef};
+use serde_json::{Value, json};
 use std::sync::Arc;
-use streamrt_state::{EntryId, KeyTable};
+use streamrt_state::{EntryId, KeyTable, KeyedSnapshot, OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Error, Result, Times, code};
 use streamrt_wit::{BuiltinAggregate, ResultColumn, ResultSource};
+
+/// The name of the state in a snapshot.
+const STATE: &str = "aggregates";
 
 /// The operator of `Body::Aggregate`.
 pub struct RunningAggregateOperator {
@@ -72,8 +76,13 @@ impl RunningAggregateOperator {
         &self.schema
     }
 
+    /// What the bytes of the state in a snapshot mean.
+    fn types(&self) -> Value {
+        json!({"kind": "running-aggregates", "key": self.keys.types(), "aggregates": self.accumulators.types()})
+    }
+
     fn aggregate(&mut self, batch: &Batch) -> Result<RecordBatch> {
-        let table = self.table.as_mut().ok_or_else(|| Error::internal("an aggregate was not opened"))?;
+        let table = self.table.as_mut().ok_or_else(not_opened)?;
         let (hashes, keys) = self.keys.read(&batch.columns).map_err(|e| e.at(format_args!("operator `{}`", self.uid)))?;
         table.upsert(hashes, keys, &mut self.entries, &mut self.created);
         let results = self.accumulators.update_running(table, &self.entries, &batch.columns, batch.times());
@@ -97,6 +106,10 @@ impl RunningAggregateOperator {
         let kept = self.columns.iter().position(|column| matches!(column, Column::Input(i) if *i == index));
         kept.map_or_else(|| detached_times(batch), Times::Column)
     }
+}
+
+fn not_opened() -> Error {
+    Error::internal("an aggregate was not opened")
 }
 
 fn resolve<'a>(
@@ -133,6 +146,19 @@ impl Operator for RunningAggregateOperator {
         let times = self.times(&batch);
         output.batch(0, Batch { columns, times, marks: batch.marks, origin: batch.origin })
     }
+
+    fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
+        let types = self.types();
+        let table = self.table.as_mut().ok_or_else(not_opened)?;
+        let entries = Box::new(self.accumulators.freeze(table));
+        Ok(OperatorSnapshot { keyed: vec![KeyedSnapshot { name: STATE.into(), types, entries }], lists: Vec::new() })
+    }
+
+    fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
+        let types = self.types();
+        let table = self.table.as_mut().ok_or_else(not_opened)?;
+        state.keyed(STATE, &types, |hash, key, _, value| self.accumulators.restore(table, hash, key, value))
+    }
 }
 
 #[cfg(test)]
@@ -140,6 +166,7 @@ mod tests {
     use super::*;
     use crate::harness::{Harness, batch_of};
     use arrow_array::{Int64Array, StringArray};
+    use streamrt_state::{Part, Share};
     use streamrt_types::Mark;
     use streamrt_wit::AggregateFunction;
 
@@ -187,6 +214,52 @@ mod tests {
     #[test]
     fn a_row_comes_out_for_each_row_in() {
         (1..=5).for_each(check);
+    }
+
+    fn restored(
+        harness: &mut Harness<RunningAggregateOperator>,
+        input: &SchemaRef,
+        change: impl FnOnce(&mut Part),
+    ) -> Result<Harness<RunningAggregateOperator>> {
+        let mut object = Vec::new();
+        let index = harness.operator.snapshot(1)?.write("op", harness.context.max_parallelism, &mut object);
+        let mut part = Part { object: Arc::new(object), index };
+        change(&mut part);
+        let OperatorContext { subtask, parallelism, key_groups, max_parallelism, .. } = harness.context;
+        let share = Share { subtask, parallelism, key_groups, max_parallelism };
+        let mut next = Harness::new(operator(input)?);
+        let mut state = OperatorState::assemble("op", &[Some(part)], share)?;
+        next.operator.restore(&mut state)?;
+        state.check_taken()?;
+        Ok(next)
+    }
+
+    #[test]
+    fn a_restored_aggregate_goes_on_as_it_was() {
+        let batch = rows(&["a", "b", "a", "a", "c", "b"], &[1, 10, 2, -4, 7, 5]);
+        let input = batch.columns.schema();
+        let mut whole = Harness::new(operator(&input).unwrap());
+        whole.batches(&batch, 10).unwrap();
+        for cut in 0..=batch.n_rows() {
+            let mut harness = Harness::new(operator(&input).unwrap());
+            harness.batches(&batch.slice(0, cut), 10).unwrap();
+            let mut next = restored(&mut harness, &input, |_| {}).unwrap();
+            harness.batches(&rows(&["a"], &[1000]), 10).unwrap();
+            next.batches(&batch.slice(cut, batch.n_rows() - cut), 10).unwrap();
+            assert_eq!(next.lines(0), whole.lines(0)[cut..]);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_other_columns_or_with_damage_is_refused() {
+        let batch = rows(&["a", "b"], &[1, 2]);
+        let input = batch.columns.schema();
+        let mut harness = Harness::new(operator(&input).unwrap());
+        harness.batches(&batch, 10).unwrap();
+        let other = Arc::new(Schema::new(vec![input.field(0).clone(), input.field(1).clone().with_nullable(true)]));
+        assert_eq!(restored(&mut harness, &other, |_| {}).err().unwrap().code(), code::STATE_TYPES);
+        let truncate = |part: &mut Part| Arc::make_mut(&mut part.object).truncate(5);
+        assert_eq!(restored(&mut harness, &input, truncate).err().unwrap().code(), code::SNAPSHOT_DAMAGED);
     }
 
     #[test]

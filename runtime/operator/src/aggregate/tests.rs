@@ -146,3 +146,89 @@ fn rows_are_counted_without_a_column() {
     let columns = accumulators.update_running(&mut table, &same, &batch, None).unwrap();
     assert_eq!(columns[0].as_primitive::<Int64Type>().values(), &[1, 2]);
 }
+
+/// Exports the accumulators of every function over `column`, takes them into others, and compares what both say then and after more rows.
+fn check_export(column: ArrayRef) {
+    let batch = RecordBatch::try_new(schema_of(&column), vec![column]).unwrap();
+    let is_text = matches!(batch.column(0).data_type(), DataType::Utf8 | DataType::Binary | DataType::Boolean);
+    let summed = |function: &AggregateFunction| !(is_text && matches!(function, AggregateFunction::Sum | AggregateFunction::Avg));
+    let aggregates: Vec<_> =
+        FUNCTIONS.into_iter().filter(summed).map(|function| BuiltinAggregate { function, column: Some("x".into()) }).collect();
+    let open = || Accumulators::new(&aggregates, batch.schema_ref()).unwrap();
+    let n_rows = batch.num_rows();
+    for cut in 0..n_rows {
+        let (mut old, mut new) = (open(), open());
+        let (mut before, mut after) = (table(&old), table(&new));
+        let id = entries(&mut before, &[7])[0];
+        old.update(&mut before, &vec![id; cut], &batch, None, 0..cut).unwrap();
+        restore(&old, &mut before, &mut new, &mut after);
+        let same = entries(&mut after, &[7])[0];
+        let bytes = exported(&old, before.value(id));
+        assert_eq!(exported(&new, after.value(same)), bytes);
+        check_damage(&bytes, &mut open());
+        for (accumulators, table, id) in [(&mut old, &mut before, id), (&mut new, &mut after, same)] {
+            accumulators.update(table, &vec![id; n_rows - cut], &batch, None, cut..n_rows).unwrap();
+        }
+        let results = |accumulators: &Accumulators, value: &[u8]| accumulators.finish(value).iter().map(text).collect::<Vec<_>>();
+        assert_eq!(results(&new, after.value(same)), results(&old, before.value(id)));
+    }
+}
+
+fn exported(accumulators: &Accumulators, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    accumulators.export(value, &mut bytes);
+    bytes
+}
+
+/// Freezes a table, changes it, and takes what was frozen into another one.
+fn restore(old: &Accumulators, from: &mut KeyTable, new: &mut Accumulators, into: &mut KeyTable) {
+    let frozen = old.freeze(from);
+    frozen.each(&mut |key, value| new.restore(into, murmur3_32(key), key, value).unwrap());
+    frozen.each(&mut |key, value| assert!(new.restore(into, murmur3_32(key), key, value).is_err(), "a key comes once"));
+}
+
+/// Bytes that are cut or longer are refused; others may be anything, but never a panic.
+fn check_damage(bytes: &[u8], accumulators: &mut Accumulators) {
+    let mut import = |bytes: &[u8]| {
+        let mut value = vec![0; accumulators.bytes()];
+        let imported = accumulators.import(bytes, &mut value);
+        if imported.is_ok() {
+            let copy = value.clone();
+            let _ = accumulators.merge(&mut value, &copy);
+            drop(accumulators.finish(&value));
+        }
+        imported
+    };
+    (0..bytes.len()).for_each(|cut| assert_eq!(import(&bytes[..cut]).unwrap_err().code(), code::SNAPSHOT_DAMAGED));
+    assert!(import(&[bytes, &[0]].concat()).is_err());
+    for at in 0..bytes.len() {
+        for flip in [0xff, 0x80, 0x01] {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= flip;
+            drop(import(&damaged));
+        }
+    }
+}
+
+#[test]
+fn exported_accumulators_go_on_as_they_were() {
+    check_export(Arc::new(Int64Array::from(vec![4, 1, 9, -3])));
+    check_export(Arc::new(Int32Array::from(vec![None, Some(-5), None, Some(2)])));
+    check_export(Arc::new(Float64Array::from(vec![0.5, f64::NAN, -1.0])));
+    check_export(Arc::new(BooleanArray::from(vec![false, true, false])));
+    check_export(Arc::new(StringArray::from(vec!["m", "", "a longer one that needs more than a grain", "z"])));
+    check_export(Arc::new(StringArray::from(vec![None, Some("b"), None, Some("a")])));
+    check_export(Arc::new(arrow_array::BinaryArray::from_vec(vec![b"\xff", b"", b"a"])));
+}
+
+#[test]
+fn types_say_function_column_and_type() {
+    let schema = Schema::new(vec![Field::new("x", DataType::Utf8, true)]);
+    let aggregates = [
+        BuiltinAggregate { function: AggregateFunction::Max, column: Some("x".into()) },
+        BuiltinAggregate { function: AggregateFunction::Count, column: None },
+    ];
+    let types = Accumulators::new(&aggregates, &schema).unwrap().types();
+    let column = json!({"name": "x", "type": "string", "nullable": true});
+    assert_eq!(types, json!([{"function": "max", "column": column}, {"function": "count", "column": null}]));
+}

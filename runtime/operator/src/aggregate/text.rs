@@ -83,6 +83,13 @@ impl Text {
     }
 }
 
+/// Takes some bytes off the front.
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (front, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*front)
+}
+
 /// A column of strings or binaries.
 enum Builder {
     String(StringBuilder),
@@ -150,5 +157,43 @@ impl Aggregator for Text {
 
     fn release(&mut self, accumulator: &[u8]) {
         self.arena.remove(word(accumulator, 0));
+    }
+
+    fn refers(&self) -> bool {
+        true
+    }
+
+    /// A byte that says whether there is a value; then for first and last its time, its length (u32) and its bytes.
+    fn export(&self, accumulator: &[u8], out: &mut Vec<u8>) {
+        let address = word(accumulator, 0);
+        out.push(u8::from(address != NO_ADDRESS));
+        if address == NO_ADDRESS {
+            return;
+        }
+        if self.timed() {
+            out.extend_from_slice(&self.time(accumulator).to_le_bytes());
+        }
+        let value = self.arena.get(address);
+        out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        out.extend_from_slice(value);
+    }
+
+    fn import(&mut self, bytes: &mut &[u8], accumulator: &mut [u8]) -> Option<()> {
+        let [present] = take(bytes)?;
+        if present == 0 {
+            return Some(());
+        }
+        let time = if self.timed() { u64::from_le_bytes(take(bytes)?) } else { 0 };
+        let length = u32::from_le_bytes(take(bytes)?) as usize;
+        let (value, rest) = bytes.split_at_checked(length)?;
+        if present != 1 || !self.binary && std::str::from_utf8(value).is_err() {
+            return None;
+        }
+        *bytes = rest;
+        set_word(accumulator, 0, self.arena.insert(value));
+        if self.timed() {
+            set_word(accumulator, 1, time);
+        }
+        Some(())
     }
 }

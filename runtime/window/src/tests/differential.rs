@@ -135,7 +135,7 @@ fn check(assigner: &WindowAssigner, lateness: i64, bound: i64, input: Input<'_>)
     }
 }
 
-fn assigners() -> impl Strategy<Value = WindowAssigner> {
+pub(super) fn assigners() -> impl Strategy<Value = WindowAssigner> {
     prop_oneof![
         (1i64..12, 1i64..12).prop_map(|(size, slide)| sliding(size, slide)),
         (1i64..12).prop_map(|size| sliding(size, size)),

@@ -3,6 +3,9 @@
 
 mod differential;
 mod functions;
+mod rescale;
+mod restore;
+mod restore_timestamps;
 mod semantics;
 mod timestamps;
 mod traces;
@@ -84,6 +87,8 @@ impl Exits for Recorder {
 pub(crate) fn context() -> (OperatorContext, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::default());
     let context = OperatorContext {
+        job: "job".into(),
+        generation: 1,
         uid: "op".into(),
         subtask: 0,
         parallelism: 1,

@@ -9,12 +9,12 @@ use streamrt_wit::{DataType as Type, Field as PlanField, Function, FunctionKind}
 
 const BOUNDED: Generator = Generator::Bounded { bound_ms: 2 };
 
-fn by_column(unit: TimeUnit, idle_ms: Option<u64>) -> TimestampsOperator {
+pub(super) fn by_column(unit: TimeUnit, idle_ms: Option<u64>) -> TimestampsOperator {
     let time = TimeSource::Column { column: "time".into(), unit };
     TimestampsOperator::new(&time, &BOUNDED, idle_ms, &input_schema(), None).unwrap()
 }
 
-fn of_split(split: u32, times: &[i64]) -> Batch {
+pub(super) fn of_split(split: u32, times: &[i64]) -> Batch {
     let input: Vec<(i64, i64)> = times.iter().map(|&time| (0, time)).collect();
     let origin = Origin { split: "clicks.csv".into(), split_number: split, rows: Rows::Range { first: 1 } };
     Batch { origin: Some(origin), ..Batch::new(rows(&input)) }
@@ -144,26 +144,30 @@ impl FunctionChain for Punctuated {
     }
 }
 
+/// Times and watermarks of [`Punctuated`].
+pub(super) fn punctuated() -> TimestampsOperator {
+    let function = Function {
+        number: 0,
+        kind: FunctionKind::Timestamps,
+        name: "f".into(),
+        input: vec![PlanField::new("time", Type::I64), PlanField::new("key", Type::I64)],
+        outputs: Vec::new(),
+        key: None,
+        time: false,
+        timers: false,
+        states: Vec::new(),
+        accumulator: None,
+    };
+    let time = TimeSource::Function { function: 0 };
+    let chain: (Box<dyn FunctionChain>, Function) = (Box::new(Punctuated), function);
+    TimestampsOperator::new(&time, &Generator::Punctuated, None, &input_schema(), Some(chain)).unwrap()
+}
+
 #[test]
 fn a_function_gives_times_and_punctuated_watermarks_under_the_poison_policy() {
     for batch_rows in BATCH_ROWS {
-        let function = Function {
-            number: 0,
-            kind: FunctionKind::Timestamps,
-            name: "f".into(),
-            input: vec![PlanField::new("time", Type::I64), PlanField::new("key", Type::I64)],
-            outputs: Vec::new(),
-            key: None,
-            time: false,
-            timers: false,
-            states: Vec::new(),
-            accumulator: None,
-        };
-        let time = TimeSource::Function { function: 0 };
-        let chain: (Box<dyn FunctionChain>, Function) = (Box::new(Punctuated), function);
-        let operator = TimestampsOperator::new(&time, &Generator::Punctuated, None, &input_schema(), Some(chain)).unwrap();
         let configuration = Configuration { poison_policy: PoisonPolicy::Skip, ..Configuration::default() };
-        let mut harness = Harness::with(operator, configuration).unwrap();
+        let mut harness = Harness::with(punctuated(), configuration).unwrap();
         harness.batches(&Batch::new(rows(&[(1, 3), (2, 5), (2, 13), (2, 4), (4, 6)])), batch_rows).unwrap();
         assert_eq!(lines(&harness), ["6", "10", "mark 10", "8", "12", "mark 12"]);
         assert_eq!(harness.dead_letters.lock().unwrap().len(), 1);

@@ -1,0 +1,407 @@
+//! When a checkpoint begins, whom it concerns, and when it is whole: a pure state machine, without clock, threads and I/O.
+//!
+//! 1. [`Coordinator::tick`] begins a checkpoint when it is due. Triggered are the tasks to which no other task still sends; the barrier
+//!    reaches the others through their channels.
+//! 2. When every task has acknowledged, or had finished before, the checkpoint is to be published.
+//! 3. When it is, all tasks are told: now they may commit. Older ones are retired.
+//! 4. A decline, a failed publication or an expiry aborts it. Too many of these in a row fail the job.
+//!
+//! Invariants: at most one checkpoint is pending. A checkpoint that was aborted is never published, and one that is being published is
+//! never aborted but by the answer of the publication. What comes too late, twice or from nowhere changes nothing.
+//!
+//! # What tasks have to keep to
+//! - A triggered task with inputs acts on the trigger only behind the end of all its inputs: the barrier of the same number, if one of
+//!   them brings it, stands before rows that belong behind it. It ignores a trigger of a number that it has passed.
+//! - A task reports `ended` or `finished` only after the acknowledgement of every barrier that it passed: a task that finishes without an
+//!   acknowledgement counts as one that had finished before the checkpoint, and would not run again.
+//! - It reports `ended` before the acknowledgement of a checkpoint whose snapshot holds its end.
+
+use crate::{History, SnapshotKind};
+use std::collections::VecDeque;
+use std::time::Duration;
+use streamrt_types::Configuration;
+
+/// So many of the tasks that kept a checkpoint waiting are named.
+const NAMED_MAX: usize = 5;
+
+/// How often, how long, how many.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// From the beginning of one checkpoint to that of the next. None: they are made on request, and at the end.
+    pub interval: Option<Duration>,
+    /// At least so long from the end of one checkpoint to the beginning of the next; requests do not wait for it.
+    pub min_pause: Duration,
+    /// A checkpoint that is not acknowledged so long after its beginning is given up.
+    pub timeout: Duration,
+    /// So many checkpoints may fail one after the other.
+    pub tolerable_failures: u32,
+    /// So many published checkpoints are kept, at least 1; savepoints do not count.
+    pub retained: u32,
+    /// The number of the next checkpoint.
+    pub first_checkpoint: u64,
+    /// Checkpoints of earlier leaders that are kept, by rising number.
+    pub published: Vec<u64>,
+}
+
+impl Settings {
+    /// What the user wants, and what is there already.
+    pub fn new(configuration: &Configuration, history: &History) -> Settings {
+        let checkpoints = history.published.iter().filter(|published| published.kind == SnapshotKind::Checkpoint);
+        Settings {
+            interval: configuration.checkpoint_interval_ms.map(Duration::from_millis),
+            min_pause: Duration::from_millis(configuration.checkpoint_min_pause_ms),
+            timeout: Duration::from_millis(configuration.checkpoint_timeout_ms),
+            tolerable_failures: configuration.tolerable_failures,
+            retained: configuration.retained_checkpoints,
+            first_checkpoint: history.next_checkpoint(),
+            published: checkpoints.map(|published| published.checkpoint).collect(),
+        }
+    }
+}
+
+/// A subtask.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TaskNode {
+    /// For messages, as in `count (2/4)`.
+    pub name: String,
+    /// The tasks that send to it, by their index in [`Topology::tasks`].
+    pub predecessors: Vec<usize>,
+}
+
+/// All tasks of a job. A task's number is its index.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Topology {
+    pub tasks: Vec<TaskNode>,
+}
+
+/// What is to be done, in the order of the list. `S` is what a task acknowledges with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Action<S> {
+    /// Tell these tasks to begin the checkpoint; some may be told twice.
+    Trigger { checkpoint: u64, kind: SnapshotKind, tasks: Vec<usize> },
+    /// Write the manifest and the log entry, then report `published` or `publish_failed`. By task; None for one that had finished.
+    Publish { checkpoint: u64, kind: SnapshotKind, snapshots: Vec<Option<S>> },
+    /// Tell all tasks that it counts. What they pre-committed for a checkpoint they commit; a savepoint alone commits nothing.
+    Complete { checkpoint: u64, kind: SnapshotKind },
+    /// Tell all tasks that it will never count.
+    Abort { checkpoint: u64, reason: String },
+    /// The job fails (S7009). Nothing follows.
+    Fail { reason: String },
+    /// Delete the checkpoint.
+    Retire { checkpoint: u64 },
+    /// A request cannot be served.
+    Refuse { kind: SnapshotKind, reason: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum TaskState {
+    Running,
+    /// It has sent its last row, and waits for a checkpoint that commits it.
+    Ended,
+    /// As Ended, and that checkpoint is published.
+    Committed,
+    Finished,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Answer<S> {
+    Missing,
+    /// None: the task had finished.
+    Given(Option<S>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Pending<S> {
+    checkpoint: u64,
+    kind: SnapshotKind,
+    began: Duration,
+    publishing: bool,
+    /// By task.
+    answers: Vec<Answer<S>>,
+    /// Tasks whose end this checkpoint commits.
+    commits: Vec<usize>,
+}
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Coordinator<S> {
+    settings: Settings,
+    topology: Topology,
+    states: Vec<TaskState>,
+    pending: Option<Pending<S>>,
+    now: Duration,
+    next_checkpoint: u64,
+    /// When the interval has passed.
+    due_at: Duration,
+    /// When the pause after the last checkpoint is over.
+    pause_until: Duration,
+    /// Since the last success.
+    failures: u32,
+    failed: bool,
+    checkpoint_requested: bool,
+    savepoints_requested: u32,
+    retained: VecDeque<u64>,
+}
+
+impl<S> Coordinator<S> {
+    /// All tasks run; those that a restored checkpoint has as finished are to be reported so at once.
+    ///
+    /// # Panics
+    /// If a predecessor is no task.
+    pub fn new(settings: Settings, topology: Topology) -> Coordinator<S> {
+        let n_tasks = topology.tasks.len();
+        assert!(topology.tasks.iter().flat_map(|task| &task.predecessors).all(|task| *task < n_tasks), "a predecessor is no task");
+        Coordinator {
+            states: vec![TaskState::Running; n_tasks],
+            pending: None,
+            now: Duration::ZERO,
+            next_checkpoint: settings.first_checkpoint,
+            due_at: settings.interval.unwrap_or_default(),
+            pause_until: Duration::ZERO,
+            failures: 0,
+            failed: false,
+            checkpoint_requested: false,
+            savepoints_requested: 0,
+            retained: settings.published.iter().copied().collect(),
+            settings,
+            topology,
+        }
+    }
+
+    /// Time passes: `now` is monotonic, and counted from the start of the job. Expiry and the interval depend on it alone, so it is to be
+    /// called several times an interval.
+    pub fn tick(&mut self, now: Duration) -> Vec<Action<S>> {
+        self.now = self.now.max(now);
+        let mut actions = Vec::new();
+        let expired = |pending: &&Pending<S>| !pending.publishing && self.now.saturating_sub(pending.began) >= self.settings.timeout;
+        if let Some(pending) = self.pending.as_ref().filter(expired) {
+            let reason = format!("it took longer than {:?}, and waits for {}", self.settings.timeout, self.slowest(pending));
+            self.abort(reason, &mut actions);
+        }
+        self.begin(&mut actions);
+        actions
+    }
+
+    /// A task's state is written.
+    pub fn acknowledged(&mut self, task: usize, checkpoint: u64, snapshot: S) -> Vec<Action<S>> {
+        let mut actions = Vec::new();
+        let ended = self.states.get(task) == Some(&TaskState::Ended);
+        let Some(pending) = self.collecting(checkpoint) else { return actions };
+        if let Some(answer @ Answer::Missing) = pending.answers.get_mut(task) {
+            *answer = Answer::Given(Some(snapshot));
+            if ended && pending.kind == SnapshotKind::Checkpoint {
+                pending.commits.push(task);
+            }
+            self.check_whole(&mut actions);
+        }
+        actions
+    }
+
+    /// A task could not write its state.
+    pub fn declined(&mut self, task: usize, checkpoint: u64, reason: &str) -> Vec<Action<S>> {
+        let mut actions = Vec::new();
+        let Some(name) = self.topology.tasks.get(task).map(|task| task.name.clone()) else { return actions };
+        if self.collecting(checkpoint).is_some() {
+            self.abort(format!("`{name}` declined it: {reason}"), &mut actions);
+            self.begin(&mut actions);
+        }
+        actions
+    }
+
+    /// A task has sent its last row, and waits for a checkpoint to commit what it wrote.
+    pub fn ended(&mut self, task: usize) -> Vec<Action<S>> {
+        self.stops_sending(task, TaskState::Ended)
+    }
+
+    /// A task is gone.
+    pub fn finished(&mut self, task: usize) -> Vec<Action<S>> {
+        self.stops_sending(task, TaskState::Finished)
+    }
+
+    /// The log entry of the checkpoint is written.
+    pub fn published(&mut self, checkpoint: u64) -> Vec<Action<S>> {
+        let mut actions = Vec::new();
+        let Some(pending) = self.take_publishing(checkpoint) else { return actions };
+        self.failures = 0;
+        self.pause_until = self.now.saturating_add(self.settings.min_pause);
+        for task in pending.commits {
+            if self.states[task] == TaskState::Ended {
+                self.states[task] = TaskState::Committed;
+            }
+        }
+        actions.push(Action::Complete { checkpoint, kind: pending.kind });
+        if pending.kind == SnapshotKind::Checkpoint {
+            self.retained.push_back(checkpoint);
+            let surplus = self.retained.len().saturating_sub(self.settings.retained.max(1) as usize);
+            actions.extend(self.retained.drain(..surplus).map(|checkpoint| Action::Retire { checkpoint }));
+        }
+        self.begin(&mut actions);
+        actions
+    }
+
+    /// The checkpoint was not published, and it is certain that it never will be.
+    pub fn publish_failed(&mut self, checkpoint: u64, reason: &str) -> Vec<Action<S>> {
+        let mut actions = Vec::new();
+        if let Some(pending) = self.take_publishing(checkpoint) {
+            self.pending = Some(pending);
+            self.abort(format!("it could not be published: {reason}"), &mut actions);
+            self.begin(&mut actions);
+        }
+        actions
+    }
+
+    /// Somebody wants a checkpoint or a savepoint; it begins at once, or after the one that is pending. A savepoint is made for each
+    /// request, one checkpoint for all requests that wait.
+    pub fn request(&mut self, kind: SnapshotKind) -> Vec<Action<S>> {
+        let mut actions = Vec::new();
+        match kind {
+            SnapshotKind::Checkpoint => self.checkpoint_requested = true,
+            SnapshotKind::Savepoint => self.savepoints_requested = self.savepoints_requested.saturating_add(1),
+        }
+        self.begin(&mut actions);
+        actions
+    }
+
+    fn collecting(&mut self, checkpoint: u64) -> Option<&mut Pending<S>> {
+        self.pending.as_mut().filter(|pending| pending.checkpoint == checkpoint && !pending.publishing)
+    }
+
+    fn take_publishing(&mut self, checkpoint: u64) -> Option<Pending<S>> {
+        self.pending.take_if(|pending| pending.checkpoint == checkpoint && pending.publishing)
+    }
+
+    fn stops_sending(&mut self, task: usize, to: TaskState) -> Vec<Action<S>> {
+        let mut actions = Vec::new();
+        match (self.states.get(task), to) {
+            (Some(TaskState::Running), _) => self.states[task] = to,
+            (Some(TaskState::Ended | TaskState::Committed), TaskState::Finished) => self.states[task] = to,
+            _ => return actions,
+        }
+        self.trigger_successors(task, &mut actions);
+        if to == TaskState::Finished {
+            self.count_finished(task);
+            self.check_whole(&mut actions);
+        }
+        self.begin(&mut actions);
+        actions
+    }
+
+    /// Their barrier may have been lost with the task: it was triggered, and ended without a barrier.
+    fn trigger_successors(&mut self, task: usize, actions: &mut Vec<Action<S>>) {
+        let Some(pending) = self.pending.as_ref().filter(|pending| !pending.publishing) else { return };
+        let follows = |next: &usize| self.topology.tasks[*next].predecessors.contains(&task) && self.is_triggered(*next);
+        let missing = |next: &usize| matches!(pending.answers[*next], Answer::Missing);
+        let tasks: Vec<usize> = (0..self.states.len()).filter(follows).filter(missing).collect();
+        if !tasks.is_empty() {
+            actions.push(Action::Trigger { checkpoint: pending.checkpoint, kind: pending.kind, tasks });
+        }
+    }
+
+    fn count_finished(&mut self, task: usize) {
+        let Some(pending) = self.pending.as_mut().filter(|pending| !pending.publishing) else { return };
+        if let answer @ Answer::Missing = &mut pending.answers[task] {
+            *answer = Answer::Given(None);
+        }
+    }
+
+    /// It is there, and nobody sends to it any more.
+    fn is_triggered(&self, task: usize) -> bool {
+        let sends = |task: &usize| self.states[*task] == TaskState::Running;
+        self.states[task] != TaskState::Finished && !self.topology.tasks[task].predecessors.iter().any(sends)
+    }
+
+    fn check_whole(&mut self, actions: &mut Vec<Action<S>>) {
+        let is_whole = |pending: &&mut Pending<S>| !pending.publishing && pending.answers.iter().all(|answer| matches!(answer, Answer::Given(_)));
+        let Some(pending) = self.pending.as_mut().filter(is_whole) else { return };
+        pending.publishing = true;
+        let given = |answer| if let Answer::Given(snapshot) = answer { snapshot } else { None };
+        let snapshots = std::mem::take(&mut pending.answers).into_iter().map(given).collect();
+        actions.push(Action::Publish { checkpoint: pending.checkpoint, kind: pending.kind, snapshots });
+    }
+
+    fn abort(&mut self, reason: String, actions: &mut Vec<Action<S>>) {
+        let Some(pending) = self.pending.take() else { return };
+        let checkpoint = pending.checkpoint;
+        self.pause_until = self.now.saturating_add(self.settings.min_pause);
+        actions.push(Action::Abort { checkpoint, reason: reason.clone() });
+        // A savepoint is the wish of one user, who is told: the job goes on without it.
+        if pending.kind == SnapshotKind::Savepoint {
+            return;
+        }
+        self.failures = self.failures.saturating_add(1);
+        if self.failures > self.settings.tolerable_failures {
+            self.failed = true;
+            let tolerated = self.settings.tolerable_failures;
+            actions.push(Action::Fail { reason: format!("checkpoint {checkpoint} failed, and {tolerated} failures in a row are tolerated: {reason}") });
+        }
+    }
+
+    /// Begins the next checkpoint if one is wanted.
+    fn begin(&mut self, actions: &mut Vec<Action<S>>) {
+        self.refuse(actions);
+        if self.pending.is_some() {
+            return;
+        }
+        let Some(kind) = self.wanted() else { return };
+        match kind {
+            SnapshotKind::Savepoint => self.savepoints_requested -= 1,
+            SnapshotKind::Checkpoint => self.checkpoint_requested = false,
+        }
+        self.start(kind, actions);
+    }
+
+    fn wanted(&mut self) -> Option<SnapshotKind> {
+        if self.failed || self.is_over() {
+            return None;
+        }
+        if self.savepoints_requested > 0 {
+            return Some(SnapshotKind::Savepoint);
+        }
+        let all_ended = !self.states.contains(&TaskState::Running);
+        // After a failure, the last checkpoint waits like any other, lest it is tried without end.
+        let last_is_due = all_ended && (self.failures == 0 || self.is_due());
+        let interval_is_due = self.settings.interval.is_some() && self.is_due();
+        (self.checkpoint_requested || last_is_due || interval_is_due).then_some(SnapshotKind::Checkpoint)
+    }
+
+    fn is_due(&self) -> bool {
+        self.now >= self.due_at.max(self.pause_until)
+    }
+
+    /// Nobody runs, and nobody waits for a checkpoint.
+    fn is_over(&self) -> bool {
+        self.states.iter().all(|state| matches!(state, TaskState::Committed | TaskState::Finished))
+    }
+
+    fn refuse(&mut self, actions: &mut Vec<Action<S>>) {
+        if !self.failed && !(self.is_over() && self.pending.is_none()) {
+            return;
+        }
+        let reason = if self.failed { "the job has failed" } else { "all tasks of the job have ended" };
+        let savepoints = std::mem::take(&mut self.savepoints_requested);
+        let checkpoint = std::mem::take(&mut self.checkpoint_requested).then_some(SnapshotKind::Checkpoint);
+        let kinds = std::iter::repeat_n(SnapshotKind::Savepoint, savepoints as usize).chain(checkpoint);
+        actions.extend(kinds.map(|kind| Action::Refuse { kind, reason: reason.to_owned() }));
+    }
+
+    fn start(&mut self, kind: SnapshotKind, actions: &mut Vec<Action<S>>) {
+        let checkpoint = self.next_checkpoint;
+        self.next_checkpoint += 1;
+        if kind == SnapshotKind::Checkpoint {
+            self.due_at = self.now.saturating_add(self.settings.interval.unwrap_or_default());
+        }
+        let answer = |state: &TaskState| if *state == TaskState::Finished { Answer::Given(None) } else { Answer::Missing };
+        let answers = self.states.iter().map(answer).collect();
+        self.pending = Some(Pending { checkpoint, kind, began: self.now, publishing: false, answers, commits: Vec::new() });
+        let tasks = (0..self.states.len()).filter(|task| self.is_triggered(*task)).collect();
+        actions.push(Action::Trigger { checkpoint, kind, tasks });
+    }
+
+    fn slowest(&self, pending: &Pending<S>) -> String {
+        let missing = pending.answers.iter().zip(&self.topology.tasks).filter(|(answer, _)| matches!(answer, Answer::Missing));
+        let names: Vec<String> = missing.map(|(_, task)| format!("`{}`", task.name)).collect();
+        let more = names.len().saturating_sub(NAMED_MAX);
+        let named = names[..names.len() - more].join(", ");
+        if more == 0 { named } else { format!("{named} and {more} more") }
+    }
+}

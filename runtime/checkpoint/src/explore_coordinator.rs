@@ -1,0 +1,493 @@
+//! The coordinator in every order of events, at small bounds.
+//!
+//! 1. Hostile: any input at any moment, also ones that no task would send. Nothing may break the rules.
+//! 2. Honest: tasks that keep to their contract, with queues between them and the coordinator, faults and slow reports. The rules hold,
+//!    every published checkpoint is a consistent cut, and from every state that can be reached the job can still come to its end.
+//!
+//! States are visited once; the sets of states are finite because numbers, ticks and faults are bounded.
+
+use crate::SnapshotKind::{self, Checkpoint, Savepoint};
+use crate::coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+use std::time::Duration;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(15);
+const FIRST: u64 = 5;
+
+/// What a task acknowledges with: itself, the checkpoint, whether its end is in it.
+type Snapshot = (usize, u64, bool);
+type Machine = Coordinator<Snapshot>;
+
+fn machine(predecessors: &[&[usize]], tolerable_failures: u32) -> Machine {
+    let task = |(task, predecessors): (usize, &&[usize])| TaskNode { name: format!("t{task}"), predecessors: predecessors.to_vec() };
+    let topology = Topology { tasks: predecessors.iter().enumerate().map(task).collect() };
+    let (interval, first_checkpoint) = (Some(INTERVAL), FIRST);
+    let common = Settings { interval, min_pause: Duration::ZERO, timeout: TIMEOUT, tolerable_failures, retained: 1, first_checkpoint, published: vec![3] };
+    Coordinator::new(common, topology)
+}
+
+const CHAIN_2: &[&[usize]] = &[&[], &[0]];
+const CHAIN_3: &[&[usize]] = &[&[], &[0], &[1]];
+const JOIN: &[&[usize]] = &[&[], &[], &[0, 1]];
+const FORK: &[&[usize]] = &[&[], &[0], &[0]];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Input {
+    Tick(Duration),
+    Acknowledged(usize, u64, bool),
+    Declined(usize, u64),
+    Ended(usize),
+    Finished(usize),
+    Published(u64),
+    PublishFailed(u64),
+    Request(SnapshotKind),
+}
+
+fn feed(machine: &mut Machine, input: &Input) -> Vec<Action<Snapshot>> {
+    match input {
+        Input::Tick(now) => machine.tick(*now),
+        Input::Acknowledged(task, checkpoint, end) => machine.acknowledged(*task, *checkpoint, (*task, *checkpoint, *end)),
+        Input::Declined(task, checkpoint) => machine.declined(*task, *checkpoint, "no"),
+        Input::Ended(task) => machine.ended(*task),
+        Input::Finished(task) => machine.finished(*task),
+        Input::Published(checkpoint) => machine.published(*checkpoint),
+        Input::PublishFailed(checkpoint) => machine.publish_failed(*checkpoint, "full"),
+        Input::Request(kind) => machine.request(*kind),
+    }
+}
+
+/// Watches inputs and actions, and knows the rules, but not how the coordinator keeps them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Rules {
+    pending: Option<(u64, SnapshotKind)>,
+    publishing: bool,
+    last: u64,
+    failed: bool,
+    finished: BTreeSet<usize>,
+    /// To the pending checkpoint, while it collects.
+    acknowledged: BTreeSet<usize>,
+    kept: VecDeque<u64>,
+}
+
+impl Rules {
+    fn hear(&mut self, input: &Input) {
+        match input {
+            Input::Finished(task) => drop(self.finished.insert(*task)),
+            Input::Acknowledged(task, checkpoint, _) if self.collects(*checkpoint) && !self.finished.contains(task) => {
+                self.acknowledged.insert(*task);
+            }
+            _ => (),
+        }
+    }
+
+    fn collects(&self, checkpoint: u64) -> bool {
+        self.pending.is_some_and(|(pending, _)| pending == checkpoint) && !self.publishing
+    }
+
+    fn check(&mut self, input: &Input, action: &Action<Snapshot>, n_tasks: usize) {
+        assert!(!self.failed || matches!(action, Action::Refuse { .. }), "nothing follows a failure");
+        match action {
+            Action::Trigger { checkpoint, kind, tasks } => self.check_trigger(*checkpoint, *kind, tasks),
+            Action::Publish { checkpoint, kind, snapshots } => {
+                assert!(self.collects(*checkpoint) && self.pending.is_some_and(|(_, pending)| pending == *kind));
+                self.check_snapshots(*checkpoint, snapshots, n_tasks);
+                self.publishing = true;
+            }
+            Action::Complete { checkpoint, kind } => {
+                assert!(self.publishing && *input == Input::Published(*checkpoint), "complete only when published");
+                assert_eq!(self.pending.take(), Some((*checkpoint, *kind)));
+                self.publishing = false;
+                self.kept.extend((*kind == Checkpoint).then_some(*checkpoint));
+            }
+            Action::Abort { checkpoint, .. } => {
+                let answered = *input == Input::PublishFailed(*checkpoint);
+                assert_eq!(self.publishing, answered, "what is being published is aborted by the answer alone");
+                assert_eq!(self.pending.take().map(|(pending, _)| pending), Some(*checkpoint));
+                self.publishing = false;
+            }
+            Action::Fail { .. } => self.failed = true,
+            Action::Retire { checkpoint } => {
+                assert_eq!(self.kept.pop_front(), Some(*checkpoint), "the oldest goes first");
+                assert!(!self.kept.is_empty());
+            }
+            Action::Refuse { .. } => assert!(self.pending.is_none()),
+        }
+    }
+
+    fn check_trigger(&mut self, checkpoint: u64, kind: SnapshotKind, tasks: &[usize]) {
+        if self.pending != Some((checkpoint, kind)) {
+            assert_eq!(self.pending, None, "one at a time");
+            assert!(checkpoint > self.last, "numbers rise");
+            (self.pending, self.last) = (Some((checkpoint, kind)), checkpoint);
+            self.acknowledged.clear();
+        }
+        assert!(!self.publishing && !tasks.iter().any(|task| self.finished.contains(task)));
+    }
+
+    fn check_snapshots(&self, checkpoint: u64, snapshots: &[Option<Snapshot>], n_tasks: usize) {
+        assert_eq!(snapshots.len(), n_tasks);
+        for (task, snapshot) in snapshots.iter().enumerate() {
+            match snapshot {
+                Some((by, number, _)) => {
+                    assert_eq!((*by, *number), (task, checkpoint));
+                    assert!(self.acknowledged.contains(&task));
+                }
+                None => assert!(self.finished.contains(&task), "who is not finished has a snapshot"),
+            }
+        }
+    }
+}
+
+/// A state takes a kilobyte or two.
+const STATES_MAX: usize = 1_000_000;
+
+/// Visits every state once, and says which lead where.
+fn explore<T: Clone + Eq + Hash>(start: T, next: impl Fn(&T) -> Vec<T>) -> (Vec<T>, Vec<Vec<usize>>) {
+    let (mut states, mut edges) = (vec![start.clone()], Vec::new());
+    let mut known = HashMap::from([(start, 0)]);
+    while edges.len() < states.len() {
+        assert!(states.len() < STATES_MAX, "the bounds are too wide");
+        let mut out = Vec::new();
+        for state in next(&states[edges.len()]) {
+            out.push(*known.entry(state.clone()).or_insert_with(|| {
+                states.push(state);
+                states.len() - 1
+            }));
+        }
+        edges.push(out);
+    }
+    (states, edges)
+}
+
+// ---- hostile ----
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Hostile {
+    machine: Machine,
+    rules: Rules,
+    now: Duration,
+    requests: u32,
+}
+
+fn hostile_inputs(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Input> {
+    let mut inputs = Vec::new();
+    for checkpoint in FIRST - 1..=last {
+        inputs.extend((0..=n_tasks).flat_map(|task| [Input::Acknowledged(task, checkpoint, false), Input::Declined(task, checkpoint)]));
+        inputs.extend([Input::Published(checkpoint), Input::PublishFailed(checkpoint)]);
+    }
+    inputs.extend((0..=n_tasks).flat_map(|task| [Input::Ended(task), Input::Finished(task)]));
+    inputs.extend([INTERVAL, TIMEOUT].map(|passes| Input::Tick(state.now + passes)));
+    inputs.push(Input::Tick(Duration::ZERO));
+    if state.requests > 0 {
+        inputs.extend([Checkpoint, Savepoint].map(Input::Request));
+    }
+    inputs
+}
+
+fn hostile_next(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Hostile> {
+    // Beyond the last number nothing new is to be seen.
+    if state.rules.last > last || state.now > 5 * INTERVAL {
+        return Vec::new();
+    }
+    let step = |input: &Input| {
+        let mut next = state.clone();
+        next.rules.hear(input);
+        for action in feed(&mut next.machine, input) {
+            next.rules.check(input, &action, n_tasks);
+        }
+        match input {
+            Input::Tick(now) => next.now = next.now.max(*now),
+            Input::Request(_) => next.requests -= 1,
+            _ => (),
+        }
+        next
+    };
+    hostile_inputs(state, n_tasks, last).iter().map(step).collect()
+}
+
+fn explore_hostile(predecessors: &[&[usize]], tolerable_failures: u32) {
+    let machine = machine(predecessors, tolerable_failures);
+    let rules = Rules { kept: [3].into(), ..Rules::default() };
+    let start = Hostile { machine, rules, now: Duration::ZERO, requests: 2 };
+    let (states, _) = explore(start, |state| hostile_next(state, predecessors.len(), FIRST + 1));
+    assert!(states.len() > 1000, "{}", states.len());
+    for seen in [|rules: &Rules| rules.failed, |rules: &Rules| rules.publishing, |rules: &Rules| rules.kept.contains(&(FIRST + 1))] {
+        assert!(states.iter().any(|state| seen(&state.rules)), "the bounds are too tight");
+    }
+}
+
+#[test]
+fn no_input_at_any_moment_breaks_a_rule() {
+    explore_hostile(&[&[]], 0);
+    explore_hostile(CHAIN_2, 1);
+}
+
+// ---- honest ----
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Life {
+    Running,
+    Ended,
+    Finished,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Task {
+    life: Life,
+    /// The last barrier that it sent on.
+    passed: u64,
+    triggered: Option<u64>,
+    /// The checkpoint whose snapshot holds its end, and which is published.
+    committed: bool,
+    /// Reports that the coordinator has not heard, in order.
+    reports: VecDeque<Input>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct World {
+    machine: Machine,
+    rules: Rules,
+    tasks: Vec<Task>,
+    /// Being written.
+    publishing: Option<u64>,
+    /// By task that has ended: the first checkpoint with its end in it.
+    ends: BTreeMap<usize, u64>,
+    now: Duration,
+    ticks: u32,
+    faults: u32,
+    requests: u32,
+    /// The last checkpoint that all tasks were told is over.
+    over: u64,
+}
+
+/// Who waits for a commit at its end; the others finish at once.
+type Waits = fn(usize) -> bool;
+
+impl World {
+    fn tell(&mut self, input: Input) {
+        self.rules.hear(&input);
+        for action in feed(&mut self.machine, &input) {
+            self.rules.check(&input, &action, self.tasks.len());
+            self.obey(action);
+        }
+    }
+
+    fn obey(&mut self, action: Action<Snapshot>) {
+        match action {
+            Action::Trigger { checkpoint, tasks, .. } => tasks.into_iter().for_each(|task| self.tasks[task].triggered = Some(checkpoint)),
+            Action::Publish { checkpoint, snapshots, .. } => self.publish(checkpoint, &snapshots),
+            Action::Complete { checkpoint, kind } => {
+                self.over = checkpoint;
+                for (task, end) in &self.ends {
+                    self.tasks[*task].committed |= kind == Checkpoint && *end <= checkpoint;
+                }
+            }
+            Action::Abort { checkpoint, .. } => self.over = checkpoint,
+            Action::Fail { .. } | Action::Retire { .. } | Action::Refuse { .. } => (),
+        }
+    }
+
+    /// A task without snapshot does not run again: nothing that it did may lie behind the barrier of this checkpoint.
+    fn publish(&mut self, checkpoint: u64, snapshots: &[Option<Snapshot>]) {
+        for (task, snapshot) in self.tasks.iter().zip(snapshots) {
+            assert!(snapshot.is_some() || task.life == Life::Finished && task.passed < checkpoint, "rows behind the barrier are lost");
+        }
+        self.publishing = Some(checkpoint);
+    }
+
+    /// All channels are at the barrier or at their end, and one of them, or a trigger, brings it.
+    fn barrier(&self, task: usize, predecessors: &[usize]) -> Option<u64> {
+        let this = &self.tasks[task];
+        let ended = |from: &&usize| self.tasks[**from].life != Life::Running;
+        let brought = predecessors.iter().map(|from| self.tasks[*from].passed).max().unwrap_or(0);
+        let triggered = this.triggered.filter(|_| predecessors.iter().all(|from| ended(&from))).unwrap_or(0);
+        let number = brought.max(triggered);
+        let aligned = predecessors.iter().all(|from| ended(&from) || self.tasks[*from].passed >= number);
+        (this.life != Life::Finished && number > this.passed && number > self.over && aligned).then_some(number)
+    }
+
+    fn pass(&self, task: usize, checkpoint: u64, decline: bool) -> World {
+        let mut next = self.clone();
+        let this = &mut next.tasks[task];
+        (this.passed, this.triggered) = (checkpoint, None);
+        let end = this.life == Life::Ended;
+        let input = if decline { Input::Declined(task, checkpoint) } else { Input::Acknowledged(task, checkpoint, end) };
+        this.reports.push_back(input);
+        next.faults -= u32::from(decline);
+        if end {
+            next.ends.entry(task).or_insert(checkpoint);
+        }
+        next
+    }
+
+    fn end(&self, task: usize, waits: bool) -> World {
+        let mut next = self.clone();
+        let this = &mut next.tasks[task];
+        this.life = if waits { Life::Ended } else { Life::Finished };
+        this.reports.push_back(if waits { Input::Ended(task) } else { Input::Finished(task) });
+        next
+    }
+
+    fn with(&self, change: impl FnOnce(&mut World)) -> World {
+        let mut next = self.clone();
+        change(&mut next);
+        next
+    }
+
+    fn next(&self, predecessors: &[&[usize]], waits: Waits) -> Vec<World> {
+        if self.rules.failed {
+            return Vec::new();
+        }
+        let mut all = Vec::new();
+        for (task, from) in predecessors.iter().enumerate() {
+            all.extend(self.next_of_task(task, from, waits(task)));
+        }
+        if let Some(checkpoint) = self.publishing {
+            let answer = |world: &mut World, input| {
+                world.publishing = None;
+                world.tell(input);
+            };
+            all.push(self.with(|world| answer(world, Input::Published(checkpoint))));
+            if self.faults > 0 {
+                all.push(self.with(|world| {
+                    world.faults -= 1;
+                    answer(world, Input::PublishFailed(checkpoint));
+                }));
+            }
+        }
+        all.extend(self.time_passes());
+        if self.requests > 0 {
+            all.push(self.with(|world| {
+                world.requests -= 1;
+                world.tell(Input::Request(Savepoint));
+            }));
+        }
+        all
+    }
+
+    fn next_of_task(&self, task: usize, from: &[usize], waits: bool) -> Vec<World> {
+        let (this, mut all) = (&self.tasks[task], Vec::new());
+        if let Some(checkpoint) = self.barrier(task, from) {
+            all.push(self.pass(task, checkpoint, false));
+            if self.faults > 0 {
+                all.push(self.pass(task, checkpoint, true));
+            }
+        }
+        // A barrier that stands in a channel comes before the end of the channel.
+        let at_end = from.iter().all(|from| self.tasks[*from].life != Life::Running);
+        let barrier_first = !from.is_empty() && from.iter().any(|from| self.tasks[*from].passed > this.passed.max(self.over));
+        if this.life == Life::Running && at_end && !barrier_first {
+            all.push(self.end(task, waits));
+        }
+        if this.life == Life::Ended && this.committed {
+            all.push(self.end(task, false));
+        }
+        if let Some(report) = this.reports.front().cloned() {
+            all.push(self.with(|world| {
+                world.tasks[task].reports.pop_front();
+                world.tell(report);
+            }));
+        }
+        all
+    }
+
+    /// An interval at most as often as allowed, and as often as needed when nothing else is left to wait for; an expiry as a fault.
+    fn time_passes(&self) -> Vec<World> {
+        let mut all = Vec::new();
+        let tick = |world: &mut World, passes: Duration| {
+            world.now += passes;
+            world.tell(Input::Tick(world.now));
+        };
+        let all_ended = self.tasks.iter().all(|task| task.life != Life::Running && task.reports.is_empty());
+        let waits_for_retry = all_ended && self.tasks.iter().any(|task| task.life == Life::Ended && !task.committed);
+        if self.rules.pending.is_none() && (self.ticks > 0 || waits_for_retry && self.now < 10 * INTERVAL) {
+            all.push(self.with(|world| {
+                world.ticks = world.ticks.saturating_sub(1);
+                tick(world, INTERVAL);
+            }));
+        }
+        if self.rules.pending.is_some() && self.publishing.is_none() && self.faults > 0 {
+            all.push(self.with(|world| {
+                world.faults -= 1;
+                tick(world, TIMEOUT);
+            }));
+        }
+        all
+    }
+
+    fn is_done(&self) -> bool {
+        self.tasks.iter().all(|task| task.life == Life::Finished && task.reports.is_empty())
+    }
+
+    /// All is committed, and nothing is under way.
+    fn is_at_its_end(&self, waits: Waits) -> bool {
+        let committed = (0..self.tasks.len()).all(|task| !waits(task) || self.tasks[task].committed);
+        self.is_done() && committed && self.rules.pending.is_none()
+    }
+}
+
+struct Bounds {
+    ticks: u32,
+    faults: u32,
+    requests: u32,
+    tolerable_failures: u32,
+}
+
+fn explore_honest(predecessors: &[&[usize]], waits: Waits, bounds: Bounds) {
+    let task = Task { life: Life::Running, passed: 0, triggered: None, committed: false, reports: VecDeque::new() };
+    let start = World {
+        machine: machine(predecessors, bounds.tolerable_failures),
+        rules: Rules { kept: [3].into(), ..Rules::default() },
+        tasks: vec![task; predecessors.len()],
+        publishing: None,
+        ends: BTreeMap::new(),
+        now: Duration::ZERO,
+        ticks: bounds.ticks,
+        faults: bounds.faults,
+        requests: bounds.requests,
+        over: 0,
+    };
+    let (states, edges) = explore(start, |world| world.next(predecessors, waits));
+    let ends: Vec<usize> = (0..states.len()).filter(|state| states[*state].is_at_its_end(waits) || states[*state].rules.failed).collect();
+    let reach = reaching(&edges, &ends);
+    let stuck = states.iter().zip(&reach).find(|(_, reaches)| !**reaches);
+    assert!(stuck.is_none(), "of {} states, this one leads nowhere: {:#?}", states.len(), stuck.unwrap().0);
+    println!("{} states", states.len());
+    assert!(states.iter().any(|world| world.is_at_its_end(waits)) && states.len() > 100);
+    assert!(states.iter().any(|world| world.rules.failed) == (bounds.faults > bounds.tolerable_failures));
+}
+
+/// Which states lead to one of `ends`.
+fn reaching(edges: &[Vec<usize>], ends: &[usize]) -> Vec<bool> {
+    let mut back = vec![Vec::new(); edges.len()];
+    for (from, out) in edges.iter().enumerate() {
+        out.iter().for_each(|to| back[*to].push(from));
+    }
+    let (mut reach, mut open) = (vec![false; edges.len()], ends.to_vec());
+    let mut seen: HashSet<usize> = open.iter().copied().collect();
+    while let Some(state) = open.pop() {
+        reach[state] = true;
+        open.extend(back[state].iter().copied().filter(|from| seen.insert(*from)));
+    }
+    reach
+}
+
+#[test]
+fn honest_tasks_come_to_their_end_and_every_cut_is_consistent() {
+    let last_waits: Waits = |task| task == 2;
+    for predecessors in [CHAIN_3, JOIN] {
+        explore_honest(predecessors, last_waits, Bounds { ticks: 2, faults: 0, requests: 0, tolerable_failures: 0 });
+        explore_honest(predecessors, last_waits, Bounds { ticks: 1, faults: 1, requests: 0, tolerable_failures: 1 });
+    }
+    explore_honest(FORK, |task| task > 0, Bounds { ticks: 1, faults: 1, requests: 0, tolerable_failures: 0 });
+}
+
+#[test]
+fn faults_and_savepoints_at_any_moment_do_not_stop_the_job() {
+    explore_honest(&[&[]], |_| true, Bounds { ticks: 3, faults: 2, requests: 2, tolerable_failures: 2 });
+    explore_honest(CHAIN_2, |task| task == 1, Bounds { ticks: 2, faults: 2, requests: 1, tolerable_failures: 2 });
+    explore_honest(CHAIN_2, |_| true, Bounds { ticks: 2, faults: 2, requests: 1, tolerable_failures: 0 });
+    explore_honest(CHAIN_2, |_| false, Bounds { ticks: 2, faults: 1, requests: 1, tolerable_failures: 1 });
+}

@@ -1,0 +1,347 @@
+//! The manifest of a checkpoint: everything that a restart needs, and where it lies. Written once, before the log entry that publishes it.
+//!
+//! In memory the paths in a manifest are those of the store. On disk they are relative to the manifest's own folder, so that a savepoint
+//! may be moved.
+
+use crate::names::{folder_of, manifest_path, relative, resolve};
+use crate::sealed::{seal, unseal};
+use crate::{Creation, Entry, JobLog, Published, Store, Stored};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use streamrt_state::OperatorIndex;
+use streamrt_types::{Error, Result, code};
+
+/// Whose a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotKind {
+    /// The system's: made by the interval, deleted when newer ones are retained.
+    Checkpoint,
+    /// The user's: made on demand, in a folder of its own, never deleted by the system.
+    Savepoint,
+}
+
+/// A plugin of the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginEntry {
+    pub name: String,
+    /// Of the component's bytes.
+    pub digest: String,
+    pub args: Vec<String>,
+    pub component: Stored,
+}
+
+/// Where an operator ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorEntry {
+    pub uid: String,
+    pub vertex: u32,
+    pub parallelism: u32,
+}
+
+/// What one subtask put into a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SubtaskSnapshot {
+    pub vertex: u32,
+    pub subtask: u32,
+    /// It had ended before the checkpoint, and does not run again.
+    pub finished: bool,
+    /// None if there was nothing to write.
+    pub object: Option<Stored>,
+    /// The operators of the chain that have states.
+    pub operators: Vec<OperatorIndex>,
+}
+
+impl SubtaskSnapshot {
+    /// Of a subtask that had finished.
+    pub fn finished(vertex: u32, subtask: u32) -> SubtaskSnapshot {
+        SubtaskSnapshot { vertex, subtask, finished: true, object: None, operators: Vec::new() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`Manifest::VERSION`]; a newer one is refused.
+    pub version: u32,
+    /// The job's name.
+    pub job: String,
+    pub job_id: String,
+    pub checkpoint: u64,
+    pub kind: SnapshotKind,
+    /// Of the leader that wrote it.
+    pub generation: u64,
+    /// When it was made, in ms since the epoch; for people alone.
+    pub wall_clock_ms: i64,
+    /// The version of the program.
+    pub streamrt: String,
+    pub max_parallelism: u32,
+    /// The job as the user wrote it.
+    pub plan: Value,
+    /// Configuration that the states depend on, and that a restart takes over.
+    pub configuration: BTreeMap<String, String>,
+    pub plugins: Vec<PluginEntry>,
+    /// Every operator, by uid.
+    pub operators: Vec<OperatorEntry>,
+    /// Every subtask, once.
+    pub subtasks: Vec<SubtaskSnapshot>,
+}
+
+impl Manifest {
+    /// What this code writes, and the newest that it reads.
+    pub const VERSION: u32 = 1;
+
+    /// Writes the manifest to `store`: that of the job for a checkpoint, that of the savepoint's own folder for a savepoint. All objects
+    /// have to be there already. The checkpoint counts only when the result stands in the log: see [`publish`].
+    ///
+    /// # Errors
+    /// `Internal` if the manifest does not hold together; S7007 if the store failed or holds another savepoint already.
+    pub fn write(&self, store: &Store) -> Result<Published> {
+        self.check().map_err(|message| Error::internal(format!("the manifest of checkpoint {}: {message}", self.checkpoint)))?;
+        let path = manifest_path(self.kind, self.checkpoint, self.generation);
+        let mut relative_paths = self.clone();
+        relative_paths.each_path(|stored| {
+            stored.path = relative(folder_of(&path), &stored.path);
+            Ok(())
+        })?;
+        let bytes = seal(&relative_paths)?;
+        let manifest = Stored::of(&path, &bytes);
+        match store.create(&path, bytes)? {
+            Creation::Created => store.get(&manifest)?,
+            Creation::Exists(_) => return Err(Error::new(code::STORE, format!("{} holds another `{path}` already", store.location()))),
+            Creation::Failed(error) => return Err(error),
+        };
+        let location = (self.kind == SnapshotKind::Savepoint).then(|| store.location().to_owned());
+        Ok(Published { checkpoint: self.checkpoint, kind: self.kind, manifest, location })
+    }
+
+    /// Reads and checks the bytes of a manifest that lies at `path`.
+    ///
+    /// # Errors
+    /// `Data` (S7001) if it is damaged, `Invalid` (S7002) if it is of a newer version or something else.
+    pub(crate) fn read(path: &str, bytes: &[u8]) -> Result<Manifest> {
+        let mut manifest: Manifest = unseal(path, "the manifest", bytes, Self::VERSION)?;
+        manifest.each_path(|stored| {
+            stored.path = resolve(folder_of(path), &stored.path)?;
+            Ok(())
+        })?;
+        let damaged = |message| Error::new(code::SNAPSHOT_DAMAGED, format!("the manifest `{path}` does not hold together: {message}"));
+        manifest.check().map_err(damaged)?;
+        Ok(manifest)
+    }
+
+    fn each_path(&mut self, mut change: impl FnMut(&mut Stored) -> Result<()>) -> Result<()> {
+        self.plugins.iter_mut().try_for_each(|plugin| change(&mut plugin.component))?;
+        self.subtasks.iter_mut().filter_map(|subtask| subtask.object.as_mut()).try_for_each(change)
+    }
+
+    /// Everything that the manifest refers to: the states, then the components.
+    pub fn objects(&self) -> impl Iterator<Item = &Stored> {
+        let states = self.subtasks.iter().filter_map(|subtask| subtask.object.as_ref());
+        states.chain(self.plugins.iter().map(|plugin| &plugin.component))
+    }
+
+    /// Every subtask of every operator stands there once, and what has states has an object.
+    fn check(&self) -> Result<(), String> {
+        let mut subtasks = BTreeSet::new();
+        let uids: BTreeMap<&str, u32> = self.operators.iter().map(|operator| (operator.uid.as_str(), operator.vertex)).collect();
+        if uids.len() != self.operators.len() {
+            return Err("an operator stands there twice".to_owned());
+        }
+        for subtask in &self.subtasks {
+            let name = format!("subtask {} of vertex {}", subtask.subtask, subtask.vertex);
+            if !subtasks.insert((subtask.vertex, subtask.subtask)) {
+                return Err(format!("{name} stands there twice"));
+            }
+            if (subtask.object.is_none() || subtask.finished) && !subtask.operators.is_empty() {
+                return Err(format!("{name} has states, but no object"));
+            }
+            if let Some(index) = subtask.operators.iter().find(|index| uids.get(index.uid.as_str()) != Some(&subtask.vertex)) {
+                return Err(format!("{name} has states of operator `{}`, which does not run there", index.uid));
+            }
+        }
+        self.operators.iter().try_for_each(|operator| check_operator(operator, &subtasks))
+    }
+}
+
+fn check_operator(operator: &OperatorEntry, subtasks: &BTreeSet<(u32, u32)>) -> Result<(), String> {
+    let found = subtasks.range((operator.vertex, 0)..=(operator.vertex, u32::MAX));
+    if operator.parallelism > 0 && found.map(|(_, subtask)| *subtask).eq(0..operator.parallelism) {
+        return Ok(());
+    }
+    Err(format!("the subtasks of operator `{}` are not the {} that it has", operator.uid, operator.parallelism))
+}
+
+/// Makes a checkpoint count: the manifest first, then its entry in the log, which is the commit point. `store` is the job's, or that of
+/// the savepoint's folder. The objects have to be there already.
+///
+/// # Errors
+/// As [`Manifest::write`] and [`JobLog::append`]. If the log still leads afterwards, the checkpoint does not count and never will.
+pub fn publish(manifest: &Manifest, store: &Store, log: &mut JobLog) -> Result<Published> {
+    let published = manifest.write(store)?;
+    log.append(Entry::Published(published.clone()))?;
+    Ok(published)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::Snapshot;
+    use crate::names::{component_path, object_path};
+    use serde_json::json;
+    use streamrt_state::{FrozenEntries, KeyedSnapshot, ListMode, ListSnapshot, OperatorSnapshot};
+
+    /// A checkpoint of `count`, with two subtasks of which the second has finished, whose objects are in the store.
+    pub(crate) fn manifest(store: &Store, kind: SnapshotKind, checkpoint: u64, generation: u64) -> Manifest {
+        let entries = Box::new(FrozenEntries(vec![(b"k".to_vec(), vec![], b"v".to_vec())]));
+        let keyed = vec![KeyedSnapshot { name: "sum".into(), types: json!("i64"), entries }];
+        let lists = vec![ListSnapshot { name: "splits".into(), mode: ListMode::Split, items: vec![b"a".to_vec(), b"bc".to_vec()] }];
+        let mut object = Vec::new();
+        let operators = vec![OperatorSnapshot { keyed, lists }.write("count", 128, &mut object)];
+        let object = Some(store.put(&object_path(kind, checkpoint, generation, 0, 0), object).unwrap());
+        let component = store.put(&component_path("d1"), b"wasm".to_vec()).unwrap();
+        Manifest {
+            version: Manifest::VERSION,
+            job: "j".into(),
+            job_id: "1".into(),
+            checkpoint,
+            kind,
+            generation,
+            wall_clock_ms: 5,
+            streamrt: "0.1.0".into(),
+            max_parallelism: 128,
+            plan: json!({"nodes": []}),
+            configuration: BTreeMap::from([("batch.rows".into(), "7".into())]),
+            plugins: vec![PluginEntry { name: "p".into(), digest: "d1".into(), args: vec!["--input".into()], component }],
+            operators: vec![OperatorEntry { uid: "count".into(), vertex: 0, parallelism: 2 }],
+            subtasks: vec![
+                SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators },
+                SubtaskSnapshot::finished(0, 1),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_as_it_was_published() {
+        let store = Store::in_memory().unwrap();
+        let (mut log, _) = JobLog::take_over(&store, "a").unwrap();
+        let written = manifest(&store, SnapshotKind::Checkpoint, 7, 1);
+        let published = publish(&written, &store, &mut log).unwrap();
+        assert_eq!((published.manifest.path.as_str(), &published.location), ("chk-7/manifest-1.json", &None));
+        let snapshot = Snapshot::load(&store, log.history().newest().unwrap()).unwrap();
+        assert_eq!(*snapshot.manifest(), written);
+        assert_eq!(snapshot.component(&written.plugins[0]).unwrap(), b"wasm");
+        let parts = snapshot.parts("count").unwrap();
+        assert_eq!((parts.len(), parts[1].is_none()), (2, true));
+        assert!(snapshot.parts("other").unwrap().is_empty());
+        let sizes = snapshot.sizes();
+        let size = sizes.operators["count"];
+        assert_eq!((sizes.objects, size.entries, size.items, size.bytes), (1, 1, 2, sizes.bytes));
+    }
+
+    #[test]
+    fn an_object_is_read_once_and_shared() {
+        let store = Store::in_memory().unwrap();
+        let (mut log, _) = JobLog::take_over(&store, "a").unwrap();
+        let published = publish(&manifest(&store, SnapshotKind::Checkpoint, 1, 1), &store, &mut log).unwrap();
+        let snapshot = Snapshot::load(&store, &published).unwrap();
+        let object = |snapshot: &Snapshot| snapshot.parts("count").unwrap()[0].clone().unwrap().object;
+        let first = object(&snapshot);
+        store.delete("chk-1/0-0-1").unwrap();
+        assert!(std::sync::Arc::ptr_eq(&first, &object(&snapshot)));
+        let anew = Snapshot::load(&store, &published).unwrap();
+        assert_eq!(anew.parts("count").err().unwrap().message(), "`chk-1/0-0-1` is missing in memory");
+    }
+
+    #[test]
+    fn a_savepoint_may_be_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let (job, savepoint) = (Store::open(&at("job")).unwrap(), Store::open(&at("sp")).unwrap());
+        let (mut log, _) = JobLog::take_over(&job, "a").unwrap();
+        let written = manifest(&savepoint, SnapshotKind::Savepoint, 3, 1);
+        let published = publish(&written, &savepoint, &mut log).unwrap();
+        assert_eq!(Snapshot::load(&job, &published).unwrap().parts("count").unwrap().len(), 2);
+        let again = Manifest { checkpoint: 4, ..written.clone() };
+        assert!(publish(&again, &savepoint, &mut log).unwrap_err().message().ends_with("holds another `manifest.json` already"));
+        std::fs::rename(at("sp"), at("moved")).unwrap();
+        let moved = Snapshot::open(&at("moved/")).unwrap();
+        assert_eq!(*moved.manifest(), written);
+        assert!(moved.parts("count").unwrap()[0].is_some());
+        assert_eq!(Snapshot::load(&job, &published).err().unwrap().code(), code::STORE);
+    }
+
+    #[test]
+    fn a_checkpoint_is_found_by_its_folder_or_that_of_the_job() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().to_str().unwrap();
+        let store = Store::open(place).unwrap();
+        let (mut log, _) = JobLog::take_over(&store, "a").unwrap();
+        for checkpoint in [1, 2] {
+            publish(&manifest(&store, SnapshotKind::Checkpoint, checkpoint, 1), &store, &mut log).unwrap();
+        }
+        manifest(&store, SnapshotKind::Checkpoint, 3, 1).write(&store).unwrap();
+        let open = |place: &str| Snapshot::open(place).map(|snapshot| snapshot.manifest().checkpoint);
+        assert_eq!(open(place).unwrap(), 2);
+        assert_eq!(open(&format!("{place}/chk-1/")).unwrap(), 1);
+        assert_eq!(open(&format!("{place}/chk-3")).unwrap_err().code(), code::SNAPSHOT_FOREIGN);
+        assert_eq!(open(&format!("{place}/log")).unwrap_err().code(), code::SNAPSHOT_FOREIGN);
+        assert_eq!(open(&format!("{place}/nothing")).unwrap_err().code(), code::STORE);
+    }
+
+    #[test]
+    fn a_damaged_manifest_or_object_is_never_loaded() {
+        let store = Store::in_memory().unwrap();
+        let (mut log, _) = JobLog::take_over(&store, "a").unwrap();
+        let published = publish(&manifest(&store, SnapshotKind::Checkpoint, 1, 1), &store, &mut log).unwrap();
+        let load = || Snapshot::load(&store, &published)?.parts("count").map(drop);
+        for path in ["chk-1/manifest-1.json", "chk-1/0-0-1"] {
+            let whole = store.read(path).unwrap().unwrap();
+            for at in 0..whole.len() {
+                let mut changed = whole.clone();
+                changed[at] ^= 1 << (at % 8);
+                store.put(path, changed.clone()).unwrap();
+                assert_eq!(load().unwrap_err().code(), code::SNAPSHOT_DAMAGED, "{path}, byte {at}");
+                assert_eq!(Manifest::read(path, &changed).unwrap_err().code(), code::SNAPSHOT_DAMAGED);
+                store.put(path, whole[..at].to_vec()).unwrap();
+                assert_eq!(load().unwrap_err().code(), code::SNAPSHOT_DAMAGED, "{path}, cut at {at}");
+            }
+            store.put(path, whole).unwrap();
+            load().unwrap();
+        }
+    }
+
+    fn check_refused(change: impl FnOnce(&mut Manifest), part: &str) {
+        let store = Store::in_memory().unwrap();
+        let mut manifest = manifest(&store, SnapshotKind::Checkpoint, 1, 1);
+        change(&mut manifest);
+        let error = manifest.write(&store).unwrap_err();
+        assert!(error.code() == code::INTERNAL && error.message().contains(part), "{error}");
+        let error = Manifest::read("chk-1/m", &seal(&manifest).unwrap()).unwrap_err();
+        assert!(error.code() == code::SNAPSHOT_DAMAGED, "{error}");
+    }
+
+    #[test]
+    fn a_manifest_that_does_not_hold_together_is_neither_written_nor_read() {
+        check_refused(|manifest| manifest.subtasks.truncate(1), "the subtasks of operator `count` are not the 2 that it has");
+        check_refused(|manifest| manifest.operators[0].parallelism = u32::MAX, "the subtasks of operator `count`");
+        check_refused(|manifest| manifest.subtasks.push(SubtaskSnapshot::finished(0, 1)), "subtask 1 of vertex 0 stands there twice");
+        check_refused(|manifest| manifest.subtasks[0].object = None, "subtask 0 of vertex 0 has states, but no object");
+        check_refused(|manifest| manifest.subtasks[0].operators[0].uid = "x".into(), "has states of operator `x`");
+        check_refused(|manifest| manifest.operators.push(manifest.operators[0].clone()), "an operator stands there twice");
+    }
+
+    #[test]
+    fn a_newer_manifest_and_a_path_that_leads_out_are_refused() {
+        let store = Store::in_memory().unwrap();
+        let written = manifest(&store, SnapshotKind::Checkpoint, 1, 1);
+        let read = |manifest: &Manifest| Manifest::read("chk-1/m", &seal(manifest).unwrap()).unwrap_err();
+        let newer = read(&Manifest { version: 2, ..written.clone() });
+        assert_eq!(newer.message(), "the manifest `chk-1/m` is of version 2, but this streamrt knows versions up to 1");
+        assert_eq!(newer.code(), code::SNAPSHOT_FOREIGN);
+        let mut outside = written;
+        outside.plugins[0].component.path = "../../../etc/passwd".into();
+        assert_eq!(read(&outside).code(), code::SNAPSHOT_DAMAGED);
+    }
+}

@@ -1,0 +1,135 @@
+//! A checkpoint or savepoint that is there: its manifest, checked, and the states that it refers to.
+
+use crate::names::{SAVEPOINT_MANIFEST, checkpoint_of};
+use crate::{History, Manifest, PluginEntry, Published, Store};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use streamrt_state::{OperatorIndex, Part};
+use streamrt_types::{Error, Result, code};
+
+/// See the module.
+pub struct Snapshot {
+    manifest: Manifest,
+    store: Store,
+    /// What was read, by path: an object holds all operators of a chain, and is read once.
+    objects: Mutex<BTreeMap<String, Arc<Vec<u8>>>>,
+}
+
+/// How large a snapshot is, for reports.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sizes {
+    pub objects: usize,
+    /// Of all objects.
+    pub bytes: u64,
+    /// By uid; operators without states are left out.
+    pub operators: BTreeMap<String, OperatorSize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OperatorSize {
+    /// Of keyed states and lists.
+    pub bytes: u64,
+    /// Of keyed states.
+    pub entries: u64,
+    /// Of lists.
+    pub items: u64,
+}
+
+impl Snapshot {
+    /// Opens what the log of `store` names.
+    ///
+    /// # Errors
+    /// `Data` (S7001) if the manifest is missing or damaged, `Invalid` (S7002) if it is of a newer version, S7007 if the store failed.
+    pub fn load(store: &Store, published: &Published) -> Result<Snapshot> {
+        let store = published.location.as_deref().map_or_else(|| Ok(store.clone()), Store::existing)?;
+        let bytes = store.get(&published.manifest)?;
+        Snapshot::of(store, &published.manifest.path, &bytes)
+    }
+
+    /// Opens what a user names: the folder of a savepoint, the folder of all checkpoints of a job (then the newest one that was published),
+    /// or one checkpoint in it, as in `DIR/chk-7`.
+    ///
+    /// # Errors
+    /// As [`Snapshot::load`], and S7002 if there is none.
+    pub fn open(location: &str) -> Result<Snapshot> {
+        let location = location.trim_end_matches('/');
+        let (folder, checkpoint) = match location.rsplit_once('/').unwrap_or((".", location)) {
+            (folder, name) if checkpoint_of(name).is_some() => (folder, checkpoint_of(name)),
+            _ => (location, None),
+        };
+        let store = Store::existing(folder)?;
+        if checkpoint.is_none() && let Some(bytes) = store.read(SAVEPOINT_MANIFEST)? {
+            return Snapshot::of(store, SAVEPOINT_MANIFEST, &bytes);
+        }
+        let history = History::read(&store)?;
+        let wanted = |published: &&Published| checkpoint.is_none_or(|checkpoint| published.checkpoint == checkpoint);
+        let none = || Error::new(code::SNAPSHOT_FOREIGN, format!("`{location}` holds no savepoint and no published checkpoint"));
+        Snapshot::load(&store, history.published.iter().rfind(wanted).ok_or_else(none)?)
+    }
+
+    fn of(store: Store, path: &str, bytes: &[u8]) -> Result<Snapshot> {
+        Ok(Snapshot { manifest: Manifest::read(path, bytes)?, store, objects: Mutex::default() })
+    }
+
+    /// Its paths are those of [`Snapshot::store`].
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The component of a plugin.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn component(&self, plugin: &PluginEntry) -> Result<Vec<u8>> {
+        self.store.get(&plugin.component)
+    }
+
+    /// What each old subtask of an operator wrote, by subtask; None for one that had finished or had no states. Empty if the operator is
+    /// not in the snapshot. Objects stay in memory as long as the snapshot or a part of it does.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn parts(&self, uid: &str) -> Result<Vec<Option<Part>>> {
+        let Some(operator) = self.manifest.operators.iter().find(|operator| operator.uid == uid) else { return Ok(Vec::new()) };
+        (0..operator.parallelism).map(|subtask| self.part(uid, operator.vertex, subtask)).collect()
+    }
+
+    fn part(&self, uid: &str, vertex: u32, subtask: u32) -> Result<Option<Part>> {
+        let found = self.manifest.subtasks.iter().find(|found| (found.vertex, found.subtask) == (vertex, subtask));
+        let Some((stored, found)) = found.and_then(|found| Some((found.object.as_ref()?, found))) else { return Ok(None) };
+        let Some(index) = found.operators.iter().find(|index| index.uid == uid) else { return Ok(None) };
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let object = match objects.get(&stored.path) {
+            Some(object) => object.clone(),
+            None => objects.entry(stored.path.clone()).or_insert(Arc::new(self.store.get(stored)?)).clone(),
+        };
+        Ok(Some(Part { object, index: index.clone() }))
+    }
+
+    /// From the manifest alone.
+    pub fn sizes(&self) -> Sizes {
+        let states: Vec<_> = self.manifest.subtasks.iter().filter_map(|subtask| subtask.object.as_ref()).collect();
+        let mut sizes = Sizes { objects: states.len(), bytes: states.iter().fold(0, |sum, stored| sum.saturating_add(stored.bytes)), ..Sizes::default() };
+        for index in self.manifest.subtasks.iter().flat_map(|subtask| &subtask.operators) {
+            sizes.operators.entry(index.uid.clone()).or_default().add(index);
+        }
+        sizes
+    }
+}
+
+impl OperatorSize {
+    fn add(&mut self, index: &OperatorIndex) {
+        for span in index.keyed.iter().flat_map(|keyed| &keyed.groups) {
+            self.bytes = self.bytes.saturating_add(span.bytes);
+            self.entries = self.entries.saturating_add(span.entries);
+        }
+        for list in &index.lists {
+            self.bytes = self.bytes.saturating_add(list.bytes);
+            self.items = self.items.saturating_add(list.items);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! What a snapshot keeps of a connector: positions of readers, findings of enumerators, promises of sinks, all as JSON.
+//!
+//! Each connector has a small struct for its own; this is how they are written, read again, and refused. Nothing that was read is
+//! trusted: numbers are checked where they are used.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Display;
+use streamrt_types::{Error, Result, code};
+
+pub fn write<T: Serialize>(position: &T) -> String {
+    serde_json::to_string(position).expect("positions are structs of numbers and strings")
+}
+
+/// Reads what `write` wrote; `place` is the split or the connector, for the message.
+///
+/// # Errors
+/// `Data` if it is something else.
+pub fn read<T: DeserializeOwned>(place: impl Display, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| damaged(place, text).with_source(e))
+}
+
+/// A position that `write` never wrote.
+pub fn damaged(place: impl Display, text: &str) -> Error {
+    Error::new(code::SNAPSHOT_DAMAGED, format!("{place}: the snapshot goes on at `{text}`, which is no position of it"))
+}
+
+/// The input behind a position is not what it was: to go on elsewhere would skip records, or read them twice.
+pub fn lost(what: String) -> Error {
+    Error::new(code::SNAPSHOT_DAMAGED, what)
+}

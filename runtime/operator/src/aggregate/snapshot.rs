@@ -1,0 +1,89 @@
+//! What a checkpoint keeps of accumulators: bytes that depend on what they say alone, and never on where a text happens to lie.
+//!
+//! Invariant: where no accumulator refers to anything, its exported bytes are those in the table, so that a snapshot shares the table's
+//! pages and nothing is copied on the task's thread.
+
+use super::Accumulators;
+use serde_json::Value;
+use streamrt_state::{EntryId, Frozen, FrozenEntries, KeyTable, TableSnapshot};
+use streamrt_types::{Error, Result, code};
+
+/// The keys of a table and their exported values, as they were at one moment.
+pub enum FrozenTable {
+    Shared(TableSnapshot),
+    Copied(FrozenEntries),
+}
+
+impl FrozenTable {
+    /// Shows every key and its exported value, in the order in which the keys came.
+    pub fn each(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        match self {
+            FrozenTable::Shared(table) => table.each(each),
+            FrozenTable::Copied(entries) => entries.visit(&mut |key, _, value| each(key, value)),
+        }
+    }
+}
+
+impl Frozen for FrozenTable {
+    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+        self.each(&mut |key, value| each(key, &[], value));
+    }
+}
+
+fn damaged() -> Error {
+    Error::new(code::SNAPSHOT_DAMAGED, "bytes in the snapshot are no accumulators of these aggregates")
+}
+
+impl Accumulators {
+    /// What exported bytes mean: of each aggregate its function, and the column that it reads. A column of another name is another
+    /// aggregate, or two sums that change places would go on with each other's totals.
+    pub fn types(&self) -> Value {
+        self.parts.iter().map(|part| part.types.clone()).collect()
+    }
+
+    /// Appends what a value says to `out`: the same bytes wherever and whenever the value was computed.
+    pub fn export(&self, value: &[u8], out: &mut Vec<u8>) {
+        self.parts.iter().for_each(|part| part.aggregator.export(&value[part.range()], out));
+    }
+
+    /// Puts what [`Accumulators::export`] wrote into `value`, which is empty: all zeros.
+    ///
+    /// # Errors
+    /// `Data` if `bytes` are not that; `value` is of no use then.
+    pub fn import(&mut self, mut bytes: &[u8], value: &mut [u8]) -> Result<()> {
+        for part in &mut self.parts {
+            let range = part.range();
+            part.aggregator.import(&mut bytes, &mut value[range]).ok_or_else(damaged)?;
+        }
+        if bytes.is_empty() { Ok(()) } else { Err(damaged()) }
+    }
+
+    /// The keys of a table, whose values are these accumulators alone, as they are now.
+    pub fn freeze(&self, table: &mut KeyTable) -> FrozenTable {
+        if !self.parts.iter().any(|part| part.aggregator.refers()) {
+            return FrozenTable::Shared(table.freeze());
+        }
+        let mut entries: Vec<EntryId> = table.entries().collect();
+        // Keys that come back in the order in which they came find their old places in the index, and so fire in the old order.
+        entries.sort_unstable();
+        let export = |entry: EntryId| {
+            let mut value = Vec::new();
+            self.export(table.value(entry), &mut value);
+            (table.key(entry).to_vec(), Vec::new(), value)
+        };
+        FrozenTable::Copied(FrozenEntries(entries.into_iter().map(export).collect()))
+    }
+
+    /// Takes an entry of a snapshot back into `table`. `hash` is that of `key`.
+    ///
+    /// # Errors
+    /// `Data` if the key is none of this table or there already, or `bytes` are no accumulators.
+    pub fn restore(&mut self, table: &mut KeyTable, hash: u32, key: &[u8], bytes: &[u8]) -> Result<()> {
+        let n_before = table.len();
+        let entry = table.upsert_one(hash, key)?;
+        if table.len() == n_before {
+            return Err(damaged());
+        }
+        self.import(bytes, table.value_mut(entry))
+    }
+}

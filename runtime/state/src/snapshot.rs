@@ -1,0 +1,389 @@
+//! What a checkpoint keeps of an operator, and how it is cut anew for another parallelism.
+//!
+//! 1. An operator freezes its states on its own thread: a [`Frozen`] shares memory with the live state and never sees a later change.
+//! 2. [`OperatorSnapshot::write`] turns them into bytes elsewhere, key group by key group, and returns the index of these bytes.
+//! 3. [`OperatorState::assemble`] gives a new subtask its part: the key groups that it owns, and its share of the lists.
+//!
+//! The bytes are the canonical format, the same for every backend. A keyed state is, for each key group, a run of entries, each of them
+//! three byte strings behind their lengths (LEB128): the key in its canonical encoding; what tells several entries of one key apart (the
+//! key within a map, a window, a timer; else empty); and the value. Invariant: every key lies in the group that its hash says.
+//!
+//! # Source
+//! Flink's `KeyGroupRangeAssignment` and `RoundRobinOperatorStateRepartitioner`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use streamrt_types::{Error, KeyGroupRange, Result, code, key_group, murmur3_32};
+
+/// A keyed state as it was at one moment.
+pub trait Frozen: Send {
+    /// Shows every entry: key, sub-key, value. The order means nothing.
+    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8]));
+}
+
+/// Entries that were copied, for states that are small.
+#[derive(Debug, Default)]
+pub struct FrozenEntries(pub Vec<(Vec<u8>, Vec<u8>, Vec<u8>)>);
+
+impl Frozen for FrozenEntries {
+    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+        self.0.iter().for_each(|(key, sub, value)| each(key, sub, value));
+    }
+}
+
+/// One keyed state of an operator.
+pub struct KeyedSnapshot {
+    /// Unique among the keyed states of the operator.
+    pub name: String,
+    /// What the bytes mean: kind and types. A restore with other types is refused.
+    pub types: Value,
+    pub entries: Box<dyn Frozen>,
+}
+
+/// How the items of a list find their subtask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ListMode {
+    /// Each subtask gets its own back; after a change of parallelism, a contiguous share of all items in the old order.
+    Split,
+    /// Each subtask gets the items of all.
+    Union,
+    /// Each subtask has a copy; new subtask i gets that of old subtask `i mod p_old`.
+    Broadcast,
+}
+
+/// One list of items of an operator, without keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListSnapshot {
+    pub name: String,
+    pub mode: ListMode,
+    pub items: Vec<Vec<u8>>,
+}
+
+/// Everything that a checkpoint keeps of one operator of one subtask.
+#[derive(Default)]
+pub struct OperatorSnapshot {
+    pub keyed: Vec<KeyedSnapshot>,
+    pub lists: Vec<ListSnapshot>,
+}
+
+/// Where the bytes of one operator of one subtask stand in the subtask's object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperatorIndex {
+    pub uid: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keyed: Vec<KeyedIndex>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<ListIndex>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyedIndex {
+    pub name: String,
+    pub types: Value,
+    /// Ascending; groups without entries are left out.
+    pub groups: Vec<GroupSpan>,
+}
+
+/// The entries of one key group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSpan {
+    pub group: u32,
+    pub offset: u64,
+    pub bytes: u64,
+    pub entries: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListIndex {
+    pub name: String,
+    pub mode: ListMode,
+    pub offset: u64,
+    pub bytes: u64,
+    pub items: u64,
+}
+
+impl OperatorSnapshot {
+    pub fn is_empty(&self) -> bool {
+        self.keyed.is_empty() && self.lists.is_empty()
+    }
+
+    /// Appends everything to `object`, which gets long, off the task's thread.
+    pub fn write(self, uid: &str, max_parallelism: u32, object: &mut Vec<u8>) -> OperatorIndex {
+        let keyed = self.keyed.into_iter().map(|state| write_keyed(state, max_parallelism, object)).collect();
+        let lists = self.lists.into_iter().map(|list| write_list(list, object)).collect();
+        OperatorIndex { uid: uid.to_owned(), keyed, lists }
+    }
+}
+
+fn write_keyed(state: KeyedSnapshot, max_parallelism: u32, object: &mut Vec<u8>) -> KeyedIndex {
+    let mut groups: BTreeMap<u32, (Vec<u8>, u64)> = BTreeMap::new();
+    state.entries.visit(&mut |key, sub, value| {
+        let (bytes, entries) = groups.entry(key_group(murmur3_32(key), max_parallelism)).or_default();
+        [key, sub, value].into_iter().for_each(|part| put_bytes(part, bytes));
+        *entries += 1;
+    });
+    let span = |(group, (bytes, entries)): (u32, (Vec<u8>, u64))| {
+        let span = GroupSpan { group, offset: object.len() as u64, bytes: bytes.len() as u64, entries };
+        object.extend(bytes);
+        span
+    };
+    KeyedIndex { name: state.name, types: state.types, groups: groups.into_iter().map(span).collect() }
+}
+
+fn write_list(list: ListSnapshot, object: &mut Vec<u8>) -> ListIndex {
+    let offset = object.len();
+    list.items.iter().for_each(|item| put_bytes(item, object));
+    let bytes = (object.len() - offset) as u64;
+    ListIndex { name: list.name, mode: list.mode, offset: offset as u64, bytes, items: list.items.len() as u64 }
+}
+
+fn put_bytes(part: &[u8], bytes: &mut Vec<u8>) {
+    let mut length = part.len();
+    while length >= 0x80 {
+        bytes.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    bytes.push(length as u8);
+    bytes.extend_from_slice(part);
+}
+
+/// Takes one byte string off; `None` if the bytes end too soon.
+fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let mut length = 0u64;
+    for shift in (0..35).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        length |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            let (part, rest) = bytes.split_at_checked(usize::try_from(length).ok()?)?;
+            *bytes = rest;
+            return Some(part);
+        }
+    }
+    None
+}
+
+fn damaged(uid: &str, name: &str) -> Error {
+    Error::new(code::SNAPSHOT_DAMAGED, format!("the snapshot of state `{name}` of operator `{uid}` is damaged"))
+}
+
+/// What a subtask wrote: its object and the index of one operator in it.
+#[derive(Clone)]
+pub struct Part {
+    pub object: Arc<Vec<u8>>,
+    pub index: OperatorIndex,
+}
+
+impl Part {
+    fn bytes(&self, name: &str, offset: u64, bytes: u64) -> Result<&[u8]> {
+        let range = usize::try_from(offset).ok().zip(usize::try_from(bytes).ok()).and_then(|(at, n)| Some(at..at.checked_add(n)?));
+        range.and_then(|range| self.object.get(range)).ok_or_else(|| damaged(&self.index.uid, name))
+    }
+
+    /// The items of a list; none if there is no such list.
+    ///
+    /// # Errors
+    /// `Data` if the bytes are damaged.
+    pub fn list(&self, name: &str) -> Result<Vec<Vec<u8>>> {
+        self.index.lists.iter().find(|list| list.name == name).map_or(Ok(Vec::new()), |list| self.items(list))
+    }
+
+    fn items(&self, list: &ListIndex) -> Result<Vec<Vec<u8>>> {
+        let mut bytes = self.bytes(&list.name, list.offset, list.bytes)?;
+        let mut items = Vec::new();
+        for _ in 0..list.items {
+            items.push(take_bytes(&mut bytes).ok_or_else(|| damaged(&self.index.uid, &list.name))?.to_vec());
+        }
+        Ok(items)
+    }
+}
+
+/// The place of a new subtask.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    pub subtask: u32,
+    pub parallelism: u32,
+    pub key_groups: KeyGroupRange,
+    pub max_parallelism: u32,
+}
+
+/// The part of a snapshot that one operator of one subtask takes back. Each state is taken once; what is left at the end has no owner
+/// any more, and [`OperatorState::check_taken`] says so.
+#[derive(Default)]
+pub struct OperatorState {
+    uid: String,
+    key_groups: Option<(KeyGroupRange, u32)>,
+    keyed: BTreeMap<String, Vec<Part>>,
+    lists: BTreeMap<String, Vec<Vec<u8>>>,
+}
+
+impl OperatorState {
+    /// `parts` are those of the operator's old subtasks, by subtask; `None` for one that had finished.
+    ///
+    /// # Errors
+    /// `Data` if the bytes are damaged.
+    pub fn assemble(uid: &str, parts: &[Option<Part>], share: Share) -> Result<OperatorState> {
+        let mut state = OperatorState { uid: uid.to_owned(), key_groups: Some((share.key_groups, share.max_parallelism)), ..Self::default() };
+        for part in parts.iter().flatten() {
+            for keyed in &part.index.keyed {
+                state.keyed.entry(keyed.name.clone()).or_default().push(part.clone());
+            }
+        }
+        let lists = parts.iter().flatten().flat_map(|part| &part.index.lists);
+        let modes: BTreeMap<&str, ListMode> = lists.map(|list| (list.name.as_str(), list.mode)).collect();
+        for (name, mode) in modes {
+            state.lists.insert(name.to_owned(), share_of(name, mode, parts, share)?);
+        }
+        Ok(state)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keyed.is_empty() && self.lists.is_empty()
+    }
+
+    /// Shows every entry of a keyed state that belongs to this subtask: hash, key, sub-key, value. Nothing if there is no such state.
+    ///
+    /// # Errors
+    /// `Invalid` if the snapshot has other `types`, `Data` if it is damaged, or what `each` says.
+    pub fn keyed(&mut self, name: &str, types: &Value, mut each: impl FnMut(u32, &[u8], &[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let Some((range, max_parallelism)) = self.key_groups else { return Ok(()) };
+        for part in self.keyed.remove(name).unwrap_or_default() {
+            let Some(index) = part.index.keyed.iter().find(|keyed| keyed.name == name) else { continue };
+            if index.types != *types {
+                let message = format!("state `{name}` of operator `{}` is {} in the snapshot, but {types} in the job", self.uid, index.types);
+                return Err(Error::new(code::STATE_TYPES, message));
+            }
+            for span in index.groups.iter().filter(|span| range.contains(span.group)) {
+                let mut bytes = part.bytes(name, span.offset, span.bytes)?;
+                for _ in 0..span.entries {
+                    let mut next = || take_bytes(&mut bytes).ok_or_else(|| damaged(&self.uid, name));
+                    let (key, sub, value) = (next()?, next()?, next()?);
+                    let hash = murmur3_32(key);
+                    if key_group(hash, max_parallelism) != span.group {
+                        return Err(damaged(&self.uid, name));
+                    }
+                    each(hash, key, sub, value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The items of a list that belong to this subtask; none if there is no such list.
+    pub fn list(&mut self, name: &str) -> Vec<Vec<u8>> {
+        self.lists.remove(name).unwrap_or_default()
+    }
+
+    /// # Errors
+    /// `Invalid` if a state of the snapshot was not taken: the operator has lost it.
+    pub fn check_taken(&self) -> Result<()> {
+        match self.keyed.keys().chain(self.lists.keys()).next() {
+            None => Ok(()),
+            Some(name) => {
+                let message = format!("the snapshot holds state `{name}` of operator `{}`, which the operator does not have any more", self.uid);
+                Err(Error::new(code::STATE_GONE, message))
+            }
+        }
+    }
+}
+
+fn share_of(name: &str, mode: ListMode, parts: &[Option<Part>], share: Share) -> Result<Vec<Vec<u8>>> {
+    let of_part = |part: &Option<Part>| part.as_ref().map_or(Ok(Vec::new()), |part| part.list(name));
+    let all = || -> Result<Vec<Vec<u8>>> { Ok(parts.iter().map(of_part).collect::<Result<Vec<_>>>()?.concat()) };
+    let same = parts.len() == share.parallelism as usize;
+    match mode {
+        ListMode::Split if same => of_part(&parts[share.subtask as usize]),
+        ListMode::Split => {
+            let (all, n_parts, at) = (all()?, share.parallelism as usize, share.subtask as usize);
+            let (each, larger) = (all.len() / n_parts, all.len() % n_parts);
+            let start = at * each + at.min(larger);
+            Ok(all[start..start + each + usize::from(at < larger)].to_vec())
+        }
+        ListMode::Union => all(),
+        ListMode::Broadcast => parts.get(share.subtask as usize % parts.len().max(1)).map_or(Ok(Vec::new()), of_part),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    type Entry = (Vec<u8>, Vec<u8>, Vec<u8>);
+
+    fn part(entries: Vec<Entry>, lists: Vec<ListSnapshot>) -> Part {
+        let keyed = vec![KeyedSnapshot { name: "s".into(), types: json!("i64"), entries: Box::new(FrozenEntries(entries)) }];
+        let mut object = b"in front".to_vec();
+        let index = OperatorSnapshot { keyed, lists }.write("u", 128, &mut object);
+        Part { object: Arc::new(object), index }
+    }
+
+    fn share(subtask: u32, parallelism: u32) -> Share {
+        Share { subtask, parallelism, key_groups: KeyGroupRange::of_subtask(128, parallelism, subtask), max_parallelism: 128 }
+    }
+
+    fn entries(state: &mut OperatorState) -> Vec<Entry> {
+        let mut all = Vec::new();
+        let taken = state.keyed("s", &json!("i64"), |_, key, sub, value| {
+            all.push((key.to_vec(), sub.to_vec(), value.to_vec()));
+            Ok(())
+        });
+        taken.unwrap();
+        all
+    }
+
+    #[test]
+    fn each_key_goes_to_the_owner_of_its_group_at_any_parallelism() {
+        let all: Vec<Entry> = (0..1000u32).map(|i| (i.to_le_bytes().to_vec(), vec![7; i as usize % 300], vec![i as u8])).collect();
+        let parts = [Some(part(all[..600].to_vec(), vec![])), None, Some(part(all[600..].to_vec(), vec![]))];
+        for parallelism in [1, 2, 7] {
+            let mut found = Vec::new();
+            for subtask in 0..parallelism {
+                let mut state = OperatorState::assemble("u", &parts, share(subtask, parallelism)).unwrap();
+                assert!(state.check_taken().is_err());
+                found.extend(entries(&mut state));
+                state.check_taken().unwrap();
+            }
+            found.sort();
+            let mut expected = all.clone();
+            expected.sort();
+            assert_eq!(found, expected);
+        }
+    }
+
+    fn check_list(mode: ListMode, parallelism: u32, expected: &[&[u8]]) {
+        let list = |items: &[u8]| ListSnapshot { name: "l".into(), mode, items: items.iter().map(|&item| vec![item]).collect() };
+        let parts = [Some(part(vec![], vec![list(b"abc")])), Some(part(vec![], vec![list(b"de")]))];
+        for (subtask, expected) in expected.iter().enumerate() {
+            let mut state = OperatorState::assemble("u", &parts, share(subtask as u32, parallelism)).unwrap();
+            assert_eq!(state.list("l").concat(), *expected, "{mode:?} at {subtask} of {parallelism}");
+        }
+    }
+
+    #[test]
+    fn lists_are_cut_as_flink_cuts_them() {
+        check_list(ListMode::Split, 2, &[b"abc", b"de"]);
+        check_list(ListMode::Split, 3, &[b"ab", b"cd", b"e"]);
+        check_list(ListMode::Split, 1, &[b"abcde"]);
+        check_list(ListMode::Union, 2, &[b"abcde", b"abcde"]);
+        check_list(ListMode::Broadcast, 3, &[b"abc", b"de", b"abc"]);
+    }
+
+    #[test]
+    fn other_types_and_damage_are_refused() {
+        let good = part(vec![(b"k".to_vec(), vec![], b"v".to_vec())], vec![]);
+        let take = |part: &Part, types: Value| {
+            OperatorState::assemble("u", &[Some(part.clone())], share(0, 1)).unwrap().keyed("s", &types, |_, _, _, _| Ok(()))
+        };
+        assert!(take(&good, json!("i64")).is_ok());
+        let message = "state `s` of operator `u` is \"i64\" in the snapshot, but \"f64\" in the job";
+        assert_eq!(take(&good, json!("f64")).unwrap_err().message(), message);
+        for cut in 9..good.object.len() {
+            let object = Arc::new(good.object[..cut].to_vec());
+            assert_eq!(take(&Part { object, ..good.clone() }, json!("i64")).unwrap_err().code(), code::SNAPSHOT_DAMAGED);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The two threads behind the checkpoints of an attempt.
+//!
+//! 1. The uploader takes what tasks report, in order. It writes frozen states as one object for each task and checkpoint, and passes
+//!    everything else on behind what the same task reported before.
+//! 2. The coordinator's thread tells the pure [`Coordinator`] what happened, and carries out what that decides: commands to tasks, the
+//!    manifest, the log.
+
+use crate::control::Control;
+use crate::durable::Durable;
+use crate::mailbox::{Command, Mailbox, Report, TaskSnapshot};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use streamrt_checkpoint::{Action, Coordinator, Entry, EndState, Settings, SnapshotKind, Store, SubtaskSnapshot, Topology, object_path};
+use streamrt_graph::Subtask;
+use streamrt_types::{Barrier, Error, Result, code, failpoint};
+
+/// How often the coordinator looks at the clock at least.
+const TICK_MAX: Duration = Duration::from_millis(50);
+
+/// What the coordinator's thread is told.
+pub(crate) enum Message {
+    Acknowledged { task: usize, checkpoint: u64, snapshot: SubtaskSnapshot },
+    Declined { task: usize, checkpoint: u64, reason: String },
+    Committed { task: usize, checkpoint: u64 },
+    Ended { task: usize },
+    Finished { task: usize },
+    /// The user wants the job to stop with a checkpoint.
+    Stop,
+    /// All tasks are gone.
+    Done,
+}
+
+/// The threads of an attempt.
+pub(crate) struct Checkpoints {
+    pub messages: Sender<Message>,
+    uploader: JoinHandle<()>,
+    coordinator: JoinHandle<(Durable, Option<u64>)>,
+}
+
+/// Starts both threads. `reports` is what tasks send to; it ends when they are gone.
+pub(crate) fn start(
+    durable: Durable,
+    subtasks: &[Subtask],
+    topology: Topology,
+    mailboxes: Vec<Arc<Mailbox>>,
+    reports: Receiver<Report>,
+    settings: Settings,
+    control: Arc<Control>,
+) -> Result<Checkpoints> {
+    let (messages, received) = channel();
+    let places = subtasks.iter().map(|subtask| (subtask.vertex as u32, subtask.index)).collect();
+    let uploader =
+        Uploader { store: durable.store().clone(), generation: durable.generation(), max_parallelism: durable.max_parallelism(), places, messages: messages.clone() };
+    let no_thread = |e| Error::internal("no thread could be started for checkpoints").with_source(e);
+    let uploading = move || reports.into_iter().for_each(|report| uploader.report(report));
+    let uploader = std::thread::Builder::new().name("checkpoints".into()).spawn(uploading).map_err(no_thread)?;
+    let n_tasks = mailboxes.len();
+    let thread = CoordinatorThread {
+        coordinator: Coordinator::new(settings, topology),
+        durable,
+        mailboxes,
+        control,
+        places: subtasks.iter().map(|subtask| (subtask.vertex as u32, subtask.index)).collect(),
+        began: Instant::now(),
+        committed: vec![0; n_tasks],
+        stop: None,
+    };
+    let run = move || thread.run(&received);
+    let coordinator = std::thread::Builder::new().name("coordinator".into()).spawn(run).map_err(no_thread)?;
+    Ok(Checkpoints { messages, uploader, coordinator })
+}
+
+impl Checkpoints {
+    /// Waits for both threads, after all tasks are gone. Returns the checkpoint at which the job was stopped, if it was.
+    pub fn join(self) -> Result<(Durable, Option<u64>)> {
+        let gone = |_| Error::internal("a thread of the checkpoints panicked");
+        self.uploader.join().map_err(gone)?;
+        // A coordinator that has ended already gets no message, and needs none.
+        let _ = self.messages.send(Message::Done);
+        self.coordinator.join().map_err(gone)
+    }
+}
+
+struct Uploader {
+    store: Store,
+    generation: u64,
+    max_parallelism: u32,
+    /// (vertex, subtask) by task.
+    places: Vec<(u32, u32)>,
+    messages: Sender<Message>,
+}
+
+impl Uploader {
+    fn report(&self, report: Report) {
+        let message = match report {
+            Report::Snapshot(snapshot) => {
+                let (task, checkpoint) = (snapshot.task, snapshot.checkpoint);
+                match self.upload(snapshot) {
+                    Ok(snapshot) => Message::Acknowledged { task, checkpoint, snapshot },
+                    Err(error) => Message::Declined { task, checkpoint, reason: error.message().to_owned() },
+                }
+            }
+            Report::Committed { task, checkpoint } => Message::Committed { task, checkpoint },
+            Report::Ended { task } => Message::Ended { task },
+            Report::Finished { task } => Message::Finished { task },
+        };
+        // The coordinator ends only when nothing more is wanted of it.
+        let _ = self.messages.send(message);
+    }
+
+    fn upload(&self, snapshot: TaskSnapshot) -> Result<SubtaskSnapshot> {
+        let (vertex, subtask) = self.places[snapshot.task];
+        let mut bytes = Vec::new();
+        let write = |(uid, operator): (Arc<str>, streamrt_state::OperatorSnapshot)| operator.write(&uid, self.max_parallelism, &mut bytes);
+        let operators: Vec<_> = snapshot.operators.into_iter().map(write).collect();
+        failpoint("snapshot.upload")?;
+        let path = object_path(SnapshotKind::Checkpoint, snapshot.checkpoint, self.generation, vertex, subtask);
+        let object = if operators.is_empty() { None } else { Some(self.store.put(&path, bytes)?) };
+        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators })
+    }
+}
+
+struct CoordinatorThread {
+    coordinator: Coordinator<SubtaskSnapshot>,
+    durable: Durable,
+    mailboxes: Vec<Arc<Mailbox>>,
+    control: Arc<Control>,
+    places: Vec<(u32, u32)>,
+    began: Instant,
+    /// The last checkpoint whose commit each task has carried out; `u64::MAX` for one that is gone.
+    committed: Vec<u64>,
+    /// The job is being stopped, with the checkpoint that it is stopped at, once that is published.
+    stop: Option<Option<u64>>,
+}
+
+impl CoordinatorThread {
+    fn run(mut self, messages: &Receiver<Message>) -> (Durable, Option<u64>) {
+        loop {
+            let actions = match messages.recv_timeout(self.durable.tick().min(TICK_MAX)) {
+                Ok(Message::Done) | Err(RecvTimeoutError::Disconnected) => return (self.durable, self.stop.flatten()),
+                Ok(message) => self.message(message),
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+            };
+            let mut actions = VecDeque::from(actions);
+            actions.extend(self.coordinator.tick(self.began.elapsed()));
+            while let Some(action) = actions.pop_front() {
+                actions.extend(self.carry_out(action).unwrap_or_else(|error| {
+                    self.control.fail(error);
+                    Vec::new()
+                }));
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message) -> Vec<Action<SubtaskSnapshot>> {
+        match message {
+            Message::Acknowledged { task, checkpoint, snapshot } => self.coordinator.acknowledged(task, checkpoint, snapshot),
+            Message::Declined { task, checkpoint, reason } => self.coordinator.declined(task, checkpoint, &reason),
+            Message::Committed { task, checkpoint } => {
+                self.committed[task] = checkpoint;
+                self.end_when_stopped();
+                Vec::new()
+            }
+            Message::Ended { task } => self.coordinator.ended(task),
+            Message::Finished { task } => {
+                self.committed[task] = u64::MAX;
+                self.coordinator.finished(task)
+            }
+            Message::Stop => {
+                self.stop = self.stop.or(Some(None));
+                self.coordinator.request(SnapshotKind::Checkpoint)
+            }
+            Message::Done => Vec::new(),
+        }
+    }
+
+    fn carry_out(&mut self, action: Action<SubtaskSnapshot>) -> Result<Vec<Action<SubtaskSnapshot>>> {
+        match action {
+            Action::Trigger { checkpoint, tasks, .. } => {
+                tasks.iter().for_each(|task| self.mailboxes[*task].send(Command::Trigger(Barrier { checkpoint })));
+            }
+            Action::Publish { checkpoint, kind, snapshots } => return self.publish(checkpoint, kind, snapshots),
+            Action::Complete { checkpoint, .. } => {
+                failpoint("complete.before")?;
+                self.tell_all(Command::Complete(checkpoint));
+                self.stop = self.stop.map(|at| at.or(Some(checkpoint)));
+            }
+            Action::Abort { checkpoint, reason } => {
+                self.tell_all(Command::Abort(checkpoint));
+                self.durable.say(&format!("checkpoint {checkpoint} failed: {reason}"));
+            }
+            Action::Fail { reason } => return Err(Error::new(code::CHECKPOINT_FAILED, reason)),
+            Action::Retire { checkpoint } => self.durable.retire(checkpoint)?,
+            Action::Refuse { .. } => {}
+        }
+        Ok(Vec::new())
+    }
+
+    fn publish(
+        &mut self,
+        checkpoint: u64,
+        kind: SnapshotKind,
+        snapshots: Vec<Option<SubtaskSnapshot>>,
+    ) -> Result<Vec<Action<SubtaskSnapshot>>> {
+        let of_task = |(snapshot, &(vertex, subtask)): (Option<SubtaskSnapshot>, &(u32, u32))| {
+            snapshot.unwrap_or_else(|| SubtaskSnapshot::finished(vertex, subtask))
+        };
+        let subtasks = snapshots.into_iter().zip(&self.places).map(of_task).collect();
+        match self.durable.publish(checkpoint, kind, subtasks) {
+            Ok(()) => Ok(self.coordinator.published(checkpoint)),
+            Err(error) if self.durable.leads() => Ok(self.coordinator.publish_failed(checkpoint, error.message())),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn tell_all(&self, command: Command) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(command));
+    }
+
+    /// Ends the tasks when all of them have committed what the last checkpoint holds.
+    fn end_when_stopped(&self) {
+        if let Some(Some(checkpoint)) = self.stop
+            && self.committed.iter().all(|committed| *committed >= checkpoint)
+        {
+            self.control.fail(Control::cancelled());
+        }
+    }
+}
+
+/// What is written when the job has ended by itself.
+pub(crate) fn finish(durable: &mut Durable) -> Result<()> {
+    failpoint("end.before-log")?;
+    durable.append(Entry::Ended { state: EndState::Finished })
+}

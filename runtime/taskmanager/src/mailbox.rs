@@ -1,0 +1,94 @@
+//! What the coordinator of checkpoints tells a task, and what the task answers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use streamrt_exchange::GateWaker;
+use streamrt_operator::TaskMetrics;
+use streamrt_state::OperatorSnapshot;
+use streamrt_types::Barrier;
+
+/// A command to one task. A command that comes too late, or twice, does nothing.
+#[derive(Debug, Clone, Copy)]
+pub enum Command {
+    /// Take part in a checkpoint for which no channel will bring a barrier.
+    Trigger(Barrier),
+    /// The checkpoint is published.
+    Complete(u64),
+    /// The checkpoint will never be published.
+    Abort(u64),
+}
+
+/// Commands that wait for a task.
+pub struct Mailbox {
+    commands: Mutex<VecDeque<Command>>,
+    /// Whether there is one, so that a busy task looks at no lock.
+    waiting: AtomicBool,
+    waker: GateWaker,
+}
+
+impl Mailbox {
+    pub fn new(waker: GateWaker) -> Mailbox {
+        Mailbox { commands: Mutex::default(), waiting: AtomicBool::new(false), waker }
+    }
+
+    pub fn send(&self, command: Command) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        self.waiting.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Takes the commands that are there.
+    pub fn take(&self) -> VecDeque<Command> {
+        if !self.waiting.swap(false, Ordering::Acquire) {
+            return VecDeque::new();
+        }
+        std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a task tells the coordinator.
+pub enum Report {
+    Snapshot(TaskSnapshot),
+    /// What was pre-committed for this checkpoint and those before it is committed.
+    Committed { task: usize, checkpoint: u64 },
+    /// All input is treated, but results wait for a checkpoint.
+    Ended { task: usize },
+    Finished { task: usize },
+}
+
+/// The frozen state of all operators of a task.
+pub struct TaskSnapshot {
+    /// Its number in the execution graph.
+    pub task: usize,
+    pub checkpoint: u64,
+    /// By uid.
+    pub operators: Vec<(Arc<str>, OperatorSnapshot)>,
+}
+
+/// A task's line to the coordinator.
+pub struct CheckpointLine {
+    pub task: usize,
+    pub mailbox: Arc<Mailbox>,
+    reports: Sender<Report>,
+}
+
+impl CheckpointLine {
+    pub fn new(task: usize, mailbox: Arc<Mailbox>, reports: Sender<Report>) -> CheckpointLine {
+        CheckpointLine { task, mailbox, reports }
+    }
+
+    /// A coordinator that is gone has ended the job, and says why itself.
+    pub fn report(&self, report: Report) {
+        let _ = self.reports.send(report);
+    }
+}
+
+/// Adds the costs of a snapshot to a task's counters.
+pub fn account(metrics: &TaskMetrics, alignment: Duration, sync: Duration) {
+    TaskMetrics::add(&metrics.checkpoints, 1);
+    metrics.alignment_ns.store(alignment.as_nanos() as u64, Ordering::Relaxed);
+    metrics.sync_ns.store(sync.as_nanos() as u64, Ordering::Relaxed);
+}

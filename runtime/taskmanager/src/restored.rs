@@ -1,0 +1,38 @@
+//! What a checkpoint kept, ready to be given to tasks at any parallelism.
+
+use std::collections::BTreeMap;
+use streamrt_operator::OperatorContext;
+use streamrt_state::{OperatorState, Part, Share};
+use streamrt_types::Result;
+
+/// The parts of every operator, by uid and old subtask.
+#[derive(Default)]
+pub struct Restored {
+    parts: BTreeMap<String, Vec<Option<Part>>>,
+}
+
+impl Restored {
+    pub fn new(parts: BTreeMap<String, Vec<Option<Part>>>) -> Restored {
+        Restored { parts }
+    }
+
+    /// The parts under a uid, by old subtask.
+    pub fn parts(&self, uid: &str) -> &[Option<Part>] {
+        self.parts.get(uid).map_or(&[], Vec::as_slice)
+    }
+
+    /// The uids under which there is state.
+    pub fn with_state(&self) -> impl Iterator<Item = &str> {
+        let has_state = |parts: &[Option<Part>]| parts.iter().flatten().any(|part| !part.index.keyed.is_empty() || !part.index.lists.is_empty());
+        self.parts.iter().filter(move |(_, parts)| has_state(parts)).map(|(uid, _)| uid.as_str())
+    }
+
+    /// What the subtask of `context` gets of the state under `uid`; nothing if there is none.
+    ///
+    /// # Errors
+    /// `Data` if the bytes are damaged.
+    pub fn state(&self, uid: &str, context: &OperatorContext) -> Result<OperatorState> {
+        let OperatorContext { subtask, parallelism, key_groups, max_parallelism, .. } = *context;
+        OperatorState::assemble(uid, self.parts(uid), Share { subtask, parallelism, key_groups, max_parallelism })
+    }
+}

@@ -1,0 +1,127 @@
+//! What a checkpoint keeps of the windows of the keys: the state `windows`.
+//!
+//! An entry is one window of a key, told from the others by its bounds. Its value is its place among the windows of the key (u32), its rows
+//! (u64), the time and the number of its timer (i64, u64), whether its end has fired (a byte), and its contents.
+//!
+//! Invariant: windows come back in the order in which they were opened, and timers in that of their registration; so merges and firings
+//! have the order that they would have had. After a change of parallelism that holds for the windows of each key.
+
+use super::{KeyedWindows, NO_TIMER, Timer, Window};
+use crate::assigner::{Assigner, TIME_MAX, TimeWindow};
+use crate::group_watermarks::GroupWatermarks;
+use crate::snapshot_bytes::{Fields, damaged, ordered};
+use serde_json::Value;
+use streamrt_state::{FrozenEntries, KeyedSnapshot, OperatorState};
+use streamrt_types::Result;
+
+const STATE: &str = "windows";
+
+/// A window on its way back: the number of its key, and its place among the windows of the key.
+struct Restored {
+    key: u32,
+    place: u32,
+    window: Window,
+}
+
+impl KeyedWindows {
+    /// Copies the windows and their contents.
+    pub(crate) fn snapshot(&self, types: Value) -> KeyedSnapshot {
+        let mut entries = Vec::with_capacity(self.of_keys.len());
+        for of_key in &self.of_keys {
+            for (place, window) in of_key.windows.iter().enumerate() {
+                let bounds = [ordered(window.bounds.start), ordered(window.bounds.end)].concat();
+                entries.push((self.table.key(of_key.entry).to_vec(), bounds, self.export(place as u32, window)));
+            }
+        }
+        KeyedSnapshot { name: STATE.into(), types, entries: Box::new(FrozenEntries(entries)) }
+    }
+
+    fn export(&self, place: u32, window: &Window) -> Vec<u8> {
+        let mut value = Vec::new();
+        value.extend_from_slice(&place.to_le_bytes());
+        value.extend_from_slice(&window.n_rows.to_le_bytes());
+        value.extend_from_slice(&window.timer.to_le_bytes());
+        value.extend_from_slice(&window.serial.to_le_bytes());
+        value.push(u8::from(window.fired));
+        self.contents.export(window.cell, &mut value);
+        value
+    }
+
+    /// The watermarks that go with the windows into a snapshot.
+    pub(crate) fn watermarks(&self) -> GroupWatermarks {
+        self.behind.clone().unwrap_or_else(|| GroupWatermarks::one(self.key_groups, self.max_parallelism, self.place.watermark))
+    }
+
+    /// Takes the windows of a snapshot back, except for those that are late by now, because the job allows less lateness than it did.
+    ///
+    /// # Errors
+    /// `Invalid` if the snapshot has other types, `Data` if it is damaged.
+    pub(crate) fn restore(&mut self, state: &mut OperatorState, types: &Value, watermarks: Option<GroupWatermarks>) -> Result<()> {
+        if let Some(watermarks) = watermarks {
+            self.place.watermark = watermarks.least();
+            self.behind = (watermarks.least() < watermarks.greatest()).then_some(watermarks);
+        }
+        let mut restored = Vec::new();
+        state.keyed(STATE, types, |hash, key, bounds, value| {
+            restored.extend(self.restore_entry(hash, key, bounds, value)?);
+            Ok(())
+        })?;
+        restored.sort_by_key(|restored: &Restored| (restored.key, restored.place));
+        for Restored { key, window, .. } in restored {
+            self.of_keys[key as usize].windows.push(window);
+        }
+        self.restore_timers();
+        self.shrunk.clear();
+        Ok(())
+    }
+
+    fn restore_entry(&mut self, hash: u32, key: &[u8], bounds: &[u8], value: &[u8]) -> Result<Option<Restored>> {
+        let mut fields = Fields::new(bounds, "a window");
+        let bounds = TimeWindow { start: fields.time()?, end: fields.time()? };
+        fields.end()?;
+        let mut fields = Fields::new(value, "a window");
+        let place = fields.u32()?;
+        let (n_rows, timer, serial, fired) = (fields.u64()?, fields.i64()?, fields.u64()?, fields.flag()?);
+        let mut window = Window { bounds, cell: 0, n_rows, timer, serial, fired, fires_in_round: 0 };
+        self.check(&window)?;
+        if self.assigner.is_timed() && bounds.cleanup_time(self.lateness_ms) <= self.place.watermark {
+            return Ok(None);
+        }
+        // A lateness that has become less brings the cleanup forward.
+        window.timer = timer.min(window.next_time(self.lateness_ms));
+        window.cell = self.contents.import(fields.rest())?;
+        let n_before = self.table.len();
+        let entry = self.table.upsert_one(hash, key)?;
+        if self.table.len() > n_before {
+            self.number_key(entry);
+        }
+        let key = self.table.word(entry, 0) as u32 - 1;
+        Ok(Some(Restored { key, place, window }))
+    }
+
+    /// Refuses what no window can be, so that reckoning with it does not overflow.
+    fn check(&self, window: &Window) -> Result<()> {
+        let within = |time: i64| (-2 * TIME_MAX..=2 * TIME_MAX).contains(&time);
+        let TimeWindow { start, end } = window.bounds;
+        let has_bounds = match self.assigner.is_timed() {
+            true => start < end && within(start) && within(end),
+            false => window.bounds == TimeWindow::GLOBAL,
+        };
+        let has_counts = match self.assigner {
+            Assigner::Count { rows } => window.n_rows < rows && window.serial == NO_TIMER,
+            _ => window.n_rows < 1 << 63 && window.serial < 1 << 63,
+        };
+        if has_bounds && has_counts { Ok(()) } else { Err(damaged("a window")) }
+    }
+
+    fn restore_timers(&mut self) {
+        let windows = self.of_keys.iter().enumerate().flat_map(|(key, of_key)| of_key.windows.iter().map(move |window| (key, window)));
+        let timers = windows.filter(|(_, window)| window.serial != NO_TIMER);
+        let mut timers: Vec<_> = timers.map(|(key, window)| (window.timer, window.serial, key as u32)).collect();
+        timers.sort_unstable();
+        for (time, serial, key) in timers {
+            self.next_serial = self.next_serial.max(serial + 1);
+            self.timers.entry(time).or_default().push(Timer { key, serial });
+        }
+    }
+}
