@@ -311,7 +311,8 @@ impl<S> Coordinator<S> {
     }
 
     fn check_whole(&mut self, actions: &mut Vec<Action<S>>) {
-        let is_whole = |pending: &&mut Pending<S>| !pending.publishing && pending.answers.iter().all(|answer| matches!(answer, Answer::Given(_)));
+        let is_whole =
+            |pending: &&mut Pending<S>| !pending.publishing && pending.answers.iter().all(|answer| matches!(answer, Answer::Given(_)));
         let Some(pending) = self.pending.as_mut().filter(is_whole) else { return };
         pending.publishing = true;
         let given = |answer| if let Answer::Given(snapshot) = answer { snapshot } else { None };
@@ -332,7 +333,9 @@ impl<S> Coordinator<S> {
         if self.failures > self.settings.tolerable_failures {
             self.failed = true;
             let tolerated = self.settings.tolerable_failures;
-            actions.push(Action::Fail { reason: format!("checkpoint {checkpoint} failed, and {tolerated} failures in a row are tolerated: {reason}") });
+            actions.push(Action::Fail {
+                reason: format!("checkpoint {checkpoint} failed, and {tolerated} failures in a row are tolerated: {reason}"),
+            });
         }
     }
 

@@ -24,7 +24,15 @@ fn machine(predecessors: &[&[usize]], tolerable_failures: u32) -> Machine {
     let task = |(task, predecessors): (usize, &&[usize])| TaskNode { name: format!("t{task}"), predecessors: predecessors.to_vec() };
     let topology = Topology { tasks: predecessors.iter().enumerate().map(task).collect() };
     let (interval, first_checkpoint) = (Some(INTERVAL), FIRST);
-    let common = Settings { interval, min_pause: Duration::ZERO, timeout: TIMEOUT, tolerable_failures, retained: 1, first_checkpoint, published: vec![3] };
+    let common = Settings {
+        interval,
+        min_pause: Duration::ZERO,
+        timeout: TIMEOUT,
+        tolerable_failures,
+        retained: 1,
+        first_checkpoint,
+        published: vec![3],
+    };
     Coordinator::new(common, topology)
 }
 
@@ -188,7 +196,7 @@ fn hostile_inputs(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Input> {
 
 fn hostile_next(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Hostile> {
     // Beyond the last number nothing new is to be seen.
-    if state.rules.last > last || state.now > 5 * INTERVAL {
+    if state.rules.last > last || state.now > 3 * INTERVAL {
         return Vec::new();
     }
     let step = |input: &Input| {
@@ -210,7 +218,7 @@ fn hostile_next(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Hostile> {
 fn explore_hostile(predecessors: &[&[usize]], tolerable_failures: u32) {
     let machine = machine(predecessors, tolerable_failures);
     let rules = Rules { kept: [3].into(), ..Rules::default() };
-    let start = Hostile { machine, rules, now: Duration::ZERO, requests: 2 };
+    let start = Hostile { machine, rules, now: Duration::ZERO, requests: 1 };
     let (states, _) = explore(start, |state| hostile_next(state, predecessors.len(), FIRST + 1));
     assert!(states.len() > 1000, "{}", states.len());
     for seen in [|rules: &Rules| rules.failed, |rules: &Rules| rules.publishing, |rules: &Rules| rules.kept.contains(&(FIRST + 1))] {
@@ -454,7 +462,6 @@ fn explore_honest(predecessors: &[&[usize]], waits: Waits, bounds: Bounds) {
     let reach = reaching(&edges, &ends);
     let stuck = states.iter().zip(&reach).find(|(_, reaches)| !**reaches);
     assert!(stuck.is_none(), "of {} states, this one leads nowhere: {:#?}", states.len(), stuck.unwrap().0);
-    println!("{} states", states.len());
     assert!(states.iter().any(|world| world.is_at_its_end(waits)) && states.len() > 100);
     assert!(states.iter().any(|world| world.rules.failed) == (bounds.faults > bounds.tolerable_failures));
 }

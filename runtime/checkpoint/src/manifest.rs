@@ -215,10 +215,7 @@ pub(crate) mod tests {
             configuration: BTreeMap::from([("batch.rows".into(), "7".into())]),
             plugins: vec![PluginEntry { name: "p".into(), digest: "d1".into(), args: vec!["--input".into()], component }],
             operators: vec![OperatorEntry { uid: "count".into(), vertex: 0, parallelism: 2 }],
-            subtasks: vec![
-                SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators },
-                SubtaskSnapshot::finished(0, 1),
-            ],
+            subtasks: vec![SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators }, SubtaskSnapshot::finished(0, 1)],
         }
     }
 

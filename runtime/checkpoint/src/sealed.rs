@@ -34,7 +34,10 @@ pub(crate) fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
 /// of another kind.
 pub(crate) fn unseal<T: DeserializeOwned>(path: &str, what: &str, bytes: &[u8], newest: u32) -> Result<T> {
     let body = body_of(bytes).ok_or_else(|| {
-        Error::new(code::SNAPSHOT_DAMAGED, format!("{what} `{path}` is torn or changed, or streamrt did not write it ({} bytes)", bytes.len()))
+        Error::new(
+            code::SNAPSHOT_DAMAGED,
+            format!("{what} `{path}` is torn or changed, or streamrt did not write it ({} bytes)", bytes.len()),
+        )
     })?;
     let json = [b"{", body].concat();
     let foreign = |cause| Error::new(code::SNAPSHOT_FOREIGN, format!("`{path}` is whole, but it is not {what}")).with_source(cause);

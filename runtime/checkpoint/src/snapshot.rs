@@ -58,7 +58,9 @@ impl Snapshot {
             _ => (location, None),
         };
         let store = Store::existing(folder)?;
-        if checkpoint.is_none() && let Some(bytes) = store.read(SAVEPOINT_MANIFEST)? {
+        if checkpoint.is_none()
+            && let Some(bytes) = store.read(SAVEPOINT_MANIFEST)?
+        {
             return Snapshot::of(store, SAVEPOINT_MANIFEST, &bytes);
         }
         let history = History::read(&store)?;
@@ -113,7 +115,11 @@ impl Snapshot {
     /// From the manifest alone.
     pub fn sizes(&self) -> Sizes {
         let states: Vec<_> = self.manifest.subtasks.iter().filter_map(|subtask| subtask.object.as_ref()).collect();
-        let mut sizes = Sizes { objects: states.len(), bytes: states.iter().fold(0, |sum, stored| sum.saturating_add(stored.bytes)), ..Sizes::default() };
+        let mut sizes = Sizes {
+            objects: states.len(),
+            bytes: states.iter().fold(0, |sum, stored| sum.saturating_add(stored.bytes)),
+            ..Sizes::default()
+        };
         for index in self.manifest.subtasks.iter().flat_map(|subtask| &subtask.operators) {
             sizes.operators.entry(index.uid.clone()).or_default().add(index);
         }

@@ -227,7 +227,9 @@ impl Store {
         match self.read(path)? {
             Some(there) if there == bytes => self.sync_again(path).map(|()| Creation::Created),
             Some(there) => Ok(Creation::Exists(there)),
-            None if failure.unknown || exists => Err(self.failed("create", path, failure).at("it is not known whether an entry was written")),
+            None if failure.unknown || exists => {
+                Err(self.failed("create", path, failure).at("it is not known whether an entry was written"))
+            }
             None => Ok(Creation::Failed(self.failed("create", path, failure))),
         }
     }
@@ -370,7 +372,8 @@ fn remote(location: &str) -> Result<Store> {
 
 #[cfg(feature = "s3")]
 fn remote(location: &str) -> Result<Store> {
-    use object_store::aws::AmazonS3Builder;
+    use object_store::ClientConfigKey;
+    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
     use object_store::prefix::PrefixStore;
     let Some(("s3", place)) = location.split_once("://") else {
         let message = format!("checkpoints are kept in folders and at s3://bucket/prefix, and not in `{location}`");
@@ -378,9 +381,9 @@ fn remote(location: &str) -> Result<Store> {
     };
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
     let once = object_store::RetryConfig { max_retries: 0, ..Default::default() };
-    let timeouts = object_store::ClientOptions::new().with_timeout_disabled();
-    // The endpoint says whether it is HTTP; what the environment says comes last.
-    let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(once).with_client_options(timeouts);
+    let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(once);
+    // How long an attempt may take is decided here, by its size.
+    let builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "1 day");
     let objects = builder.build().map_err(|cause| unusable(location).with_source(cause))?;
     let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|cause| unusable(location).with_source(cause))?;
     Store::over(Arc::new(PrefixStore::new(objects, prefix)), location.to_owned(), None)
@@ -511,7 +514,9 @@ mod tests {
     fn an_ambiguous_create_is_settled_by_reading_back() {
         use Fault::{Lost, Refused};
         let create = |faults| faulty(Operation::Create, faults).create("o", vec![1]);
-        for faults in [&[Lost][..], &[Refused, Lost], &[Lost, Refused], &[Lost, Lost, Lost, Lost, Lost], &[Refused, Refused, Refused, Refused, Lost]] {
+        for faults in
+            [&[Lost][..], &[Refused, Lost], &[Lost, Refused], &[Lost, Lost, Lost, Lost, Lost], &[Refused, Refused, Refused, Refused, Lost]]
+        {
             assert!(matches!(create(faults).unwrap(), Creation::Created), "{faults:?}");
         }
         let unknown = create(&[Refused; 5]).unwrap_err();

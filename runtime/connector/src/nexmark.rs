@@ -390,7 +390,7 @@ mod tests {
         let check = |detail: &str, position: Option<&str>, expected: &str| {
             let split = Split { number: 0, name: "bids".into(), detail: detail.to_owned() };
             let error = source.open(&split, position).err().unwrap();
-            let expected = format!("bids: the snapshot goes on at `{expected}`, which is no position of it");
+            let expected = format!("bids: the snapshot holds `{expected}`, which nobody could go on from");
             assert_eq!((error.code().id, error.message()), ("S7001", expected.as_str()));
         };
         check("[50,60]", Some(r#"{"bid":49}"#), r#"{"bid":49}"#);

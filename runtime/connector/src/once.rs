@@ -70,7 +70,7 @@ mod tests {
         check(Some(&before), 3);
         check(Some(r#"{"given":true}"#), 0);
         let error = open(Some("{}")).err().unwrap();
-        let expected = "source `s`: the snapshot goes on at `{}`, which is no position of it";
+        let expected = "source `s`: the snapshot holds `{}`, which nobody could go on from";
         assert_eq!((error.code().id, error.message()), ("S7001", expected));
     }
 }

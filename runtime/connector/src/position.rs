@@ -20,9 +20,9 @@ pub fn read<T: DeserializeOwned>(place: impl Display, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| damaged(place, text).with_source(e))
 }
 
-/// A position that `write` never wrote.
+/// Something that `write` never wrote for this place.
 pub fn damaged(place: impl Display, text: &str) -> Error {
-    Error::new(code::SNAPSHOT_DAMAGED, format!("{place}: the snapshot goes on at `{text}`, which is no position of it"))
+    Error::new(code::SNAPSHOT_DAMAGED, format!("{place}: the snapshot holds `{text}`, which nobody could go on from"))
 }
 
 /// The input behind a position is not what it was: to go on elsewhere would skip records, or read them twice.

@@ -90,8 +90,10 @@ fn head(
         Head::Enumerator { node } => {
             let context = factory.context(node, subtask, Arc::default());
             let readers = definition.graph.vertices[vertex.exits[0].to].parallelism;
-            let mut state = restored.state(&format!("{}{ENUMERATOR_SUFFIX}", context.uid), &context)?;
-            Ok(ReadyHead::Enumerator(Enumerator::new(context.uid, &source(node)?, readers, &mut state)?))
+            let uid = format!("{}{ENUMERATOR_SUFFIX}", context.uid);
+            let mut state = restored.state(&uid, &context)?;
+            let finished = restored.is_finished(&uid);
+            Ok(ReadyHead::Enumerator(Enumerator::new(context.uid, &source(node)?, readers, &mut state, finished)?))
         }
         Head::Reader { node } => {
             let task_metrics = metrics.tasks.last().cloned().unwrap_or_default();

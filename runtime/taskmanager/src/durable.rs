@@ -62,7 +62,7 @@ pub(crate) fn open(definition: &Arc<Definition>, folder: &str) -> Result<Found> 
     let durable = Durable { log, definition: definition.clone(), job, plugins, operators, plan };
     clean_up(&durable.log)?;
     let restored = Arc::new(match &snapshot {
-        Some(snapshot) => restored(snapshot)?,
+        Some(snapshot) => Restored::read(snapshot)?,
         None => Restored::default(),
     });
     check_uids(&restored, &durable.operators)?;
@@ -111,12 +111,6 @@ fn check_same(manifest: &Manifest, definition: &Definition, folder: &str) -> Res
 
 fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
-}
-
-fn restored(snapshot: &Snapshot) -> Result<Restored> {
-    let uids: BTreeSet<&str> = snapshot.manifest().operators.iter().map(|operator| operator.uid.as_str()).collect();
-    let parts = uids.into_iter().map(|uid| Ok((uid.to_owned(), snapshot.parts(uid)?))).collect::<Result<BTreeMap<_, _>>>()?;
-    Ok(Restored::new(parts))
 }
 
 /// Refuses state whose operator is gone. A gate's watermark goes with the shape of the chains.

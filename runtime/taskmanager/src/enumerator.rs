@@ -22,8 +22,6 @@ const FOUND: &str = "found";
 #[derive(Serialize, Deserialize)]
 struct Found {
     n_splits: u32,
-    /// No split will follow.
-    finished: bool,
     /// The connector's own words.
     connector: String,
 }
@@ -38,20 +36,20 @@ pub struct Enumerator {
 }
 
 impl Enumerator {
-    /// `parallelism` is that of the readers; `state` is that of the checkpoint.
+    /// `parallelism` is that of the readers; `state` is that of the checkpoint, and `finished` whether it had found all splits by then.
     ///
     /// # Errors
     /// What the connector says; `Data` if the state is damaged.
-    pub fn new(uid: Arc<str>, source: &Arc<dyn Source>, parallelism: u32, state: &mut OperatorState) -> Result<Enumerator> {
+    pub fn new(uid: Arc<str>, source: &Arc<dyn Source>, parallelism: u32, state: &mut OperatorState, finished: bool) -> Result<Enumerator> {
         let damaged = |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: the state of its splits cannot be read")).with_source(e);
         let found: Option<Found> = state.list(FOUND).first().map(|item| serde_json::from_slice(item)).transpose().map_err(damaged)?;
         let enumerator = source.enumerator(found.as_ref().map(|found| found.connector.as_str()))?;
-        let (n_splits, finished) = found.map_or((0, false), |found| (found.n_splits, found.finished));
+        let n_splits = found.map_or(0, |found| found.n_splits);
         Ok(Enumerator { uid, enumerator, parallelism, n_splits, finished })
     }
 
     fn snapshot(&self) -> HeadSnapshot {
-        let found = Found { n_splits: self.n_splits, finished: self.finished, connector: self.enumerator.snapshot() };
+        let found = Found { n_splits: self.n_splits, connector: self.enumerator.snapshot() };
         let items = vec![serde_json::to_vec(&found).unwrap_or_default()];
         let lists = vec![ListSnapshot { name: FOUND.into(), mode: ListMode::Union, items }];
         (format!("{}{ENUMERATOR_SUFFIX}", self.uid).into(), OperatorSnapshot { lists, ..OperatorSnapshot::default() })

@@ -1,6 +1,7 @@
 //! What a checkpoint kept, ready to be given to tasks at any parallelism.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use streamrt_checkpoint::Snapshot;
 use streamrt_operator::OperatorContext;
 use streamrt_state::{OperatorState, Part, Share};
 use streamrt_types::Result;
@@ -9,11 +10,30 @@ use streamrt_types::Result;
 #[derive(Default)]
 pub struct Restored {
     parts: BTreeMap<String, Vec<Option<Part>>>,
+    /// The operators whose subtasks had all finished.
+    finished: BTreeSet<String>,
 }
 
 impl Restored {
-    pub fn new(parts: BTreeMap<String, Vec<Option<Part>>>) -> Restored {
-        Restored { parts }
+    /// Reads the states that a checkpoint refers to.
+    ///
+    /// # Errors
+    /// `Data` if one is missing or damaged.
+    pub fn read(snapshot: &Snapshot) -> Result<Restored> {
+        let manifest = snapshot.manifest();
+        let mut restored = Restored::default();
+        for operator in &manifest.operators {
+            restored.parts.insert(operator.uid.clone(), snapshot.parts(&operator.uid)?);
+            if manifest.subtasks.iter().filter(|subtask| subtask.vertex == operator.vertex).all(|subtask| subtask.finished) {
+                restored.finished.insert(operator.uid.clone());
+            }
+        }
+        Ok(restored)
+    }
+
+    /// Whether all subtasks of an operator had finished.
+    pub fn is_finished(&self, uid: &str) -> bool {
+        self.finished.contains(uid)
     }
 
     /// The parts under a uid, by old subtask.

@@ -68,7 +68,7 @@ fn a_position_or_split_that_was_never_given_is_refused() {
     let check = |detail: &str, position: Option<&str>| {
         let error = source.open(&Split { number: 0, name: "datagen 0".into(), detail: detail.to_owned() }, position).err().unwrap();
         let text = position.unwrap_or(detail);
-        let expected = format!("datagen 0: the snapshot goes on at `{text}`, which is no position of it");
+        let expected = format!("datagen 0: the snapshot holds `{text}`, which nobody could go on from");
         assert_eq!((error.code().id, error.message()), ("S7001", expected.as_str()));
     };
     check("[0,2]", Some(r#"{"rows":18446744073709551615}"#));

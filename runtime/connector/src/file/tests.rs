@@ -172,7 +172,7 @@ fn a_file_that_is_not_what_it_was_is_an_error_where_a_reader_goes_on() {
     check(Some("another file\n\n"), "S7001", "is not the file that was read up to byte 8, for no line ends there: put it back as it was");
     check(None, "S3001", "does not exist");
     let error = source.open(split, Some("{}")).err().unwrap();
-    assert_eq!((error.code().id, error.message().contains("the snapshot goes on at `{}`")), ("S7001", true));
+    assert_eq!((error.code().id, error.message().contains("the snapshot holds `{}`")), ("S7001", true));
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn a_promise_names_files_of_its_folder_alone() {
     let check = |promise: &str| {
         let mut sink = closed_sink(root.path(), RowFormat::Json, false);
         let errors = [sink.commit(promise.as_bytes()).unwrap_err(), sink.abort_unlisted("t-", &[promise.into()]).unwrap_err()];
-        let expected = format!("sink `file`: the snapshot goes on at `{promise}`, which is no position of it");
+        let expected = format!("sink `file`: the snapshot holds `{promise}`, which nobody could go on from");
         errors.iter().for_each(|error| assert_eq!((error.code().id, error.message()), ("S7001", expected.as_str())));
     };
     check("");
