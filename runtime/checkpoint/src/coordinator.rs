@@ -377,7 +377,8 @@ impl<S> Coordinator<S> {
     }
 
     fn refuse(&mut self, actions: &mut Vec<Action<S>>) {
-        if !self.failed && !(self.is_over() && self.pending.is_none()) {
+        let nothing_follows = self.failed || self.is_over() && self.pending.is_none();
+        if !nothing_follows {
             return;
         }
         let reason = if self.failed { "the job has failed" } else { "all tasks of the job have ended" };
@@ -406,5 +407,135 @@ impl<S> Coordinator<S> {
         let more = names.len().saturating_sub(NAMED_MAX);
         let named = names[..names.len() - more].join(", ");
         if more == 0 { named } else { format!("{named} and {more} more") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SnapshotKind::{Checkpoint, Savepoint};
+    use Action::{Abort, Complete, Fail, Publish, Refuse, Retire, Trigger};
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            interval: Some(seconds(10)),
+            min_pause: seconds(3),
+            timeout: seconds(60),
+            tolerable_failures: 1,
+            retained: 2,
+            first_checkpoint: 8,
+            published: vec![5, 7],
+        }
+    }
+
+    /// Two sources and a sink.
+    fn coordinator(settings: Settings) -> Coordinator<usize> {
+        let task = |(name, predecessors): (&str, &[usize])| TaskNode { name: name.to_owned(), predecessors: predecessors.to_vec() };
+        let tasks = [("read (1/2)", &[][..]), ("read (2/2)", &[]), ("write (1/1)", &[0, 1])].map(task).to_vec();
+        Coordinator::new(settings, Topology { tasks })
+    }
+
+    fn trigger(checkpoint: u64, tasks: &[usize]) -> Action<usize> {
+        Trigger { checkpoint, kind: Checkpoint, tasks: tasks.to_vec() }
+    }
+
+    fn acknowledge_all(coordinator: &mut Coordinator<usize>, checkpoint: u64) {
+        let actions: Vec<_> = (0..3).flat_map(|task| coordinator.acknowledged(task, checkpoint, task)).collect();
+        assert!(matches!(&actions[..], [Publish { snapshots, .. }] if *snapshots == [Some(0), Some(1), Some(2)]), "{actions:?}");
+    }
+
+    #[test]
+    fn one_checkpoint_follows_the_other_by_interval_and_pause_and_old_ones_retire() {
+        let mut it = coordinator(settings());
+        assert_eq!(it.tick(seconds(9)), []);
+        assert_eq!(it.tick(seconds(10)), [trigger(8, &[0, 1])]);
+        acknowledge_all(&mut it, 8);
+        assert_eq!(it.tick(seconds(19)), []);
+        assert_eq!(it.published(8), [Complete { checkpoint: 8, kind: Checkpoint }, Retire { checkpoint: 5 }]);
+        assert_eq!(it.tick(seconds(21)), [], "the pause after the last one is not over");
+        assert_eq!(it.tick(seconds(22)), [trigger(9, &[0, 1])]);
+        acknowledge_all(&mut it, 9);
+        assert_eq!(it.published(9), [Complete { checkpoint: 9, kind: Checkpoint }, Retire { checkpoint: 7 }]);
+        assert_eq!(it.tick(seconds(5)), [], "time never goes back");
+        assert_eq!(it.tick(seconds(31)), []);
+        assert_eq!(it.tick(seconds(32)), [trigger(10, &[0, 1])]);
+    }
+
+    #[test]
+    fn an_expiry_names_who_was_waited_for_and_a_success_resets_the_count() {
+        let mut it = coordinator(settings());
+        it.tick(seconds(10));
+        it.acknowledged(1, 8, 1);
+        let reason = "it took longer than 60s, and waits for `read (1/2)`, `write (1/1)`".to_owned();
+        assert_eq!(it.tick(seconds(70)), [Abort { checkpoint: 8, reason }]);
+        assert_eq!(it.tick(seconds(73)), [trigger(9, &[0, 1])]);
+        acknowledge_all(&mut it, 9);
+        it.published(9);
+        it.tick(seconds(90));
+        assert!(
+            matches!(&it.declined(2, 10, "full")[..], [Abort { checkpoint: 10, reason }] if reason == "`write (1/1)` declined it: full")
+        );
+        it.tick(seconds(110));
+        let actions = it.declined(2, 11, "full");
+        let reason = "checkpoint 11 failed, and 1 failures in a row are tolerated: `write (1/1)` declined it: full".to_owned();
+        assert!(matches!(&actions[..], [Abort { checkpoint: 11, .. }, Fail { .. }]) && actions[1] == Fail { reason });
+        assert_eq!(it.tick(seconds(500)), []);
+    }
+
+    #[test]
+    fn the_last_checkpoint_comes_at_once_and_is_the_last() {
+        let mut it = coordinator(Settings { interval: None, ..settings() });
+        assert_eq!(it.finished(0), []);
+        assert_eq!(it.ended(1), []);
+        assert_eq!(it.ended(2), [trigger(8, &[1, 2])]);
+        it.acknowledged(1, 8, 1);
+        let snapshots = vec![None, Some(1), Some(2)];
+        assert_eq!(it.acknowledged(2, 8, 2), [Publish { checkpoint: 8, kind: Checkpoint, snapshots }]);
+        assert_eq!(it.published(8)[0], Complete { checkpoint: 8, kind: Checkpoint });
+        assert_eq!([it.tick(seconds(100)), it.finished(1), it.finished(2)], [vec![], vec![], vec![]]);
+        let refused = Refuse { kind: Savepoint, reason: "all tasks of the job have ended".to_owned() };
+        assert_eq!(it.request(Savepoint), [refused]);
+    }
+
+    #[test]
+    fn the_last_checkpoint_is_tried_again_after_a_pause() {
+        let mut it = coordinator(Settings { interval: None, ..settings() });
+        (0..3).for_each(|task| drop(it.ended(task)));
+        assert!(matches!(&it.declined(1, 8, "full")[..], [Abort { .. }]));
+        assert_eq!(it.tick(seconds(2)), []);
+        assert_eq!(it.tick(seconds(3)), [trigger(9, &[0, 1, 2])]);
+    }
+
+    #[test]
+    fn a_request_waits_for_the_pending_one_alone() {
+        let mut it = coordinator(settings());
+        it.tick(seconds(10));
+        assert_eq!([it.request(Checkpoint), it.request(Savepoint), it.request(Checkpoint)], [vec![], vec![], vec![]]);
+        acknowledge_all(&mut it, 8);
+        let savepoint = Trigger { checkpoint: 9, kind: Savepoint, tasks: vec![0, 1] };
+        assert_eq!(it.published(8)[2], savepoint);
+        acknowledge_all(&mut it, 9);
+        assert_eq!(it.publish_failed(9, "full").len(), 2, "the job goes on without the savepoint, and the checkpoint follows");
+        acknowledge_all(&mut it, 10);
+        assert_eq!(it.published(10).len(), 2, "one checkpoint for both requests");
+    }
+
+    #[test]
+    fn a_task_that_ends_while_a_checkpoint_is_pending_hands_the_trigger_on() {
+        let mut it = coordinator(settings());
+        it.tick(seconds(10));
+        assert_eq!(it.finished(0), []);
+        assert_eq!(it.ended(1), [trigger(8, &[2])]);
+        assert_eq!(it.acknowledged(1, 7, 1), []);
+        assert_eq!(it.acknowledged(9, 8, 9), []);
+        it.acknowledged(2, 8, 2);
+        assert_eq!(it.acknowledged(2, 8, 77), []);
+        let snapshots = vec![None, Some(1), Some(2)];
+        assert_eq!(it.acknowledged(1, 8, 1), [Publish { checkpoint: 8, kind: Checkpoint, snapshots }]);
+        assert_eq!(it.tick(seconds(1000)), [], "what is being published does not expire");
     }
 }

@@ -244,8 +244,10 @@ enum Life {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Task {
     life: Life,
-    /// The last barrier that it sent on.
+    /// The last barrier that it took its snapshot at.
     passed: u64,
+    /// The last one that it sent on; none behind its end.
+    sent: u64,
     triggered: Option<u64>,
     /// The checkpoint whose snapshot holds its end, and which is published.
     committed: bool,
@@ -309,10 +311,10 @@ impl World {
     fn barrier(&self, task: usize, predecessors: &[usize]) -> Option<u64> {
         let this = &self.tasks[task];
         let ended = |from: &&usize| self.tasks[**from].life != Life::Running;
-        let brought = predecessors.iter().map(|from| self.tasks[*from].passed).max().unwrap_or(0);
+        let brought = predecessors.iter().map(|from| self.tasks[*from].sent).max().unwrap_or(0);
         let triggered = this.triggered.filter(|_| predecessors.iter().all(|from| ended(&from))).unwrap_or(0);
         let number = brought.max(triggered);
-        let aligned = predecessors.iter().all(|from| ended(&from) || self.tasks[*from].passed >= number);
+        let aligned = predecessors.iter().all(|from| ended(&from) || self.tasks[*from].sent >= number);
         (this.life != Life::Finished && number > this.passed && number > self.over && aligned).then_some(number)
     }
 
@@ -321,6 +323,9 @@ impl World {
         let this = &mut next.tasks[task];
         (this.passed, this.triggered) = (checkpoint, None);
         let end = this.life == Life::Ended;
+        if !end {
+            this.sent = checkpoint;
+        }
         let input = if decline { Input::Declined(task, checkpoint) } else { Input::Acknowledged(task, checkpoint, end) };
         this.reports.push_back(input);
         next.faults -= u32::from(decline);
@@ -385,7 +390,7 @@ impl World {
         }
         // A barrier that stands in a channel comes before the end of the channel.
         let at_end = from.iter().all(|from| self.tasks[*from].life != Life::Running);
-        let barrier_first = !from.is_empty() && from.iter().any(|from| self.tasks[*from].passed > this.passed.max(self.over));
+        let barrier_first = !from.is_empty() && from.iter().any(|from| self.tasks[*from].sent > this.passed.max(self.over));
         if this.life == Life::Running && at_end && !barrier_first {
             all.push(self.end(task, waits));
         }
@@ -444,7 +449,7 @@ struct Bounds {
 }
 
 fn explore_honest(predecessors: &[&[usize]], waits: Waits, bounds: Bounds) {
-    let task = Task { life: Life::Running, passed: 0, triggered: None, committed: false, reports: VecDeque::new() };
+    let task = Task { life: Life::Running, passed: 0, sent: 0, triggered: None, committed: false, reports: VecDeque::new() };
     let start = World {
         machine: machine(predecessors, bounds.tolerable_failures),
         rules: Rules { kept: [3].into(), ..Rules::default() },

@@ -263,6 +263,9 @@ pub fn unique_token() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faulty::{Fault, Faulty, Operation};
+    use object_store::memory::InMemory;
+    use std::sync::Arc;
 
     fn published(checkpoint: u64) -> Entry {
         let manifest = Stored { path: format!("chk-{checkpoint}/manifest-1.json"), bytes: 1, checksum: "c".into() };
@@ -365,6 +368,29 @@ mod tests {
         let newer = seal(&serde_json::json!({"version": 2, "number": 2})).unwrap();
         store.put(&log_path(2), newer).unwrap();
         check_code(History::read(&store), code::SNAPSHOT_FOREIGN, "of version 2");
+    }
+
+    #[test]
+    fn a_leader_that_does_not_know_what_it_wrote_is_none() {
+        let objects = Arc::new(InMemory::new());
+        let fails = |operation, path: &str| match operation == Operation::Create && path.ends_with('2') {
+            true => Fault::Refused,
+            false => Fault::None,
+        };
+        let (mut log, _) = JobLog::take_over(&Store::impatient(Arc::new(Faulty::new(objects.clone(), fails))), "a").unwrap();
+        assert_eq!(log.append(published(1)).unwrap_err().code(), code::STORE);
+        assert!(!log.leads());
+        assert_eq!(log.append(published(1)).unwrap_err().code(), code::FENCED);
+        let (_, history) = JobLog::take_over(&Store::impatient(objects), "b").unwrap();
+        assert_eq!((history.entries, history.generation), (1, 1));
+    }
+
+    #[test]
+    fn a_listing_that_fails_is_no_empty_log() {
+        let fails = |operation, _: &str| if operation == Operation::List { Fault::Refused } else { Fault::None };
+        let store = Store::impatient(Arc::new(Faulty::new(Arc::new(InMemory::new()), fails)));
+        assert_eq!(JobLog::take_over(&store, "a").err().unwrap().code(), code::STORE);
+        assert_eq!(store.read(&log_path(1)).unwrap(), None);
     }
 
     #[test]

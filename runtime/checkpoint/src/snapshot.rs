@@ -1,7 +1,7 @@
 //! A checkpoint or savepoint that is there: its manifest, checked, and the states that it refers to.
 
 use crate::names::{SAVEPOINT_MANIFEST, checkpoint_of};
-use crate::{History, Manifest, PluginEntry, Published, Store};
+use crate::{History, Manifest, PluginEntry, Published, Store, Stored};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_state::{OperatorIndex, Part};
@@ -10,6 +10,7 @@ use streamrt_types::{Error, Result, code};
 /// See the module.
 pub struct Snapshot {
     manifest: Manifest,
+    published: Published,
     store: Store,
     /// What was read, by path: an object holds all operators of a chain, and is read once.
     objects: Mutex<BTreeMap<String, Arc<Vec<u8>>>>,
@@ -70,7 +71,15 @@ impl Snapshot {
     }
 
     fn of(store: Store, path: &str, bytes: &[u8]) -> Result<Snapshot> {
-        Ok(Snapshot { manifest: Manifest::read(path, bytes)?, store, objects: Mutex::default() })
+        let manifest = Manifest::read(path, bytes)?;
+        let location = Some(store.location().to_owned());
+        let published = Published { checkpoint: manifest.checkpoint, kind: manifest.kind, manifest: Stored::of(path, bytes), location };
+        Ok(Snapshot { manifest, published, store, objects: Mutex::default() })
+    }
+
+    /// How any log can name it, whatever store the log is in.
+    pub fn published(&self) -> &Published {
+        &self.published
     }
 
     /// Its paths are those of [`Snapshot::store`].

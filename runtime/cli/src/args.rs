@@ -21,6 +21,18 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Run a job in this process.
     Run(RunArgs),
+    /// Show the jobs that run on this machine.
+    List,
+    /// Make a savepoint of a running job, or look into one.
+    Savepoint(SavepointArgs),
+    /// End a job: what is in flight is finished or kept in a last checkpoint, from which the same command goes on.
+    Stop(StopArgs),
+    /// End a job at once: what is not committed is withdrawn.
+    Cancel(JobArgs),
+    /// Look into the state of a checkpoint or savepoint.
+    State(StateArgs),
+    /// Check that everything is there that the checkpoints of a folder refer to, and whole.
+    Fsck(FsckArgs),
     /// Install what `build` needs; `build` does it by itself when something is missing.
     Toolchain,
 }
@@ -69,9 +81,88 @@ pub struct RunArgs {
     /// How to print progress and the summary, on stderr.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
+    /// Start from this savepoint or checkpoint, which may be another job's.
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
     /// Arguments of the job.
     #[arg(last = true)]
     pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    /// The job's id or name, as `list` shows them.
+    pub job: String,
+}
+
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// The job's id or name, as `list` shows them.
+    pub job: String,
+    /// Make a savepoint in this folder, and end with it.
+    #[arg(long, value_name = "DIR")]
+    pub savepoint: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct SavepointArgs {
+    #[command(subcommand)]
+    pub command: Option<SavepointCommand>,
+    /// The job's id or name, as `list` shows them.
+    #[arg(required = true)]
+    pub job: Option<String>,
+    /// An empty folder, or one to be made.
+    #[arg(required = true)]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SavepointCommand {
+    /// Show operators by uid, states, types, numbers of keys, and sizes of a savepoint or checkpoint.
+    Inspect(SnapshotArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    /// The folder of a savepoint, or of checkpoints: the newest one, unless it ends in `chk-NUMBER`.
+    pub dir: PathBuf,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    #[command(subcommand)]
+    pub command: StateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// Print the entries of a keyed state as JSON lines.
+    Get(StateGetArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct StateGetArgs {
+    /// The folder of a savepoint or of checkpoints.
+    pub dir: PathBuf,
+    /// The operator.
+    #[arg(long)]
+    pub uid: String,
+    /// The state.
+    #[arg(long)]
+    pub state: String,
+    /// The key: its value, or a JSON array of the values of its columns; without it, all keys.
+    #[arg(long)]
+    pub key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct FsckArgs {
+    /// The folder of checkpoints, or of a savepoint.
+    pub dir: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -17,6 +17,11 @@ pub fn toolchain() -> Option<PathBuf> {
     private(folder()?.join("toolchain"))
 }
 
+/// Where the sockets of running jobs are.
+pub fn jobs() -> Option<PathBuf> {
+    private(folder()?.join("jobs"))
+}
+
 fn folder() -> Option<PathBuf> {
     locate(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))
 }

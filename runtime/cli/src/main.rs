@@ -12,11 +12,13 @@ mod new;
 mod plugin_file;
 mod process;
 mod progress;
+mod remote;
 mod report;
 mod run;
+mod snapshot;
 mod toolchain;
 
-use args::{Command, CommandLine};
+use args::{Command, CommandLine, SavepointCommand, StateArgs, StateCommand};
 use clap::Parser;
 use std::io::{ErrorKind, Write};
 use std::panic::AssertUnwindSafe;
@@ -50,6 +52,16 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Build(args) => component::build(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Run(args) => run::run(args),
+        Command::List => remote::list(),
+        Command::Savepoint(args) => match (args.command, args.job, args.dir) {
+            (Some(SavepointCommand::Inspect(args)), ..) => snapshot::inspect(&args),
+            (None, Some(job), Some(dir)) => remote::savepoint(&job, &dir),
+            _ => Err(Error::new(code::BAD_OPTION, "a savepoint needs a job and a folder")),
+        },
+        Command::Stop(args) => remote::stop(&args.job, args.savepoint.as_deref()),
+        Command::Cancel(args) => remote::cancel(&args.job),
+        Command::State(StateArgs { command: StateCommand::Get(args) }) => snapshot::get(&args),
+        Command::Fsck(args) => snapshot::fsck(&args),
         Command::Toolchain => toolchain::ensure(Path::new(".")).map(|_| report::status("the tool chain for components is complete")),
     }
 }

@@ -8,14 +8,14 @@ use crate::args::{Format, RunArgs};
 use crate::configuration;
 use crate::plugin_file::{Loader, read};
 use crate::progress::Style;
-use crate::report;
+use crate::{remote, report};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::{JobFile, JobSpec};
-use streamrt_taskmanager::{Ended, JobHandle, LoadedPlugin, Submission, submit};
+use streamrt_taskmanager::{Ended, JobHandle, JobToRun, LoadedPlugin, Submission, submit};
 use streamrt_types::{Configuration, Error, Result, code};
 use streamrt_wit::Body;
 
@@ -42,7 +42,10 @@ pub fn run(args: RunArgs) -> Result<()> {
     let job = read_job(&args)?;
     let style = style(args.output, &job.spec);
     let folder = job.configuration.checkpoint_dir.clone().unwrap_or_default();
-    let handle = match submit(job.spec, job.plugins, job.configuration, args.parallelism)? {
+    let name = job.spec.name.clone();
+    let from = args.from.as_ref().map(|from| from.to_string_lossy().into_owned());
+    let submitted = JobToRun { job: job.spec, plugins: job.plugins, configuration: job.configuration, parallelism: args.parallelism, from };
+    let handle = match submit(submitted)? {
         Submission::Started(handle) => handle,
         Submission::Finished => {
             report::status(&format!("the job in {folder} has finished; nothing is changed"));
@@ -52,8 +55,12 @@ pub fn run(args: RunArgs) -> Result<()> {
     if let Some(checkpoint) = handle.resumed_from() {
         report::status(&format!("the job goes on from checkpoint {checkpoint} in {folder}"));
     }
-    let (ended, stopped) = watch(handle, style, &interrupts)?;
-    show(&style.summary(&ended.summary, stopped));
+    // Without a socket the job runs as well; it then takes no commands but Ctrl-C.
+    let listening = remote::listen(&name, handle.remote()).map_err(|error| report::status(error.message()));
+    let ended = watch(handle, style, &interrupts);
+    drop(listening);
+    let (ended, stopped) = ended?;
+    show(&style.summary(&ended.summary, stopped || ended.stopped_at.is_some()));
     if let Some(checkpoint) = ended.stopped_at {
         report::status(&format!("the job was stopped at checkpoint {checkpoint} in {folder}, from which the same command goes on"));
     }

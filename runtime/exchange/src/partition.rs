@@ -62,7 +62,7 @@ impl ResultPartition {
         if n_channels == 1 {
             // With one channel there is nothing to choose, but a null key is as wrong as with two.
             if let Partitioner::Hash { encoder, .. } = &self.partitioner {
-                encoder.check(&batch.columns)?;
+                encoder.check(&batch.columns).map_err(|e| located(e, encoder, &batch))?;
             }
             return self.send(0, StreamElement::Batch(batch));
         }
@@ -123,7 +123,7 @@ impl ResultPartition {
             return Err(Error::internal("rows are hashed by a hash partitioner"));
         };
         self.hashes.clear();
-        encoder.hash(&batch.columns, &mut self.hashes)?;
+        encoder.hash(&batch.columns, &mut self.hashes).map_err(|e| located(e, encoder, &batch))?;
         let mut rows: Vec<Vec<u32>> = vec![Vec::with_capacity(batch.n_rows() / self.channels.len() * 2); self.channels.len()];
         for (row, &hash) in self.hashes.iter().enumerate() {
             rows[self.owners[key_group(hash, *max_parallelism) as usize] as usize].push(row as u32);
@@ -140,6 +140,14 @@ impl ResultPartition {
             }
         }
         Ok(())
+    }
+}
+
+/// Names the record that has no key, where its origin is known.
+fn located(error: Error, encoder: &KeyEncoder, batch: &Batch) -> Error {
+    match encoder.null_row(&batch.columns).zip(batch.origin.as_ref()) {
+        Some((row, origin)) => error.at(format_args!("{} line {}", origin.split, origin.position(row))),
+        None => error,
     }
 }
 

@@ -114,6 +114,7 @@ impl JobFile {
     /// `Invalid`: an input or a function that is not there, or a bad duration.
     pub fn spec(&self, plans: &[Arc<Plan>]) -> Result<JobSpec> {
         assert_eq!(plans.len(), self.operator.len(), "a plan for each operator");
+        self.check_uids()?;
         let mut job = JobSpec { name: self.name.clone(), nodes: Vec::new(), functions: Vec::new() };
         for table in &self.source {
             add_source(&mut job, table)?;
@@ -138,6 +139,17 @@ impl JobFile {
         }
         self.connect(&mut job)?;
         Ok(job)
+    }
+
+    /// Before anything refers to them.
+    fn check_uids(&self) -> Result<()> {
+        let sources = self.source.iter().map(|table| ("[[source]]", &table.uid));
+        let operators = self.operator.iter().map(|table| ("[[operator]]", &table.uid));
+        let sinks = self.sink.iter().map(|table| ("[[sink]]", &table.uid));
+        match sources.chain(operators).chain(sinks).find(|(_, uid)| uid.trim().is_empty()) {
+            None => Ok(()),
+            Some((table, _)) => Err(Error::new(code::MISSING_UID, format!("a {table} has no uid"))),
+        }
     }
 
     /// Fills in the inputs, now that every node has its number; operators may stand in any order in the file.

@@ -198,6 +198,19 @@ fn check_uids(nodes: &[Node]) -> Result<()> {
     Ok(())
 }
 
+/// The nodes on cycles: those left over, without what merely hangs on a cycle.
+fn cycle(nodes: &[Node], index: &HashMap<u32, usize>, done: &HashSet<usize>) -> Vec<usize> {
+    let mut left: Vec<usize> = (0..nodes.len()).filter(|i| !done.contains(i)).collect();
+    loop {
+        let read: HashSet<usize> = left.iter().flat_map(|&i| nodes[i].inputs.iter().map(|input| index[&input.node])).collect();
+        let before = left.len();
+        left.retain(|i| read.contains(i));
+        if left.len() == before {
+            return left;
+        }
+    }
+}
+
 /// Kahn's algorithm; among the nodes that are free, the user's order decides.
 fn topological_order(nodes: &[Node]) -> Result<Vec<usize>> {
     let index: HashMap<u32, usize> = nodes.iter().enumerate().map(|(i, node)| (node.id, i)).collect();
@@ -213,8 +226,8 @@ fn topological_order(nodes: &[Node]) -> Result<Vec<usize>> {
     while order.len() < nodes.len() {
         let free = |i: &usize| !done.contains(i) && nodes[*i].inputs.iter().all(|input| done.contains(&index[&input.node]));
         let Some(next) = (0..nodes.len()).find(free) else {
-            let cycle: Vec<String> = (0..nodes.len()).filter(|i| !done.contains(i)).map(|i| format!("`{}`", nodes[i].uid)).collect();
-            return Err(Error::new(code::CYCLE, format!("the job graph has a cycle through {}", cycle.join(", "))));
+            let names: Vec<String> = cycle(nodes, &index, &done).into_iter().map(|i| format!("`{}`", nodes[i].uid)).collect();
+            return Err(Error::new(code::CYCLE, format!("the job graph has a cycle through {}", names.join(", "))));
         };
         done.insert(next);
         order.push(next);

@@ -17,6 +17,9 @@ use streamrt_types::{Error, ErrorKind, PoisonPolicy, Result, code};
 const POISON_MAX: usize = 8;
 /// How long isolation may go on.
 const ISOLATION_MS_MAX: i64 = 5_000;
+/// A part of several events has this share of the deadline at most: if it misses that, its halves are tried, and a function that hangs is
+/// found long before isolation is given up.
+const PART_SHARE: usize = 8;
 /// A part never has less time than this, however small it is.
 const DEADLINE_FLOOR_MS: u64 = 50;
 
@@ -86,6 +89,11 @@ impl Isolation {
         Duration::from_millis(share.max(DEADLINE_FLOOR_MS).min(ceiling))
     }
 
+    fn part_deadline(&self, size: usize, total: usize) -> Duration {
+        let share = self.deadline(size, total);
+        if size > 1 { share.min(self.deadline(1, PART_SHARE)) } else { share }
+    }
+
     /// `whole` has failed with `failure`.
     fn isolate<W: Work>(&self, work: &mut W, whole: W::Part, failure: Failure) -> Result<()> {
         let started_ms = self.context.clock.monotonic_ms();
@@ -94,7 +102,7 @@ impl Isolation {
         // Parts that wait, the next one last; with it how it failed, if it was tried.
         let mut parts = vec![(whole, Some(failure))];
         while let Some((part, failed)) = parts.pop() {
-            let deadline = self.deadline(work.size(&part), total);
+            let deadline = self.part_deadline(work.size(&part), total);
             let failed = match failed {
                 None => attempt(work, &part, deadline)?,
                 tried => tried,

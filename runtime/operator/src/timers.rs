@@ -10,7 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
-use streamrt_state::Frozen;
+use streamrt_state::{EachEntry, Frozen};
 use streamrt_types::{Error, KeyGroupRange, Result, code, key_group, murmur3_32};
 
 /// A key, without an allocation where it is eight bytes. Ordered within one kind.
@@ -186,7 +186,7 @@ struct FrozenTimers {
 }
 
 impl Frozen for FrozenTimers {
-    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+    fn visit(&self, each: &mut EachEntry<'_>) {
         for (domain, groups) in [(0, &self.event_time), (1, &self.processing_time)] {
             for timer in groups.iter().flat_map(|group| group.iter()) {
                 let mut sub = [domain; 9];

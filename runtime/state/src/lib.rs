@@ -35,8 +35,8 @@ pub use list::{Elements, ListState};
 pub use map::{MapPage, MapState};
 pub use row::RowCodec;
 pub use snapshot::{
-    Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode, ListSnapshot, OperatorIndex, OperatorSnapshot,
-    OperatorState, Part, Share,
+    EachEntry, Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode, ListSnapshot, OperatorIndex, OperatorSnapshot,
+    OperatorState, Part, Share, StateEntry,
 };
 pub use table::{KeyTable, TableSnapshot};
 pub use value::ValueState;

@@ -7,7 +7,7 @@ use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
 use crate::slab::Slab;
-use crate::snapshot::Frozen;
+use crate::snapshot::{EachEntry, Frozen};
 use crate::table::{KeyTable, TableSnapshot, word_of};
 use std::sync::Arc;
 use streamrt_types::{Error, KeyGroupRange, Result, code};
@@ -116,7 +116,7 @@ struct FrozenLists {
 }
 
 impl Frozen for FrozenLists {
-    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+    fn visit(&self, each: &mut EachEntry<'_>) {
         self.table.each(&mut |key, number| each(key, &[], self.lists.get(word_of(number))));
     }
 }

@@ -6,7 +6,7 @@ use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
 use crate::slab::Slab;
-use crate::snapshot::Frozen;
+use crate::snapshot::{EachEntry, Frozen};
 use crate::table::{KeyTable, TableSnapshot, word_of};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -157,7 +157,7 @@ struct FrozenMaps {
 }
 
 impl Frozen for FrozenMaps {
-    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+    fn visit(&self, each: &mut EachEntry<'_>) {
         self.table.each(&mut |key, number| self.maps.get(word_of(number)).iter().for_each(|(sub, value)| each(key, sub, value)));
     }
 }

@@ -17,18 +17,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use streamrt_types::{Error, KeyGroupRange, Result, code, key_group, murmur3_32};
 
+/// Takes key, sub-key and value of an entry.
+pub type EachEntry<'a> = dyn FnMut(&[u8], &[u8], &[u8]) + 'a;
+
 /// A keyed state as it was at one moment.
 pub trait Frozen: Send {
     /// Shows every entry: key, sub-key, value. The order means nothing.
-    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8]));
+    fn visit(&self, each: &mut EachEntry<'_>);
 }
+
+/// Key, sub-key, value.
+pub type StateEntry = (Vec<u8>, Vec<u8>, Vec<u8>);
 
 /// Entries that were copied, for states that are small.
 #[derive(Debug, Default)]
-pub struct FrozenEntries(pub Vec<(Vec<u8>, Vec<u8>, Vec<u8>)>);
+pub struct FrozenEntries(pub Vec<StateEntry>);
 
 impl Frozen for FrozenEntries {
-    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+    fn visit(&self, each: &mut EachEntry<'_>) {
         self.0.iter().for_each(|(key, sub, value)| each(key, sub, value));
     }
 }
@@ -312,9 +318,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    type Entry = (Vec<u8>, Vec<u8>, Vec<u8>);
-
-    fn part(entries: Vec<Entry>, lists: Vec<ListSnapshot>) -> Part {
+    fn part(entries: Vec<StateEntry>, lists: Vec<ListSnapshot>) -> Part {
         let keyed = vec![KeyedSnapshot { name: "s".into(), types: json!("i64"), entries: Box::new(FrozenEntries(entries)) }];
         let mut object = b"in front".to_vec();
         let index = OperatorSnapshot { keyed, lists }.write("u", 128, &mut object);
@@ -325,7 +329,7 @@ mod tests {
         Share { subtask, parallelism, key_groups: KeyGroupRange::of_subtask(128, parallelism, subtask), max_parallelism: 128 }
     }
 
-    fn entries(state: &mut OperatorState) -> Vec<Entry> {
+    fn entries(state: &mut OperatorState) -> Vec<StateEntry> {
         let mut all = Vec::new();
         let taken = state.keyed("s", &json!("i64"), |_, key, sub, value| {
             all.push((key.to_vec(), sub.to_vec(), value.to_vec()));
@@ -337,7 +341,7 @@ mod tests {
 
     #[test]
     fn each_key_goes_to_the_owner_of_its_group_at_any_parallelism() {
-        let all: Vec<Entry> = (0..1000u32).map(|i| (i.to_le_bytes().to_vec(), vec![7; i as usize % 300], vec![i as u8])).collect();
+        let all: Vec<StateEntry> = (0..1000u32).map(|i| (i.to_le_bytes().to_vec(), vec![7; i as usize % 300], vec![i as u8])).collect();
         let parts = [Some(part(all[..600].to_vec(), vec![])), None, Some(part(all[600..].to_vec(), vec![]))];
         for parallelism in [1, 2, 7] {
             let mut found = Vec::new();

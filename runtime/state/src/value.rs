@@ -7,7 +7,7 @@ use crate::arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
-use crate::snapshot::Frozen;
+use crate::snapshot::{EachEntry, Frozen};
 use crate::table::{KeyTable, TableSnapshot, word_of};
 use arrow_array::RecordBatch;
 use streamrt_types::{KeyGroupRange, Result};
@@ -137,7 +137,7 @@ struct FrozenValues {
 }
 
 impl Frozen for FrozenValues {
-    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+    fn visit(&self, each: &mut EachEntry<'_>) {
         self.table.each(&mut |key, value| match &self.arena {
             None => each(key, &[], value),
             Some(arena) => each(key, &[], arena.get(word_of(value))),

@@ -8,9 +8,9 @@
 use crate::control::Control;
 use crate::durable::Durable;
 use crate::mailbox::{Command, Mailbox, Report, TaskSnapshot};
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use streamrt_checkpoint::{Action, Coordinator, Entry, EndState, Settings, SnapshotKind, Store, SubtaskSnapshot, Topology, object_path};
@@ -29,9 +29,21 @@ pub(crate) enum Message {
     Finished { task: usize },
     /// The user wants the job to stop with a checkpoint.
     Stop,
+    /// The user wants a savepoint in a folder; with `stop`, the job ends with it.
+    Savepoint { folder: String, stop: bool, reply: Sender<Result<u64>> },
     /// All tasks are gone.
     Done,
 }
+
+/// A savepoint that somebody waits for.
+struct Savepoint {
+    store: Store,
+    stop: bool,
+    reply: Sender<Result<u64>>,
+}
+
+/// The stores of savepoints that are being made, by number: coordinator and uploader share it.
+type SavepointStores = Arc<Mutex<BTreeMap<u64, Store>>>;
 
 /// The threads of an attempt.
 pub(crate) struct Checkpoints {
@@ -52,8 +64,15 @@ pub(crate) fn start(
 ) -> Result<Checkpoints> {
     let (messages, received) = channel();
     let places = subtasks.iter().map(|subtask| (subtask.vertex as u32, subtask.index)).collect();
-    let uploader =
-        Uploader { store: durable.store().clone(), generation: durable.generation(), max_parallelism: durable.max_parallelism(), places, messages: messages.clone() };
+    let savepoint_stores = SavepointStores::default();
+    let uploader = Uploader {
+        store: durable.store().clone(),
+        savepoints: savepoint_stores.clone(),
+        generation: durable.generation(),
+        max_parallelism: durable.max_parallelism(),
+        places,
+        messages: messages.clone(),
+    };
     let no_thread = |e| Error::internal("no thread could be started for checkpoints").with_source(e);
     let uploading = move || reports.into_iter().for_each(|report| uploader.report(report));
     let uploader = std::thread::Builder::new().name("checkpoints".into()).spawn(uploading).map_err(no_thread)?;
@@ -67,6 +86,9 @@ pub(crate) fn start(
         began: Instant::now(),
         committed: vec![0; n_tasks],
         stop: None,
+        wanted: VecDeque::new(),
+        savepoints: BTreeMap::new(),
+        savepoint_stores,
     };
     let run = move || thread.run(&received);
     let coordinator = std::thread::Builder::new().name("coordinator".into()).spawn(run).map_err(no_thread)?;
@@ -86,6 +108,7 @@ impl Checkpoints {
 
 struct Uploader {
     store: Store,
+    savepoints: SavepointStores,
     generation: u64,
     max_parallelism: u32,
     /// (vertex, subtask) by task.
@@ -117,8 +140,11 @@ impl Uploader {
         let write = |(uid, operator): (Arc<str>, streamrt_state::OperatorSnapshot)| operator.write(&uid, self.max_parallelism, &mut bytes);
         let operators: Vec<_> = snapshot.operators.into_iter().map(write).collect();
         failpoint("snapshot.upload")?;
-        let path = object_path(SnapshotKind::Checkpoint, snapshot.checkpoint, self.generation, vertex, subtask);
-        let object = if operators.is_empty() { None } else { Some(self.store.put(&path, bytes)?) };
+        let savepoint = self.savepoints.lock().unwrap_or_else(PoisonError::into_inner).get(&snapshot.checkpoint).cloned();
+        let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
+        let path = object_path(kind, snapshot.checkpoint, self.generation, vertex, subtask);
+        let store = savepoint.as_ref().unwrap_or(&self.store);
+        let object = if operators.is_empty() { None } else { Some(store.put(&path, bytes)?) };
         Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators })
     }
 }
@@ -134,12 +160,21 @@ struct CoordinatorThread {
     committed: Vec<u64>,
     /// The job is being stopped, with the checkpoint that it is stopped at, once that is published.
     stop: Option<Option<u64>>,
+    /// Savepoints that are not begun.
+    wanted: VecDeque<Savepoint>,
+    /// Savepoints that are being made, by number.
+    savepoints: BTreeMap<u64, Savepoint>,
+    savepoint_stores: SavepointStores,
 }
 
 impl CoordinatorThread {
     fn run(mut self, messages: &Receiver<Message>) -> (Durable, Option<u64>) {
         loop {
-            let actions = match messages.recv_timeout(self.durable.tick().min(TICK_MAX)) {
+            let message = messages.recv_timeout(self.durable.tick().min(TICK_MAX));
+            if let (Ok(Message::Acknowledged { .. }), Err(error)) = (&message, failpoint("snapshot.acknowledged")) {
+                self.control.fail(error);
+            }
+            let actions = match message {
                 Ok(Message::Done) | Err(RecvTimeoutError::Disconnected) => return (self.durable, self.stop.flatten()),
                 Ok(message) => self.message(message),
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
@@ -173,43 +208,90 @@ impl CoordinatorThread {
                 self.stop = self.stop.or(Some(None));
                 self.coordinator.request(SnapshotKind::Checkpoint)
             }
+            Message::Savepoint { folder, stop, reply } => match savepoint_store(&folder) {
+                Ok(store) => {
+                    self.wanted.push_back(Savepoint { store, stop, reply });
+                    self.coordinator.request(SnapshotKind::Savepoint)
+                }
+                Err(error) => {
+                    answer(&reply, Err(error));
+                    Vec::new()
+                }
+            },
             Message::Done => Vec::new(),
         }
     }
 
     fn carry_out(&mut self, action: Action<SubtaskSnapshot>) -> Result<Vec<Action<SubtaskSnapshot>>> {
         match action {
-            Action::Trigger { checkpoint, tasks, .. } => {
+            Action::Trigger { checkpoint, kind, tasks } => {
+                if kind == SnapshotKind::Savepoint && !self.savepoints.contains_key(&checkpoint) {
+                    self.begin_savepoint(checkpoint);
+                }
                 tasks.iter().for_each(|task| self.mailboxes[*task].send(Command::Trigger(Barrier { checkpoint })));
             }
-            Action::Publish { checkpoint, kind, snapshots } => return self.publish(checkpoint, kind, snapshots),
+            Action::Publish { checkpoint, snapshots, .. } => return self.publish(checkpoint, snapshots),
             Action::Complete { checkpoint, .. } => {
                 failpoint("complete.before")?;
-                self.tell_all(Command::Complete(checkpoint));
-                self.stop = self.stop.map(|at| at.or(Some(checkpoint)));
+                self.complete(checkpoint);
             }
             Action::Abort { checkpoint, reason } => {
                 self.tell_all(Command::Abort(checkpoint));
-                self.durable.say(&format!("checkpoint {checkpoint} failed: {reason}"));
+                match self.end_savepoint(checkpoint) {
+                    Some(savepoint) => answer(&savepoint.reply, Err(Error::new(code::CHECKPOINT_FAILED, reason))),
+                    None => self.durable.say(&format!("checkpoint {checkpoint} failed: {reason}")),
+                }
             }
             Action::Fail { reason } => return Err(Error::new(code::CHECKPOINT_FAILED, reason)),
             Action::Retire { checkpoint } => self.durable.retire(checkpoint)?,
-            Action::Refuse { .. } => {}
+            Action::Refuse { reason, .. } => {
+                if let Some(savepoint) = self.wanted.pop_front() {
+                    answer(&savepoint.reply, Err(Error::new(code::CHECKPOINT_FAILED, reason)));
+                }
+            }
         }
         Ok(Vec::new())
+    }
+
+    fn begin_savepoint(&mut self, checkpoint: u64) {
+        if let Some(savepoint) = self.wanted.pop_front() {
+            self.savepoint_stores.lock().unwrap_or_else(PoisonError::into_inner).insert(checkpoint, savepoint.store.clone());
+            self.savepoints.insert(checkpoint, savepoint);
+        }
+    }
+
+    fn end_savepoint(&mut self, checkpoint: u64) -> Option<Savepoint> {
+        self.savepoint_stores.lock().unwrap_or_else(PoisonError::into_inner).remove(&checkpoint);
+        self.savepoints.remove(&checkpoint)
+    }
+
+    /// A savepoint alone commits nothing; the job may go on and commit with its next checkpoint.
+    fn complete(&mut self, checkpoint: u64) {
+        let savepoint = self.end_savepoint(checkpoint);
+        let stops = savepoint.as_ref().is_none_or(|savepoint| savepoint.stop);
+        if savepoint.as_ref().is_some_and(|savepoint| savepoint.stop) {
+            self.stop = Some(None);
+        }
+        if stops {
+            self.tell_all(Command::Complete(checkpoint));
+            self.stop = self.stop.map(|at| at.or(Some(checkpoint)));
+        }
+        if let Some(savepoint) = savepoint {
+            answer(&savepoint.reply, Ok(checkpoint));
+        }
     }
 
     fn publish(
         &mut self,
         checkpoint: u64,
-        kind: SnapshotKind,
         snapshots: Vec<Option<SubtaskSnapshot>>,
     ) -> Result<Vec<Action<SubtaskSnapshot>>> {
         let of_task = |(snapshot, &(vertex, subtask)): (Option<SubtaskSnapshot>, &(u32, u32))| {
             snapshot.unwrap_or_else(|| SubtaskSnapshot::finished(vertex, subtask))
         };
         let subtasks = snapshots.into_iter().zip(&self.places).map(of_task).collect();
-        match self.durable.publish(checkpoint, kind, subtasks) {
+        let savepoint = self.savepoints.get(&checkpoint).map(|savepoint| &savepoint.store);
+        match self.durable.publish(checkpoint, savepoint, subtasks) {
             Ok(()) => Ok(self.coordinator.published(checkpoint)),
             Err(error) if self.durable.leads() => Ok(self.coordinator.publish_failed(checkpoint, error.message())),
             Err(error) => Err(error),
@@ -228,6 +310,25 @@ impl CoordinatorThread {
             self.control.fail(Control::cancelled());
         }
     }
+}
+
+fn savepoint_store(folder: &str) -> Result<Store> {
+    let store = Store::open(folder)?;
+    match store.list("")?.first() {
+        None => Ok(store),
+        Some((path, _)) => Err(Error::new(code::BAD_OPTION, format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own"))),
+    }
+}
+
+/// Whoever asked may have gone.
+fn answer(reply: &Sender<Result<u64>>, answer: Result<u64>) {
+    let _ = reply.send(answer);
+}
+
+/// What is written when the user has cancelled the job: its sinks were told, and what no checkpoint names is withdrawn.
+pub(crate) fn cancel(durable: &mut Durable) -> Result<()> {
+    durable.withdraw()?;
+    durable.append(Entry::Ended { state: EndState::Canceled })
 }
 
 /// What is written when the job has ended by itself.

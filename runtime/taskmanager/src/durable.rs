@@ -13,12 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::{
-    EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Settings, Snapshot, SnapshotKind, Store, Stored, SubtaskSnapshot,
+    EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind, Store, Stored, SubtaskSnapshot,
     TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
 use streamrt_operator::{COMMITTABLES, TaskMetrics, transaction_prefix};
-use streamrt_types::{Error, Result, code, failpoint};
+use streamrt_types::{Configuration, Error, Result, code, failpoint};
 
 /// The durable side of an attempt.
 pub(crate) struct Durable {
@@ -30,44 +30,105 @@ pub(crate) struct Durable {
     plan: Value,
 }
 
-/// What a folder of checkpoints says of a job.
-pub(crate) enum Found {
-    /// It has no checkpoints.
-    None,
-    /// It has ended by itself: there is nothing to do.
-    Finished,
-    Open(Box<Durable>, Arc<Restored>, Option<u64>),
+/// What is kept of a job before it starts.
+pub(crate) struct Kept {
+    store: Option<Store>,
+    history: History,
+    /// What the job goes on from.
+    pub snapshot: Option<Snapshot>,
+    /// The snapshot is one that the user names, of whatever job.
+    foreign: bool,
 }
 
-/// Opens the store of a job, and takes the job over.
+/// Where a job begins.
+pub(crate) struct Beginning {
+    pub durable: Option<Durable>,
+    pub restored: Arc<Restored>,
+    /// The checkpoint that it goes on from.
+    pub resumed: Option<u64>,
+}
+
+/// Looks at `checkpoint.dir`, and at the snapshot `from` that the user names. `None` if the job has finished.
 ///
 /// # Errors
-/// `Invalid` (S7005) if another job, component or other arguments stand there, S7001 if what stands there is damaged, S7007 if the store
-/// does not answer.
-pub(crate) fn open(definition: &Arc<Definition>, folder: &str) -> Result<Found> {
-    let store = Store::open(folder)?;
-    let history = History::read(&store)?;
-    if history.end == Some(EndState::Finished) {
-        return Ok(Found::Finished);
+/// `Invalid` (S7005) if `from` is older than what the job has committed since, S7001 and S7002 if what stands there cannot be used, S7007
+/// if the store does not answer.
+pub(crate) fn look(configuration: &Configuration, from: Option<&str>) -> Result<Option<Kept>> {
+    let store = configuration.checkpoint_dir.as_deref().map(Store::open).transpose()?;
+    let history = store.as_ref().map(History::read).transpose()?.unwrap_or_default();
+    if history.end == Some(EndState::Finished) && from.is_none() {
+        return Ok(None);
     }
-    let plan = plan_of(definition);
-    let snapshot = history.newest().map(|newest| Snapshot::load(&store, newest)).transpose()?;
-    if let Some(snapshot) = &snapshot {
-        check_same(snapshot.manifest(), definition, folder)?;
+    let Some(from) = from else {
+        let newest = store.as_ref().zip(history.newest());
+        let snapshot = newest.map(|(store, newest)| Snapshot::load(store, newest)).transpose()?;
+        return Ok(Some(Kept { store, history, snapshot, foreign: false }));
+    };
+    let named = Snapshot::open(from)?;
+    let checksum = &named.published().manifest.checksum;
+    // A job that was started from it once goes on from where it is.
+    let known = history.published.iter().any(|published| published.manifest.checksum == *checksum);
+    match (store.as_ref().zip(history.newest()), known) {
+        (Some((store, newest)), true) => {
+            let snapshot = Some(Snapshot::load(store, newest)?);
+            Ok(Some(Kept { foreign: true, snapshot, store: Some(store.clone()), history }))
+        }
+        (Some((_, newest)), false) if history.job.starts_with(&named.manifest().job_id) && newest.checkpoint > named.manifest().checkpoint => {
+            let message = format!(
+                "{from} is checkpoint {}, but the job has committed results up to checkpoint {} since: they would be written twice",
+                named.manifest().checkpoint,
+                newest.checkpoint
+            );
+            Err(Error::new(code::OTHER_JOB, message))
+        }
+        _ => Ok(Some(Kept { store, history, snapshot: Some(named), foreign: true })),
     }
-    let (log, _) = JobLog::take_over(&store, &unique_token())?;
-    let job: Arc<str> = log.history().job.chars().take(8).collect::<String>().into();
-    let plugins = definition.plugins.iter().map(|plugin| keep(&store, plugin)).collect::<Result<_>>()?;
+}
+
+/// Takes the job over, settles its sinks, and reads what its operators kept.
+///
+/// # Errors
+/// `Invalid` (S7005) if the checkpoints are those of another job, component or other arguments, S7001 if a state is damaged, S7007 if the
+/// store does not answer.
+pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning> {
+    let Kept { store, history, snapshot, foreign } = kept;
+    if let (Some(snapshot), false) = (&snapshot, foreign) {
+        check_same(snapshot.manifest(), definition, store.as_ref().map_or("", Store::location))?;
+    }
+    let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
     let operators = operators_of(definition);
-    let durable = Durable { log, definition: definition.clone(), job, plugins, operators, plan };
-    clean_up(&durable.log)?;
-    let restored = Arc::new(match &snapshot {
-        Some(snapshot) => Restored::read(snapshot)?,
-        None => Restored::default(),
-    });
-    check_uids(&restored, &durable.operators)?;
-    durable.settle(&restored)?;
-    Ok(Found::Open(Box::new(durable), restored, snapshot.map(|snapshot| snapshot.manifest().checkpoint)))
+    check_uids(&restored, &operators)?;
+    let durable = match store.filter(|_| definition.configuration.checkpoint_interval_ms.is_some()) {
+        None => None,
+        Some(store) => {
+            let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
+            if let (Some(snapshot), true) = (&snapshot, foreign) {
+                record_origin(&mut log, &history, snapshot)?;
+            }
+            clean_up(&log)?;
+            let job = job_id(&log.history().job);
+            let plugins = definition.plugins.iter().map(|plugin| keep(&store, plugin)).collect::<Result<_>>()?;
+            Some(Durable { log, definition: definition.clone(), job, plugins, operators, plan: plan_of(definition) })
+        }
+    };
+    let (job, generation) = durable.as_ref().map_or_else(|| (job_id(&unique_token()), 1), |durable| (durable.job(), durable.generation()));
+    settle(definition, job, generation, &restored)?;
+    Ok(Beginning { durable, restored, resumed: snapshot.map(|snapshot| snapshot.manifest().checkpoint) })
+}
+
+/// How a job is called in the names of its transactions.
+pub(crate) fn job_id(token: &str) -> Arc<str> {
+    token.chars().take(8).collect::<String>().into()
+}
+
+/// Writes into the log that the job goes on from a snapshot that the user named: a restart then finds it there.
+fn record_origin(log: &mut JobLog, history: &History, snapshot: &Snapshot) -> Result<()> {
+    let published = snapshot.published();
+    if history.published.iter().any(|known| known.manifest.checksum == published.manifest.checksum) {
+        return Ok(());
+    }
+    let checkpoint = history.next_checkpoint().max(published.checkpoint);
+    log.append(Entry::Published(Published { checkpoint, kind: SnapshotKind::Savepoint, ..published.clone() }))
 }
 
 /// Keeps a component beside the checkpoints.
@@ -192,6 +253,13 @@ impl Durable {
         self.log.append(entry)
     }
 
+    /// Withdraws what no checkpoint names, when the job has ended for good.
+    pub fn withdraw(&self) -> Result<()> {
+        let newest = self.log.history().newest().map(|newest| Snapshot::load(self.store(), newest)).transpose()?;
+        let restored = newest.as_ref().map(Restored::read).transpose()?.unwrap_or_default();
+        settle(&self.definition, self.job(), self.generation(), &restored)
+    }
+
     /// A line for the user.
     pub fn say(&self, message: &str) {
         eprintln!("streamrt: {message}");
@@ -201,9 +269,14 @@ impl Durable {
         retire(&mut self.log, checkpoint)
     }
 
-    /// Writes the manifest, then the log entry that makes it count.
-    pub fn publish(&mut self, checkpoint: u64, kind: SnapshotKind, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
+    /// Writes the manifest, then the log entry that makes it count. A savepoint goes into a store of its own, components and all.
+    pub fn publish(&mut self, checkpoint: u64, savepoint: Option<&Store>, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
         failpoint("manifest.before")?;
+        let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
+        let plugins = match savepoint {
+            None => self.plugins.clone(),
+            Some(store) => self.definition.plugins.iter().map(|plugin| keep(store, plugin)).collect::<Result<_>>()?,
+        };
         let manifest = Manifest {
             version: Manifest::VERSION,
             job: self.definition.name.clone(),
@@ -216,30 +289,31 @@ impl Durable {
             max_parallelism: self.definition.max_parallelism,
             plan: self.plan.clone(),
             configuration: BTreeMap::new(),
-            plugins: self.plugins.clone(),
+            plugins,
             operators: self.operators.clone(),
             subtasks,
         };
-        let store = self.store().clone();
+        let store = savepoint.unwrap_or(self.store()).clone();
         publish(&manifest, &store, &mut self.log)?;
         Ok(())
     }
+}
 
-    /// Commits what the checkpoint holds, and withdraws what it does not name.
-    fn settle(&self, restored: &Restored) -> Result<()> {
-        let factory = Factory { definition: &self.definition, control: Arc::default(), job: self.job(), generation: self.generation() };
-        for (node, mut sink) in factory.sinks()? {
-            let context = factory.context(node, &attempt::first_subtask(&self.definition, node), Arc::new(TaskMetrics::default()));
-            let place = |e: Error| e.at(format_args!("sink `{}`", context.uid));
-            sink.open(&context).map_err(place)?;
-            // In the order of the subtasks, and of the checkpoints within each.
-            for item in restored.parts(&context.uid).iter().flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat() {
-                failpoint("recovery.commit")?;
-                sink.commit(&item).map_err(place)?;
-            }
-            failpoint("recovery.abort")?;
-            sink.abort_unlisted(&transaction_prefix(&self.job, &context.uid), &[]).map_err(place)?;
+/// Commits what a checkpoint holds, and withdraws what it does not name.
+pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: &Restored) -> Result<()> {
+    let factory = Factory { definition, control: Arc::default(), job: job.clone(), generation };
+    for (node, mut sink) in factory.sinks()? {
+        let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::new(TaskMetrics::default()));
+        let place = |e: Error| e.at(format_args!("sink `{}`", context.uid));
+        sink.open(&context).map_err(place)?;
+        // In the order of the subtasks, and of the checkpoints within each.
+        let items = restored.parts(&context.uid).iter().flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat();
+        for item in items {
+            failpoint("recovery.commit")?;
+            sink.commit(&item).map_err(place)?;
         }
-        Ok(())
+        failpoint("recovery.abort")?;
+        sink.abort_unlisted(&transaction_prefix(&job, &context.uid), &[]).map_err(place)?;
     }
+    Ok(())
 }

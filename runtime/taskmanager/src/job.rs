@@ -6,7 +6,7 @@ use crate::attempt;
 use crate::checkpoints::{self, Message};
 use crate::control::Control;
 use crate::dead_letters::DeadLetters;
-use crate::durable::{self, Durable, Found};
+use crate::durable::{self, Beginning, Durable};
 use crate::factory::{self, Definition, Factory, LoadedPlugin};
 use crate::restart::RestartStrategy;
 use crate::restored::Restored;
@@ -15,6 +15,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use streamrt_checkpoint::unique_token;
 use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph};
 use streamrt_operator::TaskMetrics;
 use streamrt_types::{Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism};
@@ -48,6 +49,7 @@ pub struct Ended {
 struct Shared {
     current: Mutex<Current>,
     stopped: AtomicBool,
+    cancelled: AtomicBool,
 }
 
 #[derive(Default)]
@@ -86,40 +88,61 @@ pub struct Progress {
 /// What a job has done, at its end. Counters are those of the last attempt.
 pub type Summary = Progress;
 
+/// What [`submit`] runs.
+pub struct JobToRun {
+    pub job: JobSpec,
+    /// Those that the functions of `job` name by index.
+    pub plugins: Vec<LoadedPlugin>,
+    pub configuration: Configuration,
+    /// Of operators that name none.
+    pub parallelism: u32,
+    /// A savepoint or checkpoint to start from, of this job or of one like it.
+    pub from: Option<String>,
+}
+
 /// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`.
-///
-/// `plugins` are those that the functions of `job` name by index. `parallelism` is for operators that name none.
 ///
 /// # Errors
 /// `Invalid` if the job or its configuration is wrong, or `checkpoint.dir` is another job's; `Unavailable` if a file or server that it
 /// names is missing, `UserCode` if a plugin cannot be started, `Data` if a checkpoint is damaged. Nothing runs then.
-pub fn submit(job: JobSpec, plugins: Vec<LoadedPlugin>, configuration: Configuration, parallelism: u32) -> Result<Submission> {
-    let definition = Arc::new(define(job, plugins, configuration, parallelism)?);
-    let found = match (&definition.configuration.checkpoint_dir, definition.configuration.checkpoint_interval_ms) {
-        (Some(folder), Some(_)) => durable::open(&definition, folder)?,
-        (None, None) => Found::None,
-        _ => return Err(Error::new(code::BAD_OPTION, "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is")),
-    };
-    let (durable, restored, resumed) = match found {
-        Found::Finished => return Ok(Submission::Finished),
-        Found::None => (None, Arc::default(), None),
-        Found::Open(durable, restored, resumed) => (Some(*durable), restored, resumed),
-    };
+pub fn submit(submitted: JobToRun) -> Result<Submission> {
+    let JobToRun { job, plugins, configuration, parallelism, from } = submitted;
+    if configuration.checkpoint_interval_ms.is_some() && configuration.checkpoint_dir.is_none() {
+        return Err(Error::new(code::BAD_OPTION, "`checkpoint.interval` needs `checkpoint.dir`, the folder that checkpoints go to"));
+    }
+    let Some(kept) = durable::look(&configuration, from.as_deref())? else { return Ok(Submission::Finished) };
+    let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);
+    let definition = Arc::new(define(job, plugins, configuration, parallelism, kept_max)?);
+    let Beginning { durable, restored, resumed } = durable::open(&definition, kept)?;
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
     let shared = Arc::new(Shared::default());
     let first = Attempt::start(&definition, durable, &restored, &shared)?;
-    let master = Master { strategy: RestartStrategy::new(&definition.configuration), definition, shared: shared.clone(), start: Instant::now() };
+    let strategy = RestartStrategy::new(&definition.configuration);
+    let master = Master { strategy, definition, from, shared: shared.clone(), start: Instant::now() };
     let run = move || master.run(first);
     let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
     let thread = std::thread::Builder::new().name("job".into()).spawn(run).map_err(no_thread)?;
     Ok(Submission::Started(JobHandle { shared, thread, start: Instant::now(), bounded, resumed }))
 }
 
-fn define(job: JobSpec, plugins: Vec<LoadedPlugin>, configuration: Configuration, parallelism: u32) -> Result<Definition> {
+/// `kept_max` is the max parallelism of the snapshot that the job goes on from.
+fn define(
+    job: JobSpec,
+    plugins: Vec<LoadedPlugin>,
+    configuration: Configuration,
+    parallelism: u32,
+    kept_max: Option<u32>,
+) -> Result<Definition> {
     let name = job.name.clone();
     let graph = JobGraph::new(StreamGraph::new(&job)?, parallelism);
     let widest = graph.vertices.iter().map(|vertex| vertex.parallelism).max().unwrap_or(1);
-    let max_parallelism = configuration.max_parallelism.unwrap_or_else(|| default_max_parallelism(widest));
+    let max_parallelism = match (configuration.max_parallelism, kept_max) {
+        (Some(wanted), Some(kept)) if wanted != kept => {
+            let message = format!("max-parallelism is {wanted}, but the snapshot was made with {kept}, and its keys stay where they are");
+            return Err(Error::new(code::BAD_OPTION, message));
+        }
+        (wanted, kept) => kept.or(wanted).unwrap_or_else(|| default_max_parallelism(widest)),
+    };
     if widest > max_parallelism {
         return Err(Error::new(code::BAD_OPTION, format!("parallelism {widest} is more than the max parallelism {max_parallelism}")));
     }
@@ -160,6 +183,19 @@ impl Shared {
         }
     }
 
+    fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
+        let no_checkpoints = || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
+        let messages = self.current().messages.clone().ok_or_else(no_checkpoints)?;
+        if stop {
+            self.stopped.store(true, Ordering::SeqCst);
+        }
+        let (reply, answer) = channel();
+        let gone = || Error::new(code::CHECKPOINT_FAILED, "the job has ended before the savepoint was whole");
+        messages.send(Message::Savepoint { folder: folder.to_owned(), stop, reply }).map_err(|_| gone())?;
+        drop(messages);
+        answer.recv().map_err(|_| gone())?
+    }
+
     /// Lets the attempt that runs end: with a checkpoint, where there are any.
     fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
@@ -169,6 +205,38 @@ impl Shared {
             Some(messages) => drop(messages.send(Message::Stop)),
             None => current.control.stop(),
         }
+    }
+}
+
+/// Commands to a running job, from any thread.
+#[derive(Clone)]
+pub struct JobRemote {
+    shared: Arc<Shared>,
+    start: Instant,
+}
+
+impl JobRemote {
+    pub fn progress(&self) -> Progress {
+        self.shared.progress(self.start.elapsed())
+    }
+
+    /// As [`JobHandle::stop`].
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+
+    /// Ends the job at once: what is not committed is withdrawn.
+    pub fn cancel(&self) {
+        self.shared.cancelled.store(true, Ordering::SeqCst);
+        self.shared.current().control.fail(Control::cancelled());
+    }
+
+    /// As [`JobHandle::savepoint`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
+        self.shared.savepoint(folder, stop)
     }
 }
 
@@ -184,7 +252,7 @@ impl Attempt {
         let control = Arc::new(Control::default());
         let (job, generation) = match &durable {
             Some(durable) => (durable.job(), durable.generation()),
-            None => (streamrt_checkpoint::unique_token().chars().take(8).collect::<String>().into(), 1),
+            None => (durable::job_id(&unique_token()), 1),
         };
         let factory = Factory { definition, control: control.clone(), job, generation };
         let (reports, reported) = channel();
@@ -219,6 +287,7 @@ impl Attempt {
 /// Runs attempts until the job has ended.
 struct Master {
     definition: Arc<Definition>,
+    from: Option<String>,
     shared: Arc<Shared>,
     strategy: RestartStrategy,
     start: Instant,
@@ -234,6 +303,10 @@ impl Master {
                 (Ok(()), None) => return Ok(None),
                 (Ok(()), Some((mut durable, _))) => return checkpoints::finish(&mut durable).map(|()| None),
                 (Err(_), Some((_, Some(stopped_at)))) => return Ok(Some(stopped_at)),
+                (Err(error), Some((mut durable, None))) if self.shared.cancelled.load(Ordering::SeqCst) => {
+                    checkpoints::cancel(&mut durable)?;
+                    return Err(error);
+                }
                 (Err(error), _) => error,
             };
             match self.again(error)? {
@@ -245,24 +318,16 @@ impl Master {
 
     /// Waits as the strategy says, and starts the next attempt; `None` if the job turns out to have finished.
     fn again(&mut self, error: Error) -> Result<Option<Attempt>> {
-        let delay = if self.shared.stopped.load(Ordering::SeqCst) { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
+        let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
+        let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
         let Some(delay) = delay else { return Err(error) };
         eprintln!("streamrt: [{}] {}; trying again in {:.1} s", error.code().id, error.message(), delay.as_secs_f64());
         std::thread::sleep(delay);
-        let found = match &self.definition.configuration.checkpoint_dir {
-            Some(folder) => durable::open(&self.definition, folder)?,
-            None => Found::None,
-        };
-        let (durable, restored) = match found {
-            Found::Finished => return Ok(None),
-            Found::None => (None, Arc::default()),
-            Found::Open(durable, restored, resumed) => {
-                if let Some(checkpoint) = resumed {
-                    eprintln!("streamrt: the job goes on from checkpoint {checkpoint}");
-                }
-                (Some(*durable), restored)
-            }
-        };
+        let Some(kept) = durable::look(&self.definition.configuration, self.from.as_deref())? else { return Ok(None) };
+        let Beginning { durable, restored, resumed } = durable::open(&self.definition, kept)?;
+        if let Some(checkpoint) = resumed {
+            eprintln!("streamrt: the job goes on from checkpoint {checkpoint}");
+        }
         Attempt::start(&self.definition, durable, &restored, &self.shared).map(Some)
     }
 }
@@ -282,6 +347,19 @@ impl JobHandle {
     /// last checkpoint is made and committed, from which the job can go on. There is no final watermark: open windows and timers do not fire.
     pub fn stop(&self) {
         self.shared.stop();
+    }
+
+    /// Makes a savepoint in `folder`, and waits for it; with `stop`, the job ends with it. Returns the number of the savepoint.
+    ///
+    /// # Errors
+    /// `Invalid` if the job has no checkpoints or the folder holds a snapshot already; S7009 with the reason if the savepoint failed.
+    pub fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
+        self.shared.savepoint(folder, stop)
+    }
+
+    /// What a thread beside the one that waits can do with the job.
+    pub fn remote(&self) -> JobRemote {
+        JobRemote { shared: self.shared.clone(), start: self.start }
     }
 
     pub fn is_finished(&self) -> bool {

@@ -170,7 +170,10 @@ impl Reader {
         let Some((split, reader)) = &mut self.open else { return Ok(Pause::None) };
         let configuration = &self.context.configuration;
         let rows = self.rate.as_ref().map_or(configuration.batch_rows, |rate| configuration.batch_rows.min(rate.rows()));
-        let poll = reader.poll(rows, Duration::from_millis(configuration.buffer_timeout_ms))?;
+        let uid = &self.context.uid;
+        // Other errors name the file themselves.
+        let place = |e: Error| if e.code() == code::BAD_RECORD { e.at(format_args!("source `{uid}`: {}", split.name)) } else { e };
+        let poll = reader.poll(rows, Duration::from_millis(configuration.buffer_timeout_ms)).map_err(place)?;
         let poison = reader.take_poison();
         let (split_name, number) = (split.name.clone(), split.number);
         for line in poison {

@@ -130,6 +130,7 @@ impl Task {
     }
 
     fn await_commit(&mut self, gate: &mut InputGate, head: impl Fn() -> HeadSnapshot) -> Result<()> {
+        failpoint("end.before-last-checkpoint")?;
         loop {
             self.commands(gate)?;
             if self.control.is_cancelled() {

@@ -1,6 +1,6 @@
 //! Whole jobs without user code: how they end, and what is left when they do.
 
-use crate::{JobHandle, Submission, submit};
+use crate::{JobHandle, JobToRun, Submission, submit};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ fn start(source: Value, out: &Path, parallelism: u32, configuration: Configurati
         {"id": 2, "uid": "out", "inputs": [{"node": 1}], "body": {"kind": "sink", "connector": "file", "options": {"path": out}}},
     ]});
     let plan = Plan::from_json(&plan.to_string()).unwrap();
-    match submit(JobSpec::from_plan("test", Arc::new(plan)), Vec::new(), configuration, parallelism)? {
+    let job = JobSpec::from_plan("test", Arc::new(plan));
+    match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from: None })? {
         Submission::Started(handle) => Ok(handle),
         Submission::Finished => panic!("a job without checkpoints never was"),
     }

@@ -118,17 +118,24 @@ impl KeyEncoder {
     /// Refuses null keys.
     ///
     /// # Errors
-    /// `Data`, naming the column and the row.
+    /// `Data`, naming the column; [`KeyEncoder::null_row`] has the row.
     pub fn check(&self, batch: &RecordBatch) -> Result<()> {
-        for &column in &self.columns {
-            let array = batch.column(column);
-            if array.null_count() > 0 {
-                let row = (0..array.len()).find(|&row| array.is_null(row)).unwrap_or(0);
-                let name = batch.schema_ref().field(column).name().clone();
-                return Err(Error::new(code::NULL_KEY, format!("key column `{name}` is null in row {row} of the batch")));
+        match self.columns.iter().find(|&&column| batch.column(column).null_count() > 0) {
+            None => Ok(()),
+            Some(&column) => {
+                let name = batch.schema_ref().field(column).name();
+                Err(Error::new(code::NULL_KEY, format!("key column `{name}` is null")))
             }
         }
-        Ok(())
+    }
+
+    /// The first row without a key.
+    pub fn null_row(&self, batch: &RecordBatch) -> Option<usize> {
+        let first = |&column: &usize| {
+            let array = batch.column(column);
+            if array.null_count() == 0 { None } else { (0..array.len()).find(|&row| array.is_null(row)) }
+        };
+        self.columns.iter().filter_map(first).min()
     }
 }
 
@@ -201,6 +208,6 @@ mod tests {
         let columns: Vec<(&str, ArrayRef)> = vec![("id", Arc::new(Int64Array::from(vec![Some(1), None])))];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let error = KeyEncoder::new(vec![0]).hash(&batch, &mut Vec::new()).unwrap_err();
-        assert_eq!(error.message(), "key column `id` is null in row 1 of the batch");
+        assert_eq!(error.message(), "key column `id` is null");
     }
 }

@@ -22,7 +22,7 @@ use serde_json::Value;
 use std::ops::Range;
 use std::sync::Arc;
 use streamrt_operator::{Accumulators, BatchKeys, FrozenTable, OperatorContext};
-use streamrt_state::{EntryId, Frozen, KeyTable, KeyedSnapshot, Keys, NO_ENTRY, OperatorState};
+use streamrt_state::{EachEntry, EntryId, Frozen, KeyTable, KeyedSnapshot, Keys, NO_ENTRY, OperatorState};
 use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code, murmur3_32};
 
 /// The name of the state in a snapshot.
@@ -393,7 +393,7 @@ impl PaneWindows {
 struct FrozenPanes(Vec<([u8; 8], FrozenTable)>);
 
 impl Frozen for FrozenPanes {
-    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+    fn visit(&self, each: &mut EachEntry<'_>) {
         for (start, pane) in &self.0 {
             pane.each(&mut |key, value| each(key, start, value));
         }

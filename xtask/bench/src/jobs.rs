@@ -1,10 +1,11 @@
 //! The jobs of the engine's benchmark, as plans.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use streamrt_graph::JobSpec;
+use streamrt_taskmanager::{JobToRun, Submission, submit};
 use streamrt_types::Configuration;
 use streamrt_wit::Plan;
 
@@ -83,8 +84,10 @@ impl Job {
     fn run(self, rows: u64, parallelism: u32, sink: &Value) -> Result<()> {
         let plan = Plan::from_json(&self.plan(rows, sink).to_string()).map_err(anyhow::Error::msg)?;
         let spec = JobSpec::from_plan("bench", Arc::new(plan));
-        streamrt_taskmanager::submit(spec, Vec::new(), Configuration::default(), parallelism)?.wait()?;
-        Ok(())
+        match submit(JobToRun { job: spec, plugins: Vec::new(), configuration: Configuration::default(), parallelism, from: None })? {
+            Submission::Started(job) => job.wait().map(|_| ()).map_err(Into::into),
+            Submission::Finished => bail!("a job without checkpoints cannot have finished before"),
+        }
     }
 
     /// Runs the job to a blackhole.

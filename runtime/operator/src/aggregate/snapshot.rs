@@ -5,7 +5,7 @@
 
 use super::Accumulators;
 use serde_json::Value;
-use streamrt_state::{EntryId, Frozen, FrozenEntries, KeyTable, TableSnapshot};
+use streamrt_state::{EachEntry, EntryId, Frozen, FrozenEntries, KeyTable, TableSnapshot};
 use streamrt_types::{Error, Result, code};
 
 /// The keys of a table and their exported values, as they were at one moment.
@@ -25,7 +25,7 @@ impl FrozenTable {
 }
 
 impl Frozen for FrozenTable {
-    fn visit(&self, each: &mut dyn FnMut(&[u8], &[u8], &[u8])) {
+    fn visit(&self, each: &mut EachEntry<'_>) {
         self.each(&mut |key, value| each(key, &[], value));
     }
 }

@@ -222,6 +222,23 @@ fn exported_accumulators_go_on_as_they_were() {
 }
 
 #[test]
+fn restored_keys_stand_in_their_old_order() {
+    let keys: Vec<u64> = (0..3000).map(|i| i * 7919 % 3001).collect();
+    for column in [Arc::new(Int64Array::from(vec![1; keys.len()])) as ArrayRef, Arc::new(StringArray::from(vec!["a"; keys.len()]))] {
+        let batch = RecordBatch::try_new(schema_of(&column), vec![column]).unwrap();
+        let greatest = [BuiltinAggregate { function: AggregateFunction::Max, column: Some("x".into()) }];
+        let mut accumulators = Accumulators::new(&greatest, batch.schema_ref()).unwrap();
+        let (mut before, mut after) = (table(&accumulators), table(&accumulators));
+        let ids = entries(&mut before, &keys);
+        accumulators.update(&mut before, &ids, &batch, None, 0..keys.len()).unwrap();
+        let mut new = Accumulators::new(&greatest, batch.schema_ref()).unwrap();
+        restore(&accumulators, &mut before, &mut new, &mut after);
+        let order = |table: &KeyTable| table.entries().map(|entry| table.key(entry).to_vec()).collect::<Vec<_>>();
+        assert_eq!(order(&after), order(&before));
+    }
+}
+
+#[test]
 fn types_say_function_column_and_type() {
     let schema = Schema::new(vec![Field::new("x", DataType::Utf8, true)]);
     let aggregates = [

@@ -37,6 +37,8 @@ impl FunctionChain for Collect {
         let (slots, rows) = (invocation.slots.unwrap(), invocation.rows.unwrap());
         let (starts, ends) = slots.windows.unwrap();
         let times = longs(rows.columns.column(0));
+        let of_rows = rows.columns.schema_ref().field(0).name() == "time";
+        assert_eq!(rows.times.is_some(), of_rows, "rows come with their times, results of an aggregate have none");
         if self.poison.is_some_and(|poison| times.contains(&poison)) {
             return Err(Error::new(code::USER_ERROR, "boom").into());
         }

@@ -138,25 +138,32 @@ fn any_number_of_subtasks_gives_the_same_rows() {
     }
 }
 
+/// Two subtasks take `input`, rise to `watermarks`, and go on as three, as two and as one, with nothing in between; then come `late` rows.
+fn run_apart(make: &dyn Fn() -> WindowOperator, input: Input<'_>, watermarks: [Watermark; 2], late: Input<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut subtasks = Subtasks::start(2, 0, make);
+    input.iter().for_each(|&row| subtasks.row(row, None));
+    (0..2).for_each(|subtask| subtasks.watermark(subtask, watermarks[subtask]));
+    for parallelism in [3, 2, 1] {
+        subtasks = subtasks.restart(parallelism, make, &mut lines);
+    }
+    late.iter().for_each(|&row| subtasks.row(row, None));
+    subtasks.end(&mut lines);
+    sorted(lines)
+}
+
 #[test]
-fn subtasks_that_stood_at_different_watermarks_neither_fire_twice_nor_lose_a_window() {
+fn subtasks_that_stood_at_different_watermarks_go_on_from_the_greatest_and_no_window_fires_twice() {
     let input: Vec<(i64, i64)> = (0..48).map(|i| (i % 12, 20 + i / 4)).collect();
     for assigner in of_time() {
         for (name, make) in CONTENTS {
             let make = || make(assigner.clone(), 5);
             let whole = run_scaled(&make, &input, &[], false);
             for ahead in 15..45 {
-                let mut lines = Vec::new();
-                let mut subtasks = Subtasks::start(2, 0, &make);
-                input.iter().for_each(|&row| subtasks.row(row, None));
-                subtasks.watermark(0, 15);
-                subtasks.watermark(1, ahead);
-                // The second one is stopped before anything has come.
-                for parallelism in [3, 2, 1] {
-                    subtasks = subtasks.restart(parallelism, &make, &mut lines);
-                }
-                subtasks.end(&mut lines);
-                assert_eq!(sorted(lines), whole, "{assigner:?} with {name}, one subtask at {ahead}");
+                let what = format!("{assigner:?} with {name}, one subtask at {ahead}");
+                assert_eq!(run_apart(&make, &input, [15, ahead], &[]), whole, "{what}");
+                let late = run_apart(&make, &input, [ahead, ahead], &input[8..32]);
+                assert_eq!(run_apart(&make, &input, [15, ahead], &input[8..32]), late, "{what}");
             }
         }
     }

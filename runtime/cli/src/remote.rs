@@ -1,0 +1,208 @@
+//! Commands to a job that runs in another process of this machine.
+//!
+//! A running job listens on a Unix socket, in a folder that only its user can open; its id is the number of its process. A request is one
+//! line of JSON, and so is the answer. A socket that nobody answers was left over by a crash, and is removed.
+
+use crate::{cache, print};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use streamrt_taskmanager::JobRemote;
+use streamrt_types::{Error, Result, code};
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "command")]
+enum Request {
+    Describe,
+    Savepoint { folder: String, stop: bool },
+    Stop,
+    Cancel,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    Done,
+    Savepoint { checkpoint: u64 },
+    Described { name: String, records_in: u64, records_out: u64, elapsed_ms: u64 },
+    Failed { message: String },
+}
+
+/// The socket of this process's job; it is removed with this.
+pub struct Listening {
+    path: PathBuf,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // One that is left over is removed by whoever finds it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Lets other processes command a job.
+///
+/// # Errors
+/// `Unavailable` if the socket cannot be made.
+pub fn listen(name: &str, job: JobRemote) -> Result<Listening> {
+    let folder = cache::jobs().ok_or_else(|| Error::new(code::FILE_IO, "there is no folder for the socket that takes commands"))?;
+    let fault = |e| Error::new(code::FILE_IO, format!("no socket for commands could be made in {}", folder.display())).with_source(e);
+    let path = folder.join(format!("{}.sock", std::process::id()));
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).map_err(fault)?;
+    let name = name.to_owned();
+    let serve = move || {
+        for stream in listener.incoming().flatten() {
+            let (job, name) = (job.clone(), name.clone());
+            // A peer that goes away in the middle gets no answer.
+            std::thread::spawn(move || drop(serve(stream, &name, &job)));
+        }
+    };
+    std::thread::Builder::new().name("commands".into()).spawn(serve).map_err(fault)?;
+    Ok(Listening { path })
+}
+
+fn serve(stream: UnixStream, name: &str, job: &JobRemote) -> std::io::Result<()> {
+    let mut line = String::new();
+    BufReader::new(&stream).read_line(&mut line)?;
+    let answer = match serde_json::from_str(&line) {
+        Ok(request) => carry_out(request, name, job),
+        Err(e) => Answer::Failed { message: format!("the command cannot be read: {e}") },
+    };
+    let mut stream = &stream;
+    stream.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes())
+}
+
+fn carry_out(request: Request, name: &str, job: &JobRemote) -> Answer {
+    match request {
+        Request::Describe => {
+            let progress = job.progress();
+            Answer::Described {
+                name: name.to_owned(),
+                records_in: progress.records_in,
+                records_out: progress.records_out,
+                elapsed_ms: progress.elapsed.as_millis() as u64,
+            }
+        }
+        Request::Savepoint { folder, stop } => match job.savepoint(&folder, stop) {
+            Ok(checkpoint) => Answer::Savepoint { checkpoint },
+            Err(error) => Answer::Failed { message: format!("[{}] {}", error.code().id, error.message()) },
+        },
+        Request::Stop => {
+            job.stop();
+            Answer::Done
+        }
+        Request::Cancel => {
+            job.cancel();
+            Answer::Done
+        }
+    }
+}
+
+/// A job that answered.
+struct Found {
+    id: String,
+    path: PathBuf,
+    name: String,
+    records_in: u64,
+    records_out: u64,
+    elapsed_ms: u64,
+}
+
+fn ask(path: &Path, request: &Request) -> std::io::Result<Answer> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+/// The jobs that run on this machine.
+fn jobs() -> Vec<Found> {
+    let listing = cache::jobs().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let mut jobs: Vec<Found> = listing.filter_map(|entry| found(&entry.path())).collect();
+    jobs.sort_by(|a, b| a.id.cmp(&b.id));
+    jobs
+}
+
+fn found(path: &Path) -> Option<Found> {
+    match ask(path, &Request::Describe) {
+        Ok(Answer::Described { name, records_in, records_out, elapsed_ms }) => {
+            let id = path.file_stem()?.to_string_lossy().into_owned();
+            Some(Found { id, path: path.to_owned(), name, records_in, records_out, elapsed_ms })
+        }
+        Ok(_) => None,
+        Err(e) => {
+            if e.kind() == std::io::ErrorKind::ConnectionRefused {
+                let _ = fs::remove_file(path);
+            }
+            None
+        }
+    }
+}
+
+/// `streamrt list`.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub fn list() -> Result<()> {
+    let line = |job: &Found| {
+        let seconds = job.elapsed_ms as f64 / 1000.0;
+        format!("{:<10} {:<24} {:>14} in {:>14} out {:>10.1} s\n", job.id, job.name, job.records_in, job.records_out, seconds)
+    };
+    print(&jobs().iter().map(line).collect::<String>())
+}
+
+/// Sends a request to the one job of this id or name.
+fn command(job: &str, request: &Request) -> Result<Answer> {
+    let all = jobs();
+    let matching: Vec<&Found> = all.iter().filter(|found| found.id == job || found.name == job).collect();
+    let found = match matching[..] {
+        [found] => found,
+        [] => return Err(Error::new(code::BAD_OPTION, format!("no job `{job}` runs here; `streamrt list` shows those that do"))),
+        _ => return Err(Error::new(code::BAD_OPTION, format!("{} jobs are called `{job}`; take the id that `streamrt list` shows", matching.len()))),
+    };
+    let lost = |e| Error::new(code::CONNECTION_LOST, format!("job `{job}` has ended before it answered")).with_source(e);
+    match ask(&found.path, request).map_err(lost)? {
+        Answer::Failed { message } => Err(Error::new(code::CHECKPOINT_FAILED, message)),
+        answer => Ok(answer),
+    }
+}
+
+/// A path that means the same in another process.
+fn absolute(folder: &Path) -> Result<String> {
+    let path = std::path::absolute(folder);
+    let path = path.map_err(|e| Error::new(code::BAD_OPTION, format!("{} is no path", folder.display())).with_source(e))?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// `streamrt savepoint`.
+///
+/// # Errors
+/// If there is no such job, or the savepoint failed.
+pub fn savepoint(job: &str, folder: &Path) -> Result<()> {
+    let folder = absolute(folder)?;
+    command(job, &Request::Savepoint { folder: folder.clone(), stop: false })?;
+    print(&format!("{folder}\n"))
+}
+
+/// `streamrt stop`.
+///
+/// # Errors
+/// If there is no such job, or the savepoint failed; the job then runs on.
+pub fn stop(job: &str, savepoint: Option<&Path>) -> Result<()> {
+    let Some(folder) = savepoint else { return command(job, &Request::Stop).map(drop) };
+    let folder = absolute(folder)?;
+    command(job, &Request::Savepoint { folder: folder.clone(), stop: true })?;
+    print(&format!("{folder}\n"))
+}
+
+/// `streamrt cancel`.
+///
+/// # Errors
+/// If there is no such job.
+pub fn cancel(job: &str) -> Result<()> {
+    command(job, &Request::Cancel).map(drop)
+}

@@ -1,0 +1,200 @@
+//! Looks into checkpoints and savepoints: `savepoint inspect`, `state get`, `fsck`.
+
+use crate::args::{Format, FsckArgs, SnapshotArgs, StateGetArgs};
+use crate::print;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use streamrt_checkpoint::{Snapshot, Store};
+use streamrt_state::{KeyedIndex, OperatorState, RowCodec, Share};
+use streamrt_types::{Error, KeyGroupRange, Result, code};
+use streamrt_wit::{DataType, Field, Schema};
+
+/// What the parts of one keyed state come to.
+#[derive(Default)]
+struct Size {
+    types: Value,
+    entries: u64,
+    bytes: u64,
+}
+
+/// `streamrt savepoint inspect`.
+///
+/// # Errors
+/// If there is no snapshot, or it is damaged.
+pub fn inspect(args: &SnapshotArgs) -> Result<()> {
+    let snapshot = Snapshot::open(&args.dir.to_string_lossy())?;
+    let manifest = snapshot.manifest();
+    let sizes = snapshot.sizes();
+    match args.output {
+        Format::Json => {
+            let operator = |uid: &str| json!({"uid": uid, "states": states(&snapshot, uid).iter().map(|(name, size)| {
+                json!({"name": name, "types": size.types, "entries": size.entries, "bytes": size.bytes})
+            }).collect::<Value>()});
+            let operators: Value = manifest.operators.iter().map(|entry| operator(&entry.uid)).collect();
+            let object = json!({"job": manifest.job, "checkpoint": manifest.checkpoint, "kind": manifest.kind, "wall_clock_ms": manifest.wall_clock_ms,
+                "max_parallelism": manifest.max_parallelism, "bytes": sizes.bytes, "operators": operators});
+            print(&format!("{object}\n"))
+        }
+        Format::Text => {
+            let mut text = format!(
+                "{} {} of job `{}`, max parallelism {}, {} bytes in {} objects\n",
+                json!(manifest.kind).as_str().unwrap_or_default(),
+                manifest.checkpoint,
+                manifest.job,
+                manifest.max_parallelism,
+                sizes.bytes,
+                sizes.objects
+            );
+            for plugin in &manifest.plugins {
+                text += &format!("component {} with `{}`\n", plugin.digest, plugin.args.join(" "));
+            }
+            for entry in &manifest.operators {
+                text += &format!("{} (parallelism {})\n", entry.uid, entry.parallelism);
+                for (name, size) in states(&snapshot, &entry.uid) {
+                    text += &format!("  {name}: {} entries, {} bytes, {}\n", size.entries, size.bytes, size.types);
+                }
+            }
+            print(&text)
+        }
+    }
+}
+
+/// The keyed states of an operator, and its lists, by name.
+fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
+    let mut states: BTreeMap<String, Size> = BTreeMap::new();
+    let of_uid = snapshot.manifest().subtasks.iter().flat_map(|subtask| &subtask.operators).filter(|index| index.uid == uid);
+    for index in of_uid {
+        for keyed in &index.keyed {
+            let size = states.entry(keyed.name.clone()).or_default();
+            size.types = keyed.types.clone();
+            size.entries += keyed.groups.iter().map(|span| span.entries).sum::<u64>();
+            size.bytes += keyed.groups.iter().map(|span| span.bytes).sum::<u64>();
+        }
+        for list in &index.lists {
+            let size = states.entry(list.name.clone()).or_default();
+            size.types = json!({"kind": "operator-list", "mode": list.mode});
+            size.entries += list.items;
+            size.bytes += list.bytes;
+        }
+    }
+    states
+}
+
+/// `streamrt state get`.
+///
+/// # Errors
+/// If there is no such state, or its bytes are damaged.
+pub fn get(args: &StateGetArgs) -> Result<()> {
+    let snapshot = Snapshot::open(&args.dir.to_string_lossy())?;
+    let parts = snapshot.parts(&args.uid)?;
+    let keyed = parts.iter().flatten().flat_map(|part| &part.index.keyed).find(|keyed| keyed.name == args.state);
+    let keyed: KeyedIndex = keyed.cloned().ok_or_else(|| unknown(&snapshot, args))?;
+    let max_parallelism = snapshot.manifest().max_parallelism;
+    let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(max_parallelism), max_parallelism };
+    let mut state = OperatorState::assemble(&args.uid, &parts, share)?;
+    let decoder = Decoder::new(&keyed.types);
+    let mut text = String::new();
+    state.keyed(&args.state, &keyed.types, |_, key, sub, value| {
+        let key = decoder.key(key);
+        if args.key.as_ref().is_none_or(|wanted| is_key(&key, wanted)) {
+            text += &format!("{}\n", json!({"key": key, "sub": decoder.sub(sub), "value": decoder.value(value)}));
+        }
+        Ok(())
+    })?;
+    print(&text)
+}
+
+fn unknown(snapshot: &Snapshot, args: &StateGetArgs) -> Error {
+    let known: Vec<String> = snapshot.manifest().operators.iter().flat_map(|entry| {
+        states(snapshot, &entry.uid).into_keys().map(|name| format!("{}/{name}", entry.uid)).collect::<Vec<_>>()
+    }).collect();
+    let message = format!("there is no keyed state `{}` of operator `{}`; there are {}", args.state, args.uid, known.join(", "));
+    Error::new(code::BAD_OPTION, message)
+}
+
+/// `wanted` is the key as text, or as JSON.
+fn is_key(key: &Value, wanted: &str) -> bool {
+    let is = |value: &Value| value.as_str().is_some_and(|text| text == wanted) || value.to_string() == wanted;
+    is(key) || matches!(key.as_array().map(Vec::as_slice), Some([one]) if is(one))
+}
+
+/// Turns the bytes of a state into JSON, as far as its types tell; else into hexadecimal digits.
+struct Decoder {
+    key: Option<RowCodec>,
+    sub: Option<RowCodec>,
+    value: Option<RowCodec>,
+}
+
+impl Decoder {
+    fn new(types: &Value) -> Decoder {
+        Decoder { key: codec(&types["key"]), sub: codec(&types["map-key"]), value: codec(&types["value"]) }
+    }
+
+    fn key(&self, bytes: &[u8]) -> Value {
+        decoded(self.key.as_ref(), bytes)
+    }
+
+    fn sub(&self, bytes: &[u8]) -> Value {
+        if bytes.is_empty() { Value::Null } else { decoded(self.sub.as_ref(), bytes) }
+    }
+
+    fn value(&self, bytes: &[u8]) -> Value {
+        decoded(self.value.as_ref(), bytes)
+    }
+}
+
+/// Columns are `"Int64"`, or `["i64", nullable]`.
+fn codec(columns: &Value) -> Option<RowCodec> {
+    let field = |(number, column): (usize, &Value)| {
+        let (name, nullable) = match column {
+            Value::Array(pair) => (pair.first()?.as_str()?, pair.get(1)?.as_bool()?),
+            other => (other.as_str()?, false),
+        };
+        let data_type = serde_json::from_value::<DataType>(json!(name)).ok().or_else(|| arrow_name(name))?;
+        Some(Field { nullable, ..Field::new(format!("c{number}"), data_type) })
+    };
+    let schema: Schema = columns.as_array()?.iter().enumerate().map(field).collect::<Option<_>>()?;
+    Some(RowCodec::new(&schema))
+}
+
+fn arrow_name(name: &str) -> Option<DataType> {
+    Some(match name {
+        "Boolean" => DataType::Bool,
+        "Int32" => DataType::I32,
+        "Int64" => DataType::I64,
+        "UInt32" => DataType::U32,
+        "UInt64" => DataType::U64,
+        "Float32" => DataType::F32,
+        "Float64" => DataType::F64,
+        "Utf8" => DataType::String,
+        "Binary" => DataType::Binary,
+        _ => return None,
+    })
+}
+
+fn decoded(codec: Option<&RowCodec>, bytes: &[u8]) -> Value {
+    let columns = codec.and_then(|codec| codec.check(bytes).and_then(|()| codec.decode(&[bytes])).ok());
+    let Some(columns) = columns else {
+        return Value::String(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+    };
+    let row: Value = serde_json::from_str(&streamrt_operator::json::row(&columns, 0)).unwrap_or_default();
+    row.as_object().map_or(Value::Null, |row| row.values().cloned().collect())
+}
+
+/// `streamrt fsck`.
+///
+/// # Errors
+/// S7001 if something is missing or damaged; everything is listed first.
+pub fn fsck(args: &FsckArgs) -> Result<()> {
+    let place = args.dir.to_string_lossy();
+    let report = streamrt_checkpoint::fsck(&Store::existing(&place)?)?;
+    let mut text = format!("{} objects are whole, {} bytes\n", report.whole, report.whole_bytes);
+    report.missing.iter().for_each(|path| text += &format!("missing {path}\n"));
+    report.damaged.iter().for_each(|path| text += &format!("damaged {path}\n"));
+    report.unreferenced.iter().for_each(|(path, bytes)| text += &format!("unreferenced {path}, {bytes} bytes\n"));
+    print(&text)?;
+    if report.is_sound() {
+        return Ok(());
+    }
+    Err(Error::new(code::SNAPSHOT_DAMAGED, format!("{place} is not whole")))
+}
