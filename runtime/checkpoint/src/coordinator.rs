@@ -140,6 +140,8 @@ pub struct Coordinator<S> {
     failed: bool,
     checkpoint_requested: bool,
     savepoints_requested: u32,
+    /// The job stops with this one: no other is begun behind it.
+    closing: Option<u64>,
     retained: VecDeque<u64>,
 }
 
@@ -162,6 +164,7 @@ impl<S> Coordinator<S> {
             failed: false,
             checkpoint_requested: false,
             savepoints_requested: 0,
+            closing: None,
             retained: settings.published.iter().copied().collect(),
             settings,
             topology,
@@ -262,6 +265,12 @@ impl<S> Coordinator<S> {
         actions
     }
 
+    /// The job stops with the pending checkpoint: no other one is begun behind it, since that would commit what the user's snapshot does not
+    /// hold. If it is aborted, the job goes on.
+    pub fn close_with(&mut self, checkpoint: u64) {
+        self.closing = Some(checkpoint);
+    }
+
     fn collecting(&mut self, checkpoint: u64) -> Option<&mut Pending<S>> {
         self.pending.as_mut().filter(|pending| pending.checkpoint == checkpoint && !pending.publishing)
     }
@@ -323,6 +332,7 @@ impl<S> Coordinator<S> {
     fn abort(&mut self, reason: String, actions: &mut Vec<Action<S>>) {
         let Some(pending) = self.pending.take() else { return };
         let checkpoint = pending.checkpoint;
+        self.closing = self.closing.filter(|closing| *closing != checkpoint);
         self.pause_until = self.now.saturating_add(self.settings.min_pause);
         actions.push(Action::Abort { checkpoint, reason: reason.clone() });
         // A savepoint is the wish of one user, who is told: the job goes on without it.
@@ -354,7 +364,7 @@ impl<S> Coordinator<S> {
     }
 
     fn wanted(&mut self) -> Option<SnapshotKind> {
-        if self.failed || self.is_over() {
+        if self.failed || self.closing.is_some() || self.is_over() {
             return None;
         }
         if self.savepoints_requested > 0 {

@@ -7,7 +7,7 @@
 use crate::names::{LOG_FOLDER, PLUGIN_FOLDER, SAVEPOINT_MANIFEST, checkpoint_of, origin_of};
 use crate::{Entry, History, JobLog, Manifest, Published, Snapshot, Store, Stored};
 use std::collections::BTreeSet;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Error, Result, code, failpoint};
 
 /// Retires a published checkpoint: its log entry, then its objects and those of aborted checkpoints before it. An object that a retained
 /// checkpoint shares stays.
@@ -17,6 +17,7 @@ use streamrt_types::{Error, Result, code};
 /// finishes it. `Data` if the manifest of a retained checkpoint is missing or damaged: then nothing is deleted.
 pub fn retire(log: &mut JobLog, checkpoint: u64) -> Result<()> {
     log.append(Entry::Retired { checkpoint })?;
+    failpoint("retire.delete")?;
     let generation = log.generation();
     sweep(log.store(), log.history(), |number, by| number <= checkpoint && by <= generation)
 }
@@ -146,8 +147,8 @@ fn check_object(store: &Store, stored: &Stored, place: &str, seen: &mut BTreeSet
 mod tests {
     use super::*;
     use crate::SnapshotKind;
-    use crate::faulty::{Fault, Faulty, Operation};
     use crate::manifest::{publish, tests::manifest};
+    use crate::tests::faulty::{Fault, Faulty, Operation};
     use object_store::memory::InMemory;
     use std::sync::Arc;
 

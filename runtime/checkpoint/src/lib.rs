@@ -23,12 +23,6 @@
 //! ```
 
 mod coordinator;
-#[cfg(test)]
-mod explore_coordinator;
-#[cfg(test)]
-mod explore_log;
-#[cfg(test)]
-mod faulty;
 mod garbage;
 mod log;
 mod manifest;
@@ -36,6 +30,8 @@ mod names;
 mod sealed;
 mod snapshot;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
 pub use garbage::{Report, clean_up, fsck, retire};

@@ -263,7 +263,7 @@ pub fn unique_token() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faulty::{Fault, Faulty, Operation};
+    use crate::tests::faulty::{Fault, Faulty, Operation};
     use object_store::memory::InMemory;
     use std::sync::Arc;
 

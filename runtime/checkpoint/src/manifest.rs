@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use streamrt_state::OperatorIndex;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Error, Result, code, failpoint};
 
 /// Whose a snapshot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -180,6 +180,7 @@ fn check_operator(operator: &OperatorEntry, subtasks: &BTreeSet<(u32, u32)>) -> 
 /// As [`Manifest::write`] and [`JobLog::append`]. If the log still leads afterwards, the checkpoint does not count and never will.
 pub fn publish(manifest: &Manifest, store: &Store, log: &mut JobLog) -> Result<Published> {
     let published = manifest.write(store)?;
+    failpoint("log.before")?;
     log.append(Entry::Published(published.clone()))?;
     Ok(published)
 }

@@ -392,7 +392,7 @@ fn remote(location: &str) -> Result<Store> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faulty::{Fault, Faulty, Operation};
+    use crate::tests::faulty::{Fault, Faulty, Operation};
 
     fn local() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();

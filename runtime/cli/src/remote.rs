@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use streamrt_taskmanager::JobRemote;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{CODES, Error, Result, code};
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "command")]
@@ -27,7 +27,8 @@ enum Answer {
     Done,
     Savepoint { checkpoint: u64 },
     Described { name: String, records_in: u64, records_out: u64, elapsed_ms: u64 },
-    Failed { message: String },
+    /// `code` is the id of a stable code.
+    Failed { code: String, message: String },
 }
 
 /// The socket of this process's job; it is removed with this.
@@ -69,7 +70,7 @@ fn serve(stream: UnixStream, name: &str, job: &JobRemote) -> std::io::Result<()>
     BufReader::new(&stream).read_line(&mut line)?;
     let answer = match serde_json::from_str(&line) {
         Ok(request) => carry_out(request, name, job),
-        Err(e) => Answer::Failed { message: format!("the command cannot be read: {e}") },
+        Err(e) => failed(&Error::internal(format!("the command cannot be read: {e}"))),
     };
     let mut stream = &stream;
     stream.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes())
@@ -88,7 +89,7 @@ fn carry_out(request: Request, name: &str, job: &JobRemote) -> Answer {
         }
         Request::Savepoint { folder, stop } => match job.savepoint(&folder, stop) {
             Ok(checkpoint) => Answer::Savepoint { checkpoint },
-            Err(error) => Answer::Failed { message: format!("[{}] {}", error.code().id, error.message()) },
+            Err(error) => failed(&error),
         },
         Request::Stop => {
             job.stop();
@@ -99,6 +100,10 @@ fn carry_out(request: Request, name: &str, job: &JobRemote) -> Answer {
             Answer::Done
         }
     }
+}
+
+fn failed(error: &Error) -> Answer {
+    Answer::Failed { code: error.code().id.to_owned(), message: error.message().to_owned() }
 }
 
 /// A job that answered.
@@ -166,7 +171,10 @@ fn command(job: &str, request: &Request) -> Result<Answer> {
     };
     let lost = |e| Error::new(code::CONNECTION_LOST, format!("job `{job}` has ended before it answered")).with_source(e);
     match ask(&found.path, request).map_err(lost)? {
-        Answer::Failed { message } => Err(Error::new(code::CHECKPOINT_FAILED, message)),
+        Answer::Failed { code: id, message } => {
+            let code = CODES.iter().find(|code| code.id == id).copied().unwrap_or(code::INTERNAL);
+            Err(Error::new(code, message))
+        }
         answer => Ok(answer),
     }
 }

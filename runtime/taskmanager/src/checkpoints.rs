@@ -171,8 +171,8 @@ impl CoordinatorThread {
     fn run(mut self, messages: &Receiver<Message>) -> (Durable, Option<u64>) {
         loop {
             let message = messages.recv_timeout(self.durable.tick().min(TICK_MAX));
-            if let (Ok(Message::Acknowledged { .. }), Err(error)) = (&message, failpoint("snapshot.acknowledged")) {
-                self.control.fail(error);
+            if let Ok(Message::Acknowledged { .. }) = message {
+                failpoint("snapshot.acknowledged").unwrap_or_else(|error| self.control.fail(error));
             }
             let actions = match message {
                 Ok(Message::Done) | Err(RecvTimeoutError::Disconnected) => return (self.durable, self.stop.flatten()),
@@ -227,6 +227,10 @@ impl CoordinatorThread {
             Action::Trigger { checkpoint, kind, tasks } => {
                 if kind == SnapshotKind::Savepoint && !self.savepoints.contains_key(&checkpoint) {
                     self.begin_savepoint(checkpoint);
+                }
+                let stops = self.savepoints.get(&checkpoint).map_or(self.stop == Some(None), |savepoint| savepoint.stop);
+                if stops {
+                    self.coordinator.close_with(checkpoint);
                 }
                 tasks.iter().for_each(|task| self.mailboxes[*task].send(Command::Trigger(Barrier { checkpoint })));
             }

@@ -59,30 +59,44 @@ pub(crate) fn look(configuration: &Configuration, from: Option<&str>) -> Result<
     if history.end == Some(EndState::Finished) && from.is_none() {
         return Ok(None);
     }
+    let newest = store.as_ref().zip(history.newest());
     let Some(from) = from else {
-        let newest = store.as_ref().zip(history.newest());
-        let snapshot = newest.map(|(store, newest)| Snapshot::load(store, newest)).transpose()?;
+        let snapshot = newest.map(|(store, newest)| load(store, newest)).transpose()?;
         return Ok(Some(Kept { store, history, snapshot, foreign: false }));
     };
     let named = Snapshot::open(from)?;
     let checksum = &named.published().manifest.checksum;
-    // A job that was started from it once goes on from where it is.
-    let known = history.published.iter().any(|published| published.manifest.checksum == *checksum);
-    match (store.as_ref().zip(history.newest()), known) {
-        (Some((store, newest)), true) => {
-            let snapshot = Some(Snapshot::load(store, newest)?);
-            Ok(Some(Kept { foreign: true, snapshot, store: Some(store.clone()), history }))
-        }
-        (Some((_, newest)), false) if history.job.starts_with(&named.manifest().job_id) && newest.checkpoint > named.manifest().checkpoint => {
+    let is_named = |published: &Published| published.manifest.checksum == *checksum;
+    let snapshot = match newest {
+        // It may have been moved since.
+        Some((_, newest)) if is_named(newest) => named,
+        Some((_, newest)) if is_older(&named, newest, &history) => {
+            let (old, new) = (named.manifest().checkpoint, newest.checkpoint);
             let message = format!(
-                "{from} is checkpoint {}, but the job has committed results up to checkpoint {} since: they would be written twice",
-                named.manifest().checkpoint,
-                newest.checkpoint
+                "{from} is checkpoint {old}, but the job has committed results up to checkpoint {new} since, which would be written twice; \
+                 without `--from` it goes on from there"
             );
-            Err(Error::new(code::OTHER_JOB, message))
+            return Err(Error::new(code::OTHER_JOB, message));
         }
-        _ => Ok(Some(Kept { store, history, snapshot: Some(named), foreign: true })),
-    }
+        // A job that was started from it once goes on from where it is.
+        Some(_) if history.end == Some(EndState::Finished) && history.published.iter().any(is_named) => return Ok(None),
+        Some((store, newest)) if history.published.iter().any(is_named) => load(store, newest)?,
+        _ => named,
+    };
+    Ok(Some(Kept { store, history, snapshot: Some(snapshot), foreign: true }))
+}
+
+/// Whether a snapshot is one of this job, from before the newest.
+fn is_older(named: &Snapshot, newest: &Published, history: &History) -> bool {
+    history.job.starts_with(&named.manifest().job_id) && newest.checkpoint > named.manifest().checkpoint
+}
+
+fn load(store: &Store, published: &Published) -> Result<Snapshot> {
+    let moved = |e: Error| match &published.location {
+        Some(folder) => e.at(format_args!("the job goes on from the savepoint in {folder}; if it was moved, `--from` says where it is")),
+        None => e,
+    };
+    Snapshot::load(store, published).map_err(moved)
 }
 
 /// Takes the job over, settles its sinks, and reads what its operators kept.

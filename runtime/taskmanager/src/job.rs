@@ -10,7 +10,7 @@ use crate::durable::{self, Beginning, Durable};
 use crate::factory::{self, Definition, Factory, LoadedPlugin};
 use crate::restart::RestartStrategy;
 use crate::restored::Restored;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -83,6 +83,17 @@ pub struct Progress {
     pub late_records: u64,
     pub dead_letters: u64,
     pub elapsed: Duration,
+}
+
+/// What the last snapshots of a job's tasks cost them: the most of any task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SnapshotTimes {
+    /// Snapshots that the task with the most of them has taken.
+    pub taken: u64,
+    /// From the first barrier to the last.
+    pub alignment: Duration,
+    /// On the task's thread.
+    pub sync: Duration,
 }
 
 /// What a job has done, at its end. Counters are those of the last attempt.
@@ -180,6 +191,18 @@ impl Shared {
             late_records: sum(&all(), |metrics| metrics.late_records.load(Ordering::Relaxed)),
             dead_letters: sum(&all(), |metrics| metrics.dead_letters.load(Ordering::Relaxed)),
             elapsed,
+        }
+    }
+
+    fn snapshot_times(&self) -> SnapshotTimes {
+        let current = self.current();
+        let most = |of: fn(&TaskMetrics) -> &AtomicU64| {
+            current.metrics.tasks.iter().map(|metrics| of(metrics).load(Ordering::Relaxed)).max().unwrap_or(0)
+        };
+        SnapshotTimes {
+            taken: most(|metrics| &metrics.checkpoints),
+            alignment: Duration::from_nanos(most(|metrics| &metrics.alignment_ns)),
+            sync: Duration::from_nanos(most(|metrics| &metrics.sync_ns)),
         }
     }
 
@@ -369,6 +392,12 @@ impl JobHandle {
     pub fn progress(&self) -> Progress {
         self.shared.progress(self.start.elapsed())
     }
+
+    /// Of the attempt that runs; zeros before its first checkpoint.
+    pub fn snapshot_times(&self) -> SnapshotTimes {
+        self.shared.snapshot_times()
+    }
+
     /// Waits for the end.
     ///
     /// # Errors

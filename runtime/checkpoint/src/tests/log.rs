@@ -3,8 +3,8 @@
 //! Each leader runs on a thread of its own and stops before every operation until the explorer lets it go on, so that one operation runs
 //! at a time. Each decision (who is next, which fault) is a digit of a number that the explorer counts up until all were tried.
 
-use crate::faulty::{Fault, Faulty, Operation};
 use crate::names::log_path;
+use crate::tests::faulty::{Fault, Faulty, Operation};
 use crate::{Entry, History, JobLog, Published, SnapshotKind, Store, Stored};
 use object_store::memory::InMemory;
 use std::sync::{Arc, Condvar, Mutex};

@@ -1,0 +1,5 @@
+//! Every order of events, at small bounds, and the store that fails for the tests of this crate.
+
+mod coordinator;
+pub(crate) mod faulty;
+mod log;

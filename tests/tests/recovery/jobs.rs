@@ -1,0 +1,72 @@
+//! What the tests of recovery share: an example over its shipped input, with checkpoints, and the answer that it must come to.
+
+use std::path::PathBuf;
+
+use streamrt_tests::binary::{component, hidden_files, outputs};
+use streamrt_tests::data;
+use streamrt_tests::oracle::{self, Outputs};
+use tempfile::TempDir;
+
+/// A job that can be started again and again.
+pub struct Job {
+    pub example: &'static str,
+    folder: TempDir,
+    n_lines: usize,
+    expected: Outputs,
+}
+
+impl Job {
+    /// An example over its shipped input.
+    pub fn new(example: &'static str) -> Job {
+        let folder = TempDir::new().unwrap();
+        let text = data::shipped(example);
+        let lines: Vec<&str> = text.lines().collect();
+        data::write(&folder.path().join("input.txt"), &lines);
+        let expected = oracle::run(example, &lines).unwrap();
+        Job { example, folder, n_lines: lines.len(), expected }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The command line: parallelism, about how many seconds it takes, the folder of checkpoints, and further options.
+    pub fn args(&self, parallelism: u32, seconds: f64, checkpoints: &str, further: &[&str]) -> Vec<String> {
+        let text = |name: &str| self.path(name).to_string_lossy().into_owned();
+        let rate = (self.n_lines as f64 / seconds) as u64 + 1;
+        let options = [format!("checkpoint.dir={}", text(checkpoints)), "checkpoint.interval=40ms".into(), format!("source.rate={rate}"), "restart.delay=10ms".into()];
+        let mut args = vec!["run".to_owned(), component(self.example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
+        args.extend(options.into_iter().flat_map(|option| ["-D".to_owned(), option]));
+        args.extend(further.iter().map(|&further| further.to_owned()));
+        args.extend(["--".to_owned(), "--input".into(), text("input.txt"), "--output".into(), text("out")]);
+        args
+    }
+
+    /// Panics unless every visible line is among the expected ones, as often at most.
+    #[track_caller]
+    pub fn assert_part(&self, when: &str) {
+        if !self.path("out").exists() {
+            return;
+        }
+        for (name, lines) in &outputs(&self.path("out")).0 {
+            let mut rest = self.expected.lines(name).iter().peekable();
+            for line in lines {
+                while rest.next_if(|next| *next < line).is_some() {}
+                let known = rest.next_if(|next| *next == line).is_some();
+                assert!(known, "{}, {when}, output `{name}`: {line} is not expected, or not so often", self.example);
+            }
+        }
+    }
+
+    /// Panics unless the output is what a run without failures writes, and nothing else is left.
+    #[track_caller]
+    pub fn assert_whole(&self, when: &str) {
+        self.assert_part(when);
+        let actual = outputs(&self.path("out"));
+        for (name, lines) in &self.expected.0 {
+            let n = actual.lines(name).len();
+            assert!(n == lines.len(), "{}, {when}, output `{name}`: {n} of {} lines", self.example, lines.len());
+        }
+        assert_eq!(hidden_files(&self.path("out")), Vec::<PathBuf>::new(), "{}, {when}: uncommitted files are left", self.example);
+    }
+}

@@ -1,0 +1,69 @@
+//! Jobs that are killed at random moments, and started again with the same command, until they end by themselves.
+//!
+//! The moments come from a seed, which is printed; `STREAMRT_SEED` sets it.
+
+use std::time::Duration;
+
+use streamrt_tests::binary::{LIMIT, Running, run, streamrt};
+use streamrt_tests::oracle::EXAMPLES;
+
+use crate::jobs::Job;
+
+/// Kills before a job is let alone.
+const KILLS: u32 = 6;
+
+/// A small generator of random numbers (xorshift), so that a seed gives the same moments everywhere.
+struct Random(u64);
+
+impl Random {
+    fn from_environment() -> Random {
+        let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
+        let seed = std::env::var("STREAMRT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(clock);
+        println!("STREAMRT_SEED={seed}");
+        Random(seed | 1)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// Runs a job to its end under kills, at one parallelism after the other.
+#[track_caller]
+fn check(example: &'static str, parallelism: &[u32]) {
+    let job = Job::new(example);
+    let mut random = Random::from_environment();
+    let mut resumed = 0;
+    for (kill, parallelism) in (0..=KILLS).zip(parallelism.iter().cycle()) {
+        let mut running = Running::start(streamrt(job.args(*parallelism, 2.0, "checkpoints", &[])));
+        let killed = kill < KILLS && !running.ends_within(Duration::from_millis(30 + random.below(400)));
+        if killed {
+            running.kill();
+        }
+        let finished = running.finish(LIMIT);
+        resumed += u32::from(finished.stderr.contains("goes on from checkpoint"));
+        job.assert_part(&format!("after kill {kill}"));
+        if !killed {
+            finished.succeeded();
+            break;
+        }
+    }
+    assert!(resumed > 0, "{example}: no run went on from a checkpoint");
+    job.assert_whole("at the end");
+    let again = run(job.args(1, 2.0, "checkpoints", &[])).succeeded();
+    assert!(again.stderr.contains("has finished"), "{example}: {}", again.stderr);
+    job.assert_whole("after the end");
+}
+
+#[test]
+fn every_example_survives_kills() {
+    EXAMPLES.into_iter().for_each(|example| check(example, &[2]));
+}
+
+#[test]
+fn a_job_goes_on_with_another_parallelism() {
+    check("hot-items", &[1, 3, 2]);
+}
