@@ -385,9 +385,55 @@ pub struct StateDescriptor {
     pub key: Schema,
     /// The value, the list's element, or the map's value.
     pub value: Schema,
-    /// How long an entry lives after its last write. None: for ever.
+    /// How long an entry lives after its last access, by the clock of the host. None: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
+    /// Which accesses begin an entry's time anew.
+    #[serde(default, skip_serializing_if = "TtlUpdate::is_default")]
+    pub ttl_update: TtlUpdate,
+    /// Whether a read may give an entry whose time is over.
+    #[serde(default, skip_serializing_if = "TtlVisibility::is_default")]
+    pub ttl_visibility: TtlVisibility,
+}
+
+/// Which accesses begin the time of an entry anew.
+///
+/// # Source
+/// Flink's `StateTtlConfig.UpdateType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TtlUpdate {
+    /// Making and writing it.
+    #[default]
+    OnCreateAndWrite,
+    /// Reading it as well.
+    OnReadAndWrite,
+}
+
+impl TtlUpdate {
+    fn is_default(&self) -> bool {
+        *self == TtlUpdate::default()
+    }
+}
+
+/// Whether a read may give an entry whose time is over.
+///
+/// # Source
+/// Flink's `StateTtlConfig.StateVisibility`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TtlVisibility {
+    /// Never.
+    #[default]
+    NeverReturnExpired,
+    /// As long as it was not cleaned away.
+    ReturnExpiredIfNotCleanedUp,
+}
+
+impl TtlVisibility {
+    fn is_default(&self) -> bool {
+        *self == TtlVisibility::default()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

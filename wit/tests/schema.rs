@@ -50,10 +50,16 @@ fn everything() -> Value {
         node(11, window(json!({"kind": "count", "rows": 1}), &process)),
         node(12, json!({"kind": "sink", "connector": "print", "options": {}})),
     ]);
-    let states: Vec<Value> = ["value", "list", "map", "reducing", "aggregating"]
+    let mut states: Vec<Value> = ["value", "list", "map", "reducing", "aggregating"]
         .iter()
         .map(|kind| json!({"name": kind, "kind": kind, "key": fields, "value": fields, "ttl-ms": 1}))
         .collect();
+    for (state, (update, visibility)) in
+        states.iter_mut().zip([("on-create-and-write", "never-return-expired"), ("on-read-and-write", "return-expired-if-not-cleaned-up")])
+    {
+        state["ttl-update"] = json!(update);
+        state["ttl-visibility"] = json!(visibility);
+    }
     let kinds = [
         "map",
         "filter",

@@ -9,7 +9,8 @@ use crate::cargo::Package;
 const LEVELS: &[&[&str]] = &[
     &["streamrt-wit"],
     &["streamrt-types"],
-    &["streamrt-state", "streamrt-exchange", "streamrt-checkpoint", "streamrt-graph"],
+    &["streamrt-state", "streamrt-exchange", "streamrt-graph"],
+    &["streamrt-checkpoint"],
     &["streamrt-operator", "streamrt-rpc", "streamrt-state-rocksdb"],
     &["streamrt-window", "streamrt-connector", "streamrt-plugin", "streamrt-table", "streamrt-cep"],
     &["streamrt-taskmanager", "streamrt-jobmanager", "streamrt-sql"],
@@ -23,6 +24,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("streamrt-wit", &[]),
     ("streamrt-sdk-macros", &[]),
     ("streamrt-sdk", &["streamrt-wit", "streamrt-sdk-macros"]),
+    ("streamrt-checkpoint", &["streamrt-types", "streamrt-state"]),
     ("streamrt-jobmanager", &["streamrt-wit", "streamrt-types", "streamrt-graph", "streamrt-checkpoint", "streamrt-rpc"]),
     // It must compile before anything else does.
     ("xtask", &[]),
@@ -33,6 +35,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("wasmtime", &["streamrt-plugin"]),
     ("quinn", &["streamrt-exchange", "streamrt-rpc"]),
     ("rocksdb", &["streamrt-state-rocksdb"]),
+    ("object_store", &["streamrt-checkpoint"]),
     ("axum", &["streamrt-web"]),
 ];
 

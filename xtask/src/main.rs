@@ -6,6 +6,7 @@ mod cargo;
 mod checks;
 mod demo;
 mod dependencies;
+mod planted;
 mod table;
 mod tests;
 mod tidy;
@@ -24,8 +25,9 @@ Usage: cargo xtask COMMAND
   build                            the runtime at release/streamrt and the components at components/NAME.wasm, in the target folder
   demo                             build, run the example hot-items on the records beside it, and show its windows as a table
   test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER)
+  test planted                     plant bugs in a copy, one after the other, and show which test catches each
   check                            the dependency rule and the tidy check alone
-  bench engine|plugin [ARG...]     measure; `--output json` prints one object a line
+  bench SUITE [ARG...]             measure engine, plugin, state or checkpoint; `--output json` prints one object a line
 
 The target folder is CARGO_TARGET_DIR, or `target`.";
 
@@ -46,10 +48,11 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["build"] => build::build(&Workspace::read()?, Guests::All),
         ["demo"] => demo::demo(&Workspace::read()?),
         ["test"] => tests::test(&Workspace::read()?, None),
+        ["test", "planted"] => planted::test(&Workspace::read()?),
         ["test", filter] if !filter.starts_with('-') => tests::test(&Workspace::read()?, Some(filter)),
         ["check"] => checks::run(&Workspace::read()?).into_result(),
-        ["bench", suite @ ("engine" | "plugin"), rest @ ..] => build::bench(&Workspace::read()?, suite, rest),
-        ["help" | "--help" | "-h"] => {
+        ["bench", suite @ ("engine" | "plugin" | "state" | "checkpoint"), rest @ ..] => build::bench(&Workspace::read()?, suite, rest),
+        ["help" | "--help" | "-h"] | ["bench", "--help" | "-h"] => {
             println!("{HELP}");
             Ok(())
         }

@@ -29,6 +29,10 @@ pub enum Command {
     Stop(StopArgs),
     /// End a job at once: what is not committed is withdrawn.
     Cancel(JobArgs),
+    /// Say what changes between two versions of a component, and whether the new one can keep the state of the old one.
+    Compat(CompatArgs),
+    /// Replace a running job by a new version of its component, which goes on with its state.
+    Upgrade(UpgradeArgs),
     /// Look into the state of a checkpoint or savepoint.
     State(StateArgs),
     /// Check that everything is there that the checkpoints of a folder refer to, and whole.
@@ -96,12 +100,34 @@ pub struct JobArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct CompatArgs {
+    /// The component that runs.
+    pub old: PathBuf,
+    /// The one that is to take its place.
+    pub new: PathBuf,
+    /// Arguments of the job.
+    #[arg(last = true)]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct UpgradeArgs {
+    /// The job's id or name, as `list` shows them.
+    pub job: String,
+    /// The new version of its component.
+    pub component: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct StopArgs {
     /// The job's id or name, as `list` shows them.
     pub job: String,
     /// Make a savepoint in this folder, and end with it.
     #[arg(long, value_name = "DIR")]
     pub savepoint: Option<PathBuf>,
+    /// Let everything fire first, as at the end of all input.
+    #[arg(long)]
+    pub drain: bool,
 }
 
 #[derive(Debug, Args)]

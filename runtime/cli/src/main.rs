@@ -5,6 +5,7 @@
 
 mod args;
 mod cache;
+mod compat;
 mod component;
 mod configuration;
 mod inspect;
@@ -58,8 +59,10 @@ fn dispatch(command: Command) -> Result<()> {
             (None, Some(job), Some(dir)) => remote::savepoint(&job, &dir),
             _ => Err(Error::new(code::BAD_OPTION, "a savepoint needs a job and a folder")),
         },
-        Command::Stop(args) => remote::stop(&args.job, args.savepoint.as_deref()),
+        Command::Stop(args) => remote::stop(&args.job, args.savepoint.as_deref(), args.drain),
         Command::Cancel(args) => remote::cancel(&args.job),
+        Command::Compat(args) => compat::compat(&args),
+        Command::Upgrade(args) => remote::upgrade(&args.job, &args.component),
         Command::State(StateArgs { command: StateCommand::Get(args) }) => snapshot::get(&args),
         Command::Fsck(args) => snapshot::fsck(&args),
         Command::Toolchain => toolchain::ensure(Path::new(".")).map(|_| report::status("the tool chain for components is complete")),

@@ -9,7 +9,11 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use streamrt_taskmanager::JobRemote;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use streamrt_graph::JobSpec;
+use streamrt_taskmanager::{JobRemote, LoadedPlugin};
 use streamrt_types::{CODES, Error, Result, code};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -17,6 +21,8 @@ use streamrt_types::{CODES, Error, Result, code};
 enum Request {
     Describe,
     Savepoint { folder: String, stop: bool },
+    Drain { folder: Option<String> },
+    Upgrade { component: PathBuf },
     Stop,
     Cancel,
 }
@@ -26,57 +32,76 @@ enum Request {
 enum Answer {
     Done,
     Savepoint { checkpoint: u64 },
+    Upgraded { checkpoint: u64, took_ms: u64 },
     Described { name: String, records_in: u64, records_out: u64, elapsed_ms: u64 },
     /// `code` is the id of a stable code.
     Failed { code: String, message: String },
 }
 
+/// Makes the new version of the job out of a component.
+pub type Load = Arc<dyn Fn(&Path) -> Result<(JobSpec, Vec<LoadedPlugin>)> + Send + Sync>;
+
 /// The socket of this process's job; it is removed with this.
 pub struct Listening {
     path: PathBuf,
+    /// Commands that are being carried out.
+    n_active: Arc<AtomicUsize>,
 }
+
+/// How long the process stays for the answers to the last commands; a job that was stopped has ended before its answer is written.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 impl Drop for Listening {
     fn drop(&mut self) {
         // One that is left over is removed by whoever finds it.
         let _ = fs::remove_file(&self.path);
+        let start = Instant::now();
+        while self.n_active.load(Ordering::SeqCst) > 0 && start.elapsed() < FAREWELL {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
-/// Lets other processes command a job.
+/// Lets other processes command a job. `load` makes a new version of it.
 ///
 /// # Errors
 /// `Unavailable` if the socket cannot be made.
-pub fn listen(name: &str, job: JobRemote) -> Result<Listening> {
+pub fn listen(name: &str, job: JobRemote, load: Load) -> Result<Listening> {
     let folder = cache::jobs().ok_or_else(|| Error::new(code::FILE_IO, "there is no folder for the socket that takes commands"))?;
     let fault = |e| Error::new(code::FILE_IO, format!("no socket for commands could be made in {}", folder.display())).with_source(e);
     let path = folder.join(format!("{}.sock", std::process::id()));
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(fault)?;
     let name = name.to_owned();
+    let n_active = Arc::new(AtomicUsize::new(0));
+    let active = n_active.clone();
     let serve = move || {
         for stream in listener.incoming().flatten() {
-            let (job, name) = (job.clone(), name.clone());
-            // A peer that goes away in the middle gets no answer.
-            std::thread::spawn(move || drop(serve(stream, &name, &job)));
+            let (job, name, load, active) = (job.clone(), name.clone(), load.clone(), active.clone());
+            active.fetch_add(1, Ordering::SeqCst);
+            std::thread::spawn(move || {
+                // A peer that goes away in the middle gets no answer.
+                let _ = serve(stream, &name, &job, &load);
+                active.fetch_sub(1, Ordering::SeqCst);
+            });
         }
     };
     std::thread::Builder::new().name("commands".into()).spawn(serve).map_err(fault)?;
-    Ok(Listening { path })
+    Ok(Listening { path, n_active })
 }
 
-fn serve(stream: UnixStream, name: &str, job: &JobRemote) -> std::io::Result<()> {
+fn serve(stream: UnixStream, name: &str, job: &JobRemote, load: &Load) -> std::io::Result<()> {
     let mut line = String::new();
     BufReader::new(&stream).read_line(&mut line)?;
     let answer = match serde_json::from_str(&line) {
-        Ok(request) => carry_out(request, name, job),
+        Ok(request) => carry_out(request, name, job, load),
         Err(e) => failed(&Error::internal(format!("the command cannot be read: {e}"))),
     };
     let mut stream = &stream;
     stream.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes())
 }
 
-fn carry_out(request: Request, name: &str, job: &JobRemote) -> Answer {
+fn carry_out(request: Request, name: &str, job: &JobRemote, load: &Load) -> Answer {
     match request {
         Request::Describe => {
             let progress = job.progress();
@@ -89,6 +114,14 @@ fn carry_out(request: Request, name: &str, job: &JobRemote) -> Answer {
         }
         Request::Savepoint { folder, stop } => match job.savepoint(&folder, stop) {
             Ok(checkpoint) => Answer::Savepoint { checkpoint },
+            Err(error) => failed(&error),
+        },
+        Request::Upgrade { component } => match load(&component).and_then(|(spec, plugins)| job.upgrade(spec, plugins)) {
+            Ok(upgraded) => Answer::Upgraded { checkpoint: upgraded.checkpoint, took_ms: upgraded.took.as_millis() as u64 },
+            Err(error) => failed(&error),
+        },
+        Request::Drain { folder } => match job.drain(folder.as_deref()) {
+            Ok(_) => Answer::Done,
             Err(error) => failed(&error),
         },
         Request::Stop => {
@@ -140,7 +173,9 @@ fn found(path: &Path) -> Option<Found> {
         }
         Ok(_) => None,
         Err(e) => {
-            if e.kind() == std::io::ErrorKind::ConnectionRefused {
+            // A socket is there for a moment before its process listens.
+            let is_gone = path.file_stem().is_some_and(|id| !Path::new("/proc").join(id).exists());
+            if e.kind() == std::io::ErrorKind::ConnectionRefused && is_gone {
                 let _ = fs::remove_file(path);
             }
             None
@@ -200,11 +235,26 @@ pub fn savepoint(job: &str, folder: &Path) -> Result<()> {
 ///
 /// # Errors
 /// If there is no such job, or the savepoint failed; the job then runs on.
-pub fn stop(job: &str, savepoint: Option<&Path>) -> Result<()> {
-    let Some(folder) = savepoint else { return command(job, &Request::Stop).map(drop) };
-    let folder = absolute(folder)?;
-    command(job, &Request::Savepoint { folder: folder.clone(), stop: true })?;
-    print(&format!("{folder}\n"))
+pub fn stop(job: &str, savepoint: Option<&Path>, drain: bool) -> Result<()> {
+    let folder = savepoint.map(absolute).transpose()?;
+    let request = match &folder {
+        _ if drain => Request::Drain { folder: folder.clone() },
+        Some(folder) => Request::Savepoint { folder: folder.clone(), stop: true },
+        None => Request::Stop,
+    };
+    command(job, &request)?;
+    folder.map_or(Ok(()), |folder| print(&format!("{folder}\n")))
+}
+
+/// `streamrt upgrade`.
+///
+/// # Errors
+/// If there is no such job, or the new version was refused; the old one then runs on.
+pub fn upgrade(job: &str, component: &Path) -> Result<()> {
+    match command(job, &Request::Upgrade { component: absolute(component)?.into() })? {
+        Answer::Upgraded { checkpoint, took_ms } => print(&format!("upgraded at checkpoint {checkpoint} in {took_ms} ms\n")),
+        _ => Err(Error::internal("an upgrade was answered with something else")),
+    }
 }
 
 /// `streamrt cancel`.

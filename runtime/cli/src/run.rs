@@ -43,6 +43,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let style = style(args.output, &job.spec);
     let folder = job.configuration.checkpoint_dir.clone().unwrap_or_default();
     let name = job.spec.name.clone();
+    let load = new_version(&args, &job);
     let from = args.from.as_ref().map(|from| from.to_string_lossy().into_owned());
     let submitted = JobToRun { job: job.spec, plugins: job.plugins, configuration: job.configuration, parallelism: args.parallelism, from };
     let handle = match submit(submitted)? {
@@ -56,7 +57,7 @@ pub fn run(args: RunArgs) -> Result<()> {
         report::status(&format!("the job goes on from checkpoint {checkpoint} in {folder}"));
     }
     // Without a socket the job runs as well; it then takes no commands but Ctrl-C.
-    let listening = remote::listen(&name, handle.remote()).map_err(|error| report::status(error.message()));
+    let listening = remote::listen(&name, handle.remote(), load).map_err(|error| report::status(error.message()));
     let ended = watch(handle, style, &interrupts);
     drop(listening);
     let (ended, stopped) = ended?;
@@ -89,6 +90,22 @@ fn read_component(args: &RunArgs) -> Result<Job> {
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
     let plugins = vec![LoadedPlugin { plugin, args: args.args.clone(), component }];
     Ok(Job { spec: JobSpec::from_plan(name, Arc::new(plan)), plugins, configuration })
+}
+
+/// How `streamrt upgrade` makes a new version of this job: of another component, with the same name and arguments.
+fn new_version(args: &RunArgs, job: &Job) -> remote::Load {
+    let (file, name, arguments) = (args.file.clone(), job.spec.name.clone(), args.args.clone());
+    let configuration = job.configuration.clone();
+    Arc::new(move |component| {
+        if file.extension().is_some_and(|extension| extension == "toml") {
+            let message = format!("{} wires several components: stop it with a savepoint, and start the new file from it", file.display());
+            return Err(Error::new(code::BAD_OPTION, message));
+        }
+        let (plugin, bytes) = Loader::new(&configuration)?.load(component)?;
+        let plan = plugin.describe(&arguments).map_err(|e| e.at(component.display()))?;
+        let plugins = vec![LoadedPlugin { plugin, args: arguments.clone(), component: bytes }];
+        Ok((JobSpec::from_plan(name.clone(), Arc::new(plan)), plugins))
+    })
 }
 
 fn read_job_file(args: &RunArgs) -> Result<Job> {

@@ -123,11 +123,14 @@ struct Decoder {
     key: Option<RowCodec>,
     sub: Option<RowCodec>,
     value: Option<RowCodec>,
+    /// The time of last access stands in front of each value, eight bytes.
+    stamped: bool,
 }
 
 impl Decoder {
     fn new(types: &Value) -> Decoder {
-        Decoder { key: codec(&types["key"]), sub: codec(&types["map-key"]), value: codec(&types["value"]) }
+        let stamped = types["time-to-live"] == json!(true) && types["kind"] != json!("list");
+        Decoder { key: codec(&types["key"]), sub: codec(&types["map-key"]), value: codec(&types["value"]), stamped }
     }
 
     fn key(&self, bytes: &[u8]) -> Value {
@@ -139,7 +142,10 @@ impl Decoder {
     }
 
     fn value(&self, bytes: &[u8]) -> Value {
-        decoded(self.value.as_ref(), bytes)
+        match bytes.split_first_chunk().filter(|_| self.stamped) {
+            None => decoded(self.value.as_ref(), bytes),
+            Some((stamp, row)) => json!({"last-access-ms": i64::from_le_bytes(*stamp), "value": decoded(self.value.as_ref(), row)}),
+        }
     }
 }
 

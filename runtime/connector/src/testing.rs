@@ -24,11 +24,11 @@ impl Found {
     }
 
     fn push(&mut self, batch: &Batch) {
-        batch.check().unwrap();
+        batch.check().expect("a reader makes sound batches");
         let mut text = Vec::new();
-        crate::encoder::RowEncoder::JSON.encode(&batch.columns, false, &mut text).unwrap();
-        let origin = batch.origin.as_ref().unwrap();
-        let text = String::from_utf8(text).unwrap();
+        crate::encoder::RowEncoder::JSON.encode(&batch.columns, false, &mut text).expect("rows of a test can be written");
+        let origin = batch.origin.as_ref().expect("a reader names the origin");
+        let text = String::from_utf8(text).expect("JSON is text");
         self.rows.extend(text.lines().enumerate().map(|(row, line)| (origin.position(row), line.to_owned())));
     }
 }

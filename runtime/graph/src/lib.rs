@@ -9,6 +9,7 @@
 //! assert_eq!(StreamGraph::new(&empty).unwrap_err().code().id, "S2006");
 //! ```
 
+mod compat;
 mod execution;
 mod job_file;
 mod job_graph;
@@ -16,6 +17,7 @@ mod spec;
 mod stream;
 mod stream_schema;
 
+pub use compat::{Compatibility, OperatorChange, Verdict, compare};
 pub use execution::{Channel, ExecutionGraph, Subtask};
 pub use job_file::{JobFile, PluginUse};
 pub use job_graph::{ChainedOperator, Exit, Head, JobGraph, JobVertex};

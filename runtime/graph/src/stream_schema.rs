@@ -4,7 +4,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 use streamrt_types::{Error, Result, arrow_schema, arrow_type, code, port_schema};
 use streamrt_wit::{
-    AggregateFunction, Body, BuiltinAggregate, Function, FunctionKind, Generator, Node, ResultColumn, ResultSource, StateKind, TimeSource,
+    AggregateFunction, Body, BuiltinAggregate, Function, FunctionKind, Generator, Node, ResultColumn, ResultSource, TimeSource,
     WindowAssigner, WindowContents,
 };
 
@@ -126,11 +126,11 @@ fn plain_function(input: &SchemaRef, key: &[usize], function: &Function) -> Resu
         return Err(Error::new(code::INVALID_JOB, "state and timers need a key; partition the stream by `key_by` in front"));
     }
     for state in &function.states {
-        if matches!(state.kind, StateKind::Reducing | StateKind::Aggregating) {
-            return Err(Error::new(code::INVALID_JOB, format!("state `{}`: this version keeps value, list and map state", state.name)));
-        }
-        if state.ttl_ms.is_some() {
-            return Err(Error::new(code::INVALID_JOB, format!("state `{}`: this version knows no time to live", state.name)));
+        if state.ttl_ms == Some(0) {
+            return Err(Error::new(
+                code::INVALID_JOB,
+                format!("state `{}`: its time to live is 0 ms, but it must be positive", state.name),
+            ));
         }
     }
     function.outputs.iter().map(|port| port_schema(input, &port.columns)).collect()

@@ -10,8 +10,9 @@
 
 use crate::function::Failure;
 use crate::operator::{DeadLetter, OperatorContext, TaskMetrics};
+use crate::transform::suspect_row;
 use std::time::Duration;
-use streamrt_types::{Error, ErrorKind, PoisonPolicy, Result, code};
+use streamrt_types::{Batch, Error, ErrorKind, PoisonPolicy, Result, code};
 
 /// Poison that is tolerated in one piece of work: more of it hides a fault.
 const POISON_MAX: usize = 8;
@@ -81,6 +82,17 @@ impl Isolation {
             None => Ok(()),
             Some(failure) => self.isolate(work, whole, failure),
         }
+    }
+
+    /// A row that the engine cannot treat, by the job's policy: the error, or a dead letter. There is nothing to try again.
+    ///
+    /// # Errors
+    /// `error`, unless such rows are skipped.
+    pub fn refuse_row(&self, batch: &Batch, row: usize, error: Error) -> Result<()> {
+        if self.context.configuration.poison_policy != PoisonPolicy::Skip {
+            return Err(error);
+        }
+        self.bury(suspect_row(batch, row, String::new()), Failure { error, backtrace: String::new() })
     }
 
     fn deadline(&self, size: usize, total: usize) -> Duration {

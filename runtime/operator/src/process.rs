@@ -32,6 +32,11 @@ use streamrt_wit::{Function, StateDescriptor};
 /// Timers that one call fires at most: some 100 KiB of columns, and far less than a deadline.
 const SWEEP_TIMERS_MAX: usize = 4096;
 
+/// Entries of each state with a time to live that are looked at after a batch, so that expired ones leave although nobody reads them: two
+/// for each row, because a row makes one entry of a value at most and cleaning must be faster, and some where there are no rows.
+const SWEEP_ENTRIES_PER_ROW: usize = 2;
+const SWEEP_ENTRIES_MIN: usize = 64;
+
 /// The name of the timers in a snapshot. A function's own states cannot begin so.
 const TIMERS: &str = "$timers";
 
@@ -40,6 +45,8 @@ pub struct KeyedProcessOperator {
     keys: BatchKeys,
     function: FunctionCalls,
     descriptors: Vec<StateDescriptor>,
+    /// Whether a state has a time to live.
+    expires: bool,
     /// A batch without rows, for calls that have none.
     empty: Batch,
     opened: Option<Opened>,
@@ -94,7 +101,9 @@ impl KeyedProcessOperator {
             watermark: WATERMARK_MIN,
         };
         let empty = Batch::new(RecordBatch::new_empty(input.clone()));
-        Ok(KeyedProcessOperator { keys, function, descriptors: first.states.clone(), empty, opened: None })
+        let descriptors = first.states.clone();
+        let expires = descriptors.iter().any(|descriptor| descriptor.ttl_ms.is_some());
+        Ok(KeyedProcessOperator { keys, function, descriptors, expires, empty, opened: None })
     }
 
     /// The number for [`Output::batch`] and the schema of every output.
@@ -113,6 +122,9 @@ impl KeyedProcessOperator {
         let opened = self.opened.as_mut().ok_or_else(|| Error::internal("a process function was not opened"))?;
         self.keys.load(&batch.columns).map_err(|e| e.at(format_args!("operator `{}`", opened.uid)))?;
         let (hashes, keys) = self.keys.view(&batch.columns);
+        if self.expires {
+            CallStates::of(&mut opened.access).states.set_time(now_ms);
+        }
         let mut process = Process {
             function: &mut self.function,
             access: &mut opened.access,
@@ -126,7 +138,11 @@ impl KeyedProcessOperator {
             pending: Vec::new(),
             output,
         };
-        run(&mut process, &opened.isolation)
+        run(&mut process, &opened.isolation)?;
+        if self.expires {
+            CallStates::of(&mut opened.access).states.sweep(SWEEP_ENTRIES_MIN + batch.n_rows() * SWEEP_ENTRIES_PER_ROW);
+        }
+        Ok(())
     }
 
     fn now_ms(&self) -> i64 {
@@ -440,7 +456,6 @@ impl Operator for KeyedProcessOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         let kind = self.keys.kind();
         let states = States::new(&self.descriptors, kind, context.key_groups, context.max_parallelism);
-        let states = states.map_err(|e| e.at(format_args!("operator `{}`", context.uid)))?;
         self.opened = Some(Opened {
             isolation: Isolation::new(context),
             clock: context.clock.clone(),
@@ -452,7 +467,7 @@ impl Operator for KeyedProcessOperator {
     }
 
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
-        let now_ms = if self.function.timed { self.now_ms() } else { 0 };
+        let now_ms = if self.function.timed || self.expires { self.now_ms() } else { 0 };
         self.work(&batch, now_ms, output, |process, isolation| process.run_all(isolation))
     }
 
@@ -472,7 +487,11 @@ impl Operator for KeyedProcessOperator {
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
         let key = self.keys.types();
         let opened = self.opened.as_mut().ok_or_else(|| Error::internal("a process function was not opened"))?;
-        let mut keyed = CallStates::of(&mut opened.access).states.freeze(&self.descriptors, &key);
+        let states = &mut CallStates::of(&mut opened.access).states;
+        if self.expires {
+            states.set_time(opened.clock.now_ms());
+        }
+        let mut keyed = states.freeze(&self.descriptors, &key);
         if self.function.registers_timers {
             keyed.push(KeyedSnapshot { name: TIMERS.into(), types: timer_types(key), entries: Box::new(opened.timers.freeze()) });
         }

@@ -1,15 +1,19 @@
 //! The states of a keyed function: value state as columns for the slots of a call, list and map state through [`StateAccess`].
 //!
+//! Reducing and aggregating state is value state here: the accumulator travels with the call, and the SDK folds.
+//!
 //! Invariant: during a call nothing changes but a [`Writes`], which holds back what the call writes to lists and maps, and is read
-//! first, so that a call sees its own writes. `apply` makes it the state; dropping it rolls back.
+//! first, so that a call sees its own writes. `apply` makes it the state; dropping it rolls back. A call is one moment: what is expired
+//! when it begins is expired for all of it, and what is not, is not.
 
 use crate::function::{StateAccess, StateIn, StateOut};
 use arrow_array::{ArrayRef, RecordBatch};
 use serde_json::{Value, json};
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
-use streamrt_state::{EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListState, MapState, OperatorState, RowCodec, ValueState};
+use streamrt_state::{EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListState, MapState, OperatorState, RowCodec, Ttl, ValueState};
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 use streamrt_wit::codes::action;
 use streamrt_wit::{StateDescriptor, StateKind};
@@ -20,12 +24,12 @@ pub(crate) struct States {
 }
 
 enum State {
+    /// Also reducing and aggregating state: the value is the accumulator.
     Value {
         state: ValueState,
         entries: Vec<EntryId>,
     },
     List(ListState),
-    /// Also reducing and aggregating state: a map whose key has no columns.
     Map(MapState),
 }
 
@@ -34,26 +38,47 @@ fn bad_output(message: impl Into<String>) -> Error {
 }
 
 impl States {
-    /// # Errors
-    /// `Invalid` for a state with a time to live.
-    pub(crate) fn new(descriptors: &[StateDescriptor], kind: KeyKind, key_groups: KeyGroupRange, max_parallelism: u32) -> Result<States> {
+    pub(crate) fn new(descriptors: &[StateDescriptor], kind: KeyKind, key_groups: KeyGroupRange, max_parallelism: u32) -> States {
         let open = |descriptor: &StateDescriptor| {
-            if let Some(ttl_ms) = descriptor.ttl_ms {
-                let message = format!("state `{}` has a time to live of {ttl_ms} ms, which this version does not support", descriptor.name);
-                return Err(Error::new(code::INVALID_JOB, message));
+            let (key, value, ttl) = (&descriptor.key, &descriptor.value, Ttl::of(descriptor));
+            match descriptor.kind {
+                StateKind::Value | StateKind::Reducing | StateKind::Aggregating => {
+                    State::Value { state: ValueState::new(value, kind, key_groups, max_parallelism, ttl), entries: Vec::new() }
+                }
+                StateKind::List => State::List(ListState::new(value, kind, key_groups, max_parallelism, ttl)),
+                StateKind::Map => State::Map(MapState::new(key, value, kind, key_groups, max_parallelism, ttl)),
             }
-            Ok(match descriptor.kind {
-                StateKind::Value => {
-                    let state = ValueState::new(&descriptor.value, kind, key_groups, max_parallelism);
-                    State::Value { state, entries: Vec::new() }
-                }
-                StateKind::List => State::List(ListState::new(&descriptor.value, kind, key_groups, max_parallelism)),
-                StateKind::Map | StateKind::Reducing | StateKind::Aggregating => {
-                    State::Map(MapState::new(&descriptor.key, &descriptor.value, kind, key_groups, max_parallelism))
-                }
-            })
         };
-        Ok(States { states: descriptors.iter().map(open).collect::<Result<_>>()? })
+        States { states: descriptors.iter().map(open).collect() }
+    }
+
+    /// Tells states with a time to live what time it is, in the clock's ms.
+    pub(crate) fn set_time(&mut self, now_ms: i64) {
+        self.states.iter_mut().for_each(|state| match state {
+            State::Value { state, .. } => state.set_time(now_ms),
+            State::List(state) => state.set_time(now_ms),
+            State::Map(state) => state.set_time(now_ms),
+        });
+    }
+
+    /// Looks at the next `n` entries of each state with a time to live, and takes the expired ones away.
+    pub(crate) fn sweep(&mut self, n: usize) {
+        self.states.iter_mut().for_each(|state| match state {
+            State::Value { state, .. } => state.sweep(n),
+            State::List(state) => state.sweep(n),
+            State::Map(state) => state.sweep(n),
+        });
+    }
+
+    /// Keys that each state holds, expired ones too.
+    #[cfg(test)]
+    pub(crate) fn n_keys(&self) -> Vec<usize> {
+        let n_keys = |state: &State| match state {
+            State::Value { state, .. } => state.len(),
+            State::List(state) => state.len(),
+            State::Map(state) => state.len(),
+        };
+        self.states.iter().map(n_keys).collect()
     }
 
     /// Freezes every state. `key` says what the keys are.
@@ -85,7 +110,7 @@ impl States {
         Ok(())
     }
 
-    /// The value states of `keys`, one for each descriptor of that kind.
+    /// The value states of `keys`, one for each descriptor of such a kind.
     pub(crate) fn values(&mut self, keys: &KeyBuffer) -> Result<Vec<StateIn>> {
         let mut values = Vec::new();
         for (number, state) in self.states.iter_mut().enumerate() {
@@ -117,7 +142,11 @@ impl States {
             let set = (0..keys.len()).filter(|&slot| action(slot) == action::SET).map(|slot| (slot, slot));
             state.set(keys, entries, &out.values, set);
             (0..keys.len()).filter(|&slot| action(slot) == action::CLEAR).for_each(|slot| state.clear(entries[slot]));
+            if state.has_ttl() {
+                (0..keys.len()).filter(|&slot| action(slot) == action::READ).for_each(|slot| state.read(entries[slot]));
+            }
         }
+        self.apply_reads(writes.reads, keys);
         for ((number, slot), list) in writes.lists {
             let State::List(state) = &mut self.states[number as usize] else { continue };
             if list.cleared {
@@ -138,15 +167,31 @@ impl States {
             }
         }
     }
+
+    fn apply_reads(&mut self, reads: Reads, keys: &KeyBuffer) {
+        for (number, slot) in reads.lists {
+            let State::List(state) = &mut self.states[number as usize] else { continue };
+            state.read(keys, slot as usize);
+        }
+        for (number, slot, (from, to)) in reads.maps {
+            let State::Map(state) = &mut self.states[number as usize] else { continue };
+            let range = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
+            state.read(keys, slot as usize, range);
+        }
+    }
 }
 
-/// What the bytes of a state in a snapshot mean: names of columns do not matter, their types do.
+/// What the bytes of a state in a snapshot mean: names of columns do not matter, their types do, and whether a time stands in front of each
+/// entry does, but not how long the entry lives.
 fn types(descriptor: &StateDescriptor, key: &Value) -> Value {
     let columns =
         |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
     let mut types = json!({"kind": descriptor.kind, "key": key, "value": columns(&descriptor.value)});
     if !descriptor.key.is_empty() {
         types["map-key"] = columns(&descriptor.key);
+    }
+    if descriptor.ttl_ms.is_some() {
+        types["time-to-live"] = json!(true);
     }
     types
 }
@@ -156,7 +201,18 @@ fn types(descriptor: &StateDescriptor, key: &Value) -> Value {
 pub(crate) struct Writes {
     lists: HashMap<(u32, u32), ListWrites>,
     maps: HashMap<(u32, u32), MapWrites>,
+    reads: Reads,
 }
+
+/// What a call has read of lists and maps with a time to live, by (state, slot).
+#[derive(Default)]
+struct Reads {
+    lists: BTreeSet<(u32, u32)>,
+    maps: Vec<(u32, u32, KeyRange)>,
+}
+
+/// A part of a map, by its encoded keys.
+type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 #[derive(Default)]
 struct ListWrites {
@@ -195,8 +251,11 @@ impl CallStates {
         self.check_slot(slot)?;
         let State::List(state) = find(&mut self.states, number)? else { return Err(wrong_kind(number)) };
         let writes = self.writes.lists.get(&(number, slot));
-        let old = if writes.is_some_and(|writes| writes.cleared) { None } else { Some(state.get(&self.keys, slot as usize)) };
-        let mut elements: Vec<Vec<u8>> = old.into_iter().flatten().map(<[u8]>::to_vec).collect();
+        let cleared = writes.is_some_and(|writes| writes.cleared);
+        let mut elements = if cleared { Vec::new() } else { state.get(&self.keys, slot as usize) };
+        if state.has_ttl() {
+            self.writes.reads.lists.insert((number, slot));
+        }
         elements.extend(writes.iter().flat_map(|writes| writes.appended.iter().cloned()));
         Ok(elements)
     }
@@ -212,6 +271,10 @@ impl CallStates {
                 None => {}
             }
         }
+        if state.has_ttl() {
+            let read = (Bound::Included(key.to_vec()), Bound::Included(key.to_vec()));
+            self.writes.reads.maps.push((number, slot, read));
+        }
         Ok(state.get(&self.keys, slot as usize, key).map(<[u8]>::to_vec))
     }
 
@@ -223,11 +286,20 @@ impl CallStates {
         let writes = self.writes.maps.get(&(number, slot)).unwrap_or(&nothing);
         // Each written entry can hide one old entry at most.
         let n_old = if writes.cleared { 0 } else { limit + writes.entries.len() };
-        let old = state.scan(&self.keys, slot as usize, after).take(n_old);
-        let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = old.map(|(key, value)| (key.to_vec(), Some(value.to_vec()))).collect();
+        let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+        state.scan(&self.keys, slot as usize, after, n_old, |key, value| drop(merged.insert(key.to_vec(), Some(value.to_vec()))));
         let is_behind = |key: &[u8]| after.is_none_or(|after| key > after);
         merged.extend(writes.entries.iter().filter(|(key, _)| is_behind(key)).map(|(key, value)| (key.clone(), value.clone())));
-        Ok(merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect())
+        let entries: Vec<(Vec<u8>, Vec<u8>)> = merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect();
+        if state.has_ttl() {
+            let last = entries.last().filter(|_| entries.len() == limit);
+            let read = (
+                after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.to_vec())),
+                last.map_or(Bound::Unbounded, |(key, _)| Bound::Included(key.clone())),
+            );
+            self.writes.reads.maps.push((number, slot, read));
+        }
+        Ok(entries)
     }
 
     fn put_list(&mut self, number: u32, slots: &[u32], actions: &[u8], columns: &RecordBatch) -> Result<()> {

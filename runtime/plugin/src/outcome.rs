@@ -240,7 +240,7 @@ fn read_state(number: u16, schema: &SchemaRef, asked: &Asked<'_>, reader: &mut R
     }
     let values = reader.columns(schema, 0)?;
     let actions = reader.numbers::<u8>(buffer::ACTION, "action")?.map(|actions| actions.to_vec());
-    match actions.iter().flatten().find(|action| **action > action::CLEAR) {
+    match actions.iter().flatten().find(|action| !matches!(**action, action::KEEP..=action::CLEAR | action::READ)) {
         Some(unknown) => Err(bad(format!("there is no action {unknown} on state"))),
         None => Ok(StateOut { number, values, actions }),
     }

@@ -2,7 +2,7 @@
 //!
 //! Everything is asked for by the batch: hashes and keys of many rows go in, entry numbers come out, and values are read and written by
 //! number. Keys are the canonical bytes of [`streamrt_types::KeyEncoder`]; a namespace (a window, a pane) is a table of its own, so that
-//! retiring it is one step. No I/O, no threads: one task owns its state.
+//! retiring it is one step. Entries may have a time to live: see [`Ttl`]. No I/O, no threads: one task owns its state.
 //!
 //! ```
 //! use streamrt_state::{KeyKind, KeyTable, Keys};
@@ -26,17 +26,19 @@ mod row;
 mod slab;
 mod snapshot;
 mod table;
+mod ttl;
 mod value;
 
 pub use arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
 pub use index::{EntryId, NO_ENTRY};
 pub use keys::{KeyBuffer, KeyKind, Keys};
-pub use list::{Elements, ListState};
+pub use list::ListState;
 pub use map::{MapPage, MapState};
 pub use row::RowCodec;
 pub use snapshot::{
-    EachEntry, Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode, ListSnapshot, OperatorIndex, OperatorSnapshot,
-    OperatorState, Part, Share, StateEntry,
+    EachEntry, Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode, ListSnapshot, OperatorIndex,
+    OperatorSnapshot, OperatorState, Part, Share, StateEntry,
 };
 pub use table::{KeyTable, TableSnapshot};
+pub use ttl::Ttl;
 pub use value::ValueState;

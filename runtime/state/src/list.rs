@@ -1,7 +1,7 @@
 //! List state: elements for each key, in the order in which they were added.
 //!
 //! A list is one run of bytes, each element behind its length, so that a short list costs one allocation. Invariant: a key whose list
-//! is empty has no entry.
+//! is empty has no entry. With a time to live, each element begins with the time of its last access: see [`crate::Ttl`].
 
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
@@ -9,6 +9,7 @@ use crate::row::RowCodec;
 use crate::slab::Slab;
 use crate::snapshot::{EachEntry, Frozen};
 use crate::table::{KeyTable, TableSnapshot, word_of};
+use crate::ttl::{Sweep, Ttl, restored_row, row_of};
 use std::sync::Arc;
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 
@@ -19,17 +20,40 @@ pub struct ListState {
     lists: Slab<Arc<Vec<u8>>>,
     entries: Vec<EntryId>,
     created: Vec<u32>,
+    ttl: Option<Ttl>,
+    sweep: Sweep,
 }
 
 impl ListState {
-    pub fn new(schema: &streamrt_wit::Schema, kind: KeyKind, key_groups: KeyGroupRange, max_parallelism: u32) -> ListState {
+    /// `ttl`: `None` if elements live for ever.
+    pub fn new(
+        schema: &streamrt_wit::Schema,
+        kind: KeyKind,
+        key_groups: KeyGroupRange,
+        max_parallelism: u32,
+        ttl: Option<Ttl>,
+    ) -> ListState {
         ListState {
             table: KeyTable::new(kind, size_of::<u64>(), key_groups, max_parallelism),
             codec: RowCodec::new(schema),
             lists: Slab::new(),
             entries: Vec::new(),
             created: Vec::new(),
+            ttl,
+            sweep: Sweep::default(),
         }
+    }
+
+    /// Tells the time, in the clock's ms; of no use without a time to live.
+    pub fn set_time(&mut self, now_ms: i64) {
+        if let Some(ttl) = &mut self.ttl {
+            ttl.set_time(now_ms);
+        }
+    }
+
+    /// Whether [`ListState::read`] has something to do.
+    pub fn has_ttl(&self) -> bool {
+        self.ttl.is_some()
     }
 
     /// How elements are encoded.
@@ -37,11 +61,15 @@ impl ListState {
         &self.codec
     }
 
-    /// The encoded elements of key `slot` of `keys`, in order.
-    pub fn get(&mut self, keys: &KeyBuffer, slot: usize) -> Elements<'_> {
-        match self.find(keys, slot) {
-            NO_ENTRY => Elements { rest: &[] },
+    /// The encoded elements of key `slot` of `keys`, in order, without those that are expired and nobody may see.
+    pub fn get(&mut self, keys: &KeyBuffer, slot: usize) -> Vec<Vec<u8>> {
+        let elements = match self.find(keys, slot) {
+            NO_ENTRY => return Vec::new(),
             entry => Elements { rest: self.lists.get(self.table.word(entry, 0)) },
+        };
+        match self.ttl {
+            None => elements.map(<[u8]>::to_vec).collect(),
+            Some(ttl) => elements.filter_map(|element| ttl.visible(element)).map(<[u8]>::to_vec).collect(),
         }
     }
 
@@ -64,32 +92,82 @@ impl ListState {
             self.table.set_word(entry, 0, number);
         }
         let list = Arc::make_mut(self.lists.get_mut(self.table.word(entry, 0)));
-        for element in elements {
-            list.extend_from_slice(&(element.len() as u32).to_le_bytes());
-            list.extend_from_slice(element);
+        match self.ttl {
+            None => elements.for_each(|element| push(list, &[], element)),
+            Some(ttl) => elements.for_each(|element| push(list, &ttl.stamp(), element)),
+        }
+    }
+
+    /// Notes that user code has read a list: the expired elements go, and the time of the others begins anew if reads do that.
+    pub fn read(&mut self, keys: &KeyBuffer, slot: usize) {
+        if let Some(ttl) = self.ttl {
+            match self.find(keys, slot) {
+                NO_ENTRY => {}
+                entry => self.keep_live(entry, ttl),
+            }
+        }
+    }
+
+    /// Takes the expired elements out of a list. A list without any is not touched, unless a read renews it.
+    fn keep_live(&mut self, entry: EntryId, ttl: Ttl) {
+        let number = self.table.word(entry, 0);
+        let elements = || Elements { rest: self.lists.get(number) };
+        if !ttl.renewed_by_reads() && !elements().any(|element| ttl.is_expired(element)) {
+            return;
+        }
+        let mut kept = Vec::with_capacity(self.lists.get(number).len());
+        for element in elements().filter(|element| !ttl.is_expired(element)) {
+            match ttl.renewed_by_reads() {
+                true => push(&mut kept, &ttl.stamp(), row_of(element)),
+                false => push(&mut kept, &[], element),
+            }
+        }
+        match kept.is_empty() {
+            true => self.retire(entry),
+            false => *self.lists.get_mut(number) = Arc::new(kept),
+        }
+    }
+
+    /// Looks at the lists of the next `n` entries and takes the expired elements out; nothing without a time to live. A list whose first
+    /// element is not expired is passed over: its others were added later, so each list costs its length only when there is something to do.
+    pub fn sweep(&mut self, n: usize) {
+        let Some(ttl) = self.ttl else { return };
+        let mut budget = n;
+        while let Some(entry) = self.sweep.next(&self.table, &mut budget) {
+            let mut elements = Elements { rest: self.lists.get(self.table.word(entry, 0)) };
+            if elements.next().is_some_and(|first| ttl.is_expired(first)) {
+                budget = budget.saturating_sub(elements.count());
+                self.keep_live(entry, ttl.without_renewal());
+            }
         }
     }
 
     pub fn clear(&mut self, keys: &KeyBuffer, slot: usize) {
         let entry = self.find(keys, slot);
         if entry != NO_ENTRY {
-            self.lists.remove(self.table.word(entry, 0));
-            self.table.remove(entry);
+            self.retire(entry);
         }
     }
 
-    /// The state as it is now: under each key its elements.
-    pub fn freeze(&mut self) -> impl Frozen + use<> {
-        FrozenLists { table: self.table.freeze(), lists: self.lists.freeze() }
+    fn retire(&mut self, entry: EntryId) {
+        self.lists.remove(self.table.word(entry, 0));
+        self.table.remove(entry);
     }
 
-    /// Takes an entry of a snapshot back.
+    /// The state as it is now: under each key its elements, with a time to live each behind the time of its last access. Expired ones are
+    /// left out.
+    pub fn freeze(&mut self) -> impl Frozen + use<> {
+        FrozenLists { table: self.table.freeze(), lists: self.lists.freeze(), ttl: self.ttl }
+    }
+
+    /// Takes an entry of a snapshot back, with the times that its elements had.
     ///
     /// # Errors
     /// `Data` if `list` is no list of this state's elements.
     pub fn restore(&mut self, hash: u32, key: &[u8], list: &[u8]) -> Result<()> {
         let mut elements = Elements { rest: list };
-        elements.by_ref().try_for_each(|element| self.codec.check(element))?;
+        let ttl = self.ttl.as_ref();
+        elements.by_ref().try_for_each(|element| self.codec.check(&element[restored_row(ttl, element)?..]))?;
         if !elements.rest.is_empty() || list.is_empty() {
             return Err(Error::new(code::SNAPSHOT_DAMAGED, "a list in the snapshot does not end where its elements end"));
         }
@@ -110,19 +188,41 @@ impl ListState {
     }
 }
 
+/// Adds an element to a list, with `stamp` in front of it.
+#[inline(always)]
+fn push(list: &mut Vec<u8>, stamp: &[u8], element: &[u8]) {
+    list.extend_from_slice(&((stamp.len() + element.len()) as u32).to_le_bytes());
+    list.extend_from_slice(stamp);
+    list.extend_from_slice(element);
+}
+
 struct FrozenLists {
     table: TableSnapshot,
     lists: Slab<Arc<Vec<u8>>>,
+    ttl: Option<Ttl>,
+}
+
+impl FrozenLists {
+    fn show_live(&self, key: &[u8], list: &[u8], ttl: Ttl, each: &mut EachEntry<'_>) {
+        let mut live = Vec::with_capacity(list.len());
+        Elements { rest: list }.filter(|element| !ttl.is_expired(element)).for_each(|element| push(&mut live, &[], element));
+        if !live.is_empty() {
+            each(key, &[], &live);
+        }
+    }
 }
 
 impl Frozen for FrozenLists {
     fn visit(&self, each: &mut EachEntry<'_>) {
-        self.table.each(&mut |key, number| each(key, &[], self.lists.get(word_of(number))));
+        self.table.each(&mut |key, number| match (self.lists.get(word_of(number)), self.ttl) {
+            (list, None) => each(key, &[], list),
+            (list, Some(ttl)) => self.show_live(key, list, ttl, each),
+        });
     }
 }
 
-/// Encoded elements, in order.
-pub struct Elements<'a> {
+/// Elements as they are stored, in order.
+struct Elements<'a> {
     rest: &'a [u8],
 }
 
@@ -145,7 +245,7 @@ mod tests {
 
     #[test]
     fn lists_keep_their_order_until_they_are_cleared() {
-        let mut state = ListState::new(&vec![Field::new("e", DataType::Binary)], KeyKind::Bytes, KeyGroupRange::all(8), 8);
+        let mut state = ListState::new(&vec![Field::new("e", DataType::Binary)], KeyKind::Bytes, KeyGroupRange::all(8), 8, None);
         let mut keys = KeyBuffer::new(KeyKind::Bytes);
         for key in [&b"a"[..], b"bb"] {
             keys.push_key(murmur3_32(key), key);
@@ -153,11 +253,11 @@ mod tests {
         state.append(&keys, 0, [&b"1"[..], b""]);
         state.append(&keys, 1, []);
         state.append(&keys, 0, [&b"3"[..]]);
-        assert_eq!(state.get(&keys, 0).collect::<Vec<_>>(), [&b"1"[..], b"", b"3"]);
-        assert_eq!((state.get(&keys, 1).count(), state.len()), (0, 1));
+        assert_eq!(state.get(&keys, 0), [&b"1"[..], b"", b"3"]);
+        assert_eq!((state.get(&keys, 1).len(), state.len()), (0, 1));
         state.clear(&keys, 0);
         assert!(state.is_empty());
         state.append(&keys, 1, [&b"x"[..]]);
-        assert_eq!(state.get(&keys, 1).collect::<Vec<_>>(), [b"x"]);
+        assert_eq!(state.get(&keys, 1), [b"x"]);
     }
 }

@@ -1,6 +1,6 @@
 //! Map state: for each key a map, ordered by the encoded bytes of its own keys.
 //!
-//! Invariant: a key whose map is empty has no entry.
+//! Invariant: a key whose map is empty has no entry. With a time to live, each value begins with the time of last access: see [`crate::Ttl`].
 
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
@@ -8,6 +8,7 @@ use crate::row::RowCodec;
 use crate::slab::Slab;
 use crate::snapshot::{EachEntry, Frozen};
 use crate::table::{KeyTable, TableSnapshot, word_of};
+use crate::ttl::{Sweep, Ttl, restored_row, row_of};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -15,6 +16,9 @@ use streamrt_types::{KeyGroupRange, Result};
 
 /// Entries by their encoded keys.
 pub type MapPage = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
+/// A part of a map, by its keys.
+pub type MapRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 /// One map state of one operator.
 pub struct MapState {
@@ -24,15 +28,21 @@ pub struct MapState {
     maps: Slab<Arc<MapPage>>,
     entries: Vec<EntryId>,
     created: Vec<u32>,
+    ttl: Option<Ttl>,
+    sweep: Sweep,
+    /// The map in which background cleaning stopped, and the key that it looked at last.
+    sweep_within: Option<(EntryId, Box<[u8]>)>,
 }
 
 impl MapState {
+    /// `ttl`: `None` if entries live for ever.
     pub fn new(
         key: &streamrt_wit::Schema,
         value: &streamrt_wit::Schema,
         kind: KeyKind,
         key_groups: KeyGroupRange,
         max_parallelism: u32,
+        ttl: Option<Ttl>,
     ) -> MapState {
         MapState {
             table: KeyTable::new(kind, size_of::<u64>(), key_groups, max_parallelism),
@@ -41,7 +51,22 @@ impl MapState {
             maps: Slab::new(),
             entries: Vec::new(),
             created: Vec::new(),
+            ttl,
+            sweep: Sweep::default(),
+            sweep_within: None,
         }
+    }
+
+    /// Tells the time, in the clock's ms; of no use without a time to live.
+    pub fn set_time(&mut self, now_ms: i64) {
+        if let Some(ttl) = &mut self.ttl {
+            ttl.set_time(now_ms);
+        }
+    }
+
+    /// Whether [`MapState::read`] has something to do.
+    pub fn has_ttl(&self) -> bool {
+        self.ttl.is_some()
     }
 
     /// How the keys of the maps are encoded; their bytes are also their order.
@@ -69,16 +94,89 @@ impl MapState {
         Arc::make_mut(self.maps.get_mut(self.table.word(entry, 0)))
     }
 
-    /// The encoded value under `map_key` in the map of key `slot`.
+    /// The encoded value under `map_key` in the map of key `slot`; none if it is expired and nobody may see it.
     pub fn get(&mut self, keys: &KeyBuffer, slot: usize, map_key: &[u8]) -> Option<&[u8]> {
-        self.map(keys, slot)?.get(map_key).map(|value| &value[..])
+        let ttl = self.ttl;
+        let value = self.map(keys, slot)?.get(map_key)?;
+        ttl.map_or(Some(value), |ttl| ttl.visible(value))
     }
 
-    /// The entries of one map behind `after` (none: from the first), in order.
-    pub fn scan(&mut self, keys: &KeyBuffer, slot: usize, after: Option<&[u8]>) -> impl Iterator<Item = (&[u8], &[u8])> {
+    /// Shows up to `limit` entries of one map behind `after` (none: from the first), in order, without those that are expired and nobody
+    /// may see.
+    pub fn scan(&mut self, keys: &KeyBuffer, slot: usize, after: Option<&[u8]>, limit: usize, mut each: impl FnMut(&[u8], &[u8])) {
+        let ttl = self.ttl;
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let range = self.map(keys, slot).map(|map| map.range::<[u8], _>((start, Bound::Unbounded)));
-        range.into_iter().flatten().map(|(key, value)| (&key[..], &value[..]))
+        let Some(map) = self.map(keys, slot) else { return };
+        let entries = map.range::<[u8], _>((start, Bound::Unbounded));
+        match ttl {
+            None => entries.take(limit).for_each(|(key, value)| each(key, value)),
+            Some(ttl) => {
+                let visible = entries.filter_map(|(key, value)| Some((key, ttl.visible(value)?)));
+                visible.take(limit).for_each(|(key, value)| each(key, value));
+            }
+        }
+    }
+
+    /// Notes that user code has read the entries of `range`: expired ones go, and the time of the others begins anew if reads do that.
+    pub fn read(&mut self, keys: &KeyBuffer, slot: usize, range: MapRange<'_>) {
+        let Some(ttl) = self.ttl else { return };
+        let entry = self.find(keys, slot);
+        if entry == NO_ENTRY {
+            return;
+        }
+        let touched = |value: &[u8]| ttl.renewed_by_reads() || ttl.is_expired(value);
+        let entries = self.maps.get(self.table.word(entry, 0)).range::<[u8], _>(range);
+        let touched: Vec<Box<[u8]>> = entries.filter(|(_, value)| touched(value)).map(|(key, _)| key.clone()).collect();
+        touched.iter().for_each(|key| self.touch(entry, key, ttl));
+        self.retire_empty(entry);
+    }
+
+    fn touch(&mut self, entry: EntryId, map_key: &[u8], ttl: Ttl) {
+        let map = self.map_mut(entry);
+        match map.get_mut(map_key) {
+            Some(value) if !ttl.is_expired(value) => *value = ttl.stamped(row_of(value)),
+            _ => drop(map.remove(map_key)),
+        }
+    }
+
+    fn retire_empty(&mut self, entry: EntryId) {
+        if self.maps.get(self.table.word(entry, 0)).is_empty() {
+            self.retire(entry);
+        }
+    }
+
+    /// Looks at the next `n` entries, of the maps or of the table that holds them, and takes out the expired ones; nothing without a time
+    /// to live. A map is left in the middle when `n` is used up.
+    pub fn sweep(&mut self, n: usize) {
+        let Some(ttl) = self.ttl else { return };
+        let mut budget = n;
+        if let Some((entry, after)) = self.sweep_within.take().filter(|(entry, _)| self.table.is_live(*entry)) {
+            self.sweep_map(entry, Bound::Excluded(&after), ttl, &mut budget);
+        }
+        while let Some(entry) = self.sweep.next(&self.table, &mut budget) {
+            self.sweep_map(entry, Bound::Unbounded, ttl, &mut budget);
+        }
+    }
+
+    fn sweep_map(&mut self, entry: EntryId, after: Bound<&[u8]>, ttl: Ttl, budget: &mut usize) {
+        let mut expired = Vec::new();
+        let mut last: Option<&[u8]> = None;
+        for (key, value) in self.maps.get(self.table.word(entry, 0)).range::<[u8], _>((after, Bound::Unbounded)) {
+            if *budget == 0 {
+                self.sweep_within = last.map(|last| (entry, last.into()));
+                break;
+            }
+            *budget -= 1;
+            last = Some(key);
+            if ttl.is_expired(value) {
+                expired.push(key.clone());
+            }
+        }
+        if !expired.is_empty() {
+            let map = self.map_mut(entry);
+            expired.iter().for_each(|key| drop(map.remove(key)));
+            self.retire_empty(entry);
+        }
     }
 
     pub fn put(&mut self, keys: &KeyBuffer, slot: usize, map_key: &[u8], value: &[u8]) {
@@ -86,7 +184,8 @@ impl MapState {
         self.table.upsert(&keys.hashes()[slot..=slot], key, &mut self.entries, &mut self.created);
         let entry = self.entries[0];
         self.give_map(entry);
-        self.map_mut(entry).insert(map_key.into(), value.into());
+        let value = self.ttl.map_or_else(|| value.into(), |ttl| ttl.stamped(value));
+        self.map_mut(entry).insert(map_key.into(), value);
     }
 
     /// An entry that was just made has no map yet.
@@ -97,18 +196,19 @@ impl MapState {
         }
     }
 
-    /// The state as it is now: for each entry of each map the key, the map's own key, and the value.
+    /// The state as it is now: for each entry of each map the key, the map's own key, and the value, with a time to live behind the time of
+    /// last access. Expired ones are left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        FrozenMaps { table: self.table.freeze(), maps: self.maps.freeze() }
+        FrozenMaps { table: self.table.freeze(), maps: self.maps.freeze(), ttl: self.ttl }
     }
 
-    /// Takes an entry of a snapshot back.
+    /// Takes an entry of a snapshot back, with the time that it had.
     ///
     /// # Errors
     /// `Data` if the bytes are not those of this state.
     pub fn restore(&mut self, hash: u32, key: &[u8], map_key: &[u8], value: &[u8]) -> Result<()> {
         self.key_codec.check(map_key)?;
-        self.value_codec.check(value)?;
+        self.value_codec.check(&value[restored_row(self.ttl.as_ref(), value)?..])?;
         let entry = self.table.upsert_one(hash, key)?;
         self.give_map(entry);
         self.map_mut(entry).insert(map_key.into(), value.into());
@@ -121,11 +221,8 @@ impl MapState {
         if entry == NO_ENTRY {
             return;
         }
-        let map = self.map_mut(entry);
-        map.remove(map_key);
-        if map.is_empty() {
-            self.retire(entry);
-        }
+        self.map_mut(entry).remove(map_key);
+        self.retire_empty(entry);
     }
 
     /// Takes all entries out of the map of key `slot`.
@@ -154,11 +251,16 @@ impl MapState {
 struct FrozenMaps {
     table: TableSnapshot,
     maps: Slab<Arc<MapPage>>,
+    ttl: Option<Ttl>,
 }
 
 impl Frozen for FrozenMaps {
     fn visit(&self, each: &mut EachEntry<'_>) {
-        self.table.each(&mut |key, number| self.maps.get(word_of(number)).iter().for_each(|(sub, value)| each(key, sub, value)));
+        let is_live = |value: &[u8]| self.ttl.is_none_or(|ttl| !ttl.is_expired(value));
+        self.table.each(&mut |key, number| {
+            let entries = self.maps.get(word_of(number)).iter();
+            entries.filter(|(_, value)| is_live(value)).for_each(|(sub, value)| each(key, sub, value));
+        });
     }
 }
 
@@ -169,13 +271,17 @@ mod tests {
 
     #[test]
     fn maps_are_ordered_and_leave_nothing_behind() {
-        let mut state = MapState::new(&Vec::new(), &Vec::new(), KeyKind::Bytes, KeyGroupRange::all(4), 4);
+        let mut state = MapState::new(&Vec::new(), &Vec::new(), KeyKind::Bytes, KeyGroupRange::all(4), 4, None);
         let mut keys = KeyBuffer::new(KeyKind::Bytes);
         keys.push_key(murmur3_32(b"k"), b"k");
         for key in [&b"b"[..], b"a", b"c", b"b"] {
             state.put(&keys, 0, key, key);
         }
-        let scanned = |state: &mut MapState, after: Option<&[u8]>| state.scan(&keys, 0, after).map(|(k, _)| k[0]).collect::<Vec<_>>();
+        let scanned = |state: &mut MapState, after: Option<&[u8]>| {
+            let mut found = Vec::new();
+            state.scan(&keys, 0, after, 9, |key, _| found.push(key[0]));
+            found
+        };
         assert_eq!(scanned(&mut state, None), b"abc");
         assert_eq!(scanned(&mut state, Some(b"a")), b"bc");
         assert_eq!(state.get(&keys, 0, b"c"), Some(&b"c"[..]));

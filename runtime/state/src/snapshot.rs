@@ -22,7 +22,7 @@ pub type EachEntry<'a> = dyn FnMut(&[u8], &[u8], &[u8]) + 'a;
 
 /// A keyed state as it was at one moment.
 pub trait Frozen: Send {
-    /// Shows every entry: key, sub-key, value. The order means nothing.
+    /// Shows every entry: key, sub-key, value. The order means nothing, but it is the same every time.
     fn visit(&self, each: &mut EachEntry<'_>);
 }
 
@@ -124,19 +124,40 @@ impl OperatorSnapshot {
     }
 }
 
+/// The first visit finds out how many bytes each group takes, the second puts every entry into its place: no byte is copied twice, and the
+/// object has its length at once. Memory that grows step by step costs more than all the rest, because the system clears it.
 fn write_keyed(state: KeyedSnapshot, max_parallelism: u32, object: &mut Vec<u8>) -> KeyedIndex {
-    let mut groups: BTreeMap<u32, (Vec<u8>, u64)> = BTreeMap::new();
+    let group_of = |key: &[u8]| key_group(murmur3_32(key), max_parallelism) as usize;
+    let mut spans: Vec<GroupSpan> = (0..max_parallelism).map(|group| GroupSpan { group, offset: 0, bytes: 0, entries: 0 }).collect();
     state.entries.visit(&mut |key, sub, value| {
-        let (bytes, entries) = groups.entry(key_group(murmur3_32(key), max_parallelism)).or_default();
-        [key, sub, value].into_iter().for_each(|part| put_bytes(part, bytes));
-        *entries += 1;
+        let span = &mut spans[group_of(key)];
+        span.bytes += [key, sub, value].map(stored_bytes).iter().sum::<usize>() as u64;
+        span.entries += 1;
     });
-    let span = |(group, (bytes, entries)): (u32, (Vec<u8>, u64))| {
-        let span = GroupSpan { group, offset: object.len() as u64, bytes: bytes.len() as u64, entries };
-        object.extend(bytes);
-        span
+    let mut ends = lay_out(&mut spans, object);
+    state.entries.visit(&mut |key, sub, value| {
+        let end = &mut ends[group_of(key)];
+        [key, sub, value].into_iter().for_each(|part| *end += write_bytes(part, &mut object[*end..]));
+    });
+    spans.retain(|span| span.entries > 0);
+    KeyedIndex { name: state.name, types: state.types, groups: spans }
+}
+
+/// Gives every group its place behind the others, and returns where it starts in `object`, which gets zeros for all of them.
+fn lay_out(spans: &mut [GroupSpan], object: &mut Vec<u8>) -> Vec<usize> {
+    let mut end = object.len() as u64;
+    let place = |span: &mut GroupSpan| {
+        span.offset = end;
+        end += span.bytes;
+        span.offset as usize
     };
-    KeyedIndex { name: state.name, types: state.types, groups: groups.into_iter().map(span).collect() }
+    let starts = spans.iter_mut().map(place).collect();
+    match object.is_empty() {
+        // Zeros that the system gives are not written once more.
+        true => *object = vec![0; end as usize],
+        false => object.resize(end as usize, 0),
+    }
+    starts
 }
 
 fn write_list(list: ListSnapshot, object: &mut Vec<u8>) -> ListIndex {
@@ -147,13 +168,30 @@ fn write_list(list: ListSnapshot, object: &mut Vec<u8>) -> ListIndex {
 }
 
 fn put_bytes(part: &[u8], bytes: &mut Vec<u8>) {
-    let mut length = part.len();
+    let start = bytes.len();
+    bytes.resize(start + stored_bytes(part), 0);
+    write_bytes(part, &mut bytes[start..]);
+}
+
+/// Bytes that a byte string takes, with its length.
+fn stored_bytes(part: &[u8]) -> usize {
+    let bits = usize::BITS - (part.len() | 1).leading_zeros();
+    bits.div_ceil(7) as usize + part.len()
+}
+
+/// Writes a byte string behind its length to the front of `bytes`, and returns how many bytes it took.
+#[inline]
+fn write_bytes(part: &[u8], bytes: &mut [u8]) -> usize {
+    let (mut length, mut at) = (part.len(), 0);
     while length >= 0x80 {
-        bytes.push(length as u8 | 0x80);
+        bytes[at] = length as u8 | 0x80;
         length >>= 7;
+        at += 1;
     }
-    bytes.push(length as u8);
-    bytes.extend_from_slice(part);
+    bytes[at] = length as u8;
+    let end = at + 1 + part.len();
+    bytes[at + 1..end].copy_from_slice(part);
+    end
 }
 
 /// Takes one byte string off; `None` if the bytes end too soon.
@@ -232,7 +270,8 @@ impl OperatorState {
     /// # Errors
     /// `Data` if the bytes are damaged.
     pub fn assemble(uid: &str, parts: &[Option<Part>], share: Share) -> Result<OperatorState> {
-        let mut state = OperatorState { uid: uid.to_owned(), key_groups: Some((share.key_groups, share.max_parallelism)), ..Self::default() };
+        let mut state =
+            OperatorState { uid: uid.to_owned(), key_groups: Some((share.key_groups, share.max_parallelism)), ..Self::default() };
         for part in parts.iter().flatten() {
             for keyed in &part.index.keyed {
                 state.keyed.entry(keyed.name.clone()).or_default().push(part.clone());
@@ -259,7 +298,8 @@ impl OperatorState {
         for part in self.keyed.remove(name).unwrap_or_default() {
             let Some(index) = part.index.keyed.iter().find(|keyed| keyed.name == name) else { continue };
             if index.types != *types {
-                let message = format!("state `{name}` of operator `{}` is {} in the snapshot, but {types} in the job", self.uid, index.types);
+                let message =
+                    format!("state `{name}` of operator `{}` is {} in the snapshot, but {types} in the job", self.uid, index.types);
                 return Err(Error::new(code::STATE_TYPES, message));
             }
             for span in index.groups.iter().filter(|span| range.contains(span.group)) {
@@ -289,7 +329,8 @@ impl OperatorState {
         match self.keyed.keys().chain(self.lists.keys()).next() {
             None => Ok(()),
             Some(name) => {
-                let message = format!("the snapshot holds state `{name}` of operator `{}`, which the operator does not have any more", self.uid);
+                let message =
+                    format!("the snapshot holds state `{name}` of operator `{}`, which the operator does not have any more", self.uid);
                 Err(Error::new(code::STATE_GONE, message))
             }
         }

@@ -134,16 +134,18 @@ impl KeyTable {
     /// # Errors
     /// `Data` if the key is not of the table's kind.
     pub fn upsert_one(&mut self, hash: u32, key: &[u8]) -> Result<EntryId> {
-        let (mut entries, mut created) = (Vec::with_capacity(1), Vec::new());
         match self.kind {
             KeyKind::Fixed => {
                 let word = key.try_into().map(u64::from_le_bytes);
                 let word = word.map_err(|_| Error::new(code::SNAPSHOT_DAMAGED, "a key in the snapshot does not have eight bytes"))?;
-                self.upsert(&[hash], Keys::Fixed(&[word]), &mut entries, &mut created);
+                Ok(self.search_or_create(hash, &FixedKeys(&[word]), 0))
             }
-            KeyKind::Bytes => self.upsert(&[hash], Keys::Bytes { bytes: key, offsets: &[0, key.len() as u32] }, &mut entries, &mut created),
+            KeyKind::Bytes => Ok(self.search_or_create(hash, &BytesKeys { bytes: key, offsets: &[0, key.len() as u32] }, 0)),
         }
-        Ok(entries[0])
+    }
+
+    fn search_or_create(&mut self, hash: u32, keys: &impl RowKeys, row: usize) -> EntryId {
+        self.search(hash, keys, row).unwrap_or_else(|| self.create(hash, keys, row))
     }
 
     fn check(&self, hashes: &[u32], keys: Keys<'_>) {
@@ -320,6 +322,16 @@ impl KeyTable {
     /// All entries, key group by key group; within a group the order means nothing.
     pub fn entries(&self) -> impl Iterator<Item = EntryId> + '_ {
         self.groups.iter().flat_map(GroupIndex::entries)
+    }
+
+    /// One past the greatest number that an entry can have by now.
+    pub(crate) fn numbers_end(&self) -> EntryId {
+        self.next
+    }
+
+    /// Whether the number, less than [`KeyTable::numbers_end`], holds a key.
+    pub(crate) fn is_live(&self, entry: EntryId) -> bool {
+        self.live[entry as usize / 64] >> (entry % 64) & 1 == 1
     }
 
     pub fn len(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Value state: at most one row for each key.
 //!
 //! An entry of the table holds the row, if its width is fixed and small; else the address of the row in an arena. Invariant: a key has
-//! an entry if and only if it has a value.
+//! an entry if and only if it has a value. With a time to live, the time of last access is part of the row: see [`crate::Ttl`].
 
 use crate::arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
 use crate::index::{EntryId, NO_ENTRY};
@@ -9,6 +9,7 @@ use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
 use crate::snapshot::{EachEntry, Frozen};
 use crate::table::{KeyTable, TableSnapshot, word_of};
+use crate::ttl::{STAMP_BYTES, Sweep, Ttl, restored_row, row_of};
 use arrow_array::RecordBatch;
 use streamrt_types::{KeyGroupRange, Result};
 
@@ -22,36 +23,78 @@ pub struct ValueState {
     /// `None`: rows stand in the entries.
     arena: Option<Arena>,
     created: Vec<u32>,
+    /// With a time to live it begins with the time of now.
     bytes: Vec<u8>,
+    ttl: Option<Ttl>,
+    sweep: Sweep,
 }
 
 impl ValueState {
-    pub fn new(schema: &streamrt_wit::Schema, kind: KeyKind, key_groups: KeyGroupRange, max_parallelism: u32) -> ValueState {
+    /// `ttl`: `None` if values live for ever.
+    pub fn new(
+        schema: &streamrt_wit::Schema,
+        kind: KeyKind,
+        key_groups: KeyGroupRange,
+        max_parallelism: u32,
+        ttl: Option<Ttl>,
+    ) -> ValueState {
         let codec = RowCodec::new(schema);
-        let inline = codec.fixed_bytes().filter(|&bytes| bytes <= INLINE_BYTES_MAX);
+        let stamp_bytes = if ttl.is_some() { STAMP_BYTES } else { 0 };
+        let inline = codec.fixed_bytes().map(|bytes| stamp_bytes + bytes).filter(|&bytes| bytes <= INLINE_BYTES_MAX);
         let value_bytes = inline.unwrap_or(size_of::<Address>());
         ValueState {
             table: KeyTable::new(kind, value_bytes, key_groups, max_parallelism),
             codec,
             arena: inline.is_none().then(Arena::new),
             created: Vec::new(),
-            bytes: Vec::new(),
+            bytes: vec![0; stamp_bytes],
+            ttl,
+            sweep: Sweep::default(),
         }
     }
 
-    /// Reads the values of `keys`: a row for each, zero or empty where the answer's bytes say 0.
+    /// Tells the time, in the clock's ms; of no use without a time to live.
+    pub fn set_time(&mut self, now_ms: i64) {
+        if let Some(ttl) = &mut self.ttl {
+            ttl.set_time(now_ms);
+            self.bytes.clear();
+            self.bytes.extend(ttl.stamp());
+        }
+    }
+
+    /// Whether [`ValueState::read`] has something to do.
+    pub fn has_ttl(&self) -> bool {
+        self.ttl.is_some()
+    }
+
+    /// Reads the values of `keys`: a row for each, zero or empty where the answer's bytes say 0. Expired ones that nobody may see are gone.
     ///
-    /// `entries` is filled for [`ValueState::set`] and [`ValueState::clear`] of the same keys.
+    /// `entries` is filled for [`ValueState::set`], [`ValueState::read`] and [`ValueState::clear`] of the same keys.
     ///
     /// # Errors
     /// `Internal` if the state is damaged.
-    pub fn get(&self, keys: &KeyBuffer, entries: &mut Vec<EntryId>) -> Result<(RecordBatch, Vec<u8>)> {
+    pub fn get(&mut self, keys: &KeyBuffer, entries: &mut Vec<EntryId>) -> Result<(RecordBatch, Vec<u8>)> {
         self.table.find(keys.hashes(), keys.keys(), entries);
-        let rows: Vec<&[u8]> = entries.iter().map(|&entry| self.row(entry)).collect();
+        self.drop_expired(entries);
+        let mut rows: Vec<&[u8]> = entries.iter().map(|&entry| self.row(entry)).collect();
+        if self.ttl.is_some() {
+            rows.iter_mut().for_each(|row| *row = row_of(row));
+        }
         let present = entries.iter().map(|&entry| u8::from(entry != NO_ENTRY)).collect();
         Ok((self.codec.decode(&rows)?, present))
     }
 
+    /// Clears the expired ones of `entries`, and makes them [`NO_ENTRY`], unless a read may see them.
+    fn drop_expired(&mut self, entries: &mut [EntryId]) {
+        let Some(ttl) = self.ttl.filter(Ttl::hides_expired) else { return };
+        for entry in entries.iter_mut().filter(|entry| **entry != NO_ENTRY) {
+            if ttl.is_expired(self.row(*entry)) {
+                self.clear(std::mem::replace(entry, NO_ENTRY));
+            }
+        }
+    }
+
+    /// What is stored.
     fn row(&self, entry: EntryId) -> &[u8] {
         match &self.arena {
             _ if entry == NO_ENTRY => &[],
@@ -62,11 +105,12 @@ impl ValueState {
 
     /// Gives key `slot` of `keys` the row `row` of `values`, for every (slot, row). `entries` came from [`ValueState::get`], for all keys.
     pub fn set(&mut self, keys: &KeyBuffer, entries: &mut [EntryId], values: &RecordBatch, pairs: impl Iterator<Item = (usize, usize)>) {
+        let stamp_bytes = if self.ttl.is_some() { STAMP_BYTES } else { 0 };
         for (slot, row) in pairs {
             if entries[slot] == NO_ENTRY {
                 entries[slot] = self.insert(keys, slot);
             }
-            self.bytes.clear();
+            self.bytes.truncate(stamp_bytes);
             self.codec.encode(values.columns(), row, &mut self.bytes);
             match &mut self.arena {
                 None => self.table.value_mut(entries[slot]).copy_from_slice(&self.bytes),
@@ -85,6 +129,38 @@ impl ValueState {
         entries[0]
     }
 
+    /// Notes that user code has read the value of an entry that [`ValueState::get`] gave: an expired one goes, and the time of another begins
+    /// anew if reads do that. Nothing at [`NO_ENTRY`]. The number may be void afterwards.
+    pub fn read(&mut self, entry: EntryId) {
+        let Some(ttl) = self.ttl.filter(|_| entry != NO_ENTRY) else { return };
+        if ttl.is_expired(self.row(entry)) {
+            self.clear(entry);
+        } else if ttl.renewed_by_reads() {
+            self.renew(entry, ttl.stamp());
+        }
+    }
+
+    fn renew(&mut self, entry: EntryId, stamp: [u8; STAMP_BYTES]) {
+        match &mut self.arena {
+            None => self.table.value_mut(entry)[..STAMP_BYTES].copy_from_slice(&stamp),
+            Some(arena) => {
+                let renewed = [&stamp, row_of(arena.get(self.table.word(entry, 0)))].concat();
+                self.table.update_word(entry, 0, |old| arena.replace(old, &renewed));
+            }
+        }
+    }
+
+    /// Looks at the next `n` entries and clears the expired ones of them; nothing without a time to live.
+    pub fn sweep(&mut self, n: usize) {
+        let Some(ttl) = self.ttl else { return };
+        let mut budget = n;
+        while let Some(entry) = self.sweep.next(&self.table, &mut budget) {
+            if ttl.is_expired(self.row(entry)) {
+                self.clear(entry);
+            }
+        }
+    }
+
     /// Takes away the value of an entry; nothing at [`NO_ENTRY`]. The number is void afterwards.
     pub fn clear(&mut self, entry: EntryId) {
         if entry == NO_ENTRY {
@@ -98,17 +174,17 @@ impl ValueState {
         self.table.remove(entry);
     }
 
-    /// The state as it is now: under each key its encoded row.
+    /// The state as it is now: under each key its encoded row, with a time to live behind the time of last access. Expired ones are left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        FrozenValues { table: self.table.freeze(), arena: self.arena.as_mut().map(Arena::freeze) }
+        FrozenValues { table: self.table.freeze(), arena: self.arena.as_mut().map(Arena::freeze), ttl: self.ttl }
     }
 
-    /// Takes an entry of a snapshot back.
+    /// Takes an entry of a snapshot back, with the time that it had.
     ///
     /// # Errors
     /// `Data` if `row` is no row of this state.
     pub fn restore(&mut self, hash: u32, key: &[u8], row: &[u8]) -> Result<()> {
-        self.codec.check(row)?;
+        self.codec.check(&row[restored_row(self.ttl.as_ref(), row)?..])?;
         let entry = self.table.upsert_one(hash, key)?;
         match &mut self.arena {
             None => self.table.value_mut(entry).copy_from_slice(row),
@@ -134,13 +210,17 @@ impl ValueState {
 struct FrozenValues {
     table: TableSnapshot,
     arena: Option<ArenaSnapshot>,
+    ttl: Option<Ttl>,
 }
 
 impl Frozen for FrozenValues {
     fn visit(&self, each: &mut EachEntry<'_>) {
-        self.table.each(&mut |key, value| match &self.arena {
-            None => each(key, &[], value),
-            Some(arena) => each(key, &[], arena.get(word_of(value))),
+        let is_expired = |row: &[u8]| self.ttl.is_some_and(|ttl| ttl.is_expired(row));
+        self.table.each(&mut |key, value| {
+            let row = self.arena.as_ref().map_or(value, |arena| arena.get(word_of(value)));
+            if !is_expired(row) {
+                each(key, &[], row);
+            }
         });
     }
 }
@@ -155,7 +235,7 @@ mod tests {
 
     fn check(data_type: DataType, values: ArrayRef) {
         let schema = vec![Field::new("value", data_type)];
-        let mut state = ValueState::new(&schema, KeyKind::Fixed, KeyGroupRange::all(8), 8);
+        let mut state = ValueState::new(&schema, KeyKind::Fixed, KeyGroupRange::all(8), 8, None);
         let mut keys = KeyBuffer::new(KeyKind::Fixed);
         for key in 0..3u64 {
             keys.push_key(murmur3_32(&key.to_le_bytes()), &key.to_le_bytes());

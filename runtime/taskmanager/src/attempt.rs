@@ -17,7 +17,7 @@ use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use streamrt_exchange::{InputGate, Partitioner, ResultPartition};
 use streamrt_graph::{EdgePartitioner, Head, Subtask};
-use streamrt_operator::{OperatorContext, TaskMetrics};
+use streamrt_operator::{OperatorContext, Source, TaskMetrics};
 use streamrt_state::OperatorState;
 use streamrt_types::{Error, KeyEncoder, Result, WATERMARK_MIN, Watermark};
 
@@ -84,28 +84,33 @@ fn head(
 ) -> Result<ReadyHead> {
     let definition = factory.definition;
     let vertex = &definition.graph.vertices[subtask.vertex];
-    let source = |node: usize| definition.sources[node].clone().ok_or_else(|| Error::internal("a source vertex has a source"));
     match vertex.head {
         Head::Gate => Ok(ReadyHead::Gate),
         Head::Enumerator { node } => {
-            let context = factory.context(node, subtask, Arc::default());
             let readers = definition.graph.vertices[vertex.exits[0].to].parallelism;
-            let uid = format!("{}{ENUMERATOR_SUFFIX}", context.uid);
-            let mut state = restored.state(&uid, &context)?;
-            let finished = restored.is_finished(&uid);
-            Ok(ReadyHead::Enumerator(Enumerator::new(context.uid, &source(node)?, readers, &mut state, finished)?))
+            enumerator(factory.context(node, subtask, Arc::default()), &source(factory, node)?, readers, restored).map(ReadyHead::Enumerator)
         }
         Head::Reader { node } => {
             let task_metrics = metrics.tasks.last().cloned().unwrap_or_default();
             metrics.sources.push(task_metrics.clone());
             let context = factory.context(node, subtask, task_metrics);
             let mut state = restored.state(&context.uid.clone(), &context)?;
-            let mut reader = Reader::new(source(node)?, context, rates[node].clone());
+            let mut reader = Reader::new(source(factory, node)?, context, rates[node].clone());
             reader.restore(&mut state)?;
             state.check_taken()?;
             Ok(ReadyHead::Reader(Box::new(reader)))
         }
     }
+}
+
+fn source(factory: &Factory<'_>, node: usize) -> Result<Arc<dyn Source>> {
+    factory.definition.sources[node].clone().ok_or_else(|| Error::internal("a source vertex has a source"))
+}
+
+fn enumerator(context: OperatorContext, source: &Arc<dyn Source>, readers: u32, restored: &Restored) -> Result<Enumerator> {
+    let uid = format!("{}{ENUMERATOR_SUFFIX}", context.uid);
+    let mut state = restored.state(&uid, &context)?;
+    Enumerator::new(context.uid, source, readers, &mut state, restored.is_finished(&uid))
 }
 
 /// The place of the first subtask that runs a stream node.

@@ -13,8 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use streamrt_checkpoint::{Action, Coordinator, Entry, EndState, Settings, SnapshotKind, Store, SubtaskSnapshot, Topology, object_path};
-use streamrt_graph::Subtask;
+use streamrt_checkpoint::{Action, Coordinator, EndState, Entry, SnapshotKind, Store, SubtaskSnapshot, object_path};
 use streamrt_types::{Barrier, Error, Result, code, failpoint};
 
 /// How often the coordinator looks at the clock at least.
@@ -31,6 +30,8 @@ pub(crate) enum Message {
     Stop,
     /// The user wants a savepoint in a folder; with `stop`, the job ends with it.
     Savepoint { folder: String, stop: bool, reply: Sender<Result<u64>> },
+    /// The user wants the sources to end, and a savepoint of what is left when all tasks have.
+    Drain { folder: String, reply: Sender<Result<u64>> },
     /// All tasks are gone.
     Done,
 }
@@ -39,6 +40,8 @@ pub(crate) enum Message {
 struct Savepoint {
     store: Store,
     stop: bool,
+    /// It is made when all tasks have ended.
+    at_end: bool,
     reply: Sender<Result<u64>>,
 }
 
@@ -55,44 +58,22 @@ pub(crate) struct Checkpoints {
 /// Starts both threads. `reports` is what tasks send to; it ends when they are gone.
 pub(crate) fn start(
     durable: Durable,
-    subtasks: &[Subtask],
-    topology: Topology,
     mailboxes: Vec<Arc<Mailbox>>,
     reports: Receiver<Report>,
-    settings: Settings,
     control: Arc<Control>,
 ) -> Result<Checkpoints> {
     let (messages, received) = channel();
-    let places = subtasks.iter().map(|subtask| (subtask.vertex as u32, subtask.index)).collect();
     let savepoint_stores = SavepointStores::default();
-    let uploader = Uploader {
-        store: durable.store().clone(),
-        savepoints: savepoint_stores.clone(),
-        generation: durable.generation(),
-        max_parallelism: durable.max_parallelism(),
-        places,
-        messages: messages.clone(),
-    };
-    let no_thread = |e| Error::internal("no thread could be started for checkpoints").with_source(e);
-    let uploading = move || reports.into_iter().for_each(|report| uploader.report(report));
-    let uploader = std::thread::Builder::new().name("checkpoints".into()).spawn(uploading).map_err(no_thread)?;
-    let n_tasks = mailboxes.len();
-    let thread = CoordinatorThread {
-        coordinator: Coordinator::new(settings, topology),
-        durable,
-        mailboxes,
-        control,
-        places: subtasks.iter().map(|subtask| (subtask.vertex as u32, subtask.index)).collect(),
-        began: Instant::now(),
-        committed: vec![0; n_tasks],
-        stop: None,
-        wanted: VecDeque::new(),
-        savepoints: BTreeMap::new(),
-        savepoint_stores,
-    };
-    let run = move || thread.run(&received);
-    let coordinator = std::thread::Builder::new().name("coordinator".into()).spawn(run).map_err(no_thread)?;
+    let uploader = Uploader::new(&durable, savepoint_stores.clone(), messages.clone());
+    let uploader = spawn("checkpoints", move || reports.into_iter().for_each(|report| uploader.report(report)))?;
+    let thread = CoordinatorThread::new(durable, mailboxes, control, savepoint_stores);
+    let coordinator = spawn("coordinator", move || thread.run(&received))?;
     Ok(Checkpoints { messages, uploader, coordinator })
+}
+
+fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    let no_thread = |e| Error::internal("no thread could be started for checkpoints").with_source(e);
+    std::thread::Builder::new().name(name.into()).spawn(body).map_err(no_thread)
 }
 
 impl Checkpoints {
@@ -117,6 +98,17 @@ struct Uploader {
 }
 
 impl Uploader {
+    fn new(durable: &Durable, savepoints: SavepointStores, messages: Sender<Message>) -> Uploader {
+        Uploader {
+            store: durable.store().clone(),
+            savepoints,
+            generation: durable.generation(),
+            max_parallelism: durable.max_parallelism(),
+            places: durable.places(),
+            messages,
+        }
+    }
+
     fn report(&self, report: Report) {
         let message = match report {
             Report::Snapshot(snapshot) => {
@@ -165,9 +157,31 @@ struct CoordinatorThread {
     /// Savepoints that are being made, by number.
     savepoints: BTreeMap<u64, Savepoint>,
     savepoint_stores: SavepointStores,
+    /// A savepoint that is begun when all tasks have ended.
+    at_end: Option<Savepoint>,
+    /// Whether each task has ended.
+    ended: Vec<bool>,
 }
 
 impl CoordinatorThread {
+    fn new(durable: Durable, mailboxes: Vec<Arc<Mailbox>>, control: Arc<Control>, savepoint_stores: SavepointStores) -> CoordinatorThread {
+        CoordinatorThread {
+            coordinator: Coordinator::new(durable.settings(), durable.topology()),
+            places: durable.places(),
+            committed: vec![0; mailboxes.len()],
+            at_end: None,
+            ended: vec![false; mailboxes.len()],
+            durable,
+            mailboxes,
+            control,
+            began: Instant::now(),
+            stop: None,
+            wanted: VecDeque::new(),
+            savepoints: BTreeMap::new(),
+            savepoint_stores,
+        }
+    }
+
     fn run(mut self, messages: &Receiver<Message>) -> (Durable, Option<u64>) {
         loop {
             let message = messages.recv_timeout(self.durable.tick().min(TICK_MAX));
@@ -199,62 +213,108 @@ impl CoordinatorThread {
                 self.end_when_stopped();
                 Vec::new()
             }
-            Message::Ended { task } => self.coordinator.ended(task),
+            Message::Ended { task } => {
+                let mut actions = self.task_ended(task);
+                actions.extend(self.coordinator.ended(task));
+                actions
+            }
             Message::Finished { task } => {
                 self.committed[task] = u64::MAX;
-                self.coordinator.finished(task)
+                let mut actions = self.task_ended(task);
+                actions.extend(self.coordinator.finished(task));
+                actions
+            }
+            Message::Drain { folder, reply } => {
+                match savepoint_store(&folder) {
+                    Ok(store) => {
+                        self.at_end = Some(Savepoint { store, stop: false, at_end: true, reply });
+                        self.control.drain();
+                    }
+                    Err(error) => answer(&reply, Err(error)),
+                }
+                Vec::new()
             }
             Message::Stop => {
                 self.stop = self.stop.or(Some(None));
                 self.coordinator.request(SnapshotKind::Checkpoint)
             }
-            Message::Savepoint { folder, stop, reply } => match savepoint_store(&folder) {
-                Ok(store) => {
-                    self.wanted.push_back(Savepoint { store, stop, reply });
-                    self.coordinator.request(SnapshotKind::Savepoint)
-                }
-                Err(error) => {
-                    answer(&reply, Err(error));
-                    Vec::new()
-                }
-            },
+            Message::Savepoint { folder, stop, reply } => self.request_savepoint(&folder, stop, reply),
             Message::Done => Vec::new(),
+        }
+    }
+
+    /// With the last task to end, the savepoint of a drained job is asked for, in front of the last checkpoint.
+    fn task_ended(&mut self, task: usize) -> Vec<Action<SubtaskSnapshot>> {
+        self.ended[task] = true;
+        match self.at_end.take_if(|_| self.ended.iter().all(|ended| *ended)) {
+            None => Vec::new(),
+            Some(savepoint) => {
+                self.wanted.push_back(savepoint);
+                self.coordinator.request(SnapshotKind::Savepoint)
+            }
+        }
+    }
+
+    fn request_savepoint(&mut self, folder: &str, stop: bool, reply: Sender<Result<u64>>) -> Vec<Action<SubtaskSnapshot>> {
+        match savepoint_store(folder) {
+            Ok(store) => {
+                self.wanted.push_back(Savepoint { store, stop, at_end: false, reply });
+                self.coordinator.request(SnapshotKind::Savepoint)
+            }
+            Err(error) => {
+                answer(&reply, Err(error));
+                Vec::new()
+            }
         }
     }
 
     fn carry_out(&mut self, action: Action<SubtaskSnapshot>) -> Result<Vec<Action<SubtaskSnapshot>>> {
         match action {
-            Action::Trigger { checkpoint, kind, tasks } => {
-                if kind == SnapshotKind::Savepoint && !self.savepoints.contains_key(&checkpoint) {
-                    self.begin_savepoint(checkpoint);
-                }
-                let stops = self.savepoints.get(&checkpoint).map_or(self.stop == Some(None), |savepoint| savepoint.stop);
-                if stops {
-                    self.coordinator.close_with(checkpoint);
-                }
-                tasks.iter().for_each(|task| self.mailboxes[*task].send(Command::Trigger(Barrier { checkpoint })));
-            }
+            Action::Trigger { checkpoint, kind, tasks } => self.trigger(checkpoint, kind, &tasks),
             Action::Publish { checkpoint, snapshots, .. } => return self.publish(checkpoint, snapshots),
             Action::Complete { checkpoint, .. } => {
                 failpoint("complete.before")?;
                 self.complete(checkpoint);
             }
-            Action::Abort { checkpoint, reason } => {
-                self.tell_all(Command::Abort(checkpoint));
-                match self.end_savepoint(checkpoint) {
-                    Some(savepoint) => answer(&savepoint.reply, Err(Error::new(code::CHECKPOINT_FAILED, reason))),
-                    None => self.durable.say(&format!("checkpoint {checkpoint} failed: {reason}")),
-                }
-            }
+            Action::Abort { checkpoint, reason } => self.abort(checkpoint, reason),
             Action::Fail { reason } => return Err(Error::new(code::CHECKPOINT_FAILED, reason)),
             Action::Retire { checkpoint } => self.durable.retire(checkpoint)?,
-            Action::Refuse { reason, .. } => {
-                if let Some(savepoint) = self.wanted.pop_front() {
-                    answer(&savepoint.reply, Err(Error::new(code::CHECKPOINT_FAILED, reason)));
-                }
-            }
+            Action::Refuse { reason, .. } => self.refuse(reason),
         }
         Ok(Vec::new())
+    }
+
+    fn trigger(&mut self, checkpoint: u64, kind: SnapshotKind, tasks: &[usize]) {
+        if kind == SnapshotKind::Savepoint && !self.savepoints.contains_key(&checkpoint) {
+            self.begin_savepoint(checkpoint);
+        }
+        let stops = self.savepoints.get(&checkpoint).map_or(self.stop == Some(None), |savepoint| savepoint.stop);
+        if stops {
+            self.coordinator.close_with(checkpoint);
+        }
+        tasks.iter().for_each(|task| self.mailboxes[*task].send(Command::Trigger(Barrier { checkpoint })));
+    }
+
+    fn abort(&mut self, checkpoint: u64, reason: String) {
+        self.tell_all(Command::Abort(checkpoint));
+        match self.end_savepoint(checkpoint) {
+            Some(savepoint) => answer(&savepoint.reply, Err(Error::new(code::CHECKPOINT_FAILED, reason))),
+            None => self.durable.say(&format!("checkpoint {checkpoint} failed: {reason}")),
+        }
+    }
+
+    /// A savepoint that waited for the end of all tasks holds that they have ended; any other one comes too late.
+    fn refuse(&mut self, reason: String) {
+        let Some(savepoint) = self.wanted.pop_front() else { return };
+        let made = match savepoint.at_end {
+            false => Err(Error::new(code::CHECKPOINT_FAILED, reason)),
+            true => {
+                let finished = self.places.iter().map(|&(vertex, subtask)| SubtaskSnapshot::finished(vertex, subtask)).collect();
+                let checkpoint = self.durable.next_checkpoint();
+                self.durable.publish(checkpoint, Some(&savepoint.store), finished).map(|()| checkpoint)
+            }
+        };
+        answer(&savepoint.reply, made);
     }
 
     fn begin_savepoint(&mut self, checkpoint: u64) {

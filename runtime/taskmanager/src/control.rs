@@ -9,6 +9,7 @@ use streamrt_types::{Error, code};
 #[derive(Default)]
 pub struct Control {
     stop: AtomicBool,
+    drain: AtomicBool,
     cancel: Arc<AtomicBool>,
     wakers: Mutex<Vec<GateWaker>>,
     error: Mutex<Option<Error>>,
@@ -23,6 +24,16 @@ impl Control {
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(GateWaker::wake);
+    }
+
+    /// Lets the sources end as if their input did: the final watermark follows, and everything fires.
+    pub fn drain(&self) {
+        self.drain.store(true, Ordering::SeqCst);
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(GateWaker::wake);
+    }
+
+    pub fn is_drained(&self) -> bool {
+        self.drain.load(Ordering::Relaxed)
     }
 
     pub fn is_stopped(&self) -> bool {

@@ -99,6 +99,14 @@ fn load(store: &Store, published: &Published) -> Result<Snapshot> {
     Snapshot::load(store, published).map_err(moved)
 }
 
+/// What a new version of the job goes on from: the newest checkpoint, although another component made it.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) fn look_for_upgrade(configuration: &Configuration) -> Result<Option<Kept>> {
+    Ok(look(configuration, None)?.map(|kept| Kept { foreign: true, ..kept }))
+}
+
 /// Takes the job over, settles its sinks, and reads what its operators kept.
 ///
 /// # Errors
@@ -163,8 +171,8 @@ fn check_same(manifest: &Manifest, definition: &Definition, folder: &str) -> Res
         let message = format!("{folder} holds checkpoints of a job that differs: {what}");
         Err(Error::new(code::OTHER_JOB, message))
     };
-    if manifest.job != definition.name {
-        return refuse(format!("its name is `{}`, not `{}`", manifest.job, definition.name));
+    if manifest.job != definition.spec.name {
+        return refuse(format!("its name is `{}`, not `{}`", manifest.job, definition.spec.name));
     }
     if manifest.plugins.len() != definition.plugins.len() {
         return refuse(format!("it has {} components, not {}", manifest.plugins.len(), definition.plugins.len()));
@@ -217,21 +225,6 @@ fn operators_of(definition: &Definition) -> Vec<OperatorEntry> {
     operators
 }
 
-/// Who sends to whom.
-pub(crate) fn topology(definition: &Definition) -> Topology {
-    let subtasks = &definition.execution.subtasks;
-    let name = |subtask: &streamrt_graph::Subtask| {
-        let vertex = &definition.graph.vertices[subtask.vertex];
-        format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism)
-    };
-    let mut tasks: Vec<TaskNode> = subtasks.iter().map(|subtask| TaskNode { name: name(subtask), predecessors: Vec::new() }).collect();
-    for (sender, subtask) in subtasks.iter().enumerate() {
-        let receivers: BTreeSet<usize> = subtask.exits.iter().flatten().map(|channel| channel.to).collect();
-        receivers.into_iter().for_each(|receiver| tasks[receiver].predecessors.push(sender));
-    }
-    Topology { tasks }
-}
-
 impl Durable {
     pub fn store(&self) -> &Store {
         self.log.store()
@@ -251,6 +244,31 @@ impl Durable {
 
     pub fn leads(&self) -> bool {
         self.log.leads()
+    }
+
+    /// (vertex, subtask) of every task.
+    pub fn places(&self) -> Vec<(u32, u32)> {
+        self.definition.execution.subtasks.iter().map(|subtask| (subtask.vertex as u32, subtask.index)).collect()
+    }
+
+    /// Who sends to whom.
+    pub fn topology(&self) -> Topology {
+        let subtasks = &self.definition.execution.subtasks;
+        let name = |subtask: &streamrt_graph::Subtask| {
+            let vertex = &self.definition.graph.vertices[subtask.vertex];
+            format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism)
+        };
+        let mut tasks: Vec<TaskNode> = subtasks.iter().map(|subtask| TaskNode { name: name(subtask), predecessors: Vec::new() }).collect();
+        for (sender, subtask) in subtasks.iter().enumerate() {
+            let receivers: BTreeSet<usize> = subtask.exits.iter().flatten().map(|channel| channel.to).collect();
+            receivers.into_iter().for_each(|receiver| tasks[receiver].predecessors.push(sender));
+        }
+        Topology { tasks }
+    }
+
+    /// The first number that no published checkpoint has.
+    pub fn next_checkpoint(&self) -> u64 {
+        self.log.history().next_checkpoint()
     }
 
     pub fn settings(&self) -> Settings {
@@ -293,7 +311,7 @@ impl Durable {
         };
         let manifest = Manifest {
             version: Manifest::VERSION,
-            job: self.definition.name.clone(),
+            job: self.definition.spec.name.clone(),
             job_id: self.job.to_string(),
             checkpoint,
             kind,

@@ -62,7 +62,7 @@ impl Enumerator {
     pub fn run(&mut self, task: &mut Task, mailbox: &mut InputGate) -> Result<()> {
         let mut status = Status::Active;
         task.exits.status(0, status)?;
-        while !task.control.is_stopped() && !self.finished {
+        while !task.control.is_stopped() && !task.control.is_drained() && !self.finished {
             self.barrier(task, mailbox)?;
             match self.enumerator.poll(self.parallelism)? {
                 Enumeration::Finished => self.finished = true,

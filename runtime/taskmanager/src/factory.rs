@@ -3,7 +3,7 @@
 use crate::control::Control;
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
-use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, StreamNode, Subtask};
+use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
 use streamrt_operator::{
     DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator,
     Source, TaskMetrics, TransformOperator,
@@ -24,7 +24,10 @@ pub struct LoadedPlugin {
 
 /// What does not change from one attempt to the next.
 pub(crate) struct Definition {
-    pub name: String,
+    /// As the user wrote it.
+    pub spec: JobSpec,
+    /// Of operators that name none.
+    pub parallelism: u32,
     pub graph: JobGraph,
     pub execution: ExecutionGraph,
     /// By stream node.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use streamrt_checkpoint::unique_token;
-use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph};
+use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph, Verdict, compare};
 use streamrt_operator::TaskMetrics;
 use streamrt_types::{Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism};
 
@@ -45,9 +45,11 @@ pub struct Ended {
 }
 
 /// What the handle sees of the attempt that runs.
-#[derive(Default)]
 struct Shared {
     current: Mutex<Current>,
+    definition: Mutex<Arc<Definition>>,
+    /// A new version that waits for the attempt to stop.
+    upgrade: Mutex<Option<Upgrade>>,
     stopped: AtomicBool,
     cancelled: AtomicBool,
 }
@@ -58,6 +60,22 @@ struct Current {
     metrics: JobMetrics,
     /// To the coordinator, in a job with checkpoints.
     messages: Option<Sender<Message>>,
+}
+
+/// A new version of the job, and whoever waits for it.
+struct Upgrade {
+    definition: Arc<Definition>,
+    began: Instant,
+    reply: Sender<Result<Upgraded>>,
+}
+
+/// How a running job was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upgraded {
+    /// The checkpoint that the new version went on from.
+    pub checkpoint: u64,
+    /// From the command until the tasks of the new version ran.
+    pub took: Duration,
 }
 
 /// The counters of a job's tasks, by what they are good for.
@@ -123,13 +141,13 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     }
     let Some(kept) = durable::look(&configuration, from.as_deref())? else { return Ok(Submission::Finished) };
     let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);
-    let definition = Arc::new(define(job, plugins, configuration, parallelism, kept_max)?);
+    let definition = Arc::new(define(job, plugins, Arc::new(configuration), parallelism, kept_max)?);
     let Beginning { durable, restored, resumed } = durable::open(&definition, kept)?;
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared::new(definition.clone()));
     let first = Attempt::start(&definition, durable, &restored, &shared)?;
     let strategy = RestartStrategy::new(&definition.configuration);
-    let master = Master { strategy, definition, from, shared: shared.clone(), start: Instant::now() };
+    let master = Master { strategy, from, shared: shared.clone(), start: Instant::now() };
     let run = move || master.run(first);
     let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
     let thread = std::thread::Builder::new().name("job".into()).spawn(run).map_err(no_thread)?;
@@ -140,38 +158,96 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
 fn define(
     job: JobSpec,
     plugins: Vec<LoadedPlugin>,
-    configuration: Configuration,
+    configuration: Arc<Configuration>,
     parallelism: u32,
     kept_max: Option<u32>,
 ) -> Result<Definition> {
-    let name = job.name.clone();
     let graph = JobGraph::new(StreamGraph::new(&job)?, parallelism);
-    let widest = graph.vertices.iter().map(|vertex| vertex.parallelism).max().unwrap_or(1);
-    let max_parallelism = match (configuration.max_parallelism, kept_max) {
-        (Some(wanted), Some(kept)) if wanted != kept => {
-            let message = format!("max-parallelism is {wanted}, but the snapshot was made with {kept}, and its keys stay where they are");
-            return Err(Error::new(code::BAD_OPTION, message));
-        }
-        (wanted, kept) => kept.or(wanted).unwrap_or_else(|| default_max_parallelism(widest)),
-    };
-    if widest > max_parallelism {
-        return Err(Error::new(code::BAD_OPTION, format!("parallelism {widest} is more than the max parallelism {max_parallelism}")));
-    }
+    let max_parallelism = max_parallelism(&graph, configuration.max_parallelism, kept_max)?;
     let dead_letters = DeadLetters::new(configuration.dead_letters.as_deref());
     Ok(Definition {
-        name,
+        spec: job,
+        parallelism,
         execution: ExecutionGraph::new(&graph),
         sources: factory::sources(&graph)?,
         graph,
         plugins,
-        configuration: Arc::new(configuration),
+        configuration,
         max_parallelism,
         clock: SystemClock::shared(),
         dead_letters: Arc::new(move |letter| dead_letters.put(&letter)),
     })
 }
 
+/// That of the snapshot, else what the user wants, else what follows from the parallelism.
+fn max_parallelism(graph: &JobGraph, wanted: Option<u32>, kept: Option<u32>) -> Result<u32> {
+    let refuse = |message: String| Err(Error::new(code::BAD_OPTION, message));
+    let widest = graph.vertices.iter().map(|vertex| vertex.parallelism).max().unwrap_or(1);
+    if let Some((wanted, kept)) = wanted.zip(kept).filter(|(wanted, kept)| wanted != kept) {
+        return refuse(format!("max-parallelism is {wanted}, but the snapshot was made with {kept}, and its keys stay where they are"));
+    }
+    let max = kept.or(wanted).unwrap_or_else(|| default_max_parallelism(widest));
+    if widest > max { refuse(format!("parallelism {widest} is more than the max parallelism {max}")) } else { Ok(max) }
+}
+
+fn check_compatible(old: &JobSpec, new: &JobSpec) -> Result<()> {
+    let compatibility = compare(old, new);
+    match compatibility.operators.iter().find(|operator| operator.verdict == Verdict::Refused) {
+        None => Ok(()),
+        Some(operator) => {
+            let message = format!("operator `{}` cannot keep its state: {}", operator.uid, operator.changes.join("; "));
+            Err(Error::new(code::INCOMPATIBLE, message))
+        }
+    }
+}
+
 impl Shared {
+    fn new(definition: Arc<Definition>) -> Shared {
+        Shared {
+            current: Mutex::default(),
+            definition: Mutex::new(definition),
+            upgrade: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
+        }
+    }
+
+    /// The version that runs.
+    fn definition(&self) -> Arc<Definition> {
+        self.definition.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_definition(&self, definition: Arc<Definition>) {
+        *self.definition.lock().unwrap_or_else(PoisonError::into_inner) = definition;
+    }
+
+    fn take_upgrade(&self) -> Option<Upgrade> {
+        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Replaces the job by a new version, which is checked before traffic moves.
+    fn upgrade(&self, job: JobSpec, plugins: Vec<LoadedPlugin>) -> Result<Upgraded> {
+        let began = Instant::now();
+        let old = self.definition();
+        check_compatible(&old.spec, &job)?;
+        let messages = self.messages()?;
+        let new = Arc::new(define(job, plugins, old.configuration.clone(), old.parallelism, Some(old.max_parallelism))?);
+        // Everything is built once in vain: what cannot be made is refused while the old version runs on.
+        let factory = Factory { definition: &new, control: Arc::default(), job: durable::job_id(""), generation: 0 };
+        attempt::build(&factory, &Arc::default(), None, &mut JobMetrics::default())?;
+        let (reply, answer) = channel();
+        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(Upgrade { definition: new, began, reply });
+        let gone = || Error::new(code::CHECKPOINT_FAILED, "the job has ended before it could be replaced");
+        messages.send(Message::Stop).map_err(|_| gone())?;
+        drop(messages);
+        answer.recv().map_err(|_| gone())?
+    }
+
+    fn messages(&self) -> Result<Sender<Message>> {
+        let no_checkpoints = || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
+        self.current().messages.clone().ok_or_else(no_checkpoints)
+    }
+
     fn current(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,9 +282,17 @@ impl Shared {
         }
     }
 
+    fn drain_to(&self, folder: &str) -> Result<u64> {
+        let messages = self.messages()?;
+        let (reply, answer) = channel();
+        let gone = || Error::new(code::CHECKPOINT_FAILED, "the job has ended before the savepoint was whole");
+        messages.send(Message::Drain { folder: folder.to_owned(), reply }).map_err(|_| gone())?;
+        drop(messages);
+        answer.recv().map_err(|_| gone())?
+    }
+
     fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
-        let no_checkpoints = || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
-        let messages = self.current().messages.clone().ok_or_else(no_checkpoints)?;
+        let messages = self.messages()?;
         if stop {
             self.stopped.store(true, Ordering::SeqCst);
         }
@@ -261,6 +345,30 @@ impl JobRemote {
     pub fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
         self.shared.savepoint(folder, stop)
     }
+
+    /// Ends the sources as if their input had ended: the final watermark fires all windows and event-time timers. With `folder`, a savepoint is
+    /// made there when all tasks have ended.
+    ///
+    /// # Errors
+    /// As [`JobHandle::savepoint`].
+    pub fn drain(&self, folder: Option<&str>) -> Result<Option<u64>> {
+        match folder {
+            Some(folder) => self.shared.drain_to(folder).map(Some),
+            None => {
+                self.shared.current().control.drain();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Replaces the job by a new version: the old one stops with a checkpoint, from which the new one goes on. Waits until it runs.
+    ///
+    /// # Errors
+    /// S7011 if an operator cannot keep its state, whatever is wrong with the new version, S7009 if the job ended meanwhile. The old version
+    /// then runs on.
+    pub fn upgrade(&self, job: JobSpec, plugins: Vec<LoadedPlugin>) -> Result<Upgraded> {
+        self.shared.upgrade(job, plugins)
+    }
 }
 
 /// The threads of one attempt.
@@ -282,13 +390,7 @@ impl Attempt {
         let mut metrics = JobMetrics::default();
         let (tasks, mailboxes) = attempt::build(&factory, restored, durable.as_ref().map(|_| &reports), &mut metrics)?;
         drop(reports);
-        let checkpoints = match durable {
-            None => None,
-            Some(durable) => {
-                let (settings, topology) = (durable.settings(), durable::topology(definition));
-                Some(checkpoints::start(durable, &definition.execution.subtasks, topology, mailboxes, reported, settings, control.clone())?)
-            }
-        };
+        let checkpoints = durable.map(|durable| checkpoints::start(durable, mailboxes, reported, control.clone())).transpose()?;
         let messages = checkpoints.as_ref().map(|checkpoints| checkpoints.messages.clone());
         *shared.current() = Current { control: control.clone(), metrics, messages };
         let threads = tasks.into_iter().map(|task| attempt::start(task, control.clone())).collect::<Result<_>>()?;
@@ -309,7 +411,6 @@ impl Attempt {
 
 /// Runs attempts until the job has ended.
 struct Master {
-    definition: Arc<Definition>,
     from: Option<String>,
     shared: Arc<Shared>,
     strategy: RestartStrategy,
@@ -325,7 +426,13 @@ impl Master {
             let error = match (ended, durable) {
                 (Ok(()), None) => return Ok(None),
                 (Ok(()), Some((mut durable, _))) => return checkpoints::finish(&mut durable).map(|()| None),
-                (Err(_), Some((_, Some(stopped_at)))) => return Ok(Some(stopped_at)),
+                (Err(_), Some((_, Some(stopped_at)))) => match self.shared.take_upgrade() {
+                    None => return Ok(Some(stopped_at)),
+                    Some(upgrade) => {
+                        attempt = self.replace(upgrade, stopped_at)?;
+                        continue;
+                    }
+                },
                 (Err(error), Some((mut durable, None))) if self.shared.cancelled.load(Ordering::SeqCst) => {
                     checkpoints::cancel(&mut durable)?;
                     return Err(error);
@@ -339,6 +446,27 @@ impl Master {
         }
     }
 
+    /// Starts a new version from the checkpoint at which the old one stopped; if it cannot start, the old one goes on.
+    fn replace(&mut self, upgrade: Upgrade, checkpoint: u64) -> Result<Attempt> {
+        let old = self.shared.definition();
+        let start = |definition: &Arc<Definition>| -> Result<Attempt> {
+            let ended = || Error::internal("a job that stopped has not finished");
+            let kept = durable::look_for_upgrade(&definition.configuration)?.ok_or_else(ended)?;
+            let Beginning { durable, restored, .. } = durable::open(definition, kept)?;
+            Attempt::start(definition, durable, &restored, &self.shared)
+        };
+        let (attempt, answer) = match start(&upgrade.definition) {
+            Ok(attempt) => {
+                self.shared.set_definition(upgrade.definition);
+                (attempt, Ok(Upgraded { checkpoint, took: upgrade.began.elapsed() }))
+            }
+            Err(error) => (start(&old)?, Err(error)),
+        };
+        // Whoever asked may have gone.
+        let _ = upgrade.reply.send(answer);
+        Ok(attempt)
+    }
+
     /// Waits as the strategy says, and starts the next attempt; `None` if the job turns out to have finished.
     fn again(&mut self, error: Error) -> Result<Option<Attempt>> {
         let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
@@ -346,12 +474,13 @@ impl Master {
         let Some(delay) = delay else { return Err(error) };
         eprintln!("streamrt: [{}] {}; trying again in {:.1} s", error.code().id, error.message(), delay.as_secs_f64());
         std::thread::sleep(delay);
-        let Some(kept) = durable::look(&self.definition.configuration, self.from.as_deref())? else { return Ok(None) };
-        let Beginning { durable, restored, resumed } = durable::open(&self.definition, kept)?;
+        let definition = self.shared.definition();
+        let Some(kept) = durable::look(&definition.configuration, self.from.as_deref())? else { return Ok(None) };
+        let Beginning { durable, restored, resumed } = durable::open(&definition, kept)?;
         if let Some(checkpoint) = resumed {
             eprintln!("streamrt: the job goes on from checkpoint {checkpoint}");
         }
-        Attempt::start(&self.definition, durable, &restored, &self.shared).map(Some)
+        Attempt::start(&definition, durable, &restored, &self.shared).map(Some)
     }
 }
 

@@ -22,7 +22,7 @@ mod split_rows;
 mod task;
 
 pub use factory::LoadedPlugin;
-pub use job::{Ended, JobHandle, JobRemote, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
+pub use job::{Ended, JobHandle, JobRemote, JobToRun, Progress, SnapshotTimes, Submission, Summary, Upgraded, submit};
 
 #[cfg(test)]
 mod tests;

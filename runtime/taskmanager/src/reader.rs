@@ -97,7 +97,11 @@ impl Reader {
                 return task.end_of_input(gate, || self.snapshot());
             }
             let timers = task.run_timers()?;
-            let pause = if self.listed { self.read(task)? } else { Pause::ForSplits };
+            let pause = match () {
+                () if task.control.is_drained() => Pause::AtEnd,
+                () if self.listed => self.read(task)?,
+                () => Pause::ForSplits,
+            };
             if pause == Pause::AtEnd {
                 // A reader that never had a split holds nothing back. ACTIVE would, from there until the final watermark behind it, and
                 // whether rows of other readers come in between is chance.

@@ -124,6 +124,8 @@ codes! {
 
     /// A test wanted a step to fail.
     INJECTED = "S7010", Unavailable, "Unset STREAMRT_FAILPOINTS.";
+    /// A new version of a job that cannot keep its state.
+    INCOMPATIBLE = "S7011", Invalid, "`streamrt compat OLD NEW` says what is to be kept; or start the new version without the old state.";
 
     /// A task ended because another one did.
     CANCELLED = "S8001", Unavailable, "Another task ended first; its own message says why.";

@@ -4,15 +4,15 @@
 //! final one. An idle status goes out behind the watermark that it releases, and an active one before any row. A restored operator sends the
 //! watermark that it had reached right behind its first status, before any row, so that no window that was gone comes back to life.
 
+use crate::assigner::TIME_MAX;
 use crate::generator::Generators;
 use crate::generator_snapshot::{self, Restored};
 use crate::user_times::UserTimes;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{Array, Int64Array};
-use arrow_buffer::ScalarBuffer;
+use arrow_array::{Array, UInt32Array};
 use arrow_schema::{DataType, SchemaRef};
-use streamrt_operator::{FunctionChain, Operator, OperatorContext, Output, SplitEvent};
+use streamrt_operator::{FunctionChain, Isolation, Operator, OperatorContext, Output, SplitEvent};
 use streamrt_state::{OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Error, Mark, Result, Status, Times, WATERMARK_MAX, WATERMARK_MIN, Watermark, code};
 use streamrt_wit::{Function, Generator, TimeSource, TimeUnit};
@@ -107,11 +107,12 @@ impl TimestampsOperator {
     }
 
     /// Times, and for a punctuated generator the watermarks, of the rows that remain.
-    fn assign(&mut self, mut batch: Batch) -> Result<(Batch, Vec<Option<Watermark>>)> {
-        let uid = self.context.as_ref().map_or("", |context| &context.uid);
+    fn assign(&mut self, batch: Batch) -> Result<(Batch, Vec<Option<Watermark>>)> {
         match &mut self.assigner {
-            Assigner::Column { index, unit } => {
-                batch.times = column_times(&batch, *index, *unit, uid)?;
+            &mut Assigner::Column { index, unit } => {
+                let context = self.context()?;
+                let mut batch = without_far_times(batch, index, unit, context)?;
+                batch.times = column_times(&batch, index, unit, &context.uid)?;
                 Ok((batch, Vec::new()))
             }
             Assigner::Function(user) => user.assign(batch),
@@ -145,23 +146,31 @@ fn column_times(batch: &Batch, index: usize, unit: TimeUnit, uid: &str) -> Resul
     }
     match unit {
         TimeUnit::Milliseconds => Ok(Times::Column(index)),
-        TimeUnit::Seconds => Ok(Times::Array(seconds(batch, column, uid)?)),
+        TimeUnit::Seconds => Ok(Times::Array(column.values().iter().map(|time| time * 1000).collect())),
         // Downwards, also before 1970, so that a row never seems later than it is.
         TimeUnit::Microseconds => Ok(Times::Array(column.values().iter().map(|time| time.div_euclid(1000)).collect())),
     }
 }
 
-fn seconds(batch: &Batch, column: &Int64Array, uid: &str) -> Result<ScalarBuffer<i64>> {
-    const RANGE: std::ops::RangeInclusive<i64> = i64::MIN / 1000..=i64::MAX / 1000;
-    let times = column.values();
-    match times.iter().position(|time| !RANGE.contains(time)) {
-        None => Ok(times.iter().map(|time| time.wrapping_mul(1000)).collect()),
-        Some(row) => {
-            let message =
-                format!("operator `{uid}`: {}: {} seconds are more milliseconds than a time can have", place(batch, row), times[row]);
-            Err(Error::new(code::OVERFLOW, message))
-        }
+/// Leaves out rows whose times no window reaches, by the policy for poison: one of them would make all others late.
+fn without_far_times(batch: Batch, index: usize, unit: TimeUnit, context: &OperatorContext) -> Result<Batch> {
+    let limit = match unit {
+        TimeUnit::Seconds => TIME_MAX / 1000,
+        TimeUnit::Milliseconds => TIME_MAX,
+        TimeUnit::Microseconds => return Ok(batch),
+    };
+    let times = batch.columns.column(index).as_primitive::<Int64Type>().values();
+    let is_far = |time: i64| time.unsigned_abs() > limit.unsigned_abs();
+    if !times.iter().any(|&time| is_far(time)) {
+        return Ok(batch);
     }
+    let isolation = Isolation::new(context);
+    for row in (0..times.len()).filter(|&row| is_far(times[row])) {
+        let message = format!("operator `{}`: {}: the time {} is too far from 1970", context.uid, place(&batch, row), times[row]);
+        isolation.refuse_row(&batch, row, Error::new(code::OVERFLOW, message))?;
+    }
+    let rest = (0..times.len()).filter(|&row| !is_far(times[row])).map(|row| row as u32);
+    batch.take(&UInt32Array::from_iter_values(rest))
 }
 
 pub(crate) fn no_time(batch: &Batch, row: usize) -> Error {

@@ -75,7 +75,7 @@ pub use keyed::KeyedStream;
 pub use library::Library;
 pub use process::{Context, OutputTag, ProcessFunction, Setup, TimeDomain};
 pub use record::{Column, Record};
-pub use state::{ListState, MapKey, MapState, ReducingState, ValueState};
+pub use state::{AggregatingState, ListState, MapKey, MapState, ReducingState, Ttl, ValueState};
 pub use stream::Stream;
 pub use streamrt_sdk_macros::Record;
 pub use streamrt_wit::{DataType, Field, Plan, Schema};
@@ -100,10 +100,10 @@ pub mod support {
 /// Everything that a job needs.
 pub mod prelude {
     pub use crate::{
-        AggregateFunction, Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Forward, Global, KeyedStream, Library,
-        ListState, MapState, OutputTag, Print, ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup, Sliding, Socket,
-        Stream, TimeDomain, Tumbling, ValueState, Watermarks, Window, WindowFunction, WindowResult, WindowedStream, avg, count, first,
-        hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
+        AggregateFunction, AggregatingState, Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Forward, Global,
+        KeyedStream, Library, ListState, MapState, OutputTag, Print, ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup,
+        Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling, ValueState, Watermarks, Window, WindowFunction, WindowResult, WindowedStream,
+        avg, count, first, hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
     };
 }
 

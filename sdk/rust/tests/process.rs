@@ -34,11 +34,10 @@ impl ProcessFunction for Tally {
 
     fn open(&mut self, setup: &mut Setup) {
         self.sum = setup.value("sum");
-        self.last = setup.value("last");
+        self.last = setup.value("last").ttl(hours(1));
         self.best = setup.reducing("best", |best: &mut i64, other| *best = (*best).max(*other));
         self.all = setup.list("all");
         self.by_points = setup.map("by-points");
-        setup.expire("last", hours(1));
     }
 
     fn on_element(&mut self, vote: &Vote, ctx: &mut Context<'_, String>, out: &mut Collector<Report>) -> Result<()> {

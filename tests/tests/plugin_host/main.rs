@@ -17,7 +17,7 @@ use streamrt_operator::{Call, Failure, FunctionChain, Invocation, NoState, Outco
 use streamrt_plugin::{ChainSpec, Log, Plugin, PluginChain, PluginHost};
 use streamrt_tests::guests::{Misbehaving, POISON, even};
 use streamrt_types::{Code, Configuration, code};
-use streamrt_wit::{Field as PlanField, StateDescriptor, StateKind};
+use streamrt_wit::{Field as PlanField, StateDescriptor, StateKind, TtlUpdate, TtlVisibility};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -209,6 +209,8 @@ fn map_state_is_reached_through_the_access_of_the_call() {
         key: vec![PlanField::new("k", streamrt_wit::DataType::I64)],
         value: vec![PlanField::new("v", streamrt_wit::DataType::I64)],
         ttl_ms: None,
+        ttl_update: TtlUpdate::default(),
+        ttl_visibility: TtlVisibility::default(),
     };
     let guest = |slot: &str| Misbehaving { states: vec![state.clone()], ..Misbehaving::new(&ASKING.replace("{SLOT}", slot)) };
     let ask = |slot: &str| {

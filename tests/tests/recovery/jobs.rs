@@ -21,7 +21,20 @@ impl Job {
         let folder = TempDir::new().unwrap();
         let text = data::shipped(example);
         let lines: Vec<&str> = text.lines().collect();
-        data::write(&folder.path().join("input.txt"), &lines);
+        data::write(&folder.path().join("input"), &lines);
+        let expected = oracle::run(example, &lines).unwrap();
+        Job { example, folder, n_lines: lines.len(), expected }
+    }
+
+    /// An example over a folder of several files, each in time order, so that every reader has something to read.
+    pub fn over_files(example: &'static str) -> Job {
+        let folder = TempDir::new().unwrap();
+        let text = data::shipped(example);
+        let lines = data::in_time_order(example, &text);
+        std::fs::create_dir(folder.path().join("input")).unwrap();
+        for (i, hand) in data::deal(&lines, 9).iter().enumerate() {
+            data::write(&folder.path().join(format!("input/part-{i}.txt")), hand);
+        }
         let expected = oracle::run(example, &lines).unwrap();
         Job { example, folder, n_lines: lines.len(), expected }
     }
@@ -38,8 +51,13 @@ impl Job {
         let mut args = vec!["run".to_owned(), component(self.example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
         args.extend(options.into_iter().flat_map(|option| ["-D".to_owned(), option]));
         args.extend(further.iter().map(|&further| further.to_owned()));
-        args.extend(["--".to_owned(), "--input".into(), text("input.txt"), "--output".into(), text("out")]);
+        args.extend(["--".to_owned(), "--input".into(), text("input"), "--output".into(), text("out")]);
         args
+    }
+
+    /// Entries of the log of its checkpoints.
+    pub fn n_log_entries(&self) -> usize {
+        std::fs::read_dir(self.path("checkpoints/log")).map_or(0, Iterator::count)
     }
 
     /// Panics unless every visible line is among the expected ones, as often at most.

@@ -1,14 +1,14 @@
-//! Savepoints of running jobs, and jobs that start from them.
+//! Savepoints of running jobs, jobs that start from them, and running jobs that are replaced.
 
 use std::time::{Duration, Instant};
 
-use streamrt_tests::binary::{LIMIT, Running, hidden_files, run, streamrt};
+use streamrt_tests::binary::{LIMIT, Running, component, hidden_files, outputs, run, streamrt};
 
 use crate::jobs::Job;
 
-/// A running job, and the cache folder by which commands find it and no other.
-fn start(job: &Job, parallelism: u32) -> Running {
-    let mut command = streamrt(job.args(parallelism, 1.5, "checkpoints", &[]));
+/// A running job that has made some checkpoints and takes so many seconds, and the cache folder by which commands find it and no other.
+fn start(job: &Job, parallelism: u32, seconds: f64) -> Running {
+    let mut command = streamrt(job.args(parallelism, seconds, "checkpoints", &[]));
     command.env("XDG_CACHE_HOME", job.path("cache"));
     let running = Running::start(command);
     let start = Instant::now();
@@ -16,7 +16,10 @@ fn start(job: &Job, parallelism: u32) -> Running {
         assert!(start.elapsed() < LIMIT, "the job does not start");
         std::thread::sleep(Duration::from_millis(5));
     }
-    std::thread::sleep(Duration::from_millis(300));
+    while job.n_log_entries() < 6 {
+        assert!(start.elapsed() < LIMIT, "the job makes no checkpoints");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     running
 }
 
@@ -33,7 +36,7 @@ fn command(job: &Job, args: &[&str]) -> streamrt_tests::binary::Finished {
 #[test]
 fn a_job_goes_on_from_a_savepoint_that_was_moved_with_another_parallelism() {
     let job = Job::new("hot-items");
-    let running = start(&job, 2);
+    let running = start(&job, 2, 6.0);
     let (made, moved) = (job.path("savepoint"), job.path("moved"));
     let (made, moved) = (made.to_str().unwrap(), moved.to_str().unwrap());
     command(&job, &["savepoint", "hot-items", made]).succeeded();
@@ -57,13 +60,66 @@ fn a_job_goes_on_from_a_savepoint_that_was_moved_with_another_parallelism() {
 #[test]
 fn a_cancelled_job_leaves_nothing_that_is_not_committed() {
     let job = Job::new("ride-duration");
-    let running = start(&job, 2);
+    let running = start(&job, 2, 6.0);
     command(&job, &["cancel", "ride-duration"]).succeeded();
     running.finish(LIMIT).failed_with("S8001");
     job.assert_part("when cancelled");
     assert_eq!(hidden_files(&job.path("out")), Vec::<std::path::PathBuf>::new());
     run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
     job.assert_whole("after it went on");
+}
+
+#[test]
+fn a_drained_job_fires_everything_and_has_finished() {
+    let job = Job::new("session-clicks");
+    let running = start(&job, 2, 6.0);
+    let folder = job.path("drained");
+    command(&job, &["stop", "session-clicks", "--drain", "--savepoint", folder.to_str().unwrap()]).succeeded();
+    let ended = running.finish(LIMIT).succeeded();
+    assert_eq!(hidden_files(&job.path("out")), Vec::<std::path::PathBuf>::new());
+    let clicks: u64 = outputs(&job.path("out")).lines("").iter().map(|line| number(line, "clicks")).sum();
+    let state = run(["savepoint", "inspect", folder.to_str().unwrap()]).succeeded().stdout;
+    assert!(clicks > 0 && state.contains("of job `session-clicks`"), "{clicks} clicks; {state}");
+    // What was read has fired, although no watermark had passed its windows; the late ones are no part of it.
+    assert!(ended.stderr.contains(&format!("finished: {clicks} records in")), "{clicks} clicks: {}", ended.stderr);
+    let again = run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
+    assert!(again.stderr.contains("has finished"), "{}", again.stderr);
+}
+
+fn number(line: &str, field: &str) -> u64 {
+    serde_json::from_str::<serde_json::Value>(line).unwrap()[field].as_u64().unwrap()
+}
+
+/// The component of an example with other bytes: a custom section more.
+fn new_version(job: &Job) -> String {
+    let mut bytes = std::fs::read(component(job.example)).unwrap();
+    bytes.extend([0, 5, 4, b't', b'e', b's', b't']);
+    let path = job.path("new.wasm");
+    std::fs::write(&path, bytes).unwrap();
+    path.to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_running_job_is_replaced_without_losing_a_record() {
+    let job = Job::over_files("hot-items");
+    let running = start(&job, 2, 6.0);
+    let other = component("session-clicks").to_string_lossy().into_owned();
+    command(&job, &["upgrade", "hot-items", &other]).failed_with("S7011").names("cannot keep its state");
+    let said = command(&job, &["upgrade", "hot-items", &new_version(&job)]).succeeded().stdout;
+    assert!(said.starts_with("upgraded at checkpoint "), "{said}");
+    running.finish(LIMIT).succeeded();
+    job.assert_whole("after an upgrade");
+}
+
+#[test]
+fn compat_tells_what_a_new_version_can_keep() {
+    let job = Job::new("hot-items");
+    let old = component("hot-items").to_string_lossy().into_owned();
+    let compat = |new: &str| run(["compat", &old, new, "--", "--input", "x", "--output", "y"]);
+    let same = compat(&new_version(&job)).succeeded().stdout;
+    assert!(same.contains("the shape of the graph is the same") && !same.contains("starts empty"), "{same}");
+    let other = compat(&component("session-clicks").to_string_lossy());
+    assert!(other.stdout.contains("CANNOT KEEP ITS STATE") && other.stderr.contains("S7011"), "{other:?}");
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! `bench engine`: the engine beside a hand-written loop, on the same bids, in records per CPU second of the process.
 
 use crate::hand;
-use crate::jobs::Job;
-use crate::measure::{Spread, memory_bytes, pairs, slope_ns};
+use crate::jobs::{Job, Settings};
+use crate::measure::{memory_bytes, pairs, slope_ns};
 use crate::report::{Goal, Report};
 use anyhow::{Context, Result, ensure};
 use std::io::BufRead;
 use std::path::Path;
 
-const FEW_KEYS: u64 = 10_007;
-const MANY_KEYS: u64 = 1_000_003;
+pub const FEW_KEYS: u64 = 10_007;
+pub const MANY_KEYS: u64 = 1_000_003;
 
 /// A job with its sizes and goals.
 struct Case {
@@ -45,12 +45,12 @@ pub fn run(report: &mut Report) -> Result<()> {
     let generator = slope_ns(100_000_000, |cost| cost.cpu, &|rows| hand::to_blackhole(Job::Bid, rows))?;
     report.figure("bid generator, records per CPU second and core", 1e9 / generator, "records/s", Goal::AtLeast(40e6));
     for case in &CASES {
-        same_output(case.job)?;
+        same_output(case.job, Settings::default())?;
         let loop_ns = || slope_ns(case.rows, |cost| cost.cpu, &|rows| hand::to_blackhole(case.job, rows));
         let engine_ns = || slope_ns(case.rows, |cost| cost.cpu, &|rows| case.job.to_blackhole(rows, 1));
         let (loop_cost, engine_cost, ratio) = pairs(loop_ns, engine_ns)?;
-        report.spread(&format!("{}: loop", case.name), rate(loop_cost), "records/CPU-s", Goal::None);
-        report.spread(&format!("{}: engine", case.name), rate(engine_cost), "records/CPU-s", Goal::None);
+        report.spread(&format!("{}: loop", case.name), loop_cost.rate(), "records/CPU-s", Goal::None);
+        report.spread(&format!("{}: engine", case.name), engine_cost.rate(), "records/CPU-s", Goal::None);
         report.spread(&format!("{}: engine over loop", case.name), ratio, "ratio", Goal::AtLeast(case.goal));
         if let Some(goal) = case.speedup {
             let wall = |parallelism| move || slope_ns(case.rows, |cost| cost.wall, &|rows| case.job.to_blackhole(rows, parallelism));
@@ -59,11 +59,6 @@ pub fn run(report: &mut Report) -> Result<()> {
         }
     }
     memory(report)
-}
-
-/// Costs in ns as rates.
-fn rate(cost: Spread) -> Spread {
-    Spread { median: 1e9 / cost.median, quartiles: (1e9 / cost.quartiles.1, 1e9 / cost.quartiles.0) }
 }
 
 /// Peak memory of the keyed job in a process of its own, with one key and with many.
@@ -89,7 +84,7 @@ pub fn peak_memory(keys: &str, rows: u64) -> Result<()> {
 }
 
 /// Both sides give the same rows, by a checksum that does not depend on their order.
-fn same_output(job: Job) -> Result<()> {
+pub fn same_output(job: Job, settings: Settings) -> Result<()> {
     const ROWS: u64 = 1_000_000;
     if job == Job::Bid {
         return same_bids();
@@ -97,7 +92,7 @@ fn same_output(job: Job) -> Result<()> {
     let mut expected = (0u64, 0u64);
     hand::run(job, ROWS, &mut |key, second, third| add(&mut expected, &[key, second, third]))?;
     let folder = tempfile::tempdir()?;
-    job.to_files(ROWS, folder.path())?;
+    job.to_files(ROWS, folder.path(), settings)?;
     let mut found = (0u64, 0u64);
     for_each_line(folder.path(), |values| add(&mut found, values))?;
     ensure!(found == expected, "the engine's output of {job:?} is not the loop's: {found:?} rows and checksum, not {expected:?}");
@@ -107,7 +102,7 @@ fn same_output(job: Job) -> Result<()> {
 fn same_bids() -> Result<()> {
     const ROWS: u64 = 100_000;
     let folder = tempfile::tempdir()?;
-    Job::Bid.to_files(ROWS, folder.path())?;
+    Job::Bid.to_files(ROWS, folder.path(), Settings::default())?;
     let mut n_rows = 0u64;
     for_each_line(folder.path(), |_| n_rows += 1)?;
     ensure!(n_rows == ROWS, "{n_rows} of {ROWS} bids came through");

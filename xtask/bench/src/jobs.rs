@@ -5,9 +5,26 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use streamrt_graph::JobSpec;
-use streamrt_taskmanager::{JobToRun, Submission, submit};
+use streamrt_taskmanager::{JobHandle, JobToRun, Submission, submit};
 use streamrt_types::Configuration;
 use streamrt_wit::Plan;
+
+/// How a job runs.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    pub configuration: Configuration,
+    /// The savepoint that it goes on from.
+    pub from: Option<String>,
+}
+
+impl Settings {
+    /// With checkpoints in `folder`.
+    pub fn with_checkpoints(folder: &Path, interval_ms: u64) -> Settings {
+        let checkpoint_dir = Some(folder.display().to_string());
+        let configuration = Configuration { checkpoint_dir, checkpoint_interval_ms: Some(interval_ms), ..Configuration::default() };
+        Settings { configuration, from: None }
+    }
+}
 
 /// A job over Nexmark bids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,26 +94,39 @@ impl Job {
 
     /// User functions that the job's nodes call.
     pub fn n_functions(self) -> usize {
-        let plan = self.plan(0, &json!({"kind": "sink", "connector": "blackhole"}));
+        let plan = self.plan(0, &blackhole());
         plan["nodes"].as_array().into_iter().flatten().filter(|node| node["body"]["kind"] == "function").count()
     }
 
-    fn run(self, rows: u64, parallelism: u32, sink: &Value) -> Result<()> {
+    fn submitted(self, rows: u64, parallelism: u32, sink: &Value, settings: Settings) -> Result<JobHandle> {
         let plan = Plan::from_json(&self.plan(rows, sink).to_string()).map_err(anyhow::Error::msg)?;
-        let spec = JobSpec::from_plan("bench", Arc::new(plan));
-        match submit(JobToRun { job: spec, plugins: Vec::new(), configuration: Configuration::default(), parallelism, from: None })? {
-            Submission::Started(job) => job.wait().map(|_| ()).map_err(Into::into),
-            Submission::Finished => bail!("a job without checkpoints cannot have finished before"),
+        let job = JobSpec::from_plan("bench", Arc::new(plan));
+        let Settings { configuration, from } = settings;
+        match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from })? {
+            Submission::Started(job) => Ok(job),
+            Submission::Finished => bail!("a job in a new folder cannot have finished before"),
         }
+    }
+
+    /// Starts the job to a blackhole, in one subtask.
+    pub fn start(self, rows: u64, settings: Settings) -> Result<JobHandle> {
+        self.submitted(rows, 1, &blackhole(), settings)
     }
 
     /// Runs the job to a blackhole.
     pub fn to_blackhole(self, rows: u64, parallelism: u32) -> Result<()> {
-        self.run(rows, parallelism, &json!({"kind": "sink", "connector": "blackhole"}))
+        self.submitted(rows, parallelism, &blackhole(), Settings::default())?.wait()?;
+        Ok(())
     }
 
     /// Runs the job into a folder, as JSON lines.
-    pub fn to_files(self, rows: u64, folder: &Path) -> Result<()> {
-        self.run(rows, 1, &json!({"kind": "sink", "connector": "file", "options": {"path": folder}}))
+    pub fn to_files(self, rows: u64, folder: &Path, settings: Settings) -> Result<()> {
+        let sink = json!({"kind": "sink", "connector": "file", "options": {"path": folder}});
+        self.submitted(rows, 1, &sink, settings)?.wait()?;
+        Ok(())
     }
+}
+
+fn blackhole() -> Value {
+    json!({"kind": "sink", "connector": "blackhole"})
 }

@@ -1,5 +1,6 @@
 //! The benchmarks behind `cargo xtask bench`: each prints ratios that were taken in one run, beside the goals.
 
+mod checkpoint;
 mod engine;
 mod hand;
 mod jobs;
@@ -7,13 +8,14 @@ mod measure;
 mod native;
 mod plugin;
 mod report;
+mod state;
 
 use anyhow::{Result, bail};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: streamrt-bench engine|plugin [--output json]; `cargo xtask bench` sets what it needs";
+const USAGE: &str = "usage: streamrt-bench engine|plugin|state|checkpoint [--output json]; `cargo xtask bench` sets what it needs";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +31,8 @@ fn main() -> Result<()> {
     match suite {
         "engine" => engine::run(&mut report)?,
         "plugin" => plugin::run(&mut report, &components.join("bench-functions.wasm"))?,
+        "state" => state::run(&mut report)?,
+        "checkpoint" => checkpoint::run(&mut report)?,
         _ => bail!("{USAGE}"),
     }
     report.finish();

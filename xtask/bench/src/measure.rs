@@ -31,7 +31,16 @@ pub fn thread_cpu_time() -> Result<Duration> {
 
 /// A field of /proc/self/status in bytes, such as `VmHWM`.
 pub fn memory_bytes(field: &str) -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status cannot be read")?;
+    field_bytes("/proc/self/status", field)
+}
+
+/// Memory of the machine that a program can still get, in bytes.
+pub fn available_bytes() -> Result<u64> {
+    field_bytes("/proc/meminfo", "MemAvailable")
+}
+
+fn field_bytes(file: &str, field: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(file).with_context(|| format!("{file} cannot be read"))?;
     let line = status.lines().find(|line| line.starts_with(field)).with_context(|| format!("there is no {field}"))?;
     let kib = line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
     Ok(kib.with_context(|| format!("{field} is no number"))? * 1024)
@@ -59,16 +68,28 @@ pub struct Spread {
     pub quartiles: (f64, f64),
 }
 
+impl Spread {
+    /// Costs in ns as rates a second.
+    pub fn rate(self) -> Spread {
+        Spread { median: 1e9 / self.median, quartiles: (1e9 / self.quartiles.1, 1e9 / self.quartiles.0) }
+    }
+}
+
 pub fn spread(mut figures: Vec<f64>) -> Spread {
     figures.sort_by(f64::total_cmp);
     let at = |part: f64| figures[((figures.len() - 1) as f64 * part).round() as usize];
     Spread { median: at(0.5), quartiles: (at(0.25), at(0.75)) }
 }
 
-/// Two kinds of work in turn, A B B A, at least [`PAIRS`] pairs: cost of a record of each, and the ratio `a / b` pair by pair.
-pub fn pairs(mut a: impl FnMut() -> Result<f64>, mut b: impl FnMut() -> Result<f64>) -> Result<(Spread, Spread, Spread)> {
+/// Two kinds of work in turn, A B B A, [`PAIRS`] pairs: cost of a record of each, and the ratio `a / b` pair by pair.
+pub fn pairs(a: impl FnMut() -> Result<f64>, b: impl FnMut() -> Result<f64>) -> Result<(Spread, Spread, Spread)> {
+    n_pairs(PAIRS, a, b)
+}
+
+/// As [`pairs`], with so many of them.
+pub fn n_pairs(n: usize, mut a: impl FnMut() -> Result<f64>, mut b: impl FnMut() -> Result<f64>) -> Result<(Spread, Spread, Spread)> {
     let (mut costs_a, mut costs_b) = (Vec::new(), Vec::new());
-    for pair in 0..PAIRS {
+    for pair in 0..n {
         if pair % 2 == 0 {
             costs_a.push(a()?);
             costs_b.push(b()?);

@@ -1,6 +1,6 @@
 //! `bench plugin`: the same function as a plugin and natively, behind the same operator, fed by the same generator, in one thread.
 
-use crate::measure::{Spread, pairs, thread_cpu_time};
+use crate::measure::{pairs, thread_cpu_time};
 use crate::native::Native;
 use crate::report::{Goal, Report};
 use anyhow::{Context, Result, ensure};
@@ -62,9 +62,8 @@ fn bench(report: &mut Report, case: &Case, plugin: &Arc<Plugin>, plan: &Arc<Plan
         || timed(case, function, guest()?, ROWS).map(|run| run.keep(&alone, |costs, ns| costs.0 += ns)),
         || timed(case, function, native()?, ROWS).map(|run| run.keep(&alone, |costs, ns| costs.1 += ns)),
     )?;
-    let rate = |cost: Spread| Spread { median: 1e9 / cost.median, quartiles: (1e9 / cost.quartiles.1, 1e9 / cost.quartiles.0) };
-    report.spread(&format!("{}: plugin", case.title), rate(plugin_cost), "records/CPU-s", Goal::None);
-    report.spread(&format!("{}: native", case.title), rate(native_cost), "records/CPU-s", Goal::None);
+    report.spread(&format!("{}: plugin", case.title), plugin_cost.rate(), "records/CPU-s", Goal::None);
+    report.spread(&format!("{}: native", case.title), native_cost.rate(), "records/CPU-s", Goal::None);
     report.spread(&format!("{}: plugin over native, time", case.title), ratio, "ratio", Goal::AtMost(case.goal));
     let (guest_ns, native_ns) = alone.get();
     report.figure(&format!("{}: the function alone", case.title), guest_ns / native_ns, "ratio", Goal::None);

@@ -4,7 +4,7 @@ use super::*;
 use std::time::Duration;
 use streamrt_operator::harness::Harness;
 use streamrt_operator::{Failure, FunctionChain, Invocation, Operator, Outcome, RowsOut, SplitEvent};
-use streamrt_types::{Mark, Origin, PoisonPolicy, Rows, code};
+use streamrt_types::{Configuration, Mark, Origin, PoisonPolicy, Rows, code};
 use streamrt_wit::{DataType as Type, Field as PlanField, Function, FunctionKind};
 
 const BOUNDED: Generator = Generator::Bounded { bound_ms: 2 };
@@ -41,10 +41,20 @@ fn times_are_ms_whatever_the_unit_of_the_column() {
 }
 
 #[test]
-fn a_time_in_seconds_that_overflows_is_an_error_with_its_position() {
+fn a_time_that_no_window_reaches_is_an_error_with_its_position() {
     let error = Harness::new(by_column(TimeUnit::Seconds, None)).batches(&of_split(0, &[1, i64::MAX / 999]), 8).unwrap_err();
     assert_eq!(error.code().id, code::OVERFLOW.id);
     assert!(error.message().starts_with("operator `op`: clicks.csv line 2: "), "{error}");
+}
+
+#[test]
+fn a_time_that_no_window_reaches_is_left_out_where_poison_is_skipped() {
+    let configuration = Configuration { poison_policy: PoisonPolicy::Skip, ..Configuration::default() };
+    let mut harness = Harness::with(by_column(TimeUnit::Milliseconds, None), configuration).unwrap();
+    harness.batches(&of_split(0, &[5, i64::MAX, 9, i64::MIN]), 8).unwrap();
+    assert_eq!(lines(&harness), ["5", "mark 2", "9", "mark 6"]);
+    let positions: Vec<String> = harness.dead_letters.lock().unwrap().iter().map(|letter| letter.position.clone()).collect();
+    assert_eq!(positions, ["clicks.csv line 2", "clicks.csv line 4"]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! List state: the elements of all slots of a call are fetched when one is first read; what is added without a read costs no fetch.
+//!
+//! Where a time to live makes the host count reads, only the slot at work is fetched: the others were not read.
 
-use super::{Shared, StateTable, UNBOUND};
+use super::{Shared, StateTable, Ttl, UNBOUND};
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::column::{Table, find, fixed, plain, section, u32_bytes};
 use crate::error::Result;
@@ -25,6 +27,12 @@ impl<T: Record> ListState<T> {
 
     fn table(&self) -> &ListTable<T> {
         self.0.as_ref().expect(UNBOUND)
+    }
+
+    /// Lets elements expire, each on its own: see [`Ttl`].
+    pub fn ttl(self, ttl: impl Into<Ttl>) -> Self {
+        self.table().ttl.set(Some(ttl.into()));
+        self
     }
 
     /// Adds an element at the end. Nothing is read for it.
@@ -94,13 +102,14 @@ impl<T: Record> ListState<T> {
 pub(crate) struct ListTable<T: Record> {
     shared: Rc<Shared>,
     number: u16,
-    loaded: Cell<bool>,
+    ttl: Cell<Option<Ttl>>,
     slots: RefCell<Vec<Slot<T>>>,
 }
 
 struct Slot<T> {
     /// What the host has, once it is fetched.
     stored: Vec<T>,
+    loaded: bool,
     cleared: bool,
     /// What this call adds.
     appended: Vec<T>,
@@ -108,13 +117,13 @@ struct Slot<T> {
 
 impl<T> Default for Slot<T> {
     fn default() -> Self {
-        Slot { stored: Vec::new(), cleared: false, appended: Vec::new() }
+        Slot { stored: Vec::new(), loaded: false, cleared: false, appended: Vec::new() }
     }
 }
 
 impl<T: Record> ListTable<T> {
     pub(super) fn new(shared: Rc<Shared>, number: u16) -> Self {
-        ListTable { shared, number, loaded: Cell::new(false), slots: RefCell::default() }
+        ListTable { shared, number, ttl: Cell::default(), slots: RefCell::default() }
     }
 
     fn at<R>(&self, change: impl FnOnce(&mut Slot<T>) -> R) -> R {
@@ -123,11 +132,18 @@ impl<T: Record> ListTable<T> {
 
     /// Fetches the lists of all slots, unless that is done or the slot at work needs no fetch.
     fn load(&self) -> Result<()> {
-        if self.loaded.get() || self.at(|slot| slot.cleared) {
+        if self.at(|slot| slot.loaded || slot.cleared) {
             return Ok(());
         }
+        let at_work = self.shared.slot();
         let mut slots = self.slots.borrow_mut();
-        let all: Vec<u32> = (0..slots.len() as u32).collect();
+        let wanted = if self.ttl.get().is_some_and(Ttl::counts_reads) { at_work..at_work + 1 } else { 0..slots.len() };
+        self.fetch(&mut slots[wanted.clone()], wanted.start as u32)
+    }
+
+    /// Fetches the lists of `slots`, of which the first has the number `start`.
+    fn fetch(&self, slots: &mut [Slot<T>], start: u32) -> Result<()> {
+        let all: Vec<u32> = (start..start + slots.len() as u32).collect();
         let keys = section(codes::section::STATE, 0, all.len(), vec![plain(buffer::SLOT, u32_bytes(&all))], Vec::new());
         let answer = self.shared.host()?.get_many(u32::from(self.number), &keys)?;
         let ends = fixed::<4>(find(&answer, buffer::OFFSETS).unwrap_or_default(), all.len() + 1)?;
@@ -137,16 +153,19 @@ impl<T: Record> ListTable<T> {
         for (slot, span) in slots.iter_mut().zip(ends.windows(2)).filter(|(slot, _)| !slot.cleared) {
             let rows = u32::from_le_bytes(span[0]) as usize..u32::from_le_bytes(span[1]) as usize;
             slot.stored.extend(rows.map(|row| super::loaded(&columns, row)));
+            slot.loaded = true;
         }
-        self.loaded.set(true);
         Ok(())
     }
 }
 
 impl<T: Record> StateTable for ListTable<T> {
+    fn ttl(&self) -> Option<Ttl> {
+        self.ttl.get()
+    }
+
     fn begin(&self, n_slots: usize, _: Option<&Section>) -> Result<()> {
         let mut slots = self.slots.borrow_mut();
-        self.loaded.set(false);
         slots.clear();
         slots.resize_with(n_slots, Slot::default);
         Ok(())

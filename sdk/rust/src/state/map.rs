@@ -1,12 +1,12 @@
 //! Map state: an entry is fetched when it is first read, and remembered for the call; iterating fetches a slot's entries in pages.
 
-use super::{Shared, StateTable, UNBOUND};
+use super::{Shared, StateTable, Ttl, UNBOUND};
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::column::{Table, find, plain, section, u32_bytes};
 use crate::error::Result;
 use crate::key::Key;
 use crate::record::Record;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
@@ -35,6 +35,12 @@ impl<K: MapKey, V: Record + Clone> MapState<K, V> {
 
     fn table(&self) -> &MapTable<K, V> {
         self.0.as_ref().expect(UNBOUND)
+    }
+
+    /// Lets entries expire, each on its own: see [`Ttl`].
+    pub fn ttl(self, ttl: impl Into<Ttl>) -> Self {
+        self.table().ttl.set(Some(ttl.into()));
+        self
     }
 
     /// The value under a key.
@@ -87,6 +93,7 @@ impl<K: MapKey, V: Record + Clone> MapState<K, V> {
 pub(crate) struct MapTable<K: MapKey, V: Record + Clone> {
     shared: Rc<Shared>,
     number: u16,
+    ttl: Cell<Option<Ttl>>,
     slots: RefCell<Vec<Slot<K, V>>>,
 }
 
@@ -131,7 +138,7 @@ impl<K: MapKey, V: Record + Clone> Slot<K, V> {
 
 impl<K: MapKey, V: Record + Clone> MapTable<K, V> {
     pub(super) fn new(shared: Rc<Shared>, number: u16) -> Self {
-        MapTable { shared, number, slots: RefCell::default() }
+        MapTable { shared, number, ttl: Cell::default(), slots: RefCell::default() }
     }
 
     fn at<R>(&self, change: impl FnOnce(&mut Slot<K, V>) -> R) -> R {
@@ -183,6 +190,10 @@ impl<K: MapKey, V: Record + Clone> MapTable<K, V> {
 }
 
 impl<K: MapKey, V: Record + Clone> StateTable for MapTable<K, V> {
+    fn ttl(&self) -> Option<Ttl> {
+        self.ttl.get()
+    }
+
     fn begin(&self, n_slots: usize, _: Option<&Section>) -> Result<()> {
         let mut slots = self.slots.borrow_mut();
         slots.clear();

@@ -1,26 +1,29 @@
 //! Keyed state: typed handles that user code holds, and the tables behind them that live for one call.
 //!
-//! Value state comes with the call and goes back with its result: no way to the host at all. List and map state is fetched when it is
+//! Value, reducing and aggregating state comes with the call and goes back with its result: no way to the host at all. List and map state is fetched when it is
 //! first touched and written back once, before the call returns. The truth is the host's; a table is empty between calls.
 
+mod fold;
 mod list;
 mod map;
+mod ttl;
 mod value;
 
+pub use fold::{AggregatingState, ReducingState};
 pub use list::ListState;
 pub use map::{MapKey, MapState};
-pub use value::{ReducingState, ValueState};
+pub use ttl::Ttl;
+pub use value::ValueState;
 
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::column::{OwnedColumn, plain, section, u32_bytes};
 use crate::error::{Error, Result};
+use crate::fold::AggregateFunction;
 use crate::host::StateHost;
 use crate::process::ProcessFunction;
 use crate::record::Record;
-use crate::watermarks::millis;
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
-use std::time::Duration;
 use streamrt_wit::codes::{self, buffer};
 use streamrt_wit::{Schema, StateDescriptor, StateKind};
 
@@ -63,11 +66,13 @@ pub(crate) fn loaded<T: Record>(columns: &T::Columns<'_>, row: usize) -> T {
 pub(crate) trait StateTable {
     /// Makes it ready for a call with so many slots; `section` is what the host sent for it.
     fn begin(&self, n_slots: usize, section: Option<&Section>) -> Result<()>;
+    /// How long its entries live; `None` for ever.
+    fn ttl(&self) -> Option<Ttl>;
     /// Gives away what the call changed.
     fn finish(&self, out: &mut Vec<Section>) -> Result<()>;
 }
 
-/// Declares the state of a process function.
+/// Declares the state of a process function: value, list, map, reducing and aggregating, each for ever or with a [`Ttl`].
 pub struct Setup {
     shared: Rc<Shared>,
     descriptors: Vec<StateDescriptor>,
@@ -83,14 +88,23 @@ impl Setup {
 
     /// One value a key. The name is unique in the function, and what a later version of the job finds the state by.
     pub fn value<T: Record>(&mut self, name: &str) -> ValueState<T> {
+        self.value_of_kind(name, StateKind::Value)
+    }
+
+    fn value_of_kind<T: Record>(&mut self, name: &str, kind: StateKind) -> ValueState<T> {
         let table = Rc::new(value::ValueTable::<T>::new(self.shared.clone(), self.number()));
-        self.declare(name, StateKind::Value, Schema::new(), T::schema(), table.clone());
+        self.declare(name, kind, Schema::new(), T::schema(), table.clone());
         ValueState::new(table)
     }
 
     /// One value a key, into which `reduce` folds what is added.
     pub fn reducing<T: Record>(&mut self, name: &str, reduce: impl Fn(&mut T, &T) + 'static) -> ReducingState<T> {
-        ReducingState::new(self.value(name), reduce)
+        ReducingState::new(self.value_of_kind(name, StateKind::Reducing), reduce)
+    }
+
+    /// One accumulator a key, into which `function` folds what is added. Accumulators of a key are never merged.
+    pub fn aggregating<A: AggregateFunction>(&mut self, name: &str, function: A) -> AggregatingState<A> {
+        AggregatingState::new(self.value_of_kind(name, StateKind::Aggregating), function)
     }
 
     /// A list of elements a key.
@@ -109,31 +123,39 @@ impl Setup {
         MapState::new(table)
     }
 
-    /// Lets entries of the state `name` expire so long after their last write.
-    pub fn expire(&mut self, name: &str, after: Duration) {
-        for descriptor in self.descriptors.iter_mut().filter(|descriptor| descriptor.name == name) {
-            descriptor.ttl_ms = Some(millis(after));
-        }
-    }
-
     fn number(&self) -> u16 {
         self.tables.len() as u16
     }
 
     fn declare(&mut self, name: &str, kind: StateKind, key: Schema, value: Schema, table: Rc<dyn StateTable>) {
-        self.descriptors.push(StateDescriptor { name: name.to_owned(), kind, key, value, ttl_ms: None });
+        self.descriptors.push(StateDescriptor {
+            name: name.to_owned(),
+            kind,
+            key,
+            value,
+            ttl_ms: None,
+            ttl_update: Default::default(),
+            ttl_visibility: Default::default(),
+        });
         self.tables.push(table);
     }
 
     /// The states of the function `uid`.
     ///
     /// # Errors
-    /// If two have the same name.
+    /// If two have the same name, or a time to live is less than a millisecond.
     pub(crate) fn declared(&self, uid: &str) -> Result<Vec<StateDescriptor>> {
         let names = || self.descriptors.iter().map(|descriptor| descriptor.name.as_str());
-        match names().enumerate().find(|(i, name)| names().take(*i).any(|earlier| earlier == *name)) {
-            Some((_, name)) => Err(Error::new(format!("{uid}: it declares two states named {name}"))),
-            None => Ok(self.descriptors.clone()),
+        if let Some((_, name)) = names().enumerate().find(|(i, name)| names().take(*i).any(|earlier| earlier == *name)) {
+            return Err(Error::new(format!("{uid}: it declares two states named {name}")));
+        }
+        let mut descriptors = self.descriptors.clone();
+        for (descriptor, table) in descriptors.iter_mut().zip(&self.tables) {
+            table.ttl().into_iter().for_each(|ttl| ttl.declare(descriptor));
+        }
+        match descriptors.iter().find(|descriptor| descriptor.ttl_ms == Some(0)) {
+            Some(state) => Err(Error::new(format!("{uid}: the time to live of state {} must be at least 1 ms", state.name))),
+            None => Ok(descriptors),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Value state: a column with one entry for each slot of the call, on the way in and on the way out.
 
-use super::{Shared, StateTable, UNBOUND};
+use super::{Shared, StateTable, Ttl, UNBOUND};
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::column::{Table, find, fixed, in_blocks, plain, section};
 use crate::error::{Error, Result};
@@ -30,6 +30,12 @@ impl<T: Record> ValueState<T> {
         self.0.as_ref().expect(UNBOUND)
     }
 
+    /// Lets the value expire: see [`Ttl`].
+    pub fn ttl(self, ttl: impl Into<Ttl>) -> Self {
+        self.table().ttl.set(Some(ttl.into()));
+        self
+    }
+
     /// The value, if there is one.
     #[inline]
     pub fn get(&self) -> Option<T>
@@ -55,7 +61,7 @@ impl<T: Record> ValueState<T> {
     /// Sets the value.
     #[inline]
     pub fn set(&self, value: T) {
-        self.at(|entry| *entry = Entry { value, action: action::SET });
+        self.at(|entry| *entry = Entry { value, action: Cell::new(action::SET) });
     }
 
     /// Changes the value in place; where there is none, it begins with zeros, empty strings and nulls.
@@ -65,14 +71,14 @@ impl<T: Record> ValueState<T> {
             if !entry.is_present() {
                 entry.value = T::empty();
             }
-            entry.action = action::SET;
+            entry.action.set(action::SET);
             change(&mut entry.value)
         })
     }
 
     /// Takes the value away.
     pub fn clear(&self) {
-        self.at(|entry| entry.action = action::CLEAR);
+        self.at(|entry| entry.action.set(action::CLEAR));
     }
 
     #[inline]
@@ -82,54 +88,11 @@ impl<T: Record> ValueState<T> {
     }
 }
 
-/// One value a key, into which others are folded. Made by [`Setup::reducing`](super::Setup::reducing).
-pub struct ReducingState<T: Record> {
-    value: ValueState<T>,
-    reduce: Option<Reduce<T>>,
-}
-
-/// Folds the second into the first.
-type Reduce<T> = Box<dyn Fn(&mut T, &T)>;
-
-impl<T: Record> Default for ReducingState<T> {
-    fn default() -> Self {
-        ReducingState { value: ValueState::default(), reduce: None }
-    }
-}
-
-impl<T: Record> ReducingState<T> {
-    pub(super) fn new(value: ValueState<T>, reduce: impl Fn(&mut T, &T) + 'static) -> Self {
-        ReducingState { value, reduce: Some(Box::new(reduce)) }
-    }
-
-    /// Folds a value in; the first one is taken as it is.
-    pub fn add(&self, value: T) {
-        let reduce = self.reduce.as_ref().expect(UNBOUND);
-        if self.value.is_set() {
-            self.value.update(|sum| reduce(sum, &value));
-        } else {
-            self.value.set(value);
-        }
-    }
-
-    /// The result so far, if anything was added.
-    pub fn get(&self) -> Option<T>
-    where
-        T: Clone,
-    {
-        self.value.get()
-    }
-
-    /// Begins anew.
-    pub fn clear(&self) {
-        self.value.clear();
-    }
-}
-
 /// The entries of a call.
 pub(crate) struct ValueTable<T: Record> {
     shared: Rc<Shared>,
     number: u16,
+    ttl: Cell<Option<Ttl>>,
     /// At least one for each slot of the call; kept between calls for their capacity.
     entries: RefCell<Vec<Entry<T>>>,
     n_slots: Cell<usize>,
@@ -138,37 +101,61 @@ pub(crate) struct ValueTable<T: Record> {
 
 struct Entry<T> {
     value: T,
-    /// What the host is told, or [`ABSENT`].
-    action: u8,
+    /// What the host is told, or [`ABSENT`] or [`UNREAD`].
+    action: Cell<u8>,
 }
 
 /// The action of an entry that was not there and is still not: the host is told to keep that.
 const ABSENT: u8 = u8::MAX;
+/// The action of an entry that was not read yet, where the host has to know: it is told to keep it, as if there were no such thing.
+const UNREAD: u8 = u8::MAX - 1;
 
 impl<T> Entry<T> {
     #[inline]
     fn is_present(&self) -> bool {
-        self.action <= action::SET
+        let action = self.action.get();
+        action <= action::SET || (action != ABSENT && self.is_read())
+    }
+
+    /// Whether it is there and its reads are counted; notes that it was read.
+    #[cold]
+    fn is_read(&self) -> bool {
+        let is_there = matches!(self.action.get(), UNREAD | action::READ);
+        if is_there {
+            self.action.set(action::READ);
+        }
+        is_there
     }
 
     /// What the host is told.
     fn told(&self) -> u8 {
-        if self.action == ABSENT { action::KEEP } else { self.action }
+        if self.action.get() >= UNREAD { action::KEEP } else { self.action.get() }
     }
 }
 
 impl<T: Record> ValueTable<T> {
     pub(super) fn new(shared: Rc<Shared>, number: u16) -> Self {
-        ValueTable { shared, number, entries: RefCell::default(), n_slots: Cell::default(), builder: RefCell::default() }
+        ValueTable {
+            shared,
+            number,
+            ttl: Cell::default(),
+            entries: RefCell::default(),
+            n_slots: Cell::default(),
+            builder: RefCell::default(),
+        }
     }
 }
 
 impl<T: Record> StateTable for ValueTable<T> {
+    fn ttl(&self) -> Option<Ttl> {
+        self.ttl.get()
+    }
+
     fn begin(&self, n_slots: usize, section: Option<&Section>) -> Result<()> {
         let entries = &mut *self.entries.borrow_mut();
         self.n_slots.set(n_slots);
         if entries.len() < n_slots {
-            entries.resize_with(n_slots, || Entry { value: T::empty(), action: ABSENT });
+            entries.resize_with(n_slots, || Entry { value: T::empty(), action: Cell::new(ABSENT) });
         }
         let entries = &mut entries[..n_slots];
         let n_sent = section.map_or(0, |section| n_slots.min(section.rows as usize));
@@ -176,13 +163,14 @@ impl<T: Record> StateTable for ValueTable<T> {
             let columns = T::columns(&Table::of(section, T::schema().len()))?;
             let there = fixed::<1>(find(section, buffer::ACTION).unwrap_or_default(), section.rows as usize)?;
             let (sent, there) = (&mut entries[..n_sent], &there[..n_sent]);
+            let present = if self.ttl.get().is_some_and(Ttl::counts_reads) { UNREAD } else { action::KEEP };
             in_blocks(n_sent, |slot| {
                 T::load(&mut sent[slot].value, &columns, slot);
-                sent[slot].action = if there[slot] == [action::SET] { action::KEEP } else { ABSENT };
+                sent[slot].action.set(if there[slot] == [action::SET] { present } else { ABSENT });
                 Ok::<_, Error>(())
             })?;
         }
-        entries[n_sent..].iter_mut().for_each(|entry| entry.action = ABSENT);
+        entries[n_sent..].iter_mut().for_each(|entry| entry.action.set(ABSENT));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Tests of jobs with plain `cargo test`: a harness that stands in for the host at the `invoke` boundary.
 //!
 //! [`harness`] builds the job natively; [`Harness::operator`] takes one of its functions by uid, and keeps state, timers and a clock for
-//! it as the host would. Everything that user code sees, and the bytes that carry it, are the same as in a component.
+//! it as the host would. State with a time to live goes by that clock: see [`Operator::processing_time`]. Everything that user code sees, and the bytes that carry it, are the same as in a component.
 //!
 //! ```
 //! use streamrt_sdk::prelude::*;

@@ -96,7 +96,7 @@ impl Operator {
         self.batch([Event::<()>::Watermark(watermark)]);
     }
 
-    /// Moves the clock to so many ms, which fires processing-time timers.
+    /// Moves the clock to so many ms, which fires processing-time timers, and which times to live go by.
     ///
     /// # Panics
     /// If the function fails.
@@ -128,7 +128,7 @@ impl Operator {
             }
         }
         let call = self.prepare(Frame::of(&rows), times, marks)?;
-        let undo = self.host.begin(call.slots.clone());
+        let undo = self.host.begin(call.slots.clone(), self.now);
         match self.chain.invoke(call::PROCESS, &self.sections(&call)) {
             Ok(answer) => {
                 self.watermark = call.marks.last().map_or(self.watermark, |mark| mark.1);
@@ -162,6 +162,16 @@ impl Operator {
     /// The event-time timers that are registered, in ms, in order.
     pub fn event_timers(&self) -> Vec<i64> {
         self.timers[0].iter().map(|(time, _)| *time).collect()
+    }
+
+    /// The number of entries that the host keeps of the state `name`: values, elements of lists, entries of maps, expired ones too as long as
+    /// nothing has cleaned them away.
+    ///
+    /// # Panics
+    /// If the function declares no such state.
+    pub fn state_entries(&self, name: &str) -> usize {
+        let number = self.function.states.iter().position(|state| state.name == name);
+        self.host.n_entries(number.unwrap_or_else(|| panic!("the function declares no state {name}")) as u32)
     }
 
     /// How often the function has called the host for list and map state.

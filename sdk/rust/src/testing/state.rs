@@ -1,4 +1,4 @@
-//! Keyed state as the host keeps it, for one function under test.
+//! Keyed state as the host keeps it, for one function under test. Expired entries leave when they are read; nothing cleans in the background.
 
 use super::frame::Frame;
 use crate::bindings::streamrt::plugin::types::Section;
@@ -8,13 +8,20 @@ use crate::host::StateHost;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use streamrt_wit::codes::{self, action, buffer};
-use streamrt_wit::{Schema, StateDescriptor, StateKind};
+use streamrt_wit::{Schema, StateDescriptor, StateKind, TtlUpdate, TtlVisibility};
 
 /// A key as bytes.
 pub(super) type KeyBytes = Vec<u8>;
 
 /// Entries of one state under one key, by the map's key; a value has one under the empty key, a list by number.
-type Entries = BTreeMap<Vec<u8>, Frame>;
+type Entries = BTreeMap<Vec<u8>, Entry>;
+
+/// A row, and the virtual time of its last access.
+#[derive(Clone)]
+struct Entry {
+    row: Frame,
+    last_access: i64,
+}
 
 /// See the module.
 pub(super) struct FakeHost {
@@ -23,13 +30,15 @@ pub(super) struct FakeHost {
     entries: RefCell<HashMap<(u32, KeyBytes), Entries>>,
     /// The keys of the slots of the running call.
     slots: RefCell<Vec<KeyBytes>>,
+    /// The clock when the running call began, in ms.
+    now: Cell<i64>,
     /// Calls of the interface `state` so far.
     n_calls: Cell<usize>,
 }
 
 impl FakeHost {
     pub(super) fn new(descriptors: Vec<StateDescriptor>) -> FakeHost {
-        FakeHost { descriptors, entries: RefCell::default(), slots: RefCell::default(), n_calls: Cell::new(0) }
+        FakeHost { descriptors, entries: RefCell::default(), slots: RefCell::default(), now: Cell::new(0), n_calls: Cell::new(0) }
     }
 
     pub(super) fn n_calls(&self) -> usize {
@@ -37,7 +46,8 @@ impl FakeHost {
     }
 
     /// Begins a call; what comes back undoes it.
-    pub(super) fn begin(&self, slots: Vec<KeyBytes>) -> Undo {
+    pub(super) fn begin(&self, slots: Vec<KeyBytes>, now: i64) -> Undo {
+        self.now.set(now);
         *self.slots.borrow_mut() = slots;
         Undo(self.entries.borrow().clone())
     }
@@ -46,21 +56,74 @@ impl FakeHost {
         *self.entries.borrow_mut() = undo.0;
     }
 
-    /// The sections of value state.
+    pub(super) fn n_entries(&self, state: u32) -> usize {
+        self.entries.borrow().iter().filter(|((number, _), _)| *number == state).map(|(_, entries)| entries.len()).sum()
+    }
+
+    /// The sections of value, reducing and aggregating state.
     pub(super) fn value_sections(&self) -> Vec<Section> {
-        let values = self.descriptors.iter().zip(0u16..).filter(|(descriptor, _)| descriptor.kind == StateKind::Value);
+        let is_value = |descriptor: &StateDescriptor| !matches!(descriptor.kind, StateKind::List | StateKind::Map);
+        let values = self.descriptors.iter().zip(0u16..).filter(|(descriptor, _)| is_value(descriptor));
         values.map(|(descriptor, number)| self.value_section(descriptor, number)).collect()
     }
 
     fn value_section(&self, descriptor: &StateDescriptor, number: u16) -> Section {
         let slots = self.slots.borrow().clone();
-        let found: Vec<Option<Frame>> = slots.iter().map(|key| self.entry(u32::from(number), key, &[])).collect();
+        let found: Vec<Option<Frame>> = slots.iter().map(|key| self.sent(u32::from(number), key)).collect();
         let (actions, values) = presence(&found, &descriptor.value);
         section(codes::section::STATE, number, slots.len(), vec![plain(buffer::ACTION, actions)], values.columns)
     }
 
+    fn is_expired(&self, state: u32, entry: &Entry) -> bool {
+        let ttl_ms = self.descriptors[state as usize].ttl_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+        ttl_ms.is_some_and(|ttl_ms| entry.last_access.saturating_add(ttl_ms) <= self.now.get())
+    }
+
+    /// The entry as user code may see it.
+    fn visible(&self, state: u32, key: &[u8], map_key: &[u8]) -> Option<Frame> {
+        let shows_expired = self.descriptors[state as usize].ttl_visibility == TtlVisibility::ReturnExpiredIfNotCleanedUp;
+        let all = self.entries.borrow();
+        let entry = all.get(&(state, key.to_vec()))?.get(map_key)?;
+        (shows_expired || !self.is_expired(state, entry)).then(|| entry.row.clone())
+    }
+
+    /// The value that a call gets, which is no read yet; but an expired one that nobody may see goes.
+    fn sent(&self, state: u32, key: &[u8]) -> Option<Frame> {
+        let row = self.visible(state, key, &[]);
+        if row.is_none() {
+            self.touch(state, key, &[]);
+        }
+        row
+    }
+
+    /// What a read does to an entry: an expired one goes, and the time of another begins anew if reads do that.
+    fn touch(&self, state: u32, key: &[u8], map_key: &[u8]) {
+        let renewed = self.descriptors[state as usize].ttl_update == TtlUpdate::OnReadAndWrite;
+        let mut all = self.entries.borrow_mut();
+        let Some(entries) = all.get_mut(&(state, key.to_vec())) else { return };
+        match entries.get_mut(map_key) {
+            Some(entry) if self.is_expired(state, entry) => drop(entries.remove(map_key)),
+            Some(entry) if renewed => entry.last_access = self.now.get(),
+            _ => {}
+        }
+    }
+
+    /// Reads an entry.
     fn entry(&self, state: u32, key: &[u8], map_key: &[u8]) -> Option<Frame> {
-        self.entries.borrow().get(&(state, key.to_vec()))?.get(map_key).cloned()
+        let row = self.visible(state, key, map_key);
+        self.touch(state, key, map_key);
+        row
+    }
+
+    /// All entries under a key behind `after`, read in order, up to `limit` of them.
+    fn all(&self, state: u32, key: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Frame)> {
+        let under = self.entries.borrow().get(&(state, key.to_vec())).cloned().unwrap_or_default();
+        let behind = under.into_keys().filter(|map_key| after.is_none_or(|after| map_key.as_slice() > after));
+        behind.filter_map(|map_key| self.entry(state, key, &map_key).map(|row| (map_key, row))).take(limit).collect()
+    }
+
+    fn written(&self, row: Frame) -> Entry {
+        Entry { row, last_access: self.now.get() }
     }
 
     /// Takes value state back.
@@ -72,8 +135,12 @@ impl FakeHost {
             let mut all = self.entries.borrow_mut();
             let entries = all.entry((u32::from(answer.port), key.clone())).or_default();
             match actions.map_or(action::SET, |actions| actions[slot]) {
-                action::SET => drop(entries.insert(Vec::new(), values.row(slot))),
+                action::SET => drop(entries.insert(Vec::new(), self.written(values.row(slot)))),
                 action::CLEAR => entries.clear(),
+                action::READ => {
+                    drop(all);
+                    self.touch(u32::from(answer.port), key, &[]);
+                }
                 _ => {}
             }
         }
@@ -87,8 +154,7 @@ impl FakeHost {
         let descriptor = &self.descriptors[state as usize];
         let (mut ends, mut elements) = (vec![0], Vec::new());
         for &slot in slots {
-            let key = (state, self.key_of(slot)?);
-            elements.extend(self.entries.borrow().get(&key).into_iter().flat_map(|entries| entries.values().cloned()));
+            elements.extend(self.all(state, &self.key_of(slot)?, None, usize::MAX).into_iter().map(|(_, row)| row));
             ends.push(elements.len() as u32);
         }
         let rows = Frame::concat(&descriptor.value, &elements.iter().collect::<Vec<_>>());
@@ -142,12 +208,12 @@ impl StateHost for FakeHost {
             let whole = rows.row(row);
             let map_key = whole.clone().split(descriptor.key.len()).0.bytes();
             match actions[row] {
-                action::SET => drop(entries.insert(map_key, whole)),
+                action::SET => drop(entries.insert(map_key, self.written(whole))),
                 action::CLEAR => drop(entries.remove(&map_key)),
                 action::APPEND => {
                     let number =
                         entries.last_key_value().map_or(0, |(last, _)| u32::from_be_bytes(last[..4].try_into().expect("4 bytes")) + 1);
-                    entries.insert(number.to_be_bytes().to_vec(), whole);
+                    entries.insert(number.to_be_bytes().to_vec(), self.written(whole));
                 }
                 _ => entries.clear(),
             }
@@ -159,14 +225,10 @@ impl StateHost for FakeHost {
         self.n_calls.set(self.n_calls.get() + 1);
         let descriptor = &self.descriptors[state as usize];
         let schema: Schema = descriptor.key.iter().chain(&descriptor.value).cloned().collect();
-        let all = self.entries.borrow();
-        let key = (state, self.key_of(slot)?);
-        let behind = all.get(&key).into_iter().flatten().filter(|(key, _)| after.is_empty() || key.as_slice() > after);
-        let mut rows: Vec<_> = behind.take(limit as usize + 1).collect();
-        let more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
-        let cursor = rows.last().filter(|_| more).map(|(key, _)| plain(buffer::CURSOR, (*key).clone()));
-        let page = Frame::concat(&schema, &rows.iter().map(|(_, row)| *row).collect::<Vec<_>>());
+        let rows = self.all(state, &self.key_of(slot)?, Some(after).filter(|after| !after.is_empty()), limit as usize);
+        let more = rows.len() == limit as usize;
+        let cursor = rows.last().filter(|_| more).map(|(key, _)| plain(buffer::CURSOR, key.clone()));
+        let page = Frame::concat(&schema, &rows.iter().map(|(_, row)| row).collect::<Vec<_>>());
         Ok(section(codes::section::STATE, 0, page.n_rows, cursor.into_iter().collect(), page.columns))
     }
 }

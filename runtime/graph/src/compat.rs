@@ -1,0 +1,236 @@
+//! What changes from one version of a job to the next, and whether its state can be kept. Pure: two jobs in, a verdict for each operator out.
+//!
+//! State is found by uid, so an operator is the same if its uid is. Names of columns do not matter to the bytes of user state, types do. What is
+//! said here is what a restore would say: see `streamrt_state::OperatorState`.
+
+use crate::spec::{JobSpec, functions_of};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use streamrt_wit::{Body, Function, Node, StateDescriptor, WindowContents};
+
+/// What becomes of one operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorChange {
+    pub uid: String,
+    pub verdict: Verdict,
+    /// What differs, as phrases.
+    pub changes: Vec<String>,
+}
+
+/// Whether an operator keeps its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// It keeps what it has.
+    Keeps,
+    /// It is new, or has a new state, and starts empty.
+    StartsEmpty,
+    /// It is gone, and had nothing to lose.
+    Gone,
+    /// It cannot keep its state.
+    Refused,
+}
+
+/// All that changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compatibility {
+    /// By uid.
+    pub operators: Vec<OperatorChange>,
+    /// Nodes, edges and their columns are the same: only code has changed.
+    pub same_shape: bool,
+}
+
+impl Compatibility {
+    /// Whether the new version can go on with the state of the old one.
+    pub fn is_compatible(&self) -> bool {
+        self.operators.iter().all(|operator| operator.verdict != Verdict::Refused)
+    }
+}
+
+/// Compares two versions of a job.
+pub fn compare(old: &JobSpec, new: &JobSpec) -> Compatibility {
+    let by_uid = |job: &JobSpec| -> BTreeMap<String, usize> { job.nodes.iter().enumerate().map(|(i, node)| (node.uid.clone(), i)).collect() };
+    let (olds, news) = (by_uid(old), by_uid(new));
+    let kept = olds.iter().map(|(uid, &at)| match news.get(uid) {
+        Some(&now) => compare_node(Operator::of(old, at), Operator::of(new, now)),
+        None => gone(Operator::of(old, at)),
+    });
+    let added = news.keys().filter(|uid| !olds.contains_key(*uid)).map(|uid| OperatorChange {
+        uid: uid.clone(),
+        verdict: Verdict::StartsEmpty,
+        changes: vec!["it is new".into()],
+    });
+    let mut operators: Vec<OperatorChange> = kept.chain(added).collect();
+    operators.sort_by(|a, b| a.uid.cmp(&b.uid));
+    Compatibility { operators, same_shape: shape(old) == shape(new) }
+}
+
+/// A node with the functions that it calls and the edges that lead to it.
+struct Operator<'a> {
+    node: &'a Node,
+    functions: Vec<&'a Function>,
+    /// How rows are dealt to it; the key is part of this.
+    inputs: Value,
+}
+
+impl<'a> Operator<'a> {
+    fn of(job: &'a JobSpec, at: usize) -> Operator<'a> {
+        let node = &job.nodes[at];
+        let functions = functions_of(&node.body).into_iter().map(|number| job.functions[number as usize].function()).collect();
+        let inputs = node.inputs.iter().map(|input| json!(input.partitioning)).collect();
+        Operator { node, functions, inputs }
+    }
+
+    /// What keeps state by itself: everything but functions, which declare theirs.
+    fn has_own_state(&self) -> bool {
+        !matches!(self.node.body, Body::Function { .. })
+    }
+
+    fn states(&self) -> BTreeMap<&'a str, &'a StateDescriptor> {
+        self.functions.iter().flat_map(|function| &function.states).map(|state| (state.name.as_str(), state)).collect()
+    }
+
+    fn has_timers(&self) -> bool {
+        self.functions.iter().any(|function| function.timers)
+    }
+
+    /// What the bytes of the operator's own state depend on.
+    fn own_state(&self) -> Value {
+        let accumulators: Value = self.functions.iter().map(|function| json!([function.kind, function.accumulator, function.input])).collect();
+        match &self.node.body {
+            Body::Source { connector, .. } | Body::Sink { connector, .. } => json!({"connector": connector}),
+            Body::Timestamps { generator, .. } => json!({"generator": json!(generator)["kind"]}),
+            Body::Aggregate { aggregates, .. } => json!({"aggregates": aggregates}),
+            Body::Window { assigner, contents: WindowContents::Builtin { aggregates, .. }, .. } => {
+                json!({"assigner": assigner, "aggregates": aggregates})
+            }
+            Body::Window { assigner, .. } => json!({"assigner": assigner, "contents": accumulators}),
+            Body::Function { .. } => Value::Null,
+        }
+    }
+
+    fn kind(&self) -> Value {
+        json!(self.node.body)["kind"].clone()
+    }
+}
+
+/// Nodes, edges and columns, without code.
+fn shape(job: &JobSpec) -> Value {
+    let node = |node: &Node| {
+        let functions: Value = functions_of(&node.body)
+            .into_iter()
+            .map(|number| {
+                let function = job.functions[number as usize].function();
+                json!([function.kind, function.outputs, function.key, function.timers])
+            })
+            .collect();
+        json!([node.uid, node.parallelism, node.chaining, node.inputs, json!(node.body)["kind"], node.outputs, functions])
+    };
+    job.nodes.iter().map(node).collect()
+}
+
+fn gone(operator: Operator<'_>) -> OperatorChange {
+    let loses = operator.has_own_state() || !operator.states().is_empty() || operator.has_timers();
+    let uid = operator.node.uid.clone();
+    match loses {
+        true => OperatorChange { uid, verdict: Verdict::Refused, changes: vec!["it is gone, and its state with it".into()] },
+        false => OperatorChange { uid, verdict: Verdict::Gone, changes: vec!["it is gone".into()] },
+    }
+}
+
+fn compare_node(old: Operator<'_>, new: Operator<'_>) -> OperatorChange {
+    let uid = new.node.uid.clone();
+    let mut changes = Vec::new();
+    let mut verdict = Verdict::Keeps;
+    let mut note = |worst: Verdict, change: String| {
+        verdict = verdict.max(worst);
+        changes.push(change);
+    };
+    let keyed = old.has_own_state() && !matches!(old.node.body, Body::Source { .. } | Body::Sink { .. } | Body::Timestamps { .. });
+    let has_state = keyed || !old.states().is_empty() || old.has_timers();
+    if old.kind() != new.kind() {
+        let worst = if old.has_own_state() || has_state { Verdict::Refused } else { Verdict::StartsEmpty };
+        note(worst, format!("it was a {}, and is a {}", plain(&old.kind()), plain(&new.kind())));
+        return OperatorChange { uid, verdict, changes };
+    }
+    if old.inputs != new.inputs {
+        note(if has_state { Verdict::Refused } else { Verdict::Keeps }, format!("its input was {}, and is {}", old.inputs, new.inputs));
+    }
+    if old.own_state() != new.own_state() {
+        note(Verdict::Refused, format!("its state is of {}, and would be of {}", old.own_state(), new.own_state()));
+    }
+    compare_states(&old, &new, &mut note);
+    OperatorChange { uid, verdict, changes }
+}
+
+fn compare_states(old: &Operator<'_>, new: &Operator<'_>, note: &mut impl FnMut(Verdict, String)) {
+    let (olds, news) = (old.states(), new.states());
+    for (name, state) in &olds {
+        match news.get(name) {
+            None => note(Verdict::Refused, format!("state `{name}` is gone")),
+            Some(now) if types(state) != types(now) => {
+                note(Verdict::Refused, format!("state `{name}` is {}, and would be {}", types(state), types(now)));
+            }
+            Some(_) => {}
+        }
+    }
+    for name in news.keys().filter(|name| !olds.contains_key(*name)) {
+        note(Verdict::StartsEmpty, format!("state `{name}` is new, and starts empty"));
+    }
+    if old.has_timers() && !new.has_timers() {
+        note(Verdict::Refused, "it has no timers any more".into());
+    }
+}
+
+/// What the bytes of a state mean: names of columns do not matter. A time to live may change, but not come or go.
+fn types(state: &StateDescriptor) -> Value {
+    let columns = |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
+    json!({"kind": state.kind, "key": columns(&state.key), "value": columns(&state.value), "ttl": state.ttl_ms.is_some()})
+}
+
+fn plain(kind: &Value) -> &str {
+    kind.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use streamrt_wit::Plan;
+
+    fn job(change: impl FnOnce(&mut Value)) -> JobSpec {
+        let mut plan = json!({"version": 1,
+            "functions": [{"number": 0, "kind": "process", "name": "f", "timers": true, "key": [{"name": "k", "type": "i64"}],
+                "states": [{"name": "last", "kind": "value", "value": [{"name": "v", "type": "f64"}]}]},
+                {"number": 1, "kind": "map", "name": "g"}],
+            "nodes": [
+                {"id": 0, "uid": "in", "body": {"kind": "source", "connector": "file", "schema": [{"name": "k", "type": "i64"}]}},
+                {"id": 1, "uid": "map", "inputs": [{"node": 0}], "body": {"kind": "function", "function": 1}},
+                {"id": 2, "uid": "alert", "inputs": [{"node": 1, "partitioning": {"kind": "hash", "columns": ["k"]}}], "body": {"kind": "function", "function": 0}},
+                {"id": 3, "uid": "out", "inputs": [{"node": 2}], "body": {"kind": "sink", "connector": "print"}}]});
+        change(&mut plan);
+        JobSpec::from_plan("job", Arc::new(Plan::from_json(&plan.to_string()).unwrap()))
+    }
+
+    /// Changes the plan, and compares the verdict on `uid`, whether all is compatible, and whether the shape is the same.
+    fn check(change: impl FnOnce(&mut Value), uid: &str, verdict: Verdict, same_shape: bool, part: &str) {
+        let found = compare(&job(|_| {}), &job(change));
+        let operator = found.operators.iter().find(|operator| operator.uid == uid).unwrap();
+        assert_eq!((operator.verdict, found.same_shape), (verdict, same_shape), "{operator:?}");
+        assert!(operator.changes.join("; ").contains(part), "{:?}", operator.changes);
+        assert_eq!(found.is_compatible(), verdict != Verdict::Refused);
+    }
+
+    #[test]
+    fn state_is_kept_where_uid_and_types_are() {
+        check(|_| {}, "alert", Verdict::Keeps, true, "");
+        check(|plan| plan["functions"][0]["states"][0]["value"][0]["name"] = json!("w"), "alert", Verdict::Keeps, true, "");
+        check(|plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"), "alert", Verdict::Refused, true, "state `last` is");
+        check(|plan| plan["functions"][0]["states"] = json!([]), "alert", Verdict::Refused, true, "state `last` is gone");
+        check(|plan| plan["functions"][0]["timers"] = json!(false), "alert", Verdict::Refused, false, "no timers");
+        check(|plan| plan["nodes"][2]["uid"] = json!("other"), "alert", Verdict::Refused, false, "its state with it");
+        check(|plan| plan["nodes"][1]["uid"] = json!("other"), "map", Verdict::Gone, false, "it is gone");
+        check(|plan| plan["nodes"][1]["uid"] = json!("other"), "other", Verdict::StartsEmpty, false, "it is new");
+        check(|plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}), "alert", Verdict::Refused, false, "its input was");
+        check(|plan| plan["nodes"][3]["body"]["connector"] = json!("file"), "out", Verdict::Refused, true, "its state is of");
+    }
+}
