@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind::NotFound;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const ATTEMPT_TIME: Duration = Duration::from_secs(30);
 /// So many objects are read at the same time.
 const READS: usize = 16;
+/// A file is checked in pieces of this size.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// An object as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,6 +91,18 @@ struct Failure {
 impl Failure {
     fn is_missing(&self) -> bool {
         matches!(self.cause, object_store::Error::NotFound { .. })
+    }
+}
+
+/// Length and checksum of a file.
+fn checksum_of(path: &std::path::Path) -> std::io::Result<(u64, String)> {
+    let (mut file, mut hasher) = (File::open(path)?, blake3::Hasher::new());
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok((hasher.count(), hasher.finalize().to_hex().to_string())),
+            n => hasher.update(&piece[..n]),
+        };
     }
 }
 
@@ -156,8 +171,19 @@ impl Store {
         let payload = PutPayload::from(bytes);
         let written = self.attempt(stored.bytes, async || self.0.objects.put(&place, payload.clone()).await);
         written.map_err(|failure| self.failed("write", path, failure))?;
-        self.get(&stored).map_err(|error| Error::new(code::STORE, "what was just written cannot be read back").with_source(error))?;
+        self.verify(&stored).map_err(|error| Error::new(code::STORE, "what was just written cannot be read back").with_source(error))?;
         Ok(stored)
+    }
+
+    /// Checks what stands there. A file is read in pieces: a second copy of a large object would cost as much as writing it.
+    fn verify(&self, stored: &Stored) -> Result<()> {
+        let Some(folder) = &self.0.folder else { return self.get(stored).map(drop) };
+        let path = folder.join(&stored.path);
+        let found = checksum_of(&path).map_err(|e| Error::new(code::STORE, format!("{} cannot be read", path.display())).with_source(e))?;
+        if found == (stored.bytes, stored.checksum.clone()) {
+            return Ok(());
+        }
+        Err(Error::new(code::SNAPSHOT_DAMAGED, format!("{} holds other bytes than were written", path.display())))
     }
 
     /// Reads an object, and checks it.

@@ -13,6 +13,9 @@ use arrow_schema::DataType;
 
 /// The murmur3 hash, 32 bit variant, seed 0.
 pub fn murmur3_32(bytes: &[u8]) -> u32 {
+    if let Ok(word) = bytes.try_into() {
+        return murmur3_u64(u64::from_le_bytes(word));
+    }
     let mut hash = 0u32;
     let mut chunks = bytes.chunks_exact(4);
     for chunk in &mut chunks {
