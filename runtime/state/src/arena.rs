@@ -22,7 +22,7 @@ const HEADER_BYTES: usize = 4;
 /// A heap of byte strings.
 #[derive(Default)]
 pub struct Arena {
-    pages: Vec<Page>,
+    pages: Vec<Page<[u8]>>,
     /// The page that small blocks are cut from, and how much of it is used.
     open: Option<(usize, usize)>,
     /// Free small blocks by class.
@@ -51,7 +51,7 @@ fn block(page: &[u8], offset: usize) -> &[u8] {
 
 /// An arena as it was at one moment.
 pub struct ArenaSnapshot {
-    pages: Vec<SharedPage>,
+    pages: Vec<SharedPage<[u8]>>,
 }
 
 impl ArenaSnapshot {
@@ -119,7 +119,7 @@ impl Arena {
     pub fn memory_bytes(&self) -> usize {
         let pages: usize = self.pages.iter().map(|page| page.bytes().len()).sum();
         let free: usize = self.free.iter().map(|class| class.capacity() * size_of::<Address>()).sum();
-        pages + free + self.pages.capacity() * size_of::<Page>()
+        pages + free + self.pages.capacity() * size_of::<Page<[u8]>>()
     }
 
     /// The arena as it is now. Pages are shared, not copied; a later write copies the page it goes to.

@@ -1,58 +1,78 @@
 //! Pages that a snapshot shares with the live state: copied when the live state first writes to one that is still shared.
+//!
+//! A page is looked at for every row, so the usual case is one test and one pointer; all else stands apart.
 
 use std::sync::Arc;
 
 /// A page as a snapshot holds it.
-pub(crate) type SharedPage = Arc<Box<[u8]>>;
+pub(crate) type SharedPage<B> = Arc<Box<B>>;
 
 /// A page of live state.
 #[derive(Debug)]
-pub(crate) enum Page {
-    Own(Box<[u8]>),
+pub(crate) enum Page<B: ?Sized> {
+    Own(Box<B>),
     /// Also a snapshot's, or it was one's.
-    Shared(SharedPage),
+    Shared(SharedPage<B>),
+    /// For the moment in which one becomes the other.
+    Changing,
 }
 
-impl Page {
-    pub(crate) fn zeroed(bytes: usize) -> Page {
-        Page::Own(vec![0; bytes].into_boxed_slice())
-    }
-
+impl<B: ?Sized> Page<B>
+where
+    Box<B>: Clone,
+{
     #[inline(always)]
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &B {
         match self {
             Page::Own(bytes) => bytes,
-            Page::Shared(bytes) => bytes,
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        if let Page::Shared(_) = self {
-            self.unshare();
-        }
-        match self {
-            Page::Own(bytes) => bytes,
-            Page::Shared(_) => &mut [],
+            _ => self.shared_bytes(),
         }
     }
 
     #[cold]
-    fn unshare(&mut self) {
-        if let Page::Shared(shared) = std::mem::replace(self, Page::Own(Box::default())) {
-            *self = Page::Own(Arc::try_unwrap(shared).unwrap_or_else(|shared| (*shared).clone()));
+    fn shared_bytes(&self) -> &B {
+        match self {
+            Page::Own(bytes) => bytes,
+            Page::Shared(bytes) => bytes,
+            Page::Changing => unreachable!("nobody sees a page while it changes"),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes_mut(&mut self) -> &mut B {
+        match self {
+            Page::Own(bytes) => bytes,
+            _ => self.unshare(),
+        }
+    }
+
+    #[cold]
+    fn unshare(&mut self) -> &mut B {
+        *self = match std::mem::replace(self, Page::Changing) {
+            Page::Shared(shared) => Page::Own(Arc::try_unwrap(shared).unwrap_or_else(|shared| (*shared).clone())),
+            other => other,
+        };
+        match self {
+            Page::Own(bytes) => bytes,
+            _ => unreachable!("the page has just become our own"),
         }
     }
 
     /// Makes the page a snapshot's as well.
-    pub(crate) fn share(&mut self) -> SharedPage {
-        if let Page::Own(bytes) = self {
-            *self = Page::Shared(Arc::new(std::mem::take(bytes)));
-        }
-        match self {
-            Page::Shared(shared) => shared.clone(),
-            Page::Own(_) => SharedPage::default(),
-        }
+    pub(crate) fn share(&mut self) -> SharedPage<B> {
+        let shared = match std::mem::replace(self, Page::Changing) {
+            Page::Own(bytes) => Arc::new(bytes),
+            Page::Shared(shared) => shared,
+            Page::Changing => unreachable!("nobody sees a page while it changes"),
+        };
+        *self = Page::Shared(shared.clone());
+        shared
+    }
+}
+
+impl Page<[u8]> {
+    pub(crate) fn zeroed(bytes: usize) -> Page<[u8]> {
+        Page::Own(vec![0; bytes].into_boxed_slice())
     }
 }
 

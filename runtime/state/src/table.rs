@@ -15,6 +15,7 @@ use crate::page::{Page, SharedPage};
 use streamrt_types::{Error, KeyGroupRange, Result, code, murmur3_32};
 
 const PAGE_BYTES: usize = 4096;
+type PageBytes = [u8; PAGE_BYTES];
 const KEY_BYTES: usize = 8;
 /// Rows whose index slots are loaded before any of them is used; enough to fill the core's queue of misses.
 const CHUNK: usize = 64;
@@ -27,7 +28,7 @@ pub struct KeyTable {
     /// For the usual power of two, which spares a division for each row.
     group_mask: Option<u32>,
     groups: Vec<GroupIndex>,
-    pages: Vec<Page>,
+    pages: Vec<Page<PageBytes>>,
     entry_bytes: usize,
     entries_per_page: u32,
     /// Low bits of an entry number that count within a page. Numbers are sparse where a page does not hold a power of two.
@@ -227,7 +228,7 @@ impl KeyTable {
     fn fresh(&mut self) -> EntryId {
         let slot = self.next & ((1 << self.slot_bits) - 1);
         if slot == 0 {
-            self.pages.push(Page::zeroed(PAGE_BYTES));
+            self.pages.push(Page::Own(Box::new([0; PAGE_BYTES])));
             self.live.resize((self.pages.len() << self.slot_bits).div_ceil(64), 0);
         }
         let entry = self.next;
@@ -348,7 +349,7 @@ impl KeyTable {
 
     /// Bytes of memory, all told.
     pub fn memory_bytes(&self) -> usize {
-        let pages = self.pages.len() * PAGE_BYTES + self.pages.capacity() * size_of::<Page>();
+        let pages = self.pages.len() * PAGE_BYTES + self.pages.capacity() * size_of::<Page<PageBytes>>();
         let index: usize = self.groups.iter().map(GroupIndex::memory_bytes).sum();
         let numbers = self.free.capacity() * size_of::<EntryId>() + self.live.capacity() * size_of::<u64>();
         pages + index + self.arena.memory_bytes() + numbers
@@ -371,7 +372,7 @@ impl KeyTable {
 /// A table as it was at one moment.
 pub struct TableSnapshot {
     kind: KeyKind,
-    pages: Vec<SharedPage>,
+    pages: Vec<SharedPage<PageBytes>>,
     live: Vec<u64>,
     entry_bytes: usize,
     slot_bits: u32,
