@@ -120,7 +120,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
     let operators = operators_of(definition);
     check_uids(&restored, &operators)?;
-    let durable = match store.filter(|_| definition.configuration.checkpoint_interval_ms.is_some()) {
+    let durable = match store {
         None => None,
         Some(store) => {
             let (mut log, _) = JobLog::take_over(&store, &unique_token())?;

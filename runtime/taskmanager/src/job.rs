@@ -136,8 +136,9 @@ pub struct JobToRun {
 /// names is missing, `UserCode` if a plugin cannot be started, `Data` if a checkpoint is damaged. Nothing runs then.
 pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let JobToRun { job, plugins, configuration, parallelism, from } = submitted;
-    if configuration.checkpoint_interval_ms.is_some() && configuration.checkpoint_dir.is_none() {
-        return Err(Error::new(code::BAD_OPTION, "`checkpoint.interval` needs `checkpoint.dir`, the folder that checkpoints go to"));
+    // A job that went on from a folder and wrote nothing into it would write its results once more at the next start.
+    if configuration.checkpoint_interval_ms.is_some() != configuration.checkpoint_dir.is_some() {
+        return Err(Error::new(code::BAD_OPTION, "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is"));
     }
     let Some(kept) = durable::look(&configuration, from.as_deref())? else { return Ok(Submission::Finished) };
     let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);

@@ -115,3 +115,16 @@ fn what_cannot_run_is_refused_before_anything_is_written() {
     assert_eq!(error.message(), "parallelism 3 is more than the max parallelism 2");
     assert!(!out.exists());
 }
+
+/// A folder alone would be gone on from and never written to, so that the next start writes the same results again.
+#[test]
+fn a_folder_of_checkpoints_and_their_interval_belong_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    for (key, value) in [("checkpoint.dir", path), ("checkpoint.interval", "1s")] {
+        let mut configuration = Configuration::default();
+        configuration.set(key, value).unwrap();
+        let error = start(datagen(Some(1)), &folder.path().join("out"), 1, configuration).err().unwrap();
+        assert_eq!(error.message(), "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is");
+    }
+}
