@@ -468,13 +468,24 @@ impl Master {
         Ok(attempt)
     }
 
-    /// Waits as the strategy says, and starts the next attempt; `None` if the job turns out to have finished.
-    fn again(&mut self, error: Error) -> Result<Option<Attempt>> {
-        let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
-        let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
-        let Some(delay) = delay else { return Err(error) };
-        eprintln!("streamrt: [{}] {}; trying again in {:.1} s", error.code().id, error.message(), delay.as_secs_f64());
-        std::thread::sleep(delay);
+    /// Waits as the strategy says, and starts the next attempt, until one starts; `None` if the job turns out to have finished.
+    fn again(&mut self, mut error: Error) -> Result<Option<Attempt>> {
+        loop {
+            let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
+            let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
+            let Some(delay) = delay else { return Err(error) };
+            eprintln!("streamrt: [{}] {}; trying again in {:.1} s", error.code().id, error.message(), delay.as_secs_f64());
+            std::thread::sleep(delay);
+            match self.resume() {
+                Ok(next) => return Ok(next),
+                // What failed outside is often still away.
+                Err(next) => error = next,
+            }
+        }
+    }
+
+    /// Starts an attempt from what is kept.
+    fn resume(&self) -> Result<Option<Attempt>> {
         let definition = self.shared.definition();
         let Some(kept) = durable::look(&definition.configuration, self.from.as_deref())? else { return Ok(None) };
         let Beginning { durable, restored, resumed } = durable::open(&definition, kept)?;

@@ -46,3 +46,12 @@ fn every_failpoint_as_a_crash() {
 fn every_failpoint_as_an_error() {
     FAILPOINTS.iter().for_each(|name| check("hot-items", name, "error"));
 }
+
+#[test]
+fn a_restart_that_fails_is_tried_again() {
+    let job = Job::new("hot-items");
+    // The start passes it once for each of its two sinks; the third passage is the restart behind the failed checkpoint.
+    let finished = run_with(&job, "log.before=error:2;recovery.abort=error:3").succeeded();
+    assert_eq!(finished.stderr.matches("trying again").count(), 2, "{}", finished.stderr);
+    job.assert_whole("after a restart that failed");
+}
