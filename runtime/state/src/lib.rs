@@ -17,6 +17,7 @@
 //! ```
 
 mod arena;
+mod disk;
 mod index;
 mod keys;
 mod list;
@@ -30,6 +31,7 @@ mod ttl;
 mod value;
 
 pub use arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
+pub use disk::{Backend, Changes, DISK_KEY_PREFIX_BYTES, Disk, DiskFile, DiskPart, EachPair};
 pub use index::{EntryId, NO_ENTRY};
 pub use keys::{KeyBuffer, KeyKind, Keys};
 pub use list::ListState;
