@@ -1,14 +1,17 @@
 //! From the job graph to operators: the only place that knows which operator runs which kind of node.
 
 use crate::control::Control;
+use crate::disks::Disks;
+use crate::restored::Restored;
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
 use streamrt_operator::{
-    DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator,
-    Source, TaskMetrics, TransformOperator,
+    DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink,
+    SinkOperator, Source, TaskMetrics, TransformOperator,
 };
 use streamrt_plugin::{ChainSpec, Plugin};
+use streamrt_state::Share;
 use streamrt_types::{Clock, Configuration, Error, KeyGroupRange, Result};
 use streamrt_window::{TimestampsOperator, WindowFunctions, WindowOperator};
 use streamrt_wit::{Body, Function, Options, TimeSource, WindowContents};
@@ -37,6 +40,8 @@ pub(crate) struct Definition {
     pub max_parallelism: u32,
     pub clock: Arc<dyn Clock>,
     pub dead_letters: Arc<dyn Fn(DeadLetter) -> Result<()> + Send + Sync>,
+    /// None: keyed state is in memory.
+    pub disks: Option<Arc<Disks>>,
 }
 
 /// What all operators of an attempt are made from.
@@ -45,6 +50,8 @@ pub(crate) struct Factory<'a> {
     pub control: Arc<Control>,
     pub job: Arc<str>,
     pub generation: u64,
+    /// What a checkpoint kept.
+    pub restored: Arc<Restored>,
 }
 
 /// The source of every source node, by node.
@@ -64,15 +71,19 @@ pub(crate) fn sources(graph: &JobGraph) -> Result<Vec<Option<Arc<dyn Source>>>> 
 impl Factory<'_> {
     pub fn context(&self, node: usize, subtask: &Subtask, metrics: Arc<TaskMetrics>) -> OperatorContext {
         let definition = self.definition;
-        let parallelism = definition.graph.vertices[subtask.vertex].parallelism;
+        let (parallelism, max_parallelism) = (definition.graph.vertices[subtask.vertex].parallelism, definition.max_parallelism);
+        let key_groups = KeyGroupRange::of_subtask(max_parallelism, parallelism, subtask.index);
+        let share = Share { subtask: subtask.index, parallelism, key_groups, max_parallelism };
+        let uid: Arc<str> = Arc::from(definition.graph.stream.nodes[node].uid.as_str());
         OperatorContext {
+            disk: definition.disks.as_ref().map(|disks| disks.disk(&self.restored, &uid, share)),
             job: self.job.clone(),
             generation: self.generation,
-            uid: Arc::from(definition.graph.stream.nodes[node].uid.as_str()),
+            uid,
             subtask: subtask.index,
             parallelism,
-            max_parallelism: definition.max_parallelism,
-            key_groups: KeyGroupRange::of_subtask(definition.max_parallelism, parallelism, subtask.index),
+            max_parallelism,
+            key_groups,
             clock: definition.clock.clone(),
             configuration: definition.configuration.clone(),
             metrics,

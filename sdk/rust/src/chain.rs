@@ -243,8 +243,7 @@ fn entry<'a>(schema: &'a Schema, input: &'a [Section]) -> Result<Between<'a>> {
 }
 
 fn known<'a>(schema: &'a Schema, table: &Table<'a>) -> Vec<Known<'a>> {
-    let column =
-        |(i, field): (usize, &'a streamrt_wit::Field)| Known { field, bytes: Bytes::Sent(table.column(i)), inner: false };
+    let column = |(i, field): (usize, &'a streamrt_wit::Field)| Known { field, bytes: Bytes::Sent(table.column(i)), inner: false };
     schema.iter().enumerate().map(column).collect()
 }
 
