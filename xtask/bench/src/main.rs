@@ -1,6 +1,7 @@
 //! The benchmarks behind `cargo xtask bench`: each prints ratios that were taken in one run, beside the goals.
 
 mod checkpoint;
+mod disk;
 mod engine;
 mod hand;
 mod jobs;
