@@ -1,7 +1,6 @@
 //! How the databases are set up, and the memory that all of them share.
 //!
-//! Invariant: whatever RocksDB keeps in memory for long is charged to the one block cache. What a choice was weighed against stands
-//! beside it; the figures are of a read-modify-write of 1,024 random keys a batch.
+//! Invariant: whatever RocksDB keeps in memory for long is charged to the one block cache.
 
 use crate::error;
 use rocksdb::{

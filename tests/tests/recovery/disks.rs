@@ -39,7 +39,8 @@ fn killed_behind_checkpoints(job: &Job) {
 /// The files of states on disk below a folder of checkpoints.
 fn state_files(folder: &Path) -> Vec<PathBuf> {
     let checkpoints = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let files = checkpoints.filter(|path| path.is_dir()).flat_map(|path| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+    let files =
+        checkpoints.filter(|path| path.is_dir()).flat_map(|path| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
     files.filter(|path| path.to_string_lossy().contains(".sst")).collect()
 }
 
@@ -110,7 +111,8 @@ fn state_of_four_times_the_memory_gives_the_same_results() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     // Each word comes three times, far apart: it has left and comes back twice.
-    let words: Vec<String> = (0..3).flat_map(|_| (0..120_000u64).map(|n| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))).collect();
+    let words: Vec<String> =
+        (0..3).flat_map(|_| (0..120_000u64).map(|n| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))).collect();
     let lines: Vec<String> = words.chunks(8).map(|words| words.join(" ")).collect();
     std::fs::write(path("input"), lines.join("\n")).unwrap();
     let word_count = component("word-count").to_string_lossy().into_owned();

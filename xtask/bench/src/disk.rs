@@ -1,23 +1,22 @@
 //! `bench state`, the store on disk alone: a running sum that reads and writes it by the batch, without a table in front. It is the
 //! baseline that the table is held against when state is larger than its budget of memory.
 
-use crate::measure::{cost, spread};
+use crate::measure::{Cost, cost, pairs};
 use crate::report::{Goal, Report};
 use crate::state::random;
+use crate::tier::TieredSums;
 use anyhow::{Result, ensure};
 use std::sync::Arc;
 use streamrt_state::{Backend, DISK_KEY_PREFIX_BYTES, Disk};
 use streamrt_state_rocksdb::RocksBackend;
 
-const BATCH_ROWS: u64 = 1024;
 const KEY_GROUPS: u64 = 128;
 const KEY_BYTES: usize = DISK_KEY_PREFIX_BYTES + 8;
 const VALUE_BYTES: usize = 16;
 /// State over memory.
 const TIMES_THE_BUDGET: u64 = 4;
-/// Rows of a timed run, and runs. Compaction lags behind writes, so a run is long enough for several of them.
+/// Rows of a timed run. Compaction lags behind writes, so a run is long enough for several of them.
 const ROWS: u64 = 1_000_000;
-const RUNS: u64 = 5;
 
 const SIZES: [u64; 2] = [1_000_000, 10_000_000];
 
@@ -34,10 +33,26 @@ fn raw(report: &mut Report, n_keys: u64) -> Result<()> {
     report.figure(&format!("{name}: one long write"), millions(n_keys, filled.cpu.as_secs_f64()), "M/CPU-s", Goal::None);
     report.figure(&format!("{name}: on disk"), disk.disk_bytes() as f64 / n_keys as f64, "bytes/key", Goal::None);
     let mut sums = Sums { disk, n_keys, n_rows: 0 };
-    let rates = (0..RUNS).map(|_| Ok(millions(ROWS, cost(|| sums.run(ROWS))?.cpu.as_secs_f64()))).collect::<Result<Vec<_>>>()?;
-    report.spread(&format!("{name}: batched get and put"), spread(rates), "M/CPU-s", Goal::None);
+    let mut tiered = TieredSums::filled(n_keys, budget_bytes)?;
+    let ns = |cost: Cost| cost.cpu.as_nanos() as f64 / ROWS as f64;
+    let (front, alone, ratio) = pairs(|| Ok(ns(cost(|| tiered.run(ROWS))?)), || Ok(ns(cost(|| sums.run(ROWS))?)))?;
+    report.spread(&format!("{name}: batched get and put"), alone.rate(), "records/CPU-s", Goal::None);
+    report.spread(&format!("{name}: with the table in front"), front.rate(), "records/CPU-s", Goal::None);
+    report.spread(&format!("{name}: table in front over RocksDB alone, time"), ratio, "ratio", Goal::AtMost(1.2));
     ensure!(sums.total()? == sums.n_rows, "the store lost some of {} rows", sums.n_rows);
-    Ok(())
+    tiered.check()
+}
+
+/// The rows of the running sum.
+pub struct Rows;
+
+impl Rows {
+    /// Of a batch, as the engine's default.
+    pub const BATCH: u64 = 1024;
+
+    pub fn key(row: u64, n_keys: u64) -> u64 {
+        random(row) % n_keys
+    }
 }
 
 fn millions(n: u64, seconds: f64) -> f64 {
@@ -71,13 +86,13 @@ struct Sums {
 
 impl Sums {
     fn run(&mut self, n_rows: u64) -> Result<()> {
-        (0..n_rows.div_ceil(BATCH_ROWS)).try_for_each(|_| self.batch())
+        (0..n_rows.div_ceil(Rows::BATCH)).try_for_each(|_| self.batch())
     }
 
     /// What a store without a table in front has to do for each batch: sort its keys, get them, put them.
     fn batch(&mut self) -> Result<()> {
         let mut keys: Vec<[u8; KEY_BYTES]> =
-            (self.n_rows..self.n_rows + BATCH_ROWS).map(|row| disk_key(random(row) % self.n_keys)).collect();
+            (self.n_rows..self.n_rows + Rows::BATCH).map(|row| disk_key(Rows::key(row, self.n_keys))).collect();
         keys.sort_unstable();
         let mut rows: Vec<(&[u8], [u8; VALUE_BYTES])> = Vec::with_capacity(keys.len());
         let mut asked: Vec<&[u8]> = Vec::with_capacity(keys.len());
@@ -90,7 +105,7 @@ impl Sums {
             Ok(())
         })?;
         self.disk.write(&mut rows.iter().map(|(key, sum)| (*key, Some(&sum[..]))))?;
-        self.n_rows += BATCH_ROWS;
+        self.n_rows += Rows::BATCH;
         Ok(())
     }
 

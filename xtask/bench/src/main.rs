@@ -10,6 +10,7 @@ mod native;
 mod plugin;
 mod report;
 mod state;
+mod tier;
 
 use anyhow::{Result, bail};
 
