@@ -10,11 +10,12 @@ use crate::plugin_file::{Loader, read};
 use crate::progress::Style;
 use crate::{remote, report};
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::{JobFile, JobSpec};
+use streamrt_plugin::Grants;
 use streamrt_taskmanager::{Ended, JobHandle, JobToRun, LoadedPlugin, Submission, submit};
 use streamrt_types::{Configuration, Error, Result, code};
 use streamrt_wit::Body;
@@ -30,6 +31,8 @@ struct Job {
     spec: JobSpec,
     plugins: Vec<LoadedPlugin>,
     configuration: Configuration,
+    /// Folders by name; a later one takes the place of an equal one.
+    grants: Vec<(String, PathBuf)>,
 }
 
 /// Runs a job to its end.
@@ -45,7 +48,9 @@ pub fn run(args: RunArgs) -> Result<()> {
     let name = job.spec.name.clone();
     let load = new_version(&args, &job);
     let from = args.from.as_ref().map(|from| from.to_string_lossy().into_owned());
-    let submitted = JobToRun { job: job.spec, plugins: job.plugins, configuration: job.configuration, parallelism: args.parallelism, from };
+    let (plugins, configuration, parallelism) = (job.plugins, job.configuration, args.parallelism);
+    let grants = Grants::open(job.grants)?;
+    let submitted = JobToRun { job: job.spec, plugins, configuration, parallelism, from, grants };
     let handle = match submit(submitted)? {
         Submission::Started(handle) => handle,
         Submission::Finished => {
@@ -89,7 +94,7 @@ fn read_component(args: &RunArgs) -> Result<Job> {
     let plan = plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
     let plugins = vec![LoadedPlugin { plugin, args: args.args.clone(), component }];
-    Ok(Job { spec: JobSpec::from_plan(name, Arc::new(plan)), plugins, configuration })
+    Ok(Job { spec: JobSpec::from_plan(name, Arc::new(plan)), plugins, configuration, grants: args.grants.clone() })
 }
 
 /// How `streamrt upgrade` makes a new version of this job: of another component, with the same name and arguments.
@@ -122,7 +127,9 @@ fn read_job_file(args: &RunArgs) -> Result<Job> {
     let configuration = configured(configuration, args)?;
     let (plugins, plans) = load_plugins(&file, args.file.parent().unwrap_or(Path::new("")), &configuration)?;
     let spec = file.spec(&plans).map_err(|e| e.at(&place))?;
-    Ok(Job { spec, plugins, configuration })
+    let granted = file.grants().map(|(name, folder)| (name.to_owned(), PathBuf::from(folder)));
+    let grants = granted.chain(args.grants.iter().cloned()).collect();
+    Ok(Job { spec, plugins, configuration, grants })
 }
 
 /// The components of a job file, whose paths are relative to its folder, and their plans.

@@ -42,6 +42,7 @@ pub(crate) fn function(kind: FunctionKind, name: &str, input: Schema, output: Ou
         timers: false,
         states: Vec::new(),
         accumulator: None,
+        grants: Vec::new(),
     }
 }
 

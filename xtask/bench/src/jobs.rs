@@ -102,7 +102,7 @@ impl Job {
         let plan = Plan::from_json(&self.plan(rows, sink).to_string()).map_err(anyhow::Error::msg)?;
         let job = JobSpec::from_plan("bench", Arc::new(plan));
         let Settings { configuration, from } = settings;
-        match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from })? {
+        match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from, grants: Default::default() })? {
             Submission::Started(job) => Ok(job),
             Submission::Finished => bail!("a job in a new folder cannot have finished before"),
         }
