@@ -3,7 +3,7 @@
 use crate::{EdgePartitioner, ExecutionGraph, Head, JobFile, JobGraph, JobSpec, StreamGraph};
 use std::sync::Arc;
 use streamrt_types::Target;
-use streamrt_wit::Plan;
+use streamrt_wit::{Body, Plan};
 
 /// A plan with the nodes given as JSON; `[filter]` is function 0, `[total]`, keyed by `user` with state, function 1.
 fn plan(nodes: &str) -> Arc<Plan> {

@@ -61,7 +61,7 @@ codes! {
     /// A connector or an option that does not exist, or a bad value.
     BAD_OPTION = "S2007", Invalid, "See README.md for the options of each connector and the configuration keys.";
     /// More rows between two checkpoints than a write-ahead sink may keep.
-    WRITE_AHEAD_LIMIT = "S2008", Invalid, "Make checkpoints more often, or give the sink a higher limit (`write_ahead_bytes`).";
+    WRITE_AHEAD_LIMIT = "S2008", Invalid, "Make checkpoints more often, or give the sink a higher limit: `bytes_max`, or `write_ahead_bytes` in a job.toml.";
 
     /// A file or folder that cannot be opened.
     FILE_MISSING = "S3001", Unavailable, "Check the path; relative paths start in the current folder.";
