@@ -83,7 +83,8 @@ impl TwoPhaseSink for AuditLog {
 
     /// A rename, which may have been done before, or is being done by another process.
     fn commit(&mut self, committable: &[u8]) -> Result<()> {
-        let (bytes, transaction) = promise(committable).ok_or_else(|| Error::lost("the checkpoint holds what this sink did not promise"))?;
+        let (bytes, transaction) =
+            promise(committable).ok_or_else(|| Error::lost("the checkpoint holds what this sink did not promise"))?;
         let (staged, complete) = (staged(transaction), complete(transaction));
         if self.has(&staged, bytes)?
             && let Err(error) = self.folder.rename(&staged, &complete)

@@ -170,7 +170,8 @@ impl JobFile {
             add_source(&mut job, table)?;
         }
         for (plugin, (table, plan)) in self.operator.iter().zip(plans).enumerate() {
-            job.functions.push(find_function(&table.component, &table.function, plugin, plan).map_err(|e| e.at(format!("node `{}`", table.uid)))?);
+            job.functions
+                .push(find_function(&table.component, &table.function, plugin, plan).map_err(|e| e.at(format!("node `{}`", table.uid)))?);
             let body = Body::Function { function: plugin as u32 };
             let outputs = job.functions[plugin].function().outputs.clone();
             let partitioning = match table.key.is_empty() {

@@ -90,7 +90,10 @@ impl StreamGraph {
         if node.parallelism == Some(0) {
             return Err(Error::new(code::INVALID_JOB, "the parallelism is 0, but it must be at least 1"));
         }
-        let wrong = functions_of(&node.body).into_iter().map(|n| self.functions[n as usize].function()).find(|f| !f.kind.is_sink() && !f.grants.is_empty());
+        let wrong = functions_of(&node.body)
+            .into_iter()
+            .map(|n| self.functions[n as usize].function())
+            .find(|f| !f.kind.is_sink() && !f.grants.is_empty());
         if let Some(function) = wrong {
             return Err(Error::new(code::INVALID_JOB, format!("function {} asks for a folder, which only sinks may", function.number)));
         }

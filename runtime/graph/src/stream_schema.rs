@@ -34,7 +34,9 @@ pub(crate) fn outputs<'a>(
     };
     match &node.body {
         Body::Source { .. } | Body::Sink { .. } => Ok(Vec::new()),
-        Body::FunctionSink { function: number, write_ahead_bytes } => sink(input, function(*number), *write_ahead_bytes).map(|()| Vec::new()),
+        Body::FunctionSink { function: number, write_ahead_bytes } => {
+            sink(input, function(*number), *write_ahead_bytes).map(|()| Vec::new())
+        }
         Body::Timestamps { time, generator, .. } => timestamps(input, time, generator, function),
         Body::Function { function: number } => plain_function(input, key, function(*number)),
         Body::Aggregate { aggregates, columns } => {

@@ -175,7 +175,10 @@ log = "/var/audit"
 fn a_job_file_has_sinks_of_components_and_grants_folders() {
     let file = JobFile::parse(&format!("{FILE}{COMPONENT_SINK}")).unwrap();
     assert_eq!(file.grants().collect::<Vec<_>>(), [("log", "/var/audit")]);
-    assert_eq!((file.plugins()[1].component.as_str(), file.plugins()[1].args.as_slice()), ("audit.wasm", &["--level".to_owned(), "2".into()][..]));
+    assert_eq!(
+        (file.plugins()[1].component.as_str(), file.plugins()[1].args.as_slice()),
+        ("audit.wasm", &["--level".to_owned(), "2".into()][..])
+    );
     let graph = StreamGraph::new(&file.spec(&[plan(""), sink_plan()]).unwrap()).unwrap();
     assert_eq!(graph.nodes[5].body, Body::FunctionSink { function: 1, write_ahead_bytes: None });
     assert_eq!((graph.functions[1].plugin, graph.functions[1].number), (1, 1));
@@ -192,7 +195,11 @@ fn a_sink_that_is_half_a_components_is_refused() {
     let either = "a sink has either a `connector`, or a `component` and its `function`";
     check("function = \"audit\"", "", either);
     check("function = \"audit\"", "function = \"audit\"\nconnector = \"print\"", either);
-    check("component = \"audit.wasm\"\nfunction = \"audit\"", "connector = \"print\"", "`args` and `write_ahead_bytes` are for sinks of components");
+    check(
+        "component = \"audit.wasm\"\nfunction = \"audit\"",
+        "connector = \"print\"",
+        "`args` and `write_ahead_bytes` are for sinks of components",
+    );
     check("args =", "path = \"x\"\nargs =", "a sink of a component has no path; its own options stand under `args`");
     check("function = \"audit\"", "function = \"other\"", "function 0 is a Map, which cannot stand here");
     check("args =", "write_ahead_bytes = 5\nargs =", "a limit of rows that wait is for write-ahead sinks");

@@ -53,5 +53,5 @@ pub use process::KeyedProcessOperator;
 pub use sink::{COMMITTABLES, Sink, SinkOperator, transaction_prefix};
 pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader};
 pub use timers::{Domain, Timer, TimerKey, TimerService};
-pub use write_ahead::{WRITE_AHEAD_BYTES, WriteAhead, WriteAheadSink};
 pub use transform::{Projection, TransformOperator, suspect_row};
+pub use write_ahead::{WRITE_AHEAD_BYTES, WriteAhead, WriteAheadSink};

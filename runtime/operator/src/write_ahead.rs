@@ -77,7 +77,8 @@ impl WriteAheadSink {
     fn unseal<'a>(&self, committable: &'a [u8]) -> Result<(&'a str, Vec<&'a [u8]>)> {
         let (name, columns, rows) = parts(committable).ok_or_else(damaged)?;
         if columns != self.columns {
-            let message = format!("rows of the transaction {name} wait to be sent with the columns {columns}, but the sink takes {}", self.columns);
+            let message =
+                format!("rows of the transaction {name} wait to be sent with the columns {columns}, but the sink takes {}", self.columns);
             return Err(Error::new(code::STATE_TYPES, message));
         }
         Ok((name, cut(rows).ok_or_else(damaged)?))
@@ -137,7 +138,8 @@ impl Sink for WriteAheadSink {
         if self.rows.len() as u64 <= self.bytes_max {
             return Ok(());
         }
-        let message = format!("a write-ahead sink keeps the rows between two checkpoints, and they have more than {} bytes", self.bytes_max);
+        let message =
+            format!("a write-ahead sink keeps the rows between two checkpoints, and they have more than {} bytes", self.bytes_max);
         Err(Error::new(code::WRITE_AHEAD_LIMIT, message))
     }
 

@@ -42,7 +42,8 @@ impl Folder {
     /// # Errors
     /// `Unavailable` if it cannot be made or opened.
     pub fn open(path: &Path) -> Result<Folder> {
-        let fault = |e: io::Error| Error::new(code::FILE_IO, format!("{} cannot be used as a granted folder", path.display())).with_source(e);
+        let fault =
+            |e: io::Error| Error::new(code::FILE_IO, format!("{} cannot be used as a granted folder", path.display())).with_source(e);
         std::fs::create_dir_all(path).map_err(fault)?;
         let root = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| fault(e.into()))?;
         Ok(Folder { root })

@@ -45,7 +45,8 @@ impl Grants {
     }
 
     fn folder(&self, name: &str) -> Answer<&Folder> {
-        let refuse = || GuestError { code: error::REFUSED, message: format!("no folder is granted to this function under the name `{name}`") };
+        let refuse =
+            || GuestError { code: error::REFUSED, message: format!("no folder is granted to this function under the name `{name}`") };
         self.0.get(name).map(|folder| &**folder).ok_or_else(refuse)
     }
 }
@@ -64,8 +65,10 @@ fn on_disk<T>(mut context: Context<'_>, grant: &str, work: impl FnOnce(&Folder) 
 /// Puts the interface into a linker.
 pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut files = linker.instance(FILES_INTERFACE)?;
-    files.func_wrap("list", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.list(&path)))?;
-    files.func_wrap("look", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.look(&path)))?;
+    files
+        .func_wrap("list", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.list(&path)))?;
+    files
+        .func_wrap("look", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.look(&path)))?;
     files.func_wrap("read", |context: Context<'_>, (grant, path, offset, length): (String, String, u64, u32)| {
         on_disk(context, &grant, |folder| folder.read(&path, offset, length))
     })?;
@@ -78,7 +81,9 @@ pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     files.func_wrap("rename", |context: Context<'_>, (grant, old, new): (String, String, String)| {
         on_disk(context, &grant, |folder| folder.rename(&old, &new))
     })?;
-    files.func_wrap("remove", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.remove(&path)))?;
+    files.func_wrap("remove", |context: Context<'_>, (grant, path): (String, String)| {
+        on_disk(context, &grant, |folder| folder.remove(&path))
+    })?;
     files.func_wrap("make-folder", |context: Context<'_>, (grant, path): (String, String)| {
         on_disk(context, &grant, |folder| folder.make_folder(&path))
     })?;

@@ -248,6 +248,7 @@ impl Instance {
 
 /// The interface is there, but a function of it has another type.
 fn wrong_type(error: &wasmtime::Error) -> Error {
-    let message = format!("an exported function has another type than version {INTERFACE_VERSION} of its interface says: {}", error.root_cause());
+    let message =
+        format!("an exported function has another type than version {INTERFACE_VERSION} of its interface says: {}", error.root_cause());
     Error::new(code::INTERFACE_VERSION, message)
 }

@@ -98,7 +98,12 @@ impl PluginSink {
         let mut guest = self.plugin.guest(Arc::default(), spec.log.clone(), Arc::new(Signature::empty()), spec.subtask);
         guest.grants = spec.grants.clone();
         let mut instance = self.plugin.described(guest, &spec.args, &spec.plan)?;
-        let without = || Error::new(code::INTERFACE_VERSION, format!("the plan has a sink, but the component does not export {TWO_PHASE_SINK_INTERFACE}"));
+        let without = || {
+            Error::new(
+                code::INTERFACE_VERSION,
+                format!("the plan has a sink, but the component does not export {TWO_PHASE_SINK_INTERFACE}"),
+            )
+        };
         let exports = self.plugin.functions().sink.as_ref().ok_or_else(without)?;
         let [open, begin, write, pre_commit, commit, abort, abort_unlisted] = exports.0.each_ref().map(|index| instance.function(index));
         let functions = [open?, begin?, write?, pre_commit?, commit?, abort?, abort_unlisted?];

@@ -6,8 +6,8 @@ use arrow_schema::SchemaRef;
 use std::sync::Arc;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
 use streamrt_operator::{
-    DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator,
-    Source, TaskMetrics, TransformOperator, WRITE_AHEAD_BYTES, WriteAheadSink,
+    DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink,
+    SinkOperator, Source, TaskMetrics, TransformOperator, WRITE_AHEAD_BYTES, WriteAheadSink,
 };
 use streamrt_plugin::{ChainSpec, Grants, Log, Plugin, SinkSpec};
 use streamrt_types::{Clock, Configuration, Error, KeyGroupRange, Result};
@@ -70,7 +70,9 @@ pub(crate) fn sources(graph: &JobGraph) -> Result<Vec<Option<Arc<dyn Source>>>> 
 pub(crate) fn check_grants(graph: &JobGraph, grants: &Grants) -> Result<()> {
     let check = |(number, node): (usize, &StreamNode)| {
         let mut functions = graph.stream.functions_of(number).into_iter();
-        functions.try_for_each(|function| grants.only(&function.function().grants).map(drop)).map_err(|e| e.at(format!("node `{}`", node.uid)))
+        functions
+            .try_for_each(|function| grants.only(&function.function().grants).map(drop))
+            .map_err(|e| e.at(format!("node `{}`", node.uid)))
     };
     graph.stream.nodes.iter().enumerate().try_for_each(check)
 }

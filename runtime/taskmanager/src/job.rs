@@ -238,7 +238,8 @@ impl Shared {
         let old = self.definition();
         check_compatible(&old.spec, &job)?;
         let messages = self.messages()?;
-        let new = Arc::new(define(job, plugins, old.grants.clone(), old.configuration.clone(), old.parallelism, Some(old.max_parallelism))?);
+        let new =
+            Arc::new(define(job, plugins, old.grants.clone(), old.configuration.clone(), old.parallelism, Some(old.max_parallelism))?);
         // Everything is built once in vain: what cannot be made is refused while the old version runs on.
         let factory = Factory { definition: &new, control: Arc::default(), job: durable::job_id(""), generation: 0 };
         attempt::build(&factory, &Arc::default(), None, &mut JobMetrics::default())?;
@@ -251,7 +252,8 @@ impl Shared {
     }
 
     fn messages(&self) -> Result<Sender<Message>> {
-        let no_checkpoints = || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
+        let no_checkpoints =
+            || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
         self.current().messages.clone().ok_or_else(no_checkpoints)
     }
 

@@ -135,7 +135,9 @@ impl Chain {
         for (function, maker) in functions {
             match maker {
                 Maker::Whole(whole) if alone => return Ok(Chain::Whole(whole)),
-                Maker::Whole(_) | Maker::Sink(_) => return Err(Error::unknown(format!("{}: a function of this kind cannot be chained", function.name))),
+                Maker::Whole(_) | Maker::Sink(_) => {
+                    return Err(Error::unknown(format!("{}: a function of this kind cannot be chained", function.name)));
+                }
                 Maker::Stage(mut stage) => {
                     let ports = function.outputs.iter().map(|port| port.name.clone()).collect();
                     stage.open(&StageContext { ports, host: host.clone() });
@@ -245,8 +247,7 @@ fn entry<'a>(schema: &'a Schema, input: &'a [Section]) -> Result<Between<'a>> {
 }
 
 fn known<'a>(schema: &'a Schema, table: &Table<'a>) -> Vec<Known<'a>> {
-    let column =
-        |(i, field): (usize, &'a streamrt_wit::Field)| Known { field, bytes: Bytes::Sent(table.column(i)), inner: false };
+    let column = |(i, field): (usize, &'a streamrt_wit::Field)| Known { field, bytes: Bytes::Sent(table.column(i)), inner: false };
     schema.iter().enumerate().map(column).collect()
 }
 

@@ -104,10 +104,11 @@ pub mod support {
 /// Everything that a job needs.
 pub mod prelude {
     pub use crate::{
-        AggregateFunction, AggregatingState, Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Folder, Forward, Global,
-        KeyedStream, Library, ListState, MapState, OutputTag, Print, ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup, SinkSetup,
-        Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling, TwoPhaseSink, ValueState, Watermarks, Window, WindowFunction, WindowResult, WindowedStream, WriteAheadSink,
-        avg, count, first, hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
+        AggregateFunction, AggregatingState, Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Folder, Forward,
+        Global, KeyedStream, Library, ListState, MapState, OutputTag, Print, ProcessFunction, Record, ReducingState, Result, Rows, Session,
+        Setup, SinkSetup, Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling, TwoPhaseSink, ValueState, Watermarks, Window, WindowFunction,
+        WindowResult, WindowedStream, WriteAheadSink, avg, count, first, hours, key, last, max, millis, min, minutes, secs, sum,
+        window_end, window_start,
     };
 }
 

@@ -61,8 +61,14 @@ impl Job {
     pub fn args(&self, parallelism: u32, seconds: f64, checkpoints: &str, further: &[&str]) -> Vec<String> {
         let text = |name: &str| self.path(name).to_string_lossy().into_owned();
         let rate = (self.n_lines as f64 / seconds) as u64 + 1;
-        let options = [format!("checkpoint.dir={}", text(checkpoints)), "checkpoint.interval=40ms".into(), format!("source.rate={rate}"), "restart.delay=10ms".into()];
-        let mut args = vec!["run".to_owned(), component(self.example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
+        let options = [
+            format!("checkpoint.dir={}", text(checkpoints)),
+            "checkpoint.interval=40ms".into(),
+            format!("source.rate={rate}"),
+            "restart.delay=10ms".into(),
+        ];
+        let mut args =
+            vec!["run".to_owned(), component(self.example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
         args.extend(self.grants());
         args.extend(options.into_iter().flat_map(|option| ["-D".to_owned(), option]));
         args.extend(further.iter().map(|&further| further.to_owned()));
@@ -73,7 +79,9 @@ impl Job {
 
     fn grants(&self) -> Vec<String> {
         match self.example {
-            "sinks" => ["out", "faults"].iter().flat_map(|name| ["--grant".to_owned(), format!("{name}={}", self.path(name).display())]).collect(),
+            "sinks" => {
+                ["out", "faults"].iter().flat_map(|name| ["--grant".to_owned(), format!("{name}={}", self.path(name).display())]).collect()
+            }
             example => data::options(example, &self.path("out")),
         }
     }

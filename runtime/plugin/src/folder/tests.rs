@@ -81,7 +81,12 @@ fn what_is_no_file_is_not_waited_for() {
     let made = std::process::Command::new("mkfifo").arg(place.inside("pipe")).status().unwrap();
     assert!(made.success());
     let folder = &place.folder;
-    let codes = [code_of(folder.read("pipe", 0, 1)), code_of(folder.append("pipe", b"x")), code_of(folder.sync("pipe")), code_of(folder.read("", 0, 1))];
+    let codes = [
+        code_of(folder.read("pipe", 0, 1)),
+        code_of(folder.append("pipe", b"x")),
+        code_of(folder.sync("pipe")),
+        code_of(folder.read("", 0, 1)),
+    ];
     assert_eq!(codes, [error::REFUSED; 4]);
 }
 
@@ -103,7 +108,10 @@ fn files_are_written_read_moved_and_removed() {
     assert_eq!(names(""), [("sub".to_owned(), entry::FOLDER, 0)]);
     assert_eq!(names("sub"), [("b".to_owned(), entry::FILE, 3)]);
     assert_eq!((folder.look("a").unwrap().is_none(), folder.look("gone/a").unwrap().is_none()), (true, true));
-    assert_eq!((code_of(folder.read("a", 0, 1)), code_of(folder.rename("a", "c")), code_of(folder.list("gone"))), (error::MISSING, error::MISSING, error::MISSING));
+    assert_eq!(
+        (code_of(folder.read("a", 0, 1)), code_of(folder.rename("a", "c")), code_of(folder.list("gone"))),
+        (error::MISSING, error::MISSING, error::MISSING)
+    );
     assert_eq!(code_of(folder.remove("sub")), error::UNAVAILABLE, "a folder that is not empty");
     assert_eq!((folder.remove("sub/b").unwrap(), folder.remove("sub/b").unwrap(), folder.remove("sub").unwrap()), (true, false, true));
 }

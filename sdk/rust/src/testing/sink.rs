@@ -222,7 +222,9 @@ impl FileHost for MemoryFiles {
     fn rename(&self, grant: &str, old: &str, new: &str) -> Result<()> {
         let (from, to) = (self.at(grant, old)?, self.at(grant, new)?);
         let mut files = self.0.borrow_mut();
-        let below = |at: &(String, String)| at.0 == from.0 && at.1.strip_prefix(&from.1).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let below = |at: &(String, String)| {
+            at.0 == from.0 && at.1.strip_prefix(&from.1).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         let moved: Vec<(String, String)> = files.keys().filter(|at| below(at)).cloned().collect();
         if moved.is_empty() {
             return Err(missing(old));
