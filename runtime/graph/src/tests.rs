@@ -208,7 +208,7 @@ fn a_sink_that_is_half_a_components_is_refused() {
 
 #[test]
 fn only_sinks_ask_for_folders() {
-    let nodes = [SOURCE.to_owned(), function(1, "total", 0, 0, ""), sink(2, "out", 1)];
+    let nodes = [SOURCE.to_owned(), function(1, "total", 0, 0, FORWARD), sink(2, "out", 1)];
     let granted = JobSpec::from_plan("job", {
         let mut plan = (*plan(&nodes.join(","))).clone();
         plan.functions[0].grants = vec!["log".into()];

@@ -188,7 +188,7 @@ fn explain(call: &str, failure: Failure) -> Error {
         code::TRAP => Error::new(code::SINK_FAILED, failure.error.message()),
         _ => failure.error,
     };
-    let error = error.at(format_args!("{call} of the sink"));
+    let error = error.at(call);
     if failure.backtrace.is_empty() { error } else { error.with_source(failure.backtrace) }
 }
 

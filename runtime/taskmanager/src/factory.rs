@@ -170,7 +170,8 @@ impl Factory<'_> {
         for (number, node) in self.definition.graph.stream.nodes.iter().enumerate() {
             if let (true, Some(input)) = (node.body.is_sink(), &node.input_schema) {
                 let subtask = attempt::first_subtask(self.definition, number);
-                sinks.push((number, self.sink(node, input, &self.visible(node, input)?, &subtask)?));
+                let sink = self.sink(node, input, &self.visible(node, input)?, &subtask);
+                sinks.push((number, sink.map_err(|e| e.at(format!("node `{}`", node.uid)))?));
             }
         }
         Ok(sinks)

@@ -43,7 +43,7 @@ fn check_fault(sink: &str, call: &str, how: &str, code: &str, sentence: &str) {
 
 #[test]
 fn a_trap_in_any_call_ends_the_run_and_loses_nothing() {
-    for call in ["begin", "write", "pre-commit", "commit", "committed", "abort-unlisted"] {
+    for call in ["begin", "write", "pre-commit", "commit", "committed", "abort", "abort-unlisted"] {
         check_fault("two-phase", call, "trap", "S4009", "more than I can bear");
     }
     for call in ["send", "sent"] {
@@ -54,14 +54,14 @@ fn a_trap_in_any_call_ends_the_run_and_loses_nothing() {
 #[test]
 fn a_call_that_hangs_is_ended_by_its_deadline() {
     check_fault("two-phase", "commit", "loop", "S4002", "did not return within 300 ms");
-    check_fault("two-phase", "write", "loop", "S4002", "write of the sink");
+    check_fault("two-phase", "write", "loop", "S4002", "sink `sink`: write: the plugin did not return");
     check_fault("write-ahead", "send", "loop", "S4002", "did not return within 300 ms");
 }
 
 #[test]
 fn what_a_sink_refuses_skips_no_record() {
     let job = Job::of_sinks(LINES, &["--fail-in", "write", "--how", "refuse"]);
-    run_once(&job, &["-D", "poison.policy=skip"]).failed_with("S4009").names("operator `sink`: write of the sink: I do not like this call");
+    run_once(&job, &["-D", "poison.policy=skip"]).failed_with("S4009").names("sink `sink`: write: I do not like this call");
     run_once(&job, &[]).succeeded();
     job.assert_whole("after a refusal");
 }
@@ -147,4 +147,23 @@ fn nothing_outside_a_granted_folder_is_reached() {
         assert_eq!(std::fs::read_to_string(job.path("secret")).unwrap(), "secret", "{how}");
         assert!(!Path::exists(&job.path("escaped")), "{how}");
     }
+}
+
+#[test]
+fn a_job_file_wires_a_sink_of_a_component_and_grants_its_folders() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("input"), "a\nb\n").unwrap();
+    let text = format!(
+        "name = \"lines\"\n[[source]]\nuid = \"lines\"\nconnector = \"file\"\npath = \"{}\"\ncolumns = [{{ name = \"value\", type = \"string\" }}]\n\
+         [[sink]]\nuid = \"written\"\ncomponent = \"{}\"\nfunction = \"sink\"\ninput = \"lines\"\nargs = {{ input = \"-\" }}\n\
+         [plugin.grant]\nout = \"{}\"\n",
+        path("input"),
+        component("sinks").display(),
+        path("out"),
+    );
+    std::fs::write(path("job.toml"), text).unwrap();
+    run(["run", &path("job.toml")]).failed_with("S1012").names("node `written`: it asks for a folder under the name `faults`");
+    run(["run", &path("job.toml"), "--grant", &format!("faults={}", path("faults"))]).succeeded();
+    assert_eq!(outputs(&folder.path().join("out")).lines(""), ["a", "b"]);
 }

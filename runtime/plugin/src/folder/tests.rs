@@ -92,7 +92,8 @@ fn what_is_no_file_is_not_waited_for() {
 
 #[test]
 fn files_are_written_read_moved_and_removed() {
-    let Place { folder, .. } = Place::new();
+    let place = Place::new();
+    let folder = &place.folder;
     folder.append("a", b"one").unwrap();
     folder.append("a", b"two").unwrap();
     assert_eq!(folder.read("a", 2, 3).unwrap(), b"etw");
