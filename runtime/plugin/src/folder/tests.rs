@@ -1,3 +1,5 @@
+//! A granted folder beside what must not be reached.
+
 use super::*;
 use std::os::unix::fs::symlink;
 use tempfile::TempDir;
