@@ -12,6 +12,14 @@ pub fn example(name: &str) -> PathBuf {
     repository().join("examples").join(name)
 }
 
+/// What an example wants on the command line beside its arguments, to write into `output`.
+pub fn options(example: &str, output: &Path) -> Vec<String> {
+    match example {
+        "audit-log" => vec!["--grant".to_owned(), format!("audit={}", output.display())],
+        _ => Vec::new(),
+    }
+}
+
 /// All lines of the input that ships with an example.
 pub fn shipped(name: &str) -> String {
     read(&example(name).join("input"))

@@ -16,7 +16,8 @@ const BATCH_ROWS: [u32; 4] = [1, 2, 3, 1024];
 fn run_example(example: &str, input: &Path, parallelism: u32, batch_rows: u32) -> Outputs {
     let output = TempDir::new().unwrap();
     let wasm = component(example);
-    let options = ["--parallelism".to_owned(), parallelism.to_string(), "-D".to_owned(), format!("batch.rows={batch_rows}")];
+    let mut options = data::options(example, output.path());
+    options.extend(["--parallelism".to_owned(), parallelism.to_string(), "-D".to_owned(), format!("batch.rows={batch_rows}")]);
     let folders = ["--".as_ref(), "--input".as_ref(), input.as_os_str(), "--output".as_ref(), output.path().as_os_str()];
     let args = ["run".as_ref(), wasm.as_os_str()].into_iter().chain(options.iter().map(AsRef::as_ref)).chain(folders);
     let finished = run(args).succeeded();
@@ -165,6 +166,12 @@ fn sensor_alerts() {
 fn ride_duration() {
     check_shipped("ride-duration");
     check_files("ride-duration");
+}
+
+#[test]
+fn audit_log() {
+    check_shipped("audit-log");
+    check_files("audit-log");
 }
 
 #[test]

@@ -73,6 +73,17 @@ pub mod error {
     pub const UNKNOWN: u16 = 3;
     pub const HOST: u16 = 4;
     pub const STATE: u16 = 5;
+    pub const UNAVAILABLE: u16 = 6;
+    pub const LOST: u16 = 7;
+    pub const MISSING: u16 = 8;
+    pub const REFUSED: u16 = 9;
+}
+
+/// Kinds of entries of a folder.
+pub mod entry {
+    pub const FILE: u8 = 1;
+    pub const FOLDER: u8 = 2;
+    pub const OTHER: u8 = 3;
 }
 
 /// Levels of `log`.

@@ -25,6 +25,12 @@ pub const STATE_INTERFACE: &str = "streamrt:plugin/state@0.1.0";
 /// Full name of the imported interface for output and logs.
 pub const HOST_INTERFACE: &str = "streamrt:plugin/host@0.1.0";
 
+/// Full name of the imported interface for granted folders.
+pub const FILES_INTERFACE: &str = "streamrt:plugin/files@0.1.0";
+
+/// Full name of the interface that a plugin with sinks exports.
+pub const TWO_PHASE_SINK_INTERFACE: &str = "streamrt:plugin/two-phase-sink@0.1.0";
+
 /// Name of the custom section with `{"sdk", "language", "interface"}` as JSON.
 pub const META_SECTION: &str = "streamrt.meta";
 

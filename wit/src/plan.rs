@@ -197,6 +197,20 @@ pub enum Body {
         #[serde(default)]
         options: Options,
     },
+    /// A two-phase or write-ahead sink of the plugin.
+    FunctionSink {
+        function: u32,
+        /// The most bytes that a transaction of a write-ahead sink may have; None: 64 MiB.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        write_ahead_bytes: Option<u64>,
+    },
+}
+
+impl Body {
+    /// Whether rows end here.
+    pub fn is_sink(&self) -> bool {
+        matches!(self, Body::Sink { .. } | Body::FunctionSink { .. })
+    }
 }
 
 /// Options of a connector, by name.
@@ -350,6 +364,9 @@ pub struct Function {
     /// Of an aggregate: what stands between `accumulate` and `result`. Of a reduce: the input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accumulator: Option<Schema>,
+    /// Names of the folders that it wants to be granted. Only sinks may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
 }
 
 /// The codes stand in the WIT beside `open`.
@@ -371,6 +388,15 @@ pub enum FunctionKind {
     Evictor,
     WindowAssigner,
     Partitioner,
+    TwoPhaseSink,
+    WriteAheadSink,
+}
+
+impl FunctionKind {
+    /// Whether it is opened by the interface `two-phase-sink`.
+    pub fn is_sink(self) -> bool {
+        matches!(self, FunctionKind::TwoPhaseSink | FunctionKind::WriteAheadSink)
+    }
 }
 
 /// A named piece of state of a function.

@@ -49,6 +49,7 @@ fn everything() -> Value {
         node(10, window(json!({"kind": "global"}), &process)),
         node(11, window(json!({"kind": "count", "rows": 1}), &process)),
         node(12, json!({"kind": "sink", "connector": "print", "options": {}})),
+        node(13, json!({"kind": "function-sink", "function": 15, "write-ahead-bytes": 1})),
     ]);
     let mut states: Vec<Value> = ["value", "list", "map", "reducing", "aggregating"]
         .iter()
@@ -76,10 +77,12 @@ fn everything() -> Value {
         "evictor",
         "window-assigner",
         "partitioner",
+        "two-phase-sink",
+        "write-ahead-sink",
     ];
     let function = |(number, kind): (usize, &&str)| {
         json!({"number": number, "kind": kind, "name": kind, "input": fields, "outputs": outputs, "key": fields, "time": true, "timers": true,
-               "states": states, "accumulator": fields})
+               "states": states, "accumulator": fields, "grants": ["folder"]})
     };
     json!({"version": 1, "nodes": nodes, "functions": kinds.iter().enumerate().map(function).collect::<Vec<_>>()})
 }

@@ -88,6 +88,10 @@ pub struct RunArgs {
     /// Start from this savepoint or checkpoint, which may be another job's.
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
+    /// Let sinks that ask for a folder of this name read and write everything below DIR, which is made if it is not there; may be given several
+    /// times.
+    #[arg(long = "grant", value_name = "NAME=DIR", value_parser = grant)]
+    pub grants: Vec<(String, PathBuf)>,
     /// Arguments of the job.
     #[arg(last = true)]
     pub args: Vec<String>,
@@ -206,6 +210,13 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn grant(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => Ok((name.to_owned(), folder.into())),
+        _ => Err("it must be NAME=DIR".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,8 +234,9 @@ mod tests {
 
     #[test]
     fn arguments_of_the_job_stand_behind_two_dashes() {
-        let args = run("streamrt run a.wasm --parallelism 2 -D batch.rows=3 -Da=b=c -- --input x --parallelism 9");
+        let args = run("streamrt run a.wasm --parallelism 2 -D batch.rows=3 -Da=b=c --grant log=/a=b -- --input x --parallelism 9");
         assert_eq!(args.parallelism, 2);
+        assert_eq!(args.grants, [("log".into(), "/a=b".into())]);
         assert_eq!(args.configuration, [("batch.rows".into(), "3".into()), ("a".into(), "b=c".into())]);
         assert_eq!(args.args, ["--input", "x", "--parallelism", "9"]);
     }
@@ -242,6 +254,8 @@ mod tests {
             "streamrt run a.wasm --parallelism 0",
             "streamrt run a.wasm -D novalue",
             "streamrt run a.wasm -D =1",
+            "streamrt run a.wasm --grant log",
+            "streamrt run a.wasm --grant log=",
             "streamrt run a.wasm stray",
             "streamrt run a.wasm --output xml",
             "streamrt fly",

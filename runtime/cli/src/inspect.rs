@@ -91,6 +91,7 @@ fn describe_function(function: &Function) -> String {
     if function.timers {
         text += "  timers";
     }
+    function.grants.iter().for_each(|name| text += &format!("  asks for folder {name}"));
     let sides = function.outputs.iter().filter(|port| !port.name.is_empty());
     sides.for_each(|port| text += &format!("  side output {}", port.name));
     text += "\n";
@@ -123,6 +124,7 @@ fn describe_body(body: &Body) -> String {
     match body {
         Body::Source { connector, .. } => format!("source {connector}"),
         Body::Sink { connector, .. } => format!("sink {connector}"),
+        Body::FunctionSink { function, .. } => format!("sink function {function}"),
         Body::Timestamps { .. } => "timestamps and watermarks".to_owned(),
         Body::Function { function } => format!("function {function}"),
         Body::Aggregate { .. } => "running aggregate of the host".to_owned(),
@@ -154,14 +156,16 @@ mod tests {
         {"id":0,"uid":"lines","body":{"kind":"source","connector":"file","schema":[]},"outputs":[{"columns":{"kind":"replace","schema":[]}}]},
         {"id":1,"uid":"alerts","inputs":[{"node":0,"partitioning":{"kind":"hash","columns":["a","b"]}}],"body":{"kind":"function","function":1},
          "outputs":[{"columns":{"kind":"forward"}},{"name":"late","columns":{"kind":"forward"}}]},
-        {"id":2,"uid":"out","inputs":[{"node":1,"port":1}],"body":{"kind":"sink","connector":"print"}}],
+        {"id":2,"uid":"out","inputs":[{"node":1,"port":1}],"body":{"kind":"sink","connector":"print"}},
+        {"id":3,"uid":"audit","inputs":[{"node":1}],"body":{"kind":"function-sink","function":3}}],
       "functions":[
         {"number":0,"kind":"filter","name":"even","input":[{"name":"n","type":"i64"}]},
         {"number":1,"kind":"process","name":"alerts","input":[{"name":"s","type":"string","nullable":true}],"key":[{"name":"a","type":"i64"}],"timers":true,
          "outputs":[{"columns":{"kind":"forward"}},{"name":"late","columns":{"kind":"forward"}}],
          "states":[{"name":"last","kind":"value","value":[{"name":"v","type":"f64"}],"ttl-ms":5},
                    {"name":"seen","kind":"map","key":[{"name":"k","type":"string"}],"value":[{"name":"v","type":"bool"}]}]},
-        {"number":2,"kind":"filter","name":"odd"}]}"#;
+        {"number":2,"kind":"filter","name":"odd"},
+        {"number":3,"kind":"two-phase-sink","name":"audit","input":[{"name":"n","type":"i64"}],"grants":["log"]}]}"#;
 
     #[test]
     fn a_plan_is_shown_by_kind_and_with_its_graph() {
@@ -175,10 +179,14 @@ process
      state last: value of (v: f64), kept for 5 ms
      state seen: map of (k: string) to (v: bool)
 
+two-phase-sink
+   3 audit  reads (n: i64)  asks for folder log
+
 job
    0 lines  source file
    1 alerts  function 1  from lines by (a, b)
    2 out  sink print  from alerts.late
+   3 audit  sink function 3  from alerts
 ";
         assert_eq!(describe_plan(&Plan::from_json(PLAN).unwrap()), expected);
     }

@@ -10,11 +10,12 @@ use crate::plugin_file::{Loader, read};
 use crate::progress::Style;
 use crate::{remote, report, state_backend};
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::{JobFile, JobSpec};
+use streamrt_plugin::Grants;
 use streamrt_taskmanager::{Ended, JobHandle, JobToRun, LoadedPlugin, Submission, submit};
 use streamrt_types::{Configuration, Error, Result, code};
 use streamrt_wit::Body;
@@ -30,6 +31,8 @@ struct Job {
     spec: JobSpec,
     plugins: Vec<LoadedPlugin>,
     configuration: Configuration,
+    /// Folders by name; a later one takes the place of an equal one.
+    grants: Vec<(String, PathBuf)>,
 }
 
 /// Runs a job to its end.
@@ -46,8 +49,9 @@ pub fn run(args: RunArgs) -> Result<()> {
     let load = new_version(&args, &job);
     let from = args.from.as_ref().map(|from| from.to_string_lossy().into_owned());
     let state = state_backend::of(&job.configuration)?;
-    let Job { spec: job, plugins, configuration } = job;
-    let submitted = JobToRun { job, plugins, configuration, parallelism: args.parallelism, from, state };
+    let (plugins, configuration, parallelism) = (job.plugins, job.configuration, args.parallelism);
+    let grants = Grants::open(job.grants)?;
+    let submitted = JobToRun { job: job.spec, plugins, configuration, parallelism, from, grants, state };
     let handle = match submit(submitted)? {
         Submission::Started(handle) => handle,
         Submission::Finished => {
@@ -91,7 +95,7 @@ fn read_component(args: &RunArgs) -> Result<Job> {
     let plan = plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
     let plugins = vec![LoadedPlugin { plugin, args: args.args.clone(), component }];
-    Ok(Job { spec: JobSpec::from_plan(name, Arc::new(plan)), plugins, configuration })
+    Ok(Job { spec: JobSpec::from_plan(name, Arc::new(plan)), plugins, configuration, grants: args.grants.clone() })
 }
 
 /// How `streamrt upgrade` makes a new version of this job: of another component, with the same name and arguments.
@@ -124,7 +128,9 @@ fn read_job_file(args: &RunArgs) -> Result<Job> {
     let configuration = configured(configuration, args)?;
     let (plugins, plans) = load_plugins(&file, args.file.parent().unwrap_or(Path::new("")), &configuration)?;
     let spec = file.spec(&plans).map_err(|e| e.at(&place))?;
-    Ok(Job { spec, plugins, configuration })
+    let granted = file.grants().map(|(name, folder)| (name.to_owned(), PathBuf::from(folder)));
+    let grants = granted.chain(args.grants.iter().cloned()).collect();
+    Ok(Job { spec, plugins, configuration, grants })
 }
 
 /// The components of a job file, whose paths are relative to its folder, and their plans.

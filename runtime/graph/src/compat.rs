@@ -5,8 +5,8 @@
 
 use crate::spec::{JobSpec, functions_of};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use streamrt_wit::{Body, Function, Node, StateDescriptor, WindowContents};
+use std::collections::{BTreeMap, BTreeSet};
+use streamrt_wit::{Body, Function, FunctionKind, Node, StateDescriptor, WindowContents};
 
 /// What becomes of one operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +90,10 @@ impl<'a> Operator<'a> {
         self.functions.iter().flat_map(|function| &function.states).map(|state| (state.name.as_str(), state)).collect()
     }
 
+    fn grants(&self) -> BTreeSet<&'a str> {
+        self.functions.iter().flat_map(|function| &function.grants).map(String::as_str).collect()
+    }
+
     fn has_timers(&self) -> bool {
         self.functions.iter().any(|function| function.timers)
     }
@@ -106,6 +110,13 @@ impl<'a> Operator<'a> {
                 json!({"assigner": assigner, "aggregates": aggregates})
             }
             Body::Window { assigner, .. } => json!({"assigner": assigner, "contents": accumulators}),
+            // Rows that wait to be sent are in the checkpoint; of a two-phase sink there is only what its own code understands.
+            Body::FunctionSink { .. } => {
+                let waiting = |function: &&Function| {
+                    json!([function.kind, (function.kind == FunctionKind::WriteAheadSink).then_some(&function.input)])
+                };
+                json!({"sink": self.functions.iter().map(|function| waiting(&function)).collect::<Value>()})
+            }
             Body::Function { .. } => Value::Null,
         }
     }
@@ -147,7 +158,7 @@ fn compare_node(old: Operator<'_>, new: Operator<'_>) -> OperatorChange {
         verdict = verdict.max(worst);
         changes.push(change);
     };
-    let keyed = old.has_own_state() && !matches!(old.node.body, Body::Source { .. } | Body::Sink { .. } | Body::Timestamps { .. });
+    let keyed = old.has_own_state() && !matches!(old.node.body, Body::Source { .. } | Body::Timestamps { .. }) && !old.node.body.is_sink();
     let has_state = keyed || !old.states().is_empty() || old.has_timers();
     if old.kind() != new.kind() {
         let worst = if old.has_own_state() || has_state { Verdict::Refused } else { Verdict::StartsEmpty };
@@ -161,6 +172,7 @@ fn compare_node(old: Operator<'_>, new: Operator<'_>) -> OperatorChange {
         note(Verdict::Refused, format!("its state is of {}, and would be of {}", old.own_state(), new.own_state()));
     }
     compare_states(&old, &new, &mut note);
+    compare_grants(&old, &new, &mut note);
     OperatorChange { uid, verdict, changes }
 }
 
@@ -181,6 +193,13 @@ fn compare_states(old: &Operator<'_>, new: &Operator<'_>, note: &mut impl FnMut(
     if old.has_timers() && !new.has_timers() {
         note(Verdict::Refused, "it has no timers any more".into());
     }
+}
+
+/// What a new version may reach that the old one could not, and the other way round.
+fn compare_grants(old: &Operator<'_>, new: &Operator<'_>, note: &mut impl FnMut(Verdict, String)) {
+    let (olds, news) = (old.grants(), new.grants());
+    news.difference(&olds).for_each(|name| note(Verdict::Keeps, format!("it asks for the folder `{name}`, which it did not")));
+    olds.difference(&news).for_each(|name| note(Verdict::Keeps, format!("it does not ask for the folder `{name}` any more")));
 }
 
 /// What the bytes of a state mean: names of columns do not matter. A time to live may change, but not come or go.
@@ -204,12 +223,14 @@ mod tests {
         let mut plan = json!({"version": 1,
             "functions": [{"number": 0, "kind": "process", "name": "f", "timers": true, "key": [{"name": "k", "type": "i64"}],
                 "states": [{"name": "last", "kind": "value", "value": [{"name": "v", "type": "f64"}]}]},
-                {"number": 1, "kind": "map", "name": "g"}],
+                {"number": 1, "kind": "map", "name": "g"},
+                {"number": 2, "kind": "two-phase-sink", "name": "audit", "input": [{"name": "k", "type": "i64"}], "grants": ["log"]}],
             "nodes": [
                 {"id": 0, "uid": "in", "body": {"kind": "source", "connector": "file", "schema": [{"name": "k", "type": "i64"}]}},
                 {"id": 1, "uid": "map", "inputs": [{"node": 0}], "body": {"kind": "function", "function": 1}},
                 {"id": 2, "uid": "alert", "inputs": [{"node": 1, "partitioning": {"kind": "hash", "columns": ["k"]}}], "body": {"kind": "function", "function": 0}},
-                {"id": 3, "uid": "out", "inputs": [{"node": 2}], "body": {"kind": "sink", "connector": "print"}}]});
+                {"id": 3, "uid": "out", "inputs": [{"node": 2}], "body": {"kind": "sink", "connector": "print"}},
+                {"id": 4, "uid": "audit", "inputs": [{"node": 2}], "body": {"kind": "function-sink", "function": 2}}]});
         change(&mut plan);
         JobSpec::from_plan("job", Arc::new(Plan::from_json(&plan.to_string()).unwrap()))
     }
@@ -247,5 +268,9 @@ mod tests {
             "its input was",
         );
         check(|plan| plan["nodes"][3]["body"]["connector"] = json!("file"), "out", Verdict::Refused, true, "its state is of");
+        let grant = "it asks for the folder `other`, which it did not; it does not ask for the folder `log` any more";
+        check(|plan| plan["functions"][2]["grants"] = json!(["other"]), "audit", Verdict::Keeps, true, grant);
+        check(|plan| plan["functions"][2]["input"][0]["type"] = json!("string"), "audit", Verdict::Keeps, true, "");
+        check(|plan| plan["functions"][2]["kind"] = json!("write-ahead-sink"), "audit", Verdict::Refused, false, "its state is of");
     }
 }

@@ -35,6 +35,17 @@ pub struct JobFile {
     operator: Vec<OperatorTable>,
     #[serde(default)]
     sink: Vec<SinkTable>,
+    #[serde(default)]
+    plugin: PluginTable,
+}
+
+/// What holds for all components of the job.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PluginTable {
+    /// Folders by the names that functions ask for them by.
+    #[serde(default)]
+    grant: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,7 +82,7 @@ struct OperatorTable {
     key: Vec<String>,
     parallelism: Option<u32>,
     #[serde(default)]
-    args: BTreeMap<String, serde_json::Value>,
+    args: Args,
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,10 +90,42 @@ struct SinkTable {
     /// Checked with the graph, which has a code for it.
     #[serde(default)]
     uid: String,
-    connector: String,
     input: String,
+    /// Of the host; or else `component` and `function`.
+    connector: Option<String>,
+    component: Option<String>,
+    function: Option<String>,
+    #[serde(default)]
+    args: Args,
+    write_ahead_bytes: Option<u64>,
     #[serde(flatten)]
     options: Options,
+}
+
+/// Arguments of a component, by name.
+type Args = BTreeMap<String, serde_json::Value>;
+
+impl SinkTable {
+    /// A sink of the host, or one of the component whose plan is the next that no function uses.
+    fn body(&self, job: &mut JobSpec, plans: &[Arc<Plan>]) -> Result<Body> {
+        let refuse = |message: &str| Err(Error::new(code::INVALID_JOB, message));
+        match (&self.connector, &self.component, &self.function) {
+            (Some(_), None, None) if self.write_ahead_bytes.is_some() || !self.args.is_empty() => {
+                refuse("`args` and `write_ahead_bytes` are for sinks of components")
+            }
+            (Some(connector), None, None) => Ok(Body::Sink { connector: connector.clone(), options: self.options.clone() }),
+            (None, Some(_), Some(_)) if !self.options.is_empty() => {
+                let names: Vec<&str> = self.options.keys().map(String::as_str).collect();
+                refuse(&format!("a sink of a component has no {}; its own options stand under `args`", names.join(", ")))
+            }
+            (None, Some(component), Some(function)) => {
+                let number = job.functions.len();
+                job.functions.push(find_function(component, function, number, &plans[number])?);
+                Ok(Body::FunctionSink { function: number as u32, write_ahead_bytes: self.write_ahead_bytes })
+            }
+            _ => refuse("a sink has either a `connector`, or a `component` and its `function`"),
+        }
+    }
 }
 
 /// The ports of the nodes so far, by uid.
@@ -102,10 +145,17 @@ impl JobFile {
         self.configuration.iter().map(|(key, value)| (key.as_str(), text_of(value)))
     }
 
-    /// The components, one for each operator, in the order of the file.
+    /// The folders of `[plugin.grant]`, by name; relative to the current folder.
+    pub fn grants(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.plugin.grant.iter().map(|(name, folder)| (name.as_str(), folder.as_str()))
+    }
+
+    /// The components: one for each operator, then one for each sink that is a component's, in the order of the file.
     pub fn plugins(&self) -> Vec<PluginUse> {
-        let args = |table: &OperatorTable| table.args.iter().flat_map(|(key, value)| [format!("--{key}"), text_of(value)]).collect();
-        self.operator.iter().map(|table| PluginUse { component: table.component.clone(), args: args(table) }).collect()
+        let args = |args: &Args| args.iter().flat_map(|(key, value)| [format!("--{key}"), text_of(value)]).collect();
+        let operators = self.operator.iter().map(|table| (&table.component, &table.args));
+        let sinks = self.sink.iter().filter_map(|table| table.component.as_ref().map(|component| (component, &table.args)));
+        operators.chain(sinks).map(|(component, of)| PluginUse { component: component.clone(), args: args(of) }).collect()
     }
 
     /// Wires the job. `plans` belong to [`JobFile::plugins`].
@@ -113,14 +163,15 @@ impl JobFile {
     /// # Errors
     /// `Invalid`: an input or a function that is not there, or a bad duration.
     pub fn spec(&self, plans: &[Arc<Plan>]) -> Result<JobSpec> {
-        assert_eq!(plans.len(), self.operator.len(), "a plan for each operator");
+        assert_eq!(plans.len(), self.plugins().len(), "a plan for each component");
         self.check_uids()?;
         let mut job = JobSpec { name: self.name.clone(), nodes: Vec::new(), functions: Vec::new() };
         for table in &self.source {
             add_source(&mut job, table)?;
         }
         for (plugin, (table, plan)) in self.operator.iter().zip(plans).enumerate() {
-            job.functions.push(find_function(table, plugin, plan)?);
+            job.functions
+                .push(find_function(&table.component, &table.function, plugin, plan).map_err(|e| e.at(format!("node `{}`", table.uid)))?);
             let body = Body::Function { function: plugin as u32 };
             let outputs = job.functions[plugin].function().outputs.clone();
             let partitioning = match table.key.is_empty() {
@@ -134,7 +185,7 @@ impl JobFile {
             });
         }
         for table in &self.sink {
-            let body = Body::Sink { connector: table.connector.clone(), options: table.options.clone() };
+            let body = table.body(&mut job, plans).map_err(|e| e.at(format!("node `{}`", table.uid)))?;
             job.nodes.push(Node { inputs: vec![unresolved(Partitioning::Forward)], ..node(&job, &table.uid, body, Vec::new()) });
         }
         self.connect(&mut job)?;
@@ -206,18 +257,12 @@ fn add_source(job: &mut JobSpec, table: &SourceTable) -> Result<()> {
     Ok(())
 }
 
-fn find_function(table: &OperatorTable, plugin: usize, plan: &Arc<Plan>) -> Result<FunctionRef> {
-    match plan.functions.iter().find(|function| function.name == table.function) {
+fn find_function(component: &str, name: &str, plugin: usize, plan: &Arc<Plan>) -> Result<FunctionRef> {
+    match plan.functions.iter().find(|function| function.name == name) {
         Some(function) => Ok(FunctionRef { plugin, plan: plan.clone(), number: function.number }),
         None => {
             let known: Vec<&str> = plan.functions.iter().map(|f| f.name.as_str()).collect();
-            let message = format!(
-                "node `{}`: component {} has no function `{}`; it has {}",
-                table.uid,
-                table.component,
-                table.function,
-                known.join(", ")
-            );
+            let message = format!("component {component} has no function `{name}`; it has {}", known.join(", "));
             Err(Error::new(code::INVALID_JOB, message))
         }
     }

@@ -39,7 +39,7 @@ impl JobSpec {
 /// The numbers of the functions that a node calls.
 pub(crate) fn functions_of(body: &Body) -> Vec<u32> {
     match body {
-        Body::Function { function } => vec![*function],
+        Body::Function { function } | Body::FunctionSink { function, .. } => vec![*function],
         Body::Timestamps { time: TimeSource::Function { function }, .. } => vec![*function],
         Body::Window { contents: WindowContents::Process { function }, .. } => vec![*function],
         Body::Window { contents: WindowContents::Aggregate { function, then }, .. } => std::iter::once(*function).chain(*then).collect(),

@@ -90,6 +90,13 @@ impl StreamGraph {
         if node.parallelism == Some(0) {
             return Err(Error::new(code::INVALID_JOB, "the parallelism is 0, but it must be at least 1"));
         }
+        let wrong = functions_of(&node.body)
+            .into_iter()
+            .map(|n| self.functions[n as usize].function())
+            .find(|f| !f.kind.is_sink() && !f.grants.is_empty());
+        if let Some(function) = wrong {
+            return Err(Error::new(code::INVALID_JOB, format!("function {} asks for a folder, which only sinks may", function.number)));
+        }
         let (input_schema, inputs) = self.edges(node, position)?;
         let key = match inputs.first().map(|edge| &edge.partitioner) {
             Some(EdgePartitioner::Hash(columns)) => columns.clone(),
@@ -154,7 +161,7 @@ impl StreamGraph {
     /// A job whose main results go nowhere is a mistake; side outputs may be left alone.
     fn refuse_dead_ends(&self) -> Result<()> {
         let used: HashSet<usize> = self.nodes.iter().flat_map(|node| node.inputs.iter().map(|edge| edge.from)).collect();
-        let dead = self.nodes.iter().enumerate().find(|(i, node)| !matches!(node.body, Body::Sink { .. }) && !used.contains(i));
+        let dead = self.nodes.iter().enumerate().find(|(i, node)| !node.body.is_sink() && !used.contains(i));
         match dead {
             Some((_, node)) => Err(Error::new(code::INVALID_JOB, format!("node `{}`: nothing reads its output; add a sink", node.uid))),
             None => Ok(()),

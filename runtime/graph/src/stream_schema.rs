@@ -34,6 +34,9 @@ pub(crate) fn outputs<'a>(
     };
     match &node.body {
         Body::Source { .. } | Body::Sink { .. } => Ok(Vec::new()),
+        Body::FunctionSink { function: number, write_ahead_bytes } => {
+            sink(input, function(*number), *write_ahead_bytes).map(|()| Vec::new())
+        }
         Body::Timestamps { time, generator, .. } => timestamps(input, time, generator, function),
         Body::Function { function: number } => plain_function(input, key, function(*number)),
         Body::Aggregate { aggregates, columns } => {
@@ -134,6 +137,14 @@ fn plain_function(input: &SchemaRef, key: &[usize], function: &Function) -> Resu
         }
     }
     function.outputs.iter().map(|port| port_schema(input, &port.columns)).collect()
+}
+
+fn sink(input: &SchemaRef, function: &Function, write_ahead_bytes: Option<u64>) -> Result<()> {
+    demand_kind(function, &[FunctionKind::TwoPhaseSink, FunctionKind::WriteAheadSink])?;
+    if function.kind == FunctionKind::TwoPhaseSink && write_ahead_bytes.is_some() {
+        return Err(Error::new(code::BAD_OPTION, "a limit of rows that wait is for write-ahead sinks"));
+    }
+    check_input(input, function)
 }
 
 fn window<'a>(input: &SchemaRef, key: &[usize], contents: &WindowContents, function: &dyn Fn(u32) -> &'a Function) -> Result<SchemaRef> {

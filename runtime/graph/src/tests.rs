@@ -3,7 +3,7 @@
 use crate::{EdgePartitioner, ExecutionGraph, Head, JobFile, JobGraph, JobSpec, StreamGraph};
 use std::sync::Arc;
 use streamrt_types::Target;
-use streamrt_wit::Plan;
+use streamrt_wit::{Body, Plan};
 
 /// A plan with the nodes given as JSON; `[filter]` is function 0, `[total]`, keyed by `user` with state, function 1.
 fn plan(nodes: &str) -> Arc<Plan> {
@@ -150,6 +150,71 @@ fn a_job_file_is_wired_by_uids_and_side_outputs() {
     assert_eq!(uids, ["log", "log-watermarks", "totals", "out", "late"]);
     assert_eq!(graph.nodes[4].inputs[0].port, 1);
     assert_eq!(graph.nodes[2].key, [0]);
+}
+
+/// The plan of a component with a sink.
+fn sink_plan() -> Arc<Plan> {
+    let text = r#"{"version": 1, "functions": [
+        {"number": 0, "kind": "map", "name": "other"},
+        {"number": 1, "kind": "two-phase-sink", "name": "audit", "input": [{"name": "user", "type": "i64"}], "grants": ["log"]}]}"#;
+    Arc::new(Plan::from_json(text).unwrap())
+}
+
+const COMPONENT_SINK: &str = r#"
+[[sink]]
+uid = "audit"
+component = "audit.wasm"
+function = "audit"
+input = "log"
+args = { level = 2 }
+[plugin.grant]
+log = "/var/audit"
+"#;
+
+#[test]
+fn a_job_file_has_sinks_of_components_and_grants_folders() {
+    let file = JobFile::parse(&format!("{FILE}{COMPONENT_SINK}")).unwrap();
+    assert_eq!(file.grants().collect::<Vec<_>>(), [("log", "/var/audit")]);
+    assert_eq!(
+        (file.plugins()[1].component.as_str(), file.plugins()[1].args.as_slice()),
+        ("audit.wasm", &["--level".to_owned(), "2".into()][..])
+    );
+    let graph = StreamGraph::new(&file.spec(&[plan(""), sink_plan()]).unwrap()).unwrap();
+    assert_eq!(graph.nodes[5].body, Body::FunctionSink { function: 1, write_ahead_bytes: None });
+    assert_eq!((graph.functions[1].plugin, graph.functions[1].number), (1, 1));
+}
+
+#[test]
+fn a_sink_that_is_half_a_components_is_refused() {
+    let check = |old: &str, new: &str, expected: &str| {
+        let file = JobFile::parse(&format!("{FILE}{}", COMPONENT_SINK.replace(old, new))).unwrap();
+        let plans: Vec<Arc<Plan>> = [plan(""), sink_plan()].into_iter().take(file.plugins().len()).collect();
+        let error = file.spec(&plans).and_then(|spec| StreamGraph::new(&spec)).unwrap_err();
+        assert_eq!(error.message(), format!("node `audit`: {expected}"));
+    };
+    let either = "a sink has either a `connector`, or a `component` and its `function`";
+    check("function = \"audit\"", "", either);
+    check("function = \"audit\"", "function = \"audit\"\nconnector = \"print\"", either);
+    check(
+        "component = \"audit.wasm\"\nfunction = \"audit\"",
+        "connector = \"print\"",
+        "`args` and `write_ahead_bytes` are for sinks of components",
+    );
+    check("args =", "path = \"x\"\nargs =", "a sink of a component has no path; its own options stand under `args`");
+    check("function = \"audit\"", "function = \"other\"", "function 0 is a Map, which cannot stand here");
+    check("args =", "write_ahead_bytes = 5\nargs =", "a limit of rows that wait is for write-ahead sinks");
+    check("function = \"audit\"", "function = \"gone\"", "component audit.wasm has no function `gone`; it has other, audit");
+}
+
+#[test]
+fn only_sinks_ask_for_folders() {
+    let nodes = [SOURCE.to_owned(), function(1, "total", 0, 0, FORWARD), sink(2, "out", 1)];
+    let granted = JobSpec::from_plan("job", {
+        let mut plan = (*plan(&nodes.join(","))).clone();
+        plan.functions[0].grants = vec!["log".into()];
+        Arc::new(plan)
+    });
+    assert_eq!(StreamGraph::new(&granted).unwrap_err().message(), "node `total`: function 0 asks for a folder, which only sinks may");
 }
 
 #[test]

@@ -37,6 +37,7 @@ mod source;
 mod states;
 mod timers;
 mod transform;
+mod write_ahead;
 
 pub use aggregate::{Accumulators, FrozenTable, Overflow, RunningAggregateOperator};
 pub use chain::{Exits, OperatorChain};
@@ -53,3 +54,4 @@ pub use sink::{COMMITTABLES, Sink, SinkOperator, transaction_prefix};
 pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader};
 pub use timers::{Domain, Timer, TimerKey, TimerService};
 pub use transform::{Projection, TransformOperator, suspect_row};
+pub use write_ahead::{WRITE_AHEAD_BYTES, WriteAhead, WriteAheadSink};

@@ -64,6 +64,8 @@ pub struct SinkOperator {
     sink: Box<dyn Sink>,
     visible: Option<Vec<usize>>,
     metrics: Arc<TaskMetrics>,
+    /// For reports.
+    uid: Arc<str>,
     /// Before the number of a transaction: the prefix, the generation, the subtask.
     name: String,
     n_begun: u64,
@@ -83,6 +85,7 @@ impl SinkOperator {
             sink,
             visible,
             metrics: Arc::default(),
+            uid: Arc::from(""),
             name: String::new(),
             n_begun: 0,
             open: false,
@@ -96,11 +99,11 @@ impl SinkOperator {
         let name = format!("{}{}", self.name, self.n_begun);
         self.n_begun += 1;
         self.open = true;
-        self.sink.begin(&name)
+        self.sink.begin(&name).map_err(at(&self.uid))
     }
 
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {
-        let committable = self.sink.pre_commit()?;
+        let committable = self.sink.pre_commit().map_err(at(&self.uid))?;
         failpoint("sink.pre-commit")?;
         (self.open, self.dirty) = (false, false);
         Ok(committable)
@@ -109,19 +112,20 @@ impl SinkOperator {
 
 impl Operator for SinkOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
-        self.metrics = context.metrics.clone();
+        (self.metrics, self.uid) = (context.metrics.clone(), context.uid.clone());
         self.checkpointed = context.configuration.checkpoint_interval_ms.is_some();
         self.name = format!("{}{}-{}-", transaction_prefix(&context.job, &context.uid), context.generation, context.subtask);
-        self.sink.open(context)?;
+        self.sink.open(context).map_err(at(&self.uid))?;
         self.begin()
     }
 
     fn batch(&mut self, batch: Batch, _output: &mut dyn Output) -> Result<()> {
         if batch.n_rows() > 0 {
-            match &self.visible {
-                None => self.sink.write(&batch)?,
-                Some(visible) => self.sink.write(&project(&batch, visible)?)?,
-            }
+            let written = match &self.visible {
+                None => self.sink.write(&batch),
+                Some(visible) => self.sink.write(&project(&batch, visible)?),
+            };
+            written.map_err(at(&self.uid))?;
             self.dirty = true;
             TaskMetrics::add(&self.metrics.records_in, batch.n_rows() as u64);
         }
@@ -142,7 +146,7 @@ impl Operator for SinkOperator {
             return Ok(());
         }
         match self.pre_commit()? {
-            Some(committable) => commit(self.sink.as_mut(), &committable),
+            Some(committable) => commit(self.sink.as_mut(), &committable).map_err(at(&self.uid)),
             None => Ok(()),
         }
     }
@@ -165,7 +169,7 @@ impl Operator for SinkOperator {
     fn checkpoint_complete(&mut self, checkpoint: u64) -> Result<()> {
         let later = self.pending.split_off(&(checkpoint + 1));
         let due = std::mem::replace(&mut self.pending, later);
-        due.values().map(|committable| commit(self.sink.as_mut(), committable)).fold(Ok(()), Result::and)
+        due.values().map(|committable| commit(self.sink.as_mut(), committable)).fold(Ok(()), Result::and).map_err(at(&self.uid))
     }
 
     fn awaits_checkpoint(&self) -> bool {
@@ -173,8 +177,13 @@ impl Operator for SinkOperator {
     }
 
     fn close(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.open) { self.sink.abort() } else { Ok(()) }
+        if std::mem::take(&mut self.open) { self.sink.abort().map_err(at(&self.uid)) } else { Ok(()) }
     }
+}
+
+/// Names the sink in an error.
+fn at(uid: &str) -> impl Fn(Error) -> Error + '_ {
+    move |error| error.at(format_args!("sink `{uid}`"))
 }
 
 fn commit(sink: &mut dyn Sink, committable: &[u8]) -> Result<()> {

@@ -52,6 +52,15 @@ impl Section {
     }
 }
 
+/// The WIT's `files.entry`.
+#[derive(ComponentType, Lift, Lower, Debug)]
+#[component(record)]
+pub(crate) struct Entry {
+    pub name: String,
+    pub kind: u8,
+    pub size: u64,
+}
+
 /// The WIT's `error`.
 #[derive(ComponentType, Lift, Lower, Debug)]
 #[component(record)]

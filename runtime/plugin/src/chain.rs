@@ -7,7 +7,7 @@ use crate::abi::{Answer, Section};
 use crate::guest::Instance;
 use crate::lower::Sections;
 use crate::outcome::{self, Asked};
-use crate::plugin::{Plugin, plan_of};
+use crate::plugin::Plugin;
 use crate::signature::Signature;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -68,13 +68,9 @@ impl PluginChain {
     fn instantiate(&self) -> std::result::Result<Ready, Failure> {
         let spec = &self.spec;
         let guest = self.plugin.guest(spec.cancel.clone(), spec.log.clone(), self.signature.clone(), spec.subtask);
-        let mut instance = Instance::new(&self.plugin, guest)?;
-        let deadline = self.plugin.deadline();
-        if plan_of(&mut instance, &spec.args, deadline)? != *spec.plan {
-            return Err(Error::new(code::PLAN_CHANGED, "the plugin describes another plan than the one that was submitted").into());
-        }
+        let mut instance = self.plugin.described(guest, &spec.args, &spec.plan)?;
         let context = serde_json::json!({ "args": spec.args, "subtask": spec.subtask, "parallelism": spec.parallelism });
-        let opened = instance.open(&spec.functions, &context.to_string(), deadline)?;
+        let opened = instance.open(&spec.functions, &context.to_string(), self.plugin.deadline())?;
         let chain = opened.map_err(|refused| Error::new(code::USER_ERROR, refused.message))?;
         Ok(Ready { instance, chain })
     }

@@ -3,7 +3,7 @@
 //! Called by `Plugin::load` alone; each refusal is one sentence with a code of its own, never a dump of wasmtime's.
 
 use streamrt_types::{Error, Result, code};
-use streamrt_wit::{HOST_INTERFACE, INTERFACE_VERSION, OPERATOR_INTERFACE, STATE_INTERFACE};
+use streamrt_wit::{FILES_INTERFACE, HOST_INTERFACE, INTERFACE_VERSION, OPERATOR_INTERFACE, STATE_INTERFACE};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
@@ -111,6 +111,7 @@ fn check_import(engine: &Engine, name: &str, item: &ComponentItem) -> Result<()>
     let known: &[&str] = match name {
         STATE_INTERFACE => &["get-many", "put-many", "scan"],
         HOST_INTERFACE => &["emit", "log"],
+        FILES_INTERFACE => &["list", "look", "read", "write", "append", "rename", "remove", "make-folder", "sync"],
         _ if name.starts_with(PACKAGE) && !name.ends_with(&format!("@{INTERFACE_VERSION}")) => return Err(other_version("imports", name)),
         _ => &[],
     };

@@ -5,6 +5,7 @@
 
 use crate::abi::{Answer, Section, SectionIn};
 use crate::chain::Log;
+use crate::grants::Grants;
 use crate::host::Limits;
 use crate::plugin::Plugin;
 use crate::signature::Signature;
@@ -16,8 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use streamrt_operator::{Failure, NoState, StateAccess};
 use streamrt_types::{Error, code};
+use streamrt_wit::INTERFACE_VERSION;
 use streamrt_wit::codes::level;
-use wasmtime::component::{ComponentNamedList, ComponentType, Func, Lift, Lower};
+use wasmtime::component::{ComponentExportIndex, ComponentNamedList, ComponentType, Func, Lift, Lower};
 use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
 
 /// Entries of all tables of an instance together. Compilers make one entry for each function whose address is taken; the largest known
@@ -42,6 +44,8 @@ pub(crate) struct Guest {
     pub running: Running,
     pub signature: Arc<Signature>,
     pub wasi: Inert,
+    /// Folders that it may use.
+    pub grants: Grants,
     /// Calls of imported functions so far.
     pub n_imported: u64,
 }
@@ -86,6 +90,7 @@ impl Guest {
             running: Running::idle(limits.output_bytes),
             signature,
             wasi,
+            grants: Grants::default(),
             n_imported: 0,
         }
     }
@@ -167,6 +172,7 @@ impl ResourceLimiter for Budget {
 /// A store with an instantiated component.
 pub(crate) struct Instance {
     pub store: Store<Guest>,
+    exports: wasmtime::component::Instance,
     describe: Func,
     open: Func,
     invoke: Func,
@@ -189,7 +195,15 @@ impl Instance {
         let functions = plugin.functions();
         let mut function = |index| instance.get_func(&mut store, index).ok_or_else(|| Error::internal("a checked export is gone"));
         let (describe, open, invoke) = (function(&functions.describe)?, function(&functions.open)?, function(&functions.invoke)?);
-        Ok(Instance { store, describe, open, invoke })
+        Ok(Instance { store, exports: instance, describe, open, invoke })
+    }
+
+    /// A function of an interface that not every plugin has.
+    ///
+    /// # Errors
+    /// `Internal` if the index is another component's.
+    pub fn function(&mut self, index: &ComponentExportIndex) -> Result<Func, Error> {
+        self.exports.get_func(&mut self.store, index).ok_or_else(|| Error::internal("a checked export is gone"))
     }
 
     pub fn describe(&mut self, args: &[String], deadline: Duration) -> Result<Answer<String>, Failure> {
@@ -206,7 +220,7 @@ impl Instance {
 
     /// Calls an export. The types are compared each time, which costs some 100 ns a batch: a typed function cannot be kept for
     /// parameters that borrow, without unsafe code.
-    fn call<P, R>(&mut self, function: Func, parameters: P, deadline: Duration) -> Result<R, Failure>
+    pub fn call<P, R>(&mut self, function: Func, parameters: P, deadline: Duration) -> Result<R, Failure>
     where
         P: ComponentNamedList + Lower,
         R: ComponentType + Lift,
@@ -235,6 +249,6 @@ impl Instance {
 /// The interface is there, but a function of it has another type.
 fn wrong_type(error: &wasmtime::Error) -> Error {
     let message =
-        format!("a function of {} has another type than the interface says: {}", streamrt_wit::OPERATOR_INTERFACE, error.root_cause());
+        format!("an exported function has another type than version {INTERFACE_VERSION} of its interface says: {}", error.root_cause());
     Error::new(code::INTERFACE_VERSION, message)
 }

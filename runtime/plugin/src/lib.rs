@@ -2,10 +2,11 @@
 //!
 //! It knows wasmtime, and nothing else does. It checks and compiles components, keeps the compiled code by digest, runs calls under
 //! limits of time, memory, stack and output, and turns columns into the buffers of `wit/streamrt-plugin.wit` and back. It neither
-//! keeps state nor decides what happens to a record that fails: an [`PluginChain::invoke`](PluginChain) that fails has done nothing.
+//! keeps state nor decides what happens to a record that fails: an [`PluginChain::invoke`](PluginChain) that fails has done nothing. A
+//! [`PluginSink`] is the other kind: its calls have effects outside, and none is repeated.
 //!
 //! A call's path: `chain` takes an [`Invocation`](streamrt_operator::Invocation), `lower` makes sections that borrow its columns, the
-//! guest runs in a `guest` (the store with its limits, `imports` and `wasi`), `outcome` checks what comes back, with `lift` for the columns,
+//! guest runs in a `guest` (the store with its limits, `imports`, `grants` and `wasi`), `outcome` checks what comes back, with `lift` for the columns,
 //! and `trap` says in a sentence what went wrong.
 //!
 //! ```
@@ -19,6 +20,8 @@ mod cache;
 mod chain;
 mod custom_section;
 mod discovery;
+mod folder;
+mod grants;
 mod guest;
 mod host;
 mod imports;
@@ -27,10 +30,13 @@ mod lower;
 mod outcome;
 mod plugin;
 mod signature;
+mod sink;
 mod ticker;
 mod trap;
 mod wasi;
 
 pub use chain::{ChainSpec, Log, PluginChain};
+pub use grants::Grants;
 pub use host::PluginHost;
 pub use plugin::Plugin;
+pub use sink::{PluginSink, SinkSpec};

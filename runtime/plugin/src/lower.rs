@@ -65,6 +65,16 @@ impl<'a> Sections<'a> {
         Ok(sections)
     }
 
+    /// The rows that a sink gets.
+    ///
+    /// # Errors
+    /// As [`Sections::of`].
+    pub fn of_rows(rows: &'a RecordBatch) -> Result<Sections<'a>> {
+        let mut sections = Sections::default();
+        sections.add(section::ROWS, 0, rows.num_rows(), |pieces| pieces.columns(0, rows))?;
+        Ok(sections)
+    }
+
     fn add(&mut self, role: u16, port: u16, rows: usize, fill: impl FnOnce(&mut Pieces<'a>) -> Result<()>) -> Result<()> {
         let first = self.pieces.0.len();
         fill(&mut self.pieces)?;

@@ -6,10 +6,12 @@ use crate::abi::GuestError;
 use crate::chain::{ChainSpec, PluginChain};
 use crate::custom_section;
 use crate::discovery::{self, Outline};
+use crate::grants;
 use crate::guest::{Guest, Instance};
 use crate::host::{Limits, PluginHost};
 use crate::imports;
 use crate::signature::Signature;
+use crate::sink::{self, PluginSink, SinkSpec};
 use crate::wasi::{self, Inert};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -37,6 +39,8 @@ pub(crate) struct Functions {
     pub describe: ComponentExportIndex,
     pub open: ComponentExportIndex,
     pub invoke: ComponentExportIndex,
+    /// Of the interface for sinks, if it is there.
+    pub sink: Option<sink::Exports>,
 }
 
 impl Plugin {
@@ -96,6 +100,26 @@ impl Plugin {
         PluginChain::new(self.clone(), spec)
     }
 
+    /// Makes a sink ready for one subtask, or for a recovery.
+    ///
+    /// # Errors
+    /// `UserCode` if the plugin fails, or describes another plan than `spec.plan`; `Invalid` if it refuses the function, or has no sinks.
+    pub fn sink(self: &Arc<Self>, spec: SinkSpec) -> Result<PluginSink> {
+        PluginSink::new(self.clone(), spec)
+    }
+
+    /// An instance that has described itself.
+    ///
+    /// # Errors
+    /// `UserCode` if it fails, or describes another plan than `plan`.
+    pub(crate) fn described(&self, guest: Guest, args: &[String], plan: &Plan) -> std::result::Result<Instance, Failure> {
+        let mut instance = Instance::new(self, guest)?;
+        match plan_of(&mut instance, args, self.deadline())? == *plan {
+            true => Ok(instance),
+            false => Err(Error::new(code::PLAN_CHANGED, "the plugin describes another plan than the one that was submitted").into()),
+        }
+    }
+
     /// How long any call may take that has no deadline of its own.
     pub(crate) fn deadline(&self) -> Duration {
         Duration::from_millis(self.limits().deadline_ms)
@@ -130,13 +154,14 @@ impl Functions {
         let missing = |name: &str| Error::new(code::NO_OPERATOR, format!("the component exports {OPERATOR_INTERFACE} without `{name}`"));
         let interface = component.get_export_index(None, OPERATOR_INTERFACE).ok_or_else(|| missing("invoke"))?;
         let find = |name| component.get_export_index(Some(&interface), name).ok_or_else(|| missing(name));
-        Ok(Functions { describe: find("describe")?, open: find("open")?, invoke: find("invoke")? })
+        Ok(Functions { describe: find("describe")?, open: find("open")?, invoke: find("invoke")?, sink: sink::Exports::find(component)? })
     }
 }
 
 fn link(engine: &Engine, component: &Component) -> Result<InstancePre<Guest>> {
     let mut linker = Linker::new(engine);
     let linked = imports::define(&mut linker)
+        .and_then(|()| grants::define(&mut linker))
         .and_then(|()| wasi::define(&mut linker, engine, component))
         .and_then(|()| linker.instantiate_pre(component));
     linked.map_err(|e| {

@@ -63,6 +63,14 @@ impl Deadline {
         self.duration = duration;
     }
 
+    /// Does work of the host that does not count.
+    pub fn pause<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let before = self.ticker.ticks.load(Ordering::Relaxed);
+        let done = work();
+        self.end = self.end.saturating_add(self.ticker.ticks.load(Ordering::Relaxed) - before);
+        done
+    }
+
     pub fn is_over(&self) -> bool {
         self.ticker.ticks.load(Ordering::Relaxed) >= self.end
     }

@@ -1,5 +1,6 @@
 //! From the job graph to operators: the only place that knows which operator runs which kind of node.
 
+use crate::attempt;
 use crate::control::Control;
 use crate::disks::Disks;
 use crate::restored::Restored;
@@ -8,13 +9,13 @@ use std::sync::Arc;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
 use streamrt_operator::{
     DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink,
-    SinkOperator, Source, TaskMetrics, TransformOperator,
+    SinkOperator, Source, TaskMetrics, TransformOperator, WRITE_AHEAD_BYTES, WriteAheadSink,
 };
-use streamrt_plugin::{ChainSpec, Plugin};
+use streamrt_plugin::{ChainSpec, Grants, Log, Plugin, SinkSpec};
 use streamrt_state::Share;
 use streamrt_types::{Clock, Configuration, Error, KeyGroupRange, Result};
 use streamrt_window::{TimestampsOperator, WindowFunctions, WindowOperator};
-use streamrt_wit::{Body, Function, Options, TimeSource, WindowContents};
+use streamrt_wit::{Body, Function, FunctionKind, Options, TimeSource, WindowContents};
 
 /// A component, ready to make instances, with the arguments of this job.
 #[derive(Clone)]
@@ -36,6 +37,7 @@ pub(crate) struct Definition {
     /// By stream node.
     pub sources: Vec<Option<Arc<dyn Source>>>,
     pub plugins: Vec<LoadedPlugin>,
+    pub grants: Grants,
     pub configuration: Arc<Configuration>,
     pub max_parallelism: u32,
     pub clock: Arc<dyn Clock>,
@@ -66,6 +68,20 @@ pub(crate) fn sources(graph: &JobGraph) -> Result<Vec<Option<Arc<dyn Source>>>> 
         _ => Ok(None),
     };
     graph.stream.nodes.iter().map(source).collect()
+}
+
+/// Whether every folder that a function of the job asks for was granted.
+///
+/// # Errors
+/// `Invalid` (S1012), with the uid of the node.
+pub(crate) fn check_grants(graph: &JobGraph, grants: &Grants) -> Result<()> {
+    let check = |(number, node): (usize, &StreamNode)| {
+        let mut functions = graph.stream.functions_of(number).into_iter();
+        functions
+            .try_for_each(|function| grants.only(&function.function().grants).map(drop))
+            .map_err(|e| e.at(format!("node `{}`", node.uid)))
+    };
+    graph.stream.nodes.iter().enumerate().try_for_each(check)
 }
 
 impl Factory<'_> {
@@ -101,12 +117,12 @@ impl Factory<'_> {
             let place = |e: Error| e.at(format!("node `{}`", self.definition.graph.stream.nodes[node].uid));
             let operator =
                 if is_reader { Box::new(Forwarder) as Box<dyn Operator> } else { self.operator(chained, subtask).map_err(place)? };
-            let metrics = match self.definition.graph.stream.nodes[node].body {
-                Body::Sink { .. } => {
+            let metrics = match self.definition.graph.stream.nodes[node].body.is_sink() {
+                true => {
                     sinks.push(Arc::default());
                     sinks[sinks.len() - 1].clone()
                 }
-                _ => metrics.clone(),
+                false => metrics.clone(),
             };
             chain.push(operator, self.context(node, subtask, metrics), chained.targets.clone());
         }
@@ -119,11 +135,11 @@ impl Factory<'_> {
         let stream = &self.definition.graph.stream;
         Ok(match &node.body {
             Body::Source { .. } => return Err(Error::internal("a source is the head of its chain")),
-            Body::Sink { connector, options } => {
-                let visible = visible(node, input);
-                let sink = sink(connector, options, input, &visible)?;
-                let hides = visible.len() < input.fields().len();
-                Box::new(SinkOperator::new(sink, hides.then_some(visible)))
+            Body::Sink { .. } | Body::FunctionSink { .. } => {
+                let visible = self.visible(node, input)?;
+                let sink = self.sink(node, input, &visible, subtask)?;
+                let is_all = visible.iter().copied().eq(0..input.fields().len());
+                Box::new(SinkOperator::new(sink, (!is_all).then_some(visible)))
             }
             Body::Aggregate { aggregates, columns } => {
                 Box::new(RunningAggregateOperator::new(input, node.key.clone(), aggregates, columns)?)
@@ -163,11 +179,57 @@ impl Factory<'_> {
     pub fn sinks(&self) -> Result<Vec<(usize, Box<dyn Sink>)>> {
         let mut sinks = Vec::new();
         for (number, node) in self.definition.graph.stream.nodes.iter().enumerate() {
-            if let (Body::Sink { connector, options }, Some(input)) = (&node.body, &node.input_schema) {
-                sinks.push((number, sink(connector, options, input, &visible(node, input))?));
+            if let (true, Some(input)) = (node.body.is_sink(), &node.input_schema) {
+                let subtask = attempt::first_subtask(self.definition, number);
+                let sink = self.sink(node, input, &self.visible(node, input)?, &subtask);
+                sinks.push((number, sink.map_err(|e| e.at(format!("node `{}`", node.uid)))?));
             }
         }
         Ok(sinks)
+    }
+
+    /// The columns that a sink gets: those that its function reads, or all that are not hidden.
+    fn visible(&self, node: &StreamNode, input: &SchemaRef) -> Result<Vec<usize>> {
+        let Body::FunctionSink { function, .. } = &node.body else {
+            return Ok((0..input.fields().len()).filter(|&i| !node.hidden.contains(input.field(i).name())).collect());
+        };
+        let index = |name: &str| input.index_of(name).map_err(|e| Error::internal("checked columns are there").with_source(e));
+        let function = self.definition.graph.stream.functions[*function as usize].function();
+        function.input.iter().map(|field| index(&field.name)).collect()
+    }
+
+    fn sink(&self, node: &StreamNode, input: &SchemaRef, visible: &[usize], subtask: &Subtask) -> Result<Box<dyn Sink>> {
+        let function = match &node.body {
+            Body::Sink { connector, options } => return sink(connector, options, input, visible),
+            Body::FunctionSink { function, .. } => &self.definition.graph.stream.functions[*function as usize],
+            _ => return Err(Error::internal("only sinks are made here")),
+        };
+        let declared = function.function();
+        let plugin = &self.definition.plugins[function.plugin];
+        let (place, parallelism) = self.place(subtask);
+        let spec = SinkSpec {
+            args: plugin.args.clone(),
+            plan: function.plan.clone(),
+            function: function.number,
+            subtask: subtask.index,
+            parallelism,
+            cancel: self.control.cancel_flag(),
+            log: log(place),
+            grants: self.definition.grants.only(&declared.grants)?,
+        };
+        let sink = Box::new(plugin.plugin.sink(spec)?);
+        match (&node.body, declared.kind) {
+            (Body::FunctionSink { write_ahead_bytes, .. }, FunctionKind::WriteAheadSink) => {
+                Ok(Box::new(WriteAheadSink::new(sink, &declared.input, write_ahead_bytes.unwrap_or(WRITE_AHEAD_BYTES))))
+            }
+            _ => Ok(sink),
+        }
+    }
+
+    /// How a subtask is called in logs, and the parallelism of its vertex.
+    fn place(&self, subtask: &Subtask) -> (String, u32) {
+        let vertex = &self.definition.graph.vertices[subtask.vertex];
+        (format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism), vertex.parallelism)
     }
 
     fn single(&self, function: &FunctionRef, subtask: &Subtask) -> Result<(Box<dyn FunctionChain>, Function)> {
@@ -177,24 +239,23 @@ impl Factory<'_> {
     /// An instance of the functions' plugin, with the functions as a chain.
     fn user(&self, functions: &[&FunctionRef], subtask: &Subtask) -> Result<Box<dyn FunctionChain>> {
         let plugin = &self.definition.plugins[functions[0].plugin];
-        let vertex = &self.definition.graph.vertices[subtask.vertex];
-        let place = format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism);
+        let (place, parallelism) = self.place(subtask);
         let spec = ChainSpec {
             args: plugin.args.clone(),
             plan: functions[0].plan.clone(),
             functions: functions.iter().map(|function| function.number).collect(),
             subtask: subtask.index,
-            parallelism: vertex.parallelism,
+            parallelism,
             cancel: self.control.cancel_flag(),
-            log: Arc::new(move |level, message| eprintln!("{} {place}: {message}", level_name(level))),
+            log: log(place),
         };
         Ok(Box::new(plugin.plugin.chain(spec)?))
     }
 }
 
-/// The columns that a sink gets.
-fn visible(node: &StreamNode, input: &SchemaRef) -> Vec<usize> {
-    (0..input.fields().len()).filter(|&i| !node.hidden.contains(input.field(i).name())).collect()
+/// Puts what a plugin says onto stderr.
+fn log(place: String) -> Log {
+    Arc::new(move |level, message| eprintln!("{} {place}: {message}", level_name(level)))
 }
 
 fn sink(connector: &str, options: &Options, input: &SchemaRef, visible: &[usize]) -> Result<Box<dyn Sink>> {

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use streamrt_checkpoint::unique_token;
 use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph, Verdict, compare};
 use streamrt_operator::TaskMetrics;
+use streamrt_plugin::Grants;
 use streamrt_types::{Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism};
 
 /// A job that runs.
@@ -130,6 +131,8 @@ pub struct JobToRun {
     pub from: Option<String>,
     /// What `state.backend` asks for; None: memory.
     pub state: Option<StateBackend>,
+    /// Folders for sinks that ask for them.
+    pub grants: Grants,
 }
 
 /// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`.
@@ -138,7 +141,7 @@ pub struct JobToRun {
 /// `Invalid` if the job or its configuration is wrong, or `checkpoint.dir` is another job's; `Unavailable` if a file or server that it
 /// names is missing, `UserCode` if a plugin cannot be started, `Data` if a checkpoint is damaged. Nothing runs then.
 pub fn submit(submitted: JobToRun) -> Result<Submission> {
-    let JobToRun { job, plugins, configuration, parallelism, from, state } = submitted;
+    let JobToRun { job, plugins, configuration, parallelism, from, grants, state } = submitted;
     // A job that went on from a folder and wrote nothing into it would write its results once more at the next start.
     if configuration.checkpoint_interval_ms.is_some() != configuration.checkpoint_dir.is_some() {
         return Err(Error::new(code::BAD_OPTION, "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is"));
@@ -146,7 +149,7 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let Some(kept) = durable::look(&configuration, from.as_deref())? else { return Ok(Submission::Finished) };
     let disks = state.map(|state| Disks::new(state, &configuration).map(Arc::new)).transpose()?;
     let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);
-    let definition = Arc::new(define(job, plugins, Arc::new(configuration), parallelism, kept_max, disks)?);
+    let definition = Arc::new(define(job, plugins, grants, Arc::new(configuration), parallelism, kept_max, disks)?);
     let Beginning { durable, restored, resumed } = durable::open(&definition, kept)?;
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
     let shared = Arc::new(Shared::new(definition.clone()));
@@ -163,12 +166,14 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
 fn define(
     job: JobSpec,
     plugins: Vec<LoadedPlugin>,
+    grants: Grants,
     configuration: Arc<Configuration>,
     parallelism: u32,
     kept_max: Option<u32>,
     disks: Option<Arc<Disks>>,
 ) -> Result<Definition> {
     let graph = JobGraph::new(StreamGraph::new(&job)?, parallelism);
+    factory::check_grants(&graph, &grants)?;
     let max_parallelism = max_parallelism(&graph, configuration.max_parallelism, kept_max)?;
     let dead_letters = DeadLetters::new(configuration.dead_letters.as_deref());
     Ok(Definition {
@@ -178,6 +183,7 @@ fn define(
         sources: factory::sources(&graph)?,
         graph,
         plugins,
+        grants,
         configuration,
         max_parallelism,
         clock: SystemClock::shared(),
@@ -238,7 +244,9 @@ impl Shared {
         let old = self.definition();
         check_compatible(&old.spec, &job)?;
         let messages = self.messages()?;
-        let new = Arc::new(define(job, plugins, old.configuration.clone(), old.parallelism, Some(old.max_parallelism), old.disks.clone())?);
+        let (configuration, disks) = (old.configuration.clone(), old.disks.clone());
+        let new = define(job, plugins, old.grants.clone(), configuration, old.parallelism, Some(old.max_parallelism), disks)?;
+        let new = Arc::new(new);
         // Everything is built once in vain: what cannot be made is refused while the old version runs on.
         let factory =
             Factory { definition: &new, control: Arc::default(), job: durable::job_id(""), generation: 0, restored: Arc::default() };

@@ -32,7 +32,7 @@ codes! {
     /// The component was built for another version of the interface.
     INTERFACE_VERSION = "S1005", Invalid, "Build it again with the SDK that `streamrt new` of this version unpacks.";
     /// The component imports something that nothing here provides.
-    UNKNOWN_IMPORT = "S1006", Invalid, "A plugin may import streamrt:plugin/state, streamrt:plugin/host and inert WASI only.";
+    UNKNOWN_IMPORT = "S1006", Invalid, "A plugin may import streamrt:plugin/state, host and files, and inert WASI only.";
     /// The plan that `describe` returned cannot be read.
     BAD_PLAN = "S1007", Invalid, "Build the component again with the SDK that `streamrt new` of this version unpacks.";
     /// The plugin refused its arguments.
@@ -43,6 +43,8 @@ codes! {
     PRECOMPILED = "S1010", Invalid, "Give the component itself; compiled code is never taken from a file.";
     /// The component could not be compiled or instantiated.
     NOT_INSTANTIABLE = "S1011", Invalid, "Look at the cause below; often a limit in the grant is too low.";
+    /// A plugin wants a folder that it was not granted, or leaves one that it was.
+    NOT_GRANTED = "S1012", Invalid, "Grant the folder with `--grant NAME=FOLDER`, or under `[plugin.grant]` in a job.toml; a path inside it must stay inside.";
 
     /// A cycle in the job graph.
     CYCLE = "S2001", Invalid, "Take out one of the edges that are named.";
@@ -58,6 +60,8 @@ codes! {
     INVALID_JOB = "S2006", Invalid, "Correct the job at the place that is named.";
     /// A connector or an option that does not exist, or a bad value.
     BAD_OPTION = "S2007", Invalid, "See README.md for the options of each connector and the configuration keys.";
+    /// More rows between two checkpoints than a write-ahead sink may keep.
+    WRITE_AHEAD_LIMIT = "S2008", Invalid, "Make checkpoints more often, or give the sink a higher limit: `bytes_max`, or `write_ahead_bytes` in a job.toml.";
 
     /// A file or folder that cannot be opened.
     FILE_MISSING = "S3001", Unavailable, "Check the path; relative paths start in the current folder.";
@@ -71,6 +75,8 @@ codes! {
     CONNECTION_LOST = "S3005", Unavailable, "Start the server again, then the job.";
     /// An address is in use.
     PORT_IN_USE = "S3006", Unavailable, "End the program that holds the port, or choose another one.";
+    /// The system behind a plugin's sink did not answer.
+    SINK_UNAVAILABLE = "S3007", Unavailable, "Check the system that the sink writes to; what is not committed is written again.";
 
     /// The guest trapped.
     TRAP = "S4001", UserCode, "Correct the plugin at the function named in the backtrace, or run with `-D poison.policy=skip`.";
@@ -88,6 +94,8 @@ codes! {
     TOO_MANY_POISON = "S4007", UserCode, "So many records fail that skipping them would hide a fault; look at the dead letters.";
     /// The guest sent more than it may.
     OUTPUT_LIMIT = "S4008", UserCode, "The function returns too much for one call; `-D plugin.output=256MiB` allows more.";
+    /// A sink's own code failed.
+    SINK_FAILED = "S4009", UserCode, "Correct the sink, or filter out in front of it what it cannot take: sinks skip no records.";
 
     /// A record without event time reached an event-time operator.
     NO_EVENT_TIME = "S5001", Invalid, "Assign timestamps and watermarks in front of the operator that is named.";

@@ -10,3 +10,15 @@ wit_bindgen::generate!({
     export_macro_name: "export_operator",
     default_bindings_module: "streamrt_sdk::bindings",
 });
+
+/// What a plugin with sinks has besides. A world of its own, so that a plugin can export `operator` alone.
+pub mod sinks {
+    wit_bindgen::generate!({
+        path: "../../wit/streamrt-plugin.wit",
+        world: "sinks",
+        with: { "streamrt:plugin/types@0.1.0": crate::bindings::streamrt::plugin::types },
+        pub_export_macro: true,
+        export_macro_name: "export_sinks",
+        default_bindings_module: "streamrt_sdk::bindings::sinks",
+    });
+}

@@ -11,6 +11,7 @@ use crate::bindings::streamrt::plugin::types::Section;
 use crate::column::{OwnedColumn, RawColumn, Table, find, fixed, gather, in_blocks, plain, section, u32_bytes};
 use crate::error::{Error, Result};
 use crate::host::StateHost;
+use crate::sink::RunningSink;
 use std::rc::Rc;
 use streamrt_wit::codes::{self, buffer};
 use streamrt_wit::{Function, OutputColumns, Schema};
@@ -19,6 +20,7 @@ use streamrt_wit::{Function, OutputColumns, Schema};
 pub(crate) enum Maker {
     Stage(Box<dyn Stage>),
     Whole(Box<dyn Whole>),
+    Sink(Box<dyn RunningSink>),
 }
 
 impl Maker {
@@ -133,7 +135,9 @@ impl Chain {
         for (function, maker) in functions {
             match maker {
                 Maker::Whole(whole) if alone => return Ok(Chain::Whole(whole)),
-                Maker::Whole(_) => return Err(Error::unknown(format!("{}: a function of this kind cannot be chained", function.name))),
+                Maker::Whole(_) | Maker::Sink(_) => {
+                    return Err(Error::unknown(format!("{}: a function of this kind cannot be chained", function.name)));
+                }
                 Maker::Stage(mut stage) => {
                     let ports = function.outputs.iter().map(|port| port.name.clone()).collect();
                     stage.open(&StageContext { ports, host: host.clone() });

@@ -26,6 +26,16 @@ impl Error {
         Error { code: codes::error::ARGUMENTS, message: message.into() }
     }
 
+    /// Something outside did not answer, or failed: the job is tried again as its restart strategy says. For sinks.
+    pub fn unavailable(message: impl Into<String>) -> Error {
+        Error { code: codes::error::UNAVAILABLE, message: message.into() }
+    }
+
+    /// A transaction of a sink cannot be committed any more: results are lost, and the job ends for good.
+    pub fn lost(message: impl Into<String>) -> Error {
+        Error { code: codes::error::LOST, message: message.into() }
+    }
+
     pub(crate) fn unknown(message: impl Into<String>) -> Error {
         Error { code: codes::error::UNKNOWN, message: message.into() }
     }
@@ -38,9 +48,15 @@ impl Error {
         Error { code, message: message.into() }
     }
 
-    /// A code of `error` in the WIT: 1 user code, 2 arguments, 3 unknown call, 4 broken promise of the host, 5 state.
+    /// A code of `error` in the WIT: 1 user code, 2 arguments, 3 unknown call, 4 broken promise of the host, 5 state, 6 something
+    /// outside is unavailable, 7 a transaction is lost, 8 there is no such file, 9 it may not be had.
     pub fn code(&self) -> u16 {
         self.code
+    }
+
+    /// Whether it says that there is no such file or folder.
+    pub fn is_missing(&self) -> bool {
+        self.code == codes::error::MISSING
     }
 
     /// The sentence.

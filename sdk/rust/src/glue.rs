@@ -3,11 +3,12 @@
 //! Invariant: the user's `job` decides alone what the plan is; it is run again whenever a function is needed a second time.
 
 use crate::bindings::streamrt::plugin::types::{Error as WitError, Section};
-use crate::chain::Chain;
+use crate::chain::{Chain, Maker};
 use crate::env::{Built, Env};
 use crate::error::{Error, Outcome, Result};
 use crate::host::{Imports, StateHost};
 use crate::library::Library;
+use crate::sink::RunningSink;
 use std::cell::RefCell;
 use std::rc::Rc;
 use streamrt_wit::codes::level;
@@ -21,6 +22,7 @@ pub(crate) struct Plugin {
     args: Vec<String>,
     built: Option<Built>,
     chains: Vec<Option<Chain>>,
+    sinks: Vec<Option<Box<dyn RunningSink>>>,
 }
 
 impl Plugin {
@@ -32,6 +34,13 @@ impl Plugin {
     }
 
     pub(crate) fn open(&mut self, build: Build, functions: &[u32], context: &str, host: &Rc<dyn StateHost>) -> Result<u32> {
+        let functions = self.taken(build, functions, context)?;
+        self.chains.push(Some(Chain::new(functions, host)?));
+        Ok(self.chains.len() as u32 - 1)
+    }
+
+    /// Functions that no chain and no sink has; the job runs again where they were taken.
+    fn taken(&mut self, build: Build, functions: &[u32], context: &str) -> Result<Vec<(streamrt_wit::Function, Maker)>> {
         if let Some(args) = args_of(context)?.filter(|args| self.built.is_none() || *args != self.args) {
             self.describe(build, args)?;
         }
@@ -40,13 +49,24 @@ impl Plugin {
             self.describe(build, self.args.clone())?;
             taken = self.take(functions);
         }
-        let functions = taken.ok_or_else(|| Error::unknown(format!("the plan has no functions {functions:?}")))?;
-        self.chains.push(Some(Chain::new(functions, host)?));
-        Ok(self.chains.len() as u32 - 1)
+        taken.ok_or_else(|| Error::unknown(format!("the plan has no functions {functions:?}")))
+    }
+
+    pub(crate) fn open_sink(&mut self, build: Build, function: u32, context: &str) -> Result<u32> {
+        match self.taken(build, &[function], context)?.pop() {
+            Some((_, Maker::Sink(sink))) => self.sinks.push(Some(sink)),
+            _ => return Err(Error::unknown(format!("function {function} is no sink"))),
+        }
+        Ok(self.sinks.len() as u32 - 1)
+    }
+
+    pub(crate) fn sink(&mut self, sink: u32) -> Result<&mut dyn RunningSink> {
+        let open = self.sinks.get_mut(sink as usize).and_then(Option::as_deref_mut);
+        open.map(|sink| sink as &mut dyn RunningSink).ok_or_else(|| Error::host(format!("the sink {sink} is not open")))
     }
 
     /// Takes functions out of the registry, unless one is not there or was taken already.
-    fn take(&mut self, functions: &[u32]) -> Option<Vec<(streamrt_wit::Function, crate::chain::Maker)>> {
+    fn take(&mut self, functions: &[u32]) -> Option<Vec<(streamrt_wit::Function, Maker)>> {
         let built = self.built.as_mut()?;
         let there = functions.iter().all(|&number| built.makers.get(number as usize).is_some_and(Option::is_some));
         let take = |&number: &u32| Some((built.plan.functions[number as usize].clone(), built.makers[number as usize].take()?));
@@ -123,6 +143,58 @@ pub fn invoke(chain: u32, call: u16, input: &[Section]) -> Result<Vec<Section>, 
 #[doc(hidden)]
 pub fn close(chain: u32) {
     PLUGIN.with_borrow_mut(|plugin| plugin.close(chain));
+}
+
+/// Used by the export of sinks.
+#[doc(hidden)]
+pub fn open_sink(build: fn(&[String]) -> Result<Built>, function: u32, context: &str) -> Result<u32, WitError> {
+    PLUGIN.with_borrow_mut(|plugin| plugin.open_sink(build, function, context)).map_err(wit)
+}
+
+fn with_sink<T>(sink: u32, work: impl FnOnce(&mut dyn RunningSink) -> Result<T>) -> Result<T, WitError> {
+    PLUGIN.with_borrow_mut(|plugin| plugin.sink(sink).and_then(work)).map_err(wit)
+}
+
+/// Used by the export of sinks.
+#[doc(hidden)]
+pub fn begin(sink: u32, transaction: &str) -> Result<(), WitError> {
+    with_sink(sink, |sink| sink.begin(transaction))
+}
+
+/// Used by the export of sinks.
+#[doc(hidden)]
+pub fn write(sink: u32, rows: &Section) -> Result<(), WitError> {
+    with_sink(sink, |sink| sink.write(rows))
+}
+
+/// Used by the export of sinks.
+#[doc(hidden)]
+pub fn pre_commit(sink: u32) -> Result<Option<Vec<u8>>, WitError> {
+    with_sink(sink, |sink| sink.pre_commit())
+}
+
+/// Used by the export of sinks.
+#[doc(hidden)]
+pub fn commit(sink: u32, committable: &[u8]) -> Result<(), WitError> {
+    with_sink(sink, |sink| sink.commit(committable))
+}
+
+/// Used by the export of sinks.
+#[doc(hidden)]
+pub fn abort(sink: u32) -> Result<(), WitError> {
+    with_sink(sink, |sink| sink.abort())
+}
+
+/// Used by the export of sinks.
+#[doc(hidden)]
+pub fn abort_unlisted(sink: u32, prefix: &str, keep: &[Vec<u8>]) -> Result<(), WitError> {
+    with_sink(sink, |sink| sink.abort_unlisted(prefix, keep))
+}
+
+/// Used by the export of sinks.
+#[doc(hidden)]
+pub fn close_sink(sink: u32) {
+    PLUGIN.with_borrow_mut(|plugin| plugin.sinks.get_mut(sink as usize).map(Option::take));
 }
 
 /// Custom section of a component: which SDK made it.

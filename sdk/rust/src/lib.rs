@@ -44,6 +44,7 @@ mod connector;
 mod dynamic;
 mod env;
 mod error;
+mod files;
 mod fold;
 #[doc(hidden)]
 pub mod glue;
@@ -54,6 +55,7 @@ mod library;
 mod process;
 mod record;
 mod side;
+mod sink;
 mod state;
 mod stream;
 pub mod testing;
@@ -69,14 +71,16 @@ pub use connector::{Blackhole, Datagen, File, FileConnector, Print, Sink, Socket
 pub use dynamic::{Cell, Row, RowWriter};
 pub use env::Env;
 pub use error::{Error, Outcome, Result};
+pub use files::{Entry, Folder};
 pub use fold::AggregateFunction;
 pub use key::{Key, KeySelector, SingleKey};
 pub use keyed::KeyedStream;
 pub use library::Library;
 pub use process::{Context, OutputTag, ProcessFunction, Setup, TimeDomain};
 pub use record::{Column, Record};
+pub use sink::{SinkSetup, TwoPhaseSink, WriteAheadSink};
 pub use state::{AggregatingState, ListState, MapKey, MapState, ReducingState, Ttl, ValueState};
-pub use stream::Stream;
+pub use stream::{Stream, WriteAheadNode};
 pub use streamrt_sdk_macros::Record;
 pub use streamrt_wit::{DataType, Field, Plan, Schema};
 pub use transform::{Collector, Forward, MapResult, Output};
@@ -100,10 +104,11 @@ pub mod support {
 /// Everything that a job needs.
 pub mod prelude {
     pub use crate::{
-        AggregateFunction, AggregatingState, Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Forward, Global,
-        KeyedStream, Library, ListState, MapState, OutputTag, Print, ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup,
-        Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling, ValueState, Watermarks, Window, WindowFunction, WindowResult, WindowedStream,
-        avg, count, first, hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
+        AggregateFunction, AggregatingState, Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Folder, Forward,
+        Global, KeyedStream, Library, ListState, MapState, OutputTag, Print, ProcessFunction, Record, ReducingState, Result, Rows, Session,
+        Setup, SinkSetup, Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling, TwoPhaseSink, ValueState, Watermarks, Window, WindowFunction,
+        WindowResult, WindowedStream, WriteAheadSink, avg, count, first, hours, key, last, max, millis, min, minutes, secs, sum,
+        window_end, window_start,
     };
 }
 
@@ -183,6 +188,35 @@ macro_rules! __export {
             }
 
     $crate::bindings::export_operator!(Plugin with_types_in $crate::bindings);
+
+            impl $crate::bindings::sinks::exports::streamrt::plugin::two_phase_sink::Guest for Plugin {
+                fn open(function: u32, context: String) -> Result<u32, Error> {
+                    $crate::glue::open_sink($build, function, &context)
+                }
+                fn begin(sink: u32, transaction: String) -> Result<(), Error> {
+                    $crate::glue::begin(sink, &transaction)
+                }
+                fn write(sink: u32, rows: Section) -> Result<(), Error> {
+                    $crate::glue::write(sink, &rows)
+                }
+                fn pre_commit(sink: u32) -> Result<Option<Vec<u8>>, Error> {
+                    $crate::glue::pre_commit(sink)
+                }
+                fn commit(sink: u32, committable: Vec<u8>) -> Result<(), Error> {
+                    $crate::glue::commit(sink, &committable)
+                }
+                fn abort(sink: u32) -> Result<(), Error> {
+                    $crate::glue::abort(sink)
+                }
+                fn abort_unlisted(sink: u32, prefix: String, keep: Vec<Vec<u8>>) -> Result<(), Error> {
+                    $crate::glue::abort_unlisted(sink, &prefix, &keep)
+                }
+                fn close(sink: u32) {
+                    $crate::glue::close_sink(sink)
+                }
+            }
+
+    $crate::bindings::sinks::export_sinks!(Plugin with_types_in $crate::bindings::sinks);
 
             #[used]
             #[unsafe(link_section = "streamrt.meta")]

@@ -9,7 +9,8 @@ use crate::env::{Args, Built, Graph};
 use crate::error::{Error, Result};
 use crate::process::{ProcessFunction, ProcessStage, Setup};
 use crate::record::Record;
-use crate::stream::function;
+use crate::sink::{SinkSetup, TwoPhase, TwoPhaseSink, WriteAhead, WriteAheadSink};
+use crate::stream::{function, sink_function};
 use crate::transform::{Collector, Filter, FlatMap, Map, MapResult, Output};
 use streamrt_wit::{Function, FunctionKind, OutputColumns, Schema};
 
@@ -83,6 +84,20 @@ impl Library {
         let states = self.graph.check(setup.declared(name));
         let declared = Function { key: Some(Schema::new()), time: F::TIME, timers: F::TIMERS, states, ..base };
         self.add(declared, Maker::stage(ProcessStage::new(process, setup, true)));
+    }
+
+    /// Offers a two-phase sink.
+    pub fn two_phase_sink<S: TwoPhaseSink>(&mut self, name: &str, sink: S) {
+        let mut setup = SinkSetup::new();
+        let sink = TwoPhase::open(sink, &mut setup);
+        self.add(sink_function::<S::In>(FunctionKind::TwoPhaseSink, name, setup), Maker::Sink(Box::new(sink)));
+    }
+
+    /// Offers a write-ahead sink.
+    pub fn write_ahead_sink<S: WriteAheadSink>(&mut self, name: &str, sink: S) {
+        let mut setup = SinkSetup::new();
+        let sink = WriteAhead::open(sink, &mut setup);
+        self.add(sink_function::<S::In>(FunctionKind::WriteAheadSink, name, setup), Maker::Sink(Box::new(sink)));
     }
 
     pub(crate) fn finish(self) -> Result<Built> {

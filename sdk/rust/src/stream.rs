@@ -8,6 +8,7 @@ use crate::key::{Key, KeySelector};
 use crate::keyed::KeyedStream;
 use crate::process::{OutputTag, ProcessFunction, ProcessStage, Setup};
 use crate::record::{Column, Record};
+use crate::sink::{RunningSink, SinkSetup, TwoPhase, TwoPhaseSink, WriteAhead, WriteAheadSink};
 use crate::transform::{Collector, Filter, FilterColumn, FlatMap, KeyProjection, Map, MapResult, Output};
 use crate::value::Value;
 use crate::watermarks::Watermarks;
@@ -42,6 +43,7 @@ pub(crate) fn function(kind: FunctionKind, name: &str, input: Schema, output: Ou
         timers: false,
         states: Vec::new(),
         accumulator: None,
+        grants: Vec::new(),
     }
 }
 
@@ -177,6 +179,48 @@ impl<T: Record> Stream<T> {
     pub fn sink<S: Sink<T>>(&self, uid: &str, sink: S) {
         let body = Body::Sink { connector: S::CONNECTOR.to_owned(), options: sink.options() };
         self.graph.node(uid, self.inputs(), body, Vec::new());
+    }
+
+    /// Ends the stream in a sink of the plugin, which writes each row exactly once.
+    pub fn two_phase_sink<S: TwoPhaseSink<In = T>>(&self, uid: &str, sink: S) {
+        let mut setup = SinkSetup::new();
+        let sink = TwoPhase::open(sink, &mut setup);
+        self.end(uid, sink_function::<T>(FunctionKind::TwoPhaseSink, uid, setup), Box::new(sink));
+    }
+
+    /// Ends the stream in a sink of the plugin that sends what is in a checkpoint, for systems without transactions.
+    pub fn write_ahead_sink<S: WriteAheadSink<In = T>>(&self, uid: &str, sink: S) -> WriteAheadNode {
+        let mut setup = SinkSetup::new();
+        let sink = WriteAhead::open(sink, &mut setup);
+        let node = self.end(uid, sink_function::<T>(FunctionKind::WriteAheadSink, uid, setup), Box::new(sink));
+        WriteAheadNode { graph: self.graph.clone(), node }
+    }
+
+    fn end(&self, uid: &str, function: Function, sink: Box<dyn RunningSink>) -> u32 {
+        let function = self.graph.function(function, Maker::Sink(sink));
+        self.graph.node(uid, self.inputs(), Body::FunctionSink { function, write_ahead_bytes: None }, Vec::new())
+    }
+}
+
+/// The declaration of a sink.
+pub(crate) fn sink_function<T: Record>(kind: FunctionKind, name: &str, setup: SinkSetup) -> Function {
+    Function { outputs: Vec::new(), grants: setup.grants, ..function(kind, name, T::schema(), OutputColumns::Forward) }
+}
+
+/// The end of a stream in a write-ahead sink.
+pub struct WriteAheadNode {
+    graph: Graph,
+    node: u32,
+}
+
+impl WriteAheadNode {
+    /// Sets how many bytes the rows between two checkpoints may have, 64 MiB by default: they are in memory until then, and in the checkpoint.
+    pub fn bytes_max(&self, bytes: u64) {
+        self.graph.edit(self.node, |node| {
+            if let Body::FunctionSink { write_ahead_bytes, .. } = &mut node.body {
+                *write_ahead_bytes = Some(bytes);
+            }
+        });
     }
 }
 

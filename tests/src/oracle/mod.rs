@@ -5,6 +5,7 @@
 //! watermark rises, then what is due fires.
 
 mod apache_log;
+mod audit_log;
 mod hot_items;
 mod hot_pages;
 mod ride_duration;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// The names of the examples, in the order of the README.
-pub const EXAMPLES: [&str; 6] = ["word-count", "hot-items", "hot-pages", "sensor-alerts", "ride-duration", "session-clicks"];
+pub const EXAMPLES: [&str; 7] = ["word-count", "hot-items", "hot-pages", "sensor-alerts", "ride-duration", "session-clicks", "audit-log"];
 
 /// Lines of JSON by output: the empty name is the main output, the others are side outputs. Order within an output means nothing.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -77,6 +78,7 @@ pub fn run(example: &str, lines: &[&str]) -> Result<Outputs, String> {
         "sensor-alerts" => sensor_alerts::run(lines),
         "ride-duration" => ride_duration::run(lines),
         "session-clicks" => session_clicks::run(lines),
+        "audit-log" => audit_log::run(lines),
         _ => Err(format!("there is no example `{example}`")),
     };
     outputs.map(Outputs::sorted)

@@ -15,6 +15,8 @@ pub struct Job {
     expected: Outputs,
     /// `-D` options of every run.
     options: Vec<String>,
+    /// Arguments beside the input and the output.
+    arguments: Vec<String>,
 }
 
 impl Job {
@@ -25,7 +27,19 @@ impl Job {
         let lines: Vec<&str> = text.lines().collect();
         data::write(&folder.path().join("input"), &lines);
         let expected = oracle::run(example, &lines).unwrap();
-        Job { example, folder, n_lines: lines.len(), expected, options: Vec::new() }
+        Job { example, folder, n_lines: lines.len(), expected, options: Vec::new(), arguments: Vec::new() }
+    }
+
+    /// The guest `sinks` over numbered lines, which it is to write as they are.
+    pub fn of_sinks(n_lines: usize, arguments: &[&str]) -> Job {
+        let folder = TempDir::new().unwrap();
+        let text: Vec<String> = (0..n_lines).map(|line| format!("line {line}")).collect();
+        let lines: Vec<&str> = text.iter().map(String::as_str).collect();
+        data::write(&folder.path().join("input"), &lines);
+        let mut expected = Outputs::default();
+        lines.iter().for_each(|line| expected.add_line("", (*line).to_owned()));
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Job { example: "sinks", folder, n_lines, expected: expected.sorted(), options: Vec::new(), arguments }
     }
 
     /// An example over a folder of several files, each in time order, so that every reader has something to read.
@@ -38,7 +52,7 @@ impl Job {
             data::write(&folder.path().join(format!("input/part-{i}.txt")), hand);
         }
         let expected = oracle::run(example, &lines).unwrap();
-        Job { example, folder, n_lines: lines.len(), expected, options: Vec::new() }
+        Job { example, folder, n_lines: lines.len(), expected, options: Vec::new(), arguments: Vec::new() }
     }
 
     /// With its keyed state on disk, and so many bytes of memory for it.
@@ -64,10 +78,21 @@ impl Job {
         ];
         let mut args =
             vec!["run".to_owned(), component(self.example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
+        args.extend(self.grants());
         args.extend(options.into_iter().chain(self.options.iter().cloned()).flat_map(|option| ["-D".to_owned(), option]));
         args.extend(further.iter().map(|&further| further.to_owned()));
         args.extend(["--".to_owned(), "--input".into(), text("input"), "--output".into(), text("out")]);
+        args.extend(self.arguments.iter().cloned());
         args
+    }
+
+    fn grants(&self) -> Vec<String> {
+        match self.example {
+            "sinks" => {
+                ["out", "faults"].iter().flat_map(|name| ["--grant".to_owned(), format!("{name}={}", self.path(name).display())]).collect()
+            }
+            example => data::options(example, &self.path("out")),
+        }
     }
 
     /// Entries of the log of its checkpoints.

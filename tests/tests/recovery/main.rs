@@ -7,3 +7,4 @@ mod jobs;
 mod kills;
 mod refusals;
 mod savepoints;
+mod sinks;

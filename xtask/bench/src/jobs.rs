@@ -118,7 +118,8 @@ impl Job {
         let job = JobSpec::from_plan("bench", Arc::new(plan));
         let state = settings.state()?;
         let Settings { configuration, from } = settings;
-        match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from, state })? {
+        let grants = Default::default();
+        match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from, grants, state })? {
             Submission::Started(job) => Ok(job),
             Submission::Finished => bail!("a job in a new folder cannot have finished before"),
         }

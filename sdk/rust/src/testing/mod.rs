@@ -53,9 +53,16 @@
 
 mod frame;
 mod operator;
+// In a component sinks have the host's folders alone.
+#[cfg(not(target_family = "wasm"))]
+mod sink;
 mod state;
 
 pub use operator::{Event, Operator};
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use sink::MemoryFiles;
+#[cfg(not(target_family = "wasm"))]
+pub use sink::{SinkHarness, sink, write_ahead_sink};
 
 use self::frame::Frame;
 use crate::chain::{Maker, Whole};

@@ -1,0 +1,91 @@
+//! The folders that a job was granted, and the interface `files` by which a guest reaches those that its function asks for.
+//!
+//! A guest is given the grants of its own function alone; without any, every call of `files` is refused.
+
+use crate::abi::{Answer, GuestError};
+use crate::folder::Folder;
+use crate::guest::Guest;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use streamrt_types::{Error, Result, code};
+use streamrt_wit::FILES_INTERFACE;
+use streamrt_wit::codes::error;
+use wasmtime::StoreContextMut;
+use wasmtime::component::Linker;
+
+/// Folders by the names under which they were granted.
+#[derive(Debug, Clone, Default)]
+pub struct Grants(BTreeMap<String, Arc<Folder>>);
+
+impl Grants {
+    /// Opens each folder; one that is not there is made. A later name takes the place of an equal one.
+    ///
+    /// # Errors
+    /// `Unavailable` if a folder cannot be used.
+    pub fn open(folders: impl IntoIterator<Item = (impl Into<String>, impl AsRef<Path>)>) -> Result<Grants> {
+        let open = |(name, path): (_, _)| {
+            let name: String = Into::into(name);
+            let folder = Folder::open(AsRef::as_ref(&path)).map_err(|e| e.at(format_args!("grant `{name}`")))?;
+            Ok((name, Arc::new(folder)))
+        };
+        folders.into_iter().map(open).collect::<Result<_>>().map(Grants)
+    }
+
+    /// Those that a function asks for.
+    ///
+    /// # Errors
+    /// `Invalid` (S1012) if one was not granted.
+    pub fn only(&self, names: &[String]) -> Result<Grants> {
+        let find = |name: &String| match self.0.get(name) {
+            Some(folder) => Ok((name.clone(), folder.clone())),
+            None => Err(Error::new(code::NOT_GRANTED, format!("it asks for a folder under the name `{name}`, which was not granted"))),
+        };
+        names.iter().map(find).collect::<Result<_>>().map(Grants)
+    }
+
+    fn folder(&self, name: &str) -> Answer<&Folder> {
+        let refuse =
+            || GuestError { code: error::REFUSED, message: format!("no folder is granted to this function under the name `{name}`") };
+        self.0.get(name).map(|folder| &**folder).ok_or_else(refuse)
+    }
+}
+
+type Context<'a> = StoreContextMut<'a, Guest>;
+
+/// Does the work in the folder; the time that it takes is not the guest's.
+fn on_disk<T>(mut context: Context<'_>, grant: &str, work: impl FnOnce(&Folder) -> Answer<T>) -> wasmtime::Result<(Answer<T>,)> {
+    let guest = context.data_mut();
+    guest.n_imported += 1;
+    let answer = guest.grants.folder(grant);
+    let answer = guest.deadline.pause(|| answer.and_then(work));
+    Ok((answer,))
+}
+
+/// Puts the interface into a linker.
+pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let mut files = linker.instance(FILES_INTERFACE)?;
+    files
+        .func_wrap("list", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.list(&path)))?;
+    files
+        .func_wrap("look", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.look(&path)))?;
+    files.func_wrap("read", |context: Context<'_>, (grant, path, offset, length): (String, String, u64, u32)| {
+        on_disk(context, &grant, |folder| folder.read(&path, offset, length))
+    })?;
+    files.func_wrap("write", |context: Context<'_>, (grant, path, bytes): (String, String, Vec<u8>)| {
+        on_disk(context, &grant, |folder| folder.write(&path, &bytes))
+    })?;
+    files.func_wrap("append", |context: Context<'_>, (grant, path, bytes): (String, String, Vec<u8>)| {
+        on_disk(context, &grant, |folder| folder.append(&path, &bytes))
+    })?;
+    files.func_wrap("rename", |context: Context<'_>, (grant, old, new): (String, String, String)| {
+        on_disk(context, &grant, |folder| folder.rename(&old, &new))
+    })?;
+    files.func_wrap("remove", |context: Context<'_>, (grant, path): (String, String)| {
+        on_disk(context, &grant, |folder| folder.remove(&path))
+    })?;
+    files.func_wrap("make-folder", |context: Context<'_>, (grant, path): (String, String)| {
+        on_disk(context, &grant, |folder| folder.make_folder(&path))
+    })?;
+    files.func_wrap("sync", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.sync(&path)))
+}
