@@ -30,6 +30,10 @@ pub struct PluginEntry {
     pub digest: String,
     pub args: Vec<String>,
     pub component: Stored,
+    /// The digest of the component that the job was started with, where an upgrade has put this one in its place: the same command then goes
+    /// on with this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
 }
 
 /// Where an operator ran.
@@ -214,7 +218,7 @@ pub(crate) mod tests {
             max_parallelism: 128,
             plan: json!({"nodes": []}),
             configuration: BTreeMap::from([("batch.rows".into(), "7".into())]),
-            plugins: vec![PluginEntry { name: "p".into(), digest: "d1".into(), args: vec!["--input".into()], component }],
+            plugins: vec![PluginEntry { name: "p".into(), digest: "d1".into(), args: vec!["--input".into()], component, replaces: None }],
             operators: vec![OperatorEntry { uid: "count".into(), vertex: 0, parallelism: 2 }],
             subtasks: vec![SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators }, SubtaskSnapshot::finished(0, 1)],
         }

@@ -31,7 +31,7 @@ pub enum Command {
     Cancel(JobArgs),
     /// Say what changes between two versions of a component, and whether the new one can keep the state of the old one.
     Compat(CompatArgs),
-    /// Replace a running job by a new version of its component, which goes on with its state.
+    /// Replace a running job by a new version of its component, which goes on with its state: in place, if only code has changed.
     Upgrade(UpgradeArgs),
     /// Look into the state of a checkpoint or savepoint.
     State(StateArgs),

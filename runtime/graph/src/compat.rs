@@ -35,7 +35,8 @@ pub enum Verdict {
 pub struct Compatibility {
     /// By uid.
     pub operators: Vec<OperatorChange>,
-    /// Nodes, edges and their columns are the same: only code has changed.
+    /// Only code has changed: nodes, their options, edges, columns, states and what functions declare are the same. A running job can then be
+    /// given the new code in place.
     pub same_shape: bool,
 }
 
@@ -113,19 +114,29 @@ impl<'a> Operator<'a> {
     }
 }
 
-/// Nodes, edges and columns, without code.
+/// All that a plan says, but for the numbers of the functions: these follow from the order in which the code registers them.
 fn shape(job: &JobSpec) -> Value {
     let node = |node: &Node| {
-        let functions: Value = functions_of(&node.body)
-            .into_iter()
-            .map(|number| {
-                let function = job.functions[number as usize].function();
-                json!([function.kind, function.outputs, function.key, function.timers])
-            })
-            .collect();
-        json!([node.uid, node.parallelism, node.chaining, node.inputs, json!(node.body)["kind"], node.outputs, functions])
+        let numbers = functions_of(&node.body);
+        let called = |number: &u32| {
+            let function = &job.functions[*number as usize];
+            json!([function.plugin, Function { number: 0, ..function.function().clone() }])
+        };
+        let functions: Value = numbers.iter().map(called).collect();
+        let mut node = json!(node);
+        forget_numbers(&mut node["body"]);
+        json!([node, functions])
     };
     job.nodes.iter().map(node).collect()
+}
+
+/// Which functions a body calls stands beside it; whether it calls one stays.
+fn forget_numbers(body: &mut Value) {
+    for pointer in ["/function", "/time/function", "/contents/function", "/contents/then"] {
+        if let Some(number) = body.pointer_mut(pointer).filter(|number| number.is_number()) {
+            *number = json!(0);
+        }
+    }
 }
 
 fn gone(operator: Operator<'_>) -> OperatorChange {
@@ -223,14 +234,29 @@ mod tests {
     #[test]
     fn state_is_kept_where_uid_and_types_are() {
         check(|_| {}, "alert", Verdict::Keeps, true, "");
-        check(|plan| plan["functions"][0]["states"][0]["value"][0]["name"] = json!("w"), "alert", Verdict::Keeps, true, "");
-        check(|plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"), "alert", Verdict::Refused, true, "state `last` is");
-        check(|plan| plan["functions"][0]["states"] = json!([]), "alert", Verdict::Refused, true, "state `last` is gone");
+        check(|plan| plan["functions"][0]["states"][0]["value"][0]["name"] = json!("w"), "alert", Verdict::Keeps, false, "");
+        check(|plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"), "alert", Verdict::Refused, false, "state `last` is");
+        check(|plan| plan["functions"][0]["states"] = json!([]), "alert", Verdict::Refused, false, "state `last` is gone");
         check(|plan| plan["functions"][0]["timers"] = json!(false), "alert", Verdict::Refused, false, "no timers");
         check(|plan| plan["nodes"][2]["uid"] = json!("other"), "alert", Verdict::Refused, false, "its state with it");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "map", Verdict::Gone, false, "it is gone");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "other", Verdict::StartsEmpty, false, "it is new");
         check(|plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}), "alert", Verdict::Refused, false, "its input was");
-        check(|plan| plan["nodes"][3]["body"]["connector"] = json!("file"), "out", Verdict::Refused, true, "its state is of");
+        check(|plan| plan["nodes"][3]["body"]["connector"] = json!("file"), "out", Verdict::Refused, false, "its state is of");
+        check(|plan| plan["nodes"][0]["body"]["options"] = json!({"path": "/other"}), "in", Verdict::Keeps, false, "");
+    }
+
+    #[test]
+    fn the_order_in_which_functions_are_registered_is_no_part_of_the_shape() {
+        let swap = |plan: &mut Value| {
+            plan["functions"].as_array_mut().unwrap().swap(0, 1);
+            for number in 0..2 {
+                plan["functions"][number]["number"] = json!(number);
+                plan["nodes"][number + 1]["body"]["function"] = json!(number);
+            }
+        };
+        assert!(compare(&job(|_| {}), &job(swap)).same_shape);
+        let two_maps = |plan: &mut Value| plan["nodes"][2]["body"]["function"] = json!(1);
+        assert!(!compare(&job(|_| {}), &job(two_maps)).same_shape);
     }
 }
