@@ -37,14 +37,19 @@ fn check(example: &'static str, name: &str, action: &str) {
     job.assert_whole(&what);
 }
 
+/// Those that a job without an upgrade passes; `upgrades.rs` has the others.
+fn of_checkpoints() -> impl Iterator<Item = &'static str> {
+    FAILPOINTS.iter().copied().filter(|name| !name.starts_with("upgrade."))
+}
+
 #[test]
 fn every_failpoint_as_a_crash() {
-    FAILPOINTS.iter().for_each(|name| check("hot-items", name, "crash"));
+    of_checkpoints().for_each(|name| check("hot-items", name, "crash"));
 }
 
 #[test]
 fn every_failpoint_as_an_error() {
-    FAILPOINTS.iter().for_each(|name| check("hot-items", name, "error"));
+    of_checkpoints().for_each(|name| check("hot-items", name, "error"));
 }
 
 #[test]

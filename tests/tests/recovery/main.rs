@@ -6,3 +6,4 @@ mod jobs;
 mod kills;
 mod refusals;
 mod savepoints;
+mod upgrades;
