@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use streamrt_graph::JobSpec;
-use streamrt_taskmanager::{JobRemote, LoadedPlugin, Upgraded};
+use streamrt_taskmanager::{CheckpointReport, JobRemote, LoadedPlugin, Upgraded};
 use streamrt_types::{CODES, Error, Result, code};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,6 +23,7 @@ enum Request {
     Savepoint { folder: String, stop: bool },
     Drain { folder: Option<String> },
     Upgrade { component: PathBuf },
+    Checkpoints { last: usize },
     Stop,
     Cancel,
 }
@@ -33,6 +34,7 @@ enum Answer {
     Done,
     Savepoint { checkpoint: u64 },
     Upgraded { checkpoint: u64, in_place: bool, pause_us: u64 },
+    Checkpoints { reports: Vec<CheckpointReport> },
     Described { name: String, records_in: u64, records_out: u64, elapsed_ms: u64 },
     /// `code` is the id of a stable code.
     Failed { code: String, message: String },
@@ -122,6 +124,7 @@ fn carry_out(request: Request, name: &str, job: &JobRemote, load: &Load) -> Answ
             }
             Err(error) => failed(&error),
         },
+        Request::Checkpoints { last } => Answer::Checkpoints { reports: job.checkpoints(last) },
         Request::Drain { folder } => match job.drain(folder.as_deref()) {
             Ok(_) => Answer::Done,
             Err(error) => failed(&error),
@@ -263,6 +266,17 @@ pub fn upgrade(job: &str, component: &Path) -> Result<()> {
             print(&format!("upgraded at checkpoint {checkpoint}, {how}\n"))
         }
         _ => Err(Error::internal("an upgrade was answered with something else")),
+    }
+}
+
+/// What the last checkpoints of a job cost.
+///
+/// # Errors
+/// If there is no such job.
+pub fn checkpoints(job: &str, last: usize) -> Result<Vec<CheckpointReport>> {
+    match command(job, &Request::Checkpoints { last })? {
+        Answer::Checkpoints { reports } => Ok(reports),
+        _ => Err(Error::internal("a question for checkpoints was answered with something else")),
     }
 }
 

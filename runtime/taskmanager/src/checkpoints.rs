@@ -308,9 +308,11 @@ impl CoordinatorThread {
     /// A checkpoint of an upgrade is one of the new version, unless it cannot be published.
     fn publish_as(&mut self, checkpoint: u64, purpose: Purpose, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
         let CoordinatorThread { durable, wishes, .. } = self;
-        let Some(swap) = wishes.swap(purpose) else { return durable.publish(checkpoint, wishes.store(purpose), subtasks) };
+        let Some(swap) = wishes.swap(purpose) else {
+            return durable.publish(checkpoint, wishes.store(purpose), purpose.commits(), subtasks);
+        };
         durable.exchange(&mut swap.version);
-        durable.publish(checkpoint, None, subtasks).inspect_err(|_| durable.exchange(&mut swap.version))
+        durable.publish(checkpoint, None, true, subtasks).inspect_err(|_| durable.exchange(&mut swap.version))
     }
 
     fn tell_all(&self, command: Command) {

@@ -72,11 +72,11 @@ pub(crate) fn look(configuration: &Configuration, from: Option<&str>) -> Result<
     if history.end == Some(EndState::Finished) && from.is_none() {
         return Ok(None);
     }
-    let newest = store.as_ref().zip(history.newest());
     let Some(from) = from else {
-        let snapshot = newest.map(|(store, newest)| load(store, newest)).transpose()?;
+        let snapshot = store.as_ref().map(|store| newest(store, &history)).transpose()?.flatten();
         return Ok(Some(Kept { store, history, snapshot, foreign: false }));
     };
+    let newest = store.as_ref().zip(history.newest());
     let named = Snapshot::open(from)?;
     let checksum = &named.published().manifest.checksum;
     let is_named = |published: &Published| published.manifest.checksum == *checksum;
@@ -112,6 +112,22 @@ fn load(store: &Store, published: &Published) -> Result<Snapshot> {
     Snapshot::load(store, published).map_err(moved)
 }
 
+/// What the job goes on from. A savepoint with which nothing was committed belongs to the user alone: if it cannot be read, what stands before
+/// it serves as well.
+fn newest(store: &Store, history: &History) -> Result<Option<Snapshot>> {
+    let mut candidates = history.restorable().peekable();
+    while let Some(published) = candidates.next() {
+        match (load(store, published), candidates.peek()) {
+            (Err(error), Some(before)) => {
+                let (savepoint, before) = (published.checkpoint, before.checkpoint);
+                eprintln!("streamrt: savepoint {savepoint} is passed over, since nothing was committed with it, for checkpoint {before}: {}", error.message());
+            }
+            (loaded, _) => return loaded.map(Some),
+        }
+    }
+    Ok(None)
+}
+
 /// The component that an upgrade has put in the place of the one with this digest, according to the newest checkpoint in `checkpoint.dir`.
 ///
 /// # Errors
@@ -119,8 +135,7 @@ fn load(store: &Store, published: &Published) -> Result<Snapshot> {
 pub fn replacement(configuration: &Configuration, digest: &str) -> Result<Option<Vec<u8>>> {
     let Some(store) = configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(None) };
     let history = History::read(&store)?;
-    let Some(newest) = history.newest() else { return Ok(None) };
-    let snapshot = load(&store, newest)?;
+    let Some(snapshot) = newest(&store, &history)? else { return Ok(None) };
     let entry = snapshot.manifest().plugins.iter().find(|plugin| plugin.replaces.as_deref() == Some(digest));
     entry.map(|entry| snapshot.component(entry)).transpose()
 }
@@ -161,6 +176,22 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     let (job, generation) = durable.as_ref().map_or_else(|| (job_id(&unique_token()), 1), |durable| (durable.job(), durable.generation()));
     settle(definition, job, generation, &restored)?;
     Ok(Beginning { durable, restored, resumed: snapshot.map(|snapshot| snapshot.manifest().checkpoint) })
+}
+
+/// Withdraws what the job has written and no checkpoint names, because it will not be tried again by itself. The job is taken over for it: an
+/// attempt that could not start may have done so as well.
+///
+/// # Errors
+/// What keeps it from being withdrawn, with how it is called.
+pub(crate) fn give_up(definition: &Arc<Definition>) -> Result<()> {
+    let Some(store) = definition.configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(()) };
+    let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
+    let job = job_id(&log.history().job);
+    let restored = newest(&store, log.history())?.as_ref().map(Restored::read).transpose()?.unwrap_or_default();
+    settle(definition, job.clone(), log.generation(), &restored).map_err(|e| {
+        e.at(format_args!("what was not committed is left behind, under names with `{job}`, until the next start withdraws it"))
+    })?;
+    log.append(Entry::Ended { state: EndState::Failed })
 }
 
 /// How a job is called in the names of its transactions.
@@ -326,7 +357,7 @@ impl Durable {
 
     /// Withdraws what no checkpoint names, when the job has ended for good.
     pub fn withdraw(&self) -> Result<()> {
-        let newest = self.log.history().newest().map(|newest| Snapshot::load(self.store(), newest)).transpose()?;
+        let newest = newest(self.store(), self.log.history())?;
         let restored = newest.as_ref().map(Restored::read).transpose()?.unwrap_or_default();
         settle(&self.version.definition, self.job(), self.generation(), &restored)
     }
@@ -341,7 +372,8 @@ impl Durable {
     }
 
     /// Writes the manifest, then the log entry that makes it count. A savepoint goes into a store of its own, components and all.
-    pub fn publish(&mut self, checkpoint: u64, savepoint: Option<&Store>, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
+    /// With `commits`, sinks commit behind it.
+    pub fn publish(&mut self, checkpoint: u64, savepoint: Option<&Store>, commits: bool, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
         failpoint("manifest.before")?;
         let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
         let plugins = match savepoint {
@@ -365,7 +397,7 @@ impl Durable {
             subtasks,
         };
         let store = savepoint.unwrap_or(self.store()).clone();
-        publish(&manifest, &store, &mut self.log)?;
+        publish(&manifest, &store, &mut self.log, commits)?;
         Ok(())
     }
 }

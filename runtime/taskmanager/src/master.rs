@@ -19,7 +19,7 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Instant;
 use streamrt_checkpoint::unique_token;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Error, ErrorKind, Result, code};
 
 /// The threads of one attempt.
 pub(crate) struct Attempt {
@@ -131,14 +131,24 @@ impl Master {
             checkpoints::cancel(&mut durable)?;
             return Err(error);
         }
-        // The log can be taken over only by one at a time.
-        drop(durable);
-        let Some(reply) = upgrade else { return self.again(error) };
+        let Some(reply) = upgrade else { return self.again_or_withdraw(error) };
         eprintln!("streamrt: [{}] the upgrade failed, and the version before goes on: {}", error.code().id, error.message());
         // The old version has not failed, so that no strategy is asked.
         let next = self.resume();
         answer(&reply, Err(Error::new(error.code(), format!("the old version goes on, because the upgrade failed: {}", error.message()))));
-        next.or_else(|error| self.again(error))
+        next.or_else(|error| self.again_or_withdraw(error))
+    }
+
+    /// As [`Master::again`], in a job with checkpoints: when it has failed for good, nothing that is not committed stays behind.
+    fn again_or_withdraw(&mut self, error: Error) -> Result<Option<Attempt>> {
+        let failed = match self.again(error) {
+            Err(error) if error.kind() != ErrorKind::Fenced => error,
+            other => return other,
+        };
+        if let Err(left) = durable::give_up(&self.shared.definition()) {
+            eprintln!("streamrt: [{}] {}", left.code().id, left.message());
+        }
+        Err(failed)
     }
 
     /// Waits as the strategy says, and starts the next attempt, until one starts; `None` if the job turns out to have finished.
