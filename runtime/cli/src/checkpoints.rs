@@ -54,7 +54,9 @@ fn status(report: &CheckpointReport) -> &'static str {
 fn line(subtask: &SubtaskReport) -> String {
     let SubtaskReport { name, alignment_us, sync_us, async_us, bytes, full_bytes } = subtask;
     let (alignment, sync, asynchronous) = (ms(*alignment_us), ms(*sync_us), ms(*async_us));
-    format!("         {name:<32} alignment {alignment:>8.1} ms  sync {sync:>8.1} ms  async {asynchronous:>8.1} ms {bytes:>13} bytes {full_bytes:>13} in full\n")
+    format!(
+        "         {name:<32} alignment {alignment:>8.1} ms  sync {sync:>8.1} ms  async {asynchronous:>8.1} ms {bytes:>13} bytes {full_bytes:>13} in full\n"
+    )
 }
 
 fn ms(us: u64) -> f64 {
@@ -67,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_line_for_each_checkpoint_and_on_demand_for_each_subtask() {
-        let subtask = |name: &str, bytes| SubtaskReport { name: name.into(), alignment_us: 1500, bytes, full_bytes: 10, ..SubtaskReport::default() };
+        let subtask =
+            |name: &str, bytes| SubtaskReport { name: name.into(), alignment_us: 1500, bytes, full_bytes: 10, ..SubtaskReport::default() };
         let report = |checkpoint, status| CheckpointReport {
             checkpoint,
             kind: "checkpoint".into(),
@@ -79,7 +82,12 @@ mod tests {
         let reports = [report(7, CheckpointStatus::Published), report(8, CheckpointStatus::Failed { reason: "the disk is full".into() })];
         let short = text(&reports, false, 3000);
         assert_eq!(short.lines().count(), 3);
-        assert!(short.starts_with("7        checkpoint published      2.0 s ago       2.5 ms             7 bytes written            20 in full\n"), "{short}");
+        assert!(
+            short.starts_with(
+                "7        checkpoint published      2.0 s ago       2.5 ms             7 bytes written            20 in full\n"
+            ),
+            "{short}"
+        );
         assert!(short.contains("failed") && short.ends_with("the disk is full\n"));
         let long = text(&reports, true, 3000);
         assert_eq!(long.matches("count (2/2)                      alignment      1.5 ms").count(), 2, "{long}");

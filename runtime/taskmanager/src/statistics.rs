@@ -135,7 +135,8 @@ mod tests {
         for checkpoint in 1..=KEPT as u64 + 5 {
             statistics.begins(checkpoint, "checkpoint", 7);
             statistics.begins(checkpoint, "checkpoint", 8);
-            let subtask = |name: &str, sync_us| SubtaskReport { name: name.into(), sync_us, bytes: 3, full_bytes: 10, ..SubtaskReport::default() };
+            let subtask =
+                |name: &str, sync_us| SubtaskReport { name: name.into(), sync_us, bytes: 3, full_bytes: 10, ..SubtaskReport::default() };
             statistics.acknowledged(checkpoint, subtask("a", 5));
             statistics.acknowledged(checkpoint, subtask("b", 4));
             statistics.ends(checkpoint, CheckpointStatus::Published);

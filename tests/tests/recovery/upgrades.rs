@@ -126,11 +126,15 @@ impl Versions {
             let twice = of_key.entry(number("key")).or_default().insert(number("seen"), (number("n"), version));
             assert!(twice.is_none(), "{when}: row {row} is counted like another one");
         }
-        of_key.values().map(|rows| {
-            assert!(rows.keys().copied().eq(1..=rows.len() as i64), "{when}: counts are missing");
-            let versions: Vec<&String> = rows.values().map(|(_, version)| version).collect();
-            versions.windows(2).filter(|pair| pair[0] != pair[1]).count()
-        }).max().unwrap_or(0)
+        of_key
+            .values()
+            .map(|rows| {
+                assert!(rows.keys().copied().eq(1..=rows.len() as i64), "{when}: counts are missing");
+                let versions: Vec<&String> = rows.values().map(|(_, version)| version).collect();
+                versions.windows(2).filter(|pair| pair[0] != pair[1]).count()
+            })
+            .max()
+            .unwrap_or(0)
     }
 
     /// As [`Versions::check_part`], of a job that has finished.
