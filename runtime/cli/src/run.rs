@@ -44,7 +44,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let folder = job.configuration.checkpoint_dir.clone().unwrap_or_default();
     let name = job.spec.name.clone();
     let load = new_version(&args, &job);
-    let from = args.from.as_ref().map(|from| from.to_string_lossy().into_owned());
+    let from = from(&args);
     let submitted = JobToRun { job: job.spec, plugins: job.plugins, configuration: job.configuration, parallelism: args.parallelism, from };
     let handle = match submit(submitted)? {
         Submission::Started(handle) => handle,
@@ -68,6 +68,10 @@ pub fn run(args: RunArgs) -> Result<()> {
     Ok(())
 }
 
+fn from(args: &RunArgs) -> Option<String> {
+    args.from.as_ref().map(|from| from.to_string_lossy().into_owned())
+}
+
 fn interrupts() -> Result<Receiver<()>> {
     let (sender, receiver) = channel();
     // The receiver is gone only when the program ends anyway.
@@ -88,15 +92,15 @@ fn read_component(args: &RunArgs) -> Result<Job> {
     let mut loader = Loader::new(&configuration)?;
     let (plugin, component) = loader.load(&args.file)?;
     let loaded = LoadedPlugin { plugin, args: args.args.clone(), component, replaces: None };
-    let loaded = if args.from.is_none() { upgraded(loaded, &mut loader, &configuration)? } else { loaded };
+    let loaded = upgraded(loaded, args, &mut loader, &configuration)?;
     let plan = loaded.plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
     Ok(Job { spec: JobSpec::from_plan(name, Arc::new(plan)), plugins: vec![loaded], configuration })
 }
 
 /// The component itself, or the one that an upgrade has put in its place: a job goes on with the version that it had come to.
-fn upgraded(named: LoadedPlugin, loader: &mut Loader, configuration: &Configuration) -> Result<LoadedPlugin> {
-    let Some(bytes) = replacement(configuration, named.plugin.digest())? else { return Ok(named) };
+fn upgraded(named: LoadedPlugin, args: &RunArgs, loader: &mut Loader, configuration: &Configuration) -> Result<LoadedPlugin> {
+    let Some(bytes) = replacement(configuration, from(args).as_deref(), named.plugin.digest())? else { return Ok(named) };
     let replaces = Some(named.plugin.digest().to_owned());
     let plugin = loader.load_bytes(&bytes)?;
     report::status(&format!("the job was upgraded: it goes on with the component {}", plugin.digest().get(..12).unwrap_or_default()));

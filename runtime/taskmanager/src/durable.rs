@@ -128,14 +128,22 @@ fn newest(store: &Store, history: &History) -> Result<Option<Snapshot>> {
     Ok(None)
 }
 
-/// The component that an upgrade has put in the place of the one with this digest, according to the newest checkpoint in `checkpoint.dir`.
+/// The component that an upgrade has put in the place of the one with this digest, according to the newest checkpoint in `checkpoint.dir`. A
+/// snapshot `from` that the user names counts as the start of the job, unless it is the newest: then the user says what runs on it.
 ///
 /// # Errors
 /// S7001 and S7002 if what stands there cannot be used, S7007 if the store does not answer.
-pub fn replacement(configuration: &Configuration, digest: &str) -> Result<Option<Vec<u8>>> {
+pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &str) -> Result<Option<Vec<u8>>> {
     let Some(store) = configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(None) };
     let history = History::read(&store)?;
     let Some(snapshot) = newest(&store, &history)? else { return Ok(None) };
+    if let Some(from) = from {
+        let named = Snapshot::open(from)?;
+        let is_named = |published: &Published| published.manifest.checksum == named.published().manifest.checksum;
+        if is_named(snapshot.published()) || !history.published.iter().any(is_named) {
+            return Ok(None);
+        }
+    }
     let entry = snapshot.manifest().plugins.iter().find(|plugin| plugin.replaces.as_deref() == Some(digest));
     entry.map(|entry| snapshot.component(entry)).transpose()
 }

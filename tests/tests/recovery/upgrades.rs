@@ -214,6 +214,49 @@ fn a_failure_in_an_upgrade_leaves_all_old_or_all_new() {
 }
 
 #[test]
+fn code_that_fails_before_its_checkpoint_is_published_is_rolled_back() {
+    let job = Versions::new(60_000);
+    let mut command = job.command(3, 20_000, &["checkpoint.interval=1h"]);
+    // The checkpoint is never published; most often the new code fails before that is known.
+    command.env("STREAMRT_FAILPOINTS", "manifest.before=error:1");
+    let running = job.start(command);
+    let refused = job.upgrade("fails");
+    assert!(refused.stderr.contains("the old version goes on, because the upgrade failed"), "{refused:?}");
+    let ended = running.finish(LIMIT).succeeded();
+    assert!(ended.stderr.contains("the version before goes on"), "{}", ended.stderr);
+    assert_eq!(job.check_whole("after an upgrade that was rolled back"), 0);
+    assert!(job.rows().iter().all(|row| row["counted_by"] == FIRST));
+}
+
+#[test]
+fn a_start_from_a_savepoint_says_what_runs_unless_the_job_has_gone_on_since() {
+    let job = Versions::new(80_000);
+    let (from, folder) = (job.path("savepoint").to_string_lossy().into_owned(), job.path("other").to_string_lossy().into_owned());
+    let running = job.start(job.command(1, 8_000, &["checkpoint.interval=1h"]));
+    job.upgrade("again").succeeded();
+    job.tell(&["stop", "first", "--savepoint", &from]).succeeded();
+    running.finish(LIMIT).succeeded();
+    // The savepoint is of the second version, and the user wants the first on it, as another job.
+    let folder = format!("checkpoint.dir={folder}");
+    let start = || {
+        let mut command = job.command(1, 8_000, &["checkpoint.interval=1h", &folder]);
+        let mut args: Vec<String> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        let at = args.iter().position(|arg| arg == "--").unwrap();
+        args.splice(at..at, ["--from".to_owned(), from.clone()]);
+        command = job.in_cache(args);
+        job.start(command)
+    };
+    let running = start();
+    job.upgrade("again").succeeded();
+    job.tell(&["stop", "first"]).succeeded();
+    let ended = running.finish(LIMIT).succeeded();
+    assert!(!ended.stderr.contains("the job was upgraded"), "{}", ended.stderr);
+    let ended = start().finish(LIMIT).succeeded();
+    assert!(ended.stderr.contains("the job was upgraded"), "{}", ended.stderr);
+    assert_eq!(job.check_whole("after two upgrades and a start between"), 3);
+}
+
+#[test]
 fn a_job_is_killed_in_the_middle_of_upgrades() {
     let job = Versions::new(200_000);
     let mut was_upgraded = false;
