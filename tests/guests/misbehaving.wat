@@ -1,5 +1,6 @@
 ;; The frame of the guests that misbehave. It doubles column `n` and adds an empty text `s`; before it answers a batch whose first `n` is 13, it runs what
-;; stands at MISBEHAVE. A guest may also get definitions of its own at DEFINITIONS. `tests/src/guests.rs` fills the places in.
+;; stands at MISBEHAVE, and what stands at OPEN before it opens a chain. A guest may also get definitions of its own at DEFINITIONS.
+;; `tests/src/guests.rs` fills the places in.
 (component
   (import "streamrt:plugin/types@0.1.0" (instance $types
     (type $buffer-shape (record (field "role" u16) (field "node" u16) (field "part" u8) (field "bytes" (list u8))))
@@ -68,6 +69,7 @@
       (i32.const 0))
 
     (func (export "open") (param i32 i32 i32 i32) (result i32)
+      {OPEN}
       (i32.store8 (i32.const 0) (i32.const 0))
       (i32.store (i32.const 4) (i32.const 0))
       (i32.const 0))

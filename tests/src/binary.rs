@@ -104,6 +104,11 @@ impl Running {
         Running { child, stdout, stderr }
     }
 
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Presses Ctrl-C.
     pub fn interrupt(&self) {
         let pid = self.child.id().to_string();

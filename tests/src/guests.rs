@@ -28,6 +28,8 @@ pub struct Misbehaving {
     /// Instructions that run before a poisoned batch is answered. Locals: `$rows`, `$n` (the address of the input), `$text` (of the offsets
     /// of `s`), `$n-buffers`. Buffers of the answer: 0 is `n`, 1 the offsets of `s`, 2 its bytes. The section is at 8192, the result at 0.
     pub misbehave: String,
+    /// Instructions that run before a chain is opened.
+    pub open: String,
     /// Functions, tables and data of its own.
     pub definitions: String,
     /// Imports of the component, their lowered functions, how these are handed to the core module and how it imports them.
@@ -92,6 +94,7 @@ impl Misbehaving {
             .replace("{CORE-IMPORTS}", &self.import.core)
             .replace("{DEFINITIONS}", &self.definitions)
             .replace("{MISBEHAVE}", &self.misbehave)
+            .replace("{OPEN}", &self.open)
             .replace("{OPERATOR}", operator);
         assemble(&text)
     }

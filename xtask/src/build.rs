@@ -41,8 +41,10 @@ pub fn build_small(workspace: &Workspace, guests: Guests<'_>) -> Result<()> {
 pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
     runtime(workspace)?;
     binary(workspace, "streamrt-bench", &ROCKSDB)?;
-    if suite == "plugin" {
+    if ["plugin", "checkpoint"].contains(&suite) {
         components(workspace, Guests::Under("xtask/bench"))?;
+    }
+    if suite == "plugin" {
         // Its start is timed from the command to the first record.
         components(workspace, Guests::One("word-count"))?;
     }

@@ -5,6 +5,9 @@
 //! 2. When every task has acknowledged, or had finished before, the checkpoint is to be published.
 //! 3. When it is, all tasks are told: now they may commit. Older ones are retired.
 //! 4. A decline, a failed publication or an expiry aborts it. Too many of these in a row fail the job.
+//! 5. Users ask for savepoints, stops and upgrades ([`Request`]); each is served by a snapshot of its own ([`Purpose`]). A job that stops begins
+//!    no other one behind it, and its tasks end when all of them have committed. An upgrade that is aborted is rolled back: its tasks may run
+//!    the new code already, and nothing that they did since may count.
 //!
 //! Invariants: at most one checkpoint is pending. A checkpoint that was aborted is never published, and one that is being published is
 //! never aborted but by the answer of the publication. What comes too late, twice or from nowhere changes nothing.
@@ -16,8 +19,9 @@
 //!   acknowledgement counts as one that had finished before the checkpoint, and would not run again.
 //! - It reports `ended` before the acknowledgement of a checkpoint whose snapshot holds its end.
 
+use crate::requests::{Purpose, Request, Requests};
 use crate::{History, SnapshotKind};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use streamrt_types::Configuration;
 
@@ -78,19 +82,25 @@ pub struct Topology {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action<S> {
     /// Tell these tasks to begin the checkpoint; some may be told twice.
-    Trigger { checkpoint: u64, kind: SnapshotKind, tasks: Vec<usize> },
+    Trigger { checkpoint: u64, purpose: Purpose, tasks: Vec<usize> },
     /// Write the manifest and the log entry, then report `published` or `publish_failed`. By task; None for one that had finished.
-    Publish { checkpoint: u64, kind: SnapshotKind, snapshots: Vec<Option<S>> },
-    /// Tell all tasks that it counts. What they pre-committed for a checkpoint they commit; a savepoint alone commits nothing.
-    Complete { checkpoint: u64, kind: SnapshotKind },
+    Publish { checkpoint: u64, purpose: Purpose, snapshots: Vec<Option<S>> },
+    /// It counts. If it commits, tell all tasks, which commit what they pre-committed for it, and report `committed`.
+    Complete { checkpoint: u64, purpose: Purpose },
     /// Tell all tasks that it will never count.
-    Abort { checkpoint: u64, reason: String },
+    Abort { checkpoint: u64, purpose: Purpose, reason: String },
+    /// Tell the sources to end as if their input had.
+    Drain,
+    /// All tasks have committed what the job stops with: end them. Nothing follows.
+    Stop,
+    /// An upgrade was aborted: the job starts again from the checkpoint before, with the old code. Nothing follows.
+    RollBack { reason: String },
     /// The job fails (S7009). Nothing follows.
     Fail { reason: String },
     /// Delete the checkpoint.
     Retire { checkpoint: u64 },
     /// A request cannot be served.
-    Refuse { kind: SnapshotKind, reason: String },
+    Refuse { request: u64, reason: String },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -113,7 +123,7 @@ enum Answer<S> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Pending<S> {
     checkpoint: u64,
-    kind: SnapshotKind,
+    purpose: Purpose,
     began: Duration,
     publishing: bool,
     /// By task.
@@ -138,10 +148,11 @@ pub struct Coordinator<S> {
     /// Since the last success.
     failures: u32,
     failed: bool,
-    checkpoint_requested: bool,
-    savepoints_requested: u32,
-    /// The job stops with this one: no other is begun behind it.
-    closing: Option<u64>,
+    requests: Requests,
+    /// The published snapshot that the job stops with: no other is begun behind it, since that would commit what the user's does not hold.
+    stopped_at: Option<u64>,
+    /// Tasks that have not committed it.
+    uncommitted: BTreeSet<usize>,
     retained: VecDeque<u64>,
 }
 
@@ -162,9 +173,9 @@ impl<S> Coordinator<S> {
             pause_until: Duration::ZERO,
             failures: 0,
             failed: false,
-            checkpoint_requested: false,
-            savepoints_requested: 0,
-            closing: None,
+            requests: Requests::default(),
+            stopped_at: None,
+            uncommitted: BTreeSet::new(),
             retained: settings.published.iter().copied().collect(),
             settings,
             topology,
@@ -192,7 +203,7 @@ impl<S> Coordinator<S> {
         let Some(pending) = self.collecting(checkpoint) else { return actions };
         if let Some(answer @ Answer::Missing) = pending.answers.get_mut(task) {
             *answer = Answer::Given(Some(snapshot));
-            if ended && pending.kind == SnapshotKind::Checkpoint {
+            if ended && pending.purpose.commits() {
                 pending.commits.push(task);
             }
             self.check_whole(&mut actions);
@@ -232,11 +243,14 @@ impl<S> Coordinator<S> {
                 self.states[task] = TaskState::Committed;
             }
         }
-        actions.push(Action::Complete { checkpoint, kind: pending.kind });
-        if pending.kind == SnapshotKind::Checkpoint {
+        actions.push(Action::Complete { checkpoint, purpose: pending.purpose });
+        if pending.purpose.kind() == SnapshotKind::Checkpoint {
             self.retained.push_back(checkpoint);
             let surplus = self.retained.len().saturating_sub(self.settings.retained.max(1) as usize);
             actions.extend(self.retained.drain(..surplus).map(|checkpoint| Action::Retire { checkpoint }));
+        }
+        if pending.purpose.stops() {
+            self.stop_with(checkpoint, &mut actions);
         }
         self.begin(&mut actions);
         actions
@@ -253,22 +267,30 @@ impl<S> Coordinator<S> {
         actions
     }
 
-    /// Somebody wants a checkpoint or a savepoint; it begins at once, or after the one that is pending. A savepoint is made for each
-    /// request, one checkpoint for all requests that wait.
-    pub fn request(&mut self, kind: SnapshotKind) -> Vec<Action<S>> {
+    /// A user wants something; it begins at once, or after what is pending.
+    pub fn request(&mut self, request: Request) -> Vec<Action<S>> {
         let mut actions = Vec::new();
-        match kind {
-            SnapshotKind::Checkpoint => self.checkpoint_requested = true,
-            SnapshotKind::Savepoint => self.savepoints_requested = self.savepoints_requested.saturating_add(1),
+        if matches!(request, Request::Drain { .. }) && !self.nothing_follows() {
+            actions.push(Action::Drain);
         }
+        self.requests.add(request);
         self.begin(&mut actions);
         actions
     }
 
-    /// The job stops with the pending checkpoint: no other one is begun behind it, since that would commit what the user's snapshot does not
-    /// hold. If it is aborted, the job goes on.
-    pub fn close_with(&mut self, checkpoint: u64) {
-        self.closing = Some(checkpoint);
+    /// A task has committed what was pre-committed for this checkpoint and those before it.
+    pub fn committed(&mut self, task: usize, checkpoint: u64) -> Vec<Action<S>> {
+        if self.stopped_at.is_some_and(|at| checkpoint >= at) { self.has_committed(task) } else { Vec::new() }
+    }
+
+    /// The snapshot that the job stops with, once it is published.
+    pub fn stopped_at(&self) -> Option<u64> {
+        self.stopped_at
+    }
+
+    fn has_committed(&mut self, task: usize) -> Vec<Action<S>> {
+        let is_last = self.uncommitted.remove(&task) && self.uncommitted.is_empty();
+        is_last.then_some(Action::Stop).into_iter().collect()
     }
 
     fn collecting(&mut self, checkpoint: u64) -> Option<&mut Pending<S>> {
@@ -288,6 +310,7 @@ impl<S> Coordinator<S> {
         }
         self.trigger_successors(task, &mut actions);
         if to == TaskState::Finished {
+            actions.extend(self.has_committed(task));
             self.count_finished(task);
             self.check_whole(&mut actions);
         }
@@ -302,7 +325,7 @@ impl<S> Coordinator<S> {
         let missing = |next: &usize| matches!(pending.answers[*next], Answer::Missing);
         let tasks: Vec<usize> = (0..self.states.len()).filter(follows).filter(missing).collect();
         if !tasks.is_empty() {
-            actions.push(Action::Trigger { checkpoint: pending.checkpoint, kind: pending.kind, tasks });
+            actions.push(Action::Trigger { checkpoint: pending.checkpoint, purpose: pending.purpose, tasks });
         }
     }
 
@@ -326,19 +349,26 @@ impl<S> Coordinator<S> {
         pending.publishing = true;
         let given = |answer| if let Answer::Given(snapshot) = answer { snapshot } else { None };
         let snapshots = std::mem::take(&mut pending.answers).into_iter().map(given).collect();
-        actions.push(Action::Publish { checkpoint: pending.checkpoint, kind: pending.kind, snapshots });
+        actions.push(Action::Publish { checkpoint: pending.checkpoint, purpose: pending.purpose, snapshots });
     }
 
     fn abort(&mut self, reason: String, actions: &mut Vec<Action<S>>) {
         let Some(pending) = self.pending.take() else { return };
-        let checkpoint = pending.checkpoint;
-        self.closing = self.closing.filter(|closing| *closing != checkpoint);
+        let (checkpoint, purpose) = (pending.checkpoint, pending.purpose);
         self.pause_until = self.now.saturating_add(self.settings.min_pause);
-        actions.push(Action::Abort { checkpoint, reason: reason.clone() });
-        // A savepoint is the wish of one user, who is told: the job goes on without it.
-        if pending.kind == SnapshotKind::Savepoint {
-            return;
+        actions.push(Action::Abort { checkpoint, purpose, reason: reason.clone() });
+        match purpose {
+            // It is the wish of one user, who is told: the job goes on without it.
+            Purpose::Savepoint { .. } => {}
+            Purpose::Upgrade { .. } => {
+                self.failed = true;
+                actions.push(Action::RollBack { reason });
+            }
+            Purpose::Checkpoint | Purpose::Stop => self.count_failure(checkpoint, &reason, actions),
         }
+    }
+
+    fn count_failure(&mut self, checkpoint: u64, reason: &str, actions: &mut Vec<Action<S>>) {
         self.failures = self.failures.saturating_add(1);
         if self.failures > self.settings.tolerable_failures {
             self.failed = true;
@@ -349,32 +379,47 @@ impl<S> Coordinator<S> {
         }
     }
 
+    /// The job stops: who is gone has committed already.
+    fn stop_with(&mut self, checkpoint: u64, actions: &mut Vec<Action<S>>) {
+        self.stopped_at = Some(checkpoint);
+        self.uncommitted = (0..self.states.len()).filter(|task| self.states[*task] != TaskState::Finished).collect();
+        if self.uncommitted.is_empty() {
+            actions.push(Action::Stop);
+        }
+    }
+
     /// Begins the next checkpoint if one is wanted.
     fn begin(&mut self, actions: &mut Vec<Action<S>>) {
         self.refuse(actions);
         if self.pending.is_some() {
             return;
         }
-        let Some(kind) = self.wanted() else { return };
-        match kind {
-            SnapshotKind::Savepoint => self.savepoints_requested -= 1,
-            SnapshotKind::Checkpoint => self.checkpoint_requested = false,
+        if let Some(purpose) = self.wanted() {
+            self.start(purpose, actions);
         }
-        self.start(kind, actions);
     }
 
-    fn wanted(&mut self) -> Option<SnapshotKind> {
-        if self.failed || self.closing.is_some() || self.is_over() {
+    fn wanted(&mut self) -> Option<Purpose> {
+        if self.nothing_follows() {
             return None;
         }
-        if self.savepoints_requested > 0 {
-            return Some(SnapshotKind::Savepoint);
-        }
         let all_ended = !self.states.contains(&TaskState::Running);
-        // After a failure, the last checkpoint waits like any other, lest it is tried without end.
-        let last_is_due = all_ended && (self.failures == 0 || self.is_due());
+        let asked = self.requests.next().or_else(|| if all_ended { self.requests.next_at_end() } else { None });
+        if asked.is_some() || self.is_over() {
+            return asked;
+        }
+        // After a failure, the last checkpoint waits like any other, lest it is tried without end; so does one to stop with.
+        let in_time = self.failures == 0 || self.is_due();
         let interval_is_due = self.settings.interval.is_some() && self.is_due();
-        (self.checkpoint_requested || last_is_due || interval_is_due).then_some(SnapshotKind::Checkpoint)
+        match self.requests.wants_stop() {
+            true => in_time.then_some(Purpose::Stop),
+            false => (all_ended && in_time || interval_is_due).then_some(Purpose::Checkpoint),
+        }
+    }
+
+    /// The job has failed or stopped.
+    fn nothing_follows(&self) -> bool {
+        self.failed || self.stopped_at.is_some()
     }
 
     fn is_due(&self) -> bool {
@@ -386,29 +431,30 @@ impl<S> Coordinator<S> {
         self.states.iter().all(|state| matches!(state, TaskState::Committed | TaskState::Finished))
     }
 
+    /// Without a task that runs there is nothing to snapshot, but at the end.
     fn refuse(&mut self, actions: &mut Vec<Action<S>>) {
-        let nothing_follows = self.failed || self.is_over() && self.pending.is_none();
-        if !nothing_follows {
-            return;
-        }
-        let reason = if self.failed { "the job has failed" } else { "all tasks of the job have ended" };
-        let savepoints = std::mem::take(&mut self.savepoints_requested);
-        let checkpoint = std::mem::take(&mut self.checkpoint_requested).then_some(SnapshotKind::Checkpoint);
-        let kinds = std::iter::repeat_n(SnapshotKind::Savepoint, savepoints as usize).chain(checkpoint);
-        actions.extend(kinds.map(|kind| Action::Refuse { kind, reason: reason.to_owned() }));
+        let (requests, reason) = match () {
+            () if self.failed => (self.requests.take_all(), "the job has failed"),
+            () if self.stopped_at.is_some() => (self.requests.take_all(), "the job has stopped"),
+            () if self.is_over() && self.pending.is_none() => (self.requests.take_waiting(), "all tasks of the job have ended"),
+            () => return,
+        };
+        actions.extend(requests.into_iter().map(|request| Action::Refuse { request, reason: reason.to_owned() }));
     }
 
-    fn start(&mut self, kind: SnapshotKind, actions: &mut Vec<Action<S>>) {
+    fn start(&mut self, purpose: Purpose, actions: &mut Vec<Action<S>>) {
         let checkpoint = self.next_checkpoint;
         self.next_checkpoint += 1;
-        if kind == SnapshotKind::Checkpoint {
+        if purpose.kind() == SnapshotKind::Checkpoint {
             self.due_at = self.now.saturating_add(self.settings.interval.unwrap_or_default());
         }
         let answer = |state: &TaskState| if *state == TaskState::Finished { Answer::Given(None) } else { Answer::Missing };
         let answers = self.states.iter().map(answer).collect();
-        self.pending = Some(Pending { checkpoint, kind, began: self.now, publishing: false, answers, commits: Vec::new() });
+        self.pending = Some(Pending { checkpoint, purpose, began: self.now, publishing: false, answers, commits: Vec::new() });
         let tasks = (0..self.states.len()).filter(|task| self.is_triggered(*task)).collect();
-        actions.push(Action::Trigger { checkpoint, kind, tasks });
+        actions.push(Action::Trigger { checkpoint, purpose, tasks });
+        // Where all tasks are gone, nobody answers.
+        self.check_whole(actions);
     }
 
     fn slowest(&self, pending: &Pending<S>) -> String {
@@ -417,135 +463,5 @@ impl<S> Coordinator<S> {
         let more = names.len().saturating_sub(NAMED_MAX);
         let named = names[..names.len() - more].join(", ");
         if more == 0 { named } else { format!("{named} and {more} more") }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::SnapshotKind::{Checkpoint, Savepoint};
-    use Action::{Abort, Complete, Fail, Publish, Refuse, Retire, Trigger};
-
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn settings() -> Settings {
-        Settings {
-            interval: Some(seconds(10)),
-            min_pause: seconds(3),
-            timeout: seconds(60),
-            tolerable_failures: 1,
-            retained: 2,
-            first_checkpoint: 8,
-            published: vec![5, 7],
-        }
-    }
-
-    /// Two sources and a sink.
-    fn coordinator(settings: Settings) -> Coordinator<usize> {
-        let task = |(name, predecessors): (&str, &[usize])| TaskNode { name: name.to_owned(), predecessors: predecessors.to_vec() };
-        let tasks = [("read (1/2)", &[][..]), ("read (2/2)", &[]), ("write (1/1)", &[0, 1])].map(task).to_vec();
-        Coordinator::new(settings, Topology { tasks })
-    }
-
-    fn trigger(checkpoint: u64, tasks: &[usize]) -> Action<usize> {
-        Trigger { checkpoint, kind: Checkpoint, tasks: tasks.to_vec() }
-    }
-
-    fn acknowledge_all(coordinator: &mut Coordinator<usize>, checkpoint: u64) {
-        let actions: Vec<_> = (0..3).flat_map(|task| coordinator.acknowledged(task, checkpoint, task)).collect();
-        assert!(matches!(&actions[..], [Publish { snapshots, .. }] if *snapshots == [Some(0), Some(1), Some(2)]), "{actions:?}");
-    }
-
-    #[test]
-    fn one_checkpoint_follows_the_other_by_interval_and_pause_and_old_ones_retire() {
-        let mut it = coordinator(settings());
-        assert_eq!(it.tick(seconds(9)), []);
-        assert_eq!(it.tick(seconds(10)), [trigger(8, &[0, 1])]);
-        acknowledge_all(&mut it, 8);
-        assert_eq!(it.tick(seconds(19)), []);
-        assert_eq!(it.published(8), [Complete { checkpoint: 8, kind: Checkpoint }, Retire { checkpoint: 5 }]);
-        assert_eq!(it.tick(seconds(21)), [], "the pause after the last one is not over");
-        assert_eq!(it.tick(seconds(22)), [trigger(9, &[0, 1])]);
-        acknowledge_all(&mut it, 9);
-        assert_eq!(it.published(9), [Complete { checkpoint: 9, kind: Checkpoint }, Retire { checkpoint: 7 }]);
-        assert_eq!(it.tick(seconds(5)), [], "time never goes back");
-        assert_eq!(it.tick(seconds(31)), []);
-        assert_eq!(it.tick(seconds(32)), [trigger(10, &[0, 1])]);
-    }
-
-    #[test]
-    fn an_expiry_names_who_was_waited_for_and_a_success_resets_the_count() {
-        let mut it = coordinator(settings());
-        it.tick(seconds(10));
-        it.acknowledged(1, 8, 1);
-        let reason = "it took longer than 60s, and waits for `read (1/2)`, `write (1/1)`".to_owned();
-        assert_eq!(it.tick(seconds(70)), [Abort { checkpoint: 8, reason }]);
-        assert_eq!(it.tick(seconds(73)), [trigger(9, &[0, 1])]);
-        acknowledge_all(&mut it, 9);
-        it.published(9);
-        it.tick(seconds(90));
-        assert!(
-            matches!(&it.declined(2, 10, "full")[..], [Abort { checkpoint: 10, reason }] if reason == "`write (1/1)` declined it: full")
-        );
-        it.tick(seconds(110));
-        let actions = it.declined(2, 11, "full");
-        let reason = "checkpoint 11 failed, and 1 failures in a row are tolerated: `write (1/1)` declined it: full".to_owned();
-        assert!(matches!(&actions[..], [Abort { checkpoint: 11, .. }, Fail { .. }]) && actions[1] == Fail { reason });
-        assert_eq!(it.tick(seconds(500)), []);
-    }
-
-    #[test]
-    fn the_last_checkpoint_comes_at_once_and_is_the_last() {
-        let mut it = coordinator(Settings { interval: None, ..settings() });
-        assert_eq!(it.finished(0), []);
-        assert_eq!(it.ended(1), []);
-        assert_eq!(it.ended(2), [trigger(8, &[1, 2])]);
-        it.acknowledged(1, 8, 1);
-        let snapshots = vec![None, Some(1), Some(2)];
-        assert_eq!(it.acknowledged(2, 8, 2), [Publish { checkpoint: 8, kind: Checkpoint, snapshots }]);
-        assert_eq!(it.published(8)[0], Complete { checkpoint: 8, kind: Checkpoint });
-        assert_eq!([it.tick(seconds(100)), it.finished(1), it.finished(2)], [vec![], vec![], vec![]]);
-        let refused = Refuse { kind: Savepoint, reason: "all tasks of the job have ended".to_owned() };
-        assert_eq!(it.request(Savepoint), [refused]);
-    }
-
-    #[test]
-    fn the_last_checkpoint_is_tried_again_after_a_pause() {
-        let mut it = coordinator(Settings { interval: None, ..settings() });
-        (0..3).for_each(|task| drop(it.ended(task)));
-        assert!(matches!(&it.declined(1, 8, "full")[..], [Abort { .. }]));
-        assert_eq!(it.tick(seconds(2)), []);
-        assert_eq!(it.tick(seconds(3)), [trigger(9, &[0, 1, 2])]);
-    }
-
-    #[test]
-    fn a_request_waits_for_the_pending_one_alone() {
-        let mut it = coordinator(settings());
-        it.tick(seconds(10));
-        assert_eq!([it.request(Checkpoint), it.request(Savepoint), it.request(Checkpoint)], [vec![], vec![], vec![]]);
-        acknowledge_all(&mut it, 8);
-        let savepoint = Trigger { checkpoint: 9, kind: Savepoint, tasks: vec![0, 1] };
-        assert_eq!(it.published(8)[2], savepoint);
-        acknowledge_all(&mut it, 9);
-        assert_eq!(it.publish_failed(9, "full").len(), 2, "the job goes on without the savepoint, and the checkpoint follows");
-        acknowledge_all(&mut it, 10);
-        assert_eq!(it.published(10).len(), 2, "one checkpoint for both requests");
-    }
-
-    #[test]
-    fn a_task_that_ends_while_a_checkpoint_is_pending_hands_the_trigger_on() {
-        let mut it = coordinator(settings());
-        it.tick(seconds(10));
-        assert_eq!(it.finished(0), []);
-        assert_eq!(it.ended(1), [trigger(8, &[2])]);
-        assert_eq!(it.acknowledged(1, 7, 1), []);
-        assert_eq!(it.acknowledged(9, 8, 9), []);
-        it.acknowledged(2, 8, 2);
-        assert_eq!(it.acknowledged(2, 8, 77), []);
-        let snapshots = vec![None, Some(1), Some(2)];
-        assert_eq!(it.acknowledged(1, 8, 1), [Publish { checkpoint: 8, kind: Checkpoint, snapshots }]);
-        assert_eq!(it.tick(seconds(1000)), [], "what is being published does not expire");
     }
 }

@@ -165,14 +165,14 @@ mod tests {
 
     fn publish_at(store: &Store, log: &mut JobLog, checkpoint: u64) -> Published {
         let manifest = manifest(store, SnapshotKind::Checkpoint, checkpoint, log.generation());
-        publish(&manifest, store, log).unwrap()
+        publish(&manifest, store, log, true).unwrap()
     }
 
     /// A checkpoint whose only object is that of another one.
     fn publish_sharing(store: &Store, log: &mut JobLog, checkpoint: u64, shared: u64) {
         let mut sharing = manifest(store, SnapshotKind::Checkpoint, shared, 1);
         (sharing.checkpoint, sharing.generation) = (checkpoint, log.generation());
-        publish(&sharing, store, log).unwrap();
+        publish(&sharing, store, log, true).unwrap();
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub struct Published {
     /// For a savepoint: what [`Store::open`] was given for its folder. None: the job's own store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
+    /// A savepoint of a job that ran on: nothing was committed with it. It belongs to the user, who may move or delete it; a restart may then
+    /// go on from what stands before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uncommitted: bool,
 }
 
 /// What an entry says.
@@ -100,6 +104,12 @@ impl History {
     /// What a restart goes on from: the checkpoint or savepoint that was published last.
     pub fn newest(&self) -> Option<&Published> {
         self.published.last()
+    }
+
+    /// All that a restart may go on from, the newest first: the last one, and where it is a savepoint that may be gone, those before it.
+    pub fn restorable(&self) -> impl Iterator<Item = &Published> {
+        let committed = self.published.iter().rposition(|published| !published.uncommitted).unwrap_or(0);
+        self.published[committed.min(self.published.len())..].iter().rev()
     }
 
     /// Like [`History::newest`], but no savepoint: those belong to the user, who may have deleted or moved them.
@@ -269,7 +279,7 @@ mod tests {
 
     fn published(checkpoint: u64) -> Entry {
         let manifest = Stored { path: format!("chk-{checkpoint}/manifest-1.json"), bytes: 1, checksum: "c".into() };
-        Entry::Published(Published { checkpoint, kind: SnapshotKind::Checkpoint, manifest, location: None })
+        Entry::Published(Published { checkpoint, kind: SnapshotKind::Checkpoint, manifest, location: None, uncommitted: false })
     }
 
     fn numbers(published: &[Published]) -> Vec<u64> {

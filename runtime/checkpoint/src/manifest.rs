@@ -3,7 +3,7 @@
 //! In memory the paths in a manifest are those of the store. On disk they are relative to the manifest's own folder, so that a savepoint
 //! may be moved.
 
-use crate::names::{folder_of, manifest_path, relative, resolve};
+use crate::names::{origin_of, folder_of, manifest_path, relative, resolve};
 use crate::sealed::{seal, unseal};
 use crate::{Creation, Entry, JobLog, Published, Store, Stored};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,10 @@ pub struct PluginEntry {
     pub digest: String,
     pub args: Vec<String>,
     pub component: Stored,
+    /// The digest of the component that the job was started with, where an upgrade has put this one in its place: the same command then goes
+    /// on with this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
 }
 
 /// Where an operator ran.
@@ -69,6 +73,12 @@ impl SubtaskSnapshot {
     /// Everything that it refers to.
     pub fn objects(&self) -> impl Iterator<Item = &Stored> {
         self.object.iter().chain(self.files.iter().map(|file| &file.stored))
+    }
+
+    /// Bytes of the files that an older checkpoint than `checkpoint`, this one, was the first to have.
+    pub fn shared_bytes(&self, checkpoint: u64) -> u64 {
+        let is_shared = |stored: &&Stored| origin_of(&stored.path).is_some_and(|(first, _)| first < checkpoint);
+        self.files.iter().map(|file| &file.stored).filter(is_shared).map(|stored| stored.bytes).sum()
     }
 
     /// Of a subtask that had finished.
@@ -130,7 +140,7 @@ impl Manifest {
             Creation::Failed(error) => return Err(error),
         };
         let location = (self.kind == SnapshotKind::Savepoint).then(|| store.location().to_owned());
-        Ok(Published { checkpoint: self.checkpoint, kind: self.kind, manifest, location })
+        Ok(Published { checkpoint: self.checkpoint, kind: self.kind, manifest, location, uncommitted: false })
     }
 
     /// Reads and checks the bytes of a manifest that lies at `path`.
@@ -196,12 +206,12 @@ fn check_operator(operator: &OperatorEntry, subtasks: &BTreeSet<(u32, u32)>) -> 
 }
 
 /// Makes a checkpoint count: the manifest first, then its entry in the log, which is the commit point. `store` is the job's, or that of
-/// the savepoint's folder. The objects have to be there already.
+/// the savepoint's folder. The objects have to be there already. `commits`: sinks commit with it, so that a job goes on from it or not at all.
 ///
 /// # Errors
 /// As [`Manifest::write`] and [`JobLog::append`]. If the log still leads afterwards, the checkpoint does not count and never will.
-pub fn publish(manifest: &Manifest, store: &Store, log: &mut JobLog) -> Result<Published> {
-    let published = manifest.write(store)?;
+pub fn publish(manifest: &Manifest, store: &Store, log: &mut JobLog, commits: bool) -> Result<Published> {
+    let published = Published { uncommitted: !commits, ..manifest.write(store)? };
     failpoint("log.before")?;
     log.append(Entry::Published(published.clone()))?;
     Ok(published)
@@ -211,7 +221,7 @@ pub fn publish(manifest: &Manifest, store: &Store, log: &mut JobLog) -> Result<P
 pub(crate) mod tests {
     use super::*;
     use crate::Snapshot;
-    use crate::names::{component_path, object_path};
+    use crate::names::{origin_of, component_path, object_path};
     use serde_json::json;
     use streamrt_state::{FrozenEntries, KeyedSnapshot, ListMode, ListSnapshot, OperatorSnapshot};
 
@@ -236,7 +246,7 @@ pub(crate) mod tests {
             max_parallelism: 128,
             plan: json!({"nodes": []}),
             configuration: BTreeMap::from([("batch.rows".into(), "7".into())]),
-            plugins: vec![PluginEntry { name: "p".into(), digest: "d1".into(), args: vec!["--input".into()], component }],
+            plugins: vec![PluginEntry { name: "p".into(), digest: "d1".into(), args: vec!["--input".into()], component, replaces: None }],
             operators: vec![OperatorEntry { uid: "count".into(), vertex: 0, parallelism: 2 }],
             subtasks: vec![
                 SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators, files: Vec::new() },
@@ -250,7 +260,7 @@ pub(crate) mod tests {
         let store = Store::in_memory().unwrap();
         let (mut log, _) = JobLog::take_over(&store, "a").unwrap();
         let written = manifest(&store, SnapshotKind::Checkpoint, 7, 1);
-        let published = publish(&written, &store, &mut log).unwrap();
+        let published = publish(&written, &store, &mut log, true).unwrap();
         assert_eq!((published.manifest.path.as_str(), &published.location), ("chk-7/manifest-1.json", &None));
         let snapshot = Snapshot::load(&store, log.history().newest().unwrap()).unwrap();
         assert_eq!(*snapshot.manifest(), written);
@@ -267,7 +277,7 @@ pub(crate) mod tests {
     fn an_object_is_read_once_and_shared() {
         let store = Store::in_memory().unwrap();
         let (mut log, _) = JobLog::take_over(&store, "a").unwrap();
-        let published = publish(&manifest(&store, SnapshotKind::Checkpoint, 1, 1), &store, &mut log).unwrap();
+        let published = publish(&manifest(&store, SnapshotKind::Checkpoint, 1, 1), &store, &mut log, true).unwrap();
         let snapshot = Snapshot::load(&store, &published).unwrap();
         let object = |snapshot: &Snapshot| snapshot.parts("count").unwrap()[0].clone().unwrap().object;
         let first = object(&snapshot);
@@ -284,10 +294,10 @@ pub(crate) mod tests {
         let (job, savepoint) = (Store::open(&at("job")).unwrap(), Store::open(&at("sp")).unwrap());
         let (mut log, _) = JobLog::take_over(&job, "a").unwrap();
         let written = manifest(&savepoint, SnapshotKind::Savepoint, 3, 1);
-        let published = publish(&written, &savepoint, &mut log).unwrap();
+        let published = publish(&written, &savepoint, &mut log, true).unwrap();
         assert_eq!(Snapshot::load(&job, &published).unwrap().parts("count").unwrap().len(), 2);
         let again = Manifest { checkpoint: 4, ..written.clone() };
-        assert!(publish(&again, &savepoint, &mut log).unwrap_err().message().ends_with("holds another `manifest.json` already"));
+        assert!(publish(&again, &savepoint, &mut log, true).unwrap_err().message().ends_with("holds another `manifest.json` already"));
         std::fs::rename(at("sp"), at("moved")).unwrap();
         let moved = Snapshot::open(&at("moved/")).unwrap();
         assert_eq!(*moved.manifest(), written);
@@ -302,7 +312,7 @@ pub(crate) mod tests {
         let store = Store::open(place).unwrap();
         let (mut log, _) = JobLog::take_over(&store, "a").unwrap();
         for checkpoint in [1, 2] {
-            publish(&manifest(&store, SnapshotKind::Checkpoint, checkpoint, 1), &store, &mut log).unwrap();
+            publish(&manifest(&store, SnapshotKind::Checkpoint, checkpoint, 1), &store, &mut log, true).unwrap();
         }
         manifest(&store, SnapshotKind::Checkpoint, 3, 1).write(&store).unwrap();
         let open = |place: &str| Snapshot::open(place).map(|snapshot| snapshot.manifest().checkpoint);
@@ -317,7 +327,7 @@ pub(crate) mod tests {
     fn a_damaged_manifest_or_object_is_never_loaded() {
         let store = Store::in_memory().unwrap();
         let (mut log, _) = JobLog::take_over(&store, "a").unwrap();
-        let published = publish(&manifest(&store, SnapshotKind::Checkpoint, 1, 1), &store, &mut log).unwrap();
+        let published = publish(&manifest(&store, SnapshotKind::Checkpoint, 1, 1), &store, &mut log, true).unwrap();
         let load = || Snapshot::load(&store, &published)?.parts("count").map(drop);
         for path in ["chk-1/manifest-1.json", "chk-1/0-0-1"] {
             let whole = store.read(path).unwrap().unwrap();

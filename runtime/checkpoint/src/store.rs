@@ -33,6 +33,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const ATTEMPT_TIME: Duration = Duration::from_secs(30);
 /// So many objects are read at the same time.
 const READS: usize = 16;
+/// Threads that wait for files; a folder is read and written through them. Without a limit there come more and more of them on a busy machine,
+/// where a thread is not known to be idle before it runs again.
+const THREADS_MAX: usize = 16;
 /// A file is checked in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -144,7 +147,7 @@ impl Store {
     }
 
     pub(crate) fn over(objects: Arc<dyn ObjectStore>, location: String, folder: Option<PathBuf>) -> Result<Store> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(THREADS_MAX).build();
         let runtime = runtime.map_err(|cause| unusable(&location).with_source(cause))?;
         Ok(Store(Arc::new(Inner { objects, runtime, location, folder, first_pause: FIRST_PAUSE })))
     }

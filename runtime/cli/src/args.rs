@@ -29,9 +29,11 @@ pub enum Command {
     Stop(StopArgs),
     /// End a job at once: what is not committed is withdrawn.
     Cancel(JobArgs),
+    /// Show what the last checkpoints of a running job cost.
+    Checkpoints(CheckpointsArgs),
     /// Say what changes between two versions of a component, and whether the new one can keep the state of the old one.
     Compat(CompatArgs),
-    /// Replace a running job by a new version of its component, which goes on with its state.
+    /// Replace a running job by a new version of its component, which goes on with its state: in place, if only code has changed.
     Upgrade(UpgradeArgs),
     /// Look into the state of a checkpoint or savepoint.
     State(StateArgs),
@@ -101,6 +103,21 @@ pub struct RunArgs {
 pub struct JobArgs {
     /// The job's id or name, as `list` shows them.
     pub job: String,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckpointsArgs {
+    /// The job's id or name, as `list` shows them.
+    pub job: String,
+    /// So many; 100 are remembered.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub last: usize,
+    /// A line for each subtask as well: alignment, time on its thread, time to write, sizes.
+    #[arg(long)]
+    pub subtasks: bool,
+    /// How to print; JSON holds the subtasks always.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
 }
 
 #[derive(Debug, Args)]

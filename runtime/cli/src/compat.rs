@@ -39,6 +39,9 @@ fn text(found: &Compatibility) -> String {
         text += &format!("{:<24} {verdict}\n", operator.uid);
         operator.changes.iter().for_each(|change| text += &format!("{:<24} {change}\n", ""));
     }
-    let shape = if found.same_shape { "the same" } else { "another one" };
-    text + &format!("the shape of the graph is {shape}\n")
+    let shape = match found.same_shape {
+        true => "the shape of the graph is the same: `upgrade` gives a running job the new code in place",
+        false => "the shape of the graph is another one: `upgrade` stops the job with a checkpoint, and starts the new version from it",
+    };
+    format!("{text}{shape}\n")
 }

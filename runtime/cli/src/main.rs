@@ -5,6 +5,7 @@
 
 mod args;
 mod cache;
+mod checkpoints;
 mod compat;
 mod component;
 mod configuration;
@@ -62,6 +63,7 @@ fn dispatch(command: Command) -> Result<()> {
         },
         Command::Stop(args) => remote::stop(&args.job, args.savepoint.as_deref(), args.drain),
         Command::Cancel(args) => remote::cancel(&args.job),
+        Command::Checkpoints(args) => checkpoints::checkpoints(&args),
         Command::Compat(args) => compat::compat(&args),
         Command::Upgrade(args) => remote::upgrade(&args.job, &args.component),
         Command::State(StateArgs { command: StateCommand::Get(args) }) => snapshot::get(&args),

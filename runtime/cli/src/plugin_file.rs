@@ -39,6 +39,14 @@ impl Loader {
         self.loaded.insert(path.to_path_buf(), (plugin.clone(), bytes.clone()));
         Ok((plugin, bytes))
     }
+
+    /// A component that lies in no file of its own.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no component of ours.
+    pub fn load_bytes(&mut self, bytes: &[u8]) -> Result<Arc<Plugin>> {
+        self.host.load(bytes)
+    }
 }
 
 /// Reads a whole file.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use streamrt_graph::JobSpec;
-use streamrt_taskmanager::{JobRemote, LoadedPlugin};
+use streamrt_taskmanager::{CheckpointReport, JobRemote, LoadedPlugin, Upgraded};
 use streamrt_types::{CODES, Error, Result, code};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,6 +23,7 @@ enum Request {
     Savepoint { folder: String, stop: bool },
     Drain { folder: Option<String> },
     Upgrade { component: PathBuf },
+    Checkpoints { last: usize },
     Stop,
     Cancel,
 }
@@ -31,19 +32,10 @@ enum Request {
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     Done,
-    Savepoint {
-        checkpoint: u64,
-    },
-    Upgraded {
-        checkpoint: u64,
-        took_ms: u64,
-    },
-    Described {
-        name: String,
-        records_in: u64,
-        records_out: u64,
-        elapsed_ms: u64,
-    },
+    Savepoint { checkpoint: u64 },
+    Upgraded { checkpoint: u64, in_place: bool, pause_us: u64 },
+    Checkpoints { reports: Vec<CheckpointReport> },
+    Described { name: String, records_in: u64, records_out: u64, elapsed_ms: u64 },
     /// `code` is the id of a stable code.
     Failed {
         code: String,
@@ -130,9 +122,12 @@ fn carry_out(request: Request, name: &str, job: &JobRemote, load: &Load) -> Answ
             Err(error) => failed(&error),
         },
         Request::Upgrade { component } => match load(&component).and_then(|(spec, plugins)| job.upgrade(spec, plugins)) {
-            Ok(upgraded) => Answer::Upgraded { checkpoint: upgraded.checkpoint, took_ms: upgraded.took.as_millis() as u64 },
+            Ok(Upgraded { checkpoint, in_place, pause }) => {
+                Answer::Upgraded { checkpoint, in_place, pause_us: pause.as_micros() as u64 }
+            }
             Err(error) => failed(&error),
         },
+        Request::Checkpoints { last } => Answer::Checkpoints { reports: job.checkpoints(last) },
         Request::Drain { folder } => match job.drain(folder.as_deref()) {
             Ok(_) => Answer::Done,
             Err(error) => failed(&error),
@@ -267,11 +262,29 @@ pub fn stop(job: &str, savepoint: Option<&Path>, drain: bool) -> Result<()> {
 /// `streamrt upgrade`.
 ///
 /// # Errors
-/// If there is no such job, or the new version was refused; the old one then runs on.
+/// If there is no such job, or the new version was refused or could not take over; the old one then runs on.
 pub fn upgrade(job: &str, component: &Path) -> Result<()> {
     match command(job, &Request::Upgrade { component: absolute(component)?.into() })? {
-        Answer::Upgraded { checkpoint, took_ms } => print(&format!("upgraded at checkpoint {checkpoint} in {took_ms} ms\n")),
+        Answer::Upgraded { checkpoint, in_place, pause_us } => {
+            let pause_ms = pause_us as f64 / 1000.0;
+            let how = match in_place {
+                true => format!("in place; the longest pause of a task was {pause_ms:.1} ms"),
+                false => format!("by a start from there, since the shape of its graph is another one; the job stood still for {pause_ms:.1} ms"),
+            };
+            print(&format!("upgraded at checkpoint {checkpoint}, {how}\n"))
+        }
         _ => Err(Error::internal("an upgrade was answered with something else")),
+    }
+}
+
+/// What the last checkpoints of a job cost.
+///
+/// # Errors
+/// If there is no such job.
+pub fn checkpoints(job: &str, last: usize) -> Result<Vec<CheckpointReport>> {
+    match command(job, &Request::Checkpoints { last })? {
+        Answer::Checkpoints { reports } => Ok(reports),
+        _ => Err(Error::internal("a question for checkpoints was answered with something else")),
     }
 }
 

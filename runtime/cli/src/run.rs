@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::{JobFile, JobSpec};
 use streamrt_plugin::Grants;
-use streamrt_taskmanager::{Ended, JobHandle, JobToRun, LoadedPlugin, Submission, submit};
+use streamrt_taskmanager::{Ended, JobHandle, JobToRun, LoadedPlugin, Submission, replacement, submit};
 use streamrt_types::{Configuration, Error, Result, code};
 use streamrt_wit::Body;
 
@@ -47,7 +47,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let folder = job.configuration.checkpoint_dir.clone().unwrap_or_default();
     let name = job.spec.name.clone();
     let load = new_version(&args, &job);
-    let from = args.from.as_ref().map(|from| from.to_string_lossy().into_owned());
+    let from = from(&args);
     let state = state_backend::of(&job.configuration)?;
     let (plugins, configuration, parallelism) = (job.plugins, job.configuration, args.parallelism);
     let grants = Grants::open(job.grants)?;
@@ -74,6 +74,10 @@ pub fn run(args: RunArgs) -> Result<()> {
     Ok(())
 }
 
+fn from(args: &RunArgs) -> Option<String> {
+    args.from.as_ref().map(|from| from.to_string_lossy().into_owned())
+}
+
 fn interrupts() -> Result<Receiver<()>> {
     let (sender, receiver) = channel();
     // The receiver is gone only when the program ends anyway.
@@ -91,11 +95,23 @@ fn read_job(args: &RunArgs) -> Result<Job> {
 
 fn read_component(args: &RunArgs) -> Result<Job> {
     let configuration = configured(Configuration::default(), args)?;
-    let (plugin, component) = Loader::new(&configuration)?.load(&args.file)?;
-    let plan = plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
+    let mut loader = Loader::new(&configuration)?;
+    let (plugin, component) = loader.load(&args.file)?;
+    let loaded = LoadedPlugin { plugin, args: args.args.clone(), component, replaces: None };
+    let loaded = upgraded(loaded, args, &mut loader, &configuration)?;
+    let plan = loaded.plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
-    let plugins = vec![LoadedPlugin { plugin, args: args.args.clone(), component }];
-    Ok(Job { spec: JobSpec::from_plan(name, Arc::new(plan)), plugins, configuration, grants: args.grants.clone() })
+    let spec = JobSpec::from_plan(name, Arc::new(plan));
+    Ok(Job { spec, plugins: vec![loaded], configuration, grants: args.grants.clone() })
+}
+
+/// The component itself, or the one that an upgrade has put in its place: a job goes on with the version that it had come to.
+fn upgraded(named: LoadedPlugin, args: &RunArgs, loader: &mut Loader, configuration: &Configuration) -> Result<LoadedPlugin> {
+    let Some(bytes) = replacement(configuration, from(args).as_deref(), named.plugin.digest())? else { return Ok(named) };
+    let replaces = Some(named.plugin.digest().to_owned());
+    let plugin = loader.load_bytes(&bytes)?;
+    report::status(&format!("the job was upgraded: it goes on with the component {}", plugin.digest().get(..12).unwrap_or_default()));
+    Ok(LoadedPlugin { plugin, component: Arc::new(bytes), replaces, ..named })
 }
 
 /// How `streamrt upgrade` makes a new version of this job: of another component, with the same name and arguments.
@@ -109,7 +125,7 @@ fn new_version(args: &RunArgs, job: &Job) -> remote::Load {
         }
         let (plugin, bytes) = Loader::new(&configuration)?.load(component)?;
         let plan = plugin.describe(&arguments).map_err(|e| e.at(component.display()))?;
-        let plugins = vec![LoadedPlugin { plugin, args: arguments.clone(), component: bytes }];
+        let plugins = vec![LoadedPlugin { plugin, args: arguments.clone(), component: bytes, replaces: None }];
         Ok((JobSpec::from_plan(name.clone(), Arc::new(plan)), plugins))
     })
 }
@@ -141,7 +157,7 @@ fn load_plugins(file: &JobFile, folder: &Path, configuration: &Configuration) ->
         let path = folder.join(&used.component);
         let (plugin, component) = loader.load(&path)?;
         plans.push(Arc::new(plugin.describe(&used.args).map_err(|e| e.at(path.display()))?));
-        plugins.push(LoadedPlugin { plugin, args: used.args, component });
+        plugins.push(LoadedPlugin { plugin, args: used.args, component, replaces: None });
     }
     Ok((plugins, plans))
 }

@@ -35,7 +35,8 @@ pub enum Verdict {
 pub struct Compatibility {
     /// By uid.
     pub operators: Vec<OperatorChange>,
-    /// Nodes, edges and their columns are the same: only code has changed.
+    /// Only code has changed: nodes, their options, edges, columns, states and what functions declare are the same. A running job can then be
+    /// given the new code in place.
     pub same_shape: bool,
 }
 
@@ -62,7 +63,7 @@ pub fn compare(old: &JobSpec, new: &JobSpec) -> Compatibility {
     });
     let mut operators: Vec<OperatorChange> = kept.chain(added).collect();
     operators.sort_by(|a, b| a.uid.cmp(&b.uid));
-    Compatibility { operators, same_shape: shape(old) == shape(new) }
+    Compatibility { operators, same_shape: shape(old) == shape(new) && !has_own_sinks(old) }
 }
 
 /// A node with the functions that it calls and the edges that lead to it.
@@ -126,19 +127,34 @@ impl<'a> Operator<'a> {
     }
 }
 
-/// Nodes, edges and columns, without code.
+/// Whether a sink is user code: its transaction is open on both sides of a barrier, so it is not replaced in between.
+fn has_own_sinks(job: &JobSpec) -> bool {
+    job.nodes.iter().any(|node| matches!(node.body, Body::FunctionSink { .. }))
+}
+
+/// All that a plan says, but for the numbers of the functions: these follow from the order in which the code registers them.
 fn shape(job: &JobSpec) -> Value {
     let node = |node: &Node| {
-        let functions: Value = functions_of(&node.body)
-            .into_iter()
-            .map(|number| {
-                let function = job.functions[number as usize].function();
-                json!([function.kind, function.outputs, function.key, function.timers])
-            })
-            .collect();
-        json!([node.uid, node.parallelism, node.chaining, node.inputs, json!(node.body)["kind"], node.outputs, functions])
+        let numbers = functions_of(&node.body);
+        let called = |number: &u32| {
+            let function = &job.functions[*number as usize];
+            json!([function.plugin, Function { number: 0, ..function.function().clone() }])
+        };
+        let functions: Value = numbers.iter().map(called).collect();
+        let mut node = json!(node);
+        forget_numbers(&mut node["body"]);
+        json!([node, functions])
     };
     job.nodes.iter().map(node).collect()
+}
+
+/// Which functions a body calls stands beside it; whether it calls one stays.
+fn forget_numbers(body: &mut Value) {
+    for pointer in ["/function", "/time/function", "/contents/function", "/contents/then"] {
+        if let Some(number) = body.pointer_mut(pointer).filter(|number| number.is_number()) {
+            *number = json!(0);
+        }
+    }
 }
 
 fn gone(operator: Operator<'_>) -> OperatorChange {
@@ -235,11 +251,22 @@ mod tests {
         JobSpec::from_plan("job", Arc::new(Plan::from_json(&plan.to_string()).unwrap()))
     }
 
-    /// Changes the plan, and compares the verdict on `uid`, whether all is compatible, and whether the shape is the same.
-    fn check(change: impl FnOnce(&mut Value), uid: &str, verdict: Verdict, same_shape: bool, part: &str) {
-        let found = compare(&job(|_| {}), &job(change));
+    /// Leaves out the sink of user code, which stands last.
+    fn drop_audit(plan: &mut Value) {
+        for list in ["nodes", "functions"] {
+            plan[list].as_array_mut().unwrap().pop();
+        }
+    }
+
+    /// Changes the plan, and compares the verdict on `uid`, whether all is compatible, and whether the shape of what is not `audit` is the same.
+    fn check(change: impl Fn(&mut Value), uid: &str, verdict: Verdict, same_shape: bool, part: &str) {
+        let found = compare(&job(|_| {}), &job(&change));
         let operator = found.operators.iter().find(|operator| operator.uid == uid).unwrap();
-        assert_eq!((operator.verdict, found.same_shape), (verdict, same_shape), "{operator:?}");
+        let others = compare(&job(drop_audit), &job(|plan| {
+            change(plan);
+            drop_audit(plan);
+        }));
+        assert_eq!((operator.verdict, others.same_shape), (verdict, same_shape), "{operator:?}");
         assert!(operator.changes.join("; ").contains(part), "{:?}", operator.changes);
         assert_eq!(found.is_compatible(), verdict != Verdict::Refused);
     }
@@ -247,30 +274,43 @@ mod tests {
     #[test]
     fn state_is_kept_where_uid_and_types_are() {
         check(|_| {}, "alert", Verdict::Keeps, true, "");
-        check(|plan| plan["functions"][0]["states"][0]["value"][0]["name"] = json!("w"), "alert", Verdict::Keeps, true, "");
-        check(
-            |plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"),
-            "alert",
-            Verdict::Refused,
-            true,
-            "state `last` is",
-        );
-        check(|plan| plan["functions"][0]["states"] = json!([]), "alert", Verdict::Refused, true, "state `last` is gone");
+        check(|plan| plan["functions"][0]["states"][0]["value"][0]["name"] = json!("w"), "alert", Verdict::Keeps, false, "");
+        check(|plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"), "alert", Verdict::Refused, false, "state `last` is");
+        check(|plan| plan["functions"][0]["states"] = json!([]), "alert", Verdict::Refused, false, "state `last` is gone");
         check(|plan| plan["functions"][0]["timers"] = json!(false), "alert", Verdict::Refused, false, "no timers");
         check(|plan| plan["nodes"][2]["uid"] = json!("other"), "alert", Verdict::Refused, false, "its state with it");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "map", Verdict::Gone, false, "it is gone");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "other", Verdict::StartsEmpty, false, "it is new");
-        check(
-            |plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}),
-            "alert",
-            Verdict::Refused,
-            false,
-            "its input was",
-        );
-        check(|plan| plan["nodes"][3]["body"]["connector"] = json!("file"), "out", Verdict::Refused, true, "its state is of");
+        check(|plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}), "alert", Verdict::Refused, false, "its input was");
+        check(|plan| plan["nodes"][3]["body"]["connector"] = json!("file"), "out", Verdict::Refused, false, "its state is of");
+        check(|plan| plan["nodes"][0]["body"]["options"] = json!({"path": "/other"}), "in", Verdict::Keeps, false, "");
         let grant = "it asks for the folder `other`, which it did not; it does not ask for the folder `log` any more";
         check(|plan| plan["functions"][2]["grants"] = json!(["other"]), "audit", Verdict::Keeps, true, grant);
         check(|plan| plan["functions"][2]["input"][0]["type"] = json!("string"), "audit", Verdict::Keeps, true, "");
-        check(|plan| plan["functions"][2]["kind"] = json!("write-ahead-sink"), "audit", Verdict::Refused, false, "its state is of");
+        check(|plan| plan["functions"][2]["kind"] = json!("write-ahead-sink"), "audit", Verdict::Refused, true, "its state is of");
+    }
+
+    #[test]
+    fn a_sink_of_user_code_is_not_replaced_in_place() {
+        assert!(!compare(&job(|_| {}), &job(|_| {})).same_shape);
+        assert!(compare(&job(drop_audit), &job(drop_audit)).same_shape);
+    }
+
+    #[test]
+    fn the_order_in_which_functions_are_registered_is_no_part_of_the_shape() {
+        let swap = |plan: &mut Value| {
+            drop_audit(plan);
+            plan["functions"].as_array_mut().unwrap().swap(0, 1);
+            for number in 0..2 {
+                plan["functions"][number]["number"] = json!(number);
+                plan["nodes"][number + 1]["body"]["function"] = json!(number);
+            }
+        };
+        assert!(compare(&job(drop_audit), &job(swap)).same_shape);
+        let two_maps = |plan: &mut Value| {
+            drop_audit(plan);
+            plan["nodes"][2]["body"]["function"] = json!(1);
+        };
+        assert!(!compare(&job(drop_audit), &job(two_maps)).same_shape);
     }
 }

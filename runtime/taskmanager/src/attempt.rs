@@ -59,7 +59,7 @@ pub(crate) fn build(
         let task_metrics = Arc::new(TaskMetrics::default());
         metrics.tasks.push(task_metrics.clone());
         let head = head(factory, subtask, restored, &rates, metrics)?;
-        let chain = factory.chain(subtask, &task_metrics, &mut metrics.sinks)?;
+        let (chain, seats) = factory.chain(subtask, &task_metrics, &mut metrics.sinks)?;
         if let (ReadyHead::Gate, Some(context)) = (&head, chain.contexts().next()) {
             gate.restore(gate_watermark(restored, context)?);
         }
@@ -68,7 +68,7 @@ pub(crate) fn build(
         mailboxes.push(mailbox.clone());
         let checkpoints = reports.map(|reports| CheckpointLine::new(number, mailbox, reports.clone()));
         let (clock, control) = (definition.clock.clone(), factory.control.clone());
-        let task = Task { chain, exits, clock, metrics: task_metrics, control, checkpoints, ended: false };
+        let task = Task { chain, seats, exits, clock, metrics: task_metrics, control, checkpoints, ended: false };
         let name = format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism);
         tasks.push(Ready { name, task, gate, head, restored: restored.clone() });
     }

@@ -9,14 +9,18 @@ use crate::control::Control;
 use crate::disk_uploads::{DiskUploads, Place};
 use crate::disks::Disks;
 use crate::durable::Durable;
+use crate::factory::Definition;
 use crate::mailbox::{Command, Mailbox, Report, TaskSnapshot};
+use crate::replaceable::UserCode;
 use crate::restored::Restored;
-use std::collections::{BTreeMap, VecDeque};
+use crate::statistics::{CheckpointStatus, Statistics, SubtaskReport};
+use crate::wishes::{SavepointStores, Swap, Swapped, Wish, Wishes, answer};
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use streamrt_checkpoint::{Action, Coordinator, EndState, Entry, SnapshotKind, Store, SubtaskSnapshot, object_path};
+use streamrt_checkpoint::{Action, Coordinator, EndState, Entry, Purpose, Request, SnapshotKind, Store, SubtaskSnapshot, object_path};
 use streamrt_types::{Barrier, Error, Result, code, failpoint};
 
 /// How often the coordinator looks at the clock at least.
@@ -24,26 +28,11 @@ const TICK_MAX: Duration = Duration::from_millis(50);
 
 /// What the coordinator's thread is told.
 pub(crate) enum Message {
-    Acknowledged {
-        task: usize,
-        checkpoint: u64,
-        snapshot: SubtaskSnapshot,
-    },
-    Declined {
-        task: usize,
-        checkpoint: u64,
-        reason: String,
-    },
-    Committed {
-        task: usize,
-        checkpoint: u64,
-    },
-    Ended {
-        task: usize,
-    },
-    Finished {
-        task: usize,
-    },
+    Acknowledged { task: usize, checkpoint: u64, snapshot: SubtaskSnapshot, report: SubtaskReport },
+    Declined { task: usize, checkpoint: u64, reason: String },
+    Committed { task: usize, checkpoint: u64 },
+    Ended { task: usize },
+    Finished { task: usize },
     /// The user wants the job to stop with a checkpoint.
     Stop,
     /// The user wants a savepoint in a folder; with `stop`, the job ends with it.
@@ -53,31 +42,27 @@ pub(crate) enum Message {
         reply: Sender<Result<u64>>,
     },
     /// The user wants the sources to end, and a savepoint of what is left when all tasks have.
-    Drain {
-        folder: String,
-        reply: Sender<Result<u64>>,
-    },
+    Drain { folder: String, reply: Sender<Result<u64>> },
+    /// The user wants other code, of which there is an instance for each task.
+    Upgrade { definition: Arc<Definition>, code: Vec<UserCode>, reply: Sender<Result<Swapped>> },
     /// All tasks are gone.
     Done,
 }
 
-/// A savepoint that somebody waits for.
-struct Savepoint {
-    store: Store,
-    stop: bool,
-    /// It is made when all tasks have ended.
-    at_end: bool,
-    reply: Sender<Result<u64>>,
+/// What is left of the checkpoints when all tasks of an attempt are gone.
+pub(crate) struct Ending {
+    pub durable: Durable,
+    /// The checkpoint with which the job was stopped.
+    pub stopped_at: Option<u64>,
+    /// Who waits for an upgrade that was begun and never counted: what tasks did since is void.
+    pub upgrade: Option<Sender<Result<Swapped>>>,
 }
-
-/// The stores of savepoints that are being made, by number: coordinator and uploader share it.
-type SavepointStores = Arc<Mutex<BTreeMap<u64, Store>>>;
 
 /// The threads of an attempt.
 pub(crate) struct Checkpoints {
     pub messages: Sender<Message>,
     uploader: JoinHandle<()>,
-    coordinator: JoinHandle<(Durable, Option<u64>)>,
+    coordinator: JoinHandle<Ending>,
 }
 
 /// Starts both threads. `reports` is what tasks send to; it ends when they are gone.
@@ -87,12 +72,22 @@ pub(crate) fn start(
     mailboxes: Vec<Arc<Mailbox>>,
     reports: Receiver<Report>,
     control: Arc<Control>,
+    statistics: Statistics,
 ) -> Result<Checkpoints> {
     let (messages, received) = channel();
-    let savepoint_stores = SavepointStores::default();
-    let mut uploader = Uploader::new(&durable, restored, savepoint_stores.clone(), messages.clone());
+    let wishes = Wishes::default();
+    let mut uploader = Uploader::new(&durable, restored, wishes.stores.clone(), messages.clone());
     let uploader = spawn("checkpoints", move || reports.into_iter().for_each(|report| uploader.report(report)))?;
-    let thread = CoordinatorThread::new(durable, mailboxes, control, savepoint_stores);
+    let thread = CoordinatorThread {
+        coordinator: Coordinator::new(durable.settings(), durable.topology()),
+        places: durable.places(),
+        began: Instant::now(),
+        durable,
+        mailboxes,
+        control,
+        wishes,
+        statistics,
+    };
     let coordinator = spawn("coordinator", move || thread.run(&received))?;
     Ok(Checkpoints { messages, uploader, coordinator })
 }
@@ -103,8 +98,8 @@ fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'stati
 }
 
 impl Checkpoints {
-    /// Waits for both threads, after all tasks are gone. Returns the checkpoint at which the job was stopped, if it was.
-    pub fn join(self) -> Result<(Durable, Option<u64>)> {
+    /// Waits for both threads, after all tasks are gone.
+    pub fn join(self) -> Result<Ending> {
         let gone = |_| Error::internal("a thread of the checkpoints panicked");
         self.uploader.join().map_err(gone)?;
         // A coordinator that has ended already gets no message, and needs none.
@@ -122,6 +117,7 @@ struct Uploader {
     files: DiskUploads,
     /// (vertex, subtask) by task.
     places: Vec<(u32, u32)>,
+    names: Vec<String>,
     messages: Sender<Message>,
 }
 
@@ -135,6 +131,7 @@ impl Uploader {
             disks: durable.disks(),
             files: durable.disk_uploads(restored),
             places: durable.places(),
+            names: durable.topology().tasks.into_iter().map(|task| task.name).collect(),
             messages,
         }
     }
@@ -142,9 +139,17 @@ impl Uploader {
     fn report(&mut self, report: Report) {
         let message = match report {
             Report::Snapshot(snapshot) => {
-                let (task, checkpoint) = (snapshot.task, snapshot.checkpoint);
+                let (task, checkpoint, pause, began) = (snapshot.task, snapshot.checkpoint, snapshot.pause, Instant::now());
                 match self.upload(snapshot) {
-                    Ok(snapshot) => Message::Acknowledged { task, checkpoint, snapshot },
+                    Ok(snapshot) => {
+                        let full_bytes = snapshot.objects().map(|object| object.bytes).sum();
+                        let bytes = full_bytes - snapshot.shared_bytes(checkpoint);
+                        let micros = |duration: Duration| duration.as_micros() as u64;
+                        let (alignment_us, sync_us, async_us) = (micros(pause.alignment), micros(pause.sync), micros(began.elapsed()));
+                        let name = self.names[task].clone();
+                        let report = SubtaskReport { name, alignment_us, sync_us, async_us, bytes, full_bytes };
+                        Message::Acknowledged { task, checkpoint, snapshot, report }
+                    }
                     Err(error) => Message::Declined { task, checkpoint, reason: error.message().to_owned() },
                 }
             }
@@ -188,48 +193,21 @@ struct CoordinatorThread {
     control: Arc<Control>,
     places: Vec<(u32, u32)>,
     began: Instant,
-    /// The last checkpoint whose commit each task has carried out; `u64::MAX` for one that is gone.
-    committed: Vec<u64>,
-    /// The job is being stopped, with the checkpoint that it is stopped at, once that is published.
-    stop: Option<Option<u64>>,
-    /// Savepoints that are not begun.
-    wanted: VecDeque<Savepoint>,
-    /// Savepoints that are being made, by number.
-    savepoints: BTreeMap<u64, Savepoint>,
-    savepoint_stores: SavepointStores,
-    /// A savepoint that is begun when all tasks have ended.
-    at_end: Option<Savepoint>,
-    /// Whether each task has ended.
-    ended: Vec<bool>,
+    wishes: Wishes,
+    statistics: Statistics,
 }
 
-impl CoordinatorThread {
-    fn new(durable: Durable, mailboxes: Vec<Arc<Mailbox>>, control: Arc<Control>, savepoint_stores: SavepointStores) -> CoordinatorThread {
-        CoordinatorThread {
-            coordinator: Coordinator::new(durable.settings(), durable.topology()),
-            places: durable.places(),
-            committed: vec![0; mailboxes.len()],
-            at_end: None,
-            ended: vec![false; mailboxes.len()],
-            durable,
-            mailboxes,
-            control,
-            began: Instant::now(),
-            stop: None,
-            wanted: VecDeque::new(),
-            savepoints: BTreeMap::new(),
-            savepoint_stores,
-        }
-    }
+type Actions = Vec<Action<SubtaskSnapshot>>;
 
-    fn run(mut self, messages: &Receiver<Message>) -> (Durable, Option<u64>) {
+impl CoordinatorThread {
+    fn run(mut self, messages: &Receiver<Message>) -> Ending {
         loop {
             let message = messages.recv_timeout(self.durable.tick().min(TICK_MAX));
             if let Ok(Message::Acknowledged { .. }) = message {
                 failpoint("snapshot.acknowledged").unwrap_or_else(|error| self.control.fail(error));
             }
             let actions = match message {
-                Ok(Message::Done) | Err(RecvTimeoutError::Disconnected) => return (self.durable, self.stop.flatten()),
+                Ok(Message::Done) | Err(RecvTimeoutError::Disconnected) => return self.end(),
                 Ok(message) => self.message(message),
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
             };
@@ -244,62 +222,36 @@ impl CoordinatorThread {
         }
     }
 
-    fn message(&mut self, message: Message) -> Vec<Action<SubtaskSnapshot>> {
+    fn end(mut self) -> Ending {
+        let upgrade = self.wishes.take_begun_upgrade();
+        Ending { stopped_at: self.coordinator.stopped_at(), durable: self.durable, upgrade }
+    }
+
+    fn message(&mut self, message: Message) -> Actions {
         match message {
-            Message::Acknowledged { task, checkpoint, snapshot } => self.coordinator.acknowledged(task, checkpoint, snapshot),
+            Message::Acknowledged { task, checkpoint, snapshot, report } => {
+                self.statistics.acknowledged(checkpoint, report);
+                self.coordinator.acknowledged(task, checkpoint, snapshot)
+            }
             Message::Declined { task, checkpoint, reason } => self.coordinator.declined(task, checkpoint, &reason),
-            Message::Committed { task, checkpoint } => {
-                self.committed[task] = checkpoint;
-                self.end_when_stopped();
-                Vec::new()
+            Message::Committed { task, checkpoint } => self.coordinator.committed(task, checkpoint),
+            Message::Ended { task } => self.coordinator.ended(task),
+            Message::Finished { task } => self.coordinator.finished(task),
+            Message::Stop => self.coordinator.request(Request::Stop),
+            Message::Savepoint { folder, stop, reply } => {
+                self.ask_for_savepoint(&folder, reply, |request| Request::Savepoint { request, stops: stop })
             }
-            Message::Ended { task } => {
-                let mut actions = self.task_ended(task);
-                actions.extend(self.coordinator.ended(task));
-                actions
-            }
-            Message::Finished { task } => {
-                self.committed[task] = u64::MAX;
-                let mut actions = self.task_ended(task);
-                actions.extend(self.coordinator.finished(task));
-                actions
-            }
-            Message::Drain { folder, reply } => {
-                match savepoint_store(&folder) {
-                    Ok(store) => {
-                        self.at_end = Some(Savepoint { store, stop: false, at_end: true, reply });
-                        self.control.drain();
-                    }
-                    Err(error) => answer(&reply, Err(error)),
-                }
-                Vec::new()
-            }
-            Message::Stop => {
-                self.stop = self.stop.or(Some(None));
-                self.coordinator.request(SnapshotKind::Checkpoint)
-            }
-            Message::Savepoint { folder, stop, reply } => self.request_savepoint(&folder, stop, reply),
+            Message::Drain { folder, reply } => self.ask_for_savepoint(&folder, reply, |request| Request::Drain { request }),
+            Message::Upgrade { definition, code, reply } => self.ask_for_upgrade(&definition, code, reply),
             Message::Done => Vec::new(),
         }
     }
 
-    /// With the last task to end, the savepoint of a drained job is asked for, in front of the last checkpoint.
-    fn task_ended(&mut self, task: usize) -> Vec<Action<SubtaskSnapshot>> {
-        self.ended[task] = true;
-        match self.at_end.take_if(|_| self.ended.iter().all(|ended| *ended)) {
-            None => Vec::new(),
-            Some(savepoint) => {
-                self.wanted.push_back(savepoint);
-                self.coordinator.request(SnapshotKind::Savepoint)
-            }
-        }
-    }
-
-    fn request_savepoint(&mut self, folder: &str, stop: bool, reply: Sender<Result<u64>>) -> Vec<Action<SubtaskSnapshot>> {
+    fn ask_for_savepoint(&mut self, folder: &str, reply: Sender<Result<u64>>, request: impl FnOnce(u64) -> Request) -> Actions {
         match savepoint_store(folder) {
             Ok(store) => {
-                self.wanted.push_back(Savepoint { store, stop, at_end: false, reply });
-                self.coordinator.request(SnapshotKind::Savepoint)
+                let number = self.wishes.add(Wish::Savepoint { store, reply });
+                self.coordinator.request(request(number))
             }
             Err(error) => {
                 answer(&reply, Err(error));
@@ -308,107 +260,94 @@ impl CoordinatorThread {
         }
     }
 
-    fn carry_out(&mut self, action: Action<SubtaskSnapshot>) -> Result<Vec<Action<SubtaskSnapshot>>> {
-        match action {
-            Action::Trigger { checkpoint, kind, tasks } => self.trigger(checkpoint, kind, &tasks),
-            Action::Publish { checkpoint, snapshots, .. } => return self.publish(checkpoint, snapshots),
-            Action::Complete { checkpoint, .. } => {
-                failpoint("complete.before")?;
-                self.complete(checkpoint);
+    fn ask_for_upgrade(&mut self, definition: &Arc<Definition>, code: Vec<UserCode>, reply: Sender<Result<Swapped>>) -> Actions {
+        match self.durable.version(definition) {
+            Ok(version) => {
+                let request = self.wishes.add(Wish::Upgrade(Swap { version, code, reply }));
+                self.coordinator.request(Request::Upgrade { request })
             }
-            Action::Abort { checkpoint, reason } => self.abort(checkpoint, reason),
-            Action::Fail { reason } => return Err(Error::new(code::CHECKPOINT_FAILED, reason)),
+            Err(error) => {
+                answer(&reply, Err(error));
+                Vec::new()
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action<SubtaskSnapshot>) -> Result<Actions> {
+        match action {
+            Action::Trigger { checkpoint, purpose, tasks } => self.trigger(checkpoint, purpose, &tasks),
+            Action::Publish { checkpoint, purpose, snapshots } => return self.publish(checkpoint, purpose, snapshots),
+            Action::Complete { checkpoint, purpose } => self.complete(checkpoint, purpose)?,
+            Action::Abort { checkpoint, purpose, reason } => self.abort(checkpoint, purpose, reason),
+            Action::Drain => self.control.drain(),
+            Action::Stop => self.control.fail(Control::cancelled()),
+            Action::Fail { reason } | Action::RollBack { reason } => return Err(Error::new(code::CHECKPOINT_FAILED, reason)),
             Action::Retire { checkpoint } => self.durable.retire(checkpoint)?,
-            Action::Refuse { reason, .. } => self.refuse(reason),
+            Action::Refuse { request, reason } => self.wishes.refuse(request, Error::new(code::CHECKPOINT_FAILED, reason)),
         }
         Ok(Vec::new())
     }
 
-    fn trigger(&mut self, checkpoint: u64, kind: SnapshotKind, tasks: &[usize]) {
-        if kind == SnapshotKind::Savepoint && !self.savepoints.contains_key(&checkpoint) {
-            self.begin_savepoint(checkpoint);
-        }
-        let stops = self.savepoints.get(&checkpoint).map_or(self.stop == Some(None), |savepoint| savepoint.stop);
-        if stops {
-            self.coordinator.close_with(checkpoint);
-        }
+    fn trigger(&mut self, checkpoint: u64, purpose: Purpose, tasks: &[usize]) {
+        self.statistics.begins(checkpoint, kind_name(purpose), self.durable.now_ms());
+        self.wishes.begin(checkpoint, purpose);
+        let code = self.wishes.swap(purpose).map(|swap| std::mem::take(&mut swap.code)).unwrap_or_default();
+        self.mailboxes.iter().zip(code).for_each(|(mailbox, code)| mailbox.put_code(checkpoint, code));
         tasks.iter().for_each(|task| self.mailboxes[*task].send(Command::Trigger(Barrier { checkpoint })));
     }
 
-    fn abort(&mut self, checkpoint: u64, reason: String) {
+    fn abort(&mut self, checkpoint: u64, purpose: Purpose, reason: String) {
         self.tell_all(Command::Abort(checkpoint));
-        match self.end_savepoint(checkpoint) {
-            Some(savepoint) => answer(&savepoint.reply, Err(Error::new(code::CHECKPOINT_FAILED, reason))),
-            None => self.durable.say(&format!("checkpoint {checkpoint} failed: {reason}")),
+        self.wishes.abort(checkpoint, purpose, &reason);
+        if purpose.request().is_none() {
+            self.durable.say(&format!("checkpoint {checkpoint} failed: {reason}"));
         }
+        self.statistics.ends(checkpoint, CheckpointStatus::Failed { reason });
     }
 
-    /// A savepoint that waited for the end of all tasks holds that they have ended; any other one comes too late.
-    fn refuse(&mut self, reason: String) {
-        let Some(savepoint) = self.wanted.pop_front() else { return };
-        let made = match savepoint.at_end {
-            false => Err(Error::new(code::CHECKPOINT_FAILED, reason)),
-            true => {
-                let finished = self.places.iter().map(|&(vertex, subtask)| SubtaskSnapshot::finished(vertex, subtask)).collect();
-                let checkpoint = self.durable.next_checkpoint();
-                self.durable.publish(checkpoint, Some(&savepoint.store), finished).map(|()| checkpoint)
-            }
-        };
-        answer(&savepoint.reply, made);
-    }
-
-    fn begin_savepoint(&mut self, checkpoint: u64) {
-        if let Some(savepoint) = self.wanted.pop_front() {
-            self.savepoint_stores.lock().unwrap_or_else(PoisonError::into_inner).insert(checkpoint, savepoint.store.clone());
-            self.savepoints.insert(checkpoint, savepoint);
-        }
-    }
-
-    fn end_savepoint(&mut self, checkpoint: u64) -> Option<Savepoint> {
-        self.savepoint_stores.lock().unwrap_or_else(PoisonError::into_inner).remove(&checkpoint);
-        self.savepoints.remove(&checkpoint)
-    }
-
-    /// A savepoint alone commits nothing; the job may go on and commit with its next checkpoint.
-    fn complete(&mut self, checkpoint: u64) {
-        let savepoint = self.end_savepoint(checkpoint);
-        let stops = savepoint.as_ref().is_none_or(|savepoint| savepoint.stop);
-        if savepoint.as_ref().is_some_and(|savepoint| savepoint.stop) {
-            self.stop = Some(None);
-        }
-        if stops {
+    fn complete(&mut self, checkpoint: u64, purpose: Purpose) -> Result<()> {
+        // It counts, whatever fails from here on.
+        self.statistics.ends(checkpoint, CheckpointStatus::Published);
+        self.wishes.fulfil(checkpoint, purpose, self.statistics.longest_pause(checkpoint));
+        failpoint("complete.before")?;
+        if purpose.commits() {
             self.tell_all(Command::Complete(checkpoint));
-            self.stop = self.stop.map(|at| at.or(Some(checkpoint)));
         }
-        if let Some(savepoint) = savepoint {
-            answer(&savepoint.reply, Ok(checkpoint));
-        }
+        Ok(())
     }
 
-    fn publish(&mut self, checkpoint: u64, snapshots: Vec<Option<SubtaskSnapshot>>) -> Result<Vec<Action<SubtaskSnapshot>>> {
+    fn publish(&mut self, checkpoint: u64, purpose: Purpose, snapshots: Vec<Option<SubtaskSnapshot>>) -> Result<Actions> {
         let of_task = |(snapshot, &(vertex, subtask)): (Option<SubtaskSnapshot>, &(u32, u32))| {
             snapshot.unwrap_or_else(|| SubtaskSnapshot::finished(vertex, subtask))
         };
         let subtasks = snapshots.into_iter().zip(&self.places).map(of_task).collect();
-        let savepoint = self.savepoints.get(&checkpoint).map(|savepoint| &savepoint.store);
-        match self.durable.publish(checkpoint, savepoint, subtasks) {
+        match self.publish_as(checkpoint, purpose, subtasks) {
             Ok(()) => Ok(self.coordinator.published(checkpoint)),
             Err(error) if self.durable.leads() => Ok(self.coordinator.publish_failed(checkpoint, error.message())),
             Err(error) => Err(error),
         }
     }
 
+    /// A checkpoint of an upgrade is one of the new version, unless it cannot be published.
+    fn publish_as(&mut self, checkpoint: u64, purpose: Purpose, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
+        let CoordinatorThread { durable, wishes, .. } = self;
+        let Some(swap) = wishes.swap(purpose) else {
+            return durable.publish(checkpoint, wishes.store(purpose), purpose.commits(), subtasks);
+        };
+        durable.exchange(&mut swap.version);
+        durable.publish(checkpoint, None, true, subtasks).inspect_err(|_| durable.exchange(&mut swap.version))
+    }
+
     fn tell_all(&self, command: Command) {
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(command));
     }
+}
 
-    /// Ends the tasks when all of them have committed what the last checkpoint holds.
-    fn end_when_stopped(&self) {
-        if let Some(Some(checkpoint)) = self.stop
-            && self.committed.iter().all(|committed| *committed >= checkpoint)
-        {
-            self.control.fail(Control::cancelled());
-        }
+fn kind_name(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Checkpoint | Purpose::Stop => "checkpoint",
+        Purpose::Upgrade { .. } => "upgrade",
+        Purpose::Savepoint { .. } => "savepoint",
     }
 }
 
@@ -420,11 +359,6 @@ fn savepoint_store(folder: &str) -> Result<Store> {
             Err(Error::new(code::BAD_OPTION, format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own")))
         }
     }
-}
-
-/// Whoever asked may have gone.
-fn answer(reply: &Sender<Result<u64>>, answer: Result<u64>) {
-    let _ = reply.send(answer);
 }
 
 /// What is written when the user has cancelled the job: its sinks were told, and what no checkpoint names is withdrawn.

@@ -25,11 +25,24 @@ use streamrt_types::{Configuration, Error, Result, code, failpoint};
 /// The durable side of an attempt.
 pub(crate) struct Durable {
     log: JobLog,
-    definition: Arc<Definition>,
+    version: Version,
     job: Arc<str>,
-    plugins: Vec<PluginEntry>,
     operators: Vec<OperatorEntry>,
+}
+
+/// A version of the job as manifests name it.
+pub(crate) struct Version {
+    definition: Arc<Definition>,
+    plugins: Vec<PluginEntry>,
     plan: Value,
+}
+
+impl Version {
+    /// Keeps the version's components in the store.
+    fn new(definition: &Arc<Definition>, store: &Store) -> Result<Version> {
+        let plugins = definition.plugins.iter().map(|plugin| keep(store, plugin)).collect::<Result<_>>()?;
+        Ok(Version { definition: definition.clone(), plugins, plan: plan_of(definition) })
+    }
 }
 
 /// What is kept of a job before it starts.
@@ -61,11 +74,11 @@ pub(crate) fn look(configuration: &Configuration, from: Option<&str>) -> Result<
     if history.end == Some(EndState::Finished) && from.is_none() {
         return Ok(None);
     }
-    let newest = store.as_ref().zip(history.newest());
     let Some(from) = from else {
-        let snapshot = newest.map(|(store, newest)| load(store, newest)).transpose()?;
+        let snapshot = store.as_ref().map(|store| newest(store, &history)).transpose()?.flatten();
         return Ok(Some(Kept { store, history, snapshot, foreign: false }));
     };
+    let newest = store.as_ref().zip(history.newest());
     let named = Snapshot::open(from)?;
     let checksum = &named.published().manifest.checksum;
     let is_named = |published: &Published| published.manifest.checksum == *checksum;
@@ -101,12 +114,48 @@ fn load(store: &Store, published: &Published) -> Result<Snapshot> {
     Snapshot::load(store, published).map_err(moved)
 }
 
-/// What a new version of the job goes on from: the newest checkpoint, although another component made it.
+/// What the job goes on from. A savepoint with which nothing was committed belongs to the user alone: if it cannot be read, what stands before
+/// it serves as well.
+fn newest(store: &Store, history: &History) -> Result<Option<Snapshot>> {
+    let mut candidates = history.restorable().peekable();
+    while let Some(published) = candidates.next() {
+        match (load(store, published), candidates.peek()) {
+            (Err(error), Some(before)) => {
+                let (savepoint, before) = (published.checkpoint, before.checkpoint);
+                eprintln!("streamrt: savepoint {savepoint} is passed over, since nothing was committed with it, for checkpoint {before}: {}", error.message());
+            }
+            (loaded, _) => return loaded.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+/// The component that an upgrade has put in the place of the one with this digest, according to the newest checkpoint in `checkpoint.dir`. A
+/// snapshot `from` that the user names counts as the start of the job, unless it is the newest: then the user says what runs on it.
 ///
 /// # Errors
-/// As [`look`].
-pub(crate) fn look_for_upgrade(configuration: &Configuration) -> Result<Option<Kept>> {
-    Ok(look(configuration, None)?.map(|kept| Kept { foreign: true, ..kept }))
+/// S7001 and S7002 if what stands there cannot be used, S7007 if the store does not answer.
+pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &str) -> Result<Option<Vec<u8>>> {
+    let Some(store) = configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(None) };
+    let history = History::read(&store)?;
+    let Some(snapshot) = newest(&store, &history)? else { return Ok(None) };
+    if let Some(from) = from {
+        let named = Snapshot::open(from)?;
+        let is_named = |published: &Published| published.manifest.checksum == named.published().manifest.checksum;
+        if is_named(snapshot.published()) || !history.published.iter().any(is_named) {
+            return Ok(None);
+        }
+    }
+    let entry = snapshot.manifest().plugins.iter().find(|plugin| plugin.replaces.as_deref() == Some(digest));
+    entry.map(|entry| snapshot.component(entry)).transpose()
+}
+
+/// As [`look`], for a job that this process runs already: it is the same job, although an upgrade may have changed its component.
+///
+/// # Errors
+/// As there.
+pub(crate) fn look_again(configuration: &Configuration, from: Option<&str>) -> Result<Option<Kept>> {
+    Ok(look(configuration, from)?.map(|kept| Kept { foreign: true, ..kept }))
 }
 
 /// Takes the job over, settles its sinks, and reads what its operators kept.
@@ -132,13 +181,28 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
             }
             clean_up(&log)?;
             let job = job_id(&log.history().job);
-            let plugins = definition.plugins.iter().map(|plugin| keep(&store, plugin)).collect::<Result<_>>()?;
-            Some(Durable { log, definition: definition.clone(), job, plugins, operators, plan: plan_of(definition) })
+            Some(Durable { log, version: Version::new(definition, &store)?, job, operators })
         }
     };
     let (job, generation) = durable.as_ref().map_or_else(|| (job_id(&unique_token()), 1), |durable| (durable.job(), durable.generation()));
     settle(definition, job, generation, &restored)?;
     Ok(Beginning { durable, restored, resumed: snapshot.map(|snapshot| snapshot.manifest().checkpoint) })
+}
+
+/// Withdraws what the job has written and no checkpoint names, because it will not be tried again by itself. The job is taken over for it: an
+/// attempt that could not start may have done so as well.
+///
+/// # Errors
+/// What keeps it from being withdrawn, with how it is called.
+pub(crate) fn give_up(definition: &Arc<Definition>) -> Result<()> {
+    let Some(store) = definition.configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(()) };
+    let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
+    let job = job_id(&log.history().job);
+    let restored = newest(&store, log.history())?.as_ref().map(Restored::read).transpose()?.unwrap_or_default();
+    settle(definition, job.clone(), log.generation(), &restored).map_err(|e| {
+        e.at(format_args!("what was not committed is left behind, under names with `{job}`, until the next start withdraws it"))
+    })?;
+    log.append(Entry::Ended { state: EndState::Failed })
 }
 
 /// How a job is called in the names of its transactions.
@@ -160,7 +224,7 @@ fn record_origin(log: &mut JobLog, history: &History, snapshot: &Snapshot) -> Re
 fn keep(store: &Store, plugin: &crate::LoadedPlugin) -> Result<PluginEntry> {
     let digest = plugin.plugin.digest().to_owned();
     let component: Stored = store.put(&component_path(&digest), plugin.component.to_vec())?;
-    Ok(PluginEntry { name: String::new(), digest, args: plugin.args.clone(), component })
+    Ok(PluginEntry { name: String::new(), digest, args: plugin.args.clone(), component, replaces: plugin.replaces.clone() })
 }
 
 /// The job as the user wrote it.
@@ -258,7 +322,7 @@ impl Durable {
     }
 
     pub fn disks(&self) -> Option<Arc<Disks>> {
-        self.definition.disks.clone()
+        self.version.definition.disks.clone()
     }
 
     /// What brings files of states on disk into the store, where those of `restored` are already.
@@ -266,8 +330,27 @@ impl Durable {
         DiskUploads::new(self.store().clone(), self.generation(), &self.operators, restored)
     }
 
+    /// The version that the newest checkpoint of this attempt names.
+    pub fn definition(&self) -> &Arc<Definition> {
+        &self.version.definition
+    }
+
+    /// A version of the same shape, whose components are kept from now on.
+    pub fn version(&self, definition: &Arc<Definition>) -> Result<Version> {
+        Version::new(definition, self.store())
+    }
+
+    /// From now on manifests name the other version.
+    pub fn exchange(&mut self, version: &mut Version) {
+        std::mem::swap(&mut self.version, version);
+    }
+
+    pub fn now_ms(&self) -> i64 {
+        self.version.definition.clock.now_ms()
+    }
+
     pub fn max_parallelism(&self) -> u32 {
-        self.definition.max_parallelism
+        self.version.definition.max_parallelism
     }
 
     pub fn leads(&self) -> bool {
@@ -276,14 +359,14 @@ impl Durable {
 
     /// (vertex, subtask) of every task.
     pub fn places(&self) -> Vec<(u32, u32)> {
-        self.definition.execution.subtasks.iter().map(|subtask| (subtask.vertex as u32, subtask.index)).collect()
+        self.version.definition.execution.subtasks.iter().map(|subtask| (subtask.vertex as u32, subtask.index)).collect()
     }
 
     /// Who sends to whom.
     pub fn topology(&self) -> Topology {
-        let subtasks = &self.definition.execution.subtasks;
+        let subtasks = &self.version.definition.execution.subtasks;
         let name = |subtask: &streamrt_graph::Subtask| {
-            let vertex = &self.definition.graph.vertices[subtask.vertex];
+            let vertex = &self.version.definition.graph.vertices[subtask.vertex];
             format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism)
         };
         let mut tasks: Vec<TaskNode> = subtasks.iter().map(|subtask| TaskNode { name: name(subtask), predecessors: Vec::new() }).collect();
@@ -294,18 +377,13 @@ impl Durable {
         Topology { tasks }
     }
 
-    /// The first number that no published checkpoint has.
-    pub fn next_checkpoint(&self) -> u64 {
-        self.log.history().next_checkpoint()
-    }
-
     pub fn settings(&self) -> Settings {
-        Settings::new(&self.definition.configuration, self.log.history())
+        Settings::new(&self.version.definition.configuration, self.log.history())
     }
 
     /// How often time has to be looked at.
     pub fn tick(&self) -> Duration {
-        let interval = self.definition.configuration.checkpoint_interval_ms.unwrap_or(1000);
+        let interval = self.version.definition.configuration.checkpoint_interval_ms.unwrap_or(1000);
         Duration::from_millis((interval / 10).max(1))
     }
 
@@ -315,9 +393,9 @@ impl Durable {
 
     /// Withdraws what no checkpoint names, when the job has ended for good.
     pub fn withdraw(&self) -> Result<()> {
-        let newest = self.log.history().newest().map(|newest| Snapshot::load(self.store(), newest)).transpose()?;
+        let newest = newest(self.store(), self.log.history())?;
         let restored = newest.as_ref().map(Restored::read).transpose()?.unwrap_or_default();
-        settle(&self.definition, self.job(), self.generation(), &restored)
+        settle(&self.version.definition, self.job(), self.generation(), &restored)
     }
 
     /// A line for the user.
@@ -330,31 +408,32 @@ impl Durable {
     }
 
     /// Writes the manifest, then the log entry that makes it count. A savepoint goes into a store of its own, components and all.
-    pub fn publish(&mut self, checkpoint: u64, savepoint: Option<&Store>, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
+    /// With `commits`, sinks commit behind it.
+    pub fn publish(&mut self, checkpoint: u64, savepoint: Option<&Store>, commits: bool, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
         failpoint("manifest.before")?;
         let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
         let plugins = match savepoint {
-            None => self.plugins.clone(),
-            Some(store) => self.definition.plugins.iter().map(|plugin| keep(store, plugin)).collect::<Result<_>>()?,
+            None => self.version.plugins.clone(),
+            Some(store) => self.version.definition.plugins.iter().map(|plugin| keep(store, plugin)).collect::<Result<_>>()?,
         };
         let manifest = Manifest {
             version: Manifest::VERSION,
-            job: self.definition.spec.name.clone(),
+            job: self.version.definition.spec.name.clone(),
             job_id: self.job.to_string(),
             checkpoint,
             kind,
             generation: self.generation(),
-            wall_clock_ms: self.definition.clock.now_ms(),
+            wall_clock_ms: self.now_ms(),
             streamrt: env!("CARGO_PKG_VERSION").to_owned(),
-            max_parallelism: self.definition.max_parallelism,
-            plan: self.plan.clone(),
+            max_parallelism: self.version.definition.max_parallelism,
+            plan: self.version.plan.clone(),
             configuration: BTreeMap::new(),
             plugins,
             operators: self.operators.clone(),
             subtasks,
         };
         let store = savepoint.unwrap_or(self.store()).clone();
-        publish(&manifest, &store, &mut self.log)?;
+        publish(&manifest, &store, &mut self.log, commits)?;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use crate::attempt;
 use crate::control::Control;
 use crate::disks::Disks;
 use crate::restored::Restored;
+use crate::replaceable::{Seats, UserCode};
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
@@ -15,7 +16,7 @@ use streamrt_plugin::{ChainSpec, Grants, Log, Plugin, SinkSpec};
 use streamrt_state::Share;
 use streamrt_types::{Clock, Configuration, Error, KeyGroupRange, Result};
 use streamrt_window::{TimestampsOperator, WindowFunctions, WindowOperator};
-use streamrt_wit::{Body, Function, FunctionKind, Options, TimeSource, WindowContents};
+use streamrt_wit::{Body, Function, FunctionKind, Options, WindowContents};
 
 /// A component, ready to make instances, with the arguments of this job.
 #[derive(Clone)]
@@ -24,6 +25,8 @@ pub struct LoadedPlugin {
     pub args: Vec<String>,
     /// The component itself, which is kept beside the checkpoints.
     pub component: Arc<Vec<u8>>,
+    /// The digest of the component that the job was started with, where an upgrade has put this one in its place.
+    pub replaces: Option<String>,
 }
 
 /// What does not change from one attempt to the next.
@@ -107,16 +110,17 @@ impl Factory<'_> {
         }
     }
 
-    /// The operators of a subtask. Sinks get counters of their own, which are added to `sinks`.
-    pub fn chain(&self, subtask: &Subtask, metrics: &Arc<TaskMetrics>, sinks: &mut Vec<Arc<TaskMetrics>>) -> Result<OperatorChain> {
+    /// The operators of a subtask, and where their code is replaced. Sinks get counters of their own, which are added to `sinks`.
+    pub fn chain(&self, subtask: &Subtask, metrics: &Arc<TaskMetrics>, sinks: &mut Vec<Arc<TaskMetrics>>) -> Result<(OperatorChain, Seats)> {
         let vertex = &self.definition.graph.vertices[subtask.vertex];
         let mut chain = OperatorChain::new();
+        let mut seats = Seats::default();
         for (number, chained) in vertex.operators.iter().enumerate() {
             let node = chained.nodes[0];
             let is_reader = number == 0 && matches!(vertex.head, Head::Reader { .. });
             let place = |e: Error| e.at(format!("node `{}`", self.definition.graph.stream.nodes[node].uid));
             let operator =
-                if is_reader { Box::new(Forwarder) as Box<dyn Operator> } else { self.operator(chained, subtask).map_err(place)? };
+                if is_reader { Box::new(Forwarder) as Box<dyn Operator> } else { self.operator(chained, subtask, &mut seats).map_err(place)? };
             let metrics = match self.definition.graph.stream.nodes[node].body.is_sink() {
                 true => {
                     sinks.push(Arc::default());
@@ -126,13 +130,37 @@ impl Factory<'_> {
             };
             chain.push(operator, self.context(node, subtask, metrics), chained.targets.clone());
         }
-        Ok(chain)
+        Ok((chain, seats))
     }
 
-    fn operator(&self, chained: &ChainedOperator, subtask: &Subtask) -> Result<Box<dyn Operator>> {
+    /// New instances of the code of a subtask, opened, in the order of its seats.
+    pub fn user_code(&self, subtask: &Subtask) -> Result<UserCode> {
+        let vertex = &self.definition.graph.vertices[subtask.vertex];
+        vertex.operators.iter().flat_map(|chained| self.calls(chained)).map(|functions| self.user(&functions, subtask)).collect()
+    }
+
+    /// The functions that an operator calls, each with those that are called together with it.
+    fn calls(&self, chained: &ChainedOperator) -> Vec<Vec<&FunctionRef>> {
+        let stream = &self.definition.graph.stream;
+        let functions: Vec<&FunctionRef> = chained.nodes.iter().flat_map(|node| stream.functions_of(*node)).collect();
+        match stream.nodes[chained.nodes[0]].body {
+            Body::Function { .. } => vec![functions],
+            // The sink itself is the instance.
+            Body::FunctionSink { .. } => Vec::new(),
+            _ => functions.into_iter().map(|function| vec![function]).collect(),
+        }
+    }
+
+    fn operator(&self, chained: &ChainedOperator, subtask: &Subtask, seats: &mut Seats) -> Result<Box<dyn Operator>> {
         let node = &self.definition.graph.stream.nodes[chained.nodes[0]];
         let input = node.input_schema.as_ref().ok_or_else(|| Error::internal("an operator behind a gate or a source has an input"))?;
-        let stream = &self.definition.graph.stream;
+        let mut users = Vec::new();
+        for functions in self.calls(chained) {
+            let declared: Vec<Function> = functions.iter().map(|function| function.function().clone()).collect();
+            users.push((seats.take(self.user(&functions, subtask)?), declared));
+        }
+        let mut users = users.into_iter();
+        let missing = || Error::internal("a function that an operator calls has its chain");
         Ok(match &node.body {
             Body::Source { .. } => return Err(Error::internal("a source is the head of its chain")),
             Body::Sink { .. } | Body::FunctionSink { .. } => {
@@ -145,29 +173,21 @@ impl Factory<'_> {
                 Box::new(RunningAggregateOperator::new(input, node.key.clone(), aggregates, columns)?)
             }
             Body::Timestamps { time, generator, idle_ms } => {
-                let function = match time {
-                    TimeSource::Column { .. } => None,
-                    TimeSource::Function { function } => Some(self.single(&stream.functions[*function as usize], subtask)?),
-                };
-                Box::new(TimestampsOperator::new(time, generator, *idle_ms, input, function)?)
+                Box::new(TimestampsOperator::new(time, generator, *idle_ms, input, users.next().and_then(single))?)
             }
             Body::Function { .. } => {
-                let functions: Vec<&FunctionRef> = chained.nodes.iter().flat_map(|node| stream.functions_of(*node)).collect();
-                let user = self.user(&functions, subtask)?;
-                let declared: Vec<Function> = functions.iter().map(|function| function.function().clone()).collect();
+                let (user, declared) = users.next().ok_or_else(missing)?;
                 match declared[0].key.is_some() {
                     true => Box::new(KeyedProcessOperator::new(user, &declared, input, node.key.clone())?),
                     false => Box::new(TransformOperator::new(user, &declared, input)?),
                 }
             }
             Body::Window { assigner, allowed_lateness_ms, contents } => {
-                let single = |number: u32| self.single(&stream.functions[number as usize], subtask);
+                let mut next = || users.next().and_then(single);
                 let functions = match contents {
                     WindowContents::Builtin { .. } => WindowFunctions::default(),
-                    WindowContents::Process { function } => WindowFunctions { aggregate: None, process: Some(single(*function)?) },
-                    WindowContents::Aggregate { function, then } => {
-                        WindowFunctions { aggregate: Some(single(*function)?), process: then.map(single).transpose()? }
-                    }
+                    WindowContents::Process { .. } => WindowFunctions { aggregate: None, process: next() },
+                    WindowContents::Aggregate { .. } => WindowFunctions { aggregate: next(), process: next() },
                 };
                 let (input, output) = (input.clone(), node.outputs[0].clone());
                 Box::new(WindowOperator::new(assigner, *allowed_lateness_ms, contents, functions, input, node.key.clone(), output)?)
@@ -232,10 +252,6 @@ impl Factory<'_> {
         (format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism), vertex.parallelism)
     }
 
-    fn single(&self, function: &FunctionRef, subtask: &Subtask) -> Result<(Box<dyn FunctionChain>, Function)> {
-        Ok((self.user(&[function], subtask)?, function.function().clone()))
-    }
-
     /// An instance of the functions' plugin, with the functions as a chain.
     fn user(&self, functions: &[&FunctionRef], subtask: &Subtask) -> Result<Box<dyn FunctionChain>> {
         let plugin = &self.definition.plugins[functions[0].plugin];
@@ -256,6 +272,11 @@ impl Factory<'_> {
 /// Puts what a plugin says onto stderr.
 fn log(place: String) -> Log {
     Arc::new(move |level, message| eprintln!("{} {place}: {message}", level_name(level)))
+}
+
+/// A chain of one function.
+fn single((chain, declared): (Box<dyn FunctionChain>, Vec<Function>)) -> Option<(Box<dyn FunctionChain>, Function)> {
+    declared.into_iter().next().map(|function| (chain, function))
 }
 
 fn sink(connector: &str, options: &Options, input: &SchemaRef, visible: &[usize]) -> Result<Box<dyn Sink>> {

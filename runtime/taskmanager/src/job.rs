@@ -2,22 +2,22 @@
 //!
 //! Everything that can be refused is refused in [`submit`], before a thread runs or a file is opened for writing.
 
-use crate::attempt;
-use crate::checkpoints::{self, Message};
+use crate::checkpoints::Message;
 use crate::control::Control;
 use crate::dead_letters::DeadLetters;
 use crate::disks::{Disks, StateBackend};
-use crate::durable::{self, Beginning, Durable};
-use crate::factory::{self, Definition, Factory, LoadedPlugin};
+use crate::durable::{self, Beginning};
+use crate::factory::{self, Definition, LoadedPlugin};
+use crate::master::{Attempt, Master};
 use crate::restart::RestartStrategy;
-use crate::restored::Restored;
+use crate::statistics::{CheckpointReport, Statistics};
+use crate::upgrade::{Replacement, Upgraded};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use streamrt_checkpoint::unique_token;
-use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph, Verdict, compare};
+use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph};
 use streamrt_operator::TaskMetrics;
 use streamrt_plugin::Grants;
 use streamrt_types::{Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism};
@@ -47,37 +47,24 @@ pub struct Ended {
 }
 
 /// What the handle sees of the attempt that runs.
-struct Shared {
+pub(crate) struct Shared {
     current: Mutex<Current>,
     definition: Mutex<Arc<Definition>>,
     /// A new version that waits for the attempt to stop.
-    upgrade: Mutex<Option<Upgrade>>,
-    stopped: AtomicBool,
-    cancelled: AtomicBool,
+    pub replacement: Mutex<Option<Replacement>>,
+    /// Held while a job is replaced: one version after the other.
+    pub upgrading: Mutex<()>,
+    pub stopped: AtomicBool,
+    pub cancelled: AtomicBool,
+    pub statistics: Statistics,
 }
 
 #[derive(Default)]
-struct Current {
-    control: Arc<Control>,
-    metrics: JobMetrics,
+pub(crate) struct Current {
+    pub control: Arc<Control>,
+    pub metrics: JobMetrics,
     /// To the coordinator, in a job with checkpoints.
-    messages: Option<Sender<Message>>,
-}
-
-/// A new version of the job, and whoever waits for it.
-struct Upgrade {
-    definition: Arc<Definition>,
-    began: Instant,
-    reply: Sender<Result<Upgraded>>,
-}
-
-/// How a running job was replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Upgraded {
-    /// The checkpoint that the new version went on from.
-    pub checkpoint: u64,
-    /// From the command until the tasks of the new version ran.
-    pub took: Duration,
+    pub messages: Option<Sender<Message>>,
 }
 
 /// The counters of a job's tasks, by what they are good for.
@@ -155,7 +142,7 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let shared = Arc::new(Shared::new(definition.clone()));
     let first = Attempt::start(&definition, durable, &restored, &shared)?;
     let strategy = RestartStrategy::new(&definition.configuration);
-    let master = Master { strategy, from, shared: shared.clone(), start: Instant::now() };
+    let master = Master { from, shared: shared.clone(), strategy, start: Instant::now() };
     let run = move || master.run(first);
     let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
     let thread = std::thread::Builder::new().name("job".into()).spawn(run).map_err(no_thread)?;
@@ -163,7 +150,7 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
 }
 
 /// `kept_max` is the max parallelism of the snapshot that the job goes on from.
-fn define(
+pub(crate) fn define(
     job: JobSpec,
     plugins: Vec<LoadedPlugin>,
     grants: Grants,
@@ -203,69 +190,34 @@ fn max_parallelism(graph: &JobGraph, wanted: Option<u32>, kept: Option<u32>) -> 
     if widest > max { refuse(format!("parallelism {widest} is more than the max parallelism {max}")) } else { Ok(max) }
 }
 
-fn check_compatible(old: &JobSpec, new: &JobSpec) -> Result<()> {
-    let compatibility = compare(old, new);
-    match compatibility.operators.iter().find(|operator| operator.verdict == Verdict::Refused) {
-        None => Ok(()),
-        Some(operator) => {
-            let message = format!("operator `{}` cannot keep its state: {}", operator.uid, operator.changes.join("; "));
-            Err(Error::new(code::INCOMPATIBLE, message))
-        }
-    }
-}
-
 impl Shared {
     fn new(definition: Arc<Definition>) -> Shared {
         Shared {
             current: Mutex::default(),
             definition: Mutex::new(definition),
-            upgrade: Mutex::default(),
+            replacement: Mutex::default(),
+            upgrading: Mutex::default(),
             stopped: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
+            statistics: Statistics::default(),
         }
     }
 
     /// The version that runs.
-    fn definition(&self) -> Arc<Definition> {
+    pub fn definition(&self) -> Arc<Definition> {
         self.definition.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_definition(&self, definition: Arc<Definition>) {
+    pub fn set_definition(&self, definition: Arc<Definition>) {
         *self.definition.lock().unwrap_or_else(PoisonError::into_inner) = definition;
     }
 
-    fn take_upgrade(&self) -> Option<Upgrade> {
-        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Replaces the job by a new version, which is checked before traffic moves.
-    fn upgrade(&self, job: JobSpec, plugins: Vec<LoadedPlugin>) -> Result<Upgraded> {
-        let began = Instant::now();
-        let old = self.definition();
-        check_compatible(&old.spec, &job)?;
-        let messages = self.messages()?;
-        let (configuration, disks) = (old.configuration.clone(), old.disks.clone());
-        let new = define(job, plugins, old.grants.clone(), configuration, old.parallelism, Some(old.max_parallelism), disks)?;
-        let new = Arc::new(new);
-        // Everything is built once in vain: what cannot be made is refused while the old version runs on.
-        let factory =
-            Factory { definition: &new, control: Arc::default(), job: durable::job_id(""), generation: 0, restored: Arc::default() };
-        attempt::build(&factory, &Arc::default(), None, &mut JobMetrics::default())?;
-        let (reply, answer) = channel();
-        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(Upgrade { definition: new, began, reply });
-        let gone = || Error::new(code::CHECKPOINT_FAILED, "the job has ended before it could be replaced");
-        messages.send(Message::Stop).map_err(|_| gone())?;
-        drop(messages);
-        answer.recv().map_err(|_| gone())?
-    }
-
-    fn messages(&self) -> Result<Sender<Message>> {
-        let no_checkpoints =
-            || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
+    pub fn messages(&self) -> Result<Sender<Message>> {
+        let no_checkpoints = || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
         self.current().messages.clone().ok_or_else(no_checkpoints)
     }
 
-    fn current(&self) -> MutexGuard<'_, Current> {
+    pub fn current(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -315,9 +267,13 @@ impl Shared {
         }
         let (reply, answer) = channel();
         let gone = || Error::new(code::CHECKPOINT_FAILED, "the job has ended before the savepoint was whole");
-        messages.send(Message::Savepoint { folder: folder.to_owned(), stop, reply }).map_err(|_| gone())?;
+        let sent = messages.send(Message::Savepoint { folder: folder.to_owned(), stop, reply }).map_err(|_| gone());
         drop(messages);
-        answer.recv().map_err(|_| gone())?
+        let made = sent.and_then(|()| answer.recv().map_err(|_| gone())?);
+        if stop && made.is_err() {
+            self.stopped.store(false, Ordering::SeqCst);
+        }
+        made
     }
 
     /// Lets the attempt that runs end: with a checkpoint, where there are any.
@@ -342,6 +298,11 @@ pub struct JobRemote {
 impl JobRemote {
     pub fn progress(&self) -> Progress {
         self.shared.progress(self.start.elapsed())
+    }
+
+    /// As [`JobHandle::checkpoints`].
+    pub fn checkpoints(&self, n: usize) -> Vec<CheckpointReport> {
+        self.shared.statistics.last(n)
     }
 
     /// As [`JobHandle::stop`].
@@ -378,141 +339,23 @@ impl JobRemote {
         }
     }
 
-    /// Replaces the job by a new version: the old one stops with a checkpoint, from which the new one goes on. Waits until it runs.
+    /// Replaces the job by a new version, and waits until that runs. If only code has changed, the tasks take it behind the barrier of one
+    /// checkpoint, and everything else stays as it is; else the old version stops with a checkpoint, from which the new one goes on.
     ///
     /// # Errors
-    /// S7011 if an operator cannot keep its state, whatever is wrong with the new version, S7009 if the job ended meanwhile. The old version
-    /// then runs on.
+    /// S7011 if an operator cannot keep its state, whatever is wrong with the new version, S7009 if the checkpoint failed or the job ended
+    /// meanwhile. The old version then runs on, from the checkpoint before if tasks had taken the new code already.
     pub fn upgrade(&self, job: JobSpec, plugins: Vec<LoadedPlugin>) -> Result<Upgraded> {
         self.shared.upgrade(job, plugins)
     }
 }
 
-/// The threads of one attempt.
-struct Attempt {
-    control: Arc<Control>,
-    threads: Vec<JoinHandle<()>>,
-    checkpoints: Option<checkpoints::Checkpoints>,
-}
-
-impl Attempt {
-    fn start(definition: &Arc<Definition>, durable: Option<Durable>, restored: &Arc<Restored>, shared: &Shared) -> Result<Attempt> {
-        let control = Arc::new(Control::default());
-        let (job, generation) = match &durable {
-            Some(durable) => (durable.job(), durable.generation()),
-            None => (durable::job_id(&unique_token()), 1),
-        };
-        let factory = Factory { definition, control: control.clone(), job, generation, restored: restored.clone() };
-        let (reports, reported) = channel();
-        let mut metrics = JobMetrics::default();
-        let (tasks, mailboxes) = attempt::build(&factory, restored, durable.as_ref().map(|_| &reports), &mut metrics)?;
-        drop(reports);
-        let checkpoints = durable.map(|durable| checkpoints::start(durable, restored, mailboxes, reported, control.clone())).transpose()?;
-        let messages = checkpoints.as_ref().map(|checkpoints| checkpoints.messages.clone());
-        *shared.current() = Current { control: control.clone(), metrics, messages };
-        let threads = tasks.into_iter().map(|task| attempt::start(task, control.clone())).collect::<Result<_>>()?;
-        Ok(Attempt { control, threads, checkpoints })
-    }
-
-    /// Waits for the end. The first value is what ended the tasks, the second the durable side and where the job was stopped.
-    fn join(self) -> Result<(Result<()>, Option<(Durable, Option<u64>)>)> {
-        for thread in self.threads {
-            if thread.join().is_err() {
-                self.control.fail(Error::internal("a task thread could not be joined"));
-            }
-        }
-        let durable = self.checkpoints.map(checkpoints::Checkpoints::join).transpose()?;
-        Ok((self.control.take_error().map_or(Ok(()), Err), durable))
-    }
-}
-
-/// Runs attempts until the job has ended.
-struct Master {
-    from: Option<String>,
-    shared: Arc<Shared>,
-    strategy: RestartStrategy,
-    start: Instant,
-}
-
-impl Master {
-    /// Returns the checkpoint at which the job was stopped, if it was.
-    fn run(mut self, first: Attempt) -> Result<Option<u64>> {
-        let mut attempt = first;
-        loop {
-            let (ended, durable) = attempt.join()?;
-            let error = match (ended, durable) {
-                (Ok(()), None) => return Ok(None),
-                (Ok(()), Some((mut durable, _))) => return checkpoints::finish(&mut durable).map(|()| None),
-                (Err(_), Some((_, Some(stopped_at)))) => match self.shared.take_upgrade() {
-                    None => return Ok(Some(stopped_at)),
-                    Some(upgrade) => {
-                        attempt = self.replace(upgrade, stopped_at)?;
-                        continue;
-                    }
-                },
-                (Err(error), Some((mut durable, None))) if self.shared.cancelled.load(Ordering::SeqCst) => {
-                    checkpoints::cancel(&mut durable)?;
-                    return Err(error);
-                }
-                (Err(error), _) => error,
-            };
-            match self.again(error)? {
-                Some(next) => attempt = next,
-                None => return Ok(None),
-            }
-        }
-    }
-
-    /// Starts a new version from the checkpoint at which the old one stopped; if it cannot start, the old one goes on.
-    fn replace(&mut self, upgrade: Upgrade, checkpoint: u64) -> Result<Attempt> {
-        let old = self.shared.definition();
-        let start = |definition: &Arc<Definition>| -> Result<Attempt> {
-            let ended = || Error::internal("a job that stopped has not finished");
-            let kept = durable::look_for_upgrade(&definition.configuration)?.ok_or_else(ended)?;
-            let Beginning { durable, restored, .. } = durable::open(definition, kept)?;
-            Attempt::start(definition, durable, &restored, &self.shared)
-        };
-        let (attempt, answer) = match start(&upgrade.definition) {
-            Ok(attempt) => {
-                self.shared.set_definition(upgrade.definition);
-                (attempt, Ok(Upgraded { checkpoint, took: upgrade.began.elapsed() }))
-            }
-            Err(error) => (start(&old)?, Err(error)),
-        };
-        // Whoever asked may have gone.
-        let _ = upgrade.reply.send(answer);
-        Ok(attempt)
-    }
-
-    /// Waits as the strategy says, and starts the next attempt, until one starts; `None` if the job turns out to have finished.
-    fn again(&mut self, mut error: Error) -> Result<Option<Attempt>> {
-        loop {
-            let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
-            let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
-            let Some(delay) = delay else { return Err(error) };
-            eprintln!("streamrt: [{}] {}; trying again in {:.1} s", error.code().id, error.message(), delay.as_secs_f64());
-            std::thread::sleep(delay);
-            match self.resume() {
-                Ok(next) => return Ok(next),
-                // What failed outside is often still away.
-                Err(next) => error = next,
-            }
-        }
-    }
-
-    /// Starts an attempt from what is kept.
-    fn resume(&self) -> Result<Option<Attempt>> {
-        let definition = self.shared.definition();
-        let Some(kept) = durable::look(&definition.configuration, self.from.as_deref())? else { return Ok(None) };
-        let Beginning { durable, restored, resumed } = durable::open(&definition, kept)?;
-        if let Some(checkpoint) = resumed {
-            eprintln!("streamrt: the job goes on from checkpoint {checkpoint}");
-        }
-        Attempt::start(&definition, durable, &restored, &self.shared).map(Some)
-    }
-}
-
 impl JobHandle {
+    /// What the last `n` checkpoints cost, the newest last.
+    pub fn checkpoints(&self, n: usize) -> Vec<CheckpointReport> {
+        self.shared.statistics.last(n)
+    }
+
     /// Whether the job ends by itself.
     pub fn is_bounded(&self) -> bool {
         self.bounded

@@ -16,16 +16,24 @@ mod factory;
 mod gate_task;
 mod job;
 mod mailbox;
+mod master;
 mod rate;
 mod reader;
+mod replaceable;
 mod restart;
 mod restored;
 mod split_rows;
+mod statistics;
 mod task;
+mod upgrade;
+mod wishes;
 
 pub use disks::StateBackend;
+pub use durable::replacement;
 pub use factory::LoadedPlugin;
-pub use job::{Ended, JobHandle, JobRemote, JobToRun, Progress, SnapshotTimes, Submission, Summary, Upgraded, submit};
+pub use job::{Ended, JobHandle, JobRemote, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
+pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};
+pub use upgrade::Upgraded;
 
 #[cfg(test)]
 mod tests;

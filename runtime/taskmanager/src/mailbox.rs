@@ -1,5 +1,6 @@
 //! What the coordinator of checkpoints tells a task, and what the task answers.
 
+use crate::replaceable::UserCode;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -26,18 +27,31 @@ pub struct Mailbox {
     commands: Mutex<VecDeque<Command>>,
     /// Whether there is one, so that a busy task looks at no lock.
     waiting: AtomicBool,
+    /// The code that takes over behind the barrier of a checkpoint. It is no command: the barrier may come before the task looks at those.
+    code: Mutex<Option<(u64, UserCode)>>,
     waker: GateWaker,
 }
 
 impl Mailbox {
     pub fn new(waker: GateWaker) -> Mailbox {
-        Mailbox { commands: Mutex::default(), waiting: AtomicBool::new(false), waker }
+        Mailbox { commands: Mutex::default(), waiting: AtomicBool::new(false), code: Mutex::default(), waker }
     }
 
     pub fn send(&self, command: Command) {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
         self.waiting.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Gives the task the code that it runs behind the barrier of `checkpoint`, before that is triggered anywhere.
+    pub fn put_code(&self, checkpoint: u64, code: UserCode) {
+        *self.code.lock().unwrap_or_else(PoisonError::into_inner) = Some((checkpoint, code));
+    }
+
+    /// Takes the code that takes over behind the barrier of `checkpoint`, if there is any.
+    pub fn take_code(&self, checkpoint: u64) -> Option<UserCode> {
+        let mut code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
+        code.take_if(|(awaited, _)| *awaited == checkpoint).map(|(_, code)| code)
     }
 
     /// Takes the commands that are there.
@@ -71,8 +85,18 @@ pub struct TaskSnapshot {
     /// Its number in the execution graph.
     pub task: usize,
     pub checkpoint: u64,
+    pub pause: Pause,
     /// By uid.
     pub operators: Vec<(Arc<str>, OperatorSnapshot)>,
+}
+
+/// How long a task stood still for a checkpoint.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pause {
+    /// From the first barrier to the last; channels without a barrier were read meanwhile.
+    pub alignment: Duration,
+    /// On the task's thread.
+    pub sync: Duration,
 }
 
 /// A task's line to the coordinator.
@@ -94,7 +118,7 @@ impl CheckpointLine {
 }
 
 /// Adds the costs of a snapshot to a task's counters.
-pub fn account(metrics: &TaskMetrics, alignment: Duration, sync: Duration) {
+pub fn account(metrics: &TaskMetrics, Pause { alignment, sync }: Pause) {
     TaskMetrics::add(&metrics.checkpoints, 1);
     metrics.alignment_ns.store(alignment.as_nanos() as u64, Ordering::Relaxed);
     metrics.sync_ns.store(sync.as_nanos() as u64, Ordering::Relaxed);

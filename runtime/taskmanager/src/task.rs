@@ -2,7 +2,8 @@
 
 use crate::control::Control;
 use crate::exits::TaskExits;
-use crate::mailbox::{self, CheckpointLine, Command, Report, TaskSnapshot};
+use crate::mailbox::{self, CheckpointLine, Command, Pause, Report, TaskSnapshot};
+use crate::replaceable::Seats;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
@@ -21,6 +22,7 @@ const LONG: Duration = Duration::from_secs(3600);
 /// What every kind of task has.
 pub struct Task {
     pub chain: OperatorChain,
+    pub seats: Seats,
     pub exits: TaskExits,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<TaskMetrics>,
@@ -92,7 +94,8 @@ impl Task {
         Ok(())
     }
 
-    /// Takes part in a checkpoint: the barrier goes on first, so that the receivers do not wait for our snapshot.
+    /// Takes part in a checkpoint: the barrier goes on first, so that the receivers do not wait for our snapshot. If the checkpoint is one of an
+    /// upgrade, the new code runs from here on: what it does belongs to the next checkpoint, which is not published unless this one was.
     pub fn checkpoint(&mut self, barrier: Barrier, alignment: Duration, head: HeadSnapshot) -> Result<()> {
         failpoint("barrier.before")?;
         if !self.ended {
@@ -104,10 +107,14 @@ impl Task {
         failpoint("snapshot.sync")?;
         operators.push(head);
         operators.retain(|(_, snapshot)| !snapshot.is_empty());
-        let sync = start.elapsed();
-        mailbox::account(&self.metrics, alignment, sync);
         let (task, checkpoint) = (line.task, barrier.checkpoint);
-        line.report(Report::Snapshot(TaskSnapshot { task, checkpoint, operators }));
+        if let Some(code) = line.mailbox.take_code(checkpoint) {
+            failpoint("upgrade.swap")?;
+            self.seats.replace(code)?;
+        }
+        let pause = Pause { alignment, sync: start.elapsed() };
+        mailbox::account(&self.metrics, pause);
+        line.report(Report::Snapshot(TaskSnapshot { task, checkpoint, pause, operators }));
         Ok(())
     }
 

@@ -33,6 +33,8 @@ pub const FAILPOINTS: &[&str] = &[
     "commit.before",
     // 10: the sink has committed, and the answer is lost.
     "commit.after",
+    // 43: in an upgrade, before a task takes its new code; others may run theirs already.
+    "upgrade.swap",
     // 29: the log says that a checkpoint is retired, and its objects are there.
     "retire.delete",
     // 8 and 9, when a job starts again.

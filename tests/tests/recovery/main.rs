@@ -8,3 +8,4 @@ mod kills;
 mod refusals;
 mod savepoints;
 mod sinks;
+mod upgrades;

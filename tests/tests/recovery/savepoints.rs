@@ -8,16 +8,23 @@ use crate::jobs::Job;
 
 /// A running job that has made some checkpoints and takes so many seconds, and the cache folder by which commands find it and no other.
 fn start(job: &Job, parallelism: u32, seconds: f64) -> Running {
-    let mut command = streamrt(job.args(parallelism, seconds, "checkpoints", &[]));
+    let running = start_with(job, parallelism, seconds, &[]);
+    let start = Instant::now();
+    while job.n_log_entries() < 6 {
+        assert!(start.elapsed() < LIMIT, "the job makes no checkpoints");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running
+}
+
+/// The same with further options, and no checkpoint that it waits for.
+fn start_with(job: &Job, parallelism: u32, seconds: f64, further: &[&str]) -> Running {
+    let mut command = streamrt(job.args(parallelism, seconds, "checkpoints", further));
     command.env("XDG_CACHE_HOME", job.path("cache"));
     let running = Running::start(command);
     let start = Instant::now();
     while !job.path("out").exists() || !listed(job) {
         assert!(start.elapsed() < LIMIT, "the job does not start");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    while job.n_log_entries() < 6 {
-        assert!(start.elapsed() < LIMIT, "the job makes no checkpoints");
         std::thread::sleep(Duration::from_millis(5));
     }
     running
@@ -55,6 +62,39 @@ fn a_job_goes_on_from_a_savepoint_that_was_moved_with_another_parallelism() {
     let older = run(job.args(3, 0.3, "checkpoints", &["--from", made]));
     older.failed_with("S7005").names("would be written twice");
     job.assert_whole("after an older savepoint was refused");
+}
+
+#[test]
+fn a_restart_does_not_need_a_savepoint_with_which_nothing_was_committed() {
+    let job = Job::over_files("hot-items");
+    let mut running = start_with(&job, 2, 6.0, &["-D", "checkpoint.interval=1h"]);
+    let made = job.path("savepoint");
+    // The checkpoint of an upgrade is the only one.
+    command(&job, &["upgrade", "hot-items", &new_version(&job)]).succeeded();
+    command(&job, &["savepoint", "hot-items", made.to_str().unwrap()]).succeeded();
+    running.kill();
+    running.finish(LIMIT);
+    std::fs::rename(&made, job.path("moved")).unwrap();
+    let again = run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
+    assert!(again.stderr.contains("savepoint 2 is passed over"), "{}", again.stderr);
+    job.assert_whole("after a savepoint was moved away");
+}
+
+#[test]
+fn the_costs_of_checkpoints_are_shown_for_each_subtask() {
+    let job = Job::new("hot-items");
+    let running = start(&job, 2, 6.0);
+    let text = command(&job, &["checkpoints", "hot-items", "--last", "3", "--subtasks"]).succeeded().stdout;
+    assert!(text.contains("published") && text.contains("(2/2)") && text.contains("alignment"), "{text}");
+    let json = command(&job, &["checkpoints", "hot-items", "--output", "json"]).succeeded().stdout;
+    let reports: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let whole = reports.iter().rfind(|report| report["status"] == "published").unwrap();
+    let subtasks = whole["subtasks"].as_array().unwrap();
+    let bytes: u64 = subtasks.iter().map(|subtask| subtask["bytes"].as_u64().unwrap()).sum();
+    let sync: u64 = subtasks.iter().map(|subtask| subtask["sync_us"].as_u64().unwrap()).sum();
+    assert!(subtasks.len() > 3 && bytes > 0 && sync > 0 && whole["duration_us"].as_u64().unwrap() >= sync / subtasks.len() as u64, "{whole}");
+    command(&job, &["cancel", "hot-items"]).succeeded();
+    running.finish(LIMIT).failed_with("S8001");
 }
 
 #[test]
@@ -106,7 +146,7 @@ fn a_running_job_is_replaced_without_losing_a_record() {
     let other = component("session-clicks").to_string_lossy().into_owned();
     command(&job, &["upgrade", "hot-items", &other]).failed_with("S7011").names("cannot keep its state");
     let said = command(&job, &["upgrade", "hot-items", &new_version(&job)]).succeeded().stdout;
-    assert!(said.starts_with("upgraded at checkpoint "), "{said}");
+    assert!(said.starts_with("upgraded at checkpoint ") && said.contains("in place"), "{said}");
     running.finish(LIMIT).succeeded();
     job.assert_whole("after an upgrade");
 }

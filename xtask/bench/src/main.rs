@@ -11,6 +11,7 @@ mod plugin;
 mod report;
 mod state;
 mod tier;
+mod upgrade;
 
 use anyhow::{Result, bail};
 
@@ -29,12 +30,16 @@ fn main() -> Result<()> {
         _ => bail!("{USAGE}"),
     };
     let components = std::path::PathBuf::from(std::env::var("STREAMRT_COMPONENTS").unwrap_or_default());
+    let functions = components.join("bench-functions.wasm");
     let mut report = report::Report::new(json);
     match suite {
         "engine" => engine::run(&mut report)?,
-        "plugin" => plugin::run(&mut report, &components.join("bench-functions.wasm"))?,
+        "plugin" => plugin::run(&mut report, &functions)?,
         "state" => state::run(&mut report)?,
-        "checkpoint" => checkpoint::run(&mut report)?,
+        "checkpoint" => {
+            upgrade::run(&mut report, &functions)?;
+            checkpoint::run(&mut report)?;
+        }
         _ => bail!("{USAGE}"),
     }
     report.finish();

@@ -6,8 +6,9 @@
 //!
 //! States are visited once; the sets of states are finite because numbers, ticks and faults are bounded.
 
-use crate::SnapshotKind::{self, Checkpoint, Savepoint};
+use crate::SnapshotKind::Checkpoint;
 use crate::coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
+use crate::requests::{Purpose, Request};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
@@ -50,7 +51,8 @@ enum Input {
     Finished(usize),
     Published(u64),
     PublishFailed(u64),
-    Request(SnapshotKind),
+    Committed(usize, u64),
+    Request(Request),
 }
 
 fn feed(machine: &mut Machine, input: &Input) -> Vec<Action<Snapshot>> {
@@ -62,17 +64,24 @@ fn feed(machine: &mut Machine, input: &Input) -> Vec<Action<Snapshot>> {
         Input::Finished(task) => machine.finished(*task),
         Input::Published(checkpoint) => machine.published(*checkpoint),
         Input::PublishFailed(checkpoint) => machine.publish_failed(*checkpoint, "full"),
-        Input::Request(kind) => machine.request(*kind),
+        Input::Committed(task, checkpoint) => machine.committed(*task, *checkpoint),
+        Input::Request(request) => machine.request(*request),
     }
 }
 
 /// Watches inputs and actions, and knows the rules, but not how the coordinator keeps them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Rules {
-    pending: Option<(u64, SnapshotKind)>,
+    pending: Option<(u64, Purpose)>,
     publishing: bool,
     last: u64,
     failed: bool,
+    /// With what the job stops, and who has not committed it.
+    stopped: Option<(u64, BTreeSet<usize>)>,
+    ended: bool,
+    upgrade_failed: bool,
+    /// Wishes without an answer.
+    open: BTreeSet<u64>,
     finished: BTreeSet<usize>,
     /// To the pending checkpoint, while it collects.
     acknowledged: BTreeSet<usize>,
@@ -82,7 +91,17 @@ struct Rules {
 impl Rules {
     fn hear(&mut self, input: &Input) {
         match input {
-            Input::Finished(task) => drop(self.finished.insert(*task)),
+            Input::Finished(task) => {
+                self.finished.insert(*task);
+                self.stopped.iter_mut().for_each(|(_, missing)| missing.retain(|missing| missing != task));
+            }
+            Input::Committed(task, checkpoint) => {
+                let missing = self.stopped.as_mut().filter(|(at, _)| checkpoint >= at).map(|(_, missing)| missing);
+                missing.into_iter().for_each(|missing| missing.retain(|missing| missing != task));
+            }
+            Input::Request(Request::Savepoint { request, .. } | Request::Upgrade { request } | Request::Drain { request }) => {
+                assert!(self.open.insert(*request));
+            }
             Input::Acknowledged(task, checkpoint, _) if self.collects(*checkpoint) && !self.finished.contains(task) => {
                 self.acknowledged.insert(*task);
             }
@@ -95,40 +114,72 @@ impl Rules {
     }
 
     fn check(&mut self, input: &Input, action: &Action<Snapshot>, n_tasks: usize) {
-        assert!(!self.failed || matches!(action, Action::Refuse { .. }), "nothing follows a failure");
+        let over = self.failed || self.ended;
+        assert!(!over || matches!(action, Action::Refuse { .. }), "nothing follows the end");
         match action {
-            Action::Trigger { checkpoint, kind, tasks } => self.check_trigger(*checkpoint, *kind, tasks),
-            Action::Publish { checkpoint, kind, snapshots } => {
-                assert!(self.collects(*checkpoint) && self.pending.is_some_and(|(_, pending)| pending == *kind));
+            Action::Trigger { checkpoint, purpose, tasks } => self.check_trigger(*checkpoint, *purpose, tasks),
+            Action::Publish { checkpoint, purpose, snapshots } => {
+                assert!(self.collects(*checkpoint) && self.pending.is_some_and(|(_, pending)| pending == *purpose));
                 self.check_snapshots(*checkpoint, snapshots, n_tasks);
                 self.publishing = true;
             }
-            Action::Complete { checkpoint, kind } => {
+            Action::Complete { checkpoint, purpose } => {
                 assert!(self.publishing && *input == Input::Published(*checkpoint), "complete only when published");
-                assert_eq!(self.pending.take(), Some((*checkpoint, *kind)));
+                assert_eq!(self.pending.take(), Some((*checkpoint, *purpose)));
                 self.publishing = false;
-                self.kept.extend((*kind == Checkpoint).then_some(*checkpoint));
+                self.kept.extend((purpose.kind() == Checkpoint).then_some(*checkpoint));
+                self.answer(purpose.request());
+                if purpose.stops() {
+                    let running = (0..n_tasks).filter(|task| !self.finished.contains(task)).collect();
+                    self.stopped = Some((*checkpoint, running));
+                }
             }
-            Action::Abort { checkpoint, .. } => {
+            Action::Abort { checkpoint, purpose, .. } => {
                 let answered = *input == Input::PublishFailed(*checkpoint);
                 assert_eq!(self.publishing, answered, "what is being published is aborted by the answer alone");
-                assert_eq!(self.pending.take().map(|(pending, _)| pending), Some(*checkpoint));
+                assert_eq!(self.pending.take(), Some((*checkpoint, *purpose)));
                 self.publishing = false;
+                self.answer(purpose.request());
+                self.upgrade_failed = matches!(purpose, Purpose::Upgrade { .. });
             }
             Action::Fail { .. } => self.failed = true,
+            Action::RollBack { .. } => {
+                assert!(self.upgrade_failed, "only an upgrade is rolled back");
+                self.failed = true;
+            }
+            Action::Stop => {
+                assert!(self.stopped.as_ref().is_some_and(|(_, missing)| missing.is_empty()), "all have committed");
+                self.ended = true;
+            }
+            Action::Drain => assert!(matches!(input, Input::Request(Request::Drain { .. }))),
             Action::Retire { checkpoint } => {
                 assert_eq!(self.kept.pop_front(), Some(*checkpoint), "the oldest goes first");
                 assert!(!self.kept.is_empty());
             }
-            Action::Refuse { .. } => assert!(self.pending.is_none()),
+            Action::Refuse { request, .. } => {
+                assert!(self.pending.is_none());
+                self.answer(Some(*request));
+            }
         }
     }
 
-    fn check_trigger(&mut self, checkpoint: u64, kind: SnapshotKind, tasks: &[usize]) {
-        if self.pending != Some((checkpoint, kind)) {
+    /// Behind all actions of an input.
+    fn check_done(&self) {
+        assert!(!self.upgrade_failed || self.failed, "nothing counts behind the barrier of an upgrade that failed");
+        assert!(!self.failed && !self.ended || self.open.is_empty(), "nobody waits for a job that is over");
+        assert_eq!(self.ended, self.stopped.as_ref().is_some_and(|(_, missing)| missing.is_empty()), "it stops when all have committed");
+    }
+
+    fn answer(&mut self, request: Option<u64>) {
+        assert!(request.is_none_or(|request| self.open.remove(&request)), "each wish is answered once");
+    }
+
+    fn check_trigger(&mut self, checkpoint: u64, purpose: Purpose, tasks: &[usize]) {
+        if self.pending != Some((checkpoint, purpose)) {
+            assert!(self.stopped.is_none(), "nothing begins behind what the job stops with");
             assert_eq!(self.pending, None, "one at a time");
             assert!(checkpoint > self.last, "numbers rise");
-            (self.pending, self.last) = (Some((checkpoint, kind)), checkpoint);
+            (self.pending, self.last) = (Some((checkpoint, purpose)), checkpoint);
             self.acknowledged.clear();
         }
         assert!(!self.publishing && !tasks.iter().any(|task| self.finished.contains(task)));
@@ -188,10 +239,20 @@ fn hostile_inputs(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Input> {
     inputs.extend((0..=n_tasks).flat_map(|task| [Input::Ended(task), Input::Finished(task)]));
     inputs.extend([INTERVAL, TIMEOUT].map(|passes| Input::Tick(state.now + passes)));
     inputs.push(Input::Tick(Duration::ZERO));
+    if state.rules.stopped.is_some() {
+        inputs.extend((0..=n_tasks).flat_map(|task| (FIRST..=last).map(move |checkpoint| Input::Committed(task, checkpoint))));
+    }
     if state.requests > 0 {
-        inputs.extend([Checkpoint, Savepoint].map(Input::Request));
+        inputs.extend(requests(state.requests).map(Input::Request));
     }
     inputs
+}
+
+/// All that can be asked for.
+fn requests(number: u32) -> [Request; 5] {
+    let request = u64::from(number);
+    let savepoint = |stops| Request::Savepoint { request, stops };
+    [Request::Stop, Request::Upgrade { request }, savepoint(false), savepoint(true), Request::Drain { request }]
 }
 
 fn hostile_next(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Hostile> {
@@ -205,6 +266,7 @@ fn hostile_next(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Hostile> {
         for action in feed(&mut next.machine, input) {
             next.rules.check(input, &action, n_tasks);
         }
+        next.rules.check_done();
         match input {
             Input::Tick(now) => next.now = next.now.max(*now),
             Input::Request(_) => next.requests -= 1,
@@ -221,7 +283,10 @@ fn explore_hostile(predecessors: &[&[usize]], tolerable_failures: u32) {
     let start = Hostile { machine, rules, now: Duration::ZERO, requests: 1 };
     let (states, _) = explore(start, |state| hostile_next(state, predecessors.len(), FIRST + 1));
     assert!(states.len() > 1000, "{}", states.len());
-    for seen in [|rules: &Rules| rules.failed, |rules: &Rules| rules.publishing, |rules: &Rules| rules.kept.contains(&(FIRST + 1))] {
+    type Seen = fn(&Rules) -> bool;
+    let kept: Seen = |rules| rules.kept.contains(&(FIRST + 1));
+    let seen: [Seen; 5] = [|rules| rules.failed, |rules| rules.publishing, |rules| rules.ended, |rules| rules.upgrade_failed, kept];
+    for seen in seen {
         assert!(states.iter().any(|state| seen(&state.rules)), "the bounds are too tight");
     }
 }
@@ -282,20 +347,24 @@ impl World {
             self.rules.check(&input, &action, self.tasks.len());
             self.obey(action);
         }
+        self.rules.check_done();
     }
 
     fn obey(&mut self, action: Action<Snapshot>) {
         match action {
             Action::Trigger { checkpoint, tasks, .. } => tasks.into_iter().for_each(|task| self.tasks[task].triggered = Some(checkpoint)),
             Action::Publish { checkpoint, snapshots, .. } => self.publish(checkpoint, &snapshots),
-            Action::Complete { checkpoint, kind } => {
+            Action::Complete { checkpoint, purpose } => {
                 self.over = checkpoint;
                 for (task, end) in &self.ends {
-                    self.tasks[*task].committed |= kind == Checkpoint && *end <= checkpoint;
+                    self.tasks[*task].committed |= purpose.commits() && *end <= checkpoint;
+                }
+                for (task, this) in self.tasks.iter_mut().enumerate().filter(|(_, this)| purpose.stops() && this.life != Life::Finished) {
+                    this.reports.push_back(Input::Committed(task, checkpoint));
                 }
             }
             Action::Abort { checkpoint, .. } => self.over = checkpoint,
-            Action::Fail { .. } | Action::Retire { .. } | Action::Refuse { .. } => (),
+            Action::Drain | Action::Stop | Action::Fail { .. } | Action::RollBack { .. } | Action::Retire { .. } | Action::Refuse { .. } => (),
         }
     }
 
@@ -350,7 +419,7 @@ impl World {
     }
 
     fn next(&self, predecessors: &[&[usize]], waits: Waits) -> Vec<World> {
-        if self.rules.failed {
+        if self.rules.failed || self.rules.ended {
             return Vec::new();
         }
         let mut all = Vec::new();
@@ -372,9 +441,11 @@ impl World {
         }
         all.extend(self.time_passes());
         if self.requests > 0 {
-            all.push(self.with(|world| {
-                world.requests -= 1;
-                world.tell(Input::Request(Savepoint));
+            all.extend(requests(self.requests).map(|request| {
+                self.with(|world| {
+                    world.requests -= 1;
+                    world.tell(Input::Request(request));
+                })
             }));
         }
         all
@@ -437,7 +508,7 @@ impl World {
     /// All is committed, and nothing is under way.
     fn is_at_its_end(&self, waits: Waits) -> bool {
         let committed = (0..self.tasks.len()).all(|task| !waits(task) || self.tasks[task].committed);
-        self.is_done() && committed && self.rules.pending.is_none()
+        self.is_done() && committed && self.rules.pending.is_none() && self.rules.open.is_empty()
     }
 }
 
@@ -463,12 +534,17 @@ fn explore_honest(predecessors: &[&[usize]], waits: Waits, bounds: Bounds) {
         over: 0,
     };
     let (states, edges) = explore(start, |world| world.next(predecessors, waits));
-    let ends: Vec<usize> = (0..states.len()).filter(|state| states[*state].is_at_its_end(waits) || states[*state].rules.failed).collect();
+    let ends: Vec<usize> = (0..states.len()).filter(|state| is_over(&states[*state], waits)).collect();
     let reach = reaching(&edges, &ends);
     let stuck = states.iter().zip(&reach).find(|(_, reaches)| !**reaches);
     assert!(stuck.is_none(), "of {} states, this one leads nowhere: {:#?}", states.len(), stuck.unwrap().0);
     assert!(states.iter().any(|world| world.is_at_its_end(waits)) && states.len() > 100);
-    assert!(states.iter().any(|world| world.rules.failed) == (bounds.faults > bounds.tolerable_failures));
+    let failed = |world: &World| world.rules.failed && !world.rules.upgrade_failed;
+    assert!(states.iter().any(failed) == (bounds.faults > bounds.tolerable_failures));
+}
+
+fn is_over(world: &World, waits: Waits) -> bool {
+    world.is_at_its_end(waits) || world.rules.failed || world.rules.ended
 }
 
 /// Which states lead to one of `ends`.

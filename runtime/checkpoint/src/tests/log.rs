@@ -90,7 +90,7 @@ struct Outcome {
 
 fn published(checkpoint: u64) -> Entry {
     let manifest = Stored { path: format!("chk-{checkpoint}/m"), bytes: 1, checksum: "c".into() };
-    Entry::Published(Published { checkpoint, kind: SnapshotKind::Checkpoint, manifest, location: None })
+    Entry::Published(Published { checkpoint, kind: SnapshotKind::Checkpoint, manifest, location: None, uncommitted: false })
 }
 
 fn lead(store: &Store, token: String, n_entries: u64) -> Outcome {

@@ -1,5 +1,6 @@
-//! Every order of events, at small bounds, and the store that fails for the tests of this crate.
+//! Cases, every order of events at small bounds, and the store that fails for the tests of this crate.
 
 mod coordinator;
+mod coordinator_cases;
 pub(crate) mod faulty;
 mod log;

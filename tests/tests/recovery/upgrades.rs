@@ -1,0 +1,296 @@
+//! Running jobs that get new code in place: every row is treated by one version alone, counted once, and no state is lost, whatever fails.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use streamrt_plugin::PluginHost;
+use streamrt_tests::binary::{Finished, LIMIT, Running, component, hidden_files, outputs, streamrt};
+use streamrt_tests::guests::Misbehaving;
+use streamrt_types::Configuration;
+use tempfile::TempDir;
+
+/// What the guest has, and what a version has in its place.
+const FIRST: &str = "the version of this guest is: first";
+const SECOND: &str = "the version of this guest is: again";
+const FAILS: &str = "the version of this guest is: fails";
+
+const FILES: usize = 9;
+const KEYS: usize = 100;
+
+/// A job of the guest `versions` over some files of numbers.
+struct Versions {
+    folder: TempDir,
+    n_rows: usize,
+}
+
+impl Versions {
+    fn new(n_rows: usize) -> Versions {
+        let folder = TempDir::new().unwrap();
+        std::fs::create_dir(folder.path().join("input")).unwrap();
+        for file in 0..FILES {
+            let mut text = String::new();
+            (file..n_rows).step_by(FILES).for_each(|n| writeln!(text, "{n},{}", n % KEYS).unwrap());
+            std::fs::write(folder.path().join(format!("input/part-{file}.txt")), text).unwrap();
+        }
+        let versions = Versions { folder, n_rows };
+        for (name, version) in [("first", FIRST), ("again", SECOND), ("fails", FAILS)] {
+            versions.write_component(name, version);
+        }
+        versions
+    }
+
+    fn write_component(&self, name: &str, version: &str) {
+        let mut bytes = std::fs::read(component("versions")).unwrap();
+        let at = bytes.windows(FIRST.len()).position(|window| window == FIRST.as_bytes()).expect("the guest has its version");
+        bytes[at..at + version.len()].copy_from_slice(version.as_bytes());
+        assert!(!bytes.windows(FIRST.len()).any(|window| window == FIRST.as_bytes()) || version == FIRST, "the text stands there once");
+        std::fs::write(self.wasm(name), bytes).unwrap();
+    }
+
+    /// A component that describes the same job, and traps when it is opened.
+    fn write_trap(&self, name: &str) {
+        let host = PluginHost::new(&Configuration::default(), None).unwrap();
+        let plugin = host.load(&std::fs::read(self.wasm("first")).unwrap()).unwrap();
+        let plan = plugin.describe(&self.job_args()).unwrap().to_json();
+        let guest = Misbehaving { plan_text: Some(plan), open: "unreachable".into(), ..Misbehaving::default() };
+        std::fs::write(self.wasm(name), guest.component()).unwrap();
+    }
+
+    fn job_args(&self) -> [String; 4] {
+        let text = |name: &str| self.path(name).to_string_lossy().into_owned();
+        ["--input".into(), text("input"), "--output".into(), text("out")]
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn wasm(&self, name: &str) -> PathBuf {
+        self.path(&format!("{name}.wasm"))
+    }
+
+    /// The command that starts the job with its first version; a rate of 0 is none.
+    fn command(&self, parallelism: u32, rate: usize, further: &[&str]) -> Command {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut args = vec!["run".to_owned(), text(&self.wasm("first")), "--parallelism".into(), parallelism.to_string()];
+        let mut options = vec![format!("checkpoint.dir={}", text(&self.path("checkpoints"))), "restart.delay=10ms".into()];
+        options.extend((rate > 0).then(|| format!("source.rate={rate}")));
+        options.extend(further.iter().map(|&further| further.to_owned()));
+        args.extend(options.into_iter().flat_map(|option| ["-D".to_owned(), option]));
+        args.push("--".into());
+        args.extend(self.job_args());
+        self.in_cache(args)
+    }
+
+    fn in_cache(&self, args: Vec<String>) -> Command {
+        let mut command = streamrt(args);
+        command.env("XDG_CACHE_HOME", self.path("cache"));
+        command
+    }
+
+    fn tell(&self, args: &[&str]) -> Finished {
+        Running::start(self.in_cache(args.iter().map(|&arg| arg.to_owned()).collect())).finish(LIMIT)
+    }
+
+    fn upgrade(&self, name: &str) -> Finished {
+        self.tell(&["upgrade", "first", &self.wasm(name).to_string_lossy()])
+    }
+
+    /// Starts the job, and waits until it takes commands and has written something.
+    fn start(&self, command: Command) -> Running {
+        let running = Running::start(command);
+        let start = Instant::now();
+        while !self.path("out").exists() || !self.tell(&["list"]).succeeded().stdout.contains("first") {
+            assert!(start.elapsed() < LIMIT, "the job does not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running
+    }
+
+    fn rows(&self) -> Vec<Value> {
+        outputs(&self.path("out")).lines("").iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Panics unless the output is right as far as it goes. Returns how often each key went from one version to the other.
+    #[track_caller]
+    fn check_part(&self, when: &str) -> usize {
+        let mut of_key: BTreeMap<i64, BTreeMap<i64, (i64, String)>> = BTreeMap::new();
+        for row in self.rows() {
+            let number = |field: &str| row[field].as_i64().unwrap();
+            assert_eq!(row["mapped_by"], row["counted_by"], "{when}: two versions treated the row {row}");
+            let version = row["counted_by"].as_str().unwrap().to_owned();
+            let twice = of_key.entry(number("key")).or_default().insert(number("seen"), (number("n"), version));
+            assert!(twice.is_none(), "{when}: row {row} is counted like another one");
+        }
+        of_key
+            .values()
+            .map(|rows| {
+                assert!(rows.keys().copied().eq(1..=rows.len() as i64), "{when}: counts are missing");
+                let versions: Vec<&String> = rows.values().map(|(_, version)| version).collect();
+                versions.windows(2).filter(|pair| pair[0] != pair[1]).count()
+            })
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// As [`Versions::check_part`], of a job that has finished.
+    #[track_caller]
+    fn check_whole(&self, when: &str) -> usize {
+        let switches = self.check_part(when);
+        let mut numbers: Vec<i64> = self.rows().iter().map(|row| row["n"].as_i64().unwrap()).collect();
+        numbers.sort_unstable();
+        assert!(numbers.iter().copied().eq(0..self.n_rows as i64), "{when}: {} of {} rows, some twice", numbers.len(), self.n_rows);
+        assert_eq!(hidden_files(&self.path("out")), Vec::<PathBuf>::new(), "{when}: uncommitted files are left");
+        switches
+    }
+}
+
+#[test]
+fn twenty_upgrades_back_and_forth_at_a_high_rate() {
+    let job = Versions::new(1_000_000);
+    let running = job.start(job.command(3, 20_000, &["checkpoint.interval=50ms"]));
+    for upgrade in 0..20 {
+        let said = job.upgrade(if upgrade % 2 == 0 { "again" } else { "first" }).succeeded().stdout;
+        assert!(said.contains(", in place; the longest pause of a task was "), "{said}");
+    }
+    job.tell(&["stop", "first"]).succeeded();
+    let ended = running.finish(LIMIT).succeeded();
+    assert!(!ended.stderr.contains("trying again"), "{}", ended.stderr);
+    job.check_part("when stopped");
+    Running::start(job.command(2, 0, &["checkpoint.interval=1s"])).finish(LIMIT).succeeded();
+    let switches = job.check_whole("after twenty upgrades");
+    assert!((2..=20).contains(&switches), "{switches} switches");
+}
+
+#[test]
+fn what_cannot_be_opened_never_runs_and_what_fails_is_rolled_back() {
+    let job = Versions::new(60_000);
+    let running = job.start(job.command(3, 20_000, &["checkpoint.interval=50ms"]));
+    job.write_trap("opens");
+    job.upgrade("opens").failed_with("S4001").names("unreachable");
+    job.upgrade("again").succeeded();
+    let ended = running.finish(LIMIT).succeeded();
+    assert!(!ended.stderr.contains("trying again") && !ended.stderr.contains("goes on from"), "{}", ended.stderr);
+    assert!(job.check_whole("after one upgrade of two") <= 1);
+}
+
+/// Upgrades a job whose first checkpoint is that of the upgrade, with a failpoint. The job then goes on to its end, by itself or with the same
+/// command, as one version or the other from that checkpoint on.
+fn check_failpoint(name: &str, action: &str, passage: u32) {
+    let job = Versions::new(40_000);
+    let what = format!("{name}={action}:{passage}");
+    let mut command = job.command(3, 20_000, &["checkpoint.interval=1h"]);
+    command.env("STREAMRT_FAILPOINTS", &what);
+    let running = job.start(command);
+    let upgrade = job.upgrade("again");
+    let ended = running.finish(LIMIT);
+    job.check_part(&what);
+    if action == "crash" {
+        assert!(ended.status.code().is_none(), "{what} did not act: {}", ended.stderr);
+    } else {
+        assert!(ended.stderr.contains(&format!("the failpoint `{name}`")), "{what} did not act: {}", ended.stderr);
+        let counts = upgrade.status.success();
+        assert_eq!(ended.stderr.contains("the version before goes on"), !counts, "{what}: {upgrade:?}\n{}", ended.stderr);
+        // The commit point is the entry of the log. A checkpoint that is acknowledged may come to it although the job is failing.
+        assert!(counts == (name == "complete.before") || name == "snapshot.acknowledged", "{what}: {upgrade:?}\n{}", ended.stderr);
+    }
+    if !ended.status.success() {
+        Running::start(job.command(2, 0, &["checkpoint.interval=1s"])).finish(LIMIT).succeeded();
+    }
+    assert!(job.check_whole(&what) <= 1, "{what}");
+}
+
+#[test]
+fn a_failure_in_an_upgrade_leaves_all_old_or_all_new() {
+    let places = [("upgrade.swap", 1), ("upgrade.swap", 4), ("barrier.before", 3), ("snapshot.upload", 5), ("snapshot.acknowledged", 2)];
+    let places = places.into_iter().chain([("manifest.before", 1), ("log.before", 1), ("complete.before", 1)]);
+    for (name, passage) in places {
+        ["error", "crash"].iter().for_each(|action| check_failpoint(name, action, passage));
+    }
+}
+
+#[test]
+fn code_that_fails_before_its_checkpoint_is_published_is_rolled_back() {
+    let job = Versions::new(60_000);
+    let mut command = job.command(3, 20_000, &["checkpoint.interval=1h"]);
+    // The checkpoint is never published; most often the new code fails before that is known.
+    command.env("STREAMRT_FAILPOINTS", "manifest.before=error:1");
+    let running = job.start(command);
+    let refused = job.upgrade("fails");
+    assert!(refused.stderr.contains("the old version goes on, because the upgrade failed"), "{refused:?}");
+    let ended = running.finish(LIMIT).succeeded();
+    assert!(ended.stderr.contains("the version before goes on"), "{}", ended.stderr);
+    assert_eq!(job.check_whole("after an upgrade that was rolled back"), 0);
+    assert!(job.rows().iter().all(|row| row["counted_by"] == FIRST));
+}
+
+#[test]
+fn a_start_from_a_savepoint_says_what_runs_unless_the_job_has_gone_on_since() {
+    let job = Versions::new(80_000);
+    let (from, folder) = (job.path("savepoint").to_string_lossy().into_owned(), job.path("other").to_string_lossy().into_owned());
+    let running = job.start(job.command(1, 8_000, &["checkpoint.interval=1h"]));
+    job.upgrade("again").succeeded();
+    job.tell(&["stop", "first", "--savepoint", &from]).succeeded();
+    running.finish(LIMIT).succeeded();
+    // The savepoint is of the second version, and the user wants the first on it, as another job.
+    let folder = format!("checkpoint.dir={folder}");
+    let start = || {
+        let mut command = job.command(1, 8_000, &["checkpoint.interval=1h", &folder]);
+        let mut args: Vec<String> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        let at = args.iter().position(|arg| arg == "--").unwrap();
+        args.splice(at..at, ["--from".to_owned(), from.clone()]);
+        command = job.in_cache(args);
+        job.start(command)
+    };
+    let running = start();
+    job.upgrade("again").succeeded();
+    job.tell(&["stop", "first"]).succeeded();
+    let ended = running.finish(LIMIT).succeeded();
+    assert!(!ended.stderr.contains("the job was upgraded"), "{}", ended.stderr);
+    let ended = start().finish(LIMIT).succeeded();
+    assert!(ended.stderr.contains("the job was upgraded"), "{}", ended.stderr);
+    assert_eq!(job.check_whole("after two upgrades and a start between"), 3);
+}
+
+#[test]
+fn a_job_is_killed_in_the_middle_of_upgrades() {
+    let job = Versions::new(200_000);
+    let mut was_upgraded = false;
+    for kill in 0..6 {
+        let mut running = job.start(job.command(3, 10_000, &["checkpoint.interval=50ms"]));
+        let path = job.wasm(if kill % 2 == 0 { "again" } else { "first" }).to_string_lossy().into_owned();
+        let asking = Running::start(job.in_cache(vec!["upgrade".into(), "first".into(), path]));
+        // A different moment each time: the upgrade has not begun, is under way, or is over.
+        assert!(!running.ends_within(Duration::from_millis(kill * 40)), "the job ended before its kill");
+        running.kill();
+        let ended = running.finish(LIMIT);
+        was_upgraded |= ended.stderr.contains("the job was upgraded");
+        asking.finish(LIMIT);
+        job.check_part(&format!("after kill {kill}"));
+    }
+    let last = Running::start(job.command(2, 0, &["checkpoint.interval=1s"])).finish(LIMIT).succeeded();
+    was_upgraded |= last.stderr.contains("the job was upgraded");
+    job.check_whole("after all kills");
+    println!("a start found an upgrade: {was_upgraded}");
+}
+
+#[test]
+fn the_same_command_goes_on_with_the_version_that_the_job_had_come_to() {
+    let job = Versions::new(40_000);
+    let running = job.start(job.command(1, 10_000, &["checkpoint.interval=1h"]));
+    job.upgrade("again").succeeded();
+    job.tell(&["stop", "first"]).succeeded();
+    running.finish(LIMIT).succeeded();
+    let again = Running::start(job.command(1, 10_000, &["checkpoint.interval=1h"]));
+    let ended = again.finish(LIMIT).succeeded();
+    assert!(ended.stderr.contains("the job was upgraded: it goes on with the component"), "{}", ended.stderr);
+    let versions: Vec<String> = job.rows().iter().map(|row| row["counted_by"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(job.check_whole("after an upgrade and a stop"), 1);
+    assert!(versions.iter().any(|version| version == FIRST) && versions.iter().any(|version| version == SECOND));
+    let over = Running::start(job.command(1, 0, &["checkpoint.interval=1h"])).finish(LIMIT).succeeded();
+    assert!(over.stderr.contains("has finished"), "{}", over.stderr);
+}
