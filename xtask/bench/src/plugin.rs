@@ -158,6 +158,7 @@ fn context() -> OperatorContext {
         clock: SystemClock::shared(),
         configuration: Arc::new(Configuration::default()),
         metrics: Arc::new(TaskMetrics::default()),
+        disk: None,
         dead_letters: Arc::new(|_| Ok(())),
     }
 }
