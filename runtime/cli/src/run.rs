@@ -8,7 +8,7 @@ use crate::args::{Format, RunArgs};
 use crate::configuration;
 use crate::plugin_file::{Loader, read};
 use crate::progress::Style;
-use crate::{remote, report};
+use crate::{remote, report, state_backend};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,9 +48,10 @@ pub fn run(args: RunArgs) -> Result<()> {
     let name = job.spec.name.clone();
     let load = new_version(&args, &job);
     let from = args.from.as_ref().map(|from| from.to_string_lossy().into_owned());
-    let (plugins, configuration, parallelism) = (job.plugins, job.configuration, args.parallelism);
+    let state = state_backend::of(&job.configuration)?;
     let grants = Grants::open(job.grants)?;
-    let submitted = JobToRun { job: job.spec, plugins, configuration, parallelism, from, grants };
+    let Job { spec: job, plugins, configuration, .. } = job;
+    let submitted = JobToRun { job, plugins, configuration, parallelism: args.parallelism, from, state, grants };
     let handle = match submit(submitted)? {
         Submission::Started(handle) => handle,
         Submission::Finished => {

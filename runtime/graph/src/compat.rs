@@ -48,7 +48,8 @@ impl Compatibility {
 
 /// Compares two versions of a job.
 pub fn compare(old: &JobSpec, new: &JobSpec) -> Compatibility {
-    let by_uid = |job: &JobSpec| -> BTreeMap<String, usize> { job.nodes.iter().enumerate().map(|(i, node)| (node.uid.clone(), i)).collect() };
+    let by_uid =
+        |job: &JobSpec| -> BTreeMap<String, usize> { job.nodes.iter().enumerate().map(|(i, node)| (node.uid.clone(), i)).collect() };
     let (olds, news) = (by_uid(old), by_uid(new));
     let kept = olds.iter().map(|(uid, &at)| match news.get(uid) {
         Some(&now) => compare_node(Operator::of(old, at), Operator::of(new, now)),
@@ -99,7 +100,8 @@ impl<'a> Operator<'a> {
 
     /// What the bytes of the operator's own state depend on.
     fn own_state(&self) -> Value {
-        let accumulators: Value = self.functions.iter().map(|function| json!([function.kind, function.accumulator, function.input])).collect();
+        let accumulators: Value =
+            self.functions.iter().map(|function| json!([function.kind, function.accumulator, function.input])).collect();
         match &self.node.body {
             Body::Source { connector, .. } | Body::Sink { connector, .. } => json!({"connector": connector}),
             Body::Timestamps { generator, .. } => json!({"generator": json!(generator)["kind"]}),
@@ -202,7 +204,8 @@ fn compare_grants(old: &Operator<'_>, new: &Operator<'_>, note: &mut impl FnMut(
 
 /// What the bytes of a state mean: names of columns do not matter. A time to live may change, but not come or go.
 fn types(state: &StateDescriptor) -> Value {
-    let columns = |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
+    let columns =
+        |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
     json!({"kind": state.kind, "key": columns(&state.key), "value": columns(&state.value), "ttl": state.ttl_ms.is_some()})
 }
 
@@ -245,13 +248,25 @@ mod tests {
     fn state_is_kept_where_uid_and_types_are() {
         check(|_| {}, "alert", Verdict::Keeps, true, "");
         check(|plan| plan["functions"][0]["states"][0]["value"][0]["name"] = json!("w"), "alert", Verdict::Keeps, true, "");
-        check(|plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"), "alert", Verdict::Refused, true, "state `last` is");
+        check(
+            |plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"),
+            "alert",
+            Verdict::Refused,
+            true,
+            "state `last` is",
+        );
         check(|plan| plan["functions"][0]["states"] = json!([]), "alert", Verdict::Refused, true, "state `last` is gone");
         check(|plan| plan["functions"][0]["timers"] = json!(false), "alert", Verdict::Refused, false, "no timers");
         check(|plan| plan["nodes"][2]["uid"] = json!("other"), "alert", Verdict::Refused, false, "its state with it");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "map", Verdict::Gone, false, "it is gone");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "other", Verdict::StartsEmpty, false, "it is new");
-        check(|plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}), "alert", Verdict::Refused, false, "its input was");
+        check(
+            |plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}),
+            "alert",
+            Verdict::Refused,
+            false,
+            "its input was",
+        );
         check(|plan| plan["nodes"][3]["body"]["connector"] = json!("file"), "out", Verdict::Refused, true, "its state is of");
         let grant = "it asks for the folder `other`, which it did not; it does not ask for the folder `log` any more";
         check(|plan| plan["functions"][2]["grants"] = json!(["other"]), "audit", Verdict::Keeps, true, grant);

@@ -7,13 +7,14 @@
 //! when it begins is expired for all of it, and what is not, is not.
 
 use crate::function::{StateAccess, StateIn, StateOut};
+use crate::operator::OperatorContext;
 use arrow_array::{ArrayRef, RecordBatch};
 use serde_json::{Value, json};
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-use streamrt_state::{EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListState, MapState, OperatorState, RowCodec, Ttl, ValueState};
+use streamrt_state::{EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl, ValueState};
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 use streamrt_wit::codes::action;
 use streamrt_wit::{StateDescriptor, StateKind};
@@ -50,6 +51,22 @@ impl States {
             }
         };
         States { states: descriptors.iter().map(open).collect() }
+    }
+
+    /// Puts every state on the operator's disk, if it has one. `key` says what the keys are.
+    ///
+    /// # Errors
+    /// As [`OperatorContext::tier`].
+    pub(crate) fn attach(&mut self, descriptors: &[StateDescriptor], key: &Value, context: &OperatorContext) -> Result<()> {
+        for (state, descriptor) in self.states.iter_mut().zip(descriptors) {
+            let tier = context.tier(&descriptor.name, &types(descriptor, key))?;
+            match state {
+                State::Value { state, .. } => *state.tier() = tier,
+                State::List(state) => *state.tier() = tier,
+                State::Map(state) => *state.tier() = tier,
+            }
+        }
+        Ok(())
     }
 
     /// Tells states with a time to live what time it is, in the clock's ms.
@@ -110,10 +127,18 @@ impl States {
         Ok(())
     }
 
-    /// The value states of `keys`, one for each descriptor of such a kind.
+    /// The value states of `keys`, one for each descriptor of such a kind. Lists and maps of these keys can be read afterwards.
+    ///
+    /// # Errors
+    /// Those of the disk.
     pub(crate) fn values(&mut self, keys: &KeyBuffer) -> Result<Vec<StateIn>> {
         let mut values = Vec::new();
         for (number, state) in self.states.iter_mut().enumerate() {
+            match state {
+                State::Value { state, .. } => state.prepare(keys.hashes(), keys.keys())?,
+                State::List(state) => state.prepare(keys.hashes(), keys.keys())?,
+                State::Map(state) => state.prepare(keys.hashes(), keys.keys())?,
+            }
             if let State::Value { state, entries } = state {
                 let (columns, present) = state.get(keys, entries)?;
                 values.push(StateIn { number: number as u16, values: columns, present, slots: None });

@@ -88,7 +88,8 @@ fn head(
         Head::Gate => Ok(ReadyHead::Gate),
         Head::Enumerator { node } => {
             let readers = definition.graph.vertices[vertex.exits[0].to].parallelism;
-            enumerator(factory.context(node, subtask, Arc::default()), &source(factory, node)?, readers, restored).map(ReadyHead::Enumerator)
+            enumerator(factory.context(node, subtask, Arc::default()), &source(factory, node)?, readers, restored)
+                .map(ReadyHead::Enumerator)
         }
         Head::Reader { node } => {
             let task_metrics = metrics.tasks.last().cloned().unwrap_or_default();

@@ -6,8 +6,11 @@
 //!    manifest, the log.
 
 use crate::control::Control;
+use crate::disk_uploads::{DiskUploads, Place};
+use crate::disks::Disks;
 use crate::durable::Durable;
 use crate::mailbox::{Command, Mailbox, Report, TaskSnapshot};
+use crate::restored::Restored;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,17 +24,39 @@ const TICK_MAX: Duration = Duration::from_millis(50);
 
 /// What the coordinator's thread is told.
 pub(crate) enum Message {
-    Acknowledged { task: usize, checkpoint: u64, snapshot: SubtaskSnapshot },
-    Declined { task: usize, checkpoint: u64, reason: String },
-    Committed { task: usize, checkpoint: u64 },
-    Ended { task: usize },
-    Finished { task: usize },
+    Acknowledged {
+        task: usize,
+        checkpoint: u64,
+        snapshot: SubtaskSnapshot,
+    },
+    Declined {
+        task: usize,
+        checkpoint: u64,
+        reason: String,
+    },
+    Committed {
+        task: usize,
+        checkpoint: u64,
+    },
+    Ended {
+        task: usize,
+    },
+    Finished {
+        task: usize,
+    },
     /// The user wants the job to stop with a checkpoint.
     Stop,
     /// The user wants a savepoint in a folder; with `stop`, the job ends with it.
-    Savepoint { folder: String, stop: bool, reply: Sender<Result<u64>> },
+    Savepoint {
+        folder: String,
+        stop: bool,
+        reply: Sender<Result<u64>>,
+    },
     /// The user wants the sources to end, and a savepoint of what is left when all tasks have.
-    Drain { folder: String, reply: Sender<Result<u64>> },
+    Drain {
+        folder: String,
+        reply: Sender<Result<u64>>,
+    },
     /// All tasks are gone.
     Done,
 }
@@ -58,13 +83,14 @@ pub(crate) struct Checkpoints {
 /// Starts both threads. `reports` is what tasks send to; it ends when they are gone.
 pub(crate) fn start(
     durable: Durable,
+    restored: &Restored,
     mailboxes: Vec<Arc<Mailbox>>,
     reports: Receiver<Report>,
     control: Arc<Control>,
 ) -> Result<Checkpoints> {
     let (messages, received) = channel();
     let savepoint_stores = SavepointStores::default();
-    let uploader = Uploader::new(&durable, savepoint_stores.clone(), messages.clone());
+    let mut uploader = Uploader::new(&durable, restored, savepoint_stores.clone(), messages.clone());
     let uploader = spawn("checkpoints", move || reports.into_iter().for_each(|report| uploader.report(report)))?;
     let thread = CoordinatorThread::new(durable, mailboxes, control, savepoint_stores);
     let coordinator = spawn("coordinator", move || thread.run(&received))?;
@@ -92,24 +118,28 @@ struct Uploader {
     savepoints: SavepointStores,
     generation: u64,
     max_parallelism: u32,
+    disks: Option<Arc<Disks>>,
+    files: DiskUploads,
     /// (vertex, subtask) by task.
     places: Vec<(u32, u32)>,
     messages: Sender<Message>,
 }
 
 impl Uploader {
-    fn new(durable: &Durable, savepoints: SavepointStores, messages: Sender<Message>) -> Uploader {
+    fn new(durable: &Durable, restored: &Restored, savepoints: SavepointStores, messages: Sender<Message>) -> Uploader {
         Uploader {
             store: durable.store().clone(),
             savepoints,
             generation: durable.generation(),
             max_parallelism: durable.max_parallelism(),
+            disks: durable.disks(),
+            files: durable.disk_uploads(restored),
             places: durable.places(),
             messages,
         }
     }
 
-    fn report(&self, report: Report) {
+    fn report(&mut self, report: Report) {
         let message = match report {
             Report::Snapshot(snapshot) => {
                 let (task, checkpoint) = (snapshot.task, snapshot.checkpoint);
@@ -126,18 +156,28 @@ impl Uploader {
         let _ = self.messages.send(message);
     }
 
-    fn upload(&self, snapshot: TaskSnapshot) -> Result<SubtaskSnapshot> {
+    fn upload(&mut self, snapshot: TaskSnapshot) -> Result<SubtaskSnapshot> {
         let (vertex, subtask) = self.places[snapshot.task];
-        let mut bytes = Vec::new();
-        let write = |(uid, operator): (Arc<str>, streamrt_state::OperatorSnapshot)| operator.write(&uid, self.max_parallelism, &mut bytes);
-        let operators: Vec<_> = snapshot.operators.into_iter().map(write).collect();
-        failpoint("snapshot.upload")?;
         let savepoint = self.savepoints.lock().unwrap_or_else(PoisonError::into_inner).get(&snapshot.checkpoint).cloned();
+        let disks = self.disks.as_ref().filter(|_| savepoint.is_none());
+        let (mut bytes, mut operators, mut disk_files) = (Vec::new(), Vec::new(), Vec::new());
+        // What is on disk has to be written, whatever becomes of the checkpoint: the next one holds only what changes from here on.
+        for (number, (uid, operator)) in snapshot.operators.into_iter().enumerate() {
+            let folder = disks.map(|disks| disks.new_folder());
+            let (index, files) = operator.write_with_disk(&uid, self.max_parallelism, &mut bytes, folder.as_deref())?;
+            operators.push(index);
+            disk_files.extend(files.map(|files| (number, uid, files)));
+        }
+        failpoint("snapshot.upload")?;
+        let (mut files, place) = (Vec::new(), Place { vertex, subtask });
+        for (number, uid, on_disk) in disk_files {
+            files.extend(self.files.upload(snapshot.checkpoint, place, number, &uid, &on_disk)?);
+        }
         let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
         let path = object_path(kind, snapshot.checkpoint, self.generation, vertex, subtask);
         let store = savepoint.as_ref().unwrap_or(&self.store);
         let object = if operators.is_empty() { None } else { Some(store.put(&path, bytes)?) };
-        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators })
+        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators, files })
     }
 }
 
@@ -345,11 +385,7 @@ impl CoordinatorThread {
         }
     }
 
-    fn publish(
-        &mut self,
-        checkpoint: u64,
-        snapshots: Vec<Option<SubtaskSnapshot>>,
-    ) -> Result<Vec<Action<SubtaskSnapshot>>> {
+    fn publish(&mut self, checkpoint: u64, snapshots: Vec<Option<SubtaskSnapshot>>) -> Result<Vec<Action<SubtaskSnapshot>>> {
         let of_task = |(snapshot, &(vertex, subtask)): (Option<SubtaskSnapshot>, &(u32, u32))| {
             snapshot.unwrap_or_else(|| SubtaskSnapshot::finished(vertex, subtask))
         };
@@ -380,7 +416,9 @@ fn savepoint_store(folder: &str) -> Result<Store> {
     let store = Store::open(folder)?;
     match store.list("")?.first() {
         None => Ok(store),
-        Some((path, _)) => Err(Error::new(code::BAD_OPTION, format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own"))),
+        Some((path, _)) => {
+            Err(Error::new(code::BAD_OPTION, format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own")))
+        }
     }
 }
 

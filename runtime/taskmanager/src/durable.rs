@@ -4,6 +4,8 @@
 //! checkpoint holds is committed, what no checkpoint names is withdrawn. Only then tasks run.
 
 use crate::attempt;
+use crate::disk_uploads::DiskUploads;
+use crate::disks::Disks;
 use crate::enumerator::ENUMERATOR_SUFFIX;
 use crate::factory::{Definition, Factory};
 use crate::restored::Restored;
@@ -13,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::{
-    EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind, Store, Stored, SubtaskSnapshot,
-    TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
+    EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind, Store, Stored,
+    SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
 use streamrt_operator::{COMMITTABLES, TaskMetrics, transaction_prefix};
@@ -118,6 +120,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
         check_same(snapshot.manifest(), definition, store.as_ref().map_or("", Store::location))?;
     }
     let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
+    check_backend(&restored, definition)?;
     let operators = operators_of(definition);
     check_uids(&restored, &operators)?;
     let durable = match store {
@@ -196,13 +199,29 @@ fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
 
+/// Refuses files that the job's backend does not read.
+fn check_backend(restored: &Restored, definition: &Definition) -> Result<()> {
+    match restored.on_disk().filter(|_| definition.disks.is_none()) {
+        None => Ok(()),
+        Some(uid) => {
+            let message = format!(
+                "the checkpoint holds the state of operator `{uid}` in files of the rocksdb backend: go on with `-D state.backend=rocksdb`, \
+                 or make a savepoint with it, which every backend reads"
+            );
+            Err(Error::new(code::SNAPSHOT_FOREIGN, message))
+        }
+    }
+}
+
 /// Refuses state whose operator is gone. A gate's watermark goes with the shape of the chains.
 fn check_uids(restored: &Restored, operators: &[OperatorEntry]) -> Result<()> {
     let known: BTreeSet<&str> = operators.iter().map(|operator| operator.uid.as_str()).collect();
     let gone = restored.with_state().find(|uid| !known.contains(uid) && !uid.ends_with(GATE_SUFFIX));
     match gone {
         None => Ok(()),
-        Some(uid) => Err(Error::new(code::STATE_GONE, format!("the checkpoint holds state of operator `{uid}`, which the job does not have"))),
+        Some(uid) => {
+            Err(Error::new(code::STATE_GONE, format!("the checkpoint holds state of operator `{uid}`, which the job does not have")))
+        }
     }
 }
 
@@ -236,6 +255,15 @@ impl Durable {
 
     pub fn generation(&self) -> u64 {
         self.log.generation()
+    }
+
+    pub fn disks(&self) -> Option<Arc<Disks>> {
+        self.definition.disks.clone()
+    }
+
+    /// What brings files of states on disk into the store, where those of `restored` are already.
+    pub fn disk_uploads(&self, restored: &Restored) -> DiskUploads {
+        DiskUploads::new(self.store().clone(), self.generation(), &self.operators, restored)
     }
 
     pub fn max_parallelism(&self) -> u32 {
@@ -333,7 +361,7 @@ impl Durable {
 
 /// Commits what a checkpoint holds, and withdraws what it does not name.
 pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: &Restored) -> Result<()> {
-    let factory = Factory { definition, control: Arc::default(), job: job.clone(), generation };
+    let factory = Factory { definition, control: Arc::default(), job: job.clone(), generation, restored: Arc::default() };
     for (node, mut sink) in factory.sinks()? {
         let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::new(TaskMetrics::default()));
         let place = |e: Error| e.at(format_args!("sink `{}`", context.uid));

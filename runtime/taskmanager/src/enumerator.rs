@@ -41,7 +41,8 @@ impl Enumerator {
     /// # Errors
     /// What the connector says; `Data` if the state is damaged.
     pub fn new(uid: Arc<str>, source: &Arc<dyn Source>, parallelism: u32, state: &mut OperatorState, finished: bool) -> Result<Enumerator> {
-        let damaged = |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: the state of its splits cannot be read")).with_source(e);
+        let damaged =
+            |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: the state of its splits cannot be read")).with_source(e);
         let found: Option<Found> = state.list(FOUND).first().map(|item| serde_json::from_slice(item)).transpose().map_err(damaged)?;
         let enumerator = source.enumerator(found.as_ref().map(|found| found.connector.as_str()))?;
         let n_splits = found.map_or(0, |found| found.n_splits);

@@ -2,6 +2,8 @@
 
 use crate::attempt;
 use crate::control::Control;
+use crate::disks::Disks;
+use crate::restored::Restored;
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
@@ -10,6 +12,7 @@ use streamrt_operator::{
     SinkOperator, Source, TaskMetrics, TransformOperator, WRITE_AHEAD_BYTES, WriteAheadSink,
 };
 use streamrt_plugin::{ChainSpec, Grants, Log, Plugin, SinkSpec};
+use streamrt_state::Share;
 use streamrt_types::{Clock, Configuration, Error, KeyGroupRange, Result};
 use streamrt_window::{TimestampsOperator, WindowFunctions, WindowOperator};
 use streamrt_wit::{Body, Function, FunctionKind, Options, TimeSource, WindowContents};
@@ -39,6 +42,8 @@ pub(crate) struct Definition {
     pub max_parallelism: u32,
     pub clock: Arc<dyn Clock>,
     pub dead_letters: Arc<dyn Fn(DeadLetter) -> Result<()> + Send + Sync>,
+    /// None: keyed state is in memory.
+    pub disks: Option<Arc<Disks>>,
 }
 
 /// What all operators of an attempt are made from.
@@ -47,6 +52,8 @@ pub(crate) struct Factory<'a> {
     pub control: Arc<Control>,
     pub job: Arc<str>,
     pub generation: u64,
+    /// What a checkpoint kept.
+    pub restored: Arc<Restored>,
 }
 
 /// The source of every source node, by node.
@@ -80,15 +87,19 @@ pub(crate) fn check_grants(graph: &JobGraph, grants: &Grants) -> Result<()> {
 impl Factory<'_> {
     pub fn context(&self, node: usize, subtask: &Subtask, metrics: Arc<TaskMetrics>) -> OperatorContext {
         let definition = self.definition;
-        let parallelism = definition.graph.vertices[subtask.vertex].parallelism;
+        let (parallelism, max_parallelism) = (definition.graph.vertices[subtask.vertex].parallelism, definition.max_parallelism);
+        let key_groups = KeyGroupRange::of_subtask(max_parallelism, parallelism, subtask.index);
+        let share = Share { subtask: subtask.index, parallelism, key_groups, max_parallelism };
+        let uid: Arc<str> = Arc::from(definition.graph.stream.nodes[node].uid.as_str());
         OperatorContext {
+            disk: definition.disks.as_ref().map(|disks| disks.disk(&self.restored, &uid, share)),
             job: self.job.clone(),
             generation: self.generation,
-            uid: Arc::from(definition.graph.stream.nodes[node].uid.as_str()),
+            uid,
             subtask: subtask.index,
             parallelism,
-            max_parallelism: definition.max_parallelism,
-            key_groups: KeyGroupRange::of_subtask(definition.max_parallelism, parallelism, subtask.index),
+            max_parallelism,
+            key_groups,
             clock: definition.clock.clone(),
             configuration: definition.configuration.clone(),
             metrics,

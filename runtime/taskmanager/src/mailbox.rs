@@ -53,10 +53,17 @@ impl Mailbox {
 pub enum Report {
     Snapshot(TaskSnapshot),
     /// What was pre-committed for this checkpoint and those before it is committed.
-    Committed { task: usize, checkpoint: u64 },
+    Committed {
+        task: usize,
+        checkpoint: u64,
+    },
     /// All input is treated, but results wait for a checkpoint.
-    Ended { task: usize },
-    Finished { task: usize },
+    Ended {
+        task: usize,
+    },
+    Finished {
+        task: usize,
+    },
 }
 
 /// The frozen state of all operators of a task.

@@ -58,7 +58,8 @@ impl Reader {
     pub fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
         for item in state.list(SPLITS) {
             let uid = &self.context.uid;
-            let damaged = |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: a split in the snapshot cannot be read")).with_source(e);
+            let damaged =
+                |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: a split in the snapshot cannot be read")).with_source(e);
             let KeptSplit { number, name, detail, position } = serde_json::from_slice(&item).map_err(damaged)?;
             self.waiting.push_back((Split { number, name: name.into(), detail }, position));
         }

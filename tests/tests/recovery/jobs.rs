@@ -15,6 +15,8 @@ pub struct Job {
     expected: Outputs,
     /// Arguments beside the input and the output.
     arguments: Vec<String>,
+    /// `-D` options of every run.
+    options: Vec<String>,
 }
 
 impl Job {
@@ -25,7 +27,7 @@ impl Job {
         let lines: Vec<&str> = text.lines().collect();
         data::write(&folder.path().join("input"), &lines);
         let expected = oracle::run(example, &lines).unwrap();
-        Job { example, folder, n_lines: lines.len(), expected, arguments: Vec::new() }
+        Job { example, folder, n_lines: lines.len(), expected, arguments: Vec::new(), options: Vec::new() }
     }
 
     /// The guest `sinks` over numbered lines, which it is to write as they are.
@@ -37,7 +39,7 @@ impl Job {
         let mut expected = Outputs::default();
         lines.iter().for_each(|line| expected.add_line("", (*line).to_owned()));
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Job { example: "sinks", folder, n_lines, expected: expected.sorted(), arguments }
+        Job { example: "sinks", folder, n_lines, expected: expected.sorted(), arguments, options: Vec::new() }
     }
 
     /// An example over a folder of several files, each in time order, so that every reader has something to read.
@@ -50,7 +52,14 @@ impl Job {
             data::write(&folder.path().join(format!("input/part-{i}.txt")), hand);
         }
         let expected = oracle::run(example, &lines).unwrap();
-        Job { example, folder, n_lines: lines.len(), expected, arguments: Vec::new() }
+        Job { example, folder, n_lines: lines.len(), expected, arguments: Vec::new(), options: Vec::new() }
+    }
+
+    /// With its keyed state on disk, and so many bytes of memory for it.
+    pub fn on_disk(mut self, memory_bytes: usize) -> Job {
+        let folder = self.path("state").to_string_lossy().into_owned();
+        self.options = vec!["state.backend=rocksdb".into(), format!("state.memory={memory_bytes}"), format!("state.dir={folder}")];
+        self
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -70,7 +79,7 @@ impl Job {
         let mut args =
             vec!["run".to_owned(), component(self.example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
         args.extend(self.grants());
-        args.extend(options.into_iter().flat_map(|option| ["-D".to_owned(), option]));
+        args.extend(options.into_iter().chain(self.options.iter().cloned()).flat_map(|option| ["-D".to_owned(), option]));
         args.extend(further.iter().map(|&further| further.to_owned()));
         args.extend(["--".to_owned(), "--input".into(), text("input"), "--output".into(), text("out")]);
         args.extend(self.arguments.iter().cloned());
