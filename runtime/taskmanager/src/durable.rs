@@ -138,14 +138,14 @@ fn newest(store: &Store, history: &History) -> Result<Option<Snapshot>> {
 pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &str) -> Result<Option<Vec<u8>>> {
     let Some(store) = configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(None) };
     let history = History::read(&store)?;
-    let Some(snapshot) = newest(&store, &history)? else { return Ok(None) };
     if let Some(from) = from {
         let named = Snapshot::open(from)?;
         let is_named = |published: &Published| published.manifest.checksum == named.published().manifest.checksum;
-        if is_named(snapshot.published()) || !history.published.iter().any(is_named) {
+        if history.newest().is_some_and(is_named) || !history.published.iter().any(is_named) {
             return Ok(None);
         }
     }
+    let Some(snapshot) = newest(&store, &history)? else { return Ok(None) };
     let entry = snapshot.manifest().plugins.iter().find(|plugin| plugin.replaces.as_deref() == Some(digest));
     entry.map(|entry| snapshot.component(entry)).transpose()
 }

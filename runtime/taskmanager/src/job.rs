@@ -262,18 +262,25 @@ impl Shared {
 
     fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
         let messages = self.messages()?;
-        if stop {
-            self.stopped.store(true, Ordering::SeqCst);
-        }
         let (reply, answer) = channel();
         let gone = || Error::new(code::CHECKPOINT_FAILED, "the job has ended before the savepoint was whole");
         let sent = messages.send(Message::Savepoint { folder: folder.to_owned(), stop, reply }).map_err(|_| gone());
         drop(messages);
         let made = sent.and_then(|()| answer.recv().map_err(|_| gone())?);
-        if stop && made.is_err() {
-            self.stopped.store(false, Ordering::SeqCst);
+        if stop && made.is_ok() {
+            // A failure on the last steps does not start the job again.
+            self.stop();
         }
         made
+    }
+
+    /// What users wanted while one attempt followed the other is told to the new one.
+    pub fn remind(&self) {
+        if self.cancelled.load(Ordering::SeqCst) {
+            self.current().control.fail(Control::cancelled());
+        } else if self.stopped.load(Ordering::SeqCst) {
+            self.stop();
+        }
     }
 
     /// Lets the attempt that runs end: with a checkpoint, where there are any.

@@ -44,6 +44,7 @@ impl Attempt {
         let checkpoints = durable.map(start).transpose()?;
         let messages = checkpoints.as_ref().map(|checkpoints| checkpoints.messages.clone());
         *shared.current() = Current { control: control.clone(), metrics, messages };
+        shared.remind();
         let threads = tasks.into_iter().map(|task| attempt::start(task, control.clone())).collect::<Result<_>>()?;
         Ok(Attempt { control, threads, checkpoints })
     }
