@@ -70,6 +70,7 @@ impl Misbehaving {
             timers: false,
             states: self.states.clone(),
             accumulator: None,
+            second_input: Vec::new(),
         };
         Plan { functions: vec![function], ..Plan::default() }
     }

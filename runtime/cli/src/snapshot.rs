@@ -27,9 +27,11 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
     let sizes = snapshot.sizes();
     match args.output {
         Format::Json => {
-            let operator = |uid: &str| json!({"uid": uid, "states": states(&snapshot, uid).iter().map(|(name, size)| {
+            let operator = |uid: &str| {
+                json!({"uid": uid, "states": states(&snapshot, uid).iter().map(|(name, size)| {
                 json!({"name": name, "types": size.types, "entries": size.entries, "bytes": size.bytes})
-            }).collect::<Value>()});
+            }).collect::<Value>()})
+            };
             let operators: Value = manifest.operators.iter().map(|entry| operator(&entry.uid)).collect();
             let object = json!({"job": manifest.job, "checkpoint": manifest.checkpoint, "kind": manifest.kind, "wall_clock_ms": manifest.wall_clock_ms,
                 "max_parallelism": manifest.max_parallelism, "bytes": sizes.bytes, "operators": operators});
@@ -72,7 +74,7 @@ fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
         }
         for list in &index.lists {
             let size = states.entry(list.name.clone()).or_default();
-            size.types = json!({"kind": "operator-list", "mode": list.mode});
+            size.types = if list.types.is_null() { json!({"kind": "operator-list", "mode": list.mode}) } else { list.types.clone() };
             size.entries += list.items;
             size.bytes += list.bytes;
         }
@@ -105,9 +107,12 @@ pub fn get(args: &StateGetArgs) -> Result<()> {
 }
 
 fn unknown(snapshot: &Snapshot, args: &StateGetArgs) -> Error {
-    let known: Vec<String> = snapshot.manifest().operators.iter().flat_map(|entry| {
-        states(snapshot, &entry.uid).into_keys().map(|name| format!("{}/{name}", entry.uid)).collect::<Vec<_>>()
-    }).collect();
+    let known: Vec<String> = snapshot
+        .manifest()
+        .operators
+        .iter()
+        .flat_map(|entry| states(snapshot, &entry.uid).into_keys().map(|name| format!("{}/{name}", entry.uid)).collect::<Vec<_>>())
+        .collect();
     let message = format!("there is no keyed state `{}` of operator `{}`; there are {}", args.state, args.uid, known.join(", "));
     Error::new(code::BAD_OPTION, message)
 }

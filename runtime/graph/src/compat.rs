@@ -48,7 +48,8 @@ impl Compatibility {
 
 /// Compares two versions of a job.
 pub fn compare(old: &JobSpec, new: &JobSpec) -> Compatibility {
-    let by_uid = |job: &JobSpec| -> BTreeMap<String, usize> { job.nodes.iter().enumerate().map(|(i, node)| (node.uid.clone(), i)).collect() };
+    let by_uid =
+        |job: &JobSpec| -> BTreeMap<String, usize> { job.nodes.iter().enumerate().map(|(i, node)| (node.uid.clone(), i)).collect() };
     let (olds, news) = (by_uid(old), by_uid(new));
     let kept = olds.iter().map(|(uid, &at)| match news.get(uid) {
         Some(&now) => compare_node(Operator::of(old, at), Operator::of(new, now)),
@@ -95,7 +96,8 @@ impl<'a> Operator<'a> {
 
     /// What the bytes of the operator's own state depend on.
     fn own_state(&self) -> Value {
-        let accumulators: Value = self.functions.iter().map(|function| json!([function.kind, function.accumulator, function.input])).collect();
+        let accumulators: Value =
+            self.functions.iter().map(|function| json!([function.kind, function.accumulator, function.input])).collect();
         match &self.node.body {
             Body::Source { connector, .. } | Body::Sink { connector, .. } => json!({"connector": connector}),
             Body::Timestamps { generator, .. } => json!({"generator": json!(generator)["kind"]}),
@@ -147,13 +149,18 @@ fn compare_node(old: Operator<'_>, new: Operator<'_>) -> OperatorChange {
     };
     let keyed = old.has_own_state() && !matches!(old.node.body, Body::Source { .. } | Body::Sink { .. } | Body::Timestamps { .. });
     let has_state = keyed || !old.states().is_empty() || old.has_timers();
+    // Operator state is dealt to subtasks and not by key, so it does not mind how rows are dealt.
+    let has_keyed_state = keyed || old.has_timers() || old.states().values().any(|state| !state.kind.is_operator_state());
     if old.kind() != new.kind() {
         let worst = if old.has_own_state() || has_state { Verdict::Refused } else { Verdict::StartsEmpty };
         note(worst, format!("it was a {}, and is a {}", plain(&old.kind()), plain(&new.kind())));
         return OperatorChange { uid, verdict, changes };
     }
     if old.inputs != new.inputs {
-        note(if has_state { Verdict::Refused } else { Verdict::Keeps }, format!("its input was {}, and is {}", old.inputs, new.inputs));
+        note(
+            if has_keyed_state { Verdict::Refused } else { Verdict::Keeps },
+            format!("its input was {}, and is {}", old.inputs, new.inputs),
+        );
     }
     if old.own_state() != new.own_state() {
         note(Verdict::Refused, format!("its state is of {}, and would be of {}", old.own_state(), new.own_state()));
@@ -183,7 +190,8 @@ fn compare_states(old: &Operator<'_>, new: &Operator<'_>, note: &mut impl FnMut(
 
 /// What the bytes of a state mean: names of columns do not matter. A time to live may change, but not come or go.
 fn types(state: &StateDescriptor) -> Value {
-    let columns = |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
+    let columns =
+        |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
     json!({"kind": state.kind, "key": columns(&state.key), "value": columns(&state.value), "ttl": state.ttl_ms.is_some()})
 }
 
@@ -224,13 +232,41 @@ mod tests {
     fn state_is_kept_where_uid_and_types_are() {
         check(|_| {}, "alert", Verdict::Keeps, true, "");
         check(|plan| plan["functions"][0]["states"][0]["value"][0]["name"] = json!("w"), "alert", Verdict::Keeps, true, "");
-        check(|plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"), "alert", Verdict::Refused, true, "state `last` is");
+        check(
+            |plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"),
+            "alert",
+            Verdict::Refused,
+            true,
+            "state `last` is",
+        );
         check(|plan| plan["functions"][0]["states"] = json!([]), "alert", Verdict::Refused, true, "state `last` is gone");
         check(|plan| plan["functions"][0]["timers"] = json!(false), "alert", Verdict::Refused, false, "no timers");
         check(|plan| plan["nodes"][2]["uid"] = json!("other"), "alert", Verdict::Refused, false, "its state with it");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "map", Verdict::Gone, false, "it is gone");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "other", Verdict::StartsEmpty, false, "it is new");
-        check(|plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}), "alert", Verdict::Refused, false, "its input was");
+        check(
+            |plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}),
+            "alert",
+            Verdict::Refused,
+            false,
+            "its input was",
+        );
         check(|plan| plan["nodes"][3]["body"]["connector"] = json!("file"), "out", Verdict::Refused, true, "its state is of");
+    }
+
+    #[test]
+    fn operator_state_does_not_mind_how_rows_are_dealt() {
+        let without_key = |kind: &str, partitioning: &str| {
+            job(|plan| {
+                plan["functions"][0]["states"][0]["kind"] = json!(kind);
+                plan["functions"][0]["timers"] = json!(false);
+                plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": partitioning});
+            })
+        };
+        let verdict = |old: &JobSpec, new: &JobSpec| compare(old, new).operators[0].verdict;
+        let old = without_key("union-list", "forward");
+        assert_eq!(verdict(&old, &without_key("union-list", "rebalance")), Verdict::Keeps);
+        assert_eq!(verdict(&old, &without_key("operator-list", "forward")), Verdict::Refused);
+        assert_eq!(verdict(&without_key("value", "forward"), &without_key("value", "rebalance")), Verdict::Refused);
     }
 }

@@ -21,17 +21,40 @@ const TICK_MAX: Duration = Duration::from_millis(50);
 
 /// What the coordinator's thread is told.
 pub(crate) enum Message {
-    Acknowledged { task: usize, checkpoint: u64, snapshot: SubtaskSnapshot },
-    Declined { task: usize, checkpoint: u64, reason: String },
-    Committed { task: usize, checkpoint: u64 },
-    Ended { task: usize },
-    Finished { task: usize },
+    Acknowledged {
+        task: usize,
+        checkpoint: u64,
+        snapshot: SubtaskSnapshot,
+    },
+    Declined {
+        task: usize,
+        checkpoint: u64,
+        reason: String,
+    },
+    Committed {
+        task: usize,
+        checkpoint: u64,
+    },
+    Ended {
+        task: usize,
+    },
+    Finished {
+        task: usize,
+        dead_letters: u64,
+    },
     /// The user wants the job to stop with a checkpoint.
     Stop,
     /// The user wants a savepoint in a folder; with `stop`, the job ends with it.
-    Savepoint { folder: String, stop: bool, reply: Sender<Result<u64>> },
+    Savepoint {
+        folder: String,
+        stop: bool,
+        reply: Sender<Result<u64>>,
+    },
     /// The user wants the sources to end, and a savepoint of what is left when all tasks have.
-    Drain { folder: String, reply: Sender<Result<u64>> },
+    Drain {
+        folder: String,
+        reply: Sender<Result<u64>>,
+    },
     /// All tasks are gone.
     Done,
 }
@@ -120,7 +143,7 @@ impl Uploader {
             }
             Report::Committed { task, checkpoint } => Message::Committed { task, checkpoint },
             Report::Ended { task } => Message::Ended { task },
-            Report::Finished { task } => Message::Finished { task },
+            Report::Finished { task, dead_letters } => Message::Finished { task, dead_letters },
         };
         // The coordinator ends only when nothing more is wanted of it.
         let _ = self.messages.send(message);
@@ -128,7 +151,7 @@ impl Uploader {
 
     fn upload(&self, snapshot: TaskSnapshot) -> Result<SubtaskSnapshot> {
         let (vertex, subtask) = self.places[snapshot.task];
-        let mut bytes = Vec::new();
+        let (mut bytes, dead_letters) = (Vec::new(), snapshot.dead_letters);
         let write = |(uid, operator): (Arc<str>, streamrt_state::OperatorSnapshot)| operator.write(&uid, self.max_parallelism, &mut bytes);
         let operators: Vec<_> = snapshot.operators.into_iter().map(write).collect();
         failpoint("snapshot.upload")?;
@@ -137,7 +160,7 @@ impl Uploader {
         let path = object_path(kind, snapshot.checkpoint, self.generation, vertex, subtask);
         let store = savepoint.as_ref().unwrap_or(&self.store);
         let object = if operators.is_empty() { None } else { Some(store.put(&path, bytes)?) };
-        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators })
+        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators, dead_letters })
     }
 }
 
@@ -161,6 +184,8 @@ struct CoordinatorThread {
     at_end: Option<Savepoint>,
     /// Whether each task has ended.
     ended: Vec<bool>,
+    /// Records that each task has skipped in all, once it is gone.
+    dead_letters: Vec<u64>,
 }
 
 impl CoordinatorThread {
@@ -171,6 +196,7 @@ impl CoordinatorThread {
             committed: vec![0; mailboxes.len()],
             at_end: None,
             ended: vec![false; mailboxes.len()],
+            dead_letters: vec![0; mailboxes.len()],
             durable,
             mailboxes,
             control,
@@ -189,7 +215,10 @@ impl CoordinatorThread {
                 failpoint("snapshot.acknowledged").unwrap_or_else(|error| self.control.fail(error));
             }
             let actions = match message {
-                Ok(Message::Done) | Err(RecvTimeoutError::Disconnected) => return (self.durable, self.stop.flatten()),
+                Ok(Message::Done) | Err(RecvTimeoutError::Disconnected) => {
+                    self.note_commits();
+                    return (self.durable, self.stop.flatten());
+                }
                 Ok(message) => self.message(message),
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
             };
@@ -218,8 +247,9 @@ impl CoordinatorThread {
                 actions.extend(self.coordinator.ended(task));
                 actions
             }
-            Message::Finished { task } => {
+            Message::Finished { task, dead_letters } => {
                 self.committed[task] = u64::MAX;
+                self.dead_letters[task] = dead_letters;
                 let mut actions = self.task_ended(task);
                 actions.extend(self.coordinator.finished(task));
                 actions
@@ -309,7 +339,7 @@ impl CoordinatorThread {
         let made = match savepoint.at_end {
             false => Err(Error::new(code::CHECKPOINT_FAILED, reason)),
             true => {
-                let finished = self.places.iter().map(|&(vertex, subtask)| SubtaskSnapshot::finished(vertex, subtask)).collect();
+                let finished = (0..self.places.len()).map(|task| self.finished(task)).collect();
                 let checkpoint = self.durable.next_checkpoint();
                 self.durable.publish(checkpoint, Some(&savepoint.store), finished).map(|()| checkpoint)
             }
@@ -345,21 +375,27 @@ impl CoordinatorThread {
         }
     }
 
-    fn publish(
-        &mut self,
-        checkpoint: u64,
-        snapshots: Vec<Option<SubtaskSnapshot>>,
-    ) -> Result<Vec<Action<SubtaskSnapshot>>> {
-        let of_task = |(snapshot, &(vertex, subtask)): (Option<SubtaskSnapshot>, &(u32, u32))| {
-            snapshot.unwrap_or_else(|| SubtaskSnapshot::finished(vertex, subtask))
-        };
-        let subtasks = snapshots.into_iter().zip(&self.places).map(of_task).collect();
+    fn publish(&mut self, checkpoint: u64, snapshots: Vec<Option<SubtaskSnapshot>>) -> Result<Vec<Action<SubtaskSnapshot>>> {
+        let of_task = |(snapshot, task): (Option<SubtaskSnapshot>, usize)| snapshot.unwrap_or_else(|| self.finished(task));
+        let subtasks = snapshots.into_iter().zip(0..).map(of_task).collect();
+        self.note_commits();
         let savepoint = self.savepoints.get(&checkpoint).map(|savepoint| &savepoint.store);
         match self.durable.publish(checkpoint, savepoint, subtasks) {
             Ok(()) => Ok(self.coordinator.published(checkpoint)),
             Err(error) if self.durable.leads() => Ok(self.coordinator.publish_failed(checkpoint, error.message())),
             Err(error) => Err(error),
         }
+    }
+
+    /// What a checkpoint holds of a task that is gone.
+    fn finished(&self, task: usize) -> SubtaskSnapshot {
+        let (vertex, subtask) = self.places[task];
+        SubtaskSnapshot { dead_letters: self.dead_letters[task], ..SubtaskSnapshot::finished(vertex, subtask) }
+    }
+
+    /// Lets the next entry of the log say what all tasks have committed.
+    fn note_commits(&mut self) {
+        self.durable.commits_done(self.committed.iter().copied().min().unwrap_or_default());
     }
 
     fn tell_all(&self, command: Command) {
@@ -380,7 +416,9 @@ fn savepoint_store(folder: &str) -> Result<Store> {
     let store = Store::open(folder)?;
     match store.list("")?.first() {
         None => Ok(store),
-        Some((path, _)) => Err(Error::new(code::BAD_OPTION, format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own"))),
+        Some((path, _)) => {
+            Err(Error::new(code::BAD_OPTION, format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own")))
+        }
     }
 }
 
@@ -393,6 +431,11 @@ fn answer(reply: &Sender<Result<u64>>, answer: Result<u64>) {
 pub(crate) fn cancel(durable: &mut Durable) -> Result<()> {
     durable.withdraw()?;
     durable.append(Entry::Ended { state: EndState::Canceled })
+}
+
+/// What is written when the job was stopped with a checkpoint, which its sinks have committed.
+pub(crate) fn stopped(durable: &mut Durable) -> Result<()> {
+    durable.append(Entry::Ended { state: EndState::Stopped })
 }
 
 /// What is written when the job has ended by itself.

@@ -4,6 +4,7 @@
 //! checkpoint holds is committed, what no checkpoint names is withdrawn. Only then tasks run.
 
 use crate::attempt;
+use crate::dead_letters::{self, DEAD_LETTERS_SUFFIX, DeadLetters};
 use crate::enumerator::ENUMERATOR_SUFFIX;
 use crate::factory::{Definition, Factory};
 use crate::restored::Restored;
@@ -13,11 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::{
-    EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind, Store, Stored, SubtaskSnapshot,
-    TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
+    EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind, Store, Stored,
+    SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
-use streamrt_operator::{COMMITTABLES, TaskMetrics, transaction_prefix};
+use streamrt_operator::{COMMITTABLES, transaction_prefix};
 use streamrt_types::{Configuration, Error, Result, code, failpoint};
 
 /// The durable side of an attempt.
@@ -28,6 +29,8 @@ pub(crate) struct Durable {
     plugins: Vec<PluginEntry>,
     operators: Vec<OperatorEntry>,
     plan: Value,
+    /// Of earlier attempts, up to the checkpoint that this one goes on from.
+    dead_letters_before: u64,
 }
 
 /// What is kept of a job before it starts.
@@ -120,7 +123,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
     let operators = operators_of(definition);
     check_uids(&restored, &operators)?;
-    let durable = match store {
+    let mut durable = match store {
         None => None,
         Some(store) => {
             let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
@@ -130,12 +133,25 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
             clean_up(&log)?;
             let job = job_id(&log.history().job);
             let plugins = definition.plugins.iter().map(|plugin| keep(&store, plugin)).collect::<Result<_>>()?;
-            Some(Durable { log, definition: definition.clone(), job, plugins, operators, plan: plan_of(definition) })
+            let dead_letters_before = restored.dead_letters();
+            Some(Durable { log, definition: definition.clone(), job, plugins, operators, plan: plan_of(definition), dead_letters_before })
         }
     };
+    let history_now = durable.as_ref().map(|durable| durable.log.history());
+    let is_settled = history_now.zip(snapshot.as_ref()).is_some_and(|(history, snapshot)| is_committed(history, snapshot));
     let (job, generation) = durable.as_ref().map_or_else(|| (job_id(&unique_token()), 1), |durable| (durable.job(), durable.generation()));
-    settle(definition, job, generation, &restored)?;
+    settle(definition, job, generation, if is_settled { None } else { Some(&restored) })?;
+    if let Some(durable) = &mut durable {
+        durable.commits_done(u64::MAX);
+    }
     Ok(Beginning { durable, restored, resumed: snapshot.map(|snapshot| snapshot.manifest().checkpoint) })
+}
+
+/// Whether the log says that what a snapshot promises to commit is committed. A reader of the results may have moved it away since.
+fn is_committed(history: &History, snapshot: &Snapshot) -> bool {
+    let checksum = &snapshot.published().manifest.checksum;
+    let known = history.published.iter().find(|known| known.manifest.checksum == *checksum);
+    known.is_some_and(|known| known.checkpoint <= history.committed)
 }
 
 /// How a job is called in the names of its transactions.
@@ -153,10 +169,10 @@ fn record_origin(log: &mut JobLog, history: &History, snapshot: &Snapshot) -> Re
     log.append(Entry::Published(Published { checkpoint, kind: SnapshotKind::Savepoint, ..published.clone() }))
 }
 
-/// Keeps a component beside the checkpoints.
+/// Keeps a component beside the checkpoints, unless an earlier start has.
 fn keep(store: &Store, plugin: &crate::LoadedPlugin) -> Result<PluginEntry> {
     let digest = plugin.plugin.digest().to_owned();
-    let component: Stored = store.put(&component_path(&digest), plugin.component.to_vec())?;
+    let component: Stored = store.put_once(&component_path(&digest), &plugin.component)?;
     Ok(PluginEntry { name: String::new(), digest, args: plugin.args.clone(), component })
 }
 
@@ -196,13 +212,16 @@ fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
 
-/// Refuses state whose operator is gone. A gate's watermark goes with the shape of the chains.
+/// Refuses state whose operator is gone. A gate's watermark goes with the shape of the chains, and dead letters are settled already.
 fn check_uids(restored: &Restored, operators: &[OperatorEntry]) -> Result<()> {
     let known: BTreeSet<&str> = operators.iter().map(|operator| operator.uid.as_str()).collect();
-    let gone = restored.with_state().find(|uid| !known.contains(uid) && !uid.ends_with(GATE_SUFFIX));
+    let goes_with_chains = |uid: &&str| uid.ends_with(GATE_SUFFIX) || uid.ends_with(DEAD_LETTERS_SUFFIX);
+    let gone = restored.with_state().find(|uid| !known.contains(uid) && !goes_with_chains(uid));
     match gone {
         None => Ok(()),
-        Some(uid) => Err(Error::new(code::STATE_GONE, format!("the checkpoint holds state of operator `{uid}`, which the job does not have"))),
+        Some(uid) => {
+            Err(Error::new(code::STATE_GONE, format!("the checkpoint holds state of operator `{uid}`, which the job does not have")))
+        }
     }
 }
 
@@ -220,6 +239,8 @@ fn operators_of(definition: &Definition) -> Vec<OperatorEntry> {
                 chained.chain(gate).collect()
             }
         };
+        let letters = vertex.operators.first().map(|operator| format!("{}{DEAD_LETTERS_SUFFIX}", uid(operator.nodes[0])));
+        let uids: Vec<String> = uids.into_iter().chain(letters).collect();
         operators.extend(uids.into_iter().map(|uid| OperatorEntry { uid, vertex: number as u32, parallelism: vertex.parallelism }));
     }
     operators
@@ -285,11 +306,17 @@ impl Durable {
         self.log.append(entry)
     }
 
+    /// Notes that all checkpoints up to this one are committed, as [`JobLog::commits_done`].
+    pub fn commits_done(&mut self, checkpoint: u64) {
+        self.log.commits_done(checkpoint);
+    }
+
     /// Withdraws what no checkpoint names, when the job has ended for good.
     pub fn withdraw(&self) -> Result<()> {
         let newest = self.log.history().newest().map(|newest| Snapshot::load(self.store(), newest)).transpose()?;
-        let restored = newest.as_ref().map(Restored::read).transpose()?.unwrap_or_default();
-        settle(&self.definition, self.job(), self.generation(), &restored)
+        let open = newest.as_ref().filter(|newest| !is_committed(self.log.history(), newest));
+        let restored = open.map(Restored::read).transpose()?;
+        settle(&self.definition, self.job(), self.generation(), restored.as_ref())
     }
 
     /// A line for the user.
@@ -324,6 +351,7 @@ impl Durable {
             plugins,
             operators: self.operators.clone(),
             subtasks,
+            dead_letters_before: self.dead_letters_before,
         };
         let store = savepoint.unwrap_or(self.store()).clone();
         publish(&manifest, &store, &mut self.log)?;
@@ -331,15 +359,16 @@ impl Durable {
     }
 }
 
-/// Commits what a checkpoint holds, and withdraws what it does not name.
-pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: &Restored) -> Result<()> {
+/// Commits what a checkpoint holds, unless that is known to be done (`None`), and withdraws what it does not name.
+pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: Option<&Restored>) -> Result<()> {
     let factory = Factory { definition, control: Arc::default(), job: job.clone(), generation };
     for (node, mut sink) in factory.sinks()? {
-        let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::new(TaskMetrics::default()));
+        let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::default(), &DeadLetters::default());
         let place = |e: Error| e.at(format_args!("sink `{}`", context.uid));
         sink.open(&context).map_err(place)?;
         // In the order of the subtasks, and of the checkpoints within each.
-        let items = restored.parts(&context.uid).iter().flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat();
+        let parts = restored.map_or(&[][..], |restored| restored.parts(&context.uid));
+        let items = parts.iter().flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat();
         for item in items {
             failpoint("recovery.commit")?;
             sink.commit(&item).map_err(place)?;
@@ -347,5 +376,5 @@ pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, re
         failpoint("recovery.abort")?;
         sink.abort_unlisted(&transaction_prefix(&job, &context.uid), &[]).map_err(place)?;
     }
-    Ok(())
+    dead_letters::settle(&factory, restored)
 }

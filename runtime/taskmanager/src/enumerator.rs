@@ -41,7 +41,8 @@ impl Enumerator {
     /// # Errors
     /// What the connector says; `Data` if the state is damaged.
     pub fn new(uid: Arc<str>, source: &Arc<dyn Source>, parallelism: u32, state: &mut OperatorState, finished: bool) -> Result<Enumerator> {
-        let damaged = |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: the state of its splits cannot be read")).with_source(e);
+        let damaged =
+            |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: the state of its splits cannot be read")).with_source(e);
         let found: Option<Found> = state.list(FOUND).first().map(|item| serde_json::from_slice(item)).transpose().map_err(damaged)?;
         let enumerator = source.enumerator(found.as_ref().map(|found| found.connector.as_str()))?;
         let n_splits = found.map_or(0, |found| found.n_splits);
@@ -51,7 +52,7 @@ impl Enumerator {
     fn snapshot(&self) -> HeadSnapshot {
         let found = Found { n_splits: self.n_splits, connector: self.enumerator.snapshot() };
         let items = vec![serde_json::to_vec(&found).unwrap_or_default()];
-        let lists = vec![ListSnapshot { name: FOUND.into(), mode: ListMode::Union, items }];
+        let lists = vec![ListSnapshot { name: FOUND.into(), mode: ListMode::Union, types: serde_json::Value::Null, items }];
         (format!("{}{ENUMERATOR_SUFFIX}", self.uid).into(), OperatorSnapshot { lists, ..OperatorSnapshot::default() })
     }
 

@@ -1,12 +1,13 @@
 //! From the job graph to operators: the only place that knows which operator runs which kind of node.
 
 use crate::control::Control;
+use crate::dead_letters::{DEAD_LETTERS_SUFFIX, DeadLetterOperator, DeadLetters};
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
 use streamrt_operator::{
-    DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator,
-    Source, TaskMetrics, TransformOperator,
+    FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator, Source,
+    TaskMetrics, TransformOperator,
 };
 use streamrt_plugin::{ChainSpec, Plugin};
 use streamrt_types::{Clock, Configuration, Error, KeyGroupRange, Result};
@@ -36,7 +37,6 @@ pub(crate) struct Definition {
     pub configuration: Arc<Configuration>,
     pub max_parallelism: u32,
     pub clock: Arc<dyn Clock>,
-    pub dead_letters: Arc<dyn Fn(DeadLetter) -> Result<()> + Send + Sync>,
 }
 
 /// What all operators of an attempt are made from.
@@ -62,8 +62,9 @@ pub(crate) fn sources(graph: &JobGraph) -> Result<Vec<Option<Arc<dyn Source>>>> 
 }
 
 impl Factory<'_> {
-    pub fn context(&self, node: usize, subtask: &Subtask, metrics: Arc<TaskMetrics>) -> OperatorContext {
-        let definition = self.definition;
+    /// `letters` are those of the task.
+    pub fn context(&self, node: usize, subtask: &Subtask, metrics: Arc<TaskMetrics>, letters: &DeadLetters) -> OperatorContext {
+        let (definition, letters) = (self.definition, letters.clone());
         let parallelism = definition.graph.vertices[subtask.vertex].parallelism;
         OperatorContext {
             job: self.job.clone(),
@@ -76,12 +77,20 @@ impl Factory<'_> {
             clock: definition.clock.clone(),
             configuration: definition.configuration.clone(),
             metrics,
-            dead_letters: definition.dead_letters.clone(),
+            dead_letters: Arc::new(move |letter| letters.put(&letter)),
         }
     }
 
     /// The operators of a subtask. Sinks get counters of their own, which are added to `sinks`.
-    pub fn chain(&self, subtask: &Subtask, metrics: &Arc<TaskMetrics>, sinks: &mut Vec<Arc<TaskMetrics>>) -> Result<OperatorChain> {
+    ///
+    /// `task` is the subtask's number in the job. The last operator takes part in checkpoints for the task's dead letters.
+    pub fn chain(
+        &self,
+        (task, subtask): (usize, &Subtask),
+        metrics: &Arc<TaskMetrics>,
+        letters: &DeadLetters,
+        sinks: &mut Vec<Arc<TaskMetrics>>,
+    ) -> Result<OperatorChain> {
         let vertex = &self.definition.graph.vertices[subtask.vertex];
         let mut chain = OperatorChain::new();
         for (number, chained) in vertex.operators.iter().enumerate() {
@@ -97,7 +106,12 @@ impl Factory<'_> {
                 }
                 _ => metrics.clone(),
             };
-            chain.push(operator, self.context(node, subtask, metrics), chained.targets.clone());
+            chain.push(operator, self.context(node, subtask, metrics, letters), chained.targets.clone());
+        }
+        if let Some(first) = vertex.operators.first() {
+            let first = self.context(first.nodes[0], subtask, Arc::default(), letters);
+            let context = OperatorContext { uid: format!("{}{DEAD_LETTERS_SUFFIX}", first.uid).into(), ..first };
+            chain.push(Box::new(DeadLetterOperator::new(letters.clone(), task as u32)), context, Vec::new());
         }
         Ok(chain)
     }
@@ -128,10 +142,7 @@ impl Factory<'_> {
                 let functions: Vec<&FunctionRef> = chained.nodes.iter().flat_map(|node| stream.functions_of(*node)).collect();
                 let user = self.user(&functions, subtask)?;
                 let declared: Vec<Function> = functions.iter().map(|function| function.function().clone()).collect();
-                match declared[0].key.is_some() {
-                    true => Box::new(KeyedProcessOperator::new(user, &declared, input, node.key.clone())?),
-                    false => Box::new(TransformOperator::new(user, &declared, input)?),
-                }
+                function_operator(user, &declared, node, input)?
             }
             Body::Window { assigner, allowed_lateness_ms, contents } => {
                 let single = |number: u32| self.single(&stream.functions[number as usize], subtask);
@@ -179,6 +190,22 @@ impl Factory<'_> {
         };
         Ok(Box::new(plugin.plugin.chain(spec)?))
     }
+}
+
+fn function_operator(
+    user: Box<dyn FunctionChain>,
+    declared: &[Function],
+    node: &StreamNode,
+    input: &SchemaRef,
+) -> Result<Box<dyn Operator>> {
+    Ok(match (declared[0].key.is_some(), &node.second_schema) {
+        (true, None) => Box::new(KeyedProcessOperator::new(user, declared, input, node.key.clone())?),
+        (true, Some(second)) => {
+            Box::new(KeyedProcessOperator::new(user, declared, input, node.key.clone())?.with_second_input(declared, second)?)
+        }
+        (false, None) => Box::new(TransformOperator::new(user, declared, input)?),
+        (false, Some(second)) => Box::new(TransformOperator::new(user, declared, input)?.with_second_input(declared, second)?),
+    })
 }
 
 /// The columns that a sink gets.

@@ -5,7 +5,6 @@
 use crate::attempt;
 use crate::checkpoints::{self, Message};
 use crate::control::Control;
-use crate::dead_letters::DeadLetters;
 use crate::durable::{self, Beginning, Durable};
 use crate::factory::{self, Definition, Factory, LoadedPlugin};
 use crate::restart::RestartStrategy;
@@ -85,6 +84,8 @@ pub(crate) struct JobMetrics {
     /// One for each sink operator.
     pub sinks: Vec<Arc<TaskMetrics>>,
     pub tasks: Vec<Arc<TaskMetrics>>,
+    /// Of earlier attempts, up to the checkpoint that this one goes on from.
+    pub dead_letters_before: u64,
 }
 
 /// A look at a running job.
@@ -165,7 +166,6 @@ fn define(
 ) -> Result<Definition> {
     let graph = JobGraph::new(StreamGraph::new(&job)?, parallelism);
     let max_parallelism = max_parallelism(&graph, configuration.max_parallelism, kept_max)?;
-    let dead_letters = DeadLetters::new(configuration.dead_letters.as_deref());
     Ok(Definition {
         spec: job,
         parallelism,
@@ -176,7 +176,6 @@ fn define(
         configuration,
         max_parallelism,
         clock: SystemClock::shared(),
-        dead_letters: Arc::new(move |letter| dead_letters.put(&letter)),
     })
 }
 
@@ -245,7 +244,8 @@ impl Shared {
     }
 
     fn messages(&self) -> Result<Sender<Message>> {
-        let no_checkpoints = || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
+        let no_checkpoints =
+            || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
         self.current().messages.clone().ok_or_else(no_checkpoints)
     }
 
@@ -266,7 +266,7 @@ impl Shared {
             watermark: watermarks.min().filter(|watermark| *watermark != WATERMARK_MIN),
             back_pressure: (blocked as f64 / elapsed.as_nanos().max(1) as f64).min(1.0),
             late_records: sum(&all(), |metrics| metrics.late_records.load(Ordering::Relaxed)),
-            dead_letters: sum(&all(), |metrics| metrics.dead_letters.load(Ordering::Relaxed)),
+            dead_letters: metrics.dead_letters_before + sum(&all(), |metrics| metrics.dead_letters.load(Ordering::Relaxed)),
             elapsed,
         }
     }
@@ -388,7 +388,7 @@ impl Attempt {
         };
         let factory = Factory { definition, control: control.clone(), job, generation };
         let (reports, reported) = channel();
-        let mut metrics = JobMetrics::default();
+        let mut metrics = JobMetrics { dead_letters_before: restored.dead_letters(), ..JobMetrics::default() };
         let (tasks, mailboxes) = attempt::build(&factory, restored, durable.as_ref().map(|_| &reports), &mut metrics)?;
         drop(reports);
         let checkpoints = durable.map(|durable| checkpoints::start(durable, mailboxes, reported, control.clone())).transpose()?;
@@ -427,8 +427,8 @@ impl Master {
             let error = match (ended, durable) {
                 (Ok(()), None) => return Ok(None),
                 (Ok(()), Some((mut durable, _))) => return checkpoints::finish(&mut durable).map(|()| None),
-                (Err(_), Some((_, Some(stopped_at)))) => match self.shared.take_upgrade() {
-                    None => return Ok(Some(stopped_at)),
+                (Err(_), Some((mut durable, Some(stopped_at)))) => match self.shared.take_upgrade() {
+                    None => return checkpoints::stopped(&mut durable).map(|()| Some(stopped_at)),
                     Some(upgrade) => {
                         attempt = self.replace(upgrade, stopped_at)?;
                         continue;

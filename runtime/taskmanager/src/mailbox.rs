@@ -53,10 +53,19 @@ impl Mailbox {
 pub enum Report {
     Snapshot(TaskSnapshot),
     /// What was pre-committed for this checkpoint and those before it is committed.
-    Committed { task: usize, checkpoint: u64 },
+    Committed {
+        task: usize,
+        checkpoint: u64,
+    },
     /// All input is treated, but results wait for a checkpoint.
-    Ended { task: usize },
-    Finished { task: usize },
+    Ended {
+        task: usize,
+    },
+    /// It has ended; so many records were skipped.
+    Finished {
+        task: usize,
+        dead_letters: u64,
+    },
 }
 
 /// The frozen state of all operators of a task.
@@ -66,6 +75,8 @@ pub struct TaskSnapshot {
     pub checkpoint: u64,
     /// By uid.
     pub operators: Vec<(Arc<str>, OperatorSnapshot)>,
+    /// Records that were skipped so far.
+    pub dead_letters: u64,
 }
 
 /// A task's line to the coordinator.

@@ -12,6 +12,7 @@ pub struct Restored {
     parts: BTreeMap<String, Vec<Option<Part>>>,
     /// The operators whose subtasks had all finished.
     finished: BTreeSet<String>,
+    dead_letters: u64,
 }
 
 impl Restored {
@@ -21,7 +22,7 @@ impl Restored {
     /// `Data` if one is missing or damaged.
     pub fn read(snapshot: &Snapshot) -> Result<Restored> {
         let manifest = snapshot.manifest();
-        let mut restored = Restored::default();
+        let mut restored = Restored { dead_letters: manifest.dead_letters(), ..Restored::default() };
         for operator in &manifest.operators {
             restored.parts.insert(operator.uid.clone(), snapshot.parts(&operator.uid)?);
             if manifest.subtasks.iter().filter(|subtask| subtask.vertex == operator.vertex).all(|subtask| subtask.finished) {
@@ -36,6 +37,11 @@ impl Restored {
         self.finished.contains(uid)
     }
 
+    /// The records that had been skipped.
+    pub fn dead_letters(&self) -> u64 {
+        self.dead_letters
+    }
+
     /// The parts under a uid, by old subtask.
     pub fn parts(&self, uid: &str) -> &[Option<Part>] {
         self.parts.get(uid).map_or(&[], Vec::as_slice)
@@ -43,7 +49,8 @@ impl Restored {
 
     /// The uids under which there is state.
     pub fn with_state(&self) -> impl Iterator<Item = &str> {
-        let has_state = |parts: &[Option<Part>]| parts.iter().flatten().any(|part| !part.index.keyed.is_empty() || !part.index.lists.is_empty());
+        let has_state =
+            |parts: &[Option<Part>]| parts.iter().flatten().any(|part| !part.index.keyed.is_empty() || !part.index.lists.is_empty());
         self.parts.iter().filter(move |(_, parts)| has_state(parts)).map(|(uid, _)| uid.as_str())
     }
 

@@ -152,6 +152,7 @@ fn function() -> Function {
         timers: true,
         states: vec![state(StateKind::Value, "sum"), state(StateKind::List, "list"), state(StateKind::Map, "map")],
         accumulator: None,
+        second_input: Vec::new(),
     }
 }
 

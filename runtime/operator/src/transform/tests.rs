@@ -35,6 +35,7 @@ fn function(kind: FunctionKind, outputs: Vec<OutputColumns>) -> Function {
         timers: false,
         states: Vec::new(),
         accumulator: None,
+        second_input: Vec::new(),
     }
 }
 

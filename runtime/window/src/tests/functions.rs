@@ -23,6 +23,7 @@ fn function(kind: FunctionKind, input: &[&str], output: Vec<PlanField>) -> Funct
         timers: false,
         states: Vec::new(),
         accumulator: None,
+        second_input: Vec::new(),
     }
 }
 

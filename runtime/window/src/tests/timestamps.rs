@@ -167,6 +167,7 @@ pub(super) fn punctuated() -> TimestampsOperator {
         timers: false,
         states: Vec::new(),
         accumulator: None,
+        second_input: Vec::new(),
     };
     let time = TimeSource::Function { function: 0 };
     let chain: (Box<dyn FunctionChain>, Function) = (Box::new(Punctuated), function);
