@@ -1,7 +1,7 @@
 //! One function under test, with what the host keeps for it: keyed state, timers, the watermark, a clock, and what it has sent.
 
 use super::frame::Frame;
-use super::state::{FakeHost, KeyBytes};
+use super::state::{FakeHost, KeyBytes, Undo};
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::chain::{Chain, Maker, SECOND_INPUT};
 use crate::column::{find, i64_bytes, plain, section, u32_bytes};
@@ -128,8 +128,9 @@ impl Operator {
             }
         }
         let call = self.prepare(Frame::of(&rows), times, marks)?;
+        let undo = self.host.begin(call.slots.clone(), self.now);
         let sections = self.sections(&call);
-        self.invoke(&call, &sections)
+        self.invoke(&call, &sections, undo)
     }
 
     /// Sends a row of the broadcast stream, with its event time in ms.
@@ -164,11 +165,12 @@ impl Operator {
             due: Vec::new(),
             bound: self.watermark,
         };
-        self.invoke(&call, &sections)
+        let undo = self.host.begin(Vec::new(), self.now);
+        self.invoke(&call, &sections, undo)
     }
 
-    fn invoke(&mut self, call: &Call, sections: &[Section]) -> Result<()> {
-        let undo = self.host.begin(call.slots.clone(), self.now);
+    /// Makes a call that the host has begun.
+    fn invoke(&mut self, call: &Call, sections: &[Section], undo: Undo) -> Result<()> {
         match self.chain.invoke(call::PROCESS, sections) {
             Ok(answer) => {
                 self.watermark = call.marks.last().map_or(self.watermark, |mark| mark.1);
