@@ -1,7 +1,7 @@
 //! The runtime and the components. cargo decides what has changed; a second call is over within a second or two.
 
-use crate::cargo::{Workspace, run, words};
-use crate::say;
+use crate::cargo::{ROCKSDB, Workspace, run, words};
+use crate::{libclang, say};
 use anyhow::{Result, bail};
 use std::process::{Command, Stdio};
 
@@ -30,10 +30,17 @@ pub fn build(workspace: &Workspace, guests: Guests<'_>) -> Result<()> {
     components(workspace, guests)
 }
 
+/// As [`build()`], with a runtime that keeps state in memory alone: it is there minutes earlier.
+pub fn build_small(workspace: &Workspace, guests: Guests<'_>) -> Result<()> {
+    check_compiler()?;
+    binary(workspace, "streamrt", &[])?;
+    components(workspace, guests)
+}
+
 /// Builds the benchmark and runs it; further arguments are its own.
 pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
     runtime(workspace)?;
-    binary(workspace, "streamrt-bench")?;
+    binary(workspace, "streamrt-bench", &ROCKSDB)?;
     if suite == "plugin" {
         components(workspace, Guests::Under("xtask/bench"))?;
         // Its start is timed from the command to the first record.
@@ -48,13 +55,15 @@ pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
 
 fn runtime(workspace: &Workspace) -> Result<()> {
     check_compiler()?;
-    binary(workspace, "streamrt")
+    libclang::ensure()?;
+    binary(workspace, "streamrt", &ROCKSDB)
 }
 
 /// Builds one binary, with the features that the whole workspace asks of each library. A choice of features by package (`--package`)
 /// would give the tests, which are built for the workspace, another wasmtime: minutes of compiling for nothing.
-fn binary(workspace: &Workspace, name: &str) -> Result<()> {
+fn binary(workspace: &Workspace, name: &str, features: &[&str]) -> Result<()> {
     let mut command = workspace.cargo(&["build", "--release", "--workspace", "--bin", name]);
+    command.args(features);
     say(&format!("building {name} with `{}`; the first time takes some minutes", words(&command)));
     run(&mut command)
 }

@@ -15,7 +15,7 @@ use std::process::Command;
 /// # Errors
 /// If a step fails, or the results cannot be read.
 pub fn demo(workspace: &Workspace) -> Result<()> {
-    build::build(workspace, Guests::One("hot-items"))?;
+    build::build_small(workspace, Guests::One("hot-items"))?;
     let input = workspace.root.join("examples/hot-items/input");
     let output = workspace.target.join("demo/hot-items");
     // The sink adds files to the folder, so a second start needs an empty one.

@@ -6,6 +6,7 @@ mod cargo;
 mod checks;
 mod demo;
 mod dependencies;
+mod libclang;
 mod planted;
 mod table;
 mod tests;
@@ -23,7 +24,8 @@ Usage: cargo xtask COMMAND
 
   setup                            check the machine, and install the tool chain for components
   build                            the runtime at release/streamrt and the components at components/NAME.wasm, in the target folder
-  demo                             build, run the example hot-items on the records beside it, and show its windows as a table
+  demo                             build without the disk backend, run the example hot-items on the records beside it, and show its
+                                   windows as a table
   test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER)
   test planted                     plant bugs in a copy, one after the other, and show which test catches each
   check                            the dependency rule and the tidy check alone

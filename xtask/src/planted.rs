@@ -4,7 +4,7 @@
 //! ours, so that no foreign crate is built again. The tests run against the binary with the bug, and must fail; without one they must pass.
 
 use crate::build::{self, Guests};
-use crate::cargo::{Workspace, run};
+use crate::cargo::{ROCKSDB, Workspace, run};
 use crate::say;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -88,7 +88,7 @@ impl Plot {
         say("building the copy");
         let mut command = Command::new("cargo");
         command.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
-        run(command.args(["build", "--quiet", "--release", "--workspace", "--bin", "streamrt"]))
+        run(command.args(["build", "--quiet", "--release", "--workspace", "--bin", "streamrt"]).args(ROCKSDB))
     }
 
     /// Builds with a bug, runs the tests that should catch it, and takes it out again. Returns the test that failed.

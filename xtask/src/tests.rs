@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the checks, the build, and every test of the workspace, summed up in the last line.
 
 use crate::build::{self, Guests};
-use crate::cargo::{Workspace, words};
+use crate::cargo::{ROCKSDB, Workspace, words};
 use crate::{checks, say};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
@@ -36,7 +36,8 @@ pub fn test(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
 /// has no result line.
 fn run_tests(workspace: &Workspace, filter: Option<&str>) -> Result<(Tally, bool)> {
     let mut command = workspace.cargo(&["test", "--release", "--workspace", "--no-fail-fast"]);
-    command.args(filter).env("STREAMRT_BIN", workspace.streamrt()).env("STREAMRT_COMPONENTS", workspace.components());
+    // The same binary as `cargo xtask build` makes, or cargo would put another one in its place.
+    command.args(ROCKSDB).args(filter).env("STREAMRT_BIN", workspace.streamrt()).env("STREAMRT_COMPONENTS", workspace.components());
     say(&format!("running `{}`", words(&command)));
     let mut child = command.stdout(Stdio::piped()).spawn().context("cargo cannot be started")?;
     let mut tally = Tally::default();

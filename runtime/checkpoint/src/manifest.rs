@@ -54,12 +54,29 @@ pub struct SubtaskSnapshot {
     /// Records that it has skipped since the job was started last.
     #[serde(default)]
     pub dead_letters: u64,
+    /// The files of states on disk. Those that have not changed since are shared with the checkpoint before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<DiskFileEntry>,
+}
+
+/// A file of an operator's state on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFileEntry {
+    pub uid: String,
+    /// Within the folder of the disk.
+    pub name: String,
+    pub stored: Stored,
 }
 
 impl SubtaskSnapshot {
+    /// Everything that it refers to.
+    pub fn objects(&self) -> impl Iterator<Item = &Stored> {
+        self.object.iter().chain(self.files.iter().map(|file| &file.stored))
+    }
+
     /// Of a subtask that had finished.
     pub fn finished(vertex: u32, subtask: u32) -> SubtaskSnapshot {
-        SubtaskSnapshot { vertex, subtask, finished: true, object: None, operators: Vec::new(), dead_letters: 0 }
+        SubtaskSnapshot { vertex, subtask, finished: true, object: None, operators: Vec::new(), files: Vec::new(), dead_letters: 0 }
     }
 }
 
@@ -144,12 +161,14 @@ impl Manifest {
 
     fn each_path(&mut self, mut change: impl FnMut(&mut Stored) -> Result<()>) -> Result<()> {
         self.plugins.iter_mut().try_for_each(|plugin| change(&mut plugin.component))?;
+        let files = |subtask: &mut SubtaskSnapshot| subtask.files.iter_mut().try_for_each(|file| change(&mut file.stored));
+        self.subtasks.iter_mut().try_for_each(files)?;
         self.subtasks.iter_mut().filter_map(|subtask| subtask.object.as_mut()).try_for_each(change)
     }
 
     /// Everything that the manifest refers to: the states, then the components.
     pub fn objects(&self) -> impl Iterator<Item = &Stored> {
-        let states = self.subtasks.iter().filter_map(|subtask| subtask.object.as_ref());
+        let states = self.subtasks.iter().flat_map(SubtaskSnapshot::objects);
         states.chain(self.plugins.iter().map(|plugin| &plugin.component))
     }
 
@@ -167,6 +186,9 @@ impl Manifest {
             }
             if (subtask.object.is_none() || subtask.finished) && !subtask.operators.is_empty() {
                 return Err(format!("{name} has states, but no object"));
+            }
+            if let Some(file) = subtask.files.iter().find(|file| !subtask.operators.iter().any(|index| index.uid == file.uid)) {
+                return Err(format!("{name} has a file of operator `{}`, which has no states", file.uid));
             }
             if let Some(index) = subtask.operators.iter().find(|index| uids.get(index.uid.as_str()) != Some(&subtask.vertex)) {
                 return Err(format!("{name} has states of operator `{}`, which does not run there", index.uid));
@@ -233,7 +255,7 @@ pub(crate) mod tests {
             plugins: vec![PluginEntry { name: "p".into(), digest: "d1".into(), args: vec!["--input".into()], component }],
             operators: vec![OperatorEntry { uid: "count".into(), vertex: 0, parallelism: 2 }],
             subtasks: vec![
-                SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators, dead_letters: 3 },
+                SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators, files: Vec::new(), dead_letters: 3 },
                 SubtaskSnapshot::finished(0, 1),
             ],
             dead_letters_before: 4,

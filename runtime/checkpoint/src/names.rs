@@ -4,6 +4,7 @@
 //! - `log/<20 digits>`: the job's log.
 //! - `plugins/<digest>.wasm`: the components.
 //! - `chk-<number>/manifest-<generation>.json` and `chk-<number>/<vertex>-<subtask>-<generation>`: a checkpoint.
+//! - `chk-<number>/<vertex>-<subtask>-<operator>-<file>-<generation>`: a file of a state on disk, which later checkpoints share.
 //! - `manifest.json` and `<vertex>-<subtask>-<generation>`: a savepoint, which has a folder of its own.
 
 use crate::SnapshotKind;
@@ -17,6 +18,11 @@ pub fn component_path(digest: &str) -> String {
 /// Where the states of one subtask lie: in the checkpoint's folder, or at the top of a savepoint's store.
 pub fn object_path(kind: SnapshotKind, checkpoint: u64, generation: u64, vertex: u32, subtask: u32) -> String {
     join(&folder(kind, checkpoint), &format!("{vertex}-{subtask}-{generation}"))
+}
+
+/// Where a file of a state on disk lies that a checkpoint is the first to have. `number` is that of the operator in its chain.
+pub fn file_path(checkpoint: u64, generation: u64, (vertex, subtask): (u32, u32), number: usize, file: &str) -> String {
+    join(&folder(SnapshotKind::Checkpoint, checkpoint), &format!("{vertex}-{subtask}-{number}-{file}-{generation}"))
 }
 
 pub(crate) fn manifest_path(kind: SnapshotKind, checkpoint: u64, generation: u64) -> String {
@@ -123,6 +129,7 @@ mod tests {
     #[test]
     fn names_tell_their_origin() {
         assert_eq!(origin_of(&object_path(SnapshotKind::Checkpoint, 7, 3, 0, 1)), Some((7, 3)));
+        assert_eq!(origin_of(&file_path(7, 3, (0, 1), 2, "000012.sst")), Some((7, 3)));
         assert_eq!(origin_of(&manifest_path(SnapshotKind::Checkpoint, 7, 3)), Some((7, 3)));
         for foreign in ["chk-7", "chk-x/0-0-1", "chk-7/notes.txt", "log/00000000000000000001", "manifest.json", "plugins/a-1.wasm"] {
             assert_eq!(origin_of(foreign), None, "{foreign}");

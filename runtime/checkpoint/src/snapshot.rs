@@ -1,7 +1,7 @@
 //! A checkpoint or savepoint that is there: its manifest, checked, and the states that it refers to.
 
 use crate::names::{SAVEPOINT_MANIFEST, checkpoint_of};
-use crate::{History, Manifest, PluginEntry, Published, Store, Stored};
+use crate::{DiskFileEntry, History, Manifest, PluginEntry, Published, Store, Stored};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_state::{OperatorIndex, Part};
@@ -121,9 +121,19 @@ impl Snapshot {
         Ok(Some(Part { object, index: index.clone() }))
     }
 
+    /// The files of an operator's state on disk, by old subtask; none where it had none.
+    pub fn files(&self, uid: &str) -> Vec<Vec<DiskFileEntry>> {
+        let Some(operator) = self.manifest.operators.iter().find(|operator| operator.uid == uid) else { return Vec::new() };
+        let of_subtask = |subtask: u32| {
+            let found = self.manifest.subtasks.iter().find(|found| (found.vertex, found.subtask) == (operator.vertex, subtask));
+            found.into_iter().flat_map(|found| &found.files).filter(|file| file.uid == uid).cloned().collect()
+        };
+        (0..operator.parallelism).map(of_subtask).collect()
+    }
+
     /// From the manifest alone.
     pub fn sizes(&self) -> Sizes {
-        let states: Vec<_> = self.manifest.subtasks.iter().filter_map(|subtask| subtask.object.as_ref()).collect();
+        let states: Vec<_> = self.manifest.subtasks.iter().flat_map(|subtask| subtask.objects()).collect();
         let mut sizes = Sizes {
             objects: states.len(),
             bytes: states.iter().fold(0, |sum, stored| sum.saturating_add(stored.bytes)),
@@ -142,6 +152,7 @@ impl OperatorSize {
             self.bytes = self.bytes.saturating_add(span.bytes);
             self.entries = self.entries.saturating_add(span.entries);
         }
+        self.bytes = self.bytes.saturating_add(index.disk.as_ref().map_or(0, |disk| disk.bytes));
         for list in &index.lists {
             self.bytes = self.bytes.saturating_add(list.bytes);
             self.items = self.items.saturating_add(list.items);

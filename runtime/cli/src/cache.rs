@@ -17,6 +17,11 @@ pub fn toolchain() -> Option<PathBuf> {
     private(folder()?.join("toolchain"))
 }
 
+/// Where keyed state on disk is, while its job runs.
+pub fn state() -> Option<PathBuf> {
+    private(folder()?.join("state"))
+}
+
 /// Where the sockets of running jobs are.
 pub fn jobs() -> Option<PathBuf> {
     private(folder()?.join("jobs"))

@@ -17,6 +17,7 @@ mod remote;
 mod report;
 mod run;
 mod snapshot;
+mod state_backend;
 mod toolchain;
 
 use args::{Command, CommandLine, SavepointCommand, StateArgs, StateCommand};

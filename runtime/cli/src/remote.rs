@@ -31,11 +31,24 @@ enum Request {
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     Done,
-    Savepoint { checkpoint: u64 },
-    Upgraded { checkpoint: u64, took_ms: u64 },
-    Described { name: String, records_in: u64, records_out: u64, elapsed_ms: u64 },
+    Savepoint {
+        checkpoint: u64,
+    },
+    Upgraded {
+        checkpoint: u64,
+        took_ms: u64,
+    },
+    Described {
+        name: String,
+        records_in: u64,
+        records_out: u64,
+        elapsed_ms: u64,
+    },
     /// `code` is the id of a stable code.
-    Failed { code: String, message: String },
+    Failed {
+        code: String,
+        message: String,
+    },
 }
 
 /// Makes the new version of the job out of a component.
@@ -202,7 +215,12 @@ fn command(job: &str, request: &Request) -> Result<Answer> {
     let found = match matching[..] {
         [found] => found,
         [] => return Err(Error::new(code::BAD_OPTION, format!("no job `{job}` runs here; `streamrt list` shows those that do"))),
-        _ => return Err(Error::new(code::BAD_OPTION, format!("{} jobs are called `{job}`; take the id that `streamrt list` shows", matching.len()))),
+        _ => {
+            return Err(Error::new(
+                code::BAD_OPTION,
+                format!("{} jobs are called `{job}`; take the id that `streamrt list` shows", matching.len()),
+            ));
+        }
     };
     let lost = |e| Error::new(code::CONNECTION_LOST, format!("job `{job}` has ended before it answered")).with_source(e);
     match ask(&found.path, request).map_err(lost)? {

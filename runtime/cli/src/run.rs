@@ -8,7 +8,7 @@ use crate::args::{Format, RunArgs};
 use crate::configuration;
 use crate::plugin_file::{Loader, read};
 use crate::progress::Style;
-use crate::{remote, report};
+use crate::{remote, report, state_backend};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +45,9 @@ pub fn run(args: RunArgs) -> Result<()> {
     let name = job.spec.name.clone();
     let load = new_version(&args, &job);
     let from = args.from.as_ref().map(|from| from.to_string_lossy().into_owned());
-    let submitted = JobToRun { job: job.spec, plugins: job.plugins, configuration: job.configuration, parallelism: args.parallelism, from };
+    let state = state_backend::of(&job.configuration)?;
+    let Job { spec: job, plugins, configuration } = job;
+    let submitted = JobToRun { job, plugins, configuration, parallelism: args.parallelism, from, state };
     let handle = match submit(submitted)? {
         Submission::Started(handle) => handle,
         Submission::Finished => {

@@ -70,6 +70,7 @@ impl<O: Operator> Harness<O> {
             clock: clock.clone(),
             configuration: Arc::new(configuration),
             metrics: Arc::new(TaskMetrics::default()),
+            disk: None,
             dead_letters: Arc::new(move |letter| {
                 letters.lock().expect("no test panics with the lock").push(letter);
                 Ok(())

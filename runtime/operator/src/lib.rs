@@ -48,7 +48,7 @@ pub use function::{
 };
 pub use isolate::{Isolation, Suspect, Work};
 pub use keyed::BatchKeys;
-pub use operator::{DeadLetter, Operator, OperatorContext, Output, TaskMetrics};
+pub use operator::{DeadLetter, LazyDisk, Operator, OperatorContext, Output, TaskMetrics};
 pub use ports::port_number;
 pub use process::KeyedProcessOperator;
 pub use sink::{COMMITTABLES, Sink, SinkOperator, transaction_prefix};

@@ -1,9 +1,9 @@
 //! The contract of an operator: it gets batches, watermarks and status in order, and puts its results into an [`Output`].
 
 use crate::source::SplitEvent;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use streamrt_state::{OperatorSnapshot, OperatorState};
+use std::sync::{Arc, Mutex, PoisonError};
+use streamrt_state::{OperatorSnapshot, OperatorState, StateDisk, Tier};
 use streamrt_types::{Batch, Clock, Configuration, Error, KeyGroupRange, Result, Status, WATERMARK_MIN, Watermark};
 
 /// Where an operator's results go: the next operator of the chain, or the exchange.
@@ -110,8 +110,40 @@ pub struct OperatorContext {
     pub clock: Arc<dyn Clock>,
     pub configuration: Arc<Configuration>,
     pub metrics: Arc<TaskMetrics>,
+    /// Where its keyed state goes that memory does not hold. None: all of it is in memory.
+    pub disk: Option<Arc<LazyDisk>>,
     /// Where the poison policy `skip` puts what failed.
     pub dead_letters: Arc<dyn Fn(DeadLetter) -> Result<()> + Send + Sync>,
+}
+
+impl OperatorContext {
+    /// What stands behind the keyed state `name` on disk; `None` if the job keeps its state in memory.
+    ///
+    /// # Errors
+    /// As [`StateDisk::tier`].
+    pub fn tier(&self, name: &str, types: &serde_json::Value) -> Result<Option<Box<Tier>>> {
+        self.disk.as_ref().map(|disk| disk.get()?.tier(name, types).map(Box::new)).transpose()
+    }
+}
+
+/// A disk that is opened when the first state asks for it: most operators have none.
+pub struct LazyDisk {
+    open: Box<dyn Fn() -> Result<StateDisk> + Send + Sync>,
+    disk: Mutex<Option<Arc<StateDisk>>>,
+}
+
+impl LazyDisk {
+    pub fn new(open: impl Fn() -> Result<StateDisk> + Send + Sync + 'static) -> LazyDisk {
+        LazyDisk { open: Box::new(open), disk: Mutex::new(None) }
+    }
+
+    fn get(&self) -> Result<Arc<StateDisk>> {
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*disk {
+            Some(disk) => Ok(disk.clone()),
+            None => Ok(disk.insert(Arc::new((self.open)()?)).clone()),
+        }
+    }
 }
 
 /// A record, timer or window that user code failed on, or a line that a format refused.

@@ -478,7 +478,8 @@ impl Work for Process<'_> {
 impl Operator for KeyedProcessOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         let kind = self.keys.kind();
-        let states = States::new(&self.descriptors, kind, context.key_groups, context.max_parallelism);
+        let mut states = States::new(&self.descriptors, kind, context.key_groups, context.max_parallelism);
+        states.attach(&self.descriptors, &self.keys.types(), context)?;
         self.opened = Some(Opened {
             isolation: Isolation::new(context),
             clock: context.clock.clone(),

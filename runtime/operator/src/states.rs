@@ -7,6 +7,7 @@
 //! when it begins is expired for all of it, and what is not, is not.
 
 use crate::function::{StateAccess, StateIn, StateOut};
+use crate::operator::OperatorContext;
 use crate::operator_states::{BroadcastMap, ItemList};
 use arrow_array::{ArrayRef, RecordBatch};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use streamrt_state::{
-    EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, RowCodec, Ttl, ValueState,
+    EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl, ValueState,
 };
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 use streamrt_wit::codes::action;
@@ -58,6 +59,24 @@ impl States {
             }
         };
         States { states: descriptors.iter().map(open).collect() }
+    }
+
+    /// Puts every state on the operator's disk, if it has one. `key` says what the keys are.
+    ///
+    /// # Errors
+    /// As [`OperatorContext::tier`].
+    pub(crate) fn attach(&mut self, descriptors: &[StateDescriptor], key: &Value, context: &OperatorContext) -> Result<()> {
+        let by_key = |(_, descriptor): &(&mut State, &StateDescriptor)| !descriptor.kind.is_operator_state();
+        for (state, descriptor) in self.states.iter_mut().zip(descriptors).filter(by_key) {
+            let tier = context.tier(&descriptor.name, &types(descriptor, key))?;
+            match state {
+                State::Value { state, .. } => *state.tier() = tier,
+                State::List(state) => *state.tier() = tier,
+                State::Map(state) => *state.tier() = tier,
+                State::Items(_) | State::Broadcast(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Tells states with a time to live what time it is, in the clock's ms.
@@ -133,10 +152,19 @@ impl States {
         })
     }
 
-    /// The value states of `keys`, one for each descriptor of such a kind.
+    /// The value states of `keys`, one for each descriptor of such a kind. Lists and maps of these keys can be read afterwards.
+    ///
+    /// # Errors
+    /// Those of the disk.
     pub(crate) fn values(&mut self, keys: &KeyBuffer) -> Result<Vec<StateIn>> {
         let mut values = Vec::new();
         for (number, state) in self.states.iter_mut().enumerate() {
+            match state {
+                State::Value { state, .. } => state.prepare(keys.hashes(), keys.keys())?,
+                State::List(state) => state.prepare(keys.hashes(), keys.keys())?,
+                State::Map(state) => state.prepare(keys.hashes(), keys.keys())?,
+                State::Items(_) | State::Broadcast(_) => {}
+            }
             if let State::Value { state, entries } = state {
                 let (columns, present) = state.get(keys, entries)?;
                 values.push(StateIn { number: number as u16, values: columns, present, slots: None });

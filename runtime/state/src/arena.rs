@@ -29,6 +29,8 @@ pub struct Arena {
     free: Vec<Vec<Address>>,
     /// Pages of large blocks that are free.
     free_pages: Vec<usize>,
+    /// Of the blocks in use.
+    used_bytes: usize,
 }
 
 fn block_bytes(length: usize) -> usize {
@@ -102,6 +104,7 @@ impl Arena {
             return;
         }
         let size = block_bytes(self.length(address));
+        self.used_bytes -= size;
         if size > SMALL_BYTES_MAX {
             let (page, _) = place(address);
             self.pages[page] = Page::zeroed(0);
@@ -113,6 +116,11 @@ impl Arena {
             self.free.resize(class + 1, Vec::new());
         }
         self.free[class].push(address);
+    }
+
+    /// Bytes of the blocks in use.
+    pub fn used_bytes(&self) -> usize {
+        self.used_bytes
     }
 
     /// Bytes that the arena holds, free ones included.
@@ -141,6 +149,7 @@ impl Arena {
     }
 
     fn allocate(&mut self, size: usize) -> Address {
+        self.used_bytes += size;
         if size > SMALL_BYTES_MAX {
             return address(self.new_page(size), 0);
         }

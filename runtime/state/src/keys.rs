@@ -39,6 +39,14 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Calls `read` with the canonical bytes of key `row`.
+    pub fn with_key<T>(self, row: usize, read: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            Keys::Fixed(keys) => read(&keys[row].to_le_bytes()),
+            Keys::Bytes { bytes, offsets } => read(key_at(bytes, offsets, row)),
+        }
+    }
+
     /// Keys `start..end`.
     pub fn slice(self, start: usize, end: usize) -> Keys<'a> {
         match self {
@@ -118,10 +126,7 @@ impl KeyBuffer {
 
     /// Calls `read` with the canonical bytes of key `number`.
     pub fn with_key<T>(&self, number: usize, read: impl FnOnce(&[u8]) -> T) -> T {
-        match self.kind {
-            KeyKind::Fixed => read(&self.fixed[number].to_le_bytes()),
-            KeyKind::Bytes => read(key_at(&self.bytes, &self.offsets, number)),
-        }
+        self.keys().with_key(number, read)
     }
 
     pub fn hashes(&self) -> &[u32] {

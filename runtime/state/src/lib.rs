@@ -18,6 +18,8 @@
 
 mod arena;
 mod disk;
+mod disk_snapshot;
+mod flight;
 mod index;
 mod keys;
 mod list;
@@ -27,11 +29,13 @@ mod row;
 mod slab;
 mod snapshot;
 mod table;
+mod tier;
 mod ttl;
 mod value;
 
 pub use arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
 pub use disk::{Backend, Changes, DISK_KEY_PREFIX_BYTES, Disk, DiskFile, DiskPart, EachPair};
+pub use disk_snapshot::{DiskFiles, DiskIndex, each_pair, push_pair};
 pub use index::{EntryId, NO_ENTRY};
 pub use keys::{KeyBuffer, KeyKind, Keys};
 pub use list::ListState;
@@ -42,5 +46,6 @@ pub use snapshot::{
     OperatorSnapshot, OperatorState, Part, Share, StateEntry,
 };
 pub use table::{KeyTable, TableSnapshot};
+pub use tier::{Changed, DiskChanges, DiskState, MemoryBudget, Resident, StateDisk, Tier};
 pub use ttl::Ttl;
 pub use value::ValueState;

@@ -3,15 +3,20 @@
 //! A list is one run of bytes, each element behind its length, so that a short list costs one allocation. Invariant: a key whose list
 //! is empty has no entry. With a time to live, each element begins with the time of its last access: see [`crate::Ttl`].
 
+use crate::disk_snapshot::{each_pair, push_pair};
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
 use crate::slab::Slab;
 use crate::snapshot::{EachEntry, Frozen};
 use crate::table::{KeyTable, TableSnapshot, word_of};
+use crate::tier::{DiskChanges, Resident, Tier};
 use crate::ttl::{Sweep, Ttl, restored_row, row_of};
 use std::sync::Arc;
 use streamrt_types::{Error, KeyGroupRange, Result, code};
+
+/// What a list takes beside its elements.
+const LIST_BYTES: usize = size_of::<Vec<u8>>() + 4 * size_of::<usize>();
 
 /// One list state of one operator.
 pub struct ListState {
@@ -22,6 +27,35 @@ pub struct ListState {
     created: Vec<u32>,
     ttl: Option<Ttl>,
     sweep: Sweep,
+    /// Of all lists.
+    list_bytes: usize,
+    tier: Option<Box<Tier>>,
+}
+
+impl Resident for ListState {
+    fn tier(&mut self) -> &mut Option<Box<Tier>> {
+        &mut self.tier
+    }
+
+    fn table(&self) -> &KeyTable {
+        &self.table
+    }
+
+    fn store(&self, entry: EntryId, run: &mut Vec<u8>) {
+        push_pair(&[], self.lists.get(self.table.word(entry, 0)), run);
+    }
+
+    fn load(&mut self, hash: u32, key: &[u8], run: &[u8]) -> Result<()> {
+        each_pair(run, |_, list| self.restore(hash, key, list))
+    }
+
+    fn drop_entry(&mut self, entry: EntryId) {
+        self.retire(entry);
+    }
+
+    fn used_bytes(&self) -> usize {
+        self.table.used_bytes() + self.table.len() * LIST_BYTES + self.list_bytes
+    }
 }
 
 impl ListState {
@@ -41,6 +75,8 @@ impl ListState {
             created: Vec::new(),
             ttl,
             sweep: Sweep::default(),
+            list_bytes: 0,
+            tier: None,
         }
     }
 
@@ -92,10 +128,26 @@ impl ListState {
             self.table.set_word(entry, 0, number);
         }
         let list = Arc::make_mut(self.lists.get_mut(self.table.word(entry, 0)));
+        let bytes_before = list.len();
         match self.ttl {
             None => elements.for_each(|element| push(list, &[], element)),
             Some(ttl) => elements.for_each(|element| push(list, &ttl.stamp(), element)),
         }
+        self.list_bytes += list.len() - bytes_before;
+        self.changed(entry);
+    }
+
+    fn changed(&mut self, entry: EntryId) {
+        if let Some(tier) = &mut self.tier {
+            tier.changed(&[entry]);
+        }
+    }
+
+    fn replace(&mut self, entry: EntryId, list: Vec<u8>) {
+        self.list_bytes += list.len();
+        let old = std::mem::replace(self.lists.get_mut(self.table.word(entry, 0)), Arc::new(list));
+        self.list_bytes -= old.len();
+        self.changed(entry);
     }
 
     /// Notes that user code has read a list: the expired elements go, and the time of the others begins anew if reads do that.
@@ -124,7 +176,7 @@ impl ListState {
         }
         match kept.is_empty() {
             true => self.retire(entry),
-            false => *self.lists.get_mut(number) = Arc::new(kept),
+            false => self.replace(entry, kept),
         }
     }
 
@@ -150,6 +202,10 @@ impl ListState {
     }
 
     fn retire(&mut self, entry: EntryId) {
+        if let Some(tier) = &mut self.tier {
+            tier.removed(self.table.key(entry), entry);
+        }
+        self.list_bytes -= self.lists.get(self.table.word(entry, 0)).len();
         self.lists.remove(self.table.word(entry, 0));
         self.table.remove(entry);
     }
@@ -157,7 +213,8 @@ impl ListState {
     /// The state as it is now: under each key its elements, with a time to live each behind the time of its last access. Expired ones are
     /// left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        FrozenLists { table: self.table.freeze(), lists: self.lists.freeze(), ttl: self.ttl }
+        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table);
+        FrozenLists { table, lists: self.lists.freeze(), ttl: self.ttl, changes }
     }
 
     /// Takes an entry of a snapshot back, with the times that its elements had.
@@ -165,6 +222,7 @@ impl ListState {
     /// # Errors
     /// `Data` if `list` is no list of this state's elements.
     pub fn restore(&mut self, hash: u32, key: &[u8], list: &[u8]) -> Result<()> {
+        self.make_room_before(hash)?;
         let mut elements = Elements { rest: list };
         let ttl = self.ttl.as_ref();
         elements.by_ref().try_for_each(|element| self.codec.check(&element[restored_row(ttl, element)?..]))?;
@@ -173,8 +231,8 @@ impl ListState {
         }
         let entry = self.table.upsert_one(hash, key)?;
         let number = self.lists.insert();
-        *self.lists.get_mut(number) = Arc::new(list.to_vec());
         self.table.set_word(entry, 0, number);
+        self.replace(entry, list.to_vec());
         Ok(())
     }
 
@@ -200,6 +258,7 @@ struct FrozenLists {
     table: TableSnapshot,
     lists: Slab<Arc<Vec<u8>>>,
     ttl: Option<Ttl>,
+    changes: Option<DiskChanges>,
 }
 
 impl FrozenLists {
@@ -213,6 +272,10 @@ impl FrozenLists {
 }
 
 impl Frozen for FrozenLists {
+    fn take_changes(&mut self) -> Option<DiskChanges> {
+        self.changes.take()
+    }
+
     fn visit(&self, each: &mut EachEntry<'_>) {
         self.table.each(&mut |key, number| match (self.lists.get(word_of(number)), self.ttl) {
             (list, None) => each(key, &[], list),

@@ -2,12 +2,14 @@
 //!
 //! Invariant: a key whose map is empty has no entry. With a time to live, each value begins with the time of last access: see [`crate::Ttl`].
 
+use crate::disk_snapshot::{each_pair, push_pair};
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
 use crate::slab::Slab;
 use crate::snapshot::{EachEntry, Frozen};
 use crate::table::{KeyTable, TableSnapshot, word_of};
+use crate::tier::{DiskChanges, Resident, Tier};
 use crate::ttl::{Sweep, Ttl, restored_row, row_of};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -32,6 +34,42 @@ pub struct MapState {
     sweep: Sweep,
     /// The map in which background cleaning stopped, and the key that it looked at last.
     sweep_within: Option<(EntryId, Box<[u8]>)>,
+    /// Of all entries of all maps.
+    map_bytes: usize,
+    tier: Option<Box<Tier>>,
+}
+
+/// What an entry takes beside its bytes: two boxes, and its share of a node and of the allocator.
+const ENTRY_BYTES: usize = 64;
+
+fn entry_bytes(key: &[u8], value: &[u8]) -> usize {
+    key.len() + value.len() + ENTRY_BYTES
+}
+
+impl Resident for MapState {
+    fn tier(&mut self) -> &mut Option<Box<Tier>> {
+        &mut self.tier
+    }
+
+    fn table(&self) -> &KeyTable {
+        &self.table
+    }
+
+    fn store(&self, entry: EntryId, run: &mut Vec<u8>) {
+        self.maps.get(self.table.word(entry, 0)).iter().for_each(|(key, value)| push_pair(key, value, run));
+    }
+
+    fn load(&mut self, hash: u32, key: &[u8], run: &[u8]) -> Result<()> {
+        each_pair(run, |map_key, value| self.restore(hash, key, map_key, value))
+    }
+
+    fn drop_entry(&mut self, entry: EntryId) {
+        self.retire(entry);
+    }
+
+    fn used_bytes(&self) -> usize {
+        self.table.used_bytes() + self.table.len() * ENTRY_BYTES + self.map_bytes
+    }
 }
 
 impl MapState {
@@ -54,6 +92,8 @@ impl MapState {
             ttl,
             sweep: Sweep::default(),
             sweep_within: None,
+            map_bytes: 0,
+            tier: None,
         }
     }
 
@@ -91,7 +131,21 @@ impl MapState {
     }
 
     fn map_mut(&mut self, entry: EntryId) -> &mut MapPage {
+        if let Some(tier) = &mut self.tier {
+            tier.changed(&[entry]);
+        }
         Arc::make_mut(self.maps.get_mut(self.table.word(entry, 0)))
+    }
+
+    fn insert(&mut self, entry: EntryId, map_key: &[u8], value: Box<[u8]>) {
+        self.map_bytes += entry_bytes(map_key, &value);
+        let old = self.map_mut(entry).insert(map_key.into(), value);
+        self.map_bytes -= old.map_or(0, |old| entry_bytes(map_key, &old));
+    }
+
+    fn take(&mut self, entry: EntryId, map_key: &[u8]) {
+        let old = self.map_mut(entry).remove(map_key);
+        self.map_bytes -= old.map_or(0, |old| entry_bytes(map_key, &old));
     }
 
     /// The encoded value under `map_key` in the map of key `slot`; none if it is expired and nobody may see it.
@@ -132,10 +186,9 @@ impl MapState {
     }
 
     fn touch(&mut self, entry: EntryId, map_key: &[u8], ttl: Ttl) {
-        let map = self.map_mut(entry);
-        match map.get_mut(map_key) {
+        match self.map_mut(entry).get_mut(map_key) {
             Some(value) if !ttl.is_expired(value) => *value = ttl.stamped(row_of(value)),
-            _ => drop(map.remove(map_key)),
+            _ => self.take(entry, map_key),
         }
     }
 
@@ -173,8 +226,7 @@ impl MapState {
             }
         }
         if !expired.is_empty() {
-            let map = self.map_mut(entry);
-            expired.iter().for_each(|key| drop(map.remove(key)));
+            expired.iter().for_each(|key| self.take(entry, key));
             self.retire_empty(entry);
         }
     }
@@ -185,7 +237,7 @@ impl MapState {
         let entry = self.entries[0];
         self.give_map(entry);
         let value = self.ttl.map_or_else(|| value.into(), |ttl| ttl.stamped(value));
-        self.map_mut(entry).insert(map_key.into(), value);
+        self.insert(entry, map_key, value);
     }
 
     /// An entry that was just made has no map yet.
@@ -199,7 +251,8 @@ impl MapState {
     /// The state as it is now: for each entry of each map the key, the map's own key, and the value, with a time to live behind the time of
     /// last access. Expired ones are left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        FrozenMaps { table: self.table.freeze(), maps: self.maps.freeze(), ttl: self.ttl }
+        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table);
+        FrozenMaps { table, maps: self.maps.freeze(), ttl: self.ttl, changes }
     }
 
     /// Takes an entry of a snapshot back, with the time that it had.
@@ -207,11 +260,12 @@ impl MapState {
     /// # Errors
     /// `Data` if the bytes are not those of this state.
     pub fn restore(&mut self, hash: u32, key: &[u8], map_key: &[u8], value: &[u8]) -> Result<()> {
+        self.make_room_before(hash)?;
         self.key_codec.check(map_key)?;
         self.value_codec.check(&value[restored_row(self.ttl.as_ref(), value)?..])?;
         let entry = self.table.upsert_one(hash, key)?;
         self.give_map(entry);
-        self.map_mut(entry).insert(map_key.into(), value.into());
+        self.insert(entry, map_key, value.into());
         Ok(())
     }
 
@@ -221,7 +275,7 @@ impl MapState {
         if entry == NO_ENTRY {
             return;
         }
-        self.map_mut(entry).remove(map_key);
+        self.take(entry, map_key);
         self.retire_empty(entry);
     }
 
@@ -234,6 +288,11 @@ impl MapState {
     }
 
     fn retire(&mut self, entry: EntryId) {
+        if let Some(tier) = &mut self.tier {
+            tier.removed(self.table.key(entry), entry);
+        }
+        let bytes: usize = self.maps.get(self.table.word(entry, 0)).iter().map(|(key, value)| entry_bytes(key, value)).sum();
+        self.map_bytes -= bytes;
         self.maps.remove(self.table.word(entry, 0));
         self.table.remove(entry);
     }
@@ -252,9 +311,14 @@ struct FrozenMaps {
     table: TableSnapshot,
     maps: Slab<Arc<MapPage>>,
     ttl: Option<Ttl>,
+    changes: Option<DiskChanges>,
 }
 
 impl Frozen for FrozenMaps {
+    fn take_changes(&mut self) -> Option<DiskChanges> {
+        self.changes.take()
+    }
+
     fn visit(&self, each: &mut EachEntry<'_>) {
         let is_live = |value: &[u8]| self.ttl.is_none_or(|ttl| !ttl.is_expired(value));
         self.table.each(&mut |key, number| {

@@ -11,6 +11,8 @@
 //! # Source
 //! Flink's `KeyGroupRangeAssignment` and `RoundRobinOperatorStateRepartitioner`.
 
+use crate::disk_snapshot::DiskIndex;
+use crate::tier::DiskChanges;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -24,6 +26,11 @@ pub type EachEntry<'a> = dyn FnMut(&[u8], &[u8], &[u8]) + 'a;
 pub trait Frozen: Send {
     /// Shows every entry: key, sub-key, value. The order means nothing, but it is the same every time.
     fn visit(&self, each: &mut EachEntry<'_>);
+
+    /// For a state on a disk: `visit` shows only what has changed, all entries of a key one after the other, and this is the rest.
+    fn take_changes(&mut self) -> Option<DiskChanges> {
+        None
+    }
 }
 
 /// Key, sub-key, value.
@@ -85,6 +92,15 @@ pub struct OperatorIndex {
     pub keyed: Vec<KeyedIndex>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lists: Vec<ListIndex>,
+    /// Its states that are in files of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskIndex>,
+}
+
+impl OperatorIndex {
+    pub fn is_empty(&self) -> bool {
+        self.keyed.is_empty() && self.lists.is_empty() && self.disk.is_none()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,7 +140,7 @@ impl OperatorSnapshot {
     pub fn write(self, uid: &str, max_parallelism: u32, object: &mut Vec<u8>) -> OperatorIndex {
         let keyed = self.keyed.into_iter().map(|state| write_keyed(state, max_parallelism, object)).collect();
         let lists = self.lists.into_iter().map(|list| write_list(list, object)).collect();
-        OperatorIndex { uid: uid.to_owned(), keyed, lists }
+        OperatorIndex { uid: uid.to_owned(), keyed, lists, disk: None }
     }
 }
 
@@ -171,7 +187,7 @@ fn write_list(list: ListSnapshot, object: &mut Vec<u8>) -> ListIndex {
     ListIndex { name: list.name, mode: list.mode, types: list.types, offset: offset as u64, bytes, items: list.items.len() as u64 }
 }
 
-fn put_bytes(part: &[u8], bytes: &mut Vec<u8>) {
+pub(crate) fn put_bytes(part: &[u8], bytes: &mut Vec<u8>) {
     let start = bytes.len();
     bytes.resize(start + stored_bytes(part), 0);
     write_bytes(part, &mut bytes[start..]);
@@ -199,7 +215,7 @@ fn write_bytes(part: &[u8], bytes: &mut [u8]) -> usize {
 }
 
 /// Takes one byte string off; `None` if the bytes end too soon.
-fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let mut length = 0u64;
     for shift in (0..35).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;
@@ -265,6 +281,8 @@ pub struct OperatorState {
     uid: String,
     key_groups: Option<(KeyGroupRange, u32)>,
     keyed: BTreeMap<String, Vec<Part>>,
+    /// The states that are on the operator's disk already, with their types.
+    on_disk: BTreeMap<String, Value>,
     lists: BTreeMap<String, List>,
 }
 
@@ -287,6 +305,8 @@ impl OperatorState {
             for keyed in &part.index.keyed {
                 state.keyed.entry(keyed.name.clone()).or_default().push(part.clone());
             }
+            let on_disk = part.index.disk.iter().flat_map(|disk| &disk.states);
+            state.on_disk.extend(on_disk.map(|state| (state.name.clone(), state.types.clone())));
         }
         let lists = parts.iter().flatten().flat_map(|part| &part.index.lists);
         let named: BTreeMap<&str, &ListIndex> = lists.map(|list| (list.name.as_str(), list)).collect();
@@ -298,15 +318,19 @@ impl OperatorState {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.keyed.is_empty() && self.lists.is_empty()
+        self.keyed.is_empty() && self.lists.is_empty() && self.on_disk.is_empty()
     }
 
-    /// Shows every entry of a keyed state that belongs to this subtask: hash, key, sub-key, value. Nothing if there is no such state.
+    /// Shows every entry of a keyed state that belongs to this subtask: hash, key, sub-key, value. Nothing if there is no such state, or it
+    /// is on the operator's disk already.
     ///
     /// # Errors
     /// `Invalid` if the snapshot has other `types`, `Data` if it is damaged, or what `each` says.
     pub fn keyed(&mut self, name: &str, types: &Value, mut each: impl FnMut(u32, &[u8], &[u8], &[u8]) -> Result<()>) -> Result<()> {
         let Some((range, max_parallelism)) = self.key_groups else { return Ok(()) };
+        if let Some(found) = self.on_disk.remove(name) {
+            check_types(&self.uid, name, &found, types)?;
+        }
         for part in self.keyed.remove(name).unwrap_or_default() {
             let Some(index) = part.index.keyed.iter().find(|keyed| keyed.name == name) else { continue };
             check_types(&self.uid, name, &index.types, types)?;
@@ -345,7 +369,7 @@ impl OperatorState {
     /// # Errors
     /// `Invalid` if a state of the snapshot was not taken: the operator has lost it.
     pub fn check_taken(&self) -> Result<()> {
-        match self.keyed.keys().chain(self.lists.keys()).next() {
+        match self.keyed.keys().chain(self.on_disk.keys()).chain(self.lists.keys()).next() {
             None => Ok(()),
             Some(name) => {
                 let message =

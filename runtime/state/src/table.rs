@@ -145,6 +145,16 @@ impl KeyTable {
         }
     }
 
+    /// The entry of one key by its canonical bytes; [`NO_ENTRY`] if there is none, or the bytes are no key of this table.
+    pub fn entry(&self, hash: u32, key: &[u8]) -> EntryId {
+        let found = match (self.kind, <[u8; 8]>::try_from(key)) {
+            (KeyKind::Fixed, Ok(word)) => self.search(hash, &FixedKeys(&[u64::from_le_bytes(word)]), 0),
+            (KeyKind::Fixed, Err(_)) => None,
+            (KeyKind::Bytes, _) => self.search(hash, &BytesKeys { bytes: key, offsets: &[0, key.len() as u32] }, 0),
+        };
+        found.unwrap_or(NO_ENTRY)
+    }
+
     fn search_or_create(&mut self, hash: u32, keys: &impl RowKeys, row: usize) -> EntryId {
         self.search(hash, keys, row).unwrap_or_else(|| self.create(hash, keys, row))
     }
@@ -347,6 +357,12 @@ impl KeyTable {
         self.kind
     }
 
+    /// Bytes that entries and their keys take, free memory not counted.
+    pub fn used_bytes(&self) -> usize {
+        // Two to four slots of the index for an entry.
+        self.n_entries * (self.entry_bytes + 3 * size_of::<u64>()) + self.arena.used_bytes()
+    }
+
     /// Bytes of memory, all told.
     pub fn memory_bytes(&self) -> usize {
         let pages = self.pages.len() * PAGE_BYTES + self.pages.capacity() * size_of::<Page<PageBytes>>();
@@ -390,6 +406,12 @@ impl TableSnapshot {
                 bits &= bits - 1;
             }
         }
+    }
+
+    /// Leaves out every entry whose bit is not set.
+    pub fn retain(&mut self, bits: &[u64]) {
+        self.live.iter_mut().zip(bits.iter().chain(std::iter::repeat(&0))).for_each(|(live, bits)| *live &= bits);
+        self.n_entries = self.live.iter().map(|bits| bits.count_ones() as usize).sum();
     }
 
     fn show(&self, entry: EntryId, each: &mut dyn FnMut(&[u8], &[u8])) {

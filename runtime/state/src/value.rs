@@ -4,11 +4,13 @@
 //! an entry if and only if it has a value. With a time to live, the time of last access is part of the row: see [`crate::Ttl`].
 
 use crate::arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
+use crate::disk_snapshot::{each_pair, push_pair};
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
 use crate::snapshot::{EachEntry, Frozen};
 use crate::table::{KeyTable, TableSnapshot, word_of};
+use crate::tier::{DiskChanges, Resident, Tier};
 use crate::ttl::{STAMP_BYTES, Sweep, Ttl, restored_row, row_of};
 use arrow_array::RecordBatch;
 use streamrt_types::{KeyGroupRange, Result};
@@ -27,6 +29,33 @@ pub struct ValueState {
     bytes: Vec<u8>,
     ttl: Option<Ttl>,
     sweep: Sweep,
+    tier: Option<Box<Tier>>,
+}
+
+impl Resident for ValueState {
+    fn tier(&mut self) -> &mut Option<Box<Tier>> {
+        &mut self.tier
+    }
+
+    fn table(&self) -> &KeyTable {
+        &self.table
+    }
+
+    fn store(&self, entry: EntryId, run: &mut Vec<u8>) {
+        push_pair(&[], self.row(entry), run);
+    }
+
+    fn load(&mut self, hash: u32, key: &[u8], run: &[u8]) -> Result<()> {
+        each_pair(run, |_, row| self.restore(hash, key, row))
+    }
+
+    fn drop_entry(&mut self, entry: EntryId) {
+        self.clear(entry);
+    }
+
+    fn used_bytes(&self) -> usize {
+        self.table.used_bytes() + self.arena.as_ref().map_or(0, Arena::used_bytes)
+    }
 }
 
 impl ValueState {
@@ -50,6 +79,7 @@ impl ValueState {
             bytes: vec![0; stamp_bytes],
             ttl,
             sweep: Sweep::default(),
+            tier: None,
         }
     }
 
@@ -119,6 +149,14 @@ impl ValueState {
                     self.table.update_word(entries[slot], 0, |old| arena.replace(old, bytes));
                 }
             }
+            self.changed(entries[slot]);
+        }
+    }
+
+    #[inline]
+    fn changed(&mut self, entry: EntryId) {
+        if let Some(tier) = &mut self.tier {
+            tier.changed(&[entry]);
         }
     }
 
@@ -148,6 +186,7 @@ impl ValueState {
                 self.table.update_word(entry, 0, |old| arena.replace(old, &renewed));
             }
         }
+        self.changed(entry);
     }
 
     /// Looks at the next `n` entries and clears the expired ones of them; nothing without a time to live.
@@ -166,6 +205,9 @@ impl ValueState {
         if entry == NO_ENTRY {
             return;
         }
+        if let Some(tier) = &mut self.tier {
+            tier.removed(self.table.key(entry), entry);
+        }
         if let Some(arena) = &mut self.arena {
             let address = self.table.word(entry, 0);
             arena.remove(address);
@@ -176,7 +218,8 @@ impl ValueState {
 
     /// The state as it is now: under each key its encoded row, with a time to live behind the time of last access. Expired ones are left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        FrozenValues { table: self.table.freeze(), arena: self.arena.as_mut().map(Arena::freeze), ttl: self.ttl }
+        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table);
+        FrozenValues { table, arena: self.arena.as_mut().map(Arena::freeze), ttl: self.ttl, changes }
     }
 
     /// Takes an entry of a snapshot back, with the time that it had.
@@ -184,12 +227,14 @@ impl ValueState {
     /// # Errors
     /// `Data` if `row` is no row of this state.
     pub fn restore(&mut self, hash: u32, key: &[u8], row: &[u8]) -> Result<()> {
+        self.make_room_before(hash)?;
         self.codec.check(&row[restored_row(self.ttl.as_ref(), row)?..])?;
         let entry = self.table.upsert_one(hash, key)?;
         match &mut self.arena {
             None => self.table.value_mut(entry).copy_from_slice(row),
             Some(arena) => self.table.update_word(entry, 0, |old| arena.replace(old, row)),
         }
+        self.changed(entry);
         Ok(())
     }
 
@@ -211,9 +256,14 @@ struct FrozenValues {
     table: TableSnapshot,
     arena: Option<ArenaSnapshot>,
     ttl: Option<Ttl>,
+    changes: Option<DiskChanges>,
 }
 
 impl Frozen for FrozenValues {
+    fn take_changes(&mut self) -> Option<DiskChanges> {
+        self.changes.take()
+    }
+
     fn visit(&self, each: &mut EachEntry<'_>) {
         let is_expired = |row: &[u8]| self.ttl.is_some_and(|ttl| ttl.is_expired(row));
         self.table.each(&mut |key, value| {

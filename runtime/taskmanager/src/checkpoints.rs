@@ -6,8 +6,11 @@
 //!    manifest, the log.
 
 use crate::control::Control;
+use crate::disk_uploads::{DiskUploads, Place};
+use crate::disks::Disks;
 use crate::durable::Durable;
 use crate::mailbox::{Command, Mailbox, Report, TaskSnapshot};
+use crate::restored::Restored;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,13 +84,14 @@ pub(crate) struct Checkpoints {
 /// Starts both threads. `reports` is what tasks send to; it ends when they are gone.
 pub(crate) fn start(
     durable: Durable,
+    restored: &Restored,
     mailboxes: Vec<Arc<Mailbox>>,
     reports: Receiver<Report>,
     control: Arc<Control>,
 ) -> Result<Checkpoints> {
     let (messages, received) = channel();
     let savepoint_stores = SavepointStores::default();
-    let uploader = Uploader::new(&durable, savepoint_stores.clone(), messages.clone());
+    let mut uploader = Uploader::new(&durable, restored, savepoint_stores.clone(), messages.clone());
     let uploader = spawn("checkpoints", move || reports.into_iter().for_each(|report| uploader.report(report)))?;
     let thread = CoordinatorThread::new(durable, mailboxes, control, savepoint_stores);
     let coordinator = spawn("coordinator", move || thread.run(&received))?;
@@ -115,24 +119,28 @@ struct Uploader {
     savepoints: SavepointStores,
     generation: u64,
     max_parallelism: u32,
+    disks: Option<Arc<Disks>>,
+    files: DiskUploads,
     /// (vertex, subtask) by task.
     places: Vec<(u32, u32)>,
     messages: Sender<Message>,
 }
 
 impl Uploader {
-    fn new(durable: &Durable, savepoints: SavepointStores, messages: Sender<Message>) -> Uploader {
+    fn new(durable: &Durable, restored: &Restored, savepoints: SavepointStores, messages: Sender<Message>) -> Uploader {
         Uploader {
             store: durable.store().clone(),
             savepoints,
             generation: durable.generation(),
             max_parallelism: durable.max_parallelism(),
+            disks: durable.disks(),
+            files: durable.disk_uploads(restored),
             places: durable.places(),
             messages,
         }
     }
 
-    fn report(&self, report: Report) {
+    fn report(&mut self, report: Report) {
         let message = match report {
             Report::Snapshot(snapshot) => {
                 let (task, checkpoint) = (snapshot.task, snapshot.checkpoint);
@@ -149,18 +157,29 @@ impl Uploader {
         let _ = self.messages.send(message);
     }
 
-    fn upload(&self, snapshot: TaskSnapshot) -> Result<SubtaskSnapshot> {
+    fn upload(&mut self, snapshot: TaskSnapshot) -> Result<SubtaskSnapshot> {
         let (vertex, subtask) = self.places[snapshot.task];
-        let (mut bytes, dead_letters) = (Vec::new(), snapshot.dead_letters);
-        let write = |(uid, operator): (Arc<str>, streamrt_state::OperatorSnapshot)| operator.write(&uid, self.max_parallelism, &mut bytes);
-        let operators: Vec<_> = snapshot.operators.into_iter().map(write).collect();
-        failpoint("snapshot.upload")?;
+        let dead_letters = snapshot.dead_letters;
         let savepoint = self.savepoints.lock().unwrap_or_else(PoisonError::into_inner).get(&snapshot.checkpoint).cloned();
+        let disks = self.disks.as_ref().filter(|_| savepoint.is_none());
+        let (mut bytes, mut operators, mut disk_files) = (Vec::new(), Vec::new(), Vec::new());
+        // What is on disk has to be written, whatever becomes of the checkpoint: the next one holds only what changes from here on.
+        for (number, (uid, operator)) in snapshot.operators.into_iter().enumerate() {
+            let folder = disks.map(|disks| disks.new_folder());
+            let (index, files) = operator.write_with_disk(&uid, self.max_parallelism, &mut bytes, folder.as_deref())?;
+            operators.push(index);
+            disk_files.extend(files.map(|files| (number, uid, files)));
+        }
+        failpoint("snapshot.upload")?;
+        let (mut files, place) = (Vec::new(), Place { vertex, subtask });
+        for (number, uid, on_disk) in disk_files {
+            files.extend(self.files.upload(snapshot.checkpoint, place, number, &uid, &on_disk)?);
+        }
         let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
         let path = object_path(kind, snapshot.checkpoint, self.generation, vertex, subtask);
         let store = savepoint.as_ref().unwrap_or(&self.store);
         let object = if operators.is_empty() { None } else { Some(store.put(&path, bytes)?) };
-        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators, dead_letters })
+        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators, files, dead_letters })
     }
 }
 

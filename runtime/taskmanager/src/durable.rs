@@ -5,6 +5,8 @@
 
 use crate::attempt;
 use crate::dead_letters::{self, DEAD_LETTERS_SUFFIX, DeadLetters};
+use crate::disk_uploads::DiskUploads;
+use crate::disks::Disks;
 use crate::enumerator::ENUMERATOR_SUFFIX;
 use crate::factory::{Definition, Factory};
 use crate::restored::Restored;
@@ -121,6 +123,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
         check_same(snapshot.manifest(), definition, store.as_ref().map_or("", Store::location))?;
     }
     let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
+    check_backend(&restored, definition)?;
     let operators = operators_of(definition);
     check_uids(&restored, &operators)?;
     let mut durable = match store {
@@ -212,6 +215,20 @@ fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
 
+/// Refuses files that the job's backend does not read.
+fn check_backend(restored: &Restored, definition: &Definition) -> Result<()> {
+    match restored.on_disk().filter(|_| definition.disks.is_none()) {
+        None => Ok(()),
+        Some(uid) => {
+            let message = format!(
+                "the checkpoint holds the state of operator `{uid}` in files of the rocksdb backend: go on with `-D state.backend=rocksdb`, \
+                 or make a savepoint with it, which every backend reads"
+            );
+            Err(Error::new(code::SNAPSHOT_FOREIGN, message))
+        }
+    }
+}
+
 /// Refuses state whose operator is gone. A gate's watermark goes with the shape of the chains, and dead letters are settled already.
 fn check_uids(restored: &Restored, operators: &[OperatorEntry]) -> Result<()> {
     let known: BTreeSet<&str> = operators.iter().map(|operator| operator.uid.as_str()).collect();
@@ -257,6 +274,15 @@ impl Durable {
 
     pub fn generation(&self) -> u64 {
         self.log.generation()
+    }
+
+    pub fn disks(&self) -> Option<Arc<Disks>> {
+        self.definition.disks.clone()
+    }
+
+    /// What brings files of states on disk into the store, where those of `restored` are already.
+    pub fn disk_uploads(&self, restored: &Restored) -> DiskUploads {
+        DiskUploads::new(self.store().clone(), self.generation(), &self.operators, restored)
     }
 
     pub fn max_parallelism(&self) -> u32 {
@@ -361,7 +387,7 @@ impl Durable {
 
 /// Commits what a checkpoint holds, unless that is known to be done (`None`), and withdraws what it does not name.
 pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: Option<&Restored>) -> Result<()> {
-    let factory = Factory { definition, control: Arc::default(), job: job.clone(), generation };
+    let factory = Factory { definition, control: Arc::default(), job: job.clone(), generation, restored: Arc::default() };
     for (node, mut sink) in factory.sinks()? {
         let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::default(), &DeadLetters::default());
         let place = |e: Error| e.at(format_args!("sink `{}`", context.uid));

@@ -2,6 +2,8 @@
 
 use crate::control::Control;
 use crate::dead_letters::{DEAD_LETTERS_SUFFIX, DeadLetterOperator, DeadLetters};
+use crate::disks::Disks;
+use crate::restored::Restored;
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
@@ -10,6 +12,7 @@ use streamrt_operator::{
     TaskMetrics, TransformOperator,
 };
 use streamrt_plugin::{ChainSpec, Plugin};
+use streamrt_state::Share;
 use streamrt_types::{Clock, Configuration, Error, KeyGroupRange, Result};
 use streamrt_window::{TimestampsOperator, WindowFunctions, WindowOperator};
 use streamrt_wit::{Body, Function, Options, TimeSource, WindowContents};
@@ -37,6 +40,8 @@ pub(crate) struct Definition {
     pub configuration: Arc<Configuration>,
     pub max_parallelism: u32,
     pub clock: Arc<dyn Clock>,
+    /// None: keyed state is in memory.
+    pub disks: Option<Arc<Disks>>,
 }
 
 /// What all operators of an attempt are made from.
@@ -45,6 +50,8 @@ pub(crate) struct Factory<'a> {
     pub control: Arc<Control>,
     pub job: Arc<str>,
     pub generation: u64,
+    /// What a checkpoint kept.
+    pub restored: Arc<Restored>,
 }
 
 /// The source of every source node, by node.
@@ -65,15 +72,19 @@ impl Factory<'_> {
     /// `letters` are those of the task.
     pub fn context(&self, node: usize, subtask: &Subtask, metrics: Arc<TaskMetrics>, letters: &DeadLetters) -> OperatorContext {
         let (definition, letters) = (self.definition, letters.clone());
-        let parallelism = definition.graph.vertices[subtask.vertex].parallelism;
+        let (parallelism, max_parallelism) = (definition.graph.vertices[subtask.vertex].parallelism, definition.max_parallelism);
+        let key_groups = KeyGroupRange::of_subtask(max_parallelism, parallelism, subtask.index);
+        let share = Share { subtask: subtask.index, parallelism, key_groups, max_parallelism };
+        let uid: Arc<str> = Arc::from(definition.graph.stream.nodes[node].uid.as_str());
         OperatorContext {
+            disk: definition.disks.as_ref().map(|disks| disks.disk(&self.restored, &uid, share)),
             job: self.job.clone(),
             generation: self.generation,
-            uid: Arc::from(definition.graph.stream.nodes[node].uid.as_str()),
+            uid,
             subtask: subtask.index,
             parallelism,
-            max_parallelism: definition.max_parallelism,
-            key_groups: KeyGroupRange::of_subtask(definition.max_parallelism, parallelism, subtask.index),
+            max_parallelism,
+            key_groups,
             clock: definition.clock.clone(),
             configuration: definition.configuration.clone(),
             metrics,

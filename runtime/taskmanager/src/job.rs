@@ -5,6 +5,7 @@
 use crate::attempt;
 use crate::checkpoints::{self, Message};
 use crate::control::Control;
+use crate::disks::{Disks, StateBackend};
 use crate::durable::{self, Beginning, Durable};
 use crate::factory::{self, Definition, Factory, LoadedPlugin};
 use crate::restart::RestartStrategy;
@@ -128,6 +129,8 @@ pub struct JobToRun {
     pub parallelism: u32,
     /// A savepoint or checkpoint to start from, of this job or of one like it.
     pub from: Option<String>,
+    /// What `state.backend` asks for; None: memory.
+    pub state: Option<StateBackend>,
 }
 
 /// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`.
@@ -136,14 +139,15 @@ pub struct JobToRun {
 /// `Invalid` if the job or its configuration is wrong, or `checkpoint.dir` is another job's; `Unavailable` if a file or server that it
 /// names is missing, `UserCode` if a plugin cannot be started, `Data` if a checkpoint is damaged. Nothing runs then.
 pub fn submit(submitted: JobToRun) -> Result<Submission> {
-    let JobToRun { job, plugins, configuration, parallelism, from } = submitted;
+    let JobToRun { job, plugins, configuration, parallelism, from, state } = submitted;
     // A job that went on from a folder and wrote nothing into it would write its results once more at the next start.
     if configuration.checkpoint_interval_ms.is_some() != configuration.checkpoint_dir.is_some() {
         return Err(Error::new(code::BAD_OPTION, "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is"));
     }
     let Some(kept) = durable::look(&configuration, from.as_deref())? else { return Ok(Submission::Finished) };
+    let disks = state.map(|state| Disks::new(state, &configuration).map(Arc::new)).transpose()?;
     let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);
-    let definition = Arc::new(define(job, plugins, Arc::new(configuration), parallelism, kept_max)?);
+    let definition = Arc::new(define(job, plugins, Arc::new(configuration), parallelism, kept_max, disks)?);
     let Beginning { durable, restored, resumed } = durable::open(&definition, kept)?;
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
     let shared = Arc::new(Shared::new(definition.clone()));
@@ -163,6 +167,7 @@ fn define(
     configuration: Arc<Configuration>,
     parallelism: u32,
     kept_max: Option<u32>,
+    disks: Option<Arc<Disks>>,
 ) -> Result<Definition> {
     let graph = JobGraph::new(StreamGraph::new(&job)?, parallelism);
     let max_parallelism = max_parallelism(&graph, configuration.max_parallelism, kept_max)?;
@@ -176,6 +181,7 @@ fn define(
         configuration,
         max_parallelism,
         clock: SystemClock::shared(),
+        disks,
     })
 }
 
@@ -231,9 +237,10 @@ impl Shared {
         let old = self.definition();
         check_compatible(&old.spec, &job)?;
         let messages = self.messages()?;
-        let new = Arc::new(define(job, plugins, old.configuration.clone(), old.parallelism, Some(old.max_parallelism))?);
+        let new = Arc::new(define(job, plugins, old.configuration.clone(), old.parallelism, Some(old.max_parallelism), old.disks.clone())?);
         // Everything is built once in vain: what cannot be made is refused while the old version runs on.
-        let factory = Factory { definition: &new, control: Arc::default(), job: durable::job_id(""), generation: 0 };
+        let factory =
+            Factory { definition: &new, control: Arc::default(), job: durable::job_id(""), generation: 0, restored: Arc::default() };
         attempt::build(&factory, &Arc::default(), None, &mut JobMetrics::default())?;
         let (reply, answer) = channel();
         *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(Upgrade { definition: new, began, reply });
@@ -386,12 +393,12 @@ impl Attempt {
             Some(durable) => (durable.job(), durable.generation()),
             None => (durable::job_id(&unique_token()), 1),
         };
-        let factory = Factory { definition, control: control.clone(), job, generation };
+        let factory = Factory { definition, control: control.clone(), job, generation, restored: restored.clone() };
         let (reports, reported) = channel();
         let mut metrics = JobMetrics { dead_letters_before: restored.dead_letters(), ..JobMetrics::default() };
         let (tasks, mailboxes) = attempt::build(&factory, restored, durable.as_ref().map(|_| &reports), &mut metrics)?;
         drop(reports);
-        let checkpoints = durable.map(|durable| checkpoints::start(durable, mailboxes, reported, control.clone())).transpose()?;
+        let checkpoints = durable.map(|durable| checkpoints::start(durable, restored, mailboxes, reported, control.clone())).transpose()?;
         let messages = checkpoints.as_ref().map(|checkpoints| checkpoints.messages.clone());
         *shared.current() = Current { control: control.clone(), metrics, messages };
         let threads = tasks.into_iter().map(|task| attempt::start(task, control.clone())).collect::<Result<_>>()?;

@@ -7,6 +7,8 @@ mod attempt;
 mod checkpoints;
 mod control;
 mod dead_letters;
+mod disk_uploads;
+mod disks;
 mod durable;
 mod enumerator;
 mod exits;
@@ -21,6 +23,7 @@ mod restored;
 mod split_rows;
 mod task;
 
+pub use disks::StateBackend;
 pub use factory::LoadedPlugin;
 pub use job::{Ended, JobHandle, JobRemote, JobToRun, Progress, SnapshotTimes, Submission, Summary, Upgraded, submit};
 

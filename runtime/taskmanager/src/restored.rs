@@ -1,14 +1,19 @@
 //! What a checkpoint kept, ready to be given to tasks at any parallelism.
 
 use std::collections::{BTreeMap, BTreeSet};
-use streamrt_checkpoint::Snapshot;
+use std::path::Path;
+use streamrt_checkpoint::{DiskFileEntry, Snapshot, Store};
 use streamrt_operator::OperatorContext;
-use streamrt_state::{OperatorState, Part, Share};
-use streamrt_types::Result;
+use streamrt_state::{DiskPart, DiskState, OperatorState, Part, Share};
+use streamrt_types::{Error, KeyGroupRange, Result, code};
 
 /// The parts of every operator, by uid and old subtask.
 #[derive(Default)]
 pub struct Restored {
+    /// Where the files of states on disk are; None if there are none.
+    store: Option<Store>,
+    /// Those files, by uid and old subtask.
+    files: BTreeMap<String, Vec<Vec<DiskFileEntry>>>,
     parts: BTreeMap<String, Vec<Option<Part>>>,
     /// The operators whose subtasks had all finished.
     finished: BTreeSet<String>,
@@ -22,14 +27,58 @@ impl Restored {
     /// `Data` if one is missing or damaged.
     pub fn read(snapshot: &Snapshot) -> Result<Restored> {
         let manifest = snapshot.manifest();
-        let mut restored = Restored { dead_letters: manifest.dead_letters(), ..Restored::default() };
+        let mut restored = Restored { dead_letters: manifest.dead_letters(), store: Some(snapshot.store().clone()), ..Restored::default() };
         for operator in &manifest.operators {
             restored.parts.insert(operator.uid.clone(), snapshot.parts(&operator.uid)?);
+            restored.files.insert(operator.uid.clone(), snapshot.files(&operator.uid));
             if manifest.subtasks.iter().filter(|subtask| subtask.vertex == operator.vertex).all(|subtask| subtask.finished) {
                 restored.finished.insert(operator.uid.clone());
             }
         }
         Ok(restored)
+    }
+
+    /// An operator whose state is in files of the RocksDB backend.
+    pub fn on_disk(&self) -> Option<&str> {
+        let on_disk = |parts: &[Option<Part>]| parts.iter().flatten().any(|part| part.index.disk.is_some());
+        self.parts.iter().find(|(_, parts)| on_disk(parts)).map(|(uid, _)| uid.as_str())
+    }
+
+    /// Fetches the files of an operator's state that a new subtask needs into the new folder `folder`, and says what they hold.
+    ///
+    /// # Errors
+    /// `Data` if a file is missing or damaged, S7007 if the store or the disk failed.
+    pub fn disk_parts(&self, uid: &str, share: Share, folder: &Path) -> Result<(Vec<DiskPart>, Vec<DiskState>)> {
+        let (mut parts, mut states) = (Vec::new(), BTreeMap::new());
+        let old = self.parts(uid);
+        for (number, part) in old.iter().enumerate() {
+            let Some(index) = part.as_ref().and_then(|part| part.index.disk.as_ref()) else { continue };
+            let held = KeyGroupRange::of_subtask(share.max_parallelism, old.len() as u32, number as u32);
+            let wanted = held.common(&share.key_groups);
+            if wanted.is_empty() {
+                continue;
+            }
+            let folder = folder.join(number.to_string());
+            self.fetch(&self.files[uid][number], &folder)?;
+            parts.push(DiskPart { folder, key_groups: wanted, whole: wanted == held });
+            states.extend(index.states.iter().map(|state| (state.name.clone(), state.clone())));
+        }
+        Ok((parts, states.into_values().collect()))
+    }
+
+    fn fetch(&self, files: &[DiskFileEntry], folder: &Path) -> Result<()> {
+        let store = self.store.as_ref().ok_or_else(|| Error::internal("files without a store"))?;
+        let failed =
+            |e| Error::new(code::STORE, format!("the files of a checkpoint cannot be put into {}", folder.display())).with_source(e);
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        files.iter().try_for_each(|file| std::fs::write(folder.join(&file.name), store.get(&file.stored)?).map_err(failed))
+    }
+
+    /// The files of `store` that the disk of a subtask begins with, under their names: those of an old subtask that had the same keys.
+    pub fn known_files(&self, store: &Store, uid: &str, parallelism: u32, subtask: u32) -> &[DiskFileEntry] {
+        let same_store = self.store.as_ref().is_some_and(|own| own.location() == store.location());
+        let files = self.files.get(uid).filter(|files| same_store && files.len() == parallelism as usize);
+        files.map_or(&[], |files| &files[subtask as usize])
     }
 
     /// Whether all subtasks of an operator had finished.
@@ -49,8 +98,7 @@ impl Restored {
 
     /// The uids under which there is state.
     pub fn with_state(&self) -> impl Iterator<Item = &str> {
-        let has_state =
-            |parts: &[Option<Part>]| parts.iter().flatten().any(|part| !part.index.keyed.is_empty() || !part.index.lists.is_empty());
+        let has_state = |parts: &[Option<Part>]| parts.iter().flatten().any(|part| !part.index.is_empty());
         self.parts.iter().filter(move |(_, parts)| has_state(parts)).map(|(uid, _)| uid.as_str())
     }
 

@@ -19,7 +19,7 @@ fn start(source: Value, out: &Path, parallelism: u32, configuration: Configurati
     ]});
     let plan = Plan::from_json(&plan.to_string()).unwrap();
     let job = JobSpec::from_plan("test", Arc::new(plan));
-    match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from: None })? {
+    match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from: None, state: None })? {
         Submission::Started(handle) => Ok(handle),
         Submission::Finished => panic!("a job without checkpoints never was"),
     }

@@ -26,6 +26,15 @@ pub enum RestartKind {
     ExponentialDelay,
 }
 
+/// Where keyed state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    /// All of it in memory; every checkpoint is whole.
+    Memory,
+    /// In memory as far as `state.memory` goes, the rest on disk; checkpoints hold what has changed.
+    Rocksdb,
+}
+
 /// All keys, with their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
@@ -74,6 +83,12 @@ pub struct Configuration {
     pub restart_max_failures: u32,
     /// `restart.interval`: of `failure-rate`, in ms; and after so long without a failure `exponential-delay` begins anew. Default 1 min.
     pub restart_interval_ms: u64,
+    /// `state.backend`: `memory` or `rocksdb`. Default `memory`.
+    pub state_backend: BackendKind,
+    /// `state.memory`: bytes of memory for keyed state, of all jobs' operators in the process together; of use with `rocksdb` alone. Default 1 GiB.
+    pub state_memory_bytes: usize,
+    /// `state.dir`: the folder for keyed state on disk. None: in the user's cache folder.
+    pub state_dir: Option<String>,
     /// `source.rate`: rows a second that all subtasks of one source read together at most. None: as many as they can.
     pub source_rate: Option<u64>,
 }
@@ -103,6 +118,9 @@ impl Default for Configuration {
             restart_max_delay_ms: 60_000,
             restart_max_failures: 1,
             restart_interval_ms: 60_000,
+            state_backend: BackendKind::Memory,
+            state_memory_bytes: 1 << 30,
+            state_dir: None,
             source_rate: None,
         }
     }
@@ -134,6 +152,9 @@ impl Configuration {
         "restart.max-failures",
         "restart.strategy",
         "source.rate",
+        "state.backend",
+        "state.dir",
+        "state.memory",
     ];
 
     /// Sets one key from its text.
@@ -163,11 +184,26 @@ impl Configuration {
             "restart.max-delay" => self.restart_max_delay_ms = parse_duration_ms(key, value)?,
             "restart.max-failures" => self.restart_max_failures = number(key, value, 0, u64::from(u32::MAX))? as u32,
             "restart.interval" => self.restart_interval_ms = positive(key, value, parse_duration_ms(key, value)?)?,
+            "state.backend" => self.state_backend = backend_kind(key, value)?,
+            "state.dir" => self.state_dir = Some(value.to_owned()),
+            "state.memory" => self.state_memory_bytes = bytes(key, value)?,
             "source.rate" => self.source_rate = Some(number(key, value, 1, 1_000_000_000)?),
             "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, 32_768)? as u32),
             _ => return Err(Error::new(code::BAD_OPTION, format!("there is no configuration key `{key}`"))),
         }
         Ok(())
+    }
+}
+
+impl Configuration {
+    /// The part of `state.memory` that is for the tables; the rest is for the disks' own caches and buffers.
+    pub fn state_table_bytes(&self) -> usize {
+        self.state_memory_bytes / 4 * 3
+    }
+
+    /// The part of `state.memory` that is for the disks.
+    pub fn state_disk_bytes(&self) -> usize {
+        self.state_memory_bytes / 4
     }
 }
 
@@ -194,6 +230,14 @@ fn poison_policy(key: &str, value: &str) -> Result<PoisonPolicy> {
         "skip" => Ok(PoisonPolicy::Skip),
         "retry" => Ok(PoisonPolicy::Retry { attempts: 3 }),
         _ => Err(refuse(key, value, "fail, skip or retry")),
+    }
+}
+
+fn backend_kind(key: &str, value: &str) -> Result<BackendKind> {
+    match value {
+        "memory" => Ok(BackendKind::Memory),
+        "rocksdb" => Ok(BackendKind::Rocksdb),
+        _ => Err(refuse(key, value, "memory or rocksdb")),
     }
 }
 

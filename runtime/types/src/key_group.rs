@@ -25,6 +25,12 @@ impl KeyGroupRange {
         (self.start..self.end).contains(&group)
     }
 
+    /// The groups that are in both.
+    pub fn common(&self, other: &KeyGroupRange) -> KeyGroupRange {
+        let start = self.start.max(other.start);
+        KeyGroupRange { start, end: self.end.min(other.end).max(start) }
+    }
+
     pub fn len(&self) -> u32 {
         self.end - self.start
     }

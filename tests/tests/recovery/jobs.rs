@@ -13,6 +13,8 @@ pub struct Job {
     folder: TempDir,
     n_lines: usize,
     expected: Outputs,
+    /// `-D` options of every run.
+    options: Vec<String>,
 }
 
 impl Job {
@@ -23,7 +25,7 @@ impl Job {
         let lines: Vec<&str> = text.lines().collect();
         data::write(&folder.path().join("input"), &lines);
         let expected = oracle::run(example, &lines).unwrap();
-        Job { example, folder, n_lines: lines.len(), expected }
+        Job { example, folder, n_lines: lines.len(), expected, options: Vec::new() }
     }
 
     /// An example over a folder of several files, each in time order, so that every reader has something to read.
@@ -36,7 +38,14 @@ impl Job {
             data::write(&folder.path().join(format!("input/part-{i}.txt")), hand);
         }
         let expected = oracle::run(example, &lines).unwrap();
-        Job { example, folder, n_lines: lines.len(), expected }
+        Job { example, folder, n_lines: lines.len(), expected, options: Vec::new() }
+    }
+
+    /// With its keyed state on disk, and so many bytes of memory for it.
+    pub fn on_disk(mut self, memory_bytes: usize) -> Job {
+        let folder = self.path("state").to_string_lossy().into_owned();
+        self.options = vec!["state.backend=rocksdb".into(), format!("state.memory={memory_bytes}"), format!("state.dir={folder}")];
+        self
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -47,9 +56,15 @@ impl Job {
     pub fn args(&self, parallelism: u32, seconds: f64, checkpoints: &str, further: &[&str]) -> Vec<String> {
         let text = |name: &str| self.path(name).to_string_lossy().into_owned();
         let rate = (self.n_lines as f64 / seconds) as u64 + 1;
-        let options = [format!("checkpoint.dir={}", text(checkpoints)), "checkpoint.interval=40ms".into(), format!("source.rate={rate}"), "restart.delay=10ms".into()];
-        let mut args = vec!["run".to_owned(), component(self.example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
-        args.extend(options.into_iter().flat_map(|option| ["-D".to_owned(), option]));
+        let options = [
+            format!("checkpoint.dir={}", text(checkpoints)),
+            "checkpoint.interval=40ms".into(),
+            format!("source.rate={rate}"),
+            "restart.delay=10ms".into(),
+        ];
+        let mut args =
+            vec!["run".to_owned(), component(self.example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
+        args.extend(options.into_iter().chain(self.options.iter().cloned()).flat_map(|option| ["-D".to_owned(), option]));
         args.extend(further.iter().map(|&further| further.to_owned()));
         args.extend(["--".to_owned(), "--input".into(), text("input"), "--output".into(), text("out")]);
         args

@@ -49,7 +49,7 @@ fn ends_before_its_moment(running: &mut Running, job: &Job, entries: usize, rand
 
 /// Runs a job to its end under kills, at one parallelism after the other.
 #[track_caller]
-fn check(job: &Job, parallelism: &[u32]) {
+pub fn check(job: &Job, parallelism: &[u32]) {
     let example = job.example;
     let mut random = Random::from_environment();
     let mut resumed = 0;

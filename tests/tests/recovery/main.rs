@@ -1,6 +1,7 @@
 //! Recovery from failures, with the real binary: what is visible is at each moment a part of what a run without failures writes, and in
 //! the end it is all of it, once.
 
+mod disks;
 mod failpoints;
 mod jobs;
 mod kills;

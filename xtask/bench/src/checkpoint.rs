@@ -3,6 +3,8 @@
 //! A rate is taken between two moments of one run, by the CPU time of the whole process: start and end drop out, and the time between holds
 //! whole intervals. One process cannot switch checkpoints on and off, so short runs of both kinds take turns.
 
+mod on_disk;
+
 use crate::engine::{FEW_KEYS, MANY_KEYS, same_output};
 use crate::jobs::{Job, Settings};
 use crate::measure::{PAIRS, Spread, available_bytes, cpu_time, n_pairs, spread};
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 use streamrt_taskmanager::{JobHandle, SnapshotTimes};
 
 /// More than any run treats.
-const ENDLESS: u64 = 1 << 50;
+pub const ENDLESS: u64 = 1 << 50;
 const INTERVAL_MS: u64 = 1_000;
 /// A run is looked at from here on: all keys are there, and the first checkpoint is past.
 const WARM_UP: Duration = Duration::from_millis(1_500);
@@ -39,6 +41,7 @@ pub fn run(report: &mut Report) -> Result<()> {
     overhead(report, MANY_KEYS, SHORT_PAIRS, Goal::AtLeast(0.98))?;
     // What a checkpoint costs that has next to nothing to write.
     overhead(report, FEW_KEYS, PAIRS, Goal::None)?;
+    on_disk::run(report)?;
     if available_bytes()? < LARGE_MEMORY_BYTES {
         eprintln!("less than {} GB of memory are free: no checkpoint of 1 GB", LARGE_MEMORY_BYTES / 1_000_000_000);
         return Ok(());
@@ -51,9 +54,9 @@ fn overhead(report: &mut Report, keys: u64, pairs: usize, goal: Goal) -> Result<
     let mut pauses = Vec::new();
     let with = || {
         let folder = tempfile::tempdir()?;
-        window_ns(job, Settings::with_checkpoints(folder.path(), INTERVAL_MS), &mut pauses)
+        window_ns(job, Settings::with_checkpoints(folder.path(), INTERVAL_MS), WINDOW, &mut pauses)
     };
-    let without = || window_ns(job, Settings::default(), &mut Vec::new());
+    let without = || window_ns(job, Settings::default(), WINDOW, &mut Vec::new());
     // Cost without over cost with is throughput with over throughput without.
     let (without_cost, with_cost, ratio) = n_pairs(pairs, without, with)?;
     ensure!(!pauses.is_empty(), "there was no checkpoint");
@@ -66,13 +69,13 @@ fn overhead(report: &mut Report, keys: u64, pairs: usize, goal: Goal) -> Result<
 }
 
 /// CPU time a record in ns, once the job is warm; adds the synchronous pauses of its checkpoints to `pauses`, in ms.
-fn window_ns(job: Job, settings: Settings, pauses: &mut Vec<f64>) -> Result<f64> {
+pub fn window_ns(job: Job, settings: Settings, window: Duration, pauses: &mut Vec<f64>) -> Result<f64> {
     let job = job.start(ENDLESS, settings)?;
     std::thread::sleep(WARM_UP);
     let (start, cpu, records) = (Instant::now(), cpu_time()?, job.progress().records_out);
     let mut seen = job.snapshot_times();
-    while start.elapsed() < WINDOW {
-        std::thread::sleep(POLL.min(WINDOW.saturating_sub(start.elapsed())));
+    while start.elapsed() < window {
+        std::thread::sleep(POLL.min(window.saturating_sub(start.elapsed())));
         let now = job.snapshot_times();
         if now.taken > seen.taken {
             pauses.push(milliseconds(now));
@@ -84,19 +87,19 @@ fn window_ns(job: Job, settings: Settings, pauses: &mut Vec<f64>) -> Result<f64>
     Ok(cpu.as_nanos() as f64 / records.max(1) as f64)
 }
 
-fn milliseconds(times: SnapshotTimes) -> f64 {
+pub fn milliseconds(times: SnapshotTimes) -> f64 {
     times.sync.as_secs_f64() * 1e3
 }
 
 /// Ends a job whose results nobody wants.
-fn end(job: JobHandle) -> Result<()> {
+pub fn end(job: JobHandle) -> Result<()> {
     job.stop();
     job.wait()?;
     Ok(())
 }
 
 /// Waits until the sink has got so many records.
-fn await_records(job: &JobHandle, n: u64) -> Result<()> {
+pub fn await_records(job: &JobHandle, n: u64) -> Result<()> {
     while job.progress().records_out < n {
         ensure!(!job.is_finished(), "the job ended too early");
         std::thread::sleep(Duration::from_millis(1));
@@ -140,7 +143,7 @@ fn restores(job: Job, from: &Path) -> Result<Spread> {
     Ok(spread((0..3).map(restore).collect::<Result<Vec<_>>>()?))
 }
 
-fn folder_bytes(folder: &Path) -> Result<u64> {
+pub fn folder_bytes(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use streamrt_graph::JobSpec;
-use streamrt_taskmanager::{JobHandle, JobToRun, Submission, submit};
-use streamrt_types::Configuration;
+use streamrt_state_rocksdb::RocksBackend;
+use streamrt_taskmanager::{JobHandle, JobToRun, StateBackend, Submission, submit};
+use streamrt_types::{BackendKind, Configuration};
 use streamrt_wit::Plan;
 
 /// How a job runs.
@@ -18,6 +19,20 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// With keyed state on disk in `folder`, and so much memory for it.
+    pub fn on_disk(mut self, folder: &Path, memory_bytes: usize) -> Settings {
+        self.configuration.state_backend = BackendKind::Rocksdb;
+        self.configuration.state_memory_bytes = memory_bytes;
+        self.configuration.state_dir = Some(folder.display().to_string());
+        self
+    }
+
+    fn state(&self) -> Result<Option<StateBackend>> {
+        let Some(folder) = self.configuration.state_dir.as_ref() else { return Ok(None) };
+        let backend = Arc::new(RocksBackend::new(self.configuration.state_disk_bytes())?);
+        Ok(Some(StateBackend { backend, folder: folder.into() }))
+    }
+
     /// With checkpoints in `folder`.
     pub fn with_checkpoints(folder: &Path, interval_ms: u64) -> Settings {
         let checkpoint_dir = Some(folder.display().to_string());
@@ -101,8 +116,9 @@ impl Job {
     fn submitted(self, rows: u64, parallelism: u32, sink: &Value, settings: Settings) -> Result<JobHandle> {
         let plan = Plan::from_json(&self.plan(rows, sink).to_string()).map_err(anyhow::Error::msg)?;
         let job = JobSpec::from_plan("bench", Arc::new(plan));
+        let state = settings.state()?;
         let Settings { configuration, from } = settings;
-        match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from })? {
+        match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from, state })? {
             Submission::Started(job) => Ok(job),
             Submission::Finished => bail!("a job in a new folder cannot have finished before"),
         }

@@ -1,6 +1,7 @@
 //! The benchmarks behind `cargo xtask bench`: each prints ratios that were taken in one run, beside the goals.
 
 mod checkpoint;
+mod disk;
 mod engine;
 mod hand;
 mod jobs;
@@ -9,6 +10,7 @@ mod native;
 mod plugin;
 mod report;
 mod state;
+mod tier;
 
 use anyhow::{Result, bail};
 

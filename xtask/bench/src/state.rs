@@ -1,6 +1,7 @@
 //! `bench state`: the key table beside a plain hash map in a hand-written loop, on the same rows in one thread; and what it takes to freeze
 //! a large table, to write on while the snapshot is held, and to get it back from canonical bytes.
 
+use crate::disk;
 use crate::measure::{PAIRS, pairs, spread, thread_cpu_time};
 use crate::report::{Goal, Report};
 use anyhow::{Context, Result, ensure};
@@ -44,7 +45,8 @@ pub fn run(report: &mut Report) -> Result<()> {
     table.run(&every_key(LARGE_KEYS)?)?;
     report.figure("1 GB of entries: memory of the table, all told", table.table.memory_bytes() as f64 / 1e9, "GB", Goal::None);
     freezes(report, &mut table)?;
-    restores(report, table)
+    restores(report, table)?;
+    disk::run(report)
 }
 
 /// Both sides on the same rows, all keys known before.
@@ -89,7 +91,7 @@ fn random_keys(n_keys: u64, n_rows: u64) -> Result<Vec<RecordBatch>> {
 }
 
 /// The splitmix64 finaliser.
-fn random(n: u64) -> u64 {
+pub fn random(n: u64) -> u64 {
     let mut z = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -10,6 +10,7 @@ mod cell;
 mod fold;
 mod running;
 mod snapshot;
+mod state;
 mod text;
 mod typed;
 
@@ -79,6 +80,10 @@ trait Aggregator: Send {
     /// Whether an accumulator refers to anything outside of its own bytes.
     fn refers(&self) -> bool {
         false
+    }
+    /// Bytes of all that accumulators refer to.
+    fn used_bytes(&self) -> usize {
+        0
     }
     /// Appends what the accumulator says, in bytes that refer to nothing.
     fn export(&self, accumulator: &[u8], out: &mut Vec<u8>) {
@@ -230,6 +235,11 @@ impl Accumulators {
                 part.aggregator.release(&value[range]);
             }
         }
+    }
+
+    /// Bytes of all that accumulators refer to outside of their table.
+    pub fn used_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.aggregator.used_bytes()).sum()
     }
 
     /// The error of an overflow, for the operator `uid` and a key as JSON.

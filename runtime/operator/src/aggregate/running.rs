@@ -6,6 +6,7 @@
 //! Rows, times and marks pass in their places, so results do not depend on the batch size. A checkpoint shares the table's pages.
 
 use super::Accumulators;
+use super::state::AggregateState;
 use crate::keyed::BatchKeys;
 use crate::operator::{Operator, OperatorContext, Output};
 use crate::ports::detached_times;
@@ -13,8 +14,8 @@ use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Field, Schema, SchemaRef};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use streamrt_state::{EntryId, KeyTable, KeyedSnapshot, OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Error, Result, Times, code};
+use streamrt_state::{EntryId, KeyTable, KeyedSnapshot, OperatorSnapshot, OperatorState, Resident};
+use streamrt_types::{Batch, Error, KeyGroupRange, Result, Times, code};
 use streamrt_wit::{BuiltinAggregate, ResultColumn, ResultSource};
 
 /// The name of the state in a snapshot.
@@ -24,10 +25,10 @@ const STATE: &str = "aggregates";
 pub struct RunningAggregateOperator {
     uid: Arc<str>,
     keys: BatchKeys,
-    accumulators: Accumulators,
+    /// Its table is that of no key groups until the operator is opened.
+    state: AggregateState,
     columns: Vec<Column>,
     schema: SchemaRef,
-    table: Option<KeyTable>,
     entries: Vec<EntryId>,
     created: Vec<u32>,
 }
@@ -59,13 +60,14 @@ impl RunningAggregateOperator {
             sources.push(source);
             fields.push(field.clone().with_name(&column.name));
         }
+        let keys = BatchKeys::new(input, key_columns)?;
+        let table = KeyTable::new(keys.kind(), accumulators.bytes(), KeyGroupRange::all(1), 1);
         Ok(RunningAggregateOperator {
             uid: "".into(),
-            keys: BatchKeys::new(input, key_columns)?,
-            accumulators,
+            keys,
+            state: AggregateState { accumulators, table, tier: None },
             columns: sources,
             schema: Arc::new(Schema::new(fields)),
-            table: None,
             entries: Vec::new(),
             created: Vec::new(),
         })
@@ -78,18 +80,21 @@ impl RunningAggregateOperator {
 
     /// What the bytes of the state in a snapshot mean.
     fn types(&self) -> Value {
-        json!({"kind": "running-aggregates", "key": self.keys.types(), "aggregates": self.accumulators.types()})
+        json!({"kind": "running-aggregates", "key": self.keys.types(), "aggregates": self.state.accumulators.types()})
     }
 
     fn aggregate(&mut self, batch: &Batch) -> Result<RecordBatch> {
-        let table = self.table.as_mut().ok_or_else(not_opened)?;
-        let (hashes, keys) = self.keys.read(&batch.columns).map_err(|e| e.at(format_args!("operator `{}`", self.uid)))?;
+        let place = |e: Error| e.at(format_args!("operator `{}`", self.uid));
+        let (hashes, keys) = self.keys.read(&batch.columns).map_err(place)?;
+        self.state.prepare(hashes, keys).map_err(place)?;
+        let AggregateState { accumulators, table, .. } = &mut self.state;
         table.upsert(hashes, keys, &mut self.entries, &mut self.created);
-        let results = self.accumulators.update_running(table, &self.entries, &batch.columns, batch.times());
+        let results = accumulators.update_running(table, &self.entries, &batch.columns, batch.times());
         let results = results.map_err(|overflow| {
             let key = self.keys.describe(&batch.columns, overflow.position);
-            self.accumulators.overflow(overflow, &self.uid, &key)
+            accumulators.overflow(overflow, &self.uid, &key)
         })?;
+        self.state.changed(&self.entries);
         let column = |column: &Column| -> ArrayRef {
             match *column {
                 Column::Input(index) => batch.columns.column(index).clone(),
@@ -106,10 +111,6 @@ impl RunningAggregateOperator {
         let kept = self.columns.iter().position(|column| matches!(column, Column::Input(i) if *i == index));
         kept.map_or_else(|| detached_times(batch), Times::Column)
     }
-}
-
-fn not_opened() -> Error {
-    Error::internal("an aggregate was not opened")
 }
 
 fn resolve<'a>(
@@ -136,8 +137,9 @@ fn resolve<'a>(
 impl Operator for RunningAggregateOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         self.uid = context.uid.clone();
-        let bytes = self.accumulators.bytes();
-        self.table = Some(KeyTable::new(self.keys.kind(), bytes, context.key_groups, context.max_parallelism));
+        let bytes = self.state.accumulators.bytes();
+        self.state.table = KeyTable::new(self.keys.kind(), bytes, context.key_groups, context.max_parallelism);
+        self.state.tier = context.tier(STATE, &self.types())?;
         Ok(())
     }
 
@@ -148,16 +150,12 @@ impl Operator for RunningAggregateOperator {
     }
 
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
-        let types = self.types();
-        let table = self.table.as_mut().ok_or_else(not_opened)?;
-        let entries = Box::new(self.accumulators.freeze(table));
-        Ok(OperatorSnapshot { keyed: vec![KeyedSnapshot { name: STATE.into(), types, entries }], lists: Vec::new() })
+        let entries = Box::new(self.state.freeze());
+        Ok(OperatorSnapshot { keyed: vec![KeyedSnapshot { name: STATE.into(), types: self.types(), entries }], lists: Vec::new() })
     }
 
     fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
-        let types = self.types();
-        let table = self.table.as_mut().ok_or_else(not_opened)?;
-        state.keyed(STATE, &types, |hash, key, _, value| self.accumulators.restore(table, hash, key, value))
+        self.state.restore(STATE, &self.types(), state)
     }
 }
 

@@ -60,10 +60,17 @@ impl Accumulators {
 
     /// The keys of a table, whose values are these accumulators alone, as they are now.
     pub fn freeze(&self, table: &mut KeyTable) -> FrozenTable {
-        if !self.parts.iter().any(|part| part.aggregator.refers()) {
-            return FrozenTable::Shared(table.freeze());
-        }
-        let mut entries: Vec<EntryId> = table.entries().collect();
+        if self.refers() { self.copy(table, |_| true) } else { FrozenTable::Shared(table.freeze()) }
+    }
+
+    /// Whether an accumulator refers to anything outside of the table.
+    pub(super) fn refers(&self) -> bool {
+        self.parts.iter().any(|part| part.aggregator.refers())
+    }
+
+    /// The entries of a table that are wanted, copied.
+    pub(super) fn copy(&self, table: &KeyTable, is_wanted: impl Fn(EntryId) -> bool) -> FrozenTable {
+        let mut entries: Vec<EntryId> = table.entries().filter(|&entry| is_wanted(entry)).collect();
         // Keys that come back in the order in which they came find their old places in the index, and so fire in the old order.
         entries.sort_unstable();
         let export = |entry: EntryId| {

@@ -163,6 +163,10 @@ impl Aggregator for Text {
         true
     }
 
+    fn used_bytes(&self) -> usize {
+        self.arena.used_bytes()
+    }
+
     /// A byte that says whether there is a value; then for first and last its time, its length (u32) and its bytes.
     fn export(&self, accumulator: &[u8], out: &mut Vec<u8>) {
         let address = word(accumulator, 0);

@@ -1,0 +1,172 @@
+//! What a checkpoint keeps of states that a disk holds: its files, or, in a savepoint, every entry in the canonical format.
+//!
+//! 1. The changes of all states of the operator are sorted together and written to the disk.
+//! 2. The disk's files are linked into a folder, or everything on it is read into the object, in the order of the keys: that is key group
+//!    by key group, and state by state within each.
+//! 3. Only then may entries leave memory for the disk again.
+//!
+//! On disk the value of a key is its run: every entry that the key has in the state, as sub-key and value behind their lengths.
+
+use crate::disk::{DISK_KEY_PREFIX_BYTES, DiskFile};
+use crate::snapshot::{GroupSpan, KeyedIndex, KeyedSnapshot, OperatorIndex, OperatorSnapshot, put_bytes, take_bytes};
+use crate::tier::{DiskChanges, DiskState, Pairs, StateDisk};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use streamrt_types::{Error, Result, code, murmur3_32};
+
+/// Behind every key on disk: key groups are less than 2^15.
+const END: [u8; 2] = [0xff, 0xff];
+
+/// The states of an operator of a subtask that lie in files of their own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DiskIndex {
+    pub states: Vec<DiskState>,
+    /// Of all files.
+    pub bytes: u64,
+}
+
+/// The files of a disk at a checkpoint. They are deleted when it is dropped.
+#[derive(Debug)]
+pub struct DiskFiles {
+    folder: PathBuf,
+    pub files: Vec<DiskFile>,
+}
+
+impl DiskFiles {
+    /// Of a folder that is not there yet.
+    pub fn new(folder: PathBuf) -> DiskFiles {
+        DiskFiles { folder, files: Vec::new() }
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn path(&self, file: &DiskFile) -> PathBuf {
+        self.folder.join(&file.name)
+    }
+}
+
+impl Drop for DiskFiles {
+    fn drop(&mut self) {
+        // What stays behind is removed with the folder of the process.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Appends one entry of a key to its run.
+pub fn push_pair(sub: &[u8], value: &[u8], run: &mut Vec<u8>) {
+    put_bytes(sub, run);
+    put_bytes(value, run);
+}
+
+/// Shows every entry of a run: sub-key and value.
+///
+/// # Errors
+/// `Data` if the bytes are no run, or what `each` says.
+pub fn each_pair(mut run: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    let damaged = || Error::new(code::SNAPSHOT_DAMAGED, "the entries of a key on the disk of the state are damaged");
+    while !run.is_empty() {
+        let sub = take_bytes(&mut run).ok_or_else(damaged)?;
+        let value = take_bytes(&mut run).ok_or_else(damaged)?;
+        each(sub, value)?;
+    }
+    Ok(())
+}
+
+impl OperatorSnapshot {
+    /// Appends everything to `object`, off the task's thread, but the states on disk: their changes are written to the disk, and its files
+    /// are put into the new folder `folder`. Without a folder they are written to `object` as well, in the canonical format.
+    ///
+    /// # Errors
+    /// As [`crate::Disk::write`]; the states cannot go on then.
+    pub fn write_with_disk(
+        mut self,
+        uid: &str,
+        max_parallelism: u32,
+        object: &mut Vec<u8>,
+        folder: Option<&Path>,
+    ) -> Result<(OperatorIndex, Option<DiskFiles>)> {
+        let mut on_disk: Vec<(KeyedSnapshot, DiskChanges)> = Vec::new();
+        for mut state in std::mem::take(&mut self.keyed) {
+            match state.entries.take_changes() {
+                Some(changes) => on_disk.push((state, changes)),
+                None => self.keyed.push(state),
+            }
+        }
+        let mut index = self.write(uid, max_parallelism, object);
+        let Some(disk) = on_disk.first().map(|(_, changes)| changes.shared.clone()) else { return Ok((index, None)) };
+        let written = write_changes(&disk, &on_disk).and_then(|()| keep(&disk, folder, object, &mut index));
+        let outcome = || written.as_ref().map(drop).map_err(|e| Error::new(e.code(), e.message()));
+        on_disk.into_iter().for_each(|(_, changes)| changes.guard.end(outcome()));
+        Ok((index, written?))
+    }
+}
+
+fn write_changes(disk: &StateDisk, states: &[(KeyedSnapshot, DiskChanges)]) -> Result<()> {
+    disk.check()?;
+    let mut pairs = Pairs::default();
+    for (state, changes) in states {
+        let mut last: Vec<u8> = Vec::new();
+        let mut is_first = true;
+        state.entries.visit(&mut |key, sub, value| {
+            if is_first || last != key {
+                pairs.push(|bytes| disk.put_key(changes.number, murmur3_32(key), key, bytes), |run| push_pair(sub, value, run));
+                last.clear();
+                last.extend_from_slice(key);
+                is_first = false;
+            } else {
+                pairs.extend(|run| push_pair(sub, value, run));
+            }
+        });
+        for key in changes.removed.iter() {
+            pairs.delete(|bytes| disk.put_key(changes.number, murmur3_32(key), key, bytes));
+        }
+    }
+    pairs.write(disk.disk())
+}
+
+fn keep(disk: &Arc<StateDisk>, folder: Option<&Path>, object: &mut Vec<u8>, index: &mut OperatorIndex) -> Result<Option<DiskFiles>> {
+    match folder {
+        Some(folder) => {
+            let files = DiskFiles { folder: folder.to_owned(), files: disk.disk().checkpoint(folder)? };
+            let bytes = files.files.iter().map(|file| file.bytes).sum();
+            index.disk = Some(DiskIndex { states: disk.states(), bytes });
+            Ok(Some(files))
+        }
+        None => {
+            index.keyed.extend(read_all(disk, object)?);
+            Ok(None)
+        }
+    }
+}
+
+/// Appends every entry on the disk to `object` in the canonical format.
+fn read_all(disk: &StateDisk, object: &mut Vec<u8>) -> Result<Vec<KeyedIndex>> {
+    let mut spans: BTreeMap<u8, Vec<GroupSpan>> = BTreeMap::new();
+    disk.disk().scan(&[], &END, &mut |disk_key, run| {
+        let Some((&[high, low, number], key)) = disk_key.split_first_chunk::<DISK_KEY_PREFIX_BYTES>() else {
+            return Err(Error::new(code::SNAPSHOT_DAMAGED, "a key on the disk of the state is damaged"));
+        };
+        let (group, spans) = (u32::from(u16::from_be_bytes([high, low])), spans.entry(number).or_default());
+        if spans.last().is_none_or(|span| span.group != group) {
+            spans.push(GroupSpan { group, offset: object.len() as u64, bytes: 0, entries: 0 });
+        }
+        let span = spans.last_mut().ok_or_else(|| Error::internal("the span of a key group was just made"))?;
+        each_pair(run, |sub, value| {
+            [key, sub, value].into_iter().for_each(|part| put_bytes(part, object));
+            span.entries += 1;
+            Ok(())
+        })?;
+        span.bytes = object.len() as u64 - span.offset;
+        Ok(())
+    })?;
+    let groups_of = |number: u8| spans.get(&number).cloned().unwrap_or_default();
+    Ok(disk
+        .states()
+        .into_iter()
+        .map(|state| KeyedIndex { groups: groups_of(state.number), name: state.name, types: state.types })
+        .collect())
+}

@@ -1,0 +1,542 @@
+//! State that is larger than memory: which entries of a table have changed since the disk saw them, and which only the disk has.
+//!
+//! A [`Tier`] stands beside the table of one keyed state. Its owner tells it what happens to entries, and calls [`Tier::prepare`] with the
+//! keys of a batch before it touches them:
+//! 1. If the process holds more than its budget, cold entries leave (the clock's second chance): the changed ones are written to the disk,
+//!    sorted and many at a time, the others are dropped.
+//! 2. Keys of the batch that are not in the table are read from the disk, sorted and all at once. As long as no entry has left, nothing is
+//!    read: the disk then has nothing that the table does not have.
+//!
+//! A freeze shows the changed entries alone. Until they are written (see [`StateDisk::flight`]) nothing leaves, so that the disk never
+//! holds what is newer than the checkpoint that is taken of it, and a key that is not in the table is found on disk as it was last.
+//!
+//! Invariant: a key that is neither in the table nor among the removed ones has on disk what it was last; a key in the table that is not
+//! dirty has on disk, or in the flight, what the table says.
+
+use crate::disk::{DISK_KEY_PREFIX_BYTES, Disk};
+use crate::flight::{Flight, FlightGuard};
+use crate::index::{EntryId, NO_ENTRY};
+use crate::keys::Keys;
+use crate::table::{KeyTable, TableSnapshot};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use streamrt_types::{Error, Result, code, key_group, murmur3_32};
+
+/// How often memory is looked at, in batches.
+const BATCHES_PER_LOOK: u32 = 8;
+
+/// What the tables of a process may hold together.
+pub struct MemoryBudget {
+    limit_bytes: usize,
+    used_bytes: AtomicUsize,
+}
+
+impl MemoryBudget {
+    pub fn new(limit_bytes: usize) -> MemoryBudget {
+        MemoryBudget { limit_bytes, used_bytes: AtomicUsize::new(0) }
+    }
+
+    /// Bytes in use, as of the last look of each state.
+    pub fn used_bytes(&self) -> usize {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    fn change(&self, from: usize, to: usize) {
+        self.used_bytes.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+    }
+
+    /// What every state may hold, however little the others leave: a batch has to fit.
+    fn state_bytes_min(&self) -> usize {
+        (self.limit_bytes / 16).min(1 << 20)
+    }
+
+    /// How much has to leave. It is more than the excess, so that eviction is rare and its batches are large.
+    fn excess_bytes(&self) -> usize {
+        let used = self.used_bytes();
+        if used > self.limit_bytes { used - self.limit_bytes + self.limit_bytes / 8 } else { 0 }
+    }
+}
+
+/// A state whose entries can leave the table and come back. While its tier works it is taken out of the state, so that what happens to
+/// entries then is no change.
+pub trait Resident: Sized {
+    /// None: everything is in memory.
+    fn tier(&mut self) -> &mut Option<Box<Tier>>;
+    fn table(&self) -> &KeyTable;
+    /// Appends what the snapshot of an entry would hold: see [`crate::push_pair`].
+    fn store(&self, entry: EntryId, run: &mut Vec<u8>);
+    /// Takes back what [`Resident::store`] gave.
+    ///
+    /// # Errors
+    /// `Data` if `run` is not that.
+    fn load(&mut self, hash: u32, key: &[u8], run: &[u8]) -> Result<()>;
+    /// Takes an entry out of memory, with all that it refers to.
+    fn drop_entry(&mut self, entry: EntryId);
+    /// Bytes that entries take, free memory not counted.
+    fn used_bytes(&self) -> usize;
+
+    /// As [`Tier::prepare`]; nothing without a tier.
+    ///
+    /// # Errors
+    /// As [`Tier::prepare`].
+    fn prepare(&mut self, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
+        self.with_tier(|tier, state| tier.prepare(state, hashes, keys))
+    }
+
+    /// As [`Tier::make_room`]; nothing without a tier.
+    ///
+    /// # Errors
+    /// As [`Tier::make_room`].
+    fn make_room(&mut self) -> Result<()> {
+        self.with_tier(Tier::make_room)
+    }
+
+    /// Lets entries leave while a snapshot is restored, before the entry of a key with this hash: only between key groups, as a key may have
+    /// several entries.
+    ///
+    /// # Errors
+    /// As [`Tier::make_room`].
+    fn make_room_before(&mut self, hash: u32) -> Result<()> {
+        self.with_tier(|tier, state| if tier.enters_group(hash) { tier.make_room(state) } else { Ok(()) })
+    }
+
+    fn with_tier(&mut self, work: impl FnOnce(&mut Tier, &mut Self) -> Result<()>) -> Result<()> {
+        let Some(mut tier) = self.tier().take() else { return Ok(()) };
+        let worked = work(&mut tier, self);
+        *self.tier() = Some(tier);
+        worked
+    }
+}
+
+/// The disk of one operator of a subtask, and what its states share.
+pub struct StateDisk {
+    disk: Arc<dyn Disk>,
+    budget: Arc<MemoryBudget>,
+    max_parallelism: u32,
+    /// Every state that the disk holds, by name.
+    states: Mutex<BTreeMap<String, DiskState>>,
+    /// What was there when it was opened.
+    restored: bool,
+    flight: Arc<Flight>,
+}
+
+/// A keyed state on a [`Disk`].
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct DiskState {
+    pub name: String,
+    /// In the keys on disk, behind the key group.
+    pub number: u8,
+    /// As in [`crate::KeyedSnapshot`].
+    pub types: Value,
+}
+
+impl StateDisk {
+    /// `states` are those that `disk` holds already.
+    pub fn new(disk: Arc<dyn Disk>, budget: Arc<MemoryBudget>, max_parallelism: u32, states: Vec<DiskState>) -> StateDisk {
+        let restored = !states.is_empty();
+        let states = states.into_iter().map(|state| (state.name.clone(), state)).collect();
+        StateDisk { disk, budget, max_parallelism, states: Mutex::new(states), restored, flight: Arc::default() }
+    }
+
+    /// What stands behind the table of state `name`.
+    ///
+    /// # Errors
+    /// `Invalid` if the operator has more than 256 states, or the disk holds the state with other types.
+    pub fn tier(self: &Arc<Self>, name: &str, types: &Value) -> Result<Tier> {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = match states.get(name) {
+            Some(state) if state.types == *types => state.number,
+            Some(state) => {
+                let message = format!("state `{name}` is {} in the checkpoint, but {types} in the job", state.types);
+                return Err(Error::new(code::STATE_TYPES, message));
+            }
+            None => {
+                let free = (0..=u8::MAX).find(|number| states.values().all(|state| state.number != *number));
+                let number = free.ok_or_else(|| Error::new(code::INVALID_JOB, "an operator can have 256 keyed states on disk at most"))?;
+                states.insert(name.to_owned(), DiskState { name: name.to_owned(), number, types: types.clone() });
+                number
+            }
+        };
+        Ok(Tier::new(self.clone(), number))
+    }
+
+    /// # Errors
+    /// What the changes of a checkpoint before have failed on.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.flight.check()
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// Every state that the disk holds, by name.
+    pub fn states(&self) -> Vec<DiskState> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Appends the key under which the disk holds `key`.
+    pub(crate) fn put_key(&self, number: u8, hash: u32, key: &[u8], out: &mut Vec<u8>) {
+        // A key group is less than the max parallelism, which is 32,768 at most.
+        let group = key_group(hash, self.max_parallelism) as u16;
+        out.extend(group.to_be_bytes());
+        out.push(number);
+        out.extend_from_slice(key);
+    }
+}
+
+/// Bits by entry number.
+#[derive(Default, Clone)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    #[inline]
+    fn set(&mut self, entry: EntryId) {
+        let word = entry as usize / 64;
+        if word >= self.0.len() {
+            self.0.resize((word + 1).next_power_of_two(), 0);
+        }
+        self.0[word] |= 1 << (entry % 64);
+    }
+
+    fn get(&self, entry: EntryId) -> bool {
+        self.0.get(entry as usize / 64).is_some_and(|word| word >> (entry % 64) & 1 == 1)
+    }
+
+    /// What the bit was; it is clear now.
+    fn take(&mut self, entry: EntryId) -> bool {
+        let Some(word) = self.0.get_mut(entry as usize / 64) else { return false };
+        let was = *word >> (entry % 64) & 1 == 1;
+        *word &= !(1 << (entry % 64));
+        was
+    }
+
+    fn add(&mut self, other: &Bits) {
+        self.0.resize(self.0.len().max(other.0.len()), 0);
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word |= other);
+    }
+}
+
+/// Canonical keys.
+type KeySet = HashSet<Box<[u8]>>;
+
+/// See the module.
+pub struct Tier {
+    shared: Arc<StateDisk>,
+    number: u8,
+    /// The table says something else than the disk and the flight.
+    dirty: Bits,
+    /// The disk or the flight has the key.
+    stored: Bits,
+    /// The second chance.
+    touched: Bits,
+    /// Keys that the disk still has, and the state does not.
+    removed: KeySet,
+    /// The same, of flights that have not ended.
+    leaving: Vec<Weak<KeySet>>,
+    /// The disk may have keys that the table does not have.
+    cold: bool,
+    hand: EntryId,
+    batches: u32,
+    /// What the budget knows of.
+    counted_bytes: usize,
+    /// The key group whose entries are being restored.
+    restored_group: Option<u32>,
+    entries: Vec<EntryId>,
+}
+
+/// What a freeze found changed.
+pub struct Changed {
+    entries: Bits,
+    pub changes: DiskChanges,
+}
+
+impl Changed {
+    pub fn contains(&self, entry: EntryId) -> bool {
+        self.entries.get(entry)
+    }
+}
+
+/// The part of a frozen state that is not in its entries.
+pub struct DiskChanges {
+    pub(crate) shared: Arc<StateDisk>,
+    pub(crate) number: u8,
+    pub(crate) removed: Arc<KeySet>,
+    pub(crate) guard: FlightGuard,
+}
+
+impl Tier {
+    fn new(shared: Arc<StateDisk>, number: u8) -> Tier {
+        Tier {
+            cold: shared.restored,
+            shared,
+            number,
+            dirty: Bits::default(),
+            stored: Bits::default(),
+            touched: Bits::default(),
+            removed: KeySet::new(),
+            leaving: Vec::new(),
+            hand: 0,
+            batches: 0,
+            counted_bytes: 0,
+            restored_group: None,
+            entries: Vec::new(),
+        }
+    }
+
+    /// Makes every key of a batch resident that the state has. No entry number from before the call is good after it.
+    ///
+    /// # Errors
+    /// As [`Disk::get`] and [`Disk::write`].
+    pub fn prepare(&mut self, state: &mut impl Resident, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
+        self.batches += 1;
+        if self.batches >= BATCHES_PER_LOOK {
+            self.make_room(state)?;
+        }
+        if self.cold { self.read_missing(state, hashes, keys) } else { Ok(()) }
+    }
+
+    /// Lets entries leave if the process holds too much. No entry number from before the call is good after it.
+    ///
+    /// # Errors
+    /// As [`Disk::write`].
+    pub fn make_room(&mut self, state: &mut impl Resident) -> Result<()> {
+        self.batches = 0;
+        self.count(state);
+        let excess = self.shared.budget.excess_bytes().min(self.counted_bytes.saturating_sub(self.shared.budget.state_bytes_min()));
+        if excess == 0 {
+            return Ok(());
+        }
+        let n = (excess as u64 * state.table().len() as u64 / self.counted_bytes as u64) as usize;
+        self.evict(state, n.max(1))?;
+        self.count(state);
+        Ok(())
+    }
+
+    fn enters_group(&mut self, hash: u32) -> bool {
+        let group = Some(key_group(hash, self.shared.max_parallelism));
+        std::mem::replace(&mut self.restored_group, group) != group
+    }
+
+    fn count(&mut self, state: &impl Resident) {
+        let used = state.used_bytes();
+        self.shared.budget.change(std::mem::replace(&mut self.counted_bytes, used), used);
+    }
+
+    fn read_missing(&mut self, state: &mut impl Resident, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
+        let mut entries = std::mem::take(&mut self.entries);
+        state.table().find(hashes, keys, &mut entries);
+        entries.iter().filter(|&&entry| entry != NO_ENTRY).for_each(|&entry| self.touched.set(entry));
+        let missing = entries.iter().enumerate().filter(|(_, entry)| **entry == NO_ENTRY).map(|(row, _)| row);
+        let mut wanted = SortedKeys::default();
+        for row in missing {
+            keys.with_key(row, |key| {
+                if !self.is_removed(key) {
+                    wanted.push(hashes[row], |bytes| self.shared.put_key(self.number, hashes[row], key, bytes));
+                }
+            });
+        }
+        self.entries = entries;
+        wanted.sort();
+        let disk_keys = wanted.keys();
+        self.shared.disk.get(&disk_keys, &mut |at, run| {
+            let (hash, key) = (wanted.hash(at), &disk_keys[at][DISK_KEY_PREFIX_BYTES..]);
+            state.load(hash, key, run)?;
+            let entry = state.table().entry(hash, key);
+            self.stored.set(entry);
+            self.touched.set(entry);
+            Ok(())
+        })
+    }
+
+    fn is_removed(&self, key: &[u8]) -> bool {
+        self.removed.contains(key) || self.leaving.iter().filter_map(Weak::upgrade).any(|keys| keys.contains(key))
+    }
+
+    /// Notes that entries were made or written to.
+    #[inline]
+    pub fn changed(&mut self, entries: &[EntryId]) {
+        entries.iter().for_each(|&entry| self.dirty.set(entry));
+        if self.cold {
+            entries.iter().for_each(|&entry| self.touched.set(entry));
+        }
+    }
+
+    /// Notes that the state loses `key`, which has the number `entry` until now.
+    pub fn removed(&mut self, key: &[u8], entry: EntryId) {
+        self.dirty.take(entry);
+        if self.stored.take(entry) {
+            self.removed.insert(key.into());
+        }
+    }
+
+    /// Lets about `n` entries leave that were not touched for the longest time.
+    fn evict(&mut self, state: &mut impl Resident, n: usize) -> Result<()> {
+        self.shared.flight.wait()?;
+        self.cold = true;
+        let victims = self.victims(state.table(), n);
+        let mut changes = Pairs::default();
+        for &entry in victims.iter().filter(|&&entry| self.dirty.get(entry)) {
+            let key = state.table().key(entry);
+            self.removed.remove(key);
+            changes.push(|bytes| self.shared.put_key(self.number, murmur3_32(key), key, bytes), |run| state.store(entry, run));
+        }
+        changes.write(self.shared.disk())?;
+        for entry in victims {
+            self.dirty.take(entry);
+            self.stored.take(entry);
+            state.drop_entry(entry);
+        }
+        Ok(())
+    }
+
+    /// The next entries at the hand without a second chance; two rounds find all that there are.
+    fn victims(&mut self, table: &KeyTable, n: usize) -> Vec<EntryId> {
+        let mut victims = Vec::with_capacity(n);
+        let end = table.numbers_end();
+        for _ in 0..2 * u64::from(end) {
+            if victims.len() == n {
+                break;
+            }
+            self.hand = if self.hand + 1 >= end { 0 } else { self.hand + 1 };
+            if table.is_live(self.hand) && !self.touched.take(self.hand) {
+                victims.push(self.hand);
+            }
+        }
+        // The second round comes by those of the first again.
+        victims.sort_unstable();
+        victims.dedup();
+        victims
+    }
+
+    /// The table as it is now; if there is a tier, only what has changed since the last freeze.
+    pub fn freeze_table(tier: &mut Option<Box<Tier>>, table: &mut KeyTable) -> (TableSnapshot, Option<DiskChanges>) {
+        let mut frozen = table.freeze();
+        let changes = tier.as_mut().map(|tier| {
+            let changed = tier.freeze();
+            frozen.retain(&changed.entries.0);
+            changed.changes
+        });
+        (frozen, changes)
+    }
+
+    /// What has changed since the last freeze, which a checkpoint takes along.
+    pub fn freeze(&mut self) -> Changed {
+        let dirty = std::mem::take(&mut self.dirty);
+        self.stored.add(&dirty);
+        let removed = Arc::new(std::mem::take(&mut self.removed));
+        self.leaving.retain(|keys| keys.strong_count() > 0);
+        self.leaving.push(Arc::downgrade(&removed));
+        let changes = DiskChanges { shared: self.shared.clone(), number: self.number, removed, guard: self.shared.flight.begin() };
+        Changed { entries: dirty, changes }
+    }
+}
+
+impl Drop for Tier {
+    fn drop(&mut self) {
+        self.shared.budget.change(self.counted_bytes, 0);
+    }
+}
+
+/// Keys on disk that are wanted, each once.
+#[derive(Default)]
+struct SortedKeys {
+    bytes: Vec<u8>,
+    /// Where each key stands, and the hash of the key behind its prefix.
+    places: Vec<(u32, u32, u32)>,
+}
+
+impl SortedKeys {
+    fn push(&mut self, hash: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len() as u32;
+        write(&mut self.bytes);
+        self.places.push((start, self.bytes.len() as u32, hash));
+    }
+
+    fn sort(&mut self) {
+        let bytes = &self.bytes;
+        let key = |place: &(u32, u32, u32)| &bytes[place.0 as usize..place.1 as usize];
+        self.places.sort_unstable_by(|a, b| key(a).cmp(key(b)));
+        self.places.dedup_by(|a, b| key(a) == key(b));
+    }
+
+    fn keys(&self) -> Vec<&[u8]> {
+        self.places.iter().map(|&(start, end, _)| &self.bytes[start as usize..end as usize]).collect()
+    }
+
+    fn hash(&self, at: usize) -> u32 {
+        self.places[at].2
+    }
+}
+
+/// Changes for a disk, in one buffer.
+#[derive(Default)]
+pub(crate) struct Pairs {
+    bytes: Vec<u8>,
+    places: Vec<Place>,
+}
+
+/// A key on disk and what is put under it.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The first bytes of the key: most comparisons end here.
+    front: u64,
+    start: usize,
+    value_start: usize,
+    end: usize,
+    deletes: bool,
+}
+
+impl Pairs {
+    pub(crate) fn push(&mut self, key: impl FnOnce(&mut Vec<u8>), value: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        key(&mut self.bytes);
+        let value_start = self.bytes.len();
+        value(&mut self.bytes);
+        let front = front(&self.bytes[start..value_start]);
+        self.places.push(Place { front, start, value_start, end: self.bytes.len(), deletes: false });
+    }
+
+    /// Appends to the value that was pushed last.
+    pub(crate) fn extend(&mut self, value: impl FnOnce(&mut Vec<u8>)) {
+        value(&mut self.bytes);
+        if let Some(last) = self.places.last_mut() {
+            last.end = self.bytes.len();
+        }
+    }
+
+    pub(crate) fn delete(&mut self, key: impl FnOnce(&mut Vec<u8>)) {
+        self.push(key, |_| ());
+        if let Some(last) = self.places.last_mut() {
+            last.deletes = true;
+        }
+    }
+
+    fn key(&self, place: &Place) -> &[u8] {
+        &self.bytes[place.start..place.value_start]
+    }
+
+    /// Writes everything in the order of the keys. Where a key is both put and deleted, it is put.
+    pub(crate) fn write(mut self, disk: &dyn Disk) -> Result<()> {
+        if self.places.is_empty() {
+            return Ok(());
+        }
+        let mut places = std::mem::take(&mut self.places);
+        places.sort_unstable_by(|a, b| a.front.cmp(&b.front).then_with(|| self.key(a).cmp(self.key(b))).then(a.deletes.cmp(&b.deletes)));
+        places.dedup_by(|later, earlier| later.front == earlier.front && self.key(later) == self.key(earlier));
+        let change = |place: &Place| (self.key(place), (!place.deletes).then(|| &self.bytes[place.value_start..place.end]));
+        disk.write(&mut places.iter().map(change))
+    }
+}
+
+fn front(key: &[u8]) -> u64 {
+    let mut front = [0; 8];
+    let n = key.len().min(8);
+    front[..n].copy_from_slice(&key[..n]);
+    u64::from_be_bytes(front)
+}
+
+#[cfg(test)]
+mod tests;
