@@ -73,6 +73,7 @@ impl Misbehaving {
             states: self.states.clone(),
             accumulator: None,
             grants: Vec::new(),
+            second_input: Vec::new(),
         };
         Plan { functions: vec![function], ..Plan::default() }
     }

@@ -81,6 +81,13 @@ pub struct Input {
     pub port: u16,
     #[serde(default)]
     pub partitioning: Partitioning,
+    /// Which input of the receiver it leads to: 0, or 1 for the broadcast side of a broadcast-process function.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub input: u16,
+}
+
+fn is_first(input: &u16) -> bool {
+    *input == 0
 }
 
 /// Which subtask of the receiver gets a row.
@@ -367,6 +374,9 @@ pub struct Function {
     /// Names of the folders that it wants to be granted. Only sinks may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<String>,
+    /// Of a broadcast-process: the columns that it reads of its second input, in the order in which they are sent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub second_input: Schema,
 }
 
 /// The codes stand in the WIT beside `open`.
@@ -406,7 +416,7 @@ pub struct StateDescriptor {
     /// Unique in the function.
     pub name: String,
     pub kind: StateKind,
-    /// Of map state: the columns of the map's key.
+    /// Of map and broadcast state: the columns of the map's key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Schema,
     /// The value, the list's element, or the map's value.
@@ -470,4 +480,17 @@ pub enum StateKind {
     Map,
     Reducing,
     Aggregating,
+    /// Operator state: each subtask has a list; after a change of parallelism all elements are dealt out anew, in contiguous blocks.
+    OperatorList,
+    /// Operator state: each subtask has a list, and starts again with the elements of all.
+    UnionList,
+    /// Operator state: each subtask has a map, which is the same in all of them if they treat the same rows.
+    Broadcast,
+}
+
+impl StateKind {
+    /// Whether it belongs to a subtask and not to a key.
+    pub fn is_operator_state(self) -> bool {
+        matches!(self, StateKind::OperatorList | StateKind::UnionList | StateKind::Broadcast)
+    }
 }

@@ -28,7 +28,7 @@ fn everything() -> Value {
     let partitionings = json!([
         {"node": 0, "port": 0, "partitioning": {"kind": "forward"}}, {"node": 0, "partitioning": {"kind": "hash", "columns": ["b"]}},
         {"node": 0, "partitioning": {"kind": "rebalance"}}, {"node": 0, "partitioning": {"kind": "broadcast"}},
-        {"node": 0, "partitioning": {"kind": "global"}},
+        {"node": 0, "partitioning": {"kind": "global"}, "input": 1},
     ]);
     let outputs = json!([
         {"columns": {"kind": "forward"}}, {"name": "x", "columns": {"kind": "extend", "schema": fields}},
@@ -51,7 +51,7 @@ fn everything() -> Value {
         node(12, json!({"kind": "sink", "connector": "print", "options": {}})),
         node(13, json!({"kind": "function-sink", "function": 15, "write-ahead-bytes": 1})),
     ]);
-    let mut states: Vec<Value> = ["value", "list", "map", "reducing", "aggregating"]
+    let mut states: Vec<Value> = ["value", "list", "map", "reducing", "aggregating", "operator-list", "union-list", "broadcast"]
         .iter()
         .map(|kind| json!({"name": kind, "kind": kind, "key": fields, "value": fields, "ttl-ms": 1}))
         .collect();
@@ -82,7 +82,7 @@ fn everything() -> Value {
     ];
     let function = |(number, kind): (usize, &&str)| {
         json!({"number": number, "kind": kind, "name": kind, "input": fields, "outputs": outputs, "key": fields, "time": true, "timers": true,
-               "states": states, "accumulator": fields, "grants": ["folder"]})
+               "states": states, "accumulator": fields, "grants": ["folder"], "second-input": fields})
     };
     json!({"version": 1, "nodes": nodes, "functions": kinds.iter().enumerate().map(function).collect::<Vec<_>>()})
 }

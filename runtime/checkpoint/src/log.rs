@@ -3,6 +3,9 @@
 //! 1. A leader reads every entry, then takes the next number with its own take-over. From then on no older leader can write.
 //! 2. Publishing a checkpoint is one entry: it is there or it is not, and nobody else can have taken its number.
 //! 3. A leader whose number was taken by another one is fenced, and ends.
+//! 4. Every [`SUMMARY_EVERY`]th entry carries what those before it come to, so a reader needs the newest of these and what follows it.
+//! 5. Every entry says up to which checkpoint all commits are done. It rides along with what is written anyway, so the last word may be
+//!    missing after a crash: then commits are done again, which they bear.
 //!
 //! Invariant: of two leaders at most one gets a number. It rests on the conditional create of the store alone, on no clock and no lease.
 
@@ -16,6 +19,9 @@ use streamrt_types::{Error, Result, code};
 /// The newest version of an entry that this code reads, and the one that it writes.
 const VERSION: u32 = 1;
 
+/// Entries from one summary to the next: with a checkpoint a second some two minutes of them are read one by one.
+const SUMMARY_EVERY: u64 = 256;
+
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -23,6 +29,8 @@ pub enum EndState {
     Finished,
     Canceled,
     Failed,
+    /// With a checkpoint from which it goes on when it is started again.
+    Stopped,
 }
 
 /// A checkpoint or savepoint that counts.
@@ -63,11 +71,21 @@ struct Record {
     number: u64,
     /// Of the leader that wrote it, so that it knows its own entries again.
     token: String,
+    /// The commits of all checkpoints up to this one are done; 0 if that is not known of any.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    committed: u64,
+    /// What the entries before this one come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    summary: Option<History>,
     entry: Entry,
 }
 
+fn is_zero(checkpoint: &u64) -> bool {
+    *checkpoint == 0
+}
+
 /// What the entries of a log come to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// The number of entries, which is also the number of the last one.
     pub entries: u64,
@@ -81,6 +99,8 @@ pub struct History {
     pub last_checkpoint: u64,
     /// How the job ended. `Finished` is for ever; the others are over when a new leader takes the job.
     pub end: Option<EndState>,
+    /// The commits of all checkpoints up to this one are done, and are not done again. Those of later ones may be done as well.
+    pub committed: u64,
 }
 
 impl History {
@@ -90,15 +110,35 @@ impl History {
     /// `Unavailable` (S7007) if the store does not answer, `Data` (S7001) if an entry is missing or damaged, `Invalid` (S7002) if one
     /// is of a newer version or not from here.
     pub fn read(store: &Store) -> Result<History> {
+        History::read_with(store, SUMMARY_EVERY)
+    }
+
+    /// As [`History::read`], of a log with a summary every so many entries.
+    pub(crate) fn read_with(store: &Store, summary_every: u64) -> Result<History> {
         let last = last_entry(&store.list(LOG_FOLDER)?)?;
-        let paths: Vec<String> = (1..=last).map(log_path).collect();
-        let mut history = History::default();
-        for (number, bytes) in (1..).zip(store.read_all(&paths)?) {
-            let Record { token, entry, .. } = record(number, &bytes.ok_or_else(|| gap(last, number))?)?;
-            history.check(&entry).map_err(|error| error.at(log_path(number)))?;
-            history.apply(&token, entry);
+        let mut history = History::summary(store, last - last % summary_every)?;
+        let first = history.entries + 1;
+        let paths: Vec<String> = (first..=last).map(log_path).collect();
+        for (number, bytes) in (first..).zip(store.read_all(&paths)?) {
+            let record = record(number, &bytes.ok_or_else(|| gap(last, number))?)?;
+            history.check(&record.entry).map_err(|error| error.at(log_path(number)))?;
+            history.apply(&record);
         }
         Ok(history)
+    }
+
+    /// What the entries before `number` come to, if that one says so: an older version wrote none that does.
+    fn summary(store: &Store, number: u64) -> Result<History> {
+        let bytes = if number > 0 { store.read(&log_path(number))? } else { None };
+        let record = bytes.map(|bytes| record(number, &bytes)).transpose()?;
+        match record.and_then(|record| record.summary) {
+            None => Ok(History::default()),
+            Some(summary) if summary.entries + 1 == number => Ok(summary),
+            Some(summary) => {
+                let message = format!("the summary in entry {number} of the log ends with entry {}", summary.entries);
+                Err(Error::new(code::SNAPSHOT_DAMAGED, message))
+            }
+        }
     }
 
     /// What a restart goes on from: the checkpoint or savepoint that was published last.
@@ -135,22 +175,23 @@ impl History {
         if follows { Ok(()) } else { Err(error()) }
     }
 
-    fn apply(&mut self, token: &str, entry: Entry) {
+    fn apply(&mut self, record: &Record) {
         self.entries += 1;
+        self.committed = self.committed.max(record.committed);
         if self.job.is_empty() {
-            token.clone_into(&mut self.job);
+            record.token.clone_into(&mut self.job);
         }
-        match entry {
+        match &record.entry {
             Entry::TakeOver { generation } => {
-                self.generation = generation;
+                self.generation = *generation;
                 self.end = self.end.filter(|end| *end == EndState::Finished);
             }
             Entry::Published(published) => {
                 self.last_checkpoint = published.checkpoint;
-                self.published.push(published);
+                self.published.push(published.clone());
             }
-            Entry::Retired { checkpoint } => self.published.retain(|published| published.checkpoint != checkpoint),
-            Entry::Ended { state } => self.end = Some(state),
+            Entry::Retired { checkpoint } => self.published.retain(|published| published.checkpoint != *checkpoint),
+            Entry::Ended { state } => self.end = Some(*state),
         }
     }
 }
@@ -193,6 +234,9 @@ pub struct JobLog {
     token: String,
     history: History,
     leads: bool,
+    /// See [`JobLog::commits_done`].
+    committed: u64,
+    summary_every: u64,
 }
 
 impl JobLog {
@@ -203,8 +247,14 @@ impl JobLog {
     /// As [`History::read`]: a log that cannot be read whole is never taken for an empty one. `Fenced` (S7006) if another one took the
     /// job at the same moment.
     pub fn take_over(store: &Store, token: &str) -> Result<(JobLog, History)> {
-        let before = History::read(store)?;
-        let mut log = JobLog { store: store.clone(), token: token.to_owned(), history: before.clone(), leads: true };
+        JobLog::take_over_with(store, token, SUMMARY_EVERY)
+    }
+
+    /// As [`JobLog::take_over`], of a log with a summary every so many entries.
+    pub(crate) fn take_over_with(store: &Store, token: &str, summary_every: u64) -> Result<(JobLog, History)> {
+        let before = History::read_with(store, summary_every)?;
+        let (token, history, committed) = (token.to_owned(), before.clone(), before.committed);
+        let mut log = JobLog { store: store.clone(), token, history, leads: true, committed, summary_every };
         log.append(Entry::TakeOver { generation: before.generation + 1 })?;
         Ok((log, before))
     }
@@ -229,6 +279,12 @@ impl JobLog {
         self.leads
     }
 
+    /// Notes that the commits of all checkpoints up to this one are done. The next entry says so; nothing is written for it alone. Numbers
+    /// that were not published yet do not count.
+    pub fn commits_done(&mut self, checkpoint: u64) {
+        self.committed = self.committed.max(checkpoint.min(self.history.last_checkpoint));
+    }
+
     /// Writes the next entry; it is durable when this returns.
     ///
     /// # Errors
@@ -239,11 +295,13 @@ impl JobLog {
             return Err(Error::new(code::FENCED, "this process does not lead the job any more"));
         }
         self.history.check(&entry).map_err(|error| Error::internal(error.message()))?;
-        let record = Record { version: VERSION, number: self.history.entries + 1, token: self.token.clone(), entry };
+        let number = self.history.entries + 1;
+        let summary = number.is_multiple_of(self.summary_every).then(|| self.history.clone());
+        let record = Record { version: VERSION, number, token: self.token.clone(), committed: self.committed, summary, entry };
         let created = self.store.create(&log_path(record.number), seal(&record)?);
         self.leads = matches!(created, Ok(Creation::Created | Creation::Failed(_)));
         match created? {
-            Creation::Created => self.history.apply(&record.token, record.entry),
+            Creation::Created => self.history.apply(&record),
             Creation::Exists(bytes) => return Err(self.fenced(record.number, &bytes)),
             Creation::Failed(error) => return Err(error),
         }
@@ -324,7 +382,12 @@ mod tests {
 
     #[test]
     fn only_finished_is_for_ever() {
-        for (state, expected) in [(EndState::Finished, Some(EndState::Finished)), (EndState::Canceled, None), (EndState::Failed, None)] {
+        for (state, expected) in [
+            (EndState::Finished, Some(EndState::Finished)),
+            (EndState::Canceled, None),
+            (EndState::Failed, None),
+            (EndState::Stopped, None),
+        ] {
             let (store, _) = log_of([Entry::Ended { state }]);
             assert_eq!(History::read(&store).unwrap().end, Some(state));
             let (log, before) = JobLog::take_over(&store, "second").unwrap();
@@ -401,6 +464,76 @@ mod tests {
         let store = Store::impatient(Arc::new(Faulty::new(Arc::new(InMemory::new()), fails)));
         assert_eq!(JobLog::take_over(&store, "a").err().unwrap().code(), code::STORE);
         assert_eq!(store.read(&log_path(1)).unwrap(), None);
+    }
+
+    #[test]
+    fn commits_that_are_done_are_told_by_the_next_entry() {
+        let (store, mut log) = log_of([published(3)]);
+        log.commits_done(3);
+        assert_eq!(History::read(&store).unwrap().committed, 0);
+        log.append(published(4)).unwrap();
+        assert_eq!(History::read(&store).unwrap().committed, 3);
+        log.commits_done(u64::MAX);
+        log.commits_done(2);
+        log.append(Entry::Ended { state: EndState::Finished }).unwrap();
+        let (log, before) = JobLog::take_over(&store, "second").unwrap();
+        assert_eq!((before.committed, log.history().committed, log.history().last_checkpoint), (4, 4, 4));
+    }
+
+    /// What a summary every `summary_every` entries reads; a number that no log reaches is a log without any.
+    fn read(store: &Store, summary_every: u64) -> History {
+        History::read_with(store, summary_every).unwrap()
+    }
+
+    #[test]
+    fn a_log_with_summaries_reads_as_one_without() {
+        let store = Store::in_memory().unwrap();
+        for leader in 1..=5 {
+            let (mut log, _) = JobLog::take_over_with(&store, &format!("leader {leader}"), 4).unwrap();
+            for _ in 0..leader {
+                let checkpoint = log.history().next_checkpoint();
+                log.append(published(checkpoint)).unwrap();
+                log.commits_done(checkpoint);
+                if checkpoint > 1 {
+                    log.append(Entry::Retired { checkpoint: checkpoint - 1 }).unwrap();
+                }
+                assert_eq!(read(&store, 4), read(&store, u64::MAX));
+                assert_eq!(read(&store, 4), *log.history());
+            }
+        }
+        assert_eq!((read(&store, 4).job, read(&store, 4).published.len()), ("leader 1".to_owned(), 1));
+    }
+
+    #[test]
+    fn what_stands_before_a_summary_is_not_read() {
+        let store = Store::in_memory().unwrap();
+        let (mut log, _) = JobLog::take_over_with(&store, "a", 4).unwrap();
+        (1..=9).for_each(|checkpoint| log.append(published(checkpoint)).unwrap());
+        (1..=7).for_each(|number| drop(store.put(&log_path(number), b"torn".to_vec()).unwrap()));
+        assert_eq!(read(&store, 4), *log.history());
+        for number in [8, 9, 10] {
+            let whole = store.read(&log_path(number)).unwrap().unwrap();
+            store.put(&log_path(number), whole[..whole.len() - 1].to_vec()).unwrap();
+            check_code(History::read_with(&store, 4), code::SNAPSHOT_DAMAGED, "torn or changed");
+            store.put(&log_path(number), whole).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_log_of_an_older_version_goes_on_with_summaries() {
+        let (store, mut old) = log_of((1..=5).map(published));
+        assert_eq!(read(&store, 4), *old.history());
+        let (mut log, _) = JobLog::take_over_with(&store, "b", 4).unwrap();
+        assert_eq!(old.append(published(6)).unwrap_err().code(), code::FENCED);
+        (6..=9).for_each(|checkpoint| log.append(published(checkpoint)).unwrap());
+        assert_eq!(read(&store, 4), *log.history());
+        let bytes = store.read(&log_path(8)).unwrap().unwrap();
+        assert_eq!(record(8, &bytes).unwrap().summary.unwrap().entries, 7);
+        let entry =
+            Record { version: 1, number: 8, token: "b".into(), committed: 0, summary: Some(History::default()), entry: published(6) };
+        store.put(&log_path(8), seal(&entry).unwrap()).unwrap();
+        let error = History::read_with(&store, 8).unwrap_err();
+        assert!(error.message().contains("ends with entry 0"), "{error}");
     }
 
     #[test]

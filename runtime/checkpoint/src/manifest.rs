@@ -55,6 +55,9 @@ pub struct SubtaskSnapshot {
     pub object: Option<Stored>,
     /// The operators of the chain that have states.
     pub operators: Vec<OperatorIndex>,
+    /// Records that it has skipped since the job was started last.
+    #[serde(default)]
+    pub dead_letters: u64,
     /// The files of states on disk. Those that have not changed since are shared with the checkpoint before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<DiskFileEntry>,
@@ -83,7 +86,7 @@ impl SubtaskSnapshot {
 
     /// Of a subtask that had finished.
     pub fn finished(vertex: u32, subtask: u32) -> SubtaskSnapshot {
-        SubtaskSnapshot { vertex, subtask, finished: true, object: None, operators: Vec::new(), files: Vec::new() }
+        SubtaskSnapshot { vertex, subtask, finished: true, object: None, operators: Vec::new(), files: Vec::new(), dead_letters: 0 }
     }
 }
 
@@ -113,11 +116,19 @@ pub struct Manifest {
     pub operators: Vec<OperatorEntry>,
     /// Every subtask, once.
     pub subtasks: Vec<SubtaskSnapshot>,
+    /// Records that were skipped before the job was started last.
+    #[serde(default)]
+    pub dead_letters_before: u64,
 }
 
 impl Manifest {
     /// What this code writes, and the newest that it reads.
     pub const VERSION: u32 = 1;
+
+    /// Records that the job has skipped.
+    pub fn dead_letters(&self) -> u64 {
+        self.subtasks.iter().fold(self.dead_letters_before, |sum, subtask| sum.saturating_add(subtask.dead_letters))
+    }
 
     /// Writes the manifest to `store`: that of the job for a checkpoint, that of the savepoint's own folder for a savepoint. All objects
     /// have to be there already. The checkpoint counts only when the result stands in the log: see [`publish`].
@@ -229,7 +240,12 @@ pub(crate) mod tests {
     pub(crate) fn manifest(store: &Store, kind: SnapshotKind, checkpoint: u64, generation: u64) -> Manifest {
         let entries = Box::new(FrozenEntries(vec![(b"k".to_vec(), vec![], b"v".to_vec())]));
         let keyed = vec![KeyedSnapshot { name: "sum".into(), types: json!("i64"), entries }];
-        let lists = vec![ListSnapshot { name: "splits".into(), mode: ListMode::Split, items: vec![b"a".to_vec(), b"bc".to_vec()] }];
+        let lists = vec![ListSnapshot {
+            name: "splits".into(),
+            mode: ListMode::Split,
+            types: serde_json::Value::Null,
+            items: vec![b"a".to_vec(), b"bc".to_vec()],
+        }];
         let mut object = Vec::new();
         let operators = vec![OperatorSnapshot { keyed, lists }.write("count", 128, &mut object)];
         let object = Some(store.put(&object_path(kind, checkpoint, generation, 0, 0), object).unwrap());
@@ -249,9 +265,10 @@ pub(crate) mod tests {
             plugins: vec![PluginEntry { name: "p".into(), digest: "d1".into(), args: vec!["--input".into()], component, replaces: None }],
             operators: vec![OperatorEntry { uid: "count".into(), vertex: 0, parallelism: 2 }],
             subtasks: vec![
-                SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators, files: Vec::new() },
+                SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators, files: Vec::new(), dead_letters: 3 },
                 SubtaskSnapshot::finished(0, 1),
             ],
+            dead_letters_before: 4,
         }
     }
 

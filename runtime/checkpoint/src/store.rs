@@ -178,6 +178,18 @@ impl Store {
         Ok(stored)
     }
 
+    /// As [`Store::put`], unless the object is there already and whole.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn put_once(&self, path: &str, bytes: &[u8]) -> Result<Stored> {
+        let stored = Stored::of(path, bytes);
+        match self.verify(&stored) {
+            Ok(()) => Ok(stored),
+            Err(_) => self.put(path, bytes.to_vec()),
+        }
+    }
+
     /// Checks what stands there. A file is read in pieces: a second copy of a large object would cost as much as writing it.
     fn verify(&self, stored: &Stored) -> Result<()> {
         let Some(folder) = &self.0.folder else { return self.get(stored).map(drop) };
@@ -422,6 +434,23 @@ fn remote(location: &str) -> Result<Store> {
 mod tests {
     use super::*;
     use crate::tests::faulty::{Fault, Faulty, Operation};
+
+    #[test]
+    fn what_is_there_whole_is_not_written_again() {
+        let writes = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let counted = writes.clone();
+        let count = move |operation, _: &str| {
+            counted.fetch_add(u64::from(operation == Operation::Put), std::sync::atomic::Ordering::Relaxed);
+            Fault::None
+        };
+        let store = Store::impatient(Arc::new(Faulty::new(Arc::new(object_store::memory::InMemory::new()), count)));
+        let put = |bytes: &[u8]| {
+            store.put_once("plugins/x", bytes).unwrap();
+            assert_eq!(store.read("plugins/x").unwrap().unwrap(), bytes);
+            writes.load(std::sync::atomic::Ordering::Relaxed)
+        };
+        assert_eq!([put(b"abc"), put(b"abc"), put(b"abd"), put(b"abd")], [1, 1, 2, 2]);
+    }
 
     fn local() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();

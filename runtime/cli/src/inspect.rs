@@ -88,6 +88,9 @@ fn describe_function(function: &Function) -> String {
     if let Some(key) = &function.key {
         let _ = write!(text, "  by ({})", columns(key));
     }
+    if !function.second_input.is_empty() {
+        let _ = write!(text, "  beside ({})", columns(&function.second_input));
+    }
     if function.timers {
         text += "  timers";
     }
@@ -107,7 +110,7 @@ fn columns(schema: &[Field]) -> String {
 fn describe_state(state: &StateDescriptor) -> String {
     let kind = name_of(&state.kind);
     let contents = match state.kind {
-        StateKind::Map => format!("({}) to ({})", columns(&state.key), columns(&state.value)),
+        StateKind::Map | StateKind::Broadcast => format!("({}) to ({})", columns(&state.key), columns(&state.value)),
         _ => format!("({})", columns(&state.value)),
     };
     let ttl = state.ttl_ms.map(|ms| format!(", kept for {ms} ms")).unwrap_or_default();

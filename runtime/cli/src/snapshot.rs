@@ -74,7 +74,7 @@ fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
         }
         for list in &index.lists {
             let size = states.entry(list.name.clone()).or_default();
-            size.types = json!({"kind": "operator-list", "mode": list.mode});
+            size.types = if list.types.is_null() { json!({"kind": "operator-list", "mode": list.mode}) } else { list.types.clone() };
             size.entries += list.items;
             size.bytes += list.bytes;
         }

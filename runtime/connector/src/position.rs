@@ -27,5 +27,5 @@ pub fn damaged(place: impl Display, text: &str) -> Error {
 
 /// The input behind a position is not what it was: to go on elsewhere would skip records, or read them twice.
 pub fn lost(what: String) -> Error {
-    Error::new(code::SNAPSHOT_DAMAGED, what)
+    Error::new(code::HISTORY_LOST, what)
 }

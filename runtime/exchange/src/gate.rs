@@ -20,6 +20,8 @@ use streamrt_types::{Barrier, Batch, Error, Result, Status, StreamElement, WATER
 #[derive(Debug)]
 pub enum GateEvent {
     Batch(Batch),
+    /// A batch for the second input of an operator that has two.
+    SecondInput(Batch),
     Watermark(Watermark),
     Status(Status),
     /// The barriers of all channels have come; the first of them, so long ago.
@@ -123,6 +125,8 @@ pub struct InputGate {
     /// Channels that have told their status, and those that have ended.
     known: Vec<bool>,
     ended: Vec<bool>,
+    /// Channels that lead to the second input.
+    second: Vec<bool>,
     /// The combined status has gone out.
     told: bool,
     /// What the valve gave beyond the event that was returned.
@@ -146,6 +150,7 @@ impl InputGate {
             shared: Arc::new(Shared { queues: Mutex::new(queues), readable: Condvar::new(), writable: Condvar::new(), capacity }),
             valve: WatermarkValve::new(n_channels),
             known: vec![false; n_channels],
+            second: vec![false; n_channels],
             ended: vec![false; n_channels],
             told: false,
             pending: VecDeque::new(),
@@ -159,6 +164,12 @@ impl InputGate {
     /// The combined watermark that went out last; it belongs into a checkpoint.
     pub fn watermark(&self) -> Watermark {
         self.valve.watermark_out().max(self.restored.unwrap_or(WATERMARK_MIN))
+    }
+
+    /// Says which channels lead to the second input of the task's operator. Watermarks, status and barriers are those of all channels
+    /// together, as if there were one input.
+    pub fn set_second_input(&mut self, channels: &[usize]) {
+        channels.iter().for_each(|&channel| self.second[channel] = true);
     }
 
     /// Begins with the watermark of a checkpoint: it goes out behind the first status, before any row.
@@ -306,7 +317,7 @@ impl InputGate {
                     batch.marks = self.valve.batch_marks(channel, &batch.marks);
                 }
                 if batch.n_rows() > 0 || !batch.marks.is_empty() {
-                    self.pending.push_back(GateEvent::Batch(batch));
+                    self.pending.push_back(if self.second[channel] { GateEvent::SecondInput(batch) } else { GateEvent::Batch(batch) });
                 }
             }
             StreamElement::Watermark(watermark) => {
@@ -364,6 +375,9 @@ mod tests {
                     return events;
                 }
                 GateEvent::Batch(batch) => events.push(format!("batch {:?}", batch.marks.iter().map(|m| m.watermark).collect::<Vec<_>>())),
+                GateEvent::SecondInput(batch) => {
+                    events.push(format!("second input {:?}", batch.marks.iter().map(|m| m.watermark).collect::<Vec<_>>()))
+                }
                 GateEvent::Watermark(watermark) => events.push(format!("watermark {watermark}")),
                 GateEvent::Status(status) => events.push(format!("{status:?}")),
                 GateEvent::Barrier(barrier, _) => events.push(format!("barrier {}", barrier.checkpoint)),
@@ -384,6 +398,21 @@ mod tests {
         assert_eq!(drain(&mut gate), ["Idle"]);
         two.send(StreamElement::EndOfInput).unwrap();
         assert_eq!(drain(&mut gate), ["Finished", "end"]);
+    }
+
+    #[test]
+    fn two_inputs_share_watermark_status_and_barriers() {
+        let mut gate = InputGate::new(2, 8);
+        gate.set_second_input(&[1]);
+        (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
+        gate.sender(0).send(batch(7)).unwrap();
+        assert_eq!(drain(&mut gate), ["Active", "batch []"]);
+        gate.sender(1).send(batch(5)).unwrap();
+        assert_eq!(drain(&mut gate), ["second input [5]"]);
+        gate.sender(1).send(barrier(1)).unwrap();
+        gate.sender(1).send(batch(9)).unwrap();
+        gate.sender(0).send(StreamElement::EndOfInput).unwrap();
+        assert_eq!(drain(&mut gate), ["barrier 1", "second input [9]"]);
     }
 
     #[test]

@@ -192,7 +192,7 @@ mod tests {
         let (mut keys, mut marks) = (Vec::new(), Vec::new());
         loop {
             match gate.poll(None).unwrap() {
-                GateEvent::Batch(batch) => {
+                GateEvent::Batch(batch) | GateEvent::SecondInput(batch) => {
                     marks.extend(batch.marks.iter().map(|mark| (mark.row, mark.watermark)));
                     keys.extend(batch.columns.column(0).as_primitive::<Int64Type>().values());
                 }

@@ -176,13 +176,18 @@ fn compare_node(old: Operator<'_>, new: Operator<'_>) -> OperatorChange {
     };
     let keyed = old.has_own_state() && !matches!(old.node.body, Body::Source { .. } | Body::Timestamps { .. }) && !old.node.body.is_sink();
     let has_state = keyed || !old.states().is_empty() || old.has_timers();
+    // Operator state is dealt to subtasks and not by key, so it does not mind how rows are dealt.
+    let has_keyed_state = keyed || old.has_timers() || old.states().values().any(|state| !state.kind.is_operator_state());
     if old.kind() != new.kind() {
         let worst = if old.has_own_state() || has_state { Verdict::Refused } else { Verdict::StartsEmpty };
         note(worst, format!("it was a {}, and is a {}", plain(&old.kind()), plain(&new.kind())));
         return OperatorChange { uid, verdict, changes };
     }
     if old.inputs != new.inputs {
-        note(if has_state { Verdict::Refused } else { Verdict::Keeps }, format!("its input was {}, and is {}", old.inputs, new.inputs));
+        note(
+            if has_keyed_state { Verdict::Refused } else { Verdict::Keeps },
+            format!("its input was {}, and is {}", old.inputs, new.inputs),
+        );
     }
     if old.own_state() != new.own_state() {
         note(Verdict::Refused, format!("its state is of {}, and would be of {}", old.own_state(), new.own_state()));
@@ -312,5 +317,21 @@ mod tests {
             plan["nodes"][2]["body"]["function"] = json!(1);
         };
         assert!(!compare(&job(drop_audit), &job(two_maps)).same_shape);
+    }
+
+    #[test]
+    fn operator_state_does_not_mind_how_rows_are_dealt() {
+        let without_key = |kind: &str, partitioning: &str| {
+            job(|plan| {
+                plan["functions"][0]["states"][0]["kind"] = json!(kind);
+                plan["functions"][0]["timers"] = json!(false);
+                plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": partitioning});
+            })
+        };
+        let verdict = |old: &JobSpec, new: &JobSpec| compare(old, new).operators[0].verdict;
+        let old = without_key("union-list", "forward");
+        assert_eq!(verdict(&old, &without_key("union-list", "rebalance")), Verdict::Keeps);
+        assert_eq!(verdict(&old, &without_key("operator-list", "forward")), Verdict::Refused);
+        assert_eq!(verdict(&without_key("value", "forward"), &without_key("value", "rebalance")), Verdict::Refused);
     }
 }

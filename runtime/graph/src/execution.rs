@@ -20,6 +20,8 @@ pub struct Subtask {
     pub index: u32,
     /// Number of channels that lead here.
     pub n_channels: usize,
+    /// Those of them that lead to the second input.
+    pub second_input: Vec<usize>,
     /// For each exit of the vertex, the channels in the order of the receiver's subtasks.
     pub exits: Vec<Vec<Channel>>,
 }
@@ -33,7 +35,9 @@ pub struct ExecutionGraph {
 impl ExecutionGraph {
     pub fn new(job: &JobGraph) -> ExecutionGraph {
         let subtasks_of = |(vertex, v): (usize, &crate::JobVertex)| {
-            (0..v.parallelism).map(move |index| Subtask { vertex, index, n_channels: 0, exits: Vec::new() }).collect::<Vec<_>>()
+            (0..v.parallelism)
+                .map(move |index| Subtask { vertex, index, n_channels: 0, second_input: Vec::new(), exits: Vec::new() })
+                .collect::<Vec<_>>()
         };
         let mut graph = ExecutionGraph { subtasks: job.vertices.iter().enumerate().flat_map(subtasks_of).collect() };
         for sender in 0..graph.subtasks.len() {
@@ -50,6 +54,9 @@ impl ExecutionGraph {
         for (to, subtask) in self.subtasks.iter_mut().enumerate().filter(|(_, subtask)| subtask.vertex == exit.to) {
             if exit.partitioner != EdgePartitioner::Forward || subtask.index == index {
                 channels.push(Channel { to, channel: subtask.n_channels });
+                if exit.input == 1 {
+                    subtask.second_input.push(subtask.n_channels);
+                }
                 subtask.n_channels += 1;
             }
         }

@@ -236,7 +236,7 @@ fn node(job: &JobSpec, uid: &str, body: Body, outputs: Vec<OutputPort>) -> Node 
 }
 
 fn unresolved(partitioning: Partitioning) -> Input {
-    Input { node: u32::MAX, port: 0, partitioning }
+    Input { node: u32::MAX, port: 0, partitioning, input: 0 }
 }
 
 fn forward_port() -> Vec<OutputPort> {
@@ -252,7 +252,7 @@ fn add_source(job: &mut JobSpec, table: &SourceTable) -> Result<()> {
     let bound_ms = streamrt_types::parse_duration_ms("bound", &watermarks.bound).map_err(|e| e.at(format!("source `{}`", table.uid)))?;
     let time = TimeSource::Column { column: watermarks.column.clone(), unit: watermarks.unit };
     let body = Body::Timestamps { time, generator: Generator::Bounded { bound_ms }, idle_ms: None };
-    let source = Input { node: job.nodes.len() as u32 - 1, port: 0, partitioning: Partitioning::Forward };
+    let source = Input { node: job.nodes.len() as u32 - 1, port: 0, partitioning: Partitioning::Forward, input: 0 };
     job.nodes.push(Node { inputs: vec![source], ..node(job, &format!("{}{WATERMARKS}", table.uid), body, forward_port()) });
     Ok(())
 }

@@ -37,6 +37,8 @@ pub struct ChainedOperator {
 pub struct Exit {
     pub to: usize,
     pub partitioner: EdgePartitioner,
+    /// Which input of the receiver it leads to.
+    pub input: u16,
 }
 
 /// A chain that runs as `parallelism` tasks.
@@ -115,7 +117,9 @@ impl Builder {
         let (Body::Function { function }, key) = (&stream.nodes[node].body, &stream.nodes[node].key) else { return None };
         let function = &stream.functions[*function as usize];
         let keyed = function.function().kind == FunctionKind::Process && !key.is_empty();
-        (!behind || !keyed).then_some(function.plugin)
+        // State is that of the function in front.
+        let in_front = keyed || !function.function().states.is_empty();
+        (!behind || !in_front).then_some(function.plugin)
     }
 
     fn fuses(&self, sender: Place, node: usize) -> bool {
@@ -164,7 +168,7 @@ impl Builder {
         let (uid, parallelism) = (stream_node.uid.clone(), self.parallelism_of(node));
         let is_source = matches!(stream_node.body, Body::Source { .. });
         if is_source {
-            let exits = vec![Exit { to: self.graph.vertices.len() + 1, partitioner: EdgePartitioner::Rebalance }];
+            let exits = vec![Exit { to: self.graph.vertices.len() + 1, partitioner: EdgePartitioner::Rebalance, input: 0 }];
             let head = Head::Enumerator { node };
             self.graph.vertices.push(JobVertex { name: format!("{uid} (splits)"), parallelism: 1, head, operators: Vec::new(), exits });
         }
@@ -190,7 +194,7 @@ impl Builder {
                 // A forward edge between different parallelisms has no partner to forward to.
                 let unequal = edge.partitioner == EdgePartitioner::Forward && parallelism.0 != parallelism.1;
                 let partitioner = if unequal { EdgePartitioner::Rebalance } else { edge.partitioner };
-                sender.exits.push(Exit { to: place.vertex, partitioner });
+                sender.exits.push(Exit { to: place.vertex, partitioner, input: edge.input });
                 Target::Exit(sender.exits.len() - 1)
             };
             sender.operators[from.operator].targets.push((port, target));

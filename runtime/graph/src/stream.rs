@@ -27,6 +27,8 @@ pub struct StreamEdge {
     pub from: usize,
     pub port: u16,
     pub partitioner: EdgePartitioner,
+    /// Which input of the receiver it leads to: 0, or 1 for the broadcast side of a broadcast-process function.
+    pub input: u16,
 }
 
 /// A checked node.
@@ -40,6 +42,8 @@ pub struct StreamNode {
     pub inputs: Vec<StreamEdge>,
     /// None for a source.
     pub input_schema: Option<SchemaRef>,
+    /// Of the second input, for a broadcast-process function.
+    pub second_schema: Option<SchemaRef>,
     /// Key columns of the input; empty where it is not keyed.
     pub key: Vec<usize>,
     /// By port.
@@ -97,13 +101,21 @@ impl StreamGraph {
         if let Some(function) = wrong {
             return Err(Error::new(code::INVALID_JOB, format!("function {} asks for a folder, which only sinks may", function.number)));
         }
-        let (input_schema, inputs) = self.edges(node, position)?;
+        let is_source = matches!(node.body, Body::Source { .. });
+        if is_source != node.inputs.is_empty() {
+            let message = if is_source { "a source has no inputs" } else { "the node has no input" };
+            return Err(Error::new(code::INVALID_JOB, message));
+        }
+        let (input_schema, mut inputs) = self.edges(node, 0, position)?;
+        let (second_schema, second) = self.edges(node, 1, position)?;
         let key = match inputs.first().map(|edge| &edge.partitioner) {
             Some(EdgePartitioner::Hash(columns)) => columns.clone(),
             _ => Vec::new(),
         };
         let function = |n: u32| self.functions[n as usize].function();
+        stream_schema::check_second_input(node, second_schema.as_ref(), &second, &function)?;
         let outputs = stream_schema::outputs(node, input_schema.as_ref(), &key, &function)?;
+        inputs.extend(second);
         let hidden = self.hidden(node, &inputs);
         Ok(StreamNode {
             hidden,
@@ -113,6 +125,7 @@ impl StreamGraph {
             body: node.body.clone(),
             inputs,
             input_schema,
+            second_schema,
             key,
             outputs,
         })
@@ -131,15 +144,10 @@ impl StreamGraph {
         hidden
     }
 
-    /// Resolves the inputs of a node; several inputs are a union and must agree in schema and partitioning.
-    fn edges(&self, node: &Node, position: &HashMap<u32, usize>) -> Result<(Option<SchemaRef>, Vec<StreamEdge>)> {
-        let is_source = matches!(node.body, Body::Source { .. });
-        if is_source != node.inputs.is_empty() {
-            let message = if is_source { "a source has no inputs" } else { "the node has no input" };
-            return Err(Error::new(code::INVALID_JOB, message));
-        }
+    /// Resolves the edges of one input of a node; several are a union and must agree in schema and partitioning.
+    fn edges(&self, node: &Node, number: u16, position: &HashMap<u32, usize>) -> Result<(Option<SchemaRef>, Vec<StreamEdge>)> {
         let (mut schema, mut edges): (Option<SchemaRef>, Vec<StreamEdge>) = (None, Vec::new());
-        for input in &node.inputs {
+        for input in node.inputs.iter().filter(|input| input.input == number) {
             let from = position[&input.node];
             let sender = &self.nodes[from];
             let Some(found) = sender.outputs.get(input.port as usize) else {
@@ -149,7 +157,7 @@ impl StreamGraph {
                 let message = format!("its inputs have different columns: {} and {}", names(first), names(found));
                 return Err(Error::new(code::SCHEMA_MISMATCH, message));
             }
-            edges.push(StreamEdge { from, port: input.port, partitioner: partitioner(&input.partitioning, found)? });
+            edges.push(StreamEdge { from, port: input.port, partitioner: partitioner(&input.partitioning, found)?, input: number });
             schema = Some(found.clone());
         }
         if edges.windows(2).any(|pair| pair[0].partitioner != pair[1].partitioner) {

@@ -1,11 +1,12 @@
 //! What each kind of node demands of its input's columns, and the columns it gives.
 
+use crate::stream::{EdgePartitioner, StreamEdge};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 use streamrt_types::{Error, Result, arrow_schema, arrow_type, code, port_schema};
 use streamrt_wit::{
-    AggregateFunction, Body, BuiltinAggregate, Function, FunctionKind, Generator, Node, ResultColumn, ResultSource, TimeSource,
-    WindowAssigner, WindowContents,
+    AggregateFunction, Body, BuiltinAggregate, Function, FunctionKind, Generator, Node, OutputColumns, ResultColumn, ResultSource,
+    StateDescriptor, TimeSource, WindowAssigner, WindowContents,
 };
 
 /// Index of a column.
@@ -119,23 +120,16 @@ fn check_key(input: &SchemaRef, key: &[usize], function: &Function) -> Result<()
 }
 
 fn plain_function(input: &SchemaRef, key: &[usize], function: &Function) -> Result<Vec<SchemaRef>> {
-    use FunctionKind::{Filter, FlatMap, KeyProjection, Map, Process};
-    demand_kind(function, &[Map, Filter, FlatMap, KeyProjection, Process])?;
+    use FunctionKind::{BroadcastProcess, Filter, FlatMap, KeyProjection, Map, Process};
+    demand_kind(function, &[Map, Filter, FlatMap, KeyProjection, Process, BroadcastProcess])?;
     check_input(input, function)?;
     check_key(input, key, function)?;
     if function.key.is_some() {
         demand_key(key)?;
-    } else if function.timers || !function.states.is_empty() {
+    } else if function.timers || function.states.iter().any(|state| !state.kind.is_operator_state()) {
         return Err(Error::new(code::INVALID_JOB, "state and timers need a key; partition the stream by `key_by` in front"));
     }
-    for state in &function.states {
-        if state.ttl_ms == Some(0) {
-            return Err(Error::new(
-                code::INVALID_JOB,
-                format!("state `{}`: its time to live is 0 ms, but it must be positive", state.name),
-            ));
-        }
-    }
+    function.states.iter().try_for_each(|state| check_state(function, state))?;
     function.outputs.iter().map(|port| port_schema(input, &port.columns)).collect()
 }
 
@@ -145,6 +139,43 @@ fn sink(input: &SchemaRef, function: &Function, write_ahead_bytes: Option<u64>) 
         return Err(Error::new(code::BAD_OPTION, "a limit of rows that wait is for write-ahead sinks"));
     }
     check_input(input, function)
+}
+
+fn check_state(function: &Function, state: &StateDescriptor) -> Result<()> {
+    let is_process = matches!(function.kind, FunctionKind::Process | FunctionKind::BroadcastProcess);
+    let fault = match state.ttl_ms {
+        _ if state.kind.is_operator_state() && !is_process => "only process functions have operator state",
+        Some(_) if state.kind.is_operator_state() => "operator state has no time to live",
+        Some(0) => "its time to live is 0 ms, but it must be positive",
+        _ => return Ok(()),
+    };
+    Err(Error::new(code::INVALID_JOB, format!("state `{}`: {fault}", state.name)))
+}
+
+/// A broadcast-process function, and nothing else, has a second input, all of whose rows go to every subtask.
+pub(crate) fn check_second_input<'a>(
+    node: &Node,
+    input: Option<&SchemaRef>,
+    edges: &[StreamEdge],
+    function: &dyn Fn(u32) -> &'a Function,
+) -> Result<()> {
+    let broadcast = match &node.body {
+        Body::Function { function: number } => Some(function(*number)).filter(|f| f.kind == FunctionKind::BroadcastProcess),
+        _ => None,
+    };
+    if let Some(input) = node.inputs.iter().map(|input| input.input).find(|input| *input > u16::from(broadcast.is_some())) {
+        return Err(Error::new(code::INVALID_JOB, format!("an edge leads to its input {input}, which it does not have")));
+    }
+    let Some(function) = broadcast else { return Ok(()) };
+    let replaces = |columns: &OutputColumns| matches!(columns, OutputColumns::Replace { .. });
+    let fault = match input {
+        None => "its second input, the broadcast one, is missing",
+        Some(_) if node.inputs.len() == edges.len() => "its first input is missing",
+        Some(_) if edges.iter().any(|edge| edge.partitioner != EdgePartitioner::Broadcast) => "its second input is not broadcast",
+        Some(_) if !function.outputs.iter().all(|port| replaces(&port.columns)) => "a function with two inputs must replace the columns",
+        Some(input) => return function.second_input.iter().try_for_each(|wanted| check_column(input, wanted)),
+    };
+    Err(Error::new(code::INVALID_JOB, fault))
 }
 
 fn window<'a>(input: &SchemaRef, key: &[usize], contents: &WindowContents, function: &dyn Fn(u32) -> &'a Function) -> Result<SchemaRef> {

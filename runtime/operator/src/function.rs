@@ -37,6 +37,8 @@ impl From<Error> for Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     Process,
+    /// As `Process`, with rows of the second input of a broadcast-process function.
+    SecondInput,
     Accumulate,
     Merge,
     Result,

@@ -97,6 +97,14 @@ impl<O: Operator> Harness<O> {
         Ok(())
     }
 
+    /// Sends a batch to the second input, in one piece.
+    ///
+    /// # Errors
+    /// The operator's.
+    pub fn second_input(&mut self, batch: Batch) -> Result<()> {
+        self.operator.second_input(batch, &mut self.output)
+    }
+
     /// # Errors
     /// The operator's.
     pub fn watermark(&mut self, watermark: Watermark) -> Result<()> {

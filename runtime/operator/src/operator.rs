@@ -4,7 +4,7 @@ use crate::source::SplitEvent;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_state::{OperatorSnapshot, OperatorState, StateDisk, Tier};
-use streamrt_types::{Batch, Clock, Configuration, KeyGroupRange, Result, Status, WATERMARK_MIN, Watermark};
+use streamrt_types::{Batch, Clock, Configuration, Error, KeyGroupRange, Result, Status, WATERMARK_MIN, Watermark};
 
 /// Where an operator's results go: the next operator of the chain, or the exchange.
 ///
@@ -32,6 +32,11 @@ pub trait Operator: Send {
 
     /// Treats the rows of `batch`, each under the marks before it. A job without event time has no marks.
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()>;
+
+    /// As [`Operator::batch`], for rows of the second input of an operator that has two. Watermarks are those of both inputs together.
+    fn second_input(&mut self, _batch: Batch, _output: &mut dyn Output) -> Result<()> {
+        Err(Error::internal("rows of a second input came to an operator that has one"))
+    }
 
     /// A watermark outside of a batch. It is sent on after everything it has caused.
     fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
@@ -142,7 +147,7 @@ impl LazyDisk {
 }
 
 /// A record, timer or window that user code failed on, or a line that a format refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetter {
     pub uid: String,
     /// Stable code of the error.

@@ -15,6 +15,7 @@ use crate::isolate::{Isolation, Suspect, Work};
 use crate::keyed::BatchKeys;
 use crate::operator::{Operator, OperatorContext, Output};
 use crate::ports::{Events, Ports};
+use crate::second_input::{Lent, Part as SecondPart, SecondInput, parts};
 use crate::slots::Slots;
 use crate::states::{CallStates, States, Writes};
 use crate::timers::{Domain, Timer, TimerService};
@@ -24,7 +25,7 @@ use arrow_schema::SchemaRef;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_state::{KeyBuffer, KeyKind, KeyedSnapshot, Keys, OperatorSnapshot, OperatorState};
+use streamrt_state::{KeyKind, KeyedSnapshot, Keys, OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Clock, Error, Mark, Result, WATERMARK_MIN, Watermark, code};
 use streamrt_wit::codes::{action, domain};
 use streamrt_wit::{Function, StateDescriptor};
@@ -47,6 +48,8 @@ pub struct KeyedProcessOperator {
     descriptors: Vec<StateDescriptor>,
     /// Whether a state has a time to live.
     expires: bool,
+    /// Of a broadcast-process function.
+    second: Option<SecondInput>,
     /// A batch without rows, for calls that have none.
     empty: Batch,
     opened: Option<Opened>,
@@ -103,7 +106,16 @@ impl KeyedProcessOperator {
         let empty = Batch::new(RecordBatch::new_empty(input.clone()));
         let descriptors = first.states.clone();
         let expires = descriptors.iter().any(|descriptor| descriptor.ttl_ms.is_some());
-        Ok(KeyedProcessOperator { keys, function, descriptors, expires, empty, opened: None })
+        Ok(KeyedProcessOperator { keys, function, descriptors, expires, second: None, empty, opened: None })
+    }
+
+    /// Gives the operator of a broadcast-process function its second input, of the schema `input`.
+    ///
+    /// # Errors
+    /// `Invalid` if the function reads a column that is not there, or forwards columns.
+    pub fn with_second_input(mut self, functions: &[Function], input: &SchemaRef) -> Result<KeyedProcessOperator> {
+        self.second = Some(SecondInput::new(functions, input)?);
+        Ok(self)
     }
 
     /// The number for [`Output::batch`] and the schema of every output.
@@ -143,6 +155,17 @@ impl KeyedProcessOperator {
             CallStates::of(&mut opened.access).states.sweep(SWEEP_ENTRIES_MIN + batch.n_rows() * SWEEP_ENTRIES_PER_ROW);
         }
         Ok(())
+    }
+
+    /// Treats rows of the second input, which have no marks.
+    fn broadcast_rows(&mut self, rows: &Batch, output: &mut dyn Output) -> Result<()> {
+        let now_ms = self.now_ms();
+        let (Some(second), Some(opened)) = (&self.second, &mut self.opened) else {
+            return Err(Error::internal("a process function with one input was given rows of a second"));
+        };
+        let (chain, watermark) = (self.function.chain.as_mut(), self.function.watermark);
+        let lent = Lent { chain, access: &mut opened.access, watermark, now_ms };
+        second.run(rows, lent, &opened.isolation, output)
     }
 
     fn now_ms(&self) -> i64 {
@@ -461,7 +484,7 @@ impl Operator for KeyedProcessOperator {
             isolation: Isolation::new(context),
             clock: context.clock.clone(),
             uid: context.uid.clone(),
-            access: Box::new(CallStates { states, keys: KeyBuffer::new(kind), writes: Writes::default() }),
+            access: Box::new(CallStates { may_broadcast: self.second.is_none(), ..CallStates::new(states, kind) }),
             timers: TimerService::new(context.key_groups, context.max_parallelism),
         });
         Ok(())
@@ -470,6 +493,13 @@ impl Operator for KeyedProcessOperator {
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
         let now_ms = if self.function.timed || self.expires { self.now_ms() } else { 0 };
         self.work(&batch, now_ms, output, |process, isolation| process.run_all(isolation))
+    }
+
+    fn second_input(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
+        parts(&batch).into_iter().try_for_each(|part| match part {
+            SecondPart::Rows(rows) => self.broadcast_rows(&rows, output),
+            SecondPart::Watermark(watermark) => self.watermark(watermark, output),
+        })
     }
 
     fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
@@ -496,7 +526,7 @@ impl Operator for KeyedProcessOperator {
         if self.function.registers_timers {
             keyed.push(KeyedSnapshot { name: TIMERS.into(), types: timer_types(key), entries: Box::new(opened.timers.freeze()) });
         }
-        Ok(OperatorSnapshot { keyed, ..OperatorSnapshot::default() })
+        Ok(OperatorSnapshot { keyed, lists: states.freeze_lists(&self.descriptors) })
     }
 
     fn restore(&mut self, state: &mut OperatorState) -> Result<()> {

@@ -156,7 +156,10 @@ impl Operator for SinkOperator {
         self.pending.extend(committable.map(|committable| (checkpoint, committable)));
         self.begin()?;
         let items = self.pending.values().cloned().collect();
-        Ok(OperatorSnapshot { lists: vec![ListSnapshot { name: COMMITTABLES.into(), mode: ListMode::Union, items }], ..Default::default() })
+        Ok(OperatorSnapshot {
+            lists: vec![ListSnapshot { name: COMMITTABLES.into(), mode: ListMode::Union, types: serde_json::Value::Null, items }],
+            ..Default::default()
+        })
     }
 
     /// What was pending has been committed before any task began.

@@ -1,4 +1,4 @@
-//! The states of a keyed function: value state as columns for the slots of a call, list and map state through [`StateAccess`].
+//! The states of a function: value state as columns for the slots of a call, list and map state through [`StateAccess`].
 //!
 //! Reducing and aggregating state is value state here: the accumulator travels with the call, and the SDK folds.
 //!
@@ -8,13 +8,16 @@
 
 use crate::function::{StateAccess, StateIn, StateOut};
 use crate::operator::OperatorContext;
+use crate::operator_states::{BroadcastMap, ItemList};
 use arrow_array::{ArrayRef, RecordBatch};
 use serde_json::{Value, json};
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-use streamrt_state::{EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl, ValueState};
+use streamrt_state::{
+    EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl, ValueState,
+};
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 use streamrt_wit::codes::action;
 use streamrt_wit::{StateDescriptor, StateKind};
@@ -32,6 +35,9 @@ enum State {
     },
     List(ListState),
     Map(MapState),
+    /// Operator state: see `operator_states`.
+    Items(ItemList),
+    Broadcast(BroadcastMap),
 }
 
 fn bad_output(message: impl Into<String>) -> Error {
@@ -48,6 +54,8 @@ impl States {
                 }
                 StateKind::List => State::List(ListState::new(value, kind, key_groups, max_parallelism, ttl)),
                 StateKind::Map => State::Map(MapState::new(key, value, kind, key_groups, max_parallelism, ttl)),
+                StateKind::OperatorList | StateKind::UnionList => State::Items(ItemList::new(descriptor)),
+                StateKind::Broadcast => State::Broadcast(BroadcastMap::new(descriptor)),
             }
         };
         States { states: descriptors.iter().map(open).collect() }
@@ -58,12 +66,14 @@ impl States {
     /// # Errors
     /// As [`OperatorContext::tier`].
     pub(crate) fn attach(&mut self, descriptors: &[StateDescriptor], key: &Value, context: &OperatorContext) -> Result<()> {
-        for (state, descriptor) in self.states.iter_mut().zip(descriptors) {
+        let by_key = |(_, descriptor): &(&mut State, &StateDescriptor)| !descriptor.kind.is_operator_state();
+        for (state, descriptor) in self.states.iter_mut().zip(descriptors).filter(by_key) {
             let tier = context.tier(&descriptor.name, &types(descriptor, key))?;
             match state {
                 State::Value { state, .. } => *state.tier() = tier,
                 State::List(state) => *state.tier() = tier,
                 State::Map(state) => *state.tier() = tier,
+                State::Items(_) | State::Broadcast(_) => {}
             }
         }
         Ok(())
@@ -75,6 +85,7 @@ impl States {
             State::Value { state, .. } => state.set_time(now_ms),
             State::List(state) => state.set_time(now_ms),
             State::Map(state) => state.set_time(now_ms),
+            State::Items(_) | State::Broadcast(_) => {}
         });
     }
 
@@ -84,6 +95,7 @@ impl States {
             State::Value { state, .. } => state.sweep(n),
             State::List(state) => state.sweep(n),
             State::Map(state) => state.sweep(n),
+            State::Items(_) | State::Broadcast(_) => {}
         });
     }
 
@@ -94,22 +106,33 @@ impl States {
             State::Value { state, .. } => state.len(),
             State::List(state) => state.len(),
             State::Map(state) => state.len(),
+            State::Items(_) | State::Broadcast(_) => 0,
         };
         self.states.iter().map(n_keys).collect()
     }
 
-    /// Freezes every state. `key` says what the keys are.
+    /// Freezes every state by key. `key` says what the keys are.
     pub(crate) fn freeze(&mut self, descriptors: &[StateDescriptor], key: &Value) -> Vec<KeyedSnapshot> {
-        let freeze = |(state, descriptor): (&mut State, &StateDescriptor)| KeyedSnapshot {
-            name: descriptor.name.clone(),
-            types: types(descriptor, key),
-            entries: match state {
+        let freeze = |(state, descriptor): (&mut State, &StateDescriptor)| {
+            let entries: Box<dyn streamrt_state::Frozen> = match state {
                 State::Value { state, .. } => Box::new(state.freeze()),
                 State::List(state) => Box::new(state.freeze()),
                 State::Map(state) => Box::new(state.freeze()),
-            },
+                State::Items(_) | State::Broadcast(_) => return None,
+            };
+            Some(KeyedSnapshot { name: descriptor.name.clone(), types: types(descriptor, key), entries })
         };
-        self.states.iter_mut().zip(descriptors).map(freeze).collect()
+        self.states.iter_mut().zip(descriptors).filter_map(freeze).collect()
+    }
+
+    /// Freezes every operator state.
+    pub(crate) fn freeze_lists(&self, descriptors: &[StateDescriptor]) -> Vec<ListSnapshot> {
+        let freeze = |(state, descriptor): (&State, &StateDescriptor)| match state {
+            State::Items(list) => list.freeze(descriptor),
+            State::Broadcast(map) => map.freeze(descriptor),
+            State::Value { .. } | State::List(_) | State::Map(_) => None,
+        };
+        self.states.iter().zip(descriptors).filter_map(freeze).collect()
     }
 
     /// Takes every state back that a snapshot has.
@@ -117,14 +140,16 @@ impl States {
     /// # Errors
     /// `Invalid` if a type has changed, `Data` if the bytes are damaged.
     pub(crate) fn restore(&mut self, descriptors: &[StateDescriptor], key: &Value, snapshot: &mut OperatorState) -> Result<()> {
-        for (state, descriptor) in self.states.iter_mut().zip(descriptors) {
-            snapshot.keyed(&descriptor.name, &types(descriptor, key), |hash, key, sub, value| match state {
-                State::Value { state, .. } => state.restore(hash, key, value),
-                State::List(state) => state.restore(hash, key, value),
-                State::Map(state) => state.restore(hash, key, sub, value),
-            })?;
-        }
-        Ok(())
+        self.states.iter_mut().zip(descriptors).try_for_each(|(state, descriptor)| {
+            let (name, types) = (&descriptor.name, types(descriptor, key));
+            match state {
+                State::Value { state, .. } => snapshot.keyed(name, &types, |hash, key, _, value| state.restore(hash, key, value)),
+                State::List(state) => snapshot.keyed(name, &types, |hash, key, _, value| state.restore(hash, key, value)),
+                State::Map(state) => snapshot.keyed(name, &types, |hash, key, sub, value| state.restore(hash, key, sub, value)),
+                State::Items(list) => list.restore(descriptor, snapshot),
+                State::Broadcast(map) => map.restore(descriptor, snapshot),
+            }
+        })
     }
 
     /// The value states of `keys`, one for each descriptor of such a kind. Lists and maps of these keys can be read afterwards.
@@ -138,6 +163,7 @@ impl States {
                 State::Value { state, .. } => state.prepare(keys.hashes(), keys.keys())?,
                 State::List(state) => state.prepare(keys.hashes(), keys.keys())?,
                 State::Map(state) => state.prepare(keys.hashes(), keys.keys())?,
+                State::Items(_) | State::Broadcast(_) => {}
             }
             if let State::Value { state, entries } = state {
                 let (columns, present) = state.get(keys, entries)?;
@@ -173,23 +199,10 @@ impl States {
         }
         self.apply_reads(writes.reads, keys);
         for ((number, slot), list) in writes.lists {
-            let State::List(state) = &mut self.states[number as usize] else { continue };
-            if list.cleared {
-                state.clear(keys, slot as usize);
-            }
-            state.append(keys, slot as usize, list.appended.iter().map(Vec::as_slice));
+            self.states[number as usize].write_list(keys, slot as usize, list);
         }
         for ((number, slot), map) in writes.maps {
-            let State::Map(state) = &mut self.states[number as usize] else { continue };
-            if map.cleared {
-                state.clear(keys, slot as usize);
-            }
-            for (key, value) in map.entries {
-                match value {
-                    Some(value) => state.put(keys, slot as usize, &key, &value),
-                    None => state.remove(keys, slot as usize, &key),
-                }
-            }
+            self.states[number as usize].write_map(keys, slot as usize, map);
         }
     }
 
@@ -203,6 +216,53 @@ impl States {
             let range = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
             state.read(keys, slot as usize, range);
         }
+    }
+}
+
+impl State {
+    /// Writes come from a call that has looked: they are of the state's kind.
+    fn write_list(&mut self, keys: &KeyBuffer, slot: usize, writes: ListWrites) {
+        match self {
+            State::List(state) => {
+                if writes.cleared {
+                    state.clear(keys, slot);
+                }
+                state.append(keys, slot, writes.appended.iter().map(Vec::as_slice));
+            }
+            State::Items(list) => {
+                if writes.cleared {
+                    list.items.clear();
+                }
+                list.items.extend(writes.appended);
+            }
+            State::Value { .. } | State::Map(_) | State::Broadcast(_) => {}
+        }
+    }
+
+    fn write_map(&mut self, keys: &KeyBuffer, slot: usize, writes: MapWrites) {
+        match self {
+            State::Map(state) => {
+                if writes.cleared {
+                    state.clear(keys, slot);
+                }
+                writes.entries.into_iter().for_each(|(key, value)| match value {
+                    Some(value) => state.put(keys, slot, &key, &value),
+                    None => state.remove(keys, slot, &key),
+                });
+            }
+            State::Broadcast(map) => {
+                if writes.cleared {
+                    map.entries.clear();
+                }
+                writes.entries.into_iter().for_each(|(key, value)| map.write(key, value));
+            }
+            State::Value { .. } | State::List(_) | State::Items(_) => {}
+        }
+    }
+
+    /// Slots of the running call, which has `n_slots`; operator state has one in every call.
+    fn n_slots(&self, n_slots: usize) -> usize {
+        if matches!(self, State::Items(_) | State::Broadcast(_)) { 1 } else { n_slots }
     }
 }
 
@@ -259,6 +319,8 @@ pub(crate) struct CallStates {
     /// The keys of the call's slots.
     pub keys: KeyBuffer,
     pub writes: Writes,
+    /// Whether the call may write broadcast state.
+    pub may_broadcast: bool,
 }
 
 impl CallStates {
@@ -267,28 +329,40 @@ impl CallStates {
         (&mut **access as &mut dyn Any).downcast_mut().expect("a call gives back the box that it got")
     }
 
-    fn check_slot(&self, slot: u32) -> Result<()> {
-        if (slot as usize) < self.keys.len() { Ok(()) } else { Err(bad_output(format!("slot {slot} is not of this call"))) }
+    /// States and keys as they are outside of calls.
+    pub(crate) fn new(states: States, kind: KeyKind) -> CallStates {
+        CallStates { states, keys: KeyBuffer::new(kind), writes: Writes::default(), may_broadcast: true }
+    }
+
+    fn check_slot(&mut self, number: u32, slot: u32) -> Result<()> {
+        let n_slots = self.keys.len();
+        let known = (slot as usize) < find(&mut self.states, number)?.n_slots(n_slots);
+        if known { Ok(()) } else { Err(bad_output(format!("slot {slot} is not of this call"))) }
     }
 
     /// The encoded elements of a list, with what the call has done to it.
     fn elements(&mut self, number: u32, slot: u32) -> Result<Vec<Vec<u8>>> {
-        self.check_slot(slot)?;
-        let State::List(state) = find(&mut self.states, number)? else { return Err(wrong_kind(number)) };
+        self.check_slot(number, slot)?;
         let writes = self.writes.lists.get(&(number, slot));
         let cleared = writes.is_some_and(|writes| writes.cleared);
-        let mut elements = if cleared { Vec::new() } else { state.get(&self.keys, slot as usize) };
-        if state.has_ttl() {
-            self.writes.reads.lists.insert((number, slot));
-        }
+        let mut elements = match find(&mut self.states, number)? {
+            State::Items(list) if !cleared => list.items.clone(),
+            State::Items(_) => Vec::new(),
+            State::List(state) => {
+                if state.has_ttl() {
+                    self.writes.reads.lists.insert((number, slot));
+                }
+                if cleared { Vec::new() } else { state.get(&self.keys, slot as usize) }
+            }
+            _ => return Err(wrong_kind(number)),
+        };
         elements.extend(writes.iter().flat_map(|writes| writes.appended.iter().cloned()));
         Ok(elements)
     }
 
     /// The encoded value of a map's entry, with what the call has done to it.
     fn entry(&mut self, number: u32, slot: u32, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.check_slot(slot)?;
-        let State::Map(state) = find(&mut self.states, number)? else { return Err(wrong_kind(number)) };
+        self.check_slot(number, slot)?;
         if let Some(writes) = self.writes.maps.get(&(number, slot)) {
             match writes.entries.get(key) {
                 Some(written) => return Ok(written.clone()),
@@ -296,6 +370,11 @@ impl CallStates {
                 None => {}
             }
         }
+        let state = match find(&mut self.states, number)? {
+            State::Map(state) => state,
+            State::Broadcast(map) => return Ok(map.entries.get(key).cloned()),
+            _ => return Err(wrong_kind(number)),
+        };
         if state.has_ttl() {
             let read = (Bound::Included(key.to_vec()), Bound::Included(key.to_vec()));
             self.writes.reads.maps.push((number, slot, read));
@@ -305,18 +384,28 @@ impl CallStates {
 
     /// Up to `limit` entries of a map behind `after`, in order, merged from the state and the call's writes.
     fn entries(&mut self, number: u32, slot: u32, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        self.check_slot(slot)?;
-        let State::Map(state) = find(&mut self.states, number)? else { return Err(wrong_kind(number)) };
+        self.check_slot(number, slot)?;
         let nothing = MapWrites::default();
         let writes = self.writes.maps.get(&(number, slot)).unwrap_or(&nothing);
         // Each written entry can hide one old entry at most.
         let n_old = if writes.cleared { 0 } else { limit + writes.entries.len() };
         let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
-        state.scan(&self.keys, slot as usize, after, n_old, |key, value| drop(merged.insert(key.to_vec(), Some(value.to_vec()))));
+        let each = |key: &[u8], value: &[u8]| drop(merged.insert(key.to_vec(), Some(value.to_vec())));
+        let has_ttl = match find(&mut self.states, number)? {
+            State::Map(state) => {
+                state.scan(&self.keys, slot as usize, after, n_old, each);
+                state.has_ttl()
+            }
+            State::Broadcast(map) => {
+                map.scan(after, n_old, each);
+                false
+            }
+            _ => return Err(wrong_kind(number)),
+        };
         let is_behind = |key: &[u8]| after.is_none_or(|after| key > after);
         merged.extend(writes.entries.iter().filter(|(key, _)| is_behind(key)).map(|(key, value)| (key.clone(), value.clone())));
         let entries: Vec<(Vec<u8>, Vec<u8>)> = merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect();
-        if state.has_ttl() {
+        if has_ttl {
             let last = entries.last().filter(|_| entries.len() == limit);
             let read = (
                 after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.to_vec())),
@@ -331,7 +420,7 @@ impl CallStates {
         let codec = list_codec(&mut self.states, number)?.clone();
         check_types(&codec, columns.columns(), number)?;
         for (row, (&slot, &what)) in slots.iter().zip(actions).enumerate() {
-            self.check_slot(slot)?;
+            self.check_slot(number, slot)?;
             let writes = self.writes.lists.entry((number, slot)).or_default();
             match what {
                 action::APPEND | action::SET => {
@@ -353,7 +442,7 @@ impl CallStates {
         check_types(&key_codec, keys, number)?;
         check_types(&value_codec, values, number)?;
         for (row, (&slot, &what)) in slots.iter().zip(actions).enumerate() {
-            self.check_slot(slot)?;
+            self.check_slot(number, slot)?;
             let writes = self.writes.maps.entry((number, slot)).or_default();
             let key = encoded(&key_codec, keys, row);
             match what {
@@ -381,6 +470,10 @@ fn wrong_kind(number: u32) -> Error {
     bad_output(format!("state {number} is of another kind than the call wants"))
 }
 
+fn only_broadcast_side(number: u32) -> Error {
+    bad_output(format!("broadcast state {number} is written for a row that was not broadcast: only rows of the second input may write it"))
+}
+
 fn wrong_columns(number: u32) -> Error {
     bad_output(format!("the columns for state {number} are not those of its descriptor"))
 }
@@ -388,6 +481,7 @@ fn wrong_columns(number: u32) -> Error {
 fn list_codec(states: &mut States, number: u32) -> Result<&RowCodec> {
     match find(states, number)? {
         State::List(state) => Ok(state.codec()),
+        State::Items(list) => Ok(&list.codec),
         _ => Err(wrong_kind(number)),
     }
 }
@@ -395,6 +489,7 @@ fn list_codec(states: &mut States, number: u32) -> Result<&RowCodec> {
 fn map_codecs(states: &mut States, number: u32) -> Result<(&RowCodec, &RowCodec)> {
     match find(states, number)? {
         State::Map(state) => Ok((state.key_codec(), state.value_codec())),
+        State::Broadcast(map) => Ok((&map.key_codec, &map.value_codec)),
         _ => Err(wrong_kind(number)),
     }
 }
@@ -447,8 +542,9 @@ impl StateAccess for CallStates {
             return Err(wrong_columns(number));
         }
         match find(&mut self.states, number)? {
-            State::List(_) => self.put_list(number, slots, actions, columns),
-            State::Map(_) => self.put_map(number, slots, actions, columns),
+            State::Broadcast(_) if !self.may_broadcast => Err(only_broadcast_side(number)),
+            State::List(_) | State::Items(_) => self.put_list(number, slots, actions, columns),
+            State::Map(_) | State::Broadcast(_) => self.put_map(number, slots, actions, columns),
             State::Value { .. } => Err(wrong_kind(number)),
         }
     }

@@ -1,29 +1,46 @@
 //! Runs a chain of map, filter, flat-map, key projection and non-keyed process functions over batches, one call a batch.
 //!
+//! The function in front may have operator state, which a call reaches through [`StateAccess`], and a second input.
+//!
 //! Only the columns that the first function reads go in, and only what the functions made comes back; the rest is joined from the input
 //! by origin. Rows, their times and the marks between them keep their order, so results do not depend on the batch size.
 
-use crate::function::{Call, ClockIn, Failure, FunctionChain, Invocation, NoState, RowsIn};
+use crate::function::{Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, StateAccess};
 use crate::isolate::{Isolation, Suspect, Work};
 use crate::json;
 use crate::operator::{Operator, OperatorContext, Output};
 use crate::ports::{Events, Ports};
+use crate::second_input::{Lent, Part, SecondInput, parts};
+use crate::states::{CallStates, States};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use std::ops::Range;
 use std::time::Duration;
+use streamrt_state::{KeyBuffer, KeyKind, OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Clock, Error, Mark, Result, WATERMARK_MIN, Watermark, arrow_type, code};
-use streamrt_wit::Function;
+use streamrt_wit::{Function, StateDescriptor};
 
-/// The operator of a fused chain of stateless functions.
+/// The operator of a fused chain of functions without a key.
 pub struct TransformOperator {
     chain: Box<dyn FunctionChain>,
     ports: Ports,
     projection: Projection,
     /// Whether some function wants times and marks.
     timed: bool,
+    /// Operator state of the function in front.
+    descriptors: Vec<StateDescriptor>,
+    /// Of a broadcast-process function.
+    second: Option<SecondInput>,
     watermark: Watermark,
-    opened: Option<(Isolation, std::sync::Arc<dyn Clock>)>,
+    opened: Option<Opened>,
+}
+
+/// What `open` makes.
+struct Opened {
+    isolation: Isolation,
+    clock: std::sync::Arc<dyn Clock>,
+    /// A [`CallStates`] where the function in front has state.
+    access: Box<dyn StateAccess>,
 }
 
 /// The columns that a function reads, by their places in the input.
@@ -131,8 +148,38 @@ impl TransformOperator {
             ports: Ports::new(functions, input)?,
             projection: Projection::new(first, input)?,
             timed: functions.iter().any(|function| function.time),
+            descriptors: first.states.clone(),
+            second: None,
             watermark: WATERMARK_MIN,
             opened: None,
+        })
+    }
+
+    /// Gives the operator of a broadcast-process function its second input, of the schema `input`.
+    ///
+    /// # Errors
+    /// `Invalid` if the function reads a column that is not there, or forwards columns.
+    pub fn with_second_input(mut self, functions: &[Function], input: &SchemaRef) -> Result<TransformOperator> {
+        self.second = Some(SecondInput::new(functions, input)?);
+        Ok(self)
+    }
+
+    /// Lends what `open` made to `work`, with the time.
+    fn opened(&mut self, work: impl FnOnce(&mut TransformOperator, &mut Opened, i64) -> Result<()>) -> Result<()> {
+        let mut opened = self.opened.take().ok_or_else(|| Error::internal("a transform was not opened"))?;
+        let now_ms = if self.timed { opened.clock.now_ms() } else { 0 };
+        let done = work(self, &mut opened, now_ms);
+        self.opened = Some(opened);
+        done
+    }
+
+    /// Treats rows of the second input, which have no marks.
+    fn broadcast_rows(&mut self, rows: &Batch, output: &mut dyn Output) -> Result<()> {
+        self.opened(|operator, opened, now_ms| {
+            let second = operator.second.as_ref();
+            let second = second.ok_or_else(|| Error::internal("a transform with one input was given rows of a second"))?;
+            let (chain, watermark) = (operator.chain.as_mut(), operator.watermark);
+            second.run(rows, Lent { chain, access: &mut opened.access, watermark, now_ms }, &opened.isolation, output)
         })
     }
 
@@ -145,6 +192,7 @@ impl TransformOperator {
 /// The work of one batch.
 struct Transform<'a> {
     operator: &'a mut TransformOperator,
+    access: &'a mut Box<dyn StateAccess>,
     batch: &'a Batch,
     now_ms: i64,
     pending: Vec<(u16, Batch)>,
@@ -160,33 +208,11 @@ impl Work for Transform<'_> {
 
     fn run(&mut self, part: &Piece, deadline: Duration) -> Result<(), Failure> {
         let input = part.cut(self.batch);
-        let operator = &mut *self.operator;
-        if input.n_rows() == 0 {
-            self.pending = operator.ports.marks_only(&input.marks);
-        } else {
-            let columns = operator.projection.apply(&input.columns)?;
-            let rows = RowsIn {
-                columns: &columns,
-                times: if operator.timed { input.times() } else { None },
-                marks: if operator.timed { &input.marks } else { &[] },
-                slots: None,
-            };
-            let bound = input.last_watermark().unwrap_or(operator.watermark);
-            let clock = operator.timed.then_some(ClockIn { watermark: operator.watermark, bound, processing_time: self.now_ms });
-            let invocation = Invocation {
-                call: Call::Process,
-                rows: Some(rows),
-                slots: None,
-                states: Vec::new(),
-                timers: &[],
-                clock,
-                access: &mut NoState::boxed(),
-            };
-            let outcome = operator.chain.invoke(invocation, deadline)?;
-            let events = Events { input: &input, marks: &input.marks, timers: &[] };
-            self.pending = operator.ports.assemble(outcome.rows, &events)?;
+        match input.n_rows() {
+            0 => self.pending = self.operator.ports.marks_only(&input.marks),
+            _ => self.call(&input, deadline)?,
         }
-        operator.watermark = input.last_watermark().unwrap_or(operator.watermark);
+        self.operator.watermark = input.last_watermark().unwrap_or(self.operator.watermark);
         Ok(())
     }
 
@@ -208,24 +234,79 @@ impl Work for Transform<'_> {
     }
 }
 
+impl Transform<'_> {
+    /// One call. What it has written to operator state counts if everything that came back holds together.
+    fn call(&mut self, input: &Batch, deadline: Duration) -> Result<(), Failure> {
+        let outcome = self.invoke(input, deadline);
+        let held = (!self.operator.descriptors.is_empty()).then(|| CallStates::of(self.access));
+        // Taken after a failure as well: that is the rollback.
+        let held = held.map(|held| (std::mem::take(&mut held.writes), held));
+        let outcome = outcome?;
+        self.pending = self.operator.ports.assemble(outcome.rows, &Events { input, marks: &input.marks, timers: &[] })?;
+        if let Some((writes, held)) = held {
+            held.states.apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
+        }
+        Ok(())
+    }
+
+    fn invoke(&mut self, input: &Batch, deadline: Duration) -> Result<Outcome, Failure> {
+        let operator = &mut *self.operator;
+        let columns = operator.projection.apply(&input.columns)?;
+        let rows = RowsIn {
+            columns: &columns,
+            times: if operator.timed { input.times() } else { None },
+            marks: if operator.timed { &input.marks } else { &[] },
+            slots: None,
+        };
+        let bound = input.last_watermark().unwrap_or(operator.watermark);
+        let clock = operator.timed.then_some(ClockIn { watermark: operator.watermark, bound, processing_time: self.now_ms });
+        let invocation =
+            Invocation { call: Call::Process, rows: Some(rows), slots: None, states: Vec::new(), timers: &[], clock, access: self.access };
+        operator.chain.invoke(invocation, deadline)
+    }
+}
+
 impl Operator for TransformOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
-        self.opened = Some((Isolation::new(context), context.clock.clone()));
+        let kind = KeyKind::Fixed;
+        let states = || States::new(&self.descriptors, kind, context.key_groups, context.max_parallelism);
+        let access: Box<dyn StateAccess> = match self.descriptors.is_empty() && self.second.is_none() {
+            true => NoState::boxed(),
+            false => Box::new(CallStates { may_broadcast: self.second.is_none(), ..CallStates::new(states(), kind) }),
+        };
+        self.opened = Some(Opened { isolation: Isolation::new(context), clock: context.clock.clone(), access });
         Ok(())
     }
 
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
-        let (isolation, clock) = self.opened.take().ok_or_else(|| Error::internal("a transform was not opened"))?;
-        let now_ms = if self.timed { clock.now_ms() } else { 0 };
-        let mut work = Transform { operator: self, batch: &batch, now_ms, pending: Vec::new(), output };
-        let done = isolation.run(&mut work, Piece::whole(&batch));
-        self.opened = Some((isolation, clock));
-        done
+        self.opened(|operator, opened, now_ms| {
+            let access = &mut opened.access;
+            let mut work = Transform { operator, access, batch: &batch, now_ms, pending: Vec::new(), output };
+            opened.isolation.run(&mut work, Piece::whole(&batch))
+        })
+    }
+
+    fn second_input(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
+        parts(&batch).into_iter().try_for_each(|part| match part {
+            Part::Rows(rows) => self.broadcast_rows(&rows, output),
+            Part::Watermark(watermark) => self.watermark(watermark, output),
+        })
     }
 
     fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
         self.watermark = watermark;
         output.watermark(watermark)
+    }
+
+    fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
+        let Some(opened) = self.opened.as_mut().filter(|_| !self.descriptors.is_empty()) else { return Ok(OperatorSnapshot::default()) };
+        let lists = CallStates::of(&mut opened.access).states.freeze_lists(&self.descriptors);
+        Ok(OperatorSnapshot { lists, ..OperatorSnapshot::default() })
+    }
+
+    fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
+        let Some(opened) = self.opened.as_mut().filter(|_| !self.descriptors.is_empty()) else { return Ok(()) };
+        CallStates::of(&mut opened.access).states.restore(&self.descriptors, &serde_json::Value::Null, state)
     }
 }
 

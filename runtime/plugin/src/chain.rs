@@ -110,7 +110,7 @@ fn call_guest(ready: &mut Ready, invocation: &Invocation<'_>, deadline: Duration
 
 fn code_of(asked: Call) -> u16 {
     match asked {
-        Call::Process => call::PROCESS,
+        Call::Process | Call::SecondInput => call::PROCESS,
         Call::Accumulate => call::ACCUMULATE,
         Call::Merge => call::MERGE,
         Call::Result => call::RESULT,

@@ -71,6 +71,11 @@ fn descriptor(signature: &crate::signature::Signature, number: u32) -> Result<&S
     state.ok_or_else(|| bad(format!("the plugin asks for state {number}, which its function does not declare")))
 }
 
+/// The slots that a state has in the running call: operator state has one in every call.
+fn n_slots(state: &StateTypes, guest: &Guest) -> usize {
+    if state.kind.is_operator_state() { 1 } else { guest.running.n_slots }
+}
+
 /// The slots of a request, each within those of the call.
 fn slots(reader: &mut Reader, n_slots: usize) -> Result<Vec<u32>> {
     let slots = reader.numbers::<u32>(buffer::SLOT, "slot")?.ok_or_else(|| bad("buffer `slot` is missing"))?;
@@ -87,11 +92,12 @@ fn at_state<'a>(state: &'a StateTypes, what: &'a str) -> impl Fn(Error) -> Error
 fn get_many(guest: &mut Guest, number: u32, keys: Section) -> Result<Section> {
     let state = descriptor(&guest.signature, number)?;
     let mut reader = Reader::new(keys);
-    let read = |reader: &mut Reader| Ok((slots(reader, guest.running.n_slots)?, reader.columns(&state.key, 0)?));
+    let n_slots = n_slots(state, guest);
+    let read = |reader: &mut Reader| Ok((slots(reader, n_slots)?, reader.columns(&state.key, 0)?));
     let (slots, keys) = read(&mut reader).map_err(at_state(state, "get-many"))?;
     reader.finish().map_err(at_state(state, "get-many"))?;
     let mut pieces = Pieces::default();
-    if state.kind == StateKind::List {
+    if matches!(state.kind, StateKind::List | StateKind::OperatorList | StateKind::UnionList) {
         let (elements, offsets) = guest.running.access.list(number, &slots)?;
         pieces.columns(0, &elements)?;
         pieces.owned(buffer::OFFSETS, offsets.into_iter());
@@ -105,8 +111,8 @@ fn get_many(guest: &mut Guest, number: u32, keys: Section) -> Result<Section> {
 
 fn put_many(guest: &mut Guest, number: u32, entries: Section) -> Result<()> {
     let state = descriptor(&guest.signature, number)?;
-    let (slots, actions, columns) = read_entries(state, entries, guest.running.n_slots).map_err(at_state(state, "put-many"))?;
-    guest.running.access.put(number, &slots, &actions, &columns)
+    let (slots, actions, columns) = read_entries(state, entries, n_slots(state, guest)).map_err(at_state(state, "put-many"))?;
+    guest.running.access.put(number, &slots, &actions, &columns).map_err(at_state(state, "put-many"))
 }
 
 fn read_entries(state: &StateTypes, entries: Section, n_slots: usize) -> Result<(Vec<u32>, Vec<u8>, RecordBatch)> {
@@ -123,8 +129,9 @@ fn read_entries(state: &StateTypes, entries: Section, n_slots: usize) -> Result<
 
 fn scan(guest: &mut Guest, number: u32, slot: u32, after: &[u8], limit: u32) -> Result<Section> {
     let state = descriptor(&guest.signature, number)?;
-    if slot as usize >= guest.running.n_slots {
-        return Err(at_state(state, "scan")(bad(format!("slot {slot} is asked for, but the call has {}", guest.running.n_slots))));
+    let n_slots = n_slots(state, guest);
+    if slot as usize >= n_slots {
+        return Err(at_state(state, "scan")(bad(format!("slot {slot} is asked for, but the call has {n_slots}"))));
     }
     let (entries, cursor) = guest.running.access.scan(number, slot, after, limit.min(SCAN_ROWS_MAX) as usize)?;
     let mut pieces = Pieces::default();

@@ -11,7 +11,7 @@ use arrow_buffer::{ArrowNativeType, BooleanBuffer, OffsetBuffer, ToByteSlice};
 use arrow_schema::DataType;
 use std::borrow::Cow;
 use std::ops::Range;
-use streamrt_operator::{ClockIn, Invocation, RowsIn, SlotsIn, StateIn, TimerIn};
+use streamrt_operator::{Call, ClockIn, Invocation, RowsIn, SlotsIn, StateIn, TimerIn};
 use streamrt_types::{Error, Mark, Result};
 use streamrt_wit::codes::{buffer, part, section};
 
@@ -48,7 +48,8 @@ impl<'a> Sections<'a> {
     pub fn of(invocation: &'a Invocation<'_>) -> Result<Sections<'a>> {
         let mut sections = Sections { heads: Vec::with_capacity(8), pieces: Pieces(Vec::with_capacity(24)) };
         if let Some(rows) = &invocation.rows {
-            sections.add(section::ROWS, 0, rows.columns.num_rows(), |pieces| pieces.rows(rows))?;
+            let port = u16::from(invocation.call == Call::SecondInput);
+            sections.add(section::ROWS, port, rows.columns.num_rows(), |pieces| pieces.rows(rows))?;
         }
         if let Some(slots) = &invocation.slots {
             sections.add(section::SLOTS, 0, slots.n_slots, |pieces| pieces.slots(slots))?;

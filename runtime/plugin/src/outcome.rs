@@ -26,7 +26,7 @@ impl<'a> Asked<'a> {
         let n_accumulators = invocation.states.first().map_or(0, |state| state.present.len());
         let targets = invocation.states.first().and_then(|state| state.slots.as_ref()).and_then(|slots| slots.last());
         let n_slots = match invocation.call {
-            Call::Process | Call::Window => invocation.slots.as_ref().map_or(0, |slots| slots.n_slots),
+            Call::Process | Call::SecondInput | Call::Window => invocation.slots.as_ref().map_or(0, |slots| slots.n_slots),
             Call::Accumulate | Call::Result => n_accumulators,
             Call::Merge => targets.map_or(0, |last| *last as usize + 1),
         };
@@ -43,9 +43,13 @@ impl<'a> Asked<'a> {
         self.n_slots
     }
 
+    fn is_process(&self) -> bool {
+        matches!(self.call, Call::Process | Call::SecondInput)
+    }
+
     /// What output rows come from: input rows, or for windows and results the slots.
     fn n_origins(&self) -> usize {
-        if self.call == Call::Process { self.n_rows } else { self.n_slots }
+        if self.is_process() { self.n_rows } else { self.n_slots }
     }
 }
 
@@ -184,7 +188,7 @@ fn read_rows(schema: Option<&SchemaRef>, order: &Order<'_>, section: Section) ->
     match &origin {
         Some(origin) => order.check(origin)?,
         None if n_rows != order.n_origins => {
-            let of = if order.call == Call::Process { "input rows" } else { "slots" };
+            let of = if matches!(order.call, Call::Process | Call::SecondInput) { "input rows" } else { "slots" };
             return Err(bad(format!("{n_rows} rows without origin, but there are {} {of}", order.n_origins)));
         }
         None => {}
@@ -217,7 +221,7 @@ fn join(signature: &Signature, order: &Order<'_>, mut segments: Vec<Segment>) ->
 
 fn state(function: &FunctionTypes, asked: &Asked<'_>, section: Section) -> Result<StateOut> {
     let number = section.port;
-    let (name, schema) = if asked.call == Call::Process {
+    let (name, schema) = if asked.is_process() {
         let state = function.states.get(usize::from(number));
         let state = state.ok_or_else(|| bad(format!("there is state {number}, which `{}` does not declare", function.name)))?;
         (state.name.as_str(), &state.value)

@@ -14,7 +14,7 @@
 use crate::disk_snapshot::DiskIndex;
 use crate::tier::DiskChanges;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use streamrt_types::{Error, KeyGroupRange, Result, code, key_group, murmur3_32};
@@ -72,6 +72,8 @@ pub enum ListMode {
 pub struct ListSnapshot {
     pub name: String,
     pub mode: ListMode,
+    /// What the bytes of an item mean, for lists that user code declares; null for those of the engine.
+    pub types: Value,
     pub items: Vec<Vec<u8>>,
 }
 
@@ -122,6 +124,8 @@ pub struct GroupSpan {
 pub struct ListIndex {
     pub name: String,
     pub mode: ListMode,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub types: Value,
     pub offset: u64,
     pub bytes: u64,
     pub items: u64,
@@ -180,7 +184,7 @@ fn write_list(list: ListSnapshot, object: &mut Vec<u8>) -> ListIndex {
     let offset = object.len();
     list.items.iter().for_each(|item| put_bytes(item, object));
     let bytes = (object.len() - offset) as u64;
-    ListIndex { name: list.name, mode: list.mode, offset: offset as u64, bytes, items: list.items.len() as u64 }
+    ListIndex { name: list.name, mode: list.mode, types: list.types, offset: offset as u64, bytes, items: list.items.len() as u64 }
 }
 
 pub(crate) fn put_bytes(part: &[u8], bytes: &mut Vec<u8>) {
@@ -279,7 +283,14 @@ pub struct OperatorState {
     keyed: BTreeMap<String, Vec<Part>>,
     /// The states that are on the operator's disk already, with their types.
     on_disk: BTreeMap<String, Value>,
-    lists: BTreeMap<String, Vec<Vec<u8>>>,
+    lists: BTreeMap<String, List>,
+}
+
+/// This subtask's share of a list.
+struct List {
+    mode: ListMode,
+    types: Value,
+    items: Vec<Vec<u8>>,
 }
 
 impl OperatorState {
@@ -298,9 +309,10 @@ impl OperatorState {
             state.on_disk.extend(on_disk.map(|state| (state.name.clone(), state.types.clone())));
         }
         let lists = parts.iter().flatten().flat_map(|part| &part.index.lists);
-        let modes: BTreeMap<&str, ListMode> = lists.map(|list| (list.name.as_str(), list.mode)).collect();
-        for (name, mode) in modes {
-            state.lists.insert(name.to_owned(), share_of(name, mode, parts, share)?);
+        let named: BTreeMap<&str, &ListIndex> = lists.map(|list| (list.name.as_str(), list)).collect();
+        for (name, ListIndex { mode, types, .. }) in named {
+            let items = share_of(name, *mode, parts, share)?;
+            state.lists.insert(name.to_owned(), List { mode: *mode, types: types.clone(), items });
         }
         Ok(state)
     }
@@ -317,11 +329,11 @@ impl OperatorState {
     pub fn keyed(&mut self, name: &str, types: &Value, mut each: impl FnMut(u32, &[u8], &[u8], &[u8]) -> Result<()>) -> Result<()> {
         let Some((range, max_parallelism)) = self.key_groups else { return Ok(()) };
         if let Some(found) = self.on_disk.remove(name) {
-            self.check_types(name, &found, types)?;
+            check_types(&self.uid, name, &found, types)?;
         }
         for part in self.keyed.remove(name).unwrap_or_default() {
             let Some(index) = part.index.keyed.iter().find(|keyed| keyed.name == name) else { continue };
-            self.check_types(name, &index.types, types)?;
+            check_types(&self.uid, name, &index.types, types)?;
             for span in index.groups.iter().filter(|span| range.contains(span.group)) {
                 let mut bytes = part.bytes(name, span.offset, span.bytes)?;
                 for _ in 0..span.entries {
@@ -338,17 +350,20 @@ impl OperatorState {
         Ok(())
     }
 
-    fn check_types(&self, name: &str, found: &Value, types: &Value) -> Result<()> {
-        if found == types {
-            return Ok(());
-        }
-        let message = format!("state `{name}` of operator `{}` is {found} in the snapshot, but {types} in the job", self.uid);
-        Err(Error::new(code::STATE_TYPES, message))
-    }
-
     /// The items of a list that belong to this subtask; none if there is no such list.
     pub fn list(&mut self, name: &str) -> Vec<Vec<u8>> {
-        self.lists.remove(name).unwrap_or_default()
+        self.lists.remove(name).map_or(Vec::new(), |list| list.items)
+    }
+
+    /// As [`OperatorState::list`], of a list that user code declares.
+    ///
+    /// # Errors
+    /// `Invalid` if the snapshot has other `types`, or finds its subtasks in another way.
+    pub fn typed_list(&mut self, name: &str, mode: ListMode, types: &Value) -> Result<Vec<Vec<u8>>> {
+        let Some(list) = self.lists.remove(name) else { return Ok(Vec::new()) };
+        check_types(&self.uid, name, &list.types, types)?;
+        check_types(&self.uid, name, &json!(list.mode), &json!(mode))?;
+        Ok(list.items)
     }
 
     /// # Errors
@@ -365,6 +380,14 @@ impl OperatorState {
     }
 }
 
+fn check_types(uid: &str, name: &str, found: &Value, wanted: &Value) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    let message = format!("state `{name}` of operator `{uid}` is {found} in the snapshot, but {wanted} in the job");
+    Err(Error::new(code::STATE_TYPES, message))
+}
+
 fn share_of(name: &str, mode: ListMode, parts: &[Option<Part>], share: Share) -> Result<Vec<Vec<u8>>> {
     let of_part = |part: &Option<Part>| part.as_ref().map_or(Ok(Vec::new()), |part| part.list(name));
     let all = || -> Result<Vec<Vec<u8>>> { Ok(parts.iter().map(of_part).collect::<Result<Vec<_>>>()?.concat()) };
@@ -378,14 +401,19 @@ fn share_of(name: &str, mode: ListMode, parts: &[Option<Part>], share: Share) ->
             Ok(all[start..start + each + usize::from(at < larger)].to_vec())
         }
         ListMode::Union => all(),
-        ListMode::Broadcast => parts.get(share.subtask as usize % parts.len().max(1)).map_or(Ok(Vec::new()), of_part),
+        ListMode::Broadcast => copy_for(share.subtask as usize, parts).map_or(Ok(Vec::new()), |part| part.list(name)),
     }
+}
+
+/// The copy of old subtask `subtask mod p_old`; where that one had finished and has left none, the next copy that there is.
+fn copy_for(subtask: usize, parts: &[Option<Part>]) -> Option<&Part> {
+    let first = subtask % parts.len().max(1);
+    parts[first..].iter().chain(&parts[..first]).flatten().next()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn part(entries: Vec<StateEntry>, lists: Vec<ListSnapshot>) -> Part {
         let keyed = vec![KeyedSnapshot { name: "s".into(), types: json!("i64"), entries: Box::new(FrozenEntries(entries)) }];
@@ -427,22 +455,47 @@ mod tests {
         }
     }
 
-    fn check_list(mode: ListMode, parallelism: u32, expected: &[&[u8]]) {
-        let list = |items: &[u8]| ListSnapshot { name: "l".into(), mode, items: items.iter().map(|&item| vec![item]).collect() };
-        let parts = [Some(part(vec![], vec![list(b"abc")])), Some(part(vec![], vec![list(b"de")]))];
+    fn check_list(mode: ListMode, parallelism: u32, finished: bool, expected: &[&[u8]]) {
+        let list = |items: &[u8]| ListSnapshot {
+            name: "l".into(),
+            mode,
+            types: json!("u8"),
+            items: items.iter().map(|&item| vec![item]).collect(),
+        };
+        let parts = [Some(part(vec![], vec![list(b"abc")])), Some(part(vec![], vec![list(b"de")])), None];
+        let parts = if finished { &parts[..] } else { &parts[..2] };
         for (subtask, expected) in expected.iter().enumerate() {
-            let mut state = OperatorState::assemble("u", &parts, share(subtask as u32, parallelism)).unwrap();
+            let mut state = OperatorState::assemble("u", parts, share(subtask as u32, parallelism)).unwrap();
             assert_eq!(state.list("l").concat(), *expected, "{mode:?} at {subtask} of {parallelism}");
         }
     }
 
     #[test]
     fn lists_are_cut_as_flink_cuts_them() {
-        check_list(ListMode::Split, 2, &[b"abc", b"de"]);
-        check_list(ListMode::Split, 3, &[b"ab", b"cd", b"e"]);
-        check_list(ListMode::Split, 1, &[b"abcde"]);
-        check_list(ListMode::Union, 2, &[b"abcde", b"abcde"]);
-        check_list(ListMode::Broadcast, 3, &[b"abc", b"de", b"abc"]);
+        check_list(ListMode::Split, 2, false, &[b"abc", b"de"]);
+        check_list(ListMode::Split, 3, false, &[b"ab", b"cd", b"e"]);
+        check_list(ListMode::Split, 1, false, &[b"abcde"]);
+        check_list(ListMode::Union, 2, false, &[b"abcde", b"abcde"]);
+        check_list(ListMode::Broadcast, 3, false, &[b"abc", b"de", b"abc"]);
+    }
+
+    #[test]
+    fn a_subtask_that_had_finished_has_no_items_and_no_copy() {
+        check_list(ListMode::Split, 3, true, &[b"abc", b"de", b""]);
+        check_list(ListMode::Split, 2, true, &[b"abc", b"de"]);
+        check_list(ListMode::Union, 1, true, &[b"abcde"]);
+        check_list(ListMode::Broadcast, 4, true, &[b"abc", b"de", b"abc", b"abc"]);
+    }
+
+    #[test]
+    fn a_list_of_other_types_or_of_another_mode_is_refused() {
+        let list = ListSnapshot { name: "l".into(), mode: ListMode::Split, types: json!("u8"), items: vec![vec![1]] };
+        let parts = [Some(part(vec![], vec![list]))];
+        let take = |mode, types| OperatorState::assemble("u", &parts, share(0, 1)).unwrap().typed_list("l", mode, &types);
+        assert_eq!(take(ListMode::Split, json!("u8")).unwrap(), [[1]]);
+        assert_eq!(take(ListMode::Split, json!("i8")).unwrap_err().code(), code::STATE_TYPES);
+        let message = "state `l` of operator `u` is \"split\" in the snapshot, but \"union\" in the job";
+        assert_eq!(take(ListMode::Union, json!("u8")).unwrap_err().message(), message);
     }
 
     #[test]

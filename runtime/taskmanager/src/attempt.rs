@@ -1,6 +1,7 @@
 //! One attempt to run a job: builds every task, gives it what a checkpoint kept for it, starts the threads, and joins them.
 
 use crate::control::Control;
+use crate::dead_letters::DeadLetters;
 use crate::enumerator::{ENUMERATOR_SUFFIX, Enumerator};
 use crate::exits::TaskExits;
 use crate::factory::{Definition, Factory};
@@ -49,7 +50,7 @@ pub(crate) fn build(
     let definition = factory.definition;
     let subtasks = &definition.execution.subtasks;
     let capacity = definition.configuration.channel_batches;
-    let gates: Vec<InputGate> = subtasks.iter().map(|subtask| InputGate::new(subtask.n_channels, capacity)).collect();
+    let gates: Vec<InputGate> = subtasks.iter().map(|subtask| gate(subtask, capacity)).collect();
     let exits: Vec<TaskExits> = subtasks.iter().map(|subtask| exits(factory, subtask, &gates)).collect();
     let limiter = |_| definition.configuration.source_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
     let rates: Vec<Option<Arc<RateLimiter>>> = (0..definition.graph.stream.nodes.len()).map(limiter).collect();
@@ -58,8 +59,9 @@ pub(crate) fn build(
         let vertex = &definition.graph.vertices[subtask.vertex];
         let task_metrics = Arc::new(TaskMetrics::default());
         metrics.tasks.push(task_metrics.clone());
-        let head = head(factory, subtask, restored, &rates, metrics)?;
-        let (chain, seats) = factory.chain(subtask, &task_metrics, &mut metrics.sinks)?;
+        let letters = DeadLetters::new(definition.configuration.dead_letters.clone());
+        let head = head(factory, subtask, &letters, restored, &rates, metrics)?;
+        let (chain, seats) = factory.chain((number, subtask), &task_metrics, &letters, &mut metrics.sinks)?;
         if let (ReadyHead::Gate, Some(context)) = (&head, chain.contexts().next()) {
             gate.restore(gate_watermark(restored, context)?);
         }
@@ -75,9 +77,16 @@ pub(crate) fn build(
     Ok((tasks, mailboxes))
 }
 
+fn gate(subtask: &Subtask, capacity: usize) -> InputGate {
+    let mut gate = InputGate::new(subtask.n_channels, capacity);
+    gate.set_second_input(&subtask.second_input);
+    gate
+}
+
 fn head(
     factory: &Factory<'_>,
     subtask: &Subtask,
+    letters: &DeadLetters,
     restored: &Restored,
     rates: &[Option<Arc<RateLimiter>>],
     metrics: &mut JobMetrics,
@@ -88,13 +97,13 @@ fn head(
         Head::Gate => Ok(ReadyHead::Gate),
         Head::Enumerator { node } => {
             let readers = definition.graph.vertices[vertex.exits[0].to].parallelism;
-            enumerator(factory.context(node, subtask, Arc::default()), &source(factory, node)?, readers, restored)
+            enumerator(factory.context(node, subtask, Arc::default(), letters), &source(factory, node)?, readers, restored)
                 .map(ReadyHead::Enumerator)
         }
         Head::Reader { node } => {
             let task_metrics = metrics.tasks.last().cloned().unwrap_or_default();
             metrics.sources.push(task_metrics.clone());
-            let context = factory.context(node, subtask, task_metrics);
+            let context = factory.context(node, subtask, task_metrics, letters);
             let mut state = restored.state(&context.uid.clone(), &context)?;
             let mut reader = Reader::new(source(factory, node)?, context, rates[node].clone());
             reader.restore(&mut state)?;
@@ -118,7 +127,7 @@ fn enumerator(context: OperatorContext, source: &Arc<dyn Source>, readers: u32, 
 pub(crate) fn first_subtask(definition: &Definition, node: usize) -> Subtask {
     let runs = |vertex: &streamrt_graph::JobVertex| vertex.operators.iter().any(|operator| operator.nodes.contains(&node));
     let vertex = definition.graph.vertices.iter().position(runs).unwrap_or(0);
-    Subtask { vertex, index: 0, n_channels: 0, exits: Vec::new() }
+    Subtask { vertex, index: 0, n_channels: 0, second_input: Vec::new(), exits: Vec::new() }
 }
 
 /// The watermark that all old subtasks of a gate had reached.

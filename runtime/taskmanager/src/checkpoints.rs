@@ -32,7 +32,7 @@ pub(crate) enum Message {
     Declined { task: usize, checkpoint: u64, reason: String },
     Committed { task: usize, checkpoint: u64 },
     Ended { task: usize },
-    Finished { task: usize },
+    Finished { task: usize, dead_letters: u64 },
     /// The user wants the job to stop with a checkpoint.
     Stop,
     /// The user wants a savepoint in a folder; with `stop`, the job ends with it.
@@ -82,6 +82,8 @@ pub(crate) fn start(
         coordinator: Coordinator::new(durable.settings(), durable.topology()),
         places: durable.places(),
         began: Instant::now(),
+        committed: vec![0; mailboxes.len()],
+        dead_letters: vec![0; mailboxes.len()],
         durable,
         mailboxes,
         control,
@@ -155,7 +157,7 @@ impl Uploader {
             }
             Report::Committed { task, checkpoint } => Message::Committed { task, checkpoint },
             Report::Ended { task } => Message::Ended { task },
-            Report::Finished { task } => Message::Finished { task },
+            Report::Finished { task, dead_letters } => Message::Finished { task, dead_letters },
         };
         // The coordinator ends only when nothing more is wanted of it.
         let _ = self.messages.send(message);
@@ -163,6 +165,7 @@ impl Uploader {
 
     fn upload(&mut self, snapshot: TaskSnapshot) -> Result<SubtaskSnapshot> {
         let (vertex, subtask) = self.places[snapshot.task];
+        let dead_letters = snapshot.dead_letters;
         let savepoint = self.savepoints.lock().unwrap_or_else(PoisonError::into_inner).get(&snapshot.checkpoint).cloned();
         let disks = self.disks.as_ref().filter(|_| savepoint.is_none());
         let (mut bytes, mut operators, mut disk_files) = (Vec::new(), Vec::new(), Vec::new());
@@ -182,7 +185,7 @@ impl Uploader {
         let path = object_path(kind, snapshot.checkpoint, self.generation, vertex, subtask);
         let store = savepoint.as_ref().unwrap_or(&self.store);
         let object = if operators.is_empty() { None } else { Some(store.put(&path, bytes)?) };
-        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators, files })
+        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators, files, dead_letters })
     }
 }
 
@@ -195,6 +198,10 @@ struct CoordinatorThread {
     began: Instant,
     wishes: Wishes,
     statistics: Statistics,
+    /// The last checkpoint whose commit each task has carried out; `u64::MAX` for one that is gone.
+    committed: Vec<u64>,
+    /// Records that each task has skipped in all, once it is gone.
+    dead_letters: Vec<u64>,
 }
 
 type Actions = Vec<Action<SubtaskSnapshot>>;
@@ -223,6 +230,7 @@ impl CoordinatorThread {
     }
 
     fn end(mut self) -> Ending {
+        self.note_commits();
         let upgrade = self.wishes.take_begun_upgrade();
         Ending { stopped_at: self.coordinator.stopped_at(), durable: self.durable, upgrade }
     }
@@ -234,9 +242,15 @@ impl CoordinatorThread {
                 self.coordinator.acknowledged(task, checkpoint, snapshot)
             }
             Message::Declined { task, checkpoint, reason } => self.coordinator.declined(task, checkpoint, &reason),
-            Message::Committed { task, checkpoint } => self.coordinator.committed(task, checkpoint),
+            Message::Committed { task, checkpoint } => {
+                self.committed[task] = self.committed[task].max(checkpoint);
+                self.coordinator.committed(task, checkpoint)
+            }
             Message::Ended { task } => self.coordinator.ended(task),
-            Message::Finished { task } => self.coordinator.finished(task),
+            Message::Finished { task, dead_letters } => {
+                (self.committed[task], self.dead_letters[task]) = (u64::MAX, dead_letters);
+                self.coordinator.finished(task)
+            }
             Message::Stop => self.coordinator.request(Request::Stop),
             Message::Savepoint { folder, stop, reply } => {
                 self.ask_for_savepoint(&folder, reply, |request| Request::Savepoint { request, stops: stop })
@@ -317,15 +331,25 @@ impl CoordinatorThread {
     }
 
     fn publish(&mut self, checkpoint: u64, purpose: Purpose, snapshots: Vec<Option<SubtaskSnapshot>>) -> Result<Actions> {
-        let of_task = |(snapshot, &(vertex, subtask)): (Option<SubtaskSnapshot>, &(u32, u32))| {
-            snapshot.unwrap_or_else(|| SubtaskSnapshot::finished(vertex, subtask))
-        };
-        let subtasks = snapshots.into_iter().zip(&self.places).map(of_task).collect();
+        let of_task = |(snapshot, task): (Option<SubtaskSnapshot>, usize)| snapshot.unwrap_or_else(|| self.finished(task));
+        let subtasks = snapshots.into_iter().zip(0..).map(of_task).collect();
+        self.note_commits();
         match self.publish_as(checkpoint, purpose, subtasks) {
             Ok(()) => Ok(self.coordinator.published(checkpoint)),
             Err(error) if self.durable.leads() => Ok(self.coordinator.publish_failed(checkpoint, error.message())),
             Err(error) => Err(error),
         }
+    }
+
+    /// What a checkpoint holds of a task that is gone.
+    fn finished(&self, task: usize) -> SubtaskSnapshot {
+        let (vertex, subtask) = self.places[task];
+        SubtaskSnapshot { dead_letters: self.dead_letters[task], ..SubtaskSnapshot::finished(vertex, subtask) }
+    }
+
+    /// Lets the next entry of the log say what all tasks have committed.
+    fn note_commits(&mut self) {
+        self.durable.commits_done(self.committed.iter().copied().min().unwrap_or_default());
     }
 
     /// A checkpoint of an upgrade is one of the new version, unless it cannot be published.
@@ -365,6 +389,11 @@ fn savepoint_store(folder: &str) -> Result<Store> {
 pub(crate) fn cancel(durable: &mut Durable) -> Result<()> {
     durable.withdraw()?;
     durable.append(Entry::Ended { state: EndState::Canceled })
+}
+
+/// What is written when the job was stopped with a checkpoint, which its sinks have committed.
+pub(crate) fn stopped(durable: &mut Durable) -> Result<()> {
+    durable.append(Entry::Ended { state: EndState::Stopped })
 }
 
 /// What is written when the job has ended by itself.

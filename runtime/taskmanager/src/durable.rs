@@ -4,6 +4,7 @@
 //! checkpoint holds is committed, what no checkpoint names is withdrawn. Only then tasks run.
 
 use crate::attempt;
+use crate::dead_letters::{self, DEAD_LETTERS_SUFFIX, DeadLetters};
 use crate::disk_uploads::DiskUploads;
 use crate::disks::Disks;
 use crate::enumerator::ENUMERATOR_SUFFIX;
@@ -19,7 +20,7 @@ use streamrt_checkpoint::{
     SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
-use streamrt_operator::{COMMITTABLES, TaskMetrics, transaction_prefix};
+use streamrt_operator::{COMMITTABLES, transaction_prefix};
 use streamrt_types::{Configuration, Error, Result, code, failpoint};
 
 /// The durable side of an attempt.
@@ -35,6 +36,8 @@ pub(crate) struct Version {
     definition: Arc<Definition>,
     plugins: Vec<PluginEntry>,
     plan: Value,
+    /// Of earlier attempts, up to the checkpoint that this one goes on from.
+    dead_letters_before: u64,
 }
 
 impl Version {
@@ -172,7 +175,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     check_backend(&restored, definition)?;
     let operators = operators_of(definition);
     check_uids(&restored, &operators)?;
-    let durable = match store {
+    let mut durable = match store {
         None => None,
         Some(store) => {
             let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
@@ -181,11 +184,17 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
             }
             clean_up(&log)?;
             let job = job_id(&log.history().job);
-            Some(Durable { log, version: Version::new(definition, &store)?, job, operators })
+            let (version, dead_letters_before) = (Version::new(definition, &store)?, restored.dead_letters());
+            Some(Durable { log, version, job, operators, dead_letters_before })
         }
     };
+    let history_now = durable.as_ref().map(|durable| durable.log.history());
+    let is_settled = history_now.zip(snapshot.as_ref()).is_some_and(|(history, snapshot)| is_committed(history, snapshot));
     let (job, generation) = durable.as_ref().map_or_else(|| (job_id(&unique_token()), 1), |durable| (durable.job(), durable.generation()));
-    settle(definition, job, generation, &restored)?;
+    settle(definition, job, generation, if is_settled { None } else { Some(&restored) })?;
+    if let Some(durable) = &mut durable {
+        durable.commits_done(u64::MAX);
+    }
     Ok(Beginning { durable, restored, resumed: snapshot.map(|snapshot| snapshot.manifest().checkpoint) })
 }
 
@@ -198,11 +207,24 @@ pub(crate) fn give_up(definition: &Arc<Definition>) -> Result<()> {
     let Some(store) = definition.configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(()) };
     let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
     let job = job_id(&log.history().job);
-    let restored = newest(&store, log.history())?.as_ref().map(Restored::read).transpose()?.unwrap_or_default();
-    settle(definition, job.clone(), log.generation(), &restored).map_err(|e| {
+    let restored = uncommitted(&store, log.history())?;
+    settle(definition, job.clone(), log.generation(), restored.as_ref()).map_err(|e| {
         e.at(format_args!("what was not committed is left behind, under names with `{job}`, until the next start withdraws it"))
     })?;
     log.append(Entry::Ended { state: EndState::Failed })
+}
+
+/// What the newest checkpoint promises to commit; `None` if there is none, or that is known to be done.
+fn uncommitted(store: &Store, history: &History) -> Result<Option<Restored>> {
+    let newest = newest(store, history)?;
+    newest.as_ref().filter(|newest| !is_committed(history, newest)).map(Restored::read).transpose()
+}
+
+/// Whether the log says that what a snapshot promises to commit is committed. A reader of the results may have moved it away since.
+fn is_committed(history: &History, snapshot: &Snapshot) -> bool {
+    let checksum = &snapshot.published().manifest.checksum;
+    let known = history.published.iter().find(|known| known.manifest.checksum == *checksum);
+    known.is_some_and(|known| known.checkpoint <= history.committed)
 }
 
 /// How a job is called in the names of its transactions.
@@ -220,10 +242,10 @@ fn record_origin(log: &mut JobLog, history: &History, snapshot: &Snapshot) -> Re
     log.append(Entry::Published(Published { checkpoint, kind: SnapshotKind::Savepoint, ..published.clone() }))
 }
 
-/// Keeps a component beside the checkpoints.
+/// Keeps a component beside the checkpoints, unless an earlier start has.
 fn keep(store: &Store, plugin: &crate::LoadedPlugin) -> Result<PluginEntry> {
     let digest = plugin.plugin.digest().to_owned();
-    let component: Stored = store.put(&component_path(&digest), plugin.component.to_vec())?;
+    let component: Stored = store.put_once(&component_path(&digest), &plugin.component)?;
     Ok(PluginEntry { name: String::new(), digest, args: plugin.args.clone(), component, replaces: plugin.replaces.clone() })
 }
 
@@ -277,10 +299,11 @@ fn check_backend(restored: &Restored, definition: &Definition) -> Result<()> {
     }
 }
 
-/// Refuses state whose operator is gone. A gate's watermark goes with the shape of the chains.
+/// Refuses state whose operator is gone. A gate's watermark goes with the shape of the chains, and dead letters are settled already.
 fn check_uids(restored: &Restored, operators: &[OperatorEntry]) -> Result<()> {
     let known: BTreeSet<&str> = operators.iter().map(|operator| operator.uid.as_str()).collect();
-    let gone = restored.with_state().find(|uid| !known.contains(uid) && !uid.ends_with(GATE_SUFFIX));
+    let goes_with_chains = |uid: &&str| uid.ends_with(GATE_SUFFIX) || uid.ends_with(DEAD_LETTERS_SUFFIX);
+    let gone = restored.with_state().find(|uid| !known.contains(uid) && !goes_with_chains(uid));
     match gone {
         None => Ok(()),
         Some(uid) => {
@@ -303,6 +326,8 @@ fn operators_of(definition: &Definition) -> Vec<OperatorEntry> {
                 chained.chain(gate).collect()
             }
         };
+        let letters = vertex.operators.first().map(|operator| format!("{}{DEAD_LETTERS_SUFFIX}", uid(operator.nodes[0])));
+        let uids: Vec<String> = uids.into_iter().chain(letters).collect();
         operators.extend(uids.into_iter().map(|uid| OperatorEntry { uid, vertex: number as u32, parallelism: vertex.parallelism }));
     }
     operators
@@ -391,11 +416,15 @@ impl Durable {
         self.log.append(entry)
     }
 
+    /// Notes that all checkpoints up to this one are committed, as [`JobLog::commits_done`].
+    pub fn commits_done(&mut self, checkpoint: u64) {
+        self.log.commits_done(checkpoint);
+    }
+
     /// Withdraws what no checkpoint names, when the job has ended for good.
     pub fn withdraw(&self) -> Result<()> {
-        let newest = newest(self.store(), self.log.history())?;
-        let restored = newest.as_ref().map(Restored::read).transpose()?.unwrap_or_default();
-        settle(&self.version.definition, self.job(), self.generation(), &restored)
+        let restored = uncommitted(self.store(), self.log.history())?;
+        settle(&self.version.definition, self.job(), self.generation(), restored.as_ref())
     }
 
     /// A line for the user.
@@ -431,6 +460,7 @@ impl Durable {
             plugins,
             operators: self.operators.clone(),
             subtasks,
+            dead_letters_before: self.dead_letters_before,
         };
         let store = savepoint.unwrap_or(self.store()).clone();
         publish(&manifest, &store, &mut self.log, commits)?;
@@ -438,15 +468,16 @@ impl Durable {
     }
 }
 
-/// Commits what a checkpoint holds, and withdraws what it does not name.
-pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: &Restored) -> Result<()> {
+/// Commits what a checkpoint holds, unless that is known to be done (`None`), and withdraws what it does not name.
+pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: Option<&Restored>) -> Result<()> {
     let factory = Factory { definition, control: Arc::default(), job: job.clone(), generation, restored: Arc::default() };
     for (node, mut sink) in factory.sinks()? {
-        let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::new(TaskMetrics::default()));
+        let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::default(), &DeadLetters::default());
         let place = |e: Error| e.at(format_args!("sink `{}`", context.uid));
         sink.open(&context).map_err(place)?;
         // In the order of the subtasks, and of the checkpoints within each.
-        let items = restored.parts(&context.uid).iter().flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat();
+        let parts = restored.map_or(&[][..], |restored| restored.parts(&context.uid));
+        let items = parts.iter().flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat();
         for item in items {
             failpoint("recovery.commit")?;
             sink.commit(&item).map_err(place)?;
@@ -454,5 +485,5 @@ pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, re
         failpoint("recovery.abort")?;
         sink.abort_unlisted(&transaction_prefix(&job, &context.uid), &[]).map_err(place)?;
     }
-    Ok(())
+    dead_letters::settle(&factory, restored)
 }

@@ -52,7 +52,7 @@ impl Enumerator {
     fn snapshot(&self) -> HeadSnapshot {
         let found = Found { n_splits: self.n_splits, connector: self.enumerator.snapshot() };
         let items = vec![serde_json::to_vec(&found).unwrap_or_default()];
-        let lists = vec![ListSnapshot { name: FOUND.into(), mode: ListMode::Union, items }];
+        let lists = vec![ListSnapshot { name: FOUND.into(), mode: ListMode::Union, types: serde_json::Value::Null, items }];
         (format!("{}{ENUMERATOR_SUFFIX}", self.uid).into(), OperatorSnapshot { lists, ..OperatorSnapshot::default() })
     }
 

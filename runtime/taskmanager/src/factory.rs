@@ -2,6 +2,7 @@
 
 use crate::attempt;
 use crate::control::Control;
+use crate::dead_letters::{DEAD_LETTERS_SUFFIX, DeadLetterOperator, DeadLetters};
 use crate::disks::Disks;
 use crate::restored::Restored;
 use crate::replaceable::{Seats, UserCode};
@@ -9,8 +10,8 @@ use arrow_schema::SchemaRef;
 use std::sync::Arc;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
 use streamrt_operator::{
-    DeadLetter, FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink,
-    SinkOperator, Source, TaskMetrics, TransformOperator, WRITE_AHEAD_BYTES, WriteAheadSink,
+    FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator, Source,
+    TaskMetrics, TransformOperator, WRITE_AHEAD_BYTES, WriteAheadSink,
 };
 use streamrt_plugin::{ChainSpec, Grants, Log, Plugin, SinkSpec};
 use streamrt_state::Share;
@@ -44,7 +45,6 @@ pub(crate) struct Definition {
     pub configuration: Arc<Configuration>,
     pub max_parallelism: u32,
     pub clock: Arc<dyn Clock>,
-    pub dead_letters: Arc<dyn Fn(DeadLetter) -> Result<()> + Send + Sync>,
     /// None: keyed state is in memory.
     pub disks: Option<Arc<Disks>>,
 }
@@ -88,8 +88,9 @@ pub(crate) fn check_grants(graph: &JobGraph, grants: &Grants) -> Result<()> {
 }
 
 impl Factory<'_> {
-    pub fn context(&self, node: usize, subtask: &Subtask, metrics: Arc<TaskMetrics>) -> OperatorContext {
-        let definition = self.definition;
+    /// `letters` are those of the task.
+    pub fn context(&self, node: usize, subtask: &Subtask, metrics: Arc<TaskMetrics>, letters: &DeadLetters) -> OperatorContext {
+        let (definition, letters) = (self.definition, letters.clone());
         let (parallelism, max_parallelism) = (definition.graph.vertices[subtask.vertex].parallelism, definition.max_parallelism);
         let key_groups = KeyGroupRange::of_subtask(max_parallelism, parallelism, subtask.index);
         let share = Share { subtask: subtask.index, parallelism, key_groups, max_parallelism };
@@ -106,12 +107,20 @@ impl Factory<'_> {
             clock: definition.clock.clone(),
             configuration: definition.configuration.clone(),
             metrics,
-            dead_letters: definition.dead_letters.clone(),
+            dead_letters: Arc::new(move |letter| letters.put(&letter)),
         }
     }
 
     /// The operators of a subtask, and where their code is replaced. Sinks get counters of their own, which are added to `sinks`.
-    pub fn chain(&self, subtask: &Subtask, metrics: &Arc<TaskMetrics>, sinks: &mut Vec<Arc<TaskMetrics>>) -> Result<(OperatorChain, Seats)> {
+    ///
+    /// `task` is the subtask's number in the job. The last operator takes part in checkpoints for the task's dead letters.
+    pub fn chain(
+        &self,
+        (task, subtask): (usize, &Subtask),
+        metrics: &Arc<TaskMetrics>,
+        letters: &DeadLetters,
+        sinks: &mut Vec<Arc<TaskMetrics>>,
+    ) -> Result<(OperatorChain, Seats)> {
         let vertex = &self.definition.graph.vertices[subtask.vertex];
         let mut chain = OperatorChain::new();
         let mut seats = Seats::default();
@@ -128,7 +137,12 @@ impl Factory<'_> {
                 }
                 false => metrics.clone(),
             };
-            chain.push(operator, self.context(node, subtask, metrics), chained.targets.clone());
+            chain.push(operator, self.context(node, subtask, metrics, letters), chained.targets.clone());
+        }
+        if let Some(first) = vertex.operators.first() {
+            let first = self.context(first.nodes[0], subtask, Arc::default(), letters);
+            let context = OperatorContext { uid: format!("{}{DEAD_LETTERS_SUFFIX}", first.uid).into(), ..first };
+            chain.push(Box::new(DeadLetterOperator::new(letters.clone(), task as u32)), context, Vec::new());
         }
         Ok((chain, seats))
     }
@@ -177,10 +191,7 @@ impl Factory<'_> {
             }
             Body::Function { .. } => {
                 let (user, declared) = users.next().ok_or_else(missing)?;
-                match declared[0].key.is_some() {
-                    true => Box::new(KeyedProcessOperator::new(user, &declared, input, node.key.clone())?),
-                    false => Box::new(TransformOperator::new(user, &declared, input)?),
-                }
+                function_operator(user, &declared, node, input)?
             }
             Body::Window { assigner, allowed_lateness_ms, contents } => {
                 let mut next = || users.next().and_then(single);
@@ -267,6 +278,22 @@ impl Factory<'_> {
         };
         Ok(Box::new(plugin.plugin.chain(spec)?))
     }
+}
+
+fn function_operator(
+    user: Box<dyn FunctionChain>,
+    declared: &[Function],
+    node: &StreamNode,
+    input: &SchemaRef,
+) -> Result<Box<dyn Operator>> {
+    Ok(match (declared[0].key.is_some(), &node.second_schema) {
+        (true, None) => Box::new(KeyedProcessOperator::new(user, declared, input, node.key.clone())?),
+        (true, Some(second)) => {
+            Box::new(KeyedProcessOperator::new(user, declared, input, node.key.clone())?.with_second_input(declared, second)?)
+        }
+        (false, None) => Box::new(TransformOperator::new(user, declared, input)?),
+        (false, Some(second)) => Box::new(TransformOperator::new(user, declared, input)?.with_second_input(declared, second)?),
+    })
 }
 
 /// Puts what a plugin says onto stderr.

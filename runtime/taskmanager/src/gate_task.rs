@@ -24,6 +24,7 @@ pub fn run(task: &mut Task, gate: &mut InputGate) -> Result<()> {
         }
         match event {
             GateEvent::Batch(batch) => task.batch(batch)?,
+            GateEvent::SecondInput(batch) => task.second_input(batch)?,
             GateEvent::Watermark(watermark) => task.watermark(watermark)?,
             GateEvent::Status(status) => task.status(status)?,
             GateEvent::Barrier(barrier, alignment) => task.checkpoint(barrier, alignment, gate_snapshot(&uid, gate.watermark()))?,

@@ -4,7 +4,6 @@
 
 use crate::checkpoints::Message;
 use crate::control::Control;
-use crate::dead_letters::DeadLetters;
 use crate::disks::{Disks, StateBackend};
 use crate::durable::{self, Beginning};
 use crate::factory::{self, Definition, LoadedPlugin};
@@ -74,6 +73,8 @@ pub(crate) struct JobMetrics {
     /// One for each sink operator.
     pub sinks: Vec<Arc<TaskMetrics>>,
     pub tasks: Vec<Arc<TaskMetrics>>,
+    /// Of earlier attempts, up to the checkpoint that this one goes on from.
+    pub dead_letters_before: u64,
 }
 
 /// A look at a running job.
@@ -162,7 +163,6 @@ pub(crate) fn define(
     let graph = JobGraph::new(StreamGraph::new(&job)?, parallelism);
     factory::check_grants(&graph, &grants)?;
     let max_parallelism = max_parallelism(&graph, configuration.max_parallelism, kept_max)?;
-    let dead_letters = DeadLetters::new(configuration.dead_letters.as_deref());
     Ok(Definition {
         spec: job,
         parallelism,
@@ -174,7 +174,6 @@ pub(crate) fn define(
         configuration,
         max_parallelism,
         clock: SystemClock::shared(),
-        dead_letters: Arc::new(move |letter| dead_letters.put(&letter)),
         disks,
     })
 }
@@ -234,7 +233,7 @@ impl Shared {
             watermark: watermarks.min().filter(|watermark| *watermark != WATERMARK_MIN),
             back_pressure: (blocked as f64 / elapsed.as_nanos().max(1) as f64).min(1.0),
             late_records: sum(&all(), |metrics| metrics.late_records.load(Ordering::Relaxed)),
-            dead_letters: sum(&all(), |metrics| metrics.dead_letters.load(Ordering::Relaxed)),
+            dead_letters: metrics.dead_letters_before + sum(&all(), |metrics| metrics.dead_letters.load(Ordering::Relaxed)),
             elapsed,
         }
     }

@@ -75,8 +75,10 @@ pub enum Report {
     Ended {
         task: usize,
     },
+    /// It has ended; so many records were skipped.
     Finished {
         task: usize,
+        dead_letters: u64,
     },
 }
 
@@ -88,6 +90,8 @@ pub struct TaskSnapshot {
     pub pause: Pause,
     /// By uid.
     pub operators: Vec<(Arc<str>, OperatorSnapshot)>,
+    /// Records that were skipped so far.
+    pub dead_letters: u64,
 }
 
 /// How long a task stood still for a checkpoint.

@@ -37,7 +37,7 @@ impl Attempt {
         };
         let factory = Factory { definition, control: control.clone(), job, generation, restored: restored.clone() };
         let (reports, reported) = channel();
-        let mut metrics = JobMetrics::default();
+        let mut metrics = JobMetrics { dead_letters_before: restored.dead_letters(), ..JobMetrics::default() };
         let (tasks, mailboxes) = attempt::build(&factory, restored, durable.as_ref().map(|_| &reports), &mut metrics)?;
         drop(reports);
         let start = |durable| checkpoints::start(durable, restored, mailboxes, reported, control.clone(), shared.statistics.clone());
@@ -87,10 +87,12 @@ impl Master {
             }
             let replacement = self.shared.take_replacement();
             let next = match (ending, replacement) {
-                (Some(Ending { stopped_at: Some(checkpoint), .. }), replacement) if error.code() == code::CANCELLED => match replacement {
-                    None => return Ok(Some(checkpoint)),
-                    Some(replacement) => Some(self.replace(replacement, checkpoint)?),
-                },
+                (Some(Ending { mut durable, stopped_at: Some(checkpoint), .. }), replacement) if error.code() == code::CANCELLED => {
+                    match replacement {
+                        None => return checkpoints::stopped(&mut durable).map(|()| Some(checkpoint)),
+                        Some(replacement) => Some(self.replace(replacement, checkpoint)?),
+                    }
+                }
                 (ending, replacement) => self.after_failure(error, ending, replacement)?,
             };
             match next {

@@ -73,7 +73,12 @@ impl Reader {
             let kept = KeptSplit { number: split.number, name: split.name.to_string(), detail: split.detail.clone(), position };
             serde_json::to_vec(&kept).unwrap_or_default()
         };
-        let lists = vec![ListSnapshot { name: SPLITS.into(), mode: ListMode::Split, items: open.chain(waiting).map(keep).collect() }];
+        let lists = vec![ListSnapshot {
+            name: SPLITS.into(),
+            mode: ListMode::Split,
+            types: serde_json::Value::Null,
+            items: open.chain(waiting).map(keep).collect(),
+        }];
         (self.context.uid.clone(), OperatorSnapshot { lists, ..OperatorSnapshot::default() })
     }
 
@@ -133,7 +138,7 @@ impl Reader {
         loop {
             match gate.poll(timeout)? {
                 GateEvent::Nothing => return Ok(start.elapsed()),
-                GateEvent::Batch(batch) => {
+                GateEvent::Batch(batch) | GateEvent::SecondInput(batch) => {
                     for split in split_rows::from_batch(&batch) {
                         let known = SplitEvent::Known { number: split.number };
                         task.head(|operator, output| operator.split(known, output))?;

@@ -17,6 +17,7 @@ pub struct Restored {
     parts: BTreeMap<String, Vec<Option<Part>>>,
     /// The operators whose subtasks had all finished.
     finished: BTreeSet<String>,
+    dead_letters: u64,
 }
 
 impl Restored {
@@ -26,7 +27,7 @@ impl Restored {
     /// `Data` if one is missing or damaged.
     pub fn read(snapshot: &Snapshot) -> Result<Restored> {
         let manifest = snapshot.manifest();
-        let mut restored = Restored { store: Some(snapshot.store().clone()), ..Restored::default() };
+        let mut restored = Restored { dead_letters: manifest.dead_letters(), store: Some(snapshot.store().clone()), ..Restored::default() };
         for operator in &manifest.operators {
             restored.parts.insert(operator.uid.clone(), snapshot.parts(&operator.uid)?);
             restored.files.insert(operator.uid.clone(), snapshot.files(&operator.uid));
@@ -83,6 +84,11 @@ impl Restored {
     /// Whether all subtasks of an operator had finished.
     pub fn is_finished(&self, uid: &str) -> bool {
         self.finished.contains(uid)
+    }
+
+    /// The records that had been skipped.
+    pub fn dead_letters(&self) -> u64 {
+        self.dead_letters
     }
 
     /// The parts under a uid, by old subtask.

@@ -39,7 +39,7 @@ pub type HeadSnapshot = (Arc<str>, OperatorSnapshot);
 /// The watermark of a gate as the head of a task keeps it.
 pub fn gate_snapshot(uid: &str, watermark: Watermark) -> HeadSnapshot {
     let items = if watermark > WATERMARK_MIN { vec![watermark.to_le_bytes().to_vec()] } else { Vec::new() };
-    let lists = vec![ListSnapshot { name: GATE_WATERMARK.into(), mode: ListMode::Union, items }];
+    let lists = vec![ListSnapshot { name: GATE_WATERMARK.into(), mode: ListMode::Union, types: serde_json::Value::Null, items }];
     (format!("{uid}{GATE_SUFFIX}").into(), OperatorSnapshot { lists, ..OperatorSnapshot::default() })
 }
 
@@ -50,12 +50,22 @@ impl Task {
     }
 
     pub fn batch(&mut self, batch: Batch) -> Result<()> {
+        self.count(&batch);
+        let mut batch = Some(batch);
+        self.head(|operator, output| batch.take().map_or(Ok(()), |batch| operator.batch(batch, output)))
+    }
+
+    pub fn second_input(&mut self, batch: Batch) -> Result<()> {
+        self.count(&batch);
+        let mut batch = Some(batch);
+        self.head(|operator, output| batch.take().map_or(Ok(()), |batch| operator.second_input(batch, output)))
+    }
+
+    fn count(&self, batch: &Batch) {
         TaskMetrics::add(&self.metrics.records_in, batch.n_rows() as u64);
         if let Some(watermark) = batch.last_watermark() {
             self.metrics.watermark.store(watermark, std::sync::atomic::Ordering::Relaxed);
         }
-        let mut batch = Some(batch);
-        self.head(|operator, output| batch.take().map_or(Ok(()), |batch| operator.batch(batch, output)))
     }
 
     pub fn watermark(&mut self, watermark: Watermark) -> Result<()> {
@@ -114,7 +124,8 @@ impl Task {
         }
         let pause = Pause { alignment, sync: start.elapsed() };
         mailbox::account(&self.metrics, pause);
-        line.report(Report::Snapshot(TaskSnapshot { task, checkpoint, pause, operators }));
+        let dead_letters = self.dead_letters();
+        line.report(Report::Snapshot(TaskSnapshot { task, checkpoint, pause, operators, dead_letters }));
         Ok(())
     }
 
@@ -123,17 +134,19 @@ impl Task {
         self.chain.end_of_input(&mut self.exits)?;
         self.exits.end_of_input()?;
         self.ended = true;
-        let report = |task: &Task, report: fn(usize) -> Report| {
-            if let Some(line) = &task.checkpoints {
-                line.report(report(line.task));
-            }
-        };
-        if self.checkpoints.is_some() && self.chain.awaits_checkpoint() {
-            report(self, |task| Report::Ended { task });
+        if let Some(line) = self.checkpoints.as_ref().filter(|_| self.chain.awaits_checkpoint()) {
+            line.report(Report::Ended { task: line.task });
             self.await_commit(gate, head)?;
         }
-        report(self, |task| Report::Finished { task });
+        if let Some(line) = &self.checkpoints {
+            line.report(Report::Finished { task: line.task, dead_letters: self.dead_letters() });
+        }
         Ok(())
+    }
+
+    /// Records that were skipped so far.
+    fn dead_letters(&self) -> u64 {
+        self.metrics.dead_letters.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     fn await_commit(&mut self, gate: &mut InputGate, head: impl Fn() -> HeadSnapshot) -> Result<()> {

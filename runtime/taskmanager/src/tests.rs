@@ -102,7 +102,9 @@ fn a_skipped_line_is_kept_as_a_dead_letter_and_counted() {
     configuration.set("poison.dead-letters", letters.to_str().unwrap()).unwrap();
     let summary = start(csv(&input), &out, 1, configuration).unwrap().wait().unwrap().summary;
     assert_eq!((summary.records_in, summary.dead_letters), (3, 1));
-    let letter: Value = serde_json::from_str(&std::fs::read_to_string(letters.join("dead-letters.jsonl")).unwrap()).unwrap();
+    let files: Vec<_> = std::fs::read_dir(&letters).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let letter: Value = serde_json::from_str(&std::fs::read_to_string(&files[0]).unwrap()).unwrap();
     assert_eq!((&letter["record"], &letter["code"]), (&json!("three"), &json!("S3003")));
 }
 

@@ -77,6 +77,8 @@ codes! {
     PORT_IN_USE = "S3006", Unavailable, "End the program that holds the port, or choose another one.";
     /// The system behind a plugin's sink did not answer.
     SINK_UNAVAILABLE = "S3007", Unavailable, "Check the system that the sink writes to; what is not committed is written again.";
+    /// What a source had read is not there any more, or is another thing.
+    HISTORY_LOST = "S3012", Data, "Put the input back as it was, or start anew with another checkpoint.dir; to go on would skip or double records.";
 
     /// The guest trapped.
     TRAP = "S4001", UserCode, "Correct the plugin at the function named in the backtrace, or run with `-D poison.policy=skip`.";

@@ -75,7 +75,7 @@ pub(crate) fn lists(
     watermark: Watermark,
     has_splits: bool,
 ) -> Vec<ListSnapshot> {
-    let list = |name: &str, items| ListSnapshot { name: name.into(), mode: ListMode::Union, items };
+    let list = |name: &str, items| ListSnapshot { name: name.into(), mode: ListMode::Union, types: serde_json::Value::Null, items };
     let (subtask, parallelism) = place(context);
     let head = [subtask.to_le_bytes(), parallelism.to_le_bytes()].concat();
     let combined = [&head[..], &watermark.to_le_bytes(), &[u8::from(has_splits)]].concat();

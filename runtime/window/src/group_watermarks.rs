@@ -31,7 +31,12 @@ impl GroupWatermarks {
         let item = |(range, watermark): &(KeyGroupRange, Watermark)| {
             [&range.start.to_le_bytes()[..], &range.end.to_le_bytes(), &watermark.to_le_bytes()].concat()
         };
-        ListSnapshot { name: LIST.into(), mode: ListMode::Union, items: self.ranges.iter().map(item).collect() }
+        ListSnapshot {
+            name: LIST.into(),
+            mode: ListMode::Union,
+            types: serde_json::Value::Null,
+            items: self.ranges.iter().map(item).collect(),
+        }
     }
 
     /// The part for the key groups of a subtask; `None` if the snapshot has nothing of them.

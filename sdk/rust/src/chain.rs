@@ -33,7 +33,10 @@ impl Maker {
     }
 }
 
-/// A function that can stand in a chain: kinds 1 to 6.
+/// The port of the rows of a second input.
+pub(crate) const SECOND_INPUT: u16 = 1;
+
+/// A function that can stand in a chain: kinds 1 to 6, and in front of one 11.
 pub(crate) trait Stage {
     /// Called once, before the first call.
     fn open(&mut self, _context: &StageContext) {}
@@ -197,11 +200,14 @@ impl Bytes<'_> {
 
 fn run(functions: &[Function], stages: &mut [Box<dyn Stage>], input: &[Section]) -> Result<Vec<Section>> {
     let Some(front) = functions.first() else { return Ok(Vec::new()) };
-    let mut between = entry(&front.input, input)?;
+    let second = input.iter().any(|section| section.role == codes::section::ROWS && section.port == SECOND_INPUT);
+    let columns = if second { &front.second_input } else { &front.input };
+    let mut between = entry(columns, input)?;
     let mut sections = Vec::new();
     for ((function, stage), position) in functions.iter().zip(stages).zip(0u16..) {
         let mut out = StageOutput::default();
-        let table = between.table(function)?;
+        let columns = if position == 0 { columns } else { &function.input };
+        let table = between.table(columns, &function.name)?;
         let stage_input = StageInput {
             table,
             selection: between.selection.as_deref(),
@@ -261,12 +267,12 @@ fn marks(rows: &Section) -> Result<Vec<Mark>> {
 
 impl<'a> Between<'a> {
     /// The columns that a function reads, in its order.
-    fn table(&self, function: &Function) -> Result<Table<'_>> {
+    fn table(&self, columns: &Schema, function: &str) -> Result<Table<'_>> {
         let column = |wanted: &streamrt_wit::Field| match self.columns.iter().find(|known| known.field.name == wanted.name) {
             Some(known) => Ok(known.bytes.raw()),
-            None => Err(Error::host(format!("{}: the column {} does not reach it inside the chain", function.name, wanted.name))),
+            None => Err(Error::host(format!("{function}: the column {} does not reach it inside the chain", wanted.name))),
         };
-        Ok(Table { n_rows: self.n_rows_stored(), columns: function.input.iter().map(column).collect::<Result<_>>()? })
+        Ok(Table { n_rows: self.n_rows_stored(), columns: columns.iter().map(column).collect::<Result<_>>()? })
     }
 
     /// Rows of the columns, which are more than the rows of the stage where a selection stands between.

@@ -170,7 +170,7 @@ impl Graph {
         }
         let functions = &mut parts.plan.functions;
         let function = if let Body::Function { function } = node.body { functions.get_mut(function as usize) } else { None };
-        match function.filter(|function| function.kind == FunctionKind::Process) {
+        match function.filter(|function| matches!(function.kind, FunctionKind::Process | FunctionKind::BroadcastProcess)) {
             Some(function) => function.outputs.push(port.clone()),
             None => {
                 let sentence = format!("{}: it has no side output {name}: only process functions have side outputs", node.uid);
@@ -212,5 +212,5 @@ pub(crate) type Of<T> = PhantomData<fn() -> T>;
 
 /// An edge from a stream.
 pub(crate) fn edge(node: u32, port: u16, partitioning: Partitioning) -> Vec<Input> {
-    vec![Input { node, port, partitioning }]
+    vec![Input { node, port, partitioning, input: 0 }]
 }

@@ -1,6 +1,7 @@
 //! Keyed streams: a stream and the columns that partition it. State, timers and windows belong to a key.
 
 use crate::aggregate::{Aggregates, Term};
+use crate::broadcast::BroadcastConnectedStream;
 use crate::chain::Maker;
 use crate::env::{edge, main_port};
 use crate::error::{Error, Result};
@@ -40,6 +41,11 @@ impl<T: Record, K: Key> KeyedStream<T, K> {
         let states = self.stream.graph.check(setup.declared(uid));
         let function = Function { key: Some(key), time: F::TIME, timers: F::TIMERS, states, ..base };
         self.stream.call(uid, self.inputs(), function, Maker::stage(ProcessStage::new(process, setup, true)))
+    }
+
+    /// Puts a broadcast stream beside this one, for a function that reads both: see [`BroadcastProcessFunction`](crate::BroadcastProcessFunction).
+    pub fn connect<B: Record>(&self, broadcast: &Stream<B>) -> BroadcastConnectedStream<T, K, B> {
+        BroadcastConnectedStream::new(&self.stream, Some(self), broadcast)
     }
 
     /// The key columns that a function with the key type `F` is sent.

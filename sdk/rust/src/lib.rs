@@ -37,6 +37,7 @@ extern crate self as streamrt_sdk;
 mod aggregate;
 #[doc(hidden)]
 pub mod bindings;
+mod broadcast;
 mod builder;
 mod chain;
 mod column;
@@ -67,6 +68,7 @@ mod window;
 mod window_function;
 
 pub use aggregate::{Term, avg, count, first, key, last, max, min, sum, window_end, window_start};
+pub use broadcast::{BroadcastConnectedStream, BroadcastContext, BroadcastProcessFunction};
 pub use connector::{Blackhole, Datagen, File, FileConnector, Print, Sink, Socket, SocketConnector, Source};
 pub use dynamic::{Cell, Row, RowWriter};
 pub use env::Env;
@@ -79,7 +81,7 @@ pub use library::Library;
 pub use process::{Context, OutputTag, ProcessFunction, Setup, TimeDomain};
 pub use record::{Column, Record};
 pub use sink::{SinkSetup, TwoPhaseSink, WriteAheadSink};
-pub use state::{AggregatingState, ListState, MapKey, MapState, ReducingState, Ttl, ValueState};
+pub use state::{AggregatingState, BroadcastState, ListState, MapKey, MapState, ReducingState, Ttl, ValueState};
 pub use stream::{Stream, WriteAheadNode};
 pub use streamrt_sdk_macros::Record;
 pub use streamrt_wit::{DataType, Field, Plan, Schema};
@@ -104,11 +106,11 @@ pub mod support {
 /// Everything that a job needs.
 pub mod prelude {
     pub use crate::{
-        AggregateFunction, AggregatingState, Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Folder, Forward,
-        Global, KeyedStream, Library, ListState, MapState, OutputTag, Print, ProcessFunction, Record, ReducingState, Result, Rows, Session,
-        Setup, SinkSetup, Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling, TwoPhaseSink, ValueState, Watermarks, Window, WindowFunction,
-        WindowResult, WindowedStream, WriteAheadSink, avg, count, first, hours, key, last, max, millis, min, minutes, secs, sum,
-        window_end, window_start,
+        AggregateFunction, AggregatingState, Blackhole, BroadcastContext, BroadcastProcessFunction, BroadcastState, Collector, Column,
+        Context, Count, Datagen, Env, Error, File, Folder, Forward, Global, KeyedStream, Library, ListState, MapState, OutputTag, Print,
+        ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup, SinkSetup, Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling,
+        TwoPhaseSink, ValueState, Watermarks, Window, WindowFunction, WindowResult, WindowedStream, WriteAheadSink, avg, count, first,
+        hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
     };
 }
 

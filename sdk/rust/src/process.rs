@@ -145,11 +145,11 @@ impl<K: Key> Context<'_, K> {
 
 /// The running form of a process function.
 pub(crate) struct ProcessStage<F: ProcessFunction> {
-    function: F,
-    setup: Setup,
+    pub(crate) function: F,
+    pub(crate) setup: Setup,
     row: F::In,
-    out: Collector<F::Out>,
-    sides: Sides,
+    pub(crate) out: Collector<F::Out>,
+    pub(crate) sides: Sides,
     timers: Timers,
     /// Whether a key stands in front.
     keyed: bool,
@@ -163,16 +163,16 @@ impl<F: ProcessFunction> ProcessStage<F> {
 }
 
 /// The sections beside the rows.
-struct Around<'a> {
+pub(crate) struct Around<'a> {
     slots: Option<&'a Section>,
     n_slots: usize,
-    watermark: i64,
+    pub(crate) watermark: i64,
     bound: i64,
-    processing_time: i64,
+    pub(crate) processing_time: i64,
 }
 
 impl<'a> Around<'a> {
-    fn read(sections: &'a [Section]) -> Result<Around<'a>> {
+    pub(crate) fn read(sections: &'a [Section]) -> Result<Around<'a>> {
         let find_section = |role| sections.iter().find(|section| section.role == role);
         let slots = find_section(codes::section::SLOTS);
         let n_slots = slots.map_or(0, |slots| slots.rows as usize);
@@ -196,16 +196,12 @@ impl<F: ProcessFunction> Stage for ProcessStage<F> {
         self.sides.reset();
         let n_timer_slots = if F::TIMERS { around.n_slots } else { 0 };
         self.timers.begin(if input.in_front { input.sections } else { &[] }, n_timer_slots, around.bound, around.processing_time)?;
-        if self.keyed {
-            self.setup.begin(around.n_slots, input.sections)?;
-        }
+        self.setup.begin(if self.keyed { around.n_slots } else { 0 }, input.sections)?;
         let walk = Walk::new(self, input, &around)?;
         out.mark_rows = Some(walk.run()?);
         out.fired = self.timers.fired_times();
         out.sections.extend(self.timers.finish()?);
-        if self.keyed {
-            self.setup.finish(&mut out.sections)?;
-        }
+        self.setup.finish(&mut out.sections)?;
         out.main = self.out.finish(input.n_rows);
         out.sides = self.sides.finish();
         Ok(())

@@ -1,5 +1,6 @@
 //! Streams: handles to an output of a node, typed by the record that it carries. Every verb adds a node and returns the next handle.
 
+use crate::broadcast::BroadcastConnectedStream;
 use crate::chain::Maker;
 use crate::connector::Sink;
 use crate::env::{Graph, Of, edge, main_port, replace};
@@ -13,14 +14,14 @@ use crate::transform::{Collector, Filter, FilterColumn, FlatMap, KeyProjection, 
 use crate::value::Value;
 use crate::watermarks::Watermarks;
 use std::marker::PhantomData;
-use streamrt_wit::{Body, Function, FunctionKind, Input, OutputColumns, Partitioning, Schema};
+use streamrt_wit::{Body, Function, FunctionKind, Input, OutputColumns, Partitioning, Schema, StateDescriptor};
 
 /// A stream of records of type `T`: one output of one operator. A stream may be used more than once; each use gets every row.
 pub struct Stream<T> {
     pub(crate) graph: Graph,
     pub(crate) node: u32,
     port: u16,
-    partitioning: Partitioning,
+    pub(crate) partitioning: Partitioning,
     record: Of<T>,
 }
 
@@ -44,6 +45,7 @@ pub(crate) fn function(kind: FunctionKind, name: &str, input: Schema, output: Ou
         states: Vec::new(),
         accumulator: None,
         grants: Vec::new(),
+        second_input: Vec::new(),
     }
 }
 
@@ -110,15 +112,19 @@ impl<T: Record> Stream<T> {
         self.transform(FunctionKind::FlatMap, uid, T::schema(), replace::<O>(), Maker::stage(FlatMap::<T, O, _>::new(map)))
     }
 
-    /// Calls a process function without a key: it has no state and no timers, but times, watermarks and side outputs.
+    /// Calls a process function without a key: it has no timers and no state by key, but operator state, times, watermarks and side
+    /// outputs.
     pub fn process<F: ProcessFunction<In = T>>(&self, uid: &str, mut process: F) -> Stream<<F::Out as Output>::Of<T>> {
         let setup = Setup::open(&mut process);
-        if !setup.descriptors().is_empty() {
-            self.graph.mistake(Error::new(format!("{uid}: state needs a key: put key_by in front of process")));
-        }
+        let states = self.graph.check(setup.declared(uid).and_then(|states| without_key(uid, states)));
         let base = function(FunctionKind::Process, uid, T::schema(), F::Out::output_columns());
-        let function = Function { time: F::TIME, ..base };
+        let function = Function { time: F::TIME, states, ..base };
         self.call(uid, self.inputs(), function, Maker::stage(ProcessStage::new(process, setup, false)))
+    }
+
+    /// Puts a broadcast stream beside this one, for a function that reads both: see [`BroadcastProcessFunction`](crate::BroadcastProcessFunction).
+    pub fn connect<B: Record>(&self, broadcast: &Stream<B>) -> BroadcastConnectedStream<T, (), B> {
+        BroadcastConnectedStream::new(self, None, broadcast)
     }
 
     /// The rows that an operator sends to the side output `tag`. It belongs to the operator that made this stream.
@@ -221,6 +227,14 @@ impl WriteAheadNode {
                 *write_ahead_bytes = Some(bytes);
             }
         });
+    }
+}
+
+/// The states of a function without a key.
+pub(crate) fn without_key(uid: &str, states: Vec<StateDescriptor>) -> crate::Result<Vec<StateDescriptor>> {
+    match states.iter().find(|state| !state.kind.is_operator_state()) {
+        Some(state) => Err(Error::new(format!("{uid}: state {} needs a key: put key_by in front of process", state.name))),
+        None => Ok(states),
     }
 }
 

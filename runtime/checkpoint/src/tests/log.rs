@@ -86,6 +86,8 @@ struct Outcome {
     /// Entries that were not, as it was told.
     not_written: Vec<Entry>,
     leads: bool,
+    /// What it found when it took over.
+    read: Option<History>,
 }
 
 fn published(checkpoint: u64) -> Entry {
@@ -93,14 +95,22 @@ fn published(checkpoint: u64) -> Entry {
     Entry::Published(Published { checkpoint, kind: SnapshotKind::Checkpoint, manifest, location: None, uncommitted: false })
 }
 
+/// So many entries lie from one summary to the next.
+const SUMMARY_EVERY: u64 = 2;
+
+/// Takes the job over and publishes checkpoints, each of which is committed before the next entry is written.
 fn lead(store: &Store, token: String, n_entries: u64) -> Outcome {
-    let mut outcome = Outcome { token, written: Vec::new(), not_written: Vec::new(), leads: false };
-    let Ok((mut log, _)) = JobLog::take_over(store, &outcome.token) else { return outcome };
+    let mut outcome = Outcome { token, written: Vec::new(), not_written: Vec::new(), leads: false, read: None };
+    let Ok((mut log, read)) = JobLog::take_over_with(store, &outcome.token, SUMMARY_EVERY) else { return outcome };
+    outcome.read = Some(read);
     outcome.written.push(Entry::TakeOver { generation: log.generation() });
     for _ in 0..n_entries {
         let entry = published(log.history().next_checkpoint() + outcome.not_written.len() as u64);
         match log.append(entry.clone()) {
-            Ok(()) => outcome.written.push(entry),
+            Ok(()) => {
+                log.commits_done(log.history().last_checkpoint);
+                outcome.written.push(entry);
+            }
             Err(_) if log.leads() => outcome.not_written.push(entry),
             Err(_) => break,
         }
@@ -153,7 +163,13 @@ fn entries(store: &Store) -> Vec<(String, Entry)> {
 
 fn check(store: &Store, outcomes: &[Outcome], faultless: bool) {
     let entries = entries(store);
-    assert_eq!(History::read(store).unwrap().entries, entries.len() as u64, "the log is whole");
+    let history = History::read_with(store, SUMMARY_EVERY).unwrap();
+    assert_eq!(history.entries, entries.len() as u64, "the log is whole");
+    assert_eq!(history, History::read_with(store, u64::MAX).unwrap(), "summaries say what the entries say");
+    for read in outcomes.iter().filter_map(|outcome| outcome.read.as_ref()) {
+        assert_eq!(*read, folded(store, read.entries), "who leads has read what stands there");
+    }
+    check_committed(&entries, &history);
     for outcome in outcomes {
         let own: Vec<&Entry> = entries.iter().filter(|(token, _)| *token == outcome.token).map(|(_, entry)| entry).collect();
         assert!(own.len() <= outcome.written.len() + 1, "at most one entry's fate is unknown");
@@ -170,6 +186,25 @@ fn check(store: &Store, outcomes: &[Outcome], faultless: bool) {
     }
     let newest = outcomes.iter().find(|outcome| Some(&outcome.token) == leader);
     assert!(!faultless || newest.is_some_and(|newest| newest.leads), "somebody leads");
+}
+
+/// The history of the first entries of a log.
+fn folded(store: &Store, n_entries: u64) -> History {
+    let first = Store::in_memory().unwrap();
+    for number in 1..=n_entries {
+        first.put(&log_path(number), store.read(&log_path(number)).unwrap().unwrap()).unwrap();
+    }
+    History::read_with(&first, u64::MAX).unwrap()
+}
+
+/// The log says of no checkpoint that it is committed before it is published, and of each behind which the same leader has published another one.
+fn check_committed(entries: &[(String, Entry)], history: &History) {
+    assert!(history.committed <= history.last_checkpoint);
+    for (published, next) in entries.iter().zip(entries.iter().skip(1)) {
+        if let (Entry::Published(checkpoint), Entry::Published(_), true) = (&published.1, &next.1, published.0 == next.0) {
+            assert!(history.committed >= checkpoint.checkpoint, "{} is committed", checkpoint.checkpoint);
+        }
+    }
 }
 
 fn explore(n_before: u64, n_entries: u64, n_faults: usize) -> usize {

@@ -167,9 +167,9 @@ fn a_file_that_is_not_what_it_was_is_an_error_where_a_reader_goes_on() {
         let error = source.open(split, Some(&position)).err().unwrap();
         assert_eq!((error.code().id, error.message()), (code, format!("{} {expected}", path.display()).as_str()));
     };
-    check(Some("one\n"), "S7001", "has 4 bytes, but had 14 when it was read up to byte 8: put it back as it was");
-    check(Some("one\ntwo\nthr\n"), "S7001", "has 12 bytes, but had 14 when it was read up to byte 8: put it back as it was");
-    check(Some("another file\n\n"), "S7001", "is not the file that was read up to byte 8, for no line ends there: put it back as it was");
+    check(Some("one\n"), "S3012", "has 4 bytes, but had 14 when it was read up to byte 8: put it back as it was");
+    check(Some("one\ntwo\nthr\n"), "S3012", "has 12 bytes, but had 14 when it was read up to byte 8: put it back as it was");
+    check(Some("another file\n\n"), "S3012", "is not the file that was read up to byte 8, for no line ends there: put it back as it was");
     check(None, "S3001", "does not exist");
     let error = source.open(split, Some("{}")).err().unwrap();
     assert_eq!((error.code().id, error.message().contains("the snapshot holds `{}`")), ("S7001", true));

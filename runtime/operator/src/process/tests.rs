@@ -153,6 +153,7 @@ fn function() -> Function {
         states: vec![state(StateKind::Value, "sum"), state(StateKind::List, "list"), state(StateKind::Map, "map")],
         accumulator: None,
         grants: Vec::new(),
+        second_input: Vec::new(),
     }
 }
 

@@ -36,6 +36,7 @@ fn function(kind: FunctionKind, outputs: Vec<OutputColumns>) -> Function {
         states: Vec::new(),
         accumulator: None,
         grants: Vec::new(),
+        second_input: Vec::new(),
     }
 }
 

@@ -24,6 +24,7 @@ fn function(kind: FunctionKind, input: &[&str], output: Vec<PlanField>) -> Funct
         states: Vec::new(),
         accumulator: None,
         grants: Vec::new(),
+        second_input: Vec::new(),
     }
 }
 

@@ -168,6 +168,7 @@ pub(super) fn punctuated() -> TimestampsOperator {
         states: Vec::new(),
         accumulator: None,
         grants: Vec::new(),
+        second_input: Vec::new(),
     };
     let time = TimeSource::Function { function: 0 };
     let chain: (Box<dyn FunctionChain>, Function) = (Box::new(Punctuated), function);

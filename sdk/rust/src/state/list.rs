@@ -11,7 +11,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use streamrt_wit::codes::{self, action, buffer};
 
-/// A list of elements a key, in the order in which they were added. Made by [`Setup::list`](super::Setup::list).
+/// A list of elements a key, in the order in which they were added. Made by [`Setup::list`](super::Setup::list); or as operator state a
+/// list a subtask, made by [`Setup::operator_list`](super::Setup::operator_list) or [`Setup::union_list`](super::Setup::union_list).
 pub struct ListState<T: Record>(Option<Rc<ListTable<T>>>);
 
 impl<T: Record> Default for ListState<T> {

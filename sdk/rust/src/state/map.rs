@@ -61,12 +61,12 @@ impl<K: MapKey, V: Record + Clone> MapState<K, V> {
 
     /// Sets the value under a key. Nothing is read for it.
     pub fn put(&self, key: K, value: V) {
-        self.table().at(|slot| slot.write(key, Some(value)));
+        self.table().write(key, Some(value));
     }
 
     /// Takes the value under a key away.
     pub fn remove(&self, key: &K) {
-        self.table().at(|slot| slot.write(key.clone(), None));
+        self.table().write(key.clone(), None);
     }
 
     /// All entries, in the order of the keys.
@@ -74,18 +74,12 @@ impl<K: MapKey, V: Record + Clone> MapState<K, V> {
     /// # Errors
     /// If the host cannot read the state.
     pub fn entries(&self) -> Result<Vec<(K, V)>> {
-        let table = self.table();
-        table.load_slot()?;
-        let mut entries: Vec<(K, V)> = table.at(|slot| slot.present());
-        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(entries)
+        self.table().entries()
     }
 
     /// Takes all entries away.
     pub fn clear(&self) {
-        self.table().at(|slot| {
-            *slot = Slot { cleared: true, complete: true, ..Slot::default() };
-        });
+        self.table().clear();
     }
 }
 
@@ -145,7 +139,22 @@ impl<K: MapKey, V: Record + Clone> MapTable<K, V> {
         change(&mut self.slots.borrow_mut()[self.shared.slot()])
     }
 
-    fn get(&self, key: &K) -> Result<Option<V>> {
+    pub(super) fn write(&self, key: K, value: Option<V>) {
+        self.at(|slot| slot.write(key, value));
+    }
+
+    pub(super) fn clear(&self) {
+        self.at(|slot| *slot = Slot { cleared: true, complete: true, ..Slot::default() });
+    }
+
+    pub(super) fn entries(&self) -> Result<Vec<(K, V)>> {
+        self.load_slot()?;
+        let mut entries: Vec<(K, V)> = self.at(|slot| slot.present());
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(entries)
+    }
+
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>> {
         let known = self.at(|slot| match slot.known.get(key) {
             Some(entry) => Some(entry.value.clone()),
             None => slot.complete.then_some(None),

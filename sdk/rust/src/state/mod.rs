@@ -1,13 +1,17 @@
-//! Keyed state: typed handles that user code holds, and the tables behind them that live for one call.
+//! State: typed handles that user code holds, and the tables behind them that live for one call.
 //!
 //! Value, reducing and aggregating state comes with the call and goes back with its result: no way to the host at all. List and map state is fetched when it is
 //! first touched and written back once, before the call returns. The truth is the host's; a table is empty between calls.
+//! Operator state lives in the same tables: it has one slot, number 0, in every call.
 
+mod broadcast;
 mod fold;
 mod list;
 mod map;
 mod ttl;
 mod value;
+
+pub use broadcast::BroadcastState;
 
 pub use fold::{AggregatingState, ReducingState};
 pub use list::ListState;
@@ -33,12 +37,22 @@ pub(crate) struct Shared {
     /// The slot of the row or timer at work.
     slot: Cell<u32>,
     host: OnceCell<Rc<dyn StateHost>>,
+    /// Of operator state: whether broadcast state must not be written by the running call.
+    read_only: Cell<bool>,
 }
+
+/// The slot of a call without keys. Tables keep entries of earlier calls for their memory, so it must not be taken for one of theirs.
+const NO_SLOT: u32 = u32::MAX;
 
 impl Shared {
     #[inline]
     fn slot(&self) -> usize {
-        self.slot.get() as usize
+        let slot = self.slot.get();
+        assert!(
+            slot != NO_SLOT,
+            "state by key was used where there is no key: broadcast rows have none, and operator state is what they can use"
+        );
+        slot as usize
     }
 
     fn host(&self) -> Result<&Rc<dyn StateHost>> {
@@ -72,16 +86,19 @@ pub(crate) trait StateTable {
     fn finish(&self, out: &mut Vec<Section>) -> Result<()>;
 }
 
-/// Declares the state of a process function: value, list, map, reducing and aggregating, each for ever or with a [`Ttl`].
+/// Declares the state of a process function: value, list, map, reducing and aggregating, each for ever or with a [`Ttl`]; and operator
+/// state, which belongs to a subtask and needs no key.
 pub struct Setup {
     shared: Rc<Shared>,
+    /// Of operator state.
+    operator: Rc<Shared>,
     descriptors: Vec<StateDescriptor>,
     tables: Vec<Rc<dyn StateTable>>,
 }
 
 impl Setup {
     pub(crate) fn open<F: ProcessFunction>(function: &mut F) -> Setup {
-        let mut setup = Setup { shared: Rc::default(), descriptors: Vec::new(), tables: Vec::new() };
+        let mut setup = Setup { shared: Rc::default(), operator: Rc::default(), descriptors: Vec::new(), tables: Vec::new() };
         function.open(&mut setup);
         setup
     }
@@ -117,10 +134,32 @@ impl Setup {
     /// A map a key.
     pub fn map<K: MapKey, V: Record + Clone>(&mut self, name: &str) -> MapState<K, V> {
         let table = Rc::new(map::MapTable::<K, V>::new(self.shared.clone(), self.number()));
-        let mut key = K::schema();
-        key.iter_mut().for_each(|field| field.name = field.name.replacen("value", "key", 1));
-        self.declare(name, StateKind::Map, key, V::schema(), table.clone());
+        self.declare(name, StateKind::Map, map_key::<K>(), V::schema(), table.clone());
         MapState::new(table)
+    }
+
+    /// Operator state: a list a subtask. After a start with another parallelism all elements are dealt out anew, in contiguous blocks.
+    pub fn operator_list<T: Record>(&mut self, name: &str) -> ListState<T> {
+        self.list_of_subtask(name, StateKind::OperatorList)
+    }
+
+    /// Operator state: a list a subtask. Each subtask starts again with the elements of all subtasks, and keeps what concerns it.
+    pub fn union_list<T: Record>(&mut self, name: &str) -> ListState<T> {
+        self.list_of_subtask(name, StateKind::UnionList)
+    }
+
+    fn list_of_subtask<T: Record>(&mut self, name: &str, kind: StateKind) -> ListState<T> {
+        let table = Rc::new(list::ListTable::<T>::new(self.operator.clone(), self.number()));
+        self.declare(name, kind, Schema::new(), T::schema(), table.clone());
+        ListState::new(table)
+    }
+
+    /// Operator state: a map, of which each subtask has a copy. The copies are the same if all subtasks write the same, which a
+    /// [`BroadcastProcessFunction`](crate::BroadcastProcessFunction) does for the rows that are broadcast.
+    pub fn broadcast<K: MapKey, V: Record + Clone>(&mut self, name: &str) -> BroadcastState<K, V> {
+        let table = Rc::new(map::MapTable::<K, V>::new(self.operator.clone(), self.number()));
+        self.declare(name, StateKind::Broadcast, map_key::<K>(), V::schema(), table.clone());
+        BroadcastState::new(name, self.operator.clone(), table)
     }
 
     fn number(&self) -> u16 {
@@ -155,16 +194,22 @@ impl Setup {
         }
         match descriptors.iter().find(|descriptor| descriptor.ttl_ms == Some(0)) {
             Some(state) => Err(Error::new(format!("{uid}: the time to live of state {} must be at least 1 ms", state.name))),
+            None => Ok(()),
+        }?;
+        match descriptors.iter().find(|descriptor| descriptor.ttl_ms.is_some() && descriptor.kind.is_operator_state()) {
+            Some(state) => Err(Error::new(format!("{uid}: operator state has no time to live, but {} is given one", state.name))),
             None => Ok(descriptors),
         }
     }
 
-    pub(crate) fn descriptors(&self) -> &[StateDescriptor] {
-        &self.descriptors
+    pub(crate) fn connect(&self, host: Rc<dyn StateHost>) {
+        self.operator.host.get_or_init(|| host.clone());
+        self.shared.host.get_or_init(|| host);
     }
 
-    pub(crate) fn connect(&self, host: Rc<dyn StateHost>) {
-        self.shared.host.get_or_init(|| host);
+    /// Says whether the call that begins may write broadcast state.
+    pub(crate) fn may_broadcast(&self, may: bool) {
+        self.operator.read_only.set(!may);
     }
 
     #[inline]
@@ -173,8 +218,12 @@ impl Setup {
     }
 
     pub(crate) fn begin(&self, n_slots: usize, sections: &[Section]) -> Result<()> {
-        for (table, number) in self.tables.iter().zip(0u16..) {
+        if n_slots == 0 {
+            self.at(NO_SLOT);
+        }
+        for ((table, declared), number) in self.tables.iter().zip(&self.descriptors).zip(0u16..) {
             let of_table = |section: &&Section| section.role == streamrt_wit::codes::section::STATE && section.port == number;
+            let n_slots = if declared.kind.is_operator_state() { 1 } else { n_slots };
             table.begin(n_slots, sections.iter().find(of_table))?;
         }
         Ok(())
@@ -183,6 +232,13 @@ impl Setup {
     pub(crate) fn finish(&self, out: &mut Vec<Section>) -> Result<()> {
         self.tables.iter().try_for_each(|table| table.finish(out))
     }
+}
+
+/// The columns of a map's key, under names that its value does not have.
+fn map_key<K: MapKey>() -> Schema {
+    let mut key = K::schema();
+    key.iter_mut().for_each(|field| field.name = field.name.replacen("value", "key", 1));
+    key
 }
 
 /// What a handle says that was never given out by [`Setup`].

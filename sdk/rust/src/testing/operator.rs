@@ -1,9 +1,9 @@
 //! One function under test, with what the host keeps for it: keyed state, timers, the watermark, a clock, and what it has sent.
 
 use super::frame::Frame;
-use super::state::{FakeHost, KeyBytes};
+use super::state::{FakeHost, KeyBytes, Undo};
 use crate::bindings::streamrt::plugin::types::Section;
-use crate::chain::{Chain, Maker};
+use crate::chain::{Chain, Maker, SECOND_INPUT};
 use crate::column::{find, i64_bytes, plain, section, u32_bytes};
 use crate::error::Result;
 use crate::host::StateHost;
@@ -129,10 +129,52 @@ impl Operator {
         }
         let call = self.prepare(Frame::of(&rows), times, marks)?;
         let undo = self.host.begin(call.slots.clone(), self.now);
-        match self.chain.invoke(call::PROCESS, &self.sections(&call)) {
+        let sections = self.sections(&call);
+        self.invoke(&call, &sections, undo)
+    }
+
+    /// Sends a row of the broadcast stream, with its event time in ms.
+    ///
+    /// # Panics
+    /// If the function fails.
+    pub fn push_broadcast<T: Record>(&mut self, row: T, time: i64) {
+        if let Err(error) = self.try_push_broadcast(row, time) {
+            panic!("{} failed: {error}", self.function.name);
+        }
+    }
+
+    /// As [`Operator::push_broadcast`], for rows that the function refuses. What a failed call has done is undone.
+    ///
+    /// # Errors
+    /// That of the function.
+    pub fn try_push_broadcast<T: Record>(&mut self, row: T, time: i64) -> Result<()> {
+        let rows = Frame::of(&[row]);
+        let sent = rows.select(self.function.second_input.iter().map(|field| field.name.clone()));
+        let times = if self.function.time { vec![plain(buffer::TIME, i64_bytes(&[time]))] } else { Vec::new() };
+        let clock = plain(buffer::CLOCK, i64_bytes(&[self.watermark, self.watermark, self.now]));
+        let sections = [
+            section(codes::section::ROWS, SECOND_INPUT, rows.n_rows, times, sent.columns),
+            section(codes::section::CLOCK, 0, 1, vec![clock], Vec::new()),
+        ];
+        let call = Call {
+            rows,
+            times: vec![time],
+            marks: Vec::new(),
+            slots: Vec::new(),
+            row_slots: Vec::new(),
+            due: Vec::new(),
+            bound: self.watermark,
+        };
+        let undo = self.host.begin(Vec::new(), self.now);
+        self.invoke(&call, &sections, undo)
+    }
+
+    /// Makes a call that the host has begun.
+    fn invoke(&mut self, call: &Call, sections: &[Section], undo: Undo) -> Result<()> {
+        match self.chain.invoke(call::PROCESS, sections) {
             Ok(answer) => {
                 self.watermark = call.marks.last().map_or(self.watermark, |mark| mark.1);
-                answer.iter().for_each(|section| self.apply(section, &call));
+                answer.iter().for_each(|section| self.apply(section, call));
                 Ok(())
             }
             Err(error) => {

@@ -62,7 +62,8 @@ impl FakeHost {
 
     /// The sections of value, reducing and aggregating state.
     pub(super) fn value_sections(&self) -> Vec<Section> {
-        let is_value = |descriptor: &StateDescriptor| !matches!(descriptor.kind, StateKind::List | StateKind::Map);
+        use StateKind::{Aggregating, Reducing, Value};
+        let is_value = |descriptor: &StateDescriptor| matches!(descriptor.kind, Value | Reducing | Aggregating);
         let values = self.descriptors.iter().zip(0u16..).filter(|(descriptor, _)| is_value(descriptor));
         values.map(|(descriptor, number)| self.value_section(descriptor, number)).collect()
     }
@@ -146,7 +147,11 @@ impl FakeHost {
         }
     }
 
-    fn key_of(&self, slot: u32) -> Result<KeyBytes> {
+    /// The key of a slot; all operator state is under the empty key, in slot 0.
+    fn key_of(&self, state: u32, slot: u32) -> Result<KeyBytes> {
+        if self.descriptors[state as usize].kind.is_operator_state() && slot == 0 {
+            return Ok(KeyBytes::new());
+        }
         self.slots.borrow().get(slot as usize).cloned().ok_or_else(|| Error::host(format!("there is no slot {slot}")))
     }
 
@@ -154,7 +159,7 @@ impl FakeHost {
         let descriptor = &self.descriptors[state as usize];
         let (mut ends, mut elements) = (vec![0], Vec::new());
         for &slot in slots {
-            elements.extend(self.all(state, &self.key_of(slot)?, None, usize::MAX).into_iter().map(|(_, row)| row));
+            elements.extend(self.all(state, &self.key_of(state, slot)?, None, usize::MAX).into_iter().map(|(_, row)| row));
             ends.push(elements.len() as u32);
         }
         let rows = Frame::concat(&descriptor.value, &elements.iter().collect::<Vec<_>>());
@@ -164,7 +169,7 @@ impl FakeHost {
     fn map(&self, state: u32, slots: &[u32], keys: &Section) -> Result<Section> {
         let descriptor = &self.descriptors[state as usize];
         let keys = Frame::received(keys, &descriptor.key);
-        let entry = |(row, &slot): (usize, &u32)| Ok(self.entry(state, &self.key_of(slot)?, &keys.row(row).bytes()));
+        let entry = |(row, &slot): (usize, &u32)| Ok(self.entry(state, &self.key_of(state, slot)?, &keys.row(row).bytes()));
         let found = slots.iter().enumerate().map(entry).collect::<Result<Vec<_>>>()?;
         let values: Vec<Option<Frame>> = found.into_iter().map(|row| row.map(|row| row.split(descriptor.key.len()).1)).collect();
         let (actions, values) = presence(&values, &descriptor.value);
@@ -191,7 +196,7 @@ impl StateHost for FakeHost {
         self.n_calls.set(self.n_calls.get() + 1);
         let slots = slots_of(keys);
         match self.descriptors[state as usize].kind {
-            StateKind::List => self.list(state, &slots),
+            StateKind::List | StateKind::OperatorList | StateKind::UnionList => self.list(state, &slots),
             _ => self.map(state, &slots, keys),
         }
     }
@@ -204,7 +209,7 @@ impl StateHost for FakeHost {
         let actions = find(writes, buffer::ACTION).unwrap_or_default();
         for (row, slot) in slots_of(writes).into_iter().enumerate() {
             let mut all = self.entries.borrow_mut();
-            let entries = all.entry((state, self.key_of(slot)?)).or_default();
+            let entries = all.entry((state, self.key_of(state, slot)?)).or_default();
             let whole = rows.row(row);
             let map_key = whole.clone().split(descriptor.key.len()).0.bytes();
             match actions[row] {
@@ -225,7 +230,7 @@ impl StateHost for FakeHost {
         self.n_calls.set(self.n_calls.get() + 1);
         let descriptor = &self.descriptors[state as usize];
         let schema: Schema = descriptor.key.iter().chain(&descriptor.value).cloned().collect();
-        let rows = self.all(state, &self.key_of(slot)?, Some(after).filter(|after| !after.is_empty()), limit as usize);
+        let rows = self.all(state, &self.key_of(state, slot)?, Some(after).filter(|after| !after.is_empty()), limit as usize);
         let more = rows.len() == limit as usize;
         let cursor = rows.last().filter(|_| more).map(|(key, _)| plain(buffer::CURSOR, key.clone()));
         let page = Frame::concat(&schema, &rows.iter().map(|(_, row)| row).collect::<Vec<_>>());
