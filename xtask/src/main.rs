@@ -12,7 +12,7 @@ mod tests;
 mod tidy;
 
 use anyhow::{Result, bail};
-use build::Guests;
+use build::{Guests, Runtime};
 use cargo::Workspace;
 use std::process::ExitCode;
 
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 fn dispatch(args: &[&str]) -> Result<()> {
     match args {
         ["setup"] => build::setup(&Workspace::read()?),
-        ["build"] => build::build(&Workspace::read()?, Guests::All),
+        ["build"] => build::build(&Workspace::read()?, Runtime::Whole, Guests::All),
         ["demo"] => demo::demo(&Workspace::read()?),
         ["test"] => tests::test(&Workspace::read()?, None),
         ["test", "planted"] => planted::test(&Workspace::read()?),

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: the checks, the build, and every test of the workspace, summed up in the last line.
 
-use crate::build::{self, Guests};
+use crate::build::{self, FEATURES, Guests, Runtime};
 use crate::cargo::{Workspace, words};
 use crate::{checks, say};
 use anyhow::{Context, Result, bail};
@@ -21,7 +21,7 @@ struct Tally {
 /// If anything failed.
 pub fn test(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     let checked = checks::run(workspace);
-    build::build(workspace, Guests::All)?;
+    build::build(workspace, Runtime::Whole, Guests::All)?;
     let (mut tally, succeeded) = run_tests(workspace, filter)?;
     tally.passed += checked.passed;
     tally.failed += checked.failed;
@@ -35,7 +35,7 @@ pub fn test(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
 /// Passes on what cargo prints, and counts. The second value is whether cargo succeeded: a test program that does not compile or dies
 /// has no result line.
 fn run_tests(workspace: &Workspace, filter: Option<&str>) -> Result<(Tally, bool)> {
-    let mut command = workspace.cargo(&["test", "--release", "--workspace", "--no-fail-fast"]);
+    let mut command = workspace.cargo(&["test", "--release", "--workspace", "--no-fail-fast", "--features", FEATURES]);
     command.args(filter).env("STREAMRT_BIN", workspace.streamrt()).env("STREAMRT_COMPONENTS", workspace.components());
     say(&format!("running `{}`", words(&command)));
     let mut child = command.stdout(Stdio::piped()).spawn().context("cargo cannot be started")?;

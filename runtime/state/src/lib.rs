@@ -34,7 +34,7 @@ pub use arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
 pub use disk::{Backend, Changes, DISK_KEY_PREFIX_BYTES, Disk, DiskFile, DiskPart, EachPair};
 pub use index::{EntryId, NO_ENTRY};
 pub use keys::{KeyBuffer, KeyKind, Keys};
-pub use list::ListState;
+pub use list::{ListState, list_elements};
 pub use map::{MapPage, MapState};
 pub use row::RowCodec;
 pub use snapshot::{
