@@ -7,6 +7,7 @@ mod checks;
 mod demo;
 mod dependencies;
 mod planted;
+mod servers;
 mod table;
 mod tests;
 mod tidy;
@@ -22,9 +23,10 @@ Set-up, tests, checks and benchmarks of streamrt.
 Usage: cargo xtask COMMAND
 
   setup                            check the machine, and install the tool chain for components
-  build                            the runtime at release/streamrt and the components at components/NAME.wasm, in the target folder
+  build                            the whole runtime at release/streamrt and the components at components/NAME.wasm, in the target folder
   demo                             build, run the example hot-items on the records beside it, and show its windows as a table
-  test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER)
+  test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER);
+                                   installs the servers that tests start, PostgreSQL and MinIO, when they are missing
   test planted                     plant bugs in a copy, one after the other, and show which test catches each
   check                            the dependency rule and the tidy check alone
   bench SUITE [ARG...]             measure engine, plugin, state or checkpoint; `--output json` prints one object a line

@@ -2,7 +2,7 @@
 
 use crate::build::{self, FEATURES, Guests, Runtime};
 use crate::cargo::{Workspace, words};
-use crate::{checks, say};
+use crate::{checks, say, servers};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -21,6 +21,7 @@ struct Tally {
 /// If anything failed.
 pub fn test(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     let checked = checks::run(workspace);
+    servers::ensure()?;
     build::build(workspace, Runtime::Whole, Guests::All)?;
     let (mut tally, succeeded) = run_tests(workspace, filter)?;
     tally.passed += checked.passed;

@@ -28,9 +28,11 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
     let sizes = snapshot.sizes();
     match args.output {
         Format::Json => {
-            let operator = |uid: &str| json!({"uid": uid, "states": states(&snapshot, uid).iter().map(|(name, size)| {
+            let operator = |uid: &str| {
+                json!({"uid": uid, "states": states(&snapshot, uid).iter().map(|(name, size)| {
                 json!({"name": name, "types": size.types, "entries": size.entries, "bytes": size.bytes})
-            }).collect::<Value>()});
+            }).collect::<Value>()})
+            };
             let operators: Value = manifest.operators.iter().map(|entry| operator(&entry.uid)).collect();
             let object = json!({"job": manifest.job, "checkpoint": manifest.checkpoint, "kind": manifest.kind, "wall_clock_ms": manifest.wall_clock_ms,
                 "max_parallelism": manifest.max_parallelism, "bytes": sizes.bytes, "operators": operators});
@@ -131,9 +133,12 @@ impl KeyedState {
 }
 
 fn unknown(snapshot: &Snapshot, uid: &str, name: &str) -> Error {
-    let known: Vec<String> = snapshot.manifest().operators.iter().flat_map(|entry| {
-        states(snapshot, &entry.uid).into_keys().map(|name| format!("{}/{name}", entry.uid)).collect::<Vec<_>>()
-    }).collect();
+    let known: Vec<String> = snapshot
+        .manifest()
+        .operators
+        .iter()
+        .flat_map(|entry| states(snapshot, &entry.uid).into_keys().map(|name| format!("{}/{name}", entry.uid)).collect::<Vec<_>>())
+        .collect();
     let message = format!("there is no keyed state `{name}` of operator `{uid}`; there are {}", known.join(", "));
     Error::new(code::BAD_OPTION, message)
 }
@@ -156,7 +161,12 @@ struct Decoder {
 impl Decoder {
     fn new(types: &Value) -> Decoder {
         let stamped = types["time-to-live"] == json!(true) && types["kind"] != json!("list");
-        Decoder { key: codec("key", &types["key"]), sub: codec("map_key", &types["map-key"]), value: codec("value", &types["value"]), stamped }
+        Decoder {
+            key: codec("key", &types["key"]),
+            sub: codec("map_key", &types["map-key"]),
+            value: codec("value", &types["value"]),
+            stamped,
+        }
     }
 
     fn key(&self, bytes: &[u8]) -> Value {

@@ -21,12 +21,12 @@ use crate::encoder::{RowEncoder, RowFormat};
 use crate::options;
 use arrow_schema::{DataType, SchemaRef};
 use disk::{file_error, list, look, remove, sync_folder};
-use part::{PartWriter, TextPart};
-use promise::{Promise, STAGED, StagedFile};
-use rolling::{Extent, Rolling};
 #[cfg(feature = "parquet")]
 pub use parquet::ParquetExport;
+use part::{PartWriter, TextPart};
+use promise::{Promise, STAGED, StagedFile};
 pub use rolling::RollingOptions;
+use rolling::{Extent, Rolling};
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};

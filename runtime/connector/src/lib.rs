@@ -34,9 +34,9 @@ mod testing;
 
 pub use datagen::{DatagenOptions, DatagenSource, Generator};
 pub use file::FileOptions;
-pub use file_sink::{FileSinkOptions, RollingOptions};
 #[cfg(feature = "parquet")]
 pub use file_sink::ParquetExport;
+pub use file_sink::{FileSinkOptions, RollingOptions};
 pub use nexmark::NexmarkOptions;
 pub use print::PrintOptions;
 pub use socket::SocketOptions;

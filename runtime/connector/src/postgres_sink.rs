@@ -134,7 +134,8 @@ impl PostgresSink {
 
     /// Refuses a server that has no room for the transactions of this sink.
     fn check_room(&mut self, context: &OperatorContext, prefix: &str) -> Result<()> {
-        let sql = "SELECT current_setting('max_prepared_transactions')::bigint, count(*) FROM pg_prepared_xacts WHERE NOT starts_with(gid, $1)";
+        let sql =
+            "SELECT current_setting('max_prepared_transactions')::bigint, count(*) FROM pg_prepared_xacts WHERE NOT starts_with(gid, $1)";
         let (most, others) = self.server.retry("looking at max_prepared_transactions", |client| {
             client.query_one(sql, &[&prefix]).map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
         })?;
@@ -193,9 +194,7 @@ impl Sink for PostgresSink {
         }
         let (name, note) = (self.written.transaction.clone(), self.table()?.note.clone());
         let client = self.server.client()?;
-        let prepared = client
-            .execute(&note, &[&name])
-            .and_then(|_| client.batch_execute(&format!("PREPARE TRANSACTION {}", quote(&name))));
+        let prepared = client.execute(&note, &[&name]).and_then(|_| client.batch_execute(&format!("PREPARE TRANSACTION {}", quote(&name))));
         prepared.map_err(|e| self.server.failed(&format!("preparing transaction `{name}`"), &e))?;
         self.begun = false;
         Ok(Some(position::write(&std::mem::take(&mut self.written)).into_bytes()))

@@ -220,6 +220,27 @@ impl<T: Record> Source for Datagen<T> {
     }
 }
 
+/// A table of a PostgreSQL server: see [`Postgres::table`].
+pub struct Postgres {
+    options: Options,
+}
+
+impl Postgres {
+    /// The rows of each checkpoint become one transaction of the table, which must be there; columns are found by name. The URL is as in
+    /// `postgresql://user@host:5432/database`, and the host reads the password from its variable `PGPASSWORD`.
+    pub fn table(url: impl Into<String>, table: impl Into<String>) -> Postgres {
+        let options = [("url".to_owned(), Value::String(url.into())), ("table".to_owned(), Value::String(table.into()))];
+        Postgres { options: options.into_iter().collect() }
+    }
+}
+
+impl<T: Record> Sink<T> for Postgres {
+    const CONNECTOR: &'static str = "postgres";
+    fn options(self) -> Options {
+        self.options
+    }
+}
+
 /// Writes rows to standard output.
 pub struct Print;
 

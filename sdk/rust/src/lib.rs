@@ -65,7 +65,7 @@ mod window;
 mod window_function;
 
 pub use aggregate::{Term, avg, count, first, key, last, max, min, sum, window_end, window_start};
-pub use connector::{Blackhole, Datagen, File, FileConnector, Print, Sink, Socket, SocketConnector, Source};
+pub use connector::{Blackhole, Datagen, File, FileConnector, Postgres, Print, Sink, Socket, SocketConnector, Source};
 pub use dynamic::{Cell, Row, RowWriter};
 pub use env::Env;
 pub use error::{Error, Outcome, Result};
@@ -101,9 +101,9 @@ pub mod support {
 pub mod prelude {
     pub use crate::{
         AggregateFunction, AggregatingState, Blackhole, Collector, Column, Context, Count, Datagen, Env, Error, File, Forward, Global,
-        KeyedStream, Library, ListState, MapState, OutputTag, Print, ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup,
-        Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling, ValueState, Watermarks, Window, WindowFunction, WindowResult, WindowedStream,
-        avg, count, first, hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
+        KeyedStream, Library, ListState, MapState, OutputTag, Postgres, Print, ProcessFunction, Record, ReducingState, Result, Rows,
+        Session, Setup, Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling, ValueState, Watermarks, Window, WindowFunction, WindowResult,
+        WindowedStream, avg, count, first, hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
     };
 }
 

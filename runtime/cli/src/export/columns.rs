@@ -88,7 +88,14 @@ impl Layout {
         let values = if matches!(self.sub, Sub::Position) { list_elements(value)? } else { vec![value] };
         for (position, value) in values.into_iter().enumerate() {
             let (last_access, value) = self.split_stamp(value)?;
-            rows.push(Row { key_group, key: key.to_vec(), sub: sub.to_vec(), position: position as u32, last_access, value: value.to_vec() });
+            rows.push(Row {
+                key_group,
+                key: key.to_vec(),
+                sub: sub.to_vec(),
+                position: position as u32,
+                last_access,
+                value: value.to_vec(),
+            });
         }
         Ok(())
     }

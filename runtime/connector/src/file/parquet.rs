@@ -56,7 +56,9 @@ impl ParquetSource {
         for field in self.schema.fields() {
             let refuse = |what: String| Error::new(code::SCHEMA_MISMATCH, format!("{path}: {what}"));
             let names = || found.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-            let root = found.index_of(field.name()).map_err(|_| refuse(format!("no column is named `{}`; there are {}", field.name(), names())))?;
+            let root = found
+                .index_of(field.name())
+                .map_err(|_| refuse(format!("no column is named `{}`; there are {}", field.name(), names())))?;
             let (there, wanted) = (found.field(root).data_type(), field.data_type());
             if !is_readable(there, wanted) {
                 return Err(refuse(format!("column `{}` is {there}, which cannot be read as {wanted}", field.name())));

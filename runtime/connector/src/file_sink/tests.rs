@@ -416,7 +416,9 @@ fn a_build_without_parquet_says_so() {
 mod parquet_files {
     use super::*;
     use crate::testing;
-    use arrow_array::{BinaryArray, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+    use arrow_array::{
+        BinaryArray, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    };
     use streamrt_operator::{Enumeration, Source};
 
     /// A column of every type, with the extremes and a null.
@@ -485,7 +487,9 @@ mod parquet_files {
         sink.open(&context()).unwrap();
         sink.begin("t-0").unwrap();
         // Numbers that neither a dictionary nor Snappy makes shorter.
-        (0..100i64).for_each(|batch| sink.write(&rows((0..1024).map(|n| (batch * 1024 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15u64 as i64)).collect())).unwrap());
+        (0..100i64).for_each(|batch| {
+            sink.write(&rows((0..1024).map(|n| (batch * 1024 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15u64 as i64)).collect())).unwrap()
+        });
         let promise = sink.pre_commit().unwrap().unwrap();
         sink.commit(&promise).unwrap();
         assert!((8..20).contains(&listing(root.path()).len()), "{:?}", listing(root.path()));

@@ -35,7 +35,10 @@ impl CopyText {
         if rows.num_columns() != texts.len() {
             return Err(Error::internal("rows have the columns of their schema"));
         }
-        let columns = texts.iter().zip(rows.columns()).map(|(&text, column)| (text, if text == ColumnText::Time { times(column) } else { column.clone() }));
+        let columns = texts
+            .iter()
+            .zip(rows.columns())
+            .map(|(&text, column)| (text, if text == ColumnText::Time { times(column) } else { column.clone() }));
         Ok(CopyText { columns: columns.collect(), n_rows: rows.num_rows() })
     }
 
@@ -45,7 +48,8 @@ impl CopyText {
     /// `Data` if a time is none that a calendar has.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<()> {
         let options = FormatOptions::new().with_display_error(false);
-        let formatters = self.columns.iter().map(|(_, column)| ArrayFormatter::try_new(column, &options)).collect::<Result<Vec<_>, ArrowError>>();
+        let formatters =
+            self.columns.iter().map(|(_, column)| ArrayFormatter::try_new(column, &options)).collect::<Result<Vec<_>, ArrowError>>();
         let formatters = formatters.map_err(|e| Error::internal("a column cannot be written as text").with_source(e))?;
         let mut value = String::new();
         for row in 0..self.n_rows {
@@ -114,10 +118,18 @@ mod tests {
     fn values_are_written_as_the_server_reads_them() {
         check(ColumnText::Value, Arc::new(BooleanArray::from(vec![Some(true), None])), "true\n\\N\n");
         check(ColumnText::Value, Arc::new(UInt64Array::from(vec![u64::MAX])), "18446744073709551615\n");
-        check(ColumnText::Value, Arc::new(Float64Array::from(vec![0.1, -0.0, 1e300, f64::NAN, f64::INFINITY])), "0.1\n-0.0\n1e300\nNaN\ninf\n");
+        check(
+            ColumnText::Value,
+            Arc::new(Float64Array::from(vec![0.1, -0.0, 1e300, f64::NAN, f64::INFINITY])),
+            "0.1\n-0.0\n1e300\nNaN\ninf\n",
+        );
         check(ColumnText::Text, Arc::new(StringArray::from(vec!["a\tb\\N\r\n", "", "\\."])), "a\\tb\\\\N\\r\\n\n\n\\\\.\n");
         check(ColumnText::Bytes, Arc::new(BinaryArray::from_vec(vec![b"\x00\xff", b""])), "\\\\x00ff\n\\\\x\n");
-        check(ColumnText::Time, Arc::new(Int64Array::from(vec![1_511_658_000_123, -1])), "2017-11-26T01:00:00.123Z\n1969-12-31T23:59:59.999Z\n");
+        check(
+            ColumnText::Time,
+            Arc::new(Int64Array::from(vec![1_511_658_000_123, -1])),
+            "2017-11-26T01:00:00.123Z\n1969-12-31T23:59:59.999Z\n",
+        );
     }
 
     #[test]

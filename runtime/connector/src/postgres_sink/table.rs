@@ -52,7 +52,8 @@ impl Table {
         let sql = "SELECT c.oid, c.relkind::text, quote_ident(n.nspname), quote_ident(c.relname) FROM pg_class c \
                    JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
         let found = server.retry(&format!("looking for table {name}"), |client| client.query_opt(sql, &[&name]))?;
-        let found = found.ok_or_else(|| mismatch(format!("there is no table {name}; it is to be made first, with columns for {}", names(schema))))?;
+        let found = found
+            .ok_or_else(|| mismatch(format!("there is no table {name}; it is to be made first, with columns for {}", names(schema))))?;
         if !["r", "p"].contains(&found.get(1)) {
             return Err(mismatch(format!("{name} is no table")));
         }
@@ -88,7 +89,8 @@ fn columns(server: &mut Server, table: u32) -> Result<Vec<Column>> {
                attgenerated <> '' OR attidentity = 'a' \
                FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
     let rows = server.retry("looking at the columns of a table", |client| client.query(sql, &[&table]))?;
-    let column = |row: &Row| Column { name: row.get(0), data_type: row.get(1), not_null: row.get(2), filled: row.get(3), generated: row.get(4) };
+    let column =
+        |row: &Row| Column { name: row.get(0), data_type: row.get(1), not_null: row.get(2), filled: row.get(3), generated: row.get(4) };
     Ok(rows.iter().map(column).collect())
 }
 
@@ -136,7 +138,11 @@ fn check_rest(schema: &SchemaRef, columns: &[Column], table: &str) -> Result<()>
     match columns.iter().find(is_left) {
         None => Ok(()),
         Some(column) => {
-            let message = format!("column `{}` of table {table} must have a value and has no default, but the rows have {}", column.name, names(schema));
+            let message = format!(
+                "column `{}` of table {table} must have a value and has no default, but the rows have {}",
+                column.name,
+                names(schema)
+            );
             Err(mismatch(message))
         }
     }
@@ -144,7 +150,8 @@ fn check_rest(schema: &SchemaRef, columns: &[Column], table: &str) -> Result<()>
 
 fn make(server: &mut Server, notes: &str) -> Result<()> {
     let find = format!("SELECT to_regclass('{}') IS NOT NULL", notes.replace('\'', "''"));
-    let is_there = server.retry("looking for the table of transactions", |client| client.query_one(&find, &[]).map(|row| row.get::<_, bool>(0)))?;
+    let is_there =
+        server.retry("looking for the table of transactions", |client| client.query_one(&find, &[]).map(|row| row.get::<_, bool>(0)))?;
     if is_there {
         return Ok(());
     }
