@@ -260,3 +260,17 @@ impl<T: Record> Sink<T> for Blackhole {
         Options::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_files_are_one_option() {
+        let sink = File::parquet::<String>("out").timestamps(["time"]).rolling_size("128MiB").rolling_rows(5).rolling_interval("1h");
+        let expected = json!({
+            "path": "out", "format": "parquet", "timestamps": ["time"], "rolling": { "size": "128MiB", "rows": 5, "interval": "1h" }
+        });
+        assert_eq!(Value::Object(sink.options), expected);
+    }
+}
