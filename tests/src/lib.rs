@@ -6,3 +6,5 @@ pub mod binary;
 pub mod data;
 pub mod guests;
 pub mod oracle;
+pub mod random;
+pub mod server;

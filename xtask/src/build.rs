@@ -1,6 +1,6 @@
 //! The runtime and the components. cargo decides what has changed; a second call is over within a second or two.
 
-use crate::cargo::{ROCKSDB, Workspace, run, words};
+use crate::cargo::{Workspace, run, words};
 use crate::{libclang, say};
 use anyhow::{Result, bail};
 use std::process::{Command, Stdio};
@@ -15,9 +15,21 @@ pub enum Guests<'a> {
     Under(&'a str),
 }
 
+/// Which parts of the runtime to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// What most jobs need: a first look must not wait for the rest.
+    Lean,
+    /// With everything that is a feature of `streamrt-cli`.
+    Whole,
+}
+
+/// The features of the whole runtime. Each takes a minute of building or more; RocksDB takes ten.
+pub const FEATURES: &str = "streamrt-cli/parquet,streamrt-cli/postgres,streamrt-cli/rocksdb,streamrt-cli/s3";
+
 /// Checks the machine, builds the runtime, and lets it install the tool chain for components.
 pub fn setup(workspace: &Workspace) -> Result<()> {
-    runtime(workspace)?;
+    runtime(workspace, Runtime::Lean)?;
     say("looking for the tool chain for components");
     run(Command::new(workspace.streamrt()).arg("toolchain").current_dir(&workspace.root))?;
     say("everything that is needed is there");
@@ -25,22 +37,15 @@ pub fn setup(workspace: &Workspace) -> Result<()> {
 }
 
 /// Builds the runtime, then the components with it.
-pub fn build(workspace: &Workspace, guests: Guests<'_>) -> Result<()> {
-    runtime(workspace)?;
-    components(workspace, guests)
-}
-
-/// As [`build()`], with a runtime that keeps state in memory alone: it is there minutes earlier.
-pub fn build_small(workspace: &Workspace, guests: Guests<'_>) -> Result<()> {
-    check_compiler()?;
-    binary(workspace, "streamrt", &[])?;
+pub fn build(workspace: &Workspace, parts: Runtime, guests: Guests<'_>) -> Result<()> {
+    runtime(workspace, parts)?;
     components(workspace, guests)
 }
 
 /// Builds the benchmark and runs it; further arguments are its own.
 pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
-    runtime(workspace)?;
-    binary(workspace, "streamrt-bench", &ROCKSDB)?;
+    runtime(workspace, Runtime::Whole)?;
+    binary(workspace, "streamrt-bench", Runtime::Whole)?;
     if ["plugin", "checkpoint"].contains(&suite) {
         components(workspace, Guests::Under("xtask/bench"))?;
     }
@@ -55,17 +60,21 @@ pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
     run(&mut command)
 }
 
-fn runtime(workspace: &Workspace) -> Result<()> {
+fn runtime(workspace: &Workspace, parts: Runtime) -> Result<()> {
     check_compiler()?;
-    libclang::ensure()?;
-    binary(workspace, "streamrt", &ROCKSDB)
+    if parts == Runtime::Whole {
+        libclang::ensure()?;
+    }
+    binary(workspace, "streamrt", parts)
 }
 
 /// Builds one binary, with the features that the whole workspace asks of each library. A choice of features by package (`--package`)
 /// would give the tests, which are built for the workspace, another wasmtime: minutes of compiling for nothing.
-fn binary(workspace: &Workspace, name: &str, features: &[&str]) -> Result<()> {
+fn binary(workspace: &Workspace, name: &str, parts: Runtime) -> Result<()> {
     let mut command = workspace.cargo(&["build", "--release", "--workspace", "--bin", name]);
-    command.args(features);
+    if parts == Runtime::Whole {
+        command.args(["--features", FEATURES]);
+    }
     say(&format!("building {name} with `{}`; the first time takes some minutes", words(&command)));
     run(&mut command)
 }

@@ -80,9 +80,6 @@ impl Package {
     }
 }
 
-/// Takes RocksDB in, which is minutes of compiling: the demo does without.
-pub const ROCKSDB: [&str; 2] = ["--features", "streamrt-cli/rocksdb"];
-
 /// Runs a command to its end.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: hot-items on the records that ship with it, and its windows as a table.
 
-use crate::build::{self, Guests};
+use crate::build::{self, Guests, Runtime};
 use crate::cargo::{Workspace, run, words};
 use crate::say;
 use crate::table::{Row, table};
@@ -15,7 +15,7 @@ use std::process::Command;
 /// # Errors
 /// If a step fails, or the results cannot be read.
 pub fn demo(workspace: &Workspace) -> Result<()> {
-    build::build_small(workspace, Guests::One("hot-items"))?;
+    build::build(workspace, Runtime::Lean, Guests::One("hot-items"))?;
     let input = workspace.root.join("examples/hot-items/input");
     let output = workspace.target.join("demo/hot-items");
     // The sink adds files to the folder, so a second start needs an empty one.

@@ -8,12 +8,13 @@ mod demo;
 mod dependencies;
 mod libclang;
 mod planted;
+mod servers;
 mod table;
 mod tests;
 mod tidy;
 
 use anyhow::{Result, bail};
-use build::Guests;
+use build::{Guests, Runtime};
 use cargo::Workspace;
 use std::process::ExitCode;
 
@@ -23,10 +24,10 @@ Set-up, tests, checks and benchmarks of streamrt.
 Usage: cargo xtask COMMAND
 
   setup                            check the machine, and install the tool chain for components
-  build                            the runtime at release/streamrt and the components at components/NAME.wasm, in the target folder
-  demo                             build without the disk backend, run the example hot-items on the records beside it, and show its
-                                   windows as a table
-  test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER)
+  build                            the whole runtime at release/streamrt and the components at components/NAME.wasm, in the target folder
+  demo                             build a lean runtime, run the example hot-items on the records beside it, and show its windows as a table
+  test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER);
+                                   installs the servers that tests start, PostgreSQL and MinIO, when they are missing
   test planted                     plant bugs in a copy, one after the other, and show which test catches each
   check                            the dependency rule and the tidy check alone
   bench SUITE [ARG...]             measure engine, plugin, state or checkpoint; `--output json` prints one object a line
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
 fn dispatch(args: &[&str]) -> Result<()> {
     match args {
         ["setup"] => build::setup(&Workspace::read()?),
-        ["build"] => build::build(&Workspace::read()?, Guests::All),
+        ["build"] => build::build(&Workspace::read()?, Runtime::Whole, Guests::All),
         ["demo"] => demo::demo(&Workspace::read()?),
         ["test"] => tests::test(&Workspace::read()?, None),
         ["test", "planted"] => planted::test(&Workspace::read()?),

@@ -3,8 +3,8 @@
 //! Each bug of `tests/planted.json` is planted in a copy of the repository. The copy has a target folder of its own, which begins as a copy of
 //! ours, so that no foreign crate is built again. The tests run against the binary with the bug, and must fail; without one they must pass.
 
-use crate::build::{self, Guests};
-use crate::cargo::{ROCKSDB, Workspace, run};
+use crate::build::{self, FEATURES, Guests, Runtime};
+use crate::cargo::{Workspace, run};
 use crate::say;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -45,7 +45,7 @@ struct Plot {
 /// # Errors
 /// If a bug is not caught, its place is gone, or the tests fail without a bug.
 pub fn test(workspace: &Workspace) -> Result<()> {
-    build::build(workspace, Guests::All)?;
+    build::build(workspace, Runtime::Whole, Guests::All)?;
     let text = fs::read_to_string(workspace.root.join("tests/planted.json")).context("tests/planted.json cannot be read")?;
     let planted: Vec<Value> = serde_json::from_str(&text).context("tests/planted.json cannot be read")?;
     let bugs = planted.iter().map(Bug::from_json).collect::<Result<Vec<_>>>()?;
@@ -88,7 +88,7 @@ impl Plot {
         say("building the copy");
         let mut command = Command::new("cargo");
         command.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
-        run(command.args(["build", "--quiet", "--release", "--workspace", "--bin", "streamrt"]).args(ROCKSDB))
+        run(command.args(["build", "--quiet", "--release", "--workspace", "--bin", "streamrt", "--features", FEATURES]))
     }
 
     /// Builds with a bug, runs the tests that should catch it, and takes it out again. Returns the test that failed.
@@ -123,6 +123,7 @@ impl Plot {
 /// The newest test program of recovery.
 fn test_program(workspace: &Workspace) -> Result<PathBuf> {
     let mut command = workspace.cargo(&["test", "--release", "--workspace", "--test", "recovery", "--no-run", "--message-format", "json"]);
+    command.args(["--features", FEATURES]);
     let output = command.output().context("cargo cannot be started")?;
     let artifact = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;

@@ -1,8 +1,8 @@
 //! `cargo xtask test`: the checks, the build, and every test of the workspace, summed up in the last line.
 
-use crate::build::{self, Guests};
-use crate::cargo::{ROCKSDB, Workspace, words};
-use crate::{checks, say};
+use crate::build::{self, FEATURES, Guests, Runtime};
+use crate::cargo::{Workspace, words};
+use crate::{checks, say, servers};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -21,7 +21,8 @@ struct Tally {
 /// If anything failed.
 pub fn test(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     let checked = checks::run(workspace);
-    build::build(workspace, Guests::All)?;
+    servers::ensure()?;
+    build::build(workspace, Runtime::Whole, Guests::All)?;
     let (mut tally, succeeded) = run_tests(workspace, filter)?;
     tally.passed += checked.passed;
     tally.failed += checked.failed;
@@ -35,9 +36,9 @@ pub fn test(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
 /// Passes on what cargo prints, and counts. The second value is whether cargo succeeded: a test program that does not compile or dies
 /// has no result line.
 fn run_tests(workspace: &Workspace, filter: Option<&str>) -> Result<(Tally, bool)> {
-    let mut command = workspace.cargo(&["test", "--release", "--workspace", "--no-fail-fast"]);
+    let mut command = workspace.cargo(&["test", "--release", "--workspace", "--no-fail-fast", "--features", FEATURES]);
     // The same binary as `cargo xtask build` makes, or cargo would put another one in its place.
-    command.args(ROCKSDB).args(filter).env("STREAMRT_BIN", workspace.streamrt()).env("STREAMRT_COMPONENTS", workspace.components());
+    command.args(filter).env("STREAMRT_BIN", workspace.streamrt()).env("STREAMRT_COMPONENTS", workspace.components());
     say(&format!("running `{}`", words(&command)));
     let mut child = command.stdout(Stdio::piped()).spawn().context("cargo cannot be started")?;
     let mut tally = Tally::default();

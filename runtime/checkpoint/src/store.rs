@@ -427,7 +427,27 @@ fn remote(location: &str) -> Result<Store> {
     let builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "1 day");
     let objects = builder.build().map_err(|cause| unusable(location).with_source(cause))?;
     let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|cause| unusable(location).with_source(cause))?;
-    Store::over(Arc::new(PrefixStore::new(objects, prefix)), location.to_owned(), None)
+    let store = Store::over(Arc::new(PrefixStore::new(objects, prefix)), location.to_owned(), None)?;
+    store.look_at_bucket(bucket)?;
+    Ok(store)
+}
+
+#[cfg(feature = "s3")]
+impl Store {
+    /// A bucket that is missing answers as one without the object does, so this is asked once, before anything is taken for empty.
+    fn look_at_bucket(&self, bucket: &str) -> Result<()> {
+        use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
+        let first = self.attempt(0, async || self.0.objects.list(None).next().await.transpose());
+        let Err(failure) = first else { return Ok(()) };
+        let what = match failure.cause {
+            NotFound { .. } => format!("there is no bucket `{bucket}`"),
+            PermissionDenied { .. } | Unauthenticated { .. } => {
+                format!("the bucket `{bucket}` refuses access with these AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+            }
+            _ => return Err(self.failed("list", "", failure)),
+        };
+        Err(unusable(&self.0.location).at(what).with_source(failure.cause))
+    }
 }
 
 #[cfg(test)]

@@ -189,6 +189,8 @@ pub struct StateArgs {
 pub enum StateCommand {
     /// Print the entries of a keyed state as JSON lines.
     Get(StateGetArgs),
+    /// Write the entries of a keyed state into a Parquet file.
+    Export(StateExportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -204,6 +206,21 @@ pub struct StateGetArgs {
     /// The key: its value, or a JSON array of the values of its columns; without it, all keys.
     #[arg(long)]
     pub key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct StateExportArgs {
+    /// The folder of a savepoint or of checkpoints.
+    pub dir: PathBuf,
+    /// The operator.
+    #[arg(long)]
+    pub uid: String,
+    /// The state.
+    #[arg(long)]
+    pub state: String,
+    /// The file to make; what is there is not overwritten.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod checkpoints;
 mod compat;
 mod component;
 mod configuration;
+mod export;
 mod inspect;
 mod new;
 mod plugin_file;
@@ -67,6 +68,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Compat(args) => compat::compat(&args),
         Command::Upgrade(args) => remote::upgrade(&args.job, &args.component),
         Command::State(StateArgs { command: StateCommand::Get(args) }) => snapshot::get(&args),
+        Command::State(StateArgs { command: StateCommand::Export(args) }) => export::export(&args),
         Command::Fsck(args) => snapshot::fsck(&args),
         Command::Toolchain => toolchain::ensure(Path::new(".")).map(|_| report::status("the tool chain for components is complete")),
     }

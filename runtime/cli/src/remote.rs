@@ -227,8 +227,11 @@ fn command(job: &str, request: &Request) -> Result<Answer> {
     }
 }
 
-/// A path that means the same in another process.
+/// A path that means the same in another process; so does the URL of an object store as it is.
 fn absolute(folder: &Path) -> Result<String> {
+    if let Some(url) = folder.to_str().filter(|text| text.contains("://")) {
+        return Ok(url.to_owned());
+    }
     let path = std::path::absolute(folder);
     let path = path.map_err(|e| Error::new(code::BAD_OPTION, format!("{} is no path", folder.display())).with_source(e))?;
     Ok(path.to_string_lossy().into_owned())

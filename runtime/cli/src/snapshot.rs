@@ -4,8 +4,9 @@ use crate::args::{Format, FsckArgs, SnapshotArgs, StateGetArgs};
 use crate::print;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 use streamrt_checkpoint::{Snapshot, Store};
-use streamrt_state::{KeyedIndex, OperatorState, RowCodec, Share};
+use streamrt_state::{OperatorState, RowCodec, Share};
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 use streamrt_wit::{DataType, Field, Schema};
 
@@ -87,16 +88,10 @@ fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
 /// # Errors
 /// If there is no such state, or its bytes are damaged.
 pub fn get(args: &StateGetArgs) -> Result<()> {
-    let snapshot = Snapshot::open(&args.dir.to_string_lossy())?;
-    let parts = snapshot.parts(&args.uid)?;
-    let keyed = parts.iter().flatten().flat_map(|part| &part.index.keyed).find(|keyed| keyed.name == args.state);
-    let keyed: KeyedIndex = keyed.cloned().ok_or_else(|| unknown(&snapshot, args))?;
-    let max_parallelism = snapshot.manifest().max_parallelism;
-    let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(max_parallelism), max_parallelism };
-    let mut state = OperatorState::assemble(&args.uid, &parts, share)?;
+    let mut keyed = KeyedState::open(&args.dir, &args.uid, &args.state)?;
     let decoder = Decoder::new(&keyed.types);
     let mut text = String::new();
-    state.keyed(&args.state, &keyed.types, |_, key, sub, value| {
+    keyed.each(|_, key, sub, value| {
         let key = decoder.key(key);
         if args.key.as_ref().is_none_or(|wanted| is_key(&key, wanted)) {
             text += &format!("{}\n", json!({"key": key, "sub": decoder.sub(sub), "value": decoder.value(value)}));
@@ -106,14 +101,45 @@ pub fn get(args: &StateGetArgs) -> Result<()> {
     print(&text)
 }
 
-fn unknown(snapshot: &Snapshot, args: &StateGetArgs) -> Error {
+/// A keyed state of a snapshot, of all key groups.
+pub struct KeyedState {
+    name: String,
+    /// What its bytes mean.
+    pub types: Value,
+    pub max_parallelism: u32,
+    state: OperatorState,
+}
+
+impl KeyedState {
+    /// # Errors
+    /// If there is no such state, or its bytes are damaged.
+    pub fn open(dir: &Path, uid: &str, name: &str) -> Result<KeyedState> {
+        let snapshot = Snapshot::open(&dir.to_string_lossy())?;
+        let parts = snapshot.parts(uid)?;
+        let keyed = parts.iter().flatten().flat_map(|part| &part.index.keyed).find(|keyed| keyed.name == name);
+        let types = keyed.map(|keyed| keyed.types.clone()).ok_or_else(|| unknown(&snapshot, uid, name))?;
+        let max_parallelism = snapshot.manifest().max_parallelism;
+        let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(max_parallelism), max_parallelism };
+        Ok(KeyedState { name: name.to_owned(), types, max_parallelism, state: OperatorState::assemble(uid, &parts, share)? })
+    }
+
+    /// Shows every entry, once: hash, key, sub-key, value.
+    ///
+    /// # Errors
+    /// `Data` if the state is damaged, or what `each` says.
+    pub fn each(&mut self, each: impl FnMut(u32, &[u8], &[u8], &[u8]) -> Result<()>) -> Result<()> {
+        self.state.keyed(&self.name, &self.types, each)
+    }
+}
+
+fn unknown(snapshot: &Snapshot, uid: &str, name: &str) -> Error {
     let known: Vec<String> = snapshot
         .manifest()
         .operators
         .iter()
         .flat_map(|entry| states(snapshot, &entry.uid).into_keys().map(|name| format!("{}/{name}", entry.uid)).collect::<Vec<_>>())
         .collect();
-    let message = format!("there is no keyed state `{}` of operator `{}`; there are {}", args.state, args.uid, known.join(", "));
+    let message = format!("there is no keyed state `{name}` of operator `{uid}`; there are {}", known.join(", "));
     Error::new(code::BAD_OPTION, message)
 }
 
@@ -135,7 +161,12 @@ struct Decoder {
 impl Decoder {
     fn new(types: &Value) -> Decoder {
         let stamped = types["time-to-live"] == json!(true) && types["kind"] != json!("list");
-        Decoder { key: codec(&types["key"]), sub: codec(&types["map-key"]), value: codec(&types["value"]), stamped }
+        Decoder {
+            key: codec("key", &types["key"]),
+            sub: codec("map_key", &types["map-key"]),
+            value: codec("value", &types["value"]),
+            stamped,
+        }
     }
 
     fn key(&self, bytes: &[u8]) -> Value {
@@ -154,17 +185,19 @@ impl Decoder {
     }
 }
 
-/// Columns are `"Int64"`, or `["i64", nullable]`.
-fn codec(columns: &Value) -> Option<RowCodec> {
+/// Columns are `"Int64"`, or `["i64", nullable]`. A single one is called `name`, several `name_1` and so on.
+pub fn codec(name: &str, columns: &Value) -> Option<RowCodec> {
+    let columns = columns.as_array()?;
+    let name_of = |number: usize| if columns.len() == 1 { name.to_owned() } else { format!("{name}_{}", number + 1) };
     let field = |(number, column): (usize, &Value)| {
         let (name, nullable) = match column {
             Value::Array(pair) => (pair.first()?.as_str()?, pair.get(1)?.as_bool()?),
             other => (other.as_str()?, false),
         };
         let data_type = serde_json::from_value::<DataType>(json!(name)).ok().or_else(|| arrow_name(name))?;
-        Some(Field { nullable, ..Field::new(format!("c{number}"), data_type) })
+        Some(Field { nullable, ..Field::new(name_of(number), data_type) })
     };
-    let schema: Schema = columns.as_array()?.iter().enumerate().map(field).collect::<Option<_>>()?;
+    let schema: Schema = columns.iter().enumerate().map(field).collect::<Option<_>>()?;
     Some(RowCodec::new(&schema))
 }
 

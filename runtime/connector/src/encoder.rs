@@ -5,14 +5,11 @@
 //! know, become `null`. CSV: quotes only where needed, null is an empty field. In both, binary columns are hexadecimal.
 
 use arrow_array::RecordBatch;
-use serde::Deserialize;
 use streamrt_types::{Error, Result};
 
 /// `json`: JSON lines. `csv`: comma-separated values.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowFormat {
-    #[default]
     Json,
     Csv,
 }

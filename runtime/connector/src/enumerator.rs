@@ -4,7 +4,6 @@
 //! holds the names that were found, so that a file is found once over restarts too. The task drives this through [`SplitEnumerator`].
 
 use crate::file::FileOptions;
-use crate::format::FormatSpec;
 use crate::position;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -25,7 +24,7 @@ pub struct FileSplit {
 
 pub struct FileEnumerator {
     options: Arc<FileOptions>,
-    /// Whether a line end may stand inside a record: then no file that has a quote is cut.
+    /// No file that has a quote is cut.
     quoted: bool,
     found: Found,
 }
@@ -42,11 +41,13 @@ struct Found {
 }
 
 impl FileEnumerator {
+    /// `quoted`: whether a line end may stand inside a record.
+    ///
     /// # Errors
     /// `Data` if `restored` is no snapshot of such an enumerator.
-    pub fn new(options: Arc<FileOptions>, format: &FormatSpec, restored: Option<&str>) -> Result<FileEnumerator> {
+    pub fn new(options: Arc<FileOptions>, quoted: bool, restored: Option<&str>) -> Result<FileEnumerator> {
         let found = restored.map(|text| position::read("source `file`", text)).transpose()?.unwrap_or_default();
-        Ok(FileEnumerator { options, quoted: format.is_csv(), found })
+        Ok(FileEnumerator { options, quoted, found })
     }
 
     fn splits(&mut self, name: &str) -> Result<Vec<Split>> {

@@ -10,6 +10,9 @@
 //! A reader that goes on at a position needs the file as it was: one that is gone, shorter, or plainly another one is an error. The
 //! header is read again from the begin of the file.
 
+#[cfg(feature = "parquet")]
+mod parquet;
+
 use crate::enumerator::{FileEnumerator, FileSplit, missing};
 use crate::format::{BlockDecoder, FormatName, FormatSpec};
 use crate::options;
@@ -32,9 +35,9 @@ pub struct FileOptions {
     /// A file, a folder (its regular files, not those of folders in it), or a pattern with `*`, `?`, `[...]` and `**`. Relative
     /// paths start in the current folder. Names that begin with a dot are left out, unless one is the path itself.
     pub path: String,
-    /// `csv`, `json` or `lines`. Default `lines`.
-    #[serde(default = "lines")]
-    pub format: FormatName,
+    /// `csv`, `json`, `lines` or `parquet`. Default `lines`.
+    #[serde(default)]
+    pub format: FileFormat,
     /// CSV: whether each file begins with a line of column names, by which the columns are found. Default false.
     #[serde(default)]
     pub header: bool,
@@ -52,8 +55,28 @@ pub struct FileOptions {
     pub split_bytes: u64,
 }
 
-pub fn lines() -> FormatName {
-    FormatName::Lines
+/// What the files of the source hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileFormat {
+    Csv,
+    Json,
+    #[default]
+    Lines,
+    /// Columns of the file are found by name; those that the schema does not have are not read. A row group is in the split that its
+    /// first byte is in.
+    Parquet,
+}
+
+impl FileFormat {
+    fn text(self) -> Option<FormatName> {
+        match self {
+            FileFormat::Csv => Some(FormatName::Csv),
+            FileFormat::Json => Some(FormatName::Json),
+            FileFormat::Lines => Some(FormatName::Lines),
+            FileFormat::Parquet => None,
+        }
+    }
 }
 
 fn watch_ms() -> u64 {
@@ -64,22 +87,45 @@ fn split_bytes() -> u64 {
     64 << 20
 }
 
-pub struct FileSource {
+/// The source of files that the options want.
+///
+/// # Errors
+/// `Invalid` if options do not go together, or the format cannot give the schema.
+pub fn source(options: FileOptions, schema: SchemaRef) -> Result<Arc<dyn Source>> {
+    if options.split_bytes == 0 {
+        return Err(options::refuse("file", "`split-bytes` is 0, but it must be 1 or more"));
+    }
+    if options.header && options.format != FileFormat::Csv {
+        return Err(options::refuse("file", "`header` is for csv"));
+    }
+    if options.delimiter.is_some() && options.format != FileFormat::Csv {
+        return Err(options::refuse("file", "`delimiter` is for csv"));
+    }
+    match options.format.text() {
+        Some(format) => Ok(Arc::new(FileSource::new(options, format, schema)?)),
+        None => parquet_source(options, schema),
+    }
+}
+
+#[cfg(feature = "parquet")]
+fn parquet_source(options: FileOptions, schema: SchemaRef) -> Result<Arc<dyn Source>> {
+    Ok(Arc::new(parquet::ParquetSource::new(options, schema)?))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet_source(_options: FileOptions, _schema: SchemaRef) -> Result<Arc<dyn Source>> {
+    Err(options::left_out("file", "format `parquet`", "parquet"))
+}
+
+/// Files of lines.
+struct FileSource {
     options: Arc<FileOptions>,
     format: FormatSpec,
 }
 
 impl FileSource {
-    /// # Errors
-    /// `Invalid` if options do not go together, or the format cannot give the schema.
-    pub fn new(options: FileOptions, schema: SchemaRef) -> Result<FileSource> {
-        if options.split_bytes == 0 {
-            return Err(options::refuse("file", "`split-bytes` is 0, but it must be 1 or more"));
-        }
-        if options.header && options.format != FormatName::Csv {
-            return Err(options::refuse("file", "`header` is for csv"));
-        }
-        let format = FormatSpec::new("file", options.format, options.delimiter.as_deref(), schema)?;
+    fn new(options: FileOptions, format: FormatName, schema: SchemaRef) -> Result<FileSource> {
+        let format = FormatSpec::new("file", format, options.delimiter.as_deref(), schema)?;
         Ok(FileSource { options: Arc::new(options), format })
     }
 
@@ -118,7 +164,7 @@ impl Source for FileSource {
     }
 
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
-        Ok(Box::new(FileEnumerator::new(self.options.clone(), &self.format, restored)?))
+        Ok(Box::new(FileEnumerator::new(self.options.clone(), self.format.is_csv(), restored)?))
     }
 
     fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {

@@ -1,25 +1,42 @@
-//! The sink `file`: each transaction of a subtask becomes one file `part-<transaction>.jsonl` (or `.csv`), directly in a folder.
+//! The sink `file`: each transaction of a subtask becomes one file `part-<transaction>.jsonl` (or `.csv`, `.parquet`), directly in a
+//! folder; or several, if files are to roll: then the second is `part-<transaction>-1.jsonl`, and so on.
 //!
-//! 1. The file is staged as `.part-<transaction>.jsonl.inprogress`, a name that sources and shells leave out. It is made with the first
+//! 1. A file is staged as `.part-<transaction>.jsonl.inprogress`, a name that sources and shells leave out. It is made with its first
 //!    row, so a transaction without rows leaves nothing.
-//! 2. `pre_commit` syncs it and its name to the disk, and promises it: both names, and its length.
-//! 3. `commit` gives it its own name by a hard link, which fails where a rename would overwrite, and takes the staged name away. Each
-//!    step may have been done before, by this process or by one that crashed; the outcome is the same.
+//! 2. A file that is ended is synced at once. `pre_commit` ends the last one, syncs the names too, and promises all of them (`promise.rs`).
+//! 3. `commit` gives each its own name by a hard link, which fails where a rename would overwrite, and takes the staged name away.
 //! 4. Staged files that no promise names are removed by `abort_unlisted`.
 //!
 //! Invariants: a file with its own name is complete and is never withdrawn, and nothing that is there is overwritten. The folder is made
 //! when the sink opens, so a run without results leaves an empty one. Flink's `FileSink` works alike, but renames.
 
+mod disk;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod part;
+mod promise;
+mod rolling;
+
 use crate::encoder::{RowEncoder, RowFormat};
-use crate::{options, position};
-use serde::{Deserialize, Serialize};
+use crate::options;
+use arrow_schema::{DataType, SchemaRef};
+use disk::{file_error, list, look, remove, sync_folder};
+#[cfg(feature = "parquet")]
+pub use parquet::ParquetExport;
+use part::{PartWriter, TextPart};
+use promise::{Promise, STAGED, StagedFile};
+pub use rolling::RollingOptions;
+use rolling::{Extent, Rolling};
+use serde::Deserialize;
 use std::collections::HashSet;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use streamrt_operator::{OperatorContext, Sink};
-use streamrt_types::{Batch, Error, Result, code};
+use streamrt_types::{Batch, Clock, Error, Result, SystemClock, code};
+
+/// Files of one transaction. From then on the last one grows: a promise stays small.
+const FILES_MAX: usize = 1000;
 
 /// Options of the sink `file`.
 #[derive(Debug, Deserialize)]
@@ -27,244 +44,224 @@ use streamrt_types::{Batch, Error, Result, code};
 pub struct FileSinkOptions {
     /// The folder; made, with its parents, if it is not there.
     pub path: String,
-    /// `json` (default) or `csv`.
+    /// `json` (default), `csv` or `parquet`.
     #[serde(default)]
-    pub format: RowFormat,
+    pub format: FileFormat,
     /// Whether a CSV file begins with a line of the column names. Default false.
     #[serde(default)]
     pub header: bool,
     /// CSV: the character between two fields. Default `,`.
     #[serde(default)]
     pub delimiter: Option<String>,
+    /// Parquet: the `i64` columns of times in ms that are written as timestamps. Default: none.
+    #[serde(default)]
+    pub timestamps: Vec<String>,
+    /// When a file is ended before its transaction is.
+    #[serde(default)]
+    pub rolling: RollingOptions,
+}
+
+/// `json`: JSON lines. `csv`: comma-separated values. `parquet`: columns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileFormat {
+    #[default]
+    Json,
+    Csv,
+    Parquet,
 }
 
 /// One subtask's writer.
 pub struct FileSink {
     folder: PathBuf,
-    encoder: RowEncoder,
-    header: bool,
+    encoding: Encoding,
+    rolling: Rolling,
+    clock: Arc<dyn Clock>,
     /// The name of the one that is open.
     transaction: String,
     part: Option<Part>,
+    /// Files of the transaction that are ended.
+    ended: Promise,
 }
 
-/// Bytes that gather before they are written: nobody sees them before the commit, so small batches need no system call each.
-const WRITE_BYTES: usize = 256 << 10;
-
-/// What the names of staged files begin and end with.
-const STAGED: (&str, &str) = (".part-", ".inprogress");
+/// How rows become bytes.
+enum Encoding {
+    Text {
+        encoder: RowEncoder,
+        header: bool,
+    },
+    #[cfg(feature = "parquet")]
+    Parquet {
+        schema: SchemaRef,
+    },
+}
 
 /// The file that is open.
 struct Part {
-    file: File,
-    text: Vec<u8>,
-    staged: PathBuf,
-    promise: Promise,
+    writer: Box<dyn PartWriter>,
+    names: StagedFile,
+    n_rows: u64,
+    begun_ms: i64,
 }
 
-/// What `pre_commit` promises: that `bytes` bytes are in one of two files of the folder, under the staged name or under the final one.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Promise {
-    staged: String,
-    file: String,
-    bytes: u64,
-}
-
-impl Promise {
-    /// # Errors
-    /// `Data` if it is no promise of this sink, which names files of its folder alone.
-    fn read(committable: &[u8]) -> Result<Promise> {
-        let text = String::from_utf8_lossy(committable);
-        let promise: Promise = position::read("sink `file`", &text)?;
-        let is_name = |name: &str| Path::new(name).file_name().is_some_and(|last| last == name);
-        if is_name(&promise.staged) && is_name(&promise.file) { Ok(promise) } else { Err(position::damaged("sink `file`", &text)) }
+impl Encoding {
+    fn new(options: &FileSinkOptions, schema: &SchemaRef) -> Result<Encoding> {
+        let format = match options.format {
+            FileFormat::Json => RowFormat::Json,
+            FileFormat::Csv => RowFormat::Csv,
+            FileFormat::Parquet => return Encoding::parquet(options, schema),
+        };
+        let delimiter = options::delimiter("file", options.delimiter.as_deref().unwrap_or(","))?;
+        Ok(Encoding::Text { encoder: RowEncoder { format, delimiter }, header: options.header })
     }
 
-    fn is_kept_by(&self, found: Option<&Metadata>) -> bool {
-        found.is_some_and(|found| found.is_file() && found.len() == self.bytes)
+    #[cfg(feature = "parquet")]
+    fn parquet(options: &FileSinkOptions, schema: &SchemaRef) -> Result<Encoding> {
+        Ok(Encoding::Parquet { schema: parquet::file_schema(schema, &options.timestamps) })
     }
 
-    /// Checks that the file has its own name, and that the staged name, if it is still there, is one of the same file.
-    ///
-    /// # Errors
-    /// `Data` if not: then results are lost.
-    fn check(&self, staged: &Path, complete: &Path) -> Result<()> {
-        let (before, after) = (look(staged)?, look(complete)?);
-        let is_other = |(a, b): (&Metadata, &Metadata)| (a.dev(), a.ino()) != (b.dev(), b.ino());
-        let is_other = before.as_ref().zip(after.as_ref()).is_some_and(is_other);
-        if self.is_kept_by(after.as_ref()) && !is_other {
-            return Ok(());
+    #[cfg(not(feature = "parquet"))]
+    fn parquet(_options: &FileSinkOptions, _schema: &SchemaRef) -> Result<Encoding> {
+        Err(options::left_out("file", "format `parquet`", "parquet"))
+    }
+
+    fn extension(&self) -> &'static str {
+        match self {
+            Encoding::Text { encoder, .. } if encoder.format == RowFormat::Csv => "csv",
+            Encoding::Text { .. } => "jsonl",
+            #[cfg(feature = "parquet")]
+            Encoding::Parquet { .. } => "parquet",
         }
-        let (before, after) = (describe(before.as_ref()), describe(after.as_ref()));
-        let (staged, complete, other) = (staged.display(), complete.display(), if is_other { "is another file and " } else { "" });
-        let message = format!("{} bytes were promised, but {staged} {before}, and {complete} {other}{after}", self.bytes);
-        Err(Error::new(code::COMMIT_LOST, message))
+    }
+
+    fn writer(&self, file: File, path: &Path) -> Result<Box<dyn PartWriter>> {
+        match self {
+            Encoding::Text { encoder, header } => Ok(Box::new(TextPart::new(file, path, *encoder, *header))),
+            #[cfg(feature = "parquet")]
+            Encoding::Parquet { schema } => Ok(Box::new(parquet::ParquetPart::new(file, path, schema.clone())?)),
+        }
     }
 }
 
-fn describe(found: Option<&Metadata>) -> String {
-    match found {
-        None => "is missing".to_owned(),
-        Some(found) if found.is_file() => format!("has {} bytes", found.len()),
-        Some(_) => "is no regular file".to_owned(),
+impl FileSinkOptions {
+    fn check(&self, schema: &SchemaRef) -> Result<()> {
+        if self.path.is_empty() {
+            return Err(options::refuse("file", "`path` is empty, but it must name a folder"));
+        }
+        let given = [
+            ("header", "csv", self.header && self.format != FileFormat::Csv),
+            ("delimiter", "csv", self.delimiter.is_some() && self.format != FileFormat::Csv),
+            ("timestamps", "parquet", !self.timestamps.is_empty() && self.format != FileFormat::Parquet),
+        ];
+        if let Some((name, format, _)) = given.iter().find(|(_, _, is_misplaced)| *is_misplaced) {
+            return Err(options::refuse("file", &format!("`{name}` is for {format}")));
+        }
+        let is_time = |name: &&String| schema.field_with_name(name).is_ok_and(|field| *field.data_type() == DataType::Int64);
+        match self.timestamps.iter().find(|name| !is_time(name)) {
+            None => Ok(()),
+            Some(name) => Err(options::refuse("file", &format!("`timestamps` names `{name}`, which is no i64 column of the rows"))),
+        }
     }
 }
 
 impl FileSink {
-    pub fn new(options: FileSinkOptions) -> Result<FileSink> {
-        let is_csv = options.format == RowFormat::Csv;
-        if options.path.is_empty() {
-            return Err(options::refuse("file", "`path` is empty, but it must name a folder"));
-        }
-        if let (false, Some(name)) = (is_csv, options.header.then_some("header").or(options.delimiter.as_ref().map(|_| "delimiter"))) {
-            return Err(options::refuse("file", &format!("`{name}` is for csv")));
-        }
-        let delimiter = options::delimiter("file", options.delimiter.as_deref().unwrap_or(","))?;
-        let encoder = RowEncoder { format: options.format, delimiter };
-        Ok(FileSink { folder: PathBuf::from(&options.path), encoder, header: options.header, transaction: String::new(), part: None })
+    /// # Errors
+    /// `Invalid` if options do not go together, or with the columns of `schema`.
+    pub fn new(options: FileSinkOptions, schema: &SchemaRef) -> Result<FileSink> {
+        options.check(schema)?;
+        Ok(FileSink {
+            encoding: Encoding::new(&options, schema)?,
+            rolling: Rolling::new(&options.rolling)?,
+            folder: PathBuf::from(options.path),
+            clock: SystemClock::shared(),
+            transaction: String::new(),
+            part: None,
+            ended: Promise::default(),
+        })
     }
 
-    fn extension(&self) -> &'static str {
-        match self.encoder.format {
-            RowFormat::Json => "jsonl",
-            RowFormat::Csv => "csv",
-        }
-    }
-
-    /// Makes the staged file. A transaction's name was never used before, so neither of its files is there.
+    /// Makes a staged file. A transaction's name was never used before, so neither of its files is there.
     fn open_part(&self) -> Result<Part> {
-        let file = format!("part-{}.{}", self.transaction, self.extension());
-        let promise = Promise { staged: format!(".{file}{}", STAGED.1), file, bytes: 0 };
-        let (staged, complete) = (self.folder.join(&promise.staged), self.folder.join(&promise.file));
+        let name = match self.ended.files.len() {
+            0 => self.transaction.clone(),
+            n => format!("{}-{n}", self.transaction),
+        };
+        let names = StagedFile::named(&name, self.encoding.extension());
+        let (staged, complete) = (self.folder.join(&names.staged), self.folder.join(&names.file));
         if look(&complete)?.is_some() {
             return Err(Error::new(code::FILE_IO, format!("{} is there already, and would be overwritten", complete.display())));
         }
         let file =
             OpenOptions::new().write(true).create_new(true).open(&staged).map_err(|e| file_error(&staged, "cannot be created", e))?;
-        Ok(Part { file, text: Vec::new(), staged, promise })
+        Ok(Part { writer: self.encoding.writer(file, &staged)?, names, n_rows: 0, begun_ms: self.clock.monotonic_ms() })
     }
 
-    /// Writes the names in the folder to the disk.
-    fn sync_folder(&self) -> Result<()> {
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(|e| file_error(&self.folder, "cannot be synced", e))
-    }
-}
-
-impl Part {
-    fn write_text(&mut self) -> Result<()> {
-        self.file.write_all(&self.text).map_err(|e| file_error(&self.staged, "cannot be written", e))?;
-        self.promise.bytes += self.text.len() as u64;
-        self.text.clear();
+    /// Ends the open file, if there is one. It counts as open until all of it is on the disk, so that `abort` finds it after an error.
+    fn end_part(&mut self) -> Result<()> {
+        let Some(part) = &mut self.part else { return Ok(()) };
+        part.names.bytes = part.writer.finish()?;
+        self.ended.files.extend(self.part.take().map(|part| part.names));
         Ok(())
     }
 }
 
-/// What is at a path, if anything is.
-fn look(path: &Path) -> Result<Option<Metadata>> {
-    match path.symlink_metadata() {
-        Ok(found) => Ok(Some(found)),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(file_error(path, "cannot be looked at", e)),
-    }
-}
-
-/// Removes a file, if it is there.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(file_error(path, "cannot be removed", e)),
-        _ => Ok(()),
-    }
-}
-
-fn file_error(path: &Path, what: &str, error: io::Error) -> Error {
-    Error::new(code::FILE_IO, format!("{} {what}", path.display())).with_source(error)
-}
-
-/// Gives a file a second name. Where that name is taken or the file is gone, it was done before, or somebody else does it just now, or
-/// something is wrong: what is there afterwards says which.
-fn link(staged: &Path, complete: &Path) -> Result<()> {
-    match fs::hard_link(staged, complete) {
-        Err(e) if !matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
-            Err(file_error(complete, "cannot be made a hard link", e))
-        }
-        _ => Ok(()),
-    }
-}
-
 impl Sink for FileSink {
-    fn open(&mut self, _context: &OperatorContext) -> Result<()> {
+    fn open(&mut self, context: &OperatorContext) -> Result<()> {
+        self.clock = context.clock.clone();
         fs::create_dir_all(&self.folder).map_err(|e| file_error(&self.folder, "cannot be made a folder", e))
     }
 
     fn begin(&mut self, transaction: &str) -> Result<()> {
-        assert!(self.part.is_none(), "rows of two transactions would be in one file");
+        assert!(self.part.is_none() && self.ended.files.is_empty(), "rows of two transactions would be in one file");
         transaction.clone_into(&mut self.transaction);
         Ok(())
     }
 
     fn write(&mut self, batch: &Batch) -> Result<()> {
-        let first = self.part.is_none();
-        if first {
+        if self.part.is_none() {
             self.part = Some(self.open_part()?);
         }
         let Some(part) = &mut self.part else { return Ok(()) };
-        self.encoder.encode(&batch.columns, first && self.header, &mut part.text)?;
-        if part.text.len() < WRITE_BYTES { Ok(()) } else { part.write_text() }
+        part.writer.write(&batch.columns)?;
+        part.n_rows += batch.n_rows() as u64;
+        let age_ms = self.clock.monotonic_ms() - part.begun_ms;
+        let is_due = self.rolling.is_due(Extent { bytes: part.writer.n_bytes(), age_ms, rows: part.n_rows });
+        if is_due && self.ended.files.len() < FILES_MAX - 1 { self.end_part() } else { Ok(()) }
     }
 
-    /// The part stays open until all of it is on the disk, so that `abort` finds it after an error.
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {
-        let Some(part) = &mut self.part else { return Ok(None) };
-        part.write_text()?;
-        part.file.sync_all().map_err(|e| file_error(&part.staged, "cannot be synced", e))?;
-        self.sync_folder()?;
-        Ok(self.part.take().map(|part| position::write(&part.promise).into_bytes()))
+        self.end_part()?;
+        if self.ended.files.is_empty() {
+            return Ok(None);
+        }
+        sync_folder(&self.folder)?;
+        Ok(Some(std::mem::take(&mut self.ended).write()))
     }
 
     fn commit(&mut self, committable: &[u8]) -> Result<()> {
-        let promise = Promise::read(committable)?;
-        let (staged, complete) = (self.folder.join(&promise.staged), self.folder.join(&promise.file));
-        if promise.is_kept_by(look(&staged)?.as_ref()) {
-            link(&staged, &complete)?;
-        }
-        promise.check(&staged, &complete)?;
-        remove(&staged)?;
-        self.sync_folder()
+        Promise::read(committable)?.keep(&self.folder)
     }
 
     fn abort(&mut self) -> Result<()> {
-        self.part.take().map_or(Ok(()), |part| remove(&part.staged))
+        let open = self.part.take().map(|part| part.names);
+        let files = std::mem::take(&mut self.ended).files.into_iter().chain(open);
+        files.map(|file| remove(&self.folder.join(&file.staged))).fold(Ok(()), Result::and)
     }
 
     fn abort_unlisted(&mut self, prefix: &str, keep: &[Vec<u8>]) -> Result<()> {
-        let keep = keep.iter().map(|promise| Ok(Promise::read(promise)?.staged)).collect::<Result<HashSet<String>>>()?;
+        let mut kept = HashSet::new();
+        for promise in keep {
+            kept.extend(Promise::read(promise)?.files.into_iter().map(|file| file.staged));
+        }
         let begin = format!("{}{prefix}", STAGED.0);
         for path in list(&self.folder)? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with(&begin) && name.ends_with(STAGED.1) && !keep.contains(name) {
+            if name.starts_with(&begin) && name.ends_with(STAGED.1) && !kept.contains(name) {
                 remove(&path)?;
             }
         }
         Ok(())
     }
-}
-
-/// The files of a folder; none if it is not there.
-fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let error = |e| file_error(folder, "cannot be listed", e);
-    let entries = match fs::read_dir(folder) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(error)?,
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(error)?;
-        if entry.file_type().map_err(error)?.is_file() {
-            files.push(entry.path());
-        }
-    }
-    Ok(files)
 }
 
 #[cfg(test)]

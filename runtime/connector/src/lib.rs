@@ -24,6 +24,8 @@ mod nexmark;
 mod once;
 mod options;
 mod position;
+#[cfg(feature = "postgres")]
+mod postgres_sink;
 mod print;
 mod record_buffer;
 mod socket;
@@ -32,7 +34,9 @@ mod testing;
 
 pub use datagen::{DatagenOptions, DatagenSource, Generator};
 pub use file::FileOptions;
-pub use file_sink::FileSinkOptions;
+#[cfg(feature = "parquet")]
+pub use file_sink::ParquetExport;
+pub use file_sink::{FileSinkOptions, RollingOptions};
 pub use nexmark::NexmarkOptions;
 pub use print::PrintOptions;
 pub use socket::SocketOptions;
@@ -52,7 +56,7 @@ use streamrt_wit::{Options, Schema};
 pub fn source(connector: &str, options: &Options, schema: &Schema) -> Result<Arc<dyn Source>> {
     let schema = arrow_schema(schema);
     match connector {
-        "file" => Ok(Arc::new(file::FileSource::new(options::read(connector, options)?, schema)?)),
+        "file" => file::source(options::read(connector, options)?, schema),
         "socket" => Ok(Arc::new(socket::SocketSource::new(options::read(connector, options)?, schema)?)),
         "datagen" => Ok(Arc::new(DatagenSource::new(options::read(connector, options)?, schema, SystemClock::shared())?)),
         "nexmark" => Ok(Arc::new(nexmark::NexmarkSource::new(options::read(connector, options)?, schema)?)),
@@ -60,7 +64,7 @@ pub fn source(connector: &str, options: &Options, schema: &Schema) -> Result<Arc
     }
 }
 
-/// Makes the writer of one subtask for the sink that a plan names: `file`, `print` or `blackhole`.
+/// Makes the writer of one subtask for the sink that a plan names: `file`, `postgres`, `print` or `blackhole`.
 ///
 /// # Errors
 /// `Invalid` if the connector or an option does not exist, or a value does not fit.
@@ -69,11 +73,22 @@ pub fn sink(connector: &str, options: &Options, schema: SchemaRef) -> Result<Box
         return Err(Error::new(code::INVALID_JOB, format!("sink `{connector}` gets rows without columns")));
     }
     match connector {
-        "file" => Ok(Box::new(file_sink::FileSink::new(options::read(connector, options)?)?)),
+        "file" => Ok(Box::new(file_sink::FileSink::new(options::read(connector, options)?, &schema)?)),
+        "postgres" => postgres(options, schema),
         "print" => Ok(Box::new(print::PrintSink::new(options::read(connector, options)?, std::io::stdout()))),
         "blackhole" => Ok(Box::new(blackhole::BlackholeSink::new(options::read(connector, options)?))),
-        _ => Err(options::unknown("sink", connector, "file, print and blackhole")),
+        _ => Err(options::unknown("sink", connector, "file, postgres, print and blackhole")),
     }
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(options: &Options, schema: SchemaRef) -> Result<Box<dyn Sink>> {
+    Ok(Box::new(postgres_sink::PostgresSink::new(options::read("postgres", options)?, schema)?))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(_options: &Options, _schema: SchemaRef) -> Result<Box<dyn Sink>> {
+    Err(options::left_out("postgres", "the connector", "postgres"))
 }
 
 #[cfg(test)]
@@ -96,10 +111,10 @@ mod tests {
     #[test]
     fn wrong_options_get_a_sentence_that_names_what_exists() {
         check("source", "kafka", json!({}), "there is no source connector `kafka`; there are file, socket, datagen and nexmark");
-        check("sink", "kafka", json!({}), "there is no sink connector `kafka`; there are file, print and blackhole");
+        check("sink", "kafka", json!({}), "there is no sink connector `kafka`; there are file, postgres, print and blackhole");
         check("source", "file", json!({ "pth": "a" }), "connector `file`: unknown option `pth`, expected one of `path`");
         check("source", "file", json!({}), "connector `file`: missing option `path`");
-        check("source", "file", json!({ "path": "a", "format": "xml" }), "expected one of `csv`, `json`, `lines`");
+        check("source", "file", json!({ "path": "a", "format": "xml" }), "expected one of `csv`, `json`, `lines`, `parquet`");
         check("source", "file", json!({ "path": "a", "header": "yes" }), "expected a boolean");
         check("source", "file", json!({ "path": "a", "format": "csv", "delimiter": "||" }), "`delimiter` is `||`");
         check("source", "file", json!({ "path": "a", "format": "lines", "delimiter": ";" }), "`delimiter` is for csv");
@@ -107,7 +122,7 @@ mod tests {
         check("source", "socket", json!({ "host": "h", "port": 70000 }), "expected u16");
         check("source", "datagen", json!({ "rate": 0 }), "`rate` is 0");
         check("source", "datagen", json!({ "fields": { "v": { "kind": "sequence" } } }), "names the column `v`");
-        check("sink", "file", json!({ "path": "a", "format": "lines" }), "expected `json` or `csv`");
+        check("sink", "file", json!({ "path": "a", "format": "lines" }), "expected one of `json`, `csv`, `parquet`");
         check("sink", "file", json!({ "path": "a", "delimiter": ";" }), "`delimiter` is for csv");
         check("sink", "print", json!({ "pre": "a" }), "unknown option `pre`, expected `prefix`");
         check("sink", "blackhole", json!({ "pre": "a" }), "unknown option `pre`");

@@ -24,6 +24,12 @@ pub fn refuse(connector: &str, reason: &str) -> Error {
     Error::new(code::BAD_OPTION, format!("connector `{connector}`: {reason}"))
 }
 
+/// Something that this build was made without.
+#[cfg(not(all(feature = "parquet", feature = "postgres")))]
+pub fn left_out(connector: &str, what: &str, feature: &str) -> Error {
+    refuse(connector, &format!("{what} is not in this build of streamrt; build it with `--features {feature}`"))
+}
+
 /// A connector that does not exist.
 pub fn unknown(kind: &str, connector: &str, known: &str) -> Error {
     Error::new(code::BAD_OPTION, format!("there is no {kind} connector `{connector}`; there are {known}"))

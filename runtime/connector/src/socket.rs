@@ -7,7 +7,6 @@
 //! Nothing can be read twice: a reader that goes on at a position connects anew, takes what the server sends then, and goes on
 //! counting. What the connection before had brought behind the position is lost.
 
-use crate::file::lines;
 use crate::format::{BlockDecoder, FormatName, FormatSpec};
 use crate::record_buffer::RecordBuffer;
 use crate::{once, position};
@@ -38,7 +37,7 @@ pub struct SocketOptions {
     pub host: String,
     pub port: u16,
     /// `csv`, `json` or `lines`. Default `lines`.
-    #[serde(default = "lines")]
+    #[serde(default)]
     pub format: FormatName,
     /// CSV: the character between two fields. Default `,`.
     #[serde(default)]

@@ -38,7 +38,7 @@ pub use disk::{Backend, Changes, DISK_KEY_PREFIX_BYTES, Disk, DiskFile, DiskPart
 pub use disk_snapshot::{DiskFiles, DiskIndex, each_pair, push_pair};
 pub use index::{EntryId, NO_ENTRY};
 pub use keys::{KeyBuffer, KeyKind, Keys};
-pub use list::ListState;
+pub use list::{ListState, list_elements};
 pub use map::{MapPage, MapState};
 pub use row::RowCodec;
 pub use snapshot::{

@@ -284,6 +284,20 @@ impl Frozen for FrozenLists {
     }
 }
 
+/// The elements of a list as a snapshot has it, in order; with a time to live each begins with the time of its last access (i64, little
+/// endian).
+///
+/// # Errors
+/// `Data` if the bytes are no list.
+pub fn list_elements(list: &[u8]) -> Result<Vec<&[u8]>> {
+    let mut elements = Elements { rest: list };
+    let found = elements.by_ref().collect();
+    if elements.rest.is_empty() {
+        return Ok(found);
+    }
+    Err(Error::new(code::SNAPSHOT_DAMAGED, "a list in the snapshot does not end where its elements end"))
+}
+
 /// Elements as they are stored, in order.
 struct Elements<'a> {
     rest: &'a [u8],

@@ -75,10 +75,20 @@ codes! {
     CONNECTION_LOST = "S3005", Unavailable, "Start the server again, then the job.";
     /// An address is in use.
     PORT_IN_USE = "S3006", Unavailable, "End the program that holds the port, or choose another one.";
-    /// The system behind a plugin's sink did not answer.
-    SINK_UNAVAILABLE = "S3007", Unavailable, "Check the system that the sink writes to; what is not committed is written again.";
+    /// A file that holds no whole columns.
+    BAD_FILE = "S3007", Data, "The file is damaged or of another format: write it again, or take it away.";
+    /// A database does not answer, or gave up what it was asked for.
+    DATABASE = "S3008", Unavailable, "Check that the database server runs and can be reached; its log says more.";
+    /// A table does not take a row.
+    ROW_REFUSED = "S3009", Data, "Correct the rows or the table; nothing of this transaction was written.";
+    /// A database server cannot do what a sink needs.
+    DATABASE_SETTING = "S3010", Invalid, "Change the setting of the server that is named, and restart the server.";
+    /// A user, a password, a database or a right is wrong.
+    DATABASE_ACCESS = "S3011", Invalid, "Correct `url`, give the password in PGPASSWORD, or grant the right.";
     /// What a source had read is not there any more, or is another thing.
     HISTORY_LOST = "S3012", Data, "Put the input back as it was, or start anew with another checkpoint.dir; to go on would skip or double records.";
+    /// The system behind a plugin's sink did not answer.
+    SINK_UNAVAILABLE = "S3013", Unavailable, "Check the system that the sink writes to; what is not committed is written again.";
 
     /// The guest trapped.
     TRAP = "S4001", UserCode, "Correct the plugin at the function named in the backtrace, or run with `-D poison.policy=skip`.";

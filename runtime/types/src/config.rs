@@ -169,8 +169,8 @@ impl Configuration {
             "poison.policy" => self.poison_policy = poison_policy(key, value)?,
             "poison.dead-letters" => self.dead_letters = Some(value.to_owned()),
             "plugin.deadline" => self.plugin_deadline_ms = parse_duration_ms(key, value)?,
-            "plugin.memory" => self.plugin_memory_bytes = bytes(key, value)?,
-            "plugin.output" => self.plugin_output_bytes = bytes(key, value)?,
+            "plugin.memory" => self.plugin_memory_bytes = parse_bytes(key, value)?,
+            "plugin.output" => self.plugin_output_bytes = parse_bytes(key, value)?,
             "plugin.epoch" => self.plugin_epoch = boolean(key, value)?,
             "checkpoint.dir" => self.checkpoint_dir = Some(value.to_owned()),
             "checkpoint.interval" => self.checkpoint_interval_ms = Some(positive(key, value, parse_duration_ms(key, value)?)?),
@@ -274,7 +274,11 @@ pub fn parse_duration_ms(key: &str, value: &str) -> Result<u64> {
     parsed.ok_or_else(|| refuse(key, value, "a duration such as 10ms, 5s or 1min"))
 }
 
-fn bytes(key: &str, value: &str) -> Result<usize> {
+/// Reads a size such as `64MiB`, `10KiB`, `1GiB` or `100` into bytes; `key` is for the message.
+///
+/// # Errors
+/// `Invalid` if the text is no size.
+pub fn parse_bytes(key: &str, value: &str) -> Result<usize> {
     let (digits, unit) = split_unit(value);
     let factor = match unit {
         "" | "B" => Some(1usize),

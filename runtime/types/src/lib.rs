@@ -23,7 +23,7 @@ mod time;
 
 pub use batch::{Batch, Mark, Origin, Rows, Times};
 pub use code::{CODES, Code};
-pub use config::{BackendKind, Configuration, PoisonPolicy, RestartKind, parse_duration_ms};
+pub use config::{BackendKind, Configuration, PoisonPolicy, RestartKind, parse_bytes, parse_duration_ms};
 pub use element::{Barrier, Status, StreamElement};
 pub use error::{Error, ErrorKind, Result};
 pub use failpoint::{FAILPOINTS, failpoint};

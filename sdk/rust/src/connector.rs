@@ -59,6 +59,11 @@ impl File {
     pub fn lines(path: impl Into<String>) -> FileConnector<String> {
         File::of(path, "lines")
     }
+
+    /// Parquet: columns are found by name.
+    pub fn parquet<T: Record>(path: impl Into<String>) -> FileConnector<T> {
+        File::of(path, "parquet")
+    }
 }
 
 impl<T> FileConnector<T> {
@@ -76,6 +81,32 @@ impl<T> FileConnector<T> {
     /// Goes on looking for new files, so that the stream never ends.
     pub fn watch(self) -> Self {
         self.option("watch", json!(true))
+    }
+
+    /// As a sink of Parquet: writes these columns of times in ms as timestamps.
+    pub fn timestamps<const N: usize>(self, columns: [&str; N]) -> Self {
+        self.option("timestamps", json!(columns.as_slice()))
+    }
+
+    /// As a sink: begins another file when one has so many bytes, such as `128MiB`.
+    pub fn rolling_size(self, size: &str) -> Self {
+        self.rolling("size", json!(size))
+    }
+
+    /// As a sink: begins another file when one is so old, such as `15min`. A checkpoint ends files in any case.
+    pub fn rolling_interval(self, interval: &str) -> Self {
+        self.rolling("interval", json!(interval))
+    }
+
+    /// As a sink: begins another file when one has so many rows.
+    pub fn rolling_rows(self, rows: u64) -> Self {
+        self.rolling("rows", json!(rows))
+    }
+
+    fn rolling(mut self, name: &str, value: Value) -> Self {
+        let mut rolling = self.options.remove("rolling").and_then(|rolling| rolling.as_object().cloned()).unwrap_or_default();
+        rolling.insert(name.to_owned(), value);
+        self.option("rolling", Value::Object(rolling))
     }
 }
 
@@ -189,6 +220,27 @@ impl<T: Record> Source for Datagen<T> {
     }
 }
 
+/// A table of a PostgreSQL server: see [`Postgres::table`].
+pub struct Postgres {
+    options: Options,
+}
+
+impl Postgres {
+    /// The rows of each checkpoint become one transaction of the table, which must be there; columns are found by name. The URL is as in
+    /// `postgresql://user@host:5432/database`, and the host reads the password from its variable `PGPASSWORD`.
+    pub fn table(url: impl Into<String>, table: impl Into<String>) -> Postgres {
+        let options = [("url".to_owned(), Value::String(url.into())), ("table".to_owned(), Value::String(table.into()))];
+        Postgres { options: options.into_iter().collect() }
+    }
+}
+
+impl<T: Record> Sink<T> for Postgres {
+    const CONNECTOR: &'static str = "postgres";
+    fn options(self) -> Options {
+        self.options
+    }
+}
+
 /// Writes rows to standard output.
 pub struct Print;
 
@@ -206,5 +258,19 @@ impl<T: Record> Sink<T> for Blackhole {
     const CONNECTOR: &'static str = "blackhole";
     fn options(self) -> Options {
         Options::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_files_are_one_option() {
+        let sink = File::parquet::<String>("out").timestamps(["time"]).rolling_size("128MiB").rolling_rows(5).rolling_interval("1h");
+        let expected = json!({
+            "path": "out", "format": "parquet", "timestamps": ["time"], "rolling": { "size": "128MiB", "rows": 5, "interval": "1h" }
+        });
+        assert_eq!(Value::Object(sink.options), expected);
     }
 }

@@ -69,7 +69,7 @@ mod window_function;
 
 pub use aggregate::{Term, avg, count, first, key, last, max, min, sum, window_end, window_start};
 pub use broadcast::{BroadcastConnectedStream, BroadcastContext, BroadcastProcessFunction};
-pub use connector::{Blackhole, Datagen, File, FileConnector, Print, Sink, Socket, SocketConnector, Source};
+pub use connector::{Blackhole, Datagen, File, FileConnector, Postgres, Print, Sink, Socket, SocketConnector, Source};
 pub use dynamic::{Cell, Row, RowWriter};
 pub use env::Env;
 pub use error::{Error, Outcome, Result};
@@ -107,10 +107,10 @@ pub mod support {
 pub mod prelude {
     pub use crate::{
         AggregateFunction, AggregatingState, Blackhole, BroadcastContext, BroadcastProcessFunction, BroadcastState, Collector, Column,
-        Context, Count, Datagen, Env, Error, File, Folder, Forward, Global, KeyedStream, Library, ListState, MapState, OutputTag, Print,
-        ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup, SinkSetup, Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling,
-        TwoPhaseSink, ValueState, Watermarks, Window, WindowFunction, WindowResult, WindowedStream, WriteAheadSink, avg, count, first,
-        hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
+        Context, Count, Datagen, Env, Error, File, Folder, Forward, Global, KeyedStream, Library, ListState, MapState, OutputTag, Postgres,
+        Print, ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup, SinkSetup, Sliding, Socket, Stream, TimeDomain, Ttl,
+        Tumbling, TwoPhaseSink, ValueState, Watermarks, Window, WindowFunction, WindowResult, WindowedStream, WriteAheadSink, avg, count,
+        first, hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
     };
 }
 

@@ -1,35 +1,15 @@
 //! Jobs that are killed at random moments, and started again with the same command, until they end by themselves.
-//!
-//! The moments come from a seed, which is printed; `STREAMRT_SEED` sets it.
 
 use std::time::{Duration, Instant};
 
 use streamrt_tests::binary::{LIMIT, Running, run, streamrt};
 use streamrt_tests::oracle::EXAMPLES;
+use streamrt_tests::random::Random;
 
 use crate::jobs::Job;
 
 /// Kills before a job is let alone.
 const KILLS: u32 = 6;
-
-/// A small generator of random numbers (xorshift), so that a seed gives the same moments everywhere.
-struct Random(u64);
-
-impl Random {
-    fn from_environment() -> Random {
-        let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
-        let seed = std::env::var("STREAMRT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(clock);
-        println!("STREAMRT_SEED={seed}");
-        Random(seed | 1)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 /// Waits for a random moment: one in four at any time from the start, the others behind some entries in the job's log, so that a slow machine
 /// comes to checkpoints as well. Returns whether the run ended before.

@@ -15,10 +15,11 @@ fn source(path: &Path, more: serde_json::Value) -> FileSource {
     options["path"] = path.to_str().unwrap().into();
     let options: FileOptions = serde_json::from_value(options).unwrap();
     let schema = match options.format {
-        FormatName::Lines => vec![Field::new("value", DataType::String)],
+        FileFormat::Lines => vec![Field::new("value", DataType::String)],
         _ => vec![Field::new("name", DataType::String), Field::new("n", DataType::I64)],
     };
-    FileSource::new(options, arrow_schema(&schema)).unwrap()
+    let format = options.format.text().unwrap();
+    FileSource::new(options, format, arrow_schema(&schema)).unwrap()
 }
 
 fn splits(source: &FileSource) -> Vec<Split> {

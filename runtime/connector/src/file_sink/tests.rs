@@ -2,7 +2,7 @@
 
 use super::*;
 use arrow_array::{ArrayRef, Int64Array};
-use std::sync::Arc;
+use serde_json::json;
 use streamrt_operator::harness::{Harness, batch_of};
 use streamrt_operator::{SinkOperator, TaskMetrics};
 use streamrt_types::{Configuration, KeyGroupRange, ManualClock};
@@ -23,16 +23,21 @@ fn context() -> OperatorContext {
     }
 }
 
-fn closed_sink(folder: &Path, format: RowFormat, header: bool) -> FileSink {
-    FileSink::new(FileSinkOptions { path: folder.to_string_lossy().into_owned(), format, header, delimiter: None }).unwrap()
+fn made(folder: &Path, mut options: serde_json::Value, schema: &SchemaRef) -> Result<FileSink> {
+    options["path"] = folder.to_string_lossy().into();
+    FileSink::new(serde_json::from_value(options).unwrap(), schema)
+}
+
+fn closed_sink(folder: &Path, format: &str, header: bool) -> FileSink {
+    made(folder, json!({ "format": format, "header": header }), rows(vec![]).columns.schema_ref()).unwrap()
 }
 
 /// A sink of JSON lines whose transaction has begun.
 fn sink(folder: &Path, transaction: &str) -> FileSink {
-    sink_of(folder, transaction, RowFormat::Json, false)
+    sink_of(folder, transaction, "json", false)
 }
 
-fn sink_of(folder: &Path, transaction: &str, format: RowFormat, header: bool) -> FileSink {
+fn sink_of(folder: &Path, transaction: &str, format: &str, header: bool) -> FileSink {
     let mut sink = closed_sink(folder, format, header);
     sink.open(&context()).unwrap();
     sink.begin(transaction).unwrap();
@@ -71,7 +76,7 @@ fn a_transaction_is_visible_only_when_it_is_committed() {
     sink.write(&rows(vec![2])).unwrap();
     assert_eq!(listing(&folder), [".part-out-job-1-0-0.jsonl.inprogress"]);
     let first = sink.pre_commit().unwrap().unwrap();
-    let expected = r#"{"staged":".part-out-job-1-0-0.jsonl.inprogress","file":"part-out-job-1-0-0.jsonl","bytes":16}"#;
+    let expected = r#"{"files":[{"staged":".part-out-job-1-0-0.jsonl.inprogress","file":"part-out-job-1-0-0.jsonl","bytes":16}]}"#;
     assert_eq!(String::from_utf8(first.clone()).unwrap(), expected);
     sink.begin("out-job-1-0-1").unwrap();
     sink.write(&rows(vec![3])).unwrap();
@@ -86,7 +91,7 @@ fn a_transaction_is_visible_only_when_it_is_committed() {
 #[test]
 fn a_transaction_without_rows_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
-    let mut sink = sink_of(root.path(), "t-0", RowFormat::Csv, true);
+    let mut sink = sink_of(root.path(), "t-0", "csv", true);
     assert_eq!(sink.pre_commit().unwrap(), None);
     sink.abort().unwrap();
     assert_eq!(listing(root.path()), [""; 0]);
@@ -105,7 +110,7 @@ fn abort_leaves_what_was_promised() {
 #[test]
 fn the_names_of_a_job_are_made_of_uid_job_generation_subtask_and_number() {
     let root = tempfile::tempdir().unwrap();
-    let mut harness = Harness::new(SinkOperator::new(Box::new(closed_sink(root.path(), RowFormat::Csv, false)), None));
+    let mut harness = Harness::new(SinkOperator::new(Box::new(closed_sink(root.path(), "csv", false)), None));
     harness.batches(&rows(vec![1, 2]), 1).unwrap();
     harness.end_of_input().unwrap();
     assert_eq!(listing(root.path()), ["part-op-job-1-0-0.csv"]);
@@ -134,7 +139,7 @@ fn recover(crash: Crash, published: bool) -> Vec<String> {
         Crash::AfterCommit => crashed.commit(promise.as_ref().unwrap()).unwrap(),
     }
     drop(crashed);
-    let mut recovering = closed_sink(root.path(), RowFormat::Json, false);
+    let mut recovering = closed_sink(root.path(), "json", false);
     for _ in 0..2 {
         if published {
             recovering.commit(promise.as_ref().unwrap()).unwrap();
@@ -165,7 +170,7 @@ fn a_promise_that_cannot_be_kept_is_loud() {
         let (staged, complete) = (root.path().join(".part-t-0.jsonl.inprogress"), root.path().join("part-t-0.jsonl"));
         spoil(&staged, &complete);
         let names = listing(root.path());
-        let error = closed_sink(root.path(), RowFormat::Json, false).commit(&promise).unwrap_err();
+        let error = closed_sink(root.path(), "json", false).commit(&promise).unwrap_err();
         let expected = format!("8 bytes were promised, but {} {before}, and {} {after}", staged.display(), complete.display());
         assert_eq!((error.code(), error.message()), (code::COMMIT_LOST, expected.as_str()));
         assert_eq!(listing(root.path()), names, "what is there may be of use");
@@ -183,7 +188,7 @@ fn a_folder_that_is_gone_is_a_loss_to_commit_and_nothing_to_clean() {
     let folder = root.path().join("out");
     let promise = promise(&folder, "t-0", vec![1]);
     fs::remove_dir_all(&folder).unwrap();
-    let mut sink = closed_sink(&folder, RowFormat::Json, false);
+    let mut sink = closed_sink(&folder, "json", false);
     assert_eq!(sink.commit(&promise).unwrap_err().code(), code::COMMIT_LOST);
     sink.abort_unlisted("t-", &[]).unwrap();
 }
@@ -192,16 +197,16 @@ fn a_folder_that_is_gone_is_a_loss_to_commit_and_nothing_to_clean() {
 fn a_promise_names_files_of_its_folder_alone() {
     let root = tempfile::tempdir().unwrap();
     let check = |promise: &str| {
-        let mut sink = closed_sink(root.path(), RowFormat::Json, false);
+        let mut sink = closed_sink(root.path(), "json", false);
         let errors = [sink.commit(promise.as_bytes()).unwrap_err(), sink.abort_unlisted("t-", &[promise.into()]).unwrap_err()];
         let expected = format!("sink `file`: the snapshot holds `{promise}`, which nobody could go on from");
         errors.iter().for_each(|error| assert_eq!((error.code().id, error.message()), ("S7001", expected.as_str())));
     };
     check("");
-    check(r#"{"staged":"../a","file":"b","bytes":1}"#);
-    check(r#"{"staged":"a","file":"/b","bytes":1}"#);
-    check(r#"{"staged":"a","file":"..","bytes":1}"#);
-    check(r#"{"staged":"a","file":"b/","bytes":1}"#);
+    check(r#"{"files":[{"staged":"../a","file":"b","bytes":1}]}"#);
+    check(r#"{"files":[{"staged":"a","file":"/b","bytes":1}]}"#);
+    check(r#"{"files":[{"staged":"a","file":"..","bytes":1}]}"#);
+    check(r#"{"files":[{"staged":"a","file":"b/","bytes":1}]}"#);
 }
 
 #[test]
@@ -225,7 +230,7 @@ fn many_commit_one_promise_at_once() {
         let promise = promise(root.path(), "t-0", vec![1]);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| closed_sink(root.path(), RowFormat::Json, false).commit(&promise).unwrap());
+                scope.spawn(|| closed_sink(root.path(), "json", false).commit(&promise).unwrap());
             }
         });
         assert_eq!(listing(root.path()), ["part-t-0.jsonl"]);
@@ -249,7 +254,7 @@ fn what_is_listed_and_what_is_foreign_stays() {
         fs::write(root.path().join(name), name).unwrap();
     }
     fs::create_dir(root.path().join(".part-a-job-folder.inprogress")).unwrap();
-    let mut sink = closed_sink(root.path(), RowFormat::Json, false);
+    let mut sink = closed_sink(root.path(), "json", false);
     sink.abort_unlisted("a-job-", std::slice::from_ref(&kept)).unwrap();
     let mut expected: Vec<&str> = foreign.to_vec();
     expected.extend([".part-a-job-1-0-3.jsonl.inprogress", ".part-a-job-folder.inprogress"]);
@@ -272,7 +277,7 @@ fn a_file_that_is_there_is_found_with_the_first_row() {
 #[test]
 fn csv_has_its_header_once_a_file() {
     let root = tempfile::tempdir().unwrap();
-    let mut sink = sink_of(root.path(), "t-0", RowFormat::Csv, true);
+    let mut sink = sink_of(root.path(), "t-0", "csv", true);
     for name in ["t-1", "t-2"] {
         sink.write(&rows(vec![1])).unwrap();
         sink.write(&rows(vec![2])).unwrap();
@@ -303,7 +308,10 @@ fn a_full_disk_is_an_error_with_the_path_and_promises_nothing() {
     let staged = root.path().join(".part-t-0.jsonl.inprogress");
     let mut sink = sink(root.path(), "t-0");
     sink.write(&rows(vec![1])).unwrap();
-    sink.part.as_mut().unwrap().file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut writer = sink.encoding.writer(full, &staged).unwrap();
+    writer.write(&rows(vec![1]).columns).unwrap();
+    sink.part.as_mut().unwrap().writer = writer;
     let error = sink.pre_commit().unwrap_err();
     assert_eq!((error.code().id, error.message()), ("S3002", format!("{} cannot be written", staged.display()).as_str()));
     sink.abort().unwrap();
@@ -315,7 +323,7 @@ fn a_path_that_is_a_file_is_an_error() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("out");
     fs::write(&path, "").unwrap();
-    let error = closed_sink(&path, RowFormat::Json, false).open(&context()).unwrap_err();
+    let error = closed_sink(&path, "json", false).open(&context()).unwrap_err();
     assert_eq!((error.code().id, error.message()), ("S3002", format!("{} cannot be made a folder", path.display()).as_str()));
 }
 
@@ -328,4 +336,163 @@ fn a_folder_that_vanished_is_an_error_with_its_path() {
     let error = sink.write(&rows(vec![1])).unwrap_err();
     assert_eq!(error.code().id, "S3002");
     assert!(error.message().contains("out/.part-t-0.jsonl.inprogress cannot be created"), "{error}");
+}
+
+/// A sink whose files roll, with its transaction begun.
+fn rolling_sink(folder: &Path, rolling: serde_json::Value, context: &OperatorContext) -> FileSink {
+    let mut sink = made(folder, json!({ "rolling": rolling }), rows(vec![]).columns.schema_ref()).unwrap();
+    sink.open(context).unwrap();
+    sink.begin("t-0").unwrap();
+    sink
+}
+
+/// Writes batches of one row, a second apart; returns what is visible after the commit.
+fn rolled(rolling: serde_json::Value, n_batches: i64) -> Vec<String> {
+    let root = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let mut sink = rolling_sink(root.path(), rolling, &OperatorContext { clock: clock.clone(), ..context() });
+    for n in 0..n_batches {
+        sink.write(&rows(vec![n])).unwrap();
+        clock.set_ms((n + 1) * 1000);
+    }
+    let promise = sink.pre_commit().unwrap().unwrap();
+    assert!(listing(root.path()).iter().all(|name| name.starts_with('.')), "nothing is visible before the commit");
+    sink.begin("t-1").unwrap();
+    (0..2).for_each(|_| sink.commit(&promise).unwrap());
+    listing(root.path()).iter().map(|name| format!("{name}: {}", contents(root.path(), name).replace('\n', " ").trim_end())).collect()
+}
+
+#[test]
+fn files_roll_by_size_by_age_and_by_rows() {
+    let two = ["part-t-0-1.jsonl: {\"n\":2}", "part-t-0.jsonl: {\"n\":0} {\"n\":1}"];
+    assert_eq!(rolled(json!({ "size": "9B" }), 3), two);
+    assert_eq!(rolled(json!({ "interval": "1s" }), 3), two);
+    assert_eq!(rolled(json!({ "rows": 2 }), 3), two);
+    assert_eq!(rolled(json!({ "rows": 1 }), 2), ["part-t-0-1.jsonl: {\"n\":1}", "part-t-0.jsonl: {\"n\":0}"]);
+    assert_eq!(rolled(json!({}), 2), ["part-t-0.jsonl: {\"n\":0} {\"n\":1}"]);
+    assert_eq!(rolled(json!({ "rows": 1 }), FILES_MAX as i64 + 5).len(), FILES_MAX);
+}
+
+#[test]
+fn all_files_of_a_transaction_are_withdrawn_or_kept_together() {
+    let root = tempfile::tempdir().unwrap();
+    let written = || {
+        let mut sink = rolling_sink(root.path(), json!({ "rows": 1 }), &context());
+        (0..3).for_each(|n| sink.write(&rows(vec![n])).unwrap());
+        sink
+    };
+    written().abort().unwrap();
+    assert_eq!(listing(root.path()), [""; 0]);
+    let promise = written().pre_commit().unwrap().unwrap();
+    let mut recovering = rolling_sink(root.path(), json!({}), &context());
+    recovering.abort_unlisted("t-", std::slice::from_ref(&promise)).unwrap();
+    assert_eq!(listing(root.path()).len(), 3);
+    // One of them was committed by a process that crashed then, and one is lost.
+    fs::rename(root.path().join(".part-t-0-1.jsonl.inprogress"), root.path().join("part-t-0-1.jsonl")).unwrap();
+    fs::remove_file(root.path().join(".part-t-0.jsonl.inprogress")).unwrap();
+    assert_eq!(recovering.commit(&promise).unwrap_err().code(), code::COMMIT_LOST);
+    assert_eq!(listing(root.path()), ["part-t-0-1.jsonl", "part-t-0-2.jsonl"]);
+}
+
+#[test]
+fn options_that_do_not_go_together_are_refused() {
+    let check = |options, expected: &str| {
+        let error = made(Path::new("x"), options, rows(vec![]).columns.schema_ref()).err().unwrap();
+        assert_eq!(error.message(), format!("connector `file`: {expected}"));
+    };
+    check(json!({ "timestamps": ["n"] }), "`timestamps` is for parquet");
+    check(json!({ "format": "parquet", "header": true }), "`header` is for csv");
+    check(json!({ "format": "parquet", "timestamps": ["m"] }), "`timestamps` names `m`, which is no i64 column of the rows");
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn a_build_without_parquet_says_so() {
+    let error = made(Path::new("x"), json!({ "format": "parquet" }), rows(vec![]).columns.schema_ref()).err().unwrap();
+    assert_eq!(error.message(), "connector `file`: format `parquet` is not in this build of streamrt; build it with `--features parquet`");
+}
+
+#[cfg(feature = "parquet")]
+mod parquet_files {
+    use super::*;
+    use crate::testing;
+    use arrow_array::{
+        BinaryArray, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    };
+    use streamrt_operator::{Enumeration, Source};
+
+    /// A column of every type, with the extremes and a null.
+    fn every_type() -> RecordBatch {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("bool", Arc::new(BooleanArray::from(vec![Some(true), None]))),
+            ("i32", Arc::new(Int32Array::from(vec![Some(i32::MIN), None]))),
+            ("i64", Arc::new(Int64Array::from(vec![Some(i64::MIN), None]))),
+            ("u32", Arc::new(UInt32Array::from(vec![Some(u32::MAX), None]))),
+            ("u64", Arc::new(UInt64Array::from(vec![Some(u64::MAX), None]))),
+            ("f32", Arc::new(Float32Array::from(vec![Some(f32::MIN_POSITIVE), None]))),
+            ("f64", Arc::new(Float64Array::from(vec![Some(f64::MAX), None]))),
+            ("string", Arc::new(StringArray::from(vec![Some("\u{1f600}"), None]))),
+            ("binary", Arc::new(BinaryArray::from_opt_vec(vec![Some(b"\0\xff"), None]))),
+            ("time", Arc::new(Int64Array::from(vec![Some(1_511_658_000_123), None]))),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
+    }
+
+    /// What the source `file` reads in the files of a folder.
+    fn read(folder: &Path, schema: &SchemaRef) -> Vec<String> {
+        let options = json!({ "path": folder.to_string_lossy(), "format": "parquet" });
+        let source: Arc<dyn Source> = crate::file::source(serde_json::from_value(options).unwrap(), schema.clone()).unwrap();
+        let Enumeration::Splits(splits) = source.enumerator(None).unwrap().poll(1).unwrap() else { return Vec::new() };
+        let rows = splits.iter().flat_map(|split| testing::read(&*source, split, 1024).unwrap().rows);
+        rows.map(|(_, row)| row).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let columns = every_type();
+        let mut sink = made(root.path(), json!({ "format": "parquet", "timestamps": ["time"] }), columns.schema_ref()).unwrap();
+        sink.open(&context()).unwrap();
+        sink.begin("t-0").unwrap();
+        sink.write(&Batch::new(columns.clone())).unwrap();
+        let promise = sink.pre_commit().unwrap().unwrap();
+        assert_eq!(listing(root.path()), [".part-t-0.parquet.inprogress"]);
+        assert_eq!(read(root.path(), columns.schema_ref()), [""; 0]);
+        sink.commit(&promise).unwrap();
+        let mut expected = Vec::new();
+        RowEncoder::JSON.encode(&columns, false, &mut expected).unwrap();
+        let expected = String::from_utf8(expected).unwrap();
+        assert_eq!(read(root.path(), columns.schema_ref()), expected.lines().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_column_of_times_is_a_timestamp_in_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        let mut sink = made(root.path(), json!({ "format": "parquet", "timestamps": ["n"] }), rows(vec![]).columns.schema_ref()).unwrap();
+        sink.open(&context()).unwrap();
+        sink.begin("t-0").unwrap();
+        sink.write(&rows(vec![1])).unwrap();
+        let promise = sink.pre_commit().unwrap().unwrap();
+        sink.commit(&promise).unwrap();
+        let file = File::open(root.path().join("part-t-0.parquet")).unwrap();
+        let reader = ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        assert_eq!(reader.schema().field(0).data_type().to_string(), "Timestamp(ms, \"UTC\")");
+    }
+
+    #[test]
+    fn files_roll_by_size_although_rows_gather() {
+        let root = tempfile::tempdir().unwrap();
+        let schema = rows(vec![]).columns.schema();
+        let mut sink = made(root.path(), json!({ "format": "parquet", "rolling": { "size": "64KiB" } }), &schema).unwrap();
+        sink.open(&context()).unwrap();
+        sink.begin("t-0").unwrap();
+        // Numbers that neither a dictionary nor Snappy makes shorter.
+        (0..100i64).for_each(|batch| {
+            sink.write(&rows((0..1024).map(|n| (batch * 1024 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15u64 as i64)).collect())).unwrap()
+        });
+        let promise = sink.pre_commit().unwrap().unwrap();
+        sink.commit(&promise).unwrap();
+        assert!((8..20).contains(&listing(root.path()).len()), "{:?}", listing(root.path()));
+        assert_eq!(read(root.path(), &schema).len(), 102_400);
+    }
 }

@@ -26,7 +26,7 @@ use streamrt_types::{Batch, Error, Origin, Result, Rows, code};
 const POISON_BYTES_MAX: usize = 1024;
 
 /// How the bytes of a file or socket become rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FormatName {
     /// Comma-separated values, a column for each of the schema. Quotes may enclose a field, and then hold delimiters and line ends.
@@ -37,6 +37,7 @@ pub enum FormatName {
     Json,
     /// The line as it is, without its line end (`\n` or `\r\n`), in the one column of the schema: a string, or a binary, which may
     /// hold anything. An empty line is a row.
+    #[default]
     Lines,
 }
 

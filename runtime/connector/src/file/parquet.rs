@@ -1,0 +1,265 @@
+//! Parquet files as splits: each split is the row groups whose first byte lies in its range of bytes.
+//!
+//! Columns are found by name, and the file's type may be a smaller one than the schema's: what is read is what was written, or the file is
+//! refused. Timestamps of any unit become ms. Positions are row numbers, counted from 1 at the begin of the split. A row with a null where
+//! the schema has none is a poison record.
+
+use super::FileOptions;
+use crate::encoder::RowEncoder;
+use crate::enumerator::{FileEnumerator, FileSplit, missing};
+use crate::position;
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow_cast::{CastOptions, cast_with_options};
+use arrow_schema::{ArrowError, DataType, SchemaRef, TimeUnit};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::errors::ParquetError;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
+use streamrt_types::{Batch, Error, Origin, Result, Rows, code};
+
+pub struct ParquetSource {
+    options: Arc<FileOptions>,
+    schema: SchemaRef,
+}
+
+/// Where a reader goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct ParquetPosition {
+    /// Rows of the split that were read.
+    rows: u64,
+    /// Length of the whole file: such a file never grows.
+    file_bytes: u64,
+}
+
+type Builder = ParquetRecordBatchReaderBuilder<File>;
+
+impl ParquetSource {
+    /// # Errors
+    /// `Invalid` if the schema has no columns.
+    pub fn new(options: FileOptions, schema: SchemaRef) -> Result<ParquetSource> {
+        if schema.fields().is_empty() {
+            return Err(Error::new(code::SCHEMA_MISMATCH, "connector `file`: the schema has no columns"));
+        }
+        Ok(ParquetSource { options: Arc::new(options), schema })
+    }
+
+    /// Which of the file's columns are read.
+    fn mask(&self, path: &str, builder: &Builder) -> Result<ProjectionMask> {
+        let found = builder.schema();
+        let mut roots = Vec::new();
+        for field in self.schema.fields() {
+            let refuse = |what: String| Error::new(code::SCHEMA_MISMATCH, format!("{path}: {what}"));
+            let names = || found.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+            let root = found
+                .index_of(field.name())
+                .map_err(|_| refuse(format!("no column is named `{}`; there are {}", field.name(), names())))?;
+            let (there, wanted) = (found.field(root).data_type(), field.data_type());
+            if !is_readable(there, wanted) {
+                return Err(refuse(format!("column `{}` is {there}, which cannot be read as {wanted}", field.name())));
+            }
+            roots.push(root);
+        }
+        Ok(ProjectionMask::roots(builder.parquet_schema(), roots))
+    }
+}
+
+impl Source for ParquetSource {
+    fn bounded(&self) -> bool {
+        !self.options.watch
+    }
+
+    fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
+        Ok(Box::new(FileEnumerator::new(self.options.clone(), false, restored)?))
+    }
+
+    fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
+        let detail: FileSplit = position::read(&split.name, &split.detail)?;
+        let position: Option<ParquetPosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
+        let file = File::open(&detail.path).map_err(|e| missing(Path::new(&detail.path), e))?;
+        let file_bytes = file.metadata().map_err(|e| missing(Path::new(&detail.path), e))?.len();
+        check_length(&detail.path, file_bytes, position)?;
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let builder = Builder::try_new_with_options(file, options).map_err(|e| unreadable(&detail.path, e))?;
+        let mask = self.mask(&detail.path, &builder)?;
+        let rows = position.map_or(0, |position| position.rows);
+        let groups = groups_of(&detail, &builder);
+        let offset = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
+        let builder = builder.with_projection(mask).with_row_groups(groups).with_offset(offset);
+        Ok(Box::new(ParquetReader {
+            rest: Rest::Unread(Box::new(builder)),
+            ahead: None,
+            schema: self.schema.clone(),
+            path: detail.path,
+            split: split.name.clone(),
+            split_number: split.number,
+            position: ParquetPosition { rows, file_bytes },
+            poison: Vec::new(),
+        }))
+    }
+}
+
+fn check_length(path: &str, file_bytes: u64, position: Option<ParquetPosition>) -> Result<()> {
+    match position {
+        Some(position) if position.file_bytes != file_bytes => Err(position::lost(format!(
+            "{path} has {file_bytes} bytes, but had {} when row {} was read: put it back as it was",
+            position.file_bytes, position.rows
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The row groups that begin in the range of a split.
+fn groups_of(split: &FileSplit, builder: &Builder) -> Vec<usize> {
+    let begin = |group: usize| builder.metadata().row_group(group).columns().first().map_or(0, |column| column.byte_range().0);
+    (0..builder.metadata().num_row_groups()).filter(|&group| (split.start..split.end).contains(&begin(group))).collect()
+}
+
+/// Whether every value of one type is one of the other.
+fn is_readable(there: &DataType, wanted: &DataType) -> bool {
+    use DataType::{Binary, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp, UInt8, UInt16, UInt32, UInt64, Utf8};
+    match (there, wanted) {
+        (Int8 | Int16 | UInt8 | UInt16, Int32 | Int64) | (Int32 | UInt32 | Timestamp(..), Int64) => true,
+        (UInt8 | UInt16, UInt32 | UInt64) | (UInt32, UInt64) => true,
+        (Float32, Float64) | (Utf8, Binary) => true,
+        _ => there == wanted,
+    }
+}
+
+/// The column as the schema wants it.
+///
+/// # Errors
+/// If a timestamp has no place in 64 bits of ms.
+fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowError> {
+    let strict = CastOptions { safe: false, ..Default::default() };
+    match column.data_type() {
+        DataType::Timestamp(_, zone) => {
+            let in_ms = cast_with_options(column, &DataType::Timestamp(TimeUnit::Millisecond, zone.clone()), &strict)?;
+            cast_with_options(&in_ms, wanted, &strict)
+        }
+        there if there == wanted => Ok(column.clone()),
+        _ => cast_with_options(column, wanted, &strict),
+    }
+}
+
+fn unreadable(path: &str, error: ParquetError) -> Error {
+    let code = if matches!(error, ParquetError::External(_)) { code::FILE_IO } else { code::BAD_FILE };
+    Error::new(code, format!("{path} cannot be read as Parquet")).with_source(error)
+}
+
+/// What is still to be read.
+enum Rest {
+    /// The size of its batches is not known yet.
+    Unread(Box<Builder>),
+    Reader(ParquetRecordBatchReader),
+    Ended,
+}
+
+struct ParquetReader {
+    rest: Rest,
+    /// Rows that were read and did not fit into the last batch.
+    ahead: Option<RecordBatch>,
+    schema: SchemaRef,
+    path: String,
+    split: Arc<str>,
+    split_number: u32,
+    position: ParquetPosition,
+    poison: Vec<PoisonLine>,
+}
+
+impl ParquetReader {
+    /// The next rows, as the file has them.
+    fn next(&mut self, rows: usize) -> Result<Option<RecordBatch>> {
+        self.rest = match std::mem::replace(&mut self.rest, Rest::Ended) {
+            Rest::Unread(builder) => Rest::Reader(builder.with_batch_size(rows).build().map_err(|e| unreadable(&self.path, e))?),
+            rest => rest,
+        };
+        let found = match (self.ahead.take(), &mut self.rest) {
+            (Some(ahead), _) => Some(ahead),
+            (None, Rest::Reader(reader)) => reader.next().transpose().map_err(|e| self.damaged(e))?,
+            (None, _) => None,
+        };
+        let Some(found) = found else {
+            self.rest = Rest::Ended;
+            return Ok(None);
+        };
+        let n_rows = found.num_rows().min(rows);
+        self.ahead = Some(found.slice(n_rows, found.num_rows() - n_rows)).filter(|ahead| ahead.num_rows() > 0);
+        Ok(Some(found.slice(0, n_rows)))
+    }
+
+    fn damaged(&self, error: ArrowError) -> Error {
+        let code = if matches!(error, ArrowError::IoError(..) | ArrowError::ExternalError(_)) { code::FILE_IO } else { code::BAD_FILE };
+        let message = format!("{} cannot be read behind row {} of the split", self.path, self.position.rows);
+        Error::new(code, message).with_source(error)
+    }
+
+    /// The columns of the schema, in its order. Rows with a null where none may be are kept apart as poison.
+    fn batch(&mut self, found: &RecordBatch) -> Result<Option<Batch>> {
+        let first = self.position.rows + 1;
+        let wanted = self.schema.fields();
+        let columns = wanted.iter().map(|field| {
+            let column = found.column_by_name(field.name()).ok_or_else(|| ArrowError::SchemaError("a column is gone".to_owned()))?;
+            converted(column, field.data_type())
+        });
+        let columns: Vec<ArrayRef> = columns.collect::<Result<_, ArrowError>>().map_err(|e| self.damaged(e))?;
+        let refused: Vec<usize> = (0..found.num_rows()).filter(|&row| self.null_column(&columns, row).is_some()).collect();
+        if refused.is_empty() {
+            return self.rows(columns, Rows::Range { first }).map(Some);
+        }
+        for &row in &refused {
+            self.refuse(found, &columns, row)?;
+        }
+        let kept: BooleanArray = (0..found.num_rows()).map(|row| Some(refused.binary_search(&row).is_err())).collect();
+        let columns = columns.iter().map(|column| arrow_select::filter::filter(column, &kept)).collect::<Result<_, _>>();
+        let positions = (0..found.num_rows()).filter(|row| refused.binary_search(row).is_err()).map(|row| first + row as u64);
+        let batch = self.rows(columns.map_err(|e| self.damaged(e))?, Rows::Array(positions.collect()))?;
+        Ok(Some(batch).filter(|batch| batch.n_rows() > 0))
+    }
+
+    fn rows(&self, columns: Vec<ArrayRef>, rows: Rows) -> Result<Batch> {
+        let columns = RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| self.damaged(e))?;
+        let origin = Origin { split: self.split.clone(), split_number: self.split_number, rows };
+        Ok(Batch { origin: Some(origin), ..Batch::new(columns) })
+    }
+
+    /// The first column that has a null in this row and may not.
+    fn null_column(&self, columns: &[ArrayRef], row: usize) -> Option<&str> {
+        let mut fields = self.schema.fields().iter().zip(columns);
+        fields.find(|(field, column)| !field.is_nullable() && column.is_null(row)).map(|(field, _)| field.name().as_str())
+    }
+
+    fn refuse(&mut self, found: &RecordBatch, columns: &[ArrayRef], row: usize) -> Result<()> {
+        let mut line = Vec::new();
+        RowEncoder::JSON.encode(&found.slice(row, 1), false, &mut line)?;
+        let reason = format!("column `{}` is null, but it must have a value", self.null_column(columns, row).unwrap_or_default());
+        let line = String::from_utf8_lossy(&line).trim_end().chars().take(1024).collect();
+        self.poison.push(PoisonLine { position: self.position.rows + 1 + row as u64, line, reason });
+        Ok(())
+    }
+}
+
+impl SplitReader for ParquetReader {
+    fn poll(&mut self, rows: usize, _timeout: Duration) -> Result<ReaderPoll> {
+        let Some(found) = self.next(rows)? else { return Ok(ReaderPoll::Finished) };
+        let batch = self.batch(&found)?;
+        self.position.rows += found.num_rows() as u64;
+        Ok(batch.map_or(ReaderPoll::Pending { ms: 0 }, ReaderPoll::Batch))
+    }
+
+    fn position(&self) -> String {
+        position::write(&self.position)
+    }
+
+    fn take_poison(&mut self) -> Vec<PoisonLine> {
+        std::mem::take(&mut self.poison)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! The sink `postgres` against a real server.
+
+use streamrt_tests::binary::LIMIT;
+use streamrt_tests::server::{Postgres, wait_until};
+use streamrt_types::FAILPOINTS;
+
+use crate::job::{Job, ROWS};
+
+const TABLE: &str = "CREATE TABLE results (n bigint PRIMARY KEY, text text, time timestamptz NOT NULL, id bigserial)";
+
+fn server() -> Postgres {
+    let server = Postgres::start(&["max_prepared_transactions=64", "fsync=off"]);
+    server.ask(TABLE);
+    server
+}
+
+fn job(server: &Postgres) -> Job {
+    Job::new(&format!("connector = \"postgres\"\nurl = \"{}\"\ntable = \"results\"", server.url()))
+}
+
+/// What is committed.
+fn rows(server: &Postgres) -> Vec<String> {
+    server.ask("SELECT n, text, (extract(epoch FROM time) * 1000)::bigint FROM results")
+}
+
+fn prepared(server: &Postgres) -> Vec<String> {
+    server.ask("SELECT gid FROM pg_prepared_xacts")
+}
+
+#[track_caller]
+fn assert_whole(job: &Job, server: &Postgres, when: &str) {
+    job.assert_whole(rows(server), when);
+    assert_eq!(prepared(server), [""; 0], "{when}: prepared transactions are left");
+}
+
+#[test]
+fn a_table_survives_kills_of_the_job() {
+    let server = server();
+    let job = job(&server);
+    job.survive(2.0, || rows(&server));
+    assert_whole(&job, &server, "at the end");
+}
+
+/// Passes each of the failpoints so that it acts in the middle; the next run finishes.
+fn check_failpoints(names: &[&str], action: &str) {
+    let server = server();
+    for name in names {
+        let job = job(&server);
+        if name.starts_with("recovery.") {
+            assert!(!job.run_with("complete.before=crash:2").status.success());
+        }
+        let once = name.starts_with("recovery.") || name.starts_with("end.");
+        let acted = job.run_with(&format!("{name}={action}:{}", if once { 1 } else { 2 }));
+        job.assert_part(rows(&server), name);
+        if !acted.status.success() {
+            job.run(2, 0.4).succeeded();
+        }
+        assert_whole(&job, &server, &format!("{name}={action}"));
+        server.ask("TRUNCATE results");
+    }
+}
+
+#[test]
+fn a_crash_at_any_failpoint_leaves_a_whole_table() {
+    check_failpoints(FAILPOINTS, "crash");
+}
+
+#[test]
+fn an_error_at_a_failpoint_of_sinks_leaves_a_whole_table() {
+    check_failpoints(
+        &["sink.pre-commit", "complete.before", "commit.before", "commit.after", "recovery.commit", "recovery.abort"],
+        "error",
+    );
+}
+
+#[test]
+fn a_prepared_transaction_that_somebody_rolls_back_is_a_loud_loss() {
+    let server = server();
+    let job = job(&server);
+    // Published, and nobody was told.
+    assert!(!job.run_with("complete.before=crash:2").status.success());
+    let waiting = prepared(&server);
+    assert!(!waiting.is_empty(), "nothing waits for its commit");
+    for transaction in &waiting {
+        server.ask(&format!("ROLLBACK PREPARED '{transaction}'"));
+    }
+    let before = rows(&server);
+    for _ in 0..2 {
+        let failed = job.run(2, 0.4).failed_with("S7008");
+        let named = waiting.iter().any(|transaction| failed.stderr.contains(transaction));
+        assert!(named && failed.stderr.contains("rows are missing in table results, from `"), "{}", failed.stderr);
+        assert_eq!(rows(&server), before, "a job that lost data must not go on");
+    }
+}
+
+#[test]
+fn a_server_that_is_restarted_in_the_middle_loses_nothing() {
+    let mut server = server();
+    let job = job(&server);
+    let running = job.start(2, 4.0, &[]);
+    wait_until("the first rows", || !rows(&server).is_empty());
+    server.kill();
+    server.start_again();
+    let before = rows(&server).len();
+    assert!(before < ROWS, "the job ended before the server did");
+    let finished = running.finish(LIMIT).succeeded();
+    assert!(finished.stderr.contains("S3008"), "the job did not notice: {}", finished.stderr);
+    assert_whole(&job, &server, "after a restart of the server");
+}
+
+#[test]
+fn a_server_without_room_for_prepared_transactions_is_refused() {
+    let server = Postgres::start(&["max_prepared_transactions=0"]);
+    server.ask(TABLE);
+    let refused = job(&server).run(2, 0.4).failed_with("S3010");
+    refused.names("max_prepared_transactions is 0 on the server, and 0 of them are taken, but this sink needs 4");
+    assert_eq!(rows(&server), [""; 0]);
+}
+
+/// Gives the table another shape, and expects a refusal that changes nothing.
+#[track_caller]
+fn check_refused(server: &Postgres, sql: &str, code: &str, sentence: &str) {
+    server.ask(&format!("DROP TABLE IF EXISTS results; {sql}"));
+    job(server).run(2, 0.4).failed_with(code).names(sentence);
+    assert_eq!(prepared(server), [""; 0], "{sql}");
+}
+
+#[test]
+fn a_table_that_does_not_fit_is_refused_with_a_sentence() {
+    let server = server();
+    check_refused(&server, "", "S2005", "there is no table results; it is to be made first, with columns for n, text, time");
+    check_refused(&server, "CREATE VIEW results AS SELECT 1", "S2005", "results is no table");
+    server.ask("DROP VIEW results");
+    check_refused(&server, "CREATE TABLE results (n bigint, time bigint)", "S2005", "table results has no column `text`; it has n, time");
+    let sql = "CREATE TABLE results (n integer, text text, time bigint)";
+    check_refused(&server, sql, "S2005", "column `n` of table results is integer, which does not take Int64");
+    let sql = "CREATE TABLE results (n bigint, text text NOT NULL, time bigint)";
+    check_refused(&server, sql, "S2005", "column `text` of table results is NOT NULL, but rows may have nulls there");
+    let sql = "CREATE TABLE results (n bigint, text text, time bigint, more int NOT NULL)";
+    check_refused(&server, sql, "S2005", "column `more` of table results must have a value and has no default");
+    let sql = "CREATE TABLE results (n bigint, text text, time bigint CHECK (time < 1500000000000 + 100))";
+    check_refused(&server, sql, "S3009", "violates check constraint");
+    assert_eq!(server.ask("SELECT count(*) FROM results WHERE n >= 100"), ["0"]);
+}
+
+#[test]
+fn a_server_that_cannot_be_used_is_named() {
+    let server = server();
+    let other = |from: &str, to: &str| {
+        Job::new(&format!("connector = \"postgres\"\nurl = \"{}\"\ntable = \"results\"", server.url().replace(from, to)))
+    };
+    other("/postgres", "/nowhere").run(1, 0.4).failed_with("S3011").names("database \"nowhere\" does not exist");
+    other("streamrt@", "somebody@").run(1, 0.4).failed_with("S3011").names("role \"somebody\" does not exist");
+    let port = streamrt_tests::server::free_port().to_string();
+    other(&server.port.to_string(), &port).run(1, 0.4).failed_with("S3008").names("Connection refused");
+    other("postgresql:", "http:").run(1, 0.4).failed_with("S2007").names("`url` is none");
+}
