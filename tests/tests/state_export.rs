@@ -19,7 +19,14 @@ fn crashed(example: &str, rate: u32) -> TempDir {
     let text = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     let (job, input) = (component(example), data::example(example).join("input"));
     let mut command = streamrt(["run".as_ref(), job.as_os_str()]);
-    command.args(["-D", &format!("checkpoint.dir={}", text("checkpoints")), "-D", "checkpoint.interval=40ms", "-D", &format!("source.rate={rate}")]);
+    command.args([
+        "-D",
+        &format!("checkpoint.dir={}", text("checkpoints")),
+        "-D",
+        "checkpoint.interval=40ms",
+        "-D",
+        &format!("source.rate={rate}"),
+    ]);
     command.args(["--", "--input"]).arg(input).args(["--output", &text("out")]);
     command.env("STREAMRT_FAILPOINTS", "complete.before=crash:2");
     assert!(!command.output().unwrap().status.success());

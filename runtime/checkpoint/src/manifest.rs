@@ -3,7 +3,7 @@
 //! In memory the paths in a manifest are those of the store. On disk they are relative to the manifest's own folder, so that a savepoint
 //! may be moved.
 
-use crate::names::{origin_of, folder_of, manifest_path, relative, resolve};
+use crate::names::{folder_of, manifest_path, origin_of, relative, resolve};
 use crate::sealed::{seal, unseal};
 use crate::{Creation, Entry, JobLog, Published, Store, Stored};
 use serde::{Deserialize, Serialize};
@@ -232,7 +232,7 @@ pub fn publish(manifest: &Manifest, store: &Store, log: &mut JobLog, commits: bo
 pub(crate) mod tests {
     use super::*;
     use crate::Snapshot;
-    use crate::names::{origin_of, component_path, object_path};
+    use crate::names::{component_path, object_path};
     use serde_json::json;
     use streamrt_state::{FrozenEntries, KeyedSnapshot, ListMode, ListSnapshot, OperatorSnapshot};
 

@@ -73,7 +73,13 @@ impl Snapshot {
     fn of(store: Store, path: &str, bytes: &[u8]) -> Result<Snapshot> {
         let manifest = Manifest::read(path, bytes)?;
         let location = Some(store.location().to_owned());
-        let published = Published { checkpoint: manifest.checkpoint, kind: manifest.kind, manifest: Stored::of(path, bytes), location, uncommitted: false };
+        let published = Published {
+            checkpoint: manifest.checkpoint,
+            kind: manifest.kind,
+            manifest: Stored::of(path, bytes),
+            location,
+            uncommitted: false,
+        };
         Ok(Snapshot { manifest, published, store, objects: Mutex::default() })
     }
 

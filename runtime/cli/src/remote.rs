@@ -32,10 +32,23 @@ enum Request {
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     Done,
-    Savepoint { checkpoint: u64 },
-    Upgraded { checkpoint: u64, in_place: bool, pause_us: u64 },
-    Checkpoints { reports: Vec<CheckpointReport> },
-    Described { name: String, records_in: u64, records_out: u64, elapsed_ms: u64 },
+    Savepoint {
+        checkpoint: u64,
+    },
+    Upgraded {
+        checkpoint: u64,
+        in_place: bool,
+        pause_us: u64,
+    },
+    Checkpoints {
+        reports: Vec<CheckpointReport>,
+    },
+    Described {
+        name: String,
+        records_in: u64,
+        records_out: u64,
+        elapsed_ms: u64,
+    },
     /// `code` is the id of a stable code.
     Failed {
         code: String,
@@ -122,9 +135,7 @@ fn carry_out(request: Request, name: &str, job: &JobRemote, load: &Load) -> Answ
             Err(error) => failed(&error),
         },
         Request::Upgrade { component } => match load(&component).and_then(|(spec, plugins)| job.upgrade(spec, plugins)) {
-            Ok(Upgraded { checkpoint, in_place, pause }) => {
-                Answer::Upgraded { checkpoint, in_place, pause_us: pause.as_micros() as u64 }
-            }
+            Ok(Upgraded { checkpoint, in_place, pause }) => Answer::Upgraded { checkpoint, in_place, pause_us: pause.as_micros() as u64 },
             Err(error) => failed(&error),
         },
         Request::Checkpoints { last } => Answer::Checkpoints { reports: job.checkpoints(last) },
@@ -272,7 +283,9 @@ pub fn upgrade(job: &str, component: &Path) -> Result<()> {
             let pause_ms = pause_us as f64 / 1000.0;
             let how = match in_place {
                 true => format!("in place; the longest pause of a task was {pause_ms:.1} ms"),
-                false => format!("by a start from there, since the shape of its graph is another one; the job stood still for {pause_ms:.1} ms"),
+                false => {
+                    format!("by a start from there, since the shape of its graph is another one; the job stood still for {pause_ms:.1} ms")
+                }
             };
             print(&format!("upgraded at checkpoint {checkpoint}, {how}\n"))
         }

@@ -267,10 +267,13 @@ mod tests {
     fn check(change: impl Fn(&mut Value), uid: &str, verdict: Verdict, same_shape: bool, part: &str) {
         let found = compare(&job(|_| {}), &job(&change));
         let operator = found.operators.iter().find(|operator| operator.uid == uid).unwrap();
-        let others = compare(&job(drop_audit), &job(|plan| {
-            change(plan);
-            drop_audit(plan);
-        }));
+        let others = compare(
+            &job(drop_audit),
+            &job(|plan| {
+                change(plan);
+                drop_audit(plan);
+            }),
+        );
         assert_eq!((operator.verdict, others.same_shape), (verdict, same_shape), "{operator:?}");
         assert!(operator.changes.join("; ").contains(part), "{:?}", operator.changes);
         assert_eq!(found.is_compatible(), verdict != Verdict::Refused);
@@ -280,13 +283,25 @@ mod tests {
     fn state_is_kept_where_uid_and_types_are() {
         check(|_| {}, "alert", Verdict::Keeps, true, "");
         check(|plan| plan["functions"][0]["states"][0]["value"][0]["name"] = json!("w"), "alert", Verdict::Keeps, false, "");
-        check(|plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"), "alert", Verdict::Refused, false, "state `last` is");
+        check(
+            |plan| plan["functions"][0]["states"][0]["value"][0]["type"] = json!("i64"),
+            "alert",
+            Verdict::Refused,
+            false,
+            "state `last` is",
+        );
         check(|plan| plan["functions"][0]["states"] = json!([]), "alert", Verdict::Refused, false, "state `last` is gone");
         check(|plan| plan["functions"][0]["timers"] = json!(false), "alert", Verdict::Refused, false, "no timers");
         check(|plan| plan["nodes"][2]["uid"] = json!("other"), "alert", Verdict::Refused, false, "its state with it");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "map", Verdict::Gone, false, "it is gone");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "other", Verdict::StartsEmpty, false, "it is new");
-        check(|plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}), "alert", Verdict::Refused, false, "its input was");
+        check(
+            |plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}),
+            "alert",
+            Verdict::Refused,
+            false,
+            "its input was",
+        );
         check(|plan| plan["nodes"][3]["body"]["connector"] = json!("file"), "out", Verdict::Refused, false, "its state is of");
         check(|plan| plan["nodes"][0]["body"]["options"] = json!({"path": "/other"}), "in", Verdict::Keeps, false, "");
         let grant = "it asks for the folder `other`, which it did not; it does not ask for the folder `log` any more";

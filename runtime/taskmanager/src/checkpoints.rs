@@ -28,11 +28,28 @@ const TICK_MAX: Duration = Duration::from_millis(50);
 
 /// What the coordinator's thread is told.
 pub(crate) enum Message {
-    Acknowledged { task: usize, checkpoint: u64, snapshot: SubtaskSnapshot, report: SubtaskReport },
-    Declined { task: usize, checkpoint: u64, reason: String },
-    Committed { task: usize, checkpoint: u64 },
-    Ended { task: usize },
-    Finished { task: usize, dead_letters: u64 },
+    Acknowledged {
+        task: usize,
+        checkpoint: u64,
+        snapshot: SubtaskSnapshot,
+        report: SubtaskReport,
+    },
+    Declined {
+        task: usize,
+        checkpoint: u64,
+        reason: String,
+    },
+    Committed {
+        task: usize,
+        checkpoint: u64,
+    },
+    Ended {
+        task: usize,
+    },
+    Finished {
+        task: usize,
+        dead_letters: u64,
+    },
     /// The user wants the job to stop with a checkpoint.
     Stop,
     /// The user wants a savepoint in a folder; with `stop`, the job ends with it.
@@ -42,9 +59,16 @@ pub(crate) enum Message {
         reply: Sender<Result<u64>>,
     },
     /// The user wants the sources to end, and a savepoint of what is left when all tasks have.
-    Drain { folder: String, reply: Sender<Result<u64>> },
+    Drain {
+        folder: String,
+        reply: Sender<Result<u64>>,
+    },
     /// The user wants other code, of which there is an instance for each task.
-    Upgrade { definition: Arc<Definition>, code: Vec<UserCode>, reply: Sender<Result<Swapped>> },
+    Upgrade {
+        definition: Arc<Definition>,
+        code: Vec<UserCode>,
+        reply: Sender<Result<Swapped>>,
+    },
     /// All tasks are gone.
     Done,
 }

@@ -29,6 +29,8 @@ pub(crate) struct Durable {
     version: Version,
     job: Arc<str>,
     operators: Vec<OperatorEntry>,
+    /// Of earlier attempts, up to the checkpoint that this one goes on from.
+    dead_letters_before: u64,
 }
 
 /// A version of the job as manifests name it.
@@ -36,8 +38,6 @@ pub(crate) struct Version {
     definition: Arc<Definition>,
     plugins: Vec<PluginEntry>,
     plan: Value,
-    /// Of earlier attempts, up to the checkpoint that this one goes on from.
-    dead_letters_before: u64,
 }
 
 impl Version {
@@ -125,7 +125,10 @@ fn newest(store: &Store, history: &History) -> Result<Option<Snapshot>> {
         match (load(store, published), candidates.peek()) {
             (Err(error), Some(before)) => {
                 let (savepoint, before) = (published.checkpoint, before.checkpoint);
-                eprintln!("streamrt: savepoint {savepoint} is passed over, since nothing was committed with it, for checkpoint {before}: {}", error.message());
+                eprintln!(
+                    "streamrt: savepoint {savepoint} is passed over, since nothing was committed with it, for checkpoint {before}: {}",
+                    error.message()
+                );
             }
             (loaded, _) => return loaded.map(Some),
         }

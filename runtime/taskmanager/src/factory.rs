@@ -4,8 +4,8 @@ use crate::attempt;
 use crate::control::Control;
 use crate::dead_letters::{DEAD_LETTERS_SUFFIX, DeadLetterOperator, DeadLetters};
 use crate::disks::Disks;
-use crate::restored::Restored;
 use crate::replaceable::{Seats, UserCode};
+use crate::restored::Restored;
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
@@ -128,8 +128,11 @@ impl Factory<'_> {
             let node = chained.nodes[0];
             let is_reader = number == 0 && matches!(vertex.head, Head::Reader { .. });
             let place = |e: Error| e.at(format!("node `{}`", self.definition.graph.stream.nodes[node].uid));
-            let operator =
-                if is_reader { Box::new(Forwarder) as Box<dyn Operator> } else { self.operator(chained, subtask, &mut seats).map_err(place)? };
+            let operator = if is_reader {
+                Box::new(Forwarder) as Box<dyn Operator>
+            } else {
+                self.operator(chained, subtask, &mut seats).map_err(place)?
+            };
             let metrics = match self.definition.graph.stream.nodes[node].body.is_sink() {
                 true => {
                     sinks.push(Arc::default());

@@ -212,7 +212,8 @@ impl Shared {
     }
 
     pub fn messages(&self) -> Result<Sender<Message>> {
-        let no_checkpoints = || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
+        let no_checkpoints =
+            || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
         self.current().messages.clone().ok_or_else(no_checkpoints)
     }
 

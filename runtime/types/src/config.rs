@@ -186,7 +186,7 @@ impl Configuration {
             "restart.interval" => self.restart_interval_ms = positive(key, value, parse_duration_ms(key, value)?)?,
             "state.backend" => self.state_backend = backend_kind(key, value)?,
             "state.dir" => self.state_dir = Some(value.to_owned()),
-            "state.memory" => self.state_memory_bytes = bytes(key, value)?,
+            "state.memory" => self.state_memory_bytes = parse_bytes(key, value)?,
             "source.rate" => self.source_rate = Some(number(key, value, 1, 1_000_000_000)?),
             "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, 32_768)? as u32),
             _ => return Err(Error::new(code::BAD_OPTION, format!("there is no configuration key `{key}`"))),

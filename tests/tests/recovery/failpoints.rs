@@ -83,7 +83,8 @@ fn held(pid: u32) -> (u64, usize, u64) {
 #[test]
 fn three_hundred_restarts_leak_nothing() {
     let job = Job::new("hot-items");
-    let options = ["-D", "restart.strategy=fixed-delay", "-D", "restart.attempts=300", "-D", "restart.delay=0ms", "-D", "checkpoint.interval=5ms"];
+    let options =
+        ["-D", "restart.strategy=fixed-delay", "-D", "restart.attempts=300", "-D", "restart.delay=0ms", "-D", "checkpoint.interval=5ms"];
     let mut command = streamrt(job.args(2, 600.0, "checkpoints", &options));
     command.env("STREAMRT_FAILPOINTS", "snapshot.upload=error");
     let mut running = Running::start(command);

@@ -92,7 +92,10 @@ fn the_costs_of_checkpoints_are_shown_for_each_subtask() {
     let subtasks = whole["subtasks"].as_array().unwrap();
     let bytes: u64 = subtasks.iter().map(|subtask| subtask["bytes"].as_u64().unwrap()).sum();
     let sync: u64 = subtasks.iter().map(|subtask| subtask["sync_us"].as_u64().unwrap()).sum();
-    assert!(subtasks.len() > 3 && bytes > 0 && sync > 0 && whole["duration_us"].as_u64().unwrap() >= sync / subtasks.len() as u64, "{whole}");
+    assert!(
+        subtasks.len() > 3 && bytes > 0 && sync > 0 && whole["duration_us"].as_u64().unwrap() >= sync / subtasks.len() as u64,
+        "{whole}"
+    );
     command(&job, &["cancel", "hot-items"]).succeeded();
     running.finish(LIMIT).failed_with("S8001");
 }

@@ -81,7 +81,8 @@ fn version(host: &Arc<PluginHost>, bytes: Vec<u8>) -> Result<(JobSpec, LoadedPlu
 
 fn start((job, plugin): &(JobSpec, LoadedPlugin), settings: Settings) -> Result<JobHandle> {
     let (job, plugins, configuration) = (job.clone(), vec![plugin.clone()], settings.configuration);
-    match submit(JobToRun { job, plugins, configuration, parallelism: 1, from: None })? {
+    let (grants, state) = Default::default();
+    match submit(JobToRun { job, plugins, configuration, parallelism: 1, from: None, grants, state })? {
         Submission::Started(job) => Ok(job),
         Submission::Finished => bail!("a job in a new folder cannot have finished before"),
     }

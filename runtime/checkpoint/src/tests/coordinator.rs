@@ -364,7 +364,12 @@ impl World {
                 }
             }
             Action::Abort { checkpoint, .. } => self.over = checkpoint,
-            Action::Drain | Action::Stop | Action::Fail { .. } | Action::RollBack { .. } | Action::Retire { .. } | Action::Refuse { .. } => (),
+            Action::Drain
+            | Action::Stop
+            | Action::Fail { .. }
+            | Action::RollBack { .. }
+            | Action::Retire { .. }
+            | Action::Refuse { .. } => (),
         }
     }
 

@@ -40,6 +40,7 @@ fn function(keyed: bool) -> Function {
         timers: keyed,
         states: vec![rules],
         accumulator: None,
+        grants: Vec::new(),
         second_input: field("rule"),
     }
 }

@@ -87,6 +87,7 @@ impl Exits for Recorder {
 pub(crate) fn context() -> (OperatorContext, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::default());
     let context = OperatorContext {
+        disk: None,
         job: "job".into(),
         generation: 1,
         uid: "op".into(),
