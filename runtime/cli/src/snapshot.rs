@@ -16,6 +16,8 @@ struct Size {
     types: Value,
     entries: u64,
     bytes: u64,
+    /// In files of the rocksdb backend, which count only as a whole.
+    on_disk: bool,
 }
 
 /// `streamrt savepoint inspect`.
@@ -30,8 +32,8 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
         Format::Json => {
             let operator = |uid: &str| {
                 json!({"uid": uid, "states": states(&snapshot, uid).iter().map(|(name, size)| {
-                json!({"name": name, "types": size.types, "entries": size.entries, "bytes": size.bytes})
-            }).collect::<Value>()})
+                json!({"name": name, "types": size.types, "entries": size.entries, "bytes": size.bytes, "on_disk": size.on_disk})
+            }).collect::<Value>(), "bytes": sizes.operators.get(uid).map_or(0, |size| size.bytes)})
             };
             let operators: Value = manifest.operators.iter().map(|entry| operator(&entry.uid)).collect();
             let object = json!({"job": manifest.job, "checkpoint": manifest.checkpoint, "kind": manifest.kind, "wall_clock_ms": manifest.wall_clock_ms,
@@ -54,7 +56,10 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
             for entry in &manifest.operators {
                 text += &format!("{} (parallelism {})\n", entry.uid, entry.parallelism);
                 for (name, size) in states(&snapshot, &entry.uid) {
-                    text += &format!("  {name}: {} entries, {} bytes, {}\n", size.entries, size.bytes, size.types);
+                    text += &match size.on_disk {
+                        true => format!("  {name}: on disk, {}\n", size.types),
+                        false => format!("  {name}: {} entries, {} bytes, {}\n", size.entries, size.bytes, size.types),
+                    };
                 }
             }
             print(&text)
@@ -72,6 +77,10 @@ fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
             size.types = keyed.types.clone();
             size.entries += keyed.groups.iter().map(|span| span.entries).sum::<u64>();
             size.bytes += keyed.groups.iter().map(|span| span.bytes).sum::<u64>();
+        }
+        for state in index.disk.iter().flat_map(|disk| &disk.states) {
+            let size = states.entry(state.name.clone()).or_default();
+            (size.types, size.on_disk) = (state.types.clone(), true);
         }
         for list in &index.lists {
             let size = states.entry(list.name.clone()).or_default();
@@ -117,7 +126,7 @@ impl KeyedState {
         let snapshot = Snapshot::open(&dir.to_string_lossy())?;
         let parts = snapshot.parts(uid)?;
         let keyed = parts.iter().flatten().flat_map(|part| &part.index.keyed).find(|keyed| keyed.name == name);
-        let types = keyed.map(|keyed| keyed.types.clone()).ok_or_else(|| unknown(&snapshot, uid, name))?;
+        let types = keyed.map(|keyed| keyed.types.clone()).ok_or_else(|| unreadable(&snapshot, uid, name))?;
         let max_parallelism = snapshot.manifest().max_parallelism;
         let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(max_parallelism), max_parallelism };
         Ok(KeyedState { name: name.to_owned(), types, max_parallelism, state: OperatorState::assemble(uid, &parts, share)? })
@@ -132,7 +141,12 @@ impl KeyedState {
     }
 }
 
-fn unknown(snapshot: &Snapshot, uid: &str, name: &str) -> Error {
+fn unreadable(snapshot: &Snapshot, uid: &str, name: &str) -> Error {
+    if states(snapshot, uid).get(name).is_some_and(|size| size.on_disk) {
+        let message =
+            format!("state `{name}` of operator `{uid}` is in files of the rocksdb backend: a savepoint of the job has its entries");
+        return Error::new(code::SNAPSHOT_FOREIGN, message);
+    }
     let known: Vec<String> = snapshot
         .manifest()
         .operators

@@ -63,8 +63,12 @@ impl Enumerator {
     pub fn run(&mut self, task: &mut Task, mailbox: &mut InputGate) -> Result<()> {
         let mut status = Status::Active;
         task.exits.status(0, status)?;
+        let mut listed = false;
         while !task.control.is_stopped() && !task.control.is_drained() && !self.finished {
-            self.barrier(task, mailbox)?;
+            // Before the first listing is complete no reader knows its status, which goes before any barrier.
+            if listed {
+                self.barrier(task, mailbox)?;
+            }
             match self.enumerator.poll(self.parallelism)? {
                 Enumeration::Finished => self.finished = true,
                 Enumeration::Splits(splits) => {
@@ -72,6 +76,7 @@ impl Enumerator {
                     self.deal(splits, task)?;
                 }
                 Enumeration::Idle { ms } => {
+                    listed = true;
                     tell(task, &mut status, Status::Idle)?;
                     mailbox.wait(Duration::from_millis(ms));
                 }

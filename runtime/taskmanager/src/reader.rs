@@ -147,7 +147,10 @@ impl Reader {
                 }
                 GateEvent::Status(Status::Active) | GateEvent::Watermark(_) => {}
                 GateEvent::Status(Status::Idle | Status::Finished) => self.listed = true,
-                GateEvent::Barrier(barrier, alignment) => task.checkpoint(barrier, alignment, self.snapshot())?,
+                GateEvent::Barrier(barrier, alignment) => {
+                    self.tell_first(task)?;
+                    task.checkpoint(barrier, alignment, self.snapshot())?;
+                }
                 GateEvent::EndOfInput => {
                     (self.listed, self.ended) = (true, true);
                     return Ok(start.elapsed());
@@ -212,6 +215,15 @@ impl Reader {
         }
         self.status = Some(status);
         task.status(status)
+    }
+
+    /// A barrier may come between the end of the first listing and the first read, which would tell the same.
+    fn tell_first(&mut self, task: &mut Task) -> Result<()> {
+        match self.status {
+            Some(_) => Ok(()),
+            None if self.open.is_none() && self.waiting.is_empty() => self.tell(task, Status::Idle),
+            None => self.tell(task, Status::Active),
+        }
     }
 
     /// A record that the format refused, by the job's policy; trying again would read the same bytes.

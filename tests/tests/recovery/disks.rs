@@ -52,8 +52,12 @@ fn a_checkpoint_shares_the_files_of_the_one_before_it() {
     let folders: std::collections::BTreeSet<PathBuf> =
         state_files(&checkpoints).iter().map(|file| file.parent().unwrap().to_owned()).collect();
     assert!(folders.len() > 1, "all files are in {folders:?}");
+    let inspected = run(["savepoint", "inspect", checkpoints.to_str().unwrap()]).succeeded().stdout;
+    assert!(inspected.contains("aggregates: on disk"), "{inspected}");
+    let state = ["--uid", "counts", "--state", "aggregates"];
+    run(["state", "get", checkpoints.to_str().unwrap()].into_iter().chain(state)).failed_with("S7002").names("a savepoint of the job");
     let report = run(["fsck", checkpoints.to_str().unwrap()]).succeeded();
-    assert!(report.stdout.contains("sound"), "{}", report.stdout);
+    assert!(report.stdout.contains("objects are whole"), "{}", report.stdout);
 }
 
 #[test]
