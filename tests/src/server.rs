@@ -191,7 +191,8 @@ impl Minio {
         use std::io::{Read, Write};
         let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.port)) else { return false };
         let mut answer = String::new();
-        let asked = write!(stream, "GET /minio/health/ready HTTP/1.0\r\n\r\n").and_then(|()| stream.read_to_string(&mut answer));
+        let asked = write!(stream, "GET /minio/health/ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            .and_then(|()| stream.read_to_string(&mut answer));
         asked.is_ok() && answer.split(' ').nth(1) == Some("200")
     }
 

@@ -36,6 +36,11 @@ impl Disks {
         Ok(Disks { backend: state.backend, budget, folder: ProcessFolder::new(&state.folder)?, n_made: AtomicU64::new(0) })
     }
 
+    /// Removes everything, when the job has ended.
+    pub fn remove(&self) {
+        self.folder.remove();
+    }
+
     /// A folder that is not there yet.
     pub fn new_folder(&self) -> PathBuf {
         self.folder.path.join(self.n_made.fetch_add(1, Ordering::Relaxed).to_string())
@@ -74,10 +79,16 @@ impl ProcessFolder {
     }
 }
 
-impl Drop for ProcessFolder {
-    fn drop(&mut self) {
+impl ProcessFolder {
+    fn remove(&self) {
         // What cannot be removed now is removed by the next process.
         let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+impl Drop for ProcessFolder {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

@@ -144,7 +144,12 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let first = Attempt::start(&definition, durable, &restored, &shared)?;
     let strategy = RestartStrategy::new(&definition.configuration);
     let master = Master { from, shared: shared.clone(), strategy, start: Instant::now() };
-    let run = move || master.run(first);
+    let disks = definition.disks.clone();
+    let run = move || {
+        let ended = master.run(first);
+        disks.iter().for_each(|disks| disks.remove());
+        ended
+    };
     let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
     let thread = std::thread::Builder::new().name("job".into()).spawn(run).map_err(no_thread)?;
     Ok(Submission::Started(JobHandle { shared, thread, start: Instant::now(), bounded, resumed }))

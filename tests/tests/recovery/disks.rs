@@ -46,15 +46,15 @@ fn state_files(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_checkpoint_shares_the_files_of_the_one_before_it() {
-    let job = Job::new("word-count").on_disk(AMPLE_BYTES);
+    let job = Job::new("ride-duration").on_disk(AMPLE_BYTES);
     killed_behind_checkpoints(&job);
     let checkpoints = job.path("checkpoints");
     let folders: std::collections::BTreeSet<PathBuf> =
         state_files(&checkpoints).iter().map(|file| file.parent().unwrap().to_owned()).collect();
     assert!(folders.len() > 1, "all files are in {folders:?}");
     let inspected = run(["savepoint", "inspect", checkpoints.to_str().unwrap()]).succeeded().stdout;
-    assert!(inspected.contains("aggregates: on disk"), "{inspected}");
-    let state = ["--uid", "counts", "--state", "aggregates"];
+    assert!(inspected.contains("waiting: on disk"), "{inspected}");
+    let state = ["--uid", "durations", "--state", "waiting"];
     run(["state", "get", checkpoints.to_str().unwrap()].into_iter().chain(state)).failed_with("S7002").names("a savepoint of the job");
     let report = run(["fsck", checkpoints.to_str().unwrap()]).succeeded();
     assert!(report.stdout.contains("objects are whole"), "{}", report.stdout);
@@ -62,7 +62,7 @@ fn a_checkpoint_shares_the_files_of_the_one_before_it() {
 
 #[test]
 fn damaged_and_missing_files_of_state_are_refused() {
-    let job = Job::new("word-count").on_disk(AMPLE_BYTES);
+    let job = Job::new("ride-duration").on_disk(AMPLE_BYTES);
     killed_behind_checkpoints(&job);
     for file in state_files(&job.path("checkpoints")) {
         let whole = std::fs::read(&file).unwrap();

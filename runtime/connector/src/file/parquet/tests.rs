@@ -93,7 +93,7 @@ fn a_file_that_is_another_one_now_is_not_gone_on_with() {
     let position = reader.position();
     write(&root, numbers(30));
     let error = source.open(split, Some(&position)).err().unwrap();
-    assert_eq!(error.code(), code::SNAPSHOT_DAMAGED);
+    assert_eq!(error.code(), code::HISTORY_LOST);
     assert!(error.message().contains("when row 4 was read: put it back as it was"), "{error}");
     assert_eq!(source.open(split, Some("{}")).err().unwrap().code(), code::SNAPSHOT_DAMAGED);
 }
