@@ -437,11 +437,19 @@ impl Store {
     /// A bucket that is missing answers as one without the object does, so this is asked once, before anything is taken for empty.
     fn look_at_bucket(&self, bucket: &str) -> Result<()> {
         use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
+        // The answer to a listing is not taken apart by the library; these are the codes of S3 in it.
+        const MISSING: [&str; 1] = ["NoSuchBucket"];
+        const REFUSED: [&str; 3] = ["AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId"];
+        let says = |cause: &object_store::Error, codes: &[&str]| {
+            let text = cause.to_string();
+            codes.iter().any(|code| text.contains(&format!("<Code>{code}</Code>")))
+        };
         let first = self.attempt(0, async || self.0.objects.list(None).next().await.transpose());
         let Err(failure) = first else { return Ok(()) };
-        let what = match failure.cause {
+        let what = match &failure.cause {
             NotFound { .. } => format!("there is no bucket `{bucket}`"),
-            PermissionDenied { .. } | Unauthenticated { .. } => {
+            cause if says(cause, &MISSING) => format!("there is no bucket `{bucket}`"),
+            cause if matches!(cause, PermissionDenied { .. } | Unauthenticated { .. }) || says(cause, &REFUSED) => {
                 format!("the bucket `{bucket}` refuses access with these AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
             }
             _ => return Err(self.failed("list", "", failure)),
