@@ -53,6 +53,8 @@ impl Restored {
         let old = self.parts(uid);
         for (number, part) in old.iter().enumerate() {
             let Some(index) = part.as_ref().and_then(|part| part.index.disk.as_ref()) else { continue };
+            // All subtasks number their states alike, also those that get no keys of this one.
+            states.extend(index.states.iter().map(|state| (state.name.clone(), state.clone())));
             let held = KeyGroupRange::of_subtask(share.max_parallelism, old.len() as u32, number as u32);
             let wanted = held.common(&share.key_groups);
             if wanted.is_empty() {
@@ -61,7 +63,6 @@ impl Restored {
             let folder = folder.join(number.to_string());
             self.fetch(&self.files[uid][number], &folder)?;
             parts.push(DiskPart { folder, key_groups: wanted, whole: wanted == held });
-            states.extend(index.states.iter().map(|state| (state.name.clone(), state.clone())));
         }
         Ok((parts, states.into_values().collect()))
     }
