@@ -87,7 +87,7 @@ pub fn window_ns(job: Job, settings: Settings, window: Duration, pauses: &mut Ve
     Ok(cpu.as_nanos() as f64 / records.max(1) as f64)
 }
 
-pub fn milliseconds(times: SnapshotTimes) -> f64 {
+fn milliseconds(times: SnapshotTimes) -> f64 {
     times.sync.as_secs_f64() * 1e3
 }
 
@@ -143,7 +143,7 @@ fn restores(job: Job, from: &Path) -> Result<Spread> {
     Ok(spread((0..3).map(restore).collect::<Result<Vec<_>>>()?))
 }
 
-pub fn folder_bytes(folder: &Path) -> Result<u64> {
+fn folder_bytes(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;

@@ -1,12 +1,11 @@
 //! `bench checkpoint`, keyed state on disk: beside state in memory, with incremental checkpoints, and larger than memory.
 
-use super::{ENDLESS, await_records, end, folder_bytes, window_ns};
+use super::{ENDLESS, await_records, end, window_ns};
 use crate::engine::{MANY_KEYS, same_output};
 use crate::jobs::{Job, Settings};
 use crate::measure::{PAIRS, n_pairs, spread};
 use crate::report::{Goal, Report};
 use anyhow::{Result, ensure};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// More than the state of any job here.
@@ -21,6 +20,7 @@ const CURVE: [u64; 4] = [10_000, 100_000, 1_000_000, 10_000_000];
 const CURVE_WINDOW: Duration = Duration::from_secs(4);
 /// A hundredth of the keys changes between two checkpoints, on average.
 const CHANGED_ROWS: u64 = MANY_KEYS / 100;
+const N_INCREMENTAL: usize = 8;
 
 pub fn run(report: &mut Report) -> Result<()> {
     let (checkpoints, disk) = (tempfile::tempdir()?, tempfile::tempdir()?);
@@ -66,49 +66,31 @@ fn overhead(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What a checkpoint adds to the store when one key in a hundred has changed, over what all keys take.
+/// What a checkpoint adds to the store when one key in a hundred has changed, over the whole state.
 fn incremental(report: &mut Report) -> Result<()> {
     let (checkpoints, disk) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let mut settings = Settings::with_checkpoints(checkpoints.path(), INTERVAL_MS).on_disk(disk.path(), AMPLE_BYTES);
-    // Every checkpoint stays, so that the folder tells what each has added.
-    settings.configuration.retained_checkpoints = 1_000;
     let filling = Job::Keyed { keys: MANY_KEYS }.start(ENDLESS, settings.clone())?;
     await_records(&filling, 10 * MANY_KEYS)?;
     end(filling)?;
-    let full = newest(checkpoints.path())?;
     settings.configuration.source_rate = Some(CHANGED_ROWS);
     let changing = Job::Keyed { keys: MANY_KEYS }.start(ENDLESS, settings)?;
     let start = Instant::now();
-    while newest(checkpoints.path())?.0 < full.0 + 4 {
+    // The last of them is still being made.
+    while changing.remote().checkpoints(usize::MAX).len() < N_INCREMENTAL + 1 {
         ensure!(start.elapsed() < Duration::from_secs(60), "no checkpoints come");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let (number, _) = newest(checkpoints.path())?;
-    changing.remote().cancel();
-    changing.wait().err();
-    let added = folder_bytes(&checkpoints.path().join(format!("chk-{}", number - 1)))? as f64;
-    let whole: u64 = (1..=full.0).map(|number| folder_bytes(&checkpoints.path().join(format!("chk-{number}"))).unwrap_or(0)).sum();
-    report.figure("incremental checkpoint, 1 % of the keys changed: added", added / 1e6, "MB", Goal::None);
-    report.figure("incremental checkpoint, 1 % of the keys changed: over all files", added / whole as f64, "ratio", Goal::None);
+    let made = changing.remote().checkpoints(N_INCREMENTAL);
+    end(changing)?;
+    let ratios = made.iter().filter(|made| made.full_bytes() > 0).map(|made| made.bytes() as f64 / made.full_bytes() as f64);
+    report.spread(
+        "incremental checkpoint, 1 % of the keys changed: bytes over the whole state",
+        spread(ratios.collect()),
+        "ratio",
+        Goal::None,
+    );
     Ok(())
-}
-
-/// The number and the folder of the newest checkpoint that has a manifest.
-fn newest(folder: &Path) -> Result<(u64, std::path::PathBuf)> {
-    let mut newest = (0, folder.to_owned());
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix("chk-")?.parse().ok()).unwrap_or(0);
-        let has_manifest = || std::fs::read_dir(&path).is_ok_and(|mut files| files.any(|file| is_manifest(file.ok())));
-        if number > newest.0 && has_manifest() {
-            newest = (number, path);
-        }
-    }
-    Ok(newest)
-}
-
-fn is_manifest(file: Option<std::fs::DirEntry>) -> bool {
-    file.is_some_and(|file| file.file_name().to_string_lossy().starts_with("manifest-"))
 }
 
 /// What a record costs by the number of keys, in memory and on disk with a quarter of the memory that the keys would take.
