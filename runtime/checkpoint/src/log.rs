@@ -253,10 +253,23 @@ impl JobLog {
     /// As [`JobLog::take_over`], of a log with a summary every so many entries.
     pub(crate) fn take_over_with(store: &Store, token: &str, summary_every: u64) -> Result<(JobLog, History)> {
         let before = History::read_with(store, summary_every)?;
-        let (token, history, committed) = (token.to_owned(), before.clone(), before.committed);
-        let mut log = JobLog { store: store.clone(), token, history, leads: true, committed, summary_every };
-        log.append(Entry::TakeOver { generation: before.generation + 1 })?;
-        Ok((log, before))
+        Ok((JobLog::follow(store, token, before.clone(), summary_every)?, before))
+    }
+
+    /// As [`JobLog::take_over`], behind a history that the caller has read and decided by: if the log has grown since, what was decided may
+    /// be wrong, and the caller has to read it again.
+    ///
+    /// # Errors
+    /// As [`JobLog::append`]: `Fenced` (S7006) if the log has grown.
+    pub fn take_over_after(store: &Store, token: &str, history: History) -> Result<JobLog> {
+        JobLog::follow(store, token, history, SUMMARY_EVERY)
+    }
+
+    fn follow(store: &Store, token: &str, history: History, summary_every: u64) -> Result<JobLog> {
+        let (generation, committed) = (history.generation + 1, history.committed);
+        let mut log = JobLog { store: store.clone(), token: token.to_owned(), history, leads: true, committed, summary_every };
+        log.append(Entry::TakeOver { generation })?;
+        Ok(log)
     }
 
     pub fn store(&self) -> &Store {
@@ -540,5 +553,17 @@ mod tests {
     fn tokens_differ() {
         let tokens: std::collections::BTreeSet<String> = (0..1000).map(|_| unique_token()).collect();
         assert_eq!(tokens.len(), 1000);
+    }
+
+    #[test]
+    fn a_take_over_behind_a_history_that_has_grown_is_refused() {
+        let store = Store::in_memory().unwrap();
+        let (mut log, _) = JobLog::take_over(&store, "a").unwrap();
+        let looked_at = log.history().clone();
+        log.append(Entry::Ended { state: EndState::Failed }).unwrap();
+        assert_eq!(JobLog::take_over_after(&store, "b", looked_at).err().unwrap().code(), code::FENCED);
+        let again = History::read(&store).unwrap();
+        assert_eq!(JobLog::take_over_after(&store, "b", again).unwrap().generation(), 2);
+        assert_eq!(log.append(Entry::Ended { state: EndState::Failed }).unwrap_err().code(), code::FENCED);
     }
 }

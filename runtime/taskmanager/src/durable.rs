@@ -23,6 +23,9 @@ use streamrt_graph::Head;
 use streamrt_operator::{COMMITTABLES, transaction_prefix};
 use streamrt_types::{Configuration, Error, Result, code, failpoint};
 
+/// How often a start looks at a log that grows meanwhile. A leader writes a few entries a second, and a look takes some ms.
+const LOOKS_MAX: u32 = 50;
+
 /// The durable side of an attempt.
 pub(crate) struct Durable {
     log: JobLog,
@@ -164,6 +167,26 @@ pub(crate) fn look_again(configuration: &Configuration, from: Option<&str>) -> R
     Ok(look(configuration, from)?.map(|kept| Kept { foreign: true, ..kept }))
 }
 
+/// As [`open`]. Where a process that leads the job has written into its log since it was looked at, looks again. `None` if the job has
+/// finished meanwhile.
+///
+/// # Errors
+/// As [`look`] and [`open`]; S7006 if yet another process takes the job over.
+pub(crate) fn begin(definition: &Arc<Definition>, mut kept: Kept, from: Option<&str>) -> Result<Option<Beginning>> {
+    for _ in 0..LOOKS_MAX {
+        let generation = kept.history.generation;
+        match open(definition, kept) {
+            Err(error) if error.code() == code::FENCED => match look(&definition.configuration, from)? {
+                None => return Ok(None),
+                Some(again) if again.history.generation != generation => return Err(error),
+                Some(again) => kept = again,
+            },
+            opened => return opened.map(Some),
+        }
+    }
+    open(definition, kept).map(Some)
+}
+
 /// Takes the job over, settles its sinks, and reads what its operators kept.
 ///
 /// # Errors
@@ -181,7 +204,8 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     let mut durable = match store {
         None => None,
         Some(store) => {
-            let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
+            // Behind what was looked at: a checkpoint that was published since would be treated twice.
+            let mut log = JobLog::take_over_after(&store, &unique_token(), history.clone())?;
             if let (Some(snapshot), true) = (&snapshot, foreign) {
                 record_origin(&mut log, &history, snapshot)?;
             }

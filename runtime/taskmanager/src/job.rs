@@ -138,7 +138,8 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let disks = state.map(|state| Disks::new(state, &configuration).map(Arc::new)).transpose()?;
     let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);
     let definition = Arc::new(define(job, plugins, grants, Arc::new(configuration), parallelism, kept_max, disks)?);
-    let Beginning { durable, restored, resumed } = durable::open(&definition, kept)?;
+    let Some(beginning) = durable::begin(&definition, kept, from.as_deref())? else { return Ok(Submission::Finished) };
+    let Beginning { durable, restored, resumed } = beginning;
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
     let shared = Arc::new(Shared::new(definition.clone()));
     let first = Attempt::start(&definition, durable, &restored, &shared)?;
