@@ -32,7 +32,8 @@ pub struct Dependency {
 
 impl Workspace {
     pub fn read() -> Result<Workspace> {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        // Cargo says where it runs this program; two checkouts may share one target folder, and with it this program.
+        let here = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let mut command = cargo();
         command.current_dir(here).args(["metadata", "--no-deps", "--format-version", "1"]);
         let output = command.output().context("cargo cannot be started")?;

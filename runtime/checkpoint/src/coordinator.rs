@@ -8,6 +8,8 @@
 //! 5. Users ask for savepoints, stops and upgrades ([`Request`]); each is served by a snapshot of its own ([`Purpose`]). A job that stops begins
 //!    no other one behind it, and its tasks end when all of them have committed. An upgrade that is aborted is rolled back: its tasks may run
 //!    the new code already, and nothing that they did since may count.
+//! 6. A part of the tasks may fail and run again from the newest checkpoint: from [`Coordinator::suspend`] to [`Coordinator::resume`] none is
+//!    begun.
 //!
 //! Invariants: at most one checkpoint is pending. A checkpoint that was aborted is never published, and one that is being published is
 //! never aborted but by the answer of the publication. What comes too late, twice or from nowhere changes nothing.
@@ -148,6 +150,8 @@ pub struct Coordinator<S> {
     /// Since the last success.
     failures: u32,
     failed: bool,
+    /// Some tasks are gone, and will run again.
+    suspended: bool,
     requests: Requests,
     /// The published snapshot that the job stops with: no other is begun behind it, since that would commit what the user's does not hold.
     stopped_at: Option<u64>,
@@ -173,6 +177,7 @@ impl<S> Coordinator<S> {
             pause_until: Duration::ZERO,
             failures: 0,
             failed: false,
+            suspended: false,
             requests: Requests::default(),
             stopped_at: None,
             uncommitted: BTreeSet::new(),
@@ -270,7 +275,7 @@ impl<S> Coordinator<S> {
     /// A user wants something; it begins at once, or after what is pending.
     pub fn request(&mut self, request: Request) -> Vec<Action<S>> {
         let mut actions = Vec::new();
-        if matches!(request, Request::Drain { .. }) && !self.nothing_follows() {
+        if matches!(request, Request::Drain { .. }) && !self.is_ending() {
             actions.push(Action::Drain);
         }
         self.requests.add(request);
@@ -281,6 +286,39 @@ impl<S> Coordinator<S> {
     /// A task has committed what was pre-committed for this checkpoint and those before it.
     pub fn committed(&mut self, task: usize, checkpoint: u64) -> Vec<Action<S>> {
         if self.stopped_at.is_some_and(|at| checkpoint >= at) { self.has_committed(task) } else { Vec::new() }
+    }
+
+    /// These tasks have failed, and will run again from the newest checkpoint while the others run on. What is pending is aborted, which is no
+    /// failure of the checkpoint, and nothing is begun until [`Coordinator::resume`]. In a job that [is ending](Coordinator::is_ending) they
+    /// do not run again, and nothing changes.
+    pub fn suspend(&mut self, tasks: &[usize]) -> Vec<Action<S>> {
+        let mut actions = Vec::new();
+        if self.is_ending() {
+            return actions;
+        }
+        self.suspended = true;
+        if self.pending.as_ref().is_some_and(|pending| !pending.publishing) {
+            let names: Vec<&str> = tasks.iter().filter_map(|task| Some(self.topology.tasks.get(*task)?.name.as_str())).collect();
+            self.give_up(&format!("the region of `{}` failed", names.first().unwrap_or(&"?")), &mut actions);
+        }
+        for task in tasks {
+            self.states.get_mut(*task).into_iter().for_each(|state| *state = TaskState::Running);
+        }
+        self.begin(&mut actions);
+        actions
+    }
+
+    /// The tasks that had failed run again.
+    pub fn resume(&mut self) -> Vec<Action<S>> {
+        let mut actions = Vec::new();
+        self.suspended = false;
+        self.begin(&mut actions);
+        actions
+    }
+
+    /// The job has failed, or stops with what is published: no task of it is to run again.
+    pub fn is_ending(&self) -> bool {
+        self.failed || self.stopped_at.is_some()
     }
 
     /// The snapshot that the job stops with, once it is published.
@@ -353,19 +391,22 @@ impl<S> Coordinator<S> {
     }
 
     fn abort(&mut self, reason: String, actions: &mut Vec<Action<S>>) {
-        let Some(pending) = self.pending.take() else { return };
-        let (checkpoint, purpose) = (pending.checkpoint, pending.purpose);
-        self.pause_until = self.now.saturating_add(self.settings.min_pause);
-        actions.push(Action::Abort { checkpoint, purpose, reason: reason.clone() });
-        match purpose {
-            // It is the wish of one user, who is told: the job goes on without it.
-            Purpose::Savepoint { .. } => {}
-            Purpose::Upgrade { .. } => {
-                self.failed = true;
-                actions.push(Action::RollBack { reason });
-            }
-            Purpose::Checkpoint | Purpose::Stop => self.count_failure(checkpoint, &reason, actions),
+        if let Some((checkpoint, Purpose::Checkpoint | Purpose::Stop)) = self.give_up(&reason, actions) {
+            self.count_failure(checkpoint, &reason, actions);
         }
+    }
+
+    /// What is pending will never count.
+    fn give_up(&mut self, reason: &str, actions: &mut Vec<Action<S>>) -> Option<(u64, Purpose)> {
+        let Pending { checkpoint, purpose, .. } = self.pending.take()?;
+        self.pause_until = self.now.saturating_add(self.settings.min_pause);
+        actions.push(Action::Abort { checkpoint, purpose, reason: reason.to_owned() });
+        // A savepoint is the wish of one user, who is told: the job goes on without it.
+        if let Purpose::Upgrade { .. } = purpose {
+            self.failed = true;
+            actions.push(Action::RollBack { reason: reason.to_owned() });
+        }
+        Some((checkpoint, purpose))
     }
 
     fn count_failure(&mut self, checkpoint: u64, reason: &str, actions: &mut Vec<Action<S>>) {
@@ -400,7 +441,7 @@ impl<S> Coordinator<S> {
     }
 
     fn wanted(&mut self) -> Option<Purpose> {
-        if self.nothing_follows() {
+        if self.is_ending() || self.suspended {
             return None;
         }
         let all_ended = !self.states.contains(&TaskState::Running);
@@ -417,11 +458,6 @@ impl<S> Coordinator<S> {
         }
     }
 
-    /// The job has failed or stopped.
-    fn nothing_follows(&self) -> bool {
-        self.failed || self.stopped_at.is_some()
-    }
-
     fn is_due(&self) -> bool {
         self.now >= self.due_at.max(self.pause_until)
     }
@@ -436,7 +472,9 @@ impl<S> Coordinator<S> {
         let (requests, reason) = match () {
             () if self.failed => (self.requests.take_all(), "the job has failed"),
             () if self.stopped_at.is_some() => (self.requests.take_all(), "the job has stopped"),
-            () if self.is_over() && self.pending.is_none() => (self.requests.take_waiting(), "all tasks of the job have ended"),
+            () if self.pending.is_some() => return,
+            () if self.suspended => (self.requests.take_upgrades(), "a region of the job has failed, and starts again"),
+            () if self.is_over() => (self.requests.take_waiting(), "all tasks of the job have ended"),
             () => return,
         };
         actions.extend(requests.into_iter().map(|request| Action::Refuse { request, reason: reason.to_owned() }));

@@ -100,6 +100,14 @@ impl Requests {
         std::mem::take(&mut self.waiting).into_iter().filter_map(Purpose::request).collect()
     }
 
+    /// Takes the upgrades: their code was made for tasks that are gone.
+    pub fn take_upgrades(&mut self) -> Vec<u64> {
+        let is_upgrade = |purpose: &Purpose| matches!(purpose, Purpose::Upgrade { .. });
+        let (upgrades, others): (VecDeque<Purpose>, VecDeque<Purpose>) = self.waiting.drain(..).partition(is_upgrade);
+        self.waiting = others;
+        upgrades.into_iter().filter_map(Purpose::request).collect()
+    }
+
     /// Takes all that somebody waits for.
     pub fn take_all(&mut self) -> Vec<u64> {
         let mut all = self.take_waiting();

@@ -9,8 +9,8 @@
 use crate::SnapshotKind::Checkpoint;
 use crate::coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
 use crate::requests::{Purpose, Request};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::hash::Hash;
+use crate::tests::explore::{explore, reaching};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -41,6 +41,8 @@ const CHAIN_2: &[&[usize]] = &[&[], &[0]];
 const CHAIN_3: &[&[usize]] = &[&[], &[0], &[1]];
 const JOIN: &[&[usize]] = &[&[], &[], &[0, 1]];
 const FORK: &[&[usize]] = &[&[], &[0], &[0]];
+/// A chain, and a task beside it.
+const REGIONS: &[&[usize]] = &[&[], &[0], &[]];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Input {
@@ -53,6 +55,8 @@ enum Input {
     PublishFailed(u64),
     Committed(usize, u64),
     Request(Request),
+    Suspend(Vec<usize>),
+    Resume,
 }
 
 fn feed(machine: &mut Machine, input: &Input) -> Vec<Action<Snapshot>> {
@@ -66,6 +70,8 @@ fn feed(machine: &mut Machine, input: &Input) -> Vec<Action<Snapshot>> {
         Input::PublishFailed(checkpoint) => machine.publish_failed(*checkpoint, "full"),
         Input::Committed(task, checkpoint) => machine.committed(*task, *checkpoint),
         Input::Request(request) => machine.request(*request),
+        Input::Suspend(tasks) => machine.suspend(tasks),
+        Input::Resume => machine.resume(),
     }
 }
 
@@ -86,6 +92,8 @@ struct Rules {
     /// To the pending checkpoint, while it collects.
     acknowledged: BTreeSet<usize>,
     kept: VecDeque<u64>,
+    /// Tasks are gone that will run again.
+    suspended: bool,
 }
 
 impl Rules {
@@ -105,6 +113,11 @@ impl Rules {
             Input::Acknowledged(task, checkpoint, _) if self.collects(*checkpoint) && !self.finished.contains(task) => {
                 self.acknowledged.insert(*task);
             }
+            Input::Suspend(tasks) if !self.failed && self.stopped.is_none() => {
+                self.suspended = true;
+                self.finished.retain(|task| !tasks.contains(task));
+            }
+            Input::Resume => self.suspended = false,
             _ => (),
         }
     }
@@ -176,7 +189,7 @@ impl Rules {
 
     fn check_trigger(&mut self, checkpoint: u64, purpose: Purpose, tasks: &[usize]) {
         if self.pending != Some((checkpoint, purpose)) {
-            assert!(self.stopped.is_none(), "nothing begins behind what the job stops with");
+            assert!(self.stopped.is_none() && !self.suspended, "nothing begins behind what the job stops with, or while tasks are missing");
             assert_eq!(self.pending, None, "one at a time");
             assert!(checkpoint > self.last, "numbers rise");
             (self.pending, self.last) = (Some((checkpoint, purpose)), checkpoint);
@@ -199,27 +212,6 @@ impl Rules {
     }
 }
 
-/// A state takes a kilobyte or two.
-const STATES_MAX: usize = 1_000_000;
-
-/// Visits every state once, and says which lead where.
-fn explore<T: Clone + Eq + Hash>(start: T, next: impl Fn(&T) -> Vec<T>) -> (Vec<T>, Vec<Vec<usize>>) {
-    let (mut states, mut edges) = (vec![start.clone()], Vec::new());
-    let mut known = HashMap::from([(start, 0)]);
-    while edges.len() < states.len() {
-        assert!(states.len() < STATES_MAX, "the bounds are too wide");
-        let mut out = Vec::new();
-        for state in next(&states[edges.len()]) {
-            out.push(*known.entry(state.clone()).or_insert_with(|| {
-                states.push(state);
-                states.len() - 1
-            }));
-        }
-        edges.push(out);
-    }
-    (states, edges)
-}
-
 // ---- hostile ----
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -228,6 +220,7 @@ struct Hostile {
     rules: Rules,
     now: Duration,
     requests: u32,
+    losses: u32,
 }
 
 fn hostile_inputs(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Input> {
@@ -237,6 +230,12 @@ fn hostile_inputs(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Input> {
         inputs.extend([Input::Published(checkpoint), Input::PublishFailed(checkpoint)]);
     }
     inputs.extend((0..=n_tasks).flat_map(|task| [Input::Ended(task), Input::Finished(task)]));
+    if state.losses > 0 {
+        inputs.extend([Input::Suspend(vec![0]), Input::Suspend(vec![n_tasks])]);
+    }
+    if state.rules.suspended {
+        inputs.push(Input::Resume);
+    }
     inputs.extend([INTERVAL, TIMEOUT].map(|passes| Input::Tick(state.now + passes)));
     inputs.push(Input::Tick(Duration::ZERO));
     if state.rules.stopped.is_some() {
@@ -270,6 +269,7 @@ fn hostile_next(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Hostile> {
         match input {
             Input::Tick(now) => next.now = next.now.max(*now),
             Input::Request(_) => next.requests -= 1,
+            Input::Suspend(_) => next.losses -= 1,
             _ => (),
         }
         next
@@ -277,10 +277,10 @@ fn hostile_next(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Hostile> {
     hostile_inputs(state, n_tasks, last).iter().map(step).collect()
 }
 
-fn explore_hostile(predecessors: &[&[usize]], tolerable_failures: u32) {
+fn explore_hostile(predecessors: &[&[usize]], tolerable_failures: u32, losses: u32) {
     let machine = machine(predecessors, tolerable_failures);
     let rules = Rules { kept: [3].into(), ..Rules::default() };
-    let start = Hostile { machine, rules, now: Duration::ZERO, requests: 1 };
+    let start = Hostile { machine, rules, now: Duration::ZERO, requests: 1, losses };
     let (states, _) = explore(start, |state| hostile_next(state, predecessors.len(), FIRST + 1));
     assert!(states.len() > 1000, "{}", states.len());
     type Seen = fn(&Rules) -> bool;
@@ -293,8 +293,8 @@ fn explore_hostile(predecessors: &[&[usize]], tolerable_failures: u32) {
 
 #[test]
 fn no_input_at_any_moment_breaks_a_rule() {
-    explore_hostile(&[&[]], 0);
-    explore_hostile(CHAIN_2, 1);
+    explore_hostile(&[&[]], 0, 1);
+    explore_hostile(CHAIN_2, 1, 0);
 }
 
 // ---- honest ----
@@ -320,6 +320,12 @@ struct Task {
     reports: VecDeque<Input>,
 }
 
+impl Task {
+    fn new() -> Task {
+        Task { life: Life::Running, passed: 0, sent: 0, triggered: None, committed: false, reports: VecDeque::new() }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
     machine: Machine,
@@ -335,6 +341,10 @@ struct World {
     requests: u32,
     /// The last checkpoint that all tasks were told is over.
     over: u64,
+    /// How often a region may fail.
+    losses: u32,
+    /// Tasks that are gone, and have not been started again.
+    gone: &'static [usize],
 }
 
 /// Who waits for a commit at its end; the others finish at once.
@@ -429,7 +439,9 @@ impl World {
         }
         let mut all = Vec::new();
         for (task, from) in predecessors.iter().enumerate() {
-            all.extend(self.next_of_task(task, from, waits(task)));
+            if !self.gone.contains(&task) {
+                all.extend(self.next_of_task(task, from, waits(task)));
+            }
         }
         if let Some(checkpoint) = self.publishing {
             let answer = |world: &mut World, input| {
@@ -445,6 +457,7 @@ impl World {
             }
         }
         all.extend(self.time_passes());
+        all.extend(self.next_of_regions());
         if self.requests > 0 {
             all.extend(requests(self.requests).map(|request| {
                 self.with(|world| {
@@ -454,6 +467,34 @@ impl World {
             }));
         }
         all
+    }
+
+    /// The tasks 0 and 1 fail together; what they reported has been heard. They run again from the newest checkpoint.
+    fn next_of_regions(&self) -> Vec<World> {
+        const CHAIN: &[usize] = &[0, 1];
+        if !self.gone.is_empty() {
+            return vec![self.with(|world| {
+                world.gone = &[];
+                world.tell(Input::Resume);
+            })];
+        }
+        if self.losses == 0 || self.publishing.is_some() || self.rules.stopped.is_some() {
+            return Vec::new();
+        }
+        let is_heard = CHAIN.iter().all(|task| self.tasks[*task].reports.is_empty());
+        let runs = CHAIN.iter().any(|task| self.tasks[*task].life != Life::Finished);
+        if !is_heard || !runs {
+            return Vec::new();
+        }
+        vec![self.with(|world| {
+            world.losses -= 1;
+            for task in CHAIN {
+                world.tasks[*task] = Task::new();
+                world.ends.remove(task);
+            }
+            world.gone = CHAIN;
+            world.tell(Input::Suspend(CHAIN.to_vec()));
+        })]
     }
 
     fn next_of_task(&self, task: usize, from: &[usize], waits: bool) -> Vec<World> {
@@ -507,7 +548,7 @@ impl World {
     }
 
     fn is_done(&self) -> bool {
-        self.tasks.iter().all(|task| task.life == Life::Finished && task.reports.is_empty())
+        self.gone.is_empty() && self.tasks.iter().all(|task| task.life == Life::Finished && task.reports.is_empty())
     }
 
     /// All is committed, and nothing is under way.
@@ -517,19 +558,20 @@ impl World {
     }
 }
 
+#[derive(Default)]
 struct Bounds {
     ticks: u32,
     faults: u32,
     requests: u32,
+    losses: u32,
     tolerable_failures: u32,
 }
 
 fn explore_honest(predecessors: &[&[usize]], waits: Waits, bounds: Bounds) {
-    let task = Task { life: Life::Running, passed: 0, sent: 0, triggered: None, committed: false, reports: VecDeque::new() };
     let start = World {
         machine: machine(predecessors, bounds.tolerable_failures),
         rules: Rules { kept: [3].into(), ..Rules::default() },
-        tasks: vec![task; predecessors.len()],
+        tasks: vec![Task::new(); predecessors.len()],
         publishing: None,
         ends: BTreeMap::new(),
         now: Duration::ZERO,
@@ -537,6 +579,8 @@ fn explore_honest(predecessors: &[&[usize]], waits: Waits, bounds: Bounds) {
         faults: bounds.faults,
         requests: bounds.requests,
         over: 0,
+        losses: bounds.losses,
+        gone: &[],
     };
     let (states, edges) = explore(start, |world| world.next(predecessors, waits));
     let ends: Vec<usize> = (0..states.len()).filter(|state| is_over(&states[*state], waits)).collect();
@@ -552,35 +596,28 @@ fn is_over(world: &World, waits: Waits) -> bool {
     world.is_at_its_end(waits) || world.rules.failed || world.rules.ended
 }
 
-/// Which states lead to one of `ends`.
-fn reaching(edges: &[Vec<usize>], ends: &[usize]) -> Vec<bool> {
-    let mut back = vec![Vec::new(); edges.len()];
-    for (from, out) in edges.iter().enumerate() {
-        out.iter().for_each(|to| back[*to].push(from));
-    }
-    let (mut reach, mut open) = (vec![false; edges.len()], ends.to_vec());
-    let mut seen: HashSet<usize> = open.iter().copied().collect();
-    while let Some(state) = open.pop() {
-        reach[state] = true;
-        open.extend(back[state].iter().copied().filter(|from| seen.insert(*from)));
-    }
-    reach
-}
-
 #[test]
 fn honest_tasks_come_to_their_end_and_every_cut_is_consistent() {
     let last_waits: Waits = |task| task == 2;
     for predecessors in [CHAIN_3, JOIN] {
-        explore_honest(predecessors, last_waits, Bounds { ticks: 2, faults: 0, requests: 0, tolerable_failures: 0 });
-        explore_honest(predecessors, last_waits, Bounds { ticks: 1, faults: 1, requests: 0, tolerable_failures: 1 });
+        explore_honest(predecessors, last_waits, Bounds { ticks: 2, ..Bounds::default() });
+        explore_honest(predecessors, last_waits, Bounds { ticks: 1, faults: 1, tolerable_failures: 1, ..Bounds::default() });
     }
-    explore_honest(FORK, |task| task > 0, Bounds { ticks: 1, faults: 1, requests: 0, tolerable_failures: 0 });
+    explore_honest(FORK, |task| task > 0, Bounds { ticks: 1, faults: 1, ..Bounds::default() });
 }
 
 #[test]
 fn faults_and_savepoints_at_any_moment_do_not_stop_the_job() {
-    explore_honest(&[&[]], |_| true, Bounds { ticks: 3, faults: 2, requests: 2, tolerable_failures: 2 });
-    explore_honest(CHAIN_2, |task| task == 1, Bounds { ticks: 2, faults: 2, requests: 1, tolerable_failures: 2 });
-    explore_honest(CHAIN_2, |_| true, Bounds { ticks: 2, faults: 2, requests: 1, tolerable_failures: 0 });
-    explore_honest(CHAIN_2, |_| false, Bounds { ticks: 2, faults: 1, requests: 1, tolerable_failures: 1 });
+    explore_honest(&[&[]], |_| true, Bounds { ticks: 3, faults: 2, requests: 2, tolerable_failures: 2, ..Bounds::default() });
+    explore_honest(CHAIN_2, |task| task == 1, Bounds { ticks: 2, faults: 2, requests: 1, tolerable_failures: 2, ..Bounds::default() });
+    explore_honest(CHAIN_2, |_| true, Bounds { ticks: 2, faults: 2, requests: 1, ..Bounds::default() });
+    explore_honest(CHAIN_2, |_| false, Bounds { ticks: 2, faults: 1, requests: 1, tolerable_failures: 1, ..Bounds::default() });
+}
+
+#[test]
+fn a_region_that_fails_runs_again_while_the_others_run_on() {
+    let last_of_each: Waits = |task| task > 0;
+    explore_honest(REGIONS, last_of_each, Bounds { ticks: 1, losses: 2, ..Bounds::default() });
+    explore_honest(REGIONS, last_of_each, Bounds { ticks: 1, losses: 1, requests: 1, ..Bounds::default() });
+    explore_honest(CHAIN_2, |_| true, Bounds { ticks: 1, faults: 1, losses: 1, requests: 1, tolerable_failures: 1 });
 }

@@ -2,5 +2,6 @@
 
 mod coordinator;
 mod coordinator_cases;
+mod explore;
 pub(crate) mod faulty;
 mod log;
