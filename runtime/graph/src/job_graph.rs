@@ -8,7 +8,7 @@
 //! Flink's `StreamingJobGraphGenerator`, for rule 1.
 
 use crate::stream::{EdgePartitioner, StreamGraph};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use streamrt_types::Target;
 use streamrt_wit::{Body, FunctionKind, OutputColumns, Schema};
 
@@ -67,6 +67,22 @@ impl JobGraph {
             builder.place(node);
         }
         builder.graph
+    }
+
+    /// The pipelined regions: the vertices that edges connect, each list in rising order. What fails in one of them does not touch the others.
+    ///
+    /// # Source
+    /// Flink's failover regions. **Ours:** a region has all subtasks of its vertices, because the readers of a source share its enumerator.
+    pub fn regions(&self) -> Vec<Vec<usize>> {
+        let mut region_of: Vec<usize> = (0..self.vertices.len()).collect();
+        for (vertex, receiver) in self.vertices.iter().enumerate().flat_map(|(v, vertex)| vertex.exits.iter().map(move |exit| (v, exit.to)))
+        {
+            let (one, other) = (region_of[vertex], region_of[receiver]);
+            region_of.iter_mut().filter(|region| **region == one.max(other)).for_each(|region| *region = one.min(other));
+        }
+        let mut regions = BTreeMap::<usize, Vec<usize>>::new();
+        region_of.into_iter().enumerate().for_each(|(vertex, region)| regions.entry(region).or_default().push(vertex));
+        regions.into_values().collect()
     }
 }
 

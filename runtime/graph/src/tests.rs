@@ -108,6 +108,18 @@ fn channels_are_all_to_all_but_for_forward_edges() {
     assert_eq!(graph.subtasks[2].exits[0].iter().map(|c| (c.to, c.channel)).collect::<Vec<_>>(), [(3, 1), (4, 1)]);
 }
 
+#[test]
+fn regions_are_what_edges_connect() {
+    let check = |nodes: &[String], expected: &[&[usize]]| {
+        assert_eq!(JobGraph::new(stream(nodes).unwrap(), 2).regions(), expected);
+    };
+    let other = SOURCE.replace("\"id\": 0", "\"id\": 2").replace("clicks", "views");
+    check(&[SOURCE.to_owned(), sink(1, "out", 0)], &[&[0, 1]]);
+    check(&[SOURCE.to_owned(), sink(1, "out", 0), other.clone(), sink(3, "views-out", 2)], &[&[0, 1], &[2, 3]]);
+    let keyed = [function(1, "total", 0, 1, BY_USER), other, function(3, "totals", 2, 1, BY_USER), sink(4, "out", 1), sink(5, "late", 3)];
+    check(&[&[SOURCE.to_owned()], &keyed[..]].concat(), &[&[0, 1, 2], &[3, 4, 5]]);
+}
+
 const FILE: &str = r#"
 name = "visits"
 [configuration]

@@ -52,7 +52,7 @@ pub use keyed::BatchKeys;
 pub use operator::{DeadLetter, LazyDisk, Operator, OperatorContext, Output, TaskMetrics};
 pub use ports::port_number;
 pub use process::KeyedProcessOperator;
-pub use sink::{COMMITTABLES, Sink, SinkOperator, transaction_prefix};
+pub use sink::{COMMITTABLES, Sink, SinkOperator, subtask_prefix, transaction_prefix};
 pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader};
 pub use timers::{Domain, Timer, TimerKey, TimerService};
 pub use transform::{Projection, TransformOperator, suspect_row};

@@ -56,6 +56,11 @@ pub fn transaction_prefix(job: &str, uid: &str) -> String {
     format!("{}-{job}-", uid.chars().map(encode).collect::<String>())
 }
 
+/// The beginning of the names of those of one subtask that a leader of this generation began.
+pub fn subtask_prefix(prefix: &str, generation: u64, subtask: u32) -> String {
+    format!("{prefix}{generation}-{subtask}-")
+}
+
 /// The name of the list of what waits for the commit.
 pub const COMMITTABLES: &str = "committables";
 
@@ -114,7 +119,7 @@ impl Operator for SinkOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         (self.metrics, self.uid) = (context.metrics.clone(), context.uid.clone());
         self.checkpointed = context.configuration.checkpoint_interval_ms.is_some();
-        self.name = format!("{}{}-{}-", transaction_prefix(&context.job, &context.uid), context.generation, context.subtask);
+        self.name = subtask_prefix(&transaction_prefix(&context.job, &context.uid), context.generation, context.subtask);
         self.sink.open(context).map_err(at(&self.uid))?;
         self.begin()
     }

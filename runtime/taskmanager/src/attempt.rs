@@ -1,4 +1,4 @@
-//! One attempt to run a job: builds every task, gives it what a checkpoint kept for it, starts the threads, and joins them.
+//! The tasks of a region: builds them, gives each what a checkpoint kept for it, and starts its thread.
 
 use crate::control::Control;
 use crate::dead_letters::DeadLetters;
@@ -6,12 +6,13 @@ use crate::enumerator::{ENUMERATOR_SUFFIX, Enumerator};
 use crate::exits::TaskExits;
 use crate::factory::{Definition, Factory};
 use crate::gate_task;
-use crate::job::JobMetrics;
+use crate::job::RegionMetrics;
 use crate::mailbox::{CheckpointLine, Mailbox, Report};
 use crate::rate::RateLimiter;
 use crate::reader::Reader;
 use crate::restored::Restored;
 use crate::task::{GATE_SUFFIX, GATE_WATERMARK, Task};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -37,44 +38,53 @@ enum ReadyHead {
     Gate,
 }
 
-/// Builds all tasks in the order of the execution graph. With `reports` they take part in checkpoints; their mailboxes are returned.
+/// A region that is ready to start.
+pub(crate) struct ReadyRegion {
+    pub tasks: Vec<Ready>,
+    /// With the numbers of the tasks in the execution graph.
+    pub mailboxes: Vec<(usize, Arc<Mailbox>)>,
+    pub metrics: RegionMetrics,
+}
+
+/// Builds the tasks of the region of these vertices, in the order of the execution graph. With `reports` they take part in checkpoints.
 ///
 /// # Errors
 /// What is wrong with the job, or does not fit what the checkpoint kept.
 pub(crate) fn build(
     factory: &Factory<'_>,
+    vertices: &[usize],
     restored: &Arc<Restored>,
     reports: Option<&Sender<Report>>,
-    metrics: &mut JobMetrics,
-) -> Result<(Vec<Ready>, Vec<Arc<Mailbox>>)> {
+) -> Result<ReadyRegion> {
     let definition = factory.definition;
-    let subtasks = &definition.execution.subtasks;
+    let subtasks: Vec<(usize, &Subtask)> = definition.tasks_of(vertices).collect();
     let capacity = definition.configuration.channel_batches;
-    let gates: Vec<InputGate> = subtasks.iter().map(|subtask| gate(subtask, capacity)).collect();
-    let exits: Vec<TaskExits> = subtasks.iter().map(|subtask| exits(factory, subtask, &gates)).collect();
+    let gates: BTreeMap<usize, InputGate> = subtasks.iter().map(|(number, subtask)| (*number, gate(subtask, capacity))).collect();
+    let exits: Vec<TaskExits> = subtasks.iter().map(|(_, subtask)| exits(factory, subtask, &gates)).collect();
     let limiter = |_| definition.configuration.source_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
     let rates: Vec<Option<Arc<RateLimiter>>> = (0..definition.graph.stream.nodes.len()).map(limiter).collect();
-    let (mut tasks, mut mailboxes) = (Vec::new(), Vec::new());
-    for (number, ((subtask, mut gate), exits)) in subtasks.iter().zip(gates).zip(exits).enumerate() {
+    let (mut tasks, mut mailboxes, mut metrics) = (Vec::new(), Vec::new(), RegionMetrics::default());
+    for (((number, subtask), mut gate), exits) in subtasks.into_iter().zip(gates.into_values()).zip(exits) {
         let vertex = &definition.graph.vertices[subtask.vertex];
         let task_metrics = Arc::new(TaskMetrics::default());
+        TaskMetrics::add(&task_metrics.dead_letters, restored.letters_of(subtask));
         metrics.tasks.push(task_metrics.clone());
         let letters = DeadLetters::new(definition.configuration.dead_letters.clone());
-        let head = head(factory, subtask, &letters, restored, &rates, metrics)?;
+        let head = head(factory, subtask, &letters, restored, &rates, &mut metrics)?;
         let (chain, seats) = factory.chain((number, subtask), &task_metrics, &letters, &mut metrics.sinks)?;
         if let (ReadyHead::Gate, Some(context)) = (&head, chain.contexts().next()) {
             gate.restore(gate_watermark(restored, context)?);
         }
         factory.control.watch(gate.waker());
         let mailbox = Arc::new(Mailbox::new(gate.waker()));
-        mailboxes.push(mailbox.clone());
+        mailboxes.push((number, mailbox.clone()));
         let checkpoints = reports.map(|reports| CheckpointLine::new(number, mailbox, reports.clone()));
         let (clock, control) = (definition.clock.clone(), factory.control.clone());
         let task = Task { chain, seats, exits, clock, metrics: task_metrics, control, checkpoints, ended: false };
         let name = format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism);
         tasks.push(Ready { name, task, gate, head, restored: restored.clone() });
     }
-    Ok((tasks, mailboxes))
+    Ok(ReadyRegion { tasks, mailboxes, metrics })
 }
 
 fn gate(subtask: &Subtask, capacity: usize) -> InputGate {
@@ -89,7 +99,7 @@ fn head(
     letters: &DeadLetters,
     restored: &Restored,
     rates: &[Option<Arc<RateLimiter>>],
-    metrics: &mut JobMetrics,
+    metrics: &mut RegionMetrics,
 ) -> Result<ReadyHead> {
     let definition = factory.definition;
     let vertex = &definition.graph.vertices[subtask.vertex];
@@ -137,7 +147,7 @@ fn gate_watermark(restored: &Restored, context: &OperatorContext) -> Result<Wate
     Ok(watermarks.min().unwrap_or(WATERMARK_MIN))
 }
 
-fn exits(factory: &Factory<'_>, subtask: &Subtask, gates: &[InputGate]) -> TaskExits {
+fn exits(factory: &Factory<'_>, subtask: &Subtask, gates: &BTreeMap<usize, InputGate>) -> TaskExits {
     let definition = factory.definition;
     let vertex = &definition.graph.vertices[subtask.vertex];
     let partition = |(exit, channels): (&streamrt_graph::Exit, &Vec<streamrt_graph::Channel>)| {
@@ -151,13 +161,13 @@ fn exits(factory: &Factory<'_>, subtask: &Subtask, gates: &[InputGate]) -> TaskE
             EdgePartitioner::Global => Partitioner::Global,
         };
         let turn = subtask.index as usize;
-        ResultPartition::new(partitioner, channels.iter().map(|channel| gates[channel.to].sender(channel.channel)).collect(), turn)
+        ResultPartition::new(partitioner, channels.iter().map(|channel| gates[&channel.to].sender(channel.channel)).collect(), turn)
     };
     TaskExits { partitions: vertex.exits.iter().zip(&subtask.exits).map(partition).collect() }
 }
 
-/// Starts the thread of a task. Whatever ends it, its chain is closed, and an error ends the attempt.
-pub(crate) fn start(ready: Ready, control: Arc<Control>) -> Result<JoinHandle<()>> {
+/// Starts the thread of a task. Whatever ends it, its chain is closed, an error ends the region, and `ended` is told.
+pub(crate) fn start(ready: Ready, control: Arc<Control>, ended: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let Ready { name, mut task, mut gate, head, restored } = ready;
     let cancel = control.clone();
     let body = move || {
@@ -170,6 +180,7 @@ pub(crate) fn start(ready: Ready, control: Arc<Control>) -> Result<JoinHandle<()
                 Err(panic) => control.fail(Error::internal(format!("a task panicked: {}", panic_text(panic.as_ref())))),
             }
         }
+        ended();
     };
     let builder = std::thread::Builder::new().name(name.chars().take(15).collect());
     builder.spawn(body).map_err(|e| {

@@ -5,12 +5,13 @@
 //! 2. The coordinator's thread tells the pure [`Coordinator`] what happened, and carries out what that decides: commands to tasks, the
 //!    manifest, the log.
 
-use crate::control::Control;
+use crate::control::{Control, Controls};
 use crate::disk_uploads::{DiskUploads, Place};
 use crate::disks::Disks;
 use crate::durable::Durable;
 use crate::factory::Definition;
 use crate::mailbox::{Command, Mailbox, Report, TaskSnapshot};
+use crate::regions::{Resume, Suspend, Suspended};
 use crate::replaceable::UserCode;
 use crate::restored::Restored;
 use crate::statistics::{CheckpointStatus, Statistics, SubtaskReport};
@@ -67,8 +68,12 @@ pub(crate) enum Message {
     Upgrade {
         definition: Arc<Definition>,
         code: Vec<UserCode>,
+        /// How often regions had started again when the instances were made.
+        restarts: u64,
         reply: Sender<Result<Swapped>>,
     },
+    Suspend(Suspend),
+    Resume(Resume),
     /// All tasks are gone.
     Done,
 }
@@ -85,37 +90,41 @@ pub(crate) struct Ending {
 /// The threads of an attempt.
 pub(crate) struct Checkpoints {
     pub messages: Sender<Message>,
+    /// What tasks send to.
+    pub reports: Sender<Report>,
     uploader: JoinHandle<()>,
     coordinator: JoinHandle<Ending>,
 }
 
-/// Starts both threads. `reports` is what tasks send to; it ends when they are gone.
+/// Starts both threads. `mailboxes` are those of all tasks, in the order of the execution graph.
 pub(crate) fn start(
     durable: Durable,
     restored: &Restored,
     mailboxes: Vec<Arc<Mailbox>>,
-    reports: Receiver<Report>,
-    control: Arc<Control>,
+    (reports, reported): (Sender<Report>, Receiver<Report>),
+    controls: Arc<Controls>,
     statistics: Statistics,
 ) -> Result<Checkpoints> {
     let (messages, received) = channel();
     let wishes = Wishes::default();
     let mut uploader = Uploader::new(&durable, restored, wishes.stores.clone(), messages.clone());
-    let uploader = spawn("checkpoints", move || reports.into_iter().for_each(|report| uploader.report(report)))?;
+    let uploader = spawn("checkpoints", move || reported.into_iter().for_each(|report| uploader.report(report)))?;
+    let settings = durable.settings();
     let thread = CoordinatorThread {
-        coordinator: Coordinator::new(durable.settings(), durable.topology()),
+        first_checkpoint: settings.first_checkpoint,
+        coordinator: Coordinator::new(settings, durable.topology()),
         places: durable.places(),
         began: Instant::now(),
         committed: vec![0; mailboxes.len()],
         dead_letters: vec![0; mailboxes.len()],
         durable,
         mailboxes,
-        control,
+        controls,
         wishes,
         statistics,
     };
     let coordinator = spawn("coordinator", move || thread.run(&received))?;
-    Ok(Checkpoints { messages, uploader, coordinator })
+    Ok(Checkpoints { messages, reports, uploader, coordinator })
 }
 
 fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
@@ -124,9 +133,15 @@ fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'stati
 }
 
 impl Checkpoints {
+    /// Tells the uploader, and through it the coordinator, behind what all tasks have said so far.
+    pub fn report(&self, report: Report) -> Result<()> {
+        self.reports.send(report).map_err(|_| Error::internal("the thread of the checkpoints is gone"))
+    }
+
     /// Waits for both threads, after all tasks are gone.
     pub fn join(self) -> Result<Ending> {
         let gone = |_| Error::internal("a thread of the checkpoints panicked");
+        drop(self.reports);
         self.uploader.join().map_err(gone)?;
         // A coordinator that has ended already gets no message, and needs none.
         let _ = self.messages.send(Message::Done);
@@ -182,6 +197,11 @@ impl Uploader {
             Report::Committed { task, checkpoint } => Message::Committed { task, checkpoint },
             Report::Ended { task } => Message::Ended { task },
             Report::Finished { task, dead_letters } => Message::Finished { task, dead_letters },
+            Report::Suspend(suspend) => Message::Suspend(suspend),
+            Report::Resume(resume) => {
+                self.files.restart(&resume.operators, &resume.restored);
+                Message::Resume(resume)
+            }
         };
         // The coordinator ends only when nothing more is wanted of it.
         let _ = self.messages.send(message);
@@ -217,7 +237,9 @@ struct CoordinatorThread {
     coordinator: Coordinator<SubtaskSnapshot>,
     durable: Durable,
     mailboxes: Vec<Arc<Mailbox>>,
-    control: Arc<Control>,
+    controls: Arc<Controls>,
+    /// The first number of this attempt.
+    first_checkpoint: u64,
     places: Vec<(u32, u32)>,
     began: Instant,
     wishes: Wishes,
@@ -235,7 +257,7 @@ impl CoordinatorThread {
         loop {
             let message = messages.recv_timeout(self.durable.tick().min(TICK_MAX));
             if let Ok(Message::Acknowledged { .. }) = message {
-                failpoint("snapshot.acknowledged").unwrap_or_else(|error| self.control.fail(error));
+                failpoint("snapshot.acknowledged").unwrap_or_else(|error| self.controls.fail(error));
             }
             let actions = match message {
                 Ok(Message::Done) | Err(RecvTimeoutError::Disconnected) => return self.end(),
@@ -246,7 +268,7 @@ impl CoordinatorThread {
             actions.extend(self.coordinator.tick(self.began.elapsed()));
             while let Some(action) = actions.pop_front() {
                 actions.extend(self.carry_out(action).unwrap_or_else(|error| {
-                    self.control.fail(error);
+                    self.controls.fail(error);
                     Vec::new()
                 }));
             }
@@ -280,7 +302,9 @@ impl CoordinatorThread {
                 self.ask_for_savepoint(&folder, reply, |request| Request::Savepoint { request, stops: stop })
             }
             Message::Drain { folder, reply } => self.ask_for_savepoint(&folder, reply, |request| Request::Drain { request }),
-            Message::Upgrade { definition, code, reply } => self.ask_for_upgrade(&definition, code, reply),
+            Message::Upgrade { definition, code, restarts, reply } => self.ask_for_upgrade(&definition, (code, restarts), reply),
+            Message::Suspend(suspend) => self.suspend(suspend),
+            Message::Resume(resume) => self.resume(resume),
             Message::Done => Vec::new(),
         }
     }
@@ -298,8 +322,19 @@ impl CoordinatorThread {
         }
     }
 
-    fn ask_for_upgrade(&mut self, definition: &Arc<Definition>, code: Vec<UserCode>, reply: Sender<Result<Swapped>>) -> Actions {
+    fn ask_for_upgrade(
+        &mut self,
+        definition: &Arc<Definition>,
+        (code, restarts): (Vec<UserCode>, u64),
+        reply: Sender<Result<Swapped>>,
+    ) -> Actions {
         match self.durable.version(definition) {
+            // The instances of a region end with it.
+            Ok(_) if restarts != self.controls.restarts() => {
+                let message = "a region of the job failed and started again while the new version was made ready: ask for it once more";
+                answer(&reply, Err(Error::new(code::CHECKPOINT_FAILED, message)));
+                Vec::new()
+            }
             Ok(version) => {
                 let request = self.wishes.add(Wish::Upgrade(Swap { version, code, reply }));
                 self.coordinator.request(Request::Upgrade { request })
@@ -311,14 +346,35 @@ impl CoordinatorThread {
         }
     }
 
+    /// A region's tasks are gone, and whoever starts them again is told from what.
+    fn suspend(&mut self, Suspend { tasks, reply }: Suspend) -> Actions {
+        let actions = self.coordinator.suspend(&tasks);
+        let committed = tasks.iter().map(|task| self.committed[*task]).min().unwrap_or_default();
+        let first_checkpoint = self.first_checkpoint;
+        let suspended = match self.coordinator.is_ending() {
+            true => Ok(None),
+            false => self.durable.suspended().map(|kept| Some(Suspended { kept, committed, first_checkpoint })),
+        };
+        answer(&reply, suspended);
+        actions
+    }
+
+    fn resume(&mut self, Resume { checkpoint, mailboxes, .. }: Resume) -> Actions {
+        for (task, mailbox) in mailboxes {
+            self.mailboxes[task] = mailbox;
+            (self.committed[task], self.dead_letters[task]) = (checkpoint, 0);
+        }
+        self.coordinator.resume()
+    }
+
     fn carry_out(&mut self, action: Action<SubtaskSnapshot>) -> Result<Actions> {
         match action {
             Action::Trigger { checkpoint, purpose, tasks } => self.trigger(checkpoint, purpose, &tasks),
             Action::Publish { checkpoint, purpose, snapshots } => return self.publish(checkpoint, purpose, snapshots),
             Action::Complete { checkpoint, purpose } => self.complete(checkpoint, purpose)?,
             Action::Abort { checkpoint, purpose, reason } => self.abort(checkpoint, purpose, reason),
-            Action::Drain => self.control.drain(),
-            Action::Stop => self.control.fail(Control::cancelled()),
+            Action::Drain => self.controls.drain(),
+            Action::Stop => self.controls.fail(Control::cancelled()),
             Action::Fail { reason } | Action::RollBack { reason } => return Err(Error::new(code::CHECKPOINT_FAILED, reason)),
             Action::Retire { checkpoint } => self.durable.retire(checkpoint)?,
             Action::Refuse { request, reason } => self.wishes.refuse(request, Error::new(code::CHECKPOINT_FAILED, reason)),

@@ -109,11 +109,16 @@ fn batch_of(letter: &DeadLetter) -> Result<Batch> {
     batch.map(Batch::new).map_err(|e| Error::internal("a dead letter does not make a row").with_source(e))
 }
 
-/// Commits the dead letters that a checkpoint holds, unless that is known to be done, and withdraws what it does not name.
+/// The beginning of the names of all transactions of dead letters of a job.
+pub(crate) fn prefix(job: &str) -> String {
+    transaction_prefix(job, TRANSACTIONS)
+}
+
+/// Commits the dead letters that a checkpoint holds, unless that is known to be done, and withdraws those whose names begin with `prefixes`.
 ///
 /// # Errors
 /// `Data` if they cannot be committed any more, S2007 if it is not known any more where they are.
-pub(crate) fn settle(factory: &Factory<'_>, restored: Option<&Restored>) -> Result<()> {
+pub(crate) fn settle(factory: &Factory<'_>, restored: Option<&Restored>, prefixes: &[String]) -> Result<()> {
     let uids = restored.iter().flat_map(|restored| restored.with_state()).filter(|uid| uid.ends_with(DEAD_LETTERS_SUFFIX));
     let parts = uids.flat_map(|uid| restored.map_or(&[][..], |restored| restored.parts(uid)));
     let items = parts.flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat();
@@ -124,7 +129,7 @@ pub(crate) fn settle(factory: &Factory<'_>, restored: Option<&Restored>) -> Resu
     let mut writer = writer(folder)?;
     let place = |e: Error| e.at(format_args!("dead letters in {folder}"));
     items.iter().try_for_each(|item| writer.commit(item)).map_err(place)?;
-    writer.abort_unlisted(&transaction_prefix(&factory.job, TRANSACTIONS), &[]).map_err(place)
+    prefixes.iter().try_for_each(|prefix| writer.abort_unlisted(prefix, &[])).map_err(place)
 }
 
 /// Takes part in checkpoints for the dead letters of its task.

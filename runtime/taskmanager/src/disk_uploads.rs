@@ -27,15 +27,20 @@ pub(crate) struct DiskUploads {
 impl DiskUploads {
     /// `operators` are those of the job; `restored` is what they went on from.
     pub fn new(store: Store, generation: u64, operators: &[OperatorEntry], restored: &Restored) -> DiskUploads {
-        let mut known = BTreeMap::new();
+        let mut uploads = DiskUploads { store, generation, known: BTreeMap::new() };
+        uploads.restart(operators, restored);
+        uploads
+    }
+
+    /// The disks of these operators are now made of `restored`, and of nothing else: what they write from here on may have names of old.
+    pub fn restart(&mut self, operators: &[OperatorEntry], restored: &Restored) {
         for operator in operators {
             for subtask in 0..operator.parallelism {
-                let files = restored.known_files(&store, &operator.uid, operator.parallelism, subtask);
+                let files = restored.known_files(&self.store, &operator.uid, operator.parallelism, subtask);
                 let by_name = files.iter().map(|file| (file.name.clone(), file.stored.clone())).collect();
-                known.insert((Place { vertex: operator.vertex, subtask }, operator.uid.clone()), by_name);
+                self.known.insert((Place { vertex: operator.vertex, subtask }, operator.uid.clone()), by_name);
             }
         }
-        DiskUploads { store, generation, known }
     }
 
     /// Puts the files of one operator's disk into the store, but those that are there. `number` is that of the operator in its chain.

@@ -20,11 +20,58 @@ use streamrt_checkpoint::{
     SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
-use streamrt_operator::{COMMITTABLES, transaction_prefix};
+use streamrt_operator::{COMMITTABLES, subtask_prefix, transaction_prefix};
 use streamrt_types::{Configuration, Error, Result, code, failpoint};
 
 /// How often a start looks at a log that grows meanwhile. A leader writes a few entries a second, and a look takes some ms.
 const LOOKS_MAX: u32 = 50;
+
+/// What is kept of a region that failed while the others run on.
+pub(crate) struct KeptRegion {
+    store: Store,
+    history: History,
+    pub job: Arc<str>,
+    pub definition: Arc<Definition>,
+    operators: Vec<OperatorEntry>,
+}
+
+/// Where a region begins that failed.
+pub(crate) struct RegionBeginning {
+    pub restored: Arc<Restored>,
+    /// The checkpoint that it goes on from; 0: none.
+    pub checkpoint: u64,
+    pub operators: Vec<OperatorEntry>,
+}
+
+impl KeptRegion {
+    /// That of its new tasks.
+    pub fn generation(&self) -> u64 {
+        self.history.generation
+    }
+
+    /// Reads what the region of these vertices goes on from, and settles its sinks. Its tasks had the generation `old`, and have carried out all
+    /// commits up to the checkpoint `committed`; tasks of this attempt have made the checkpoints from `first` on.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn settle(&self, vertices: &[usize], old: u64, committed: u64, first: u64) -> Result<RegionBeginning> {
+        let operators: Vec<OperatorEntry> =
+            self.operators.iter().filter(|operator| vertices.contains(&(operator.vertex as usize))).cloned().collect();
+        let snapshot = newest(&self.store, &self.history)?;
+        let checkpoint = snapshot.as_ref().map_or(0, |snapshot| snapshot.manifest().checkpoint);
+        let read = |snapshot: &Snapshot| Restored::read_region(snapshot, &operators, checkpoint >= first);
+        let restored = Arc::new(snapshot.as_ref().map(read).transpose()?.unwrap_or_default());
+        let is_settled = committed >= checkpoint || snapshot.is_some_and(|snapshot| is_committed(&self.history, &snapshot));
+        let promised = Some(&*restored).filter(|_| !is_settled);
+        let (definition, generation) = (&*self.definition, self.generation());
+        let factory = Factory { definition, control: Arc::default(), job: self.job.clone(), generation, restored: Arc::default() };
+        settle_sinks(&factory, promised, vertices)?;
+        let prefix = dead_letters::prefix(&self.job);
+        let letters: Vec<String> = definition.tasks_of(vertices).map(|(task, _)| subtask_prefix(&prefix, old, task as u32)).collect();
+        dead_letters::settle(&factory, promised, &letters)?;
+        Ok(RegionBeginning { restored, checkpoint, operators })
+    }
+}
 
 /// The durable side of an attempt.
 pub(crate) struct Durable {
@@ -218,7 +265,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     let history_now = durable.as_ref().map(|durable| durable.log.history());
     let is_settled = history_now.zip(snapshot.as_ref()).is_some_and(|(history, snapshot)| is_committed(history, snapshot));
     let (job, generation) = durable.as_ref().map_or_else(|| (job_id(&unique_token()), 1), |durable| (durable.job(), durable.generation()));
-    settle(definition, job, generation, if is_settled { None } else { Some(&restored) })?;
+    settle(definition, job, generation, Some(&*restored).filter(|_| !is_settled))?;
     if let Some(durable) = &mut durable {
         durable.commits_done(u64::MAX);
     }
@@ -454,6 +501,13 @@ impl Durable {
         settle(&self.version.definition, self.job(), self.generation(), restored.as_ref())
     }
 
+    /// What a region that failed goes on from, which it does under a generation of its own.
+    pub fn suspended(&mut self) -> Result<KeptRegion> {
+        self.log.append(Entry::TakeOver { generation: self.generation() + 1 })?;
+        let (store, history) = (self.store().clone(), self.log.history().clone());
+        Ok(KeptRegion { store, history, job: self.job(), definition: self.definition().clone(), operators: self.operators.clone() })
+    }
+
     /// A line for the user.
     pub fn say(&self, message: &str) {
         eprintln!("streamrt: {message}");
@@ -497,8 +551,16 @@ impl Durable {
 
 /// Commits what a checkpoint holds, unless that is known to be done (`None`), and withdraws what it does not name.
 pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: Option<&Restored>) -> Result<()> {
-    let factory = Factory { definition, control: Arc::default(), job: job.clone(), generation, restored: Arc::default() };
-    for (node, mut sink) in factory.sinks()? {
+    let all: Vec<usize> = (0..definition.graph.vertices.len()).collect();
+    let factory = Factory { definition, control: Arc::default(), job, generation, restored: Arc::default() };
+    settle_sinks(&factory, restored, &all)?;
+    dead_letters::settle(&factory, restored, &[dead_letters::prefix(&factory.job)])
+}
+
+/// As [`settle`], of the sinks of these vertices.
+fn settle_sinks(factory: &Factory<'_>, restored: Option<&Restored>, vertices: &[usize]) -> Result<()> {
+    let Factory { definition, job, .. } = factory;
+    for (node, mut sink) in factory.sinks(vertices)? {
         let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::default(), &DeadLetters::default());
         let place = |e: Error| e.at(format_args!("sink `{}`", context.uid));
         sink.open(&context).map_err(place)?;
@@ -510,7 +572,7 @@ pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, re
             sink.commit(&item).map_err(place)?;
         }
         failpoint("recovery.abort")?;
-        sink.abort_unlisted(&transaction_prefix(&job, &context.uid), &[]).map_err(place)?;
+        sink.abort_unlisted(&transaction_prefix(job, &context.uid), &[]).map_err(place)?;
     }
-    dead_letters::settle(&factory, restored)
+    Ok(())
 }

@@ -49,7 +49,14 @@ pub(crate) struct Definition {
     pub disks: Option<Arc<Disks>>,
 }
 
-/// What all operators of an attempt are made from.
+impl Definition {
+    /// The subtasks of these vertices, with their numbers in the execution graph.
+    pub fn tasks_of(&self, vertices: &[usize]) -> impl Iterator<Item = (usize, &Subtask)> {
+        self.execution.subtasks.iter().enumerate().filter(|(_, subtask)| vertices.contains(&subtask.vertex))
+    }
+}
+
+/// What all operators of a region are made from.
 pub(crate) struct Factory<'a> {
     pub definition: &'a Definition,
     pub control: Arc<Control>,
@@ -209,12 +216,12 @@ impl Factory<'_> {
         })
     }
 
-    /// A writer for every sink node, to settle what an earlier attempt has left: (node, writer).
-    pub fn sinks(&self) -> Result<Vec<(usize, Box<dyn Sink>)>> {
+    /// A writer for every sink node of these vertices, to settle what earlier tasks have left: (node, writer).
+    pub fn sinks(&self, vertices: &[usize]) -> Result<Vec<(usize, Box<dyn Sink>)>> {
         let mut sinks = Vec::new();
         for (number, node) in self.definition.graph.stream.nodes.iter().enumerate() {
-            if let (true, Some(input)) = (node.body.is_sink(), &node.input_schema) {
-                let subtask = attempt::first_subtask(self.definition, number);
+            let subtask = attempt::first_subtask(self.definition, number);
+            if let (true, Some(input)) = (node.body.is_sink() && vertices.contains(&subtask.vertex), &node.input_schema) {
                 let sink = self.sink(node, input, &self.visible(node, input)?, &subtask);
                 sinks.push((number, sink.map_err(|e| e.at(format!("node `{}`", node.uid)))?));
             }

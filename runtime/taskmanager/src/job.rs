@@ -3,11 +3,12 @@
 //! Everything that can be refused is refused in [`submit`], before a thread runs or a file is opened for writing.
 
 use crate::checkpoints::Message;
-use crate::control::Control;
+use crate::control::{Control, Controls};
 use crate::disks::{Disks, StateBackend};
 use crate::durable::{self, Beginning};
 use crate::factory::{self, Definition, LoadedPlugin};
-use crate::master::{Attempt, Master};
+use crate::master::Master;
+use crate::regions::Attempt;
 use crate::restart::RestartStrategy;
 use crate::statistics::{CheckpointReport, Statistics};
 use crate::upgrade::{Replacement, Upgraded};
@@ -60,21 +61,43 @@ pub(crate) struct Shared {
 
 #[derive(Default)]
 pub(crate) struct Current {
-    pub control: Arc<Control>,
+    pub controls: Arc<Controls>,
     pub metrics: JobMetrics,
     /// To the coordinator, in a job with checkpoints.
     pub messages: Option<Sender<Message>>,
 }
 
-/// The counters of a job's tasks, by what they are good for.
+/// The counters of a job's tasks.
 #[derive(Default)]
 pub(crate) struct JobMetrics {
+    pub regions: Vec<RegionMetrics>,
+    /// Of earlier attempts, up to the checkpoint that this one goes on from.
+    pub dead_letters_before: u64,
+}
+
+/// The counters of a region's tasks, by what they are good for.
+#[derive(Default)]
+pub(crate) struct RegionMetrics {
     pub sources: Vec<Arc<TaskMetrics>>,
     /// One for each sink operator.
     pub sinks: Vec<Arc<TaskMetrics>>,
     pub tasks: Vec<Arc<TaskMetrics>>,
-    /// Of earlier attempts, up to the checkpoint that this one goes on from.
-    pub dead_letters_before: u64,
+}
+
+impl JobMetrics {
+    fn sum(&self, of: impl Fn(&RegionMetrics) -> u64) -> u64 {
+        self.regions.iter().map(of).sum()
+    }
+}
+
+impl RegionMetrics {
+    fn sum_of_all(&self, of: impl Fn(&TaskMetrics) -> &AtomicU64) -> u64 {
+        sum(&self.tasks, &of) + sum(&self.sinks, &of)
+    }
+}
+
+fn sum(metrics: &[Arc<TaskMetrics>], of: impl Fn(&TaskMetrics) -> &AtomicU64) -> u64 {
+    metrics.iter().map(|metrics| of(metrics).load(Ordering::Relaxed)).sum()
 }
 
 /// A look at a running job.
@@ -230,17 +253,17 @@ impl Shared {
     fn progress(&self, elapsed: Duration) -> Progress {
         let current = self.current();
         let metrics = &current.metrics;
-        let sum = |list: &[Arc<TaskMetrics>], of: fn(&TaskMetrics) -> u64| list.iter().map(|metrics| of(metrics)).sum::<u64>();
-        let all = || metrics.tasks.iter().chain(&metrics.sinks).cloned().collect::<Vec<_>>();
-        let blocked = metrics.sources.iter().map(|metrics| metrics.back_pressured_ns.load(Ordering::Relaxed)).max().unwrap_or(0);
-        let watermarks = metrics.sinks.iter().map(|metrics| metrics.watermark.load(Ordering::Relaxed));
+        let sources = metrics.regions.iter().flat_map(|region| &region.sources);
+        let sinks = metrics.regions.iter().flat_map(|region| &region.sinks);
+        let blocked = sources.map(|metrics| metrics.back_pressured_ns.load(Ordering::Relaxed)).max().unwrap_or(0);
+        let watermarks = sinks.map(|metrics| metrics.watermark.load(Ordering::Relaxed));
         Progress {
-            records_in: sum(&metrics.sources, |metrics| metrics.records_in.load(Ordering::Relaxed)),
-            records_out: sum(&metrics.sinks, |metrics| metrics.records_in.load(Ordering::Relaxed)),
+            records_in: metrics.sum(|region| sum(&region.sources, |metrics| &metrics.records_in)),
+            records_out: metrics.sum(|region| sum(&region.sinks, |metrics| &metrics.records_in)),
             watermark: watermarks.min().filter(|watermark| *watermark != WATERMARK_MIN),
             back_pressure: (blocked as f64 / elapsed.as_nanos().max(1) as f64).min(1.0),
-            late_records: sum(&all(), |metrics| metrics.late_records.load(Ordering::Relaxed)),
-            dead_letters: metrics.dead_letters_before + sum(&all(), |metrics| metrics.dead_letters.load(Ordering::Relaxed)),
+            late_records: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.late_records)),
+            dead_letters: metrics.dead_letters_before + metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
             elapsed,
         }
     }
@@ -248,7 +271,14 @@ impl Shared {
     fn snapshot_times(&self) -> SnapshotTimes {
         let current = self.current();
         let most = |of: fn(&TaskMetrics) -> &AtomicU64| {
-            current.metrics.tasks.iter().map(|metrics| of(metrics).load(Ordering::Relaxed)).max().unwrap_or(0)
+            current
+                .metrics
+                .regions
+                .iter()
+                .flat_map(|region| &region.tasks)
+                .map(|metrics| of(metrics).load(Ordering::Relaxed))
+                .max()
+                .unwrap_or(0)
         };
         SnapshotTimes {
             taken: most(|metrics| &metrics.checkpoints),
@@ -283,7 +313,7 @@ impl Shared {
     /// What users wanted while one attempt followed the other is told to the new one.
     pub fn remind(&self) {
         if self.cancelled.load(Ordering::SeqCst) {
-            self.current().control.fail(Control::cancelled());
+            self.current().controls.fail(Control::cancelled());
         } else if self.stopped.load(Ordering::SeqCst) {
             self.stop();
         }
@@ -296,7 +326,7 @@ impl Shared {
         match &current.messages {
             // A coordinator that is gone has nothing to stop any more.
             Some(messages) => drop(messages.send(Message::Stop)),
-            None => current.control.stop(),
+            None => current.controls.stop(),
         }
     }
 }
@@ -326,7 +356,7 @@ impl JobRemote {
     /// Ends the job at once: what is not committed is withdrawn.
     pub fn cancel(&self) {
         self.shared.cancelled.store(true, Ordering::SeqCst);
-        self.shared.current().control.fail(Control::cancelled());
+        self.shared.current().controls.fail(Control::cancelled());
     }
 
     /// As [`JobHandle::savepoint`].
@@ -346,7 +376,7 @@ impl JobRemote {
         match folder {
             Some(folder) => self.shared.drain_to(folder).map(Some),
             None => {
-                self.shared.current().control.drain();
+                self.shared.current().controls.drain();
                 Ok(None)
             }
         }

@@ -19,6 +19,7 @@ mod mailbox;
 mod master;
 mod rate;
 mod reader;
+mod regions;
 mod replaceable;
 mod restart;
 mod restored;

@@ -1,5 +1,6 @@
 //! What the coordinator of checkpoints tells a task, and what the task answers.
 
+use crate::regions::{Resume, Suspend};
 use crate::replaceable::UserCode;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,8 +64,13 @@ impl Mailbox {
     }
 }
 
-/// What a task tells the coordinator.
+/// What tasks tell the coordinator, and what the job's master does between the last report of a region that failed and the first one of the
+/// same region.
 pub enum Report {
+    /// A region has failed, and its tasks are gone.
+    Suspend(Suspend),
+    /// It starts again.
+    Resume(Resume),
     Snapshot(TaskSnapshot),
     /// What was pre-committed for this checkpoint and those before it is committed.
     Committed {

@@ -3,63 +3,18 @@
 //! What ends an attempt decides what comes next: the end of the input or a stop ends the job, a failure is tried again as the strategy says, an
 //! upgrade goes on with other code. Whatever the reason, the next attempt goes on from the newest checkpoint, with the version that it names.
 
-use crate::attempt;
-use crate::checkpoints::{self, Checkpoints, Ending};
-use crate::control::Control;
-use crate::durable::{self, Beginning, Durable};
-use crate::factory::{Definition, Factory};
-use crate::job::{Current, JobMetrics, Shared};
+use crate::checkpoints::{self, Ending};
+use crate::durable::{self, Beginning};
+use crate::factory::Definition;
+use crate::job::Shared;
+use crate::regions::Attempt;
 use crate::restart::RestartStrategy;
-use crate::restored::Restored;
 use crate::upgrade::{Replacement, Upgraded};
 use crate::wishes::answer;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::channel;
-use std::thread::JoinHandle;
 use std::time::Instant;
-use streamrt_checkpoint::unique_token;
 use streamrt_types::{Error, ErrorKind, Result, code};
-
-/// The threads of one attempt.
-pub(crate) struct Attempt {
-    control: Arc<Control>,
-    threads: Vec<JoinHandle<()>>,
-    checkpoints: Option<Checkpoints>,
-}
-
-impl Attempt {
-    pub fn start(definition: &Arc<Definition>, durable: Option<Durable>, restored: &Arc<Restored>, shared: &Shared) -> Result<Attempt> {
-        let control = Arc::new(Control::default());
-        let (job, generation) = match &durable {
-            Some(durable) => (durable.job(), durable.generation()),
-            None => (durable::job_id(&unique_token()), 1),
-        };
-        let factory = Factory { definition, control: control.clone(), job, generation, restored: restored.clone() };
-        let (reports, reported) = channel();
-        let mut metrics = JobMetrics { dead_letters_before: restored.dead_letters(), ..JobMetrics::default() };
-        let (tasks, mailboxes) = attempt::build(&factory, restored, durable.as_ref().map(|_| &reports), &mut metrics)?;
-        drop(reports);
-        let start = |durable| checkpoints::start(durable, restored, mailboxes, reported, control.clone(), shared.statistics.clone());
-        let checkpoints = durable.map(start).transpose()?;
-        let messages = checkpoints.as_ref().map(|checkpoints| checkpoints.messages.clone());
-        *shared.current() = Current { control: control.clone(), metrics, messages };
-        shared.remind();
-        let threads = tasks.into_iter().map(|task| attempt::start(task, control.clone())).collect::<Result<_>>()?;
-        Ok(Attempt { control, threads, checkpoints })
-    }
-
-    /// Waits for the end. The first value is what ended the tasks, the second what is left of the checkpoints.
-    fn join(self) -> Result<(Result<()>, Option<Ending>)> {
-        for thread in self.threads {
-            if thread.join().is_err() {
-                self.control.fail(Error::internal("a task thread could not be joined"));
-            }
-        }
-        let ending = self.checkpoints.map(Checkpoints::join).transpose()?;
-        Ok((self.control.take_error().map_or(Ok(()), Err), ending))
-    }
-}
 
 /// Runs attempts until the job has ended.
 pub(crate) struct Master {
@@ -75,7 +30,7 @@ impl Master {
     pub fn run(mut self, first: Attempt) -> Result<Option<u64>> {
         let mut attempt = first;
         loop {
-            let (result, ending) = attempt.join()?;
+            let (result, ending) = self.join(attempt)?;
             let (error, ending) = match (result, ending) {
                 (Ok(()), None) => return Ok(None),
                 (Ok(()), Some(mut ending)) => return checkpoints::finish(&mut ending.durable).map(|()| None),
@@ -100,6 +55,46 @@ impl Master {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Waits for the end of an attempt. A region that fails is started again while others run, as the strategy says. The first value is what
+    /// ended the tasks, the second what is left of the checkpoints.
+    fn join(&mut self, mut attempt: Attempt) -> Result<(Result<()>, Option<Ending>)> {
+        while let Some((region, result)) = attempt.next_end() {
+            if let Err(error) = result.or_else(|error| self.start_region_again(&mut attempt, region, error)) {
+                attempt.fail(error);
+            }
+        }
+        attempt.finish()
+    }
+
+    /// Starts a region again that failed, if others run.
+    ///
+    /// # Errors
+    /// Why it is not started: then the whole job has failed.
+    fn start_region_again(&mut self, attempt: &mut Attempt, region: usize, mut error: Error) -> Result<()> {
+        while attempt.has_others() {
+            error = self.wait_after(error, "; its region starts again")?;
+            match attempt.restart(region, &self.shared) {
+                Ok(true) => return Ok(()),
+                Ok(false) => break,
+                Err(next) => error = next,
+            }
+        }
+        Err(error)
+    }
+
+    /// Waits as the strategy says before something that failed is started again. The error is handed back.
+    ///
+    /// # Errors
+    /// The same error, if nothing is to be started again.
+    fn wait_after(&mut self, error: Error, what: &str) -> Result<Error> {
+        let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
+        let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
+        let Some(delay) = delay else { return Err(error) };
+        eprintln!("streamrt: [{}] {}{what} in {:.1} s", error.code().id, error.message(), delay.as_secs_f64());
+        std::thread::sleep(delay);
+        Ok(error)
     }
 
     /// Starts a new version from the checkpoint at which the old one stopped; if it cannot start, the old one goes on.
@@ -157,11 +152,7 @@ impl Master {
     /// Waits as the strategy says, and starts the next attempt, until one starts; `None` if the job turns out to have finished.
     fn again(&mut self, mut error: Error) -> Result<Option<Attempt>> {
         loop {
-            let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
-            let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
-            let Some(delay) = delay else { return Err(error) };
-            eprintln!("streamrt: [{}] {}; trying again in {:.1} s", error.code().id, error.message(), delay.as_secs_f64());
-            std::thread::sleep(delay);
+            self.wait_after(error, "; trying again")?;
             match self.resume() {
                 Ok(next) => return Ok(next),
                 // What failed outside is often still away.

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use streamrt_checkpoint::{DiskFileEntry, Snapshot, Store};
+use streamrt_checkpoint::{DiskFileEntry, OperatorEntry, Snapshot, Store};
+use streamrt_graph::Subtask;
 use streamrt_operator::OperatorContext;
 use streamrt_state::{DiskPart, DiskState, OperatorState, Part, Share};
 use streamrt_types::{Error, KeyGroupRange, Result, code};
@@ -18,6 +19,8 @@ pub struct Restored {
     /// The operators whose subtasks had all finished.
     finished: BTreeSet<String>,
     dead_letters: u64,
+    /// Records that had been skipped by each (vertex, subtask) of a region that starts again.
+    letters: BTreeMap<(u32, u32), u64>,
 }
 
 impl Restored {
@@ -26,9 +29,25 @@ impl Restored {
     /// # Errors
     /// `Data` if one is missing or damaged.
     pub fn read(snapshot: &Snapshot) -> Result<Restored> {
+        Restored::read_of(snapshot, |_| true)
+    }
+
+    /// As [`Restored::read`], for a region that starts again: of its own operators alone. `counts` says that the checkpoint was made by tasks of
+    /// this attempt, which go on with their counters.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_region(snapshot: &Snapshot, operators: &[OperatorEntry], counts: bool) -> Result<Restored> {
+        let restored = Restored::read_of(snapshot, |uid| operators.iter().any(|operator| operator.uid == uid))?;
+        let subtasks = snapshot.manifest().subtasks.iter().filter(|_| counts);
+        let letters = subtasks.map(|subtask| ((subtask.vertex, subtask.subtask), subtask.dead_letters)).collect();
+        Ok(Restored { letters, ..restored })
+    }
+
+    fn read_of(snapshot: &Snapshot, wanted: impl Fn(&str) -> bool) -> Result<Restored> {
         let manifest = snapshot.manifest();
         let mut restored = Restored { dead_letters: manifest.dead_letters(), store: Some(snapshot.store().clone()), ..Restored::default() };
-        for operator in &manifest.operators {
+        for operator in manifest.operators.iter().filter(|operator| wanted(&operator.uid)) {
             restored.parts.insert(operator.uid.clone(), snapshot.parts(&operator.uid)?);
             restored.files.insert(operator.uid.clone(), snapshot.files(&operator.uid));
             if manifest.subtasks.iter().filter(|subtask| subtask.vertex == operator.vertex).all(|subtask| subtask.finished) {
@@ -90,6 +109,11 @@ impl Restored {
     /// The records that had been skipped.
     pub fn dead_letters(&self) -> u64 {
         self.dead_letters
+    }
+
+    /// Those of one subtask, where it goes on with its counter.
+    pub fn letters_of(&self, subtask: &Subtask) -> u64 {
+        self.letters.get(&(subtask.vertex as u32, subtask.index)).copied().unwrap_or_default()
     }
 
     /// The parts under a uid, by old subtask.

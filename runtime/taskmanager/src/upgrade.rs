@@ -11,7 +11,8 @@ use crate::attempt;
 use crate::checkpoints::Message;
 use crate::durable;
 use crate::factory::{Definition, Factory, LoadedPlugin};
-use crate::job::{JobMetrics, Shared, define};
+use crate::job::{Shared, define};
+use crate::replaceable::UserCode;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -60,11 +61,16 @@ impl Shared {
     }
 
     fn swap(&self, new: &Arc<Definition>, messages: &Sender<Message>) -> Result<Upgraded> {
-        let control = self.current().control.clone();
-        let factory = Factory { definition: new, control, job: durable::job_id(""), generation: 0, restored: Arc::default() };
-        let code = new.execution.subtasks.iter().map(|subtask| factory.user_code(subtask)).collect::<Result<_>>()?;
+        let (controls, restarts) = self.current().controls.regions();
+        let mut code: Vec<UserCode> = new.execution.subtasks.iter().map(|_| UserCode::new()).collect();
+        for (vertices, control) in new.graph.regions().iter().zip(controls) {
+            let factory = Factory { definition: new, control, job: durable::job_id(""), generation: 0, restored: Arc::default() };
+            for (task, subtask) in new.tasks_of(vertices) {
+                code[task] = factory.user_code(subtask)?;
+            }
+        }
         let (reply, answer) = channel();
-        messages.send(Message::Upgrade { definition: new.clone(), code, reply }).map_err(|_| gone())?;
+        messages.send(Message::Upgrade { definition: new.clone(), code, restarts, reply }).map_err(|_| gone())?;
         let swapped = answer.recv().map_err(|_| gone())??;
         self.set_definition(new.clone());
         Ok(Upgraded { checkpoint: swapped.checkpoint, in_place: true, pause: swapped.pause })
@@ -74,7 +80,9 @@ impl Shared {
         // Everything is built once in vain: what cannot be made is refused while the old version runs on.
         let control = Arc::default();
         let factory = Factory { definition: &definition, control, job: durable::job_id(""), generation: 0, restored: Arc::default() };
-        attempt::build(&factory, &Arc::default(), None, &mut JobMetrics::default())?;
+        for vertices in definition.graph.regions() {
+            attempt::build(&factory, &vertices, &Arc::default(), None)?;
+        }
         let (reply, answer) = channel();
         *self.replacement.lock().unwrap_or_else(PoisonError::into_inner) = Some(Replacement { definition, reply });
         messages.send(Message::Stop).map_err(|_| gone())?;

@@ -6,6 +6,7 @@ mod failpoints;
 mod jobs;
 mod kills;
 mod refusals;
+mod regions;
 mod savepoints;
 mod sinks;
 mod upgrades;

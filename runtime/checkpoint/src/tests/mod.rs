@@ -5,3 +5,4 @@ mod coordinator_cases;
 mod explore;
 pub(crate) mod faulty;
 mod log;
+mod rules;
