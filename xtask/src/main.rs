@@ -28,7 +28,7 @@ Usage: cargo xtask COMMAND
   demo                             build a lean runtime, run the example hot-items on the records beside it, and show its windows as a table
   test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER);
                                    installs the servers that tests start, PostgreSQL and MinIO, when they are missing
-  test planted                     plant bugs in a copy, one after the other, and show which test catches each
+  test planted [FILTER]            plant bugs in a copy (or those whose name contains FILTER), one after the other, and show which test catches each
   check                            the dependency rule and the tidy check alone
   bench SUITE [ARG...]             measure engine, plugin, state or checkpoint; `--output json` prints one object a line
 
@@ -51,7 +51,8 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["build"] => build::build(&Workspace::read()?, Runtime::Whole, Guests::All),
         ["demo"] => demo::demo(&Workspace::read()?),
         ["test"] => tests::test(&Workspace::read()?, None),
-        ["test", "planted"] => planted::test(&Workspace::read()?),
+        ["test", "planted"] => planted::test(&Workspace::read()?, ""),
+        ["test", "planted", filter] => planted::test(&Workspace::read()?, filter),
         ["test", filter] if !filter.starts_with('-') => tests::test(&Workspace::read()?, Some(filter)),
         ["check"] => checks::run(&Workspace::read()?).into_result(),
         ["bench", suite @ ("engine" | "plugin" | "state" | "checkpoint"), rest @ ..] => build::bench(&Workspace::read()?, suite, rest),

@@ -1,7 +1,7 @@
 //! `cargo xtask test planted`: shows that the tests of recovery catch bugs that are known to be bugs.
 //!
 //! Each bug of `tests/planted.json` is planted in a copy of the repository. The copy has a target folder of its own, which begins as a copy of
-//! ours, so that no foreign crate is built again. The tests run against the binary with the bug, and must fail; without one they must pass.
+//! ours, so that no foreign crate is built again. The tests run against the binary with the bug, and one must fail; without it they must pass.
 
 use crate::build::{self, FEATURES, Guests, Runtime};
 use crate::cargo::{Workspace, run};
@@ -9,8 +9,10 @@ use crate::say;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// A place where the code is made wrong.
 struct Bug<'a> {
@@ -40,15 +42,16 @@ struct Plot {
     components: PathBuf,
 }
 
-/// Plants every bug in turn, and prints which test caught it.
+/// Plants every bug in turn whose name contains `filter`, and prints which test caught it.
 ///
 /// # Errors
 /// If a bug is not caught, its place is gone, or the tests fail without a bug.
-pub fn test(workspace: &Workspace) -> Result<()> {
+pub fn test(workspace: &Workspace, filter: &str) -> Result<()> {
     build::build(workspace, Runtime::Whole, Guests::All)?;
     let text = fs::read_to_string(workspace.root.join("tests/planted.json")).context("tests/planted.json cannot be read")?;
     let planted: Vec<Value> = serde_json::from_str(&text).context("tests/planted.json cannot be read")?;
-    let bugs = planted.iter().map(Bug::from_json).collect::<Result<Vec<_>>>()?;
+    let mut bugs = planted.iter().map(Bug::from_json).collect::<Result<Vec<_>>>()?;
+    bugs.retain(|bug| bug.name.contains(filter));
     let plot = Plot::new(workspace)?;
     plot.build()?;
     if let Some(failed) = plot.failing_test("")? {
@@ -81,7 +84,10 @@ impl Plot {
             fs::create_dir_all(&target)?;
             run(Command::new("cp").arg("-a").args([workspace.target.join("release"), target.clone()]))?;
         }
-        Ok(Plot { root, target, tests: test_program(workspace)?, components: workspace.components() })
+        // A copy too: ours may be built anew meanwhile.
+        let tests = folder.join("recovery");
+        fs::copy(test_program(workspace)?, &tests).context("the tests of recovery cannot be copied")?;
+        Ok(Plot { root, target, tests, components: workspace.components() })
     }
 
     fn build(&self) -> Result<()> {
@@ -104,20 +110,31 @@ impl Plot {
         failed
     }
 
-    /// The first test whose name contains `filter` and that fails.
+    /// The first test whose name contains `filter` and that fails; the rest is not waited for.
     fn failing_test(&self, filter: &str) -> Result<Option<String>> {
         let mut command = Command::new(&self.tests);
         command.args([filter, "--test-threads", "2"]).env("RUST_BACKTRACE", "0").env("STREAMRT_SEED", "7");
         command.env("STREAMRT_BIN", self.target.join("release/streamrt")).env("STREAMRT_COMPONENTS", &self.components);
-        let output = command.output().context("the tests of recovery cannot be started")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let failed = text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).next();
-        match (failed, output.status.success()) {
-            (Some(name), _) => Ok(Some(name.to_owned())),
-            (None, true) => Ok(None),
-            (None, false) => bail!("the tests of recovery ended without a result: {}", String::from_utf8_lossy(&output.stderr)),
+        // A group of its own, with the jobs that the tests have started.
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+        let mut tests = command.spawn().context("the tests of recovery cannot be started")?;
+        let failed = tests.stdout.take().and_then(first_failure);
+        if failed.is_some() {
+            let group = format!("-{}", tests.id());
+            Command::new("kill").args(["-KILL", "--", &group]).status().context("the tests cannot be ended")?;
         }
+        let status = tests.wait().context("the tests of recovery cannot be waited for")?;
+        if failed.is_none() && !status.success() {
+            bail!("the tests of recovery ended without a result");
+        }
+        Ok(failed)
     }
+}
+
+/// Reads what a test program says until a test has failed, or to the end.
+fn first_failure(stdout: impl Read) -> Option<String> {
+    let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+    lines.into_iter().find_map(|line| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned()))
 }
 
 /// The newest test program of recovery.
