@@ -90,6 +90,9 @@ pub struct RunArgs {
     /// Start from this savepoint or checkpoint, which may be another job's.
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
+    /// Start although the snapshot holds state that the job has no operator for; it is left behind. As `-D restore.allow-non-restored-state=true`.
+    #[arg(long)]
+    pub allow_non_restored_state: bool,
     /// Let sinks that ask for a folder of this name read and write everything below DIR, which is made if it is not there; may be given several
     /// times.
     #[arg(long = "grant", value_name = "NAME=DIR", value_parser = grant)]

@@ -165,6 +165,7 @@ fn load_plugins(file: &JobFile, folder: &Path, configuration: &Configuration) ->
 /// The command line comes after the job file.
 fn configured(mut configuration: Configuration, args: &RunArgs) -> Result<Configuration> {
     configuration::set_all(&mut configuration, args.configuration.iter().map(|(key, value)| (key.as_str(), value.as_str())))?;
+    configuration.allow_non_restored_state |= args.allow_non_restored_state;
     Ok(configuration)
 }
 

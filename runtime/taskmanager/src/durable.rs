@@ -9,6 +9,7 @@ use crate::disk_uploads::DiskUploads;
 use crate::disks::Disks;
 use crate::enumerator::ENUMERATOR_SUFFIX;
 use crate::factory::{Definition, Factory};
+use crate::kept_region::KeptRegion;
 use crate::restored::Restored;
 use crate::task::GATE_SUFFIX;
 use serde_json::{Value, json};
@@ -20,58 +21,12 @@ use streamrt_checkpoint::{
     SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
-use streamrt_operator::{COMMITTABLES, subtask_prefix, transaction_prefix};
+use streamrt_operator::{COMMITTABLES, transaction_prefix};
 use streamrt_types::{Configuration, Error, Result, code, failpoint};
+use streamrt_wit::Body;
 
 /// How often a start looks at a log that grows meanwhile. A leader writes a few entries a second, and a look takes some ms.
 const LOOKS_MAX: u32 = 50;
-
-/// What is kept of a region that failed while the others run on.
-pub(crate) struct KeptRegion {
-    store: Store,
-    history: History,
-    pub job: Arc<str>,
-    pub definition: Arc<Definition>,
-    operators: Vec<OperatorEntry>,
-}
-
-/// Where a region begins that failed.
-pub(crate) struct RegionBeginning {
-    pub restored: Arc<Restored>,
-    /// The checkpoint that it goes on from; 0: none.
-    pub checkpoint: u64,
-    pub operators: Vec<OperatorEntry>,
-}
-
-impl KeptRegion {
-    /// That of its new tasks.
-    pub fn generation(&self) -> u64 {
-        self.history.generation
-    }
-
-    /// Reads what the region of these vertices goes on from, and settles its sinks. Its tasks had the generation `old`, and have carried out all
-    /// commits up to the checkpoint `committed`; tasks of this attempt have made the checkpoints from `first` on.
-    ///
-    /// # Errors
-    /// As [`open`].
-    pub fn settle(&self, vertices: &[usize], old: u64, committed: u64, first: u64) -> Result<RegionBeginning> {
-        let operators: Vec<OperatorEntry> =
-            self.operators.iter().filter(|operator| vertices.contains(&(operator.vertex as usize))).cloned().collect();
-        let snapshot = newest(&self.store, &self.history)?;
-        let checkpoint = snapshot.as_ref().map_or(0, |snapshot| snapshot.manifest().checkpoint);
-        let read = |snapshot: &Snapshot| Restored::read_region(snapshot, &operators, checkpoint >= first);
-        let restored = Arc::new(snapshot.as_ref().map(read).transpose()?.unwrap_or_default());
-        let is_settled = committed >= checkpoint || snapshot.is_some_and(|snapshot| is_committed(&self.history, &snapshot));
-        let promised = Some(&*restored).filter(|_| !is_settled);
-        let (definition, generation) = (&*self.definition, self.generation());
-        let factory = Factory { definition, control: Arc::default(), job: self.job.clone(), generation, restored: Arc::default() };
-        settle_sinks(&factory, promised, vertices)?;
-        let prefix = dead_letters::prefix(&self.job);
-        let letters: Vec<String> = definition.tasks_of(vertices).map(|(task, _)| subtask_prefix(&prefix, old, task as u32)).collect();
-        dead_letters::settle(&factory, promised, &letters)?;
-        Ok(RegionBeginning { restored, checkpoint, operators })
-    }
-}
 
 /// The durable side of an attempt.
 pub(crate) struct Durable {
@@ -169,7 +124,7 @@ fn load(store: &Store, published: &Published) -> Result<Snapshot> {
 
 /// What the job goes on from. A savepoint with which nothing was committed belongs to the user alone: if it cannot be read, what stands before
 /// it serves as well.
-fn newest(store: &Store, history: &History) -> Result<Option<Snapshot>> {
+pub(crate) fn newest(store: &Store, history: &History) -> Result<Option<Snapshot>> {
     let mut candidates = history.restorable().peekable();
     while let Some(published) = candidates.next() {
         match (load(store, published), candidates.peek()) {
@@ -247,7 +202,10 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
     check_backend(&restored, definition)?;
     let operators = operators_of(definition);
-    check_uids(&restored, &operators)?;
+    check_uids(&restored, &operators, definition)?;
+    if snapshot.is_some() {
+        name_new_operators(&restored, definition);
+    }
     let mut durable = match store {
         None => None,
         Some(store) => {
@@ -295,7 +253,7 @@ fn uncommitted(store: &Store, history: &History) -> Result<Option<Restored>> {
 }
 
 /// Whether the log says that what a snapshot promises to commit is committed. A reader of the results may have moved it away since.
-fn is_committed(history: &History, snapshot: &Snapshot) -> bool {
+pub(crate) fn is_committed(history: &History, snapshot: &Snapshot) -> bool {
     let checksum = &snapshot.published().manifest.checksum;
     let known = history.published.iter().find(|known| known.manifest.checksum == *checksum);
     known.is_some_and(|known| known.checkpoint <= history.committed)
@@ -374,14 +332,34 @@ fn check_backend(restored: &Restored, definition: &Definition) -> Result<()> {
 }
 
 /// Refuses state whose operator is gone. A gate's watermark goes with the shape of the chains, and dead letters are settled already.
-fn check_uids(restored: &Restored, operators: &[OperatorEntry]) -> Result<()> {
+fn check_uids(restored: &Restored, operators: &[OperatorEntry], definition: &Definition) -> Result<()> {
     let known: BTreeSet<&str> = operators.iter().map(|operator| operator.uid.as_str()).collect();
     let goes_with_chains = |uid: &&str| uid.ends_with(GATE_SUFFIX) || uid.ends_with(DEAD_LETTERS_SUFFIX);
-    let gone = restored.with_state().find(|uid| !known.contains(uid) && !goes_with_chains(uid));
-    match gone {
+    let mut gone = restored.with_state().filter(|uid| !known.contains(uid) && !goes_with_chains(uid));
+    if definition.configuration.allow_non_restored_state {
+        gone.for_each(|uid| eprintln!("streamrt: the checkpoint's state of `{uid}` is left behind, since the job does not have it"));
+        return Ok(());
+    }
+    match gone.next() {
         None => Ok(()),
         Some(uid) => {
             Err(Error::new(code::STATE_GONE, format!("the checkpoint holds state of operator `{uid}`, which the job does not have")))
+        }
+    }
+}
+
+/// Says which operators with state the snapshot does not know: they start empty, which may be a mistake in a uid.
+fn name_new_operators(restored: &Restored, definition: &Definition) {
+    let stream = &definition.graph.stream;
+    for (number, node) in stream.nodes.iter().enumerate() {
+        let has_states = |function: &&streamrt_graph::FunctionRef| !function.function().states.is_empty() || function.function().timers;
+        let is_stateful = match node.body {
+            Body::Aggregate { .. } | Body::Window { .. } => true,
+            Body::Function { .. } => stream.functions_of(number).iter().any(has_states),
+            _ => false,
+        };
+        if is_stateful && !restored.knows(&node.uid) {
+            eprintln!("streamrt: operator `{}` is not in the checkpoint, and starts without state", node.uid);
         }
     }
 }
@@ -505,7 +483,8 @@ impl Durable {
     pub fn suspended(&mut self) -> Result<KeptRegion> {
         self.log.append(Entry::TakeOver { generation: self.generation() + 1 })?;
         let (store, history) = (self.store().clone(), self.log.history().clone());
-        Ok(KeptRegion { store, history, job: self.job(), definition: self.definition().clone(), operators: self.operators.clone() })
+        let (job, definition, operators) = (self.job(), self.definition().clone(), self.operators.clone());
+        Ok(KeptRegion { store, history, job, definition, operators })
     }
 
     /// A line for the user.
@@ -558,7 +537,7 @@ pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, re
 }
 
 /// As [`settle`], of the sinks of these vertices.
-fn settle_sinks(factory: &Factory<'_>, restored: Option<&Restored>, vertices: &[usize]) -> Result<()> {
+pub(crate) fn settle_sinks(factory: &Factory<'_>, restored: Option<&Restored>, vertices: &[usize]) -> Result<()> {
     let Factory { definition, job, .. } = factory;
     for (node, mut sink) in factory.sinks(vertices)? {
         let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::default(), &DeadLetters::default());

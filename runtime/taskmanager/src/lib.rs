@@ -15,6 +15,7 @@ mod exits;
 mod factory;
 mod gate_task;
 mod job;
+mod kept_region;
 mod mailbox;
 mod master;
 mod rate;

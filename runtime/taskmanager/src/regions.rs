@@ -13,9 +13,10 @@
 use crate::attempt::{self, ReadyRegion};
 use crate::checkpoints::{self, Checkpoints, Ending};
 use crate::control::Controls;
-use crate::durable::{self, Durable, KeptRegion, RegionBeginning};
+use crate::durable::{self, Durable};
 use crate::factory::{Definition, Factory};
 use crate::job::{Current, JobMetrics, Shared};
+use crate::kept_region::{KeptRegion, RegionBeginning};
 use crate::mailbox::{Mailbox, Report};
 use crate::restored::Restored;
 use std::sync::Arc;

@@ -121,6 +121,11 @@ impl Restored {
         self.parts.get(uid).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether the job that the snapshot is of had an operator with this uid.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.parts.contains_key(uid)
+    }
+
     /// The uids under which there is state.
     pub fn with_state(&self) -> impl Iterator<Item = &str> {
         let has_state = |parts: &[Option<Part>]| parts.iter().flatten().any(|part| !part.index.is_empty());

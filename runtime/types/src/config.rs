@@ -66,6 +66,8 @@ pub struct Configuration {
     pub checkpoint_timeout_ms: u64,
     /// `checkpoint.min-pause`: at least so long between the end of one checkpoint and the beginning of the next, in ms. Default 0.
     pub checkpoint_min_pause_ms: u64,
+    /// `restore.allow-non-restored-state`: state in the snapshot that the job has no place for is left behind. Default false: that is an error.
+    pub allow_non_restored_state: bool,
     /// `checkpoint.tolerable-failures`: checkpoints that may fail one after the other. Default 0.
     pub tolerable_failures: u32,
     /// `checkpoint.retained`: published checkpoints that are kept. Default 1.
@@ -110,6 +112,7 @@ impl Default for Configuration {
             checkpoint_interval_ms: None,
             checkpoint_timeout_ms: 600_000,
             checkpoint_min_pause_ms: 0,
+            allow_non_restored_state: false,
             tolerable_failures: 0,
             retained_checkpoints: 1,
             restart: None,
@@ -151,6 +154,7 @@ impl Configuration {
         "restart.max-delay",
         "restart.max-failures",
         "restart.strategy",
+        "restore.allow-non-restored-state",
         "source.rate",
         "state.backend",
         "state.dir",
@@ -184,6 +188,7 @@ impl Configuration {
             "restart.max-delay" => self.restart_max_delay_ms = parse_duration_ms(key, value)?,
             "restart.max-failures" => self.restart_max_failures = number(key, value, 0, u64::from(u32::MAX))? as u32,
             "restart.interval" => self.restart_interval_ms = positive(key, value, parse_duration_ms(key, value)?)?,
+            "restore.allow-non-restored-state" => self.allow_non_restored_state = boolean(key, value)?,
             "state.backend" => self.state_backend = backend_kind(key, value)?,
             "state.dir" => self.state_dir = Some(value.to_owned()),
             "state.memory" => self.state_memory_bytes = parse_bytes(key, value)?,

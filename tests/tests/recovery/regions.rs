@@ -24,18 +24,24 @@ struct Pipelines {
     options: Vec<String>,
 }
 
+/// A job of these pipelines.
+fn toml(names: &[&str]) -> String {
+    let pipeline = |name: &&str| {
+        format!(
+            "[[source]]\nuid = \"in-{name}\"\nconnector = \"file\"\npath = \"in-{name}\"\nformat = \"csv\"\n\
+             columns = [ {{ name = \"n\", type = \"i64\" }} ]\n\
+             [[operator]]\nuid = \"first-{name}\"\ncomponent = \"deduplicate.wasm\"\nfunction = \"deduplicate\"\ninput = \"in-{name}\"\n\
+             key = [\"n\"]\n[[sink]]\nuid = \"out-{name}\"\nconnector = \"file\"\npath = \"out-{name}\"\nformat = \"csv\"\n\
+             input = \"first-{name}\"\n"
+        )
+    };
+    format!("name = \"pipelines\"\n{}", names.iter().map(pipeline).collect::<String>())
+}
+
 impl Pipelines {
     fn new() -> Pipelines {
         let folder = TempDir::new().unwrap();
-        let mut toml = "name = \"pipelines\"\n".to_owned();
         for name in PIPELINES {
-            toml.push_str(&format!(
-                "[[source]]\nuid = \"in-{name}\"\nconnector = \"file\"\npath = \"in-{name}\"\nformat = \"csv\"\n\
-                 columns = [ {{ name = \"n\", type = \"i64\" }} ]\n\
-                 [[operator]]\nuid = \"first-{name}\"\ncomponent = \"deduplicate.wasm\"\nfunction = \"deduplicate\"\ninput = \"in-{name}\"\n\
-                 key = [\"n\"]\n[[sink]]\nuid = \"out-{name}\"\nconnector = \"file\"\npath = \"out-{name}\"\nformat = \"csv\"\n\
-                 input = \"first-{name}\"\n"
-            ));
             std::fs::create_dir(folder.path().join(format!("in-{name}"))).unwrap();
             for file in 0..FILES {
                 let numbers = (0..2 * NUMBERS).map(|n| n % NUMBERS).filter(|n| n % FILES == file);
@@ -43,7 +49,7 @@ impl Pipelines {
                 std::fs::write(folder.path().join(format!("in-{name}/{file}.csv")), numbers.map(line).collect::<String>()).unwrap();
             }
         }
-        std::fs::write(folder.path().join("job.toml"), toml).unwrap();
+        std::fs::write(folder.path().join("job.toml"), toml(&PIPELINES)).unwrap();
         std::fs::copy(component("deduplicate"), folder.path().join("deduplicate.wasm")).unwrap();
         let letters = folder.path().join("letters").display().to_string();
         let options = vec!["poison.policy=skip".into(), format!("poison.dead-letters={letters}")];
@@ -217,4 +223,22 @@ fn pipelines_that_fail_survive_kills_at_any_moment() {
         job.run(2, "").succeeded();
         job.assert_whole("at the end");
     }
+}
+
+#[test]
+fn state_that_the_job_has_no_operator_for_is_left_behind_only_if_that_is_allowed() {
+    let mut job = Pipelines::new();
+    let write = |job: &Pipelines, names: &[&str]| std::fs::write(job.path("job.toml"), toml(names)).unwrap();
+    write(&job, &["a", "b"]);
+    assert!(job.run(2, "complete.before=crash:5").status.code().is_none());
+    write(&job, &["a", "c"]);
+    let refused = job.run(2, "").failed_with("S7004");
+    refused.names("-b`, which the job does not have").names("--allow-non-restored-state");
+    job.options.push("restore.allow-non-restored-state=true".into());
+    let finished = job.run(2, "").succeeded();
+    assert!(finished.stderr.contains("state of `first-b` is left behind"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("operator `first-c` is not in the checkpoint, and starts without state"), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("operator `first-a` is not"), "{}", finished.stderr);
+    job.assert_part("after a pipeline was exchanged");
+    assert_eq!(["a", "c"].map(|name| job.lines(&format!("out-{name}")).len()), [NUMBERS, NUMBERS]);
 }
