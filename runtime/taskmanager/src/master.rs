@@ -149,7 +149,7 @@ impl Master {
             other => return other,
         };
         if let Err(left) = durable::give_up(&self.shared.definition()) {
-            eprintln!("streamrt: [{}] {}", left.code().id, left.message());
+            eprintln!("streamrt: [{}] {}", left.code().id, left.with_causes());
         }
         Err(failed)
     }
@@ -160,7 +160,7 @@ impl Master {
             let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
             let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
             let Some(delay) = delay else { return Err(error) };
-            eprintln!("streamrt: [{}] {}; trying again in {:.1} s", error.code().id, error.message(), delay.as_secs_f64());
+            eprintln!("streamrt: [{}] {}; trying again in {:.1} s", error.code().id, error.with_causes(), delay.as_secs_f64());
             std::thread::sleep(delay);
             match self.resume() {
                 Ok(next) => return Ok(next),

@@ -27,7 +27,7 @@ fn state_on_disk_goes_on_with_another_parallelism() {
 }
 
 /// Lets a job run until it has made some checkpoints, and kills it.
-fn killed_behind_checkpoints(job: &Job) {
+pub fn killed_behind_checkpoints(job: &Job) {
     let mut running = Running::start(streamrt(job.args(2, 4.0, "checkpoints", &[])));
     while job.n_log_entries() < 12 {
         assert!(!running.ends_within(std::time::Duration::from_millis(2)), "the job ended before it made checkpoints");
