@@ -6,6 +6,8 @@
  * FAULTY_FROM    the first call that fails, from 1
  * FAULTY_TIMES   how many fail
  *
+ * Each that fails is told on stderr, in a line such as `faulty disk: sync of /a/b fails`.
+ *
  * It is C, because a stable Rust cannot take the place of a function like open() with a variable number of arguments, and because errno and
  * the functions of the C library are C's own. A call that fails does nothing: after a failed sync the caller must not rely on anything that
  * was written, and the tests see whether it does. */
@@ -45,6 +47,7 @@ static int fails(const char *call, const char *path) {
     if (!strstr(calls, call)) return 0;
     long number = atomic_fetch_add(&passed, 1) + 1;
     if (number < from || number - from >= times) return 0;
+    dprintf(2, "faulty disk: %s of %s fails\n", call, path);
     errno = error;
     return 1;
 }

@@ -71,9 +71,10 @@ pub(crate) struct Master {
 }
 
 impl Master {
-    /// Returns the checkpoint at which the job was stopped, if it was.
-    pub fn run(mut self, first: Attempt) -> Result<Option<u64>> {
-        let mut attempt = first;
+    /// Returns the checkpoint at which the job was stopped, if it was. A first attempt that could not start is a failure like any other.
+    pub fn run(mut self, first: Result<Attempt>) -> Result<Option<u64>> {
+        let first = first.map(Some).or_else(|error| self.again_or_withdraw(error))?;
+        let Some(mut attempt) = first else { return Ok(None) };
         loop {
             let (result, ending) = attempt.join()?;
             let (error, ending) = match (result, ending) {
@@ -161,7 +162,7 @@ impl Master {
             let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
             let Some(delay) = delay else { return Err(error) };
             eprintln!("streamrt: [{}] {}; trying again in {:.1} s", error.code().id, error.with_causes(), delay.as_secs_f64());
-            std::thread::sleep(delay);
+            self.shared.pause(delay);
             match self.resume() {
                 Ok(next) => return Ok(next),
                 // What failed outside is often still away.

@@ -136,6 +136,40 @@ fn a_server_that_is_restarted_at_once_loses_nothing() {
 }
 
 #[test]
+fn a_server_that_is_away_at_the_first_start_is_waited_for() {
+    let mut server = server();
+    let job = job_with(&server, "1s");
+    server.kill();
+    let running = job.start(2, 0.4, &[]);
+    running.says("Connection refused");
+    running.says("trying again");
+    server.start_again();
+    running.finish(LIMIT).succeeded();
+    assert_whole(&job, &server, "when the server was there");
+}
+
+#[test]
+fn a_server_that_stands_still_at_the_first_start_is_waited_for_until_the_job_is_cancelled() {
+    let mut server = server();
+    let job = job_with(&server, "1s");
+    server.freeze_all();
+    // The strategy waits for longer than the test.
+    let running = job.start(2, 0.4, &["-D", "restart.delay=1h", "-D", "restart.max-delay=1h"]);
+    running.says("trying again in 3600.0 s");
+    let tell = |command: &str| {
+        let mut command = streamrt([command, "copy"]);
+        command.env("XDG_CACHE_HOME", job.path("cache"));
+        Running::start(command).finish(LIMIT)
+    };
+    wait_until("the job takes commands", || tell("checkpoints").status.success());
+    tell("cancel").succeeded();
+    running.finish(LIMIT).failed_with("S3008");
+    server.thaw();
+    job.run(2, 0.4).succeeded();
+    assert_whole(&job, &server, "after it was cancelled");
+}
+
+#[test]
 fn a_server_that_stands_still_is_given_up_and_tried_again() {
     let mut server = server();
     let job = job_with(&server, "1s");
@@ -235,6 +269,7 @@ fn a_server_that_cannot_be_used_is_named() {
     other("/postgres", "/nowhere").run(1, 0.4).failed_with("S3011").names("database \"nowhere\" does not exist");
     other("streamrt@", "somebody@").run(1, 0.4).failed_with("S3011").names("role \"somebody\" does not exist");
     let port = streamrt_tests::server::free_port().to_string();
-    other(&server.port.to_string(), &port).run(1, 0.4).failed_with("S3008").names("Connection refused");
+    let away = other(&server.port.to_string(), &port);
+    away.start(1, 0.4, &["-D", "restart.strategy=none"]).finish(LIMIT).failed_with("S3008").names("Connection refused");
     other("postgresql:", "http:").run(1, 0.4).failed_with("S2007").names("`url` is none");
 }
