@@ -117,6 +117,11 @@ impl Running {
         self.child.id()
     }
 
+    /// What it has said on stderr so far.
+    pub fn said(&self) -> String {
+        self.stderr.text()
+    }
+
     /// Waits until it has said this on stderr.
     #[track_caller]
     pub fn says(&self, what: &str) {

@@ -272,4 +272,6 @@ fn a_server_that_cannot_be_used_is_named() {
     let away = other(&server.port.to_string(), &port);
     away.start(1, 0.4, &["-D", "restart.strategy=none"]).finish(LIMIT).failed_with("S3008").names("Connection refused");
     other("postgresql:", "http:").run(1, 0.4).failed_with("S2007").names("`url` is none");
+    job_with(&server, "10ms").run(1, 0.4).failed_with("S2007").names("`timeout` must be from 1s to 24h");
+    job_with(&server, "soon").run(1, 0.4).failed_with("S2007").names("`timeout` is `soon`, but it must be a duration");
 }
