@@ -79,6 +79,8 @@ fn damaged_and_missing_files_of_state_are_refused() {
             }
             run(job.args(2, 0.3, "checkpoints", &[])).failed_with("S7001");
         }
+        // A start takes away a folder of which nothing is left.
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, whole).unwrap();
     }
     run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
