@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies one folder below the root").to_owned()
 }
 
-fn target() -> PathBuf {
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
 }
 
@@ -91,22 +92,44 @@ impl Finished {
 /// A run in progress, whose output is read as it comes.
 pub struct Running {
     child: Child,
-    stdout: mpsc::Receiver<String>,
-    stderr: mpsc::Receiver<String>,
+    stdout: Pipe,
+    stderr: Pipe,
+}
+
+/// What comes out of a pipe.
+struct Pipe {
+    so_far: Arc<Mutex<Vec<u8>>>,
+    /// Told when the other side has closed it, or reading failed.
+    closed: mpsc::Receiver<std::io::Result<()>>,
 }
 
 impl Running {
     pub fn start(mut command: Command) -> Running {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
-        let stdout = read_in_background(child.stdout.take().expect("it was piped"));
-        let stderr = read_in_background(child.stderr.take().expect("it was piped"));
+        let stdout = Pipe::read(child.stdout.take().expect("it was piped"));
+        let stderr = Pipe::read(child.stderr.take().expect("it was piped"));
         Running { child, stdout, stderr }
     }
 
     /// The number of the process.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it has said on stderr so far.
+    pub fn said(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Waits until it has said this on stderr.
+    #[track_caller]
+    pub fn says(&self, what: &str) {
+        let start = std::time::Instant::now();
+        while !self.stderr.text().contains(what) {
+            assert!(start.elapsed() < LIMIT, "`{what}` was not said: {}", self.stderr.text());
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Presses Ctrl-C.
@@ -136,28 +159,46 @@ impl Running {
     /// Waits for the end, at most so long, then kills it and panics.
     #[track_caller]
     pub fn finish(mut self, limit: Duration) -> Finished {
-        let stderr = self.stderr.recv_timeout(limit);
-        if stderr.is_err() {
+        let in_time = self.stderr.is_closed_within(limit);
+        if !in_time {
             self.child.kill().expect("it can be killed");
         }
-        let stderr = stderr.unwrap_or_else(|_| panic!("still running after {limit:?}: {}", self.stderr.recv().unwrap_or_default()));
-        let stdout = self.stdout.recv().expect("the reader sends once");
+        assert!(in_time, "still running after {limit:?}: {}", self.stderr.text());
+        // Both are closed by its end.
+        self.stdout.is_closed_within(limit);
         let status = self.child.wait().expect("it was started here");
-        Finished { status, stdout, stderr }
+        Finished { status, stdout: self.stdout.text(), stderr: self.stderr.text() }
     }
 }
 
-/// Reads all of a pipe, and sends it when the other side has closed it.
-fn read_in_background(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let read = pipe.read_to_end(&mut bytes);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        // Nobody listens any more when the test has failed; the text is then of no use.
-        let _ = sender.send(read.map_or_else(|e| format!("{text} (cut off: {e})"), |_| text.clone()));
-    });
-    receiver
+impl Pipe {
+    fn read(mut pipe: impl Read + Send + 'static) -> Pipe {
+        let (sender, closed) = mpsc::channel();
+        let so_far = Arc::new(Mutex::new(Vec::new()));
+        let bytes = so_far.clone();
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            let end = loop {
+                match pipe.read(&mut piece) {
+                    Ok(0) => break Ok(()),
+                    Ok(n) => bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&piece[..n]),
+                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(e) => break Err(e),
+                }
+            };
+            // Nobody listens any more when the test has failed.
+            let _ = sender.send(end);
+        });
+        Pipe { so_far, closed }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.so_far.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    fn is_closed_within(&self, limit: Duration) -> bool {
+        self.closed.recv_timeout(limit).map(|read| read.expect("a pipe can be read")).is_ok()
+    }
 }
 
 /// Runs the binary to its end.

@@ -4,6 +4,7 @@
 
 pub mod binary;
 pub mod data;
+pub mod faulty_disk;
 pub mod guests;
 pub mod oracle;
 pub mod random;

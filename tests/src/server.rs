@@ -1,5 +1,6 @@
 //! Real servers for the tests: each test starts its own, on free loopback ports and in a temporary folder, and ends it.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -70,6 +71,29 @@ pub struct Postgres {
     pub port: u16,
     settings: Vec<String>,
     process: Option<Process>,
+    frozen: Vec<u32>,
+}
+
+/// Whoever holds a lock on a table. Its server ends the transaction when the connection is gone.
+pub struct Lock(Child);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Drop for Postgres {
+    /// Processes that stand still would not see that the server has ended.
+    fn drop(&mut self) {
+        self.thaw();
+    }
+}
+
+/// Sends a signal, such as `-STOP`, to a process that may be gone.
+fn signal(signal: &str, process: u32) {
+    Command::new("kill").args([signal, &process.to_string()]).stderr(Stdio::null()).status().expect("kill is there");
 }
 
 /// A program of Debian's PostgreSQL, the newest that is installed.
@@ -85,7 +109,7 @@ impl Postgres {
     pub fn start(settings: &[&str]) -> Postgres {
         let folder = TempDir::new().expect("a temporary folder can be made");
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
-        let mut server = Postgres { folder, port: free_port(), settings, process: None };
+        let mut server = Postgres { folder, port: free_port(), settings, process: None, frozen: Vec::new() };
         let chown = Command::new("chown").arg("nobody").arg(server.folder.path()).status().expect("chown is there");
         assert!(chown.success(), "the tests of PostgreSQL are to be run as root, for the server runs as another user");
         let mut initdb = server.as_nobody("initdb");
@@ -130,6 +154,52 @@ impl Postgres {
 
     fn psql(&self, sql: &str) -> std::process::Output {
         Command::new(program("psql")).args([&self.url(), "-AtqX", "-v", "ON_ERROR_STOP=1", "-c", sql]).output().expect("psql is there")
+    }
+
+    /// Locks a table against everybody else, until what is returned is dropped.
+    #[track_caller]
+    pub fn lock(&self, table: &str) -> Lock {
+        let mut psql = Command::new(program("psql"));
+        psql.args([&self.url(), "-qX"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut psql = psql.spawn().expect("psql is there");
+        let input = psql.stdin.as_mut().expect("it is piped");
+        writeln!(input, "BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE;").and_then(|()| input.flush()).expect("psql reads");
+        let is_held = format!("SELECT 1 FROM pg_locks WHERE relation = '{table}'::regclass AND mode = 'AccessExclusiveLock' AND granted");
+        let lock = Lock(psql);
+        wait_until("a lock", || !self.ask(&is_held).is_empty());
+        lock
+    }
+
+    /// Waits until the job has begun transactions that wait for a lock, and returns the processes that the server has for them.
+    #[track_caller]
+    pub fn wait_for_waiting(&self) -> Vec<u32> {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'streamrt %' AND wait_event_type = 'Lock'";
+        let mut pids = Vec::new();
+        wait_until("a transaction that waits", || {
+            pids = self.ask(sql);
+            !pids.is_empty()
+        });
+        pids.iter().map(|pid| pid.parse().expect("it is a number")).collect()
+    }
+
+    /// Lets these processes of the server stand still; they go on by [`Postgres::thaw`].
+    pub fn freeze(&mut self, processes: &[u32]) {
+        processes.iter().for_each(|&process| signal("-STOP", process));
+        self.frozen.extend(processes);
+    }
+
+    /// Lets the whole server stand still: it takes connections, since its machine does, and never answers.
+    pub fn freeze_all(&mut self) {
+        let first = self.process.as_ref().expect("it runs").0.id();
+        // Nothing is started any more once the first one stands still.
+        self.freeze(&[first]);
+        let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children")).expect("it runs");
+        let children: Vec<u32> = children.split_ascii_whitespace().map(|child| child.parse().expect("it is a number")).collect();
+        self.freeze(&children);
+    }
+
+    pub fn thaw(&mut self) {
+        std::mem::take(&mut self.frozen).into_iter().for_each(|process| signal("-CONT", process));
     }
 
     /// The answer, a line for each row, its columns divided by `|`.
@@ -188,7 +258,7 @@ impl Minio {
     }
 
     fn is_ready(&self) -> bool {
-        use std::io::{Read, Write};
+        use std::io::Read;
         let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.port)) else { return false };
         let mut answer = String::new();
         let asked = write!(stream, "GET /minio/health/ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")

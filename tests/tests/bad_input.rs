@@ -102,6 +102,22 @@ fn lines_that_do_not_fit_are_poison_records() {
 }
 
 #[test]
+fn a_line_that_is_too_long_for_memory_is_a_poison_record() {
+    let bad = format!("1,100,7,pv,{}", "9".repeat(20_000_000));
+    check_poison(&bad);
+    let case = Case::new("hot-items", &[GOOD[0], &bad, GOOD[1]]);
+    case.run(&[]).failed_with("S3003").names("input.csv: line 2 is longer than 16 MiB");
+    let letters = format!("poison.dead-letters={}", case.path("letters").display());
+    case.run(&["-D", "poison.policy=skip", "-D", &letters]).succeeded();
+    let letters = outputs(&case.path("letters"));
+    let letter = &letters.lines("")[0];
+    for part in ["input.csv line 2", "it is longer than 16 MiB: it has 20000011 bytes", "1,100,7,pv,9999"] {
+        assert!(letter.contains(part), "no {part} in {}", &letter[..letter.len().min(2000)]);
+    }
+    assert!(letter.len() < 2000, "the whole line is kept");
+}
+
+#[test]
 fn a_time_that_cannot_be_told_in_ms_is_a_poison_record() {
     Case::new("hot-items", &[GOOD[0], "1,100,7,pv,9223372036854775807"]).run(&[]).failed_with("S5003").names("9223372036854775807");
 }

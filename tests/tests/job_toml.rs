@@ -1,10 +1,13 @@
 //! Jobs wired by a `job.toml` from the ready-made components, without any code.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use streamrt_tests::binary::{Finished, LIMIT, Running, component, outputs, run, streamrt};
 use streamrt_tests::data;
 use streamrt_tests::oracle::Outputs;
+use streamrt_tests::server::wait_until;
 use tempfile::TempDir;
 
 /// A folder with a job file, its input, and the components that it names.
@@ -29,6 +32,13 @@ impl Job {
     fn input(self, name: &str, lines: &[&str]) -> Job {
         data::write(&self.path(name), lines);
         self
+    }
+
+    /// A command in its folder, to which running jobs are its own alone.
+    fn command(&self, args: &[&str]) -> Running {
+        let mut command = streamrt(args);
+        command.current_dir(self.folder.path()).env("XDG_CACHE_HOME", self.path("cache"));
+        Running::start(command)
     }
 
     /// Runs it in its folder, with more options.
@@ -167,6 +177,50 @@ fn wrong_graphs_are_refused_with_the_place() {
     ] {
         check_refused(from, to, code, place);
     }
+}
+
+/// Rows of the upgrade, each there twice.
+const VISITORS: usize = 50_000;
+
+/// What the job extracts: letters, or digits after an upgrade.
+fn visits_of(pattern: &str) -> String {
+    VISITS.replace("pattern = \"^/(?<section>[a-z]+)(/(?<page>[a-z]+))?\"", &format!("pattern = \"{pattern}\""))
+}
+
+#[test]
+fn a_running_job_is_upgraded_to_another_job_file() {
+    let lines: Vec<String> = (0..2 * VISITORS).map(|n| format!("user,/page/{},{n}", n % VISITORS)).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let job = Job::new(&visits_of("^/(?<part>[a-z]+)")).input("visits.csv", &lines);
+    let other = |name: &str, toml: String| std::fs::write(job.path(name), toml).unwrap();
+    other("digits.toml", visits_of("(?<part>[0-9]+)$"));
+    other("renamed.toml", visits_of("(?<part>.)").replace("name = \"visits\"", "name = \"others\""));
+    other("configured.toml", visits_of("(?<part>.)").replace("\"batch.rows\" = 2", "\"batch.rows\" = 3"));
+
+    let run = |file, rate| {
+        let options = ["-D", "checkpoint.dir=checkpoints", "-D", "checkpoint.interval=50ms", "-D", rate];
+        job.command(&[&["run", file], &options[..]].concat())
+    };
+    let running = run("job.toml", "source.rate=2000");
+    wait_until("results", || job.path("out").exists() && !job.outputs("out").lines("").is_empty());
+    let upgrade = |file| job.command(&["upgrade", "visits", file]).finish(LIMIT);
+    upgrade("deduplicate.wasm").failed_with("S2007").names("is upgraded to another job file");
+    upgrade("renamed.toml").failed_with("S2007").names("it is the job `others`, and the one that runs is `visits`");
+    upgrade("configured.toml").failed_with("S2007").names("its configuration or its grants are others");
+    let said = upgrade("digits.toml").succeeded().stdout;
+    assert!(said.contains("upgraded at checkpoint"), "{said}");
+    job.command(&["stop", "visits"]).finish(LIMIT).succeeded();
+    running.finish(LIMIT).succeeded();
+
+    run("job.toml", "source.rate=1000000").finish(LIMIT).failed_with("S7005").names("its arguments are");
+    run("digits.toml", "source.rate=1000000").finish(LIMIT).succeeded();
+    let rows: Vec<Value> = job.outputs("out").lines("").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let urls: BTreeSet<&str> = rows.iter().map(|row| row["url"].as_str().unwrap()).collect();
+    assert_eq!((rows.len(), urls.len()), (VISITORS, VISITORS), "a row is missing or there twice");
+    let of_old = rows.iter().filter(|row| row["part"] == "page").count();
+    let of_new =
+        rows.iter().filter(|row| row["url"].as_str() == row["part"].as_str().map(|part| format!("/page/{part}")).as_deref()).count();
+    assert!(of_old > 0 && of_new > 0 && of_old + of_new == VISITORS, "{of_old} rows of the old version, {of_new} of the new one");
 }
 
 #[test]

@@ -178,14 +178,14 @@ impl Store {
         Ok(stored)
     }
 
-    /// As [`Store::put`], unless the object is there already and whole.
+    /// As [`Store::put`], unless the object is there already and whole. One that is there may be what a `put` that failed has left.
     ///
     /// # Errors
     /// As [`Store::put`].
     pub fn put_once(&self, path: &str, bytes: &[u8]) -> Result<Stored> {
         let stored = Stored::of(path, bytes);
         match self.verify(&stored) {
-            Ok(()) => Ok(stored),
+            Ok(()) => self.sync_again(path).map(|()| stored),
             Err(_) => self.put(path, bytes.to_vec()),
         }
     }
@@ -275,7 +275,8 @@ impl Store {
         }
     }
 
-    /// What an attempt left behind that was reported as failed may not be durable.
+    /// What an attempt left behind that was reported as failed may not be durable. Its bytes are: a file gets its name after it was synced, and
+    /// one whose sync failed is removed and never read. It is the name that may be lost, and a folder can be synced once more.
     fn sync_again(&self, path: &str) -> Result<()> {
         let Some(folder) = &self.0.folder else { return Ok(()) };
         let file = folder.join(path);

@@ -74,7 +74,7 @@ pub struct InspectArgs {
     pub args: Vec<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// A component with a job, or a job.toml.
     pub file: PathBuf,
@@ -138,7 +138,7 @@ pub struct CompatArgs {
 pub struct UpgradeArgs {
     /// The job's id or name, as `list` shows them.
     pub job: String,
-    /// The new version of its component.
+    /// The new version: a component, or a job.toml if the job was started from one.
     pub component: PathBuf,
 }
 

@@ -86,8 +86,12 @@ fn interrupts() -> Result<Receiver<()>> {
     Ok(receiver)
 }
 
+fn is_job_file(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "toml")
+}
+
 fn read_job(args: &RunArgs) -> Result<Job> {
-    match args.file.extension().is_some_and(|extension| extension == "toml") {
+    match is_job_file(&args.file) {
         true => read_job_file(args),
         false => read_component(args),
     }
@@ -114,20 +118,32 @@ fn upgraded(named: LoadedPlugin, args: &RunArgs, loader: &mut Loader, configurat
     Ok(LoadedPlugin { plugin, component: Arc::new(bytes), replaces, ..named })
 }
 
-/// How `streamrt upgrade` makes a new version of this job: of another component, with the same name and arguments.
+/// How `streamrt upgrade` makes a new version of this job: of another component, with the same name and arguments, or of another job file.
 fn new_version(args: &RunArgs, job: &Job) -> remote::Load {
-    let (file, name, arguments) = (args.file.clone(), job.spec.name.clone(), args.args.clone());
-    let configuration = job.configuration.clone();
-    Arc::new(move |component| {
-        if file.extension().is_some_and(|extension| extension == "toml") {
-            let message = format!("{} wires several components: stop it with a savepoint, and start the new file from it", file.display());
-            return Err(Error::new(code::BAD_OPTION, message));
+    let (args, name, configuration, grants) = (args.clone(), job.spec.name.clone(), job.configuration.clone(), job.grants.clone());
+    Arc::new(move |file| {
+        let new = RunArgs { file: file.to_owned(), ..args.clone() };
+        let refuse = |what: &str| Err(Error::new(code::BAD_OPTION, format!("{}: {what}", file.display())));
+        match (is_job_file(&args.file), is_job_file(file)) {
+            (false, true) => refuse("the job was started from a component, and is upgraded to another component"),
+            (true, false) => refuse("the job was started from a job file, and is upgraded to another job file, which names the components"),
+            (false, false) => new_component(&new, &name, &configuration),
+            (true, true) => match read_job_file(&new)? {
+                new if new.spec.name != name => refuse(&format!("it is the job `{}`, and the one that runs is `{name}`", new.spec.name)),
+                new if new.configuration != configuration || new.grants != grants => {
+                    refuse("its configuration or its grants are others, and those of a running job stay: stop it, and start the new file")
+                }
+                new => Ok((new.spec, new.plugins)),
+            },
         }
-        let (plugin, bytes) = Loader::new(&configuration)?.load(component)?;
-        let plan = plugin.describe(&arguments).map_err(|e| e.at(component.display()))?;
-        let plugins = vec![LoadedPlugin { plugin, args: arguments.clone(), component: bytes, replaces: None }];
-        Ok((JobSpec::from_plan(name.clone(), Arc::new(plan)), plugins))
     })
+}
+
+fn new_component(new: &RunArgs, name: &str, configuration: &Configuration) -> Result<(JobSpec, Vec<LoadedPlugin>)> {
+    let (plugin, component) = Loader::new(configuration)?.load(&new.file)?;
+    let plan = plugin.describe(&new.args).map_err(|e| e.at(new.file.display()))?;
+    let plugins = vec![LoadedPlugin { plugin, args: new.args.clone(), component, replaces: None }];
+    Ok((JobSpec::from_plan(name, Arc::new(plan)), plugins))
 }
 
 fn read_job_file(args: &RunArgs) -> Result<Job> {

@@ -227,8 +227,12 @@ impl SplitReader for FileReader {
         position::write(&FilePosition { byte: end.map_or(byte, |end| byte.min(end)), line, end })
     }
 
+    fn skip_long_records(&mut self) {
+        self.records.skip_long_records();
+    }
+
     fn take_poison(&mut self) -> Vec<PoisonLine> {
-        self.decoder.take_poison()
+        self.decoder.take_poison(self.records.take_skipped())
     }
 }
 

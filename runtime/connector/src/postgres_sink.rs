@@ -9,9 +9,13 @@
 //!
 //! Names of transactions are kept for [`REMEMBERED`], so a savepoint that holds promises can be started from for so long.
 //!
+//! No question waits for its answer for ever (`connection.rs`): a server that stands still costs the attempt, and the next one first ends
+//! what connections the one before has left there.
+//!
 //! A lost connection costs the transaction that was open, and so the attempt; commits and clean-up are tried again. There is no TLS: the
 //! server is to be on this machine or in a network that is trusted.
 
+mod connection;
 mod copy_text;
 mod server;
 mod table;
@@ -19,13 +23,13 @@ mod table;
 use crate::{options, position};
 use arrow_schema::SchemaRef;
 use copy_text::CopyText;
-use postgres::error::SqlState;
 use serde::{Deserialize, Serialize};
 use server::{Server, quote};
-use std::io::Write;
+use std::time::Duration;
 use streamrt_operator::{OperatorContext, Sink, transaction_prefix};
-use streamrt_types::{Batch, Error, Result, code};
+use streamrt_types::{Batch, Error, Result, code, parse_duration_ms};
 use table::Table;
+use tokio_postgres::error::SqlState;
 
 /// Options of the sink `postgres`.
 #[derive(Debug, Deserialize)]
@@ -36,7 +40,15 @@ pub struct PostgresOptions {
     pub url: String,
     /// The table as SQL names it: `results`, or `schema.results`. It must be there; columns are found by name.
     pub table: String,
+    /// How long the server may take for one statement, as in `60s`, which is the default. Then the transaction is given up, and the job
+    /// fails or starts again. At least 1 s.
+    #[serde(default)]
+    pub timeout: Option<String>,
 }
+
+/// Of one statement, where the options say nothing.
+const STATEMENT_TIME: Duration = Duration::from_secs(60);
+const STATEMENT_TIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 /// Text that gathers before it is sent.
 const COPY_BYTES: usize = 256 << 10;
@@ -78,6 +90,14 @@ struct Promise {
     last: String,
 }
 
+impl PostgresOptions {
+    fn statement_limit(&self) -> Result<Duration> {
+        let Some(text) = &self.timeout else { return Ok(STATEMENT_TIME) };
+        let limit = Duration::from_millis(parse_duration_ms("timeout", text).map_err(|e| options::refuse("postgres", e.message()))?);
+        if STATEMENT_TIMES.contains(&limit) { Ok(limit) } else { Err(options::refuse("postgres", "`timeout` must be from 1s to 24h")) }
+    }
+}
+
 impl PostgresSink {
     /// # Errors
     /// `Invalid` if the URL cannot be read.
@@ -85,7 +105,7 @@ impl PostgresSink {
         if options.table.is_empty() {
             return Err(options::refuse("postgres", "`table` is empty, but it must name a table"));
         }
-        let server = Server::new(&options.url)?;
+        let server = Server::new(&options.url, options.statement_limit()?)?;
         Ok(PostgresSink { server, options, schema, table: None, written: Promise::default(), text: Vec::new(), begun: false })
     }
 
@@ -96,15 +116,10 @@ impl PostgresSink {
     /// Sends the text that has gathered.
     fn copy(&mut self) -> Result<()> {
         let sql = self.table()?.copy.clone();
-        let client = self.server.client()?;
+        let text = std::mem::take(&mut self.text);
+        let connection = self.server.connection()?;
         let begun = std::mem::replace(&mut self.begun, true);
-        let copied = if begun { Ok(()) } else { client.batch_execute("BEGIN") }.and_then(|()| {
-            let mut copy = client.copy_in(&sql)?;
-            // An error of the server is what `finish` says; one of the connection it says as well.
-            copy.write_all(&self.text).ok();
-            copy.finish().map(drop)
-        });
-        self.text.clear();
+        let copied = if begun { Ok(()) } else { connection.batch_execute("BEGIN") }.and_then(|()| connection.copy(&sql, text));
         copied.map_err(|e| self.server.failed(&format!("writing to table {}", self.options.table), &e))
     }
 
@@ -126,8 +141,8 @@ impl PostgresSink {
     /// Ends a prepared transaction; false if the server does not know it.
     fn end(&mut self, how: &str, transaction: &str) -> Result<bool> {
         let sql = format!("{how} PREPARED {}", quote(transaction));
-        self.server.retry(&sql, |client| match client.batch_execute(&sql) {
-            Err(e) if e.code() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(false),
+        self.server.retry(&sql, |connection| match connection.batch_execute(&sql) {
+            Err(e) if e.state() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(false),
             ended => ended.map(|()| true),
         })
     }
@@ -136,8 +151,8 @@ impl PostgresSink {
     fn check_room(&mut self, context: &OperatorContext, prefix: &str) -> Result<()> {
         let sql =
             "SELECT current_setting('max_prepared_transactions')::bigint, count(*) FROM pg_prepared_xacts WHERE NOT starts_with(gid, $1)";
-        let (most, others) = self.server.retry("looking at max_prepared_transactions", |client| {
-            client.query_one(sql, &[&prefix]).map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
+        let (most, others) = self.server.retry("looking at max_prepared_transactions", |connection| {
+            connection.query_one(sql, &[&prefix]).map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
         })?;
         let needed = i64::from(context.parallelism * PREPARED_PER_SUBTASK);
         if most - others >= needed {
@@ -158,6 +173,7 @@ impl Sink for PostgresSink {
             let message = format!("the uid is too long for the name of a transaction, which begins with `{prefix}`");
             return Err(Error::new(code::INVALID_JOB, message));
         }
+        self.server.begin(&prefix, &context.cancel);
         self.check_room(context, &prefix)?;
         let table = Table::find(&mut self.server, &self.options.table, &self.schema)?;
         table.forget(&mut self.server, &prefix, REMEMBERED)?;
@@ -193,8 +209,9 @@ impl Sink for PostgresSink {
             self.copy()?;
         }
         let (name, note) = (self.written.transaction.clone(), self.table()?.note.clone());
-        let client = self.server.client()?;
-        let prepared = client.execute(&note, &[&name]).and_then(|_| client.batch_execute(&format!("PREPARE TRANSACTION {}", quote(&name))));
+        let connection = self.server.connection()?;
+        let prepare = format!("PREPARE TRANSACTION {}", quote(&name));
+        let prepared = connection.execute(&note, &[&name]).and_then(|_| connection.batch_execute(&prepare));
         prepared.map_err(|e| self.server.failed(&format!("preparing transaction `{name}`"), &e))?;
         self.begun = false;
         Ok(Some(position::write(&std::mem::take(&mut self.written)).into_bytes()))
@@ -206,7 +223,8 @@ impl Sink for PostgresSink {
             return Ok(());
         }
         let sql = self.table()?.is_noted.clone();
-        let is_noted = self.server.retry("looking for a transaction", |client| client.query_opt(&sql, &[&promise.transaction]))?.is_some();
+        let is_noted =
+            self.server.retry("looking for a transaction", |connection| connection.query_opt(&sql, &[&promise.transaction]))?.is_some();
         if is_noted { Ok(()) } else { Err(self.lost(&promise)) }
     }
 
@@ -222,8 +240,9 @@ impl Sink for PostgresSink {
 
     fn abort_unlisted(&mut self, prefix: &str, keep: &[Vec<u8>]) -> Result<()> {
         let keep = keep.iter().map(|promise| Ok(self.read(promise)?.transaction)).collect::<Result<Vec<String>>>()?;
+        self.server.end_others()?;
         let sql = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1)";
-        let found = self.server.retry("listing prepared transactions", |client| client.query(sql, &[&prefix]))?;
+        let found = self.server.retry("listing prepared transactions", |connection| connection.query(sql, &[&prefix]))?;
         for transaction in found.iter().map(|row| row.get::<_, String>(0)).filter(|name| !keep.contains(name)) {
             self.end("ROLLBACK", &transaction)?;
         }

@@ -5,19 +5,24 @@
 //! 3. `block` lends them to a format.
 //! 4. `consume` forgets them.
 //!
-//! A record that is not complete stays until more bytes come or `end_input` completes it.
+//! A record that is not complete stays until more bytes come or `end_input` completes it. One that is too long stays as its beginning and its
+//! length alone, if such records are to be left out.
 //!
 //! Invariant: each byte is in exactly one line, each line is counted exactly once, and how often the input was filled does not show.
 
 use std::io::Read;
 use std::ops::Range;
+use streamrt_operator::PoisonLine;
 use streamrt_types::{Error, Result, code};
 
 /// Bytes that one `fill` asks for: large enough that system calls do not show, small enough to stay in the cache.
 const FILL_BYTES: usize = 256 << 10;
 
-/// The longest record. Longer ones are an error and not poison, because their end is not known.
+/// The longest record. A longer one is an error, as soon as it is that long, or is left out up to its line end.
 const RECORD_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of a refused record that a report keeps.
+pub const POISON_BYTES_MAX: usize = 1024;
 
 /// A block ends early when it has so many bytes: columns have 32-bit offsets.
 const BLOCK_BYTES_MAX: usize = 32 << 20;
@@ -87,8 +92,21 @@ struct Quote {
     open: bool,
 }
 
+/// A record that is too long, as far as it was read and forgotten.
+#[derive(Debug, Default)]
+struct LongRecord {
+    begin: Vec<u8>,
+    n_bytes: u64,
+}
+
 pub struct RecordBuffer {
     framing: Framing,
+    /// Records that are too long are left out, and no error.
+    skips_long: bool,
+    /// The one that is being left out.
+    long: Option<LongRecord>,
+    /// Those that were left out, for a report.
+    skipped: Vec<PoisonLine>,
     /// Valid up to `filled`; positions below count from `consumed`, so that moving the bytes to the front changes none of them.
     bytes: Vec<u8>,
     filled: usize,
@@ -113,6 +131,9 @@ impl RecordBuffer {
     pub fn at(framing: Framing, byte: u64, line: u64) -> RecordBuffer {
         RecordBuffer {
             framing,
+            skips_long: false,
+            long: None,
+            skipped: Vec::new(),
             bytes: Vec::new(),
             filled: 0,
             consumed: 0,
@@ -124,6 +145,16 @@ impl RecordBuffer {
             end_of_input: false,
             records: Vec::new(),
         }
+    }
+
+    /// From now on a record that is too long is left out, and told by [`RecordBuffer::take_skipped`].
+    pub fn skip_long_records(&mut self) {
+        self.skips_long = true;
+    }
+
+    /// The records that were left out since the last call.
+    pub fn take_skipped(&mut self) -> Vec<PoisonLine> {
+        std::mem::take(&mut self.skipped)
     }
 
     /// Reads once; returns the number of bytes, 0 at the end of the input.
@@ -146,7 +177,8 @@ impl RecordBuffer {
 
     /// Says that nothing more will come: a last line without line end becomes complete.
     pub fn end_input(&mut self) {
-        if !self.end_of_input && !self.rest().is_empty() && self.bytes[self.filled - 1] != b'\n' {
+        let is_open = self.long.is_some() || !self.rest().is_empty() && self.bytes[self.filled - 1] != b'\n';
+        if !self.end_of_input && is_open {
             self.make_room(1);
             self.bytes[self.filled] = b'\n';
             self.filled += 1;
@@ -154,7 +186,12 @@ impl RecordBuffer {
         self.end_of_input = true;
     }
 
-    /// The bytes of the record that is not complete.
+    /// Whether the input may end here without cutting a record.
+    pub fn is_between_records(&self) -> bool {
+        self.long.is_none() && self.rest().is_empty()
+    }
+
+    /// The bytes of the record that is not complete; of one that is too long, those that were not forgotten.
     pub fn rest(&self) -> &[u8] {
         &self.bytes[self.consumed + self.start..self.filled]
     }
@@ -171,32 +208,67 @@ impl RecordBuffer {
         (self.n_before + start as u64, line)
     }
 
-    /// Finds records until there are `rows`. Returns whether the block is full: else more input is needed.
+    /// Finds records until there are `rows`. Returns whether the block is to be taken as it is: else more input is needed.
     ///
     /// # Errors
-    /// `Data` if a line is longer than 16 MiB.
+    /// `Data` if a line is longer than 16 MiB, and such are not left out.
     pub fn frame(&mut self, rows: usize) -> Result<bool> {
         while self.records.len() < rows && self.start < BLOCK_BYTES_MAX {
-            let Some(end) = self.record_end() else {
-                return self.check_length(self.rest().len()).map(|()| false);
-            };
-            self.check_length(end - self.start)?;
-            self.push(end);
+            match self.record_end() {
+                Some(end) if self.is_long(end - self.start) => self.end_long(end)?,
+                Some(end) => self.push(end),
+                None if !self.is_long(self.rest().len()) => return Ok(false),
+                // Its bytes can be forgotten when the records before it are consumed.
+                None if self.skips_long && !self.records.is_empty() => return Ok(true),
+                None => return self.forget_rest().map(|()| false),
+            }
         }
         Ok(true)
     }
 
-    fn check_length(&self, n_bytes: usize) -> Result<()> {
-        if n_bytes <= RECORD_BYTES_MAX {
-            return Ok(());
+    /// Whether the record is too long of which so many bytes are here.
+    fn is_long(&self, n_bytes: usize) -> bool {
+        self.long.is_some() || n_bytes > RECORD_BYTES_MAX
+    }
+
+    /// Adds bytes from `start` to `end` to the record that is too long.
+    fn lengthen(&mut self, end: usize) -> Result<()> {
+        if !self.skips_long {
+            return Err(Error::new(code::BAD_RECORD, format!("line {} is longer than {} MiB", self.line, RECORD_BYTES_MAX >> 20)));
         }
-        Err(Error::new(code::BAD_RECORD, format!("line {} is longer than {} MiB", self.line, RECORD_BYTES_MAX >> 20)))
+        let bytes = &self.bytes[self.consumed + self.start..self.consumed + end];
+        let long = self.long.get_or_insert_with(|| LongRecord { begin: bytes[..POISON_BYTES_MAX].to_vec(), n_bytes: 0 });
+        long.n_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Forgets what is here of a record that is too long and not complete. There are no records before it.
+    fn forget_rest(&mut self) -> Result<()> {
+        // Blank lines may stand before it.
+        self.consume();
+        let end = self.filled - self.consumed;
+        self.lengthen(end)?;
+        (self.consumed, self.cursor, self.quote) = (self.filled, 0, Quote::default());
+        Ok(())
+    }
+
+    /// Leaves out the record that is too long and ends at `end`.
+    fn end_long(&mut self, end: usize) -> Result<()> {
+        let here = (end - self.start) as u64;
+        self.lengthen(end)?;
+        let LongRecord { begin, n_bytes } = self.long.take().unwrap_or_default();
+        let reason = format!("it is longer than {} MiB: it has {n_bytes} bytes", RECORD_BYTES_MAX >> 20);
+        self.skipped.push(PoisonLine { position: self.line, line: String::from_utf8_lossy(&begin).into_owned(), reason });
+        self.n_before += n_bytes - here;
+        self.end_record(end);
+        Ok(())
     }
 
     /// The position of the line end that completes the record, if it is there.
     fn record_end(&mut self) -> Option<usize> {
         match self.framing {
-            Framing::Csv { delimiter } => self.record_end_csv(delimiter),
+            // Of one that is too long it is not known any more whether quotes are open.
+            Framing::Csv { delimiter } if self.long.is_none() => self.record_end_csv(delimiter),
             _ => self.find(|bytes| memchr::memchr(b'\n', bytes)),
         }
     }
@@ -232,7 +304,7 @@ impl RecordBuffer {
             }
             self.cursor += 1;
         }
-        if self.end_of_input { self.give_up_quote() } else { None }
+        if self.end_of_input || self.rest().len() > RECORD_BYTES_MAX { self.give_up_quote() } else { None }
     }
 
     /// A quote that nobody closes ends with its line, so that it takes no other line with it.
@@ -258,6 +330,11 @@ impl RecordBuffer {
         if !blank {
             self.records.push(Record { start: self.start, end: self.start + length, line: self.line });
         }
+        self.end_record(end);
+    }
+
+    /// The next record begins behind the line end at `end`.
+    fn end_record(&mut self, end: usize) {
         self.line += 1 + self.quote.n_line_ends;
         self.quote = Quote::default();
         self.start = end + 1;
@@ -367,6 +444,52 @@ mod tests {
             }
         };
         assert_eq!((error.code().id, error.message()), ("S3003", "line 1 is longer than 16 MiB"));
+    }
+
+    /// Reads an input as a file is read, with records that are too long left out.
+    fn frame_skipping(framing: Framing, mut input: &[u8]) -> (Records, Vec<(u64, String)>, Vec<(u64, u64)>) {
+        let mut buffer = RecordBuffer::new(framing);
+        buffer.skip_long_records();
+        let (mut found, mut skipped, mut positions, mut ended) = (Vec::new(), Vec::new(), Vec::new(), false);
+        while !ended {
+            while !buffer.frame(2).unwrap() {
+                if buffer.fill(&mut input).unwrap() == 0 {
+                    buffer.end_input();
+                    ended = !buffer.frame(2).unwrap();
+                    break;
+                }
+            }
+            let block = buffer.block();
+            found.extend(block.records.iter().map(|r| (r.line, String::from_utf8_lossy(&block.bytes[r.text()]).into_owned())));
+            buffer.consume();
+            skipped.extend(buffer.take_skipped().into_iter().map(|line| (line.position, line.reason)));
+            positions.push(buffer.position());
+            assert!(buffer.bytes.len() <= 4 * RECORD_BYTES_MAX, "the record is kept");
+        }
+        assert!(buffer.is_between_records());
+        (found, skipped, positions)
+    }
+
+    #[test]
+    fn records_that_are_too_long_are_left_out_if_that_is_wanted() {
+        let reason = |n_bytes: usize| format!("it is longer than 16 MiB: it has {n_bytes} bytes");
+        for n_bytes in [RECORD_BYTES_MAX + 1, 5 * RECORD_BYTES_MAX] {
+            let long = "x".repeat(n_bytes);
+            for end in ["", "\n"] {
+                let (found, skipped, positions) = frame_skipping(Framing::Lines, format!("a\n{long}\nb\n{long}{end}").as_bytes());
+                assert_eq!(found, [(1, "a".to_owned()), (3, "b".to_owned())]);
+                assert_eq!(skipped, [(2, reason(n_bytes)), (4, reason(n_bytes))]);
+                let n_bytes = n_bytes as u64;
+                // A line that does not come whole is where one goes on, until all of it was seen; then it is behind `b`.
+                assert!(positions.contains(&(n_bytes + 5, 4)), "{positions:?}");
+                assert_eq!(positions[0], if n_bytes > 2 * RECORD_BYTES_MAX as u64 { (2, 2) } else { (n_bytes + 5, 4) });
+                // With the line end that `end_input` adds.
+                assert_eq!(positions.last(), Some(&(2 * n_bytes + 6, 5)));
+            }
+            // A quote that is open in such a record does not reach beyond its line.
+            let (found, skipped, _) = frame_skipping(CSV, format!("a,\"{long}\nb,c\n").as_bytes());
+            assert_eq!((found, skipped), (vec![(2, "b,c".to_owned())], vec![(1, reason(n_bytes + 3))]));
+        }
     }
 
     proptest! {

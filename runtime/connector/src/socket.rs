@@ -165,7 +165,7 @@ impl SocketReader {
         let lost = |what: String| Error::new(code::CONNECTION_LOST, format!("{} {what}", self.address));
         match self.closed.take() {
             None => return Ok(ReaderPoll::Pending { ms: 0 }),
-            Some(Closed::ByServer) if rest.is_empty() => {}
+            Some(Closed::ByServer) if self.records.is_between_records() => {}
             Some(Closed::ByServer) => return Err(lost(format!("closed the connection inside line {line}, after `{shown}`"))),
             Some(Closed::Broken(e)) => return Err(lost(format!("broke the connection at line {line}: {e}")).with_source(e)),
         }
@@ -192,8 +192,12 @@ impl SplitReader for SocketReader {
         position::write(&SocketPosition { lines: line - 1 })
     }
 
+    fn skip_long_records(&mut self) {
+        self.records.skip_long_records();
+    }
+
     fn take_poison(&mut self) -> Vec<PoisonLine> {
-        self.decoder.take_poison()
+        self.decoder.take_poison(self.records.take_skipped())
     }
 }
 

@@ -78,6 +78,8 @@ struct OperatorTable {
     component: String,
     function: String,
     input: String,
+    /// Of a function with two inputs: the second one, all of whose rows go to every subtask.
+    broadcast: Option<String>,
     #[serde(default)]
     key: Vec<String>,
     parallelism: Option<u32>,
@@ -178,9 +180,10 @@ impl JobFile {
                 true => Partitioning::Forward,
                 false => Partitioning::Hash { columns: table.key.clone() },
             };
+            let broadcast = table.broadcast.iter().map(|_| Input { input: 1, ..unresolved(Partitioning::Broadcast) });
             job.nodes.push(Node {
                 parallelism: table.parallelism,
-                inputs: vec![unresolved(partitioning)],
+                inputs: std::iter::once(unresolved(partitioning)).chain(broadcast).collect(),
                 ..node(&job, &table.uid, body, outputs)
             });
         }
@@ -211,12 +214,13 @@ impl JobFile {
             let uid = node.uid.strip_suffix(WATERMARKS).unwrap_or(&node.uid);
             ports.insert(uid.to_owned(), (node.id, node.outputs.iter().map(|port| port.name.clone()).collect()));
         }
-        let inputs = self.operator.iter().map(|t| (&t.uid, &t.input)).chain(self.sink.iter().map(|t| (&t.uid, &t.input)));
+        let operators = self.operator.iter().map(|t| (&t.uid, [Some(&t.input), t.broadcast.as_ref()]));
+        let inputs = operators.chain(self.sink.iter().map(|t| (&t.uid, [Some(&t.input), None])));
         let first = job.nodes.len() - self.operator.len() - self.sink.len();
-        for (number, (uid, input)) in inputs.enumerate() {
-            let found = resolve(&ports, input).map_err(|e| e.at(format!("node `{uid}`")))?;
-            let edge = &mut job.nodes[first + number].inputs[0];
-            (edge.node, edge.port) = found;
+        for (node, (uid, inputs)) in job.nodes[first..].iter_mut().zip(inputs) {
+            for (edge, input) in node.inputs.iter_mut().zip(inputs.into_iter().flatten()) {
+                (edge.node, edge.port) = resolve(&ports, input).map_err(|e| e.at(format!("node `{uid}`")))?;
+            }
         }
         Ok(())
     }

@@ -169,7 +169,7 @@ pub(crate) fn check_second_input<'a>(
     let Some(function) = broadcast else { return Ok(()) };
     let replaces = |columns: &OutputColumns| matches!(columns, OutputColumns::Replace { .. });
     let fault = match input {
-        None => "its second input, the broadcast one, is missing",
+        None => "its second input is missing: `connect` gives it one, or `broadcast` in a job.toml",
         Some(_) if node.inputs.len() == edges.len() => "its first input is missing",
         Some(_) if edges.iter().any(|edge| edge.partitioner != EdgePartitioner::Broadcast) => "its second input is not broadcast",
         Some(_) if !function.outputs.iter().all(|port| replaces(&port.columns)) => "a function with two inputs must replace the columns",

@@ -62,6 +62,7 @@ impl<O: Operator> Harness<O> {
         let context = OperatorContext {
             job: "job".into(),
             generation: 1,
+            cancel: Arc::default(),
             uid: "op".into(),
             subtask: 0,
             parallelism: 1,

@@ -1,7 +1,7 @@
 //! The contract of an operator: it gets batches, watermarks and status in order, and puts its results into an [`Output`].
 
 use crate::source::SplitEvent;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_state::{OperatorSnapshot, OperatorState, StateDisk, Tier};
 use streamrt_types::{Batch, Clock, Configuration, Error, KeyGroupRange, Result, Status, WATERMARK_MIN, Watermark};
@@ -101,6 +101,8 @@ pub struct OperatorContext {
     pub job: Arc<str>,
     /// The number of the take-over of the job: every start has a higher one.
     pub generation: u64,
+    /// Set when the attempt is to end at once: who waits for something outside gives up.
+    pub cancel: Arc<AtomicBool>,
     pub uid: Arc<str>,
     pub subtask: u32,
     pub parallelism: u32,

@@ -90,6 +90,10 @@ pub trait SplitReader: Send {
     /// Where the next call of `poll` goes on, in the connector's words; JSON. Rows that were returned lie before it, all others behind.
     fn position(&self) -> String;
 
+    /// Says that a record too long for memory is to be reported as refused, and no error of `poll`. Called before the first `poll`, under the
+    /// poison policy `skip`: under another one nobody wants to wait for the end of such a record.
+    fn skip_long_records(&mut self) {}
+
     /// The records that the format refused since the last call, oldest first: (position, the raw record, the reason).
     ///
     /// Under the policy `fail` the task ends with the first one.

@@ -191,7 +191,7 @@ impl Uploader {
                         let report = SubtaskReport { name, alignment_us, sync_us, async_us, bytes, full_bytes };
                         Message::Acknowledged { task, checkpoint, snapshot, report }
                     }
-                    Err(error) => Message::Declined { task, checkpoint, reason: error.message().to_owned() },
+                    Err(error) => Message::Declined { task, checkpoint, reason: error.with_causes() },
                 }
             }
             Report::Committed { task, checkpoint } => Message::Committed { task, checkpoint },
@@ -416,7 +416,7 @@ impl CoordinatorThread {
         self.note_commits();
         match self.publish_as(checkpoint, purpose, subtasks) {
             Ok(()) => Ok(self.coordinator.published(checkpoint)),
-            Err(error) if self.durable.leads() => Ok(self.coordinator.publish_failed(checkpoint, error.message())),
+            Err(error) if self.durable.leads() => Ok(self.coordinator.publish_failed(checkpoint, &error.with_causes())),
             Err(error) => Err(error),
         }
     }

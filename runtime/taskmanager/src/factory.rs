@@ -106,6 +106,7 @@ impl Factory<'_> {
             disk: definition.disks.as_ref().map(|disks| disks.disk(&self.restored, &uid, share)),
             job: self.job.clone(),
             generation: self.generation,
+            cancel: self.control.cancel_flag(),
             uid,
             subtask: subtask.index,
             parallelism,

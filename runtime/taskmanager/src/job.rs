@@ -5,7 +5,7 @@
 use crate::checkpoints::Message;
 use crate::control::{Control, Controls};
 use crate::disks::{Disks, StateBackend};
-use crate::durable::{self, Beginning};
+use crate::durable::{self, Beginning, Kept};
 use crate::factory::{self, Definition, LoadedPlugin};
 use crate::master::Master;
 use crate::regions::Attempt;
@@ -21,6 +21,9 @@ use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph};
 use streamrt_operator::TaskMetrics;
 use streamrt_plugin::Grants;
 use streamrt_types::{Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism};
+
+/// How often one who waits for the next attempt looks whether there is to be one.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A job that runs.
 pub struct JobHandle {
@@ -146,7 +149,8 @@ pub struct JobToRun {
     pub grants: Grants,
 }
 
-/// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`.
+/// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`. A server that is away is waited for as the restart strategy
+/// says, in a job with checkpoints.
 ///
 /// # Errors
 /// `Invalid` if the job or its configuration is wrong, or `checkpoint.dir` is another job's; `Unavailable` if a file or server that it
@@ -161,12 +165,16 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let disks = state.map(|state| Disks::new(state, &configuration).map(Arc::new)).transpose()?;
     let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);
     let definition = Arc::new(define(job, plugins, grants, Arc::new(configuration), parallelism, kept_max, disks)?);
-    let Some(beginning) = durable::begin(&definition, kept, from.as_deref())? else { return Ok(Submission::Finished) };
-    let Beginning { durable, restored, resumed } = beginning;
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
     let shared = Arc::new(Shared::new(definition.clone()));
-    let first = Attempt::start(&definition, durable, &restored, &shared)?;
     let strategy = RestartStrategy::new(&definition.configuration);
+    let (first, resumed) = match start_first(&definition, kept, from.as_deref(), &shared) {
+        Ok(None) => return Ok(Submission::Finished),
+        Ok(Some((first, resumed))) => (Ok(first), resumed),
+        // By now nothing can be wrong with the job that would not be found again.
+        Err(error) if definition.configuration.checkpoint_interval_ms.is_some() && strategy.may_try_again(&error) => (Err(error), None),
+        Err(error) => return Err(error),
+    };
     let master = Master { from, shared: shared.clone(), strategy, start: Instant::now() };
     let disks = definition.disks.clone();
     let run = move || {
@@ -177,6 +185,13 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
     let thread = std::thread::Builder::new().name("job".into()).spawn(run).map_err(no_thread)?;
     Ok(Submission::Started(JobHandle { shared, thread, start: Instant::now(), bounded, resumed }))
+}
+
+/// The first attempt, and the checkpoint that it goes on from; `None` if the job has finished.
+fn start_first(definition: &Arc<Definition>, kept: Kept, from: Option<&str>, shared: &Shared) -> Result<Option<(Attempt, Option<u64>)>> {
+    let Some(beginning) = durable::begin(definition, kept, from)? else { return Ok(None) };
+    let Beginning { durable, restored, resumed } = beginning;
+    Ok(Some((Attempt::start(definition, durable, &restored, shared)?, resumed)))
 }
 
 /// `kept_max` is the max parallelism of the snapshot that the job goes on from.
@@ -241,9 +256,12 @@ impl Shared {
     }
 
     pub fn messages(&self) -> Result<Sender<Message>> {
-        let no_checkpoints =
-            || Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval");
-        self.current().messages.clone().ok_or_else(no_checkpoints)
+        let has_checkpoints = self.definition().configuration.checkpoint_interval_ms.is_some();
+        let none = || match has_checkpoints {
+            true => Error::new(code::CHECKPOINT_FAILED, "the job has not started yet: what it needs is away"),
+            false => Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval"),
+        };
+        self.current().messages.clone().ok_or_else(none)
     }
 
     pub fn current(&self) -> MutexGuard<'_, Current> {
@@ -308,6 +326,14 @@ impl Shared {
             self.stop();
         }
         made
+    }
+
+    /// Waits for the next attempt; not longer than the user wants the job to run.
+    pub fn pause(&self, delay: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < delay && !self.stopped.load(Ordering::SeqCst) && !self.cancelled.load(Ordering::SeqCst) {
+            std::thread::sleep(LOOK.min(delay));
+        }
     }
 
     /// What users wanted while one attempt followed the other is told to the new one.

@@ -26,9 +26,10 @@ pub(crate) struct Master {
 }
 
 impl Master {
-    /// Returns the checkpoint at which the job was stopped, if it was.
-    pub fn run(mut self, first: Attempt) -> Result<Option<u64>> {
-        let mut attempt = first;
+    /// Returns the checkpoint at which the job was stopped, if it was. A first attempt that could not start is a failure like any other.
+    pub fn run(mut self, first: Result<Attempt>) -> Result<Option<u64>> {
+        let first = first.map(Some).or_else(|error| self.again_or_withdraw(error))?;
+        let Some(mut attempt) = first else { return Ok(None) };
         loop {
             let (result, ending) = self.join(attempt)?;
             let (error, ending) = match (result, ending) {
@@ -92,8 +93,8 @@ impl Master {
         let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
         let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
         let Some(delay) = delay else { return Err(error) };
-        eprintln!("streamrt: [{}] {}{what} in {:.1} s", error.code().id, error.message(), delay.as_secs_f64());
-        std::thread::sleep(delay);
+        eprintln!("streamrt: [{}] {}{what} in {:.1} s", error.code().id, error.with_causes(), delay.as_secs_f64());
+        self.shared.pause(delay);
         Ok(error)
     }
 
@@ -144,7 +145,7 @@ impl Master {
             other => return other,
         };
         if let Err(left) = durable::give_up(&self.shared.definition()) {
-            eprintln!("streamrt: [{}] {}", left.code().id, left.message());
+            eprintln!("streamrt: [{}] {}", left.code().id, left.with_causes());
         }
         Err(failed)
     }

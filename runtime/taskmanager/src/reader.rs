@@ -165,7 +165,10 @@ impl Reader {
         if self.open.is_none() {
             match self.waiting.pop_front() {
                 Some((split, position)) => {
-                    let reader = self.source.open(&split, position.as_deref())?;
+                    let mut reader = self.source.open(&split, position.as_deref())?;
+                    if self.context.configuration.poison_policy == PoisonPolicy::Skip {
+                        reader.skip_long_records();
+                    }
                     self.open = Some((split, reader));
                 }
                 None if self.ended => return Ok(Pause::AtEnd),

@@ -44,9 +44,15 @@ impl RestartStrategy {
         }
     }
 
+    /// Whether a failure of this kind may be followed by another attempt at all.
+    pub fn may_try_again(&self, error: &Error) -> bool {
+        let may_pass = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal) && error.code() != code::FILE_MISSING;
+        may_pass && self.kind != RestartKind::None
+    }
+
     /// How long to wait before the next attempt; `None` if there is none. `now` is the time since the job was submitted.
     pub fn after_failure(&mut self, now: Duration, error: &Error) -> Option<Duration> {
-        if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal) || error.code() == code::FILE_MISSING {
+        if !self.may_try_again(error) {
             return None;
         }
         let last = self.failures.back().copied();
@@ -104,6 +110,8 @@ mod tests {
         let mut configuration = Configuration::default();
         configuration.set("restart.strategy", "exponential-delay").unwrap();
         let error = Error::new(code::BAD_RECORD, "line 3");
-        assert_eq!(RestartStrategy::new(&configuration).after_failure(Duration::ZERO, &error), None);
+        let mut strategy = RestartStrategy::new(&configuration);
+        assert!(!strategy.may_try_again(&error) && strategy.after_failure(Duration::ZERO, &error).is_none());
+        assert!(strategy.may_try_again(&Error::new(code::DATABASE, "it is away")));
     }
 }

@@ -140,7 +140,7 @@ codes! {
     /// Data that a checkpoint promised to commit cannot be committed any more.
     COMMIT_LOST = "S7008", Data, "Results between the checkpoints named are missing from the sink; restore what was removed, or replay from an older snapshot.";
     /// Checkpoints failed more often than is tolerated.
-    CHECKPOINT_FAILED = "S7009", Unavailable, "Look at the cause below; `-D checkpoint.tolerable-failures=N` tolerates more of them.";
+    CHECKPOINT_FAILED = "S7009", Unavailable, "Mend what is named as the reason; `-D checkpoint.tolerable-failures=N` tolerates more of them.";
 
     /// A test wanted a step to fail.
     INJECTED = "S7010", Unavailable, "Unset STREAMRT_FAILPOINTS.";

@@ -66,6 +66,13 @@ impl Error {
     pub fn message(&self) -> &str {
         &self.0.message
     }
+
+    /// The message and what caused it, for a line that shows nothing else.
+    pub fn with_causes(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source()).map(ToString::to_string);
+        // Some libraries repeat the text of the inner error in the outer one.
+        causes.fold(self.message().to_owned(), |said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
+    }
 }
 
 impl fmt::Display for Error {

@@ -27,8 +27,8 @@ fn state_on_disk_goes_on_with_another_parallelism() {
 }
 
 /// Lets a job run until it has made some checkpoints, and kills it.
-fn killed_behind_checkpoints(job: &Job) {
-    let mut running = Running::start(streamrt(job.args(2, 4.0, "checkpoints", &[])));
+pub fn killed_behind_checkpoints(job: &Job) {
+    let mut running = Running::start(streamrt(job.args(2, 40.0, "checkpoints", &[])));
     while job.n_log_entries() < 12 {
         assert!(!running.ends_within(std::time::Duration::from_millis(2)), "the job ended before it made checkpoints");
     }
@@ -64,6 +64,10 @@ fn a_checkpoint_shares_the_files_of_the_one_before_it() {
 fn damaged_and_missing_files_of_state_are_refused() {
     let job = Job::new("ride-duration").on_disk(AMPLE_BYTES);
     killed_behind_checkpoints(&job);
+    // A start takes away what was being uploaded at the kill: only what the checkpoint refers to is left.
+    let mut cleaning = streamrt(job.args(2, 0.3, "checkpoints", &[]));
+    cleaning.env("STREAMRT_FAILPOINTS", "recovery.abort=crash:1");
+    assert!(!Running::start(cleaning).finish(LIMIT).status.success());
     for file in state_files(&job.path("checkpoints")) {
         let whole = std::fs::read(&file).unwrap();
         let mut flipped = whole.clone();
@@ -75,6 +79,8 @@ fn damaged_and_missing_files_of_state_are_refused() {
             }
             run(job.args(2, 0.3, "checkpoints", &[])).failed_with("S7001");
         }
+        // A start takes away a folder of which nothing is left.
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, whole).unwrap();
     }
     run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
@@ -90,7 +96,7 @@ fn a_job_changes_its_backend_through_a_savepoint_alone() {
     let mut parallelism = [2, 3, 1].into_iter().cycle();
     for (number, backend) in [&[][..], &memory, &[]].into_iter().enumerate() {
         let folder = job.path(&format!("savepoint-{number}"));
-        let mut command = streamrt(job.args(parallelism.next().unwrap(), 4.0, "checkpoints", backend));
+        let mut command = streamrt(job.args(parallelism.next().unwrap(), 40.0, "checkpoints", backend));
         command.env("XDG_CACHE_HOME", job.path("cache"));
         let before = job.n_log_entries();
         let mut running = Running::start(command);

@@ -3,6 +3,7 @@
 
 mod disks;
 mod failpoints;
+mod faulty_disks;
 mod jobs;
 mod kills;
 mod refusals;

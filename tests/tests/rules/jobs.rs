@@ -23,7 +23,7 @@ fn highest(number: i64) -> i64 {
 }
 
 /// As the guest's alerts: number and limit of each reading that is above the newest limit of its sensor.
-fn expected_alerts() -> Vec<String> {
+pub fn expected_alerts() -> Vec<String> {
     let newest = |number: i64| (0..=number).rev().find(|limit| sensor(*limit) == sensor(number)).map(highest);
     let alert = |number: i64| newest(number).filter(|highest| value(number) > *highest).map(|highest| (number, highest));
     let mut lines: Vec<String> =

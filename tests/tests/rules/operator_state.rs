@@ -15,16 +15,31 @@ use crate::jobs::Job;
 
 /// Kills a job at each of these parallelisms, and lets it end at the last.
 fn check(parallelism: &[u32]) {
-    let job = Job::new();
+    check_with(&Job::new(), parallelism, &[]);
+}
+
+/// Returns what the checkpoint of the last kill holds.
+fn check_with(job: &Job, parallelism: &[u32], options: &[&str]) -> String {
     let (last, killed) = parallelism.split_last().unwrap();
-    killed.iter().for_each(|parallelism| job.run_and_kill(*parallelism, &[]));
+    killed.iter().for_each(|parallelism| job.run_and_kill(*parallelism, options));
     let state = run(["savepoint", "inspect", &job.path("checkpoints").to_string_lossy()]).succeeded().stdout;
     for part in ["limits: ", "\"kind\":\"broadcast\"", "held: ", "\"kind\":\"operator-list\"", "numbers: ", "\"kind\":\"union-list\""] {
         assert!(state.contains(part), "`{part}` is not in {state}");
     }
-    let ended = run(job.args(*last, &[], &[])).succeeded();
+    let ended = run(job.args(*last, options, &[])).succeeded();
     assert!(ended.stderr.contains("goes on from checkpoint"), "{}", ended.stderr);
     job.assert_whole(*parallelism.iter().max().unwrap() as usize);
+    state
+}
+
+/// Broadcast state and lists are in memory with every backend; the keyed state beside them leaves it all the time.
+#[test]
+fn a_killed_job_goes_on_with_its_operator_state_beside_keyed_state_on_disk() {
+    let job = Job::new();
+    let dir = format!("state.dir={}", job.path("state").display());
+    let on_disk = ["-D", "state.backend=rocksdb", "-D", "state.memory=8KiB", "-D", &dir];
+    let state = check_with(&job, &[2, 3, 2], &on_disk);
+    assert!(state.contains("waiting: on disk"), "{state}");
 }
 
 #[test]

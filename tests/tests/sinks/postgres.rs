@@ -1,10 +1,10 @@
 //! The sink `postgres` against a real server.
 
-use streamrt_tests::binary::LIMIT;
-use streamrt_tests::server::{Postgres, wait_until};
+use streamrt_tests::binary::{LIMIT, Running, streamrt};
+use streamrt_tests::server::{Lock, Postgres, wait_until};
 use streamrt_types::FAILPOINTS;
 
-use crate::job::{Job, ROWS};
+use crate::job::Job;
 
 const TABLE: &str = "CREATE TABLE results (n bigint PRIMARY KEY, text text, time timestamptz NOT NULL, id bigserial)";
 
@@ -15,7 +15,21 @@ fn server() -> Postgres {
 }
 
 fn job(server: &Postgres) -> Job {
-    Job::new(&format!("connector = \"postgres\"\nurl = \"{}\"\ntable = \"results\"", server.url()))
+    job_with(server, "60s")
+}
+
+/// A job that gives the server so long for a statement.
+fn job_with(server: &Postgres, timeout: &str) -> Job {
+    Job::new(&format!("connector = \"postgres\"\nurl = \"{}\"\ntable = \"results\"\ntimeout = \"{timeout}\"", server.url()))
+}
+
+/// A job that is in the middle of a transaction, with what keeps it there and the server's processes for it.
+fn in_a_transaction(server: &Postgres, job: &Job) -> (Running, Lock, Vec<u32>) {
+    let running = job.start(2, 1.0, &[]);
+    wait_until("the first rows", || !rows(server).is_empty());
+    let lock = server.lock("results");
+    let processes = server.wait_for_waiting();
+    (running, lock, processes)
 }
 
 /// What is committed.
@@ -93,19 +107,122 @@ fn a_prepared_transaction_that_somebody_rolls_back_is_a_loud_loss() {
     }
 }
 
+/// The lock keeps the job in its transaction, so that the server dies neither before it nor behind it.
 #[test]
-fn a_server_that_is_restarted_in_the_middle_loses_nothing() {
+fn a_server_that_dies_in_the_middle_of_a_transaction_loses_nothing() {
     let mut server = server();
     let job = job(&server);
-    let running = job.start(2, 4.0, &[]);
+    let (running, lock, _) = in_a_transaction(&server, &job);
+    server.kill();
+    drop(lock);
+    running.says("[S3008]");
+    running.says("trying again");
+    server.start_again();
+    running.finish(LIMIT).succeeded().names("the job goes on from checkpoint");
+    assert_whole(&job, &server, "after a restart of the server");
+}
+
+/// Whether the job notices is left to chance: where it may, the sink connects anew by itself.
+#[test]
+fn a_server_that_is_restarted_at_once_loses_nothing() {
+    let mut server = server();
+    let job = job(&server);
+    let running = job.start(2, 2.0, &[]);
     wait_until("the first rows", || !rows(&server).is_empty());
     server.kill();
     server.start_again();
-    let before = rows(&server).len();
-    assert!(before < ROWS, "the job ended before the server did");
-    let finished = running.finish(LIMIT).succeeded();
-    assert!(finished.stderr.contains("S3008"), "the job did not notice: {}", finished.stderr);
+    running.finish(LIMIT).succeeded();
     assert_whole(&job, &server, "after a restart of the server");
+}
+
+#[test]
+fn a_server_that_is_away_at_the_first_start_is_waited_for() {
+    let mut server = server();
+    let job = job_with(&server, "1s");
+    server.kill();
+    let running = job.start(2, 0.4, &[]);
+    running.says("Connection refused");
+    running.says("trying again");
+    server.start_again();
+    running.finish(LIMIT).succeeded();
+    assert_whole(&job, &server, "when the server was there");
+}
+
+#[test]
+fn a_server_that_stands_still_at_the_first_start_is_waited_for_until_the_job_is_cancelled() {
+    let mut server = server();
+    let job = job_with(&server, "1s");
+    server.freeze_all();
+    // The strategy waits for longer than the test.
+    let running = job.start(2, 0.4, &["-D", "restart.delay=1h", "-D", "restart.max-delay=1h"]);
+    running.says("trying again in 3600.0 s");
+    let tell = |command: &str| {
+        let mut command = streamrt([command, "copy"]);
+        command.env("XDG_CACHE_HOME", job.path("cache"));
+        Running::start(command).finish(LIMIT)
+    };
+    wait_until("the job takes commands", || tell("checkpoints").status.success());
+    tell("cancel").succeeded();
+    running.finish(LIMIT).failed_with("S3008");
+    server.thaw();
+    job.run(2, 0.4).succeeded();
+    assert_whole(&job, &server, "after it was cancelled");
+}
+
+#[test]
+fn a_server_that_stands_still_is_given_up_and_tried_again() {
+    let mut server = server();
+    let job = job_with(&server, "1s");
+    let (running, lock, _) = in_a_transaction(&server, &job);
+    server.freeze_all();
+    running.says("the server has not answered for");
+    running.says("[S3008]");
+    running.says("trying again");
+    server.thaw();
+    drop(lock);
+    running.finish(LIMIT).succeeded();
+    assert_whole(&job, &server, "when the server went on");
+}
+
+/// What it was sent may be carried out as soon as it goes on: so nothing is written before it has ended.
+#[test]
+fn a_connection_that_stands_still_is_ended_before_the_job_goes_on() {
+    let mut server = server();
+    let job = job_with(&server, "1s");
+    let (running, lock, processes) = in_a_transaction(&server, &job);
+    server.freeze(&processes);
+    drop(lock);
+    running.says("connections that this sink had before do not end");
+    server.thaw();
+    running.finish(LIMIT).succeeded();
+    assert_whole(&job, &server, "when the connection had ended");
+}
+
+/// The statement would be awaited for longer than the test waits.
+#[test]
+fn a_job_whose_server_stands_still_can_be_cancelled_and_interrupted() {
+    let mut server = server();
+    let job = job_with(&server, "1h");
+    let (running, lock, _) = in_a_transaction(&server, &job);
+    server.freeze_all();
+    let mut cancel = streamrt(["cancel", "copy"]);
+    cancel.env("XDG_CACHE_HOME", job.path("cache"));
+    Running::start(cancel).finish(LIMIT).succeeded();
+    running.finish(LIMIT).failed_with("S3008").names("the server has not answered for");
+    server.thaw();
+    drop(lock);
+    job.assert_part(rows(&server), "after it was cancelled");
+
+    let (mut running, lock, _) = in_a_transaction(&server, &job);
+    server.freeze_all();
+    while !running.ends_within(std::time::Duration::from_millis(200)) {
+        running.interrupt();
+    }
+    assert_eq!(running.finish(LIMIT).status.code(), Some(130));
+    server.thaw();
+    drop(lock);
+    job.run(2, 0.4).succeeded();
+    assert_whole(&job, &server, "after it was interrupted");
 }
 
 #[test]
@@ -152,6 +269,9 @@ fn a_server_that_cannot_be_used_is_named() {
     other("/postgres", "/nowhere").run(1, 0.4).failed_with("S3011").names("database \"nowhere\" does not exist");
     other("streamrt@", "somebody@").run(1, 0.4).failed_with("S3011").names("role \"somebody\" does not exist");
     let port = streamrt_tests::server::free_port().to_string();
-    other(&server.port.to_string(), &port).run(1, 0.4).failed_with("S3008").names("Connection refused");
+    let away = other(&server.port.to_string(), &port);
+    away.start(1, 0.4, &["-D", "restart.strategy=none"]).finish(LIMIT).failed_with("S3008").names("Connection refused");
     other("postgresql:", "http:").run(1, 0.4).failed_with("S2007").names("`url` is none");
+    job_with(&server, "10ms").run(1, 0.4).failed_with("S2007").names("`timeout` must be from 1s to 24h");
+    job_with(&server, "soon").run(1, 0.4).failed_with("S2007").names("`timeout` is `soon`, but it must be a duration");
 }

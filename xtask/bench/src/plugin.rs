@@ -150,6 +150,7 @@ fn context() -> OperatorContext {
     OperatorContext {
         job: Arc::from("bench"),
         generation: 1,
+        cancel: Arc::default(),
         uid: Arc::from("bench"),
         subtask: 0,
         parallelism: 1,

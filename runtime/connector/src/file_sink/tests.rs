@@ -11,6 +11,7 @@ fn context() -> OperatorContext {
     OperatorContext {
         job: Arc::from("job"),
         generation: 1,
+        cancel: Arc::default(),
         disk: None,
         uid: Arc::from("out"),
         subtask: 0,

@@ -14,16 +14,13 @@ mod json;
 mod lines;
 
 use crate::options;
-use crate::record_buffer::{Block, Framing};
+use crate::record_buffer::{Block, Framing, POISON_BYTES_MAX};
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use serde::Deserialize;
 use std::sync::Arc;
 use streamrt_operator::PoisonLine;
 use streamrt_types::{Batch, Error, Origin, Result, Rows, code};
-
-/// Bytes of a refused record that a report keeps.
-const POISON_BYTES_MAX: usize = 1024;
 
 /// How the bytes of a file or socket become rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -162,9 +159,12 @@ impl BlockDecoder {
         }
     }
 
-    /// What was refused since the last call.
-    pub fn take_poison(&mut self) -> Vec<PoisonLine> {
-        std::mem::take(&mut self.poison)
+    /// What was refused since the last call, with the records that the buffer left out in between.
+    pub fn take_poison(&mut self, skipped: Vec<PoisonLine>) -> Vec<PoisonLine> {
+        let mut poison = std::mem::take(&mut self.poison);
+        poison.extend(skipped);
+        poison.sort_by_key(|line| line.position);
+        poison
     }
 }
 
@@ -240,7 +240,7 @@ mod tests {
             }
             buffer.consume();
         }
-        (found, decoder.take_poison())
+        (found, decoder.take_poison(Vec::new()))
     }
 
     fn check(name: FormatName, input: &[u8], rows: &[(u64, &str)], poison: &[(u64, &str)]) {

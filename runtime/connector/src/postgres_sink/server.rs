@@ -1,26 +1,34 @@
 //! The connection: made when it is needed, given up after an error of its own, and tried again where that does no harm.
 
+use super::connection::{Answer, Connection, Failure, Patience};
 use crate::options;
-use postgres::error::SqlState;
-use postgres::{Client, Config, NoTls};
 use std::hash::{BuildHasher, RandomState};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 use streamrt_types::{Code, Error, Result, code};
+use tokio_postgres::Config;
+use tokio_postgres::error::SqlState;
 
 /// Of one question to the server.
 const ATTEMPTS: u32 = 5;
 /// Before the second attempt; doubled before each further one, and up to as much again is added at random.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// Without an answer to what was sent for so long the connection is lost.
+/// Until the connection is lost whose other side does not acknowledge what was sent.
 const SILENCE: Duration = Duration::from_secs(60);
+/// The server ends a statement that takes too long, and its word of it needs a moment. This much later it is not awaited any more.
+const GRACE: Duration = Duration::from_secs(1);
 
-/// A statement that waits longer, for a lock that somebody holds, is given up. A transaction may wait between two batches as long as it likes.
-const SETTINGS: &str = "SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = 0; SET application_name = 'streamrt'";
+/// Of the connections of one sink, longer ones are cut off by the server.
+const NAME_BYTES_MAX: usize = 63;
 
 pub struct Server {
     config: Config,
-    client: Option<Client>,
+    /// A statement that waits longer, for a lock that somebody holds, is given up.
+    statement_limit: Duration,
+    cancel: Arc<AtomicBool>,
+    connection: Option<Connection>,
 }
 
 /// A string in SQL.
@@ -33,66 +41,104 @@ impl Server {
     ///
     /// # Errors
     /// `Invalid` if the URL cannot be read; it is not shown, because it may hold a password.
-    pub fn new(url: &str) -> Result<Server> {
-        let mut config: Config = url.parse().map_err(|e: postgres::Error| {
+    pub fn new(url: &str, statement_limit: Duration) -> Result<Server> {
+        let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| {
             options::refuse("postgres", "`url` is none, as in postgresql://user@host:5432/database").with_source(e)
         })?;
         if let (None, Ok(password)) = (config.get_password(), std::env::var("PGPASSWORD")) {
             config.password(password);
         }
         config.connect_timeout(CONNECT_TIME).keepalives(true).keepalives_idle(SILENCE).tcp_user_timeout(SILENCE);
-        Ok(Server { config, client: None })
+        Ok(Server { config, statement_limit, cancel: Arc::default(), connection: None })
+    }
+
+    /// Names the connections of a sink, and says when nobody waits for answers any more. `prefix` is that of its transactions.
+    pub fn begin(&mut self, prefix: &str, cancel: &Arc<AtomicBool>) {
+        let name: String = format!("streamrt {prefix}").chars().take(NAME_BYTES_MAX).collect();
+        self.config.application_name(name);
+        self.cancel = cancel.clone();
     }
 
     /// The connection; a new one if there is none.
     ///
     /// # Errors
     /// `Unavailable` after some attempts, `Invalid` if the server refuses the user.
-    pub fn client(&mut self) -> Result<&mut Client> {
-        if self.client.is_none() {
+    pub fn connection(&mut self) -> Result<&Connection> {
+        if self.connection.is_none() {
             self.retry("connecting", |_| Ok(()))?;
         }
-        self.client.as_mut().ok_or_else(|| Error::internal("a connection was just made"))
+        self.connection.as_ref().ok_or_else(|| Error::internal("a connection was just made"))
     }
 
-    fn connect(&self) -> Result<Client, postgres::Error> {
-        let mut client = self.config.connect(NoTls)?;
-        client.batch_execute(SETTINGS)?;
-        Ok(client)
+    /// A transaction may wait between two batches as long as it likes.
+    fn connect(&self) -> Answer<Connection> {
+        let patience = Patience { limit: self.statement_limit + GRACE, cancel: self.cancel.clone() };
+        let connection = Connection::open(&self.config, patience, CONNECT_TIME)?;
+        let limit_ms = self.statement_limit.as_millis();
+        connection.batch_execute(&format!("SET statement_timeout = {limit_ms}; SET idle_in_transaction_session_timeout = 0"))?;
+        Ok(connection)
     }
 
     /// Does what may be done again, over a new connection if need be.
     ///
     /// # Errors
-    /// `Unavailable` if the server still does not answer after some attempts, else at once.
-    pub fn retry<T>(&mut self, what: &str, question: impl Fn(&mut Client) -> Result<T, postgres::Error>) -> Result<T> {
+    /// `Unavailable` if the server still does not answer after some attempts, or has stood still for too long; else at once.
+    pub fn retry<T>(&mut self, what: &str, question: impl Fn(&Connection) -> Answer<T>) -> Result<T> {
         let mut attempt = 1;
         loop {
-            let answer = match self.client.take() {
-                Some(client) => Ok(client),
+            let connection = match self.connection.take() {
+                Some(connection) => Ok(connection),
                 None => self.connect(),
             };
-            let answer = answer.and_then(|client| question(self.client.insert(client)));
+            let answer = connection.and_then(|connection| question(self.connection.insert(connection)));
             match answer {
                 Ok(answer) => return Ok(answer),
-                Err(e) if attempt == ATTEMPTS || code_of(&e) != code::DATABASE => return Err(self.failed(what, &e)),
-                Err(_) => self.client = None,
+                Err(e) if attempt == ATTEMPTS || !may_pass(&e) => return Err(self.failed(what, &e)),
+                Err(_) => self.connection = None,
             }
             std::thread::sleep(pause_after(attempt));
             attempt += 1;
         }
     }
 
+    /// Ends the connections that earlier attempts at this sink have left behind, and waits until they are gone. One that stands still may
+    /// have been sent a PREPARE that it carries out when it goes on, after everybody has looked for such transactions.
+    ///
+    /// # Errors
+    /// `Unavailable` if one of them does not end.
+    pub fn end_others(&mut self) -> Result<()> {
+        const SQL: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = current_user AND \
+                           application_name = current_setting('application_name') AND pid <> pg_backend_pid()";
+        let began = Instant::now();
+        loop {
+            let n_others: i64 = self.retry("ending connections of before", |connection| connection.query_one(SQL, &[]))?.get(0);
+            if n_others == 0 {
+                return Ok(());
+            }
+            if began.elapsed() > self.statement_limit {
+                let message = format!("{n_others} connections that this sink had before do not end, and may hold open transactions");
+                return Err(Error::new(code::DATABASE, message));
+            }
+            std::thread::sleep(FIRST_PAUSE / 10);
+        }
+    }
+
     /// Gives the connection up, and with it the transaction that is open.
     pub fn disconnect(&mut self) {
-        self.client = None;
+        self.connection = None;
     }
 
     /// What failed, where, and in the server's own words.
-    pub fn failed(&mut self, what: &str, error: &postgres::Error) -> Error {
-        self.client = None;
-        Error::new(code_of(error), format!("{what} failed: {}", words(error)))
+    pub fn failed(&mut self, what: &str, failure: &Failure) -> Error {
+        self.connection = None;
+        Error::new(code_of(failure), format!("{what} failed: {failure}"))
     }
+}
+
+/// Whether it may help to ask again at once. What has used up its time is not asked for as much time again.
+fn may_pass(failure: &Failure) -> bool {
+    let is_over = matches!(failure, Failure::Silent(_)) || failure.state() == Some(&SqlState::QUERY_CANCELED);
+    code_of(failure) == code::DATABASE && !is_over
 }
 
 /// With jitter, so that subtasks that failed together do not come back together.
@@ -101,18 +147,15 @@ fn pause_after(attempt: u32) -> Duration {
     pause + Duration::from_millis(RandomState::new().hash_one(attempt) % pause.as_millis().max(1) as u64)
 }
 
-fn words(error: &postgres::Error) -> String {
-    let Some(said) = error.as_db_error() else {
-        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-        return causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+/// What is to be done about a failure; where the server says why, by the class of its SQLSTATE.
+fn code_of(failure: &Failure) -> Code {
+    let Some(state) = failure.state() else {
+        return match failure {
+            Failure::Cancelled => code::CANCELLED,
+            Failure::System(_) => code::INTERNAL,
+            Failure::Refused(_) | Failure::Silent(_) => code::DATABASE,
+        };
     };
-    let more = [said.detail(), said.hint(), said.where_()].into_iter().flatten();
-    std::iter::once(said.message()).chain(more).map(|text| text.replace('\n', ", ")).collect::<Vec<_>>().join("; ")
-}
-
-/// What is to be done about an error, by the class of its SQLSTATE.
-fn code_of(error: &postgres::Error) -> Code {
-    let Some(state) = error.code() else { return code::DATABASE };
     if *state == SqlState::INSUFFICIENT_PRIVILEGE {
         return code::DATABASE_ACCESS;
     }

@@ -6,8 +6,8 @@
 use super::copy_text::ColumnText;
 use super::server::Server;
 use arrow_schema::{DataType, Field, SchemaRef};
-use postgres::Row;
 use streamrt_types::{Error, Result, code};
+use tokio_postgres::Row;
 
 /// The table of committed transactions, in the schema of the other.
 const NOTES: &str = "streamrt_transactions";
@@ -51,7 +51,7 @@ impl Table {
     pub fn find(server: &mut Server, name: &str, schema: &SchemaRef) -> Result<Table> {
         let sql = "SELECT c.oid, c.relkind::text, quote_ident(n.nspname), quote_ident(c.relname) FROM pg_class c \
                    JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
-        let found = server.retry(&format!("looking for table {name}"), |client| client.query_opt(sql, &[&name]))?;
+        let found = server.retry(&format!("looking for table {name}"), |connection| connection.query_opt(sql, &[&name]))?;
         let found = found
             .ok_or_else(|| mismatch(format!("there is no table {name}; it is to be made first, with columns for {}", names(schema))))?;
         if !["r", "p"].contains(&found.get(1)) {
@@ -76,7 +76,7 @@ impl Table {
     /// Forgets transactions of this sink that were committed so long ago.
     pub fn forget(&self, server: &mut Server, prefix: &str, age: &str) -> Result<()> {
         let sql = format!("DELETE FROM {} WHERE starts_with(name, $1) AND noted < now() - interval '{age}'", self.notes);
-        server.retry("forgetting old transactions", |client| client.execute(&sql, &[&prefix])).map(drop)
+        server.retry("forgetting old transactions", |connection| connection.execute(&sql, &[&prefix])).map(drop)
     }
 }
 
@@ -88,7 +88,7 @@ fn columns(server: &mut Server, table: u32) -> Result<Vec<Column>> {
     let sql = "SELECT attname::text, format_type(atttypid, NULL), attnotnull, atthasdef OR attidentity <> '', \
                attgenerated <> '' OR attidentity = 'a' \
                FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
-    let rows = server.retry("looking at the columns of a table", |client| client.query(sql, &[&table]))?;
+    let rows = server.retry("looking at the columns of a table", |connection| connection.query(sql, &[&table]))?;
     let column =
         |row: &Row| Column { name: row.get(0), data_type: row.get(1), not_null: row.get(2), filled: row.get(3), generated: row.get(4) };
     Ok(rows.iter().map(column).collect())
@@ -150,8 +150,8 @@ fn check_rest(schema: &SchemaRef, columns: &[Column], table: &str) -> Result<()>
 
 fn make(server: &mut Server, notes: &str) -> Result<()> {
     let find = format!("SELECT to_regclass('{}') IS NOT NULL", notes.replace('\'', "''"));
-    let is_there =
-        server.retry("looking for the table of transactions", |client| client.query_one(&find, &[]).map(|row| row.get::<_, bool>(0)))?;
+    let is_there = server
+        .retry("looking for the table of transactions", |connection| connection.query_one(&find, &[]).map(|row| row.get::<_, bool>(0)))?;
     if is_there {
         return Ok(());
     }
@@ -159,5 +159,5 @@ fn make(server: &mut Server, notes: &str) -> Result<()> {
         "BEGIN; SELECT pg_advisory_xact_lock({LOCK}); \
          CREATE TABLE IF NOT EXISTS {notes} (name text PRIMARY KEY, noted timestamptz NOT NULL DEFAULT now()); COMMIT"
     );
-    server.retry(&format!("making table {notes}"), |client| client.batch_execute(&sql))
+    server.retry(&format!("making table {notes}"), |connection| connection.batch_execute(&sql))
 }

@@ -90,6 +90,7 @@ pub(crate) fn context() -> (OperatorContext, Arc<ManualClock>) {
         disk: None,
         job: "job".into(),
         generation: 1,
+        cancel: Arc::default(),
         uid: "op".into(),
         subtask: 0,
         parallelism: 1,

@@ -1,0 +1,143 @@
+//! One connection to the server, on which every question has an end: an answer, or a limit of time, or the end of the job's attempt.
+//!
+//! The server's own `statement_timeout` ends what waits for a lock. It does not help where the server itself stands still, or has been
+//! cut off in a way that its machine still acknowledges what is sent; so the limit is watched on this side as well.
+
+use std::fmt;
+use std::future::Future;
+use std::io::Cursor;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::SinkExt;
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config, Error, NoTls, Row};
+
+/// How often one who waits looks whether it still should.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Values of a statement.
+type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// How long an answer is awaited.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    pub limit: Duration,
+    /// The attempt ends, and nobody wants the answer any more.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// The server has refused, or the connection is lost.
+    Refused(Error),
+    /// Nothing has come for so long. The server may still do what it was asked.
+    Silent(Duration),
+    Cancelled,
+    /// This machine is short of something.
+    System(std::io::Error),
+}
+
+pub type Answer<T> = Result<T, Failure>;
+
+/// A connection; closed when it is dropped, with the runtime that drives it.
+pub struct Connection {
+    runtime: Runtime,
+    client: Client,
+    patience: Patience,
+}
+
+impl Connection {
+    pub fn open(config: &Config, patience: Patience, connect_limit: Duration) -> Answer<Connection> {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(Failure::System)?;
+        let for_connecting = Patience { limit: connect_limit.min(patience.limit), ..patience.clone() };
+        let (client, driver) = wait(&runtime, &for_connecting, config.connect(NoTls))?;
+        // Its error is what the client's next question gets.
+        runtime.spawn(async move { driver.await.unwrap_or(()) });
+        Ok(Connection { runtime, client, patience })
+    }
+
+    fn wait<T>(&self, question: impl Future<Output = Result<T, Error>>) -> Answer<T> {
+        wait(&self.runtime, &self.patience, question)
+    }
+
+    pub fn batch_execute(&self, sql: &str) -> Answer<()> {
+        self.wait(self.client.batch_execute(sql))
+    }
+
+    pub fn execute(&self, sql: &str, values: Values<'_>) -> Answer<u64> {
+        self.wait(self.client.execute(sql, values))
+    }
+
+    pub fn query(&self, sql: &str, values: Values<'_>) -> Answer<Vec<Row>> {
+        self.wait(self.client.query(sql, values))
+    }
+
+    pub fn query_one(&self, sql: &str, values: Values<'_>) -> Answer<Row> {
+        self.wait(self.client.query_one(sql, values))
+    }
+
+    pub fn query_opt(&self, sql: &str, values: Values<'_>) -> Answer<Option<Row>> {
+        self.wait(self.client.query_opt(sql, values))
+    }
+
+    /// Carries out a COPY from this side.
+    pub fn copy(&self, sql: &str, text: Vec<u8>) -> Answer<()> {
+        self.wait(async {
+            let mut copy = pin!(self.client.copy_in(sql).await?);
+            // What the server does not like `finish` says; a lost connection it says as well.
+            copy.send(Cursor::new(text)).await.ok();
+            copy.finish().await.map(drop)
+        })
+    }
+}
+
+fn wait<T>(runtime: &Runtime, patience: &Patience, question: impl Future<Output = Result<T, Error>>) -> Answer<T> {
+    let began = Instant::now();
+    runtime.block_on(async {
+        let mut question = pin!(question);
+        loop {
+            match tokio::time::timeout(LOOK, &mut question).await {
+                Ok(answer) => return answer.map_err(Failure::Refused),
+                Err(_) if patience.cancel.load(Ordering::Relaxed) => return Err(Failure::Cancelled),
+                Err(_) if began.elapsed() >= patience.limit => return Err(Failure::Silent(patience.limit)),
+                Err(_) => {}
+            }
+        }
+    })
+}
+
+impl Failure {
+    /// What the server calls it.
+    pub fn state(&self) -> Option<&SqlState> {
+        match self {
+            Failure::Refused(error) => error.code(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(error) => f.write_str(&words(error)),
+            Failure::Silent(limit) => write!(f, "the server has not answered for {:.1} s", limit.as_secs_f64()),
+            Failure::Cancelled => f.write_str("the job ends, and waits no longer for the server"),
+            Failure::System(error) => write!(f, "no connection can be set up here: {error}"),
+        }
+    }
+}
+
+fn words(error: &Error) -> String {
+    let Some(said) = error.as_db_error() else {
+        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+        return causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    };
+    let more = [said.detail(), said.hint(), said.where_()].into_iter().flatten();
+    std::iter::once(said.message()).chain(more).map(|text| text.replace('\n', ", ")).collect::<Vec<_>>().join("; ")
+}
