@@ -3,12 +3,16 @@
 use super::*;
 use crate::disk::{Changes, DiskFile, EachPair};
 use crate::keys::{KeyBuffer, KeyKind};
-use crate::{DiskFiles, KeyedSnapshot, MapState, OperatorIndex, OperatorSnapshot, OperatorState, Part, Share, ValueState};
+use crate::{
+    DiskFiles, DiskState, KeyedSnapshot, MapState, MemoryBudget, OperatorIndex, OperatorSnapshot, OperatorState, Part, Share, ValueState,
+};
 use arrow_array::{Int64Array, RecordBatch};
 use proptest::prelude::*;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::Path;
-use streamrt_types::{KeyGroupRange, arrow_schema};
+use std::sync::Mutex;
+use streamrt_types::{KeyGroupRange, arrow_schema, code};
 use streamrt_wit::{DataType, Field};
 
 const GROUPS: u32 = 8;
@@ -32,6 +36,15 @@ impl Disk for TestDisk {
 
     fn scan(&self, from: &[u8], to: &[u8], each: &mut EachPair<'_>) -> Result<()> {
         self.lock().range(from.to_vec()..to.to_vec()).try_for_each(|(key, value)| each(key, value))
+    }
+
+    fn first_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.lock().range(from.to_vec()..to.to_vec()).next().map(|(key, _)| key.clone()))
+    }
+
+    fn delete_ranges(&self, ranges: &[KeyRange]) -> Result<()> {
+        self.lock().retain(|key, _| !ranges.iter().any(|(from, to)| from <= key && key < to));
+        Ok(())
     }
 
     fn write(&self, changes: &mut Changes<'_>) -> Result<()> {
@@ -361,6 +374,12 @@ fn nothing_is_read_before_anything_has_left() {
         fn scan(&self, from: &[u8], to: &[u8], each: &mut EachPair<'_>) -> Result<()> {
             self.0.scan(from, to, each)
         }
+        fn first_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
+            self.0.first_key(from, to)
+        }
+        fn delete_ranges(&self, ranges: &[KeyRange]) -> Result<()> {
+            self.0.delete_ranges(ranges)
+        }
         fn write(&self, changes: &mut Changes<'_>) -> Result<()> {
             self.0.write(changes)
         }
@@ -396,8 +415,8 @@ fn changes_that_were_lost_end_everything_after_them() {
 
 #[test]
 fn a_state_of_other_types_is_refused() {
-    let states = vec![DiskState { name: "s".into(), number: 3, types: json!("i64") }];
+    let states = vec![DiskState { name: "s".into(), number: 3, types: json!("i64"), in_namespaces: false }];
     let (_, shared) = state_disk(1000, BTreeMap::new(), states);
     assert_eq!(shared.tier("s", &json!("string")).err().unwrap().code(), code::STATE_TYPES);
-    assert_eq!((shared.tier("s", &json!("i64")).unwrap().number, shared.tier("t", &json!("i64")).unwrap().number), (3, 0));
+    assert_eq!((shared.tier("s", &json!("i64")).unwrap().place.number, shared.tier("t", &json!("i64")).unwrap().place.number), (3, 0));
 }
