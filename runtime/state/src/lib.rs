@@ -20,6 +20,7 @@ mod arena;
 mod budget;
 mod disk;
 mod disk_snapshot;
+mod expiry;
 mod flight;
 mod index;
 mod keys;

@@ -4,7 +4,7 @@
 //! a state the same number, so that their disks can be merged.
 
 use crate::budget::MemoryBudget;
-use crate::disk::{DISK_KEY_PREFIX_BYTES, Disk};
+use crate::disk::{DISK_KEY_PREFIX_BYTES, Disk, KeyRange};
 use crate::flight::Flight;
 use crate::namespaces::{Namespace, Namespaces};
 use crate::tier::Tier;
@@ -12,6 +12,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_types::{Error, KeyGroupRange, Result, code, key_group};
+
+/// Behind every key on disk: key groups are less than 2^15.
+pub(crate) const BEHIND_ALL: [u8; 2] = [0xff, 0xff];
 
 /// The disk of one operator of a subtask, and what its states share.
 pub struct StateDisk {
@@ -23,6 +26,8 @@ pub struct StateDisk {
     /// What was there when it was opened.
     pub(crate) restored: bool,
     pub(crate) flight: Arc<Flight>,
+    /// The key groups before it were swept last: see [`crate::expiry`].
+    swept: Mutex<u16>,
 }
 
 /// A keyed state on a [`Disk`].
@@ -72,7 +77,7 @@ impl StateDisk {
     pub fn new(disk: Arc<dyn Disk>, budget: Arc<MemoryBudget>, max_parallelism: u32, states: Vec<DiskState>) -> StateDisk {
         let restored = !states.is_empty();
         let states = states.into_iter().map(|state| (state.name.clone(), state)).collect();
-        StateDisk { disk, budget, max_parallelism, states: Mutex::new(states), restored, flight: Arc::default() }
+        StateDisk { disk, budget, max_parallelism, states: Mutex::new(states), restored, flight: Arc::default(), swept: Mutex::default() }
     }
 
     /// What stands behind the table of state `name`.
@@ -122,6 +127,23 @@ impl StateDisk {
     /// Every state that the disk holds, by name.
     pub fn states(&self) -> Vec<DiskState> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The keys of the next key group that has any, round and round.
+    ///
+    /// # Errors
+    /// As [`Disk::get`].
+    pub(crate) fn next_group(&self) -> Result<Option<KeyRange>> {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = match self.disk.first_key(&swept.to_be_bytes(), &BEHIND_ALL)? {
+            None => self.disk.first_key(&[], &BEHIND_ALL)?,
+            found => found,
+        };
+        Ok(next.as_deref().and_then(<[u8]>::first_chunk).map(|group| {
+            // Key groups are less than 2^15.
+            *swept = u16::from_be_bytes(*group) + 1;
+            (group.to_vec(), swept.to_be_bytes().to_vec())
+        }))
     }
 
     /// Appends the key under which the disk holds `key`.

@@ -14,6 +14,7 @@
 //! dirty has on disk, or in the flight, what the table says.
 
 use crate::disk::{Disk, KeyRange};
+use crate::expiry::Expiry;
 use crate::flight::FlightGuard;
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::Keys;
@@ -164,6 +165,8 @@ pub struct DiskChanges {
     pub(crate) shared: Arc<StateDisk>,
     pub(crate) number: u8,
     pub(crate) in_namespaces: bool,
+    /// None: entries live for ever.
+    pub(crate) expiry: Option<Expiry>,
     pub(crate) removed: Arc<KeySet>,
     /// Ranges of keys on disk that the state has not any more.
     pub(crate) purged: Vec<KeyRange>,
@@ -173,7 +176,7 @@ pub struct DiskChanges {
 impl DiskChanges {
     pub(crate) fn new(shared: Arc<StateDisk>, number: u8) -> DiskChanges {
         let guard = shared.flight.begin();
-        DiskChanges { shared, number, in_namespaces: false, removed: Arc::default(), purged: Vec::new(), guard }
+        DiskChanges { shared, number, in_namespaces: false, expiry: None, removed: Arc::default(), purged: Vec::new(), guard }
     }
 }
 
@@ -347,12 +350,16 @@ impl Tier {
     }
 
     /// The table as it is now; if there is a tier, only what has changed since the last freeze.
-    pub fn freeze_table(tier: &mut Option<Box<Tier>>, table: &mut KeyTable) -> (TableSnapshot, Option<DiskChanges>) {
+    pub(crate) fn freeze_table(
+        tier: &mut Option<Box<Tier>>,
+        table: &mut KeyTable,
+        expiry: Option<Expiry>,
+    ) -> (TableSnapshot, Option<DiskChanges>) {
         let mut frozen = table.freeze();
         let changes = tier.as_mut().map(|tier| {
             let (changed, changes) = tier.freeze();
             changed.retain(&mut frozen);
-            changes
+            DiskChanges { expiry, ..changes }
         });
         (frozen, changes)
     }
