@@ -101,7 +101,7 @@ impl OperatorSnapshot {
         let Some(disk) = on_disk.first().map(|(_, changes)| changes.shared.clone()) else { return Ok((index, None)) };
         let expiries = on_disk.iter().filter_map(|(_, changes)| Some((changes.number, changes.expiry?))).collect();
         let written = write_changes(&disk, &on_disk).and_then(|()| sweep(&disk, &expiries));
-        let written = written.and_then(|()| keep(&disk, folder, object, (&mut index, &expiries)));
+        let written = written.and_then(|()| keep(&disk, folder, object, &mut index, &expiries));
         let outcome = || written.as_ref().map(drop).map_err(|e| Error::new(e.code(), e.message()));
         on_disk.into_iter().for_each(|(_, changes)| changes.guard.end(outcome()));
         Ok((index, written?))
@@ -151,7 +151,8 @@ fn keep(
     disk: &Arc<StateDisk>,
     folder: Option<&Path>,
     object: &mut Vec<u8>,
-    (index, expiries): (&mut OperatorIndex, &Expiries),
+    index: &mut OperatorIndex,
+    expiries: &Expiries,
 ) -> Result<Option<DiskFiles>> {
     match folder {
         Some(folder) => {

@@ -109,7 +109,8 @@ impl PaneDisk {
     /// Those of the disk, `Data` if a merge leaves its range, or what `each` says.
     pub(crate) fn each_piece(
         &self,
-        (window, key_groups): (TimeWindow, KeyGroupRange),
+        window: TimeWindow,
+        key_groups: KeyGroupRange,
         panes: &PaneTree,
         accumulators: &mut Accumulators,
         results: &PaneResults,

@@ -366,8 +366,7 @@ impl PaneWindows {
     /// Fires a window of which a part is on disk.
     fn fire_pieces(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
         let Some(disk) = &self.disk else { return Ok(()) };
-        let place = (window, self.key_groups);
-        disk.each_piece(place, &self.panes, &mut self.accumulators, &self.results, &mut |table, accumulators| {
+        disk.each_piece(window, self.key_groups, &self.panes, &mut self.accumulators, &self.results, &mut |table, accumulators| {
             emission.results(self.results.of_table(table, accumulators, window)?, window.max_timestamp())
         })
     }
