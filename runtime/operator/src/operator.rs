@@ -3,7 +3,7 @@
 use crate::source::SplitEvent;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use streamrt_state::{OperatorSnapshot, OperatorState, StateDisk, Tier};
+use streamrt_state::{Namespaces, OperatorSnapshot, OperatorState, StateDisk, Tier};
 use streamrt_types::{Batch, Clock, Configuration, Error, KeyGroupRange, Result, Status, WATERMARK_MIN, Watermark};
 
 /// Where an operator's results go: the next operator of the chain, or the exchange.
@@ -125,6 +125,14 @@ impl OperatorContext {
     /// As [`StateDisk::tier`].
     pub fn tier(&self, name: &str, types: &serde_json::Value) -> Result<Option<Box<Tier>>> {
         self.disk.as_ref().map(|disk| disk.get()?.tier(name, types).map(Box::new)).transpose()
+    }
+
+    /// As [`OperatorContext::tier`], for a state that has a table for each namespace.
+    ///
+    /// # Errors
+    /// As [`StateDisk::namespaces`].
+    pub fn namespaces(&self, name: &str, types: &serde_json::Value) -> Result<Option<Namespaces>> {
+        self.disk.as_ref().map(|disk| disk.get()?.namespaces(name, types, self.key_groups)).transpose()
     }
 }
 

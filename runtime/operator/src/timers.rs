@@ -243,4 +243,9 @@ mod tests {
             check(&steps, bound, limit);
         }
     }
+
+    #[test]
+    fn a_timer_takes_24_bytes_beside_a_long_key() {
+        assert_eq!(size_of::<Timer>(), 24);
+    }
 }

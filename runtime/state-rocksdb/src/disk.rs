@@ -11,7 +11,7 @@ use rocksdb::{DB, Options, ReadOptions, WriteBatch, WriteBatchIterator, WriteOpt
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use streamrt_state::{Changes, Disk, DiskFile, EachPair};
+use streamrt_state::{Changes, Disk, DiskFile, EachPair, KeyRange};
 use streamrt_types::{Error, Result};
 
 /// Keys of one call to RocksDB: while their values are shown, each may hold a block in the cache.
@@ -51,9 +51,22 @@ impl RocksDisk {
                 return self.write_files(&batch, changes);
             }
         }
+        self.write_batch(batch)
+    }
+
+    fn write_batch(&self, batch: WriteBatch) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         self.database.write_opt(batch, &options).map_err(|cause| self.failed("the state cannot be written", cause))
+    }
+
+    /// Keeps the error of a write for all that comes after it.
+    fn written(&self, written: Result<()>) -> Result<()> {
+        if let Err(error) = &written {
+            // A second thread may have been first with another error; that one stays.
+            self.refusal.get_or_init(|| Refusal::of(error));
+        }
+        written
     }
 
     /// `first` are the changes that were collected until it was clear that there are many.
@@ -131,14 +144,24 @@ impl Disk for RocksDisk {
         scan(database, from, to, each, |cause| self.failed("the state cannot be read", cause))
     }
 
+    fn first_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut pairs = self.usable()?.raw_iterator_opt(bounded(from, to));
+        pairs.seek_to_first();
+        let key = pairs.key().map(<[u8]>::to_vec);
+        pairs.status().map_err(|cause| self.failed("the state cannot be read", cause))?;
+        Ok(key)
+    }
+
+    fn delete_ranges(&self, ranges: &[KeyRange]) -> Result<()> {
+        self.usable()?;
+        let mut batch = WriteBatch::default();
+        ranges.iter().for_each(|(from, to)| batch.delete_range(from, to));
+        if batch.is_empty() { Ok(()) } else { self.written(self.write_batch(batch)) }
+    }
+
     fn write(&self, changes: &mut Changes<'_>) -> Result<()> {
         self.usable()?;
-        let written = self.write_changes(changes);
-        if let Err(error) = &written {
-            // A second thread may have been first with another error; that one stays.
-            self.refusal.get_or_init(|| Refusal::of(error));
-        }
-        written
+        self.written(self.write_changes(changes))
     }
 
     fn checkpoint(&self, to: &Path) -> Result<Vec<DiskFile>> {
@@ -155,9 +178,7 @@ impl Disk for RocksDisk {
 
 /// Shows the pairs of a range. It is read once, so its blocks do not push others out of the cache.
 pub fn scan(database: &DB, from: &[u8], to: &[u8], each: &mut EachPair<'_>, failed: impl Fn(rocksdb::Error) -> Error) -> Result<()> {
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(from);
-    options.set_iterate_upper_bound(to);
+    let mut options = bounded(from, to);
     options.fill_cache(false);
     let mut pairs = database.raw_iterator_opt(options);
     pairs.seek_to_first();
@@ -166,6 +187,13 @@ pub fn scan(database: &DB, from: &[u8], to: &[u8], each: &mut EachPair<'_>, fail
         pairs.next();
     }
     pairs.status().map_err(failed)
+}
+
+fn bounded(from: &[u8], to: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(from);
+    options.set_iterate_upper_bound(to);
+    options
 }
 
 /// The folder of a disk. It is deleted with what is in it.

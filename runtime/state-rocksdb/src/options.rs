@@ -17,6 +17,8 @@ const BLOCK_BYTES: usize = 4 << 10;
 const BLOOM_BITS: f64 = 10.0;
 /// Open files of a database: some hundred disks stay under a usual limit of the process, and a file opens again in microseconds.
 const OPEN_FILES_MAX: i32 = 128;
+/// Range deletions in a write buffer, which is flushed at that many.
+const RANGE_DELETIONS_MAX: usize = 4096;
 /// One flush and two compactions at a time, on threads that all databases of the process share.
 const BACKGROUND_JOBS: i32 = 3;
 /// Each checkpoint copies the manifest, so it is written anew before it is long.
@@ -53,9 +55,11 @@ fn block_cache(memory_bytes: usize) -> Cache {
 }
 
 fn database(write_buffer_bytes: usize) -> Result<Options> {
-    // What a closed disk had in its write buffer is wanted by nobody: its folder goes with it.
-    let unflushed = Options::default().get_options_from_string("avoid_flush_during_shutdown=true");
-    let mut options = unflushed.map_err(|cause| error::failed("the options of the database cannot be set", Path::new(""), cause))?;
+    // What a closed disk had in its write buffer is wanted by nobody: its folder goes with it. And a read sorts the range deletions of the
+    // write buffer whenever one has come, so there must not be too many.
+    let texts = format!("avoid_flush_during_shutdown=true;memtable_max_range_deletions={RANGE_DELETIONS_MAX}");
+    let given = Options::default().get_options_from_string(texts);
+    let mut options = given.map_err(|cause| error::failed("the options of the database cannot be set", Path::new(""), cause))?;
     options.create_if_missing(true);
     options.set_write_buffer_size(write_buffer_bytes);
     options.set_max_write_buffer_number(2);

@@ -1,8 +1,8 @@
 //! The contract of a store on disk behind keyed states: what the table does not hold, and what an incremental checkpoint is made of.
 //!
 //! An operator of a subtask has one [`Disk`] for all its keyed states. It is ordered by bytes: a key begins with its key group and the
-//! number of its state ([`DISK_KEY_PREFIX_BYTES`]), so that the key groups of another parallelism are ranges. Invariant: writes are the only changes;
-//! a checkpoint holds exactly what was written before it.
+//! number of its state ([`DISK_KEY_PREFIX_BYTES`]), so that the key groups of another parallelism are ranges. Invariant: writes and deletes
+//! are the only changes; a checkpoint holds exactly what was written before it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,9 @@ pub const DISK_KEY_PREFIX_BYTES: usize = 3;
 
 /// Changes to a [`Disk`], in ascending order of their keys, each key once. `None` deletes.
 pub type Changes<'a> = dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a;
+
+/// Keys from the first one to before the second.
+pub type KeyRange = (Vec<u8>, Vec<u8>);
 
 /// Takes a key and its value.
 pub type EachPair<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
@@ -31,6 +34,18 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// As [`Disk::get`], or what `each` says.
     fn scan(&self, from: &[u8], to: &[u8], each: &mut EachPair<'_>) -> Result<()>;
+
+    /// The least key that is there with `from <= key < to`.
+    ///
+    /// # Errors
+    /// As [`Disk::get`].
+    fn first_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// Deletes every pair in one of `ranges`, at a cost that does not depend on how many there are.
+    ///
+    /// # Errors
+    /// As [`Disk::write`].
+    fn delete_ranges(&self, ranges: &[KeyRange]) -> Result<()>;
 
     /// Makes all changes, or none of them.
     ///

@@ -8,16 +8,17 @@
 //! On disk the value of a key is its run: every entry that the key has in the state, as sub-key and value behind their lengths.
 
 use crate::disk::{DISK_KEY_PREFIX_BYTES, DiskFile};
-use crate::snapshot::{GroupSpan, KeyedIndex, KeyedSnapshot, OperatorIndex, OperatorSnapshot, put_bytes, take_bytes};
-use crate::tier::{DiskChanges, DiskState, Pairs, StateDisk};
+use crate::expiry::{Expiries, sweep};
+use crate::namespaces::Namespace;
+use crate::snapshot::{GroupSpan, KeyedIndex, KeyedSnapshot, OperatorIndex, OperatorSnapshot, put_bytes, put_joined, take_bytes};
+use crate::state_disk::{BEHIND_ALL, DiskState, KeyPlace, StateDisk};
+use crate::tier::{DiskChanges, Pairs};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use streamrt_types::{Error, Result, code, murmur3_32};
-
-/// Behind every key on disk: key groups are less than 2^15.
-const END: [u8; 2] = [0xff, 0xff];
 
 /// The states of an operator of a subtask that lie in files of their own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,7 +99,9 @@ impl OperatorSnapshot {
         }
         let mut index = self.write(uid, max_parallelism, object);
         let Some(disk) = on_disk.first().map(|(_, changes)| changes.shared.clone()) else { return Ok((index, None)) };
-        let written = write_changes(&disk, &on_disk).and_then(|()| keep(&disk, folder, object, &mut index));
+        let expiries = on_disk.iter().filter_map(|(_, changes)| Some((changes.number, changes.expiry?))).collect();
+        let written = write_changes(&disk, &on_disk).and_then(|()| sweep(&disk, &expiries));
+        let written = written.and_then(|()| keep(&disk, folder, object, &mut index, &expiries));
         let outcome = || written.as_ref().map(drop).map_err(|e| Error::new(e.code(), e.message()));
         on_disk.into_iter().for_each(|(_, changes)| changes.guard.end(outcome()));
         Ok((index, written?))
@@ -109,26 +112,48 @@ fn write_changes(disk: &StateDisk, states: &[(KeyedSnapshot, DiskChanges)]) -> R
     disk.check()?;
     let mut pairs = Pairs::default();
     for (state, changes) in states {
-        let mut last: Vec<u8> = Vec::new();
-        let mut is_first = true;
-        state.entries.visit(&mut |key, sub, value| {
-            if is_first || last != key {
-                pairs.push(|bytes| disk.put_key(changes.number, murmur3_32(key), key, bytes), |run| push_pair(sub, value, run));
-                last.clear();
-                last.extend_from_slice(key);
-                is_first = false;
-            } else {
-                pairs.extend(|run| push_pair(sub, value, run));
-            }
-        });
+        disk.disk().delete_ranges(&changes.purged)?;
+        push_entries(disk, state, changes, &mut pairs);
+        let place = KeyPlace { number: changes.number, namespace: None };
         for key in changes.removed.iter() {
-            pairs.delete(|bytes| disk.put_key(changes.number, murmur3_32(key), key, bytes));
+            pairs.delete(|bytes| disk.put_key(&place, murmur3_32(key), key, bytes));
         }
     }
     pairs.write(disk.disk())
 }
 
-fn keep(disk: &Arc<StateDisk>, folder: Option<&Path>, object: &mut Vec<u8>, index: &mut OperatorIndex) -> Result<Option<DiskFiles>> {
+/// Entries that follow one another under one key are one run.
+fn push_entries(disk: &StateDisk, state: &KeyedSnapshot, changes: &DiskChanges, pairs: &mut Pairs) {
+    let mut last: Option<(Option<Namespace>, Vec<u8>)> = None;
+    state.entries.visit(&mut |key, sub, value| {
+        let (namespace, sub) = split_sub(changes.in_namespaces, sub);
+        if last.as_ref().is_some_and(|(last_namespace, last_key)| *last_namespace == namespace && last_key == key) {
+            return pairs.extend(|run| push_pair(sub, value, run));
+        }
+        let place = KeyPlace { number: changes.number, namespace };
+        pairs.push(|bytes| disk.put_key(&place, murmur3_32(key), key, bytes), |run| push_pair(sub, value, run));
+        let (_, mut buffer) = last.take().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(key);
+        last = Some((namespace, buffer));
+    });
+}
+
+/// In the canonical format the namespace is the front of the sub-key.
+fn split_sub(in_namespaces: bool, sub: &[u8]) -> (Option<Namespace>, &[u8]) {
+    match sub.split_first_chunk() {
+        Some((namespace, rest)) if in_namespaces => (Some(*namespace), rest),
+        _ => (None, sub),
+    }
+}
+
+fn keep(
+    disk: &Arc<StateDisk>,
+    folder: Option<&Path>,
+    object: &mut Vec<u8>,
+    index: &mut OperatorIndex,
+    expiries: &Expiries,
+) -> Result<Option<DiskFiles>> {
     match folder {
         Some(folder) => {
             let files = DiskFiles { folder: folder.to_owned(), files: disk.disk().checkpoint(folder)? };
@@ -137,36 +162,41 @@ fn keep(disk: &Arc<StateDisk>, folder: Option<&Path>, object: &mut Vec<u8>, inde
             Ok(Some(files))
         }
         None => {
-            index.keyed.extend(read_all(disk, object)?);
+            index.keyed.extend(read_all(disk, expiries, object)?);
             Ok(None)
         }
     }
 }
 
-/// Appends every entry on the disk to `object` in the canonical format.
-fn read_all(disk: &StateDisk, object: &mut Vec<u8>) -> Result<Vec<KeyedIndex>> {
+/// Appends every entry on the disk to `object` in the canonical format, but for what is expired.
+fn read_all(disk: &StateDisk, expiries: &Expiries, object: &mut Vec<u8>) -> Result<Vec<KeyedIndex>> {
+    let states = disk.states();
     let mut spans: BTreeMap<u8, Vec<GroupSpan>> = BTreeMap::new();
-    disk.disk().scan(&[], &END, &mut |disk_key, run| {
-        let Some((&[high, low, number], key)) = disk_key.split_first_chunk::<DISK_KEY_PREFIX_BYTES>() else {
-            return Err(Error::new(code::SNAPSHOT_DAMAGED, "a key on the disk of the state is damaged"));
-        };
+    disk.disk().scan(&[], &BEHIND_ALL, &mut |disk_key, run| {
+        let damaged = || Error::new(code::SNAPSHOT_DAMAGED, "a key on the disk of the state is damaged");
+        let (&[high, low, number], rest) = disk_key.split_first_chunk::<DISK_KEY_PREFIX_BYTES>().ok_or_else(damaged)?;
+        let state = states.iter().find(|state| state.number == number).ok_or_else(damaged)?;
+        let (namespace, key) = rest.split_at_checked(state.namespace_bytes()).ok_or_else(damaged)?;
         let (group, spans) = (u32::from(u16::from_be_bytes([high, low])), spans.entry(number).or_default());
         if spans.last().is_none_or(|span| span.group != group) {
             spans.push(GroupSpan { group, offset: object.len() as u64, bytes: 0, entries: 0 });
         }
         let span = spans.last_mut().ok_or_else(|| Error::internal("the span of a key group was just made"))?;
+        let expiry = expiries.get(&number);
         each_pair(run, |sub, value| {
-            [key, sub, value].into_iter().for_each(|part| put_bytes(part, object));
-            span.entries += 1;
+            let live = expiry.map_or(Some(Cow::Borrowed(value)), |expiry| expiry.live(value));
+            if let Some(value) = live {
+                put_bytes(key, object);
+                put_joined(namespace, sub, object);
+                put_bytes(&value, object);
+                span.entries += 1;
+            }
             Ok(())
         })?;
         span.bytes = object.len() as u64 - span.offset;
         Ok(())
     })?;
+    spans.values_mut().for_each(|spans| spans.retain(|span| span.entries > 0));
     let groups_of = |number: u8| spans.get(&number).cloned().unwrap_or_default();
-    Ok(disk
-        .states()
-        .into_iter()
-        .map(|state| KeyedIndex { groups: groups_of(state.number), name: state.name, types: state.types })
-        .collect())
+    Ok(states.into_iter().map(|state| KeyedIndex { groups: groups_of(state.number), name: state.name, types: state.types }).collect())
 }

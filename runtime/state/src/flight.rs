@@ -29,6 +29,11 @@ impl Flight {
         FlightGuard { flight: self.clone(), outcome: Some(Err(lost())) }
     }
 
+    /// Whether changes are on their way.
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().n_open > 0
+    }
+
     /// # Errors
     /// What a flight has failed on.
     pub(crate) fn check(&self) -> Result<()> {

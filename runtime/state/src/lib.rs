@@ -2,7 +2,7 @@
 //!
 //! Everything is asked for by the batch: hashes and keys of many rows go in, entry numbers come out, and values are read and written by
 //! number. Keys are the canonical bytes of [`streamrt_types::KeyEncoder`]; a namespace (a window, a pane) is a table of its own, so that
-//! retiring it is one step. Entries may have a time to live: see [`Ttl`]. No I/O, no threads: one task owns its state.
+//! retiring it is one step, also on a disk: see [`Namespaces`]. Entries may have a time to live: see [`Ttl`]. No I/O, no threads: one task owns its state.
 //!
 //! ```
 //! use streamrt_state::{KeyKind, KeyTable, Keys};
@@ -17,35 +17,42 @@
 //! ```
 
 mod arena;
+mod budget;
 mod disk;
 mod disk_snapshot;
+mod expiry;
 mod flight;
 mod index;
 mod keys;
 mod list;
 mod map;
+mod namespaces;
 mod page;
 mod row;
 mod slab;
 mod snapshot;
+mod state_disk;
 mod table;
 mod tier;
 mod ttl;
 mod value;
 
 pub use arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
-pub use disk::{Backend, Changes, DISK_KEY_PREFIX_BYTES, Disk, DiskFile, DiskPart, EachPair};
+pub use budget::MemoryBudget;
+pub use disk::{Backend, Changes, DISK_KEY_PREFIX_BYTES, Disk, DiskFile, DiskPart, EachPair, KeyRange};
 pub use disk_snapshot::{DiskFiles, DiskIndex, each_pair, push_pair};
 pub use index::{EntryId, NO_ENTRY};
 pub use keys::{KeyBuffer, KeyKind, Keys};
 pub use list::{ListState, list_elements};
 pub use map::{MapPage, MapState};
+pub use namespaces::{EachRun, Namespace, Namespaces};
 pub use row::RowCodec;
 pub use snapshot::{
     EachEntry, Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode, ListSnapshot, OperatorIndex,
     OperatorSnapshot, OperatorState, Part, Share, StateEntry,
 };
+pub use state_disk::{DiskState, StateDisk};
 pub use table::{KeyTable, TableSnapshot};
-pub use tier::{Changed, DiskChanges, DiskState, MemoryBudget, Resident, StateDisk, Tier};
+pub use tier::{Changed, DiskChanges, Resident, Tier};
 pub use ttl::Ttl;
 pub use value::ValueState;

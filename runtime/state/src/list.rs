@@ -4,6 +4,7 @@
 //! is empty has no entry. With a time to live, each element begins with the time of its last access: see [`crate::Ttl`].
 
 use crate::disk_snapshot::{each_pair, push_pair};
+use crate::expiry::Expiry;
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
@@ -213,8 +214,9 @@ impl ListState {
     /// The state as it is now: under each key its elements, with a time to live each behind the time of its last access. Expired ones are
     /// left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table);
-        FrozenLists { table, lists: self.lists.freeze(), ttl: self.ttl, changes }
+        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table, self.ttl.map(Expiry::OfElements));
+        let ttl = self.ttl.filter(|_| changes.is_none());
+        FrozenLists { table, lists: self.lists.freeze(), ttl, changes }
     }
 
     /// Takes an entry of a snapshot back, with the times that its elements had.
@@ -257,18 +259,16 @@ fn push(list: &mut Vec<u8>, stamp: &[u8], element: &[u8]) {
 struct FrozenLists {
     table: TableSnapshot,
     lists: Slab<Arc<Vec<u8>>>,
+    /// None as well with a disk: see [`crate::expiry`].
     ttl: Option<Ttl>,
     changes: Option<DiskChanges>,
 }
 
-impl FrozenLists {
-    fn show_live(&self, key: &[u8], list: &[u8], ttl: Ttl, each: &mut EachEntry<'_>) {
-        let mut live = Vec::with_capacity(list.len());
-        Elements { rest: list }.filter(|element| !ttl.is_expired(element)).for_each(|element| push(&mut live, &[], element));
-        if !live.is_empty() {
-            each(key, &[], &live);
-        }
-    }
+/// The elements of a list that are not expired, as they are stored.
+pub(crate) fn live_elements(list: &[u8], ttl: Ttl) -> Vec<u8> {
+    let mut live = Vec::with_capacity(list.len());
+    Elements { rest: list }.filter(|element| !ttl.is_expired(element)).for_each(|element| push(&mut live, &[], element));
+    live
 }
 
 impl Frozen for FrozenLists {
@@ -279,7 +279,12 @@ impl Frozen for FrozenLists {
     fn visit(&self, each: &mut EachEntry<'_>) {
         self.table.each(&mut |key, number| match (self.lists.get(word_of(number)), self.ttl) {
             (list, None) => each(key, &[], list),
-            (list, Some(ttl)) => self.show_live(key, list, ttl, each),
+            (list, Some(ttl)) => {
+                let live = live_elements(list, ttl);
+                if !live.is_empty() {
+                    each(key, &[], &live);
+                }
+            }
         });
     }
 }

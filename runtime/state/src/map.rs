@@ -3,6 +3,7 @@
 //! Invariant: a key whose map is empty has no entry. With a time to live, each value begins with the time of last access: see [`crate::Ttl`].
 
 use crate::disk_snapshot::{each_pair, push_pair};
+use crate::expiry::Expiry;
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
@@ -251,8 +252,9 @@ impl MapState {
     /// The state as it is now: for each entry of each map the key, the map's own key, and the value, with a time to live behind the time of
     /// last access. Expired ones are left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table);
-        FrozenMaps { table, maps: self.maps.freeze(), ttl: self.ttl, changes }
+        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table, self.ttl.map(Expiry::OfValues));
+        let ttl = self.ttl.filter(|_| changes.is_none());
+        FrozenMaps { table, maps: self.maps.freeze(), ttl, changes }
     }
 
     /// Takes an entry of a snapshot back, with the time that it had.
@@ -310,6 +312,7 @@ impl MapState {
 struct FrozenMaps {
     table: TableSnapshot,
     maps: Slab<Arc<MapPage>>,
+    /// None as well with a disk: see [`crate::expiry`].
     ttl: Option<Ttl>,
     changes: Option<DiskChanges>,
 }

@@ -199,6 +199,14 @@ pub(crate) fn put_bytes(part: &[u8], bytes: &mut Vec<u8>) {
     write_bytes(part, &mut bytes[start..]);
 }
 
+/// As [`put_bytes`] of both parts as one.
+pub(crate) fn put_joined(front: &[u8], rest: &[u8], bytes: &mut Vec<u8>) {
+    match front {
+        [] => put_bytes(rest, bytes),
+        front => put_bytes(&[front, rest].concat(), bytes),
+    }
+}
+
 /// Bytes that a byte string takes, with its length.
 fn stored_bytes(part: &[u8]) -> usize {
     let bits = usize::BITS - (part.len() | 1).leading_zeros();

@@ -335,6 +335,11 @@ impl KeyTable {
         self.groups.iter().flat_map(GroupIndex::entries)
     }
 
+    /// The entries of one key group, which is one of the table's.
+    pub fn group_entries(&self, group: u32) -> impl Iterator<Item = EntryId> + '_ {
+        self.groups[(group - self.key_groups.start) as usize].entries()
+    }
+
     /// One past the greatest number that an entry can have by now.
     pub(crate) fn numbers_end(&self) -> EntryId {
         self.next

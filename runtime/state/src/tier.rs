@@ -13,51 +13,19 @@
 //! Invariant: a key that is neither in the table nor among the removed ones has on disk what it was last; a key in the table that is not
 //! dirty has on disk, or in the flight, what the table says.
 
-use crate::disk::{DISK_KEY_PREFIX_BYTES, Disk};
-use crate::flight::{Flight, FlightGuard};
+use crate::disk::{Disk, KeyRange};
+use crate::expiry::Expiry;
+use crate::flight::FlightGuard;
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::Keys;
+use crate::state_disk::{KeyPlace, StateDisk};
 use crate::table::{KeyTable, TableSnapshot};
-use serde_json::Value;
-use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use streamrt_types::{Error, Result, code, key_group, murmur3_32};
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
+use streamrt_types::{Result, key_group, murmur3_32};
 
 /// How often memory is looked at, in batches.
 const BATCHES_PER_LOOK: u32 = 8;
-
-/// What the tables of a process may hold together.
-pub struct MemoryBudget {
-    limit_bytes: usize,
-    used_bytes: AtomicUsize,
-}
-
-impl MemoryBudget {
-    pub fn new(limit_bytes: usize) -> MemoryBudget {
-        MemoryBudget { limit_bytes, used_bytes: AtomicUsize::new(0) }
-    }
-
-    /// Bytes in use, as of the last look of each state.
-    pub fn used_bytes(&self) -> usize {
-        self.used_bytes.load(Ordering::Relaxed)
-    }
-
-    fn change(&self, from: usize, to: usize) {
-        self.used_bytes.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
-    }
-
-    /// What every state may hold, however little the others leave: a batch has to fit.
-    fn state_bytes_min(&self) -> usize {
-        (self.limit_bytes / 16).min(1 << 20)
-    }
-
-    /// How much has to leave. It is more than the excess, so that eviction is rare and its batches are large.
-    fn excess_bytes(&self) -> usize {
-        let used = self.used_bytes();
-        if used > self.limit_bytes { used - self.limit_bytes + self.limit_bytes / 8 } else { 0 }
-    }
-}
 
 /// A state whose entries can leave the table and come back. While its tier works it is taken out of the state, so that what happens to
 /// entries then is no change.
@@ -110,83 +78,6 @@ pub trait Resident: Sized {
     }
 }
 
-/// The disk of one operator of a subtask, and what its states share.
-pub struct StateDisk {
-    disk: Arc<dyn Disk>,
-    budget: Arc<MemoryBudget>,
-    max_parallelism: u32,
-    /// Every state that the disk holds, by name.
-    states: Mutex<BTreeMap<String, DiskState>>,
-    /// What was there when it was opened.
-    restored: bool,
-    flight: Arc<Flight>,
-}
-
-/// A keyed state on a [`Disk`].
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct DiskState {
-    pub name: String,
-    /// In the keys on disk, behind the key group.
-    pub number: u8,
-    /// As in [`crate::KeyedSnapshot`].
-    pub types: Value,
-}
-
-impl StateDisk {
-    /// `states` are those that `disk` holds already.
-    pub fn new(disk: Arc<dyn Disk>, budget: Arc<MemoryBudget>, max_parallelism: u32, states: Vec<DiskState>) -> StateDisk {
-        let restored = !states.is_empty();
-        let states = states.into_iter().map(|state| (state.name.clone(), state)).collect();
-        StateDisk { disk, budget, max_parallelism, states: Mutex::new(states), restored, flight: Arc::default() }
-    }
-
-    /// What stands behind the table of state `name`.
-    ///
-    /// # Errors
-    /// `Invalid` if the operator has more than 256 states, or the disk holds the state with other types.
-    pub fn tier(self: &Arc<Self>, name: &str, types: &Value) -> Result<Tier> {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = match states.get(name) {
-            Some(state) if state.types == *types => state.number,
-            Some(state) => {
-                let message = format!("state `{name}` is {} in the checkpoint, but {types} in the job", state.types);
-                return Err(Error::new(code::STATE_TYPES, message));
-            }
-            None => {
-                let free = (0..=u8::MAX).find(|number| states.values().all(|state| state.number != *number));
-                let number = free.ok_or_else(|| Error::new(code::INVALID_JOB, "an operator can have 256 keyed states on disk at most"))?;
-                states.insert(name.to_owned(), DiskState { name: name.to_owned(), number, types: types.clone() });
-                number
-            }
-        };
-        Ok(Tier::new(self.clone(), number))
-    }
-
-    /// # Errors
-    /// What the changes of a checkpoint before have failed on.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.flight.check()
-    }
-
-    pub(crate) fn disk(&self) -> &dyn Disk {
-        &*self.disk
-    }
-
-    /// Every state that the disk holds, by name.
-    pub fn states(&self) -> Vec<DiskState> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    /// Appends the key under which the disk holds `key`.
-    pub(crate) fn put_key(&self, number: u8, hash: u32, key: &[u8], out: &mut Vec<u8>) {
-        // A key group is less than the max parallelism, which is 32,768 at most.
-        let group = key_group(hash, self.max_parallelism) as u16;
-        out.extend(group.to_be_bytes());
-        out.push(number);
-        out.extend_from_slice(key);
-    }
-}
-
 /// Bits by entry number.
 #[derive(Default, Clone)]
 struct Bits(Vec<u64>);
@@ -213,6 +104,10 @@ impl Bits {
         was
     }
 
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
     fn add(&mut self, other: &Bits) {
         self.0.resize(self.0.len().max(other.0.len()), 0);
         self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word |= other);
@@ -225,7 +120,7 @@ type KeySet = HashSet<Box<[u8]>>;
 /// See the module.
 pub struct Tier {
     shared: Arc<StateDisk>,
-    number: u8,
+    place: KeyPlace,
     /// The table says something else than the disk and the flight.
     dirty: Bits,
     /// The disk or the flight has the key.
@@ -247,15 +142,21 @@ pub struct Tier {
     entries: Vec<EntryId>,
 }
 
-/// What a freeze found changed.
-pub struct Changed {
-    entries: Bits,
-    pub changes: DiskChanges,
-}
+/// The entries that a freeze found changed.
+pub struct Changed(Bits);
 
 impl Changed {
     pub fn contains(&self, entry: EntryId) -> bool {
-        self.entries.get(entry)
+        self.0.get(entry)
+    }
+
+    /// Leaves nothing but these in a frozen table.
+    pub fn retain(&self, table: &mut TableSnapshot) {
+        table.retain(&self.0.0);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -263,16 +164,28 @@ impl Changed {
 pub struct DiskChanges {
     pub(crate) shared: Arc<StateDisk>,
     pub(crate) number: u8,
+    pub(crate) in_namespaces: bool,
+    /// None: entries live for ever.
+    pub(crate) expiry: Option<Expiry>,
     pub(crate) removed: Arc<KeySet>,
+    /// Ranges of keys on disk that the state has not any more.
+    pub(crate) purged: Vec<KeyRange>,
     pub(crate) guard: FlightGuard,
 }
 
+impl DiskChanges {
+    pub(crate) fn new(shared: Arc<StateDisk>, number: u8) -> DiskChanges {
+        let guard = shared.flight.begin();
+        DiskChanges { shared, number, in_namespaces: false, expiry: None, removed: Arc::default(), purged: Vec::new(), guard }
+    }
+}
+
 impl Tier {
-    fn new(shared: Arc<StateDisk>, number: u8) -> Tier {
+    pub(crate) fn new(shared: Arc<StateDisk>, place: KeyPlace, cold: bool) -> Tier {
         Tier {
-            cold: shared.restored,
+            cold,
             shared,
-            number,
+            place,
             dirty: Bits::default(),
             stored: Bits::default(),
             touched: Bits::default(),
@@ -295,7 +208,25 @@ impl Tier {
         if self.batches >= BATCHES_PER_LOOK {
             self.make_room(state)?;
         }
+        self.fetch(state, hashes, keys)
+    }
+
+    /// As [`Tier::prepare`], but nothing leaves memory.
+    ///
+    /// # Errors
+    /// As [`Disk::get`].
+    pub fn fetch(&mut self, state: &mut impl Resident, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
         if self.cold { self.read_missing(state, hashes, keys) } else { Ok(()) }
+    }
+
+    /// Whether the disk may have keys that the table does not have.
+    pub fn is_cold(&self) -> bool {
+        self.cold
+    }
+
+    /// Whether the disk has keys of the table, or will have when the changes of the freezes so far are written.
+    pub fn is_stored(&self) -> bool {
+        self.cold || !self.stored.is_empty()
     }
 
     /// Lets entries leave if the process holds too much. No entry number from before the call is good after it.
@@ -305,12 +236,17 @@ impl Tier {
     pub fn make_room(&mut self, state: &mut impl Resident) -> Result<()> {
         self.batches = 0;
         self.count(state);
-        let excess = self.shared.budget.excess_bytes().min(self.counted_bytes.saturating_sub(self.shared.budget.state_bytes_min()));
-        if excess == 0 {
-            return Ok(());
-        }
-        let n = (excess as u64 * state.table().len() as u64 / self.counted_bytes as u64) as usize;
-        self.evict(state, n.max(1))?;
+        let excess = self.shared.budget.excess_bytes(self.counted_bytes);
+        if excess > 0 { self.release(state, excess) } else { Ok(()) }
+    }
+
+    /// Lets entries leave that take some `bytes`; all of them, if they take no more.
+    ///
+    /// # Errors
+    /// As [`Disk::write`].
+    pub fn release(&mut self, state: &mut impl Resident, bytes: usize) -> Result<()> {
+        let n = (bytes as u64 * state.table().len() as u64 / self.counted_bytes.max(1) as u64) as usize;
+        self.evict(state, n.clamp(1, state.table().len().max(1)))?;
         self.count(state);
         Ok(())
     }
@@ -320,9 +256,11 @@ impl Tier {
         std::mem::replace(&mut self.restored_group, group) != group
     }
 
-    fn count(&mut self, state: &impl Resident) {
+    /// Tells the budget what the state holds, and returns it.
+    pub fn count(&mut self, state: &impl Resident) -> usize {
         let used = state.used_bytes();
         self.shared.budget.change(std::mem::replace(&mut self.counted_bytes, used), used);
+        used
     }
 
     fn read_missing(&mut self, state: &mut impl Resident, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
@@ -334,15 +272,15 @@ impl Tier {
         for row in missing {
             keys.with_key(row, |key| {
                 if !self.is_removed(key) {
-                    wanted.push(hashes[row], |bytes| self.shared.put_key(self.number, hashes[row], key, bytes));
+                    wanted.push(hashes[row], |bytes| self.shared.put_key(&self.place, hashes[row], key, bytes));
                 }
             });
         }
         self.entries = entries;
         wanted.sort();
         let disk_keys = wanted.keys();
-        self.shared.disk.get(&disk_keys, &mut |at, run| {
-            let (hash, key) = (wanted.hash(at), &disk_keys[at][DISK_KEY_PREFIX_BYTES..]);
+        self.shared.disk().get(&disk_keys, &mut |at, run| {
+            let (hash, key) = (wanted.hash(at), &disk_keys[at][self.place.prefix_bytes()..]);
             state.load(hash, key, run)?;
             let entry = state.table().entry(hash, key);
             self.stored.set(entry);
@@ -381,7 +319,7 @@ impl Tier {
         for &entry in victims.iter().filter(|&&entry| self.dirty.get(entry)) {
             let key = state.table().key(entry);
             self.removed.remove(key);
-            changes.push(|bytes| self.shared.put_key(self.number, murmur3_32(key), key, bytes), |run| state.store(entry, run));
+            changes.push(|bytes| self.shared.put_key(&self.place, murmur3_32(key), key, bytes), |run| state.store(entry, run));
         }
         changes.write(self.shared.disk())?;
         for entry in victims {
@@ -412,25 +350,33 @@ impl Tier {
     }
 
     /// The table as it is now; if there is a tier, only what has changed since the last freeze.
-    pub fn freeze_table(tier: &mut Option<Box<Tier>>, table: &mut KeyTable) -> (TableSnapshot, Option<DiskChanges>) {
+    pub(crate) fn freeze_table(
+        tier: &mut Option<Box<Tier>>,
+        table: &mut KeyTable,
+        expiry: Option<Expiry>,
+    ) -> (TableSnapshot, Option<DiskChanges>) {
         let mut frozen = table.freeze();
         let changes = tier.as_mut().map(|tier| {
-            let changed = tier.freeze();
-            frozen.retain(&changed.entries.0);
-            changed.changes
+            let (changed, changes) = tier.freeze();
+            changed.retain(&mut frozen);
+            DiskChanges { expiry, ..changes }
         });
         (frozen, changes)
     }
 
     /// What has changed since the last freeze, which a checkpoint takes along.
-    pub fn freeze(&mut self) -> Changed {
-        let dirty = std::mem::take(&mut self.dirty);
-        self.stored.add(&dirty);
+    pub fn freeze(&mut self) -> (Changed, DiskChanges) {
         let removed = Arc::new(std::mem::take(&mut self.removed));
         self.leaving.retain(|keys| keys.strong_count() > 0);
         self.leaving.push(Arc::downgrade(&removed));
-        let changes = DiskChanges { shared: self.shared.clone(), number: self.number, removed, guard: self.shared.flight.begin() };
-        Changed { entries: dirty, changes }
+        (self.take_changed(), DiskChanges { removed, ..DiskChanges::new(self.shared.clone(), self.place.number) })
+    }
+
+    /// The entries that have changed since the last freeze, for a checkpoint of all tables of a state: see [`crate::Namespaces::freeze`].
+    pub fn take_changed(&mut self) -> Changed {
+        let dirty = std::mem::take(&mut self.dirty);
+        self.stored.add(&dirty);
+        Changed(dirty)
     }
 }
 

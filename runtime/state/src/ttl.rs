@@ -4,7 +4,7 @@
 //! each element of a list and each entry of a map on its own. State without a time to live has no such bytes.
 //!
 //! An expired entry leaves in three ways: when it is read; in snapshots, which do not take it along; and by [`Sweep`], which looks at so
-//! many entries after each batch. Invariant: which of them comes first is seen by no read, unless reads may show what is expired.
+//! many entries after each batch, or, on a disk, with a checkpoint (`expiry.rs`). Invariant: which of them comes first is seen by no read, unless reads may show what is expired.
 //!
 //! # Source
 //! Flink's `StateTtlConfig`, `AbstractTtlDecorator` and `TtlIncrementalCleanup`.

@@ -5,6 +5,7 @@
 
 use crate::arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
 use crate::disk_snapshot::{each_pair, push_pair};
+use crate::expiry::Expiry;
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::row::RowCodec;
@@ -218,8 +219,9 @@ impl ValueState {
 
     /// The state as it is now: under each key its encoded row, with a time to live behind the time of last access. Expired ones are left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table);
-        FrozenValues { table, arena: self.arena.as_mut().map(Arena::freeze), ttl: self.ttl, changes }
+        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table, self.ttl.map(Expiry::OfValues));
+        let ttl = self.ttl.filter(|_| changes.is_none());
+        FrozenValues { table, arena: self.arena.as_mut().map(Arena::freeze), ttl, changes }
     }
 
     /// Takes an entry of a snapshot back, with the time that it had.
@@ -255,6 +257,7 @@ impl ValueState {
 struct FrozenValues {
     table: TableSnapshot,
     arena: Option<ArenaSnapshot>,
+    /// None as well with a disk: see [`crate::expiry`].
     ttl: Option<Ttl>,
     changes: Option<DiskChanges>,
 }

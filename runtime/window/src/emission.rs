@@ -25,9 +25,11 @@ impl Ports {
     }
 }
 
-/// The output of one input batch, as it grows.
+/// The output of one input batch, as it grows. Many results go out before the batch is at its end.
 pub(crate) struct Emission<'a> {
     input: &'a Batch,
+    ports: &'a Ports,
+    output: &'a mut dyn Output,
     /// Marks of the input that have been placed.
     n_marks: usize,
     results: Vec<RecordBatch>,
@@ -38,11 +40,11 @@ pub(crate) struct Emission<'a> {
 }
 
 impl<'a> Emission<'a> {
-    pub(crate) fn new(input: &'a Batch) -> Emission<'a> {
+    pub(crate) fn new(input: &'a Batch, ports: &'a Ports, output: &'a mut dyn Output) -> Emission<'a> {
         let (results, times, late_rows) = (Vec::new(), Vec::new(), Vec::new());
         let n_marks = input.marks.len();
         let (result_marks, late_marks) = (Vec::with_capacity(n_marks), Vec::with_capacity(n_marks));
-        Emission { input, n_marks: 0, results, times, result_marks, late_rows, late_marks }
+        Emission { input, ports, output, n_marks: 0, results, times, result_marks, late_rows, late_marks }
     }
 
     /// Places the next mark of the input behind what was sent so far.
@@ -67,10 +69,14 @@ impl<'a> Emission<'a> {
         self.marks_to(self.n_marks + n)
     }
 
-    /// Adds results of one time.
-    pub(crate) fn results(&mut self, columns: RecordBatch, time: i64) {
+    /// Adds results of one time, and sends what has come together if it is much.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub(crate) fn results(&mut self, columns: RecordBatch, time: i64) -> Result<()> {
         self.result_times(columns.num_rows(), time);
         self.result_columns(columns);
+        if self.times.len() >= ROWS_MAX { self.send_results() } else { Ok(()) }
     }
 
     /// Adds columns whose rows get their times, and so their places among the marks, by [`Emission::result_times`].
@@ -90,19 +96,24 @@ impl<'a> Emission<'a> {
         self.late_rows.push(row as u32);
     }
 
+    fn send_results(&mut self) -> Result<()> {
+        let columns = join(std::mem::take(&mut self.results), &self.ports.results)?;
+        let (times, marks) = (std::mem::take(&mut self.times), std::mem::take(&mut self.result_marks));
+        send(0, Batch { columns, times: Times::Array(times.into()), marks, origin: None }, self.output)
+    }
+
     /// Sends everything. All marks have been placed.
-    pub(crate) fn send(self, ports: &Ports, output: &mut dyn Output) -> Result<()> {
+    pub(crate) fn send(mut self) -> Result<()> {
         if !self.times.is_empty() || !self.result_marks.is_empty() {
-            let columns = join(self.results, &ports.results)?;
-            send(0, Batch { columns, times: Times::Array(self.times.into()), marks: self.result_marks, origin: None }, output)?;
+            self.send_results()?;
         }
-        TaskMetrics::add(&ports.metrics.late_records, self.late_rows.len() as u64);
+        TaskMetrics::add(&self.ports.metrics.late_records, self.late_rows.len() as u64);
         let late = match self.late_rows.is_empty() {
             true if self.late_marks.is_empty() => return Ok(()),
-            true => Batch { times: Times::Array(Vec::new().into()), ..Batch::new(ports.late.clone()) },
+            true => Batch { times: Times::Array(Vec::new().into()), ..Batch::new(self.ports.late.clone()) },
             false => self.input.take(&UInt32Array::from(self.late_rows))?,
         };
-        output.batch(1, Batch { marks: self.late_marks, ..late })
+        self.output.batch(1, Batch { marks: self.late_marks, ..late })
     }
 }
 

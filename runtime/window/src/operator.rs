@@ -126,12 +126,12 @@ impl WindowOperator {
     /// Fires what `watermark` makes due, and sends it.
     fn advance(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
         let opened = opened(&mut self.opened)?;
-        let mut emission = Emission::new(&opened.nothing);
+        let mut emission = Emission::new(&opened.nothing, &opened.ports, output);
         match &mut opened.windows {
             Windows::Panes(panes) => panes.advance(watermark, &mut emission)?,
             Windows::OfKeys(windows) => windows.advance(watermark, &opened.nothing, &mut emission)?,
         }
-        emission.send(&opened.ports, output)
+        emission.send()
     }
 }
 
@@ -145,7 +145,8 @@ impl Operator for WindowOperator {
         let reader = || BatchKeys::new(&plan.input, plan.key.clone());
         let windows = match self.contents.take().ok_or_else(|| Error::internal("a window operator is opened once"))? {
             Prepared::Panes(windows, accumulators, columns) => {
-                Windows::Panes(Box::new(PaneWindows::new(windows, plan.lateness_ms, accumulators, columns, reader()?, context)))
+                let namespaces = context.namespaces(panes::STATE, &plan.types)?;
+                Windows::Panes(Box::new(PaneWindows::new(windows, plan.lateness_ms, accumulators, columns, reader()?, context, namespaces)))
             }
             Prepared::OfKeys(contents) => Windows::OfKeys(Box::new(KeyedWindows::new(
                 plan.assigner,
@@ -178,13 +179,13 @@ impl Operator for WindowOperator {
             None if timed => return Err(no_time(&batch, 0).at(format_args!("operator `{}`", opened.context.uid))),
             None => RowTimes::Now(0),
         };
-        let mut emission = Emission::new(&batch);
+        let mut emission = Emission::new(&batch, &opened.ports, output);
         match &mut opened.windows {
             Windows::Panes(panes) => panes.batch(&batch, times, &mut opened.keys, &mut emission)?,
             Windows::OfKeys(windows) => windows.batch(&batch, times, &mut opened.keys, &mut emission)?,
         }
         emission.marks_to(batch.marks.len());
-        emission.send(&opened.ports, output)
+        emission.send()
     }
 
     fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {

@@ -1,9 +1,11 @@
 //! Panes, and merges of 2, 4, 8, ... of them that several windows share, so that a slide of a window of n panes costs some `2 log n` merges
-//! and not n.
+//! and not n. Only panes that are all in memory are merged so.
 //!
 //! Invariant: a node holds the merge of its panes as they are now. It is built when a window first needs it, and dropped when one of its
 //! panes takes a row or goes; rows that are on time go to panes that no window has needed yet.
 
+use crate::pane::{Pane, PaneLayout};
+use crate::pane_disk::PaneDisk;
 use std::collections::BTreeMap;
 use streamrt_operator::{Accumulators, Overflow};
 use streamrt_state::{KeyBuffer, KeyKind, KeyTable};
@@ -25,14 +27,15 @@ pub(crate) struct PaneTree {
     offset: i64,
     /// No window covers a node of a higher level.
     level_max: u32,
-    panes: BTreeMap<i64, KeyTable>,
+    layout: PaneLayout,
+    panes: BTreeMap<i64, Pane>,
     nodes: BTreeMap<Node, KeyTable>,
 }
 
 impl PaneTree {
     /// Panes of `pane_ms`, one of which begins at `offset`, for windows of `size_ms`.
-    pub(crate) fn new(pane_ms: i64, offset: i64, size_ms: i64) -> PaneTree {
-        PaneTree { pane_ms, offset, level_max: (size_ms / pane_ms).ilog2(), panes: BTreeMap::new(), nodes: BTreeMap::new() }
+    pub(crate) fn new(pane_ms: i64, offset: i64, size_ms: i64, layout: PaneLayout) -> PaneTree {
+        PaneTree { pane_ms, offset, level_max: (size_ms / pane_ms).ilog2(), layout, panes: BTreeMap::new(), nodes: BTreeMap::new() }
     }
 
     fn length_ms(&self, level: u32) -> i64 {
@@ -43,9 +46,14 @@ impl PaneTree {
         Node { level, start: time - (time - self.offset).rem_euclid(self.length_ms(level)) }
     }
 
-    /// The pane that begins at `start`, which is made by `make` if need be.
-    pub(crate) fn pane(&mut self, start: i64, make: impl FnOnce() -> KeyTable) -> &mut KeyTable {
-        self.panes.entry(start).or_insert_with(make)
+    /// The pane that begins at `start`, which is made if need be.
+    pub(crate) fn pane(&mut self, start: i64, disk: Option<&PaneDisk>) -> &mut Pane {
+        self.panes.entry(start).or_insert_with(|| Pane::new(self.layout, disk.map(|disk| disk.tier(start, false))))
+    }
+
+    /// Adds a pane of which the disk has keys.
+    pub(crate) fn add_stored(&mut self, start: i64, disk: &PaneDisk) {
+        self.panes.insert(start, Pane::new(self.layout, Some(disk.tier(start, true))));
     }
 
     /// The start of the first pane at or behind `time`.
@@ -53,14 +61,47 @@ impl PaneTree {
         self.panes.range(time..).next().map(|(start, _)| *start)
     }
 
-    /// The panes of a window, in order.
-    pub(crate) fn panes(&self, start: i64, end: i64) -> impl Iterator<Item = &KeyTable> {
-        self.panes.range(start..end).map(|(_, table)| table)
+    /// The tables of the panes of a window, in order, with the first ms of each.
+    pub(crate) fn tables(&self, start: i64, end: i64) -> impl Iterator<Item = (i64, &KeyTable)> {
+        self.panes.range(start..end).map(|(start, pane)| (*start, &pane.table))
     }
 
-    /// All panes, in order. Their rows stay as they are.
-    pub(crate) fn panes_mut(&mut self) -> impl Iterator<Item = (i64, &mut KeyTable)> {
-        self.panes.iter_mut().map(|(start, table)| (*start, table))
+    /// The panes of a window, in order. What they say stays as it is.
+    pub(crate) fn range_mut(&mut self, start: i64, end: i64) -> impl Iterator<Item = &mut Pane> {
+        self.panes.range_mut(start..end).map(|(_, pane)| pane)
+    }
+
+    /// Whether a pane of a window is not all in memory.
+    pub(crate) fn is_cold(&self, start: i64, end: i64) -> bool {
+        self.panes.range(start..end).any(|(_, pane)| pane.is_cold())
+    }
+
+    /// All panes, in order. What they say stays as it is.
+    pub(crate) fn panes_mut(&mut self) -> impl Iterator<Item = (i64, &mut Pane)> {
+        self.panes.iter_mut().map(|(start, pane)| (*start, pane))
+    }
+
+    /// All panes that have something in memory, from the one that has had no row for the longest time.
+    pub(crate) fn by_last_row(&mut self) -> Vec<&mut Pane> {
+        let mut panes: Vec<&mut Pane> = self.panes.values_mut().filter(|pane| !pane.table.is_empty()).collect();
+        panes.sort_by_key(|pane| pane.touched);
+        panes
+    }
+
+    /// What an entry takes outside of its table, on average.
+    pub(crate) fn further_bytes(&self, accumulators: &Accumulators) -> usize {
+        let tables = self.panes.values().map(|pane| &pane.table).chain(self.nodes.values());
+        accumulators.used_bytes() / tables.map(KeyTable::len).sum::<usize>().max(1)
+    }
+
+    /// Bytes of all merges; `further_bytes` of an entry are outside of its table.
+    pub(crate) fn merges_bytes(&self, further_bytes: usize) -> usize {
+        self.nodes.values().map(|table| table.used_bytes() + table.len() * further_bytes).sum()
+    }
+
+    /// Drops all merges; those that are wanted are made anew.
+    pub(crate) fn drop_merges(&mut self, accumulators: &mut Accumulators) {
+        std::mem::take(&mut self.nodes).values().for_each(|table| release(table, accumulators));
     }
 
     /// Drops the nodes that hold a pane which changes.
@@ -75,12 +116,13 @@ impl PaneTree {
         }
     }
 
-    /// Drops the first pane.
-    pub(crate) fn remove_first(&mut self, accumulators: &mut Accumulators) {
-        if let Some((start, table)) = self.panes.pop_first() {
-            release(&table, accumulators);
+    /// Drops the first pane. Returns whether the disk has keys of it.
+    pub(crate) fn remove_first(&mut self, accumulators: &mut Accumulators) -> bool {
+        self.panes.pop_first().is_some_and(|(start, pane)| {
+            release(&pane.table, accumulators);
             self.touch(start, accumulators);
-        }
+            pane.is_stored()
+        })
     }
 
     /// The fewest nodes that make up a window, in order, built. Those without rows are left out.
@@ -121,7 +163,7 @@ impl PaneTree {
 
     /// The table of a node that `cover` gave.
     pub(crate) fn table(&self, node: Node) -> &KeyTable {
-        let table = if node.level == 0 { self.panes.get(&node.start) } else { self.nodes.get(&node) };
+        let table = if node.level == 0 { self.panes.get(&node.start).map(|pane| &pane.table) } else { self.nodes.get(&node) };
         table.expect("a node of a cover was built, and nothing has changed since")
     }
 }

@@ -13,20 +13,26 @@
 use crate::assigner::{SlidingWindows, TIME_MAX, TimeWindow, within_reach};
 use crate::emission::Emission;
 use crate::group_watermarks::GroupWatermarks;
+use crate::pane::{Pane, PaneLayout, ResidentPane};
+use crate::pane_disk::PaneDisk;
+use crate::pane_results::PaneResults;
 use crate::pane_tree::{MergeOverflow, PaneTree, merge, release};
 use crate::result_columns::ResultColumns;
 use crate::snapshot_bytes::{Fields, damaged, ordered};
 use crate::timestamps::place;
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use serde_json::Value;
 use std::ops::Range;
-use std::sync::Arc;
 use streamrt_operator::{Accumulators, BatchKeys, FrozenTable, OperatorContext};
-use streamrt_state::{EachEntry, EntryId, Frozen, KeyTable, KeyedSnapshot, Keys, NO_ENTRY, OperatorState};
-use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code, murmur3_32};
+use streamrt_state::{
+    DiskChanges, EachEntry, EntryId, Frozen, KeyTable, KeyedSnapshot, Keys, NO_ENTRY, Namespace, Namespaces, OperatorState, Resident,
+};
+use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code};
 
 /// The name of the state in a snapshot.
-const STATE: &str = "panes";
+pub(crate) const STATE: &str = "panes";
+
+/// How often memory is looked at in a restore.
+const ENTRIES_PER_LOOK: u64 = 1024;
 
 /// More panes in a window than this are not worth it: each is a table.
 const PANES_MAX: i64 = 4096;
@@ -80,17 +86,16 @@ pub(crate) struct PaneWindows {
     lateness_ms: i64,
     panes: PaneTree,
     accumulators: Accumulators,
-    columns: ResultColumns,
-    /// Turns key bytes into columns and text; another one reads batches at the same time.
-    decoder: BatchKeys,
+    results: PaneResults,
+    /// None: all panes are in memory.
+    disk: Option<PaneDisk>,
     key_groups: KeyGroupRange,
     max_parallelism: u32,
-    uid: Arc<str>,
     watermark: Watermark,
     /// The last end of a window that the watermark has passed.
     passed_end: i64,
-    /// Restored watermarks that differ, until the windows have risen to the greatest.
-    behind: Option<GroupWatermarks>,
+    /// Entries of a snapshot that were taken back.
+    n_restored: u64,
     entries: Vec<EntryId>,
     created: Vec<u32>,
 }
@@ -108,21 +113,27 @@ impl PaneWindows {
         columns: ResultColumns,
         decoder: BatchKeys,
         context: &OperatorContext,
+        namespaces: Option<Namespaces>,
     ) -> PaneWindows {
+        let layout = PaneLayout {
+            kind: decoder.kind(),
+            value_bytes: accumulators.bytes(),
+            key_groups: context.key_groups,
+            max_parallelism: context.max_parallelism,
+        };
         PaneWindows {
             windows,
             pane_ms: windows.pane_ms(),
             lateness_ms,
-            panes: PaneTree::new(windows.pane_ms(), windows.offset, windows.size),
+            panes: PaneTree::new(windows.pane_ms(), windows.offset, windows.size, layout),
             accumulators,
-            columns,
-            decoder,
+            results: PaneResults { columns, decoder, uid: context.uid.clone(), behind: None },
+            disk: namespaces.map(PaneDisk::new),
             key_groups: context.key_groups,
             max_parallelism: context.max_parallelism,
-            uid: context.uid.clone(),
             watermark: WATERMARK_MIN,
             passed_end: windows.end_at_or_before(within_reach(WATERMARK_MIN)),
-            behind: None,
+            n_restored: 0,
             entries: Vec::new(),
             created: Vec::new(),
         }
@@ -131,13 +142,14 @@ impl PaneWindows {
     /// Freezes the panes.
     pub(crate) fn snapshot(&mut self, types: Value) -> KeyedSnapshot {
         let accumulators = &self.accumulators;
-        let panes = self.panes.panes_mut().map(|(start, table)| (ordered(start), accumulators.freeze(table))).collect();
-        KeyedSnapshot { name: STATE.into(), types, entries: Box::new(FrozenPanes(panes)) }
+        let frozen = self.panes.panes_mut().filter_map(|(start, pane)| Some((ordered(start), pane.freeze(accumulators)?)));
+        let frozen = FrozenPanes { panes: frozen.collect(), changes: self.disk.as_mut().map(PaneDisk::freeze) };
+        KeyedSnapshot { name: STATE.into(), types, entries: Box::new(frozen) }
     }
 
     /// The watermarks that go with the panes into a snapshot.
     pub(crate) fn watermarks(&self) -> GroupWatermarks {
-        self.behind.clone().unwrap_or_else(|| GroupWatermarks::one(self.key_groups, self.max_parallelism, self.watermark))
+        self.results.behind.clone().unwrap_or_else(|| GroupWatermarks::one(self.key_groups, self.max_parallelism, self.watermark))
     }
 
     /// Takes the panes of a snapshot back. What had fired by `watermarks` does not fire again.
@@ -145,40 +157,46 @@ impl PaneWindows {
     /// # Errors
     /// `Invalid` if the snapshot has other types, `Data` if it is damaged.
     pub(crate) fn restore(&mut self, state: &mut OperatorState, types: &Value, watermarks: Option<GroupWatermarks>) -> Result<()> {
+        if let Some(disk) = &self.disk {
+            for namespace in disk.stored()? {
+                self.panes.add_stored(pane_of(&self.windows, self.pane_ms, &namespace)?, disk);
+            }
+        }
         state.keyed(STATE, types, |hash, key, pane, value| self.restore_entry(hash, key, pane, value))?;
         if let Some(watermarks) = watermarks {
             self.watermark = watermarks.least();
             self.passed_end = self.windows.end_at_or_before(within_reach(self.watermark) + 1);
-            self.behind = (watermarks.least() < watermarks.greatest()).then_some(watermarks);
+            self.results.behind = (watermarks.least() < watermarks.greatest()).then_some(watermarks);
         }
         Ok(())
     }
 
     fn restore_entry(&mut self, hash: u32, key: &[u8], pane: &[u8], value: &[u8]) -> Result<()> {
-        let mut fields = Fields::new(pane, "a pane");
-        let start = fields.time()?;
-        fields.end()?;
-        // A pane begins before the times in it.
-        if !(-2 * TIME_MAX..=TIME_MAX).contains(&start) || self.windows.pane_start(start, self.pane_ms) != start {
-            return Err(damaged("a pane"));
+        let start = pane_of(&self.windows, self.pane_ms, pane)?;
+        self.n_restored += 1;
+        if let Some(disk) = self.disk.as_mut().filter(|_| self.n_restored.is_multiple_of(ENTRIES_PER_LOOK)) {
+            disk.make_room(&mut self.panes, &mut self.accumulators)?;
         }
-        let (kind, bytes) = (self.decoder.kind(), self.accumulators.bytes());
-        let (key_groups, max_parallelism) = (self.key_groups, self.max_parallelism);
-        let table = self.panes.pane(start, || KeyTable::new(kind, bytes, key_groups, max_parallelism));
-        self.accumulators.restore(table, hash, key, value)
+        let pane = self.panes.pane(start, self.disk.as_ref());
+        self.accumulators.restore(&mut pane.table, hash, key, value)?;
+        pane.changed(&[pane.table.entry(hash, key)]);
+        Ok(())
     }
 
     /// Raises the windows to the greatest of the restored watermarks. Keys that stood there have fired what comes due on the way.
     fn catch_up(&mut self, emission: &mut Emission<'_>) -> Result<()> {
-        let Some(greatest) = self.behind.as_ref().map(GroupWatermarks::greatest) else { return Ok(()) };
+        let Some(greatest) = self.results.behind.as_ref().map(GroupWatermarks::greatest) else { return Ok(()) };
         self.rise(greatest, emission)?;
-        self.behind = None;
+        self.results.behind = None;
         Ok(())
     }
 
     /// Treats the rows and marks of a batch, whose keys are read by `keys`. With processing time the marks make nothing due.
     pub(crate) fn batch(&mut self, batch: &Batch, times: RowTimes<'_>, keys: &mut BatchKeys, emission: &mut Emission<'_>) -> Result<()> {
         self.catch_up(emission)?;
+        if let Some(disk) = &mut self.disk {
+            disk.begin_batch(&mut self.panes, &mut self.accumulators)?;
+        }
         let (hashes, keys) = keys.read(&batch.columns)?;
         let rows = KeyedRows { batch, times, hashes, keys };
         let marks = if times.each().is_some() { &batch.marks[..] } else { &[] };
@@ -227,8 +245,12 @@ impl PaneWindows {
 
     fn out_of_range(&self, rows: &KeyedRows<'_>, mut range: Range<usize>) -> Error {
         let row = range.find(|&row| !(-TIME_MAX..=TIME_MAX).contains(&rows.times.at(row))).unwrap_or(range.start);
-        let message =
-            format!("operator `{}`: {} has the time {}, which no window reaches", self.uid, place(rows.batch, row), rows.times.at(row));
+        let message = format!(
+            "operator `{}`: {} has the time {}, which no window reaches",
+            self.results.uid,
+            place(rows.batch, row),
+            rows.times.at(row)
+        );
         Error::new(code::OVERFLOW, message)
     }
 
@@ -272,20 +294,24 @@ impl PaneWindows {
         Ok(())
     }
 
-    fn add_to_pane(&mut self, rows: &KeyedRows<'_>, range: Range<usize>, pane: i64) -> Result<()> {
-        let (kind, bytes, key_groups, max_parallelism) =
-            (rows.keys.kind(), self.accumulators.bytes(), self.key_groups, self.max_parallelism);
-        if pane < self.passed_end {
-            self.panes.touch(pane, &mut self.accumulators);
+    fn add_to_pane(&mut self, rows: &KeyedRows<'_>, range: Range<usize>, start: i64) -> Result<()> {
+        if start < self.passed_end {
+            self.panes.touch(start, &mut self.accumulators);
         }
-        let table = self.panes.pane(pane, || KeyTable::new(kind, bytes, key_groups, max_parallelism));
-        let keys = rows.keys.slice(range.start, range.end);
-        table.upsert(&rows.hashes[range.clone()], keys, &mut self.entries, &mut self.created);
-        let updated = self.accumulators.update(table, &self.entries, &rows.batch.columns, rows.times.each(), range.clone());
+        let pane = self.panes.pane(start, self.disk.as_ref());
+        let (hashes, keys) = (&rows.hashes[range.clone()], rows.keys.slice(range.start, range.end));
+        if let Some(disk) = &self.disk {
+            pane.touched = disk.batches();
+            fetch(pane, &mut self.accumulators, hashes, keys)?;
+        }
+        pane.table.upsert(hashes, keys, &mut self.entries, &mut self.created);
+        let updated = self.accumulators.update(&mut pane.table, &self.entries, &rows.batch.columns, rows.times.each(), range.clone());
         updated.map_err(|overflow| {
-            let key = self.decoder.describe(&rows.batch.columns, range.start + overflow.position);
-            self.accumulators.overflow(overflow, &self.uid, &key)
-        })
+            let key = self.results.decoder.describe(&rows.batch.columns, range.start + overflow.position);
+            self.accumulators.overflow(overflow, &self.results.uid, &key)
+        })?;
+        pane.changed(&self.entries);
+        Ok(())
     }
 
     /// Raises the watermark, fires what it makes due, and forgets what it makes late.
@@ -305,8 +331,7 @@ impl PaneWindows {
             self.fire(TimeWindow { start: end - self.windows.size, end }, emission)?;
         }
         self.passed_end = self.windows.end_at_or_before(bound);
-        self.forget();
-        Ok(())
+        self.forget()
     }
 
     /// The end of the first window that has not fired and holds rows.
@@ -318,84 +343,107 @@ impl PaneWindows {
 
     /// Fires a window for all of its keys.
     fn fire(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
+        if self.disk.is_some() && self.panes.is_cold(window.start, window.end) {
+            return self.fire_pieces(window, emission);
+        }
         let cover = self.panes.cover(window.start, window.end, &mut self.accumulators);
         let cover = cover.map_err(|overflow| self.overflow(&overflow))?;
         let tables: Vec<&KeyTable> = cover.into_iter().map(|node| self.panes.table(node)).collect();
         let results = match tables[..] {
             [] => return Ok(()),
-            [table] => self.results(table, window)?,
+            [table] => self.results.of_table(table, &self.accumulators, window)?,
             _ => {
                 let merged = merge(&tables, &mut self.accumulators);
                 let merged = merged.map_err(|overflow| self.overflow(&overflow))?;
-                let results = self.results(&merged, window)?;
+                let results = self.results.of_table(&merged, &self.accumulators, window)?;
                 release(&merged, &mut self.accumulators);
                 results
             }
         };
-        emission.results(results, window.max_timestamp());
-        Ok(())
+        emission.results(results, window.max_timestamp())
     }
 
-    /// The results of all keys of a table that have not fired.
-    fn results(&self, table: &KeyTable, window: TimeWindow) -> Result<RecordBatch> {
-        let has_fired = |entry: EntryId, old: &GroupWatermarks| old.had_passed(murmur3_32(table.key(entry)), window.max_timestamp());
-        let entries = table.entries().filter(|&entry| !self.behind.as_ref().is_some_and(|old| has_fired(entry, old)));
-        let entries: Vec<EntryId> = entries.collect();
-        let mut values = Vec::with_capacity(entries.len() * self.accumulators.bytes());
-        entries.iter().for_each(|&entry| values.extend_from_slice(table.value(entry)));
-        let keys: Vec<&[u8]> = entries.iter().map(|&entry| table.key(entry)).collect();
-        self.assemble(&keys, &values, window)
+    /// Fires a window of which a part is on disk.
+    fn fire_pieces(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        disk.each_piece(window, self.key_groups, &self.panes, &mut self.accumulators, &self.results, &mut |table, accumulators| {
+            emission.results(self.results.of_table(table, accumulators, window)?, window.max_timestamp())
+        })
     }
 
     /// Fires a window for the key of one row.
     fn fire_key(&mut self, rows: &KeyedRows<'_>, row: usize, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
         let mut value = vec![0; self.accumulators.bytes()];
         let mut key = Vec::new();
-        for table in self.panes.panes(window.start, window.end) {
-            table.find(&rows.hashes[row..=row], rows.keys.slice(row, row + 1), &mut self.entries);
+        let (hashes, keys) = (&rows.hashes[row..=row], rows.keys.slice(row, row + 1));
+        for pane in self.panes.range_mut(window.start, window.end) {
+            fetch(pane, &mut self.accumulators, hashes, keys)?;
+            pane.table.find(hashes, keys, &mut self.entries);
             if self.entries[0] == NO_ENTRY {
                 continue;
             }
-            key = table.key(self.entries[0]).to_vec();
-            let merged = self.accumulators.merge_entries(table, &self.entries, &[0], &mut value);
-            merged.map_err(|overflow| self.overflow(&(overflow, key.clone())))?;
+            key = pane.table.key(self.entries[0]).to_vec();
+            let merged = self.accumulators.merge_entries(&pane.table, &self.entries, &[0], &mut value);
+            merged.map_err(|overflow| self.results.overflow(&self.accumulators, overflow, &key))?;
         }
-        let results = self.assemble(&[&key], &value, window)?;
+        let results = self.results.assemble(&[&key], &value, &self.accumulators, window)?;
         self.accumulators.release(&value);
-        emission.results(results, window.max_timestamp());
-        Ok(())
+        emission.results(results, window.max_timestamp())
     }
 
     fn overflow(&self, (overflow, key): &MergeOverflow) -> Error {
-        self.accumulators.overflow(*overflow, &self.uid, &self.decoder.describe_bytes(key))
-    }
-
-    fn assemble(&self, keys: &[&[u8]], values: &[u8], window: TimeWindow) -> Result<RecordBatch> {
-        let n_rows = keys.len();
-        let keys = if self.columns.needs_keys() { self.decoder.decode(keys)?.columns().to_vec() } else { Vec::new() };
-        let bound = |time: i64| Arc::new(Int64Array::from_value(time, n_rows)) as ArrayRef;
-        self.columns.assemble(&keys, bound(window.start), bound(window.end), &self.accumulators.finish(values))
+        self.results.overflow(&self.accumulators, *overflow, key)
     }
 
     /// Drops the panes of which every window is beyond its cleanup time.
-    fn forget(&mut self) {
-        while let Some(pane) = self.panes.first_from(i64::MIN) {
-            let last_end = self.windows.last_end(pane).unwrap_or(i64::MIN);
-            if last_end.saturating_sub(1).saturating_add(self.lateness_ms) > self.watermark {
-                return;
+    fn forget(&mut self) -> Result<()> {
+        let mut purged = None;
+        while let Some(pane) = self.panes.first_from(i64::MIN).filter(|pane| self.is_done(*pane)) {
+            if self.panes.remove_first(&mut self.accumulators) {
+                purged = Some(pane);
             }
-            self.panes.remove_first(&mut self.accumulators);
         }
+        self.disk.as_mut().zip(purged).map_or(Ok(()), |(disk, pane)| disk.purge(pane))
+    }
+
+    fn is_done(&self, pane: i64) -> bool {
+        let last_end = self.windows.last_end(pane).unwrap_or(i64::MIN);
+        last_end.saturating_sub(1).saturating_add(self.lateness_ms) <= self.watermark
     }
 }
 
+/// Brings what the disk has of some keys of a pane.
+fn fetch(pane: &mut Pane, accumulators: &mut Accumulators, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
+    match pane.is_cold() {
+        true => ResidentPane { pane, accumulators, further_bytes: 0 }.with_tier(|tier, pane| tier.fetch(pane, hashes, keys)),
+        false => Ok(()),
+    }
+}
+
+/// Where the pane of a snapshot begins.
+fn pane_of(windows: &SlidingWindows, pane_ms: i64, pane: &[u8]) -> Result<i64> {
+    let mut fields = Fields::new(pane, "a pane");
+    let start = fields.time()?;
+    fields.end()?;
+    // A pane begins before the times in it.
+    let is_pane = (-2 * TIME_MAX..=TIME_MAX).contains(&start) && windows.pane_start(start, pane_ms) == start;
+    if is_pane { Ok(start) } else { Err(damaged("a pane")) }
+}
+
 /// The panes of one moment, each with its first ms.
-struct FrozenPanes(Vec<([u8; 8], FrozenTable)>);
+struct FrozenPanes {
+    panes: Vec<(Namespace, FrozenTable)>,
+    changes: Option<DiskChanges>,
+}
 
 impl Frozen for FrozenPanes {
     fn visit(&self, each: &mut EachEntry<'_>) {
-        for (start, pane) in &self.0 {
+        for (start, pane) in &self.panes {
             pane.each(&mut |key, value| each(key, start, value));
         }
+    }
+
+    fn take_changes(&mut self) -> Option<DiskChanges> {
+        self.changes.take()
     }
 }

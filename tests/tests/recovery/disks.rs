@@ -21,8 +21,15 @@ fn every_example_on_disk_survives_kills() {
 
 #[test]
 fn state_on_disk_goes_on_with_another_parallelism() {
-    for example in ["word-count", "ride-duration", "sensor-alerts"] {
+    for example in ["word-count", "ride-duration", "sensor-alerts", "hot-items"] {
         kills::check(&Job::over_files(example).on_disk(AMPLE_BYTES), &[1, 3, 2, 4]);
+    }
+}
+
+#[test]
+fn windows_that_have_left_memory_go_on_with_another_parallelism() {
+    for example in ["hot-items", "hot-pages"] {
+        kills::check(&Job::over_files(example).on_disk(TIGHT_BYTES), &[1, 3, 2, 4]);
     }
 }
 
@@ -46,15 +53,21 @@ fn state_files(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_checkpoint_shares_the_files_of_the_one_before_it() {
-    let job = Job::new("ride-duration").on_disk(AMPLE_BYTES);
+    check_shared("ride-duration", "durations", "waiting");
+    check_shared("hot-items", "counts", "panes");
+}
+
+#[track_caller]
+fn check_shared(example: &'static str, uid: &str, state: &str) {
+    let job = Job::new(example).on_disk(AMPLE_BYTES);
     killed_behind_checkpoints(&job);
     let checkpoints = job.path("checkpoints");
     let folders: std::collections::BTreeSet<PathBuf> =
         state_files(&checkpoints).iter().map(|file| file.parent().unwrap().to_owned()).collect();
     assert!(folders.len() > 1, "all files are in {folders:?}");
     let inspected = run(["savepoint", "inspect", checkpoints.to_str().unwrap()]).succeeded().stdout;
-    assert!(inspected.contains("waiting: on disk"), "{inspected}");
-    let state = ["--uid", "durations", "--state", "waiting"];
+    assert!(inspected.contains(&format!("{state}: on disk")), "{inspected}");
+    let state = ["--uid", uid, "--state", state];
     run(["state", "get", checkpoints.to_str().unwrap()].into_iter().chain(state)).failed_with("S7002").names("a savepoint of the job");
     let report = run(["fsck", checkpoints.to_str().unwrap()]).succeeded();
     assert!(report.stdout.contains("objects are whole"), "{}", report.stdout);
@@ -89,7 +102,18 @@ fn damaged_and_missing_files_of_state_are_refused() {
 
 #[test]
 fn a_job_changes_its_backend_through_a_savepoint_alone() {
-    let job = Job::new("ride-duration").on_disk(TIGHT_BYTES);
+    check_backends("ride-duration", "waiting: ");
+}
+
+#[test]
+fn windows_change_their_backend_through_a_savepoint() {
+    check_backends("hot-items", "panes: ");
+}
+
+/// Stops a job with savepoints, and goes on from them on disk and in memory in turn. `state` is what a savepoint of either shows.
+#[track_caller]
+fn check_backends(example: &'static str, state: &str) {
+    let job = Job::new(example).on_disk(TIGHT_BYTES);
     killed_behind_checkpoints(&job);
     let memory = ["-D", "state.backend=memory"];
     run(job.args(2, 0.3, "checkpoints", &memory)).failed_with("S7002").names("state.backend=rocksdb");
@@ -103,12 +127,12 @@ fn a_job_changes_its_backend_through_a_savepoint_alone() {
         while job.n_log_entries() < before + 6 {
             assert!(!running.ends_within(std::time::Duration::from_millis(2)), "the job ended before it was stopped");
         }
-        let mut stop = streamrt(["stop", "ride-duration", "--savepoint", folder.to_str().unwrap()]);
+        let mut stop = streamrt(["stop", example, "--savepoint", folder.to_str().unwrap()]);
         stop.env("XDG_CACHE_HOME", job.path("cache"));
         Running::start(stop).finish(LIMIT).succeeded();
         running.finish(LIMIT).succeeded();
         let text = run(["savepoint", "inspect", folder.to_str().unwrap()]).succeeded().stdout;
-        assert!(text.contains("ride"), "{text}");
+        assert!(text.contains(state) && !text.contains("on disk"), "{text}");
         job.assert_part(&format!("stopped the {number}. time"));
     }
     run(job.args(2, 0.3, "checkpoints", &memory)).succeeded();
@@ -137,5 +161,28 @@ fn state_of_four_times_the_memory_gives_the_same_results() {
     let on_disk = count("on-disk", &["-D", "state.backend=rocksdb", "-D", "state.memory=2800KiB", "-D", &dir]);
     let in_memory = count("in-memory", &[]);
     assert!(on_disk.0.values().map(Vec::len).sum::<usize>() >= 120_000);
+    assert_eq!(on_disk.0, in_memory.0);
+}
+
+#[test]
+fn windows_of_four_times_the_memory_give_the_same_results() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    // 50,000 sensors in each of two windows, and each of them twice in a window, far apart.
+    let sensor = |n: u64| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let line = |second: u64, n: u64| format!("{},{second},20.5", sensor(n));
+    let lines: Vec<String> = [1, 4, 5, 9].into_iter().flat_map(|second| (0..50_000).map(move |n| line(second, n))).collect();
+    std::fs::write(path("input"), lines.join("\n")).unwrap();
+    let traces = component("traces").to_string_lossy().into_owned();
+    let count = |out: &str, options: &[&str]| {
+        let args = ["run", &traces].into_iter().chain(options.iter().copied());
+        run(args.chain(["--", "--input", &path("input"), "--output", &path(out)])).succeeded();
+        outputs(Path::new(&path(out)))
+    };
+    let dir = format!("state.dir={}", path("state"));
+    // 100,000 entries of some 100 bytes are open at once.
+    let on_disk = count("on-disk", &["-D", "state.backend=rocksdb", "-D", "state.memory=3MiB", "-D", &dir]);
+    let in_memory = count("in-memory", &[]);
+    assert_eq!(on_disk.lines("counts").len(), 100_000);
     assert_eq!(on_disk.0, in_memory.0);
 }

@@ -5,7 +5,7 @@
 
 use super::Accumulators;
 use serde_json::Value;
-use streamrt_state::{EachEntry, EntryId, Frozen, FrozenEntries, KeyTable, TableSnapshot};
+use streamrt_state::{Changed, EachEntry, EntryId, Frozen, FrozenEntries, KeyTable, TableSnapshot};
 use streamrt_types::{Error, Result, code};
 
 /// The keys of a table and their exported values, as they were at one moment.
@@ -58,19 +58,21 @@ impl Accumulators {
         if bytes.is_empty() { Ok(()) } else { Err(damaged()) }
     }
 
-    /// The keys of a table, whose values are these accumulators alone, as they are now.
-    pub fn freeze(&self, table: &mut KeyTable) -> FrozenTable {
-        if self.refers() { self.copy(table, |_| true) } else { FrozenTable::Shared(table.freeze()) }
+    /// The keys of a table, whose values are these accumulators alone, as they are now. `changed`: only those that have changed.
+    pub fn freeze(&self, table: &mut KeyTable, changed: Option<&Changed>) -> FrozenTable {
+        if self.parts.iter().any(|part| part.aggregator.refers()) {
+            return self.copy(table, changed);
+        }
+        let mut frozen = table.freeze();
+        if let Some(changed) = changed {
+            changed.retain(&mut frozen);
+        }
+        FrozenTable::Shared(frozen)
     }
 
-    /// Whether an accumulator refers to anything outside of the table.
-    pub(super) fn refers(&self) -> bool {
-        self.parts.iter().any(|part| part.aggregator.refers())
-    }
-
-    /// The entries of a table that are wanted, copied.
-    pub(super) fn copy(&self, table: &KeyTable, is_wanted: impl Fn(EntryId) -> bool) -> FrozenTable {
-        let mut entries: Vec<EntryId> = table.entries().filter(|&entry| is_wanted(entry)).collect();
+    fn copy(&self, table: &KeyTable, changed: Option<&Changed>) -> FrozenTable {
+        let is_wanted = |entry: &EntryId| changed.is_none_or(|changed| changed.contains(*entry));
+        let mut entries: Vec<EntryId> = table.entries().filter(is_wanted).collect();
         // Keys that come back in the order in which they came find their old places in the index, and so fire in the old order.
         entries.sort_unstable();
         let export = |entry: EntryId| {

@@ -21,14 +21,8 @@ impl AggregateState {
     }
 
     pub fn freeze(&mut self) -> FrozenAggregates {
-        if !self.accumulators.refers() {
-            let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table);
-            return FrozenAggregates { table: FrozenTable::Shared(table), changes };
-        }
-        let changed = self.tier.as_mut().map(|tier| tier.freeze());
-        let is_wanted = |entry| changed.as_ref().is_none_or(|changed| changed.contains(entry));
-        let table = self.accumulators.copy(&self.table, is_wanted);
-        FrozenAggregates { table, changes: changed.map(|changed| changed.changes) }
+        let (changed, changes) = self.tier.as_mut().map(|tier| tier.freeze()).unzip();
+        FrozenAggregates { table: self.accumulators.freeze(&mut self.table, changed.as_ref()), changes }
     }
 
     /// Takes back what was frozen under `name`.

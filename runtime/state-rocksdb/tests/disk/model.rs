@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use streamrt_state::{Backend, Disk, DiskFile, DiskPart};
+use streamrt_state::{Backend, Disk, DiskFile, DiskPart, KeyRange};
 use streamrt_state_rocksdb::RocksBackend;
 use streamrt_types::KeyGroupRange;
 
@@ -18,6 +18,8 @@ const MEMORY_BYTES: usize = 1 << 20;
 enum Step {
     /// Writes a stretch of keys, every `step`-th, values of this length; those divisible by `deleted` are deleted.
     Write { first: u32, n: u32, step: u32, value_bytes: usize, deleted: u32 },
+    /// Deletes the keys from the first of these to before the second in every key group.
+    Delete { from: u32, to: u32 },
     /// Goes on with a disk of the last checkpoint's files.
     Reopen,
     /// Goes on with a disk that was put together from the shares of so many subtasks.
@@ -31,6 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         5 => short.prop_map(write),
         3 => long.prop_map(write),
+        2 => (0..4000u32, 0..3000u32).prop_map(|(from, n)| Step::Delete { from, to: from + n }),
         1 => Just(Step::Reopen),
         1 => prop::sample::select(vec![1, 2, 3, 7]).prop_map(Step::Rescale),
     ]
@@ -54,13 +57,27 @@ proptest! {
                     let value = |i: u32| (i % deleted != 0 || deleted == 1).then(|| vec![number as u8 ^ i as u8; value_bytes]);
                     write(&*disk, &mut model, keys.map(|i| (key(i % KEY_GROUPS, i), value(i))));
                 }
+                Step::Delete { from, to } => delete(&*disk, &mut model, from, to),
                 Step::Reopen => disk = reopened(&backend, &folder, &*disk, &mut files),
                 Step::Rescale(parallelism) => disk = rescaled(&backend, &folder, &*disk, parallelism),
             }
             prop_assert_eq!(all(&*disk), model.clone());
             checked(&*disk, &model, (0..6000).step_by(7).map(|i| key(i % KEY_GROUPS, i)));
+            (0..KEY_GROUPS).for_each(|group| check_first(&*disk, &model, key(group, 500), key(group, 3000)));
         }
     }
+}
+
+fn delete(disk: &dyn Disk, model: &mut Model, from: u32, to: u32) {
+    let ranges: Vec<KeyRange> = (0..KEY_GROUPS).map(|group| (key(group, from), key(group, to))).collect();
+    disk.delete_ranges(&ranges).unwrap();
+    model.retain(|key, _| !ranges.iter().any(|(from, to)| from <= key && key < to));
+}
+
+#[track_caller]
+fn check_first(disk: &dyn Disk, model: &Model, from: Vec<u8>, to: Vec<u8>) {
+    let found = disk.first_key(&from, &to).unwrap();
+    assert_eq!(found.as_ref(), model.range(from..to).next().map(|(key, _)| key));
 }
 
 /// From the files of a checkpoint. A name seen before has to stand for the same bytes.
@@ -127,6 +144,23 @@ fn the_later_of_a_short_and_a_long_write_wins() {
         disk = reopened(&backend, &scratch.path().join(format!("round-{round}")), &*disk, &mut BTreeMap::new());
         assert_eq!(all(&*disk), model, "round {round}, opened again");
     }
+}
+
+/// More ranges than a write buffer takes, each in front of pairs that stay.
+#[test]
+fn many_deleted_ranges_hide_their_pairs_alone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let backend = RocksBackend::new(MEMORY_BYTES).unwrap();
+    let disk = backend.open(&scratch.path().join("disk"), &[]).unwrap();
+    let mut model = Model::new();
+    for round in 0..400 {
+        write(&*disk, &mut model, (0..2 * KEY_GROUPS).map(|i| (key(i % KEY_GROUPS, round * 10 + i / KEY_GROUPS * 9), Some(vec![1]))));
+        delete(&*disk, &mut model, round * 10, round * 10 + 9);
+    }
+    assert_eq!(model.len() as u32, 400 * KEY_GROUPS);
+    assert_eq!(all(&*disk), model);
+    let disk = reopened(&backend, &scratch.path().join("again"), &*disk, &mut BTreeMap::new());
+    assert_eq!(all(&*disk), model);
 }
 
 /// Two disks that go on from one checkpoint write different files under the same number of RocksDB's.

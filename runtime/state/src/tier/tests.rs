@@ -3,12 +3,17 @@
 use super::*;
 use crate::disk::{Changes, DiskFile, EachPair};
 use crate::keys::{KeyBuffer, KeyKind};
-use crate::{DiskFiles, KeyedSnapshot, MapState, OperatorIndex, OperatorSnapshot, OperatorState, Part, Share, ValueState};
+use crate::{
+    DiskFiles, DiskState, KeyedSnapshot, MapState, MemoryBudget, OperatorIndex, OperatorSnapshot, OperatorState, Part, Share, Ttl,
+    ValueState,
+};
 use arrow_array::{Int64Array, RecordBatch};
 use proptest::prelude::*;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::Path;
-use streamrt_types::{KeyGroupRange, arrow_schema};
+use std::sync::Mutex;
+use streamrt_types::{KeyGroupRange, arrow_schema, code};
 use streamrt_wit::{DataType, Field};
 
 const GROUPS: u32 = 8;
@@ -32,6 +37,15 @@ impl Disk for TestDisk {
 
     fn scan(&self, from: &[u8], to: &[u8], each: &mut EachPair<'_>) -> Result<()> {
         self.lock().range(from.to_vec()..to.to_vec()).try_for_each(|(key, value)| each(key, value))
+    }
+
+    fn first_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.lock().range(from.to_vec()..to.to_vec()).next().map(|(key, _)| key.clone()))
+    }
+
+    fn delete_ranges(&self, ranges: &[KeyRange]) -> Result<()> {
+        self.lock().retain(|key, _| !ranges.iter().any(|(from, to)| from <= key && key < to));
+        Ok(())
     }
 
     fn write(&self, changes: &mut Changes<'_>) -> Result<()> {
@@ -361,6 +375,12 @@ fn nothing_is_read_before_anything_has_left() {
         fn scan(&self, from: &[u8], to: &[u8], each: &mut EachPair<'_>) -> Result<()> {
             self.0.scan(from, to, each)
         }
+        fn first_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
+            self.0.first_key(from, to)
+        }
+        fn delete_ranges(&self, ranges: &[KeyRange]) -> Result<()> {
+            self.0.delete_ranges(ranges)
+        }
         fn write(&self, changes: &mut Changes<'_>) -> Result<()> {
             self.0.write(changes)
         }
@@ -396,8 +416,75 @@ fn changes_that_were_lost_end_everything_after_them() {
 
 #[test]
 fn a_state_of_other_types_is_refused() {
-    let states = vec![DiskState { name: "s".into(), number: 3, types: json!("i64") }];
+    let states = vec![DiskState { name: "s".into(), number: 3, types: json!("i64"), in_namespaces: false }];
     let (_, shared) = state_disk(1000, BTreeMap::new(), states);
     assert_eq!(shared.tier("s", &json!("string")).err().unwrap().code(), code::STATE_TYPES);
-    assert_eq!((shared.tier("s", &json!("i64")).unwrap().number, shared.tier("t", &json!("i64")).unwrap().number), (3, 0));
+    assert_eq!((shared.tier("s", &json!("i64")).unwrap().place.number, shared.tier("t", &json!("i64")).unwrap().place.number), (3, 0));
+}
+
+/// A state whose entries live for 10 ms, on a disk, with so many keys.
+fn expiring(shared: &Arc<StateDisk>, n_keys: u64) -> (MapState, KeyBuffer) {
+    let ttl = Ttl::of(&descriptor(10));
+    let mut state = MapState::new(&schema(), &schema(), KeyKind::Fixed, KeyGroupRange::all(GROUPS), GROUPS, ttl);
+    *state.tier() = Some(Box::new(shared.tier("s", &json!("i64")).unwrap()));
+    (state, keys_of(&(0..n_keys).collect::<Vec<_>>()))
+}
+
+fn descriptor(ttl_ms: u64) -> streamrt_wit::StateDescriptor {
+    serde_json::from_value(json!({"name": "s", "kind": "map", "value": [], "ttl-ms": ttl_ms})).unwrap()
+}
+
+/// Takes a checkpoint, or a savepoint, whose entries it returns by key.
+fn landed(state: &mut MapState, folder: Option<&Path>) -> Vec<Vec<u8>> {
+    let frozen = KeyedSnapshot { name: "s".into(), types: json!("i64"), entries: Box::new(state.freeze()) };
+    let mut object = Vec::new();
+    let snapshot = OperatorSnapshot { keyed: vec![frozen], lists: Vec::new() };
+    let (index, _) = snapshot.write_with_disk("u", GROUPS, &mut object, folder).unwrap();
+    let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(GROUPS), max_parallelism: GROUPS };
+    let mut keys = Vec::new();
+    let part = Part { object: Arc::new(object), index };
+    let each = |_, key: &[u8], _: &[u8], _: &[u8]| {
+        keys.push(key.to_vec());
+        Ok(())
+    };
+    OperatorState::assemble("u", &[Some(part)], share).unwrap().keyed("s", &json!("i64"), each).unwrap();
+    keys.sort();
+    keys
+}
+
+#[test]
+fn what_is_expired_on_disk_is_in_no_savepoint_and_is_deleted_by_checkpoints() {
+    let (disk, shared) = state_disk(0, BTreeMap::new(), Vec::new());
+    let (mut state, keys) = expiring(&shared, 400);
+    state.set_time(0);
+    (0..400).for_each(|slot| state.put(&keys, slot, &1i64.to_le_bytes(), &7i64.to_le_bytes()));
+    state.make_room().unwrap();
+    assert!(disk.lock().len() > 300);
+    state.set_time(5);
+    let renewed = keys_of(&[1, 2, 3]);
+    state.prepare(renewed.hashes(), renewed.keys()).unwrap();
+    state.put(&renewed, 1, &2i64.to_le_bytes(), &8i64.to_le_bytes());
+    state.make_room().unwrap();
+    state.set_time(12);
+    assert_eq!(landed(&mut state, None), [2u64.to_le_bytes().to_vec()], "one entry of the key is live");
+    for _ in 1..GROUPS {
+        assert!(disk.lock().len() > 1, "one key group at a time");
+        landed(&mut state, Some(Path::new("/nowhere")));
+    }
+    assert_eq!(disk.lock().len(), 1, "what has a live entry stays");
+}
+
+#[test]
+fn an_entry_that_was_removed_does_not_come_back_when_the_rest_of_its_key_expires() {
+    let (_, shared) = state_disk(1 << 30, BTreeMap::new(), Vec::new());
+    let (mut state, keys) = expiring(&shared, 1);
+    state.set_time(0);
+    state.put(&keys, 0, &1i64.to_le_bytes(), &7i64.to_le_bytes());
+    state.set_time(8);
+    state.put(&keys, 0, &2i64.to_le_bytes(), &7i64.to_le_bytes());
+    landed(&mut state, Some(Path::new("/nowhere")));
+    state.remove(&keys, 0, &2i64.to_le_bytes());
+    state.set_time(11);
+    // The entry that is left is expired: the disk must not keep both.
+    assert_eq!(landed(&mut state, None), Vec::<Vec<u8>>::new());
 }

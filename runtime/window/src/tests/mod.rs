@@ -3,6 +3,7 @@
 
 mod differential;
 mod functions;
+mod on_disk;
 mod rescale;
 mod restore;
 mod restore_timestamps;

@@ -1,0 +1,154 @@
+//! The disk of one operator of a subtask: which states it holds, and where the keys of each stand.
+//!
+//! A key on disk is the key group, the number of the state, the namespace if the state has such, and the key. Invariant: all subtasks give
+//! a state the same number, so that their disks can be merged.
+
+use crate::budget::MemoryBudget;
+use crate::disk::{DISK_KEY_PREFIX_BYTES, Disk, KeyRange};
+use crate::flight::Flight;
+use crate::namespaces::{Namespace, Namespaces};
+use crate::tier::Tier;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use streamrt_types::{Error, KeyGroupRange, Result, code, key_group};
+
+/// Behind every key on disk: key groups are less than 2^15.
+pub(crate) const BEHIND_ALL: [u8; 2] = [0xff, 0xff];
+
+/// The disk of one operator of a subtask, and what its states share.
+pub struct StateDisk {
+    disk: Arc<dyn Disk>,
+    pub(crate) budget: Arc<MemoryBudget>,
+    pub(crate) max_parallelism: u32,
+    /// Every state that the disk holds, by name.
+    states: Mutex<BTreeMap<String, DiskState>>,
+    /// What was there when it was opened.
+    pub(crate) restored: bool,
+    pub(crate) flight: Arc<Flight>,
+    /// The key groups before it were swept last: see [`crate::expiry`].
+    swept: Mutex<u16>,
+}
+
+/// A keyed state on a [`Disk`].
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct DiskState {
+    pub name: String,
+    /// In the keys on disk, behind the key group.
+    pub number: u8,
+    /// As in [`crate::KeyedSnapshot`].
+    pub types: Value,
+    /// Whether its keys stand behind a [`Namespace`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_namespaces: bool,
+}
+
+impl DiskState {
+    /// Bytes of a key on disk between the number of the state and the key.
+    pub(crate) fn namespace_bytes(&self) -> usize {
+        if self.in_namespaces { size_of::<Namespace>() } else { 0 }
+    }
+}
+
+/// What the keys of a table begin with on disk, behind the key group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeyPlace {
+    pub number: u8,
+    pub namespace: Option<Namespace>,
+}
+
+impl KeyPlace {
+    /// Bytes in front of the key.
+    pub fn prefix_bytes(&self) -> usize {
+        DISK_KEY_PREFIX_BYTES + self.namespace.map_or(0, |namespace| namespace.len())
+    }
+
+    /// Appends what stands in front of every key of a key group.
+    pub fn put_prefix(&self, group: u32, out: &mut Vec<u8>) {
+        // A key group is less than the max parallelism, which is 32,768 at most.
+        out.extend((group as u16).to_be_bytes());
+        out.push(self.number);
+        out.extend(self.namespace.iter().flatten());
+    }
+}
+
+impl StateDisk {
+    /// `states` are those that `disk` holds already.
+    pub fn new(disk: Arc<dyn Disk>, budget: Arc<MemoryBudget>, max_parallelism: u32, states: Vec<DiskState>) -> StateDisk {
+        let restored = !states.is_empty();
+        let states = states.into_iter().map(|state| (state.name.clone(), state)).collect();
+        StateDisk { disk, budget, max_parallelism, states: Mutex::new(states), restored, flight: Arc::default(), swept: Mutex::default() }
+    }
+
+    /// What stands behind the table of state `name`.
+    ///
+    /// # Errors
+    /// `Invalid` if the operator has more than 256 states, or the disk holds the state with other types.
+    pub fn tier(self: &Arc<Self>, name: &str, types: &Value) -> Result<Tier> {
+        let place = KeyPlace { number: self.number(name, types, false)?, namespace: None };
+        Ok(Tier::new(self.clone(), place, self.restored))
+    }
+
+    /// What stands behind the tables of state `name`, which has one for each namespace.
+    ///
+    /// # Errors
+    /// As [`StateDisk::tier`].
+    pub fn namespaces(self: &Arc<Self>, name: &str, types: &Value, key_groups: KeyGroupRange) -> Result<Namespaces> {
+        Ok(Namespaces::new(self.clone(), self.number(name, types, true)?, key_groups))
+    }
+
+    fn number(&self, name: &str, types: &Value, in_namespaces: bool) -> Result<u8> {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        match states.get(name) {
+            Some(state) if state.types == *types && state.in_namespaces == in_namespaces => Ok(state.number),
+            Some(state) => {
+                let message = format!("state `{name}` is {} in the checkpoint, but {types} in the job", state.types);
+                Err(Error::new(code::STATE_TYPES, message))
+            }
+            None => {
+                let free = (0..=u8::MAX).find(|number| states.values().all(|state| state.number != *number));
+                let number = free.ok_or_else(|| Error::new(code::INVALID_JOB, "an operator can have 256 keyed states on disk at most"))?;
+                states.insert(name.to_owned(), DiskState { name: name.to_owned(), number, types: types.clone(), in_namespaces });
+                Ok(number)
+            }
+        }
+    }
+
+    /// # Errors
+    /// What the changes of a checkpoint before have failed on.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.flight.check()
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// Every state that the disk holds, by name.
+    pub fn states(&self) -> Vec<DiskState> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The keys of the next key group that has any, round and round.
+    ///
+    /// # Errors
+    /// As [`Disk::get`].
+    pub(crate) fn next_group(&self) -> Result<Option<KeyRange>> {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = match self.disk.first_key(&swept.to_be_bytes(), &BEHIND_ALL)? {
+            None => self.disk.first_key(&[], &BEHIND_ALL)?,
+            found => found,
+        };
+        Ok(next.as_deref().and_then(<[u8]>::first_chunk).map(|group| {
+            // Key groups are less than 2^15.
+            *swept = u16::from_be_bytes(*group) + 1;
+            (group.to_vec(), swept.to_be_bytes().to_vec())
+        }))
+    }
+
+    /// Appends the key under which the disk holds `key`.
+    pub(crate) fn put_key(&self, place: &KeyPlace, hash: u32, key: &[u8], out: &mut Vec<u8>) {
+        place.put_prefix(key_group(hash, self.max_parallelism), out);
+        out.extend_from_slice(key);
+    }
+}
