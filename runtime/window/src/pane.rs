@@ -105,7 +105,7 @@ impl Resident for ResidentPane<'_> {
     }
 
     fn load(&mut self, hash: u32, key: &[u8], run: &[u8]) -> Result<()> {
-        each_pair(run, |_, value| self.accumulators.restore(&mut self.pane.table, hash, key, value))
+        each_pair(run, |_, value| self.accumulators.restore(&mut self.pane.table, hash, key, value).map(drop))
     }
 
     fn drop_entry(&mut self, entry: EntryId) {

@@ -178,8 +178,8 @@ impl PaneWindows {
             disk.make_room(&mut self.panes, &mut self.accumulators)?;
         }
         let pane = self.panes.pane(start, self.disk.as_ref());
-        self.accumulators.restore(&mut pane.table, hash, key, value)?;
-        pane.changed(&[pane.table.entry(hash, key)]);
+        let entry = self.accumulators.restore(&mut pane.table, hash, key, value)?;
+        pane.changed(&[entry]);
         Ok(())
     }
 

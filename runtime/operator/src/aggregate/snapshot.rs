@@ -83,16 +83,17 @@ impl Accumulators {
         FrozenTable::Copied(FrozenEntries(entries.into_iter().map(export).collect()))
     }
 
-    /// Takes an entry of a snapshot back into `table`. `hash` is that of `key`.
+    /// Takes an entry of a snapshot back into `table`, and returns its number. `hash` is that of `key`.
     ///
     /// # Errors
     /// `Data` if the key is none of this table or there already, or `bytes` are no accumulators.
-    pub fn restore(&mut self, table: &mut KeyTable, hash: u32, key: &[u8], bytes: &[u8]) -> Result<()> {
+    pub fn restore(&mut self, table: &mut KeyTable, hash: u32, key: &[u8], bytes: &[u8]) -> Result<EntryId> {
         let n_before = table.len();
         let entry = table.upsert_one(hash, key)?;
         if table.len() == n_before {
             return Err(damaged());
         }
-        self.import(bytes, table.value_mut(entry))
+        self.import(bytes, table.value_mut(entry))?;
+        Ok(entry)
     }
 }

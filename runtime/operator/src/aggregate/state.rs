@@ -32,8 +32,8 @@ impl AggregateState {
     pub fn restore(&mut self, name: &str, types: &serde_json::Value, state: &mut OperatorState) -> Result<()> {
         state.keyed(name, types, |hash, key, _, value| {
             self.make_room_before(hash)?;
-            self.accumulators.restore(&mut self.table, hash, key, value)?;
-            self.changed(&[self.table.entry(hash, key)]);
+            let entry = self.accumulators.restore(&mut self.table, hash, key, value)?;
+            self.changed(&[entry]);
             Ok(())
         })
     }
@@ -55,7 +55,7 @@ impl Resident for AggregateState {
     }
 
     fn load(&mut self, hash: u32, key: &[u8], run: &[u8]) -> Result<()> {
-        each_pair(run, |_, value| self.accumulators.restore(&mut self.table, hash, key, value))
+        each_pair(run, |_, value| self.accumulators.restore(&mut self.table, hash, key, value).map(drop))
     }
 
     fn drop_entry(&mut self, entry: EntryId) {
