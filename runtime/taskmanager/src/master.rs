@@ -75,8 +75,10 @@ impl Master {
     /// Why it is not started: then the whole job has failed.
     fn start_region_again(&mut self, attempt: &mut Attempt, region: usize, mut error: Error) -> Result<()> {
         while attempt.has_others() {
+            // Before the pause, in which a checkpoint would wait for tasks that are gone.
+            let prepared = attempt.suspend(region, &self.shared);
             error = self.wait_after(error, "; its region starts again")?;
-            match attempt.restart(region, &self.shared) {
+            match prepared.and_then(|next| attempt.restart(region, next, &self.shared)) {
                 Ok(true) => return Ok(()),
                 Ok(false) => break,
                 Err(next) => error = next,

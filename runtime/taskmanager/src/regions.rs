@@ -150,15 +150,12 @@ impl Attempt {
         self.controls.fail(error);
     }
 
-    /// Starts a region again whose tasks have all ended. False if the job ends, and it is not to run again.
+    /// Starts a region again that was suspended. False if the job ends, and it is not to run again.
     ///
     /// # Errors
-    /// As [`Attempt::start`], and if what the region goes on from cannot be read or its sinks cannot be settled. It may be tried again.
-    pub fn restart(&mut self, number: usize, shared: &Shared) -> Result<bool> {
-        if self.controls.is_failed() {
-            return Ok(false);
-        }
-        let Some(next) = self.next_of(number, shared)? else { return Ok(false) };
+    /// As [`Attempt::start`]. Behind another [`Attempt::suspend`] it may be tried again.
+    pub fn restart(&mut self, number: usize, next: Option<Next>, shared: &Shared) -> Result<bool> {
+        let Some(next) = next.filter(|_| !self.controls.is_failed()) else { return Ok(false) };
         let control = self.controls.restart(number);
         let factory =
             Factory { control, definition: &next.definition, job: next.job, generation: next.generation, restored: next.restored };
@@ -175,8 +172,12 @@ impl Attempt {
         Ok(true)
     }
 
-    /// What a region goes on from; `None` if the job ends.
-    fn next_of(&self, number: usize, shared: &Shared) -> Result<Option<Next>> {
+    /// Holds the checkpoints back for a region whose tasks have all ended, and settles its sinks. Returns what it goes on from; `None` if the job
+    /// ends.
+    ///
+    /// # Errors
+    /// If what the region goes on from cannot be read, or its sinks cannot be settled. It may be tried again.
+    pub fn suspend(&self, number: usize, shared: &Shared) -> Result<Option<Next>> {
         let Some(checkpoints) = &self.checkpoints else { return Ok(Some(Next::from_the_start(shared.definition()))) };
         let region = &self.regions[number];
         let (reply, answer) = channel();
@@ -196,7 +197,7 @@ impl Attempt {
 }
 
 /// What the new tasks of a region are made from.
-struct Next {
+pub(crate) struct Next {
     definition: Arc<Definition>,
     job: Arc<str>,
     generation: u64,

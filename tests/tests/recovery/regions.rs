@@ -177,6 +177,15 @@ fn a_pipeline_that_fails_before_the_first_checkpoint_starts_from_the_beginning()
 }
 
 #[test]
+fn no_checkpoint_waits_for_a_pipeline_that_pauses_before_it_starts_again() {
+    let mut job = Pipelines::new();
+    for option in ["restart.delay=4s", "restart.max-delay=4s", "checkpoint.timeout=3s"] {
+        job.options.push(option.into());
+    }
+    check(&job, "snapshot.sync", 12);
+}
+
+#[test]
 fn a_start_of_a_region_that_fails_is_tried_again() {
     let job = Pipelines::new();
     // The start of the job passes it once for each sink.
