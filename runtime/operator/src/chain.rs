@@ -152,8 +152,9 @@ impl OperatorChain {
             let mut state = state_of(&link.context)?;
             let place = |e: streamrt_types::Error| e.at(format_args!("operator `{}`", link.context.uid));
             link.operator.restore(&mut state).map_err(place)?;
-            if !link.context.configuration.allow_non_restored_state {
-                state.check_taken()?;
+            match link.context.configuration.allow_non_restored_state {
+                true => state.left_on_disk().try_for_each(|name| link.context.forget(name))?,
+                false => state.check_taken()?,
             }
         }
         Ok(())

@@ -134,6 +134,14 @@ impl OperatorContext {
     pub fn namespaces(&self, name: &str, types: &serde_json::Value) -> Result<Option<Namespaces>> {
         self.disk.as_ref().map(|disk| disk.get()?.namespaces(name, types, self.key_groups)).transpose()
     }
+
+    /// Deletes what the disk holds of a state that the operator does not have any more.
+    ///
+    /// # Errors
+    /// As [`StateDisk::forget`].
+    pub(crate) fn forget(&self, name: &str) -> Result<()> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.forget(name, self.key_groups))
+    }
 }
 
 /// A disk that is opened when the first state asks for it: most operators have none.
@@ -145,6 +153,12 @@ pub struct LazyDisk {
 impl LazyDisk {
     pub fn new(open: impl Fn() -> Result<StateDisk> + Send + Sync + 'static) -> LazyDisk {
         LazyDisk { open: Box::new(open), disk: Mutex::new(None) }
+    }
+
+    /// A disk that was never opened goes as a whole.
+    fn forget(&self, name: &str, key_groups: KeyGroupRange) -> Result<()> {
+        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        disk.map_or(Ok(()), |disk| disk.forget(name, key_groups))
     }
 
     fn get(&self) -> Result<Arc<StateDisk>> {

@@ -391,6 +391,11 @@ impl OperatorState {
         Ok(list.items)
     }
 
+    /// The states on the operator's disk that were not taken.
+    pub fn left_on_disk(&self) -> impl Iterator<Item = &str> {
+        self.on_disk.keys().map(String::as_str)
+    }
+
     /// # Errors
     /// `Invalid` if a state of the snapshot was not taken: the operator has lost it.
     pub fn check_taken(&self) -> Result<()> {

@@ -97,6 +97,19 @@ impl StateDisk {
         Ok(Namespaces::new(self.clone(), self.number(name, types, true)?, key_groups))
     }
 
+    /// Deletes everything of a state that the operator does not have any more.
+    ///
+    /// # Errors
+    /// As [`Disk::delete_ranges`].
+    pub fn forget(&self, name: &str, key_groups: KeyGroupRange) -> Result<()> {
+        let Some(state) = self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(name) else { return Ok(()) };
+        // Key groups are less than 2^15.
+        let begin = |group: u32, number: u8| [&(group as u16).to_be_bytes()[..], &[number]].concat();
+        let end = |group: u32| state.number.checked_add(1).map_or_else(|| begin(group + 1, 0), |next| begin(group, next));
+        let ranges: Vec<KeyRange> = (key_groups.start..key_groups.end).map(|group| (begin(group, state.number), end(group))).collect();
+        self.disk.delete_ranges(&ranges)
+    }
+
     fn number(&self, name: &str, types: &Value, in_namespaces: bool) -> Result<u8> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         match states.get(name) {

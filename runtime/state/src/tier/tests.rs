@@ -488,3 +488,22 @@ fn an_entry_that_was_removed_does_not_come_back_when_the_rest_of_its_key_expires
     // The entry that is left is expired: the disk must not keep both.
     assert_eq!(landed(&mut state, None), Vec::<Vec<u8>>::new());
 }
+
+#[test]
+fn a_state_that_is_forgotten_leaves_the_disk_and_its_number_to_others() {
+    for number in [0, 7, u8::MAX] {
+        let state = |name: &str, number| DiskState { name: name.into(), number, types: json!("i64"), in_namespaces: false };
+        let key = |group: u8, number: u8, key: u8| vec![0, group, number, key];
+        let other = number / 2 + 1;
+        let pairs: BTreeMap<Vec<u8>, Vec<u8>> = (0..GROUPS as u8)
+            .flat_map(|group| [number, other].map(|number| [0, u8::MAX].map(|last| (key(group, number, last), vec![1]))))
+            .flatten()
+            .collect();
+        let (disk, shared) = state_disk(usize::MAX, pairs, vec![state("gone", number), state("kept", other)]);
+        shared.forget("gone", KeyGroupRange::all(GROUPS)).unwrap();
+        shared.forget("gone", KeyGroupRange::all(GROUPS)).unwrap();
+        assert_eq!(shared.states(), [state("kept", other)]);
+        let left: Vec<u8> = disk.lock().keys().map(|key| key[2]).collect();
+        assert_eq!(left, vec![other; 2 * GROUPS as usize], "{number}");
+    }
+}
