@@ -148,11 +148,13 @@ impl PostgresSink {
     }
 
     /// Refuses a server that has no room for the transactions of this sink.
-    fn check_room(&mut self, context: &OperatorContext, prefix: &str) -> Result<()> {
+    /// What the job itself has prepared does not count: it is about to end, or belongs to sinks that are open already.
+    fn check_room(&mut self, context: &OperatorContext) -> Result<()> {
+        let of_job = format!("-{}-", context.job);
         let sql =
-            "SELECT current_setting('max_prepared_transactions')::bigint, count(*) FROM pg_prepared_xacts WHERE NOT starts_with(gid, $1)";
+            "SELECT current_setting('max_prepared_transactions')::bigint, count(*) FROM pg_prepared_xacts WHERE position($1 IN gid) = 0";
         let (most, others) = self.server.retry("looking at max_prepared_transactions", |connection| {
-            connection.query_one(sql, &[&prefix]).map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
+            connection.query_one(sql, &[&of_job]).map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
         })?;
         let needed = i64::from(context.parallelism * PREPARED_PER_SUBTASK);
         if most - others >= needed {
@@ -174,7 +176,7 @@ impl Sink for PostgresSink {
             return Err(Error::new(code::INVALID_JOB, message));
         }
         self.server.begin(&prefix, &context.cancel);
-        self.check_room(context, &prefix)?;
+        self.check_room(context)?;
         let table = Table::find(&mut self.server, &self.options.table, &self.schema)?;
         table.forget(&mut self.server, &prefix, REMEMBERED)?;
         self.table = Some(table);

@@ -349,14 +349,24 @@ impl CoordinatorThread {
     /// A region's tasks are gone, and whoever starts them again is told from what.
     fn suspend(&mut self, Suspend { tasks, reply }: Suspend) -> Actions {
         let actions = self.coordinator.suspend(&tasks);
+        self.note_commits();
         let committed = tasks.iter().map(|task| self.committed[*task]).min().unwrap_or_default();
         let first_checkpoint = self.first_checkpoint;
         let suspended = match self.coordinator.is_ending() {
             true => Ok(None),
             false => self.durable.suspended().map(|kept| Some(Suspended { kept, committed, first_checkpoint })),
         };
-        answer(&reply, suspended);
+        answer(&reply, suspended.or_else(|error| self.may_lead(error).map(|()| None)));
         actions
+    }
+
+    /// Where nobody knows whether an entry of the log was written, the whole job has failed.
+    fn may_lead(&self, error: Error) -> Result<()> {
+        if self.durable.leads() {
+            return Err(error);
+        }
+        self.controls.fail(error);
+        Ok(())
     }
 
     fn resume(&mut self, Resume { checkpoint, mailboxes, .. }: Resume) -> Actions {

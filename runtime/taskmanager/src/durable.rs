@@ -34,6 +34,8 @@ pub(crate) struct Durable {
     version: Version,
     job: Arc<str>,
     operators: Vec<OperatorEntry>,
+    /// The number of its first checkpoint.
+    first_checkpoint: u64,
     /// Of earlier attempts, up to the checkpoint that this one goes on from.
     dead_letters_before: u64,
 }
@@ -206,6 +208,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     if snapshot.is_some() {
         name_new_operators(&restored, definition);
     }
+    let mut number = 0;
     let mut durable = match store {
         None => None,
         Some(store) => {
@@ -214,10 +217,13 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
             if let (Some(snapshot), true) = (&snapshot, foreign) {
                 record_origin(&mut log, &history, snapshot)?;
             }
+            number = snapshot.as_ref().map_or(0, |snapshot| number_in(log.history(), snapshot));
+            pass_over(&mut log, number)?;
             clean_up(&log)?;
             let job = job_id(&log.history().job);
             let (version, dead_letters_before) = (Version::new(definition, &store)?, restored.dead_letters());
-            Some(Durable { log, version, job, operators, dead_letters_before })
+            let first_checkpoint = log.history().next_checkpoint();
+            Some(Durable { log, version, job, operators, first_checkpoint, dead_letters_before })
         }
     };
     let history_now = durable.as_ref().map(|durable| durable.log.history());
@@ -225,9 +231,22 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     let (job, generation) = durable.as_ref().map_or_else(|| (job_id(&unique_token()), 1), |durable| (durable.job(), durable.generation()));
     settle(definition, job, generation, Some(&*restored).filter(|_| !is_settled))?;
     if let Some(durable) = &mut durable {
-        durable.commits_done(u64::MAX);
+        durable.commits_done(number);
     }
     Ok(Beginning { durable, restored, resumed: snapshot.map(|snapshot| snapshot.manifest().checkpoint) })
+}
+
+/// The number of a snapshot in the log; 0 if it does not stand there.
+fn number_in(history: &History, snapshot: &Snapshot) -> u64 {
+    let checksum = &snapshot.published().manifest.checksum;
+    history.published.iter().find(|known| known.manifest.checksum == *checksum).map_or(0, |known| known.checkpoint)
+}
+
+/// Retires the savepoints behind what the job goes on from. They could not be read; what they promise is about to be withdrawn, so nobody may
+/// go on from them later.
+fn pass_over(log: &mut JobLog, number: u64) -> Result<()> {
+    let passed: Vec<u64> = log.history().published.iter().map(|published| published.checkpoint).filter(|other| *other > number).collect();
+    passed.into_iter().try_for_each(|checkpoint| log.append(Entry::Retired { checkpoint }))
 }
 
 /// Withdraws what the job has written and no checkpoint names, because it will not be tried again by itself. The job is taken over for it: an
@@ -432,6 +451,11 @@ impl Durable {
 
     pub fn leads(&self) -> bool {
         self.log.leads()
+    }
+
+    /// Whether this attempt has made a checkpoint or savepoint that counts.
+    pub fn has_published(&self) -> bool {
+        self.log.history().last_checkpoint >= self.first_checkpoint
     }
 
     /// (vertex, subtask) of every task.

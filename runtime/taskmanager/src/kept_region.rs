@@ -7,7 +7,7 @@ use crate::restored::Restored;
 use std::sync::Arc;
 use streamrt_checkpoint::{History, OperatorEntry, Snapshot, Store};
 use streamrt_operator::subtask_prefix;
-use streamrt_types::Result;
+use streamrt_types::{Error, Result, code};
 
 /// What is kept of a region that failed while the others run on.
 pub(crate) struct KeptRegion {
@@ -42,6 +42,10 @@ impl KeptRegion {
             self.operators.iter().filter(|operator| vertices.contains(&(operator.vertex as usize))).cloned().collect();
         let snapshot = newest(&self.store, &self.history)?;
         let checkpoint = snapshot.as_ref().map_or(0, |snapshot| snapshot.manifest().checkpoint);
+        if committed != u64::MAX && checkpoint < committed {
+            let message = format!("results were committed with savepoint {committed}, which cannot be read any more");
+            return Err(Error::new(code::SNAPSHOT_DAMAGED, message));
+        }
         let read = |snapshot: &Snapshot| Restored::read_region(snapshot, &operators, checkpoint >= first);
         let restored = Arc::new(snapshot.as_ref().map(read).transpose()?.unwrap_or_default());
         let is_settled = committed >= checkpoint || snapshot.is_some_and(|snapshot| is_committed(&self.history, &snapshot));

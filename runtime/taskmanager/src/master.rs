@@ -18,7 +18,7 @@ use streamrt_types::{Error, ErrorKind, Result, code};
 
 /// Runs attempts until the job has ended.
 pub(crate) struct Master {
-    /// A snapshot that the user wants the job to start from.
+    /// A snapshot that the user wants the job to start from; none any more when a checkpoint is published behind it.
     pub from: Option<String>,
     pub shared: Arc<Shared>,
     pub strategy: RestartStrategy,
@@ -40,6 +40,7 @@ impl Master {
             };
             if let Some(ending) = &ending {
                 self.shared.set_definition(ending.durable.definition().clone());
+                self.from.take_if(|_| ending.durable.has_published());
             }
             let replacement = self.shared.take_replacement();
             let next = match (ending, replacement) {
@@ -77,6 +78,9 @@ impl Master {
         while attempt.has_others() {
             // Before the pause, in which a checkpoint would wait for tasks that are gone.
             let prepared = attempt.suspend(region, &self.shared);
+            if let Ok(None) = prepared {
+                break;
+            }
             error = self.wait_after(error, "; its region starts again")?;
             match prepared.and_then(|next| attempt.restart(region, next, &self.shared)) {
                 Ok(true) => return Ok(()),

@@ -25,6 +25,10 @@ use std::thread::JoinHandle;
 use streamrt_checkpoint::{OperatorEntry, unique_token};
 use streamrt_types::{Error, Result};
 
+/// So often regions start again without a checkpoint between them. Each time the sinks of the others keep what they have pre-committed, which
+/// some systems hold little of, so then the whole job starts again.
+const SUSPENDED_MAX: u32 = 3;
+
 /// The tasks with these numbers are gone, and will run again.
 pub struct Suspend {
     pub tasks: Vec<usize>,
@@ -67,6 +71,8 @@ pub(crate) struct Attempt {
     /// Told the region of each task that ends.
     ended: (Sender<usize>, Receiver<usize>),
     checkpoints: Option<Checkpoints>,
+    /// How often regions were suspended behind this checkpoint.
+    suspended: (u64, u32),
 }
 
 impl Attempt {
@@ -103,9 +109,13 @@ impl Attempt {
         shared.remind();
         let region = |vertices| Region { vertices, generation, threads: Vec::new(), running: 0 };
         let regions = regions.into_iter().map(region).collect();
-        let mut attempt = Attempt { controls, regions, ended: channel(), checkpoints };
+        let mut attempt = Attempt { controls, regions, ended: channel(), checkpoints, suspended: (0, 0) };
         for (number, tasks) in tasks.into_iter().enumerate() {
-            attempt.start_tasks(number, tasks)?;
+            if let Err(error) = attempt.start_tasks(number, tasks) {
+                attempt.fail(error);
+                while attempt.next_end().is_some() {}
+                return attempt.finish()?.0.and_then(|()| Err(Error::internal("an attempt that did not start has ended")));
+            }
         }
         Ok(attempt)
     }
@@ -168,23 +178,32 @@ impl Attempt {
             checkpoints.report(Report::Resume(Resume { checkpoint, restored, operators, mailboxes }))?;
         }
         self.regions[number].generation = next.generation;
-        self.start_tasks(number, tasks)?;
-        Ok(true)
+        // Some of its tasks may run: none must be started beside them.
+        Ok(self.start_tasks(number, tasks).map_err(|error| self.fail(error)).is_ok())
     }
 
     /// Holds the checkpoints back for a region whose tasks have all ended, and settles its sinks. Returns what it goes on from; `None` if the job
-    /// ends.
+    /// ends, or is to start again as a whole.
     ///
     /// # Errors
     /// If what the region goes on from cannot be read, or its sinks cannot be settled. It may be tried again.
-    pub fn suspend(&self, number: usize, shared: &Shared) -> Result<Option<Next>> {
+    pub fn suspend(&mut self, number: usize, shared: &Shared) -> Result<Option<Next>> {
         let Some(checkpoints) = &self.checkpoints else { return Ok(Some(Next::from_the_start(shared.definition()))) };
         let region = &self.regions[number];
         let (reply, answer) = channel();
         let tasks = shared.definition().tasks_of(&region.vertices).map(|(task, _)| task).collect();
-        checkpoints.report(Report::Suspend(Suspend { tasks, reply }))?;
         let gone = |_| Error::internal("the coordinator of checkpoints is gone");
-        let Some(Suspended { kept, committed, first_checkpoint }) = answer.recv().map_err(gone)?? else { return Ok(None) };
+        let asked = checkpoints.report(Report::Suspend(Suspend { tasks, reply })).and_then(|()| answer.recv().map_err(gone));
+        let suspended = asked.unwrap_or_else(|error| {
+            self.fail(error);
+            Ok(None)
+        });
+        let Some(Suspended { kept, committed, first_checkpoint }) = suspended? else { return Ok(None) };
+        let n_before = if self.suspended.0 == kept.history.last_checkpoint { self.suspended.1 } else { 0 };
+        self.suspended = (kept.history.last_checkpoint, n_before + 1);
+        if n_before == SUSPENDED_MAX {
+            return Ok(None);
+        }
         let beginning = kept.settle(&region.vertices, region.generation, committed, first_checkpoint)?;
         Ok(Some(Next::new(kept, beginning)))
     }

@@ -195,6 +195,17 @@ fn a_start_of_a_region_that_fails_is_tried_again() {
 }
 
 #[test]
+fn pipelines_that_fail_without_a_checkpoint_between_start_the_whole_job_again() {
+    let mut job = Pipelines::new();
+    job.options.extend(["restart.strategy=fixed-delay".into(), "restart.attempts=9".into()]);
+    let failed = job.run(2, "snapshot.sync=error").failed_with("S7010");
+    let said = |what: &str| failed.stderr.matches(what).count();
+    assert_eq!((said("its region starts again") + said("trying again"), said("trying again") > 0), (9, true), "{}", failed.stderr);
+    job.assert_part("after failures without end");
+    assert_eq!(job.lines("out-a").len(), 0);
+}
+
+#[test]
 fn a_failure_that_concerns_all_pipelines_starts_the_job_again() {
     let job = Pipelines::new();
     let finished = job.run(2, "snapshot.sync=error:20;log.before=error:6").succeeded();

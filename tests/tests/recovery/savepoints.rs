@@ -41,6 +41,24 @@ fn command(job: &Job, args: &[&str]) -> streamrt_tests::binary::Finished {
 }
 
 #[test]
+fn a_job_that_was_started_from_its_own_savepoint_starts_again_behind_it() {
+    // Before the first checkpoint behind the savepoint, and after it.
+    for failpoint in ["manifest.before=error:1", "manifest.before=error:3"] {
+        let job = Job::new("hot-items");
+        let running = start(&job, 2, 6.0);
+        let (made, moved) = (job.path("savepoint"), job.path("moved"));
+        command(&job, &["stop", "hot-items", "--savepoint", made.to_str().unwrap()]).succeeded();
+        running.finish(LIMIT).succeeded();
+        std::fs::rename(&made, &moved).unwrap();
+        let mut command = streamrt(job.args(2, 0.4, "checkpoints", &["--from", moved.to_str().unwrap()]));
+        command.env("STREAMRT_FAILPOINTS", failpoint);
+        let finished = Running::start(command).finish(LIMIT).succeeded();
+        assert!(finished.stderr.contains("trying again"), "{}", finished.stderr);
+        job.assert_whole(failpoint);
+    }
+}
+
+#[test]
 fn a_job_goes_on_from_a_savepoint_that_was_moved_with_another_parallelism() {
     let job = Job::new("hot-items");
     let running = start(&job, 2, 6.0);

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use streamrt_types::{Code, Error, Result, code};
+use streamrt_types::{Code, Error, Result, code, murmur3_32};
 use tokio_postgres::Config;
 use tokio_postgres::error::SqlState;
 
@@ -54,7 +54,8 @@ impl Server {
 
     /// Names the connections of a sink, and says when nobody waits for answers any more. `prefix` is that of its transactions.
     pub fn begin(&mut self, prefix: &str, cancel: &Arc<AtomicBool>) {
-        let name: String = format!("streamrt {prefix}").chars().take(NAME_BYTES_MAX).collect();
+        // The hash tells sinks apart whose names begin alike.
+        let name: String = format!("streamrt {:08x} {prefix}", murmur3_32(prefix.as_bytes())).chars().take(NAME_BYTES_MAX).collect();
         self.config.application_name(name);
         self.cancel = cancel.clone();
     }
