@@ -147,22 +147,16 @@ impl OperatorSnapshot {
 /// The first visit finds out how many bytes each group takes, the second puts every entry into its place: no byte is copied twice, and the
 /// object has its length at once. Memory that grows step by step costs more than all the rest, because the system clears it.
 fn write_keyed(state: KeyedSnapshot, max_parallelism: u32, object: &mut Vec<u8>) -> KeyedIndex {
+    let group_of = |key: &[u8]| key_group(murmur3_32(key), max_parallelism) as usize;
     let mut spans: Vec<GroupSpan> = (0..max_parallelism).map(|group| GroupSpan { group, offset: 0, bytes: 0, entries: 0 }).collect();
-    // In the order of the visits, so that no key is hashed twice.
-    let mut groups: Vec<u16> = Vec::new();
     state.entries.visit(&mut |key, sub, value| {
-        let group = key_group(murmur3_32(key), max_parallelism);
-        groups.push(group as u16);
-        let span = &mut spans[group as usize];
+        let span = &mut spans[group_of(key)];
         span.bytes += [key, sub, value].map(stored_bytes).iter().sum::<usize>() as u64;
         span.entries += 1;
     });
     let mut ends = lay_out(&mut spans, object);
-    let mut groups = groups.into_iter();
     state.entries.visit(&mut |key, sub, value| {
-        // The visits are the same: the entries are frozen.
-        let Some(group) = groups.next() else { return };
-        let end = &mut ends[usize::from(group)];
+        let end = &mut ends[group_of(key)];
         [key, sub, value].into_iter().for_each(|part| *end += write_bytes(part, &mut object[*end..]));
     });
     spans.retain(|span| span.entries > 0);
@@ -224,19 +218,8 @@ fn write_bytes(part: &[u8], bytes: &mut [u8]) -> usize {
     }
     bytes[at] = length as u8;
     let end = at + 1 + part.len();
-    copy(part, &mut bytes[at + 1..end]);
+    bytes[at + 1..end].copy_from_slice(part);
     end
-}
-
-/// Copies a part. The lengths of numbers and of pairs of them are known to the compiler here, which spares a call for each.
-#[inline]
-fn copy(part: &[u8], to: &mut [u8]) {
-    match part.len() {
-        0 => {}
-        8 => to[..8].copy_from_slice(&part[..8]),
-        16 => to[..16].copy_from_slice(&part[..16]),
-        _ => to.copy_from_slice(part),
-    }
 }
 
 /// Takes one byte string off; `None` if the bytes end too soon.
