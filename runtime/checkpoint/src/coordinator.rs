@@ -298,8 +298,8 @@ impl<S> Coordinator<S> {
         }
         self.suspended = true;
         if self.pending.as_ref().is_some_and(|pending| !pending.publishing) {
-            let names: Vec<&str> = tasks.iter().filter_map(|task| Some(self.topology.tasks.get(*task)?.name.as_str())).collect();
-            self.give_up(&format!("the region of `{}` failed", names.first().unwrap_or(&"?")), &mut actions);
+            let name = tasks.iter().find_map(|task| self.topology.tasks.get(*task)).map_or("?", |task| &task.name);
+            self.give_up(&format!("the region of `{name}` failed"), &mut actions);
         }
         for task in tasks {
             self.states.get_mut(*task).into_iter().for_each(|state| *state = TaskState::Running);

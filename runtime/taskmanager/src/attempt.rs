@@ -50,13 +50,8 @@ pub(crate) struct ReadyRegion {
 ///
 /// # Errors
 /// What is wrong with the job, or does not fit what the checkpoint kept.
-pub(crate) fn build(
-    factory: &Factory<'_>,
-    vertices: &[usize],
-    restored: &Arc<Restored>,
-    reports: Option<&Sender<Report>>,
-) -> Result<ReadyRegion> {
-    let definition = factory.definition;
+pub(crate) fn build(factory: &Factory<'_>, vertices: &[usize], reports: Option<&Sender<Report>>) -> Result<ReadyRegion> {
+    let Factory { definition, restored, .. } = factory;
     let subtasks: Vec<(usize, &Subtask)> = definition.tasks_of(vertices).collect();
     let capacity = definition.configuration.channel_batches;
     let gates: BTreeMap<usize, InputGate> = subtasks.iter().map(|(number, subtask)| (*number, gate(subtask, capacity))).collect();

@@ -109,10 +109,8 @@ pub(crate) fn start(
     let wishes = Wishes::default();
     let mut uploader = Uploader::new(&durable, restored, wishes.stores.clone(), messages.clone());
     let uploader = spawn("checkpoints", move || reported.into_iter().for_each(|report| uploader.report(report)))?;
-    let settings = durable.settings();
     let thread = CoordinatorThread {
-        first_checkpoint: settings.first_checkpoint,
-        coordinator: Coordinator::new(settings, durable.topology()),
+        coordinator: Coordinator::new(durable.settings(), durable.topology()),
         places: durable.places(),
         began: Instant::now(),
         committed: vec![0; mailboxes.len()],
@@ -238,8 +236,6 @@ struct CoordinatorThread {
     durable: Durable,
     mailboxes: Vec<Arc<Mailbox>>,
     controls: Arc<Controls>,
-    /// The first number of this attempt.
-    first_checkpoint: u64,
     places: Vec<(u32, u32)>,
     began: Instant,
     wishes: Wishes,
@@ -351,10 +347,9 @@ impl CoordinatorThread {
         let actions = self.coordinator.suspend(&tasks);
         self.note_commits();
         let committed = tasks.iter().map(|task| self.committed[*task]).min().unwrap_or_default();
-        let first_checkpoint = self.first_checkpoint;
         let suspended = match self.coordinator.is_ending() {
             true => Ok(None),
-            false => self.durable.suspended().map(|kept| Some(Suspended { kept, committed, first_checkpoint })),
+            false => self.durable.suspended().map(|kept| Some(Suspended { kept, committed })),
         };
         answer(&reply, suspended.or_else(|error| self.may_lead(error).map(|()| None)));
         actions

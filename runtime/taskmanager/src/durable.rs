@@ -273,9 +273,7 @@ fn uncommitted(store: &Store, history: &History) -> Result<Option<Restored>> {
 
 /// Whether the log says that what a snapshot promises to commit is committed. A reader of the results may have moved it away since.
 pub(crate) fn is_committed(history: &History, snapshot: &Snapshot) -> bool {
-    let checksum = &snapshot.published().manifest.checksum;
-    let known = history.published.iter().find(|known| known.manifest.checksum == *checksum);
-    known.is_some_and(|known| known.checkpoint <= history.committed)
+    (1..=history.committed).contains(&number_in(history, snapshot))
 }
 
 /// How a job is called in the names of its transactions.
@@ -508,7 +506,7 @@ impl Durable {
         self.log.append(Entry::TakeOver { generation: self.generation() + 1 })?;
         let (store, history) = (self.store().clone(), self.log.history().clone());
         let (job, definition, operators) = (self.job(), self.definition().clone(), self.operators.clone());
-        Ok(KeptRegion { store, history, job, definition, operators })
+        Ok(KeptRegion { store, history, job, definition, operators, first_checkpoint: self.first_checkpoint })
     }
 
     /// A line for the user.

@@ -16,6 +16,8 @@ pub(crate) struct KeptRegion {
     pub job: Arc<str>,
     pub definition: Arc<Definition>,
     pub operators: Vec<OperatorEntry>,
+    /// Tasks of this attempt have made the checkpoints from this one on.
+    pub first_checkpoint: u64,
 }
 
 /// Where a region begins that failed.
@@ -33,11 +35,11 @@ impl KeptRegion {
     }
 
     /// Reads what the region of these vertices goes on from, and settles its sinks. Its tasks had the generation `old`, and have carried out all
-    /// commits up to the checkpoint `committed`; tasks of this attempt have made the checkpoints from `first` on.
+    /// commits up to the checkpoint `committed`.
     ///
     /// # Errors
     /// As [`crate::durable::open`].
-    pub fn settle(&self, vertices: &[usize], old: u64, committed: u64, first: u64) -> Result<RegionBeginning> {
+    pub fn settle(&self, vertices: &[usize], old: u64, committed: u64) -> Result<RegionBeginning> {
         let operators: Vec<OperatorEntry> =
             self.operators.iter().filter(|operator| vertices.contains(&(operator.vertex as usize))).cloned().collect();
         let snapshot = newest(&self.store, &self.history)?;
@@ -46,7 +48,7 @@ impl KeptRegion {
             let message = format!("results were committed with savepoint {committed}, which cannot be read any more");
             return Err(Error::new(code::SNAPSHOT_DAMAGED, message));
         }
-        let read = |snapshot: &Snapshot| Restored::read_region(snapshot, &operators, checkpoint >= first);
+        let read = |snapshot: &Snapshot| Restored::read_region(snapshot, &operators, checkpoint >= self.first_checkpoint);
         let restored = Arc::new(snapshot.as_ref().map(read).transpose()?.unwrap_or_default());
         let is_settled = committed >= checkpoint || snapshot.is_some_and(|snapshot| is_committed(&self.history, &snapshot));
         let promised = Some(&*restored).filter(|_| !is_settled);

@@ -77,10 +77,7 @@ impl Master {
     fn start_region_again(&mut self, attempt: &mut Attempt, region: usize, mut error: Error) -> Result<()> {
         while attempt.has_others() {
             // Before the pause, in which a checkpoint would wait for tasks that are gone.
-            let prepared = attempt.suspend(region, &self.shared);
-            if let Ok(None) = prepared {
-                break;
-            }
+            let Some(prepared) = attempt.suspend(region, &self.shared).transpose() else { break };
             error = self.wait_after(error, "; its region starts again")?;
             match prepared.and_then(|next| attempt.restart(region, next, &self.shared)) {
                 Ok(true) => return Ok(()),

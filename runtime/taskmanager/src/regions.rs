@@ -41,8 +41,6 @@ pub struct Suspended {
     pub kept: KeptRegion,
     /// All its tasks have carried out the commits of all checkpoints up to this one.
     pub committed: u64,
-    /// The first checkpoint of this attempt.
-    pub first_checkpoint: u64,
 }
 
 /// Tasks that run again.
@@ -94,7 +92,7 @@ impl Attempt {
         for (number, vertices) in regions.iter().enumerate() {
             let (control, job, restored) = (controls.region(number), job.clone(), restored.clone());
             let factory = Factory { definition, control, job, generation, restored };
-            let ready = attempt::build(&factory, vertices, &factory.restored, reports_to)?;
+            let ready = attempt::build(&factory, vertices, reports_to)?;
             tasks.push(ready.tasks);
             mailboxes.extend(ready.mailboxes);
             metrics.regions.push(ready.metrics);
@@ -164,14 +162,16 @@ impl Attempt {
     ///
     /// # Errors
     /// As [`Attempt::start`]. Behind another [`Attempt::suspend`] it may be tried again.
-    pub fn restart(&mut self, number: usize, next: Option<Next>, shared: &Shared) -> Result<bool> {
-        let Some(next) = next.filter(|_| !self.controls.is_failed()) else { return Ok(false) };
+    pub fn restart(&mut self, number: usize, next: Next, shared: &Shared) -> Result<bool> {
+        if self.controls.is_failed() {
+            return Ok(false);
+        }
         let control = self.controls.restart(number);
         let factory =
             Factory { control, definition: &next.definition, job: next.job, generation: next.generation, restored: next.restored };
         let vertices = &self.regions[number].vertices;
         let reports = self.checkpoints.as_ref().map(|checkpoints| &checkpoints.reports);
-        let ReadyRegion { tasks, mailboxes, metrics } = attempt::build(&factory, vertices, &factory.restored, reports)?;
+        let ReadyRegion { tasks, mailboxes, metrics } = attempt::build(&factory, vertices, reports)?;
         shared.current().metrics.regions[number] = metrics;
         if let Some(checkpoints) = &self.checkpoints {
             let (checkpoint, restored, operators) = (next.checkpoint, factory.restored.clone(), next.operators);
@@ -198,13 +198,13 @@ impl Attempt {
             self.fail(error);
             Ok(None)
         });
-        let Some(Suspended { kept, committed, first_checkpoint }) = suspended? else { return Ok(None) };
+        let Some(Suspended { kept, committed }) = suspended? else { return Ok(None) };
         let n_before = if self.suspended.0 == kept.history.last_checkpoint { self.suspended.1 } else { 0 };
         self.suspended = (kept.history.last_checkpoint, n_before + 1);
         if n_before == SUSPENDED_MAX {
             return Ok(None);
         }
-        let beginning = kept.settle(&region.vertices, region.generation, committed, first_checkpoint)?;
+        let beginning = kept.settle(&region.vertices, region.generation, committed)?;
         Ok(Some(Next::new(kept, beginning)))
     }
 

@@ -81,7 +81,7 @@ impl Shared {
         let control = Arc::default();
         let factory = Factory { definition: &definition, control, job: durable::job_id(""), generation: 0, restored: Arc::default() };
         for vertices in definition.graph.regions() {
-            attempt::build(&factory, &vertices, &Arc::default(), None)?;
+            attempt::build(&factory, &vertices, None)?;
         }
         let (reply, answer) = channel();
         *self.replacement.lock().unwrap_or_else(PoisonError::into_inner) = Some(Replacement { definition, reply });
