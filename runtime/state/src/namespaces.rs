@@ -110,9 +110,7 @@ impl Namespaces {
 
     /// What the keys of a namespace begin with, and those of the ones before do not.
     fn bound(&self, group: u32, namespace: Namespace) -> Vec<u8> {
-        let mut bound = Vec::new();
-        KeyPlace { number: self.number, namespace: Some(namespace) }.put_prefix(group, &mut bound);
-        bound
+        KeyPlace { number: self.number, namespace: Some(namespace) }.prefix(group)
     }
 }
 

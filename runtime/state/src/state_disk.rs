@@ -63,6 +63,13 @@ impl KeyPlace {
         DISK_KEY_PREFIX_BYTES + self.namespace.map_or(0, |namespace| namespace.len())
     }
 
+    /// What stands in front of every key of a key group, and is less than these.
+    pub fn prefix(&self, group: u32) -> Vec<u8> {
+        let mut prefix = Vec::with_capacity(self.prefix_bytes());
+        self.put_prefix(group, &mut prefix);
+        prefix
+    }
+
     /// Appends what stands in front of every key of a key group.
     pub fn put_prefix(&self, group: u32, out: &mut Vec<u8>) {
         // A key group is less than the max parallelism, which is 32,768 at most.
@@ -103,8 +110,7 @@ impl StateDisk {
     /// As [`Disk::delete_ranges`].
     pub fn forget(&self, name: &str, key_groups: KeyGroupRange) -> Result<()> {
         let Some(state) = self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(name) else { return Ok(()) };
-        // Key groups are less than 2^15.
-        let begin = |group: u32, number: u8| [&(group as u16).to_be_bytes()[..], &[number]].concat();
+        let begin = |group: u32, number: u8| KeyPlace { number, namespace: None }.prefix(group);
         let end = |group: u32| state.number.checked_add(1).map_or_else(|| begin(group + 1, 0), |next| begin(group, next));
         let ranges: Vec<KeyRange> = (key_groups.start..key_groups.end).map(|group| (begin(group, state.number), end(group))).collect();
         self.disk.delete_ranges(&ranges)
