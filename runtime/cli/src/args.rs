@@ -39,6 +39,8 @@ pub enum Command {
     State(StateArgs),
     /// Check that everything is there that the checkpoints of a folder refer to, and whole.
     Fsck(FsckArgs),
+    /// Print the tables of the README: configuration keys, or the options of sources and sinks.
+    Docs(DocsArgs),
     /// Install what `build` needs; `build` does it by itself when something is missing.
     Toolchain,
 }
@@ -75,13 +77,14 @@ pub struct InspectArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "`streamrt docs config` lists the configuration keys, `streamrt docs connectors` the options of sources and sinks.")]
 pub struct RunArgs {
     /// A component with a job, or a job.toml.
     pub file: PathBuf,
     /// Subtasks of each operator that names no number itself.
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32_768))]
     pub parallelism: u32,
-    /// Set a configuration key, such as `-D batch.rows=256`; may be given several times.
+    /// Set a configuration key, such as `-D batch.rows=256`; may be given several times. `streamrt docs config` lists them.
     #[arg(short = 'D', value_name = "KEY=VALUE", value_parser = key_value)]
     pub configuration: Vec<(String, String)>,
     /// How to print progress and the summary, on stderr.
@@ -100,6 +103,21 @@ pub struct RunArgs {
     /// Arguments of the job.
     #[arg(last = true)]
     pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DocsArgs {
+    /// What about.
+    #[arg(value_enum)]
+    pub topic: Topic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Topic {
+    /// The keys of `-D key=value`, and of `[configuration]` in a job.toml.
+    Config,
+    /// Sources and sinks with their options.
+    Connectors,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod checkpoints;
 mod compat;
 mod component;
 mod configuration;
+mod docs;
 mod export;
 mod inspect;
 mod new;
@@ -21,6 +22,7 @@ mod run;
 mod snapshot;
 mod state_backend;
 mod toolchain;
+mod workspace;
 
 use args::{Command, CommandLine, SavepointCommand, StateArgs, StateCommand};
 use clap::Parser;
@@ -70,6 +72,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::State(StateArgs { command: StateCommand::Get(args) }) => snapshot::get(&args),
         Command::State(StateArgs { command: StateCommand::Export(args) }) => export::export(&args),
         Command::Fsck(args) => snapshot::fsck(&args),
+        Command::Docs(args) => docs::docs(args.topic),
         Command::Toolchain => toolchain::ensure(Path::new(".")).map(|_| report::status("the tool chain for components is complete")),
     }
 }
