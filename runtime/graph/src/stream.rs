@@ -146,6 +146,9 @@ impl StreamGraph {
                 hidden.extend(schema.iter().map(|field| field.name.clone()));
             }
         }
+        // Streams that are united and come from one projection name its columns each.
+        let mut seen = HashSet::new();
+        hidden.retain(|name| seen.insert(name.clone()));
         hidden
     }
 

@@ -62,6 +62,11 @@ impl Env {
         self.args.parse_or(name, default)
     }
 
+    /// Whether `--name VALUE` is among the arguments.
+    pub fn has(&self, name: &str) -> bool {
+        self.args.find(name).is_some()
+    }
+
     /// Whether `--name` is among the arguments, without a value or with `true`.
     pub fn flag(&self, name: &str) -> bool {
         self.args.flag(name)

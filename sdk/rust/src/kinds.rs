@@ -7,6 +7,7 @@ use crate::keyed::KeyedStream;
 use crate::record::Record;
 use crate::stream::Stream;
 use crate::transform::{Collector, MapResult};
+use crate::watermarks::Watermarks;
 use crate::window::{Assigner, WindowedStream};
 
 /// A stream with a key.
@@ -72,6 +73,13 @@ impl<T: Record, K: Key> KeyedStream<T, K> {
         Self: HasNoKey,
     {
         self.stream.flat_map(uid, map)
+    }
+
+    pub fn watermarks(&self, watermarks: Watermarks<T>) -> Stream<T>
+    where
+        Self: HasNoKey,
+    {
+        self.stream.watermarks(watermarks)
     }
 
     pub fn union(&self, other: &Stream<T>) -> Stream<T>
