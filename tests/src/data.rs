@@ -1,7 +1,8 @@
-//! Input for the tests: what ships with the examples, the shared data beside the repository, and variations of both.
+//! Input for the tests: what ships with the examples, the real data of `tests/data`, and variations of both.
 //!
 //! Invariant: a variation is a pure function of its lines; there is no randomness that a failed test could not repeat.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::binary::repository;
@@ -25,11 +26,11 @@ pub fn shipped(name: &str) -> String {
     read(&example(name).join("input"))
 }
 
-/// A file of the shared data: `$STREAMRT_DATA`, else `shared/data` beside the repository.
-pub fn shared(file: &str) -> PathBuf {
-    let folder = std::env::var_os("STREAMRT_DATA").map_or_else(|| repository().join("../shared/data"), PathBuf::from);
-    let path = folder.join(file);
-    assert!(path.exists(), "the shared data is missing: there is no {}; set STREAMRT_DATA to its folder", path.display());
+/// Unpacks a file of `tests/data` into `folder`.
+pub fn unpack(file: &str, folder: &Path) -> PathBuf {
+    let (packed, path) = (repository().join(format!("tests/data/{file}.zst")), folder.join(file));
+    let unpack = || zstd::stream::copy_decode(File::open(&packed)?, File::create(&path)?);
+    unpack().unwrap_or_else(|e| panic!("cannot unpack {} to {}: {e}", packed.display(), path.display()));
     path
 }
 
