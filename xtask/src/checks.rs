@@ -1,7 +1,7 @@
 //! The checks that need no build: the dependency rule, the tidy check, and cargo-deny's of what comes from others.
 
 use crate::cargo::Workspace;
-use crate::{dependencies, deny, say, tidy};
+use crate::{deny, dependencies, say, tidy};
 use anyhow::{Result, bail};
 
 /// How many checks passed, failed and could not be made.

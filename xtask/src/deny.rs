@@ -74,6 +74,9 @@ mod tests {
         let away = "2026 [ERROR] failed to fetch advisory database https://example.org: failed to clone\nCloning\n";
         assert!(matches!(failed(away), Verdict::Skipped(reason) if reason.contains("failed to clone")));
         let found = "error[rejected]: failed to satisfy license requirements\n\n  a = 1.0\n";
-        assert_eq!(failed(found), Verdict::Failed(vec!["error[rejected]: failed to satisfy license requirements".into(), "  a = 1.0".into()]));
+        assert_eq!(
+            failed(found),
+            Verdict::Failed(vec!["error[rejected]: failed to satisfy license requirements".into(), "  a = 1.0".into()])
+        );
     }
 }
