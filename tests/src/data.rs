@@ -5,6 +5,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use ruzstd::decoding::StreamingDecoder;
+
 use crate::binary::repository;
 use crate::oracle;
 
@@ -29,8 +31,10 @@ pub fn shipped(name: &str) -> String {
 /// Unpacks a file of `tests/data` into `folder`.
 pub fn unpack(file: &str, folder: &Path) -> PathBuf {
     let (packed, path) = (repository().join(format!("tests/data/{file}.zst")), folder.join(file));
-    let unpack = || zstd::stream::copy_decode(File::open(&packed)?, File::create(&path)?);
-    unpack().unwrap_or_else(|e| panic!("cannot unpack {} to {}: {e}", packed.display(), path.display()));
+    let file = File::open(&packed).unwrap_or_else(|e| panic!("cannot open {}: {e}", packed.display()));
+    let mut reader = StreamingDecoder::new(file).unwrap_or_else(|e| panic!("{} is damaged: {e}", packed.display()));
+    let mut unpacked = File::create(&path).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+    std::io::copy(&mut reader, &mut unpacked).unwrap_or_else(|e| panic!("cannot unpack {}: {e}", packed.display()));
     path
 }
 
