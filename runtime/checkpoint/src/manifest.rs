@@ -51,7 +51,7 @@ pub struct SubtaskSnapshot {
     pub subtask: u32,
     /// It had ended before the checkpoint, and does not run again.
     pub finished: bool,
-    /// None if there was nothing to write.
+    /// None if there was nothing to write. One that has not changed since is shared with the checkpoint before.
     pub object: Option<Stored>,
     /// The operators of the chain that have states.
     pub operators: Vec<OperatorIndex>,
@@ -78,10 +78,10 @@ impl SubtaskSnapshot {
         self.object.iter().chain(self.files.iter().map(|file| &file.stored))
     }
 
-    /// Bytes of the files that an older checkpoint than `checkpoint`, this one, was the first to have.
+    /// Bytes that an older checkpoint than `checkpoint`, this one, was the first to have.
     pub fn shared_bytes(&self, checkpoint: u64) -> u64 {
         let is_shared = |stored: &&Stored| origin_of(&stored.path).is_some_and(|(first, _)| first < checkpoint);
-        self.files.iter().map(|file| &file.stored).filter(is_shared).map(|stored| stored.bytes).sum()
+        self.objects().filter(is_shared).map(|stored| stored.bytes).sum()
     }
 
     /// Of a subtask that had finished.

@@ -16,12 +16,12 @@ use crate::replaceable::UserCode;
 use crate::restored::Restored;
 use crate::statistics::{CheckpointStatus, Statistics, SubtaskReport};
 use crate::wishes::{SavepointStores, Swap, Swapped, Wish, Wishes, answer};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use streamrt_checkpoint::{Action, Coordinator, EndState, Entry, Purpose, Request, SnapshotKind, Store, SubtaskSnapshot, object_path};
+use streamrt_checkpoint::{Action, Coordinator, EndState, Entry, Purpose, Request, SnapshotKind, Store, Stored, SubtaskSnapshot, object_path};
 use streamrt_types::{Barrier, Error, Result, code, failpoint};
 
 /// How often the coordinator looks at the clock at least.
@@ -154,6 +154,8 @@ struct Uploader {
     max_parallelism: u32,
     disks: Option<Arc<Disks>>,
     files: DiskUploads,
+    /// By task, the object that the store got last. A state that has not changed since is not written again.
+    last: BTreeMap<usize, Stored>,
     /// (vertex, subtask) by task.
     places: Vec<(u32, u32)>,
     names: Vec<String>,
@@ -169,6 +171,7 @@ impl Uploader {
             max_parallelism: durable.max_parallelism(),
             disks: durable.disks(),
             files: durable.disk_uploads(restored),
+            last: BTreeMap::new(),
             places: durable.places(),
             names: durable.topology().tasks.into_iter().map(|task| task.name).collect(),
             messages,
@@ -198,6 +201,7 @@ impl Uploader {
             Report::Suspend(suspend) => Message::Suspend(suspend),
             Report::Resume(resume) => {
                 self.files.restart(&resume.operators, &resume.restored);
+                self.last.clear();
                 Message::Resume(resume)
             }
         };
@@ -225,9 +229,26 @@ impl Uploader {
         }
         let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
         let path = object_path(kind, snapshot.checkpoint, self.generation, vertex, subtask);
-        let store = savepoint.as_ref().unwrap_or(&self.store);
-        let object = if operators.is_empty() { None } else { Some(store.put(&path, bytes)?) };
+        let object = match &savepoint {
+            _ if operators.is_empty() => None,
+            Some(store) => Some(store.put(&path, bytes)?),
+            None => Some(self.put_if_new(snapshot.task, &path, bytes)?),
+        };
         Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators, files, dead_letters })
+    }
+}
+
+impl Uploader {
+    /// Puts an object into the job's store, unless that has the same bytes from the checkpoint before: then this one shares them. An object that
+    /// is shared has been so by every checkpoint since it was written, so as long as one of them may be published, deletion finds it named.
+    fn put_if_new(&mut self, task: usize, path: &str, bytes: Vec<u8>) -> Result<Stored> {
+        let same_length = self.last.get(&task).filter(|last| last.bytes == bytes.len() as u64);
+        if let Some(last) = same_length.filter(|last| Stored::of(&last.path, &bytes) == **last) {
+            return Ok(last.clone());
+        }
+        let stored = self.store.put(path, bytes)?;
+        self.last.insert(task, stored.clone());
+        Ok(stored)
     }
 }
 

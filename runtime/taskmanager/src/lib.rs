@@ -3,6 +3,7 @@
 //! This crate decides nothing about the job (`graph` did) and knows no semantics (operators do): it starts threads, moves elements from
 //! gates through chains to partitions, watches the clock, and ends everything together when one part fails.
 
+mod alignment;
 mod attempt;
 mod checkpoints;
 mod control;
@@ -25,6 +26,7 @@ mod replaceable;
 mod restart;
 mod restored;
 mod split_rows;
+mod splits;
 mod statistics;
 mod task;
 mod upgrade;

@@ -8,6 +8,9 @@ use streamrt_graph::JobSpec;
 use streamrt_types::{Configuration, Result};
 use streamrt_wit::Plan;
 
+mod splits;
+mod stops;
+
 /// A job of one source, a running count by the column `n`, and a file sink in `out`.
 fn start(source: Value, out: &Path, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
     let plan = json!({"version": 1, "nodes": [
@@ -17,6 +20,10 @@ fn start(source: Value, out: &Path, parallelism: u32, configuration: Configurati
                   "columns": [{"name": "n", "from": {"kind": "key", "column": "n"}}, {"name": "count", "from": {"kind": "aggregate", "index": 0}}]}},
         {"id": 2, "uid": "out", "inputs": [{"node": 1}], "body": {"kind": "sink", "connector": "file", "options": {"path": out}}},
     ]});
+    run_plan(&plan, parallelism, configuration)
+}
+
+fn run_plan(plan: &Value, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
     let plan = Plan::from_json(&plan.to_string()).unwrap();
     let job = JobSpec::from_plan("test", Arc::new(plan));
     let grants = Default::default();

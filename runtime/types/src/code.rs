@@ -112,9 +112,9 @@ codes! {
     SINK_FAILED = "S4009", UserCode, "Correct the sink, or filter out in front of it what it cannot take: sinks skip no records.";
 
     /// A record without event time reached an event-time operator.
-    NO_EVENT_TIME = "S5001", Invalid, "Assign timestamps and watermarks in front of the operator that is named.";
+    NO_EVENT_TIME = "S5001", Invalid, "Assign timestamps and watermarks in front of the operator that is named; rows whose time is null are left out with -D poison.policy=skip.";
     /// A key column is null.
-    NULL_KEY = "S5002", Data, "Filter out rows without a key, or give them one.";
+    NULL_KEY = "S5002", Data, "Filter out rows without a key, or give them one; -D poison.policy=skip leaves them out.";
     /// A number left its range.
     OVERFLOW = "S5003", Data, "Use a wider type or a smaller unit.";
 

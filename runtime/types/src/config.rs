@@ -93,6 +93,12 @@ pub struct Configuration {
     pub state_dir: Option<String>,
     /// `source.rate`: rows a second that all subtasks of one source read together at most. None: as many as they can.
     pub source_rate: Option<u64>,
+    /// `watermark.alignment`: a split whose watermark is further ahead than this of the split that is furthest back, over all sources that feed
+    /// the same pipeline, waits for it, in ms. None: none waits.
+    pub watermark_alignment_ms: Option<u64>,
+    /// `watermark.max-ahead`: a row whose event time is further ahead of the machine's clock than this is late, and raises no watermark, in
+    /// ms. None: there is no such limit.
+    pub watermark_max_ahead_ms: Option<u64>,
 }
 
 impl Default for Configuration {
@@ -125,6 +131,8 @@ impl Default for Configuration {
             state_memory_bytes: 1 << 30,
             state_dir: None,
             source_rate: None,
+            watermark_alignment_ms: None,
+            watermark_max_ahead_ms: None,
         }
     }
 }
@@ -159,6 +167,8 @@ impl Configuration {
         "state.backend",
         "state.dir",
         "state.memory",
+        "watermark.alignment",
+        "watermark.max-ahead",
     ];
 
     /// Sets one key from its text.
@@ -193,6 +203,8 @@ impl Configuration {
             "state.dir" => self.state_dir = Some(value.to_owned()),
             "state.memory" => self.state_memory_bytes = parse_bytes(key, value)?,
             "source.rate" => self.source_rate = Some(number(key, value, 1, 1_000_000_000)?),
+            "watermark.alignment" => self.watermark_alignment_ms = Some(parse_duration_ms(key, value)?),
+            "watermark.max-ahead" => self.watermark_max_ahead_ms = Some(parse_duration_ms(key, value)?),
             "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, 32_768)? as u32),
             _ => return Err(Error::new(code::BAD_OPTION, format!("there is no configuration key `{key}`"))),
         }

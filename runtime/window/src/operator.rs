@@ -3,6 +3,7 @@
 //! Invariant: results stand before the watermark that fired them. Windows of processing time go by the clock alone: to them, its time less
 //! one is the watermark, and marks only pass through.
 
+use crate::ahead;
 use crate::assigner::Assigner;
 use crate::contents::{self, Contents};
 use crate::emission::{Emission, Ports};
@@ -16,7 +17,7 @@ use arrow_schema::SchemaRef;
 use serde_json::{Value, json};
 use streamrt_operator::{Accumulators, BatchKeys, FunctionChain, Operator, OperatorContext, Output};
 use streamrt_state::{OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Error, Result, WATERMARK_MAX, Watermark};
+use streamrt_types::{Batch, Error, Result, Watermark};
 use streamrt_wit::{Function, WindowAssigner, WindowContents};
 
 /// A chain of one function of a plugin, and what the plan says of it.
@@ -114,6 +115,17 @@ impl WindowOperator {
         Ok(WindowOperator { plan, processing_time, contents: Some(prepared), opened: None })
     }
 
+    /// Puts rows that are too far in the future to the late output. They were counted where they got their times.
+    fn without_rows_ahead(&mut self, batch: Batch, output: &mut dyn Output) -> Result<Batch> {
+        let latest = ahead::latest_time(&opened(&mut self.opened)?.context);
+        if self.processing_time || latest == i64::MAX {
+            return Ok(batch);
+        }
+        let (rest, ahead) = ahead::part(batch, latest)?;
+        ahead.map_or(Ok(()), |ahead| output.batch(1, ahead))?;
+        Ok(rest)
+    }
+
     /// Fires what is due by now. Returns the time, which never falls back although the clock may.
     fn follow_clock(&mut self, output: &mut dyn Output) -> Result<i64> {
         let opened = opened(&mut self.opened)?;
@@ -169,6 +181,7 @@ impl Operator for WindowOperator {
     }
 
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
+        let batch = self.without_rows_ahead(batch, output)?;
         let timed = self.plan.assigner.is_timed();
         let now_ms = if self.processing_time { self.follow_clock(output)? } else { 0 };
         let opened = opened(&mut self.opened)?;
@@ -231,10 +244,5 @@ impl Operator for WindowOperator {
             Windows::Panes(panes) => panes.restore(state, types, watermarks),
             Windows::OfKeys(windows) => windows.restore(state, types, watermarks),
         }
-    }
-
-    /// Global windows fire now, also in a job without event time. Windows of processing time that are open are lost, as in Flink.
-    fn end_of_input(&mut self, output: &mut dyn Output) -> Result<()> {
-        if self.plan.assigner == Assigner::Global { self.advance(WATERMARK_MAX, output) } else { Ok(()) }
     }
 }
