@@ -38,4 +38,6 @@ pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};
 pub use upgrade::Upgraded;
 
 #[cfg(test)]
+mod compat_tests;
+#[cfg(test)]
 mod tests;
