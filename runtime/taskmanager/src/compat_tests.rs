@@ -22,7 +22,7 @@ fn plan() -> Value {
     let hash = |columns: &[&str]| json!([{"node": 0, "partitioning": {"kind": "hash", "columns": columns}}]);
     let aggregates = json!([{"function": "sum", "column": "x"}]);
     let columns = json!([{"name": "sum", "from": {"kind": "aggregate", "index": 0}}]);
-    let sliding = json!({"kind": "sliding", "size_ms": 10, "slide_ms": 5});
+    let sliding = json!({"kind": "sliding", "size-ms": 10, "slide-ms": 5});
     let function = |number: u32, kind: &str, more: Value| {
         let mut function = json!({"number": number, "kind": kind, "name": format!("f{number}"), "input": [column("x", "i64")],
             "outputs": [{"name": "", "columns": {"kind": "replace", "schema": [column("n", "i64")]}}]});
@@ -33,7 +33,7 @@ fn plan() -> Value {
         {"name": "value", "kind": "value", "value": [column("v", "i64")]},
         {"name": "list", "kind": "list", "value": [column("v", "string")]},
         {"name": "map", "kind": "map", "key": [column("m", "string")], "value": [column("v", "i64")]},
-        {"name": "expires", "kind": "value", "value": [column("v", "i64")], "ttl_ms": 1000}]);
+        {"name": "expires", "kind": "value", "value": [column("v", "i64")], "ttl-ms": 1000}]);
     let node = |id: u32, uid: &str, inputs: Value, body: Value| json!({"id": id, "uid": uid, "inputs": inputs, "body": body});
     let mut nodes = vec![
         json!({"id": 0, "uid": "in", "body": {"kind": "source", "connector": "datagen", "schema": [column("k", "i64"), column("x", "i64")]}}),
@@ -48,7 +48,7 @@ fn plan() -> Value {
             3,
             "sessions",
             hash(&["k"]),
-            json!({"kind": "window", "assigner": {"kind": "session", "gap_ms": 5}, "contents": {"kind": "aggregate", "function": 0}}),
+            json!({"kind": "window", "assigner": {"kind": "session", "gap-ms": 5}, "contents": {"kind": "aggregate", "function": 0}}),
         ),
         node(4, "rows", hash(&["k"]), json!({"kind": "window", "assigner": sliding, "contents": {"kind": "process", "function": 1}})),
         node(5, "process", hash(&["k"]), json!({"kind": "function", "function": 2})),
@@ -149,10 +149,10 @@ fn the_verdict_is_that_of_a_restore() {
         ("an accumulator of another type", set("/functions/0/accumulator/0/type", json!("f64")), &["sessions"]),
         ("an accumulator of another name", set("/functions/0/accumulator/0/name", json!("b")), &[]),
         ("a reduce for an aggregate", set("/functions/0/kind", json!("reduce")), &["sessions"]),
-        ("another gap", set("/nodes/3/body/assigner/gap_ms", json!(6)), &["sessions"]),
-        ("another slide", set("/nodes/2/body/assigner/slide_ms", json!(2)), &["panes"]),
-        ("another lateness", Box::new(|plan| plan["nodes"][2]["body"]["allowed_lateness_ms"] = json!(7)), &[]),
-        ("tumbling for sliding windows", set("/nodes/4/body/assigner", json!({"kind": "tumbling", "size_ms": 10})), &["rows"]),
+        ("another gap", set("/nodes/3/body/assigner/gap-ms", json!(6)), &["sessions"]),
+        ("another slide", set("/nodes/2/body/assigner/slide-ms", json!(2)), &["panes"]),
+        ("another lateness", Box::new(|plan| plan["nodes"][2]["body"]["allowed-lateness-ms"] = json!(7)), &[]),
+        ("tumbling for sliding windows", set("/nodes/4/body/assigner", json!({"kind": "tumbling", "size-ms": 10})), &["rows"]),
         ("another aggregate", set("/nodes/1/body/aggregates/0/function", json!("max")), &["running"]),
         ("a value of another type", set("/functions/2/states/0/value/0/type", json!("f64")), &["process"]),
         ("a value of another name", set("/functions/2/states/0/value/0/name", json!("w")), &[]),
@@ -172,9 +172,9 @@ fn the_verdict_is_that_of_a_restore() {
             }),
             &[],
         ),
-        ("a time to live", Box::new(|plan| plan["functions"][2]["states"][0]["ttl_ms"] = json!(5)), &[]),
-        ("a time to live of a list", Box::new(|plan| plan["functions"][2]["states"][1]["ttl_ms"] = json!(5)), &[]),
-        ("no time to live", Box::new(|plan| drop(plan["functions"][2]["states"][3].as_object_mut().unwrap().remove("ttl_ms"))), &[]),
+        ("a time to live", Box::new(|plan| plan["functions"][2]["states"][0]["ttl-ms"] = json!(5)), &[]),
+        ("a time to live of a list", Box::new(|plan| plan["functions"][2]["states"][1]["ttl-ms"] = json!(5)), &[]),
+        ("no time to live", Box::new(|plan| drop(plan["functions"][2]["states"][3].as_object_mut().unwrap().remove("ttl-ms"))), &[]),
         ("no timers", set("/functions/2/timers", json!(false)), &["process"]),
         ("another mode of operator state", set("/functions/3/states/0/kind", json!("union-list")), &["free"]),
         ("operator state of another type", set("/functions/3/states/0/value/0/type", json!("string")), &["free"]),

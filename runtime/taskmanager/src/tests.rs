@@ -15,7 +15,7 @@ fn start(source: Value, out: &Path, parallelism: u32, configuration: Configurati
 
 /// As `start`, with the count in windows of an hour of the clock.
 fn start_windows(source: Value, out: &Path, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
-    let assigner = json!({"kind": "tumbling", "size_ms": 3_600_000, "processing_time": true});
+    let assigner = json!({"kind": "tumbling", "size-ms": 3_600_000, "processing-time": true});
     start_counting(
         json!({"kind": "window", "assigner": assigner, "contents": {"kind": "builtin"}}),
         source,

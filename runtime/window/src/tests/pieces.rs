@@ -66,20 +66,20 @@ fn keys(n_keys: i64) -> Vec<(i64, i64)> {
 
 #[test]
 fn a_sweep_of_many_windows_hears_that_the_job_is_cancelled() {
-    let windows: [fn() -> WindowOperator; 6] = [
-        || builtin(tumbling(10), 0),
-        || builtin(sliding(20, 10), 0),
-        || builtin(session(10), 0),
-        || counting(session(10), 0, None),
-        || collecting(tumbling(10), 0, None),
-        || reducing(session(5)),
+    let windows: [(fn() -> WindowOperator, Watermark); 6] = [
+        (|| builtin(tumbling(10), 0), 9),
+        (|| builtin(sliding(20, 10), 0), 9),
+        (|| builtin(session(10), 0), 18),
+        (|| counting(session(10), 0, None), 18),
+        (|| collecting(tumbling(10), 0, None), 9),
+        (|| reducing(session(5)), 13),
     ];
-    for window in windows {
+    for (window, watermark) in windows {
         let n_keys = 3 * PIECE_ROWS as i64;
         for (cancels, expected) in [(false, n_keys as usize), (true, PIECE_ROWS)] {
             let mut job = Job::new(window(), cancels);
             keys(n_keys).chunks(1000).for_each(|rows| job.feed(super::rows(rows)));
-            let done = job.watermark(19);
+            let done = job.watermark(watermark);
             assert_eq!(done.err().map(|e| e.code()), cancels.then_some(code::CANCELLED));
             assert_eq!(job.pieces.n_rows.iter().sum::<usize>(), expected);
             assert!(job.pieces.n_rows.iter().all(|n| *n <= PIECE_ROWS));
