@@ -38,6 +38,4 @@ pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};
 pub use upgrade::Upgraded;
 
 #[cfg(test)]
-mod compat_tests;
-#[cfg(test)]
 mod tests;
