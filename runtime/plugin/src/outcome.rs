@@ -55,7 +55,7 @@ impl<'a> Asked<'a> {
 
 /// Emitted and returned sections together may not be larger than the limit.
 pub(crate) fn check_size(sections: &[Section], bytes_max: usize) -> Result<()> {
-    let n_bytes: usize = sections.iter().map(Section::n_bytes).sum();
+    let n_bytes: usize = sections.iter().map(Section::cost).sum();
     if n_bytes > bytes_max { Err(Error::new(code::OUTPUT_LIMIT, Stop::Output { bytes_max }.to_string())) } else { Ok(()) }
 }
 
