@@ -9,6 +9,7 @@
 use crate::function::{StateAccess, StateIn, StateOut};
 use crate::operator::OperatorContext;
 use crate::operator_states::{BroadcastMap, ItemList};
+use crate::room::{Room, SCAN_BYTES};
 use arrow_array::{ArrayRef, RecordBatch};
 use serde_json::{Value, json};
 use std::any::Any;
@@ -38,37 +39,6 @@ enum State {
     /// Operator state: see `operator_states`.
     Items(ItemList),
     Broadcast(BroadcastMap),
-}
-
-/// Bytes of one answer of `get-many`: a guest that asks for the same large list again and again would make any number of them.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
-
-/// What an element or an entry costs beside its bytes while an answer is made.
-const ELEMENT_BYTES: usize = 48;
-
-/// Bytes of entries after which an answer of `scan` ends; the cursor says where to go on.
-const SCAN_BYTES: usize = 8 << 20;
-
-/// What an answer may still hold.
-struct Room {
-    number: u32,
-    bytes_left: usize,
-}
-
-impl Room {
-    fn new(number: u32) -> Room {
-        Room { number, bytes_left: ANSWER_BYTES_MAX }
-    }
-
-    /// # Errors
-    /// `UserCode` if so many elements of so many bytes together do not fit any more.
-    fn take(&mut self, n: usize, n_bytes: usize) -> Result<()> {
-        let message =
-            || format!("state {} is asked for more than {} MiB at once; ask for fewer slots", self.number, ANSWER_BYTES_MAX >> 20);
-        let left = self.bytes_left.checked_sub(n_bytes.saturating_add(n.saturating_mul(ELEMENT_BYTES)));
-        self.bytes_left = left.ok_or_else(|| Error::new(code::OUTPUT_LIMIT, message()))?;
-        Ok(())
-    }
 }
 
 fn bad_output(message: impl Into<String>) -> Error {
