@@ -72,10 +72,11 @@ pub fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
         };
         Error::new(code, format!("{what} {}", path.display())).with_source(e)
     };
-    if !fs::metadata(path).map_err(fault)?.is_file() {
+    let metadata = fs::metadata(path).map_err(fault)?;
+    if !metadata.is_file() {
         return Err(Error::new(code::FILE_IO, format!("{} is no regular file", path.display())));
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(bytes_max.min(usize::try_from(metadata.len()).unwrap_or(usize::MAX)));
     File::open(path).and_then(|file| file.take(bytes_max as u64).read_to_end(&mut bytes)).map_err(fault)?;
     Ok(bytes)
 }

@@ -107,6 +107,9 @@ struct Place {
     function: usize,
 }
 
+/// Operators of a chain: each hands its rows to the next one, so the stack of the task grows with their number.
+const OPERATORS_MAX: usize = 100;
+
 /// Bytes of the name of a vertex with several operators, and what stands at its end if it would have more.
 const NAME_BYTES_MAX: usize = 1_000;
 const MORE: &str = " -> ...";
@@ -145,7 +148,9 @@ impl Builder {
         let receiver = &self.graph.stream.nodes[node];
         let [edge] = &receiver.inputs[..] else { return None };
         let equal = self.parallelism_of(edge.from) == self.parallelism_of(node);
-        (edge.partitioner == EdgePartitioner::Forward && equal && receiver.chaining).then(|| self.places[edge.from])
+        let sender = self.places[edge.from];
+        let has_room = self.graph.vertices[sender.vertex].operators.len() < OPERATORS_MAX || self.fuses(sender, node);
+        (edge.partitioner == EdgePartitioner::Forward && equal && receiver.chaining && has_room).then_some(sender)
     }
 
     /// The plugin of a node whose function can stand in a chain behind another one, or in front.

@@ -58,6 +58,8 @@ pub(crate) struct Running {
     pub n_slots: usize,
     /// Held back until the call returns.
     pub emitted: Vec<Section>,
+    /// Whether somebody takes what is emitted: `invoke` alone has an output.
+    pub may_emit: bool,
     /// What the call may still send.
     pub output_bytes_left: usize,
     pub output_bytes_max: usize,
@@ -71,6 +73,7 @@ impl Running {
             access: NoState::boxed(),
             n_slots: 0,
             emitted: Vec::new(),
+            may_emit: false,
             output_bytes_left: output_bytes_max,
             output_bytes_max,
             state_error: None,
@@ -237,7 +240,10 @@ impl Instance {
     }
 
     pub fn invoke(&mut self, chain: u32, call: u16, input: &[SectionIn<'_>], deadline: Duration) -> Result<Answer<Vec<Section>>, Failure> {
-        self.call(self.invoke, (chain, call, input), deadline)
+        self.store.data_mut().running.may_emit = true;
+        let answer = self.call(self.invoke, (chain, call, input), deadline);
+        self.store.data_mut().running.may_emit = false;
+        answer
     }
 
     /// Calls an export. The types are compared each time, which costs some 100 ns a batch: a typed function cannot be kept for

@@ -65,7 +65,7 @@ fn answer<T>(guest: &mut Guest, work: impl FnOnce(&mut Guest) -> Result<T>) -> A
 fn emit(mut context: Context<'_>, segment: Section) -> wasmtime::Result<Answer<()>> {
     let guest = context.data_mut();
     guest.n_imported += 1;
-    if guest.signature.first().is_none() {
+    if !guest.running.may_emit {
         let message = "there is no output to send to: sinks have none, nor has `describe`".to_owned();
         return Ok(Err(GuestError { code: error::REFUSED, message }));
     }

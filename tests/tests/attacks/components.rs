@@ -61,7 +61,7 @@ fn instances_that_double_with_each_level() {
     let attack = Attack::new(&small);
     SOON.run(attack.run(&[], &[])).finished.failed_with("S1004");
     let bomb = assemble(&doubling(23));
-    assert!(bomb.len() < 1000, "{} bytes", bomb.len());
+    assert!(bomb.len() < 2000, "{} bytes", bomb.len());
     check_refused(&bomb, &[], "S1020", "makes 8388608 core instances, and may make 100");
     check_refused(&assemble(&doubling(60)), &[], "S1020", "core instances, and may make 100");
 }
@@ -106,9 +106,7 @@ fn a_file_that_is_larger_than_a_component_may_be() {
 
 #[test]
 fn files_that_never_end_or_never_begin() {
-    let mut device = streamrt(["run", "/dev/zero"]);
-    device.env("XDG_CACHE_HOME", "/nonexistent");
-    SOON.run(device).finished.failed_with("S3002").names("/dev/zero is no regular file");
+    SOON.run(streamrt(["run", "/dev/zero"])).finished.failed_with("S3002").names("/dev/zero is no regular file");
     let attack = Attack::new(b"");
     std::fs::remove_file(attack.path("attack.wasm")).unwrap();
     let made = Command::new("mkfifo").arg(attack.path("attack.wasm")).status().unwrap();

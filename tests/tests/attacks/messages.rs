@@ -50,7 +50,7 @@ input = "double"
 "#;
     let finished = SOON.run(attack.run_job(job, &[])).finished.succeeded();
     check_plain(&finished);
-    assert!(finished.stderr.contains(&format!("info double (1/1): {ESCAPED}\n")), "{}", finished.stderr);
+    assert!(finished.stderr.contains(&format!("(1/1): {ESCAPED}\n")), "{}", finished.stderr);
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn a_database_gets_no_password_that_the_user_did_not_name() {
     let port = listener.local_addr().unwrap().port();
     for url in [
         format!("postgresql://me@127.0.0.1:{port}/d"),
-        format!("postgresql://me@db.example,127.0.0.1:5432,{port}/d"),
+        format!("postgresql://me@db.example:5432,127.0.0.1:{port}/d"),
         format!("host=db.example hostaddr=127.0.0.1 port={port} user=me"),
     ] {
         let sink = node(1, "out", &[0], json!({"kind": "sink", "connector": "postgres", "options": {"url": url, "table": "t"}}));
