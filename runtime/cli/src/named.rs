@@ -80,18 +80,19 @@ impl Named {
             Need::Path(path) => Some(format!("`--allow-path {}`", quoted(path))),
             Need::Server { option, .. } if self.words.contains(option) && option.contains(['/', '=']) => None,
             Need::Server { host, port, is_default_port, .. } => {
-                let fits = |server: &Server| {
-                    server.host.eq_ignore_ascii_case(host)
-                        && match server.port {
-                            Port::This(this) => this == *port,
-                            Port::Unsaid => *is_default_port || self.ports.contains(port),
-                            Port::Any => true,
-                        }
-                };
-                let flag = || format!("`--allow-host {}`", quoted(&address(host, *port)));
-                (!self.servers.iter().any(fits)).then(flag)
+                let is_named = self.servers.iter().any(|server| self.fits(server, host, *port, *is_default_port));
+                (!is_named).then(|| format!("`--allow-host {}`", quoted(&address(host, *port))))
             }
         }
+    }
+
+    fn fits(&self, server: &Server, host: &str, port: u16, is_default_port: bool) -> bool {
+        let has_port = match server.port {
+            Port::This(this) => this == port,
+            Port::Unsaid => is_default_port || self.ports.contains(&port),
+            Port::Any => true,
+        };
+        has_port && server.host.eq_ignore_ascii_case(host)
     }
 }
 

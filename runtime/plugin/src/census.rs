@@ -79,21 +79,17 @@ pub(crate) fn count(bytes: &[u8], memory_bytes: usize) -> Result<Census> {
 }
 
 fn check(census: &Census, memory_bytes: usize) -> Result<()> {
-    let refuse = |message: String| Err(Error::new(code::COMPONENT_LIMIT, message));
-    if census.core_instances > CORE_INSTANCES_MAX {
-        return refuse(format!("the component makes {} core instances, and may make {CORE_INSTANCES_MAX}", census.core_instances));
-    }
-    if census.items > ITEMS_MAX {
-        return refuse(format!("the component's instances have {} parts together, and may have {ITEMS_MAX}", census.items));
-    }
-    if census.bytes() > memory_bytes {
-        let message = format!(
-            "an instance takes {} bytes for globals, functions and tables alone, and may have {memory_bytes} bytes of memory",
-            census.bytes
-        );
-        return refuse(message);
-    }
-    Ok(())
+    let Census { core_instances, items, bytes } = census;
+    let message = if *core_instances > CORE_INSTANCES_MAX {
+        format!("the component makes {core_instances} core instances, and may make {CORE_INSTANCES_MAX}")
+    } else if *items > ITEMS_MAX {
+        format!("the component's instances have {items} parts together, and may have {ITEMS_MAX}")
+    } else if census.bytes() > memory_bytes {
+        format!("an instance takes {bytes} bytes for globals, functions and tables alone, and may have {memory_bytes} bytes of memory")
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(code::COMPONENT_LIMIT, message))
 }
 
 pub(crate) fn damaged(error: BinaryReaderError) -> Error {

@@ -39,11 +39,15 @@ impl Ceiling {
         Ceiling { bytes_left: BURST_BYTES, filled: now, n_left_out: 0 }
     }
 
-    /// Whether a message of so many bytes may be said now, and if so, how many were left out before it.
-    fn take(&mut self, now: Instant, n_bytes: u64) -> (bool, u64) {
+    fn fill(&mut self, now: Instant) {
         let seconds = now.saturating_duration_since(self.filled).as_secs();
         self.filled += Duration::from_secs(seconds);
         self.bytes_left = self.bytes_left.saturating_add(seconds.saturating_mul(BYTES_PER_SECOND)).min(BURST_BYTES);
+    }
+
+    /// Whether a message of so many bytes may be said now, and if so, how many were left out before it.
+    fn take(&mut self, now: Instant, n_bytes: u64) -> (bool, u64) {
+        self.fill(now);
         match self.bytes_left.checked_sub(n_bytes) {
             Some(left) => {
                 self.bytes_left = left;
