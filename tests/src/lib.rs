@@ -6,6 +6,7 @@ pub mod binary;
 pub mod data;
 pub mod faulty_disk;
 pub mod guests;
+pub mod measured;
 pub mod oracle;
 pub mod random;
 pub mod server;

@@ -43,12 +43,20 @@ pub enum Command {
     Docs(DocsArgs),
     /// Install what `build` needs; `build` does it by itself when something is missing.
     Toolchain,
+    /// Compile a component from standard input: what `run` and others start for it.
+    #[command(hide = true)]
+    CompileComponent(CompileArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct NewArgs {
     /// The folder to make; its last part names the crate.
     pub path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    pub args: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +108,13 @@ pub struct RunArgs {
     /// times.
     #[arg(long = "grant", value_name = "NAME=DIR", value_parser = grant)]
     pub grants: Vec<(String, PathBuf)>,
+    /// Let sources and sinks of the component use this file, or everything below this folder, although no argument behind `--` names it; may be
+    /// given several times.
+    #[arg(long = "allow-path", value_name = "PATH")]
+    pub allowed_paths: Vec<PathBuf>,
+    /// Let sources and sinks of the component connect to this server, although no argument behind `--` names it; may be given several times.
+    #[arg(long = "allow-host", value_name = "HOST[:PORT]")]
+    pub allowed_hosts: Vec<String>,
     /// Arguments of the job.
     #[arg(last = true)]
     pub args: Vec<String>,
@@ -289,8 +304,11 @@ mod tests {
 
     #[test]
     fn arguments_of_the_job_stand_behind_two_dashes() {
-        let args = run("streamrt run a.wasm --parallelism 2 -D batch.rows=3 -Da=b=c --grant log=/a=b -- --input x --parallelism 9");
+        let args = run(
+            "streamrt run a.wasm --parallelism 2 -D batch.rows=3 -Da=b=c --grant log=/a=b --allow-path /c --allow-host d:1 -- --input x --parallelism 9",
+        );
         assert_eq!(args.parallelism, 2);
+        assert_eq!((args.allowed_paths, args.allowed_hosts), (vec!["/c".into()], vec!["d:1".to_owned()]));
         assert_eq!(args.grants, [("log".into(), "/a=b".into())]);
         assert_eq!(args.configuration, [("batch.rows".into(), "3".into()), ("a".into(), "b=c".into())]);
         assert_eq!(args.args, ["--input", "x", "--parallelism", "9"]);

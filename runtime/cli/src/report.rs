@@ -1,29 +1,28 @@
 //! What the command line says on stderr: one shape for every error, and one line for what is being done.
 //!
-//! A stderr that nobody reads any more is no reason to fail, so nothing here uses `eprintln!`, which would panic.
+//! A stderr that nobody reads any more is no reason to fail or to wait, so everything goes the way of `streamrt_types::say_line`.
 
-use std::io::Write;
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
-use streamrt_types::{Error, code};
+use streamrt_types::{Error, code, printable, say_line, say_raw};
 
 /// Where the first panic happened. It is a bug of ours, and its place is what a report of it must contain.
 static PANIC_PLACE: OnceLock<String> = OnceLock::new();
 
 /// Says what is being done.
 pub fn status(text: &str) {
-    line(&format!("streamrt: {text}"));
+    say_line(&format!("streamrt: {text}"));
 }
 
 /// Prints one line on stderr.
 pub fn line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    say_line(text);
 }
 
 /// Prints an error with its cause and the likely fix.
 pub fn error(error: &Error) {
     let place = (error.code() == code::INTERNAL).then(|| PANIC_PLACE.get()).flatten();
-    let _ = write!(std::io::stderr(), "{}", render(error, place.map(String::as_str)));
+    say_raw(printable(&render(error, place.map(String::as_str))).into_owned());
 }
 
 /// Replaces the dump of a panic by a note of its place: the panic itself is caught, and becomes an error of code S9001.

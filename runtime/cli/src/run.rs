@@ -6,22 +6,27 @@
 
 use crate::args::{Format, RunArgs};
 use crate::configuration;
+use crate::named::Named;
 use crate::plugin_file::{Loader, read};
 use crate::progress::Style;
 use crate::{remote, report, state_backend};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::{JobFile, JobSpec};
-use streamrt_plugin::Grants;
+use streamrt_plugin::{Grants, Plugin};
 use streamrt_taskmanager::{Ended, JobHandle, JobToRun, LoadedPlugin, Submission, replacement, submit};
-use streamrt_types::{Configuration, Error, Result, code};
-use streamrt_wit::Body;
+use streamrt_types::{Configuration, Error, Result, code, finish_saying, say_raw};
+use streamrt_wit::{Body, Plan};
 
 /// How often we look whether the job has ended: short jobs end without a delay that one would notice, and 100 looks a second cost nothing.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// Of a job.toml; as large as the plan of a component may be.
+const JOB_FILE_BYTES_MAX: usize = 4 << 20;
 
 /// Exit code of a program that was interrupted, for the second Ctrl-C.
 const INTERRUPTED: i32 = 130;
@@ -41,7 +46,8 @@ struct Job {
 /// Whatever keeps the job from starting or ends it.
 pub fn run(args: RunArgs) -> Result<()> {
     // Before anything is opened, so that a signal never meets a half-started job without us.
-    let interrupts = interrupts()?;
+    let has_started = Arc::new(AtomicBool::new(false));
+    let interrupts = interrupts(has_started.clone())?;
     let job = read_job(&args)?;
     let style = style(args.output, &job.spec);
     let folder = job.configuration.checkpoint_dir.clone().unwrap_or_default();
@@ -59,6 +65,7 @@ pub fn run(args: RunArgs) -> Result<()> {
             return Ok(());
         }
     };
+    has_started.store(true, Ordering::SeqCst);
     if let Some(checkpoint) = handle.resumed_from() {
         report::status(&format!("the job goes on from checkpoint {checkpoint} in {folder}"));
     }
@@ -78,10 +85,19 @@ fn from(args: &RunArgs) -> Option<String> {
     args.from.as_ref().map(|from| from.to_string_lossy().into_owned())
 }
 
-fn interrupts() -> Result<Receiver<()>> {
+/// Before the job has started there is nothing to finish: reading, compiling or looking for a database may take long, and the program ends at
+/// once. That is what a crash would leave at that moment.
+fn interrupts(has_started: Arc<AtomicBool>) -> Result<Receiver<()>> {
     let (sender, receiver) = channel();
-    // The receiver is gone only when the program ends anyway.
-    let handler = move || sender.send(()).unwrap_or(());
+    let handler = move || {
+        if !has_started.load(Ordering::SeqCst) {
+            report::status("interrupted before the job had started");
+            finish_saying();
+            std::process::exit(INTERRUPTED);
+        }
+        // The receiver is gone only when the program ends anyway.
+        sender.send(()).unwrap_or(());
+    };
     ctrlc::set_handler(handler).map_err(|e| Error::internal("the handler for Ctrl-C cannot be set").with_source(e))?;
     Ok(receiver)
 }
@@ -103,10 +119,17 @@ fn read_component(args: &RunArgs) -> Result<Job> {
     let (plugin, component) = loader.load(&args.file)?;
     let loaded = LoadedPlugin { plugin, args: args.args.clone(), component, replaces: None };
     let loaded = upgraded(loaded, args, &mut loader, &configuration)?;
-    let plan = loaded.plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
+    let plan = describe(&loaded.plugin, args)?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
     let spec = JobSpec::from_plan(name, Arc::new(plan));
     Ok(Job { spec, plugins: vec![loaded], configuration, grants: args.grants.clone() })
+}
+
+/// The plan of a component, which names nothing that the user did not name.
+fn describe(plugin: &Plugin, args: &RunArgs) -> Result<Plan> {
+    let plan = plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
+    Named::new(&args.args, &args.allowed_paths, &args.allowed_hosts).check(&plan)?;
+    Ok(plan)
 }
 
 /// The component itself, or the one that an upgrade has put in its place: a job goes on with the version that it had come to.
@@ -141,7 +164,7 @@ fn new_version(args: &RunArgs, job: &Job) -> remote::Load {
 
 fn new_component(new: &RunArgs, name: &str, configuration: &Configuration) -> Result<(JobSpec, Vec<LoadedPlugin>)> {
     let (plugin, component) = Loader::new(configuration)?.load(&new.file)?;
-    let plan = plugin.describe(&new.args).map_err(|e| e.at(new.file.display()))?;
+    let plan = describe(&plugin, new)?;
     let plugins = vec![LoadedPlugin { plugin, args: new.args.clone(), component, replaces: None }];
     Ok((JobSpec::from_plan(name, Arc::new(plan)), plugins))
 }
@@ -151,7 +174,11 @@ fn read_job_file(args: &RunArgs) -> Result<Job> {
     if !args.args.is_empty() {
         return Err(Error::new(code::BAD_OPTION, format!("{place}: a job file takes no arguments; they stand in the file")));
     }
-    let text = String::from_utf8(read(&args.file)?);
+    let text = read(&args.file, JOB_FILE_BYTES_MAX + 1)?;
+    if text.len() > JOB_FILE_BYTES_MAX {
+        return Err(Error::new(code::PLAN_LIMIT, format!("{place}: a job file has at most {JOB_FILE_BYTES_MAX} bytes")));
+    }
+    let text = String::from_utf8(text);
     let text = text.map_err(|e| Error::new(code::INVALID_JOB, format!("{place}: the file is no text")).with_source(e))?;
     let file = JobFile::parse(&text).map_err(|e| e.at(&place))?;
     let mut configuration = Configuration::default();
@@ -203,7 +230,10 @@ fn watch(handle: JobHandle, style: Style, interrupts: &Receiver<()>) -> Result<(
     while !handle.is_finished() {
         match interrupts.recv_timeout(LOOK) {
             // Whoever asks twice does not want to wait.
-            Ok(()) if stopped => std::process::exit(INTERRUPTED),
+            Ok(()) if stopped => {
+                finish_saying();
+                std::process::exit(INTERRUPTED)
+            }
             Ok(()) => {
                 stopped = true;
                 handle.stop();
@@ -224,10 +254,9 @@ fn watch(handle: JobHandle, style: Style, interrupts: &Receiver<()>) -> Result<(
     result.map(|ended| (ended, stopped))
 }
 
-/// A stderr that nobody reads does not end the job.
+/// Puts onto stderr what holds nothing of others.
 fn show(text: &str) {
-    let mut stderr = std::io::stderr();
-    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+    say_raw(text.to_owned());
 }
 
 #[cfg(test)]

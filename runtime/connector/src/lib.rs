@@ -20,6 +20,7 @@ mod enumerator;
 mod file;
 mod file_sink;
 mod format;
+mod needs;
 mod nexmark;
 mod once;
 mod options;
@@ -37,6 +38,7 @@ pub use file::FileOptions;
 #[cfg(feature = "parquet")]
 pub use file_sink::ParquetExport;
 pub use file_sink::{FileSinkOptions, RollingOptions};
+pub use needs::{Need, sink_needs, source_needs};
 pub use nexmark::NexmarkOptions;
 pub use print::PrintOptions;
 pub use socket::SocketOptions;
@@ -46,6 +48,10 @@ use std::sync::Arc;
 use streamrt_operator::{Sink, Source};
 use streamrt_types::{Error, Result, SystemClock, arrow_schema, code};
 use streamrt_wit::{Options, Schema};
+
+/// The connectors by name, for messages.
+const SOURCES: &str = "file, socket, datagen and nexmark";
+const SINKS: &str = "file, postgres, print and blackhole";
 
 /// Makes the source that a plan names: `file`, `socket`, `datagen` or `nexmark`.
 ///
@@ -60,7 +66,7 @@ pub fn source(connector: &str, options: &Options, schema: &Schema) -> Result<Arc
         "socket" => Ok(Arc::new(socket::SocketSource::new(options::read(connector, options)?, schema)?)),
         "datagen" => Ok(Arc::new(DatagenSource::new(options::read(connector, options)?, schema, SystemClock::shared())?)),
         "nexmark" => Ok(Arc::new(nexmark::NexmarkSource::new(options::read(connector, options)?, schema)?)),
-        _ => Err(options::unknown("source", connector, "file, socket, datagen and nexmark")),
+        _ => Err(options::unknown("source", connector, SOURCES)),
     }
 }
 
@@ -77,13 +83,23 @@ pub fn sink(connector: &str, options: &Options, schema: SchemaRef) -> Result<Box
         "postgres" => postgres(options, schema),
         "print" => Ok(Box::new(print::PrintSink::new(options::read(connector, options)?, std::io::stdout()))),
         "blackhole" => Ok(Box::new(blackhole::BlackholeSink::new(options::read(connector, options)?))),
-        _ => Err(options::unknown("sink", connector, "file, postgres, print and blackhole")),
+        _ => Err(options::unknown("sink", connector, SINKS)),
     }
 }
 
 #[cfg(feature = "postgres")]
 fn postgres(options: &Options, schema: SchemaRef) -> Result<Box<dyn Sink>> {
     Ok(Box::new(postgres_sink::PostgresSink::new(options::read("postgres", options)?, schema)?))
+}
+
+#[cfg(feature = "postgres")]
+fn postgres_needs(options: &Options) -> Result<Vec<Need>> {
+    postgres_sink::needs(&options::read("postgres", options)?)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres_needs(_options: &Options) -> Result<Vec<Need>> {
+    Err(options::left_out("postgres", "the connector", "postgres"))
 }
 
 #[cfg(not(feature = "postgres"))]

@@ -12,7 +12,7 @@ use streamrt_operator::{
     COMMITTABLES, DeadLetter, Operator, OperatorContext, Output, Sink, SinkOperator, SplitEvent, TaskMetrics, transaction_prefix,
 };
 use streamrt_state::{OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Error, Result, Status, Watermark, code};
+use streamrt_types::{Batch, Error, Result, Status, Watermark, code, say};
 use streamrt_wit::Options;
 
 /// A snapshot keeps the dead letters of a task under the uid of its first operator with this suffix.
@@ -66,9 +66,9 @@ impl Letters {
     fn show(&mut self, letter: &DeadLetter) {
         self.n_shown = self.n_shown.saturating_add(1);
         if self.n_shown <= SHOWN_MAX {
-            eprintln!("skipped [{}] {}: {} ({}) {}", letter.code, letter.uid, letter.message, letter.position, letter.record);
+            say!("skipped [{}] {}: {} ({}) {}", letter.code, letter.uid, letter.message, letter.position, letter.record);
         } else if self.n_shown == SHOWN_MAX + 1 {
-            eprintln!("skipped more; the summary counts them, and `-D poison.dead-letters=DIR` keeps them");
+            say!("skipped more; the summary counts them, and `-D poison.dead-letters=DIR` keeps them");
         }
     }
 

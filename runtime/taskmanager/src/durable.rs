@@ -22,7 +22,7 @@ use streamrt_checkpoint::{
 };
 use streamrt_graph::Head;
 use streamrt_operator::{COMMITTABLES, transaction_prefix};
-use streamrt_types::{Configuration, Error, Result, code, failpoint};
+use streamrt_types::{Configuration, Error, Result, code, failpoint, say};
 use streamrt_wit::Body;
 
 /// How often a start looks at a log that grows meanwhile. A leader writes a few entries a second, and a look takes some ms.
@@ -132,7 +132,7 @@ pub(crate) fn newest(store: &Store, history: &History) -> Result<Option<Snapshot
         match (load(store, published), candidates.peek()) {
             (Err(error), Some(before)) => {
                 let (savepoint, before) = (published.checkpoint, before.checkpoint);
-                eprintln!(
+                say!(
                     "streamrt: savepoint {savepoint} is passed over, since nothing was committed with it, for checkpoint {before}: {}",
                     error.message()
                 );
@@ -354,7 +354,7 @@ fn check_uids(restored: &Restored, operators: &[OperatorEntry], definition: &Def
     let goes_with_chains = |uid: &&str| uid.ends_with(GATE_SUFFIX) || uid.ends_with(DEAD_LETTERS_SUFFIX);
     let mut gone = restored.with_state().filter(|uid| !known.contains(uid) && !goes_with_chains(uid));
     if definition.configuration.allow_non_restored_state {
-        gone.for_each(|uid| eprintln!("streamrt: the checkpoint's state of `{uid}` is left behind, since the job does not have it"));
+        gone.for_each(|uid| say!("streamrt: the checkpoint's state of `{uid}` is left behind, since the job does not have it"));
         return Ok(());
     }
     match gone.next() {
@@ -376,7 +376,7 @@ fn name_new_operators(restored: &Restored, definition: &Definition) {
             _ => false,
         };
         if is_stateful && !restored.knows(&node.uid) {
-            eprintln!("streamrt: operator `{}` is not in the checkpoint, and starts without state", node.uid);
+            say!("streamrt: operator `{}` is not in the checkpoint, and starts without state", node.uid);
         }
     }
 }
@@ -511,7 +511,7 @@ impl Durable {
 
     /// A line for the user.
     pub fn say(&self, message: &str) {
-        eprintln!("streamrt: {message}");
+        say!("streamrt: {message}");
     }
 
     pub fn retire(&mut self, checkpoint: u64) -> Result<()> {

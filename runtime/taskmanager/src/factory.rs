@@ -4,6 +4,7 @@ use crate::attempt;
 use crate::control::Control;
 use crate::dead_letters::{DEAD_LETTERS_SUFFIX, DeadLetterOperator, DeadLetters};
 use crate::disks::Disks;
+use crate::guest_log;
 use crate::replaceable::{Seats, UserCode};
 use crate::restored::Restored;
 use arrow_schema::SchemaRef;
@@ -321,9 +322,9 @@ fn function_operator(
     })
 }
 
-/// Puts what a plugin says onto stderr.
+/// Puts what a plugin says onto stderr, as far as it is not too much.
 fn log(place: String) -> Log {
-    Arc::new(move |level, message| eprintln!("{} {place}: {message}", level_name(level)))
+    Arc::new(move |level, message| guest_log::say(&format!("{} {place}: {message}", level_name(level))))
 }
 
 /// A chain of one function.

@@ -207,6 +207,7 @@ pub(crate) fn define(
     disks: Option<Arc<Disks>>,
 ) -> Result<Definition> {
     let graph = JobGraph::new(StreamGraph::new(&job)?, parallelism);
+    graph.check_size(parallelism.max(configuration.max_parallelism.unwrap_or(1)))?;
     factory::check_grants(&graph, &grants)?;
     let max_parallelism = max_parallelism(&graph, configuration.max_parallelism, kept_max)?;
     Ok(Definition {

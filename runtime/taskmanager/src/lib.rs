@@ -15,6 +15,7 @@ mod enumerator;
 mod exits;
 mod factory;
 mod gate_task;
+mod guest_log;
 mod job;
 mod kept_region;
 mod mailbox;

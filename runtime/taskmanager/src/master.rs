@@ -14,7 +14,7 @@ use crate::wishes::answer;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use streamrt_types::{Error, ErrorKind, Result, code};
+use streamrt_types::{Error, ErrorKind, Result, code, say};
 
 /// Runs attempts until the job has ended.
 pub(crate) struct Master {
@@ -96,7 +96,7 @@ impl Master {
         let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
         let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
         let Some(delay) = delay else { return Err(error) };
-        eprintln!("streamrt: [{}] {}{what} in {:.1} s", error.code().id, error.with_causes(), delay.as_secs_f64());
+        say!("streamrt: [{}] {}{what} in {:.1} s", error.code().id, error.with_causes(), delay.as_secs_f64());
         self.shared.pause(delay);
         Ok(error)
     }
@@ -134,7 +134,7 @@ impl Master {
             return Err(error);
         }
         let Some(reply) = upgrade else { return self.again_or_withdraw(error) };
-        eprintln!("streamrt: [{}] the upgrade failed, and the version before goes on: {}", error.code().id, error.message());
+        say!("streamrt: [{}] the upgrade failed, and the version before goes on: {}", error.code().id, error.message());
         // The old version has not failed, so that no strategy is asked.
         let next = self.resume();
         answer(&reply, Err(Error::new(error.code(), format!("the old version goes on, because the upgrade failed: {}", error.message()))));
@@ -148,7 +148,7 @@ impl Master {
             other => return other,
         };
         if let Err(left) = durable::give_up(&self.shared.definition()) {
-            eprintln!("streamrt: [{}] {}", left.code().id, left.with_causes());
+            say!("streamrt: [{}] {}", left.code().id, left.with_causes());
         }
         Err(failed)
     }
@@ -174,7 +174,7 @@ impl Master {
         let Some(kept) = durable::look_again(&definition.configuration, from)? else { return Ok(None) };
         let Beginning { durable, restored, resumed } = durable::open(definition, kept)?;
         if let Some(checkpoint) = resumed {
-            eprintln!("streamrt: the job goes on from checkpoint {checkpoint}");
+            say!("streamrt: the job goes on from checkpoint {checkpoint}");
         }
         Attempt::start(definition, durable, &restored, &self.shared).map(Some)
     }

@@ -61,6 +61,16 @@ pub struct Configuration {
     pub plugin_deadline_ms: u64,
     /// `plugin.memory`: bytes of memory for an instance. Default 256 MiB.
     pub plugin_memory_bytes: usize,
+    /// `plugin.size`: bytes of a component. Default 64 MiB.
+    pub plugin_size_bytes: usize,
+    /// `plugin.compile-memory`: bytes of memory for compiling a component. Default 1 GiB: some twenty times what a component of 10 MiB takes.
+    pub plugin_compile_bytes: usize,
+    /// `plugin.compile-time`: how long compiling a component may take, in ms. Default 2 min.
+    pub plugin_compile_ms: u64,
+    /// `plugin.files-time`: how long the file calls of one call of a sink may take together, in ms; it does not count for the deadline. Default 1 min.
+    pub plugin_files_ms: u64,
+    /// `plugin.files-bytes`: bytes that one call of a sink may write to files. Default 1 GiB.
+    pub plugin_files_bytes: usize,
     /// `plugin.output`: bytes that one call may return. Default 64 MiB.
     pub plugin_output_bytes: usize,
     /// `plugin.epoch`: false switches the deadline checks in compiled code off, for trusted plugins. Default true.
@@ -123,6 +133,11 @@ impl Default for Configuration {
             dead_letters: None,
             plugin_deadline_ms: 5_000,
             plugin_memory_bytes: 256 << 20,
+            plugin_size_bytes: 64 << 20,
+            plugin_compile_bytes: 1 << 30,
+            plugin_compile_ms: 120_000,
+            plugin_files_ms: 60_000,
+            plugin_files_bytes: 1 << 30,
             plugin_output_bytes: 64 << 20,
             plugin_epoch: true,
             max_parallelism: None,
@@ -164,10 +179,15 @@ impl Configuration {
         "end-of-input.processing-time",
         "exchange.batches",
         "max-parallelism",
+        "plugin.compile-memory",
+        "plugin.compile-time",
         "plugin.deadline",
         "plugin.epoch",
+        "plugin.files-bytes",
+        "plugin.files-time",
         "plugin.memory",
         "plugin.output",
+        "plugin.size",
         "poison.dead-letters",
         "poison.policy",
         "restart.attempts",
@@ -198,6 +218,11 @@ impl Configuration {
             "poison.dead-letters" => self.dead_letters = Some(value.to_owned()),
             "plugin.deadline" => self.plugin_deadline_ms = parse_duration_ms(key, value)?,
             "plugin.memory" => self.plugin_memory_bytes = parse_bytes(key, value)?,
+            "plugin.files-bytes" => self.plugin_files_bytes = parse_bytes(key, value)?,
+            "plugin.files-time" => self.plugin_files_ms = positive(key, value, parse_duration_ms(key, value)?)?,
+            "plugin.size" => self.plugin_size_bytes = parse_bytes(key, value)?,
+            "plugin.compile-memory" => self.plugin_compile_bytes = parse_bytes(key, value)?,
+            "plugin.compile-time" => self.plugin_compile_ms = positive(key, value, parse_duration_ms(key, value)?)?,
             "plugin.output" => self.plugin_output_bytes = parse_bytes(key, value)?,
             "plugin.epoch" => self.plugin_epoch = boolean(key, value)?,
             "checkpoint.dir" => self.checkpoint_dir = Some(value.to_owned()),

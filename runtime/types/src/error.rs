@@ -75,6 +75,15 @@ impl Error {
     }
 }
 
+/// Why stdout cannot be written: that its reader has gone, as with `| head`, is no fault of anything, and trying again does not help.
+pub fn stdout_error(error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Error::new(crate::code::STDOUT_CLOSED, "nobody reads standard output any more"),
+        _ => Error::new(crate::code::FILE_IO, "standard output cannot be written"),
+    }
+    .with_source(error)
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)
