@@ -18,6 +18,7 @@ mod job;
 mod kept_region;
 mod mailbox;
 mod master;
+mod places;
 mod rate;
 mod reader;
 mod regions;
@@ -28,12 +29,13 @@ mod split_rows;
 mod statistics;
 mod task;
 mod upgrade;
+mod versions;
 mod wishes;
 
 pub use disks::StateBackend;
-pub use durable::replacement;
+pub use durable::{Replacing, replacement};
 pub use factory::LoadedPlugin;
-pub use job::{Ended, JobHandle, JobRemote, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
+pub use job::{Ended, JobHandle, JobRemote, JobState, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
 pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};
 pub use upgrade::Upgraded;
 
