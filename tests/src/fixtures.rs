@@ -86,7 +86,9 @@ impl Fixture {
 fn command(folder: &Path, backend: &str, further: &[&str]) -> Command {
     let mut args = vec!["run", "stored.wasm", "--parallelism", "2", "--grant", "sent=sent"];
     let backend = format!("state.backend={backend}");
-    for option in ["checkpoint.interval=100ms", "poison.policy=skip", "poison.dead-letters=letters", "state.memory=1MiB", "state.dir=state", &backend] {
+    for option in
+        ["checkpoint.interval=100ms", "poison.policy=skip", "poison.dead-letters=letters", "state.memory=1MiB", "state.dir=state", &backend]
+    {
         args.extend(["-D", option]);
     }
     args.extend(further);

@@ -59,7 +59,10 @@ fn a_plan_of_each_version_is_read() {
         let text = std::fs::read_to_string(version.join("inspect.json")).unwrap();
         let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
         let plan = Plan::from_json(&shown["plan"].to_string()).unwrap();
-        assert_eq!((plan.nodes.len(), plan.functions.len()), (shown["plan"]["nodes"].as_array().unwrap().len(), shown["plan"]["functions"].as_array().unwrap().len()));
+        assert_eq!(
+            (plan.nodes.len(), plan.functions.len()),
+            (shown["plan"]["nodes"].as_array().unwrap().len(), shown["plan"]["functions"].as_array().unwrap().len())
+        );
         // What is written today holds all that was written then.
         let again = serde_json::to_value(&plan).unwrap();
         assert_eq!(again["nodes"], shown["plan"]["nodes"]);

@@ -167,7 +167,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (living, _listener) = ControlSocket::make(folder.path(), "living").unwrap();
         // A process that ends by itself closes its files, which frees its lock, and removes nothing.
-        fs::write(file(folder.path(), "dead0000"), serde_json::to_string(&Entry { name: "dead".into(), host: host(), pid: 1 }).unwrap()).unwrap();
+        fs::write(file(folder.path(), "dead0000"), serde_json::to_string(&Entry { name: "dead".into(), host: host(), pid: 1 }).unwrap())
+            .unwrap();
         drop(UnixListener::bind(socket(folder.path(), "dead0000")).unwrap());
         fs::write(folder.path().join("notes"), "x").unwrap();
         std::os::unix::fs::symlink("notes", file(folder.path(), "link0000")).unwrap();

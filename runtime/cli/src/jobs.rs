@@ -28,7 +28,9 @@ pub fn list(args: &ListArgs) -> Result<()> {
     };
     let listed: Vec<(Registered, Option<Description>)> = asked.into_iter().filter_map(answer).collect();
     match args.output {
-        Format::Json => print(&listed.iter().map(|(job, description)| format!("{}\n", object(job, description.as_ref()))).collect::<String>()),
+        Format::Json => {
+            print(&listed.iter().map(|(job, description)| format!("{}\n", object(job, description.as_ref()))).collect::<String>())
+        }
         Format::Text => print(&table(&listed)),
     }
 }

@@ -51,7 +51,9 @@ pub fn is_same(key: &Value, wanted: &Value) -> bool {
     match (key, wanted) {
         (Value::Array(key), Value::Array(wanted)) => key.len() == wanted.len() && key.iter().zip(wanted).all(|(a, b)| is_same(a, b)),
         // 1 and 1.0 are one number.
-        (Value::Number(key), Value::Number(wanted)) => key == wanted || (key.is_f64() || wanted.is_f64()) && key.as_f64() == wanted.as_f64(),
+        (Value::Number(key), Value::Number(wanted)) => {
+            key == wanted || (key.is_f64() || wanted.is_f64()) && key.as_f64() == wanted.as_f64()
+        }
         _ => key == wanted,
     }
 }
@@ -87,6 +89,8 @@ mod tests {
 
     #[test]
     fn numbers_are_compared_by_value() {
-        assert!(is_same(&json!([1.0, "a"]), &json!([1, "a"])) && !is_same(&json!([1]), &json!([2])) && !is_same(&json!(["1"]), &json!([1])));
+        assert!(
+            is_same(&json!([1.0, "a"]), &json!([1, "a"])) && !is_same(&json!([1]), &json!([2])) && !is_same(&json!(["1"]), &json!([1]))
+        );
     }
 }

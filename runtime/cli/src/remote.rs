@@ -142,7 +142,8 @@ fn serve(mut stream: &UnixStream, job: &JobRemote, load: &Load) -> io::Result<()
     let (sender, answer) = channel();
     let (job, load) = (job.clone(), load.clone());
     // Whoever asked may go meanwhile; what was begun is done nevertheless.
-    let work = move || sender.send(request.map_or_else(|error| failed(&error), |request| carry_out(request, &job, &load))).unwrap_or_default();
+    let work =
+        move || sender.send(request.map_or_else(|error| failed(&error), |request| carry_out(request, &job, &load))).unwrap_or_default();
     std::thread::Builder::new().name("command".into()).spawn(work)?;
     loop {
         let answer = match answer.recv_timeout(BEAT) {
@@ -233,7 +234,9 @@ impl Asked {
                 Ok(Ok(Answer::Working)) => {}
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(e)) => return Err(Error::new(code::CONNECTION_LOST, "the job has ended before it answered").with_source(e)),
-                Err(RecvTimeoutError::Disconnected) => return Err(Error::new(code::CONNECTION_LOST, "the job has ended before it answered")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::new(code::CONNECTION_LOST, "the job has ended before it answered"));
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(Error::new(code::NO_ANSWER, format!("the job has not answered for {} s", silence.as_secs_f64())));
                 }

@@ -161,7 +161,10 @@ fn upgraded(
         Ok(LoadedPlugin { name, plugin, component: Arc::new(bytes), replaces, args: named.args.clone() })
     };
     let loaded = load(replacing.name, replacing.component)?;
-    report::status(&format!("the job was upgraded: it goes on with the component {}", loaded.plugin.digest().get(..12).unwrap_or_default()));
+    report::status(&format!(
+        "the job was upgraded: it goes on with the component {}",
+        loaded.plugin.digest().get(..12).unwrap_or_default()
+    ));
     let before = replacing.before.map(|(name, bytes)| load(name, bytes)).transpose()?;
     Ok((loaded, before))
 }

@@ -3,15 +3,15 @@
 //! A new attempt takes the job over, reads the newest checkpoint, checks that it is of the same job, and settles its sinks: what the
 //! checkpoint holds is committed, what no checkpoint names is withdrawn. Only then tasks run.
 
-use crate::attempt;
-use crate::dead_letters::{self, DEAD_LETTERS_SUFFIX, DeadLetters};
+use crate::dead_letters::DEAD_LETTERS_SUFFIX;
 use crate::disk_uploads::DiskUploads;
 use crate::disks::Disks;
 use crate::enumerator::ENUMERATOR_SUFFIX;
-use crate::factory::{Definition, Factory};
+use crate::factory::Definition;
+use crate::fits;
 use crate::kept_region::KeptRegion;
-use crate::places::Promised;
 use crate::restored::Restored;
+use crate::settle::{is_committed, settle, uncommitted};
 use crate::task::GATE_SUFFIX;
 use crate::versions::Before;
 use serde_json::{Value, json};
@@ -23,9 +23,7 @@ use streamrt_checkpoint::{
     SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
-use streamrt_operator::{COMMITTABLES, OperatorContext, Sink, transaction_prefix};
 use streamrt_types::{Configuration, Error, Result, code, failpoint};
-use streamrt_wit::Body;
 
 /// How often a start looks at a log that grows meanwhile. A leader writes a few entries a second, and a look takes some ms.
 const LOOKS_MAX: u32 = 50;
@@ -244,12 +242,12 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
         check_same((manifest, history.components(manifest)), definition, store.as_ref().map_or("", Store::location))?;
     }
     let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
-    check_backend(&restored, definition)?;
+    fits::check_backend(&restored, definition)?;
     restored.places.check_sources(definition)?;
     let operators = operators_of(definition);
-    check_uids(&restored, &operators, definition)?;
+    fits::check_uids(&restored, &operators, definition)?;
     if snapshot.is_some() {
-        name_new_operators(&restored, definition);
+        fits::name_new_operators(&restored, definition);
     }
     let mut number = 0;
     let mut durable = match store {
@@ -284,7 +282,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
 }
 
 /// The number of a snapshot in the log; 0 if it does not stand there.
-fn number_in(history: &History, snapshot: &Snapshot) -> u64 {
+pub(crate) fn number_in(history: &History, snapshot: &Snapshot) -> u64 {
     let checksum = &snapshot.published().manifest.checksum;
     history.published.iter().find(|known| known.manifest.checksum == *checksum).map_or(0, |known| known.checkpoint)
 }
@@ -301,33 +299,6 @@ fn note_version(log: &mut JobLog, number: u64, newest: &Manifest, definition: &D
     let digests = log.history().components(newest).iter().map(|component| component.digest.as_str());
     let runs = definition.plugins.iter().map(|plugin| plugin.plugin.digest());
     if newest.before.is_empty() || digests.eq(runs) { Ok(()) } else { log.append(Entry::RolledBack { checkpoint: number }) }
-}
-
-/// Withdraws what the job has written and no checkpoint names, because it will not be tried again by itself. The job is taken over for it: an
-/// attempt that could not start may have done so as well.
-///
-/// # Errors
-/// What keeps it from being withdrawn, with how it is called.
-pub(crate) fn give_up(definition: &Arc<Definition>) -> Result<()> {
-    let Some(store) = definition.configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(()) };
-    let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
-    let job = job_id(&log.history().job);
-    let restored = uncommitted(&store, log.history())?;
-    settle(definition, job.clone(), log.generation(), restored.as_ref()).map_err(|e| {
-        e.at(format_args!("what was not committed is left behind, under names with `{job}`, until the next start withdraws it"))
-    })?;
-    log.append(Entry::Ended { state: EndState::Failed })
-}
-
-/// What the newest checkpoint promises to commit; `None` if there is none, or that is known to be done.
-fn uncommitted(store: &Store, history: &History) -> Result<Option<Restored>> {
-    let newest = newest(store, history)?;
-    newest.as_ref().filter(|newest| !is_committed(history, newest)).map(Restored::read).transpose()
-}
-
-/// Whether the log says that what a snapshot promises to commit is committed. A reader of the results may have moved it away since.
-pub(crate) fn is_committed(history: &History, snapshot: &Snapshot) -> bool {
-    (1..=history.committed).contains(&number_in(history, snapshot))
 }
 
 /// How a job is called in the names of its transactions.
@@ -389,53 +360,6 @@ fn check_same(kept: (&Manifest, &[PluginEntry]), definition: &Definition, folder
 
 fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
-}
-
-/// Refuses files that the job's backend does not read.
-fn check_backend(restored: &Restored, definition: &Definition) -> Result<()> {
-    match restored.on_disk().filter(|_| definition.disks.is_none()) {
-        None => Ok(()),
-        Some(uid) => {
-            let message = format!(
-                "the checkpoint holds the state of operator `{uid}` in files of the rocksdb backend: go on with `-D state.backend=rocksdb`, \
-                 or make a savepoint with it, which every backend reads"
-            );
-            Err(Error::new(code::SNAPSHOT_FOREIGN, message))
-        }
-    }
-}
-
-/// Refuses state whose operator is gone. A gate's watermark goes with the shape of the chains, and dead letters are settled already.
-fn check_uids(restored: &Restored, operators: &[OperatorEntry], definition: &Definition) -> Result<()> {
-    let known: BTreeSet<&str> = operators.iter().map(|operator| operator.uid.as_str()).collect();
-    let goes_with_chains = |uid: &&str| uid.ends_with(GATE_SUFFIX) || uid.ends_with(DEAD_LETTERS_SUFFIX);
-    let mut gone = restored.with_state().filter(|uid| !known.contains(uid) && !goes_with_chains(uid));
-    if definition.configuration.allow_non_restored_state {
-        gone.for_each(|uid| eprintln!("streamrt: the checkpoint's state of `{uid}` is left behind, since the job does not have it"));
-        return Ok(());
-    }
-    match gone.next() {
-        None => Ok(()),
-        Some(uid) => {
-            Err(Error::new(code::STATE_GONE, format!("the checkpoint holds state of operator `{uid}`, which the job does not have")))
-        }
-    }
-}
-
-/// Says which operators with state the snapshot does not know: they start empty, which may be a mistake in a uid.
-fn name_new_operators(restored: &Restored, definition: &Definition) {
-    let stream = &definition.graph.stream;
-    for (number, node) in stream.nodes.iter().enumerate() {
-        let has_states = |function: &&streamrt_graph::FunctionRef| !function.function().states.is_empty() || function.function().timers;
-        let is_stateful = match node.body {
-            Body::Aggregate { .. } | Body::Window { .. } => true,
-            Body::Function { .. } => stream.functions_of(number).iter().any(has_states),
-            _ => false,
-        };
-        if is_stateful && !restored.knows(&node.uid) {
-            eprintln!("streamrt: operator `{}` is not in the checkpoint, and starts without state", node.uid);
-        }
-    }
 }
 
 /// Everything that has state in a snapshot, with its vertex.
@@ -618,53 +542,4 @@ impl Durable {
         publish(&manifest, &store, &mut self.log, commits)?;
         Ok(())
     }
-}
-
-/// Commits what a checkpoint holds, unless that is known to be done (`None`), and withdraws what it does not name.
-pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: Option<&Restored>) -> Result<()> {
-    let all: Vec<usize> = (0..definition.graph.vertices.len()).collect();
-    let factory = Factory { definition, control: Arc::default(), job, generation, restored: Arc::default() };
-    settle_sinks(&factory, restored, &all)?;
-    dead_letters::settle(&factory, restored, &[dead_letters::prefix(&factory.job)])
-}
-
-/// As [`settle`], of the sinks of these vertices.
-pub(crate) fn settle_sinks(factory: &Factory<'_>, restored: Option<&Restored>, vertices: &[usize]) -> Result<()> {
-    let Factory { definition, job, .. } = factory;
-    for (node, mut sink) in factory.sinks(vertices)? {
-        let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::default(), &DeadLetters::default());
-        let uid = &context.uid;
-        let place = |e: Error| e.at(format_args!("sink `{uid}`"));
-        // In the order of the subtasks, and of the checkpoints within each.
-        let parts = restored.map_or(&[][..], |restored| restored.parts(uid));
-        let items = parts.iter().flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat();
-        let body = &definition.graph.stream.nodes[node].body;
-        let promised = restored.map_or(Promised::Here, |restored| restored.places.of_sink(uid, body, job));
-        let here = match promised {
-            Promised::Here => items,
-            Promised::Before(old) => {
-                settle_sink(factory.sink_as(node, old)?.as_mut(), &context, &items).map_err(place)?;
-                Vec::new()
-            }
-            Promised::Elsewhere => {
-                if !items.is_empty() {
-                    eprintln!("streamrt: sink `{uid}` writes to another place now; what the snapshot has not committed is left to its own job");
-                }
-                Vec::new()
-            }
-        };
-        settle_sink(sink.as_mut(), &context, &here).map_err(place)?;
-    }
-    Ok(())
-}
-
-/// Commits what was promised, and withdraws everything else that the job has written there.
-fn settle_sink(sink: &mut dyn Sink, context: &OperatorContext, promised: &[Vec<u8>]) -> Result<()> {
-    sink.open(context)?;
-    for item in promised {
-        failpoint("recovery.commit")?;
-        sink.commit(item)?;
-    }
-    failpoint("recovery.abort")?;
-    sink.abort_unlisted(&transaction_prefix(&context.job, &context.uid), &[])
 }

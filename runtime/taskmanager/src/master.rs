@@ -9,6 +9,7 @@ use crate::factory::Definition;
 use crate::job::{JobState, Shared};
 use crate::regions::Attempt;
 use crate::restart::RestartStrategy;
+use crate::settle;
 use crate::upgrade::{Replacement, Upgraded};
 use crate::versions::Before;
 use crate::wishes::answer;
@@ -162,7 +163,7 @@ impl Master {
             // The version before has not failed, so that no strategy is asked.
             return self.resume().or_else(|error| self.again_or_withdraw(error));
         }
-        if let Err(left) = durable::give_up(&self.shared.definition()) {
+        if let Err(left) = settle::give_up(&self.shared.definition()) {
             eprintln!("streamrt: [{}] {}", left.code().id, left.with_causes());
         }
         let way_back = self.shared.versions.way_back().filter(|_| failed.kind() != ErrorKind::Unavailable);

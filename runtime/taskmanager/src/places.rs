@@ -43,10 +43,11 @@ impl Places {
     }
 
     /// # Errors
-    /// `Invalid` (S7012) if a source would not read what it names.
+    /// `Invalid` (S7013) if a source would not read what it names.
     pub fn check_sources(&self, definition: &Definition) -> Result<()> {
         for node in definition.graph.stream.nodes.iter().filter(|node| matches!(node.body, Body::Source { .. })) {
-            let Some((old, new)) = self.bodies.get(&node.uid).and_then(place_of).zip(place_of(&node.body)).filter(|(old, new)| old != new) else {
+            let Some((old, new)) = self.bodies.get(&node.uid).and_then(place_of).zip(place_of(&node.body)).filter(|(old, new)| old != new)
+            else {
                 continue;
             };
             let uid = &node.uid;

@@ -170,7 +170,9 @@ impl Wishes {
         };
         for (number, wish) in begun {
             match wish {
-                Wish::Upgrade(_) => wish.refuse(Error::new(code::CHECKPOINT_FAILED, "the job failed before it was upgraded: ask for it once more")),
+                Wish::Upgrade(_) => {
+                    wish.refuse(Error::new(code::CHECKPOINT_FAILED, "the job failed before it was upgraded: ask for it once more"))
+                }
                 Wish::Savepoint(savepoint) => self.renew(number, savepoint, &published),
             }
         }

@@ -149,7 +149,7 @@ codes! {
     /// A new version of a job that cannot keep its state.
     INCOMPATIBLE = "S7011", Invalid, "Keep the uids, keys and types of state that are named, or start the new version without the old state.";
     /// A job that starts from a snapshot with other arguments than it was made with, which it would not follow.
-    CHANGED_ARGUMENTS = "S7012", Invalid, "Give the arguments that the snapshot was made with, or choose one of the ways that are named.";
+    CHANGED_ARGUMENTS = "S7013", Invalid, "Give the arguments that the snapshot was made with, or choose one of the ways that are named.";
 
     /// A task ended because another one did.
     CANCELLED = "S8001", Unavailable, "Another task ended first; its own message says why.";

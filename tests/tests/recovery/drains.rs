@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use streamrt_tests::binary::{LIMIT, Running, hidden_files, outputs, run, streamrt};
+use streamrt_tests::binary::{LIMIT, hidden_files, outputs, run, streamrt};
 
 use crate::jobs::Job;
 use crate::savepoints;
@@ -20,7 +20,11 @@ fn a_drain_and_its_savepoint_outlive_a_restart() {
     let folder = job.path("drained");
     savepoints::command(&job, &["stop", "session-clicks", "--drain", "--savepoint", folder.to_str().unwrap()]).succeeded();
     let ended = running.finish(LIMIT).succeeded();
-    assert!(ended.stderr.contains("the failpoint `end.before-last-checkpoint`") && ended.stderr.contains("trying again"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("the failpoint `end.before-last-checkpoint`") && ended.stderr.contains("trying again"),
+        "{}",
+        ended.stderr
+    );
     assert!(ended.stderr.contains("finished: "), "it ends as it was told to: {}", ended.stderr);
     let clicks: u64 = outputs(&job.path("out")).lines("").iter().map(|line| savepoints::number(line, "clicks")).sum();
     assert!(clicks > 0 && clicks < job.n_lines() as u64, "{clicks} of {} clicks", job.n_lines());

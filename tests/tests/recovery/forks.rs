@@ -83,7 +83,7 @@ fn a_snapshot_does_not_go_on_in_another_input_silently() {
     running.finish(LIMIT).succeeded();
     std::fs::copy(job.path("input"), &copy).unwrap();
     let other = args(&job, "forked", &folder, "--input", &copy);
-    let refused = run(&other).failed_with("S7012").names("--allow-changed-arguments").names("another uid");
+    let refused = run(&other).failed_with("S7013").names("--allow-changed-arguments").names("another uid");
     assert!(refused.stderr.contains(copy.to_str().unwrap()), "{}", refused.stderr);
     assert!(!job.path("forked/log").exists(), "a refusal changes nothing");
     let mut allowed = other;

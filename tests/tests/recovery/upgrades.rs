@@ -373,7 +373,8 @@ fn a_later_failure_names_the_way_back() {
     let checkpoints = job.path("checkpoints").to_string_lossy().into_owned();
     running.finish(LIMIT).failed_with("S4001").names(&format!("give the same command with `--from {checkpoints}`"));
     job.check_part("after it failed");
-    let mut args: Vec<String> = job.command(3, 0, &["checkpoint.interval=1s"]).get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let mut args: Vec<String> =
+        job.command(3, 0, &["checkpoint.interval=1s"]).get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let at = args.iter().position(|arg| arg == "--").unwrap();
     args.splice(at..at, ["--from".to_owned(), checkpoints]);
     Running::start(job.in_cache(args)).finish(LIMIT).succeeded();

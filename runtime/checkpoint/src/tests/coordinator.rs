@@ -237,11 +237,7 @@ impl World {
                 }
             }
             Action::Abort { checkpoint, .. } => self.over = checkpoint,
-            Action::Stop
-            | Action::Fail { .. }
-            | Action::RollBack { .. }
-            | Action::Retire { .. }
-            | Action::Refuse { .. } => (),
+            Action::Stop | Action::Fail { .. } | Action::RollBack { .. } | Action::Retire { .. } | Action::Refuse { .. } => (),
         }
     }
 

@@ -234,7 +234,7 @@ struct Running {
 
 fn job(env: &mut Env) -> Result<()> {
     let (input, output) = (env.arg("input")?, env.arg("output")?);
-    let to = |name: &str| File::json(format!("{output}/{name}"));
+    let at = |name: &str| format!("{output}/{name}");
     let in_order = || Watermarks::bounded(Event::TIME, millis(0));
     let limits = env.source("limits", File::csv::<Limit>(format!("{input}/limits.csv")));
     let limits = limits.watermarks(Watermarks::bounded(Limit::TIME, millis(0))).broadcast();
@@ -242,18 +242,24 @@ fn job(env: &mut Env) -> Result<()> {
     let terms = || [window_start().to("start"), count().to("count"), sum(Event::N).to("sum")];
 
     let keyed = events.key_by(Event::KEY).process("keyed", Keyed::default());
-    keyed.sink("keyed-out", to("keyed"));
+    keyed.sink("keyed-out", File::json(at("keyed")));
     keyed.write_ahead_sink("sent", Sender::default());
     let positive = events.filter("positive", |event: &Event| event.n >= 0);
-    positive.key_by(Event::KEY).connect(&limits).process("limited", Limited::default()).sink("limited-out", to("limited"));
-    positive.global().process("held", Held::default()).parallelism(1).sink("held-out", to("held"));
-    positive.key_by(Event::KEY).aggregate_running::<Running>("running", [count().to("count"), max(Event::N).to("most")]).sink("running-out", to("running"));
-    let windows = |assigner: Assigner| positive.key_by(Event::KEY).window(assigner);
-    windows(Tumbling::of(secs(30))).aggregate::<Counted>("tumbling", terms()).sink("tumbling-out", to("tumbling"));
-    windows(Sliding::of(secs(40), secs(10))).aggregate::<Counted>("sliding", terms()).sink("sliding-out", to("sliding"));
-    windows(Session::with_gap(secs(3))).aggregate::<Counted>("sessions", terms()).sink("sessions-out", to("sessions"));
-    windows(Tumbling::of(secs(20))).reduce("reduced", |a: &Event, b: &Event| Event { n: a.n + b.n, ..a.clone() }).sink("reduced-out", to("reduced"));
-    windows(Tumbling::of(secs(25))).process("whole", All).sink("whole-out", to("whole"));
+    positive.key_by(Event::KEY).connect(&limits).process("limited", Limited::default()).sink("limited-out", File::json(at("limited")));
+    positive.global().process("held", Held::default()).parallelism(1).sink("held-out", File::json(at("held")));
+    positive
+        .key_by(Event::KEY)
+        .aggregate_running::<Running>("running", [count().to("count"), max(Event::N).to("most")])
+        .sink("running-out", File::json(at("running")));
+    let keys = || positive.key_by(Event::KEY);
+    keys().window(Tumbling::of(secs(30))).aggregate::<Counted>("tumbling", terms()).sink("tumbling-out", File::json(at("tumbling")));
+    keys().window(Sliding::of(secs(40), secs(10))).aggregate::<Counted>("sliding", terms()).sink("sliding-out", File::json(at("sliding")));
+    keys().window(Session::with_gap(secs(3))).aggregate::<Counted>("sessions", terms()).sink("sessions-out", File::json(at("sessions")));
+    keys()
+        .window(Tumbling::of(secs(20)))
+        .reduce("reduced", |a: &Event, b: &Event| Event { n: a.n + b.n, ..a.clone() })
+        .sink("reduced-out", File::json(at("reduced")));
+    keys().window(Tumbling::of(secs(25))).process("whole", All).sink("whole-out", File::json(at("whole")));
     Ok(())
 }
 
