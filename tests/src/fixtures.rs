@@ -186,7 +186,7 @@ fn write_input(folder: &Path) {
         let number = if n % 500 == 250 { -1 } else { n as i64 };
         events += &format!("{},{number},{}\n", n * 7 % 40, n * 100);
     }
-    let limits: String = (0..30).map(|limit| format!("{},{},{}\n", limit % 40, limit * 100, limit * 10_000)).collect();
+    let limits: String = (0..30).map(|limit| format!("{},{},{}\n", limit % 40, limit * 150, limit * 10_000)).collect();
     std::fs::write(folder.join("events.csv"), events).expect("the input can be written");
     std::fs::write(folder.join("limits.csv"), limits).expect("the input can be written");
 }

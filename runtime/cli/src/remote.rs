@@ -238,7 +238,10 @@ impl Asked {
                     return Err(Error::new(code::CONNECTION_LOST, "the job has ended before it answered"));
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(Error::new(code::NO_ANSWER, format!("the job has not answered for {} s", silence.as_secs_f64())));
+                    return Err(Error::new(
+                        code::NO_ANSWER,
+                        format!("the job has not answered for {} s; what was asked may be done when it goes on", silence.as_secs_f64()),
+                    ));
                 }
             }
         }

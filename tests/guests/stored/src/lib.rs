@@ -254,7 +254,7 @@ fn job(env: &mut Env) -> Result<()> {
     let keys = || positive.key_by(Event::KEY);
     keys().window(Tumbling::of(secs(30))).aggregate::<Counted>("tumbling", terms()).sink("tumbling-out", File::json(at("tumbling")));
     keys().window(Sliding::of(secs(40), secs(10))).aggregate::<Counted>("sliding", terms()).sink("sliding-out", File::json(at("sliding")));
-    keys().window(Session::with_gap(secs(3))).aggregate::<Counted>("sessions", terms()).sink("sessions-out", File::json(at("sessions")));
+    keys().window(Session::with_gap(secs(5))).aggregate::<Counted>("sessions", terms()).sink("sessions-out", File::json(at("sessions")));
     keys()
         .window(Tumbling::of(secs(20)))
         .reduce("reduced", |a: &Event, b: &Event| Event { n: a.n + b.n, ..a.clone() })
