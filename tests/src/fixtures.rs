@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use crate::binary::{LIMIT, Running, component, repository, streamrt};
 
 /// Rows of the input, and the rate at which a job reads that is to be stopped in the middle.
-const ROWS: usize = 3_000;
-const RATE: usize = 3_000;
+const ROWS: usize = 900;
+const RATE: usize = 200;
 
 /// Each backend, with what its job goes on from.
 pub const KINDS: [(&str, Origin); 4] =
@@ -62,15 +62,24 @@ impl Fixture {
         self.version.join(self.name())
     }
 
+    fn digest(&self) -> String {
+        let text = std::fs::read_to_string(self.version.join("inspect.json")).expect("a version has what `inspect` said of its component");
+        let shown: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        shown["digest"].as_str().expect("it has the digest").to_owned()
+    }
+
     /// Goes on from a copy in `folder`, to the end. Returns all that was written.
     #[track_caller]
     pub fn restore(&self, folder: &Path) -> Lines {
         copy(&self.folder(), folder);
         copy(&self.version.join("input"), &folder.join("input"));
         std::fs::copy(self.version.join("stored.wasm"), folder.join("stored.wasm")).expect("a fixture has its component");
-        // Kept once for all, as snapshots keep it by its digest.
+        // Snapshots keep it by its digest; here it is kept once for all.
+        let digest = self.digest();
         for parent in ["checkpoints", "savepoint"].map(|name| folder.join(name)).iter().filter(|parent| parent.exists()) {
-            copy(&self.version.join("plugins"), &parent.join("plugins"));
+            std::fs::create_dir(parent.join("plugins")).expect("it is not there");
+            let kept = parent.join(format!("plugins/{digest}.wasm"));
+            std::fs::copy(self.version.join("stored.wasm"), kept).expect("a fixture has its component");
         }
         let further: &[&str] = match self.from {
             Origin::Checkpoint => &["-D", "checkpoint.dir=checkpoints"],
@@ -191,32 +200,30 @@ fn write_input(folder: &Path) {
     std::fs::write(folder.join("limits.csv"), limits).expect("the input can be written");
 }
 
-/// Leaves what a crash leaves: a checkpoint whose commits were not carried out, or a savepoint behind the last checkpoint.
+/// Leaves what a crash leaves, a checkpoint whose commits were not carried out; or a savepoint with which the job was stopped.
 fn stop_in_the_middle(folder: &Path, (backend, from): (&str, Origin)) {
     let rate = format!("source.rate={RATE}");
     let mut command = command(folder, backend, &["-D", "checkpoint.dir=checkpoints", "-D", &rate]);
     if from == Origin::Checkpoint {
-        command.env("STREAMRT_FAILPOINTS", "complete.before=crash:5");
+        command.env("STREAMRT_FAILPOINTS", "complete.before=crash:3");
         assert!(!Running::start(command).finish(LIMIT).status.success(), "the failpoint did not act");
         return;
     }
-    let mut running = Running::start(command);
+    let running = Running::start(command);
     let start = Instant::now();
     while std::fs::read_dir(folder.join("checkpoints/log")).map_or(0, Iterator::count) < 8 {
         assert!(start.elapsed() < LIMIT, "the job makes no checkpoints");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let mut savepoint = streamrt(["savepoint", "stored", "savepoint"]);
+    let mut savepoint = streamrt(["stop", "stored", "--savepoint", "savepoint"]);
     savepoint.current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache"));
     Running::start(savepoint).finish(LIMIT).succeeded();
-    running.kill();
-    running.finish(LIMIT);
+    running.finish(LIMIT).succeeded();
 }
 
 /// Keeps what a restart needs.
 fn keep(folder: &Path, fixture: &Fixture) {
     let snapshot = if fixture.from == Origin::Savepoint { "savepoint" } else { "checkpoints" };
-    copy(&folder.join(snapshot).join("plugins"), &fixture.version.join("plugins"));
     std::fs::remove_dir_all(folder.join(snapshot).join("plugins")).expect("a snapshot has its components");
     for name in [snapshot, "out", "letters", "sent"].map(|name| folder.join(name)).iter().filter(|path| path.exists()) {
         copy(name, &fixture.folder().join(name.file_name().expect("it has a name")));
