@@ -44,6 +44,7 @@ pub use print::PrintOptions;
 pub use socket::SocketOptions;
 
 use arrow_schema::SchemaRef;
+use serde_json::Value;
 use std::sync::Arc;
 use streamrt_operator::{Sink, Source};
 use streamrt_types::{Error, Result, SystemClock, arrow_schema, code};
@@ -107,9 +108,21 @@ fn postgres(_options: &Options, _schema: SchemaRef) -> Result<Box<dyn Sink>> {
     Err(options::left_out("postgres", "the connector", "postgres"))
 }
 
+/// Where the data of a connector with these options is, for comparisons and messages; `None` if it is in no place. A password is no part of it.
+pub fn place(connector: &str, options: &Options) -> Option<String> {
+    let text = |name: &str| options.get(name).and_then(Value::as_str);
+    match connector {
+        "file" => text("path").map(str::to_owned),
+        "socket" => Some(format!("{}:{}", text("host").unwrap_or("localhost"), options.get("port")?)),
+        // The user and the password stand before the last `@`, or behind a `?`.
+        "postgres" => Some(format!("table {} of {}", text("table")?, text("url")?.split('?').next()?.rsplit('@').next()?)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use std::collections::{BTreeMap, BTreeSet};
     use streamrt_types::Error;
     use streamrt_wit::{DataType, Field};
@@ -128,6 +141,16 @@ mod tests {
         let error = refused(kind, connector, options);
         assert_eq!(error.code().id, "S2007", "{error}");
         assert!(error.message().contains(expected), "{error}");
+    }
+
+    #[test]
+    fn places_tell_where_data_is_and_no_password() {
+        let place = |connector, options: Value| super::place(connector, options.as_object().unwrap());
+        assert_eq!(place("file", json!({"path": "in/*.csv", "format": "csv"})).unwrap(), "in/*.csv");
+        assert_eq!(place("socket", json!({"port": 7777})).unwrap(), "localhost:7777");
+        let postgres = json!({"url": "postgresql://me:secret@h:5432/d?password=p", "table": "t"});
+        assert_eq!(place("postgres", postgres).unwrap(), "table t of h:5432/d");
+        assert_eq!(place("print", json!({})), None);
     }
 
     #[test]

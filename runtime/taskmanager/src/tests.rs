@@ -47,7 +47,7 @@ fn run_plan(plan: &Value, parallelism: u32, configuration: Configuration) -> Res
     let plan = Plan::from_json(&plan.to_string()).unwrap();
     let job = JobSpec::from_plan("test", Arc::new(plan));
     let grants = Default::default();
-    match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from: None, grants, state: None })? {
+    match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from: None, grants, state: None, before: None })? {
         Submission::Started(handle) => Ok(handle),
         Submission::Finished => panic!("a job without checkpoints never was"),
     }
