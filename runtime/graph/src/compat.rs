@@ -378,9 +378,6 @@ mod tests {
     #[test]
     fn what_is_no_job_is_an_error_with_its_place() {
         let wrong = job(|plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}));
-        assert_eq!(
-            compare(&job(|_| {}), &wrong).unwrap_err().message(),
-            "node `alert`: the input has no key; partition it by `key_by` in front"
-        );
+        assert_eq!(compare(&job(|_| {}), &wrong).unwrap_err().message(), "node `alert`: column `k` is not in the key of the stream");
     }
 }
