@@ -119,7 +119,7 @@ fn a_line_that_is_too_long_for_memory_is_a_poison_record() {
 
 #[test]
 fn a_time_that_cannot_be_told_in_ms_is_a_poison_record() {
-    Case::new("hot-items", &[GOOD[0], "1,100,7,pv,9223372036854775807"]).run(&[]).failed_with("S5003").names("9223372036854775807");
+    Case::new("hot-items", &[GOOD[0], "1,100,7,pv,9223372036854775807"]).run(&[]).failed_with("S5010").names("9223372036854775807");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn arguments_that_do_not_fit() {
 fn an_output_that_cannot_be_written() {
     let case = Case::new("hot-items", &GOOD);
     std::fs::write(case.path("out"), "a file, where a folder is needed").unwrap();
-    case.run(&[]).failed_with("S3002").names("out");
+    case.run(&[]).failed_with("S6003").names("out");
 }
 
 fn word_count_of(port: u16, output: &Path) -> Finished {

@@ -56,7 +56,8 @@ impl Loader {
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| {
         let (code, what) = match e.kind() {
-            io::ErrorKind::NotFound => (code::FILE_MISSING, "there is no file"),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (code::FILE_MISSING, "there is no file"),
+            io::ErrorKind::IsADirectory => (code::NOT_A_FILE, "a file is wanted, not the folder"),
             _ => (code::FILE_IO, "cannot read the file"),
         };
         Error::new(code, format!("{what} {}", path.display())).with_source(e)

@@ -62,6 +62,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     if let Some(checkpoint) = handle.resumed_from() {
         report::status(&format!("the job goes on from checkpoint {checkpoint} in {folder}"));
     }
+    handle.remarks().iter().for_each(|remark| report::status(remark));
     // Without a socket the job runs as well; it then takes no commands but Ctrl-C.
     let listening = remote::listen(&name, handle.remote(), load).map_err(|error| report::status(error.message()));
     let ended = watch(handle, style, &interrupts);

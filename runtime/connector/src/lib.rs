@@ -18,6 +18,7 @@ mod datagen;
 mod encoder;
 mod enumerator;
 mod file;
+mod file_name;
 mod file_sink;
 mod format;
 mod nexmark;
@@ -28,6 +29,9 @@ mod position;
 mod postgres_sink;
 mod print;
 mod record_buffer;
+mod remarks;
+#[cfg(test)]
+mod round_trip;
 mod socket;
 #[cfg(test)]
 mod testing;
@@ -39,6 +43,7 @@ pub use file_sink::ParquetExport;
 pub use file_sink::{FileSinkOptions, RollingOptions};
 pub use nexmark::NexmarkOptions;
 pub use print::PrintOptions;
+pub use remarks::{JobTraits, remarks};
 pub use socket::SocketOptions;
 
 use arrow_schema::SchemaRef;

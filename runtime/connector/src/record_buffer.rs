@@ -21,14 +21,11 @@ const FILL_BYTES: usize = 256 << 10;
 /// The longest record. A longer one is an error, as soon as it is that long, or is left out up to its line end.
 const RECORD_BYTES_MAX: usize = 16 << 20;
 
-/// Bytes of a refused record that a report keeps.
-pub const POISON_BYTES_MAX: usize = 1024;
+/// Bytes of a record that is too long which a report keeps.
+const BEGIN_BYTES: usize = 1024;
 
 /// A block ends early when it has so many bytes: columns have 32-bit offsets.
 const BLOCK_BYTES_MAX: usize = 32 << 20;
-
-/// A quote that is not closed after so many bytes is a mistake of its line alone.
-const QUOTED_BYTES_MAX: usize = 1 << 20;
 
 /// One record: where its text is, without the line end, and the number of its first line, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +62,6 @@ impl<'a> Block<'a> {
         let bytes = self.bytes;
         self.records.iter().map(move |record| &bytes[record.text()])
     }
-
-    /// The records before and from `index`.
-    pub fn split_at(&self, index: usize) -> (Block<'a>, Block<'a>) {
-        let (left, right) = self.records.split_at(index);
-        (Block { bytes: self.bytes, records: left }, Block { bytes: self.bytes, records: right })
-    }
 }
 
 /// What ends a record, and what is none.
@@ -80,14 +71,14 @@ pub enum Framing {
     Lines,
     /// Every line that has more than blanks.
     Json,
-    /// Every line that is not empty; a line end inside quotes does not count. A quote opens at the begin of a field alone.
-    Csv { delimiter: u8 },
+    /// Every line that is not empty, or empty ones too if `blank_lines` is set; a line end inside quotes does not count. A quote opens at
+    /// the begin of a field alone. One that nobody closes takes the rest of the input with it: what it was to enclose makes no rows.
+    Csv { delimiter: u8, blank_lines: bool },
 }
 
-/// An open quote: the first line end inside, and how many there are.
+/// The quotes of the record under construction: whether one is open, and the line ends inside of them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Quote {
-    first_line_end: Option<usize>,
     n_line_ends: u64,
     open: bool,
 }
@@ -97,10 +88,13 @@ struct Quote {
 struct LongRecord {
     begin: Vec<u8>,
     n_bytes: u64,
+    last: Option<u8>,
 }
 
 pub struct RecordBuffer {
     framing: Framing,
+    /// U+FEFF at the begin of the input belongs to no record. It was not looked for yet.
+    may_have_mark: bool,
     /// Records that are too long are left out, and no error.
     skips_long: bool,
     /// The one that is being left out.
@@ -131,6 +125,7 @@ impl RecordBuffer {
     pub fn at(framing: Framing, byte: u64, line: u64) -> RecordBuffer {
         RecordBuffer {
             framing,
+            may_have_mark: false,
             skips_long: false,
             long: None,
             skipped: Vec::new(),
@@ -145,6 +140,30 @@ impl RecordBuffer {
             end_of_input: false,
             records: Vec::new(),
         }
+    }
+
+    /// From now on records end by another rule: what a header says of the lines behind it.
+    pub fn reframe(&mut self, framing: Framing) {
+        self.framing = framing;
+    }
+
+    /// Says that the input may begin with U+FEFF, as UTF-8 files of some programs do.
+    pub fn pass_over_mark(&mut self) {
+        self.may_have_mark = true;
+    }
+
+    /// Passes over the mark if it is there; false if too few bytes are.
+    fn skip_mark(&mut self) -> bool {
+        const MARK: &[u8] = b"\xEF\xBB\xBF";
+        let rest = self.rest();
+        if rest.len() < MARK.len() && MARK.starts_with(rest) && !self.end_of_input {
+            return false;
+        }
+        if rest.starts_with(MARK) {
+            (self.consumed, self.n_before) = (self.consumed + MARK.len(), self.n_before + MARK.len() as u64);
+        }
+        self.may_have_mark = false;
+        true
     }
 
     /// From now on a record that is too long is left out, and told by [`RecordBuffer::take_skipped`].
@@ -177,6 +196,9 @@ impl RecordBuffer {
 
     /// Says that nothing more will come: a last line without line end becomes complete.
     pub fn end_input(&mut self) {
+        if self.may_have_mark && self.rest().len() >= 3 {
+            self.skip_mark();
+        }
         let is_open = self.long.is_some() || !self.rest().is_empty() && self.bytes[self.filled - 1] != b'\n';
         if !self.end_of_input && is_open {
             self.make_room(1);
@@ -184,11 +206,6 @@ impl RecordBuffer {
             self.filled += 1;
         }
         self.end_of_input = true;
-    }
-
-    /// Whether the input may end here without cutting a record.
-    pub fn is_between_records(&self) -> bool {
-        self.long.is_none() && self.rest().is_empty()
     }
 
     /// The bytes of the record that is not complete; of one that is too long, those that were not forgotten.
@@ -213,6 +230,9 @@ impl RecordBuffer {
     /// # Errors
     /// `Data` if a line is longer than 16 MiB, and such are not left out.
     pub fn frame(&mut self, rows: usize) -> Result<bool> {
+        if self.may_have_mark && !self.skip_mark() {
+            return Ok(false);
+        }
         while self.records.len() < rows && self.start < BLOCK_BYTES_MAX {
             match self.record_end() {
                 Some(end) if self.is_long(end - self.start) => self.end_long(end)?,
@@ -234,21 +254,26 @@ impl RecordBuffer {
     /// Adds bytes from `start` to `end` to the record that is too long.
     fn lengthen(&mut self, end: usize) -> Result<()> {
         if !self.skips_long {
-            return Err(Error::new(code::BAD_RECORD, format!("line {} is longer than {} MiB", self.line, RECORD_BYTES_MAX >> 20)));
+            let mib = RECORD_BYTES_MAX >> 20;
+            let what =
+                if self.quote.open { format!("has a quote that is not closed within {mib}") } else { format!("is longer than {mib}") };
+            return Err(Error::new(code::BAD_RECORD, format!("line {} {what} MiB", self.line)));
         }
         let bytes = &self.bytes[self.consumed + self.start..self.consumed + end];
-        let long = self.long.get_or_insert_with(|| LongRecord { begin: bytes[..POISON_BYTES_MAX].to_vec(), n_bytes: 0 });
+        let begin = || bytes[..bytes.len().min(BEGIN_BYTES)].to_vec();
+        let long = self.long.get_or_insert_with(|| LongRecord { begin: begin(), ..LongRecord::default() });
         long.n_bytes += bytes.len() as u64;
+        long.last = bytes.last().copied().or(long.last);
         Ok(())
     }
 
-    /// Forgets what is here of a record that is too long and not complete. There are no records before it.
+    /// Forgets what was looked through of a record that is too long and not complete. There are no records before it.
     fn forget_rest(&mut self) -> Result<()> {
         // Blank lines may stand before it.
         self.consume();
-        let end = self.filled - self.consumed;
+        let end = self.cursor;
         self.lengthen(end)?;
-        (self.consumed, self.cursor, self.quote) = (self.filled, 0, Quote::default());
+        (self.consumed, self.cursor) = (self.consumed + end, 0);
         Ok(())
     }
 
@@ -256,9 +281,9 @@ impl RecordBuffer {
     fn end_long(&mut self, end: usize) -> Result<()> {
         let here = (end - self.start) as u64;
         self.lengthen(end)?;
-        let LongRecord { begin, n_bytes } = self.long.take().unwrap_or_default();
+        let LongRecord { begin, n_bytes, .. } = self.long.take().unwrap_or_default();
         let reason = format!("it is longer than {} MiB: it has {n_bytes} bytes", RECORD_BYTES_MAX >> 20);
-        self.skipped.push(PoisonLine { position: self.line, line: String::from_utf8_lossy(&begin).into_owned(), reason });
+        self.skipped.push(PoisonLine::refused(self.line, begin, reason));
         self.n_before += n_bytes - here;
         self.end_record(end);
         Ok(())
@@ -267,8 +292,7 @@ impl RecordBuffer {
     /// The position of the line end that completes the record, if it is there.
     fn record_end(&mut self) -> Option<usize> {
         match self.framing {
-            // Of one that is too long it is not known any more whether quotes are open.
-            Framing::Csv { delimiter } if self.long.is_none() => self.record_end_csv(delimiter),
+            Framing::Csv { delimiter, .. } => self.record_end_csv(delimiter),
             _ => self.find(|bytes| memchr::memchr(b'\n', bytes)),
         }
     }
@@ -285,14 +309,8 @@ impl RecordBuffer {
         while let Some(at) = self.find(|bytes| memchr::memchr2(b'\n', b'"', bytes)) {
             match (self.byte(at), self.quote.open) {
                 (Some(b'\n'), false) => return Some(at),
-                (Some(b'\n'), true) => {
-                    self.quote.first_line_end.get_or_insert(at);
-                    self.quote.n_line_ends += 1;
-                    if at - self.start > QUOTED_BYTES_MAX {
-                        return self.give_up_quote();
-                    }
-                }
-                (_, false) => self.quote.open = at == self.start || self.byte(at - 1) == Some(delimiter),
+                (Some(b'\n'), true) => self.quote.n_line_ends += 1,
+                (_, false) => self.quote.open = self.begins_field(at, delimiter),
                 (_, true) => match self.byte(at + 1) {
                     // Two quotes stand for one.
                     Some(b'"') => self.cursor += 1,
@@ -304,14 +322,20 @@ impl RecordBuffer {
             }
             self.cursor += 1;
         }
-        if self.end_of_input || self.rest().len() > RECORD_BYTES_MAX { self.give_up_quote() } else { None }
+        if self.end_of_input { self.give_up_quote() } else { None }
     }
 
-    /// A quote that nobody closes ends with its line, so that it takes no other line with it.
+    /// A quote that nobody closes ends with the input, at its last line end, which stood in the quotes so far.
     fn give_up_quote(&mut self) -> Option<usize> {
-        let end = self.quote.first_line_end.filter(|_| self.quote.open)?;
-        self.quote = Quote::default();
+        let end = (self.filled - self.consumed).checked_sub(1).filter(|end| self.quote.open && *end >= self.start)?;
+        self.quote.n_line_ends = self.quote.n_line_ends.saturating_sub(1);
         Some(end)
+    }
+
+    /// Whether a field begins at this place of the record.
+    fn begins_field(&self, at: usize, delimiter: u8) -> bool {
+        let before = if at > self.start { self.byte(at - 1) } else { self.long.as_ref().and_then(|long| long.last) };
+        before.is_none_or(|before| before == delimiter)
     }
 
     fn byte(&self, at: usize) -> Option<u8> {
@@ -325,7 +349,7 @@ impl RecordBuffer {
         let blank = match self.framing {
             Framing::Lines => false,
             Framing::Json => text.iter().all(u8::is_ascii_whitespace),
-            Framing::Csv { .. } => text.iter().all(|&byte| byte == b'\r'),
+            Framing::Csv { blank_lines, .. } => !blank_lines && text.iter().all(|&byte| byte == b'\r'),
         };
         if !blank {
             self.records.push(Record { start: self.start, end: self.start + length, line: self.line });
@@ -351,9 +375,6 @@ impl RecordBuffer {
         self.consumed += self.start;
         self.n_before += self.start as u64;
         self.cursor -= self.start;
-        if let Some(line_end) = &mut self.quote.first_line_end {
-            *line_end -= self.start;
-        }
         self.start = 0;
         self.records.clear();
     }
@@ -364,7 +385,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const CSV: Framing = Framing::Csv { delimiter: b',' };
+    const CSV: Framing = Framing::Csv { delimiter: b',', blank_lines: false };
 
     /// (line, text)
     type Records = Vec<(u64, String)>;
@@ -428,9 +449,55 @@ mod tests {
     }
 
     #[test]
-    fn an_open_quote_takes_no_other_line_with_it() {
-        check(CSV, "1,\"a\n2,b\n3,c\n", &[(1, "1,\"a"), (2, "2,b"), (3, "3,c")]);
+    fn what_an_open_quote_encloses_is_no_record_of_its_own() {
+        check(CSV, "1,\"a\n2,b\n3,c\n", &[(1, "1,\"a\n2,b\n3,c")]);
+        check(CSV, "1,\"a\n2,b\n3,c", &[(1, "1,\"a\n2,b\n3,c")]);
         check(CSV, "1,a\n2,\"", &[(1, "1,a"), (2, "2,\"")]);
+        check(CSV, "1,a\n2,\"\n", &[(1, "1,a"), (2, "2,\"")]);
+    }
+
+    #[test]
+    fn a_large_quoted_field_is_a_field() {
+        let field = format!("\"{}\"", "line of text, \"\"quoted\"\"\r\n".repeat(60_000));
+        let n_lines = 60_000;
+        let found = frame(CSV, format!("1,{field}\n2,b\n").as_bytes(), 100_000, 10);
+        assert_eq!(found.iter().map(|(line, text)| (*line, text.len())).collect::<Vec<_>>(), [(1, field.len() + 2), (n_lines + 2, 3)]);
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_within_the_limit_is_refused_by_name() {
+        let mut buffer = RecordBuffer::new(CSV);
+        let text = format!("a,b\nc,\"{}", "x\n".repeat(RECORD_BYTES_MAX / 2));
+        let mut input = text.as_bytes();
+        let error = loop {
+            assert!(buffer.fill(&mut input).unwrap() > 0);
+            if let Err(error) = buffer.frame(2) {
+                break error;
+            }
+        };
+        assert_eq!((error.code().id, error.message()), ("S3003", "line 2 has a quote that is not closed within 16 MiB"));
+    }
+
+    #[test]
+    fn a_mark_at_the_begin_belongs_to_no_record() {
+        for (input, expected) in [("\u{feff}a\nb", vec!["a", "b"]), ("\u{feff}", vec![]), ("a\u{feff}", vec!["a\u{feff}"]), ("", vec![])] {
+            for piece in [1, 2, 100] {
+                let mut buffer = RecordBuffer::new(Framing::Lines);
+                buffer.pass_over_mark();
+                let (found, (byte, _)) = frame_on(buffer, input.as_bytes(), piece, 10, usize::MAX);
+                assert_eq!(found.into_iter().map(|(_, text)| text).collect::<Vec<_>>(), expected);
+                assert!(byte >= input.len() as u64, "the mark counts");
+            }
+        }
+    }
+
+    #[test]
+    fn a_blank_line_is_a_record_where_that_is_wanted() {
+        check(
+            Framing::Csv { delimiter: b',', blank_lines: true },
+            "a\n\n\"\"\n\r\nb",
+            &[(1, "a"), (2, ""), (3, "\"\""), (4, ""), (5, "b")],
+        );
     }
 
     #[test]
@@ -466,7 +533,7 @@ mod tests {
             positions.push(buffer.position());
             assert!(buffer.bytes.len() <= 4 * RECORD_BYTES_MAX, "the record is kept");
         }
-        assert!(buffer.is_between_records());
+        assert!(buffer.long.is_none() && buffer.rest().is_empty());
         (found, skipped, positions)
     }
 
@@ -486,9 +553,11 @@ mod tests {
                 // With the line end that `end_input` adds.
                 assert_eq!(positions.last(), Some(&(2 * n_bytes + 6, 5)));
             }
-            // A quote that is open in such a record does not reach beyond its line.
+            // What a quote encloses in such a record makes no rows, whether it is closed or not.
+            let (found, skipped, _) = frame_skipping(CSV, format!("a,\"{long}\nb,\"\"c\n\"\nd,e\n").as_bytes());
+            assert_eq!((found, skipped), (vec![(4, "d,e".to_owned())], vec![(1, reason(n_bytes + 11))]));
             let (found, skipped, _) = frame_skipping(CSV, format!("a,\"{long}\nb,c\n").as_bytes());
-            assert_eq!((found, skipped), (vec![(2, "b,c".to_owned())], vec![(1, reason(n_bytes + 3))]));
+            assert_eq!((found.len(), skipped.len(), skipped[0].0), (0, 1, 1));
         }
     }
 

@@ -167,7 +167,7 @@ fn without_far_times(batch: Batch, index: usize, unit: TimeUnit, context: &Opera
     let isolation = Isolation::new(context);
     for row in (0..times.len()).filter(|&row| is_far(times[row])) {
         let message = format!("operator `{}`: {}: the time {} is too far from 1970", context.uid, place(&batch, row), times[row]);
-        isolation.refuse_row(&batch, row, Error::new(code::OVERFLOW, message))?;
+        isolation.refuse_row(&batch, row, Error::new(code::TIME_RANGE, message))?;
     }
     let rest = (0..times.len()).filter(|&row| !is_far(times[row])).map(|row| row as u32);
     batch.take(&UInt32Array::from_iter_values(rest))
