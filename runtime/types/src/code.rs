@@ -71,7 +71,7 @@ codes! {
     BAD_RECORD = "S3003", Data, "Correct the line, or run with `-D poison.policy=skip` to leave such records out.";
     /// Nobody listens, or the connection was refused.
     CONNECT = "S3004", Unavailable, "Check host and port, and start the server first, for example `nc -lk 7777`.";
-    /// The other side ended the connection in the middle of a line.
+    /// A connection broke.
     CONNECTION_LOST = "S3005", Unavailable, "Start the server again, then the job.";
     /// An address is in use.
     PORT_IN_USE = "S3006", Unavailable, "End the program that holds the port, or choose another one.";
