@@ -137,7 +137,7 @@ impl FileEnumerator {
         }
         let (length, bytes_max) = (metadata.len(), self.options.split_bytes);
         // The middle of a compressed file is found from its begin alone, and the end of a log is not known.
-        let is_whole = length <= bytes_max || self.options.follow || Compression::of(name).is_some() || self.quoted && has_quote(path)?;
+        let is_whole = length <= bytes_max || self.options.follow || Compression::of(path).is_some() || self.quoted && has_quote(path)?;
         let split = |start, end| FileSplit { path: name.to_owned(), start, end, report: None };
         if is_whole {
             return Ok(vec![self.split(split(0, length))]);

@@ -27,7 +27,7 @@ use crate::record_buffer::RecordBuffer;
 use crate::{once, options, position};
 use arrow_schema::SchemaRef;
 pub use compressed::Compression;
-use input::{Filled, Input, STDIN};
+use input::{Filled, Input, STDIN, STDIN_SPLIT};
 use passed_over::Missing;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -192,7 +192,7 @@ impl FileSource {
         match () {
             () if !self.options.header => reader.begin(None)?,
             // Standard input has its header once, whatever was read of it in another process.
-            () if detail.path == STDIN => stdin::header().map_or(Ok(()), |header| reader.begin(Some(header)))?,
+            () if detail.path == STDIN_SPLIT => stdin::header().map_or(Ok(()), |header| reader.begin(Some(header)))?,
             () if is_before_header => reader.take_header()?,
             () => reader.begin(self.header(detail, position)?)?,
         }
@@ -241,7 +241,7 @@ impl Source for FileSource {
 
 /// The one split of standard input.
 fn stdin_split() -> Split {
-    let detail = FileSplit { path: STDIN.to_owned(), start: 0, end: 0, report: None };
+    let detail = FileSplit { path: STDIN_SPLIT.to_owned(), start: 0, end: 0, report: None };
     Split { number: 0, name: "standard input".into(), detail: position::write(&detail) }
 }
 

@@ -13,6 +13,7 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Take};
+use std::path::Path;
 
 /// Bytes that are read from a file at once.
 const READ_BYTES: usize = 64 << 10;
@@ -28,9 +29,13 @@ type Input = BufReader<Take<File>>;
 
 impl Compression {
     /// What the end of a name says.
-    pub fn of(path: &str) -> Option<Compression> {
-        let known = [(".gz", Compression::Gzip), (".zst", Compression::Zstd), (".bz2", Compression::Bzip2)];
-        known.into_iter().find(|(end, _)| path.ends_with(end)).map(|(_, compression)| compression)
+    pub fn of(path: &Path) -> Option<Compression> {
+        match path.extension()?.as_encoded_bytes() {
+            b"gz" => Some(Compression::Gzip),
+            b"zst" => Some(Compression::Zstd),
+            b"bz2" => Some(Compression::Bzip2),
+            _ => None,
+        }
     }
 
     /// As people call it.

@@ -50,8 +50,8 @@ impl Input {
     /// # Errors
     /// `Unavailable` if the file is not there, `Data` if it is not the one that was read.
     pub fn open(split: &FileSplit, position: Option<FilePosition>, follow_ms: Option<u64>) -> Result<Input> {
-        match (Compression::of(&split.path), position) {
-            _ if split.path == STDIN => Ok(Input::Stream(Stream::new(Box::new(Stdin), StreamKind::Stdin, position))),
+        match (Compression::of(&file_name::to_path(&split.path)), position) {
+            _ if split.path == STDIN_SPLIT => Ok(Input::Stream(Stream::new(Box::new(Stdin), StreamKind::Stdin, position))),
             (Some(compression), position) => Stream::compressed(split, compression, position).map(Input::Stream),
             (None, None) => SplitFile::begin(split, follow_ms).map(Input::File),
             (None, Some(position)) => SplitFile::go_on(split, position, follow_ms).map(Input::File),
@@ -109,6 +109,9 @@ impl Input {
 
 /// The path that means standard input.
 pub const STDIN: &str = "-";
+
+/// The same in a split: a pattern may find a file that is called `-`, but none that is called so.
+pub const STDIN_SPLIT: &str = "\0-";
 
 impl Stream {
     fn new(bytes: Box<dyn Read + Send>, kind: StreamKind, position: Option<FilePosition>) -> Stream {

@@ -5,9 +5,9 @@
 //! has its years beyond those of 64 bits of ns. Positions are row numbers, counted from 1 at the begin of the split. A row with a null where
 //! the schema has none is a poison record.
 
-use super::FileOptions;
+use super::{FileOptions, passed_over};
 use crate::enumerator::{FileEnumerator, FileSplit, missing};
-use crate::position;
+use crate::{file_name, position};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
@@ -19,7 +19,6 @@ use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_operator::json;
@@ -73,6 +72,34 @@ impl ParquetSource {
     }
 }
 
+impl ParquetSource {
+    /// Opens a split whose rows are read.
+    fn read(&self, split: &Split, detail: &FileSplit, position: Option<ParquetPosition>) -> Result<ParquetReader> {
+        let path = file_name::to_path(&detail.path);
+        let file = File::open(&path).map_err(|e| missing(&path, e))?;
+        let file_bytes = file.metadata().map_err(|e| missing(&path, e))?.len();
+        let path = path.display().to_string();
+        check_length(&path, file_bytes, position)?;
+        let metadata = metadata(&file).map_err(|e| unreadable(&path, e))?;
+        let builder = Builder::new_with_metadata(file, metadata);
+        let mask = self.mask(&path, &builder)?;
+        let rows = position.map_or(0, |position| position.rows);
+        let groups = groups_of(detail, &builder);
+        let offset = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
+        let builder = builder.with_projection(mask).with_row_groups(groups).with_offset(offset);
+        Ok(ParquetReader {
+            rest: Rest::Unread(Box::new(builder)),
+            ahead: None,
+            schema: self.schema.clone(),
+            path,
+            split: split.name.clone(),
+            split_number: split.number,
+            position: ParquetPosition { rows, file_bytes },
+            poison: Vec::new(),
+        })
+    }
+}
+
 impl Source for ParquetSource {
     fn bounded(&self) -> bool {
         !self.options.watch
@@ -84,27 +111,15 @@ impl Source for ParquetSource {
 
     fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
         let detail: FileSplit = position::read(&split.name, &split.detail)?;
-        let position: Option<ParquetPosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
-        let file = File::open(&detail.path).map_err(|e| missing(Path::new(&detail.path), e))?;
-        let file_bytes = file.metadata().map_err(|e| missing(Path::new(&detail.path), e))?.len();
-        check_length(&detail.path, file_bytes, position)?;
-        let metadata = metadata(&file).map_err(|e| unreadable(&detail.path, e))?;
-        let builder = Builder::new_with_metadata(file, metadata);
-        let mask = self.mask(&detail.path, &builder)?;
-        let rows = position.map_or(0, |position| position.rows);
-        let groups = groups_of(&detail, &builder);
-        let offset = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
-        let builder = builder.with_projection(mask).with_row_groups(groups).with_offset(offset);
-        Ok(Box::new(ParquetReader {
-            rest: Rest::Unread(Box::new(builder)),
-            ahead: None,
-            schema: self.schema.clone(),
-            path: detail.path,
-            split: split.name.clone(),
-            split_number: split.number,
-            position: ParquetPosition { rows, file_bytes },
-            poison: Vec::new(),
-        }))
+        if let Some(reporter) = passed_over::reported(&detail, position) {
+            return Ok(reporter);
+        }
+        let at: Option<ParquetPosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
+        match self.read(split, &detail, at) {
+            Ok(reader) => Ok(Box::new(reader)),
+            Err(error) if at.is_none() => passed_over::meet_missing(&detail, error, self.options.missing),
+            Err(error) => Err(error),
+        }
     }
 }
 

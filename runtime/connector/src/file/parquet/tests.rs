@@ -9,7 +9,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::data_type::{Int96, Int96Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use streamrt_operator::Enumeration;
 use streamrt_types::arrow_schema;
 use streamrt_wit::{DataType as Plan, Field};
@@ -100,6 +100,18 @@ fn a_file_that_is_another_one_now_is_not_gone_on_with() {
     assert_eq!(error.code(), code::HISTORY_LOST);
     assert!(error.message().contains("when row 4 was read: put it back as it was"), "{error}");
     assert_eq!(source.open(split, Some("{}")).err().unwrap().code(), code::SNAPSHOT_DAMAGED);
+}
+
+#[test]
+fn a_file_that_is_gone_is_passed_over_where_that_is_wanted() {
+    let root = tempfile::tempdir().unwrap();
+    let path = write(&root, numbers(20));
+    let options = serde_json::json!({ "path": root.path().to_str().unwrap(), "format": "parquet", "missing": "skip" });
+    let source = super::super::source(serde_json::from_value(options).unwrap(), arrow_schema(&n())).unwrap();
+    let split = splits(&*source).remove(0);
+    std::fs::remove_file(path).unwrap();
+    let found = testing::read(&*source, &split, 4).unwrap();
+    assert_eq!((found.rows.len(), found.poison[0].code), (0, code::PASSED_OVER));
 }
 
 #[test]
