@@ -68,11 +68,14 @@ impl RowEncoder {
         }
     }
 
-    fn put_text(self, text: &str, out: &mut Vec<u8>) {
+    /// Whether a text needs no quotes. At the begin of a file, U+FEFF would be taken for a mark of its encoding.
+    fn is_plain(self, text: &str) -> bool {
         let needs_quotes = |&byte: &u8| byte == self.delimiter || matches!(byte, b'"' | b'\n' | b'\r');
-        // At the begin of a file, U+FEFF would be taken for a mark of its encoding.
-        let is_plain = !text.is_empty() && !text.starts_with('\u{feff}') && !text.as_bytes().iter().any(needs_quotes);
-        if is_plain {
+        !text.is_empty() && !text.starts_with('\u{feff}') && !text.as_bytes().iter().any(needs_quotes)
+    }
+
+    fn put_text(self, text: &str, out: &mut Vec<u8>) {
+        if self.is_plain(text) {
             out.extend_from_slice(text.as_bytes());
             return;
         }

@@ -69,30 +69,28 @@ impl FileEnumerator {
         if is_known && !self.watches_lengths() {
             return Ok(false);
         }
-        let metadata = match fs::metadata(path) {
-            Ok(metadata) => metadata,
+        match fs::metadata(path) {
+            Ok(metadata) if is_known => splits.extend(self.report(&name, metadata.len())),
+            Ok(metadata) if self.watches_lengths() && !self.is_settled(&name, &metadata) => return Ok(true),
+            Ok(metadata) => splits.extend(self.find(path, name, &metadata)?),
+            // A watched folder may lose what was not found yet; else who listed it a moment ago misses it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && (is_known || self.options.watch) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // Who listed it a moment ago missed it. A watched folder may lose what was not found yet.
-                if !is_known && !self.options.watch {
-                    splits.push(self.split(FileSplit { path: name, start: 0, end: 0, report: None }));
-                }
-                return Ok(false);
+                splits.push(self.split(FileSplit { path: name, start: 0, end: 0, report: None }))
             }
             Err(e) => return Err(missing(path, e)),
-        };
-        if is_known {
-            splits.extend(self.report(&name, metadata.len()));
-            return Ok(false);
         }
-        if self.watches_lengths() && !self.is_settled(&name, &metadata) {
-            return Ok(true);
-        }
-        self.found.files.insert(name.clone());
+        Ok(false)
+    }
+
+    /// The splits of a file that was not known.
+    fn find(&mut self, path: &Path, name: String, metadata: &Metadata) -> Result<Vec<Split>> {
         if self.watches_lengths() {
             self.found.lengths.insert(name.clone(), metadata.len());
         }
-        splits.extend(self.splits(path, &name, &metadata)?);
-        Ok(false)
+        let splits = self.splits(path, &name, metadata);
+        self.found.files.insert(name);
+        splits
     }
 
     /// Whether a file has not changed for `settle`: as its own time says, or, since the clock that set it may be another one, as was seen.
@@ -166,8 +164,9 @@ impl SplitEnumerator for FileEnumerator {
             soon |= self.look(&path, &mut splits)?;
         }
         match (splits.is_empty(), self.options.watch) {
-            (true, true) if soon => Ok(Enumeration::Idle { ms: self.options.watch_ms.min(self.settle_ms.max(1)) }),
-            (true, true) => Ok(Enumeration::Idle { ms: self.options.watch_ms }),
+            (true, true) => {
+                Ok(Enumeration::Idle { ms: if soon { self.options.watch_ms.min(self.settle_ms.max(1)) } else { self.options.watch_ms } })
+            }
             (true, false) => Ok(Enumeration::Finished),
             (false, _) => Ok(Enumeration::Splits(splits)),
         }
@@ -215,17 +214,18 @@ fn list_pattern(path: &str, watch: bool) -> Result<Vec<PathBuf>> {
     let options = glob::MatchOptions { require_literal_leading_dot: true, require_literal_separator: true, case_sensitive: true };
     let found = glob::glob_with(&escaped(path), options)
         .map_err(|e| Error::new(code::BAD_OPTION, format!("connector `file`: `path` is `{path}`, which is no pattern: {e}")))?;
-    let unlisted = |e: glob::GlobError| {
-        let message = format!("folder {} cannot be listed", absolute(e.path()));
-        Error::new(code::FILE_IO, message).with_source(io::Error::from(e))
-    };
     let mut paths = found.collect::<Result<Vec<PathBuf>, _>>().map_err(unlisted)?;
     paths.retain(|path| path.is_file());
-    if !paths.is_empty() || watch {
-        return Ok(paths);
+    if paths.is_empty() && !watch {
+        let hint = if path.contains('[') { "; where a name has a `[`, the pattern has `[[]`" } else { "" };
+        return Err(Error::new(code::FILE_MISSING, format!("no file fits {}{hint}", absolute(Path::new(path)))));
     }
-    let hint = if path.contains('[') { "; where a name has a `[`, the pattern has `[[]`" } else { "" };
-    Err(Error::new(code::FILE_MISSING, format!("no file fits {}{hint}", absolute(Path::new(path)))))
+    Ok(paths)
+}
+
+fn unlisted(error: glob::GlobError) -> Error {
+    let message = format!("folder {} cannot be listed", absolute(error.path()));
+    Error::new(code::FILE_IO, message).with_source(io::Error::from(error))
 }
 
 /// The pattern, with its longest beginning that is there as it stands as no pattern: a folder may be called `data [2024]`.
@@ -248,19 +248,21 @@ pub fn missing(path: &Path, error: io::Error) -> Error {
 
 /// Whether a file has a quote anywhere. Only big CSV files are looked through: the price of never cutting a record in two.
 fn has_quote(path: &Path) -> Result<bool> {
-    let mut file = match File::open(path) {
+    let opened = File::open(path);
+    if opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
         // Its reader will miss it.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        opened => opened.map_err(|e| missing(path, e))?,
-    };
+        return Ok(false);
+    }
+    has_quote_in(opened.map_err(|e| missing(path, e))?).map_err(|e| missing(path, e))
+}
+
+fn has_quote_in(mut file: File) -> io::Result<bool> {
     let mut bytes = vec![0; 1 << 20];
     loop {
-        let n_bytes = file.read(&mut bytes).map_err(|e| missing(path, e))?;
-        if n_bytes == 0 {
-            return Ok(false);
-        }
-        if memchr::memchr(b'"', &bytes[..n_bytes]).is_some() {
-            return Ok(true);
+        match file.read(&mut bytes)? {
+            0 => return Ok(false),
+            n_bytes if memchr::memchr(b'"', &bytes[..n_bytes]).is_some() => return Ok(true),
+            _ => {}
         }
     }
 }

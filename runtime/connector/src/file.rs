@@ -282,21 +282,11 @@ impl FileReader {
 
     /// Reads the header, if all of it is there: the first record that is not blank.
     fn take_header(&mut self) -> Result<()> {
-        while !self.records.frame(1)? {
-            match self.input.fill(&mut self.records)? {
-                Filled::Bytes => {}
-                Filled::Dry { .. } => return Ok(()),
-                Filled::Damaged(reason) => {
-                    self.damaged(reason);
-                    break;
-                }
-                Filled::End => {
-                    self.records.frame(1)?;
-                    break;
-                }
-            }
-        }
+        self.collect(1, Duration::MAX)?;
         let header = self.records.block().texts().next().map(<[u8]>::to_vec);
+        if header.is_none() && !self.ended {
+            return Ok(());
+        }
         self.records.consume();
         if let (Some(header), true) = (&header, self.input.is_stdin()) {
             stdin::keep_header(header);

@@ -30,8 +30,6 @@ mod postgres_sink;
 mod print;
 mod record_buffer;
 mod remarks;
-#[cfg(test)]
-mod round_trip;
 mod socket;
 #[cfg(test)]
 mod testing;

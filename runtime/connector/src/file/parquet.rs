@@ -10,7 +10,7 @@ use crate::enumerator::{FileEnumerator, FileSplit, missing};
 use crate::{file_name, position};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, RecordBatch};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use parquet::arrow::ProjectionMask;
@@ -174,13 +174,8 @@ fn is_readable(there: &DataType, wanted: &DataType) -> bool {
 fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowError> {
     let strict = CastOptions { safe: false, ..Default::default() };
     match column.data_type() {
-        // A cast would round towards 1970.
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
-            Ok(Arc::new(column.as_primitive::<TimestampNanosecondType>().unary::<_, Int64Type>(|ns| ns.div_euclid(1_000_000))))
-        }
-        DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            Ok(Arc::new(column.as_primitive::<TimestampMicrosecondType>().unary::<_, Int64Type>(|us| us.div_euclid(1000))))
-        }
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => Ok(floored::<TimestampNanosecondType>(column, 1_000_000)),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => Ok(floored::<TimestampMicrosecondType>(column, 1000)),
         DataType::Timestamp(_, zone) => {
             let in_ms = cast_with_options(column, &DataType::Timestamp(TimeUnit::Millisecond, zone.clone()), &strict)?;
             cast_with_options(&in_ms, wanted, &strict)
@@ -188,6 +183,11 @@ fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowErro
         there if there == wanted => Ok(column.clone()),
         _ => cast_with_options(column, wanted, &strict),
     }
+}
+
+/// Times in ms, of which `per_ms` units make one. A cast would round towards 1970.
+fn floored<T: ArrowPrimitiveType<Native = i64>>(column: &ArrayRef, per_ms: i64) -> ArrayRef {
+    Arc::new(column.as_primitive::<T>().unary::<_, Int64Type>(|time| time.div_euclid(per_ms)))
 }
 
 fn unreadable(path: &str, error: ParquetError) -> Error {

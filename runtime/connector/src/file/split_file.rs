@@ -175,6 +175,17 @@ impl SplitFile {
         Err(position::lost(message))
     }
 
+    /// Reads on in the range, of which so many bytes are left.
+    fn read_range(&mut self, bytes: &mut [u8], left: u64) -> io::Result<usize> {
+        let wanted = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let n_bytes = self.file.read(&mut bytes[..wanted])?;
+        if n_bytes == 0 {
+            return Err(self.shrank());
+        }
+        self.open_line = bytes[n_bytes - 1] != b'\n';
+        Ok(n_bytes)
+    }
+
     /// Reads on behind the range, up to the line end.
     fn read_open_line(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let n_bytes = self.file.read(bytes)?;
@@ -186,23 +197,13 @@ impl SplitFile {
 
 impl Read for SplitFile {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        if self.follow_ms.is_some() {
-            let n_bytes = self.file.read(bytes)?;
-            self.at += n_bytes as u64;
-            return Ok(n_bytes);
-        }
-        if self.left() == 0 {
-            let n_bytes = if self.open_line && !self.ended { self.read_open_line(bytes)? } else { 0 };
-            self.at += n_bytes as u64;
-            return Ok(n_bytes);
-        }
-        let wanted = bytes.len().min(usize::try_from(self.left()).unwrap_or(usize::MAX));
-        let n_bytes = self.file.read(&mut bytes[..wanted])?;
-        if n_bytes == 0 {
-            return Err(self.shrank());
-        }
+        let n_bytes = match self.left() {
+            _ if self.follow_ms.is_some() => self.file.read(bytes)?,
+            0 if self.open_line && !self.ended => self.read_open_line(bytes)?,
+            0 => 0,
+            left => self.read_range(bytes, left)?,
+        };
         self.at += n_bytes as u64;
-        self.open_line = bytes[n_bytes - 1] != b'\n';
         Ok(n_bytes)
     }
 }

@@ -55,15 +55,13 @@ pub fn give_back(bytes: &[u8]) {
 
 /// Reads until the end or an error, which is handed over too.
 fn pump(input: &mut impl Read, mut give: impl FnMut(io::Result<Vec<u8>>) -> bool) {
+    let mut bytes = vec![0; PIECE_BYTES];
     loop {
-        let mut bytes = vec![0; PIECE_BYTES];
-        let piece = match input.read(&mut bytes) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            read => read.map(|n_bytes| {
-                bytes.truncate(n_bytes);
-                bytes
-            }),
-        };
+        let read = input.read(&mut bytes);
+        if read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::Interrupted) {
+            continue;
+        }
+        let piece = read.map(|n_bytes| bytes[..n_bytes].to_vec());
         let is_last = piece.as_ref().map_or(true, Vec::is_empty);
         if !give(piece) || is_last {
             return;

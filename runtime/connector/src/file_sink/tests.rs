@@ -1,5 +1,7 @@
 //! Tests of the sink `file`: the life of a transaction, crashes after each step, and what is lost or foreign.
 
+mod round_trip;
+
 use super::*;
 use arrow_array::{ArrayRef, Int64Array};
 use serde_json::json;

@@ -220,10 +220,7 @@ fn decimal(text: &str) -> Option<i128> {
     let (units, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let digits = format!("{units}{}", fraction.trim_end_matches('0'));
     let significant = digits.trim_end_matches('0');
-    let without_sign = digits.strip_prefix(['-', '+']).unwrap_or(&digits);
-    let has_digits = mantissa.bytes().any(|byte| byte.is_ascii_digit());
-    let is_number = has_digits && without_sign.bytes().all(|byte| byte.is_ascii_digit());
-    let exponent: i64 = exponent.parse().ok().filter(|_| is_number)?;
+    let exponent: i64 = exponent.parse().ok().filter(|_| is_digits(&digits, mantissa))?;
     if significant.trim_start_matches(['-', '+', '0']).is_empty() {
         return Some(0);
     }
@@ -233,6 +230,12 @@ fn decimal(text: &str) -> Option<i128> {
         exponent.checked_add(i64::try_from(n_zeros).ok()?)?.checked_sub(i64::try_from(fraction.trim_end_matches('0').len()).ok()?)?;
     let value: i128 = significant.parse().ok()?;
     value.checked_mul(10_i128.checked_pow(u32::try_from(zeros).ok()?)?)
+}
+
+/// Whether all is digits behind a sign, one at least in the mantissa that they are of.
+fn is_digits(digits: &str, mantissa: &str) -> bool {
+    let without_sign = digits.strip_prefix(['-', '+']).unwrap_or(digits);
+    mantissa.bytes().any(|byte| byte.is_ascii_digit()) && without_sign.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Refuses what is an infinity only because its digits say more than the type can.

@@ -136,23 +136,29 @@ impl<'a> Fields<'a> {
         unquoted.clear();
         let mut begin = begin;
         loop {
-            let Some(length) = memchr::memchr(b'"', &self.text.as_bytes()[begin..]) else {
-                return Err("a quote is not closed".to_owned());
-            };
-            let (inside, end) = (&self.text[begin..begin + length], begin + length + 1);
-            if self.text.as_bytes().get(end) == Some(&b'"') {
-                unquoted.push_str(&self.text[begin..end]);
-                begin = end + 1;
-                continue;
+            let length = memchr::memchr(b'"', &self.text.as_bytes()[begin..]).ok_or("a quote is not closed")?;
+            let end = begin + length + 1;
+            if self.text.as_bytes().get(end) != Some(&b'"') {
+                let text: &'a str = self.text;
+                return self.closed(&text[begin..end - 1], end, unquoted);
             }
-            let rest = self.rest(end)?;
-            if unquoted.is_empty() && rest.is_empty() {
-                return Ok(CsvField { text: inside, is_quoted: true });
-            }
-            unquoted.push_str(inside);
-            unquoted.push_str(rest);
-            return Ok(CsvField { text: unquoted, is_quoted: true });
+            unquoted.push_str(&self.text[begin..end]);
+            begin = end + 1;
         }
+    }
+
+    /// The field whose last quote stands before `end`: what was put together of it, `inside`, and what follows.
+    fn closed<'b>(&mut self, inside: &'b str, end: usize, unquoted: &'b mut String) -> Result<CsvField<'b>, String>
+    where
+        'a: 'b,
+    {
+        let rest = self.rest(end)?;
+        if unquoted.is_empty() && rest.is_empty() {
+            return Ok(CsvField { text: inside, is_quoted: true });
+        }
+        unquoted.push_str(inside);
+        unquoted.push_str(rest);
+        Ok(CsvField { text: unquoted, is_quoted: true })
     }
 }
 

@@ -103,15 +103,7 @@ impl JsonFormat {
         let mut more = scanner.begin(b'}');
         while more {
             let name = scanner.name()?;
-            let place = name.place();
-            let inside = &scanner.text[place.start + 1..place.end - 1];
-            let column = match name {
-                Token::Text(_, true) => {
-                    unescape(inside, &mut self.unescaped).ok_or_else(|| scanner.wrong("a name has half a character"))?;
-                    self.names.find(&self.unescaped)
-                }
-                _ => self.names.find(inside),
-            };
+            let column = self.column(&name, scanner)?;
             let value = scanner.value(1)?;
             if let Some(column) = column {
                 self.found[column] = value;
@@ -119,6 +111,17 @@ impl JsonFormat {
             more = scanner.more(b'}')?;
         }
         Ok(())
+    }
+
+    /// The column of a name, if there is one.
+    fn column(&mut self, name: &Token, scanner: &Scanner<'_>) -> Result<Option<usize>, String> {
+        let place = name.place();
+        let inside = &scanner.text[place.start + 1..place.end - 1];
+        if !matches!(name, Token::Text(_, true)) {
+            return Ok(self.names.find(inside));
+        }
+        unescape(inside, &mut self.unescaped).ok_or_else(|| scanner.wrong("a name has half a character"))?;
+        Ok(self.names.find(&self.unescaped))
     }
 
     fn push(&mut self, column: usize, text: &str) -> Result<(), String> {
