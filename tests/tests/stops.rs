@@ -49,7 +49,8 @@ fn check(example: &str, how: End, parallelism: u32, checkpoints: bool) -> usize 
     let lines = data::in_time_order(example, &text);
     data::write(&input, &lines);
     let whole = oracle::run(example, &lines).unwrap();
-    let mut args = vec!["run".to_owned(), component(example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
+    let mut args =
+        vec!["run".to_owned(), component(example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
     args.extend(data::options(example, &output));
     // Some 2 s in all.
     let mut options = vec![format!("source.rate={}", lines.len() / 2 + 1), "batch.rows=16".to_owned()];

@@ -183,6 +183,7 @@ impl Isolation {
             key: suspect.key,
             record: suspect.record,
             time_ms: suspect.time_ms,
+            ..DeadLetter::default()
         })
     }
 

@@ -1,5 +1,6 @@
 //! The contract of an operator: it gets batches, watermarks and status in order, and puts its results into an [`Output`].
 
+use crate::record_text::RecordEncoding;
 use crate::source::{SplitEvent, SplitTime};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -206,8 +207,10 @@ pub struct DeadLetter {
     pub position: String,
     /// The key as JSON, if the operator is keyed.
     pub key: String,
-    /// The record as JSON; for a timer or window, what it is.
+    /// The record as JSON; one that a format refused as it stood in the input; for a timer or window, what it is.
     pub record: String,
+    /// What `record` is where that is no text.
+    pub record_encoding: RecordEncoding,
     /// Event time in ms, if there is one.
     pub time_ms: Option<i64>,
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_types::{Batch, Result, Watermark};
+use streamrt_types::{Batch, Code, Result, Watermark, code};
 
 /// A part of the input that one reader reads from begin to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,13 +147,27 @@ pub trait SplitReader: Send {
     }
 }
 
-/// A record that a format refused.
+/// A record that a format refused, or input that is passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoisonLine {
-    /// As in [`streamrt_types::Rows`].
+    /// As in [`streamrt_types::Rows`]; 0 for a split as a whole.
     pub position: u64,
-    /// The line, cut after 1 KiB.
-    pub line: String,
+    /// All of its bytes; of one that is too long for memory, the first KiB.
+    pub record: Vec<u8>,
     /// For example: column `temperature` is `warm`, but it must be a number.
     pub reason: String,
+    /// `BAD_RECORD`, and `BAD_FILE` if the split ends here, for what meets the poison policy; `PASSED_OVER` for what is only reported.
+    pub code: Code,
+}
+
+impl PoisonLine {
+    /// A record that meets the poison policy.
+    pub fn refused(position: u64, record: Vec<u8>, reason: String) -> PoisonLine {
+        PoisonLine { position, record, reason, code: code::BAD_RECORD }
+    }
+
+    /// Input that is not read because the source's options say so; the job goes on under any policy.
+    pub fn passed_over(reason: impl Into<String>) -> PoisonLine {
+        PoisonLine { position: 0, record: Vec::new(), reason: reason.into(), code: code::PASSED_OVER }
+    }
 }

@@ -542,7 +542,7 @@ impl StateAccess for CallStates {
         let mut room = Room::new(number);
         for &slot in slots {
             elements.extend(self.elements(number, slot, &mut room)?);
-            offsets.push(u32::try_from(elements.len()).map_err(|_| Error::new(code::OVERFLOW, "lists of more than 2^32 elements"))?);
+            offsets.push(u32::try_from(elements.len()).map_err(|_| Error::new(code::BATCH_LIMIT, "lists of more than 2^32 elements"))?);
         }
         Ok((decoded(list_codec(&mut self.states, number)?, &elements)?, offsets))
     }

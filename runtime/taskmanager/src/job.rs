@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use streamrt_checkpoint::{Request, Snapshot, Store};
+use streamrt_connector::{JobTraits, remarks};
 use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph};
 use streamrt_operator::TaskMetrics;
 use streamrt_plugin::Grants;
@@ -34,6 +35,7 @@ pub struct JobHandle {
     thread: JoinHandle<Result<Option<u64>>>,
     start: Instant,
     bounded: bool,
+    remarks: Vec<String>,
     resumed: Option<u64>,
 }
 
@@ -200,6 +202,8 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let before = before.zip(kept.snapshot.as_ref()).map(|(before, snapshot)| version_before(&definition, before, snapshot)).transpose()?;
     let has_checkpoint = kept.snapshot.is_some();
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
+    let traits = JobTraits { has_checkpoints: definition.configuration.checkpoint_interval_ms.is_some(), is_bounded: bounded };
+    let remarks = remarks(definition.graph.stream.nodes.iter().map(|node| (&*node.uid, &node.body)), traits)?;
     let shared = Arc::new(Shared::new(definition.clone()));
     before.into_iter().for_each(|before| shared.versions.go_on_in_probation(before));
     let strategy = RestartStrategy::new(&definition.configuration);
@@ -223,7 +227,7 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     };
     let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
     let thread = std::thread::Builder::new().name("job".into()).spawn(run).map_err(no_thread)?;
-    Ok(Submission::Started(JobHandle { shared, thread, start: Instant::now(), bounded, resumed }))
+    Ok(Submission::Started(JobHandle { shared, thread, start: Instant::now(), bounded, resumed, remarks }))
 }
 
 /// The first attempt, and the checkpoint that it goes on from; `None` if the job has finished.
@@ -508,6 +512,11 @@ impl JobHandle {
     }
 
     /// Whether the job ends by itself.
+    /// What a user should know of the job's sources and sinks before it runs, a line each.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
     pub fn is_bounded(&self) -> bool {
         self.bounded
     }

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
-use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, TaskMetrics};
+use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, TaskMetrics, record_text};
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Error, PoisonPolicy, Result, Status, WATERMARK_MAX, Watermark, code};
 
@@ -402,27 +402,25 @@ impl Reader {
         }
     }
 
-    /// A record that the format refused, by the job's policy; trying again would read the same bytes.
+    /// A record that the format refused, by the job's policy; trying again would read the same bytes. What is passed over meets none.
     fn poison(&self, split: &str, line: PoisonLine) -> Result<()> {
-        let (uid, position) = (&self.context.uid, format!("{split} line {}", line.position));
-        match self.context.configuration.poison_policy {
-            PoisonPolicy::Fail | PoisonPolicy::Retry { .. } => {
-                Err(Error::new(code::BAD_RECORD, format!("source `{uid}`: {position}: {}: `{}`", line.reason, line.line)))
-            }
-            PoisonPolicy::Skip => {
-                TaskMetrics::add(&self.context.metrics.dead_letters, 1);
-                (self.context.dead_letters)(DeadLetter {
-                    uid: uid.to_string(),
-                    code: code::BAD_RECORD.id,
-                    message: line.reason,
-                    backtrace: String::new(),
-                    position,
-                    key: String::new(),
-                    record: line.line,
-                    time_ms: None,
-                })
-            }
+        let (uid, position) =
+            (&self.context.uid, if line.position == 0 { split.to_owned() } else { format!("{split} line {}", line.position) });
+        if line.code != code::PASSED_OVER && self.context.configuration.poison_policy != PoisonPolicy::Skip {
+            let shown = record_text::short(&line.record);
+            return Err(Error::new(line.code, format!("source `{uid}`: {position}: {}: `{shown}`", line.reason)));
         }
+        TaskMetrics::add(&self.context.metrics.dead_letters, 1);
+        let (record, record_encoding) = record_text::exact(line.record);
+        (self.context.dead_letters)(DeadLetter {
+            uid: uid.to_string(),
+            code: line.code.id,
+            message: line.reason,
+            position,
+            record,
+            record_encoding,
+            ..DeadLetter::default()
+        })
     }
 }
 
