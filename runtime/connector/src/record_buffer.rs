@@ -24,7 +24,7 @@ const RECORD_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a refused record that a report keeps.
 pub const POISON_BYTES_MAX: usize = 1024;
 
-/// A block ends early when it has so many bytes: columns have 32-bit offsets.
+/// A block ends early when it has so many bytes, whatever else it is limited to: columns have 32-bit offsets.
 const BLOCK_BYTES_MAX: usize = 32 << 20;
 
 /// A quote that is not closed after so many bytes is a mistake of its line alone.
@@ -103,6 +103,8 @@ pub struct RecordBuffer {
     framing: Framing,
     /// Records that are too long are left out, and no error.
     skips_long: bool,
+    /// A block ends with the record by which it has so many bytes.
+    block_bytes: usize,
     /// The one that is being left out.
     long: Option<LongRecord>,
     /// Those that were left out, for a report.
@@ -132,6 +134,7 @@ impl RecordBuffer {
         RecordBuffer {
             framing,
             skips_long: false,
+            block_bytes: BLOCK_BYTES_MAX,
             long: None,
             skipped: Vec::new(),
             bytes: Vec::new(),
@@ -150,6 +153,11 @@ impl RecordBuffer {
     /// From now on a record that is too long is left out, and told by [`RecordBuffer::take_skipped`].
     pub fn skip_long_records(&mut self) {
         self.skips_long = true;
+    }
+
+    /// From now on a block ends with the record by which it has so many bytes.
+    pub fn limit_bytes(&mut self, block_bytes: usize) {
+        self.block_bytes = block_bytes.min(BLOCK_BYTES_MAX);
     }
 
     /// The records that were left out since the last call.
@@ -208,12 +216,12 @@ impl RecordBuffer {
         (self.n_before + start as u64, line)
     }
 
-    /// Finds records until there are `rows`. Returns whether the block is to be taken as it is: else more input is needed.
+    /// Finds records until there are `rows`, or enough bytes. Returns whether the block is to be taken as it is: else more input is needed.
     ///
     /// # Errors
     /// `Data` if a line is longer than 16 MiB, and such are not left out.
     pub fn frame(&mut self, rows: usize) -> Result<bool> {
-        while self.records.len() < rows && self.start < BLOCK_BYTES_MAX {
+        while self.records.len() < rows && self.start < self.block_bytes {
             match self.record_end() {
                 Some(end) if self.is_long(end - self.start) => self.end_long(end)?,
                 Some(end) => self.push(end),
@@ -431,6 +439,19 @@ mod tests {
     fn an_open_quote_takes_no_other_line_with_it() {
         check(CSV, "1,\"a\n2,b\n3,c\n", &[(1, "1,\"a"), (2, "2,b"), (3, "3,c")]);
         check(CSV, "1,a\n2,\"", &[(1, "1,a"), (2, "2,\"")]);
+    }
+
+    #[test]
+    fn a_block_ends_with_the_record_that_fills_it() {
+        let mut buffer = RecordBuffer::new(Framing::Lines);
+        buffer.limit_bytes(4);
+        buffer.fill(&mut &b"a\nb\nlonger\nc\nd\n"[..]).unwrap();
+        let mut sizes = Vec::new();
+        while buffer.frame(100).unwrap() {
+            sizes.push(buffer.block().records.len());
+            buffer.consume();
+        }
+        assert_eq!((sizes, buffer.block().records.len()), (vec![2, 1, 2], 0));
     }
 
     #[test]

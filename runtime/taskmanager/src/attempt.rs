@@ -53,7 +53,7 @@ pub(crate) struct ReadyRegion {
 pub(crate) fn build(factory: &Factory<'_>, vertices: &[usize], reports: Option<&Sender<Report>>) -> Result<ReadyRegion> {
     let Factory { definition, restored, .. } = factory;
     let subtasks: Vec<(usize, &Subtask)> = definition.tasks_of(vertices).collect();
-    let capacity = definition.configuration.channel_batches;
+    let capacity = definition.configuration.channel_bytes;
     let gates: BTreeMap<usize, InputGate> = subtasks.iter().map(|(number, subtask)| (*number, gate(subtask, capacity))).collect();
     let exits: Vec<TaskExits> = subtasks.iter().map(|(_, subtask)| exits(factory, subtask, &gates)).collect();
     let limiter = |_| definition.configuration.source_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
@@ -82,8 +82,8 @@ pub(crate) fn build(factory: &Factory<'_>, vertices: &[usize], reports: Option<&
     Ok(ReadyRegion { tasks, mailboxes, metrics })
 }
 
-fn gate(subtask: &Subtask, capacity: usize) -> InputGate {
-    let mut gate = InputGate::new(subtask.n_channels, capacity);
+fn gate(subtask: &Subtask, capacity_bytes: usize) -> InputGate {
+    let mut gate = InputGate::new(subtask.n_channels, capacity_bytes);
     gate.set_second_input(&subtask.second_input);
     gate
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
 use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, SplitReader, TaskMetrics};
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
-use streamrt_types::{Error, PoisonPolicy, Result, Status, WATERMARK_MAX, code};
+use streamrt_types::{Error, Pace, PoisonPolicy, Result, Status, WATERMARK_MAX, code};
 
 /// One subtask's reader.
 pub struct Reader {
@@ -30,7 +30,11 @@ pub struct Reader {
     /// No split will follow.
     ended: bool,
     status: Option<Status>,
+    pace: Pace,
 }
+
+/// How long a batch may take the chain and those behind it, about: a barrier or a stop waits for so long.
+const BATCH_TIME: Duration = Duration::from_millis(100);
 
 /// The list of a snapshot that has the splits of a reader: the open one first, then those that wait.
 const SPLITS: &str = "splits";
@@ -48,7 +52,8 @@ struct KeptSplit {
 impl Reader {
     /// `rate` is shared by all readers of the source.
     pub fn new(source: Arc<dyn Source>, context: OperatorContext, rate: Option<Arc<RateLimiter>>) -> Reader {
-        Reader { source, context, waiting: VecDeque::new(), open: None, rate, listed: false, ended: false, status: None }
+        let pace = Pace::new(BATCH_TIME, context.configuration.batch_bytes);
+        Reader { source, context, waiting: VecDeque::new(), open: None, rate, listed: false, ended: false, status: None, pace }
     }
 
     /// Takes back the splits that [`Reader::snapshot`] kept.
@@ -104,6 +109,7 @@ impl Reader {
             }
             let timers = task.run_timers()?;
             let pause = match () {
+                () if task.chain.is_sweeping() => task.chain.resume(&mut task.exits).map(|()| Pause::None)?,
                 () if task.control.is_drained() => Pause::AtEnd,
                 () if self.listed => self.read(task)?,
                 () => Pause::ForSplits,
@@ -166,6 +172,7 @@ impl Reader {
             match self.waiting.pop_front() {
                 Some((split, position)) => {
                     let mut reader = self.source.open(&split, position.as_deref())?;
+                    reader.limit_bytes(self.context.configuration.batch_bytes);
                     if self.context.configuration.poison_policy == PoisonPolicy::Skip {
                         reader.skip_long_records();
                     }
@@ -185,7 +192,8 @@ impl Reader {
         }
         let Some((split, reader)) = &mut self.open else { return Ok(Pause::None) };
         let configuration = &self.context.configuration;
-        let rows = self.rate.as_ref().map_or(configuration.batch_rows, |rate| configuration.batch_rows.min(rate.rows()));
+        let batch_rows = configuration.batch_rows.min(self.pace.events());
+        let rows = self.rate.as_ref().map_or(batch_rows, |rate| batch_rows.min(rate.rows()));
         let uid = &self.context.uid;
         // Other errors name the file themselves.
         let place = |e: Error| if e.code() == code::BAD_RECORD { e.at(format_args!("source `{uid}`: {}", split.name)) } else { e };
@@ -200,7 +208,9 @@ impl Reader {
                 if let Some(rate) = &self.rate {
                     rate.took(batch.n_rows());
                 }
+                let (n_rows, n_bytes, start) = (batch.n_rows(), batch.n_bytes(), Instant::now());
                 task.batch(batch)?;
+                self.pace.took(n_rows, start.elapsed(), n_bytes);
                 Ok(Pause::None)
             }
             ReaderPoll::Pending { ms } => Ok(Pause::For(Duration::from_millis(ms))),

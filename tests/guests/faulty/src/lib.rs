@@ -1,6 +1,8 @@
-//! The test guest that fails on the line `bad`, in the way that `--how` says; other lines pass. Run by `tests/tests/bad_input.rs`.
+//! The test guest that fails on the line `bad`, in the way that `--how` says. It works for N ms on `busy N`, and makes N lines of 1 MiB of
+//! `wide N`; other lines pass. Run by `tests/tests/bad_input.rs`.
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use streamrt_sdk::prelude::*;
 
@@ -14,6 +16,14 @@ fn spin() -> ! {
     let mut n = 0u64;
     loop {
         n = black_box(n.wrapping_add(1));
+    }
+}
+
+/// Keeps the processor busy.
+fn work(ms: u64) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(ms) {
+        (0..10_000).for_each(|n| drop(black_box(n)));
     }
 }
 
@@ -55,9 +65,15 @@ fn job(env: &mut Env) -> Result<()> {
     let how = env.arg_or("how", "refuse");
     let lines = env.source("lines", File::lines(env.arg_or("input", "input")));
     let passed: Stream<Line> = lines.flat_map("faulty", move |line: &String, out: &mut Collector<Line>| -> Result<()> {
-        match (line.as_str(), how.as_str()) {
+        let (word, n) = line.split_once(' ').map_or((line.as_str(), 0), |(word, n)| (word, n.parse().unwrap_or(0)));
+        match (word, how.as_str()) {
             ("bad", "flood") => flood(out),
             ("bad", how) => return fail(how),
+            ("wide", _) => (0..n).for_each(|_| out.collect(Line { line: "x".repeat(1 << 20) })),
+            ("busy", _) => {
+                work(n);
+                out.collect(Line { line: line.clone() });
+            }
             _ => out.collect(Line { line: line.clone() }),
         }
         Ok(())
