@@ -19,7 +19,7 @@ use crate::function::{FunctionChain, StateAccess};
 use crate::isolate::{Isolation, Suspect};
 use crate::keyed::BatchKeys;
 use crate::operator::{Operator, OperatorContext, Output, TaskMetrics};
-use crate::ports::Ports;
+use crate::ports::{CallLimits, Ports};
 use crate::second_input::{Lent, Part as SecondPart, SecondInput, parts};
 use crate::slots::Slots;
 use crate::states::{CallStates, States};
@@ -36,9 +36,6 @@ use streamrt_wit::{Function, StateDescriptor};
 
 /// More timers than this under the last watermark of a batch are a sweep; fewer fire in the call of the last rows.
 const TIMERS_BESIDE_ROWS: usize = 1024;
-
-/// The share of an instance's memory that value state may take in one call: a guest holds it twice, as it came and as it goes.
-const STATE_SHARE: usize = 8;
 
 /// Entries of each state with a time to live that are looked at after a batch, so that expired ones leave although nobody reads them: two
 /// for each row, because a row makes one entry of a value at most and cleaning must be faster, and some where there are no rows.
@@ -87,8 +84,7 @@ struct Opened {
     access: Box<dyn StateAccess>,
     timers: TimerService,
     metrics: Arc<TaskMetrics>,
-    batch_bytes: usize,
-    state_bytes: usize,
+    limits: CallLimits,
 }
 
 impl KeyedProcessOperator {
@@ -160,8 +156,7 @@ impl KeyedProcessOperator {
             batch_keys: &self.keys,
             now_ms,
             pending: Vec::new(),
-            batch_bytes: opened.batch_bytes,
-            state_bytes: opened.state_bytes,
+            limits: opened.limits,
             dropped: None,
             output,
         };
@@ -194,7 +189,7 @@ impl KeyedProcessOperator {
             return Err(Error::internal("a process function with one input was given rows of a second"));
         };
         let (chain, watermark) = (self.function.chain.as_mut(), self.function.watermark);
-        let lent = Lent { chain, access: &mut opened.access, watermark, now_ms, batch_bytes: opened.batch_bytes };
+        let lent = Lent { chain, access: &mut opened.access, watermark, now_ms, limits: opened.limits };
         second.run(rows, lent, &opened.isolation, output)
     }
 
@@ -246,8 +241,7 @@ impl Operator for KeyedProcessOperator {
             access: Box::new(CallStates { may_broadcast: self.second.is_none(), ..CallStates::new(states, kind) }),
             timers: TimerService::new(context.key_groups, context.max_parallelism),
             metrics: context.metrics.clone(),
-            batch_bytes: context.configuration.batch_bytes,
-            state_bytes: context.configuration.plugin_memory_bytes / STATE_SHARE,
+            limits: CallLimits::new(&context.configuration),
         });
         Ok(())
     }

@@ -11,7 +11,7 @@
 use crate::function::{Call, ClockIn, Failure, FunctionChain, Invocation, Outcome, RowsIn, StateAccess};
 use crate::isolate::{Isolation, Suspect, Work};
 use crate::operator::Output;
-use crate::ports::{Events, Ports};
+use crate::ports::{CallLimits, Events, Ports};
 use crate::states::CallStates;
 use crate::transform::{Piece, Projection, bytes_of, send_pieces, suspect_row};
 use arrow_schema::SchemaRef;
@@ -34,7 +34,7 @@ pub(crate) struct Lent<'a> {
     pub access: &'a mut Box<dyn StateAccess>,
     pub watermark: Watermark,
     pub now_ms: i64,
-    pub batch_bytes: usize,
+    pub limits: CallLimits,
 }
 
 /// A batch in parts: rows without marks, and watermarks.
@@ -141,13 +141,15 @@ impl Work for Rows<'_> {
         if !outcome.timers.is_empty() || outcome.states.iter().any(|state| state.values.num_rows() > 0) {
             return Err(Error::new(code::BAD_OUTPUT, "timers or state by key came back for broadcast rows, which have no key").into());
         }
-        self.pending = self.side.ports.assemble(outcome.rows, &Events { input: &input, marks: &[], timers: &[] })?;
+        let joined_bytes_max = self.lent.limits.output_bytes;
+        let events = Events { input: &input, marks: &[], timers: &[], joined_bytes_max };
+        self.pending = self.side.ports.assemble(outcome.rows, &events)?;
         held.states.apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
         Ok(input.n_bytes() + bytes_of(&self.pending))
     }
 
     fn flush(&mut self) -> Result<()> {
-        send_pieces(&mut self.pending, self.lent.batch_bytes, self.output)
+        send_pieces(&mut self.pending, self.lent.limits.batch_bytes, self.output)
     }
 
     fn split(&self, part: &Piece, n_events: usize) -> Option<(Piece, Piece)> {

@@ -10,7 +10,7 @@ use crate::function::{Call, ClockIn, Failure, FunctionChain, Invocation, NoState
 use crate::isolate::{Isolation, Suspect, Work};
 use crate::json;
 use crate::operator::{Operator, OperatorContext, Output};
-use crate::ports::{Events, Ports};
+use crate::ports::{CallLimits, Events, Ports};
 use crate::second_input::{Lent, Part, SecondInput, parts};
 use crate::states::{CallStates, States};
 use arrow_array::RecordBatch;
@@ -42,7 +42,7 @@ struct Opened {
     clock: std::sync::Arc<dyn Clock>,
     /// A [`CallStates`] where the function in front has state.
     access: Box<dyn StateAccess>,
-    batch_bytes: usize,
+    limits: CallLimits,
 }
 
 /// The columns that a function reads, by their places in the input.
@@ -194,7 +194,7 @@ impl TransformOperator {
             let second = operator.second.as_ref();
             let second = second.ok_or_else(|| Error::internal("a transform with one input was given rows of a second"))?;
             let (chain, watermark) = (operator.chain.as_mut(), operator.watermark);
-            let lent = Lent { chain, access: &mut opened.access, watermark, now_ms, batch_bytes: opened.batch_bytes };
+            let lent = Lent { chain, access: &mut opened.access, watermark, now_ms, limits: opened.limits };
             second.run(rows, lent, &opened.isolation, output)
         })
     }
@@ -212,7 +212,7 @@ struct Transform<'a> {
     batch: &'a Batch,
     now_ms: i64,
     pending: Vec<(u16, Batch)>,
-    batch_bytes: usize,
+    limits: CallLimits,
     output: &'a mut dyn Output,
 }
 
@@ -241,7 +241,7 @@ impl Work for Transform<'_> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        send_pieces(&mut self.pending, self.batch_bytes, self.output)
+        send_pieces(&mut self.pending, self.limits.batch_bytes, self.output)
     }
 
     fn split(&self, part: &Piece, n_events: usize) -> Option<(Piece, Piece)> {
@@ -271,7 +271,8 @@ impl Transform<'_> {
         // Taken after a failure as well: that is the rollback.
         let held = held.map(|held| (std::mem::take(&mut held.writes), held));
         let outcome = outcome?;
-        self.pending = self.operator.ports.assemble(outcome.rows, &Events { input, marks: &input.marks, timers: &[] })?;
+        let events = Events { input, marks: &input.marks, timers: &[], joined_bytes_max: self.limits.output_bytes };
+        self.pending = self.operator.ports.assemble(outcome.rows, &events)?;
         if let Some((writes, held)) = held {
             held.states.apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
         }
@@ -302,16 +303,16 @@ impl Operator for TransformOperator {
             true => NoState::boxed(),
             false => Box::new(CallStates { may_broadcast: self.second.is_none(), ..CallStates::new(states(), kind) }),
         };
-        let batch_bytes = context.configuration.batch_bytes;
-        self.opened = Some(Opened { isolation: Isolation::new(context), clock: context.clock.clone(), access, batch_bytes });
+        let limits = CallLimits::new(&context.configuration);
+        self.opened = Some(Opened { isolation: Isolation::new(context), clock: context.clock.clone(), access, limits });
         Ok(())
     }
 
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
         self.opened(|operator, opened, now_ms| {
             let access = &mut opened.access;
-            let batch_bytes = opened.batch_bytes;
-            let mut work = Transform { operator, access, batch: &batch, now_ms, pending: Vec::new(), batch_bytes, output };
+            let limits = opened.limits;
+            let mut work = Transform { operator, access, batch: &batch, now_ms, pending: Vec::new(), limits, output };
             opened.isolation.run(&mut work, Piece::whole(&batch))
         })
     }

@@ -7,7 +7,7 @@ use crate::function::{Call, ClockIn, Failure, Invocation, Outcome, RowsIn, Slots
 use crate::isolate::{Isolation, Suspect, Work};
 use crate::keyed::BatchKeys;
 use crate::operator::Output;
-use crate::ports::Events;
+use crate::ports::{CallLimits, Events};
 use crate::states::{CallStates, Writes};
 use crate::timers::{Domain, Timer, TimerService};
 use crate::transform::{Piece, bytes_of, send_pieces, suspect_row};
@@ -31,10 +31,7 @@ pub(super) struct Process<'a> {
     pub batch_keys: &'a BatchKeys,
     pub now_ms: i64,
     pub pending: Vec<(u16, Batch)>,
-    /// What one piece of output may have.
-    pub batch_bytes: usize,
-    /// What the value state of the keys of a call may have, if they are several.
-    pub state_bytes: usize,
+    pub limits: CallLimits,
     /// Timers that were registered by firings at the end.
     pub dropped: Option<Dropped>,
     pub output: &'a mut dyn Output,
@@ -164,7 +161,8 @@ impl Process<'_> {
         let states = &mut CallStates::of(self.access).states;
         states.check(&outcome.states, n_slots)?;
         check_timers(&outcome.timers, n_slots)?;
-        let events = Events { input: call.input, marks: call.marks_out, timers: &outcome.timers };
+        let joined_bytes_max = self.limits.output_bytes;
+        let events = Events { input: call.input, marks: call.marks_out, timers: &outcome.timers, joined_bytes_max };
         self.pending = self.function.ports.assemble(outcome.rows, &events)?;
         states.apply(&outcome.states, writes, &self.function.slots.keys);
         self.apply_timers(call, &outcome.timers);
@@ -191,7 +189,7 @@ impl Process<'_> {
         let clock = ClockIn { watermark: function.watermark, bound: call.bound, processing_time: self.now_ms };
         let n_slots = slots.keys.len();
         let held = CallStates::of(self.access);
-        let states = held.states.values(&slots.keys, self.state_bytes)?;
+        let states = held.states.values(&slots.keys, self.limits.state_bytes)?;
         let n_bytes = columns_bytes(&columns) + states.iter().map(|state| columns_bytes(&state.values)).sum::<usize>();
         std::mem::swap(&mut held.keys, &mut slots.keys);
         let invocation = Invocation {
@@ -296,7 +294,7 @@ impl Work for Process<'_> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        send_pieces(&mut self.pending, self.batch_bytes, self.output)
+        send_pieces(&mut self.pending, self.limits.batch_bytes, self.output)
     }
 
     fn split(&self, part: &Part, n_events: usize) -> Option<(Part, Part)> {

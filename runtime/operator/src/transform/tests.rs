@@ -264,3 +264,24 @@ fn what_a_call_makes_goes_out_in_pieces() {
     assert_eq!((sizes.n_rows, sizes.marks), (4_000, vec![5, 7, 9]));
     assert!(sizes.bytes_max <= 10_000, "{}", sizes.bytes_max);
 }
+
+#[test]
+fn a_call_that_repeats_too_much_of_its_input_is_cut() {
+    // Four rows of 1,001 bytes and 8 of a number, a thousand times each, are 4 MB.
+    let functions = [function(FunctionKind::FlatMap, vec![OutputColumns::Extend { schema: added("y") }])];
+    let wide = |batch: Batch| {
+        let names: ArrayRef = Arc::new(StringArray::from_iter_values((0..4).map(|_| "x".repeat(1_000))));
+        let columns = RecordBatch::try_new(batch.columns.schema(), vec![names, batch.columns.column(1).clone()]).unwrap();
+        Batch { columns, ..batch }
+    };
+    let run = |output_bytes: usize| {
+        let configuration = Configuration { plugin_output_bytes: output_bytes, ..Configuration::default() };
+        let mut harness = Harness::with(operator(&functions, thousandfold), configuration).unwrap();
+        let mut sizes = Sizes::default();
+        harness.operator.batch(wide(input()), &mut sizes).map(|()| sizes.n_rows)
+    };
+    assert_eq!(run(1_100_000).unwrap(), 4_000);
+    let error = run(900_000).unwrap_err();
+    assert_eq!(error.code().id, code::OUTPUT_LIMIT.id);
+    assert!(error.message().contains("data/x.csv line 11"), "{error}");
+}
