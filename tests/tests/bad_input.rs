@@ -249,16 +249,16 @@ fn passed(lines: &[String]) -> Vec<String> {
 
 #[test]
 fn a_function_that_is_slow_but_in_time_for_every_record() {
-    // Together they take four times the deadline.
-    let lines: Vec<String> = (0..40).map(|n| format!("busy 3{}", n % 5)).collect();
+    // One takes some 20 ms, all of them twice the deadline.
+    let lines: Vec<String> = (0..40).map(|n| format!("busy {}", 10 + n % 5)).collect();
     let case = Case::new("faulty", &lines.iter().map(String::as_str).collect::<Vec<_>>());
-    case.run(&["-D", "plugin.deadline=320ms"]).succeeded();
+    case.run(&["-D", "plugin.deadline=400ms"]).succeeded();
     assert_eq!(case.main_lines(), passed(&lines));
 }
 
 #[test]
 fn a_record_that_takes_longer_than_the_deadline() {
-    let case = Case::new("faulty", &["one", "busy 2000", "two"]);
+    let case = Case::new("faulty", &["one", "busy 1000000", "two"]);
     let report = case.run(&["-D", "plugin.deadline=200ms"]).failed_with("S4002");
     report.names("input.csv line 2").names("within 200 ms");
 }
