@@ -53,7 +53,7 @@ impl Style {
         format!(
             "{text}{end}: {records_in} records in, {records_out} out, {late_records} late, {dead_letters} dead letters, {:.2} s\n{}",
             elapsed.as_secs_f64(),
-            dropped_timers(summary)
+            dropped(summary.dropped_at_end) + &dropped_timers(summary)
         )
     }
 }
@@ -68,6 +68,16 @@ fn dropped_timers(summary: &Progress) -> String {
                 "{n} timers were registered by timers that the end of the input fired, and do not fire themselves; one of them: {first}\n"
             )
         }
+    }
+}
+
+/// What is said of windows and timers that the end of the input has taken away; nothing if there were none.
+fn dropped(n: u64) -> String {
+    let kept = "`-D end-of-input.processing-time=fire` fires windows, and the timers that were registered before the end";
+    if n == 0 {
+        String::new()
+    } else {
+        format!("{n} windows and timers of processing time were not due at the end, and are dropped; {kept}\n")
     }
 }
 
@@ -89,6 +99,7 @@ fn object(event: &str, progress: &Progress) -> Value {
         "late": progress.late_records,
         "dead_letters": progress.dead_letters,
         "dropped_timers": progress.dropped_timers,
+        "dropped_at_end": progress.dropped_at_end,
         "elapsed_ms": progress.elapsed.as_millis() as u64,
     })
 }
@@ -142,6 +153,7 @@ mod tests {
             back_pressure: 0.25,
             late_records: 3,
             dead_letters: 1,
+            dropped_at_end: 0,
             dropped_timers: 0,
             dropped_timer: None,
             elapsed,
@@ -182,8 +194,10 @@ mod tests {
     fn summaries() {
         let done = progress(7, 2, None, 3);
         assert_eq!(Style::Plain.summary(&done, false), "finished: 7 records in, 2 out, 3 late, 1 dead letters, 3.00 s\n");
-        let dropped = Progress { dropped_timers: 2, dropped_timer: Some("operator `op`: timer at 15 ms, key 7".into()), ..done.clone() };
-        let said = Style::Plain.summary(&dropped, false);
+        let dropped = Style::Plain.summary(&Progress { dropped_at_end: 2, ..done.clone() }, false);
+        assert!(dropped.contains("3.00 s\n2 windows and timers of processing time were not due at the end, and are dropped;"), "{dropped}");
+        let timers = Progress { dropped_timers: 2, dropped_timer: Some("operator `op`: timer at 15 ms, key 7".into()), ..done.clone() };
+        let said = Style::Plain.summary(&timers, false);
         assert!(
             said.contains("3.00 s\n2 timers were registered by timers") && said.ends_with("operator `op`: timer at 15 ms, key 7\n"),
             "{said}"

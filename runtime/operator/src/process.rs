@@ -27,10 +27,10 @@ use crate::timers::{Domain, Timer, TimerService};
 use crate::transform::{Piece, Projection};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use calls::{Part, Process};
-use serde_json::{Value, json};
+use calls::{Dropped, Part, Process};
 use std::sync::Arc;
 use streamrt_state::{KeyKind, KeyedSnapshot, OperatorSnapshot, OperatorState};
+use streamrt_types::state_types::{TIMERS, timer_types};
 use streamrt_types::{Batch, Clock, Error, Mark, Result, WATERMARK_MAX, WATERMARK_MIN, Watermark, code};
 use streamrt_wit::{Function, StateDescriptor};
 
@@ -41,9 +41,6 @@ const TIMERS_BESIDE_ROWS: usize = 1024;
 /// for each row, because a row makes one entry of a value at most and cleaning must be faster, and some where there are no rows.
 const SWEEP_ENTRIES_PER_ROW: usize = 2;
 const SWEEP_ENTRIES_MIN: usize = 64;
-
-/// The name of the timers in a snapshot. A function's own states cannot begin so.
-const TIMERS: &str = "$timers";
 
 /// The operator of a keyed process function.
 pub struct KeyedProcessOperator {
@@ -79,11 +76,11 @@ struct FunctionCalls {
 struct Opened {
     isolation: Isolation,
     clock: Arc<dyn Clock>,
+    metrics: Arc<TaskMetrics>,
     uid: Arc<str>,
     /// A [`CallStates`].
     access: Box<dyn StateAccess>,
     timers: TimerService,
-    metrics: Arc<TaskMetrics>,
     limits: CallLimits,
 }
 
@@ -161,8 +158,11 @@ impl KeyedProcessOperator {
             output,
         };
         let done = run(&mut process, &opened.isolation)?;
-        if let Some(dropped) = process.dropped {
-            opened.metrics.drop_timers(&opened.uid, dropped.n, &suspect_timer(&dropped.first, &self.keys));
+        if let Some(Dropped { domain, n, first }) = process.dropped {
+            match domain {
+                Domain::EventTime => opened.metrics.drop_timers(&opened.uid, n, &suspect_timer(&first, &self.keys)),
+                Domain::ProcessingTime => TaskMetrics::add(&opened.metrics.dropped_at_end, n),
+            }
         }
         if self.expires {
             CallStates::of(&mut opened.access).states.sweep(SWEEP_ENTRIES_MIN + batch.n_rows() * SWEEP_ENTRIES_PER_ROW);
@@ -237,10 +237,10 @@ impl Operator for KeyedProcessOperator {
         self.opened = Some(Opened {
             isolation: Isolation::new(context),
             clock: context.clock.clone(),
+            metrics: context.metrics.clone(),
             uid: context.uid.clone(),
             access: Box::new(CallStates { may_broadcast: self.second.is_none(), ..CallStates::new(states, kind) }),
             timers: TimerService::new(context.key_groups, context.max_parallelism),
-            metrics: context.metrics.clone(),
             limits: CallLimits::new(&context.configuration),
         });
         Ok(())
@@ -304,7 +304,7 @@ impl Operator for KeyedProcessOperator {
         }
         let mut keyed = states.freeze(&self.descriptors, &key);
         if self.function.registers_timers {
-            keyed.push(KeyedSnapshot { name: TIMERS.into(), types: timer_types(key), entries: Box::new(opened.timers.freeze()) });
+            keyed.push(KeyedSnapshot { name: TIMERS.into(), types: timer_types(&key), entries: Box::new(opened.timers.freeze()) });
         }
         Ok(OperatorSnapshot { keyed, lists: states.freeze_lists(&self.descriptors) })
     }
@@ -312,9 +312,15 @@ impl Operator for KeyedProcessOperator {
     fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
         let key = self.keys.types();
         let opened = self.opened.as_mut().ok_or_else(not_opened)?;
-        CallStates::of(&mut opened.access).states.restore(&self.descriptors, &key, state)?;
+        let states = &mut CallStates::of(&mut opened.access).states;
+        states.set_time(opened.clock.now_ms());
+        states.restore(&self.descriptors, &key, opened.clock.now_ms(), state)?;
+        if !self.function.registers_timers {
+            // Those of a version that had some are left, and found.
+            return Ok(());
+        }
         let fixed = self.keys.kind() == KeyKind::Fixed;
-        state.keyed(TIMERS, &timer_types(key), |hash, key, sub, _| opened.timers.restore(hash, key, sub, fixed))
+        state.keyed(TIMERS, &timer_types(&key), |hash, key, sub, _| opened.timers.restore(hash, key, sub, fixed))
     }
 
     fn processing_time(&mut self, now_ms: i64, output: &mut dyn Output) -> Result<()> {
@@ -322,10 +328,17 @@ impl Operator for KeyedProcessOperator {
         // What is left, or was registered meanwhile, is due at once: the task comes again.
         self.work(&empty, now_ms, output, |process, isolation| process.sweep(Domain::ProcessingTime, now_ms, isolation)).map(drop)
     }
-}
 
-fn timer_types(key: Value) -> Value {
-    json!({"kind": "timers", "key": key})
+    /// A timer that a firing registers has no time to come any more, and is dropped like those that may not fire.
+    fn end_of_time(&mut self, fires: bool, output: &mut dyn Output) -> Result<()> {
+        if fires && self.next(Domain::ProcessingTime).is_some() {
+            let (empty, now_ms) = (self.empty.clone(), self.now_ms());
+            while !self.work(&empty, now_ms, output, |process, isolation| process.sweep(Domain::ProcessingTime, i64::MAX, isolation))? {}
+        }
+        let Some(opened) = &self.opened else { return Ok(()) };
+        TaskMetrics::add(&opened.metrics.dropped_at_end, opened.timers.len(Domain::ProcessingTime) as u64);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

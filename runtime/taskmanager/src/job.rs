@@ -120,6 +120,8 @@ pub struct Progress {
     pub dropped_timers: u64,
     /// One of them, in words.
     pub dropped_timer: Option<String>,
+    /// Windows and timers of processing time that were not due at the end of the input.
+    pub dropped_at_end: u64,
     pub elapsed: Duration,
 }
 
@@ -285,6 +287,7 @@ impl Shared {
             watermark: watermarks.min().filter(|watermark| *watermark != WATERMARK_MIN),
             back_pressure: (blocked as f64 / elapsed.as_nanos().max(1) as f64).min(1.0),
             late_records: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.late_records)),
+            dropped_at_end: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_at_end)),
             dead_letters: metrics.dead_letters_before + metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
             dropped_timers: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_timers)),
             dropped_timer: metrics.regions.iter().flat_map(|region| &region.tasks).find_map(|task| task.first_dropped_timer.get().cloned()),

@@ -13,7 +13,7 @@ use crate::timers::{Domain, Timer, TimerService};
 use crate::transform::{Piece, bytes_of, send_pieces, suspect_row};
 use std::time::Duration;
 use streamrt_state::Keys;
-use streamrt_types::{Batch, Error, Mark, Result, WATERMARK_MAX, WATERMARK_MIN, Watermark, code, columns_bytes};
+use streamrt_types::{Batch, Error, Mark, Result, WATERMARK_MIN, Watermark, code, columns_bytes};
 use streamrt_wit::codes::{action, domain};
 
 /// Calls of a sweep between which nothing else happens: some 100 ms.
@@ -32,7 +32,7 @@ pub(super) struct Process<'a> {
     pub now_ms: i64,
     pub pending: Vec<(u16, Batch)>,
     pub limits: CallLimits,
-    /// Timers that were registered by firings at the end.
+    /// Timers that firings at the end registered. All of one piece of work are of one domain.
     pub dropped: Option<Dropped>,
     pub output: &'a mut dyn Output,
 }
@@ -48,6 +48,7 @@ pub(super) enum Part {
 
 /// Timers that were registered too late to fire, and the first of them.
 pub(super) struct Dropped {
+    pub domain: Domain,
     pub n: u64,
     pub first: Timer,
 }
@@ -64,8 +65,9 @@ struct CallIn<'a> {
     domain: Domain,
     /// Event-time timers at or before it fire.
     bound: i64,
-    /// The final watermark makes them due.
+    /// The end of the input makes them due: what they register does not fire.
     ends: bool,
+    now_ms: i64,
 }
 
 fn domain_code(domain: Domain) -> u8 {
@@ -125,7 +127,8 @@ impl Process<'_> {
             let bound = bound.unwrap_or(self.function.watermark);
             let rows = piece.rows.clone();
             let domain = Domain::EventTime;
-            let call = CallIn { input: &input, marks, marks_out: &input.marks, rows, due: &due, domain, bound, ends: false };
+            let call =
+                CallIn { input: &input, marks, marks_out: &input.marks, rows, due: &due, domain, bound, ends: false, now_ms: self.now_ms };
             n_bytes = self.call(&call, deadline)?;
         }
         self.function.watermark = bound.unwrap_or(self.function.watermark);
@@ -133,18 +136,24 @@ impl Process<'_> {
     }
 
     fn run_sweep(&mut self, domain: Domain, bound: i64, n: usize, deadline: Duration) -> Result<usize, Failure> {
-        let due = self.timers.due(domain, bound, n);
+        let ends = bound == i64::MAX;
+        let mut due = self.timers.due(domain, bound, n);
+        let Some(first) = due.first().map(|timer| timer.time) else { return Ok(0) };
+        if ends && domain == Domain::ProcessingTime {
+            // For the guest it is as late as they say, and no later: or what they register would fire with those behind them.
+            due.truncate(due.partition_point(|timer| timer.time == first));
+        }
+        let now_ms = if ends { self.now_ms.max(first) } else { self.now_ms };
         let Some(last) = due.last() else { return Ok(0) };
         // User code sees the watermark that fires them, but what falls due behind the last of them is for the next call.
         let mark = [Mark { row: 0, watermark: bound }];
-        let ends = domain == Domain::EventTime && bound == WATERMARK_MAX;
         let (marks, bound) = match domain {
             // Nothing that is registered on the way fires.
             Domain::EventTime if ends => (&mark[..], WATERMARK_MIN),
             Domain::EventTime => (&mark[..], last.time),
             Domain::ProcessingTime => (&[][..], self.function.watermark),
         };
-        let call = CallIn { input: self.empty, marks, marks_out: &[], rows: 0..0, due: &due, domain, bound, ends };
+        let call = CallIn { input: self.empty, marks, marks_out: &[], rows: 0..0, due: &due, domain, bound, ends, now_ms };
         self.call(&call, deadline)
     }
 
@@ -186,7 +195,7 @@ impl Process<'_> {
         };
         let timer = |(timer, &slot): (&Timer, &u32)| TimerIn { slot, time: timer.time, domain: domain_code(call.domain) };
         let timers: Vec<TimerIn> = call.due.iter().zip(&slots.of_timers).map(timer).collect();
-        let clock = ClockIn { watermark: function.watermark, bound: call.bound, processing_time: self.now_ms };
+        let clock = ClockIn { watermark: function.watermark, bound: call.bound, processing_time: call.now_ms };
         let n_slots = slots.keys.len();
         let held = CallStates::of(self.access);
         let states = held.states.values(&slots.keys, self.limits.state_bytes)?;
@@ -221,8 +230,8 @@ impl Process<'_> {
             let hash = slots.keys.hashes()[out.slot as usize];
             match out.action {
                 // A firing at the end of the input asked for another: there would be no end of it.
-                action::REGISTER if call.ends && domain == Domain::EventTime => {
-                    self.dropped.get_or_insert(Dropped { n: 0, first: timer }).n += 1
+                action::REGISTER if call.ends && (domain == Domain::EventTime || domain == call.domain) => {
+                    self.dropped.get_or_insert(Dropped { domain: call.domain, n: 0, first: timer }).n += 1;
                 }
                 action::REGISTER => self.timers.register(domain, hash, timer),
                 _ => self.timers.delete(domain, hash, &timer),
