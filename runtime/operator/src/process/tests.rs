@@ -558,3 +558,59 @@ fn a_row_that_hangs_is_found_also_alone_between_marks() {
         assert_eq!(harness.dead_letters.lock().unwrap().len(), 1);
     }
 }
+
+/// Keeps the values that come out of a chain, and watermarks as negative numbers.
+#[derive(Default)]
+struct Values(Vec<i64>);
+
+impl crate::Exits for Values {
+    fn batch(&mut self, _: usize, batch: Batch) -> Result<()> {
+        self.0.extend(batch.columns.column(0).as_primitive::<Int64Type>().values());
+        Ok(())
+    }
+    fn watermark(&mut self, _: usize, watermark: Watermark) -> Result<()> {
+        self.0.push(-watermark);
+        Ok(())
+    }
+    fn status(&mut self, _: usize, _: streamrt_types::Status) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A chain with [`Chaining`] at its head, which has timers at 2, 4, ... 2,000, and has begun with the watermark 3,000.
+fn sweeping_chain(exits: &mut Values) -> crate::OperatorChain {
+    let context = Harness::new(operator(Chaining)).context;
+    let mut chain = crate::OperatorChain::new();
+    chain.push(Box::new(operator(Chaining)), context, vec![(0, streamrt_types::Target::Exit(0))]);
+    chain.open().unwrap();
+    for x in 1..=1_000 {
+        let mut batch = Some(input(&[("a", x * 2, 0)], &[]));
+        chain.head(exits, &mut |operator, output| operator.batch(batch.take().unwrap(), output)).unwrap();
+    }
+    chain.head(exits, &mut |operator, output| operator.watermark(3_000, output)).unwrap();
+    assert!(chain.is_sweeping() && exits.0.len() < 2_000, "one piece has gone out: {}", exits.0.len());
+    chain
+}
+
+#[test]
+fn nothing_reaches_an_operator_inside_its_sweep() {
+    let all: Vec<i64> = (2..=2_001).chain([-3_000]).collect();
+    let mut exits = Values::default();
+    let mut chain = sweeping_chain(&mut exits);
+    while chain.is_sweeping() {
+        chain.resume(&mut exits).unwrap();
+    }
+    assert_eq!(exits.0, all);
+    let mut exits = Values::default();
+    let mut chain = sweeping_chain(&mut exits);
+    chain.head(&mut exits, &mut |operator, output| operator.watermark(3_001, output)).unwrap();
+    assert_eq!(exits.0, [all, vec![-3_001]].concat());
+}
+
+#[test]
+fn a_cancelled_job_leaves_its_sweep() {
+    let mut harness = long_sweep(1_000, 1, None);
+    harness.context.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(harness.watermark(1 << 40).unwrap_err().code().id, code::CANCELLED.id);
+    assert_eq!(harness.lines(0).len(), 0);
+}
