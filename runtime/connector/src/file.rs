@@ -231,6 +231,10 @@ impl SplitReader for FileReader {
         self.records.limit_bytes(batch_bytes);
     }
 
+    fn held_bytes(&self) -> usize {
+        self.records.held_bytes()
+    }
+
     fn skip_long_records(&mut self) {
         self.records.skip_long_records();
     }

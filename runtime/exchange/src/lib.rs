@@ -10,4 +10,4 @@ mod valve;
 
 pub use channel::{ChannelSender, Disconnected, GateWaker};
 pub use gate::{GateEvent, InputGate};
-pub use partition::{Partitioner, ResultPartition};
+pub use partition::{Partitioner, RefuseRow, ResultPartition};
