@@ -21,7 +21,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use streamrt_checkpoint::{Action, Coordinator, EndState, Entry, Purpose, Request, SnapshotKind, Store, Stored, SubtaskSnapshot, object_path};
+use streamrt_checkpoint::{
+    Action, Coordinator, EndState, Entry, Purpose, Request, SnapshotKind, Store, Stored, SubtaskSnapshot, object_path,
+};
 use streamrt_types::{Barrier, Error, Result, code, failpoint};
 
 /// How often the coordinator looks at the clock at least.

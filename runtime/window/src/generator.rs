@@ -86,7 +86,8 @@ impl Generators {
 
     /// What a snapshot keeps: the generators that have begun or are idle, and those that ran here and have not come back.
     pub(crate) fn kept(&self) -> impl Iterator<Item = Kept> {
-        let keep = |(&split, &Generator { greatest, watermark, idle, .. }): (&SplitNumber, &Generator)| Kept { split, greatest, watermark, idle };
+        let keep =
+            |(&split, &Generator { greatest, watermark, idle, .. }): (&SplitNumber, &Generator)| Kept { split, greatest, watermark, idle };
         self.by_split.iter().filter(|(_, generator)| generator.begun || generator.idle).map(keep).chain(self.restored.own())
     }
 

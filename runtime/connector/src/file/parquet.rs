@@ -195,7 +195,9 @@ impl ParquetReader {
     fn next(&mut self, rows: usize) -> Result<Option<RecordBatch>> {
         self.rest = match std::mem::replace(&mut self.rest, Rest::Ended) {
             // Whatever the first call asks for, a column is decoded in pieces of some size.
-            Rest::Unread(builder) => Rest::Reader(builder.with_batch_size(rows.max(DECODED_ROWS_MIN)).build().map_err(|e| unreadable(&self.path, e))?),
+            Rest::Unread(builder) => {
+                Rest::Reader(builder.with_batch_size(rows.max(DECODED_ROWS_MIN)).build().map_err(|e| unreadable(&self.path, e))?)
+            }
             rest => rest,
         };
         let found = match (self.ahead.take(), &mut self.rest) {

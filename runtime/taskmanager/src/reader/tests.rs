@@ -191,7 +191,11 @@ impl Job {
         let clock = harness.clock;
         let mut chain = OperatorChain::new();
         let named = |uid: &str| OperatorContext { uid: uid.into(), ..context.clone() };
-        chain.push(Box::new(Filter(if self.filter == 0 { i64::MIN } else { self.filter })), named("filter"), vec![(0, Target::Operator(1))]);
+        chain.push(
+            Box::new(Filter(if self.filter == 0 { i64::MIN } else { self.filter })),
+            named("filter"),
+            vec![(0, Target::Operator(1))],
+        );
         if !self.without_time {
             let schema = RecordBatch::try_from_iter([("time", Arc::new(Int64Array::from(vec![0])) as ArrayRef)]).unwrap().schema();
             let time = TimeSource::Column { column: "time".into(), unit: TimeUnit::Milliseconds };
