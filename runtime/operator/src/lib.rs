@@ -32,6 +32,7 @@ mod operator;
 mod operator_states;
 mod ports;
 mod process;
+mod room;
 mod second_input;
 mod sink;
 mod slots;
