@@ -6,12 +6,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use streamrt_checkpoint::ApprovalKey;
 use streamrt_plugin::{Plugin, PluginHost};
+use streamrt_taskmanager::LoadedPlugin;
 use streamrt_types::{Configuration, Error, Result, code};
 
 /// Loads components, each file once.
 pub struct Loader {
     host: Arc<PluginHost>,
+    /// By which the user approves of upgrades.
+    approvals: Option<Arc<ApprovalKey>>,
     loaded: BTreeMap<PathBuf, (Arc<Plugin>, Arc<Vec<u8>>)>,
 }
 
@@ -19,11 +23,24 @@ impl Loader {
     /// # Errors
     /// `Internal` if the host cannot be made on this machine.
     pub fn new(configuration: &Configuration) -> Result<Loader> {
-        let host = PluginHost::new(configuration, cache::compiled())?;
-        if let Some(fault) = host.cache_fault() {
-            report::status(&format!("compiled plugins are not kept: {fault}"));
-        }
-        Ok(Loader { host, loaded: BTreeMap::new() })
+        let compiled = cache::compiled().map_err(|fault| report::status(&format!("compiled plugins are not kept: {fault}")));
+        let host = PluginHost::new(configuration, compiled.ok())?;
+        let approvals = cache::secret().ok().map(|secret| Arc::new(ApprovalKey::new(&secret)));
+        Ok(Loader { host, approvals, loaded: BTreeMap::new() })
+    }
+
+    /// By which the user approves of upgrades; None: nobody can tell later whose they were.
+    pub fn approvals(&self) -> Option<&ApprovalKey> {
+        self.approvals.as_deref()
+    }
+
+    /// The component of a file, for a job with these arguments.
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub fn load_for_job(&mut self, path: &Path, args: &[String]) -> Result<LoadedPlugin> {
+        let (plugin, component) = self.load(path)?;
+        Ok(LoadedPlugin { plugin, component, args: args.to_vec(), replaces: None, approvals: self.approvals.clone() })
     }
 
     /// The plugin, and the bytes of its file.

@@ -100,8 +100,7 @@ fn read_job(args: &RunArgs) -> Result<Job> {
 fn read_component(args: &RunArgs) -> Result<Job> {
     let configuration = configured(Configuration::default(), args)?;
     let mut loader = Loader::new(&configuration)?;
-    let (plugin, component) = loader.load(&args.file)?;
-    let loaded = LoadedPlugin { plugin, args: args.args.clone(), component, replaces: None };
+    let loaded = loader.load_for_job(&args.file, &args.args)?;
     let loaded = upgraded(loaded, args, &mut loader, &configuration)?;
     let plan = loaded.plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
@@ -111,7 +110,9 @@ fn read_component(args: &RunArgs) -> Result<Job> {
 
 /// The component itself, or the one that an upgrade has put in its place: a job goes on with the version that it had come to.
 fn upgraded(named: LoadedPlugin, args: &RunArgs, loader: &mut Loader, configuration: &Configuration) -> Result<LoadedPlugin> {
-    let Some(bytes) = replacement(configuration, from(args).as_deref(), named.plugin.digest())? else { return Ok(named) };
+    let (from, digest, accepted) = (from(args), named.plugin.digest(), args.accept.as_deref());
+    let newer = replacement(configuration, from.as_deref(), digest, loader.approvals(), accepted)?;
+    let Some(bytes) = newer else { return Ok(named) };
     let replaces = Some(named.plugin.digest().to_owned());
     let plugin = loader.load_bytes(&bytes)?;
     report::status(&format!("the job was upgraded: it goes on with the component {}", plugin.digest().get(..12).unwrap_or_default()));
@@ -140,10 +141,9 @@ fn new_version(args: &RunArgs, job: &Job) -> remote::Load {
 }
 
 fn new_component(new: &RunArgs, name: &str, configuration: &Configuration) -> Result<(JobSpec, Vec<LoadedPlugin>)> {
-    let (plugin, component) = Loader::new(configuration)?.load(&new.file)?;
-    let plan = plugin.describe(&new.args).map_err(|e| e.at(new.file.display()))?;
-    let plugins = vec![LoadedPlugin { plugin, args: new.args.clone(), component, replaces: None }];
-    Ok((JobSpec::from_plan(name, Arc::new(plan)), plugins))
+    let loaded = Loader::new(configuration)?.load_for_job(&new.file, &new.args)?;
+    let plan = loaded.plugin.describe(&new.args).map_err(|e| e.at(new.file.display()))?;
+    Ok((JobSpec::from_plan(name, Arc::new(plan)), vec![loaded]))
 }
 
 fn read_job_file(args: &RunArgs) -> Result<Job> {
@@ -171,9 +171,9 @@ fn load_plugins(file: &JobFile, folder: &Path, configuration: &Configuration) ->
     let (mut plugins, mut plans) = (Vec::new(), Vec::new());
     for used in file.plugins() {
         let path = folder.join(&used.component);
-        let (plugin, component) = loader.load(&path)?;
-        plans.push(Arc::new(plugin.describe(&used.args).map_err(|e| e.at(path.display()))?));
-        plugins.push(LoadedPlugin { plugin, args: used.args, component, replaces: None });
+        let loaded = loader.load_for_job(&path, &used.args)?;
+        plans.push(Arc::new(loaded.plugin.describe(&used.args).map_err(|e| e.at(path.display()))?));
+        plugins.push(loaded);
     }
     Ok((plugins, plans))
 }

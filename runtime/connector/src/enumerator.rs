@@ -22,6 +22,9 @@ pub struct FileSplit {
     pub end: u64,
 }
 
+/// Nobody finds so many; a snapshot that says so was made up.
+const SPLITS_MAX: u32 = 1 << 31;
+
 pub struct FileEnumerator {
     options: Arc<FileOptions>,
     /// No file that has a quote is cut.
@@ -46,7 +49,10 @@ impl FileEnumerator {
     /// # Errors
     /// `Data` if `restored` is no snapshot of such an enumerator.
     pub fn new(options: Arc<FileOptions>, quoted: bool, restored: Option<&str>) -> Result<FileEnumerator> {
-        let found = restored.map(|text| position::read("source `file`", text)).transpose()?.unwrap_or_default();
+        let found: Found = restored.map(|text| position::read("source `file`", text)).transpose()?.unwrap_or_default();
+        if found.n_splits > SPLITS_MAX {
+            return Err(position::damaged("source `file`", &format!("{} splits", found.n_splits)));
+        }
         Ok(FileEnumerator { options, quoted, found })
     }
 

@@ -170,11 +170,12 @@ impl Source for FileSource {
     fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
         let detail: FileSplit = position::read(&split.name, &split.detail)?;
         let position: Option<FilePosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
+        let line = position.map_or(Ok(1), |position| position::count(&split.name, position.line))?;
         let mut input = match position {
             None => SplitFile::begin(&detail)?,
             Some(position) => SplitFile::go_on(&detail, position)?,
         };
-        let mut records = RecordBuffer::at(self.format.framing(), input.at, position.map_or(1, |position| position.line));
+        let mut records = RecordBuffer::at(self.format.framing(), input.at, line);
         let header = self.header(&detail, position, &mut input, &mut records)?;
         let decoder = self.format.decoder(header.as_deref(), split.name.clone(), split.number)?;
         Ok(Box::new(FileReader { input, records, decoder, ended: false }))

@@ -1,9 +1,8 @@
 //! The host of all plugins of a process: one engine, its ticker, and the cache of compiled code.
 
-use crate::cache::Cache;
+use crate::cache::CompiledCode;
 use crate::plugin::Plugin;
 use crate::ticker::Ticker;
-use std::path::PathBuf;
 use std::sync::Arc;
 use streamrt_types::{Clock, Configuration, Error, Result, SystemClock};
 use wasmtime::component::Component;
@@ -18,8 +17,7 @@ pub struct PluginHost {
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
-    cache: Option<Cache>,
-    cache_fault: Option<String>,
+    cache: Option<CompiledCode>,
 }
 
 /// What one instance may use.
@@ -33,23 +31,22 @@ pub(crate) struct Limits {
 }
 
 impl PluginHost {
-    /// Makes a host; its limits are those of `configuration`, and compiled code is kept in `cache_dir`.
+    /// Makes a host; its limits are those of `configuration`, and compiled code is kept in `cache`.
     ///
     /// Starts one thread, which ends with the host and its plugins. `plugin_epoch = false` compiles without deadline checks: such code
     /// is neither shared with nor taken from hosts that have them.
     ///
     /// # Errors
-    /// `Internal` if the engine or the thread cannot be made on this machine. A cache folder that cannot be used is no error: see
-    /// [`PluginHost::cache_fault`].
-    pub fn new(configuration: &Configuration, cache_dir: Option<PathBuf>) -> Result<Arc<PluginHost>> {
-        PluginHost::with_clock(configuration, cache_dir, SystemClock::shared())
+    /// `Internal` if the engine or the thread cannot be made on this machine.
+    pub fn new(configuration: &Configuration, cache: Option<CompiledCode>) -> Result<Arc<PluginHost>> {
+        PluginHost::with_clock(configuration, cache, SystemClock::shared())
     }
 
     /// Like [`PluginHost::new`], with a clock for guests that read the time through WASI.
     ///
     /// # Errors
     /// As for [`PluginHost::new`].
-    pub fn with_clock(configuration: &Configuration, cache_dir: Option<PathBuf>, clock: Arc<dyn Clock>) -> Result<Arc<PluginHost>> {
+    pub fn with_clock(configuration: &Configuration, cache: Option<CompiledCode>, clock: Arc<dyn Clock>) -> Result<Arc<PluginHost>> {
         let limits = Limits {
             memory_bytes: configuration.plugin_memory_bytes,
             output_bytes: configuration.plugin_output_bytes,
@@ -59,17 +56,7 @@ impl PluginHost {
         let engine =
             Engine::new(&config(limits.epoch)).map_err(|e| Error::internal(format!("the Wasm engine cannot be made here: {e:#}")))?;
         let ticker = Ticker::start(engine.clone())?;
-        let (cache, cache_fault) = match cache_dir.map(|folder| Cache::open(&folder)) {
-            None => (None, None),
-            Some(Ok(cache)) => (Some(cache), None),
-            Some(Err(fault)) => (None, Some(fault)),
-        };
-        Ok(Arc::new(PluginHost { engine, ticker, clock, limits, cache, cache_fault }))
-    }
-
-    /// Why compiled code is not kept, as a sentence for a warning; `None` if it is, or if no folder was given.
-    pub fn cache_fault(&self) -> Option<&str> {
-        self.cache_fault.as_deref()
+        Ok(Arc::new(PluginHost { engine, ticker, clock, limits, cache }))
     }
 
     /// Checks a component and makes it ready, from the cache if it is there. Compiling takes seconds for a megabyte.

@@ -35,6 +35,7 @@ mod ticker;
 mod trap;
 mod wasi;
 
+pub use cache::CompiledCode;
 pub use chain::{ChainSpec, Log, PluginChain};
 pub use grants::Grants;
 pub use host::PluginHost;

@@ -17,12 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::{
-    EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind, Store, Stored,
-    SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
+    ApprovalKey, EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind,
+    Store, Stored, SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
 use streamrt_operator::{COMMITTABLES, transaction_prefix};
-use streamrt_types::{Configuration, Error, Result, code, failpoint};
+use streamrt_types::{Configuration, Error, Result, code, failpoint, without_passwords};
 use streamrt_wit::Body;
 
 /// How often a start looks at a log that grows meanwhile. A leader writes a few entries a second, and a look takes some ms.
@@ -48,9 +48,9 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// Keeps the version's components in the store.
-    fn new(definition: &Arc<Definition>, store: &Store) -> Result<Version> {
-        let plugins = definition.plugins.iter().map(|plugin| keep(store, plugin)).collect::<Result<_>>()?;
+    /// Keeps the version's components in the store. `job` is the token of the job's first leader.
+    fn new(definition: &Arc<Definition>, store: &Store, job: &str) -> Result<Version> {
+        let plugins = definition.plugins.iter().map(|plugin| keep(store, plugin, job)).collect::<Result<_>>()?;
         Ok(Version { definition: definition.clone(), plugins, plan: plan_of(definition) })
     }
 }
@@ -144,11 +144,18 @@ pub(crate) fn newest(store: &Store, history: &History) -> Result<Option<Snapshot
 }
 
 /// The component that an upgrade has put in the place of the one with this digest, according to the newest checkpoint in `checkpoint.dir`. A
-/// snapshot `from` that the user names counts as the start of the job, unless it is the newest: then the user says what runs on it.
+/// snapshot `from` that the user names counts as the start of the job, unless it is the newest: then the user says what runs on it. It has to be
+/// one that the user has approved of, as `approvals` tells, or says now to be `accepted`: others may be able to write into that folder.
 ///
 /// # Errors
-/// S7001 and S7002 if what stands there cannot be used, S7007 if the store does not answer.
-pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &str) -> Result<Option<Vec<u8>>> {
+/// S7012 if it is not, S7001 and S7002 if what stands there cannot be used, S7007 if the store does not answer.
+pub fn replacement(
+    configuration: &Configuration,
+    from: Option<&str>,
+    digest: &str,
+    approvals: Option<&ApprovalKey>,
+    accepted: Option<&str>,
+) -> Result<Option<Vec<u8>>> {
     let Some(store) = configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(None) };
     let history = History::read(&store)?;
     if let Some(from) = from {
@@ -159,8 +166,20 @@ pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &s
         }
     }
     let Some(snapshot) = newest(&store, &history)? else { return Ok(None) };
-    let entry = snapshot.manifest().plugins.iter().find(|plugin| plugin.replaces.as_deref() == Some(digest));
-    entry.map(|entry| snapshot.component(entry)).transpose()
+    let is_newer = |plugin: &&PluginEntry| plugin.replaces.as_deref() == Some(digest);
+    let Some(newer) = snapshot.manifest().plugins.iter().find(is_newer) else { return Ok(None) };
+    let is_approved = approvals.is_some_and(|approvals| approvals.approves(&history.job, newer));
+    if is_approved || accepted == Some(newer.digest.as_str()) {
+        return snapshot.component(newer).map(Some);
+    }
+    let message = format!(
+        "{} says that the job was upgraded to the component {}, and on this machine you have not done that: `--accept {}` says that it may run, \
+         also after a move from another machine",
+        store.location(),
+        newer.digest,
+        newer.digest
+    );
+    Err(Error::new(code::NOT_ACCEPTED, message))
 }
 
 /// As [`look`], for a job that this process runs already: it is the same job, although an upgrade may have changed its component.
@@ -221,7 +240,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
             pass_over(&mut log, number)?;
             clean_up(&log)?;
             let job = job_id(&log.history().job);
-            let (version, dead_letters_before) = (Version::new(definition, &store)?, restored.dead_letters());
+            let (version, dead_letters_before) = (Version::new(definition, &store, &log.history().job)?, restored.dead_letters());
             let first_checkpoint = log.history().next_checkpoint();
             Some(Durable { log, version, job, operators, first_checkpoint, dead_letters_before })
         }
@@ -292,16 +311,35 @@ fn record_origin(log: &mut JobLog, history: &History, snapshot: &Snapshot) -> Re
 }
 
 /// Keeps a component beside the checkpoints, unless an earlier start has.
-fn keep(store: &Store, plugin: &crate::LoadedPlugin) -> Result<PluginEntry> {
-    let digest = plugin.plugin.digest().to_owned();
+fn keep(store: &Store, plugin: &crate::LoadedPlugin, job: &str) -> Result<PluginEntry> {
+    let (digest, replaces) = (plugin.plugin.digest().to_owned(), plugin.replaces.clone());
     let component: Stored = store.put_once(&component_path(&digest), &plugin.component)?;
-    Ok(PluginEntry { name: String::new(), digest, args: plugin.args.clone(), component, replaces: plugin.replaces.clone() })
+    let key = plugin.approvals.as_ref();
+    let approval = key.zip(replaces.as_deref()).map(|(key, replaces)| key.approve(job, replaces, &digest));
+    Ok(PluginEntry { name: String::new(), digest, args: kept_args(&plugin.args), component, replaces, approval })
 }
 
 /// The job as the user wrote it.
 fn plan_of(definition: &Definition) -> Value {
     let node = |node: &streamrt_graph::StreamNode| json!({"uid": node.uid, "body": node.body});
-    definition.graph.stream.nodes.iter().map(node).collect()
+    let mut plan = definition.graph.stream.nodes.iter().map(node).collect();
+    hide_passwords(&mut plan);
+    plan
+}
+
+/// Others may read a checkpoint: backups, other machines, other programs.
+fn hide_passwords(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = without_passwords(text),
+        Value::Array(values) => values.iter_mut().for_each(hide_passwords),
+        Value::Object(members) => members.values_mut().for_each(hide_passwords),
+        _ => {}
+    }
+}
+
+/// The arguments of a component as a manifest has them.
+fn kept_args(args: &[String]) -> Vec<String> {
+    args.iter().map(|arg| without_passwords(arg)).collect()
 }
 
 fn check_same(manifest: &Manifest, definition: &Definition, folder: &str) -> Result<()> {
@@ -319,8 +357,9 @@ fn check_same(manifest: &Manifest, definition: &Definition, folder: &str) -> Res
         if kept.digest != plugin.plugin.digest() {
             return refuse(format!("its component has the digest {}, not {}", short(&kept.digest), short(plugin.plugin.digest())));
         }
-        if kept.args != plugin.args {
-            return refuse(format!("its arguments are `{}`, not `{}`", kept.args.join(" "), plugin.args.join(" ")));
+        let (before, now) = (kept_args(&kept.args), kept_args(&plugin.args));
+        if before != now {
+            return refuse(format!("its arguments are `{}`, not `{}`", before.join(" "), now.join(" ")));
         }
     }
     if manifest.max_parallelism != definition.max_parallelism {
@@ -431,7 +470,7 @@ impl Durable {
 
     /// A version of the same shape, whose components are kept from now on.
     pub fn version(&self, definition: &Arc<Definition>) -> Result<Version> {
-        Version::new(definition, self.store())
+        Version::new(definition, self.store(), &self.log.history().job)
     }
 
     /// From now on manifests name the other version.
@@ -525,7 +564,10 @@ impl Durable {
         let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
         let plugins = match savepoint {
             None => self.version.plugins.clone(),
-            Some(store) => self.version.definition.plugins.iter().map(|plugin| keep(store, plugin)).collect::<Result<_>>()?,
+            Some(store) => {
+                let job = &self.log.history().job;
+                self.version.definition.plugins.iter().map(|plugin| keep(store, plugin, job)).collect::<Result<_>>()?
+            }
         };
         let manifest = Manifest {
             version: Manifest::VERSION,

@@ -281,7 +281,9 @@ impl Shared {
             watermark: watermarks.min().filter(|watermark| *watermark != WATERMARK_MIN),
             back_pressure: (blocked as f64 / elapsed.as_nanos().max(1) as f64).min(1.0),
             late_records: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.late_records)),
-            dead_letters: metrics.dead_letters_before + metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
+            dead_letters: metrics
+                .dead_letters_before
+                .saturating_add(metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters))),
             elapsed,
         }
     }

@@ -146,6 +146,8 @@ codes! {
     INJECTED = "S7010", Unavailable, "Unset STREAMRT_FAILPOINTS.";
     /// A new version of a job that cannot keep its state.
     INCOMPATIBLE = "S7011", Invalid, "`streamrt compat OLD NEW` says what is to be kept; or start the new version without the old state.";
+    /// A checkpoint names a component that the user has not put there.
+    NOT_ACCEPTED = "S7012", Invalid, "If you upgraded the job, say so with `--accept DIGEST`, or name the newer component in the command; else somebody has changed the checkpoints.";
 
     /// A task ended because another one did.
     CANCELLED = "S8001", Unavailable, "Another task ended first; its own message says why.";

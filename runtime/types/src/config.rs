@@ -2,6 +2,7 @@
 
 use crate::code;
 use crate::error::{Error, Result};
+use crate::key_group::MAX_PARALLELISM_MAX;
 
 /// What happens to a record on which user code or a format fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +194,7 @@ impl Configuration {
             "state.dir" => self.state_dir = Some(value.to_owned()),
             "state.memory" => self.state_memory_bytes = parse_bytes(key, value)?,
             "source.rate" => self.source_rate = Some(number(key, value, 1, 1_000_000_000)?),
-            "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, 32_768)? as u32),
+            "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, u64::from(MAX_PARALLELISM_MAX))? as u32),
             _ => return Err(Error::new(code::BAD_OPTION, format!("there is no configuration key `{key}`"))),
         }
         Ok(())

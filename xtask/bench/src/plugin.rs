@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use streamrt_folders::Folder;
 use streamrt_operator::{
     Enumeration, Failure, FunctionChain, Invocation, KeyedProcessOperator, Operator, OperatorContext, Outcome, Output, ReaderPoll,
     SplitEvent, TaskMetrics, TransformOperator,
 };
-use streamrt_plugin::{ChainSpec, Plugin, PluginChain, PluginHost};
+use streamrt_plugin::{ChainSpec, CompiledCode, Plugin, PluginChain, PluginHost};
 use streamrt_types::{Batch, Configuration, KeyGroupRange, Result as EngineResult, Status, SystemClock, Watermark, arrow_schema};
 use streamrt_wit::{Function, Plan};
 
@@ -39,7 +40,8 @@ const CASES: [Case; 3] = [
 pub fn run(report: &mut Report, component: &Path) -> Result<()> {
     let bytes = std::fs::read(component).with_context(|| format!("{} cannot be read", component.display()))?;
     let cache = tempfile::tempdir()?;
-    let host = PluginHost::new(&Configuration::default(), Some(cache.path().to_owned()))?;
+    let compiled = CompiledCode::new(Folder::guarded(cache.path(), &[])?, &[0; 32]);
+    let host = PluginHost::new(&Configuration::default(), Some(compiled))?;
     let plugin = host.load(&bytes)?;
     let plan = Arc::new(plugin.describe(&[])?);
     for case in &CASES {

@@ -4,6 +4,8 @@
 //! refused. Timestamps of any unit become ms. Positions are row numbers, counted from 1 at the begin of the split. A row with a null where
 //! the schema has none is a poison record.
 
+mod bounds;
+
 use super::FileOptions;
 use crate::encoder::RowEncoder;
 use crate::enumerator::{FileEnumerator, FileSplit, missing};
@@ -11,11 +13,13 @@ use crate::position;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, SchemaRef, TimeUnit};
+use bounds::{BoundedFile, check_chunks};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +41,7 @@ struct ParquetPosition {
     file_bytes: u64,
 }
 
-type Builder = ParquetRecordBatchReaderBuilder<File>;
+type Builder = ParquetRecordBatchReaderBuilder<BoundedFile>;
 
 impl ParquetSource {
     /// # Errors
@@ -85,9 +89,11 @@ impl Source for ParquetSource {
         let file_bytes = file.metadata().map_err(|e| missing(Path::new(&detail.path), e))?.len();
         check_length(&detail.path, file_bytes, position)?;
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = Builder::try_new_with_options(file, options).map_err(|e| unreadable(&detail.path, e))?;
+        let opened = unless_it_panics(|| Builder::try_new_with_options(BoundedFile::new(file, file_bytes), options));
+        let builder = opened.map_err(|e| unreadable(&detail.path, e))?;
+        check_chunks(builder.metadata(), file_bytes).map_err(|e| unreadable(&detail.path, e))?;
         let mask = self.mask(&detail.path, &builder)?;
-        let rows = position.map_or(0, |position| position.rows);
+        let rows = position.map_or(Ok(0), |position| position::count(&split.name, position.rows))?;
         let groups = groups_of(&detail, &builder);
         let offset = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
         let builder = builder.with_projection(mask).with_row_groups(groups).with_offset(offset);
@@ -147,6 +153,12 @@ fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowErro
     }
 }
 
+/// The library gives up with a panic where it did not think of some damage.
+fn unless_it_panics<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let read = catch_unwind(AssertUnwindSafe(read));
+    read.unwrap_or_else(|_| Err(ParquetError::General("the columns do not hold together".to_owned())))
+}
+
 fn unreadable(path: &str, error: ParquetError) -> Error {
     let code = if matches!(error, ParquetError::External(_)) { code::FILE_IO } else { code::BAD_FILE };
     Error::new(code, format!("{path} cannot be read as Parquet")).with_source(error)
@@ -176,12 +188,17 @@ impl ParquetReader {
     /// The next rows, as the file has them.
     fn next(&mut self, rows: usize) -> Result<Option<RecordBatch>> {
         self.rest = match std::mem::replace(&mut self.rest, Rest::Ended) {
-            Rest::Unread(builder) => Rest::Reader(builder.with_batch_size(rows).build().map_err(|e| unreadable(&self.path, e))?),
+            Rest::Unread(builder) => {
+                Rest::Reader(unless_it_panics(|| builder.with_batch_size(rows).build()).map_err(|e| unreadable(&self.path, e))?)
+            }
             rest => rest,
         };
         let found = match (self.ahead.take(), &mut self.rest) {
             (Some(ahead), _) => Some(ahead),
-            (None, Rest::Reader(reader)) => reader.next().transpose().map_err(|e| self.damaged(e))?,
+            (None, Rest::Reader(reader)) => {
+                let read = unless_it_panics(|| Ok(reader.next().transpose())).map_err(|e| unreadable(&self.path, e))?;
+                read.map_err(|e| self.damaged(e))?
+            }
             (None, _) => None,
         };
         let Some(found) = found else {
