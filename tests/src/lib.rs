@@ -8,4 +8,5 @@ pub mod faulty_disk;
 pub mod guests;
 pub mod oracle;
 pub mod random;
+pub mod sealed;
 pub mod server;

@@ -10,4 +10,5 @@ mod refusals;
 mod regions;
 mod savepoints;
 mod sinks;
+mod strangers;
 mod upgrades;
