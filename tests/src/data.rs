@@ -1,8 +1,11 @@
-//! Input for the tests: what ships with the examples, the shared data beside the repository, and variations of both.
+//! Input for the tests: what ships with the examples, the real data of `tests/data`, and variations of both.
 //!
 //! Invariant: a variation is a pure function of its lines; there is no randomness that a failed test could not repeat.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use ruzstd::decoding::StreamingDecoder;
 
 use crate::binary::repository;
 use crate::oracle;
@@ -25,11 +28,13 @@ pub fn shipped(name: &str) -> String {
     read(&example(name).join("input"))
 }
 
-/// A file of the shared data: `$STREAMRT_DATA`, else `shared/data` beside the repository.
-pub fn shared(file: &str) -> PathBuf {
-    let folder = std::env::var_os("STREAMRT_DATA").map_or_else(|| repository().join("../shared/data"), PathBuf::from);
-    let path = folder.join(file);
-    assert!(path.exists(), "the shared data is missing: there is no {}; set STREAMRT_DATA to its folder", path.display());
+/// Unpacks a file of `tests/data` into `folder`.
+pub fn unpack(file: &str, folder: &Path) -> PathBuf {
+    let (packed, path) = (repository().join(format!("tests/data/{file}.zst")), folder.join(file));
+    let file = File::open(&packed).unwrap_or_else(|e| panic!("cannot open {}: {e}", packed.display()));
+    let mut reader = StreamingDecoder::new(file).unwrap_or_else(|e| panic!("{} is damaged: {e}", packed.display()));
+    let mut unpacked = File::create(&path).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+    std::io::copy(&mut reader, &mut unpacked).unwrap_or_else(|e| panic!("cannot unpack {}: {e}", packed.display()));
     path
 }
 

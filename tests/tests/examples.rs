@@ -1,4 +1,4 @@
-//! Every example, run by the binary, against the oracle: its shipped input, several files, late records, and all of the shared data.
+//! Every example, run by the binary, against the oracle: its shipped input, several files, late records, and all of the real data.
 //!
 //! Outputs are compared as multisets of exact lines, at each parallelism and batch size: results may depend on neither.
 
@@ -86,8 +86,9 @@ fn check_late(example: &str, text: &str, delay_ms: i64) {
 }
 
 #[track_caller]
-fn check_shared(example: &str, file: &str) {
-    let path = data::shared(file);
+fn check_real(example: &str, file: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = data::unpack(file, folder.path());
     let text = data::read(&path);
     let expected = oracle::run(example, &text.lines().collect::<Vec<_>>()).unwrap();
     for (parallelism, batch_rows) in [(1, 1024), (2, 1024), (7, 1000), (2, 7)] {
@@ -134,8 +135,8 @@ fn hot_items_late_and_before_1970() {
 }
 
 #[test]
-fn hot_items_on_the_shared_data() {
-    check_shared("hot-items", "UserBehavior.csv");
+fn hot_items_on_real_data() {
+    check_real("hot-items", "UserBehavior.csv");
 }
 
 #[test]
@@ -152,8 +153,8 @@ fn hot_pages_late_and_in_another_zone() {
 }
 
 #[test]
-fn hot_pages_on_the_shared_data() {
-    check_shared("hot-pages", "apache.log");
+fn hot_pages_on_real_data() {
+    check_real("hot-pages", "apache.log");
 }
 
 #[test]
@@ -188,6 +189,6 @@ fn session_clicks_late_and_before_1970() {
 }
 
 #[test]
-fn session_clicks_on_the_shared_data() {
-    check_shared("session-clicks", "UserBehavior.csv");
+fn session_clicks_on_real_data() {
+    check_real("session-clicks", "UserBehavior.csv");
 }

@@ -46,12 +46,14 @@ pub fn build(workspace: &Workspace, parts: Runtime, guests: Guests<'_>) -> Resul
 pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
     runtime(workspace, Runtime::Whole)?;
     binary(workspace, "streamrt-bench", Runtime::Whole)?;
-    if ["plugin", "checkpoint"].contains(&suite) {
+    if ["plugin", "checkpoint", "scale"].contains(&suite) {
         components(workspace, Guests::Under("xtask/bench"))?;
     }
-    if suite == "plugin" {
+    match suite {
         // Its start is timed from the command to the first record.
-        components(workspace, Guests::One("word-count"))?;
+        "plugin" => components(workspace, Guests::One("word-count"))?,
+        "scale" => components(workspace, Guests::One("hot-items"))?,
+        _ => {}
     }
     let mut command = Command::new(workspace.target.join("release/streamrt-bench"));
     command.current_dir(&workspace.root).arg(suite).args(args);

@@ -1,14 +1,25 @@
-//! The checks that need no build: the dependency rule and the tidy check.
+//! The checks that need no build: the dependency rule, the tidy check, and cargo-deny's of what comes from others.
 
 use crate::cargo::Workspace;
-use crate::{dependencies, say, tidy};
+use crate::{deny, dependencies, say, tidy};
 use anyhow::{Result, bail};
 
-/// How many checks passed and failed.
+/// How many checks passed, failed and could not be made.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     pub passed: u64,
     pub failed: u64,
+    pub skipped: u64,
+}
+
+/// What came of one check.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Passed,
+    /// The findings, a sentence each.
+    Failed(Vec<String>),
+    /// What is missing, and how to get it.
+    Skipped(String),
 }
 
 impl Outcome {
@@ -18,21 +29,44 @@ impl Outcome {
             n => bail!("{n} of {} checks failed", n + self.passed),
         }
     }
+
+    fn add(&mut self, name: &str, verdict: &Verdict) {
+        match verdict {
+            Verdict::Passed => self.passed += 1,
+            Verdict::Failed(findings) => {
+                findings.iter().for_each(|finding| say(finding));
+                self.failed += 1;
+            }
+            Verdict::Skipped(_) => self.skipped += 1,
+        }
+        say(&format!("{name}: {}", verdict.words()));
+    }
 }
 
-/// Runs both, and prints every finding.
+impl Verdict {
+    fn of(findings: Result<Vec<String>>) -> Verdict {
+        match findings {
+            Ok(findings) if findings.is_empty() => Verdict::Passed,
+            Ok(findings) => Verdict::Failed(findings),
+            Err(error) => Verdict::Failed(vec![format!("{error:#}")]),
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Verdict::Passed => "ok".to_owned(),
+            Verdict::Failed(findings) => format!("{} findings", findings.len()),
+            Verdict::Skipped(reason) => format!("skipped: {reason}"),
+        }
+    }
+}
+
+/// Runs all, and prints every finding.
 pub fn run(workspace: &Workspace) -> Outcome {
     let mut outcome = Outcome::default();
-    for (name, findings) in [("dependency rule", Ok(dependencies::check(&workspace.packages))), ("tidy check", tidy::check(workspace))] {
-        let findings = findings.unwrap_or_else(|error| vec![format!("{error:#}")]);
-        for finding in &findings {
-            say(finding);
-        }
-        match findings.is_empty() {
-            true => outcome.passed += 1,
-            false => outcome.failed += 1,
-        }
-        say(&format!("{name}: {}", if findings.is_empty() { "ok".to_owned() } else { format!("{} findings", findings.len()) }));
-    }
+    outcome.add("dependency rule", &Verdict::of(Ok(dependencies::check(&workspace.packages))));
+    outcome.add("tidy check", &Verdict::of(tidy::check(workspace)));
+    outcome.add("licences and sources", &deny::licences_and_sources(workspace));
+    outcome.add("advisories", &deny::advisories(workspace));
     outcome
 }

@@ -5,6 +5,7 @@ mod build;
 mod cargo;
 mod checks;
 mod demo;
+mod deny;
 mod dependencies;
 mod libclang;
 mod planted;
@@ -29,8 +30,8 @@ Usage: cargo xtask COMMAND
   test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER);
                                    installs the servers that tests start, PostgreSQL and MinIO, when they are missing
   test planted [FILTER]            plant bugs in a copy (or those whose name contains FILTER), one after the other, and show which test catches each
-  check                            the dependency rule and the tidy check alone
-  bench SUITE [ARG...]             measure engine, plugin, state or checkpoint; `--output json` prints one object a line
+  check                            the dependency rule, the tidy check, and cargo-deny's of licences, sources and advisories
+  bench SUITE [ARG...]             measure engine, plugin, state, checkpoint or scale; `--output json` prints one object a line
 
 The target folder is CARGO_TARGET_DIR, or `target`.";
 
@@ -55,7 +56,9 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["test", "planted", filter] => planted::test(&Workspace::read()?, filter),
         ["test", filter] if !filter.starts_with('-') => tests::test(&Workspace::read()?, Some(filter)),
         ["check"] => checks::run(&Workspace::read()?).into_result(),
-        ["bench", suite @ ("engine" | "plugin" | "state" | "checkpoint"), rest @ ..] => build::bench(&Workspace::read()?, suite, rest),
+        ["bench", suite @ ("engine" | "plugin" | "state" | "checkpoint" | "scale"), rest @ ..] => {
+            build::bench(&Workspace::read()?, suite, rest)
+        }
         ["help" | "--help" | "-h"] | ["bench", "--help" | "-h"] => {
             println!("{HELP}");
             Ok(())

@@ -2,7 +2,7 @@
 
 use crate::build::{self, FEATURES, Guests, Runtime};
 use crate::cargo::{Workspace, words};
-use crate::{checks, say, servers};
+use crate::{checks, deny, say, servers};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -20,12 +20,14 @@ struct Tally {
 /// # Errors
 /// If anything failed.
 pub fn test(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
-    let checked = checks::run(workspace);
     servers::ensure()?;
+    deny::ensure(workspace)?;
+    let checked = checks::run(workspace);
     build::build(workspace, Runtime::Whole, Guests::All)?;
     let (mut tally, succeeded) = run_tests(workspace, filter)?;
     tally.passed += checked.passed;
     tally.failed += checked.failed;
+    tally.skipped += checked.skipped;
     println!("{}", tally.sentence());
     if tally.failed > 0 || !succeeded {
         bail!("the tests did not pass");

@@ -1,6 +1,7 @@
 //! The benchmarks behind `cargo xtask bench`: each prints ratios that were taken in one run, beside the goals.
 
 mod checkpoint;
+mod child;
 mod disk;
 mod engine;
 mod hand;
@@ -9,6 +10,7 @@ mod measure;
 mod native;
 mod plugin;
 mod report;
+mod scale;
 mod state;
 mod tier;
 mod upgrade;
@@ -18,7 +20,7 @@ use anyhow::{Result, bail};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: streamrt-bench engine|plugin|state|checkpoint [--output json]; `cargo xtask bench` sets what it needs";
+const USAGE: &str = "usage: streamrt-bench engine|plugin|state|checkpoint|scale [--output json]; `cargo xtask bench` sets what it needs";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +37,7 @@ fn main() -> Result<()> {
     match suite {
         "engine" => engine::run(&mut report)?,
         "plugin" => plugin::run(&mut report, &functions)?,
+        "scale" => scale::run(&mut report)?,
         "state" => state::run(&mut report)?,
         "checkpoint" => {
             upgrade::run(&mut report, &functions)?;

@@ -15,11 +15,16 @@ pub struct Cost {
 
 /// CPU time of this process so far: user and system, of all threads.
 pub fn cpu_time() -> Result<Duration> {
+    cpu_fields(11)
+}
+
+/// The sum of two fields of /proc/self/stat that follow each other, user and system; `first` is counted behind the program's name.
+pub fn cpu_fields(first: usize) -> Result<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat").context("/proc/self/stat cannot be read")?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<u64>().ok()).context("/proc/self/stat has another form");
-    // Fields 14 and 15 of the line, counted from 1; two stand before the bracket. A tick is 10 ms on every Linux that we know.
-    Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+    // A tick is 10 ms on every Linux that we know.
+    Ok(Duration::from_millis((ticks(first)? + ticks(first + 1)?) * 10))
 }
 
 /// CPU time of the calling thread so far, to the nanosecond; for work that runs in one thread.
@@ -39,7 +44,8 @@ pub fn available_bytes() -> Result<u64> {
     field_bytes("/proc/meminfo", "MemAvailable")
 }
 
-fn field_bytes(file: &str, field: &str) -> Result<u64> {
+/// A field in KiB of a file such as /proc/meminfo, in bytes.
+pub fn field_bytes(file: &str, field: &str) -> Result<u64> {
     let status = std::fs::read_to_string(file).with_context(|| format!("{file} cannot be read"))?;
     let line = status.lines().find(|line| line.starts_with(field)).with_context(|| format!("there is no {field}"))?;
     let kib = line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
