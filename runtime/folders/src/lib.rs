@@ -157,9 +157,15 @@ impl Folder {
     /// # Errors
     /// What the system says.
     pub fn user(&self) -> Result<u32> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        if let Ok(nameless) = openat(&self.handle, ".", flags, Mode::from_raw_mode(PRIVATE_FILE)) {
+            return Ok(fstat(&nameless)?.st_uid);
+        }
+        // Not every file system has files without a name.
         let name = temporary_name();
         let user = self.new_file(&name)?.metadata()?.uid();
-        self.remove(&name)?;
+        // Whoever else has removed it does no harm.
+        let _ = self.remove(&name);
         Ok(user)
     }
 
