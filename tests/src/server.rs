@@ -135,16 +135,18 @@ impl Postgres {
         server
     }
 
-    /// As [`Postgres::start`], of a server that takes nothing but TLS, with a certificate for 127.0.0.1 of the authority `ca.pem`.
-    pub fn start_with_tls(settings: &[&str]) -> Postgres {
+    /// As [`Postgres::start`], of a server that takes nothing but TLS. Its certificate is `server`, for 127.0.0.1 by the authority `ca.pem`, or
+    /// `ca`, that of the authority itself.
+    pub fn start_with_tls(certificate: &str, settings: &[&str]) -> Postgres {
         let mut server = Postgres::start(settings);
         server.kill();
         certificates(server.folder.path());
-        let owned = Command::new("chown").arg("nobody").args(["server.pem", "server.key"]).current_dir(server.folder.path()).status();
+        let (public, secret) = (format!("{certificate}.pem"), format!("{certificate}.key"));
+        let owned = Command::new("chown").arg("nobody").args([&public, &secret]).current_dir(server.folder.path()).status();
         assert!(owned.expect("chown is there").success());
         std::fs::write(server.data().join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n").expect("a cluster was made");
         let file = |setting: &str, name: &str| format!("{setting}={}", server.path(name).display());
-        let settings = ["ssl=on".to_owned(), file("ssl_cert_file", "server.pem"), file("ssl_key_file", "server.key")];
+        let settings = ["ssl=on".to_owned(), file("ssl_cert_file", &public), file("ssl_key_file", &secret)];
         server.settings.extend(settings);
         server.start_again();
         server

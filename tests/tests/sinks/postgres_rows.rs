@@ -106,8 +106,8 @@ fn else_the_job_ends_with_row_and_column_and_nothing_is_written() {
     let failed = copy.run(&[]).failed_with("S3009");
     let names = |what: &str| failed.stderr.contains(what);
     assert!(names("column `text` holds a text with the character NUL") && names("rows.csv line 1)"), "{}", failed.stderr);
-    // The first bad row is gone; now it is the server that refuses.
-    let text: String = (1..ROWS).map(line).collect();
+    // Without the rows that are refused on this side it is the server that refuses.
+    let text: String = (1..500).map(line).collect();
     std::fs::write(copy.path("rows.csv"), text).unwrap();
     std::fs::remove_dir_all(copy.path("ck")).unwrap();
     let failed = copy.run(&[]).failed_with("S3009");
