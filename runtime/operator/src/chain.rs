@@ -7,7 +7,7 @@ use crate::operator::{Operator, OperatorContext, Output};
 use crate::source::SplitEvent;
 use std::sync::Arc;
 use streamrt_state::{OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Result, Status, Target, Watermark};
+use streamrt_types::{Batch, EndOfTime, Result, Status, Target, Watermark};
 
 struct Link {
     operator: Box<dyn Operator>,
@@ -190,9 +190,15 @@ impl OperatorChain {
         Ok(())
     }
 
-    /// Ends the operators in order, so that what one emits last still reaches the next.
-    pub fn end_of_input(&mut self, exits: &mut dyn Exits) -> Result<()> {
+    /// Ends the operators in order, so that what one emits last still reaches the next. `end` says what becomes of that which waits for the
+    /// clock; `None` if the job was stopped.
+    pub fn end_of_input(&mut self, end: Option<EndOfTime>, exits: &mut dyn Exits) -> Result<()> {
         for number in 0..self.links.len() {
+            if let Some(end) = end {
+                let fires = end == EndOfTime::Fire;
+                let mut call = |operator: &mut dyn Operator, output: &mut dyn Output| operator.end_of_time(fires, output);
+                run(&mut self.links[number..], number, exits, &mut call)?;
+            }
             run(&mut self.links[number..], number, exits, &mut |operator, output| operator.end_of_input(output))?;
         }
         Ok(())
@@ -301,7 +307,7 @@ mod tests {
     fn operators_open_backwards_and_end_forwards() {
         let (done, lines) = check(|chain, exits| {
             chain.open()?;
-            chain.end_of_input(exits)
+            chain.end_of_input(None, exits)
         });
         done.unwrap();
         assert_eq!(lines[..3], ["c open", "b open", "a open"]);

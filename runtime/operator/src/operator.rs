@@ -60,7 +60,14 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// All inputs are at their end, and the final watermark has passed. Last chance to emit.
+    /// No row will come any more: all inputs are at their end or drained, and the final watermark has passed. With `fires`, what waits for the
+    /// clock fires, whatever its time is; what is left then is dropped, and counted in `TaskMetrics::dropped_at_end`. Called in front of
+    /// `end_of_input`, but not where the job was stopped: then nothing fires early.
+    fn end_of_time(&mut self, _fires: bool, _output: &mut dyn Output) -> Result<()> {
+        Ok(())
+    }
+
+    /// Nothing more comes, because all inputs are at their end or the job was stopped. Last chance to emit.
     fn end_of_input(&mut self, _output: &mut dyn Output) -> Result<()> {
         Ok(())
     }
@@ -119,12 +126,23 @@ pub struct OperatorContext {
 }
 
 impl OperatorContext {
+    /// For those who do much in one go.
+    ///
+    /// # Errors
+    /// `Unavailable` (S8001) if the attempt is to end at once.
+    pub fn check_cancel(&self) -> Result<()> {
+        match self.cancel.load(Ordering::Relaxed) {
+            true => Err(Error::new(streamrt_types::code::CANCELLED, "the job was cancelled")),
+            false => Ok(()),
+        }
+    }
+
     /// What stands behind the keyed state `name` on disk; `None` if the job keeps its state in memory.
     ///
     /// # Errors
     /// As [`StateDisk::tier`].
     pub fn tier(&self, name: &str, types: &serde_json::Value) -> Result<Option<Box<Tier>>> {
-        self.disk.as_ref().map(|disk| disk.get()?.tier(name, types).map(Box::new)).transpose()
+        self.disk.as_ref().map(|disk| disk.get()?.tier(name, types, self.clock.now_ms()).map(Box::new)).transpose()
     }
 
     /// As [`OperatorContext::tier`], for a state that has a table for each namespace.
@@ -195,6 +213,8 @@ pub struct TaskMetrics {
     pub records_out: AtomicU64,
     pub late_records: AtomicU64,
     pub dead_letters: AtomicU64,
+    /// Windows and timers of processing time that were not due at the end.
+    pub dropped_at_end: AtomicU64,
     pub watermark: AtomicI64,
     pub busy_ns: AtomicU64,
     pub idle_ns: AtomicU64,
@@ -213,6 +233,7 @@ impl Default for TaskMetrics {
             records_out: AtomicU64::new(0),
             late_records: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
+            dropped_at_end: AtomicU64::new(0),
             watermark: AtomicI64::new(WATERMARK_MIN),
             busy_ns: AtomicU64::new(0),
             idle_ns: AtomicU64::new(0),

@@ -7,10 +7,11 @@
 //! # Source
 //! Flink's `PartitionableListState` and `HeapBroadcastState`.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use streamrt_state::{ListMode, ListSnapshot, OperatorState, RowCodec};
+use streamrt_types::state_types::state_types;
 use streamrt_types::{Error, Result, code};
 use streamrt_wit::{StateDescriptor, StateKind};
 
@@ -56,7 +57,7 @@ impl ItemList {
 
 impl BroadcastMap {
     pub(crate) fn new(descriptor: &StateDescriptor) -> BroadcastMap {
-        let (key_codec, value_codec) = (RowCodec::new(&descriptor.key), RowCodec::new(&descriptor.value));
+        let (key_codec, value_codec) = (RowCodec::of_keys(&descriptor.key), RowCodec::new(&descriptor.value));
         BroadcastMap { key_codec, value_codec, entries: BTreeMap::new() }
     }
 
@@ -103,25 +104,14 @@ fn damaged(name: &str) -> Error {
 
 fn snapshot(descriptor: &StateDescriptor, items: Vec<Vec<u8>>) -> Option<ListSnapshot> {
     let mode = list_mode(descriptor.kind)?;
-    Some(ListSnapshot { name: descriptor.name.clone(), mode, types: types(descriptor), items })
+    Some(ListSnapshot { name: descriptor.name.clone(), mode, types: state_types(descriptor, &Value::Null), items })
 }
 
 fn taken(descriptor: &StateDescriptor, state: &mut OperatorState) -> Result<Vec<Vec<u8>>> {
     match list_mode(descriptor.kind) {
-        Some(mode) => state.typed_list(&descriptor.name, mode, &types(descriptor)),
+        Some(mode) => state.typed_list(&descriptor.name, mode, &state_types(descriptor, &Value::Null)),
         None => Ok(Vec::new()),
     }
-}
-
-/// What the bytes mean: names of columns do not matter, their types do.
-fn types(descriptor: &StateDescriptor) -> Value {
-    let columns =
-        |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
-    let mut types = json!({"kind": descriptor.kind, "value": columns(&descriptor.value)});
-    if !descriptor.key.is_empty() {
-        types["map-key"] = columns(&descriptor.key);
-    }
-    types
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::function::{StateAccess, StateIn, StateOut};
 use crate::operator::OperatorContext;
 use crate::operator_states::{BroadcastMap, ItemList};
 use arrow_array::{ArrayRef, RecordBatch};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -18,9 +18,13 @@ use std::sync::Arc;
 use streamrt_state::{
     EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl, ValueState,
 };
+use streamrt_types::state_types::state_types;
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 use streamrt_wit::codes::action;
 use streamrt_wit::{StateDescriptor, StateKind};
+
+/// Takes hash, key, sub-key and value of an entry.
+type EachRestored<'a> = dyn FnMut(u32, &[u8], &[u8], &[u8]) -> Result<()> + 'a;
 
 /// All states of one function, by the numbers of their descriptors.
 pub(crate) struct States {
@@ -68,7 +72,7 @@ impl States {
     pub(crate) fn attach(&mut self, descriptors: &[StateDescriptor], key: &Value, context: &OperatorContext) -> Result<()> {
         let by_key = |(_, descriptor): &(&mut State, &StateDescriptor)| !descriptor.kind.is_operator_state();
         for (state, descriptor) in self.states.iter_mut().zip(descriptors).filter(by_key) {
-            let tier = context.tier(&descriptor.name, &types(descriptor, key))?;
+            let tier = context.tier(&descriptor.name, &state_types(descriptor, key))?;
             match state {
                 State::Value { state, .. } => *state.tier() = tier,
                 State::List(state) => *state.tier() = tier,
@@ -120,7 +124,7 @@ impl States {
                 State::Map(state) => Box::new(state.freeze()),
                 State::Items(_) | State::Broadcast(_) => return None,
             };
-            Some(KeyedSnapshot { name: descriptor.name.clone(), types: types(descriptor, key), entries })
+            Some(KeyedSnapshot { name: descriptor.name.clone(), types: state_types(descriptor, key), entries })
         };
         self.states.iter_mut().zip(descriptors).filter_map(freeze).collect()
     }
@@ -135,17 +139,24 @@ impl States {
         self.states.iter().zip(descriptors).filter_map(freeze).collect()
     }
 
-    /// Takes every state back that a snapshot has.
+    /// Takes every state back that a snapshot has. A state that has got a time to live since counts as accessed at `now_ms`.
     ///
     /// # Errors
     /// `Invalid` if a type has changed, `Data` if the bytes are damaged.
-    pub(crate) fn restore(&mut self, descriptors: &[StateDescriptor], key: &Value, snapshot: &mut OperatorState) -> Result<()> {
+    pub(crate) fn restore(
+        &mut self,
+        descriptors: &[StateDescriptor],
+        key: &Value,
+        now_ms: i64,
+        snapshot: &mut OperatorState,
+    ) -> Result<()> {
         self.states.iter_mut().zip(descriptors).try_for_each(|(state, descriptor)| {
-            let (name, types) = (&descriptor.name, types(descriptor, key));
+            let (name, types) = (&descriptor.name, state_types(descriptor, key));
+            let mut keyed = |each: &mut EachRestored<'_>| snapshot.keyed_with_time_to_live(name, &types, now_ms, each);
             match state {
-                State::Value { state, .. } => snapshot.keyed(name, &types, |hash, key, _, value| state.restore(hash, key, value)),
-                State::List(state) => snapshot.keyed(name, &types, |hash, key, _, value| state.restore(hash, key, value)),
-                State::Map(state) => snapshot.keyed(name, &types, |hash, key, sub, value| state.restore(hash, key, sub, value)),
+                State::Value { state, .. } => keyed(&mut |hash, key, _, value| state.restore(hash, key, value)),
+                State::List(state) => keyed(&mut |hash, key, _, value| state.restore(hash, key, value)),
+                State::Map(state) => keyed(&mut |hash, key, sub, value| state.restore(hash, key, sub, value)),
                 State::Items(list) => list.restore(descriptor, snapshot),
                 State::Broadcast(map) => map.restore(descriptor, snapshot),
             }
@@ -264,21 +275,6 @@ impl State {
     fn n_slots(&self, n_slots: usize) -> usize {
         if matches!(self, State::Items(_) | State::Broadcast(_)) { 1 } else { n_slots }
     }
-}
-
-/// What the bytes of a state in a snapshot mean: names of columns do not matter, their types do, and whether a time stands in front of each
-/// entry does, but not how long the entry lives.
-fn types(descriptor: &StateDescriptor, key: &Value) -> Value {
-    let columns =
-        |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
-    let mut types = json!({"kind": descriptor.kind, "key": key, "value": columns(&descriptor.value)});
-    if !descriptor.key.is_empty() {
-        types["map-key"] = columns(&descriptor.key);
-    }
-    if descriptor.ttl_ms.is_some() {
-        types["time-to-live"] = json!(true);
-    }
-    types
 }
 
 /// What a call has written to lists and maps, by (state, slot).

@@ -226,8 +226,8 @@ impl ListState {
     pub fn restore(&mut self, hash: u32, key: &[u8], list: &[u8]) -> Result<()> {
         self.make_room_before(hash)?;
         let mut elements = Elements { rest: list };
-        let ttl = self.ttl.as_ref();
-        elements.by_ref().try_for_each(|element| self.codec.check(&element[restored_row(ttl, element)?..]))?;
+        let stamped = self.ttl.is_some();
+        elements.by_ref().try_for_each(|element| self.codec.check(&element[restored_row(stamped, element)?..]))?;
         if !elements.rest.is_empty() || list.is_empty() {
             return Err(Error::new(code::SNAPSHOT_DAMAGED, "a list in the snapshot does not end where its elements end"));
         }
@@ -250,7 +250,7 @@ impl ListState {
 
 /// Adds an element to a list, with `stamp` in front of it.
 #[inline(always)]
-fn push(list: &mut Vec<u8>, stamp: &[u8], element: &[u8]) {
+pub(crate) fn push(list: &mut Vec<u8>, stamp: &[u8], element: &[u8]) {
     list.extend_from_slice(&((stamp.len() + element.len()) as u32).to_le_bytes());
     list.extend_from_slice(stamp);
     list.extend_from_slice(element);

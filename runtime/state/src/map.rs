@@ -85,7 +85,7 @@ impl MapState {
     ) -> MapState {
         MapState {
             table: KeyTable::new(kind, size_of::<u64>(), key_groups, max_parallelism),
-            key_codec: RowCodec::new(key),
+            key_codec: RowCodec::of_keys(key),
             value_codec: RowCodec::new(value),
             maps: Slab::new(),
             entries: Vec::new(),
@@ -264,7 +264,7 @@ impl MapState {
     pub fn restore(&mut self, hash: u32, key: &[u8], map_key: &[u8], value: &[u8]) -> Result<()> {
         self.make_room_before(hash)?;
         self.key_codec.check(map_key)?;
-        self.value_codec.check(&value[restored_row(self.ttl.as_ref(), value)?..])?;
+        self.value_codec.check(&value[restored_row(self.ttl.is_some(), value)?..])?;
         let entry = self.table.upsert_one(hash, key)?;
         self.give_map(entry);
         self.insert(entry, map_key, value.into());

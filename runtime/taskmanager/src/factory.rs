@@ -187,37 +187,15 @@ impl Factory<'_> {
             let declared: Vec<Function> = functions.iter().map(|function| function.function().clone()).collect();
             users.push((seats.take(self.user(&functions, subtask)?), declared));
         }
-        let mut users = users.into_iter();
-        let missing = || Error::internal("a function that an operator calls has its chain");
-        Ok(match &node.body {
-            Body::Source { .. } => return Err(Error::internal("a source is the head of its chain")),
+        match &node.body {
             Body::Sink { .. } | Body::FunctionSink { .. } => {
                 let visible = self.visible(node, input)?;
                 let sink = self.sink(node, input, &visible, subtask)?;
                 let is_all = visible.iter().copied().eq(0..input.fields().len());
-                Box::new(SinkOperator::new(sink, (!is_all).then_some(visible)))
+                Ok(Box::new(SinkOperator::new(sink, (!is_all).then_some(visible))))
             }
-            Body::Aggregate { aggregates, columns } => {
-                Box::new(RunningAggregateOperator::new(input, node.key.clone(), aggregates, columns)?)
-            }
-            Body::Timestamps { time, generator, idle_ms } => {
-                Box::new(TimestampsOperator::new(time, generator, *idle_ms, input, users.next().and_then(single))?)
-            }
-            Body::Function { .. } => {
-                let (user, declared) = users.next().ok_or_else(missing)?;
-                function_operator(user, &declared, node, input)?
-            }
-            Body::Window { assigner, allowed_lateness_ms, contents } => {
-                let mut next = || users.next().and_then(single);
-                let functions = match contents {
-                    WindowContents::Builtin { .. } => WindowFunctions::default(),
-                    WindowContents::Process { .. } => WindowFunctions { aggregate: None, process: next() },
-                    WindowContents::Aggregate { .. } => WindowFunctions { aggregate: next(), process: next() },
-                };
-                let (input, output) = (input.clone(), node.outputs[0].clone());
-                Box::new(WindowOperator::new(assigner, *allowed_lateness_ms, contents, functions, input, node.key.clone(), output)?)
-            }
-        })
+            _ => operator_of(node, users),
+        }
     }
 
     /// A writer for every sink node of these vertices, to settle what earlier tasks have left: (node, writer).
@@ -294,6 +272,42 @@ impl Factory<'_> {
     }
 }
 
+/// The functions that an operator calls together, and what they declare.
+pub(crate) type UserChain = (Box<dyn FunctionChain>, Vec<Function>);
+
+/// The operator of a node that is neither a source nor a sink, with the functions that it calls.
+///
+/// # Errors
+/// `Invalid` if something does not fit.
+pub(crate) fn operator_of(node: &StreamNode, users: Vec<UserChain>) -> Result<Box<dyn Operator>> {
+    let input = node.input_schema.as_ref().ok_or_else(|| Error::internal("an operator behind a gate or a source has an input"))?;
+    let mut users = users.into_iter();
+    let missing = || Error::internal("a function that an operator calls has its chain");
+    Ok(match &node.body {
+        Body::Source { .. } | Body::Sink { .. } | Body::FunctionSink { .. } => {
+            return Err(Error::internal("sources and sinks stand at the ends of a chain"));
+        }
+        Body::Aggregate { aggregates, columns } => Box::new(RunningAggregateOperator::new(input, node.key.clone(), aggregates, columns)?),
+        Body::Timestamps { time, generator, idle_ms } => {
+            Box::new(TimestampsOperator::new(time, generator, *idle_ms, input, users.next().and_then(single))?)
+        }
+        Body::Function { .. } => {
+            let (user, declared) = users.next().ok_or_else(missing)?;
+            function_operator(user, &declared, node, input)?
+        }
+        Body::Window { assigner, allowed_lateness_ms, contents } => {
+            let mut next = || users.next().and_then(single);
+            let functions = match contents {
+                WindowContents::Builtin { .. } => WindowFunctions::default(),
+                WindowContents::Process { .. } => WindowFunctions { aggregate: None, process: next() },
+                WindowContents::Aggregate { .. } => WindowFunctions { aggregate: next(), process: next() },
+            };
+            let (input, output) = (input.clone(), node.outputs[0].clone());
+            Box::new(WindowOperator::new(assigner, *allowed_lateness_ms, contents, functions, input, node.key.clone(), output)?)
+        }
+    })
+}
+
 fn function_operator(
     user: Box<dyn FunctionChain>,
     declared: &[Function],
@@ -316,7 +330,7 @@ fn log(place: String) -> Log {
 }
 
 /// A chain of one function.
-fn single((chain, declared): (Box<dyn FunctionChain>, Vec<Function>)) -> Option<(Box<dyn FunctionChain>, Function)> {
+fn single((chain, declared): UserChain) -> Option<(Box<dyn FunctionChain>, Function)> {
     declared.into_iter().next().map(|function| (chain, function))
 }
 

@@ -116,6 +116,8 @@ pub struct Progress {
     pub back_pressure: f64,
     pub late_records: u64,
     pub dead_letters: u64,
+    /// Windows and timers of processing time that were not due at the end of the input.
+    pub dropped_at_end: u64,
     pub elapsed: Duration,
 }
 
@@ -281,9 +283,8 @@ impl Shared {
             watermark: watermarks.min().filter(|watermark| *watermark != WATERMARK_MIN),
             back_pressure: (blocked as f64 / elapsed.as_nanos().max(1) as f64).min(1.0),
             late_records: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.late_records)),
-            dead_letters: metrics
-                .dead_letters_before
-                .saturating_add(metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters))),
+            dropped_at_end: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_at_end)),
+            dead_letters: metrics.dead_letters_before + metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
             elapsed,
         }
     }

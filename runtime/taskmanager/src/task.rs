@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
 use streamrt_operator::{Operator, OperatorChain, Output, TaskMetrics};
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot};
-use streamrt_types::{Barrier, Batch, Clock, Error, Result, Status, WATERMARK_MIN, Watermark, failpoint};
+use streamrt_types::{Barrier, Batch, Clock, EndOfTime, Error, Result, Status, WATERMARK_MIN, Watermark, failpoint};
 
 /// A snapshot keeps the watermark of a task's gate under the uid of its first operator with this suffix.
 pub const GATE_SUFFIX: &str = ":gate";
@@ -131,7 +131,7 @@ impl Task {
 
     /// The end: every operator has its last word, then the receivers are told. Where results wait for a checkpoint, so does the task.
     pub fn end_of_input(&mut self, gate: &mut InputGate, head: impl Fn() -> HeadSnapshot) -> Result<()> {
-        self.chain.end_of_input(&mut self.exits)?;
+        self.chain.end_of_input(self.end_of_time(), &mut self.exits)?;
         self.exits.end_of_input()?;
         self.ended = true;
         if let Some(line) = self.checkpoints.as_ref().filter(|_| self.chain.awaits_checkpoint()) {
@@ -142,6 +142,16 @@ impl Task {
             line.report(Report::Finished { task: line.task, dead_letters: self.dead_letters() });
         }
         Ok(())
+    }
+
+    /// What becomes of that which waits for the clock when the input has ended.
+    fn end_of_time(&self) -> Option<EndOfTime> {
+        let configured = self.chain.contexts().next().map_or(EndOfTime::Fire, |context| context.configuration.end_of_processing_time);
+        match () {
+            () if self.control.is_stopped() => None,
+            () if self.control.is_drained() => Some(EndOfTime::Fire),
+            () => Some(configured),
+        }
     }
 
     /// Records that were skipped so far.

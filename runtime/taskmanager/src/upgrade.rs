@@ -92,7 +92,7 @@ impl Shared {
 
 /// Whether only code has changed.
 fn check_compatible(old: &JobSpec, new: &JobSpec) -> Result<bool> {
-    let compatibility = compare(old, new);
+    let compatibility = compare(old, new)?;
     match compatibility.operators.iter().find(|operator| operator.verdict == Verdict::Refused) {
         None => Ok(compatibility.same_shape),
         Some(operator) => {

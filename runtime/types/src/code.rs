@@ -62,6 +62,8 @@ codes! {
     BAD_OPTION = "S2007", Invalid, "See README.md for the options of each connector and the configuration keys.";
     /// More rows between two checkpoints than a write-ahead sink may keep.
     WRITE_AHEAD_LIMIT = "S2008", Invalid, "Make checkpoints more often, or give the sink a higher limit: `bytes_max`, or `write_ahead_bytes` in a job.toml.";
+    /// More windows over one time than a window operator keeps.
+    WINDOW_OVERLAP = "S2015", Invalid, "Let the windows slide less often, or make them smaller; a built-in aggregate allows more of them than code of your own.";
 
     /// A file or folder that cannot be opened.
     FILE_MISSING = "S3001", Unavailable, "Check the path; relative paths start in the current folder.";

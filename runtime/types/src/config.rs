@@ -27,6 +27,15 @@ pub enum RestartKind {
     ExponentialDelay,
 }
 
+/// What becomes of windows and timers of processing time that are not due when a bounded input has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndOfTime {
+    /// They fire, as if the clock had come to their time.
+    Fire,
+    /// They are dropped, and counted.
+    Drop,
+}
+
 /// Where keyed state is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendKind {
@@ -73,6 +82,9 @@ pub struct Configuration {
     pub tolerable_failures: u32,
     /// `checkpoint.retained`: published checkpoints that are kept. Default 1.
     pub retained_checkpoints: u32,
+    /// `end-of-input.processing-time`: `fire` (default) or `drop`: windows and timers of processing time at the end of a bounded input. A drain
+    /// fires them in any case.
+    pub end_of_processing_time: EndOfTime,
     /// `restart.strategy`: `none`, `fixed-delay`, `failure-rate` or `exponential-delay`. None: `exponential-delay` where there are checkpoints,
     /// else `none`.
     pub restart: Option<RestartKind>,
@@ -116,6 +128,7 @@ impl Default for Configuration {
             allow_non_restored_state: false,
             tolerable_failures: 0,
             retained_checkpoints: 1,
+            end_of_processing_time: EndOfTime::Fire,
             restart: None,
             restart_attempts: 1,
             restart_delay_ms: 1_000,
@@ -141,6 +154,7 @@ impl Configuration {
         "checkpoint.retained",
         "checkpoint.timeout",
         "checkpoint.tolerable-failures",
+        "end-of-input.processing-time",
         "exchange.batches",
         "max-parallelism",
         "plugin.deadline",
@@ -183,6 +197,7 @@ impl Configuration {
             "checkpoint.min-pause" => self.checkpoint_min_pause_ms = parse_duration_ms(key, value)?,
             "checkpoint.tolerable-failures" => self.tolerable_failures = number(key, value, 0, u64::from(u32::MAX))? as u32,
             "checkpoint.retained" => self.retained_checkpoints = number(key, value, 1, 1000)? as u32,
+            "end-of-input.processing-time" => self.end_of_processing_time = end_of_time(key, value)?,
             "restart.strategy" => self.restart = Some(restart_kind(key, value)?),
             "restart.attempts" => self.restart_attempts = number(key, value, 0, u64::from(u32::MAX))? as u32,
             "restart.delay" => self.restart_delay_ms = parse_duration_ms(key, value)?,
@@ -236,6 +251,14 @@ fn poison_policy(key: &str, value: &str) -> Result<PoisonPolicy> {
         "skip" => Ok(PoisonPolicy::Skip),
         "retry" => Ok(PoisonPolicy::Retry { attempts: 3 }),
         _ => Err(refuse(key, value, "fail, skip or retry")),
+    }
+}
+
+fn end_of_time(key: &str, value: &str) -> Result<EndOfTime> {
+    match value {
+        "fire" => Ok(EndOfTime::Fire),
+        "drop" => Ok(EndOfTime::Drop),
+        _ => Err(refuse(key, value, "fire or drop")),
     }
 }
 

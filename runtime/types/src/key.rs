@@ -167,11 +167,13 @@ fn encode_bytes(value: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend(value);
 }
 
-fn canonical_f64(value: f64) -> f64 {
+/// The one value that stands for all that are one key: 0 for both zeros, the quiet NaN for each NaN.
+pub fn canonical_f64(value: f64) -> f64 {
     if value.is_nan() { f64::NAN } else { value + 0.0 }
 }
 
-fn canonical_f32(value: f32) -> f32 {
+/// As [`canonical_f64`].
+pub fn canonical_f32(value: f32) -> f32 {
     if value.is_nan() { f32::NAN } else { value + 0.0 }
 }
 
@@ -204,6 +206,23 @@ mod tests {
         let mut hashes = Vec::new();
         KeyEncoder::new(vec![0]).hash(&batch, &mut hashes).unwrap();
         assert_eq!(hashes, [murmur3_32(&(-2i64).to_le_bytes())]);
+    }
+
+    #[test]
+    fn both_zeros_are_one_key_and_every_nan_is() {
+        let encoded = |column: ArrayRef| {
+            let batch = RecordBatch::try_from_iter([("x", column)]).unwrap();
+            let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
+            KeyEncoder::new(vec![0]).encode(&batch, &mut bytes, &mut offsets).unwrap();
+            bytes
+        };
+        let nans = [f64::NAN, -f64::NAN, f64::from_bits(0x7ff0_0000_0000_0001), f64::from_bits(0xffff_ffff_ffff_ffff)];
+        let quiet = [0, 0, 0, 0, 0, 0, 0xf8, 0x7f];
+        assert_eq!(encoded(Arc::new(Float64Array::from(nans.to_vec()))), quiet.repeat(4));
+        assert_eq!(encoded(Arc::new(Float64Array::from(vec![-0.0, 0.0]))), [0; 16]);
+        let nans = [f32::NAN, -f32::NAN, f32::from_bits(0xff80_0001)];
+        assert_eq!(encoded(Arc::new(arrow_array::Float32Array::from(nans.to_vec()))), [0, 0, 0xc0, 0x7f].repeat(3));
+        assert_eq!(encoded(Arc::new(arrow_array::Float32Array::from(vec![-0.0f32, 0.0]))), [0; 8]);
     }
 
     #[test]

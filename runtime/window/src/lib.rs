@@ -21,6 +21,7 @@ mod emission;
 mod generator;
 mod generator_snapshot;
 mod group_watermarks;
+mod key_slide;
 mod keyed_windows;
 mod operator;
 mod pane;

@@ -4,6 +4,7 @@
 mod differential;
 mod functions;
 mod on_disk;
+mod pieces;
 mod rescale;
 mod restore;
 mod restore_timestamps;
@@ -18,7 +19,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 use streamrt_operator::{Exits, OperatorChain, OperatorContext, TaskMetrics, json};
-use streamrt_types::{Batch, Configuration, KeyGroupRange, ManualClock, Result, Status, Target, WATERMARK_MAX, Watermark};
+use streamrt_types::{Batch, Configuration, EndOfTime, KeyGroupRange, ManualClock, Result, Status, Target, WATERMARK_MAX, Watermark};
 use streamrt_wit::{
     AggregateFunction, BuiltinAggregate, Generator, ResultColumn, ResultSource, TimeSource, TimeUnit, WindowAssigner, WindowContents,
 };
@@ -125,7 +126,7 @@ pub(crate) fn run(bound_ms: u64, window: WindowOperator, input: Input<'_>, batch
         feed(&mut chain, &mut recorder, Batch::new(rows(piece)));
     }
     chain.head(&mut recorder, &mut |operator, output| operator.watermark(WATERMARK_MAX, output)).unwrap();
-    chain.end_of_input(&mut recorder).unwrap();
+    chain.end_of_input(Some(EndOfTime::Drop), &mut recorder).unwrap();
     recorder.lines()
 }
 
