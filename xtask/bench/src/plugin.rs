@@ -40,8 +40,7 @@ const CASES: [Case; 3] = [
 pub fn run(report: &mut Report, component: &Path) -> Result<()> {
     let bytes = std::fs::read(component).with_context(|| format!("{} cannot be read", component.display()))?;
     let cache = tempfile::tempdir()?;
-    let compiled = CompiledCode::new(Folder::guarded(cache.path(), &[])?, &[0; 32]);
-    let host = PluginHost::new(&Configuration::default(), Some(compiled))?;
+    let host = PluginHost::new(&Configuration::default(), Some(compiled_in(cache.path())?))?;
     let plugin = host.load(&bytes)?;
     let plan = Arc::new(plugin.describe(&[])?);
     for case in &CASES {
@@ -50,6 +49,11 @@ pub fn run(report: &mut Report, component: &Path) -> Result<()> {
     windows_make_no_guest_call(report);
     starts(report, &plugin, &plan)?;
     command_to_first_record(report)
+}
+
+/// Compiled code in a folder of the benchmark's own.
+pub fn compiled_in(folder: &Path) -> Result<CompiledCode> {
+    Ok(CompiledCode::new(Folder::guarded(folder, &[])?, &[0; 32]))
 }
 
 fn bench(report: &mut Report, case: &Case, plugin: &Arc<Plugin>, plan: &Arc<Plan>) -> Result<()> {
