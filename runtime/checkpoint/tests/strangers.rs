@@ -52,6 +52,8 @@ fn write_savepoint(folder: &Path) {
         operators: vec![OperatorEntry { uid: "count".into(), vertex: 0, parallelism: 2 }],
         subtasks: vec![running, SubtaskSnapshot::finished(0, 1)],
         dead_letters_before: 0,
+        drained: false,
+        before: Vec::new(),
     };
     manifest.write(&store).unwrap();
 }

@@ -22,8 +22,11 @@ pub struct FileSplit {
     pub end: u64,
 }
 
+/// Of one file: each is a row in memory and in checkpoints.
+const SPLITS_MAX: u64 = 100_000;
+
 /// Nobody finds so many; a snapshot that says so was made up.
-const SPLITS_MAX: u32 = 1 << 31;
+const ALL_SPLITS_MAX: u32 = 1 << 31;
 
 pub struct FileEnumerator {
     options: Arc<FileOptions>,
@@ -50,7 +53,7 @@ impl FileEnumerator {
     /// `Data` if `restored` is no snapshot of such an enumerator.
     pub fn new(options: Arc<FileOptions>, quoted: bool, restored: Option<&str>) -> Result<FileEnumerator> {
         let found: Found = restored.map(|text| position::read("source `file`", text)).transpose()?.unwrap_or_default();
-        if found.n_splits > SPLITS_MAX {
+        if found.n_splits > ALL_SPLITS_MAX {
             return Err(position::damaged("source `file`", &format!("{} splits", found.n_splits)));
         }
         Ok(FileEnumerator { options, quoted, found })
@@ -61,6 +64,11 @@ impl FileEnumerator {
         let length = regular_file_bytes(path)?;
         let bytes_max = self.options.split_bytes;
         let cut = length > bytes_max && !(self.quoted && has_quote(path)?);
+        if cut && length / bytes_max > SPLITS_MAX {
+            let message =
+                format!("{} has {length} bytes, and `split-bytes` {bytes_max} cuts it into more than {SPLITS_MAX} splits", absolute(path));
+            return Err(Error::new(code::BAD_OPTION, message));
+        }
         let starts = (0..if cut { length } else { 1 }).step_by(usize::try_from(bytes_max).unwrap_or(usize::MAX));
         Ok(starts.map(|start| self.split(name, start, if cut { length.min(start + bytes_max) } else { length })).collect())
     }

@@ -32,6 +32,7 @@ use bytes::Bytes;
 use connection::Failure;
 use rows::Waiting;
 use serde::{Deserialize, Serialize};
+pub use server::needs;
 use server::{Server, quote};
 use std::time::Duration;
 use streamrt_operator::{DeadLetter, OperatorContext, Sink, TaskMetrics, json, transaction_prefix};

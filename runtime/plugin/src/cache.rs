@@ -49,19 +49,13 @@ impl CompiledCode {
         if self.checksum(&name, code) != *<&[u8; CHECKSUM_BYTES]>::try_from(checksum).ok()? {
             return None;
         }
-        // SAFETY: `deserialize` demands bytes that `serialize` made. `store` below is the only writer of these files: nobody else can compute
-        // their checksum, nor write into the folder. That the code was made for this version of wasmtime and these settings is in its name,
-        // and wasmtime checks it again.
-        #[allow(unsafe_code)]
-        let component = unsafe { Component::deserialize(engine, code) };
-        component.ok()
+        trusted(engine, code).ok()
     }
 
     /// Keeps a compiled component.
-    pub(crate) fn store(&self, engine: &Engine, digest: &str, component: &Component) -> io::Result<()> {
-        let code = component.serialize().map_err(io::Error::other)?;
+    pub(crate) fn store(&self, engine: &Engine, digest: &str, code: &[u8]) -> io::Result<()> {
         let name = file_name(engine, digest);
-        self.folder.write(&name, &[self.checksum(&name, &code).as_bytes(), &code])?;
+        self.folder.write(&name, &[self.checksum(&name, code).as_bytes(), code])?;
         self.trim()
     }
 
@@ -76,6 +70,21 @@ impl CompiledCode {
         files.sort();
         let surplus = files.len().saturating_sub(FILES_MAX);
         files.iter().take(surplus).try_for_each(|(_, name)| self.folder.remove(name))
+    }
+}
+
+/// Loads code that this program compiled: from the cache, or from the process that it compiles in.
+///
+/// # Errors
+/// wasmtime's, if the code is of another version or other settings.
+pub(crate) fn trusted(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `deserialize` demands bytes that `serialize` made. They come from `store` above, which is the only writer of the files of the
+    // cache: nobody else can compute their checksum, nor write into the folder; or straight from the same program (`compiler.rs`), through a
+    // pipe that nobody else holds. That they were made for this version of wasmtime and these settings is in the name of the file, and wasmtime
+    // checks it again.
+    #[allow(unsafe_code)]
+    unsafe {
+        Component::deserialize(engine, code)
     }
 }
 

@@ -34,7 +34,7 @@ use tokio_rustls::TlsConnector;
 use super::url::TlsParameters;
 
 /// What `sslrootcert` says of the authorities that this machine knows.
-const SYSTEM: &str = "system";
+pub const SYSTEM: &str = "system";
 
 /// What is wanted of a connection.
 #[derive(Clone)]
