@@ -416,7 +416,8 @@ mod tests {
         gate.sender(1).send(barrier(1)).unwrap();
         gate.sender(1).send(batch(9)).unwrap();
         gate.sender(0).send(StreamElement::EndOfInput).unwrap();
-        assert_eq!(drain(&mut gate), ["barrier 1", "second input [9]"]);
+        // The first channel has ended without the final watermark.
+        assert_eq!(drain(&mut gate), ["barrier 1", "second input [7]"]);
     }
 
     #[test]
