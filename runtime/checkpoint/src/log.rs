@@ -9,7 +9,7 @@
 //!
 //! Invariant: of two leaders at most one gets a number. It rests on the conditional create of the store alone, on no clock and no lease.
 
-use crate::names::{LOG_FOLDER, log_number, log_path};
+use crate::names::{LOG_FOLDER, is_plain, log_number, log_path};
 use crate::sealed::{seal, unseal};
 use crate::{Creation, Manifest, PluginEntry, SnapshotKind, Store, Stored};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,9 @@ const VERSION: u32 = 1;
 
 /// Entries from one summary to the next: with a checkpoint a second some two minutes of them are read one by one.
 const SUMMARY_EVERY: u64 = 256;
+
+/// Nobody counts so far. A number beyond it was made up, and reckoning with it would overflow.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,12 +141,22 @@ impl History {
         let record = bytes.map(|bytes| record(number, &bytes)).transpose()?;
         match record.and_then(|record| record.summary) {
             None => Ok(History::default()),
-            Some(summary) if summary.entries + 1 == number => Ok(summary),
+            Some(summary) if summary.entries == number - 1 && summary.holds_together() => Ok(summary),
             Some(summary) => {
-                let message = format!("the summary in entry {number} of the log ends with entry {}", summary.entries);
+                let message =
+                    format!("the summary in entry {number} of the log, of {} entries, is none of those before it", summary.entries);
                 Err(Error::new(code::SNAPSHOT_DAMAGED, message))
             }
         }
+    }
+
+    /// Whether the numbers are such as a leader writes.
+    fn holds_together(&self) -> bool {
+        let numbers = || self.published.iter().map(|published| published.checkpoint);
+        numbers().is_sorted_by(|a, b| a < b)
+            && numbers().chain([self.committed]).all(|number| number <= self.last_checkpoint)
+            && self.generation.max(self.last_checkpoint) <= NUMBER_MAX
+            && is_token(&self.job)
     }
 
     /// The components with which the job goes on from what was published last, whose manifest this is.
@@ -178,7 +191,9 @@ impl History {
     fn check(&self, entry: &Entry) -> Result<()> {
         let follows = match entry {
             Entry::TakeOver { generation } => *generation == self.generation + 1,
-            Entry::Published(published) => self.generation > 0 && published.checkpoint > self.last_checkpoint,
+            Entry::Published(Published { checkpoint, .. }) => {
+                self.generation > 0 && (self.last_checkpoint + 1..=NUMBER_MAX).contains(checkpoint)
+            }
             Entry::Retired { checkpoint } => self.published.iter().any(|published| published.checkpoint == *checkpoint),
             Entry::RolledBack { checkpoint } => self.newest().is_some_and(|newest| newest.checkpoint == *checkpoint),
             Entry::Ended { .. } => self.generation > 0,
@@ -189,7 +204,7 @@ impl History {
 
     fn apply(&mut self, record: &Record) {
         self.entries += 1;
-        self.committed = self.committed.max(record.committed);
+        self.committed = self.committed.max(record.committed.min(self.last_checkpoint));
         if self.job.is_empty() {
             record.token.clone_into(&mut self.job);
         }
@@ -214,11 +229,11 @@ const GAPS_MAX: u64 = 1000;
 
 /// The greatest number of a listing, by path.
 fn last_entry(listed: &[(String, u64)]) -> Result<u64> {
-    let (mut last, mut missing) = (0, 0);
+    let (mut last, mut missing) = (0, 0u64);
     for (path, _) in listed {
         let foreign = || Error::new(code::SNAPSHOT_FOREIGN, format!("`{path}` does not belong into a job's log"));
         let number = log_number(path).filter(|number| *number > 0).ok_or_else(foreign)?;
-        missing += number - last - 1;
+        missing = (number - last - 1).saturating_add(missing);
         if missing > GAPS_MAX {
             return Err(gap(number, last + 1));
         }
@@ -235,10 +250,18 @@ fn gap(last: u64, missing: u64) -> Error {
 fn record(number: u64, bytes: &[u8]) -> Result<Record> {
     let path = log_path(number);
     let record: Record = unseal(&path, "the log entry", bytes, VERSION)?;
+    if !is_token(&record.token) {
+        return Err(Error::new(code::SNAPSHOT_DAMAGED, format!("`{path}` names a leader that cannot be")));
+    }
     if record.number == number {
         return Ok(record);
     }
     Err(Error::new(code::SNAPSHOT_FOREIGN, format!("`{path}` holds entry {}: it was copied or renamed", record.number)))
+}
+
+/// The first leader's token becomes a part of file names, of names of transactions and of lines in a log.
+fn is_token(token: &str) -> bool {
+    is_plain(token) && token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
 }
 
 /// The right to write a job's log, until another leader takes it.
@@ -559,7 +582,7 @@ mod tests {
             Record { version: 1, number: 8, token: "b".into(), committed: 0, summary: Some(History::default()), entry: published(6) };
         store.put(&log_path(8), seal(&entry).unwrap()).unwrap();
         let error = History::read_with(&store, 8).unwrap_err();
-        assert!(error.message().contains("ends with entry 0"), "{error}");
+        assert!(error.message().contains("of 0 entries, is none of those before it"), "{error}");
     }
 
     #[test]
