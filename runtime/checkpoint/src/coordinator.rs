@@ -343,8 +343,7 @@ impl<S> Coordinator<S> {
     fn stops_sending(&mut self, task: usize, to: TaskState) -> Vec<Action<S>> {
         let mut actions = Vec::new();
         match (self.states.get(task), to) {
-            (Some(TaskState::Running), _) => self.states[task] = to,
-            (Some(TaskState::Ended | TaskState::Committed), TaskState::Finished) => self.states[task] = to,
+            (Some(TaskState::Running), _) | (Some(TaskState::Ended | TaskState::Committed), TaskState::Finished) => self.states[task] = to,
             _ => return actions,
         }
         self.trigger_successors(task, &mut actions);

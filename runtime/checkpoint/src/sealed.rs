@@ -33,12 +33,8 @@ pub(crate) fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
 /// `Data` (S7001) if a byte is not the one that was written, `Invalid` (S7002) if the version is newer than `newest` or the document is
 /// of another kind.
 pub(crate) fn unseal<T: DeserializeOwned>(path: &str, what: &str, bytes: &[u8], newest: u32) -> Result<T> {
-    let body = body_of(bytes).ok_or_else(|| {
-        Error::new(
-            code::SNAPSHOT_DAMAGED,
-            format!("{what} `{path}` is torn or changed, or streamrt did not write it ({} bytes)", bytes.len()),
-        )
-    })?;
+    let torn = || format!("{what} `{path}` is torn or changed, or streamrt did not write it ({} bytes)", bytes.len());
+    let body = body_of(bytes).ok_or_else(|| Error::new(code::SNAPSHOT_DAMAGED, torn()))?;
     let json = [b"{", body].concat();
     let foreign = |cause| Error::new(code::SNAPSHOT_FOREIGN, format!("`{path}` is whole, but it is not {what}")).with_source(cause);
     let Version { version } = serde_json::from_slice(&json).map_err(foreign)?;

@@ -124,10 +124,7 @@ struct SocketReader {
 impl SocketReader {
     /// Reads once; false if there is nothing now. Waits up to 10 ms if `wait` is set.
     fn read(&mut self, wait: bool) -> Result<bool> {
-        let filled = match wait {
-            true => self.records.fill(&mut self.stream),
-            false => self.read_at_once(),
-        };
+        let filled = if wait { self.records.fill(&mut self.stream) } else { self.read_at_once() };
         match filled {
             Ok(0) => {
                 self.closed = Some(Closed::ByServer);

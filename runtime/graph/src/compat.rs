@@ -146,12 +146,11 @@ fn has_own_sinks(job: &JobSpec) -> bool {
 /// All that a plan says, but for the numbers of the functions: these follow from the order in which the code registers them.
 fn shape(job: &JobSpec) -> Value {
     let node = |node: &Node| {
-        let numbers = functions_of(&node.body);
         let called = |number: &u32| {
             let function = &job.functions[*number as usize];
             json!([function.plugin, Function { number: 0, ..function.function().clone() }])
         };
-        let functions: Value = numbers.iter().map(called).collect();
+        let functions: Value = functions_of(&node.body).iter().map(called).collect();
         let mut node = json!(node);
         forget_numbers(&mut node["body"]);
         // Lines of the program move when it changes elsewhere.

@@ -133,6 +133,11 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
+    /// Another call begins.
+    fn renew(&mut self) {
+        (self.n_messages, self.complaint) = (0, None);
+    }
+
     pub fn write(&mut self, level: u8, message: &str) {
         let message = &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)];
         if level == level::PANIC {
@@ -263,8 +268,7 @@ impl Instance {
         let guest = self.store.data_mut();
         guest.deadline.renew(deadline);
         guest.files.renew();
-        guest.journal.n_messages = 0;
-        guest.journal.complaint = None;
+        guest.journal.renew();
         guest.running.output_bytes_left = guest.running.output_bytes_max;
         // Of a call that failed; its instance is dropped, but nothing is to depend on that.
         guest.running.emitted.clear();

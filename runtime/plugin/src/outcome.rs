@@ -23,14 +23,14 @@ pub(crate) struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     pub fn of(invocation: &Invocation<'a>) -> Asked<'a> {
-        let n_accumulators = invocation.states.first().map_or(0, |state| state.present.len());
-        let targets = invocation.states.first().and_then(|state| state.slots.as_ref()).and_then(|slots| slots.last());
+        let (states, rows) = (invocation.states.first(), invocation.rows.as_ref());
+        let n_accumulators = states.map_or(0, |state| state.present.len());
+        let targets = states.and_then(|state| state.slots.as_ref()).and_then(|slots| slots.last());
         let n_slots = match invocation.call {
             Call::Process | Call::SecondInput | Call::Window => invocation.slots.as_ref().map_or(0, |slots| slots.n_slots),
             Call::Accumulate | Call::Result => n_accumulators,
             Call::Merge => targets.map_or(0, |last| *last as usize + 1),
         };
-        let rows = invocation.rows.as_ref();
         Asked {
             call: invocation.call,
             n_rows: rows.map_or(0, |rows| rows.columns.num_rows()),

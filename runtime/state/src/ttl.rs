@@ -108,8 +108,7 @@ impl Sweep {
     pub(crate) fn next(&mut self, table: &KeyTable, budget: &mut usize) -> Option<EntryId> {
         while *budget > 0 {
             if self.next >= table.numbers_end() {
-                self.next = 0;
-                *budget = 0;
+                (self.next, *budget) = (0, 0);
                 return None;
             }
             *budget -= 1;

@@ -154,11 +154,8 @@ pub(crate) fn newest(store: &Store, history: &History) -> Result<Option<Snapshot
     while let Some(published) = candidates.next() {
         match (load(store, published), candidates.peek()) {
             (Err(error), Some(before)) => {
-                let (savepoint, before) = (published.checkpoint, before.checkpoint);
-                say!(
-                    "streamrt: savepoint {savepoint} is passed over, since nothing was committed with it, for checkpoint {before}: {}",
-                    error.message()
-                );
+                let (number, before, why) = (published.checkpoint, before.checkpoint, error.message());
+                say!("streamrt: savepoint {number} is passed over, since nothing was committed with it, for checkpoint {before}: {why}");
             }
             (loaded, _) => return loaded.map(Some),
         }

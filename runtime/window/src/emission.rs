@@ -148,8 +148,7 @@ fn send(port: u16, batch: Batch, bytes: usize, output: &mut dyn Output) -> Resul
     let mut marks = batch.marks.iter().peekable();
     for start in (0..batch.n_rows()).step_by(piece_rows) {
         let mut piece = batch.slice(start, piece_rows.min(batch.n_rows() - start));
-        let end = start + piece.n_rows();
-        while let Some(mark) = marks.next_if(|mark| mark.row as usize <= end) {
+        while let Some(mark) = marks.next_if(|mark| mark.row as usize <= start + piece.n_rows()) {
             piece.marks.push(Mark { row: mark.row - start as u32, ..*mark });
         }
         output.batch(port, piece)?;

@@ -95,9 +95,7 @@ pub(crate) fn combined_watermark(state: &mut OperatorState, context: &OperatorCo
         let (subtask, watermark, has_splits) = (read_subtask(&mut fields)?, fields.i64()?, fields.flag()?);
         fields.end()?;
         greatest = greatest.max(watermark);
-        if has_splits {
-            least = Some(least.map_or(watermark, |least| least.min(watermark)));
-        }
+        least = least.into_iter().chain(has_splits.then_some(watermark)).min();
         if subtask == place(context) {
             own = Some(watermark);
         }

@@ -40,8 +40,7 @@ impl ResultColumns {
                 false => Err(refuse(format!("column `{}`: there is no aggregate {index}", column.name))),
             },
         };
-        let sources = columns.iter().map(source).collect::<Result<Vec<_>>>()?;
-        Ok(ResultColumns { schema, sources })
+        Ok(ResultColumns { schema, sources: columns.iter().map(source).collect::<Result<_>>()? })
     }
 
     /// Whether key columns are wanted at all.

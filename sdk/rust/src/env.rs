@@ -197,9 +197,8 @@ impl Parts {
                 self.mistakes.push(Error::doubled_uid(format!("the uid {} is used twice, first at {first}", node.uid)).at(place));
             }
         }
-        let mut mistakes = self.mistakes.into_iter();
-        match mistakes.next() {
-            Some(first) => Err(mistakes.fold(first, Error::and)),
+        match self.mistakes.into_iter().reduce(Error::and) {
+            Some(mistakes) => Err(mistakes),
             None => Ok(Built { plan: self.plan, makers: self.makers }),
         }
     }

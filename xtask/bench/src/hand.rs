@@ -9,18 +9,13 @@ use hashbrown::HashMap;
 use std::hint::black_box;
 use std::time::Duration;
 use streamrt_operator::{Enumeration, ReaderPoll};
-use streamrt_wit::{Field, Schema};
 
 /// Rows of a batch, as the engine's default.
 const BATCH_ROWS: usize = 1024;
 
 /// Calls `each` with every batch of bids.
 fn bids(job: Job, rows: u64, mut each: impl FnMut(&RecordBatch)) -> Result<()> {
-    let field = |(name, data_type): &(&str, &str)| -> Result<Field> {
-        Ok(Field::new(*name, serde_json::from_value(serde_json::Value::from(*data_type))?))
-    };
-    let schema: Schema = job.columns().iter().map(field).collect::<Result<_>>()?;
-    let options = job.options(rows);
+    let (schema, options) = (job.fields()?, job.options(rows));
     let source = streamrt_connector::source("nexmark", options.as_object().context("options are an object")?, &schema)?;
     let Enumeration::Splits(splits) = source.enumerator(None)?.poll(1)? else { anyhow::bail!("the generator gives its splits at once") };
     for split in splits {

@@ -8,7 +8,7 @@ use streamrt_graph::JobSpec;
 use streamrt_state_rocksdb::RocksBackend;
 use streamrt_taskmanager::{JobHandle, JobToRun, StateBackend, Submission, submit};
 use streamrt_types::{BackendKind, Configuration};
-use streamrt_wit::Plan;
+use streamrt_wit::{Field, Plan, Schema};
 
 /// How a job runs.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +67,12 @@ impl Job {
             Job::Keyed { .. } => &[("auction", "i64"), ("price", "i64")],
             Job::Tumbling { .. } => &[("auction", "i64"), ("date_time", "i64")],
         }
+    }
+
+    /// The columns with their types.
+    pub fn fields(self) -> Result<Schema> {
+        let field = |(name, data_type): &(&str, &str)| Ok(Field::new(*name, serde_json::from_value(Value::from(*data_type))?));
+        self.columns().iter().map(field).collect()
     }
 
     /// Options of the source.

@@ -124,10 +124,7 @@ fn timed(case: &Case, function: &Function, chain: Box<dyn FunctionChain>, rows: 
 
 /// The whole bid: what a job over bids would read.
 fn input_schema() -> Result<streamrt_wit::Schema> {
-    let field = |(name, data_type): &(&str, &str)| {
-        Ok(streamrt_wit::Field::new(*name, serde_json::from_value(serde_json::Value::from(*data_type))?))
-    };
-    crate::jobs::Job::Bid.columns().iter().map(field).collect()
+    crate::jobs::Job::Bid.fields()
 }
 
 fn operator(case: &Case, function: &Function, chain: Box<dyn FunctionChain>) -> Result<Box<dyn Operator>> {

@@ -235,11 +235,10 @@ fn cpu_seconds(since: Duration) -> Result<f64> {
 
 /// CPU time of one restore into an empty table, in s.
 fn restore(object: &Arc<Vec<u8>>, index: &OperatorIndex, expected: (usize, u64)) -> Result<f64> {
-    let key_groups = KeyGroupRange::all(MAX_PARALLELISM);
-    let share = Share { subtask: 0, parallelism: 1, key_groups, max_parallelism: MAX_PARALLELISM };
+    let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(MAX_PARALLELISM), max_parallelism: MAX_PARALLELISM };
+    let part = Some(Part { object: object.clone(), index: index.clone() });
     let start = thread_cpu_time()?;
-    let part = Part { object: object.clone(), index: index.clone() };
-    let mut state = OperatorState::assemble("sums", &[Some(part)], share)?;
+    let mut state = OperatorState::assemble("sums", &[part], share)?;
     let mut sums = TableSums::new(LARGE_VALUE_BYTES);
     state.keyed("sums", &Value::Null, |hash, key, _, value| {
         let entry = sums.table.upsert_one(hash, key)?;

@@ -37,11 +37,15 @@ pub fn check(workspace: &Workspace) -> Result<Vec<String>> {
         all.extend(findings(&name, &source));
         figures.add(&name, &source);
     }
-    let limits = workspace.root.join("xtask/ratchet.json");
-    let text = fs::read_to_string(&limits).with_context(|| format!("{} cannot be read", limits.display()))?;
-    let limits: Map<String, Value> = serde_json::from_str(&text).context("xtask/ratchet.json is no JSON object")?;
-    all.extend(figures.compare(&limits));
+    all.extend(figures.compare(&limits(&workspace.root)?));
     Ok(all)
+}
+
+/// The limit for each figure.
+fn limits(root: &Path) -> Result<Map<String, Value>> {
+    let path = root.join("xtask/ratchet.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    serde_json::from_str(&text).context("xtask/ratchet.json is no JSON object")
 }
 
 fn rust_files(root: &Path, target: &Path) -> Result<Vec<PathBuf>> {

@@ -138,10 +138,9 @@ impl Stream {
 
     fn pass_over(&mut self, position: FilePosition) -> Result<()> {
         let n_bytes = position.byte.saturating_sub(1);
-        let n_passed = io::copy(&mut self.bytes.by_ref().take(n_bytes), &mut io::sink());
+        let passed = io::copy(&mut self.bytes.by_ref().take(n_bytes), &mut io::sink());
         let mut last = [0];
-        let is_there =
-            n_passed.is_ok_and(|n_passed| n_passed == n_bytes) && (position.byte == 0 || self.bytes.read_exact(&mut last).is_ok());
+        let is_there = passed.is_ok_and(|n| n == n_bytes) && (position.byte == 0 || self.bytes.read_exact(&mut last).is_ok());
         // A line that was not the first began behind a line end.
         if is_there && (position.line == 1 || last == *b"\n") {
             return Ok(());

@@ -218,16 +218,16 @@ fn whole<T: FromStr + TryFrom<i128>>(text: &str) -> Option<T> {
 fn decimal(text: &str) -> Option<i128> {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (units, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let digits = format!("{units}{}", fraction.trim_end_matches('0'));
+    let fraction = fraction.trim_end_matches('0');
+    let digits = format!("{units}{fraction}");
     let significant = digits.trim_end_matches('0');
     let exponent: i64 = exponent.parse().ok().filter(|_| is_digits(&digits, mantissa))?;
     if significant.trim_start_matches(['-', '+', '0']).is_empty() {
         return Some(0);
     }
     // How many zeros follow the last digit that is none.
-    let n_zeros = digits.len() - significant.len();
-    let zeros =
-        exponent.checked_add(i64::try_from(n_zeros).ok()?)?.checked_sub(i64::try_from(fraction.trim_end_matches('0').len()).ok()?)?;
+    let n_zeros = i64::try_from(digits.len() - significant.len()).ok()?;
+    let zeros = exponent.checked_add(n_zeros)?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
     let value: i128 = significant.parse().ok()?;
     value.checked_mul(10_i128.checked_pow(u32::try_from(zeros).ok()?)?)
 }

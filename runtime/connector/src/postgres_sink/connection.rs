@@ -60,10 +60,9 @@ impl Connection {
         let for_connecting = Patience { limit: connect_limit.min(patience.limit), ..patience.clone() };
         let connect = |config: &Config| wait(&runtime, &for_connecting, config.connect(tls.clone()));
         let connected = match connect(config) {
-            Err(Failure::Refused(error)) => match tls.without(config, &error) {
-                Some(plain) => connect(&plain),
-                None => Err(Failure::Refused(error)),
-            },
+            Err(Failure::Refused(error)) => {
+                tls.without(config, &error).map_or_else(|| Err(Failure::Refused(error)), |plain| connect(&plain))
+            }
             connected => connected,
         };
         let (client, driver) = connected?;
