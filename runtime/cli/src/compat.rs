@@ -19,7 +19,7 @@ pub fn compat(args: &CompatArgs) -> Result<()> {
         let plan = plugin.describe(&args.args).map_err(|e| e.at(path.display()))?;
         Ok(JobSpec::from_plan("", Arc::new(plan)))
     };
-    let found = compare(&job(&args.old)?, &job(&args.new)?);
+    let found = compare(&job(&args.old)?, &job(&args.new)?)?;
     print(&text(&found))?;
     if found.is_compatible() {
         return Ok(());

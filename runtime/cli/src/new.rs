@@ -8,7 +8,7 @@ use include_dir::{Dir, DirEntry, include_dir};
 use std::fs;
 use std::io;
 use std::path::Path;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Error, Result, code, say_line};
 
 /// The source of the SDK, under the folders that its manifests' relative paths expect.
 static SDK: [(&str, Dir<'_>); 3] = [
@@ -59,7 +59,7 @@ pub fn new(args: &NewArgs) -> Result<()> {
     };
     made.map_err(|e| Error::new(code::FILE_IO, format!("{} cannot be written", path.display())).with_source(e))?;
     report::status(&format!("made {}; next:", path.display()));
-    report::line(&format!("  cd {}\n  cargo test\n  streamrt run $(streamrt build) -- --input input.txt", path.display()));
+    say_line(&format!("  cd {}\n  cargo test\n  streamrt run $(streamrt build) -- --input input.txt", path.display()));
     Ok(())
 }
 

@@ -22,6 +22,9 @@ pub struct FileSplit {
     pub end: u64,
 }
 
+/// Of one file: each is a row in memory and in checkpoints.
+const SPLITS_MAX: u64 = 100_000;
+
 pub struct FileEnumerator {
     options: Arc<FileOptions>,
     /// No file that has a quote is cut.
@@ -55,6 +58,11 @@ impl FileEnumerator {
         let length = regular_file_bytes(path)?;
         let bytes_max = self.options.split_bytes;
         let cut = length > bytes_max && !(self.quoted && has_quote(path)?);
+        if cut && length / bytes_max > SPLITS_MAX {
+            let message =
+                format!("{} has {length} bytes, and `split-bytes` {bytes_max} cuts it into more than {SPLITS_MAX} splits", absolute(path));
+            return Err(Error::new(code::BAD_OPTION, message));
+        }
         let starts = (0..if cut { length } else { 1 }).step_by(usize::try_from(bytes_max).unwrap_or(usize::MAX));
         Ok(starts.map(|start| self.split(name, start, if cut { length.min(start + bytes_max) } else { length })).collect())
     }

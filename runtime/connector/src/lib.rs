@@ -20,6 +20,7 @@ mod enumerator;
 mod file;
 mod file_sink;
 mod format;
+mod needs;
 mod nexmark;
 mod once;
 mod options;
@@ -37,15 +38,21 @@ pub use file::FileOptions;
 #[cfg(feature = "parquet")]
 pub use file_sink::ParquetExport;
 pub use file_sink::{FileSinkOptions, RollingOptions};
+pub use needs::{Need, sink_needs, source_needs};
 pub use nexmark::NexmarkOptions;
 pub use print::PrintOptions;
 pub use socket::SocketOptions;
 
 use arrow_schema::SchemaRef;
+use serde_json::Value;
 use std::sync::Arc;
 use streamrt_operator::{Sink, Source};
 use streamrt_types::{Error, Result, SystemClock, arrow_schema, code};
 use streamrt_wit::{Options, Schema};
+
+/// The connectors by name, for messages.
+const SOURCES: &str = "file, socket, datagen and nexmark";
+const SINKS: &str = "file, postgres, print and blackhole";
 
 /// Makes the source that a plan names: `file`, `socket`, `datagen` or `nexmark`.
 ///
@@ -60,7 +67,7 @@ pub fn source(connector: &str, options: &Options, schema: &Schema) -> Result<Arc
         "socket" => Ok(Arc::new(socket::SocketSource::new(options::read(connector, options)?, schema)?)),
         "datagen" => Ok(Arc::new(DatagenSource::new(options::read(connector, options)?, schema, SystemClock::shared())?)),
         "nexmark" => Ok(Arc::new(nexmark::NexmarkSource::new(options::read(connector, options)?, schema)?)),
-        _ => Err(options::unknown("source", connector, "file, socket, datagen and nexmark")),
+        _ => Err(options::unknown("source", connector, SOURCES)),
     }
 }
 
@@ -77,7 +84,7 @@ pub fn sink(connector: &str, options: &Options, schema: SchemaRef) -> Result<Box
         "postgres" => postgres(options, schema),
         "print" => Ok(Box::new(print::PrintSink::new(options::read(connector, options)?, std::io::stdout()))),
         "blackhole" => Ok(Box::new(blackhole::BlackholeSink::new(options::read(connector, options)?))),
-        _ => Err(options::unknown("sink", connector, "file, postgres, print and blackhole")),
+        _ => Err(options::unknown("sink", connector, SINKS)),
     }
 }
 
@@ -86,14 +93,36 @@ fn postgres(options: &Options, schema: SchemaRef) -> Result<Box<dyn Sink>> {
     Ok(Box::new(postgres_sink::PostgresSink::new(options::read("postgres", options)?, schema)?))
 }
 
+#[cfg(feature = "postgres")]
+fn postgres_needs(options: &Options) -> Result<Vec<Need>> {
+    postgres_sink::needs(&options::read("postgres", options)?)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres_needs(_options: &Options) -> Result<Vec<Need>> {
+    Err(options::left_out("postgres", "the connector", "postgres"))
+}
+
 #[cfg(not(feature = "postgres"))]
 fn postgres(_options: &Options, _schema: SchemaRef) -> Result<Box<dyn Sink>> {
     Err(options::left_out("postgres", "the connector", "postgres"))
 }
 
+/// Where the data of a connector with these options is, for comparisons and messages; `None` if it is in no place. A password is no part of it.
+pub fn place(connector: &str, options: &Options) -> Option<String> {
+    let text = |name: &str| options.get(name).and_then(Value::as_str);
+    match connector {
+        "file" => text("path").map(str::to_owned),
+        "socket" => Some(format!("{}:{}", text("host").unwrap_or("localhost"), options.get("port")?)),
+        // The user and the password stand before the last `@`, or behind a `?`.
+        "postgres" => Some(format!("table {} of {}", text("table")?, text("url")?.split('?').next()?.rsplit('@').next()?)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use std::collections::{BTreeMap, BTreeSet};
     use streamrt_types::Error;
     use streamrt_wit::{DataType, Field};
@@ -112,6 +141,16 @@ mod tests {
         let error = refused(kind, connector, options);
         assert_eq!(error.code().id, "S2007", "{error}");
         assert!(error.message().contains(expected), "{error}");
+    }
+
+    #[test]
+    fn places_tell_where_data_is_and_no_password() {
+        let place = |connector, options: Value| super::place(connector, options.as_object().unwrap());
+        assert_eq!(place("file", json!({"path": "in/*.csv", "format": "csv"})).unwrap(), "in/*.csv");
+        assert_eq!(place("socket", json!({"port": 7777})).unwrap(), "localhost:7777");
+        let postgres = json!({"url": "postgresql://me:secret@h:5432/d?password=p", "table": "t"});
+        assert_eq!(place("postgres", postgres).unwrap(), "table t of h:5432/d");
+        assert_eq!(place("print", json!({})), None);
     }
 
     #[test]

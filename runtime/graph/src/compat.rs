@@ -1,12 +1,15 @@
 //! What changes from one version of a job to the next, and whether its state can be kept. Pure: two jobs in, a verdict for each operator out.
 //!
-//! State is found by uid, so an operator is the same if its uid is. Names of columns do not matter to the bytes of user state, types do. What is
-//! said here is what a restore would say: see `streamrt_state::OperatorState`.
+//! State is found by uid, so an operator is the same if its uid is. What its states are is asked of `streamrt_types::state_types`, as the
+//! operators do, so the verdict is that of a restore: names of columns do not matter where the bytes do not depend on them.
 
 use crate::spec::{JobSpec, functions_of};
+use crate::stream::{EdgePartitioner, StreamGraph, StreamNode};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use streamrt_wit::{Body, Function, FunctionKind, Node, StateDescriptor, WindowContents};
+use streamrt_types::state_types::{TIME_TO_LIVE, TIMERS, differ_in_time_to_live, node_states};
+use streamrt_types::{Result, arrow_schema};
+use streamrt_wit::{Body, Function, FunctionKind, Node};
 
 /// What becomes of one operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,69 +51,61 @@ impl Compatibility {
 }
 
 /// Compares two versions of a job.
-pub fn compare(old: &JobSpec, new: &JobSpec) -> Compatibility {
-    let by_uid =
-        |job: &JobSpec| -> BTreeMap<String, usize> { job.nodes.iter().enumerate().map(|(i, node)| (node.uid.clone(), i)).collect() };
-    let (olds, news) = (by_uid(old), by_uid(new));
-    let kept = olds.iter().map(|(uid, &at)| match news.get(uid) {
-        Some(&now) => compare_node(Operator::of(old, at), Operator::of(new, now)),
-        None => gone(Operator::of(old, at)),
-    });
-    let added = news.keys().filter(|uid| !olds.contains_key(*uid)).map(|uid| OperatorChange {
+///
+/// # Errors
+/// `Invalid` if one of them is no job at all, with the uid of the node that is wrong.
+pub fn compare(old: &JobSpec, new: &JobSpec) -> Result<Compatibility> {
+    let same_shape = shape(old) == shape(new) && !has_own_sinks(old);
+    let (old, new) = (StreamGraph::new(old)?, StreamGraph::new(new)?);
+    let by_uid = |graph: &StreamGraph| -> BTreeMap<String, usize> {
+        graph.nodes.iter().enumerate().map(|(i, node)| (node.uid.clone(), i)).collect()
+    };
+    let (olds, news) = (by_uid(&old), by_uid(&new));
+    let mut operators = Vec::with_capacity(olds.len().max(news.len()));
+    for (uid, &at) in &olds {
+        let before = Operator::of(&old, at)?;
+        operators.push(match news.get(uid) {
+            Some(&now) => compare_node(&before, &Operator::of(&new, now)?),
+            None => gone(&before),
+        });
+    }
+    let added = news.keys().filter(|uid| !olds.contains_key(*uid));
+    operators.extend(added.map(|uid| OperatorChange {
         uid: uid.clone(),
         verdict: Verdict::StartsEmpty,
         changes: vec!["it is new".into()],
-    });
-    let mut operators: Vec<OperatorChange> = kept.chain(added).collect();
+    }));
     operators.sort_by(|a, b| a.uid.cmp(&b.uid));
-    Compatibility { operators, same_shape: shape(old) == shape(new) && !has_own_sinks(old) }
+    Ok(Compatibility { operators, same_shape })
 }
 
-/// A node with the functions that it calls and the edges that lead to it.
+/// A node with the functions that it calls and the states that it has.
 struct Operator<'a> {
-    node: &'a Node,
+    node: &'a StreamNode,
     functions: Vec<&'a Function>,
-    /// How rows are dealt to it; the key is part of this.
-    inputs: Value,
+    /// Its typed states, by name.
+    states: BTreeMap<String, Value>,
 }
 
 impl<'a> Operator<'a> {
-    fn of(job: &'a JobSpec, at: usize) -> Operator<'a> {
-        let node = &job.nodes[at];
-        let functions = functions_of(&node.body).into_iter().map(|number| job.functions[number as usize].function()).collect();
-        let inputs = node.inputs.iter().map(|input| json!(input.partitioning)).collect();
-        Operator { node, functions, inputs }
-    }
-
-    /// What keeps state by itself: everything but functions, which declare theirs.
-    fn has_own_state(&self) -> bool {
-        !matches!(self.node.body, Body::Function { .. })
-    }
-
-    fn states(&self) -> BTreeMap<&'a str, &'a StateDescriptor> {
-        self.functions.iter().flat_map(|function| &function.states).map(|state| (state.name.as_str(), state)).collect()
+    fn of(graph: &'a StreamGraph, at: usize) -> Result<Operator<'a>> {
+        let node = &graph.nodes[at];
+        let functions: Vec<&Function> = graph.functions_of(at).into_iter().map(|function| function.function()).collect();
+        let nothing = arrow_schema(&Vec::new());
+        let input = node.input_schema.as_ref().unwrap_or(&nothing);
+        let states = node_states(&node.body, &functions, input, &node.key)?.into_iter().collect();
+        Ok(Operator { node, functions, states })
     }
 
     fn grants(&self) -> BTreeSet<&'a str> {
         self.functions.iter().flat_map(|function| &function.grants).map(String::as_str).collect()
     }
 
-    fn has_timers(&self) -> bool {
-        self.functions.iter().any(|function| function.timers)
-    }
-
-    /// What the bytes of the operator's own state depend on.
-    fn own_state(&self) -> Value {
-        let accumulators: Value =
-            self.functions.iter().map(|function| json!([function.kind, function.accumulator, function.input])).collect();
+    /// What the state of a source, a sink or of timestamps depends on, which is in lists without types; null for all others.
+    fn lists(&self) -> Value {
         match &self.node.body {
             Body::Source { connector, .. } | Body::Sink { connector, .. } => json!({"connector": connector}),
             Body::Timestamps { generator, .. } => json!({"generator": json!(generator)["kind"]}),
-            Body::Aggregate { aggregates, .. } => json!({"aggregates": aggregates}),
-            Body::Window { assigner, contents: WindowContents::Builtin { aggregates, .. }, .. } => {
-                json!({"assigner": assigner, "aggregates": aggregates})
-            }
-            Body::Window { assigner, .. } => json!({"assigner": assigner, "contents": accumulators}),
             // Rows that wait to be sent are in the checkpoint; of a two-phase sink there is only what its own code understands.
             Body::FunctionSink { .. } => {
                 let waiting = |function: &&Function| {
@@ -118,12 +113,28 @@ impl<'a> Operator<'a> {
                 };
                 json!({"sink": self.functions.iter().map(|function| waiting(&function)).collect::<Value>()})
             }
-            Body::Function { .. } => Value::Null,
+            Body::Function { .. } | Body::Aggregate { .. } | Body::Window { .. } => Value::Null,
         }
+    }
+
+    /// Whether there is something to lose.
+    fn has_state(&self) -> bool {
+        !self.states.is_empty() || !self.lists().is_null()
     }
 
     fn kind(&self) -> Value {
         json!(self.node.body)["kind"].clone()
+    }
+
+    /// How rows are dealt to it, for people.
+    fn dealing(&self) -> String {
+        match (self.node.inputs.first().map(|edge| &edge.partitioner), &self.node.input_schema) {
+            (Some(EdgePartitioner::Hash(columns)), Some(input)) => {
+                let names: Vec<String> = columns.iter().map(|&column| format!("`{}`", input.field(column).name())).collect();
+                format!("by the key {}", names.join(", "))
+            }
+            (partitioner, _) => format!("{:?}", partitioner.unwrap_or(&EdgePartitioner::Forward)).to_lowercase(),
+        }
     }
 }
 
@@ -159,62 +170,54 @@ fn forget_numbers(body: &mut Value) {
     }
 }
 
-fn gone(operator: Operator<'_>) -> OperatorChange {
-    let loses = operator.has_own_state() || !operator.states().is_empty() || operator.has_timers();
+fn gone(operator: &Operator<'_>) -> OperatorChange {
     let uid = operator.node.uid.clone();
-    match loses {
+    match operator.has_state() {
         true => OperatorChange { uid, verdict: Verdict::Refused, changes: vec!["it is gone, and its state with it".into()] },
         false => OperatorChange { uid, verdict: Verdict::Gone, changes: vec!["it is gone".into()] },
     }
 }
 
-fn compare_node(old: Operator<'_>, new: Operator<'_>) -> OperatorChange {
-    let uid = new.node.uid.clone();
+fn compare_node(old: &Operator<'_>, new: &Operator<'_>) -> OperatorChange {
     let mut changes = Vec::new();
     let mut verdict = Verdict::Keeps;
     let mut note = |worst: Verdict, change: String| {
         verdict = verdict.max(worst);
         changes.push(change);
     };
-    let keyed = old.has_own_state() && !matches!(old.node.body, Body::Source { .. } | Body::Timestamps { .. }) && !old.node.body.is_sink();
-    let has_state = keyed || !old.states().is_empty() || old.has_timers();
-    // Operator state is dealt to subtasks and not by key, so it does not mind how rows are dealt.
-    let has_keyed_state = keyed || old.has_timers() || old.states().values().any(|state| !state.kind.is_operator_state());
     if old.kind() != new.kind() {
-        let worst = if old.has_own_state() || has_state { Verdict::Refused } else { Verdict::StartsEmpty };
+        let worst = if old.has_state() { Verdict::Refused } else { Verdict::StartsEmpty };
         note(worst, format!("it was a {}, and is a {}", plain(&old.kind()), plain(&new.kind())));
-        return OperatorChange { uid, verdict, changes };
+    } else if old.lists() != new.lists() {
+        note(Verdict::Refused, format!("its state is of {}, and would be of {}", old.lists(), new.lists()));
     }
-    if old.inputs != new.inputs {
-        note(
-            if has_keyed_state { Verdict::Refused } else { Verdict::Keeps },
-            format!("its input was {}, and is {}", old.inputs, new.inputs),
-        );
+    if old.dealing() != new.dealing() {
+        note(Verdict::Keeps, format!("its input was dealt {}, and is dealt {}", old.dealing(), new.dealing()));
     }
-    if old.own_state() != new.own_state() {
-        note(Verdict::Refused, format!("its state is of {}, and would be of {}", old.own_state(), new.own_state()));
-    }
-    compare_states(&old, &new, &mut note);
-    compare_grants(&old, &new, &mut note);
-    OperatorChange { uid, verdict, changes }
+    compare_states(old, new, &mut note);
+    compare_grants(old, new, &mut note);
+    OperatorChange { uid: new.node.uid.clone(), verdict, changes }
+}
+
+/// How a state is called in a sentence.
+fn called(name: &str) -> String {
+    if name == TIMERS { "its timers".into() } else { format!("state `{name}`") }
 }
 
 fn compare_states(old: &Operator<'_>, new: &Operator<'_>, note: &mut impl FnMut(Verdict, String)) {
-    let (olds, news) = (old.states(), new.states());
-    for (name, state) in &olds {
-        match news.get(name) {
-            None => note(Verdict::Refused, format!("state `{name}` is gone")),
-            Some(now) if types(state) != types(now) => {
-                note(Verdict::Refused, format!("state `{name}` is {}, and would be {}", types(state), types(now)));
+    for (name, types) in &old.states {
+        match new.states.get(name) {
+            None => note(Verdict::Refused, format!("{}: gone", called(name))),
+            Some(now) if differ_in_time_to_live(types, now) => {
+                let what = if now.get(TIME_TO_LIVE).is_some() { "gets a time to live, from the restore on" } else { "lives for ever now" };
+                note(Verdict::Keeps, format!("{} {what}", called(name)));
             }
+            Some(now) if types != now => note(Verdict::Refused, format!("{}: it is {types}, and would be {now}", called(name))),
             Some(_) => {}
         }
     }
-    for name in news.keys().filter(|name| !olds.contains_key(*name)) {
-        note(Verdict::StartsEmpty, format!("state `{name}` is new, and starts empty"));
-    }
-    if old.has_timers() && !new.has_timers() {
-        note(Verdict::Refused, "it has no timers any more".into());
+    for name in new.states.keys().filter(|name| !old.states.contains_key(*name)) {
+        note(Verdict::StartsEmpty, format!("{}: new, and empty at first", called(name)));
     }
 }
 
@@ -223,13 +226,6 @@ fn compare_grants(old: &Operator<'_>, new: &Operator<'_>, note: &mut impl FnMut(
     let (olds, news) = (old.grants(), new.grants());
     news.difference(&olds).for_each(|name| note(Verdict::Keeps, format!("it asks for the folder `{name}`, which it did not")));
     olds.difference(&news).for_each(|name| note(Verdict::Keeps, format!("it does not ask for the folder `{name}` any more")));
-}
-
-/// What the bytes of a state mean: names of columns do not matter. A time to live may change, but not come or go.
-fn types(state: &StateDescriptor) -> Value {
-    let columns =
-        |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
-    json!({"kind": state.kind, "key": columns(&state.key), "value": columns(&state.value), "ttl": state.ttl_ms.is_some()})
 }
 
 fn plain(kind: &Value) -> &str {
@@ -245,8 +241,9 @@ mod tests {
     fn job(change: impl FnOnce(&mut Value)) -> JobSpec {
         let mut plan = json!({"version": 1,
             "functions": [{"number": 0, "kind": "process", "name": "f", "timers": true, "key": [{"name": "k", "type": "i64"}],
+                "outputs": [{"columns": {"kind": "forward"}}],
                 "states": [{"name": "last", "kind": "value", "value": [{"name": "v", "type": "f64"}]}]},
-                {"number": 1, "kind": "map", "name": "g"},
+                {"number": 1, "kind": "map", "name": "g", "outputs": [{"columns": {"kind": "forward"}}]},
                 {"number": 2, "kind": "two-phase-sink", "name": "audit", "input": [{"name": "k", "type": "i64"}], "grants": ["log"]}],
             "nodes": [
                 {"id": 0, "uid": "in", "body": {"kind": "source", "connector": "file", "schema": [{"name": "k", "type": "i64"}]}},
@@ -267,7 +264,7 @@ mod tests {
 
     /// Changes the plan, and compares the verdict on `uid`, whether all is compatible, and whether the shape of what is not `audit` is the same.
     fn check(change: impl Fn(&mut Value), uid: &str, verdict: Verdict, same_shape: bool, part: &str) {
-        let found = compare(&job(|_| {}), &job(&change));
+        let found = compare(&job(|_| {}), &job(&change)).unwrap();
         let operator = found.operators.iter().find(|operator| operator.uid == uid).unwrap();
         let others = compare(
             &job(drop_audit),
@@ -275,7 +272,8 @@ mod tests {
                 change(plan);
                 drop_audit(plan);
             }),
-        );
+        )
+        .unwrap();
         assert_eq!((operator.verdict, others.same_shape), (verdict, same_shape), "{operator:?}");
         assert!(operator.changes.join("; ").contains(part), "{:?}", operator.changes);
         assert_eq!(found.is_compatible(), verdict != Verdict::Refused);
@@ -291,32 +289,24 @@ mod tests {
             "alert",
             Verdict::Refused,
             false,
-            "state `last` is",
+            "state `last`: it is",
         );
-        check(|plan| plan["functions"][0]["states"] = json!([]), "alert", Verdict::Refused, false, "state `last` is gone");
-        check(|plan| plan["functions"][0]["timers"] = json!(false), "alert", Verdict::Refused, false, "no timers");
+        check(|plan| plan["functions"][0]["states"] = json!([]), "alert", Verdict::Refused, false, "state `last`: gone");
+        check(|plan| plan["functions"][0]["timers"] = json!(false), "alert", Verdict::Refused, false, "its timers: gone");
         check(|plan| plan["nodes"][2]["uid"] = json!("other"), "alert", Verdict::Refused, false, "its state with it");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "map", Verdict::Gone, false, "it is gone");
         check(|plan| plan["nodes"][1]["uid"] = json!("other"), "other", Verdict::StartsEmpty, false, "it is new");
-        check(
-            |plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}),
-            "alert",
-            Verdict::Refused,
-            false,
-            "its input was",
-        );
         check(|plan| plan["nodes"][3]["body"]["connector"] = json!("file"), "out", Verdict::Refused, false, "its state is of");
         check(|plan| plan["nodes"][0]["body"]["options"] = json!({"path": "/other"}), "in", Verdict::Keeps, false, "");
         let grant = "it asks for the folder `other`, which it did not; it does not ask for the folder `log` any more";
         check(|plan| plan["functions"][2]["grants"] = json!(["other"]), "audit", Verdict::Keeps, true, grant);
-        check(|plan| plan["functions"][2]["input"][0]["type"] = json!("string"), "audit", Verdict::Keeps, true, "");
         check(|plan| plan["functions"][2]["kind"] = json!("write-ahead-sink"), "audit", Verdict::Refused, true, "its state is of");
     }
 
     #[test]
     fn a_sink_of_user_code_is_not_replaced_in_place() {
-        assert!(!compare(&job(|_| {}), &job(|_| {})).same_shape);
-        assert!(compare(&job(drop_audit), &job(drop_audit)).same_shape);
+        assert!(!compare(&job(|_| {}), &job(|_| {})).unwrap().same_shape);
+        assert!(compare(&job(drop_audit), &job(drop_audit)).unwrap().same_shape);
     }
 
     #[test]
@@ -329,12 +319,12 @@ mod tests {
                 plan["nodes"][number + 1]["body"]["function"] = json!(number);
             }
         };
-        assert!(compare(&job(drop_audit), &job(swap)).same_shape);
+        assert!(compare(&job(drop_audit), &job(swap)).unwrap().same_shape);
         let two_maps = |plan: &mut Value| {
             drop_audit(plan);
             plan["nodes"][2]["body"]["function"] = json!(1);
         };
-        assert!(!compare(&job(drop_audit), &job(two_maps)).same_shape);
+        assert!(!compare(&job(drop_audit), &job(two_maps)).unwrap().same_shape);
     }
 
     #[test]
@@ -343,13 +333,51 @@ mod tests {
             job(|plan| {
                 plan["functions"][0]["states"][0]["kind"] = json!(kind);
                 plan["functions"][0]["timers"] = json!(false);
+                plan["functions"][0]["key"] = Value::Null;
                 plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": partitioning});
             })
         };
-        let verdict = |old: &JobSpec, new: &JobSpec| compare(old, new).operators[0].verdict;
+        let verdict = |old: &JobSpec, new: &JobSpec| compare(old, new).unwrap().operators[0].verdict;
         let old = without_key("union-list", "forward");
         assert_eq!(verdict(&old, &without_key("union-list", "rebalance")), Verdict::Keeps);
         assert_eq!(verdict(&old, &without_key("operator-list", "forward")), Verdict::Refused);
-        assert_eq!(verdict(&without_key("value", "forward"), &without_key("value", "rebalance")), Verdict::Refused);
+    }
+
+    /// The key is a column `k` of this type, under this name.
+    fn keyed_by(name: &str, data_type: &str) -> JobSpec {
+        job(|plan| {
+            let column = json!([{"name": name, "type": data_type}]);
+            plan["nodes"][0]["body"]["schema"] = column.clone();
+            plan["functions"][0]["key"] = column.clone();
+            plan["functions"][2]["input"] = column;
+            plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "hash", "columns": [name]});
+        })
+    }
+
+    #[test]
+    fn a_key_of_another_type_is_another_key_and_one_of_another_name_is_not() {
+        let alert = |new: &JobSpec| compare(&keyed_by("k", "i64"), new).unwrap().operators.swap_remove(0);
+        assert_eq!(alert(&keyed_by("k", "i64")).changes, [""; 0]);
+        let renamed = alert(&keyed_by("id", "i64"));
+        assert_eq!(
+            (renamed.verdict, renamed.changes),
+            (Verdict::Keeps, vec!["its input was dealt by the key `k`, and is dealt by the key `id`".into()])
+        );
+        assert_eq!(alert(&keyed_by("k", "string")).verdict, Verdict::Refused);
+    }
+
+    #[test]
+    fn a_time_to_live_may_come_and_go() {
+        let with = job(|plan| plan["functions"][0]["states"][0]["ttl-ms"] = json!(1000));
+        let (on, off) = (compare(&job(|_| {}), &with).unwrap(), compare(&with, &job(|_| {})).unwrap());
+        assert_eq!(on.operators[0].changes, ["state `last` gets a time to live, from the restore on"]);
+        assert_eq!(off.operators[0].changes, ["state `last` lives for ever now"]);
+        assert_eq!((on.operators[0].verdict, off.operators[0].verdict), (Verdict::Keeps, Verdict::Keeps));
+    }
+
+    #[test]
+    fn what_is_no_job_is_an_error_with_its_place() {
+        let wrong = job(|plan| plan["nodes"][2]["inputs"][0]["partitioning"] = json!({"kind": "rebalance"}));
+        assert_eq!(compare(&job(|_| {}), &wrong).unwrap_err().message(), "node `alert`: column `k` is not in the key of the stream");
     }
 }

@@ -4,10 +4,10 @@
 //! the task). Invariant: an edge leads to an operator of a higher number, so a call never comes back.
 
 use crate::operator::{Operator, OperatorContext, Output};
-use crate::source::SplitEvent;
+use crate::source::{SplitEvent, SplitTime};
 use std::sync::Arc;
 use streamrt_state::{OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Result, Status, Target, Watermark};
+use streamrt_types::{Batch, EndOfTime, Result, Status, Target, Watermark};
 
 struct Link {
     operator: Box<dyn Operator>,
@@ -26,6 +26,10 @@ pub trait Exits {
     fn batch(&mut self, exit: usize, batch: Batch) -> Result<()>;
     fn watermark(&mut self, exit: usize, watermark: Watermark) -> Result<()>;
     fn status(&mut self, exit: usize, status: Status) -> Result<()>;
+    /// A split of a source is at its end.
+    fn split_finished(&mut self, _exit: usize, _number: u32) -> Result<()> {
+        Ok(())
+    }
 }
 
 struct ChainOutput<'a> {
@@ -98,8 +102,10 @@ impl Output for ChainOutput<'_> {
 
     fn split(&mut self, event: SplitEvent) -> Result<()> {
         for &(_, target) in self.targets {
-            if let Target::Operator(number) = target {
-                self.to_operator(number, &mut |operator, output| operator.split(event, output))?;
+            match (target, event) {
+                (Target::Operator(number), _) => self.to_operator(number, &mut |operator, output| operator.split(event, output))?,
+                (Target::Exit(exit), SplitEvent::Finished { number }) => self.exits.split_finished(exit, number)?,
+                (Target::Exit(_), _) => {}
             }
         }
         Ok(())
@@ -175,6 +181,11 @@ impl OperatorChain {
         run(&mut self.links, 0, exits, call)
     }
 
+    /// How far a split of the reader at the head has come, by the generator that is furthest back; `None` if no operator makes watermarks.
+    pub fn split_time(&self, number: u32) -> Option<SplitTime> {
+        self.links.iter().filter_map(|link| link.operator.split_time(number)).reduce(SplitTime::min)
+    }
+
     /// When some operator wants to see the clock, in ms.
     pub fn next_processing_time(&self) -> Option<i64> {
         self.links.iter().filter_map(|link| link.operator.next_processing_time()).min()
@@ -190,9 +201,15 @@ impl OperatorChain {
         Ok(())
     }
 
-    /// Ends the operators in order, so that what one emits last still reaches the next.
-    pub fn end_of_input(&mut self, exits: &mut dyn Exits) -> Result<()> {
+    /// Ends the operators in order, so that what one emits last still reaches the next. `end` says what becomes of that which waits for the
+    /// clock; `None` if the job was stopped.
+    pub fn end_of_input(&mut self, end: Option<EndOfTime>, exits: &mut dyn Exits) -> Result<()> {
         for number in 0..self.links.len() {
+            if let Some(end) = end {
+                let fires = end == EndOfTime::Fire;
+                let mut call = |operator: &mut dyn Operator, output: &mut dyn Output| operator.end_of_time(fires, output);
+                run(&mut self.links[number..], number, exits, &mut call)?;
+            }
             run(&mut self.links[number..], number, exits, &mut |operator, output| operator.end_of_input(output))?;
         }
         Ok(())
@@ -301,7 +318,7 @@ mod tests {
     fn operators_open_backwards_and_end_forwards() {
         let (done, lines) = check(|chain, exits| {
             chain.open()?;
-            chain.end_of_input(exits)
+            chain.end_of_input(None, exits)
         });
         done.unwrap();
         assert_eq!(lines[..3], ["c open", "b open", "a open"]);

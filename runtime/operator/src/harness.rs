@@ -114,6 +114,12 @@ impl<O: Operator> Harness<O> {
 
     /// # Errors
     /// The operator's.
+    pub fn end_of_time(&mut self, fires: bool) -> Result<()> {
+        self.operator.end_of_time(fires, &mut self.output)
+    }
+
+    /// # Errors
+    /// The operator's.
     pub fn end_of_input(&mut self) -> Result<()> {
         self.operator.end_of_input(&mut self.output)
     }

@@ -5,6 +5,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 use streamrt_state::{KeyBuffer, KeyKind, Keys, RowCodec};
+use streamrt_types::state_types::key_types;
 use streamrt_types::{Error, KeyEncoder, Result, plan_schema};
 
 /// Reads the keys of batches of one schema.
@@ -45,7 +46,7 @@ impl BatchKeys {
 
     /// What the bytes of keys in a snapshot mean: the types of the key columns.
     pub fn types(&self) -> serde_json::Value {
-        self.schema().fields().iter().map(|field| serde_json::Value::from(field.data_type().to_string())).collect()
+        key_types(self.schema(), &(0..self.schema().fields().len()).collect::<Vec<_>>())
     }
 
     /// The murmur3 hashes and the keys of all rows.

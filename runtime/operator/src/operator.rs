@@ -1,6 +1,6 @@
 //! The contract of an operator: it gets batches, watermarks and status in order, and puts its results into an [`Output`].
 
-use crate::source::SplitEvent;
+use crate::source::{SplitEvent, SplitTime};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_state::{Namespaces, OperatorSnapshot, OperatorState, StateDisk, Tier};
@@ -16,14 +16,14 @@ pub trait Output {
     /// Sends a watermark that no batch carries.
     fn watermark(&mut self, watermark: Watermark) -> Result<()>;
     fn status(&mut self, status: Status) -> Result<()>;
-    /// Tells the operators of the same chain about a split; ends at the end of the chain.
+    /// Tells the operators of the same chain about a split. Beyond the end of the chain only its end is told.
     fn split(&mut self, event: SplitEvent) -> Result<()>;
 }
 
 /// An operator instance of one subtask.
 ///
 /// The order of calls is `open`, `restore` if there is a snapshot, then any of the others, then `end_of_input` if the input ended by
-/// itself, then `close`. Between `end_of_input` and `close` only `snapshot` and `checkpoint_complete` are called.
+/// itself or was stopped, then `close`. Between `end_of_input` and `close` only `snapshot` and `checkpoint_complete` are called.
 /// The caller has already combined the watermarks of all channels: they only rise.
 pub trait Operator: Send {
     fn open(&mut self, _context: &OperatorContext) -> Result<()> {
@@ -51,6 +51,11 @@ pub trait Operator: Send {
         output.split(event)
     }
 
+    /// How far a split has come here; `None` if this operator makes no watermarks. The reader of the same chain asks after each batch.
+    fn split_time(&self, _number: u32) -> Option<SplitTime> {
+        None
+    }
+
     /// The time, in the clock's ms, at which [`Operator::processing_time`] wants to be called; `None` for never.
     fn next_processing_time(&self) -> Option<i64> {
         None
@@ -60,7 +65,14 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// All inputs are at their end, and the final watermark has passed. Last chance to emit.
+    /// No row will come any more: all inputs are at their end or drained, and the final watermark has passed. With `fires`, what waits for the
+    /// clock fires, whatever its time is; what is left then is dropped, and counted in `TaskMetrics::dropped_at_end`. Called in front of
+    /// `end_of_input`, but not where the job was stopped: then nothing fires early.
+    fn end_of_time(&mut self, _fires: bool, _output: &mut dyn Output) -> Result<()> {
+        Ok(())
+    }
+
+    /// Nothing more comes, because all inputs are at their end or the job was stopped. Last chance to emit.
     fn end_of_input(&mut self, _output: &mut dyn Output) -> Result<()> {
         Ok(())
     }
@@ -119,12 +131,23 @@ pub struct OperatorContext {
 }
 
 impl OperatorContext {
+    /// For those who do much in one go.
+    ///
+    /// # Errors
+    /// `Unavailable` (S8001) if the attempt is to end at once.
+    pub fn check_cancel(&self) -> Result<()> {
+        match self.cancel.load(Ordering::Relaxed) {
+            true => Err(Error::new(streamrt_types::code::CANCELLED, "the job was cancelled")),
+            false => Ok(()),
+        }
+    }
+
     /// What stands behind the keyed state `name` on disk; `None` if the job keeps its state in memory.
     ///
     /// # Errors
     /// As [`StateDisk::tier`].
     pub fn tier(&self, name: &str, types: &serde_json::Value) -> Result<Option<Box<Tier>>> {
-        self.disk.as_ref().map(|disk| disk.get()?.tier(name, types).map(Box::new)).transpose()
+        self.disk.as_ref().map(|disk| disk.get()?.tier(name, types, self.clock.now_ms()).map(Box::new)).transpose()
     }
 
     /// As [`OperatorContext::tier`], for a state that has a table for each namespace.
@@ -195,6 +218,8 @@ pub struct TaskMetrics {
     pub records_out: AtomicU64,
     pub late_records: AtomicU64,
     pub dead_letters: AtomicU64,
+    /// Windows and timers of processing time that were not due at the end.
+    pub dropped_at_end: AtomicU64,
     pub watermark: AtomicI64,
     pub busy_ns: AtomicU64,
     pub idle_ns: AtomicU64,
@@ -213,6 +238,7 @@ impl Default for TaskMetrics {
             records_out: AtomicU64::new(0),
             late_records: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
+            dropped_at_end: AtomicU64::new(0),
             watermark: AtomicI64::new(WATERMARK_MIN),
             busy_ns: AtomicU64::new(0),
             idle_ns: AtomicU64::new(0),

@@ -7,10 +7,11 @@
 //! # Source
 //! Flink's `PartitionableListState` and `HeapBroadcastState`.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use streamrt_state::{ListMode, ListSnapshot, OperatorState, RowCodec};
+use streamrt_types::state_types::state_types;
 use streamrt_types::{Error, Result, code};
 use streamrt_wit::{StateDescriptor, StateKind};
 
@@ -56,14 +57,15 @@ impl ItemList {
 
 impl BroadcastMap {
     pub(crate) fn new(descriptor: &StateDescriptor) -> BroadcastMap {
-        let (key_codec, value_codec) = (RowCodec::new(&descriptor.key), RowCodec::new(&descriptor.value));
+        let (key_codec, value_codec) = (RowCodec::of_keys(&descriptor.key), RowCodec::new(&descriptor.value));
         BroadcastMap { key_codec, value_codec, entries: BTreeMap::new() }
     }
 
-    /// Shows up to `limit` entries behind `after`, in the order of their keys.
-    pub(crate) fn scan(&self, after: Option<&[u8]>, limit: usize, mut each: impl FnMut(&[u8], &[u8])) {
+    /// Shows entries behind `after`, in the order of their keys, until `each` breaks off.
+    pub(crate) fn scan(&self, after: Option<&[u8]>, mut each: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.entries.range::<[u8], _>((from, Bound::Unbounded)).take(limit).for_each(|(key, value)| each(key, value));
+        // That it broke off is known to `each`.
+        let _ = self.entries.range::<[u8], _>((from, Bound::Unbounded)).try_for_each(|(key, value)| each(key, value));
     }
 
     pub(crate) fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
@@ -103,25 +105,14 @@ fn damaged(name: &str) -> Error {
 
 fn snapshot(descriptor: &StateDescriptor, items: Vec<Vec<u8>>) -> Option<ListSnapshot> {
     let mode = list_mode(descriptor.kind)?;
-    Some(ListSnapshot { name: descriptor.name.clone(), mode, types: types(descriptor), items })
+    Some(ListSnapshot { name: descriptor.name.clone(), mode, types: state_types(descriptor, &Value::Null), items })
 }
 
 fn taken(descriptor: &StateDescriptor, state: &mut OperatorState) -> Result<Vec<Vec<u8>>> {
     match list_mode(descriptor.kind) {
-        Some(mode) => state.typed_list(&descriptor.name, mode, &types(descriptor)),
+        Some(mode) => state.typed_list(&descriptor.name, mode, &state_types(descriptor, &Value::Null)),
         None => Ok(Vec::new()),
     }
-}
-
-/// What the bytes mean: names of columns do not matter, their types do.
-fn types(descriptor: &StateDescriptor) -> Value {
-    let columns =
-        |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
-    let mut types = json!({"kind": descriptor.kind, "value": columns(&descriptor.value)});
-    if !descriptor.key.is_empty() {
-        types["map-key"] = columns(&descriptor.key);
-    }
-    types
 }
 
 #[cfg(test)]
@@ -172,7 +163,10 @@ mod tests {
             let mut again = BroadcastMap::new(&declared);
             again.restore(&declared, &mut restored(map.freeze(&declared).unwrap(), subtask, 3)).unwrap();
             let mut found = Vec::new();
-            again.scan(Some(&text("a")), 5, |key, value| found.push((key.to_vec(), value.to_vec())));
+            again.scan(Some(&text("a")), |key, value| {
+                found.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            });
             assert_eq!((again.entries.len(), found), (2, vec![(text("c"), number(3))]));
         }
     }

@@ -13,7 +13,7 @@
 use crate::function::{Call, ClockIn, Failure, FunctionChain, Invocation, Outcome, RowsIn, SlotsIn, StateAccess, TimerIn, TimerOut};
 use crate::isolate::{Isolation, Suspect, Work};
 use crate::keyed::BatchKeys;
-use crate::operator::{Operator, OperatorContext, Output};
+use crate::operator::{Operator, OperatorContext, Output, TaskMetrics};
 use crate::ports::{Events, Ports};
 use crate::second_input::{Lent, Part as SecondPart, SecondInput, parts};
 use crate::slots::Slots;
@@ -22,10 +22,10 @@ use crate::timers::{Domain, Timer, TimerService};
 use crate::transform::{Piece, Projection, suspect_row};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_state::{KeyKind, KeyedSnapshot, Keys, OperatorSnapshot, OperatorState};
+use streamrt_types::state_types::{TIMERS, timer_types};
 use streamrt_types::{Batch, Clock, Error, Mark, Result, WATERMARK_MIN, Watermark, code};
 use streamrt_wit::codes::{action, domain};
 use streamrt_wit::{Function, StateDescriptor};
@@ -37,9 +37,6 @@ const SWEEP_TIMERS_MAX: usize = 4096;
 /// for each row, because a row makes one entry of a value at most and cleaning must be faster, and some where there are no rows.
 const SWEEP_ENTRIES_PER_ROW: usize = 2;
 const SWEEP_ENTRIES_MIN: usize = 64;
-
-/// The name of the timers in a snapshot. A function's own states cannot begin so.
-const TIMERS: &str = "$timers";
 
 /// The operator of a keyed process function.
 pub struct KeyedProcessOperator {
@@ -73,6 +70,7 @@ struct FunctionCalls {
 struct Opened {
     isolation: Isolation,
     clock: Arc<dyn Clock>,
+    metrics: Arc<TaskMetrics>,
     uid: Arc<str>,
     /// A [`CallStates`].
     access: Box<dyn StateAccess>,
@@ -277,13 +275,13 @@ impl Process<'_> {
         Ok(())
     }
 
-    /// Fires the timers that the clock made due by now. Those that are registered meanwhile wait for the next call.
-    fn run_clock(&mut self, isolation: &Isolation) -> Result<()> {
+    /// Fires the timers of the clock up to `bound`. Those that are registered meanwhile wait for the next call.
+    fn run_clock(&mut self, bound: i64, isolation: &Isolation) -> Result<()> {
         let domain = Domain::ProcessingTime;
-        let mut left = self.timers.n_due(domain, self.now_ms, usize::MAX);
+        let mut left = self.timers.n_due(domain, bound, usize::MAX);
         while left > 0 {
             let n = left.min(SWEEP_TIMERS_MAX);
-            isolation.run(self, Part::Sweep { domain, bound: self.now_ms, n })?;
+            isolation.run(self, Part::Sweep { domain, bound, n })?;
             left -= n;
         }
         Ok(())
@@ -483,6 +481,7 @@ impl Operator for KeyedProcessOperator {
         self.opened = Some(Opened {
             isolation: Isolation::new(context),
             clock: context.clock.clone(),
+            metrics: context.metrics.clone(),
             uid: context.uid.clone(),
             access: Box::new(CallStates { may_broadcast: self.second.is_none(), ..CallStates::new(states, kind) }),
             timers: TimerService::new(context.key_groups, context.max_parallelism),
@@ -524,7 +523,7 @@ impl Operator for KeyedProcessOperator {
         }
         let mut keyed = states.freeze(&self.descriptors, &key);
         if self.function.registers_timers {
-            keyed.push(KeyedSnapshot { name: TIMERS.into(), types: timer_types(key), entries: Box::new(opened.timers.freeze()) });
+            keyed.push(KeyedSnapshot { name: TIMERS.into(), types: timer_types(&key), entries: Box::new(opened.timers.freeze()) });
         }
         Ok(OperatorSnapshot { keyed, lists: states.freeze_lists(&self.descriptors) })
     }
@@ -532,19 +531,32 @@ impl Operator for KeyedProcessOperator {
     fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
         let key = self.keys.types();
         let opened = self.opened.as_mut().ok_or_else(|| Error::internal("a process function was not opened"))?;
-        CallStates::of(&mut opened.access).states.restore(&self.descriptors, &key, state)?;
+        let states = &mut CallStates::of(&mut opened.access).states;
+        states.set_time(opened.clock.now_ms());
+        states.restore(&self.descriptors, &key, opened.clock.now_ms(), state)?;
+        if !self.function.registers_timers {
+            // Those of a version that had some are left, and found.
+            return Ok(());
+        }
         let fixed = self.keys.kind() == KeyKind::Fixed;
-        state.keyed(TIMERS, &timer_types(key), |hash, key, sub, _| opened.timers.restore(hash, key, sub, fixed))
+        state.keyed(TIMERS, &timer_types(&key), |hash, key, sub, _| opened.timers.restore(hash, key, sub, fixed))
     }
 
     fn processing_time(&mut self, now_ms: i64, output: &mut dyn Output) -> Result<()> {
         let empty = self.empty.clone();
-        self.work(&empty, now_ms, output, |process, isolation| process.run_clock(isolation))
+        self.work(&empty, now_ms, output, |process, isolation| process.run_clock(now_ms, isolation))
     }
-}
 
-fn timer_types(key: Value) -> Value {
-    json!({"kind": "timers", "key": key})
+    /// A timer that a firing registers has no time to come any more, and is dropped like those that may not fire.
+    fn end_of_time(&mut self, fires: bool, output: &mut dyn Output) -> Result<()> {
+        if fires && self.next(Domain::ProcessingTime).is_some() {
+            let (empty, now_ms) = (self.empty.clone(), self.now_ms());
+            self.work(&empty, now_ms, output, |process, isolation| process.run_clock(i64::MAX, isolation))?;
+        }
+        let Some(opened) = &self.opened else { return Ok(()) };
+        TaskMetrics::add(&opened.metrics.dropped_at_end, opened.timers.len(Domain::ProcessingTime) as u64);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

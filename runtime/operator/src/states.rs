@@ -9,18 +9,23 @@
 use crate::function::{StateAccess, StateIn, StateOut};
 use crate::operator::OperatorContext;
 use crate::operator_states::{BroadcastMap, ItemList};
+use crate::room::{Room, SCAN_BYTES};
 use arrow_array::{ArrayRef, RecordBatch};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use streamrt_state::{
     EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl, ValueState,
 };
+use streamrt_types::state_types::state_types;
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 use streamrt_wit::codes::action;
 use streamrt_wit::{StateDescriptor, StateKind};
+
+/// Takes hash, key, sub-key and value of an entry.
+type EachRestored<'a> = dyn FnMut(u32, &[u8], &[u8], &[u8]) -> Result<()> + 'a;
 
 /// All states of one function, by the numbers of their descriptors.
 pub(crate) struct States {
@@ -68,7 +73,7 @@ impl States {
     pub(crate) fn attach(&mut self, descriptors: &[StateDescriptor], key: &Value, context: &OperatorContext) -> Result<()> {
         let by_key = |(_, descriptor): &(&mut State, &StateDescriptor)| !descriptor.kind.is_operator_state();
         for (state, descriptor) in self.states.iter_mut().zip(descriptors).filter(by_key) {
-            let tier = context.tier(&descriptor.name, &types(descriptor, key))?;
+            let tier = context.tier(&descriptor.name, &state_types(descriptor, key))?;
             match state {
                 State::Value { state, .. } => *state.tier() = tier,
                 State::List(state) => *state.tier() = tier,
@@ -120,7 +125,7 @@ impl States {
                 State::Map(state) => Box::new(state.freeze()),
                 State::Items(_) | State::Broadcast(_) => return None,
             };
-            Some(KeyedSnapshot { name: descriptor.name.clone(), types: types(descriptor, key), entries })
+            Some(KeyedSnapshot { name: descriptor.name.clone(), types: state_types(descriptor, key), entries })
         };
         self.states.iter_mut().zip(descriptors).filter_map(freeze).collect()
     }
@@ -135,17 +140,24 @@ impl States {
         self.states.iter().zip(descriptors).filter_map(freeze).collect()
     }
 
-    /// Takes every state back that a snapshot has.
+    /// Takes every state back that a snapshot has. A state that has got a time to live since counts as accessed at `now_ms`.
     ///
     /// # Errors
     /// `Invalid` if a type has changed, `Data` if the bytes are damaged.
-    pub(crate) fn restore(&mut self, descriptors: &[StateDescriptor], key: &Value, snapshot: &mut OperatorState) -> Result<()> {
+    pub(crate) fn restore(
+        &mut self,
+        descriptors: &[StateDescriptor],
+        key: &Value,
+        now_ms: i64,
+        snapshot: &mut OperatorState,
+    ) -> Result<()> {
         self.states.iter_mut().zip(descriptors).try_for_each(|(state, descriptor)| {
-            let (name, types) = (&descriptor.name, types(descriptor, key));
+            let (name, types) = (&descriptor.name, state_types(descriptor, key));
+            let mut keyed = |each: &mut EachRestored<'_>| snapshot.keyed_with_time_to_live(name, &types, now_ms, each);
             match state {
-                State::Value { state, .. } => snapshot.keyed(name, &types, |hash, key, _, value| state.restore(hash, key, value)),
-                State::List(state) => snapshot.keyed(name, &types, |hash, key, _, value| state.restore(hash, key, value)),
-                State::Map(state) => snapshot.keyed(name, &types, |hash, key, sub, value| state.restore(hash, key, sub, value)),
+                State::Value { state, .. } => keyed(&mut |hash, key, _, value| state.restore(hash, key, value)),
+                State::List(state) => keyed(&mut |hash, key, _, value| state.restore(hash, key, value)),
+                State::Map(state) => keyed(&mut |hash, key, sub, value| state.restore(hash, key, sub, value)),
                 State::Items(list) => list.restore(descriptor, snapshot),
                 State::Broadcast(map) => map.restore(descriptor, snapshot),
             }
@@ -266,21 +278,6 @@ impl State {
     }
 }
 
-/// What the bytes of a state in a snapshot mean: names of columns do not matter, their types do, and whether a time stands in front of each
-/// entry does, but not how long the entry lives.
-fn types(descriptor: &StateDescriptor, key: &Value) -> Value {
-    let columns =
-        |schema: &streamrt_wit::Schema| -> Value { schema.iter().map(|field| json!([field.data_type, field.nullable])).collect() };
-    let mut types = json!({"kind": descriptor.kind, "key": key, "value": columns(&descriptor.value)});
-    if !descriptor.key.is_empty() {
-        types["map-key"] = columns(&descriptor.key);
-    }
-    if descriptor.ttl_ms.is_some() {
-        types["time-to-live"] = json!(true);
-    }
-    types
-}
-
 /// What a call has written to lists and maps, by (state, slot).
 #[derive(Default)]
 pub(crate) struct Writes {
@@ -295,6 +292,9 @@ struct Reads {
     lists: BTreeSet<(u32, u32)>,
     maps: Vec<(u32, u32, KeyRange)>,
 }
+
+/// Key and value, encoded.
+type Pair = (Vec<u8>, Vec<u8>);
 
 /// A part of a map, by its encoded keys.
 type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
@@ -340,11 +340,20 @@ impl CallStates {
         if known { Ok(()) } else { Err(bad_output(format!("slot {slot} is not of this call"))) }
     }
 
-    /// The encoded elements of a list, with what the call has done to it.
-    fn elements(&mut self, number: u32, slot: u32) -> Result<Vec<Vec<u8>>> {
+    /// The encoded elements of a list, with what the call has done to it. They are not copied before they have room.
+    fn elements(&mut self, number: u32, slot: u32, room: &mut Room) -> Result<Vec<Vec<u8>>> {
         self.check_slot(number, slot)?;
         let writes = self.writes.lists.get(&(number, slot));
         let cleared = writes.is_some_and(|writes| writes.cleared);
+        writes.iter().flat_map(|writes| &writes.appended).try_for_each(|element| room.take(1, element.len()))?;
+        match find(&mut self.states, number)? {
+            State::Items(list) if !cleared => list.items.iter().try_for_each(|element| room.take(1, element.len()))?,
+            State::List(state) if !cleared => {
+                let (n, n_bytes) = state.extent(&self.keys, slot as usize);
+                room.take(n, n_bytes)?;
+            }
+            _ => {}
+        }
         let mut elements = match find(&mut self.states, number)? {
             State::Items(list) if !cleared => list.items.clone(),
             State::Items(_) => Vec::new(),
@@ -382,38 +391,51 @@ impl CallStates {
         Ok(state.get(&self.keys, slot as usize, key).map(<[u8]>::to_vec))
     }
 
-    /// Up to `limit` entries of a map behind `after`, in order, merged from the state and the call's writes.
-    fn entries(&mut self, number: u32, slot: u32, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    /// Up to `limit` entries of a map behind `after`, in order, merged from the state and the call's writes; fewer if they are large. And the key
+    /// up to which all were looked at, if there may be more.
+    fn entries(&mut self, number: u32, slot: u32, after: Option<&[u8]>, limit: usize) -> Result<(Vec<Pair>, Option<Vec<u8>>)> {
         self.check_slot(number, slot)?;
         let nothing = MapWrites::default();
         let writes = self.writes.maps.get(&(number, slot)).unwrap_or(&nothing);
         // Each written entry can hide one old entry at most.
         let n_old = if writes.cleared { 0 } else { limit + writes.entries.len() };
         let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
-        let each = |key: &[u8], value: &[u8]| drop(merged.insert(key.to_vec(), Some(value.to_vec())));
+        let (mut n_bytes, mut cut) = (0, None);
+        let each = |key: &[u8], value: &[u8]| {
+            if merged.len() == n_old {
+                return ControlFlow::Break(());
+            }
+            merged.insert(key.to_vec(), Some(value.to_vec()));
+            n_bytes += key.len() + value.len();
+            if n_bytes < SCAN_BYTES {
+                return ControlFlow::Continue(());
+            }
+            cut = Some(key.to_vec());
+            ControlFlow::Break(())
+        };
         let has_ttl = match find(&mut self.states, number)? {
             State::Map(state) => {
-                state.scan(&self.keys, slot as usize, after, n_old, each);
+                state.scan(&self.keys, slot as usize, after, each);
                 state.has_ttl()
             }
             State::Broadcast(map) => {
-                map.scan(after, n_old, each);
+                map.scan(after, each);
                 false
             }
             _ => return Err(wrong_kind(number)),
         };
-        let is_behind = |key: &[u8]| after.is_none_or(|after| key > after);
+        let is_behind = |key: &[u8]| after.is_none_or(|after| key > after) && cut.as_deref().is_none_or(|cut| key <= cut);
         merged.extend(writes.entries.iter().filter(|(key, _)| is_behind(key)).map(|(key, value)| (key.clone(), value.clone())));
-        let entries: Vec<(Vec<u8>, Vec<u8>)> = merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect();
+        let entries: Vec<Pair> = merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect();
+        let last = entries.last().filter(|_| entries.len() == limit).map(|(key, _)| key.clone()).or(cut);
         if has_ttl {
-            let last = entries.last().filter(|_| entries.len() == limit);
             let read = (
                 after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.to_vec())),
-                last.map_or(Bound::Unbounded, |(key, _)| Bound::Included(key.clone())),
+                last.clone().map_or(Bound::Unbounded, Bound::Included),
             );
             self.writes.reads.maps.push((number, slot, read));
         }
-        Ok(entries)
+        Ok((entries, last.filter(|_| limit > 0)))
     }
 
     fn put_list(&mut self, number: u32, slots: &[u32], actions: &[u8], columns: &RecordBatch) -> Result<()> {
@@ -517,8 +539,9 @@ impl StateAccess for CallStates {
     fn list(&mut self, number: u32, slots: &[u32]) -> Result<(RecordBatch, Vec<u32>)> {
         let mut elements = Vec::new();
         let mut offsets = vec![0];
+        let mut room = Room::new(number);
         for &slot in slots {
-            elements.extend(self.elements(number, slot)?);
+            elements.extend(self.elements(number, slot, &mut room)?);
             offsets.push(u32::try_from(elements.len()).map_err(|_| Error::new(code::OVERFLOW, "lists of more than 2^32 elements"))?);
         }
         Ok((decoded(list_codec(&mut self.states, number)?, &elements)?, offsets))
@@ -529,8 +552,10 @@ impl StateAccess for CallStates {
         check_types(&codec, keys.columns(), number)?;
         let mut values = Vec::with_capacity(slots.len());
         let mut present = Vec::with_capacity(slots.len());
+        let mut room = Room::new(number);
         for (row, &slot) in slots.iter().enumerate() {
             let value = self.entry(number, slot, &encoded(&codec, keys.columns(), row))?;
+            room.take(1, value.as_ref().map_or(0, Vec::len))?;
             present.push(u8::from(value.is_some()));
             values.push(value.unwrap_or_default());
         }
@@ -552,9 +577,9 @@ impl StateAccess for CallStates {
     fn scan(&mut self, number: u32, slot: u32, after: &[u8], limit: usize) -> Result<(RecordBatch, Option<Vec<u8>>)> {
         // A cursor is a byte and the last key, so that an empty key is not mistaken for the beginning.
         let last = after.split_first().map(|(_, key)| key);
-        let (keys, values): (Vec<_>, Vec<_>) = self.entries(number, slot, last, limit)?.into_iter().unzip();
-        let more = keys.len() == limit && limit > 0;
-        let cursor = keys.last().filter(|_| more).map(|key| [&[1], key.as_slice()].concat());
+        let (entries, last) = self.entries(number, slot, last, limit)?;
+        let (keys, values): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
+        let cursor = last.map(|key| [&[1], key.as_slice()].concat());
         let (key_codec, value_codec) = map_codecs(&mut self.states, number)?;
         Ok((joined(&decoded(key_codec, &keys)?, &decoded(value_codec, &values)?)?, cursor))
     }

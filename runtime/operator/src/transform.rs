@@ -306,7 +306,7 @@ impl Operator for TransformOperator {
 
     fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
         let Some(opened) = self.opened.as_mut().filter(|_| !self.descriptors.is_empty()) else { return Ok(()) };
-        CallStates::of(&mut opened.access).states.restore(&self.descriptors, &serde_json::Value::Null, state)
+        CallStates::of(&mut opened.access).states.restore(&self.descriptors, &serde_json::Value::Null, opened.clock.now_ms(), state)
     }
 }
 

@@ -28,6 +28,7 @@ mod list;
 mod map;
 mod namespaces;
 mod page;
+mod restamp;
 mod row;
 mod slab;
 mod snapshot;

@@ -110,6 +110,17 @@ impl ListState {
         }
     }
 
+    /// How many elements the list of a key has, and their bytes, expired ones too.
+    pub fn extent(&mut self, keys: &KeyBuffer, slot: usize) -> (usize, usize) {
+        match self.find(keys, slot) {
+            NO_ENTRY => (0, 0),
+            entry => {
+                let list = self.lists.get(self.table.word(entry, 0));
+                (Elements { rest: list }.count(), list.len())
+            }
+        }
+    }
+
     fn find(&mut self, keys: &KeyBuffer, slot: usize) -> EntryId {
         self.table.find(&keys.hashes()[slot..=slot], keys.keys().slice(slot, slot + 1), &mut self.entries);
         self.entries[0]
@@ -226,8 +237,8 @@ impl ListState {
     pub fn restore(&mut self, hash: u32, key: &[u8], list: &[u8]) -> Result<()> {
         self.make_room_before(hash)?;
         let mut elements = Elements { rest: list };
-        let ttl = self.ttl.as_ref();
-        elements.by_ref().try_for_each(|element| self.codec.check(&element[restored_row(ttl, element)?..]))?;
+        let stamped = self.ttl.is_some();
+        elements.by_ref().try_for_each(|element| self.codec.check(&element[restored_row(stamped, element)?..]))?;
         if !elements.rest.is_empty() || list.is_empty() {
             return Err(Error::new(code::SNAPSHOT_DAMAGED, "a list in the snapshot does not end where its elements end"));
         }
@@ -250,7 +261,7 @@ impl ListState {
 
 /// Adds an element to a list, with `stamp` in front of it.
 #[inline(always)]
-fn push(list: &mut Vec<u8>, stamp: &[u8], element: &[u8]) {
+pub(crate) fn push(list: &mut Vec<u8>, stamp: &[u8], element: &[u8]) {
     list.extend_from_slice(&((stamp.len() + element.len()) as u32).to_le_bytes());
     list.extend_from_slice(stamp);
     list.extend_from_slice(element);

@@ -12,7 +12,7 @@ use arrow_array::{Array, ArrayRef, PrimitiveArray, RecordBatch, RecordBatchOptio
 use arrow_buffer::{NullBuffer, ToByteSlice};
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
-use streamrt_types::{Error, Result, arrow_schema, code};
+use streamrt_types::{Error, Result, arrow_schema, canonical_f32, canonical_f64, code};
 use streamrt_wit::DataType;
 
 /// Encodes and decodes rows of one schema.
@@ -23,6 +23,8 @@ pub struct RowCodec {
     bitmap_bytes: usize,
     /// Where each column starts, and the bytes of a row; `None` if a column has no fixed width.
     fixed: Option<(Vec<usize>, usize)>,
+    /// Rows are keys: both zeros are one, and every NaN is.
+    of_keys: bool,
 }
 
 fn width(data_type: DataType) -> Option<usize> {
@@ -49,7 +51,13 @@ impl RowCodec {
         let types: Vec<DataType> = schema.iter().map(|field| field.data_type).collect();
         let bitmap_bytes = if schema.iter().any(|field| field.nullable) { schema.len().div_ceil(8) } else { 0 };
         let fixed = fixed_places(&types, bitmap_bytes);
-        RowCodec { schema: arrow_schema(schema), types, bitmap_bytes, fixed }
+        RowCodec { schema: arrow_schema(schema), types, bitmap_bytes, fixed, of_keys: false }
+    }
+
+    /// As [`RowCodec::new`], for rows that are found by their bytes: floats that are one key have the same, as in
+    /// [`streamrt_types::KeyEncoder`].
+    pub fn of_keys(schema: &streamrt_wit::Schema) -> RowCodec {
+        RowCodec { of_keys: true, ..RowCodec::new(schema) }
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -69,7 +77,11 @@ impl RowCodec {
             if self.bitmap_bytes > 0 && column.is_valid(row) {
                 bytes[start + i / 8] |= 1 << (i % 8);
             }
-            encode_value(column, data_type, row, bytes);
+            match data_type {
+                DataType::F32 if self.of_keys => bytes.extend(canonical_f32(number::<Float32Type>(column, row)).to_le_bytes()),
+                DataType::F64 if self.of_keys => bytes.extend(canonical_f64(number::<Float64Type>(column, row)).to_le_bytes()),
+                _ => encode_value(column, data_type, row, bytes),
+            }
         }
     }
 
@@ -130,11 +142,15 @@ fn cut<'a>(cursor: &mut &'a [u8], data_type: DataType) -> Option<&'a [u8]> {
     Some(value)
 }
 
+/// A value of a column; zero for a null.
+fn number<T: ArrowPrimitiveType>(column: &ArrayRef, row: usize) -> T::Native {
+    let array = column.as_primitive::<T>();
+    if array.is_valid(row) { array.value(row) } else { T::default_value() }
+}
+
 fn encode_value(column: &ArrayRef, data_type: DataType, row: usize, bytes: &mut Vec<u8>) {
     fn put<T: ArrowPrimitiveType>(column: &ArrayRef, row: usize, bytes: &mut Vec<u8>) {
-        let array = column.as_primitive::<T>();
-        let value = if array.is_valid(row) { array.value(row) } else { T::default_value() };
-        bytes.extend_from_slice(value.to_byte_slice());
+        bytes.extend_from_slice(number::<T>(column, row).to_byte_slice());
     }
     fn put_bytes(value: &[u8], bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
@@ -245,6 +261,28 @@ mod tests {
             vec![texts, unsigned, bytes, maybe],
             None,
         );
+    }
+
+    #[test]
+    fn floats_that_are_one_key_have_the_same_bytes_in_a_key_and_their_own_in_a_value() {
+        let schema = vec![field("x", DataType::F64, true), field("y", DataType::F32, false)];
+        let columns: [ArrayRef; 2] = [
+            Arc::new(Float64Array::from(vec![-0.0, 0.0, f64::NAN, -f64::NAN])),
+            Arc::new(arrow_array::Float32Array::from(vec![f32::NAN, -f32::NAN, -0.0, 0.0])),
+        ];
+        let rows = |codec: RowCodec| {
+            let row = |row| {
+                let mut bytes = Vec::new();
+                codec.encode(&columns, row, &mut bytes);
+                bytes
+            };
+            (0..4).map(row).collect::<Vec<_>>()
+        };
+        let keys = rows(RowCodec::of_keys(&schema));
+        assert_eq!((&keys[0], &keys[2]), (&keys[1], &keys[3]));
+        assert_ne!(keys[0], keys[2]);
+        let values = rows(RowCodec::new(&schema));
+        assert!(values[0] != values[1] && values[2] != values[3]);
     }
 
     #[test]

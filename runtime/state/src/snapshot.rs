@@ -12,6 +12,7 @@
 //! Flink's `KeyGroupRangeAssignment` and `RoundRobinOperatorStateRepartitioner`.
 
 use crate::disk_snapshot::DiskIndex;
+use crate::restamp::Restamp;
 use crate::tier::DiskChanges;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -334,14 +335,44 @@ impl OperatorState {
     ///
     /// # Errors
     /// `Invalid` if the snapshot has other `types`, `Data` if it is damaged, or what `each` says.
-    pub fn keyed(&mut self, name: &str, types: &Value, mut each: impl FnMut(u32, &[u8], &[u8], &[u8]) -> Result<()>) -> Result<()> {
+    pub fn keyed(&mut self, name: &str, types: &Value, each: impl FnMut(u32, &[u8], &[u8], &[u8]) -> Result<()>) -> Result<()> {
+        self.take_keyed(name, types, None, each)
+    }
+
+    /// As [`OperatorState::keyed`], of a state that may have got or lost its time to live: entries come as the state keeps them now, accessed
+    /// at `now_ms`.
+    ///
+    /// # Errors
+    /// As [`OperatorState::keyed`].
+    pub fn keyed_with_time_to_live(
+        &mut self,
+        name: &str,
+        types: &Value,
+        now_ms: i64,
+        each: impl FnMut(u32, &[u8], &[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.take_keyed(name, types, Some(now_ms), each)
+    }
+
+    fn take_keyed(
+        &mut self,
+        name: &str,
+        types: &Value,
+        now_ms: Option<i64>,
+        mut each: impl FnMut(u32, &[u8], &[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let Some((range, max_parallelism)) = self.key_groups else { return Ok(()) };
-        if let Some(found) = self.on_disk.remove(name) {
+        let restamp = |found: &Value| now_ms.and_then(|now_ms| Restamp::between(found, types, now_ms));
+        // What is on the disk was changed there.
+        if let Some(found) = self.on_disk.remove(name).filter(|found| restamp(found).is_none()) {
             check_types(&self.uid, name, &found, types)?;
         }
         for part in self.keyed.remove(name).unwrap_or_default() {
             let Some(index) = part.index.keyed.iter().find(|keyed| keyed.name == name) else { continue };
-            check_types(&self.uid, name, &index.types, types)?;
+            let restamp = restamp(&index.types);
+            if restamp.is_none() {
+                check_types(&self.uid, name, &index.types, types)?;
+            }
             for span in index.groups.iter().filter(|span| range.contains(span.group)) {
                 let mut bytes = part.bytes(name, span.offset, span.bytes)?;
                 for _ in 0..span.entries {
@@ -351,7 +382,10 @@ impl OperatorState {
                     if key_group(hash, max_parallelism) != span.group {
                         return Err(damaged(&self.uid, name));
                     }
-                    each(hash, key, sub, value)?;
+                    match &restamp {
+                        None => each(hash, key, sub, value)?,
+                        Some(restamp) => each(hash, key, sub, &restamp.value(value)?)?,
+                    }
                 }
             }
         }

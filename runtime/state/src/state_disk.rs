@@ -7,7 +7,8 @@ use crate::budget::MemoryBudget;
 use crate::disk::{DISK_KEY_PREFIX_BYTES, Disk, KeyRange};
 use crate::flight::Flight;
 use crate::namespaces::{Namespace, Namespaces};
-use crate::tier::Tier;
+use crate::restamp::Restamp;
+use crate::tier::{Pairs, Tier};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,6 +49,13 @@ impl DiskState {
     pub(crate) fn namespace_bytes(&self) -> usize {
         if self.in_namespaces { size_of::<Namespace>() } else { 0 }
     }
+
+    /// Where its keys of a key group stand on disk.
+    fn range(&self, group: u32) -> KeyRange {
+        let begin = |group: u32, number: u8| KeyPlace { number, namespace: None }.prefix(group);
+        let end = self.number.checked_add(1).map_or_else(|| begin(group + 1, 0), |next| begin(group, next));
+        (begin(group, self.number), end)
+    }
 }
 
 /// What the keys of a table begin with on disk, behind the key group.
@@ -87,11 +95,13 @@ impl StateDisk {
         StateDisk { disk, budget, max_parallelism, states: Mutex::new(states), restored, flight: Arc::default(), swept: Mutex::default() }
     }
 
-    /// What stands behind the table of state `name`.
+    /// What stands behind the table of state `name`. If it has got a time to live since the disk was filled, or lost it, what the disk holds is
+    /// written anew, as accessed at `now_ms`.
     ///
     /// # Errors
-    /// `Invalid` if the operator has more than 256 states, or the disk holds the state with other types.
-    pub fn tier(self: &Arc<Self>, name: &str, types: &Value) -> Result<Tier> {
+    /// `Invalid` if the operator has more than 256 states, or the disk holds the state with other types; those of the disk.
+    pub fn tier(self: &Arc<Self>, name: &str, types: &Value, now_ms: i64) -> Result<Tier> {
+        self.restamp(name, types, now_ms)?;
         let place = KeyPlace { number: self.number(name, types, false)?, namespace: None };
         Ok(Tier::new(self.clone(), place, self.restored))
     }
@@ -110,10 +120,31 @@ impl StateDisk {
     /// As [`Disk::delete_ranges`].
     pub fn forget(&self, name: &str, key_groups: KeyGroupRange) -> Result<()> {
         let Some(state) = self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(name) else { return Ok(()) };
-        let begin = |group: u32, number: u8| KeyPlace { number, namespace: None }.prefix(group);
-        let end = |group: u32| state.number.checked_add(1).map_or_else(|| begin(group + 1, 0), |next| begin(group, next));
-        let ranges: Vec<KeyRange> = (key_groups.start..key_groups.end).map(|group| (begin(group, state.number), end(group))).collect();
+        let ranges: Vec<KeyRange> = (key_groups.start..key_groups.end).map(|group| state.range(group)).collect();
         self.disk.delete_ranges(&ranges)
+    }
+
+    /// One key group after the other, so that little is held; the disk is this subtask's own, and nobody else has it yet.
+    fn restamp(&self, name: &str, types: &Value, now_ms: i64) -> Result<()> {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(state) = states.get_mut(name) else { return Ok(()) };
+        let Some(restamp) = Restamp::between(&state.types, types, now_ms) else { return Ok(()) };
+        let mut from = Vec::new();
+        while let Some(group) = self.disk.first_key(&from, &BEHIND_ALL)?.as_deref().and_then(<[u8]>::first_chunk) {
+            let group = u32::from(u16::from_be_bytes(*group));
+            let (first, end) = state.range(group);
+            let mut pairs = Pairs::default();
+            self.disk.scan(&first, &end, &mut |key, run| {
+                let run = restamp.run(run)?;
+                pairs.push(|bytes| bytes.extend_from_slice(key), |bytes| bytes.extend_from_slice(&run));
+                Ok(())
+            })?;
+            pairs.write(&*self.disk)?;
+            // Key groups are less than 2^15.
+            from = (group as u16 + 1).to_be_bytes().to_vec();
+        }
+        state.types = types.clone();
+        Ok(())
     }
 
     fn number(&self, name: &str, types: &Value, in_namespaces: bool) -> Result<u8> {

@@ -85,15 +85,15 @@ pub(crate) fn row_of(stored: &[u8]) -> &[u8] {
     stored.get(STAMP_BYTES..).unwrap_or(&[])
 }
 
-/// The part of an entry of a snapshot that is a row; `ttl` says whether a time stands in front of it.
+/// Where the row begins in an entry of a snapshot; `stamped` says whether a time stands in front of it.
 ///
 /// # Errors
 /// `Data` if the time is not there.
-pub(crate) fn restored_row(ttl: Option<&Ttl>, stored: &[u8]) -> Result<usize> {
-    match ttl {
-        None => Ok(0),
-        Some(_) if stored.len() >= STAMP_BYTES => Ok(STAMP_BYTES),
-        Some(_) => Err(Error::new(code::SNAPSHOT_DAMAGED, "an entry in the snapshot has no time of last access")),
+pub(crate) fn restored_row(stamped: bool, stored: &[u8]) -> Result<usize> {
+    match stamped {
+        false => Ok(0),
+        true if stored.len() >= STAMP_BYTES => Ok(STAMP_BYTES),
+        true => Err(Error::new(code::SNAPSHOT_DAMAGED, "an entry in the snapshot has no time of last access")),
     }
 }
 

@@ -230,7 +230,7 @@ impl ValueState {
     /// `Data` if `row` is no row of this state.
     pub fn restore(&mut self, hash: u32, key: &[u8], row: &[u8]) -> Result<()> {
         self.make_room_before(hash)?;
-        self.codec.check(&row[restored_row(self.ttl.as_ref(), row)?..])?;
+        self.codec.check(&row[restored_row(self.ttl.is_some(), row)?..])?;
         let entry = self.table.upsert_one(hash, key)?;
         match &mut self.arena {
             None => self.table.value_mut(entry).copy_from_slice(row),

@@ -4,10 +4,12 @@ use crate::attempt;
 use crate::control::Control;
 use crate::dead_letters::{DEAD_LETTERS_SUFFIX, DeadLetterOperator, DeadLetters};
 use crate::disks::Disks;
+use crate::guest_log;
 use crate::replaceable::{Seats, UserCode};
 use crate::restored::Restored;
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
+use std::time::Duration;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
 use streamrt_operator::{
     FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator, Source,
@@ -22,6 +24,8 @@ use streamrt_wit::{Body, Function, FunctionKind, Options, WindowContents};
 /// A component, ready to make instances, with the arguments of this job.
 #[derive(Clone)]
 pub struct LoadedPlugin {
+    /// For people: that of the component's file, without its extension.
+    pub name: String,
     pub plugin: Arc<Plugin>,
     pub args: Vec<String>,
     /// The component itself, which is kept beside the checkpoints.
@@ -50,6 +54,11 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
+    /// How long an upgrade of it is watched.
+    pub fn probation(&self) -> Duration {
+        Duration::from_millis(self.configuration.upgrade_probation_ms)
+    }
+
     /// The subtasks of these vertices, with their numbers in the execution graph.
     pub fn tasks_of(&self, vertices: &[usize]) -> impl Iterator<Item = (usize, &Subtask)> {
         self.execution.subtasks.iter().enumerate().filter(|(_, subtask)| vertices.contains(&subtask.vertex))
@@ -184,37 +193,15 @@ impl Factory<'_> {
             let declared: Vec<Function> = functions.iter().map(|function| function.function().clone()).collect();
             users.push((seats.take(self.user(&functions, subtask)?), declared));
         }
-        let mut users = users.into_iter();
-        let missing = || Error::internal("a function that an operator calls has its chain");
-        Ok(match &node.body {
-            Body::Source { .. } => return Err(Error::internal("a source is the head of its chain")),
+        match &node.body {
             Body::Sink { .. } | Body::FunctionSink { .. } => {
                 let visible = self.visible(node, input)?;
                 let sink = self.sink(node, input, &visible, subtask)?;
                 let is_all = visible.iter().copied().eq(0..input.fields().len());
-                Box::new(SinkOperator::new(sink, (!is_all).then_some(visible)))
+                Ok(Box::new(SinkOperator::new(sink, (!is_all).then_some(visible))))
             }
-            Body::Aggregate { aggregates, columns } => {
-                Box::new(RunningAggregateOperator::new(input, node.key.clone(), aggregates, columns)?)
-            }
-            Body::Timestamps { time, generator, idle_ms } => {
-                Box::new(TimestampsOperator::new(time, generator, *idle_ms, input, users.next().and_then(single))?)
-            }
-            Body::Function { .. } => {
-                let (user, declared) = users.next().ok_or_else(missing)?;
-                function_operator(user, &declared, node, input)?
-            }
-            Body::Window { assigner, allowed_lateness_ms, contents } => {
-                let mut next = || users.next().and_then(single);
-                let functions = match contents {
-                    WindowContents::Builtin { .. } => WindowFunctions::default(),
-                    WindowContents::Process { .. } => WindowFunctions { aggregate: None, process: next() },
-                    WindowContents::Aggregate { .. } => WindowFunctions { aggregate: next(), process: next() },
-                };
-                let (input, output) = (input.clone(), node.outputs[0].clone());
-                Box::new(WindowOperator::new(assigner, *allowed_lateness_ms, contents, functions, input, node.key.clone(), output)?)
-            }
-        })
+            _ => operator_of(node, users),
+        }
     }
 
     /// A writer for every sink node of these vertices, to settle what earlier tasks have left: (node, writer).
@@ -228,6 +215,15 @@ impl Factory<'_> {
             }
         }
         Ok(sinks)
+    }
+
+    /// A writer to where a native sink wrote before.
+    pub fn sink_as(&self, number: usize, body: &Body) -> Result<Box<dyn Sink>> {
+        let node = &self.definition.graph.stream.nodes[number];
+        match (body, &node.input_schema) {
+            (Body::Sink { connector, options }, Some(input)) => sink(connector, options, input, &self.visible(node, input)?),
+            _ => Err(Error::internal("only native sinks have a place of their own")),
+        }
     }
 
     /// The columns that a sink gets: those that its function reads, or all that are not hidden.
@@ -291,6 +287,42 @@ impl Factory<'_> {
     }
 }
 
+/// The functions that an operator calls together, and what they declare.
+pub(crate) type UserChain = (Box<dyn FunctionChain>, Vec<Function>);
+
+/// The operator of a node that is neither a source nor a sink, with the functions that it calls.
+///
+/// # Errors
+/// `Invalid` if something does not fit.
+pub(crate) fn operator_of(node: &StreamNode, users: Vec<UserChain>) -> Result<Box<dyn Operator>> {
+    let input = node.input_schema.as_ref().ok_or_else(|| Error::internal("an operator behind a gate or a source has an input"))?;
+    let mut users = users.into_iter();
+    let missing = || Error::internal("a function that an operator calls has its chain");
+    Ok(match &node.body {
+        Body::Source { .. } | Body::Sink { .. } | Body::FunctionSink { .. } => {
+            return Err(Error::internal("sources and sinks stand at the ends of a chain"));
+        }
+        Body::Aggregate { aggregates, columns } => Box::new(RunningAggregateOperator::new(input, node.key.clone(), aggregates, columns)?),
+        Body::Timestamps { time, generator, idle_ms } => {
+            Box::new(TimestampsOperator::new(time, generator, *idle_ms, input, users.next().and_then(single))?)
+        }
+        Body::Function { .. } => {
+            let (user, declared) = users.next().ok_or_else(missing)?;
+            function_operator(user, &declared, node, input)?
+        }
+        Body::Window { assigner, allowed_lateness_ms, contents } => {
+            let mut next = || users.next().and_then(single);
+            let functions = match contents {
+                WindowContents::Builtin { .. } => WindowFunctions::default(),
+                WindowContents::Process { .. } => WindowFunctions { aggregate: None, process: next() },
+                WindowContents::Aggregate { .. } => WindowFunctions { aggregate: next(), process: next() },
+            };
+            let (input, output) = (input.clone(), node.outputs[0].clone());
+            Box::new(WindowOperator::new(assigner, *allowed_lateness_ms, contents, functions, input, node.key.clone(), output)?)
+        }
+    })
+}
+
 fn function_operator(
     user: Box<dyn FunctionChain>,
     declared: &[Function],
@@ -307,13 +339,13 @@ fn function_operator(
     })
 }
 
-/// Puts what a plugin says onto stderr.
+/// Puts what a plugin says onto stderr, as far as it is not too much.
 fn log(place: String) -> Log {
-    Arc::new(move |level, message| eprintln!("{} {place}: {message}", level_name(level)))
+    Arc::new(move |level, message| guest_log::say(&format!("{} {place}: {message}", level_name(level))))
 }
 
 /// A chain of one function.
-fn single((chain, declared): (Box<dyn FunctionChain>, Vec<Function>)) -> Option<(Box<dyn FunctionChain>, Function)> {
+fn single((chain, declared): UserChain) -> Option<(Box<dyn FunctionChain>, Function)> {
     declared.into_iter().next().map(|function| (chain, function))
 }
 

@@ -7,9 +7,9 @@ use crate::replaceable::Seats;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
-use streamrt_operator::{Operator, OperatorChain, Output, TaskMetrics};
+use streamrt_operator::{Operator, OperatorChain, Output, SplitEvent, TaskMetrics};
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot};
-use streamrt_types::{Barrier, Batch, Clock, Error, Result, Status, WATERMARK_MIN, Watermark, failpoint};
+use streamrt_types::{Barrier, Batch, Clock, EndOfTime, Error, Result, Status, WATERMARK_MIN, Watermark, failpoint};
 
 /// A snapshot keeps the watermark of a task's gate under the uid of its first operator with this suffix.
 pub const GATE_SUFFIX: &str = ":gate";
@@ -31,6 +31,8 @@ pub struct Task {
     pub checkpoints: Option<CheckpointLine>,
     /// The receivers have had their end of input.
     pub ended: bool,
+    /// The newest checkpoint that was published since the head of the task looked.
+    pub published: Option<u64>,
 }
 
 /// The state of a task's head, which is no operator of the chain.
@@ -77,6 +79,10 @@ impl Task {
         self.head(|operator, output| operator.status(status, output))
     }
 
+    pub fn split(&mut self, event: SplitEvent) -> Result<()> {
+        self.head(|operator, output| operator.split(event, output))
+    }
+
     /// Shows the clock to operators whose time has come, and returns how long the next one can wait.
     pub fn run_timers(&mut self) -> Result<Option<Duration>> {
         let Some(next) = self.chain.next_processing_time() else { return Ok(None) };
@@ -96,6 +102,7 @@ impl Task {
                 Command::Trigger(barrier) => gate.trigger(barrier),
                 Command::Complete(checkpoint) => {
                     self.chain.checkpoint_complete(checkpoint)?;
+                    self.published = Some(checkpoint);
                     line.report(Report::Committed { task: line.task, checkpoint });
                 }
                 Command::Abort(checkpoint) => gate.abandon(checkpoint),
@@ -131,7 +138,7 @@ impl Task {
 
     /// The end: every operator has its last word, then the receivers are told. Where results wait for a checkpoint, so does the task.
     pub fn end_of_input(&mut self, gate: &mut InputGate, head: impl Fn() -> HeadSnapshot) -> Result<()> {
-        self.chain.end_of_input(&mut self.exits)?;
+        self.chain.end_of_input(self.end_of_time(), &mut self.exits)?;
         self.exits.end_of_input()?;
         self.ended = true;
         if let Some(line) = self.checkpoints.as_ref().filter(|_| self.chain.awaits_checkpoint()) {
@@ -142,6 +149,16 @@ impl Task {
             line.report(Report::Finished { task: line.task, dead_letters: self.dead_letters() });
         }
         Ok(())
+    }
+
+    /// What becomes of that which waits for the clock when the input has ended.
+    fn end_of_time(&self) -> Option<EndOfTime> {
+        let configured = self.chain.contexts().next().map_or(EndOfTime::Fire, |context| context.configuration.end_of_processing_time);
+        match () {
+            () if self.control.is_stopped() => None,
+            () if self.control.is_drained() => Some(EndOfTime::Fire),
+            () => Some(configured),
+        }
     }
 
     /// Records that were skipped so far.

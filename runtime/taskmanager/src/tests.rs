@@ -1,5 +1,7 @@
 //! Whole jobs without user code: how they end, and what is left when they do.
 
+mod compat;
+
 use crate::{JobHandle, JobToRun, Submission, submit};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -8,19 +10,44 @@ use streamrt_graph::JobSpec;
 use streamrt_types::{Configuration, Result};
 use streamrt_wit::Plan;
 
+mod splits;
+mod stops;
+
 /// A job of one source, a running count by the column `n`, and a file sink in `out`.
 fn start(source: Value, out: &Path, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
+    start_counting(json!({"kind": "aggregate"}), source, out, parallelism, configuration)
+}
+
+/// As `start`, with the count in windows of an hour of the clock.
+fn start_windows(source: Value, out: &Path, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
+    let assigner = json!({"kind": "tumbling", "size-ms": 3_600_000, "processing-time": true});
+    start_counting(
+        json!({"kind": "window", "assigner": assigner, "contents": {"kind": "builtin"}}),
+        source,
+        out,
+        parallelism,
+        configuration,
+    )
+}
+
+fn start_counting(mut body: Value, source: Value, out: &Path, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
+    let counts = if body.get("contents").is_some() { &mut body["contents"] } else { &mut body };
+    counts["aggregates"] = json!([{"function": "count"}]);
+    counts["columns"] =
+        json!([{"name": "n", "from": {"kind": "key", "column": "n"}}, {"name": "count", "from": {"kind": "aggregate", "index": 0}}]);
     let plan = json!({"version": 1, "nodes": [
         {"id": 0, "uid": "numbers", "body": source},
-        {"id": 1, "uid": "counts", "inputs": [{"node": 0, "partitioning": {"kind": "hash", "columns": ["n"]}}],
-         "body": {"kind": "aggregate", "aggregates": [{"function": "count"}],
-                  "columns": [{"name": "n", "from": {"kind": "key", "column": "n"}}, {"name": "count", "from": {"kind": "aggregate", "index": 0}}]}},
+        {"id": 1, "uid": "counts", "inputs": [{"node": 0, "partitioning": {"kind": "hash", "columns": ["n"]}}], "body": body},
         {"id": 2, "uid": "out", "inputs": [{"node": 1}], "body": {"kind": "sink", "connector": "file", "options": {"path": out}}},
     ]});
+    run_plan(&plan, parallelism, configuration)
+}
+
+fn run_plan(plan: &Value, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
     let plan = Plan::from_json(&plan.to_string()).unwrap();
     let job = JobSpec::from_plan("test", Arc::new(plan));
     let grants = Default::default();
-    match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from: None, grants, state: None })? {
+    match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from: None, grants, state: None, before: None })? {
         Submission::Started(handle) => Ok(handle),
         Submission::Finished => panic!("a job without checkpoints never was"),
     }
@@ -78,6 +105,47 @@ fn a_job_that_is_stopped_finishes_what_is_in_flight() {
     let summary = job.wait().unwrap().summary;
     let (lines, n_hidden) = output(folder.path());
     assert_eq!((lines.len() as u64, n_hidden), (summary.records_in, 0), "every row that was read came out");
+}
+
+#[test]
+fn windows_of_processing_time_fire_at_the_end_of_the_input_or_are_counted() {
+    for parallelism in [1, 2, 7] {
+        let run = |fires: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let (input, out) = (folder.path().join("numbers.csv"), folder.path().join("out"));
+            std::fs::write(&input, "1\n2\n1\n").unwrap();
+            let mut configuration = Configuration::default();
+            configuration.set("end-of-input.processing-time", fires).unwrap();
+            let summary = start_windows(csv(&input), &out, parallelism, configuration).unwrap().wait().unwrap().summary;
+            (output(&out).0, summary.dropped_at_end)
+        };
+        assert_eq!(run("fire"), (vec![r#"{"n":1,"count":2}"#.to_owned(), r#"{"n":2,"count":1}"#.into()], 0));
+        assert_eq!(run("drop"), (Vec::new(), 2));
+    }
+}
+
+#[test]
+fn a_drain_fires_what_waits_for_the_clock_and_a_stop_does_not() {
+    for parallelism in [1, 2, 7] {
+        for drains in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut configuration = Configuration::default();
+            configuration.set("end-of-input.processing-time", "drop").unwrap();
+            let job = start_windows(datagen(None), folder.path(), parallelism, configuration).unwrap();
+            while job.progress().records_in == 0 {
+                std::thread::yield_now();
+            }
+            match drains {
+                true => drop(job.remote().drain(None).unwrap()),
+                false => job.stop(),
+            }
+            let summary = job.wait().unwrap().summary;
+            assert_eq!(summary.dropped_at_end, 0);
+            let counted = |line: &String| serde_json::from_str::<Value>(line).unwrap()["count"].as_u64().unwrap();
+            let counts: u64 = output(folder.path()).0.iter().map(counted).sum();
+            assert_eq!(counts, if drains { summary.records_in } else { 0 });
+        }
+    }
 }
 
 #[test]

@@ -98,6 +98,12 @@ impl Batch {
         self.columns.num_rows()
     }
 
+    /// Bytes that a row takes in the columns, on average; what a slice does not show is not counted.
+    pub fn row_bytes(&self) -> usize {
+        let bytes = self.columns.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0));
+        bytes.sum::<usize>().div_ceil(self.n_rows().max(1))
+    }
+
     /// The event times in ms, one for each row, or `None` where the job has no event time.
     pub fn times(&self) -> Option<&[i64]> {
         match &self.times {

@@ -121,25 +121,22 @@ impl KeyEncoder {
     /// Refuses null keys.
     ///
     /// # Errors
-    /// `Data`, naming the column; [`KeyEncoder::null_row`] has the row.
+    /// `Data`, naming the column; [`KeyEncoder::null_at`] looks at one row.
     pub fn check(&self, batch: &RecordBatch) -> Result<()> {
         match self.columns.iter().find(|&&column| batch.column(column).null_count() > 0) {
             None => Ok(()),
-            Some(&column) => {
-                let name = batch.schema_ref().field(column).name();
-                Err(Error::new(code::NULL_KEY, format!("key column `{name}` is null")))
-            }
+            Some(&column) => Err(null_key(batch, column)),
         }
     }
 
-    /// The first row without a key.
-    pub fn null_row(&self, batch: &RecordBatch) -> Option<usize> {
-        let first = |&column: &usize| {
-            let array = batch.column(column);
-            if array.null_count() == 0 { None } else { (0..array.len()).find(|&row| array.is_null(row)) }
-        };
-        self.columns.iter().filter_map(first).min()
+    /// What is wrong with the key of a row, if it is null.
+    pub fn null_at(&self, batch: &RecordBatch, row: usize) -> Option<Error> {
+        self.columns.iter().find(|&&column| batch.column(column).is_null(row)).map(|&column| null_key(batch, column))
     }
+}
+
+fn null_key(batch: &RecordBatch, column: usize) -> Error {
+    Error::new(code::NULL_KEY, format!("key column `{}` is null", batch.schema_ref().field(column).name()))
 }
 
 /// The same eight bytes, seen as unsigned.
@@ -167,11 +164,13 @@ fn encode_bytes(value: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend(value);
 }
 
-fn canonical_f64(value: f64) -> f64 {
+/// The one value that stands for all that are one key: 0 for both zeros, the quiet NaN for each NaN.
+pub fn canonical_f64(value: f64) -> f64 {
     if value.is_nan() { f64::NAN } else { value + 0.0 }
 }
 
-fn canonical_f32(value: f32) -> f32 {
+/// As [`canonical_f64`].
+pub fn canonical_f32(value: f32) -> f32 {
     if value.is_nan() { f32::NAN } else { value + 0.0 }
 }
 
@@ -204,6 +203,23 @@ mod tests {
         let mut hashes = Vec::new();
         KeyEncoder::new(vec![0]).hash(&batch, &mut hashes).unwrap();
         assert_eq!(hashes, [murmur3_32(&(-2i64).to_le_bytes())]);
+    }
+
+    #[test]
+    fn both_zeros_are_one_key_and_every_nan_is() {
+        let encoded = |column: ArrayRef| {
+            let batch = RecordBatch::try_from_iter([("x", column)]).unwrap();
+            let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
+            KeyEncoder::new(vec![0]).encode(&batch, &mut bytes, &mut offsets).unwrap();
+            bytes
+        };
+        let nans = [f64::NAN, -f64::NAN, f64::from_bits(0x7ff0_0000_0000_0001), f64::from_bits(0xffff_ffff_ffff_ffff)];
+        let quiet = [0, 0, 0, 0, 0, 0, 0xf8, 0x7f];
+        assert_eq!(encoded(Arc::new(Float64Array::from(nans.to_vec()))), quiet.repeat(4));
+        assert_eq!(encoded(Arc::new(Float64Array::from(vec![-0.0, 0.0]))), [0; 16]);
+        let nans = [f32::NAN, -f32::NAN, f32::from_bits(0xff80_0001)];
+        assert_eq!(encoded(Arc::new(arrow_array::Float32Array::from(nans.to_vec()))), [0, 0, 0xc0, 0x7f].repeat(3));
+        assert_eq!(encoded(Arc::new(arrow_array::Float32Array::from(vec![-0.0f32, 0.0]))), [0; 8]);
     }
 
     #[test]

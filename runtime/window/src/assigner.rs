@@ -13,9 +13,11 @@ use streamrt_wit::WindowAssigner;
 pub(crate) const TIME_MAX: i64 = 1 << 61;
 /// Windows may not be larger, so that their ends are times as well.
 const SIZE_MAX: i64 = 1 << 59;
+/// No time may lie in more windows: each of them fires by itself, and would give nearly the same result.
+const OVERLAP_MAX: i64 = 10_000;
 
 /// A window of time, the end exclusive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct TimeWindow {
     pub start: i64,
     pub end: i64,
@@ -61,30 +63,78 @@ pub(crate) struct SlidingWindows {
 
 impl SlidingWindows {
     /// # Errors
-    /// `Invalid` if size or slide are not positive or beyond all reason.
+    /// `Invalid` if size or slide are not positive or beyond all reason, or if too many windows cover one time.
     pub(crate) fn new(size: i64, slide: i64, offset: i64) -> Result<SlidingWindows> {
         let refuse = |what: &str, ms: i64| Err(Error::new(code::INVALID_JOB, format!("a window cannot have a {what} of {ms} ms")));
         match (size, slide, offset) {
             (..=0 | SIZE_MAX.., ..) => refuse("size", size),
             (_, ..=0 | SIZE_MAX.., _) => refuse("slide", slide),
             (_, _, offset) if offset.checked_abs().is_none_or(|offset| offset >= slide) => refuse("offset", offset),
-            _ => Ok(SlidingWindows { size, slide, offset }),
+            _ => {
+                let windows = SlidingWindows { size, slide, offset };
+                windows.check_overlap(OVERLAP_MAX, "the limit is").map(|()| windows)
+            }
         }
     }
 
-    /// The greatest common divisor of size and slide: no window begins or ends within a pane.
-    pub(crate) fn pane_ms(&self) -> i64 {
+    /// Refuses windows of which more than `most` cover one time; `limit` says whose limit that is.
+    ///
+    /// # Errors
+    /// `Invalid` (S2015).
+    pub(crate) fn check_overlap(&self, most: i64, limit: &str) -> Result<()> {
+        let SlidingWindows { size, slide, .. } = *self;
+        if size / slide <= most {
+            return Ok(());
+        }
+        let message = format!("windows of {size} ms that slide by {slide} ms put a row into {} windows; {limit} {most}", size / slide);
+        Err(Error::new(code::WINDOW_OVERLAP, message))
+    }
+
+    /// Where in a slide windows end, counted from where one begins.
+    #[inline]
+    fn end_in_slide(&self) -> i64 {
+        self.size % self.slide
+    }
+
+    /// Where the pane begins that `time` lies in. A pane is what lies between two neighbouring edges of windows, so there are two in a slide
+    /// at most, whatever the greatest common divisor of size and slide is.
+    #[inline]
+    pub(crate) fn pane_start(&self, time: i64) -> i64 {
+        let start = floor(time, self.offset, self.slide);
+        let edge = start + self.end_in_slide();
+        if time >= edge { edge } else { start }
+    }
+
+    /// Where the pane ends, the end exclusive, that `time` lies in.
+    #[inline]
+    pub(crate) fn pane_end(&self, time: i64) -> i64 {
+        let start = floor(time, self.offset, self.slide);
+        let edge = start + self.end_in_slide();
+        if time >= edge { start + self.slide } else { edge }
+    }
+
+    /// Panes are numbered in their order.
+    pub(crate) fn pane_number(&self, time: i64) -> i64 {
+        let (slide, edge) = ((time - self.offset).div_euclid(self.slide), self.end_in_slide());
+        if edge == 0 { slide } else { 2 * slide + i64::from(time - self.offset - slide * self.slide >= edge) }
+    }
+
+    /// Where pane `number` begins.
+    pub(crate) fn start_of_pane(&self, number: i64) -> i64 {
+        match self.end_in_slide() {
+            0 => self.offset + number * self.slide,
+            edge => self.offset + number.div_euclid(2) * self.slide + number.rem_euclid(2) * edge,
+        }
+    }
+
+    /// Whether `time` begins a pane as older versions cut them: all of one length, the greatest common divisor of size and slide. None of these
+    /// lies in two of ours.
+    pub(crate) fn begins_old_pane(&self, time: i64) -> bool {
         let (mut a, mut b) = (self.size, self.slide);
         while b != 0 {
             (a, b) = (b, a % b);
         }
-        a
-    }
-
-    /// Where the pane of `pane_ms` begins that `time` lies in.
-    #[inline]
-    pub(crate) fn pane_start(&self, time: i64, pane_ms: i64) -> i64 {
-        floor(time, self.offset, pane_ms)
+        floor(time, self.offset, a) == time
     }
 
     /// The greatest end of a window at or before `time`.
@@ -147,6 +197,11 @@ impl Assigner {
         }
     }
 
+    /// Whether a row lies in several windows.
+    pub(crate) fn overlaps(&self) -> bool {
+        matches!(self, Assigner::Sliding(windows) if windows.size > windows.slide)
+    }
+
     /// Whether windows begin and end in time.
     pub(crate) fn is_timed(&self) -> bool {
         matches!(self, Assigner::Sliding(_) | Assigner::Session { .. })
@@ -188,6 +243,32 @@ mod tests {
     }
 
     #[test]
+    fn a_slide_has_two_panes_at_most() {
+        let day = 86_400_000;
+        let check = |size: i64, slide: i64, panes: i64| {
+            let windows = SlidingWindows::new(size, slide, 0).unwrap();
+            assert_eq!(windows.pane_number(size) - windows.pane_number(0), panes, "size {size} slide {slide}");
+        };
+        check(day, 10_000, 8640);
+        check(day + 1, 10_000, 2 * 8640 + 1);
+        check(10, 4, 5);
+        check(10, 25, 1);
+        check(10_000, 1, 10_000);
+    }
+
+    #[test]
+    fn windows_that_overlap_beyond_reason_are_refused() {
+        let error = |size, slide| SlidingWindows::new(size, slide, 0).unwrap_err();
+        assert_eq!(error(10_001, 1).code(), code::WINDOW_OVERLAP);
+        let message = "windows of 1125899906842624 ms that slide by 1 ms put a row into 1125899906842624 windows; the limit is 10000";
+        assert_eq!(error(1 << 50, 1).message(), message);
+        assert_eq!(
+            error(86_400_000, 8_000).message(),
+            "windows of 86400000 ms that slide by 8000 ms put a row into 10800 windows; the limit is 10000"
+        );
+    }
+
+    #[test]
     fn results_carry_max_timestamp_and_cleanup_saturates() {
         let window = TimeWindow { start: 0, end: 10 };
         assert_eq!((window.max_timestamp(), window.cleanup_time(5), window.cleanup_time(i64::MAX)), (9, 14, i64::MAX));
@@ -211,10 +292,14 @@ mod tests {
             let all: Vec<TimeWindow> = windows.windows(time).collect();
             prop_assert!(all.iter().all(|window| window.start <= time && time < window.end));
             prop_assert_eq!(windows.last_end(time), all.first().map(|window| window.end));
-            let pane = windows.pane_start(time, windows.pane_ms());
-            prop_assert!(pane <= time && time < pane + windows.pane_ms());
+            let (pane, end) = (windows.pane_start(time), windows.pane_end(time));
+            prop_assert!(pane <= time && time < end);
+            prop_assert!(windows.begins_old_pane(pane) && windows.begins_old_pane(end));
+            let number = windows.pane_number(time);
+            prop_assert_eq!((windows.pane_number(pane), windows.pane_number(end)), (number, number + 1));
+            prop_assert_eq!((windows.start_of_pane(number), windows.start_of_pane(number + 1)), (pane, end));
             for window in windows.windows(time) {
-                prop_assert!(window.start <= pane && pane + windows.pane_ms() <= window.end);
+                prop_assert!(window.start <= pane && end <= window.end);
                 prop_assert_eq!(windows.end_at_or_before(window.end), window.end);
                 prop_assert!(windows.end_at_or_before(window.end - 1) < window.end);
             }

@@ -6,7 +6,6 @@ use crate::contents::{Additions, Cell, Fired, Firing, Place, WindowState};
 use crate::result_columns::ResultColumns;
 use arrow_array::{ArrayRef, Int64Array, UInt32Array};
 use arrow_schema::SchemaRef;
-use serde_json::{Value, json};
 use std::sync::Arc;
 use streamrt_operator::Accumulators;
 use streamrt_state::{EntryId, KeyKind, KeyTable, Keys};
@@ -95,8 +94,9 @@ impl WindowState for BuiltinContents {
         self.accumulators.release(self.table.value(cell));
         self.table.remove(cell);
     }
-    fn types(&self) -> Value {
-        json!({"aggregates": self.accumulators.types()})
+
+    fn bytes(&self, cell: Cell) -> usize {
+        self.accumulators.result_bytes(self.table.value(cell))
     }
 
     fn export(&self, cell: Cell, out: &mut Vec<u8>) {

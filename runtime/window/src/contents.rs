@@ -11,7 +11,6 @@ use crate::user_contents::{self, UserContents};
 use crate::window_call::WindowCall;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use serde_json::{Value, json};
 use std::sync::Arc;
 use streamrt_operator::{BatchKeys, Isolation, OperatorContext, Projection, Suspect};
 use streamrt_types::{Batch, Clock, Error, Result, Watermark, code};
@@ -109,8 +108,8 @@ pub(crate) trait WindowState: Send {
     /// The results of windows, in order. Contents stay. A window whose contents are empty gives nothing.
     fn fire(&mut self, place: &Place, firings: &[Firing]) -> Result<Fired>;
     fn remove(&mut self, cell: Cell);
-    /// What exported bytes mean.
-    fn types(&self) -> Value;
+    /// Bytes that a cell takes when it fires, about.
+    fn bytes(&self, cell: Cell) -> usize;
     /// Appends what a cell holds to `out`, in bytes that depend on that alone.
     fn export(&self, cell: Cell, out: &mut Vec<u8>);
     /// A new cell, with what was exported.
@@ -123,6 +122,10 @@ pub(crate) trait WindowState: Send {
         false
     }
 }
+
+/// The most windows over one time whose contents are those of user code. Each of them takes the row by itself: a day that slides by a minute is
+/// 1,440. Built-in aggregates take a row once, whatever the number of its windows is.
+pub(crate) const OVERLAP_MAX: i64 = 2_000;
 
 /// Contents as they were built; opened with the windows.
 pub(crate) type Contents = Box<dyn WindowState>;
@@ -173,11 +176,6 @@ fn demand(kind: FunctionKind, kinds: &[FunctionKind]) -> Result<()> {
         code::INVALID_JOB,
         format!("a {kind:?} function cannot be what a window computes: it can neither hold nor merge its contents"),
     ))
-}
-
-/// What the bytes of rows in a snapshot mean: names of columns do not matter.
-pub(crate) fn row_types(schema: &streamrt_wit::Schema) -> Value {
-    schema.iter().map(|field| json!([field.data_type, field.nullable])).collect()
 }
 
 /// Cells that are numbered, and used again.

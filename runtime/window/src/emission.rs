@@ -5,23 +5,24 @@
 
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::SchemaRef;
-use std::sync::Arc;
-use streamrt_operator::{Output, TaskMetrics};
+use streamrt_operator::{OperatorContext, Output, TaskMetrics};
 use streamrt_types::{Batch, Error, Mark, Result, Times, Watermark};
 
 /// Rows of one batch that goes out: a window that fires a million keys must not become one call of a guest.
-const ROWS_MAX: usize = 8192;
+pub(crate) const PIECE_ROWS: usize = 8192;
+/// And bytes of its rows, one row more or less. Nothing that fires is held beyond a piece.
+pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
 /// The empty batches of both ports, kept because most batches fire nothing.
 pub(crate) struct Ports {
     results: RecordBatch,
     late: RecordBatch,
-    metrics: Arc<TaskMetrics>,
+    context: OperatorContext,
 }
 
 impl Ports {
-    pub(crate) fn new(results: SchemaRef, late: SchemaRef, metrics: Arc<TaskMetrics>) -> Ports {
-        Ports { results: RecordBatch::new_empty(results), late: RecordBatch::new_empty(late), metrics }
+    pub(crate) fn new(results: SchemaRef, late: SchemaRef, context: &OperatorContext) -> Ports {
+        Ports { results: RecordBatch::new_empty(results), late: RecordBatch::new_empty(late), context: context.clone() }
     }
 }
 
@@ -33,6 +34,7 @@ pub(crate) struct Emission<'a> {
     /// Marks of the input that have been placed.
     n_marks: usize,
     results: Vec<RecordBatch>,
+    result_bytes: usize,
     times: Vec<i64>,
     result_marks: Vec<Mark>,
     late_rows: Vec<u32>,
@@ -44,7 +46,7 @@ impl<'a> Emission<'a> {
         let (results, times, late_rows) = (Vec::new(), Vec::new(), Vec::new());
         let n_marks = input.marks.len();
         let (result_marks, late_marks) = (Vec::with_capacity(n_marks), Vec::with_capacity(n_marks));
-        Emission { input, ports, output, n_marks: 0, results, times, result_marks, late_rows, late_marks }
+        Emission { input, ports, output, n_marks: 0, results, result_bytes: 0, times, result_marks, late_rows, late_marks }
     }
 
     /// Places the next mark of the input behind what was sent so far.
@@ -76,12 +78,22 @@ impl<'a> Emission<'a> {
     pub(crate) fn results(&mut self, columns: RecordBatch, time: i64) -> Result<()> {
         self.result_times(columns.num_rows(), time);
         self.result_columns(columns);
-        if self.times.len() >= ROWS_MAX { self.send_results() } else { Ok(()) }
+        self.send_piece()
+    }
+
+    /// Sends results if they are much. All of them have their times.
+    ///
+    /// # Errors
+    /// Those of the output, or that the job was cancelled: a long sweep hears of it here.
+    pub(crate) fn send_piece(&mut self) -> Result<()> {
+        self.ports.context.check_cancel()?;
+        if self.times.len() >= PIECE_ROWS || self.result_bytes >= PIECE_BYTES { self.send_results() } else { Ok(()) }
     }
 
     /// Adds columns whose rows get their times, and so their places among the marks, by [`Emission::result_times`].
     pub(crate) fn result_columns(&mut self, columns: RecordBatch) {
         if columns.num_rows() > 0 {
+            self.result_bytes += columns.get_array_memory_size();
             self.results.push(columns);
         }
     }
@@ -99,7 +111,8 @@ impl<'a> Emission<'a> {
     fn send_results(&mut self) -> Result<()> {
         let columns = join(std::mem::take(&mut self.results), &self.ports.results)?;
         let (times, marks) = (std::mem::take(&mut self.times), std::mem::take(&mut self.result_marks));
-        send(0, Batch { columns, times: Times::Array(times.into()), marks, origin: None }, self.output)
+        let batch = Batch { columns, times: Times::Array(times.into()), marks, origin: None };
+        send(0, batch, std::mem::take(&mut self.result_bytes), self.output)
     }
 
     /// Sends everything. All marks have been placed.
@@ -107,7 +120,7 @@ impl<'a> Emission<'a> {
         if !self.times.is_empty() || !self.result_marks.is_empty() {
             self.send_results()?;
         }
-        TaskMetrics::add(&self.ports.metrics.late_records, self.late_rows.len() as u64);
+        TaskMetrics::add(&self.ports.context.metrics.late_records, self.late_rows.len() as u64);
         let late = match self.late_rows.is_empty() {
             true if self.late_marks.is_empty() => return Ok(()),
             true => Batch { times: Times::Array(Vec::new().into()), ..Batch::new(self.ports.late.clone()) },
@@ -126,14 +139,15 @@ fn join(mut parts: Vec<RecordBatch>, empty: &RecordBatch) -> Result<RecordBatch>
     }
 }
 
-/// Sends a batch in pieces of bounded size; a mark between two of them goes with the first.
-fn send(port: u16, batch: Batch, output: &mut dyn Output) -> Result<()> {
-    if batch.n_rows() <= ROWS_MAX {
+/// Sends a batch of so many bytes in pieces of bounded size; a mark between two of them goes with the first.
+fn send(port: u16, batch: Batch, bytes: usize, output: &mut dyn Output) -> Result<()> {
+    let piece_rows = (batch.n_rows() / bytes.div_ceil(PIECE_BYTES).max(1)).clamp(1, PIECE_ROWS);
+    if batch.n_rows() <= piece_rows {
         return output.batch(port, batch);
     }
     let mut marks = batch.marks.iter().peekable();
-    for start in (0..batch.n_rows()).step_by(ROWS_MAX) {
-        let mut piece = batch.slice(start, ROWS_MAX.min(batch.n_rows() - start));
+    for start in (0..batch.n_rows()).step_by(piece_rows) {
+        let mut piece = batch.slice(start, piece_rows.min(batch.n_rows() - start));
         let end = start + piece.n_rows();
         while let Some(mark) = marks.next_if(|mark| mark.row as usize <= end) {
             piece.marks.push(Mark { row: mark.row - start as u32, ..*mark });

@@ -2,12 +2,14 @@
 //!
 //! 1. Rows and marks are taken in order. What a row does to windows is decided at once; its contents wait, and so do firings.
 //! 2. `flush` adds the rows that wait with one call, fires what waits with another, and places results, late rows and marks in the order in
-//!    which they came about. It runs at the end of a batch, and before a row goes to a window whose firing waits, or windows merge.
+//!    which they came about. It runs at the end of a batch, when much waits, and before a row goes to a window whose firing waits, or windows
+//!    merge. So a sweep in which many windows are due goes out piece by piece.
 //! 3. A window has one timer: first for its end, then for its cleanup. Timers of one time fire in the order of their registration, which
 //!    does not depend on batches; one whose window has grown is registered anew when it comes up.
 //! 4. A snapshot is taken between batches, when nothing waits: `snapshot` has what it holds.
 //!
-//! Invariant: the windows of a key are all alive: their cleanup time lies behind the watermark. Two sessions of a key never touch.
+//! Invariant: the windows of a key are all alive: their cleanup time lies behind the watermark. No two begin at one time, and two sessions of a
+//! key never touch; so what a row needs of many windows of a key is found in a logarithm of their number.
 //!
 //! # Source
 //! Flink's `WindowOperator` with `EventTimeTrigger`, `ProcessingTimeTrigger`, `PurgingTrigger(CountTrigger)` and `EndOfStreamTrigger`, and
@@ -16,8 +18,8 @@
 mod snapshot;
 
 use crate::assigner::{Assigner, TIME_MAX, TimeWindow};
-use crate::contents::{Additions, Cell, Contents, Firing, Place};
-use crate::emission::Emission;
+use crate::contents::{Additions, Cell, Cells, Contents, Firing, Place};
+use crate::emission::{Emission, PIECE_BYTES, PIECE_ROWS};
 use crate::group_watermarks::GroupWatermarks;
 use crate::panes::RowTimes;
 use crate::timestamps::place as place_of;
@@ -27,9 +29,17 @@ use streamrt_operator::{BatchKeys, OperatorContext};
 use streamrt_state::{EntryId, KeyTable};
 use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code};
 
+/// The number of a window.
+type WindowId = Cell;
+
+#[derive(Default)]
 struct Window {
+    /// The number of its key.
+    key: u32,
     bounds: TimeWindow,
     cell: Cell,
+    /// Windows of a key are numbered in the order in which they were opened.
+    opened: u64,
     /// Rows so far, for count windows.
     n_rows: u64,
     /// The one timer of the window.
@@ -45,14 +55,8 @@ struct Window {
 #[derive(Default)]
 struct WindowsOfKey {
     entry: EntryId,
-    /// In the order in which they were opened.
-    windows: Vec<Window>,
-}
-
-/// The timer of a window. It is void if the window is gone, or has registered another one since.
-struct Timer {
-    key: u32,
-    serial: u64,
+    /// By their first ms.
+    windows: BTreeMap<i64, WindowId>,
 }
 
 /// What happened between two flushes, in order.
@@ -72,7 +76,19 @@ struct Waiting {
     events: Vec<Event>,
     /// Cells that are gone once the firings are out.
     dead: Vec<Cell>,
+    /// Of what the windows hold that fire.
+    firing_bytes: usize,
 }
+
+impl Waiting {
+    /// Whether firings wait that make up a piece.
+    fn is_piece(&self) -> bool {
+        self.firings.len() >= PIECE_ROWS || self.firing_bytes >= PIECE_BYTES
+    }
+}
+
+/// Bytes of rows that wait to be added, a row counted once for each of its windows.
+pub(crate) const ADDED_BYTES: usize = 8 * PIECE_BYTES;
 
 /// The serial of a window that has no timer.
 const NO_TIMER: u64 = u64::MAX;
@@ -95,18 +111,24 @@ pub(crate) struct KeyedWindows {
     /// Keys to numbers of `of_keys`, plus one.
     table: KeyTable,
     of_keys: Vec<WindowsOfKey>,
+    windows: Cells<Window>,
     free: Vec<u32>,
     /// Keys that may have lost their last window.
     shrunk: Vec<u32>,
     /// By time, and then in the order of registration.
-    timers: BTreeMap<i64, Vec<Timer>>,
+    timers: BTreeMap<(i64, u64), WindowId>,
     next_serial: u64,
+    n_opened: u64,
     /// Restored watermarks that differ, until the windows have risen to the greatest.
     behind: Option<GroupWatermarks>,
     waiting: Waiting,
     round: u64,
     entries: Vec<EntryId>,
     created: Vec<u32>,
+    /// The windows of a row.
+    live: Vec<WindowId>,
+    /// Of a row of the batch, on average; 0 where a row lies in few windows.
+    row_bytes: usize,
     /// Windows go by the clock: marks make nothing due.
     by_clock: bool,
 }
@@ -130,15 +152,19 @@ impl KeyedWindows {
             max_parallelism: context.max_parallelism,
             table,
             of_keys: Vec::new(),
+            windows: Cells::new(),
             free: Vec::new(),
             shrunk: Vec::new(),
             timers: BTreeMap::new(),
             next_serial: 0,
+            n_opened: 0,
             behind: None,
             waiting: Waiting::default(),
             round: 1,
             entries: Vec::new(),
             created: Vec::new(),
+            live: Vec::new(),
+            row_bytes: 0,
             by_clock,
         }
     }
@@ -150,6 +176,7 @@ impl KeyedWindows {
         let (mut entries, mut created) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.created));
         self.table.upsert(hashes, keys, &mut entries, &mut created);
         created.iter().for_each(|&row| self.number_key(entries[row as usize]));
+        self.row_bytes = if self.assigner.overlaps() { batch.row_bytes() } else { 0 };
         let mut mark = 0;
         for (row, &entry) in entries.iter().enumerate() {
             while batch.marks.get(mark).is_some_and(|mark| mark.row as usize <= row) {
@@ -228,60 +255,80 @@ impl KeyedWindows {
             self.flush(batch, emission)?;
         }
         self.place.watermark = watermark;
-        while let Some(timer) = self.timers.first_entry().filter(|timer| *timer.key() <= watermark) {
-            let (time, timers) = timer.remove_entry();
-            timers.into_iter().for_each(|timer| self.timer(&timer, time));
+        while let Some(timer) = self.timers.first_entry().filter(|timer| timer.key().0 <= watermark) {
+            let ((time, _), window) = timer.remove_entry();
+            self.timer(window, time);
+            if self.waiting.is_piece() {
+                self.flush(batch, emission)?;
+            }
         }
         Ok(())
     }
 
-    /// The time of the first timer.
-    pub(crate) fn next_due(&self) -> Option<i64> {
-        self.timers.first_key_value().map(|(time, _)| *time)
+    /// Windows of all keys.
+    pub(crate) fn n_open(&self) -> u64 {
+        self.of_keys.iter().map(|of_key| of_key.windows.len() as u64).sum()
     }
 
-    /// A timer has come up: its window ends, or is cleaned up.
-    fn timer(&mut self, timer: &Timer, time: i64) {
-        let key = timer.key;
-        let windows = &mut self.of_keys[key as usize].windows;
-        let Some(at) = windows.iter().position(|window| window.serial == timer.serial) else { return };
-        let window = &mut windows[at];
+    /// The time of the first timer.
+    pub(crate) fn next_due(&self) -> Option<i64> {
+        self.timers.first_key_value().map(|((time, _), _)| *time)
+    }
+
+    /// The timer of a window has come up: the window ends, or is cleaned up.
+    fn timer(&mut self, id: WindowId, time: i64) {
+        let window = self.windows.get_mut(id);
+        window.serial = NO_TIMER;
         let bounds = window.bounds;
         if !window.fired && bounds.max_timestamp() <= time {
             window.fired = true;
-            self.fire(key, at);
+            self.fire(id);
         }
         if bounds.cleanup_time(self.lateness_ms) <= time {
-            self.remove_window(key, at);
+            self.remove_window(id);
         } else {
-            self.set_timer(key, at);
+            self.set_timer(id);
         }
     }
 
     /// Registers the timer of a window for what comes next: its end, or its cleanup.
-    fn set_timer(&mut self, key: u32, at: usize) {
-        let window = &mut self.of_keys[key as usize].windows[at];
+    fn set_timer(&mut self, id: WindowId) {
+        let window = self.windows.get_mut(id);
+        if window.serial != NO_TIMER {
+            self.timers.remove(&(window.timer, window.serial));
+        }
         (window.timer, window.serial) = (window.next_time(self.lateness_ms), self.next_serial);
-        self.timers.entry(window.timer).or_default().push(Timer { key, serial: window.serial });
+        self.timers.insert((window.timer, window.serial), id);
         self.next_serial += 1;
     }
 
-    fn fire(&mut self, key: u32, at: usize) {
-        let firing = self.firing(key, at);
-        self.of_keys[key as usize].windows[at].fires_in_round = self.round;
+    fn fire(&mut self, id: WindowId) {
+        let firing = self.firing(id);
+        self.windows.get_mut(id).fires_in_round = self.round;
+        self.waiting.firing_bytes += self.contents.bytes(firing.cell) + firing.key.len();
         self.waiting.firings.push(firing);
         self.waiting.events.push(Event::Fire);
     }
 
-    fn firing(&self, key: u32, at: usize) -> Firing {
-        let WindowsOfKey { entry, windows } = &self.of_keys[key as usize];
-        Firing { cell: windows[at].cell, key: self.table.key(*entry).to_vec(), window: windows[at].bounds }
+    fn firing(&self, id: WindowId) -> Firing {
+        let Window { key, cell, bounds, .. } = *self.windows.get(id);
+        Firing { cell, key: self.table.key(self.of_keys[key as usize].entry).to_vec(), window: bounds }
     }
 
-    fn remove_window(&mut self, key: u32, at: usize) {
-        let window = self.of_keys[key as usize].windows.remove(at);
-        self.waiting.dead.push(window.cell);
+    fn remove_window(&mut self, id: WindowId) {
+        let cell = self.take_window(id);
+        self.waiting.dead.push(cell);
+    }
+
+    /// Takes a window out, and returns its cell, which is alive.
+    fn take_window(&mut self, id: WindowId) -> Cell {
+        let Window { key, bounds, cell, timer, serial, .. } = self.windows.remove(id);
+        self.of_keys[key as usize].windows.remove(&bounds.start);
+        if serial != NO_TIMER {
+            self.timers.remove(&(timer, serial));
+        }
         self.shrunk.push(key);
+        cell
     }
 
     fn row(&mut self, batch: &Batch, row: usize, key: u32, time: i64, emission: &mut Emission<'_>) -> Result<()> {
@@ -289,101 +336,113 @@ impl KeyedWindows {
             let message = format!("operator `{}`: {} has the time {time}, which no window reaches", self.place.uid, place_of(batch, row));
             return Err(Error::new(code::OVERFLOW, message));
         }
-        let live = match self.assigner {
+        let mut live = std::mem::take(&mut self.live);
+        live.clear();
+        match self.assigner {
             Assigner::Sliding(windows) => {
                 let (watermark, lateness_ms) = (self.place.watermark, self.lateness_ms);
-                let live = windows.windows(time).filter(|window| window.cleanup_time(lateness_ms) > watermark);
-                live.map(|window| self.window(key, window)).collect::<Vec<usize>>()
+                let bounds = windows.windows(time).take_while(|window| window.cleanup_time(lateness_ms) > watermark);
+                live.extend(bounds.map(|bounds| self.window(key, bounds)));
             }
             Assigner::Session { gap_ms } => {
                 let opened = TimeWindow { start: time, end: time + gap_ms };
-                self.session(key, opened, batch, emission)?.into_iter().collect()
+                live.extend(self.session(key, opened, batch, emission)?);
             }
-            Assigner::Global | Assigner::Count { .. } => vec![self.window(key, TimeWindow::GLOBAL)],
-        };
-        if !live.is_empty() {
-            return self.add(batch, row, key, &live, emission);
+            Assigner::Global | Assigner::Count { .. } => live.push(self.window(key, TimeWindow::GLOBAL)),
         }
-        if time.saturating_add(self.lateness_ms) <= self.place.watermark {
+        if !live.is_empty() {
+            self.add(batch, row, &live, emission)?;
+        } else if time.saturating_add(self.lateness_ms) <= self.place.watermark {
             self.waiting.events.push(Event::Late(row));
         }
+        self.live = live;
         Ok(())
     }
 
-    /// The place of a window among those of its key; it is made if need be.
-    fn window(&mut self, key: u32, bounds: TimeWindow) -> usize {
-        let windows = &mut self.of_keys[key as usize].windows;
-        if let Some(at) = windows.iter().position(|window| window.bounds == bounds) {
-            return at;
+    /// The window of a key with these bounds; it is opened if need be.
+    fn window(&mut self, key: u32, bounds: TimeWindow) -> WindowId {
+        if let Some(&id) = self.of_keys[key as usize].windows.get(&bounds.start) {
+            return id;
         }
-        let cell = self.contents.create();
+        let id = self.windows.create();
         // One whose end has passed fires with each of its rows, and never by its timer.
         let fired = bounds.max_timestamp() <= self.place.watermark;
-        windows.push(Window { bounds, cell, n_rows: 0, timer: i64::MAX, serial: NO_TIMER, fired, fires_in_round: 0 });
-        let at = windows.len() - 1;
+        let (cell, opened) = (self.contents.create(), self.n_opened);
+        self.n_opened += 1;
+        *self.windows.get_mut(id) =
+            Window { key, bounds, cell, opened, n_rows: 0, timer: i64::MAX, serial: NO_TIMER, fired, fires_in_round: 0 };
+        self.of_keys[key as usize].windows.insert(bounds.start, id);
         if !matches!(self.assigner, Assigner::Count { .. }) {
-            self.set_timer(key, at);
+            self.set_timer(id);
         }
-        at
+        id
     }
 
     /// Merges a new session with those it touches. `None` if the result is late.
-    fn session(&mut self, key: u32, opened: TimeWindow, batch: &Batch, emission: &mut Emission<'_>) -> Result<Option<usize>> {
-        let windows = &self.of_keys[key as usize].windows;
-        let touched: Vec<usize> = (0..windows.len()).filter(|&at| windows[at].bounds.touches(&opened)).collect();
-        let merged = touched.iter().fold(opened, |merged, &at| merged.cover(&windows[at].bounds));
+    fn session(&mut self, key: u32, opened: TimeWindow, batch: &Batch, emission: &mut Emission<'_>) -> Result<Option<WindowId>> {
+        // Sessions do not touch one another, so their ends stand in the order of their starts.
+        let before = self.of_keys[key as usize].windows.range(..=opened.end).rev();
+        let touched = before.take_while(|(_, id)| self.windows.get(**id).bounds.touches(&opened)).map(|(_, &id)| id);
+        let mut touched: Vec<WindowId> = touched.collect();
+        let merged = touched.iter().fold(opened, |merged, &id| merged.cover(&self.windows.get(id).bounds));
         if merged.cleanup_time(self.lateness_ms) <= self.place.watermark {
             return Ok(None);
         }
+        touched.sort_unstable_by_key(|&id| self.windows.get(id).opened);
         let Some((&kept, others)) = touched.split_first() else { return Ok(Some(self.window(key, opened))) };
         if !others.is_empty() {
             self.flush(batch, emission)?;
-            let mut from = Vec::with_capacity(others.len());
-            others.iter().rev().for_each(|&at| from.push(self.of_keys[key as usize].windows.remove(at).cell));
-            from.reverse();
-            let into = Firing { window: merged, ..self.firing(key, kept) };
+            let from: Vec<Cell> = others.iter().map(|&id| self.take_window(id)).collect();
+            let into = Firing { window: merged, ..self.firing(kept) };
             self.contents.merge(&self.place, &into, &from)?;
         }
-        self.extend(key, kept, merged);
+        self.extend(kept, merged);
         Ok(Some(kept))
     }
 
     /// Gives a session new bounds. Its timer stays, if it comes up no later than the new end: it then finds what is to be done.
-    fn extend(&mut self, key: u32, at: usize, bounds: TimeWindow) {
+    fn extend(&mut self, id: WindowId, bounds: TimeWindow) {
         let watermark = self.place.watermark;
-        let window = &mut self.of_keys[key as usize].windows[at];
+        let window = self.windows.get_mut(id);
+        if window.bounds.start != bounds.start {
+            let of_key = &mut self.of_keys[window.key as usize].windows;
+            of_key.remove(&window.bounds.start);
+            of_key.insert(bounds.start, id);
+        }
         let grows = window.bounds.end < bounds.end;
         window.bounds = bounds;
         window.fired = if grows { bounds.max_timestamp() <= watermark } else { window.fired };
         if !window.fired && window.timer > bounds.max_timestamp() {
-            self.set_timer(key, at);
+            self.set_timer(id);
         }
     }
 
     /// Puts a row into windows, and fires those that do so on a row.
-    fn add(&mut self, batch: &Batch, row: usize, key: u32, live: &[usize], emission: &mut Emission<'_>) -> Result<()> {
+    fn add(&mut self, batch: &Batch, row: usize, live: &[WindowId], emission: &mut Emission<'_>) -> Result<()> {
         let round = self.round;
-        if live.iter().any(|&at| self.of_keys[key as usize].windows[at].fires_in_round == round) {
+        let n_added = self.waiting.additions.cells.len() + live.len();
+        let is_much = self.row_bytes > 0 && (n_added > PIECE_ROWS || n_added * self.row_bytes > ADDED_BYTES);
+        if is_much || live.iter().any(|&id| self.windows.get(id).fires_in_round == round) {
             self.flush(batch, emission)?;
         }
-        let cells = live.iter().map(|&at| self.of_keys[key as usize].windows[at].cell);
+        let cells = live.iter().map(|&id| self.windows.get(id).cell);
         self.waiting.additions.cells.extend(cells);
         self.waiting.additions.end_row(row);
-        live.iter().for_each(|&at| self.on_element(key, at));
+        live.iter().for_each(|&id| self.on_element(id));
         Ok(())
     }
 
     /// The default triggers: the end of a window that has passed fires at once, the last row of a count fires and purges.
-    fn on_element(&mut self, key: u32, at: usize) {
-        let window = &mut self.of_keys[key as usize].windows[at];
+    fn on_element(&mut self, id: WindowId) {
+        let window = self.windows.get_mut(id);
         window.n_rows += 1;
         if let Assigner::Count { rows } = self.assigner {
             if window.n_rows == rows {
-                self.fire(key, at);
-                self.remove_window(key, at);
+                self.fire(id);
+                self.remove_window(id);
             }
         } else if window.bounds.max_timestamp() <= self.place.watermark {
-            self.fire(key, at);
+            self.fire(id);
         }
     }
 
@@ -411,8 +470,9 @@ impl KeyedWindows {
         drop(firings);
         waiting.dead.drain(..).for_each(|cell| self.contents.remove(cell));
         waiting.additions.clear();
+        waiting.firing_bytes = 0;
         self.waiting = waiting;
         self.round += 1;
-        Ok(())
+        emission.send_piece()
     }
 }

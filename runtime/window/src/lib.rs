@@ -14,6 +14,7 @@
 //! assert!(TimestampsOperator::new(&time, &Generator::Bounded { bound_ms: 2_000 }, None, &rows, None).is_ok());
 //! ```
 
+mod ahead;
 mod assigner;
 mod builtin_contents;
 mod contents;
@@ -21,6 +22,7 @@ mod emission;
 mod generator;
 mod generator_snapshot;
 mod group_watermarks;
+mod key_slide;
 mod keyed_windows;
 mod operator;
 mod pane;

@@ -3,20 +3,22 @@
 //! Invariant: results stand before the watermark that fired them. Windows of processing time go by the clock alone: to them, its time less
 //! one is the watermark, and marks only pass through.
 
+use crate::ahead;
 use crate::assigner::Assigner;
 use crate::contents::{self, Contents};
 use crate::emission::{Emission, Ports};
 use crate::group_watermarks::GroupWatermarks;
 use crate::keyed_windows::KeyedWindows;
-use crate::panes::{self, PaneWindows, RowTimes};
+use crate::panes::{PaneWindows, RowTimes};
 use crate::result_columns::ResultColumns;
 use crate::timestamps::no_time;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use serde_json::{Value, json};
-use streamrt_operator::{Accumulators, BatchKeys, FunctionChain, Operator, OperatorContext, Output};
+use serde_json::Value;
+use streamrt_operator::{Accumulators, BatchKeys, FunctionChain, Operator, OperatorContext, Output, SplitEvent, TaskMetrics};
 use streamrt_state::{OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Error, Result, WATERMARK_MAX, Watermark};
+use streamrt_types::state_types::{PANES, window_types};
+use streamrt_types::{Batch, Error, Result, Status, WATERMARK_MAX, Watermark};
 use streamrt_wit::{Function, WindowAssigner, WindowContents};
 
 /// A chain of one function of a plugin, and what the plan says of it.
@@ -72,20 +74,12 @@ enum Prepared {
     OfKeys(Contents),
 }
 
-impl Prepared {
-    fn types(&self) -> Value {
-        match self {
-            Prepared::Panes(_, accumulators, _) => json!({"aggregates": accumulators.types()}),
-            Prepared::OfKeys(contents) => contents.types(),
-        }
-    }
-}
-
 impl WindowOperator {
     /// `input` is the schema of the rows, `key` the places of the key columns in it, `output` the schema of port 0.
     ///
     /// # Errors
-    /// `Invalid` if a size is out of range, a column is not there, or a function does not fit: for sessions it must be able to merge.
+    /// `Invalid` if a size is out of range, windows overlap too often, a column is not there, or a function does not fit: for sessions it must
+    /// be able to merge.
     pub fn new(
         assigner: &WindowAssigner,
         allowed_lateness_ms: u64,
@@ -95,23 +89,39 @@ impl WindowOperator {
         key: Vec<usize>,
         output: SchemaRef,
     ) -> Result<WindowOperator> {
-        let kind = json!(assigner);
+        let keys = BatchKeys::new(&input, key.clone())?;
+        let of_contents: Vec<&Function> = functions.aggregate.iter().chain(&functions.process).map(|(_, function)| function).collect();
+        let (_, types) = window_types(assigner, contents, &of_contents, &input, &keys.types())?;
         let (assigner, processing_time) = Assigner::new(assigner)?;
         // Lateness is of event time.
         let lateness_ms = if processing_time { 0 } else { i64::try_from(allowed_lateness_ms).unwrap_or(i64::MAX) };
-        let keys = BatchKeys::new(&input, key.clone())?;
         let key_schema = keys.schema().clone();
         let prepared = match (contents, assigner) {
-            (WindowContents::Builtin { aggregates, columns }, Assigner::Sliding(windows)) if panes::fits(&windows) => {
+            (WindowContents::Builtin { aggregates, columns }, Assigner::Sliding(windows)) => {
                 let accumulators = Accumulators::new(aggregates, &input)?;
                 let columns = ResultColumns::new(columns, &key_schema, aggregates.len(), output.clone())?;
                 Prepared::Panes(windows, accumulators, columns)
             }
-            _ => Prepared::OfKeys(contents::build(contents, functions, &input, &key_schema, &output)?),
+            (_, assigner) => {
+                if let Assigner::Sliding(windows) = assigner {
+                    windows.check_overlap(contents::OVERLAP_MAX, "for functions of a plugin the limit is")?;
+                }
+                Prepared::OfKeys(contents::build(contents, functions, &input, &key_schema, &output)?)
+            }
         };
-        let types = json!({"kind": "windows", "assigner": kind, "key": keys.types(), "contents": prepared.types()});
         let plan = Plan { assigner, lateness_ms, input, key, output, types };
         Ok(WindowOperator { plan, processing_time, contents: Some(prepared), opened: None })
+    }
+
+    /// Puts rows that are too far in the future to the late output. They were counted where they got their times.
+    fn without_rows_ahead(&mut self, batch: Batch, output: &mut dyn Output) -> Result<Batch> {
+        let latest = ahead::latest_time(&opened(&mut self.opened)?.context);
+        if self.processing_time || latest == i64::MAX {
+            return Ok(batch);
+        }
+        let (rest, ahead) = ahead::part(batch, latest)?;
+        ahead.map_or(Ok(()), |ahead| output.batch(1, ahead))?;
+        Ok(rest)
     }
 
     /// Fires what is due by now. Returns the time, which never falls back although the clock may.
@@ -139,13 +149,35 @@ fn opened(opened: &mut Option<Opened>) -> Result<&mut Opened> {
     opened.as_mut().ok_or_else(|| Error::internal("a window operator was not opened"))
 }
 
+/// Counts the results of windows that are dropped: built-in aggregates call nobody.
+struct Dropped(u64);
+
+impl Output for Dropped {
+    fn batch(&mut self, _: u16, batch: Batch) -> Result<()> {
+        self.0 += batch.n_rows() as u64;
+        Ok(())
+    }
+
+    fn watermark(&mut self, _: Watermark) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&mut self, _: Status) -> Result<()> {
+        Ok(())
+    }
+
+    fn split(&mut self, _: SplitEvent) -> Result<()> {
+        Ok(())
+    }
+}
+
 impl Operator for WindowOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         let plan = &self.plan;
         let reader = || BatchKeys::new(&plan.input, plan.key.clone());
         let windows = match self.contents.take().ok_or_else(|| Error::internal("a window operator is opened once"))? {
             Prepared::Panes(windows, accumulators, columns) => {
-                let namespaces = context.namespaces(panes::STATE, &plan.types)?;
+                let namespaces = context.namespaces(PANES, &plan.types)?;
                 Windows::Panes(Box::new(PaneWindows::new(windows, plan.lateness_ms, accumulators, columns, reader()?, context, namespaces)))
             }
             Prepared::OfKeys(contents) => Windows::OfKeys(Box::new(KeyedWindows::new(
@@ -162,13 +194,14 @@ impl Operator for WindowOperator {
             now_ms: context.clock.now_ms(),
             keys: reader()?,
             windows,
-            ports: Ports::new(plan.output.clone(), plan.input.clone(), context.metrics.clone()),
+            ports: Ports::new(plan.output.clone(), plan.input.clone(), context),
             nothing: Batch::new(RecordBatch::new_empty(plan.input.clone())),
         });
         Ok(())
     }
 
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
+        let batch = self.without_rows_ahead(batch, output)?;
         let timed = self.plan.assigner.is_timed();
         let now_ms = if self.processing_time { self.follow_clock(output)? } else { 0 };
         let opened = opened(&mut self.opened)?;
@@ -233,8 +266,20 @@ impl Operator for WindowOperator {
         }
     }
 
-    /// Global windows fire now, also in a job without event time. Windows of processing time that are open are lost, as in Flink.
-    fn end_of_input(&mut self, output: &mut dyn Output) -> Result<()> {
-        if self.plan.assigner == Assigner::Global { self.advance(WATERMARK_MAX, output) } else { Ok(()) }
+    /// Global windows fire, also in a job without event time. Windows of processing time that are open fire as they are, or are dropped.
+    fn end_of_time(&mut self, fires: bool, output: &mut dyn Output) -> Result<()> {
+        if self.plan.assigner == Assigner::Global || self.processing_time && fires {
+            return self.advance(WATERMARK_MAX, output);
+        }
+        if !self.processing_time {
+            return Ok(());
+        }
+        let mut dropped = Dropped(0);
+        match &opened(&mut self.opened)?.windows {
+            Windows::OfKeys(windows) => dropped.0 = windows.n_open(),
+            Windows::Panes(_) => self.advance(WATERMARK_MAX, &mut dropped)?,
+        }
+        TaskMetrics::add(&opened(&mut self.opened)?.context.metrics.dropped_at_end, dropped.0);
+        Ok(())
     }
 }

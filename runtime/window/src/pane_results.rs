@@ -1,8 +1,9 @@
-//! Turns keys and accumulators of a window into the rows that it fires.
+//! Turns keys and accumulators of a window into the rows that it fires, a bounded number of them at a time.
 //!
 //! Invariant: a key that had fired the window before a restore does not fire it again.
 
 use crate::assigner::TimeWindow;
+use crate::emission::{PIECE_BYTES, PIECE_ROWS};
 use crate::group_watermarks::GroupWatermarks;
 use crate::result_columns::ResultColumns;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
@@ -22,15 +23,32 @@ pub(crate) struct PaneResults {
 }
 
 impl PaneResults {
-    /// The results of all keys of a table that have not fired.
-    pub(crate) fn of_table(&self, table: &KeyTable, accumulators: &Accumulators, window: TimeWindow) -> Result<RecordBatch> {
+    /// Shows the results of all keys of a table that have not fired, in pieces.
+    ///
+    /// # Errors
+    /// Those of `each`.
+    pub(crate) fn of_table(
+        &self,
+        table: &KeyTable,
+        accumulators: &Accumulators,
+        window: TimeWindow,
+        each: &mut dyn FnMut(RecordBatch) -> Result<()>,
+    ) -> Result<()> {
         let has_fired = |entry: EntryId, old: &GroupWatermarks| old.had_passed(murmur3_32(table.key(entry)), window.max_timestamp());
-        let entries = table.entries().filter(|&entry| !self.behind.as_ref().is_some_and(|old| has_fired(entry, old)));
-        let entries: Vec<EntryId> = entries.collect();
-        let mut values = Vec::with_capacity(entries.len() * accumulators.bytes());
-        entries.iter().for_each(|&entry| values.extend_from_slice(table.value(entry)));
-        let keys: Vec<&[u8]> = entries.iter().map(|&entry| table.key(entry)).collect();
-        self.assemble(&keys, &values, accumulators, window)
+        let (mut keys, mut values, mut n_bytes) = (Vec::new(), Vec::new(), 0);
+        for entry in table.entries().filter(|&entry| !self.behind.as_ref().is_some_and(|old| has_fired(entry, old))) {
+            let (key, value) = (table.key(entry), table.value(entry));
+            keys.push(key);
+            values.extend_from_slice(value);
+            n_bytes += key.len() + accumulators.result_bytes(value);
+            if keys.len() == PIECE_ROWS || n_bytes >= PIECE_BYTES {
+                each(self.assemble(&keys, &values, accumulators, window)?)?;
+                keys.clear();
+                values.clear();
+                n_bytes = 0;
+            }
+        }
+        if keys.is_empty() { Ok(()) } else { each(self.assemble(&keys, &values, accumulators, window)?) }
     }
 
     /// The results of some keys, whose accumulators stand side by side in `values`.

@@ -1,49 +1,71 @@
-//! Panes, and merges of 2, 4, 8, ... of them that several windows share, so that a slide of a window of n panes costs some `2 log n` merges
+//! Panes, and merges of 4, 16, 64, ... of them that several windows share, so that a slide of a window of n panes costs some `log n` merges
 //! and not n. Only panes that are all in memory are merged so.
+//!
+//! A merge is kept where it is much smaller than what it is made of: where the panes have their keys in common. So merges take less than
+//! panes do, a third where all keys are in all panes, and nothing where each key comes once.
 //!
 //! Invariant: a node holds the merge of its panes as they are now. It is built when a window first needs it, and dropped when one of its
 //! panes takes a row or goes; rows that are on time go to panes that no window has needed yet.
 
+use crate::assigner::SlidingWindows;
 use crate::pane::{Pane, PaneLayout};
 use crate::pane_disk::PaneDisk;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use streamrt_operator::{Accumulators, Overflow};
-use streamrt_state::{KeyBuffer, KeyKind, KeyTable};
+use streamrt_state::{EntryId, KeyBuffer, KeyTable};
 use streamrt_types::{KeyGroupRange, murmur3_32};
 
 /// What overflowed, and the canonical bytes of its key.
 pub(crate) type MergeOverflow = (Overflow, Vec<u8>);
 
-/// 2^level panes from `start` on; level 0 is a pane.
+/// Children of a node. With two of them, merges would take as much as all panes; with more, a window would need more of them.
+const CHILDREN: i64 = 4;
+/// A merge is kept if it has less than 3/8 of the entries that it is made of.
+const KEPT_OF_8: usize = 3;
+/// So many entries tell what share of their keys tables have in common.
+const SAMPLE_ENTRIES: usize = 2048;
+/// Keys that are merged in one go: enough to fill the core's queue of misses, and small.
+const CHUNK: usize = 1024;
+
+/// `CHILDREN`^level panes from number `first` on; level 0 is a pane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Node {
     level: u32,
-    start: i64,
+    first: i64,
+}
+
+impl Node {
+    fn n_panes(self) -> i64 {
+        CHILDREN.pow(self.level)
+    }
+
+    /// The node of a level that has a pane.
+    fn of(level: u32, pane: i64) -> Node {
+        Node { level, first: pane - pane.rem_euclid(CHILDREN.pow(level)) }
+    }
+
+    fn children(self) -> impl Iterator<Item = Node> {
+        let level = self.level - 1;
+        (0..CHILDREN).map(move |child| Node { level, first: self.first + child * CHILDREN.pow(level) })
+    }
 }
 
 /// The panes of a window operator, by first ms.
 pub(crate) struct PaneTree {
-    pane_ms: i64,
-    offset: i64,
+    windows: SlidingWindows,
     /// No window covers a node of a higher level.
     level_max: u32,
     layout: PaneLayout,
     panes: BTreeMap<i64, Pane>,
-    nodes: BTreeMap<Node, KeyTable>,
+    /// None: a merge of them was not worth its memory.
+    nodes: BTreeMap<Node, Option<KeyTable>>,
 }
 
 impl PaneTree {
-    /// Panes of `pane_ms`, one of which begins at `offset`, for windows of `size_ms`.
-    pub(crate) fn new(pane_ms: i64, offset: i64, size_ms: i64, layout: PaneLayout) -> PaneTree {
-        PaneTree { pane_ms, offset, level_max: (size_ms / pane_ms).ilog2(), layout, panes: BTreeMap::new(), nodes: BTreeMap::new() }
-    }
-
-    fn length_ms(&self, level: u32) -> i64 {
-        self.pane_ms << level
-    }
-
-    fn node_of(&self, level: u32, time: i64) -> Node {
-        Node { level, start: time - (time - self.offset).rem_euclid(self.length_ms(level)) }
+    pub(crate) fn new(windows: SlidingWindows, layout: PaneLayout) -> PaneTree {
+        let n_panes = windows.pane_number(windows.offset + windows.size) - windows.pane_number(windows.offset);
+        let level_max = n_panes.max(1).ilog(CHILDREN);
+        PaneTree { windows, level_max, layout, panes: BTreeMap::new(), nodes: BTreeMap::new() }
     }
 
     /// The pane that begins at `start`, which is made if need be.
@@ -66,9 +88,9 @@ impl PaneTree {
         self.panes.range(start..end).map(|(start, pane)| (*start, &pane.table))
     }
 
-    /// The panes of a window, in order. What they say stays as it is.
-    pub(crate) fn range_mut(&mut self, start: i64, end: i64) -> impl Iterator<Item = &mut Pane> {
-        self.panes.range_mut(start..end).map(|(_, pane)| pane)
+    /// The panes of a window, in order, with the first ms of each. What they say stays as it is.
+    pub(crate) fn range_mut(&mut self, start: i64, end: i64) -> impl Iterator<Item = (i64, &mut Pane)> {
+        self.panes.range_mut(start..end).map(|(start, pane)| (*start, pane))
     }
 
     /// Whether a pane of a window is not all in memory.
@@ -88,20 +110,30 @@ impl PaneTree {
         panes
     }
 
+    fn merges(&self) -> impl Iterator<Item = &KeyTable> {
+        self.nodes.values().flatten()
+    }
+
     /// What an entry takes outside of its table, on average.
     pub(crate) fn further_bytes(&self, accumulators: &Accumulators) -> usize {
-        let tables = self.panes.values().map(|pane| &pane.table).chain(self.nodes.values());
+        let tables = self.panes.values().map(|pane| &pane.table).chain(self.merges());
         accumulators.used_bytes() / tables.map(KeyTable::len).sum::<usize>().max(1)
     }
 
     /// Bytes of all merges; `further_bytes` of an entry are outside of its table.
     pub(crate) fn merges_bytes(&self, further_bytes: usize) -> usize {
-        self.nodes.values().map(|table| table.used_bytes() + table.len() * further_bytes).sum()
+        self.merges().map(|table| table.used_bytes() + table.len() * further_bytes).sum()
+    }
+
+    /// Entries of all merges.
+    #[cfg(test)]
+    pub(crate) fn n_merged(&self) -> usize {
+        self.merges().map(KeyTable::len).sum()
     }
 
     /// Drops all merges; those that are wanted are made anew.
     pub(crate) fn drop_merges(&mut self, accumulators: &mut Accumulators) {
-        std::mem::take(&mut self.nodes).values().for_each(|table| release(table, accumulators));
+        std::mem::take(&mut self.nodes).values().flatten().for_each(|table| release(table, accumulators));
     }
 
     /// Drops the nodes that hold a pane which changes.
@@ -109,8 +141,9 @@ impl PaneTree {
         if self.nodes.is_empty() {
             return;
         }
+        let number = self.windows.pane_number(pane);
         for level in 1..=self.level_max {
-            if let Some(table) = self.nodes.remove(&self.node_of(level, pane)) {
+            if let Some(table) = self.nodes.remove(&Node::of(level, number)).flatten() {
                 release(&table, accumulators);
             }
         }
@@ -125,47 +158,100 @@ impl PaneTree {
         })
     }
 
-    /// The fewest nodes that make up a window, in order, built. Those without rows are left out.
+    /// The nodes that make up a window, in order, built. Those without rows are left out.
     ///
     /// # Errors
     /// What left its range in a merge.
     pub(crate) fn cover(&mut self, start: i64, end: i64, accumulators: &mut Accumulators) -> Result<Vec<Node>, MergeOverflow> {
+        let (mut at, end) = (self.windows.pane_number(start), self.windows.pane_number(end));
         let mut cover = Vec::new();
-        let mut at = start;
         while at < end {
-            let fits = |level: &u32| self.node_of(*level, at).start == at && at + self.length_ms(*level) <= end;
-            let node = Node { level: (0..=self.level_max).rev().find(fits).unwrap_or(0), start: at };
-            at += self.length_ms(node.level);
-            cover.extend(self.build(node, accumulators)?);
+            let fits = |node: &Node| node.first == at && at + node.n_panes() <= end;
+            let node = (0..=self.level_max).rev().map(|level| Node::of(level, at)).find(fits).unwrap_or(Node { level: 0, first: at });
+            at += node.n_panes();
+            self.cover_node(node, accumulators, &mut cover)?;
         }
         Ok(cover)
     }
 
-    /// Builds a node from its halves. Where one of them is empty, the other one stands for the node.
-    fn build(&mut self, node: Node, accumulators: &mut Accumulators) -> Result<Option<Node>, MergeOverflow> {
-        let Node { level, start } = node;
-        if self.first_from(start).is_none_or(|first| first >= start + self.length_ms(level)) {
-            return Ok(None);
+    /// Appends the node, or what stands for it where a merge is not worth its memory.
+    fn cover_node(&mut self, node: Node, accumulators: &mut Accumulators, cover: &mut Vec<Node>) -> Result<(), MergeOverflow> {
+        match self.n_panes(node) {
+            0 => return Ok(()),
+            // One pane stands for all that are empty beside it.
+            1 => cover.extend(self.only_pane(node)),
+            _ => {
+                let known = self.nodes.get(&node).map(Option::is_some);
+                if known == Some(true) {
+                    cover.push(node);
+                    return Ok(());
+                }
+                let n_before = cover.len();
+                node.children().try_for_each(|child| self.cover_node(child, accumulators, cover))?;
+                if known.is_none() && self.build(node, &cover[n_before..], accumulators)? {
+                    cover.truncate(n_before);
+                    cover.push(node);
+                }
+            }
         }
-        if level == 0 || self.nodes.contains_key(&node) {
-            return Ok(Some(node));
-        }
-        let half = |start| Node { level: level - 1, start };
-        let (left, right) = (half(start), half(start + self.length_ms(level - 1)));
-        let (left, right) = match (self.build(left, accumulators)?, self.build(right, accumulators)?) {
-            (Some(left), Some(right)) => (left, right),
-            (one, other) => return Ok(one.or(other)),
+        Ok(())
+    }
+
+    fn panes_of(&self, node: Node) -> impl Iterator<Item = (&i64, &Pane)> {
+        self.panes.range(self.windows.start_of_pane(node.first)..self.windows.start_of_pane(node.first + node.n_panes()))
+    }
+
+    /// Panes of a node that are there, counted up to two.
+    fn n_panes(&self, node: Node) -> usize {
+        self.panes_of(node).take(2).count()
+    }
+
+    fn only_pane(&self, node: Node) -> Option<Node> {
+        self.panes_of(node).next().map(|(start, _)| Node { level: 0, first: self.windows.pane_number(*start) })
+    }
+
+    /// Merges the nodes that make up `node`, if that is worth it, and notes whether it was.
+    fn build(&mut self, node: Node, parts: &[Node], accumulators: &mut Accumulators) -> Result<bool, MergeOverflow> {
+        let tables: Vec<&KeyTable> = parts.iter().map(|part| self.table(*part)).collect();
+        let merged = match has_common_keys(&tables, self.layout.key_groups) {
+            true => {
+                let PaneLayout { kind, value_bytes, key_groups, max_parallelism } = self.layout;
+                let mut merged = KeyTable::new(kind, value_bytes, key_groups, max_parallelism);
+                tables.into_iter().try_for_each(|table| merge(&mut merged, table, table.entries(), accumulators))?;
+                Some(merged)
+            }
+            false => None,
         };
-        let merged = merge(&[self.table(left), self.table(right)], accumulators)?;
+        let is_built = merged.is_some();
         self.nodes.insert(node, merged);
-        Ok(Some(node))
+        Ok(is_built)
     }
 
     /// The table of a node that `cover` gave.
     pub(crate) fn table(&self, node: Node) -> &KeyTable {
-        let table = if node.level == 0 { self.panes.get(&node.start).map(|pane| &pane.table) } else { self.nodes.get(&node) };
+        let table = match node.level {
+            0 => self.panes.get(&self.windows.start_of_pane(node.first)).map(|pane| &pane.table),
+            _ => self.nodes.get(&node).and_then(Option::as_ref),
+        };
         table.expect("a node of a cover was built, and nothing has changed since")
     }
+}
+
+/// Whether a merge of the tables is much smaller than they are. Looks at as many key groups as it takes to know.
+fn has_common_keys(tables: &[&KeyTable], key_groups: KeyGroupRange) -> bool {
+    let (mut n_entries, mut keys) = (0, HashSet::new());
+    for group in key_groups.start..key_groups.end {
+        for table in tables {
+            for entry in table.group_entries(group) {
+                n_entries += 1;
+                keys.insert(table.key(entry));
+            }
+        }
+        if n_entries >= SAMPLE_ENTRIES {
+            break;
+        }
+    }
+    keys.len() * 8 < n_entries * KEPT_OF_8
 }
 
 /// Frees what the accumulators of a table refer to.
@@ -173,23 +259,100 @@ pub(crate) fn release(table: &KeyTable, accumulators: &mut Accumulators) {
     table.entries().for_each(|entry| accumulators.release(table.value(entry)));
 }
 
-/// A table of the keys of several, with their accumulators merged in this order. The caller releases it.
+/// Merges some entries of a table into those of their keys in `merged`, behind what is there. The caller releases it.
 ///
 /// # Errors
 /// What left its range.
-pub(crate) fn merge(tables: &[&KeyTable], accumulators: &mut Accumulators) -> Result<KeyTable, MergeOverflow> {
-    let kind = tables.first().map_or(KeyKind::Fixed, |table| table.kind());
-    // Key groups would only be in the way: one index serves all.
-    let mut merged = KeyTable::new(kind, accumulators.bytes(), KeyGroupRange::all(1), 1);
-    let (mut keys, mut entries, mut created) = (KeyBuffer::new(kind), Vec::new(), Vec::new());
-    for table in tables {
+pub(crate) fn merge(
+    merged: &mut KeyTable,
+    table: &KeyTable,
+    mut entries: impl Iterator<Item = EntryId>,
+    accumulators: &mut Accumulators,
+) -> Result<(), MergeOverflow> {
+    let (mut keys, mut sources) = (KeyBuffer::new(table.kind()), Vec::with_capacity(CHUNK));
+    let (mut targets, mut created) = (Vec::new(), Vec::new());
+    loop {
+        sources.clear();
+        sources.extend(entries.by_ref().take(CHUNK));
+        if sources.is_empty() {
+            return Ok(());
+        }
         keys.clear();
-        table.entries().map(|entry| table.key(entry)).for_each(|key| keys.push_key(murmur3_32(key), key));
-        merged.upsert(keys.hashes(), keys.keys(), &mut entries, &mut created);
-        for (source, &entry) in table.entries().zip(&entries) {
-            let added = accumulators.merge(merged.value_mut(entry), table.value(source));
+        sources.iter().map(|&entry| table.key(entry)).for_each(|key| keys.push_key(murmur3_32(key), key));
+        merged.upsert(keys.hashes(), keys.keys(), &mut targets, &mut created);
+        for (&source, &target) in sources.iter().zip(&targets) {
+            let added = accumulators.merge(merged.value_mut(target), table.value(source));
             added.map_err(|overflow| (overflow, table.key(source).to_vec()))?;
         }
     }
-    Ok(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_schema::Schema;
+    use streamrt_state::KeyKind;
+    use streamrt_wit::{AggregateFunction, BuiltinAggregate};
+
+    const GROUPS: u32 = 16;
+
+    /// A tree of panes with counts of 1, of which pane `n` has the keys that `keys` says.
+    fn tree(n_panes: i64, keys: impl Fn(i64) -> Vec<u64>) -> (PaneTree, Accumulators) {
+        let count = [BuiltinAggregate { function: AggregateFunction::Count, column: None }];
+        let accumulators = Accumulators::new(&count, &Schema::empty()).unwrap();
+        let layout = PaneLayout { kind: KeyKind::Fixed, value_bytes: 8, key_groups: KeyGroupRange::all(GROUPS), max_parallelism: GROUPS };
+        let mut tree = PaneTree::new(SlidingWindows::new(n_panes * 10, 10, 0).unwrap(), layout);
+        for pane in 0..n_panes {
+            let table = &mut tree.pane(pane * 10, None).table;
+            for key in keys(pane) {
+                let key = key.to_le_bytes();
+                let entry = table.upsert_one(murmur3_32(&key), &key).unwrap();
+                table.set_word(entry, 0, 1);
+            }
+        }
+        (tree, accumulators)
+    }
+
+    /// The sum of all counts of a window, and the nodes and entries that it is made of.
+    fn covered(tree: &mut PaneTree, accumulators: &mut Accumulators, start: i64, end: i64) -> (u64, usize, usize) {
+        let cover = tree.cover(start * 10, end * 10, accumulators).unwrap();
+        let tables: Vec<&KeyTable> = cover.iter().map(|node| tree.table(*node)).collect();
+        let counts = tables.iter().flat_map(|table| table.entries().map(|entry| table.word(entry, 0))).sum();
+        (counts, cover.len(), tables.iter().map(|table| table.len()).sum())
+    }
+
+    #[test]
+    fn panes_that_share_their_keys_are_merged_and_take_a_third_more() {
+        let (mut tree, mut accumulators) = tree(1024, |_| (0..20).collect());
+        for start in 0..64 {
+            let (counts, n_nodes, n_entries) = covered(&mut tree, &mut accumulators, start, 1024);
+            assert_eq!(counts, (1024 - start as u64) * 20);
+            assert!(n_nodes <= 15 && n_entries <= 15 * 20, "{n_nodes} nodes with {n_entries} entries");
+        }
+        assert!(tree.n_merged() <= 1024 * 20 / 3, "{} entries", tree.n_merged());
+    }
+
+    #[test]
+    fn panes_without_common_keys_are_not_merged() {
+        let (mut tree, mut accumulators) = tree(64, |pane| (0..20).map(|key| pane as u64 * 100 + key).collect());
+        assert_eq!(covered(&mut tree, &mut accumulators, 0, 64), (64 * 20, 64, 64 * 20));
+        assert_eq!(tree.n_merged(), 0);
+    }
+
+    #[test]
+    fn merges_never_take_more_than_panes_do() {
+        for n_keys in [1u64, 3, 10, 40, 200] {
+            let (mut tree, mut accumulators) = tree(256, |pane| (0..10).map(|i| (pane as u64 * 7919 + i * 104_729) % n_keys).collect());
+            let panes: usize = (0..256).map(|pane| tree.pane(pane * 10, None).table.len()).sum();
+            covered(&mut tree, &mut accumulators, 0, 256);
+            assert!(tree.n_merged() <= panes, "{} entries beside {panes} of {n_keys} keys", tree.n_merged());
+        }
+    }
+
+    #[test]
+    fn a_sparse_window_costs_what_it_holds() {
+        let (mut tree, mut accumulators) = tree(10_000, |pane| if pane % 1000 == 0 { vec![pane as u64] } else { Vec::new() });
+        tree.panes.retain(|_, pane| !pane.table.is_empty());
+        assert_eq!(covered(&mut tree, &mut accumulators, 0, 10_000), (10, 10, 10));
+    }
 }

@@ -3,8 +3,8 @@
 //! 1. A batch is cut where a mark passes the end of a window, and nowhere else: within such a stretch a row is on time if it is at or
 //!    behind the last end that was passed, and then it makes nothing due. Most rows of a stretch lie in one pane, whose table takes them all.
 //! 2. A row that is not on time is treated alone: it may fire windows at once, or be late.
-//! 3. A mark that passes ends fires them in order, one step for each end that holds rows; panes that no window needs are dropped.
-//!
+//! 3. A mark that passes ends fires them in order, one step for each end that holds rows; panes that no window needs are dropped. Results go
+//!    out a piece at a time: where panes are merged for a large window, that is done a key group at a time.
 //! 4. A snapshot holds every pane under `panes`: its key, where the pane begins, the accumulators. Merges of panes are made anew.
 //!
 //! Invariant: a window has fired by the watermark if and only if its end lies at or before the watermark + 1. So there is no timer to keep:
@@ -13,6 +13,7 @@
 use crate::assigner::{SlidingWindows, TIME_MAX, TimeWindow, within_reach};
 use crate::emission::Emission;
 use crate::group_watermarks::GroupWatermarks;
+use crate::key_slide::KeySlide;
 use crate::pane::{Pane, PaneLayout, ResidentPane};
 use crate::pane_disk::PaneDisk;
 use crate::pane_results::PaneResults;
@@ -20,22 +21,22 @@ use crate::pane_tree::{MergeOverflow, PaneTree, merge, release};
 use crate::result_columns::ResultColumns;
 use crate::snapshot_bytes::{Fields, damaged, ordered};
 use crate::timestamps::place;
+use arrow_array::RecordBatch;
 use serde_json::Value;
 use std::ops::Range;
 use streamrt_operator::{Accumulators, BatchKeys, FrozenTable, OperatorContext};
 use streamrt_state::{
-    DiskChanges, EachEntry, EntryId, Frozen, KeyTable, KeyedSnapshot, Keys, NO_ENTRY, Namespace, Namespaces, OperatorState, Resident,
+    DiskChanges, EachEntry, EntryId, Frozen, KeyBuffer, KeyTable, KeyedSnapshot, Keys, NO_ENTRY, Namespace, Namespaces, OperatorState,
+    Resident,
 };
+use streamrt_types::state_types::PANES;
 use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code};
-
-/// The name of the state in a snapshot.
-pub(crate) const STATE: &str = "panes";
 
 /// How often memory is looked at in a restore.
 const ENTRIES_PER_LOOK: u64 = 1024;
 
-/// More panes in a window than this are not worth it: each is a table.
-const PANES_MAX: i64 = 4096;
+/// A window of more entries is merged a key group at a time; 64 bytes an entry are some MB.
+const PIECE_ENTRIES: usize = 65_536;
 
 /// Event time of the rows of a batch.
 #[derive(Clone, Copy)]
@@ -82,7 +83,6 @@ struct KeyedRows<'a> {
 /// The panes of one subtask, and what fires from them.
 pub(crate) struct PaneWindows {
     windows: SlidingWindows,
-    pane_ms: i64,
     lateness_ms: i64,
     panes: PaneTree,
     accumulators: Accumulators,
@@ -98,11 +98,6 @@ pub(crate) struct PaneWindows {
     n_restored: u64,
     entries: Vec<EntryId>,
     created: Vec<u32>,
-}
-
-/// Whether windows can be kept by pane.
-pub(crate) fn fits(windows: &SlidingWindows) -> bool {
-    windows.size / windows.pane_ms() <= PANES_MAX
 }
 
 impl PaneWindows {
@@ -123,9 +118,8 @@ impl PaneWindows {
         };
         PaneWindows {
             windows,
-            pane_ms: windows.pane_ms(),
             lateness_ms,
-            panes: PaneTree::new(windows.pane_ms(), windows.offset, windows.size, layout),
+            panes: PaneTree::new(windows, layout),
             accumulators,
             results: PaneResults { columns, decoder, uid: context.uid.clone(), behind: None },
             disk: namespaces.map(PaneDisk::new),
@@ -144,7 +138,7 @@ impl PaneWindows {
         let accumulators = &self.accumulators;
         let frozen = self.panes.panes_mut().filter_map(|(start, pane)| Some((ordered(start), pane.freeze(accumulators)?)));
         let frozen = FrozenPanes { panes: frozen.collect(), changes: self.disk.as_mut().map(PaneDisk::freeze) };
-        KeyedSnapshot { name: STATE.into(), types, entries: Box::new(frozen) }
+        KeyedSnapshot { name: PANES.into(), types, entries: Box::new(frozen) }
     }
 
     /// The watermarks that go with the panes into a snapshot.
@@ -159,10 +153,14 @@ impl PaneWindows {
     pub(crate) fn restore(&mut self, state: &mut OperatorState, types: &Value, watermarks: Option<GroupWatermarks>) -> Result<()> {
         if let Some(disk) = &self.disk {
             for namespace in disk.stored()? {
-                self.panes.add_stored(pane_of(&self.windows, self.pane_ms, &namespace)?, disk);
+                let start = pane_of(&self.windows, &namespace)?;
+                if self.windows.pane_start(start) != start {
+                    return Err(other_panes());
+                }
+                self.panes.add_stored(start, disk);
             }
         }
-        state.keyed(STATE, types, |hash, key, pane, value| self.restore_entry(hash, key, pane, value))?;
+        state.keyed(PANES, types, |hash, key, pane, value| self.restore_entry(hash, key, pane, value))?;
         if let Some(watermarks) = watermarks {
             self.watermark = watermarks.least();
             self.passed_end = self.windows.end_at_or_before(within_reach(self.watermark) + 1);
@@ -172,13 +170,23 @@ impl PaneWindows {
     }
 
     fn restore_entry(&mut self, hash: u32, key: &[u8], pane: &[u8], value: &[u8]) -> Result<()> {
-        let start = pane_of(&self.windows, self.pane_ms, pane)?;
+        let begin = pane_of(&self.windows, pane)?;
         self.n_restored += 1;
         if let Some(disk) = self.disk.as_mut().filter(|_| self.n_restored.is_multiple_of(ENTRIES_PER_LOOK)) {
             disk.make_room(&mut self.panes, &mut self.accumulators)?;
         }
+        let start = self.windows.pane_start(begin);
         let pane = self.panes.pane(start, self.disk.as_ref());
-        let entry = self.accumulators.restore(&mut pane.table, hash, key, value)?;
+        let entry = match begin == start {
+            true => self.accumulators.restore(&mut pane.table, hash, key, value)?,
+            false => {
+                // A pane of an older version, which is a part of one of ours; the key may have come with another part, and left memory.
+                let mut keys = KeyBuffer::new(pane.table.kind());
+                keys.push_key(hash, key);
+                fetch(pane, &mut self.accumulators, keys.hashes(), keys.keys())?;
+                self.accumulators.restore_part(&mut pane.table, hash, key, value)?
+            }
+        };
         pane.changed(&[entry]);
         Ok(())
     }
@@ -260,7 +268,7 @@ impl PaneWindows {
             self.watermark = self.watermark.max(emission.marks_before(row).unwrap_or(WATERMARK_MIN));
         }
         let (time, watermark, lateness_ms) = (rows.times.at(row), self.watermark, self.lateness_ms);
-        let live: Vec<TimeWindow> = self.windows.windows(time).filter(|window| window.cleanup_time(lateness_ms) > watermark).collect();
+        let live: Vec<TimeWindow> = self.windows.windows(time).take_while(|window| window.cleanup_time(lateness_ms) > watermark).collect();
         if live.is_empty() {
             if time.saturating_add(lateness_ms) <= watermark {
                 emission.late(row);
@@ -268,8 +276,8 @@ impl PaneWindows {
             return Ok(());
         }
         self.add_any(rows, row..row + 1)?;
-        let at_once = live.into_iter().filter(|window| window.max_timestamp() <= watermark);
-        at_once.into_iter().try_for_each(|window| self.fire_key(rows, row, window, emission))
+        let at_once: Vec<TimeWindow> = live.into_iter().filter(|window| window.max_timestamp() <= watermark).collect();
+        self.fire_key(rows, row, &at_once, emission)
     }
 
     fn add_any(&mut self, rows: &KeyedRows<'_>, range: Range<usize>) -> Result<()> {
@@ -279,14 +287,15 @@ impl PaneWindows {
 
     /// Adds rows, whose times lie between `least` and `most`, to their panes.
     fn add(&mut self, rows: &KeyedRows<'_>, range: Range<usize>, least: i64, most: i64) -> Result<()> {
-        let pane = self.windows.pane_start(least, self.pane_ms);
-        if most - pane < self.pane_ms {
+        let pane = self.windows.pane_start(least);
+        if most < self.windows.pane_end(least) {
             return self.add_to_pane(rows, range, pane);
         }
         let mut start = range.start;
         while start < range.end {
-            let pane = self.windows.pane_start(rows.times.at(start), self.pane_ms);
-            let lies_here = |row: &usize| (pane..pane + self.pane_ms).contains(&rows.times.at(*row));
+            let time = rows.times.at(start);
+            let (pane, end) = (self.windows.pane_start(time), self.windows.pane_end(time));
+            let lies_here = |row: &usize| (pane..end).contains(&rows.times.at(*row));
             let length = (start..range.end).take_while(lies_here).count();
             self.add_to_pane(rows, start..start + length, pane)?;
             start += length;
@@ -349,46 +358,64 @@ impl PaneWindows {
         let cover = self.panes.cover(window.start, window.end, &mut self.accumulators);
         let cover = cover.map_err(|overflow| self.overflow(&overflow))?;
         let tables: Vec<&KeyTable> = cover.into_iter().map(|node| self.panes.table(node)).collect();
-        let results = match tables[..] {
-            [] => return Ok(()),
-            [table] => self.results.of_table(table, &self.accumulators, window)?,
-            _ => {
-                let merged = merge(&tables, &mut self.accumulators);
-                let merged = merged.map_err(|overflow| self.overflow(&overflow))?;
-                let results = self.results.of_table(&merged, &self.accumulators, window)?;
-                release(&merged, &mut self.accumulators);
-                results
+        let mut send = |columns: RecordBatch| emission.results(columns, window.max_timestamp());
+        if let [table] = tables[..] {
+            return self.results.of_table(table, &self.accumulators, window, &mut send);
+        }
+        let n_entries: usize = tables.iter().map(|table| table.len()).sum();
+        let groups = self.key_groups.start..self.key_groups.end;
+        let pieces: Vec<Option<u32>> = if n_entries > PIECE_ENTRIES { groups.map(Some).collect() } else { vec![None] };
+        let (results, accumulators) = (&self.results, &mut self.accumulators);
+        let mut merged = KeyTable::new(results.decoder.kind(), accumulators.bytes(), KeyGroupRange::all(1), 1);
+        for piece in pieces {
+            let done = tables.iter().try_for_each(|table| match piece {
+                Some(group) => merge(&mut merged, table, table.group_entries(group), accumulators),
+                None => merge(&mut merged, table, table.entries(), accumulators),
+            });
+            done.map_err(|(overflow, key)| results.overflow(accumulators, overflow, &key))?;
+            if !merged.is_empty() {
+                results.of_table(&merged, accumulators, window, &mut send)?;
+                release(&merged, accumulators);
+                merged.clear();
             }
-        };
-        emission.results(results, window.max_timestamp())
+        }
+        Ok(())
     }
 
     /// Fires a window of which a part is on disk.
     fn fire_pieces(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
         let Some(disk) = &self.disk else { return Ok(()) };
+        let mut send = |columns: RecordBatch| emission.results(columns, window.max_timestamp());
         disk.each_piece(window, self.key_groups, &self.panes, &mut self.accumulators, &self.results, &mut |table, accumulators| {
-            emission.results(self.results.of_table(table, accumulators, window)?, window.max_timestamp())
+            self.results.of_table(table, accumulators, window, &mut send)
         })
     }
 
-    /// Fires a window for the key of one row.
-    fn fire_key(&mut self, rows: &KeyedRows<'_>, row: usize, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
-        let mut value = vec![0; self.accumulators.bytes()];
-        let mut key = Vec::new();
+    /// Fires windows, the last one first, for the key of one row.
+    fn fire_key(&mut self, rows: &KeyedRows<'_>, row: usize, windows: &[TimeWindow], emission: &mut Emission<'_>) -> Result<()> {
+        let (Some(last), Some(first)) = (windows.first(), windows.last()) else { return Ok(()) };
         let (hashes, keys) = (&rows.hashes[row..=row], rows.keys.slice(row, row + 1));
-        for pane in self.panes.range_mut(window.start, window.end) {
+        let (mut starts, mut values) = (Vec::new(), Vec::new());
+        for (start, pane) in self.panes.range_mut(first.start, last.end) {
             fetch(pane, &mut self.accumulators, hashes, keys)?;
             pane.table.find(hashes, keys, &mut self.entries);
-            if self.entries[0] == NO_ENTRY {
-                continue;
+            if self.entries[0] != NO_ENTRY {
+                starts.push(start);
+                values.extend_from_slice(pane.table.value(self.entries[0]));
             }
-            key = pane.table.key(self.entries[0]).to_vec();
-            let merged = self.accumulators.merge_entries(&pane.table, &self.entries, &[0], &mut value);
-            merged.map_err(|overflow| self.results.overflow(&self.accumulators, overflow, &key))?;
         }
-        let results = self.results.assemble(&[&key], &value, &self.accumulators, window)?;
-        self.accumulators.release(&value);
-        emission.results(results, window.max_timestamp())
+        let key = rows.keys.with_key(row, <[u8]>::to_vec);
+        let mut fired = Vec::with_capacity(windows.len());
+        let mut slide = KeySlide::new(&mut self.accumulators, &starts, &values);
+        let done = windows.iter().try_for_each(|window| slide.window(*window).map(|value| fired.push(value)));
+        drop(slide);
+        done.map_err(|overflow| self.results.overflow(&self.accumulators, overflow, &key))?;
+        for (window, value) in windows.iter().zip(fired) {
+            let results = self.results.assemble(&[&key], &value, &self.accumulators, *window)?;
+            self.accumulators.release(&value);
+            emission.results(results, window.max_timestamp())?;
+        }
+        Ok(())
     }
 
     fn overflow(&self, (overflow, key): &MergeOverflow) -> Error {
@@ -420,14 +447,19 @@ fn fetch(pane: &mut Pane, accumulators: &mut Accumulators, hashes: &[u32], keys:
     }
 }
 
-/// Where the pane of a snapshot begins.
-fn pane_of(windows: &SlidingWindows, pane_ms: i64, pane: &[u8]) -> Result<i64> {
+/// Where the pane of a snapshot begins, which may be one of an older version.
+fn pane_of(windows: &SlidingWindows, pane: &[u8]) -> Result<i64> {
     let mut fields = Fields::new(pane, "a pane");
     let start = fields.time()?;
     fields.end()?;
     // A pane begins before the times in it.
-    let is_pane = (-2 * TIME_MAX..=TIME_MAX).contains(&start) && windows.pane_start(start, pane_ms) == start;
+    let is_pane = (-2 * TIME_MAX..=TIME_MAX).contains(&start) && windows.begins_old_pane(start);
     if is_pane { Ok(start) } else { Err(damaged("a pane")) }
+}
+
+fn other_panes() -> Error {
+    let message = "the checkpoint keeps its windows on disk in panes of an older version; a savepoint of that version can be started from";
+    Error::new(code::STATE_TYPES, message)
 }
 
 /// The panes of one moment, each with its first ms.

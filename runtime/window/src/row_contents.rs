@@ -2,11 +2,10 @@
 //!
 //! Invariant: the rows of a cell stand in the order in which they were added; a merge puts those of the other windows behind.
 
-use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState, row_types};
+use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState};
 use crate::snapshot_bytes::{Fields, put_bytes};
 use crate::window_call::{WindowCall, WindowRows};
 use arrow_schema::SchemaRef;
-use serde_json::{Value, json};
 use streamrt_operator::Projection;
 use streamrt_state::RowCodec;
 use streamrt_types::{Batch, Result};
@@ -98,11 +97,13 @@ impl WindowState for RowContents {
         self.cells.remove(cell);
     }
 
+    fn bytes(&self, cell: Cell) -> usize {
+        let rows = self.cells.get(cell);
+        rows.bytes.len() + rows.ends.len() * size_of::<usize>()
+    }
+
     fn sees_watermark(&self) -> bool {
         true
-    }
-    fn types(&self) -> Value {
-        json!({"rows": row_types(&self.call.function().input)})
     }
 
     /// A byte that says whether rows have times; then each row behind its time and length.

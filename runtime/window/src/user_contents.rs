@@ -3,12 +3,12 @@
 //! Invariant: a cell without an accumulator has seen no row that its function accepted, and gives no result. One call adds all rows of a
 //! segment, one gives the results of all windows that fire.
 
-use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState, halves, row_types};
+use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState, halves};
+use crate::keyed_windows::ADDED_BYTES;
 use crate::snapshot_bytes::Fields;
 use crate::window_call::{WindowCall, WindowRows};
 use arrow_array::{RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow_schema::SchemaRef;
-use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -16,8 +16,9 @@ use streamrt_operator::{
     BatchKeys, Call, Failure, FunctionChain, Invocation, NoState, Outcome, Projection, RowsIn, StateIn, Suspect, Work, suspect_row,
 };
 use streamrt_state::{Address, Arena, NO_ADDRESS, RowCodec};
+use streamrt_types::state_types::accumulator;
 use streamrt_types::{Batch, Error, Result, arrow_schema, code};
-use streamrt_wit::{Function, FunctionKind, OutputColumns, Schema};
+use streamrt_wit::{Function, FunctionKind, OutputColumns};
 
 /// The function, its accumulators, and what comes behind.
 pub(crate) struct UserContents {
@@ -41,14 +42,6 @@ pub(crate) fn result_schema(function: &Function, input: &SchemaRef) -> Result<Sc
         (Some(OutputColumns::Replace { schema }), _) => Ok(arrow_schema(schema)),
         (None, FunctionKind::Reduce) => Ok(input.clone()),
         _ => Err(Error::new(code::INVALID_JOB, format!("function `{}` must say which columns it returns", function.name))),
-    }
-}
-
-/// The columns of the accumulator; `None` if an aggregate does not say them.
-fn accumulator(function: &Function) -> Option<&Schema> {
-    match function.kind {
-        FunctionKind::Reduce => Some(function.accumulator.as_ref().unwrap_or(&function.input)),
-        _ => function.accumulator.as_ref(),
     }
 }
 
@@ -108,14 +101,35 @@ impl UserContents {
 
     fn accumulate(&mut self, batch: &Batch, additions: &Additions, part: &Range<usize>, deadline: Duration) -> Result<(), Failure> {
         let (rows, cells) = additions.pairs(part.clone());
-        let (distinct, slots) = number(&additions.cells[cells]);
-        let taken = batch.take(&UInt32Array::from(rows))?;
+        let cells = &additions.cells[cells];
+        // The windows of one row differ, so they can take a large one in several calls; it goes into all of them or into none.
+        let n_pairs = match part.len() {
+            1 => (ADDED_BYTES / batch.slice(rows[0] as usize, 1).row_bytes().max(1)).clamp(1, rows.len().max(1)),
+            _ => rows.len().max(1),
+        };
+        let mut outcomes = Vec::with_capacity(1);
+        for (rows, cells) in rows.chunks(n_pairs).zip(cells.chunks(n_pairs)) {
+            outcomes.push(self.accumulate_pairs(batch, rows, cells, deadline)?);
+        }
+        Ok(outcomes.into_iter().try_for_each(|(distinct, outcome)| self.store(&distinct, outcome))?)
+    }
+
+    /// Adds row `rows[i]` to the accumulator of `cells[i]`, for every i. Returns the cells with what has become of them.
+    fn accumulate_pairs(
+        &mut self,
+        batch: &Batch,
+        rows: &[u32],
+        cells: &[Cell],
+        deadline: Duration,
+    ) -> Result<(Vec<Cell>, Outcome), Failure> {
+        let (distinct, slots) = number(cells);
+        let taken = batch.take(&UInt32Array::from(rows.to_vec()))?;
         let columns = self.projection.apply(&taken.columns)?;
         let times = if self.function.time { taken.times() } else { None };
         let rows = RowsIn { columns: &columns, times, marks: &[], slots: Some(&slots) };
         let states = self.accumulators(&distinct)?;
         let outcome = self.invoke(Call::Accumulate, Some(rows), states, deadline)?;
-        Ok(self.store(&distinct, outcome)?)
+        Ok((distinct, outcome))
     }
 
     /// Merges the accumulators of `cells` into the first one's.
@@ -337,11 +351,12 @@ impl WindowState for UserContents {
         }
     }
 
+    fn bytes(&self, cell: Cell) -> usize {
+        self.arena.get(*self.cells.get(cell)).len()
+    }
+
     fn sees_watermark(&self) -> bool {
         self.then.is_some()
-    }
-    fn types(&self) -> Value {
-        json!({"function": self.function.kind, "accumulator": accumulator(&self.function).map(row_types)})
     }
 
     /// The accumulator behind a 1; a 0 if there is none.

@@ -35,7 +35,7 @@ impl TieredSums {
         let budget = Arc::new(MemoryBudget::new(memory_bytes / 4 * 3));
         let disk = Arc::new(StateDisk::new(disk, budget, MAX_PARALLELISM, Vec::new()));
         let table = KeyTable::new(KeyKind::Fixed, VALUE_BYTES, KeyGroupRange::all(MAX_PARALLELISM), MAX_PARALLELISM);
-        let tier = Some(Box::new(disk.tier("sums", &serde_json::Value::Null)?));
+        let tier = Some(Box::new(disk.tier("sums", &serde_json::Value::Null, 0)?));
         let state = State { table, tier };
         let (entries, created, hashes, keys) = Default::default();
         let mut sums = TieredSums { state, n_keys, n_rows: 0, entries, created, hashes, keys, _folder: folder };

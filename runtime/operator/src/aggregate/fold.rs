@@ -121,7 +121,7 @@ impl<T: Cell, const MAX: bool> Fold for Extreme<T, MAX> {
     #[inline]
     fn add(accumulator: &mut [u8], item: T, _: i64) -> bool {
         if Self::result(accumulator).is_none_or(|best| item.order(best) == Self::BETTER) {
-            set_word(accumulator, 0, item.to_word());
+            set_word(accumulator, 0, item.canonical().to_word());
             set_word(accumulator, 1, 1);
         }
         true

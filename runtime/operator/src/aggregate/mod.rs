@@ -19,16 +19,19 @@ pub use snapshot::FrozenTable;
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::ops::Range;
 use streamrt_state::{EntryId, KeyTable};
-use streamrt_types::{Error, Result, code, plan_schema};
+use streamrt_types::state_types::aggregate_types;
+use streamrt_types::{Error, Result, code};
 use streamrt_wit::{AggregateFunction, BuiltinAggregate};
 
 /// The accumulators of one node's aggregates.
 pub struct Accumulators {
     parts: Vec<Part>,
     bytes: usize,
+    /// What exported bytes mean.
+    types: Value,
 }
 
 struct Part {
@@ -38,8 +41,8 @@ struct Part {
     /// Index of the input column; `None` for the count of rows.
     column: Option<usize>,
     field: Field,
-    /// The function and the column that it reads.
-    types: Value,
+    /// Whether accumulators refer to anything outside of their own bytes.
+    refers: bool,
 }
 
 /// A sum left the range of its type.
@@ -81,6 +84,10 @@ trait Aggregator: Send {
     fn refers(&self) -> bool {
         false
     }
+    /// Bytes of what an accumulator refers to.
+    fn referred_bytes(&self, _accumulator: &[u8]) -> usize {
+        0
+    }
     /// Bytes of all that accumulators refer to.
     fn used_bytes(&self) -> usize {
         0
@@ -104,10 +111,11 @@ impl Accumulators {
     /// # Errors
     /// `Invalid` if a column is not there, or its type cannot be aggregated so.
     pub fn new(aggregates: &[BuiltinAggregate], input: &Schema) -> Result<Accumulators> {
-        let mut accumulators = Accumulators { parts: Vec::with_capacity(aggregates.len()), bytes: 0 };
+        let mut accumulators = Accumulators { parts: Vec::with_capacity(aggregates.len()), bytes: 0, types: Value::Null };
         for aggregate in aggregates {
             accumulators.push(aggregate, input)?;
         }
+        accumulators.types = aggregate_types(aggregates, input)?;
         match accumulators.bytes <= KeyTable::VALUE_BYTES_MAX {
             true => Ok(accumulators),
             false => Err(Error::new(code::INVALID_JOB, format!("{} aggregates are too many for one operator", aggregates.len()))),
@@ -129,11 +137,10 @@ impl Accumulators {
             .ok_or_else(|| Error::new(code::SCHEMA_MISMATCH, format!("{name}: {}", refusal(source))))?;
         let nullable = aggregate.function != AggregateFunction::Count && source.is_some_and(Field::is_nullable);
         let field = Field::new(name, aggregator.output(), nullable);
-        let columns = source.map(|source| plan_schema(&Schema::new(vec![source.clone()]))).transpose()?.unwrap_or_default();
-        let types = json!({"function": aggregate.function, "column": columns.first()});
         let offset = self.bytes;
         self.bytes += aggregator.bytes();
-        self.parts.push(Part { aggregator, offset, column, field, types });
+        let refers = aggregator.refers();
+        self.parts.push(Part { aggregator, offset, column, field, refers });
         Ok(())
     }
 
@@ -235,6 +242,12 @@ impl Accumulators {
                 part.aggregator.release(&value[range]);
             }
         }
+    }
+
+    /// Bytes that the results of one value take, about.
+    pub fn result_bytes(&self, value: &[u8]) -> usize {
+        let referring = self.parts.iter().filter(|part| part.refers);
+        self.bytes + referring.map(|part| part.aggregator.referred_bytes(&value[part.range()])).sum::<usize>()
     }
 
     /// Bytes of all that accumulators refer to outside of their table.

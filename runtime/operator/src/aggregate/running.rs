@@ -12,14 +12,12 @@ use crate::operator::{Operator, OperatorContext, Output};
 use crate::ports::detached_times;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Field, Schema, SchemaRef};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::Arc;
 use streamrt_state::{EntryId, KeyTable, KeyedSnapshot, OperatorSnapshot, OperatorState, Resident};
+use streamrt_types::state_types::{AGGREGATES, running_types};
 use streamrt_types::{Batch, Error, KeyGroupRange, Result, Times, code};
 use streamrt_wit::{BuiltinAggregate, ResultColumn, ResultSource};
-
-/// The name of the state in a snapshot.
-const STATE: &str = "aggregates";
 
 /// The operator of `Body::Aggregate`.
 pub struct RunningAggregateOperator {
@@ -80,7 +78,7 @@ impl RunningAggregateOperator {
 
     /// What the bytes of the state in a snapshot mean.
     fn types(&self) -> Value {
-        json!({"kind": "running-aggregates", "key": self.keys.types(), "aggregates": self.state.accumulators.types()})
+        running_types(&self.keys.types(), self.state.accumulators.types())
     }
 
     fn aggregate(&mut self, batch: &Batch) -> Result<RecordBatch> {
@@ -139,7 +137,7 @@ impl Operator for RunningAggregateOperator {
         self.uid = context.uid.clone();
         let bytes = self.state.accumulators.bytes();
         self.state.table = KeyTable::new(self.keys.kind(), bytes, context.key_groups, context.max_parallelism);
-        self.state.tier = context.tier(STATE, &self.types())?;
+        self.state.tier = context.tier(AGGREGATES, &self.types())?;
         Ok(())
     }
 
@@ -151,11 +149,11 @@ impl Operator for RunningAggregateOperator {
 
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
         let entries = Box::new(self.state.freeze());
-        Ok(OperatorSnapshot { keyed: vec![KeyedSnapshot { name: STATE.into(), types: self.types(), entries }], lists: Vec::new() })
+        Ok(OperatorSnapshot { keyed: vec![KeyedSnapshot { name: AGGREGATES.into(), types: self.types(), entries }], lists: Vec::new() })
     }
 
     fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
-        self.state.restore(STATE, &self.types(), state)
+        self.state.restore(AGGREGATES, &self.types(), state)
     }
 }
 

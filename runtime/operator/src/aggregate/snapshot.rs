@@ -35,10 +35,9 @@ fn damaged() -> Error {
 }
 
 impl Accumulators {
-    /// What exported bytes mean: of each aggregate its function, and the column that it reads. A column of another name is another
-    /// aggregate, or two sums that change places would go on with each other's totals.
-    pub fn types(&self) -> Value {
-        self.parts.iter().map(|part| part.types.clone()).collect()
+    /// What exported bytes mean: see [`streamrt_types::state_types::aggregate_types`].
+    pub fn types(&self) -> &Value {
+        &self.types
     }
 
     /// Appends what a value says to `out`: the same bytes wherever and whenever the value was computed.
@@ -60,7 +59,7 @@ impl Accumulators {
 
     /// The keys of a table, whose values are these accumulators alone, as they are now. `changed`: only those that have changed.
     pub fn freeze(&self, table: &mut KeyTable, changed: Option<&Changed>) -> FrozenTable {
-        if self.parts.iter().any(|part| part.aggregator.refers()) {
+        if self.parts.iter().any(|part| part.refers) {
             return self.copy(table, changed);
         }
         let mut frozen = table.freeze();
@@ -95,5 +94,18 @@ impl Accumulators {
         }
         self.import(bytes, table.value_mut(entry))?;
         Ok(entry)
+    }
+
+    /// As [`Accumulators::restore`], of an entry that is merged behind what the key has already.
+    ///
+    /// # Errors
+    /// `Data` if the key is none of this table, `bytes` are no accumulators, or a sum leaves its range.
+    pub fn restore_part(&mut self, table: &mut KeyTable, hash: u32, key: &[u8], bytes: &[u8]) -> Result<EntryId> {
+        let mut value = vec![0; self.bytes()];
+        self.import(bytes, &mut value)?;
+        let entry = table.upsert_one(hash, key)?;
+        let merged = self.merge(table.value_mut(entry), &value);
+        self.release(&value);
+        merged.map(|()| entry).map_err(|_| damaged())
     }
 }

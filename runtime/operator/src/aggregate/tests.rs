@@ -5,6 +5,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, StringArray, UInt32Array};
 use arrow_schema::SchemaRef;
+use serde_json::json;
 use std::sync::Arc;
 use streamrt_state::{KeyKind, Keys};
 use streamrt_types::{KeyGroupRange, murmur3_32};
@@ -245,7 +246,48 @@ fn types_say_function_column_and_type() {
         BuiltinAggregate { function: AggregateFunction::Max, column: Some("x".into()) },
         BuiltinAggregate { function: AggregateFunction::Count, column: None },
     ];
-    let types = Accumulators::new(&aggregates, &schema).unwrap().types();
+    let types = Accumulators::new(&aggregates, &schema).unwrap().types().clone();
     let column = json!({"name": "x", "type": "string", "nullable": true});
     assert_eq!(types, json!([{"function": "max", "column": column}, {"function": "count", "column": null}]));
+}
+
+/// Minimum and maximum of floats, as bits: running, and merged from panes of one row each.
+fn extremes(column: ArrayRef) -> [Vec<u64>; 2] {
+    let bits = |column: &ArrayRef| match column.data_type() {
+        DataType::Float32 => u64::from(column.as_primitive::<arrow_array::types::Float32Type>().value(column.len() - 1).to_bits()),
+        _ => column.as_primitive::<arrow_array::types::Float64Type>().value(column.len() - 1).to_bits(),
+    };
+    let batch = RecordBatch::try_new(schema_of(&column), vec![column]).unwrap();
+    [AggregateFunction::Min, AggregateFunction::Max].map(|function| {
+        let mut accumulators = Accumulators::new(&[BuiltinAggregate { function, column: Some("x".into()) }], batch.schema_ref()).unwrap();
+        let n_rows = batch.num_rows();
+        let mut running = table(&accumulators);
+        let same = entries(&mut running, &vec![7; n_rows]);
+        let last = bits(&accumulators.update_running(&mut running, &same, &batch, None).unwrap()[0]);
+        let mut panes = table(&accumulators);
+        let ids = entries(&mut panes, &(0..n_rows as u64).collect::<Vec<_>>());
+        accumulators.update(&mut panes, &ids, &batch, None, 0..n_rows).unwrap();
+        let mut merged = vec![0; accumulators.bytes()];
+        accumulators.merge_entries(&panes, &ids, &vec![0; n_rows], &mut merged).unwrap();
+        vec![last, bits(&accumulators.finish(&merged)[0])]
+    })
+}
+
+#[test]
+fn every_nan_is_the_greatest_whatever_its_sign_and_payload() {
+    let odd = f64::from_bits(0xfff8_0000_0000_0007);
+    for nan in [f64::NAN, -f64::NAN, odd] {
+        for rows in [[nan, 1.5, -2.5], [1.5, nan, -2.5], [-2.5, 1.5, nan]] {
+            let (least, greatest) = ((-2.5f64).to_bits(), f64::NAN.to_bits());
+            assert_eq!(extremes(Arc::new(Float64Array::from(rows.to_vec()))), [vec![least; 2], vec![greatest; 2]], "{rows:?}");
+            let rows = rows.map(|value| value as f32);
+            let (least, greatest) = (u64::from((-2.5f32).to_bits()), u64::from(f32::NAN.to_bits()));
+            assert_eq!(extremes(Arc::new(Float32Array::from(rows.to_vec()))), [vec![least; 2], vec![greatest; 2]], "{rows:?}");
+        }
+    }
+    let nothing_else = [vec![f64::NAN.to_bits(); 2], vec![f64::NAN.to_bits(); 2]];
+    assert_eq!(extremes(Arc::new(Float64Array::from(vec![odd, -f64::NAN]))), nothing_else);
+    let zeros = [vec![(-0.0f64).to_bits(); 2], vec![0.0f64.to_bits(); 2]];
+    assert_eq!(extremes(Arc::new(Float64Array::from(vec![0.0, -0.0]))), zeros);
+    assert_eq!(extremes(Arc::new(Float64Array::from(vec![-0.0, 0.0]))), zeros);
 }

@@ -163,6 +163,10 @@ impl Aggregator for Text {
         true
     }
 
+    fn referred_bytes(&self, accumulator: &[u8]) -> usize {
+        self.arena.get(word(accumulator, 0)).len()
+    }
+
     fn used_bytes(&self) -> usize {
         self.arena.used_bytes()
     }

@@ -295,6 +295,36 @@ fn processing_time_timers_go_by_the_clock() {
     assert_eq!(harness.operator.next_processing_time(), None);
 }
 
+/// A row asks for the clock at x; a timer emits its time, and asks for a second later.
+#[derive(Clone, Copy)]
+struct Again;
+
+impl User for Again {
+    fn row(&mut self, x: i64, context: &mut Context<'_>) -> Result<()> {
+        context.change(x, domain::PROCESSING_TIME, action::REGISTER);
+        Ok(())
+    }
+    fn timer(&mut self, time: i64, context: &mut Context<'_>) -> Result<()> {
+        context.emit(time);
+        context.change(time + 1000, domain::PROCESSING_TIME, action::REGISTER);
+        Ok(())
+    }
+}
+
+#[test]
+fn timers_of_the_clock_fire_at_the_end_and_what_they_register_is_dropped() {
+    let at_the_end = |fires: bool| {
+        let mut harness = Harness::new(operator(Again));
+        harness.batches(&input(&[("a", 100, 0), ("b", 50, 0), ("b", 100, 0)], &[]), 4).unwrap();
+        harness.end_of_time(fires).unwrap();
+        let dropped = harness.context.metrics.dropped_at_end.load(std::sync::atomic::Ordering::Relaxed);
+        (harness.lines(0).into_iter().map(str::to_owned).collect::<Vec<_>>(), dropped)
+    };
+    let fired = [r#"50 {"y":50}"#, r#"100 {"y":100}"#, r#"100 {"y":100}"#].map(str::to_owned).to_vec();
+    assert_eq!(at_the_end(true), (fired, 3));
+    assert_eq!(at_the_end(false), (Vec::new(), 3));
+}
+
 /// List and map state: x < 0 clears the list; else x is appended, and put into the map under x % 3. Emits the list's length, the sum of the
 /// map's values, and how many entries a scan gives.
 #[derive(Clone, Copy)]

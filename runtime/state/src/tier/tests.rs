@@ -257,7 +257,7 @@ struct Run<S> {
 impl<S: Subject> Run<S> {
     fn new(limit_bytes: usize) -> Run<S> {
         let (disk, shared) = state_disk(limit_bytes, BTreeMap::new(), Vec::new());
-        let state = S::new(shared.tier("s", &json!("i64")).unwrap());
+        let state = S::new(shared.tier("s", &json!("i64"), 0).unwrap());
         Run { limit_bytes, disk, state, model: Model::new(), flights: Vec::new(), landed: Landed::default() }
     }
 
@@ -326,7 +326,7 @@ impl<S: Subject> Run<S> {
         let (pairs, states) = if part.is_some() { Default::default() } else { (landed.pairs, landed.states) };
         let (disk, shared) = state_disk(self.limit_bytes, pairs, states);
         self.disk = disk;
-        self.state = S::new(shared.tier("s", &json!("i64")).unwrap());
+        self.state = S::new(shared.tier("s", &json!("i64"), 0).unwrap());
         self.model = landed.model;
         let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(GROUPS), max_parallelism: GROUPS };
         let mut snapshot = OperatorState::assemble("u", &[part], share).unwrap();
@@ -354,7 +354,7 @@ proptest! {
 #[test]
 fn what_leaves_is_what_the_budget_asks_for() {
     let (disk, shared) = state_disk(64 << 10, BTreeMap::new(), Vec::new());
-    let mut state = Values::new(shared.tier("s", &json!("i64")).unwrap());
+    let mut state = Values::new(shared.tier("s", &json!("i64"), 0).unwrap());
     for start in (0..20_000u64).step_by(100) {
         let keys = keys_of(&(start..start + 100).collect::<Vec<_>>());
         state.prepare(keys.hashes(), keys.keys()).unwrap();
@@ -393,7 +393,7 @@ fn nothing_is_read_before_anything_has_left() {
     }
     let disk = Arc::new(Blind(TestDisk::default()));
     let shared = Arc::new(StateDisk::new(disk, Arc::new(MemoryBudget::new(1 << 30)), GROUPS, Vec::new()));
-    let mut state = Values::new(shared.tier("s", &json!("i64")).unwrap());
+    let mut state = Values::new(shared.tier("s", &json!("i64"), 0).unwrap());
     for value in 0..50 {
         let keys = keys_of(&(0..100).collect::<Vec<_>>());
         state.prepare(keys.hashes(), keys.keys()).unwrap();
@@ -406,7 +406,7 @@ fn nothing_is_read_before_anything_has_left() {
 #[test]
 fn changes_that_were_lost_end_everything_after_them() {
     let (_, shared) = state_disk(1000, BTreeMap::new(), Vec::new());
-    let mut state = Values::new(shared.tier("s", &json!("i64")).unwrap());
+    let mut state = Values::new(shared.tier("s", &json!("i64"), 0).unwrap());
     state.put(&keys_of(&(0..400).collect::<Vec<_>>()), 1);
     drop(state.frozen());
     assert!(state.make_room().unwrap_err().message().contains("were not written"));
@@ -418,15 +418,51 @@ fn changes_that_were_lost_end_everything_after_them() {
 fn a_state_of_other_types_is_refused() {
     let states = vec![DiskState { name: "s".into(), number: 3, types: json!("i64"), in_namespaces: false }];
     let (_, shared) = state_disk(1000, BTreeMap::new(), states);
-    assert_eq!(shared.tier("s", &json!("string")).err().unwrap().code(), code::STATE_TYPES);
-    assert_eq!((shared.tier("s", &json!("i64")).unwrap().place.number, shared.tier("t", &json!("i64")).unwrap().place.number), (3, 0));
+    assert_eq!(shared.tier("s", &json!("string"), 0).err().unwrap().code(), code::STATE_TYPES);
+    assert_eq!(
+        (shared.tier("s", &json!("i64"), 0).unwrap().place.number, shared.tier("t", &json!("i64"), 0).unwrap().place.number),
+        (3, 0)
+    );
+}
+
+#[test]
+fn entries_on_disk_get_times_and_lose_them() {
+    let (without, with) = (json!({"kind": "map"}), json!({"kind": "map", "time-to-live": true}));
+    let open = |shared: &Arc<StateDisk>, types: &serde_json::Value, ttl: Option<Ttl>, now_ms: i64| {
+        let mut state = MapState::new(&schema(), &schema(), KeyKind::Fixed, KeyGroupRange::all(GROUPS), GROUPS, ttl);
+        *state.tier() = Some(Box::new(shared.tier("s", types, now_ms).unwrap()));
+        state.set_time(now_ms);
+        state
+    };
+    let keys = keys_of(&(0..300).collect::<Vec<_>>());
+    let live = |state: &mut MapState, now_ms: i64| {
+        state.set_time(now_ms);
+        state.prepare(keys.hashes(), keys.keys()).unwrap();
+        (0..300).filter(|&slot| state.get(&keys, slot, &7i64.to_le_bytes()) == Some(&(slot as i64).to_le_bytes()[..])).count()
+    };
+    let (disk, shared) = state_disk(1 << 30, BTreeMap::new(), Vec::new());
+    let mut state = open(&shared, &without, None, 0);
+    (0..300).for_each(|slot| state.put(&keys, slot, &7i64.to_le_bytes(), &(slot as i64).to_le_bytes()));
+    let frozen = KeyedSnapshot { name: "s".into(), types: without.clone(), entries: Box::new(state.freeze()) };
+    let snapshot = OperatorSnapshot { keyed: vec![frozen], lists: Vec::new() };
+    snapshot.write_with_disk("u", GROUPS, &mut Vec::new(), Some(Path::new("/nowhere"))).unwrap();
+
+    let (timed_disk, timed) = state_disk(1 << 30, disk.lock().clone(), shared.states());
+    let mut state = open(&timed, &with, Ttl::of(&descriptor(10)), 1000);
+    assert_eq!((live(&mut state, 1009), live(&mut state, 1010)), (300, 0));
+    assert_eq!(timed.states()[0].types, with);
+
+    let (plain_disk, plain) = state_disk(1 << 30, timed_disk.lock().clone(), timed.states());
+    let mut state = open(&plain, &without, None, 2000);
+    assert_eq!(live(&mut state, 100_000), 300);
+    assert_eq!(*plain_disk.lock(), *disk.lock());
 }
 
 /// A state whose entries live for 10 ms, on a disk, with so many keys.
 fn expiring(shared: &Arc<StateDisk>, n_keys: u64) -> (MapState, KeyBuffer) {
     let ttl = Ttl::of(&descriptor(10));
     let mut state = MapState::new(&schema(), &schema(), KeyKind::Fixed, KeyGroupRange::all(GROUPS), GROUPS, ttl);
-    *state.tier() = Some(Box::new(shared.tier("s", &json!("i64")).unwrap()));
+    *state.tier() = Some(Box::new(shared.tier("s", &json!("i64"), 0).unwrap()));
     (state, keys_of(&(0..n_keys).collect::<Vec<_>>()))
 }
 

@@ -6,19 +6,17 @@
 //! Invariant: windows come back in the order in which they were opened, and timers in that of their registration; so merges and firings
 //! have the order that they would have had. After a change of parallelism that holds for the windows of each key.
 
-use super::{KeyedWindows, NO_TIMER, Timer, Window};
+use super::{KeyedWindows, NO_TIMER, Window};
 use crate::assigner::{Assigner, TIME_MAX, TimeWindow};
 use crate::group_watermarks::GroupWatermarks;
 use crate::snapshot_bytes::{Fields, damaged, ordered};
 use serde_json::Value;
 use streamrt_state::{FrozenEntries, KeyedSnapshot, OperatorState};
 use streamrt_types::Result;
+use streamrt_types::state_types::WINDOWS;
 
-const STATE: &str = "windows";
-
-/// A window on its way back: the number of its key, and its place among the windows of the key.
+/// A window on its way back, and its place among the windows of its key.
 struct Restored {
-    key: u32,
     place: u32,
     window: Window,
 }
@@ -28,12 +26,14 @@ impl KeyedWindows {
     pub(crate) fn snapshot(&self, types: Value) -> KeyedSnapshot {
         let mut entries = Vec::with_capacity(self.of_keys.len());
         for of_key in &self.of_keys {
-            for (place, window) in of_key.windows.iter().enumerate() {
+            let mut windows: Vec<&Window> = of_key.windows.values().map(|&id| self.windows.get(id)).collect();
+            windows.sort_unstable_by_key(|window| window.opened);
+            for (place, window) in windows.into_iter().enumerate() {
                 let bounds = [ordered(window.bounds.start), ordered(window.bounds.end)].concat();
                 entries.push((self.table.key(of_key.entry).to_vec(), bounds, self.export(place as u32, window)));
             }
         }
-        KeyedSnapshot { name: STATE.into(), types, entries: Box::new(FrozenEntries(entries)) }
+        KeyedSnapshot { name: WINDOWS.into(), types, entries: Box::new(FrozenEntries(entries)) }
     }
 
     fn export(&self, place: u32, window: &Window) -> Vec<u8> {
@@ -62,13 +62,18 @@ impl KeyedWindows {
             self.behind = (watermarks.least() < watermarks.greatest()).then_some(watermarks);
         }
         let mut restored = Vec::new();
-        state.keyed(STATE, types, |hash, key, bounds, value| {
+        state.keyed(WINDOWS, types, |hash, key, bounds, value| {
             restored.extend(self.restore_entry(hash, key, bounds, value)?);
             Ok(())
         })?;
-        restored.sort_by_key(|restored: &Restored| (restored.key, restored.place));
-        for Restored { key, window, .. } in restored {
-            self.of_keys[key as usize].windows.push(window);
+        restored.sort_by_key(|restored: &Restored| (restored.window.key, restored.place));
+        for Restored { window, .. } in restored {
+            let (key, start, id) = (window.key, window.bounds.start, self.windows.create());
+            *self.windows.get_mut(id) = Window { opened: self.n_opened, ..window };
+            self.n_opened += 1;
+            if self.of_keys[key as usize].windows.insert(start, id).is_some() {
+                return Err(damaged("a window"));
+            }
         }
         self.restore_timers();
         self.shrunk.clear();
@@ -82,7 +87,7 @@ impl KeyedWindows {
         let mut fields = Fields::new(value, "a window");
         let place = fields.u32()?;
         let (n_rows, timer, serial, fired) = (fields.u64()?, fields.i64()?, fields.u64()?, fields.flag()?);
-        let mut window = Window { bounds, cell: 0, n_rows, timer, serial, fired, fires_in_round: 0 };
+        let mut window = Window { bounds, n_rows, timer, serial, fired, ..Window::default() };
         self.check(&window)?;
         if self.assigner.is_timed() && bounds.cleanup_time(self.lateness_ms) <= self.place.watermark {
             return Ok(None);
@@ -95,8 +100,8 @@ impl KeyedWindows {
         if self.table.len() > n_before {
             self.number_key(entry);
         }
-        let key = self.table.word(entry, 0) as u32 - 1;
-        Ok(Some(Restored { key, place, window }))
+        window.key = self.table.word(entry, 0) as u32 - 1;
+        Ok(Some(Restored { place, window }))
     }
 
     /// Refuses what no window can be, so that reckoning with it does not overflow.
@@ -114,14 +119,17 @@ impl KeyedWindows {
         if has_bounds && has_counts { Ok(()) } else { Err(damaged("a window")) }
     }
 
+    /// Numbers the registrations anew, in their order: two subtasks of before may have given one number twice.
     fn restore_timers(&mut self) {
-        let windows = self.of_keys.iter().enumerate().flat_map(|(key, of_key)| of_key.windows.iter().map(move |window| (key, window)));
-        let timers = windows.filter(|(_, window)| window.serial != NO_TIMER);
-        let mut timers: Vec<_> = timers.map(|(key, window)| (window.timer, window.serial, key as u32)).collect();
+        let windows = self.of_keys.iter().flat_map(|of_key| of_key.windows.values().copied());
+        let with_timer = windows.filter(|&id| self.windows.get(id).serial != NO_TIMER);
+        let mut timers: Vec<_> = with_timer.map(|id| (self.windows.get(id).serial, self.windows.get(id).key, id)).collect();
         timers.sort_unstable();
-        for (time, serial, key) in timers {
-            self.next_serial = self.next_serial.max(serial + 1);
-            self.timers.entry(time).or_default().push(Timer { key, serial });
+        for (_, _, id) in timers {
+            let window = self.windows.get_mut(id);
+            window.serial = self.next_serial;
+            self.next_serial += 1;
+            self.timers.insert((window.timer, window.serial), id);
         }
     }
 }

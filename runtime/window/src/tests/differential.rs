@@ -168,3 +168,21 @@ proptest! {
         check(&assigner, lateness, bound, &input);
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn windows_that_slide_often_fire_as_the_rules_say(
+        (size, slide) in (100i64..900, 1i64..5),
+        lateness in prop_oneof![Just(0i64), 0i64..500],
+        bound in 0i64..200,
+        input in prop::collection::vec((0i64..3, -400i64..400), 0..25),
+    ) {
+        let assigner = sliding(size, slide);
+        let expected = normal(&simulate(&assigner, lateness, bound, &input), counted);
+        for batch_rows in [3, 1024] {
+            let found = run(bound as u64, builtin(assigner.clone(), lateness as u64), &input, batch_rows);
+            assert_eq!(normal(&found, counted), expected, "{batch_rows} rows");
+        }
+    }
+}

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::WindowFunction;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use streamrt_operator::harness::NativeChain;
 use streamrt_operator::{Call, Failure, FunctionChain, Invocation, Outcome, RowsOut, StateOut};
 use streamrt_types::{Error, arrow_schema, code};
 use streamrt_wit::{DataType as Type, Field as PlanField, Function, FunctionKind, OutputColumns, OutputPort};
@@ -74,10 +76,28 @@ fn collector(input: &str, poison: Option<i64>) -> WindowFunction {
 
 /// An operator whose window-process function gives key, start, end and the times of all rows.
 pub(crate) fn collecting(assigner: WindowAssigner, lateness_ms: u64, poison: Option<i64>) -> WindowOperator {
+    try_collecting(assigner, lateness_ms, poison).unwrap()
+}
+
+pub(crate) fn try_collecting(assigner: WindowAssigner, lateness_ms: u64, poison: Option<i64>) -> Result<WindowOperator> {
     let functions = WindowFunctions { aggregate: None, process: Some(collector("time", poison)) };
     let contents = WindowContents::Process { function: 0 };
     let output = arrow_schema(&collect_output());
-    WindowOperator::new(&assigner, lateness_ms, &contents, functions, input_schema(), vec![0], output).unwrap()
+    WindowOperator::new(&assigner, lateness_ms, &contents, functions, input_schema(), vec![0], output)
+}
+
+/// As [`collecting`], and notes the most windows and rows of a call.
+pub(crate) fn watched(assigner: WindowAssigner, windows: Arc<AtomicUsize>, rows: Arc<AtomicUsize>) -> WindowOperator {
+    let (mut chain, function) = collector("time", None);
+    let watching = NativeChain(move |invocation: Invocation<'_>| {
+        windows.fetch_max(invocation.slots.as_ref().map_or(0, |slots| slots.n_slots), Ordering::Relaxed);
+        rows.fetch_max(invocation.rows.as_ref().map_or(0, |rows| rows.columns.num_rows()), Ordering::Relaxed);
+        chain.invoke(invocation, Duration::MAX)
+    });
+    let functions = WindowFunctions { aggregate: None, process: Some((Box::new(watching), function)) };
+    let contents = WindowContents::Process { function: 0 };
+    let output = arrow_schema(&collect_output());
+    WindowOperator::new(&assigner, 0, &contents, functions, input_schema(), vec![0], output).unwrap()
 }
 
 /// Counts rows, and refuses those whose time is `poison`.

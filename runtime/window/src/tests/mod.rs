@@ -4,6 +4,7 @@
 mod differential;
 mod functions;
 mod on_disk;
+mod pieces;
 mod rescale;
 mod restore;
 mod restore_timestamps;
@@ -18,7 +19,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 use streamrt_operator::{Exits, OperatorChain, OperatorContext, TaskMetrics, json};
-use streamrt_types::{Batch, Configuration, KeyGroupRange, ManualClock, Result, Status, Target, WATERMARK_MAX, Watermark};
+use streamrt_types::{Batch, Configuration, EndOfTime, KeyGroupRange, ManualClock, Result, Status, Target, WATERMARK_MAX, Watermark};
 use streamrt_wit::{
     AggregateFunction, BuiltinAggregate, Generator, ResultColumn, ResultSource, TimeSource, TimeUnit, WindowAssigner, WindowContents,
 };
@@ -107,9 +108,18 @@ pub(crate) fn context() -> (OperatorContext, Arc<ManualClock>) {
 
 /// A chain of timestamps (column `time`, unit ms) and `window`, opened.
 pub(crate) fn chain(bound_ms: u64, window: WindowOperator) -> (OperatorChain, OperatorContext, Arc<ManualClock>) {
+    chain_with(bound_ms, window, Configuration::default())
+}
+
+pub(crate) fn chain_with(
+    bound_ms: u64,
+    window: WindowOperator,
+    configuration: Configuration,
+) -> (OperatorChain, OperatorContext, Arc<ManualClock>) {
     let time = TimeSource::Column { column: "time".into(), unit: TimeUnit::Milliseconds };
     let timestamps = TimestampsOperator::new(&time, &Generator::Bounded { bound_ms }, None, &input_schema(), None).unwrap();
     let (context, clock) = context();
+    let context = OperatorContext { configuration: Arc::new(configuration), ..context };
     let mut chain = OperatorChain::new();
     chain.push(Box::new(timestamps), context.clone(), vec![(0, Target::Operator(1))]);
     chain.push(Box::new(window), context.clone(), vec![(0, Target::Exit(0)), (1, Target::Exit(1))]);
@@ -125,7 +135,7 @@ pub(crate) fn run(bound_ms: u64, window: WindowOperator, input: Input<'_>, batch
         feed(&mut chain, &mut recorder, Batch::new(rows(piece)));
     }
     chain.head(&mut recorder, &mut |operator, output| operator.watermark(WATERMARK_MAX, output)).unwrap();
-    chain.end_of_input(&mut recorder).unwrap();
+    chain.end_of_input(Some(EndOfTime::Drop), &mut recorder).unwrap();
     recorder.lines()
 }
 

@@ -109,7 +109,7 @@ impl Job {
 
     fn end(mut self, recorder: &mut Recorder) {
         self.chain.head(recorder, &mut |operator, output| operator.watermark(WATERMARK_MAX, output)).unwrap();
-        self.chain.end_of_input(recorder).unwrap();
+        self.chain.end_of_input(Some(EndOfTime::Drop), recorder).unwrap();
     }
 }
 
@@ -341,4 +341,25 @@ fn write_length(window: WindowOperator, input: Input<'_>) -> usize {
     let mut job = Job::start(0, window);
     job.rows(input, 1024, &mut Recorder::default());
     write(job.chain.snapshot(1).unwrap().pop().unwrap().1).object.len()
+}
+
+/// An older version cut all panes of a window alike, here to 1 ms.
+#[test]
+fn panes_of_an_older_version_are_parts_of_ours() {
+    let input = [(1, 3), (1, 4), (2, 4), (1, 8), (2, 9), (1, 1), (1, 7)];
+    let whole = run_cut(100, || builtin(sliding(9, 5), 0), &input, &[], 1024);
+    for cut in 0..=input.len() {
+        let mut recorder = Recorder::default();
+        let (mut old, mut new) = (Job::start(100, builtin(tumbling(1), 0)), Job::start(100, builtin(sliding(9, 5), 0)));
+        let types = new.chain.snapshot(1).unwrap()[1].1.keyed[0].types.clone();
+        old.rows(&input[..cut], 1024, &mut recorder);
+        let mut snapshots = old.chain.snapshot(1).unwrap();
+        snapshots[1].1.keyed[0].types = types;
+        let mut parts = snapshots.into_iter().map(|(_, snapshot)| write(snapshot));
+        new.chain.restore(|context| OperatorState::assemble("op", &[parts.next()], share(context))).unwrap();
+        new.chain.head(&mut recorder, &mut |operator, output| operator.status(Status::Active, output)).unwrap();
+        new.rows(&input[cut..], 1024, &mut recorder);
+        new.end(&mut recorder);
+        assert_eq!(without_starts(recorder.lines()), whole, "cut after {cut} rows");
+    }
 }

@@ -67,6 +67,24 @@ fn the_late_count_rises() {
 }
 
 #[test]
+fn a_row_too_far_in_the_future_goes_to_the_late_output_and_makes_no_other_late() {
+    let configuration = Configuration { watermark_max_ahead_ms: Some(100), ..Configuration::default() };
+    for batch_rows in BATCH_ROWS {
+        for assigner in [tumbling(10), session(10)] {
+            let (mut chain, context, _) = chain_with(0, builtin(assigner, 0), configuration.clone());
+            let mut recorder = Recorder::default();
+            for piece in [(1, 5), (1, 9_000_000), (1, 6), (1, 20)].chunks(batch_rows) {
+                feed(&mut chain, &mut recorder, Batch::new(rows(piece)));
+            }
+            let lines: Vec<String> = recorder.lines().into_iter().filter(|line| !line.contains("w ")).collect();
+            assert!(lines.first().is_some_and(|line| line.starts_with("+ 1") && line.contains(" 2 5 6 @")), "{lines:?}");
+            assert_eq!(lines[1..], ["late 1 9000000 @9000000"]);
+            assert_eq!(context.metrics.late_records.load(std::sync::atomic::Ordering::Relaxed), 1);
+        }
+    }
+}
+
+#[test]
 fn windows_that_merely_touch_merge_and_a_bridge_merges_two() {
     let expected = ["+ 1 0 20 2 0 10 @19", "+ 1 21 31 1 21 21 @30"];
     check(100, || builtin(session(10), 0), &[(1, 0), (1, 10), (1, 21)], &expected);
@@ -117,7 +135,7 @@ fn count_and_global_windows_need_no_event_time() {
         chain.open().unwrap();
         let mut recorder = Recorder::default();
         feed(&mut chain, &mut recorder, Batch::new(rows(&[(1, 0), (1, 0)])));
-        chain.end_of_input(&mut recorder).unwrap();
+        chain.end_of_input(Some(EndOfTime::Drop), &mut recorder).unwrap();
         assert_eq!(recorder.lines(), [format!("+ 2 @{}", i64::MAX)]);
     }
 }
@@ -159,7 +177,7 @@ fn check_clock(assigner: &WindowAssigner, steps: &[(i64, Input<'_>)], expected: 
             }
         }
         chain.head(&mut recorder, &mut |operator, output| operator.watermark(WATERMARK_MAX, output)).unwrap();
-        chain.end_of_input(&mut recorder).unwrap();
+        chain.end_of_input(Some(EndOfTime::Drop), &mut recorder).unwrap();
         let of_results =
             |line: &String| line.starts_with('+').then(|| line.split(' ').take(5).collect::<Vec<_>>().join(" ").replace('"', ""));
         assert_eq!(recorder.lines().iter().filter_map(of_results).collect::<Vec<_>>(), expected);
@@ -172,6 +190,36 @@ fn processing_time_windows_go_by_the_clock_and_ignore_lateness_and_marks() {
     check_clock(&WindowAssigner::Tumbling { size_ms: 10, offset_ms: 0, processing_time: true }, steps, &["+ 1 0 10 3", "+ 1 10 20 1"]);
     let steps: &[(i64, Input<'_>)] = &[(3, &[(1, 500)]), (8, &[(1, 20)]), (17, &[]), (18, &[]), (19, &[(1, 5)])];
     check_clock(&WindowAssigner::Session { gap_ms: 10, processing_time: true }, steps, &["+ 1 3 18 2"]);
+}
+
+/// Three rows in windows of processing time, and then the end. Returns the results, and how many windows were dropped.
+fn at_the_end(window: WindowOperator, end: Option<EndOfTime>) -> (Vec<String>, u64) {
+    let (mut chain, context, clock) = chain(0, window);
+    clock.set_ms(3);
+    let mut recorder = Recorder::default();
+    feed(&mut chain, &mut recorder, Batch::new(rows(&[(1, 500), (2, 20), (1, 7)])));
+    chain.end_of_input(end, &mut recorder).unwrap();
+    let of_results = |line: &String| line.starts_with('+').then(|| line.split(' ').take(5).collect::<Vec<_>>().join(" ").replace('"', ""));
+    let results = recorder.lines().iter().filter_map(of_results).collect();
+    (results, context.metrics.dropped_at_end.load(std::sync::atomic::Ordering::Relaxed))
+}
+
+#[test]
+fn windows_of_processing_time_fire_at_the_end_or_are_counted() {
+    let sliding = WindowAssigner::Sliding { size_ms: 20, slide_ms: 10, offset_ms: 0, processing_time: true };
+    let session = WindowAssigner::Session { gap_ms: 10, processing_time: true };
+    let windows = [|a: &WindowAssigner| builtin(a.clone(), 0), |a: &WindowAssigner| counting(a.clone(), 7, None)];
+    for window in windows {
+        let mut fired = at_the_end(window(&sliding), Some(EndOfTime::Fire));
+        fired.0.sort();
+        assert_eq!(fired, (vec!["+ 1 -10 10 2".into(), "+ 1 0 20 2".into(), "+ 2 -10 10 1".into(), "+ 2 0 20 1".into()], 0));
+        assert_eq!(at_the_end(window(&sliding), Some(EndOfTime::Drop)), (Vec::new(), 4));
+        assert_eq!(at_the_end(window(&session), Some(EndOfTime::Fire)), (vec!["+ 1 3 13 2".into(), "+ 2 3 13 1".into()], 0));
+        assert_eq!(at_the_end(window(&session), Some(EndOfTime::Drop)), (Vec::new(), 2));
+        assert_eq!(at_the_end(window(&session), None), (Vec::new(), 0), "a stop fires nothing, and drops nothing");
+    }
+    let fired = |end| at_the_end(counting(WindowAssigner::Global, 0, None), end).0.len();
+    assert_eq!((fired(Some(EndOfTime::Drop)), fired(None)), (2, 0));
 }
 
 #[test]

@@ -125,6 +125,9 @@ fn flood(out: &mut Collector<Line>) {
 
 fn job(env: &mut Env) -> Result<()> {
     let how = env.arg_or("how", "refuse");
+    if how == "describe-loop" {
+        spin();
+    }
     let lines = env.source("lines", File::lines(env.arg_or("input", "input")));
     let passed: Stream<Line> = lines.flat_map("faulty", move |line: &String, out: &mut Collector<Line>| -> Result<()> {
         match (line.as_str(), how.as_str()) {

@@ -1,0 +1,145 @@
+//! Many windows that are due at once, and windows that are large: what fires goes out piece by piece, and is never held whole.
+
+use super::functions::{collecting, counting, reducing, try_collecting, watched};
+use super::restore::{named_rows, texts};
+use super::*;
+use crate::emission::{PIECE_BYTES, PIECE_ROWS};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use streamrt_types::{Times, code};
+
+/// Counts what comes out of port 0, and cancels the job at the first rows if it is told to.
+struct Pieces {
+    context: OperatorContext,
+    cancels: bool,
+    n_rows: Vec<usize>,
+    bytes: Vec<usize>,
+}
+
+impl Exits for Pieces {
+    fn batch(&mut self, exit: usize, batch: Batch) -> Result<()> {
+        if exit == 0 && batch.n_rows() > 0 {
+            self.n_rows.push(batch.n_rows());
+            self.bytes.push(batch.row_bytes() * batch.n_rows());
+            self.context.cancel.store(self.cancels, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn watermark(&mut self, _: usize, _: Watermark) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&mut self, _: usize, _: Status) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A window operator, and what it has sent.
+struct Job {
+    chain: OperatorChain,
+    pieces: Pieces,
+}
+
+impl Job {
+    fn new(window: WindowOperator, cancels: bool) -> Job {
+        let (context, _) = context();
+        let mut chain = OperatorChain::new();
+        chain.push(Box::new(window), context.clone(), vec![(0, Target::Exit(0)), (1, Target::Exit(1))]);
+        chain.open().unwrap();
+        Job { chain, pieces: Pieces { context, cancels, n_rows: Vec::new(), bytes: Vec::new() } }
+    }
+
+    fn feed(&mut self, columns: RecordBatch) {
+        let mut batch = Some(Batch { times: Times::Column(1), ..Batch::new(columns) });
+        self.chain.head(&mut self.pieces, &mut |operator, output| operator.batch(batch.take().unwrap(), output)).unwrap();
+    }
+
+    fn watermark(&mut self, watermark: Watermark) -> Result<()> {
+        self.chain.head(&mut self.pieces, &mut |operator, output| operator.watermark(watermark, output))
+    }
+}
+
+/// A row for each of so many keys.
+fn keys(n_keys: i64) -> Vec<(i64, i64)> {
+    (0..n_keys).map(|key| (key, key % 10)).collect()
+}
+
+#[test]
+fn a_sweep_of_many_windows_hears_that_the_job_is_cancelled() {
+    let windows: [(fn() -> WindowOperator, Watermark); 6] = [
+        (|| builtin(tumbling(10), 0), 9),
+        (|| builtin(sliding(20, 10), 0), 9),
+        (|| builtin(session(10), 0), 18),
+        (|| counting(session(10), 0, None), 18),
+        (|| collecting(tumbling(10), 0, None), 9),
+        (|| reducing(session(5)), 13),
+    ];
+    for (window, watermark) in windows {
+        let n_keys = 3 * PIECE_ROWS as i64;
+        for (cancels, expected) in [(false, n_keys as usize), (true, PIECE_ROWS)] {
+            let mut job = Job::new(window(), cancels);
+            keys(n_keys).chunks(1000).for_each(|rows| job.feed(super::rows(rows)));
+            let done = job.watermark(watermark);
+            assert_eq!(done.err().map(|e| e.code()), cancels.then_some(code::CANCELLED));
+            assert_eq!(job.pieces.n_rows.iter().sum::<usize>(), expected);
+            assert!(job.pieces.n_rows.iter().all(|n| *n <= PIECE_ROWS));
+        }
+    }
+}
+
+#[test]
+fn one_call_gets_a_piece_of_the_windows_and_of_their_rows() {
+    let (most_windows, most_rows) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut job = Job::new(watched(tumbling(10), most_windows.clone(), most_rows.clone()), false);
+    // 8 bytes a row, and its place: a piece of bytes is full before one of windows is.
+    for _ in 0..20 {
+        keys(20_000).chunks(10_000).for_each(|rows| job.feed(super::rows(rows)));
+    }
+    job.watermark(9).unwrap();
+    assert_eq!(job.pieces.n_rows.iter().sum::<usize>(), 20_000);
+    assert!(most_rows.load(Ordering::Relaxed) <= PIECE_BYTES / 16 + 20, "{most_rows:?} rows");
+    assert!(most_windows.load(Ordering::Relaxed) <= PIECE_ROWS, "{most_windows:?} windows");
+}
+
+#[test]
+fn results_of_wide_rows_go_out_by_their_bytes() {
+    // 300 keys with a text of 40 KB each, of which four aggregates keep one.
+    for assigner in [tumbling(10), sliding(20, 10), session(10)] {
+        let mut job = Job::new(texts(assigner, 0), false);
+        for rows in keys(300).chunks(10) {
+            let narrow = named_rows(rows);
+            let wide: ArrayRef =
+                Arc::new(arrow_array::StringArray::from_iter_values(rows.iter().map(|row| row.0.to_string().repeat(10_000))));
+            let columns = vec![narrow.column(0).clone(), narrow.column(1).clone(), wide];
+            job.feed(RecordBatch::try_new(narrow.schema(), columns).unwrap());
+        }
+        job.watermark(29).unwrap();
+        assert!(job.pieces.n_rows.iter().sum::<usize>() >= 300);
+        let most = job.pieces.bytes.iter().max().unwrap();
+        assert!(*most <= PIECE_BYTES + 200_000, "{most} bytes in one batch");
+    }
+}
+
+#[test]
+fn sessions_of_one_key_are_found_among_many() {
+    // Every second of 60,000 places, in an order without any; then those between, which join everything.
+    let n = 60_000i64;
+    let place = |i: i64| i * 48_271 % n * 10;
+    let rows: Vec<(i64, i64)> = (0..n).filter(|i| place(*i) % 20 == 0).map(|i| (1, place(i))).collect();
+    let mut job = Job::new(builtin(session(10), 0), false);
+    rows.chunks(1000).for_each(|rows| job.feed(super::rows(rows)));
+    job.watermark(n * 5).unwrap();
+    assert_eq!(job.pieces.n_rows.iter().sum::<usize>(), 15_000, "sessions that end by then");
+    let between: Vec<(i64, i64)> = (0..n).map(|i| (1, place(i))).filter(|row| row.1 % 20 != 0 && row.1 > n * 5 + 20).collect();
+    between.chunks(1000).for_each(|rows| job.feed(super::rows(rows)));
+    job.watermark(WATERMARK_MAX).unwrap();
+    assert!(job.pieces.n_rows.iter().sum::<usize>() <= 15_003, "the others have become one");
+}
+
+#[test]
+fn windows_of_user_code_that_overlap_too_often_are_refused() {
+    assert!(try_collecting(sliding(20_000, 10), 0, None).is_ok());
+    let error = try_collecting(sliding(20_000, 9), 0, None).err().unwrap();
+    let message = "windows of 20000 ms that slide by 9 ms put a row into 2222 windows; for functions of a plugin the limit is 2000";
+    assert_eq!((error.code(), error.message()), (code::WINDOW_OVERLAP, message));
+}
