@@ -85,7 +85,7 @@ impl Loader {
 pub fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).map_err(|e| unreadable(path, e))?;
     if !metadata.is_file() {
-        return Err(Error::new(code::FILE_IO, format!("{} is no regular file", path.display())));
+        return Err(Error::new(code::NOT_A_FILE, format!("{} is no regular file", path.display())));
     }
     let mut bytes = Vec::with_capacity(bytes_max.min(usize::try_from(metadata.len()).unwrap_or(usize::MAX)));
     File::open(path).and_then(|file| file.take(bytes_max as u64).read_to_end(&mut bytes)).map_err(|e| unreadable(path, e))?;
@@ -94,7 +94,7 @@ pub fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
 
 fn unreadable(path: &Path, error: io::Error) -> Error {
     let (code, what) = match error.kind() {
-        io::ErrorKind::NotFound => (code::FILE_MISSING, "there is no file"),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (code::FILE_MISSING, "there is no file"),
         _ => (code::FILE_IO, "cannot read the file"),
     };
     Error::new(code, format!("{what} {}", path.display())).with_source(error)

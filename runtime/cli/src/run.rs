@@ -81,6 +81,7 @@ pub fn run(args: RunArgs) -> Result<()> {
         let place = Some(folder.as_str()).filter(|folder| !folder.is_empty()).or(args.from.as_ref().and_then(|from| from.to_str()));
         report::status(&format!("the job goes on from checkpoint {checkpoint} in {}", place.unwrap_or("?")));
     }
+    handle.remarks().iter().for_each(|remark| report::status(remark));
     // Without a socket the job runs as well; it then takes no commands but Ctrl-C.
     let listening = remote::listen(&name, handle.remote(), load).map_err(|error| report::status(error.message()));
     let ended = watch(handle, style, &interrupts);

@@ -119,7 +119,7 @@ impl BatchKeys {
 
     /// A key as JSON, for reports.
     pub fn describe_bytes(&self, key: &[u8]) -> String {
-        self.decode(&[key]).map_or_else(|_| json::hexadecimal(key), |columns| json::row(&columns, 0))
+        self.decode(&[key]).map_or_else(|_| crate::values::hexadecimal(key), |columns| json::row(&columns, 0))
     }
 }
 
