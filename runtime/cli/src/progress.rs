@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 use std::time::Duration;
-use streamrt_taskmanager::{Progress, Summary};
+use streamrt_taskmanager::{CheckpointReport, CheckpointStatus, Progress, Summary};
 use streamrt_types::{WATERMARK_MAX, WATERMARK_MIN};
 
 /// How progress is shown.
@@ -43,6 +43,7 @@ impl Style {
             Style::Json => {
                 let mut object = object("summary", summary);
                 object["stopped"] = Value::Bool(stopped);
+                object["state"] = json!(if stopped { "stopped" } else { "finished" });
                 return format!("{object}\n");
             }
             Style::Live => "\r\x1b[K",
@@ -53,8 +54,21 @@ impl Style {
         format!(
             "{text}{end}: {records_in} records in, {records_out} out, {late_records} late, {dead_letters} dead letters, {:.2} s\n{}",
             elapsed.as_secs_f64(),
-            dropped(summary.dropped_at_end)
+            dropped(summary.dropped_at_end) + &dropped_timers(summary)
         )
+    }
+}
+
+/// What is said of timers that were registered too late to fire; nothing if there were none.
+fn dropped_timers(summary: &Progress) -> String {
+    match (&summary.dropped_timer, summary.dropped_timers) {
+        (_, 0) => String::new(),
+        (first, n) => {
+            let first = first.as_deref().unwrap_or_default();
+            format!(
+                "{n} timers were registered by timers that the end of the input fired, and do not fire themselves; one of them: {first}\n"
+            )
+        }
     }
 }
 
@@ -66,6 +80,19 @@ fn dropped(n: u64) -> String {
     } else {
         format!("{n} windows and timers of processing time were not due at the end, and are dropped; {kept}\n")
     }
+}
+
+/// What a checkpoint cost that counts, or has failed, as a line of JSON.
+pub fn checkpoint(report: &CheckpointReport) -> String {
+    let CheckpointReport { checkpoint, kind, status, triggered_ms, duration_us, .. } = report;
+    let mut object = json!({"event": "checkpoint", "checkpoint": checkpoint, "kind": kind, "triggered_ms": triggered_ms,
+        "duration_us": duration_us, "bytes": report.bytes(), "full_bytes": report.full_bytes()});
+    match status {
+        CheckpointStatus::Failed { reason } => (object["status"], object["reason"]) = (json!("failed"), json!(reason)),
+        CheckpointStatus::Published => object["status"] = json!("published"),
+        CheckpointStatus::Pending => object["status"] = json!("pending"),
+    }
+    format!("{object}\n")
 }
 
 fn line(before: &Progress, now: &Progress) -> String {
@@ -85,6 +112,7 @@ fn object(event: &str, progress: &Progress) -> Value {
         "back_pressure": progress.back_pressure,
         "late": progress.late_records,
         "dead_letters": progress.dead_letters,
+        "dropped_timers": progress.dropped_timers,
         "dropped_at_end": progress.dropped_at_end,
         "elapsed_ms": progress.elapsed.as_millis() as u64,
     })
@@ -132,7 +160,18 @@ mod tests {
 
     fn progress(records_in: u64, records_out: u64, watermark: Option<i64>, seconds: u64) -> Progress {
         let elapsed = Duration::from_secs(seconds);
-        Progress { records_in, records_out, watermark, back_pressure: 0.25, late_records: 3, dead_letters: 1, dropped_at_end: 0, elapsed }
+        Progress {
+            records_in,
+            records_out,
+            watermark,
+            back_pressure: 0.25,
+            late_records: 3,
+            dead_letters: 1,
+            dropped_at_end: 0,
+            dropped_timers: 0,
+            dropped_timer: None,
+            elapsed,
+        }
     }
 
     #[test]
@@ -171,8 +210,15 @@ mod tests {
         assert_eq!(Style::Plain.summary(&done, false), "finished: 7 records in, 2 out, 3 late, 1 dead letters, 3.00 s\n");
         let dropped = Style::Plain.summary(&Progress { dropped_at_end: 2, ..done.clone() }, false);
         assert!(dropped.contains("3.00 s\n2 windows and timers of processing time were not due at the end, and are dropped;"), "{dropped}");
+        let timers = Progress { dropped_timers: 2, dropped_timer: Some("operator `op`: timer at 15 ms, key 7".into()), ..done.clone() };
+        let said = Style::Plain.summary(&timers, false);
+        assert!(
+            said.contains("3.00 s\n2 timers were registered by timers") && said.ends_with("operator `op`: timer at 15 ms, key 7\n"),
+            "{said}"
+        );
         assert!(Style::Live.summary(&done, true).starts_with("\r\x1b[Kstopped: 7 records in"));
         let object: Value = serde_json::from_str(&Style::Json.summary(&done, true)).unwrap();
         assert_eq!((&object["event"], &object["records_in"], &object["stopped"]), (&json!("summary"), &json!(7), &json!(true)));
+        assert_eq!(object["state"], "stopped");
     }
 }

@@ -4,10 +4,10 @@
 //! the task). Invariant: an edge leads to an operator of a higher number, so a call never comes back.
 
 use crate::operator::{Operator, OperatorContext, Output};
-use crate::source::SplitEvent;
+use crate::source::{SplitEvent, SplitTime};
 use std::sync::Arc;
 use streamrt_state::{OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, EndOfTime, Result, Status, Target, Watermark};
+use streamrt_types::{Batch, EndOfTime, Error, Result, Status, Target, Watermark};
 
 struct Link {
     operator: Box<dyn Operator>,
@@ -26,6 +26,10 @@ pub trait Exits {
     fn batch(&mut self, exit: usize, batch: Batch) -> Result<()>;
     fn watermark(&mut self, exit: usize, watermark: Watermark) -> Result<()>;
     fn status(&mut self, exit: usize, status: Status) -> Result<()>;
+    /// A split of a source is at its end.
+    fn split_finished(&mut self, _exit: usize, _number: u32) -> Result<()> {
+        Ok(())
+    }
 }
 
 struct ChainOutput<'a> {
@@ -42,7 +46,7 @@ impl ChainOutput<'_> {
     }
 }
 
-/// Calls the first of `links`, with the others behind its output.
+/// Calls the first of `links`, with the others behind its output. A sweep of it ends first.
 fn run(
     links: &mut [Link],
     number: usize,
@@ -51,6 +55,9 @@ fn run(
 ) -> Result<()> {
     let (link, rest) = links.split_first_mut().expect("targets were checked when the chain was built");
     let mut output = ChainOutput { targets: &link.targets, rest, first: number + 1, exits };
+    while link.operator.is_sweeping() {
+        link.operator.resume(&mut output)?;
+    }
     call(link.operator.as_mut(), &mut output)
 }
 
@@ -98,8 +105,10 @@ impl Output for ChainOutput<'_> {
 
     fn split(&mut self, event: SplitEvent) -> Result<()> {
         for &(_, target) in self.targets {
-            if let Target::Operator(number) = target {
-                self.to_operator(number, &mut |operator, output| operator.split(event, output))?;
+            match (target, event) {
+                (Target::Operator(number), _) => self.to_operator(number, &mut |operator, output| operator.split(event, output))?,
+                (Target::Exit(exit), SplitEvent::Finished { number }) => self.exits.split_finished(exit, number)?,
+                (Target::Exit(_), _) => {}
             }
         }
         Ok(())
@@ -175,6 +184,11 @@ impl OperatorChain {
         run(&mut self.links, 0, exits, call)
     }
 
+    /// How far a split of the reader at the head has come, by the generator that is furthest back; `None` if no operator makes watermarks.
+    pub fn split_time(&self, number: u32) -> Option<SplitTime> {
+        self.links.iter().filter_map(|link| link.operator.split_time(number)).reduce(SplitTime::min)
+    }
+
     /// When some operator wants to see the clock, in ms.
     pub fn next_processing_time(&self) -> Option<i64> {
         self.links.iter().filter_map(|link| link.operator.next_processing_time()).min()
@@ -188,6 +202,18 @@ impl OperatorChain {
             }
         }
         Ok(())
+    }
+
+    /// Whether some operator has not carried out its last watermark to its end.
+    pub fn is_sweeping(&self) -> bool {
+        self.links.iter().any(|link| link.operator.is_sweeping())
+    }
+
+    /// Carries out the next piece of a sweep: of the last operator that has one, so that what is sent keeps its order.
+    pub fn resume(&mut self, exits: &mut dyn Exits) -> Result<()> {
+        let Some(number) = self.links.iter().rposition(|link| link.operator.is_sweeping()) else { return Ok(()) };
+        let (link, rest) = self.links[number..].split_first_mut().ok_or_else(|| Error::internal("an operator of a chain is gone"))?;
+        link.operator.resume(&mut ChainOutput { targets: &link.targets, rest, first: number + 1, exits })
     }
 
     /// Ends the operators in order, so that what one emits last still reaches the next. `end` says what becomes of that which waits for the

@@ -17,9 +17,12 @@
 
 mod abi;
 mod cache;
+mod census;
 mod chain;
+mod compiler;
 mod custom_section;
 mod discovery;
+mod file_work;
 mod folder;
 mod grants;
 mod guest;
@@ -35,7 +38,9 @@ mod ticker;
 mod trap;
 mod wasi;
 
+pub use cache::CompiledCode;
 pub use chain::{ChainSpec, Log, PluginChain};
+pub use compiler::{Compiler, compile};
 pub use grants::Grants;
 pub use host::PluginHost;
 pub use plugin::Plugin;

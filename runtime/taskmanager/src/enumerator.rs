@@ -17,6 +17,11 @@ use streamrt_types::{Error, Result, Status, code};
 /// A snapshot keeps the state of an enumerator under the uid of its source with this suffix.
 pub const ENUMERATOR_SUFFIX: &str = ":splits";
 const FOUND: &str = "found";
+/// Splits that go to a reader in one batch.
+const DEALT_SPLITS_MAX: usize = 1024;
+
+/// Nobody finds so many; a snapshot that says so was made up.
+const SPLITS_MAX: u32 = 1 << 31;
 
 /// What a checkpoint keeps of an enumerator.
 #[derive(Serialize, Deserialize)]
@@ -44,6 +49,10 @@ impl Enumerator {
         let damaged =
             |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: the state of its splits cannot be read")).with_source(e);
         let found: Option<Found> = state.list(FOUND).first().map(|item| serde_json::from_slice(item)).transpose().map_err(damaged)?;
+        if let Some(found) = found.as_ref().filter(|found| found.n_splits > SPLITS_MAX) {
+            let message = format!("source `{uid}`: the state says that there are {} splits", found.n_splits);
+            return Err(Error::new(code::SNAPSHOT_DAMAGED, message));
+        }
         let enumerator = source.enumerator(found.as_ref().map(|found| found.connector.as_str()))?;
         let n_splits = found.map_or(0, |found| found.n_splits);
         Ok(Enumerator { uid, enumerator, parallelism, n_splits, finished })
@@ -88,11 +97,17 @@ impl Enumerator {
         task.end_of_input(mailbox, || self.snapshot())
     }
 
+    /// Deals splits to the readers in turn: rebalancing deals batch by batch, so each batch has the splits of one reader.
     fn deal(&mut self, splits: Vec<Split>, task: &mut Task) -> Result<()> {
-        for split in splits {
-            // One batch for each split, so that rebalancing deals them one by one.
-            task.exits.batch(0, split_rows::to_batch(&[Split { number: self.n_splits, ..split }])?)?;
-            self.n_splits += 1;
+        let numbered = splits.into_iter().zip(self.n_splits..).map(|(split, number)| Split { number, ..split });
+        let numbered: Vec<Split> = numbered.collect();
+        self.n_splits += numbered.len() as u32;
+        let n_readers = self.parallelism.max(1) as usize;
+        for some in numbered.chunks(DEALT_SPLITS_MAX * n_readers) {
+            for reader in 0..n_readers.min(some.len()) {
+                let share: Vec<Split> = some.iter().skip(reader).step_by(n_readers).cloned().collect();
+                task.exits.batch(0, split_rows::to_batch(&share)?)?;
+            }
         }
         Ok(())
     }

@@ -81,7 +81,8 @@ impl Job {
         args.extend(self.grants());
         args.extend(options.into_iter().chain(self.options.iter().cloned()).flat_map(|option| ["-D".to_owned(), option]));
         args.extend(further.iter().map(|&further| further.to_owned()));
-        args.extend(["--".to_owned(), "--input".into(), text("input"), "--output".into(), text("out")]);
+        args.extend(["--".to_owned(), "--input".into(), text("input")]);
+        args.extend(data::output(self.example, &self.path("out")));
         args.extend(self.arguments.iter().cloned());
         args
     }
@@ -93,6 +94,11 @@ impl Job {
             }
             example => data::options(example, &self.path("out")),
         }
+    }
+
+    /// Of the input.
+    pub fn n_lines(&self) -> usize {
+        self.n_lines
     }
 
     /// Entries of the log of its checkpoints.

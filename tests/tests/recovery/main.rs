@@ -2,12 +2,15 @@
 //! the end it is all of it, once.
 
 mod disks;
+mod drains;
 mod failpoints;
 mod faulty_disks;
+mod forks;
 mod jobs;
 mod kills;
 mod refusals;
 mod regions;
 mod savepoints;
 mod sinks;
+mod strangers;
 mod upgrades;
