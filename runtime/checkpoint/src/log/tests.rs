@@ -1,4 +1,4 @@
-//! Tests of the log: what follows what, entries that are damaged or made up, summaries, and fencing.
+//! The log of a job: take-overs, entries that follow one another, summaries, what is torn or lies.
 
 use super::*;
 use crate::tests::faulty::{Fault, Faulty, Operation};

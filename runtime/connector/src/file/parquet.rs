@@ -208,15 +208,15 @@ fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowErro
     }
 }
 
-/// Times in ms, of which `per_ms` units make one. A cast would round towards 1970.
-fn floored<T: ArrowPrimitiveType<Native = i64>>(column: &ArrayRef, per_ms: i64) -> ArrayRef {
-    Arc::new(column.as_primitive::<T>().unary::<_, Int64Type>(|time| time.div_euclid(per_ms)))
-}
-
 /// The library gives up with a panic where it did not think of some damage.
 fn unless_it_panics<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     let read = catch_unwind(AssertUnwindSafe(read));
     read.unwrap_or_else(|_| Err(ParquetError::General("the columns do not hold together".to_owned())))
+}
+
+/// Times in ms, of which `per_ms` units make one. A cast would round towards 1970.
+fn floored<T: ArrowPrimitiveType<Native = i64>>(column: &ArrayRef, per_ms: i64) -> ArrayRef {
+    Arc::new(column.as_primitive::<T>().unary::<_, Int64Type>(|time| time.div_euclid(per_ms)))
 }
 
 fn unreadable(path: &str, error: ParquetError) -> Error {

@@ -2,7 +2,7 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::ArrowError;
 use std::fmt::Write;
@@ -45,42 +45,54 @@ pub fn write(rows: &RecordBatch, texts: &[ColumnText], out: &mut Vec<u8>) -> Res
     let options = FormatOptions::new().with_display_error(false);
     let formatters = rows.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect::<Result<Vec<_>, ArrowError>>();
     let formatters = formatters.map_err(|e| Error::internal("a column cannot be written as text").with_source(e))?;
-    let (mut value, mut refused) = (String::new(), Vec::new());
-    for row in 0..rows.num_rows() {
+    let mut writer = Writer { rows, texts, formatters, value: String::new() };
+    Ok((0..rows.num_rows()).filter_map(|row| writer.row(row, out).err()).collect())
+}
+
+/// Of the rows of a batch.
+struct Writer<'a> {
+    rows: &'a RecordBatch,
+    texts: &'a [ColumnText],
+    formatters: Vec<ArrayFormatter<'a>>,
+    /// Room for a value.
+    value: String,
+}
+
+impl Writer<'_> {
+    /// Appends a row, or nothing of it.
+    fn row(&mut self, row: usize, out: &mut Vec<u8>) -> Result<(), Refused> {
         let start = out.len();
-        for (number, (formatter, text)) in formatters.iter().zip(texts).enumerate() {
-            if number > 0 {
+        for column in 0..self.texts.len() {
+            if column > 0 {
                 out.push(b'\t');
             }
-            let written = match (text, rows.column(number)) {
-                (_, column) if column.is_null(row) => {
-                    out.extend_from_slice(b"\\N");
-                    Ok(())
-                }
-                (ColumnText::Text, column) => escape(column.as_string::<i32>().value(row), out),
-                (ColumnText::Bytes, column) => {
-                    hexadecimal(column.as_binary::<i32>().value(row), out);
-                    Ok(())
-                }
-                (ColumnText::Time, column) => time(column, row, &mut value, out),
-                (ColumnText::Value, _) => {
-                    value.clear();
-                    let written = write!(value, "{}", formatter.value(row));
-                    out.extend_from_slice(value.as_bytes());
-                    written.map_err(|_| "holds a value that has no text")
-                }
-            };
-            if let Err(why) = written {
-                refused.push(Refused { row, column: number, why });
-                break;
+            self.value(row, column, out).map_err(|why| {
+                out.truncate(start);
+                Refused { row, column, why }
+            })?;
+        }
+        out.push(b'\n');
+        Ok(())
+    }
+
+    fn value(&mut self, row: usize, column: usize, out: &mut Vec<u8>) -> Result<(), &'static str> {
+        let values = self.rows.column(column);
+        if values.is_null(row) {
+            out.extend_from_slice(b"\\N");
+            return Ok(());
+        }
+        self.value.clear();
+        match self.texts[column] {
+            ColumnText::Text => escape(values.as_string::<i32>().value(row), out)?,
+            ColumnText::Bytes => hexadecimal(values.as_binary::<i32>().value(row), out),
+            ColumnText::Time => time(values.as_primitive::<Int64Type>().value(row), &mut self.value)?,
+            ColumnText::Value => {
+                write!(self.value, "{}", self.formatters[column].value(row)).map_err(|_| "holds a value that has no text")?
             }
         }
-        match refused.last() {
-            Some(last) if last.row == row => out.truncate(start),
-            _ => out.push(b'\n'),
-        }
+        out.extend_from_slice(self.value.as_bytes());
+        Ok(())
     }
-    Ok(refused)
 }
 
 /// Year, month and day of a day since 1970, in the calendar that goes on as it does now, before and behind.
@@ -99,17 +111,14 @@ fn civil(day: i64) -> (i64, i64, i64) {
 }
 
 /// As the server writes it: years have four digits or more, and there is none with the number 0.
-fn time(column: &ArrayRef, row: usize, value: &mut String, out: &mut Vec<u8>) -> Result<(), &'static str> {
-    let ms = column.as_primitive::<Int64Type>().value(row);
+fn time(ms: i64, value: &mut String) -> Result<(), &'static str> {
     if !TIMES_MS.contains(&ms) {
         return Err("holds a number of ms since 1970 that is no time of the server, whose calendar is from 4714 BC to 294276");
     }
     let ((year, month, day), rest) = (civil(ms.div_euclid(DAY_MS)), ms.rem_euclid(DAY_MS));
     let (hour, minute, second, ms) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
     let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
-    value.clear();
     let written = write!(value, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{ms:03}+00{era}");
-    out.extend_from_slice(value.as_bytes());
     written.map_err(|_| "holds a time that has no text")
 }
 
@@ -138,7 +147,7 @@ fn hexadecimal(bytes: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::{BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array};
+    use arrow_array::{ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array};
     use std::sync::Arc;
 
     fn written(text: ColumnText, column: ArrayRef) -> (String, Vec<Refused>) {
