@@ -5,6 +5,7 @@
 pub mod binary;
 pub mod data;
 pub mod faulty_disk;
+pub mod fixtures;
 pub mod guests;
 pub mod measured;
 pub mod oracle;

@@ -9,9 +9,13 @@ mod checkpoints;
 mod compat;
 mod component;
 mod configuration;
+mod control_socket;
+mod docs;
 mod export;
 mod inspect;
 mod named;
+mod jobs;
+mod key;
 mod new;
 mod plugin_file;
 mod process;
@@ -22,6 +26,7 @@ mod run;
 mod snapshot;
 mod state_backend;
 mod toolchain;
+mod workspace;
 
 use args::{Command, CommandLine, CompileArgs, SavepointCommand, StateArgs, StateCommand};
 use clap::Parser;
@@ -62,20 +67,21 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Build(args) => component::build(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Run(args) => run::run(args),
-        Command::List => remote::list(),
+        Command::List(args) => jobs::list(&args),
         Command::Savepoint(args) => match (args.command, args.job, args.dir) {
             (Some(SavepointCommand::Inspect(args)), ..) => snapshot::inspect(&args),
-            (None, Some(job), Some(dir)) => remote::savepoint(&job, &dir),
+            (None, Some(job), Some(dir)) => jobs::savepoint(&job, &dir),
             _ => Err(Error::new(code::BAD_OPTION, "a savepoint needs a job and a folder")),
         },
-        Command::Stop(args) => remote::stop(&args.job, args.savepoint.as_deref(), args.drain),
-        Command::Cancel(args) => remote::cancel(&args.job),
+        Command::Stop(args) => jobs::stop(&args.job, args.savepoint.as_deref(), args.drain),
+        Command::Cancel(args) => jobs::cancel(&args.job),
         Command::Checkpoints(args) => checkpoints::checkpoints(&args),
         Command::Compat(args) => compat::compat(&args),
-        Command::Upgrade(args) => remote::upgrade(&args.job, &args.component),
+        Command::Upgrade(args) => jobs::upgrade(&args.job, &args.component),
         Command::State(StateArgs { command: StateCommand::Get(args) }) => snapshot::get(&args),
         Command::State(StateArgs { command: StateCommand::Export(args) }) => export::export(&args),
         Command::Fsck(args) => snapshot::fsck(&args),
+        Command::Docs(args) => docs::docs(args.topic),
         Command::CompileComponent(_) => Err(Error::internal("compiling is no command like the others")),
         Command::Toolchain => toolchain::ensure(Path::new(".")).map(|_| report::status("the tool chain for components is complete")),
     }

@@ -121,6 +121,10 @@ impl Source for DatagenSource {
         self.options.rows.is_some()
     }
 
+    fn stays_open(&self) -> bool {
+        true
+    }
+
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
         let n_splits = self.options.splits;
         once::enumerator("datagen", restored, move |parallelism| {

@@ -227,6 +227,10 @@ impl SplitReader for FileReader {
         position::write(&FilePosition { byte: end.map_or(byte, |end| byte.min(end)), line, end })
     }
 
+    fn held_bytes(&self) -> usize {
+        self.records.held_bytes()
+    }
+
     fn skip_long_records(&mut self) {
         self.records.skip_long_records();
     }

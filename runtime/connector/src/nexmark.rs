@@ -104,6 +104,10 @@ impl Source for NexmarkSource {
         true
     }
 
+    fn stays_open(&self) -> bool {
+        true
+    }
+
     /// Gives each reader one contiguous range of bids.
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
         let rows = self.options.rows;

@@ -6,7 +6,7 @@
 use crate::limits::{self, Columns};
 use crate::spec::{FunctionRef, JobSpec, functions_of};
 use crate::stream_schema;
-use arrow_schema::SchemaRef;
+use arrow_schema::{Field, SchemaRef};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use streamrt_types::{Error, Result, code};
@@ -78,15 +78,20 @@ impl StreamGraph {
         let mut graph = StreamGraph { name: spec.name.clone(), nodes: Vec::new(), functions: spec.functions.clone() };
         let position: HashMap<u32, usize> = order.iter().enumerate().map(|(i, &n)| (spec.nodes[n].id, i)).collect();
         let mut columns = Columns::default();
-        for n in order {
+        for &n in &order {
             let checked = graph.check_node(&spec.nodes[n], &position).and_then(|node| {
                 node.outputs.iter().try_for_each(|output| columns.add(output.fields().len()))?;
                 Ok(node)
             });
-            graph.nodes.push(checked.map_err(|e| e.at(format!("node `{}`", spec.nodes[n].uid)))?);
+            graph.nodes.push(checked.map_err(|e| e.at(place_of(&spec.nodes[n])))?);
         }
-        graph.refuse_dead_ends()?;
-        Ok(graph)
+        match graph.dead_end() {
+            Some(dead) => {
+                let error = Error::new(code::INVALID_JOB, "nothing reads its output; add a sink");
+                Err(error.at(place_of(&spec.nodes[order[dead]])))
+            }
+            None => Ok(graph),
+        }
     }
 
     /// The functions that node `node` calls.
@@ -152,6 +157,9 @@ impl StreamGraph {
                 hidden.extend(schema.iter().map(|field| field.name.clone()));
             }
         }
+        // Streams that are united and come from one projection name its columns each.
+        let mut seen = HashSet::new();
+        hidden.retain(|name| seen.insert(name.clone()));
         hidden
     }
 
@@ -165,8 +173,16 @@ impl StreamGraph {
                 return Err(Error::new(code::UNKNOWN_UID, format!("node `{}` has no output port {}", sender.uid, input.port)));
             };
             if let Some(first) = schema.as_ref().filter(|first| *first != found) {
-                let message = format!("its inputs have different columns: {} and {}", names(first), names(found));
+                let first_sender = &self.nodes[edges[0].from].uid;
+                let (first, found) = (columns(first), columns(found));
+                let message = format!("its inputs have different columns: {first} of `{first_sender}` and {found} of `{}`", sender.uid);
                 return Err(Error::new(code::SCHEMA_MISMATCH, message));
+            }
+            if edges.iter().any(|edge| edge.from == from && edge.port == input.port) {
+                return Err(Error::new(
+                    code::INVALID_JOB,
+                    format!("it reads the output of `{}` twice; a flat-map gives each row twice", sender.uid),
+                ));
             }
             edges.push(StreamEdge { from, port: input.port, partitioner: partitioner(&input.partitioning, found)?, input: number });
             schema = Some(found.clone());
@@ -177,20 +193,24 @@ impl StreamGraph {
         Ok((schema, edges))
     }
 
-    /// A job whose main results go nowhere is a mistake; side outputs may be left alone.
-    fn refuse_dead_ends(&self) -> Result<()> {
+    /// A node whose main results go nowhere, which is a mistake; side outputs may be left alone.
+    fn dead_end(&self) -> Option<usize> {
         let used: HashSet<usize> = self.nodes.iter().flat_map(|node| node.inputs.iter().map(|edge| edge.from)).collect();
-        let dead = self.nodes.iter().enumerate().find(|(i, node)| !node.body.is_sink() && !used.contains(i));
-        match dead {
-            Some((_, node)) => Err(Error::new(code::INVALID_JOB, format!("node `{}`: nothing reads its output; add a sink", node.uid))),
-            None => Ok(()),
-        }
+        self.nodes.iter().enumerate().find(|(i, node)| !node.body.is_sink() && !used.contains(i)).map(|(i, _)| i)
     }
 }
 
-fn names(schema: &SchemaRef) -> String {
-    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    format!("({})", names.join(", "))
+/// A node as messages name it, with its place in the user's program where that is known.
+fn place_of(node: &Node) -> String {
+    let place = node.place.as_ref().map(|place| format!(" at {place}")).unwrap_or_default();
+    format!("node `{}`{place}", node.uid)
+}
+
+/// The columns of an edge in words, with their types.
+fn columns(schema: &SchemaRef) -> String {
+    let optional = |nullable: bool| if nullable { "?" } else { "" };
+    let column = |f: &Field| format!("{}: {}{}", f.name(), f.data_type(), optional(f.is_nullable()));
+    format!("({})", schema.fields().iter().map(|f| column(f)).collect::<Vec<_>>().join(", "))
 }
 
 fn partitioner(partitioning: &Partitioning, schema: &SchemaRef) -> Result<EdgePartitioner> {

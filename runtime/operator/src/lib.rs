@@ -54,7 +54,7 @@ pub use operator::{DeadLetter, LazyDisk, Operator, OperatorContext, Output, Task
 pub use ports::port_number;
 pub use process::KeyedProcessOperator;
 pub use sink::{COMMITTABLES, Sink, SinkOperator, subtask_prefix, transaction_prefix};
-pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader};
+pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader, SplitTime};
 pub use timers::{Domain, Timer, TimerKey, TimerService};
 pub use transform::{Projection, TransformOperator, suspect_row};
 pub use write_ahead::{WRITE_AHEAD_BYTES, WriteAhead, WriteAheadSink};

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use streamrt_operator::Failure;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Code, Error, Result, code};
 use streamrt_wit::codes::error;
 use streamrt_wit::{META_SECTION, OPERATOR_INTERFACE, Plan};
 use wasmtime::Engine;
@@ -195,7 +195,7 @@ fn link(engine: &Engine, component: &Component) -> Result<InstancePre<Guest>> {
 
 /// Asks an instance for its plan.
 pub(crate) fn plan_of(instance: &mut Instance, args: &[String], deadline: Duration) -> std::result::Result<Plan, Failure> {
-    let text = instance.describe(args, deadline)?.map_err(refused_arguments)?;
+    let text = instance.describe(args, deadline).map_err(failed_to_build)?.map_err(refused_job)?;
     check_plan_text(&text)?;
     let plan = Plan::from_json(&text).map_err(|e| Error::new(code::BAD_PLAN, format!("the plugin's plan cannot be read: {e}")))?;
     Ok(plan)
@@ -214,7 +214,35 @@ fn check_plan_text(text: &str) -> Result<()> {
     Ok(())
 }
 
-fn refused_arguments(refused: GuestError) -> Error {
-    let code = if refused.code == error::ARGUMENTS { code::BAD_ARGUMENTS } else { code::USER_ERROR };
+/// No record was looked at, so what is advised for records would not help.
+fn refused_job(refused: GuestError) -> Error {
+    let code = match refused.code {
+        error::ARGUMENTS => code::BAD_ARGUMENTS,
+        _ => mistake(refused.code).unwrap_or(code::JOB_FUNCTION),
+    };
     Error::new(code, refused.message)
+}
+
+/// What it means when a plugin says that its job is put together wrongly; `None` for other codes of the WIT.
+pub(crate) fn mistake(refusal: u16) -> Option<Code> {
+    match refusal {
+        error::JOB => Some(code::INVALID_JOB),
+        error::MISSING_UID => Some(code::MISSING_UID),
+        error::DOUBLED_UID => Some(code::DOUBLED_UID),
+        error::COLUMNS => Some(code::SCHEMA_MISMATCH),
+        _ => None,
+    }
+}
+
+/// A job function that panics; limits that are met keep their own codes.
+fn failed_to_build(failure: Failure) -> Failure {
+    if failure.error.code() != code::TRAP {
+        return failure;
+    }
+    let error = Error::new(code::JOB_FUNCTION, format!("the function that builds the job failed: {}", failure.error.message()));
+    Failure { error: with_backtrace(error, &failure.backtrace), ..failure }
+}
+
+fn with_backtrace(error: Error, backtrace: &str) -> Error {
+    if backtrace.is_empty() { error } else { error.with_source(backtrace) }
 }

@@ -55,6 +55,12 @@ impl Error {
         self
     }
 
+    /// Puts something more behind the message: `message; more`.
+    pub fn and(mut self, more: impl fmt::Display) -> Error {
+        self.0.message = format!("{}; {more}", self.0.message);
+        self
+    }
+
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }

@@ -31,7 +31,7 @@ pub use error::{Error, ErrorKind, Result, stdout_error};
 pub use failpoint::{FAILPOINTS, failpoint};
 pub use key::{KeyEncoder, canonical_f32, canonical_f64, murmur3_32};
 pub use key_group::{KeyGroupRange, default_max_parallelism, key_group, key_group_owner};
-pub use say::{finish_saying, printable, printable_bytes, say_line, say_raw};
+pub use say::{finish_saying, printable, printable_bytes, say_as_json, say_line, say_raw, says_json};
 pub use schema::{arrow_schema, arrow_type, plan_schema, port_schema};
 pub use target::Target;
 pub use time::{Clock, ManualClock, SystemClock, WATERMARK_MAX, WATERMARK_MIN, Watermark};

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -60,8 +60,25 @@ macro_rules! say {
     };
 }
 
-/// Says one thing on stderr. Its further lines are indented, so that no text of others looks like one of ours.
+/// Whether what is said are JSON objects, one a line, whose `event` says what each is about.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on everything is said as JSON.
+pub fn say_as_json() {
+    AS_JSON.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`say_as_json`] was called.
+pub fn says_json() -> bool {
+    AS_JSON.load(Ordering::Relaxed)
+}
+
+/// Says one thing on stderr. Its further lines are indented, so that no text of others looks like one of ours. As JSON it is a `status`.
 pub fn say_line(text: &str) {
+    if says_json() {
+        let message = text.strip_prefix("streamrt: ").unwrap_or(text).trim_end();
+        return say_raw(format!("{}\n", serde_json::json!({"event": "status", "message": printable(message)})));
+    }
     say_raw(format!("{}\n", printable(text.trim_end()).replace('\n', "\n  ")));
 }
 
