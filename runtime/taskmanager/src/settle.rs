@@ -69,9 +69,7 @@ pub(crate) fn settle_sinks(factory: &Factory<'_>, restored: Option<&Restored>, v
             }
             Promised::Elsewhere => {
                 if !items.is_empty() {
-                    say!(
-                        "streamrt: sink `{uid}` writes to another place now; what the snapshot has not committed is left to its own job"
-                    );
+                    say!("streamrt: sink `{uid}` writes to another place now; what the snapshot has not committed is left to its own job");
                 }
                 Vec::new()
             }
