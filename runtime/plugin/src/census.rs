@@ -65,17 +65,21 @@ pub(crate) fn count(bytes: &[u8], memory_bytes: usize) -> Result<Census> {
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(damaged)? {
             Payload::Version { encoding, .. } => frames.push(Frame { is_module: encoding == Encoding::Module, ..Frame::default() }),
-            Payload::End(_) => {
-                let Some(done) = frames.pop() else { break };
-                match frames.last_mut() {
-                    Some(outer) => outer.define(&done),
-                    None => whole = done.census,
-                }
-            }
+            // The whole component is what ends last.
+            Payload::End(_) => whole = close(&mut frames),
             section => read(&mut frames, section)?,
         }
     }
     check(&whole, memory_bytes).map(|()| whole)
+}
+
+/// Ends the innermost frame, which the one around it then has as a definition.
+fn close(frames: &mut Vec<Frame>) -> Census {
+    let done = frames.pop().unwrap_or_default();
+    if let Some(outer) = frames.last_mut() {
+        outer.define(&done);
+    }
+    done.census
 }
 
 fn check(census: &Census, memory_bytes: usize) -> Result<()> {
