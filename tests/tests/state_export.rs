@@ -129,7 +129,7 @@ fn what_cannot_be_exported_gets_a_sentence() {
     export(folder.path(), "nobody", "panes", "a.parquet").failed_with("S2007").names("counts/panes");
     export(folder.path(), "counts", "panes", "no/such/a.parquet").failed_with("S3002").names("cannot be created");
     export(folder.path(), "counts", "panes", "a.parquet").succeeded();
-    export(folder.path(), "counts", "panes", "a.parquet").failed_with("S3002").names("a.parquet is there already");
+    export(folder.path(), "counts", "panes", "a.parquet").failed_with("S6003").names("a.parquet is there already");
     assert!(!folder.path().join(".a.parquet.inprogress").exists());
     std::fs::remove_dir_all(folder.path().join("checkpoints/chk-2")).unwrap();
     export(folder.path(), "counts", "panes", "b.parquet").failed_with("S7001").names("missing");

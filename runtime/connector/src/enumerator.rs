@@ -1,16 +1,19 @@
 //! Finds the files of the source `file` and cuts the big ones into splits.
 //!
 //! Files come in the order of their names, each is found once, and the first listing is complete before anything is read. A snapshot
-//! holds the names that were found, so that a file is found once over restarts too. The task drives this through [`SplitEnumerator`].
+//! holds the names that were found, so that a file is found once over restarts too. In a watched folder a file is found when it has not
+//! changed for a while; one that is longer or shorter afterwards becomes a split that only reports it. The task drives this through
+//! [`SplitEnumerator`].
 
-use crate::file::FileOptions;
-use crate::position;
+use crate::file::{Compression, FileOptions};
+use crate::{file_name, position};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 use streamrt_operator::{Enumeration, Split, SplitEnumerator};
 use streamrt_types::{Error, Result, code};
 
@@ -20,13 +23,22 @@ pub struct FileSplit {
     pub path: String,
     pub start: u64,
     pub end: u64,
+    /// What is to be said instead of reading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
 }
 
 /// Of one file: each is a row in memory and in checkpoints.
 const SPLITS_MAX: u64 = 100_000;
 
+/// Nobody finds so many; a snapshot that says so was made up.
+const ALL_SPLITS_MAX: u32 = 1 << 31;
+
 pub struct FileEnumerator {
     options: Arc<FileOptions>,
+    settle_ms: u64,
+    /// Files that may change still, as they were last seen to change, and when.
+    waiting: BTreeMap<String, (u64, Option<SystemTime>, Instant)>,
     /// No file that has a quote is cut.
     quoted: bool,
     found: Found,
@@ -36,8 +48,11 @@ pub struct FileEnumerator {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Found {
-    /// The paths, as the listing gives them.
+    /// The paths, as text.
     files: BTreeSet<String>,
+    /// How long those are that are watched.
+    #[serde(default)]
+    lengths: BTreeMap<String, u64>,
     n_splits: u32,
     /// There was a listing. Without `watch` it was the only one.
     listed: bool,
@@ -49,27 +64,102 @@ impl FileEnumerator {
     /// # Errors
     /// `Data` if `restored` is no snapshot of such an enumerator.
     pub fn new(options: Arc<FileOptions>, quoted: bool, restored: Option<&str>) -> Result<FileEnumerator> {
-        let found = restored.map(|text| position::read("source `file`", text)).transpose()?.unwrap_or_default();
-        Ok(FileEnumerator { options, quoted, found })
-    }
-
-    fn splits(&mut self, name: &str) -> Result<Vec<Split>> {
-        let path = Path::new(name);
-        let length = regular_file_bytes(path)?;
-        let bytes_max = self.options.split_bytes;
-        let cut = length > bytes_max && !(self.quoted && has_quote(path)?);
-        if cut && length / bytes_max > SPLITS_MAX {
-            let message =
-                format!("{} has {length} bytes, and `split-bytes` {bytes_max} cuts it into more than {SPLITS_MAX} splits", absolute(path));
-            return Err(Error::new(code::BAD_OPTION, message));
+        let found: Found = restored.map(|text| position::read("source `file`", text)).transpose()?.unwrap_or_default();
+        if found.n_splits > ALL_SPLITS_MAX {
+            return Err(position::damaged("source `file`", &format!("{} splits", found.n_splits)));
         }
-        let starts = (0..if cut { length } else { 1 }).step_by(usize::try_from(bytes_max).unwrap_or(usize::MAX));
-        Ok(starts.map(|start| self.split(name, start, if cut { length.min(start + bytes_max) } else { length })).collect())
+        Ok(FileEnumerator { settle_ms: options.settle_ms()?, options, waiting: BTreeMap::new(), quoted, found })
     }
 
-    fn split(&mut self, path: &str, start: u64, end: u64) -> Split {
-        let detail = FileSplit { path: path.to_owned(), start, end };
-        let name = if start == 0 { path.to_owned() } else { format!("{path} from byte {start}") };
+    /// Looks at a path of the listing. Returns whether it must be looked at again soon.
+    fn look(&mut self, path: &Path, splits: &mut Vec<Split>) -> Result<bool> {
+        let name = file_name::to_text(path);
+        let is_known = self.found.files.contains(&name);
+        if is_known && !self.watches_lengths() {
+            return Ok(false);
+        }
+        match fs::metadata(path) {
+            Ok(metadata) if is_known => splits.extend(self.report(&name, metadata.len())),
+            Ok(metadata) if self.watches_lengths() && !self.is_settled(&name, &metadata) => return Ok(true),
+            Ok(metadata) => splits.extend(self.find(path, name, &metadata)?),
+            // A watched folder may lose what was not found yet; else who listed it a moment ago misses it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && (is_known || self.options.watch) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                splits.push(self.split(FileSplit { path: name, start: 0, end: 0, report: None }))
+            }
+            Err(e) => return Err(missing(path, e)),
+        }
+        Ok(false)
+    }
+
+    /// The splits of a file that was not known.
+    fn find(&mut self, path: &Path, name: String, metadata: &Metadata) -> Result<Vec<Split>> {
+        if self.watches_lengths() {
+            self.found.lengths.insert(name.clone(), metadata.len());
+        }
+        let splits = self.splits(path, &name, metadata);
+        self.found.files.insert(name);
+        splits
+    }
+
+    /// Whether a file has not changed for `settle`: as its own time says, or, since the clock that set it may be another one, as was seen.
+    fn is_settled(&mut self, name: &str, metadata: &Metadata) -> bool {
+        let (modified, settle) = (metadata.modified().ok(), Duration::from_millis(self.settle_ms));
+        let age = modified.and_then(|modified| modified.elapsed().ok());
+        let seen = (metadata.len(), modified);
+        let since = match self.waiting.get(name) {
+            Some((n_bytes, modified, since)) if (*n_bytes, *modified) == seen => *since,
+            _ => Instant::now(),
+        };
+        let is_settled = age.is_some_and(|age| age >= settle) || since.elapsed() >= settle;
+        match is_settled {
+            true => self.waiting.remove(name),
+            false => self.waiting.insert(name.to_owned(), (seen.0, seen.1, since)),
+        };
+        is_settled
+    }
+
+    /// Whether a file that changes after it was found is to be reported.
+    fn watches_lengths(&self) -> bool {
+        self.options.watch && !self.options.follow
+    }
+
+    /// A split that says that a file has changed, once for each change.
+    fn report(&mut self, name: &str, n_bytes: u64) -> Option<Split> {
+        let before = self.found.lengths.insert(name.to_owned(), n_bytes).filter(|before| *before != n_bytes)?;
+        let path = absolute(&file_name::to_path(name));
+        let report = match n_bytes.checked_sub(before) {
+            Some(more) => {
+                format!("{path} has grown by {more} bytes since it was found, which are not read; `follow` reads a log that grows")
+            }
+            None => format!("{path} had {before} bytes when it was found and has {n_bytes} now, and is not read again"),
+        };
+        Some(self.split(FileSplit { path: name.to_owned(), start: 0, end: 0, report: Some(report) }))
+    }
+
+    fn splits(&mut self, path: &Path, name: &str, metadata: &Metadata) -> Result<Vec<Split>> {
+        if !metadata.is_file() {
+            let what = "is neither a regular file nor a folder";
+            return Err(Error::new(code::NOT_A_FILE, format!("{} {what}", absolute(path))));
+        }
+        let (length, bytes_max) = (metadata.len(), self.options.split_bytes);
+        // The middle of a compressed file is found from its begin alone, and the end of a log is not known.
+        let is_whole = length <= bytes_max || self.options.follow || Compression::of(path).is_some() || self.quoted && has_quote(path)?;
+        let split = |start, end| FileSplit { path: name.to_owned(), start, end, report: None };
+        if is_whole {
+            return Ok(vec![self.split(split(0, length))]);
+        }
+        if length / bytes_max > SPLITS_MAX {
+            let what = format!("has {length} bytes, and `split-bytes` {bytes_max} cuts it into more than {SPLITS_MAX} splits");
+            return Err(Error::new(code::BAD_OPTION, format!("{} {what}", absolute(path))));
+        }
+        let starts = (0..length).step_by(usize::try_from(bytes_max).unwrap_or(usize::MAX));
+        Ok(starts.map(|start| self.split(split(start, length.min(start + bytes_max)))).collect())
+    }
+
+    fn split(&mut self, detail: FileSplit) -> Split {
+        let path = file_name::to_path(&detail.path).display().to_string();
+        let name = if detail.start == 0 { path } else { format!("{path} from byte {}", detail.start) };
         let number = self.found.n_splits;
         self.found.n_splits += 1;
         Split { number, name: name.into(), detail: position::write(&detail) }
@@ -82,16 +172,14 @@ impl SplitEnumerator for FileEnumerator {
             return Ok(Enumeration::Finished);
         }
         self.found.listed = true;
-        let paths = list(&self.options.path, self.options.watch)?;
-        let mut splits = Vec::new();
-        for path in paths {
-            let name = path.to_str().ok_or_else(|| Error::new(code::FILE_IO, format!("the name of {} is not UTF-8", path.display())))?;
-            if self.found.files.insert(name.to_owned()) {
-                splits.extend(self.splits(name)?);
-            }
+        let (mut splits, mut soon) = (Vec::new(), false);
+        for path in list(&self.options)? {
+            soon |= self.look(&path, &mut splits)?;
         }
         match (splits.is_empty(), self.options.watch) {
-            (true, true) => Ok(Enumeration::Idle { ms: self.options.watch_ms }),
+            (true, true) => {
+                Ok(Enumeration::Idle { ms: if soon { self.options.watch_ms.min(self.settle_ms.max(1)) } else { self.options.watch_ms } })
+            }
             (true, false) => Ok(Enumeration::Finished),
             (false, _) => Ok(Enumeration::Splits(splits)),
         }
@@ -102,14 +190,22 @@ impl SplitEnumerator for FileEnumerator {
     }
 }
 
-/// The files that `path` means, in the order of their names: a file, the files of a folder, or what a pattern fits.
-fn list(path: &str, watch: bool) -> Result<Vec<PathBuf>> {
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => list_folder(Path::new(path)),
-        Ok(_) => Ok(vec![PathBuf::from(path)]),
-        Err(_) if path.contains(['*', '?', '[']) => list_pattern(path, watch),
-        Err(e) => Err(missing(Path::new(path), e)),
-    }
+/// The files that the options mean, in the order of their names: a file, the files of a folder, or what a pattern fits.
+fn list(options: &FileOptions) -> Result<Vec<PathBuf>> {
+    let path = Path::new(&options.path);
+    let mut paths = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => list_folder(path)?,
+        Ok(_) => return Ok(vec![path.to_owned()]),
+        Err(_) if is_pattern(&options.path) => list_pattern(&options.path, options.watch)?,
+        Err(e) => return Err(missing(path, e)),
+    };
+    let is_ignored = |path: &PathBuf| options.ignore.iter().any(|end| path.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()));
+    paths.retain(|path| !is_ignored(path));
+    Ok(paths)
+}
+
+fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '['])
 }
 
 fn list_folder(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -127,47 +223,59 @@ fn list_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn list_pattern(pattern: &str, watch: bool) -> Result<Vec<PathBuf>> {
+fn list_pattern(path: &str, watch: bool) -> Result<Vec<PathBuf>> {
     let options = glob::MatchOptions { require_literal_leading_dot: true, require_literal_separator: true, case_sensitive: true };
-    let found = glob::glob_with(pattern, options)
-        .map_err(|e| Error::new(code::BAD_OPTION, format!("connector `file`: `path` is `{pattern}`, which is no pattern: {e}")))?;
-    let paths: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
+    let found = glob::glob_with(&escaped(path), options)
+        .map_err(|e| Error::new(code::BAD_OPTION, format!("connector `file`: `path` is `{path}`, which is no pattern: {e}")))?;
+    let mut paths = found.collect::<Result<Vec<PathBuf>, _>>().map_err(unlisted)?;
+    paths.retain(|path| path.is_file());
     if paths.is_empty() && !watch {
-        return Err(Error::new(code::FILE_MISSING, format!("no file fits {}", absolute(Path::new(pattern)))));
+        let hint = if path.contains('[') { "; where a name has a `[`, the pattern has `[[]`" } else { "" };
+        return Err(Error::new(code::FILE_MISSING, format!("no file fits {}{hint}", absolute(Path::new(path)))));
     }
     Ok(paths)
 }
 
-fn absolute(path: &Path) -> String {
+fn unlisted(error: glob::GlobError) -> Error {
+    let message = format!("folder {} cannot be listed", absolute(error.path()));
+    Error::new(code::FILE_IO, message).with_source(io::Error::from(error))
+}
+
+/// The pattern, with its longest beginning that is there as it stands as no pattern: a folder may be called `data [2024]`.
+fn escaped(pattern: &str) -> String {
+    let ends = pattern.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
+    let literal = ends.take_while(|end| Path::new(&pattern[..*end]).exists()).last().unwrap_or(0);
+    format!("{}{}", glob::Pattern::escape(&pattern[..literal]), &pattern[literal..])
+}
+
+pub fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 /// Why a path cannot be opened, with the path as it is seen from the root.
 pub fn missing(path: &Path, error: io::Error) -> Error {
-    let code = if error.kind() == io::ErrorKind::NotFound { code::FILE_MISSING } else { code::FILE_IO };
-    let what = if error.kind() == io::ErrorKind::NotFound { "does not exist" } else { "cannot be opened" };
+    let is_missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    let (code, what) = if is_missing { (code::FILE_MISSING, "does not exist") } else { (code::FILE_IO, "cannot be opened") };
     Error::new(code, format!("{} {what}", absolute(path))).with_source(error)
-}
-
-fn regular_file_bytes(path: &Path) -> Result<u64> {
-    let metadata = fs::metadata(path).map_err(|e| missing(path, e))?;
-    if metadata.is_file() {
-        return Ok(metadata.len());
-    }
-    Err(Error::new(code::FILE_IO, format!("{} is not a regular file", absolute(path))))
 }
 
 /// Whether a file has a quote anywhere. Only big CSV files are looked through: the price of never cutting a record in two.
 fn has_quote(path: &Path) -> Result<bool> {
-    let mut file = File::open(path).map_err(|e| missing(path, e))?;
+    let opened = File::open(path);
+    if opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        // Its reader will miss it.
+        return Ok(false);
+    }
+    has_quote_in(opened.map_err(|e| missing(path, e))?).map_err(|e| missing(path, e))
+}
+
+fn has_quote_in(mut file: File) -> io::Result<bool> {
     let mut bytes = vec![0; 1 << 20];
     loop {
-        let n_bytes = file.read(&mut bytes).map_err(|e| missing(path, e))?;
-        if n_bytes == 0 {
-            return Ok(false);
-        }
-        if memchr::memchr(b'"', &bytes[..n_bytes]).is_some() {
-            return Ok(true);
+        match file.read(&mut bytes)? {
+            0 => return Ok(false),
+            n_bytes if memchr::memchr(b'"', &bytes[..n_bytes]).is_some() => return Ok(true),
+            _ => {}
         }
     }
 }

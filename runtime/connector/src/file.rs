@@ -4,36 +4,44 @@
 //! every line is in exactly one, however the cuts fall. A CSV file with a quote anywhere is never cut, since line ends may stand
 //! inside quotes. Positions are line numbers, counted from 1 at the begin of the split; a header and blank lines count.
 //!
-//! A file is read up to the length that it had when it was found, and to the end of the line there; what is appended later is not
-//! seen. So files are best moved into a watched folder when they are complete; names with a dot in front are left out.
+//! A file is read up to the length that it had when it was found, and to the end of the line there. In a watched folder it is read when it
+//! has not changed for `settle`; what is appended to it later is reported, and not read. With `follow` a file is a log: its whole lines are
+//! read as they come. Names with a dot in front are left out, and those with an end of `ignore`.
+//!
+//! `.gz`, `.zst` and `.bz2` are read as what they hold; such a file is one split, and positions count what it holds. `-` is standard input.
 //!
 //! A reader that goes on at a position needs the file as it was: one that is gone, shorter, or plainly another one is an error. The
 //! header is read again from the begin of the file.
 
+mod compressed;
+mod input;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod passed_over;
+mod split_file;
+mod stdin;
 
-use crate::enumerator::{FileEnumerator, FileSplit, missing};
+use crate::enumerator::{FileEnumerator, FileSplit};
 use crate::format::{BlockDecoder, FormatName, FormatSpec};
-use crate::options;
-use crate::position;
 use crate::record_buffer::RecordBuffer;
+use crate::{once, options, position};
 use arrow_schema::SchemaRef;
+pub use compressed::Compression;
+use input::{Filled, Input, STDIN, STDIN_SPLIT};
+use passed_over::Missing;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Result, code, parse_duration_ms};
 
 /// Options of the source `file`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FileOptions {
-    /// A file, a folder (its regular files, not those of folders in it), or a pattern with `*`, `?`, `[...]` and `**`. Relative
-    /// paths start in the current folder. Names that begin with a dot are left out, unless one is the path itself.
+    /// A file, a folder (its regular files, not those of folders in it), or a pattern with `*`, `?`, `[...]` and `**`; a beginning of it
+    /// that is there as it stands is no pattern. Relative paths start in the current folder. Names that begin with a dot are left out, unless
+    /// one is the path itself. `-` is standard input.
     pub path: String,
     /// `csv`, `json`, `lines` or `parquet`. Default `lines`.
     #[serde(default)]
@@ -50,6 +58,19 @@ pub struct FileOptions {
     /// How often to look, in ms. Default 1000.
     #[serde(default = "watch_ms")]
     pub watch_ms: u64,
+    /// With `watch`, a file is read when it has not changed for so long. Default `1s`.
+    #[serde(default = "settle")]
+    pub settle: String,
+    /// Ends of names that are left out, such as `.tmp`: of files that somebody writes still. Default: none.
+    #[serde(default)]
+    pub ignore: Vec<String>,
+    /// Whether files are logs that grow: their whole lines are read as they come, and the source never ends. With `watch`, also those of
+    /// new files. Default false.
+    #[serde(default)]
+    pub follow: bool,
+    /// `fail` or `skip`: what becomes of a file that is gone when its turn comes. Default `fail`.
+    #[serde(default)]
+    pub missing: Missing,
     /// A file with more bytes is cut into splits of so many, which readers share. Default 67,108,864 (64 MiB).
     #[serde(default = "split_bytes")]
     pub split_bytes: u64,
@@ -83,8 +104,44 @@ fn watch_ms() -> u64 {
     1000
 }
 
+fn settle() -> String {
+    "1s".to_owned()
+}
+
 fn split_bytes() -> u64 {
     64 << 20
+}
+
+impl FileOptions {
+    fn check(&self) -> Result<()> {
+        let (is_csv, is_stdin, is_parquet) = (self.format == FileFormat::Csv, self.path == STDIN, self.format == FileFormat::Parquet);
+        let refused = [
+            (self.split_bytes == 0, "`split-bytes` is 0, but it must be 1 or more"),
+            (self.header && !is_csv, "`header` is for csv"),
+            (self.delimiter.is_some() && !is_csv, "`delimiter` is for csv"),
+            (is_stdin && (self.watch || self.follow), "`-` is standard input, which cannot be watched or followed"),
+            (is_stdin && is_parquet, "`-` is standard input, but a Parquet file is not read from its begin to its end"),
+            (self.follow && is_parquet, "`follow` is for lines: a Parquet file does not grow"),
+            (self.ignore.iter().any(String::is_empty), "`ignore` has an empty end, which every name has"),
+        ];
+        if let Some((_, reason)) = refused.iter().find(|(is_refused, _)| *is_refused) {
+            return Err(options::refuse("file", reason));
+        }
+        self.settle_ms().map(|_| ())
+    }
+
+    /// How long a watched file must not have changed, in ms.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no duration.
+    pub fn settle_ms(&self) -> Result<u64> {
+        parse_duration_ms("settle", &self.settle).map_err(|e| options::refuse("file", e.message()))
+    }
+
+    /// How often a log is looked at, if the files are logs.
+    fn follow_ms(&self) -> Option<u64> {
+        self.follow.then_some(self.watch_ms)
+    }
 }
 
 /// The source of files that the options want.
@@ -92,15 +149,7 @@ fn split_bytes() -> u64 {
 /// # Errors
 /// `Invalid` if options do not go together, or the format cannot give the schema.
 pub fn source(options: FileOptions, schema: SchemaRef) -> Result<Arc<dyn Source>> {
-    if options.split_bytes == 0 {
-        return Err(options::refuse("file", "`split-bytes` is 0, but it must be 1 or more"));
-    }
-    if options.header && options.format != FileFormat::Csv {
-        return Err(options::refuse("file", "`header` is for csv"));
-    }
-    if options.delimiter.is_some() && options.format != FileFormat::Csv {
-        return Err(options::refuse("file", "`delimiter` is for csv"));
-    }
+    options.check()?;
     match options.format.text() {
         Some(format) => Ok(Arc::new(FileSource::new(options, format, schema)?)),
         None => parquet_source(options, schema),
@@ -129,56 +178,72 @@ impl FileSource {
         Ok(FileSource { options: Arc::new(options), format })
     }
 
-    /// Reads the first record of the file, with the buffer that reads on behind it if the reader begins there.
-    fn header(
-        &self,
-        split: &FileSplit,
-        position: Option<FilePosition>,
-        input: &mut SplitFile,
-        records: &mut RecordBuffer,
-    ) -> Result<Option<Vec<u8>>> {
-        if !self.options.header {
-            return Ok(None);
+    /// Opens a split that is read as lines.
+    fn read(&self, split: &Split, detail: &FileSplit, position: Option<FilePosition>) -> Result<FileReader> {
+        let line = position.map_or(Ok(1), |position| position::count(&split.name, position.line))?;
+        let input = Input::open(detail, position, self.options.follow_ms())?;
+        let framing = if self.options.header { self.format.header_framing() } else { self.format.framing() };
+        let mut records = RecordBuffer::at(framing, input.at(), line);
+        if input.may_have_mark() {
+            records.pass_over_mark();
         }
-        if split.start == 0 && position.is_none() {
-            return first_record(input, records);
+        let (format, name, poison) = (self.format.clone(), split.name.clone(), Vec::new());
+        let mut reader = FileReader { input, records, format, name, number: split.number, decoder: None, poison, ended: false };
+        let is_before_header = detail.start == 0 && position.is_none_or(|position| position.line == 1);
+        match () {
+            () if !self.options.header => reader.begin(None)?,
+            // Standard input has its header once, whatever was read of it in another process.
+            () if detail.path == STDIN_SPLIT => stdin::header().map_or(Ok(()), |header| reader.begin(Some(header)))?,
+            () if is_before_header => reader.take_header()?,
+            () => reader.begin(self.header(detail, position)?)?,
         }
-        let mut whole = SplitFile::begin(&FileSplit { start: 0, ..split.clone() })?;
-        whole.seal(position);
-        first_record(&mut whole, &mut RecordBuffer::new(self.format.framing()))
+        Ok(reader)
     }
-}
 
-/// The first record that is not blank, or `None` in an empty file.
-fn first_record(input: &mut SplitFile, records: &mut RecordBuffer) -> Result<Option<Vec<u8>>> {
-    while !records.frame(1)? && input.fill(records)? {}
-    records.frame(1)?;
-    let first = records.block().texts().next().map(<[u8]>::to_vec);
-    records.consume();
-    Ok(first)
+    /// The header of a file whose reader begins behind it.
+    fn header(&self, detail: &FileSplit, position: Option<FilePosition>) -> Result<Option<Vec<u8>>> {
+        let mut input = Input::open(&FileSplit { start: 0, ..detail.clone() }, None, self.options.follow_ms())?;
+        input.seal(position);
+        let mut records = RecordBuffer::new(self.format.header_framing());
+        if input.may_have_mark() {
+            records.pass_over_mark();
+        }
+        while !records.frame(1)? && input.fill(&mut records)? == Filled::Bytes {}
+        records.frame(1)?;
+        Ok(records.block().texts().next().map(<[u8]>::to_vec))
+    }
 }
 
 impl Source for FileSource {
     fn bounded(&self) -> bool {
-        !self.options.watch
+        !self.options.watch && !self.options.follow && self.options.path != STDIN
     }
 
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
+        if self.options.path == STDIN {
+            return once::enumerator("file", restored, |_| vec![stdin_split()]);
+        }
         Ok(Box::new(FileEnumerator::new(self.options.clone(), self.format.is_csv(), restored)?))
     }
 
     fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
         let detail: FileSplit = position::read(&split.name, &split.detail)?;
-        let position: Option<FilePosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
-        let mut input = match position {
-            None => SplitFile::begin(&detail)?,
-            Some(position) => SplitFile::go_on(&detail, position)?,
-        };
-        let mut records = RecordBuffer::at(self.format.framing(), input.at, position.map_or(1, |position| position.line));
-        let header = self.header(&detail, position, &mut input, &mut records)?;
-        let decoder = self.format.decoder(header.as_deref(), split.name.clone(), split.number)?;
-        Ok(Box::new(FileReader { input, records, decoder, ended: false }))
+        if let Some(reporter) = passed_over::reported(&detail, position) {
+            return Ok(reporter);
+        }
+        let at: Option<FilePosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
+        match self.read(split, &detail, at) {
+            Ok(reader) => Ok(Box::new(reader)),
+            Err(error) if at.is_none() => passed_over::meet_missing(&detail, error, self.options.missing),
+            Err(error) => Err(error),
+        }
     }
+}
+
+/// The one split of standard input.
+fn stdin_split() -> Split {
+    let detail = FileSplit { path: STDIN_SPLIT.to_owned(), start: 0, end: 0, report: None };
+    Split { number: 0, name: "standard input".into(), detail: position::write(&detail) }
 }
 
 /// Where a reader goes on.
@@ -194,37 +259,100 @@ struct FilePosition {
 }
 
 struct FileReader {
-    input: SplitFile,
+    input: Input,
     records: RecordBuffer,
-    decoder: BlockDecoder,
+    format: FormatSpec,
+    name: Arc<str>,
+    number: u32,
+    /// `None` before the header was read.
+    decoder: Option<BlockDecoder>,
+    /// Of the input itself; the decoder has that of its records.
+    poison: Vec<PoisonLine>,
     ended: bool,
 }
 
+impl FileReader {
+    /// Begins to decode what stands under `header`.
+    fn begin(&mut self, header: Option<Vec<u8>>) -> Result<()> {
+        self.decoder = Some(self.format.decoder(header.as_deref(), self.name.clone(), self.number)?);
+        if let Some(header) = header {
+            self.records.reframe(self.format.framing_under(&header));
+        }
+        Ok(())
+    }
+
+    /// Reads the header, if all of it is there: the first record that is not blank.
+    fn take_header(&mut self) -> Result<()> {
+        self.collect(1, Duration::MAX)?;
+        let header = self.records.block().texts().next().map(<[u8]>::to_vec);
+        if header.is_none() && !self.ended {
+            return Ok(());
+        }
+        self.records.consume();
+        if let (Some(header), true) = (&header, self.input.is_stdin()) {
+            stdin::keep_header(header);
+        }
+        self.begin(header)
+    }
+
+    /// Reports what cannot be read behind the records that are here, and ends.
+    fn damaged(&mut self, reason: String) {
+        let rest = self.records.rest().to_vec();
+        self.poison.push(PoisonLine { code: code::BAD_FILE, ..PoisonLine::refused(self.records.line(), rest, reason) });
+        self.ended = true;
+    }
+
+    /// Collects records until there are `rows`, or the input has no more at the moment; returns the ms after which it may have. Where it comes
+    /// slowly, the first record waits for `timeout` at most.
+    fn collect(&mut self, rows: usize, timeout: Duration) -> Result<u64> {
+        let start = Instant::now();
+        while !self.records.frame(rows)? {
+            match self.input.fill(&mut self.records)? {
+                Filled::Bytes if self.input.is_stdin() && start.elapsed() >= timeout => return self.records.frame(rows).map(|_| 0),
+                Filled::Bytes => {}
+                Filled::Dry { ms } => return Ok(ms),
+                Filled::End => {
+                    self.ended = !self.records.frame(rows)?;
+                    return Ok(0);
+                }
+                Filled::Damaged(reason) => {
+                    self.damaged(reason);
+                    return Ok(0);
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
 impl SplitReader for FileReader {
-    fn poll(&mut self, rows: usize, _timeout: Duration) -> Result<ReaderPoll> {
+    fn poll(&mut self, rows: usize, timeout: Duration) -> Result<ReaderPoll> {
+        if self.decoder.is_none() {
+            self.take_header()?;
+        }
         if self.ended {
             return Ok(ReaderPoll::Finished);
         }
-        while !self.records.frame(rows)? {
-            if !self.input.fill(&mut self.records)? {
-                self.ended = !self.records.frame(rows)?;
-                break;
-            }
-        }
-        let batch = self.decoder.decode(self.records.block());
+        let wait_ms = if self.decoder.is_some() { self.collect(rows, timeout)? } else { self.input.wait_ms() };
+        let Some(decoder) = &mut self.decoder else { return Ok(ReaderPoll::Pending { ms: wait_ms }) };
+        let batch = decoder.decode(self.records.block());
         self.records.consume();
         match (batch?, self.ended) {
             (Some(batch), _) => Ok(ReaderPoll::Batch(batch)),
             (None, true) => Ok(ReaderPoll::Finished),
-            // All of the block was refused.
-            (None, false) => Ok(ReaderPoll::Pending { ms: 0 }),
+            // All of the block was refused, or there is nothing now.
+            (None, false) => Ok(ReaderPoll::Pending { ms: wait_ms }),
         }
     }
 
     fn position(&self) -> String {
         let (byte, line) = self.records.position();
-        let end = self.input.ended.then_some(self.input.end);
+        let end = self.input.end();
         position::write(&FilePosition { byte: end.map_or(byte, |end| byte.min(end)), line, end })
+    }
+
+    fn limit_bytes(&mut self, batch_bytes: usize) {
+        self.records.limit_bytes(batch_bytes);
     }
 
     fn held_bytes(&self) -> usize {
@@ -236,171 +364,21 @@ impl SplitReader for FileReader {
     }
 
     fn take_poison(&mut self) -> Vec<PoisonLine> {
-        self.decoder.take_poison(self.records.take_skipped())
+        let mut poison = self.records.take_skipped();
+        poison.append(&mut self.poison);
+        match &mut self.decoder {
+            Some(decoder) => decoder.take_poison(poison),
+            None => poison,
+        }
     }
 }
 
-/// The bytes of the lines that begin in a range of a file.
-struct SplitFile {
-    file: File,
-    path: String,
-    /// The next byte that is read, from the begin of the file.
-    at: u64,
-    /// The end of the range; once the input has ended, that of its last line.
-    end: u64,
-    /// Whether the last line of the range may go on behind it.
-    open_line: bool,
-    /// Nothing is read behind `end` any more.
-    ended: bool,
-}
-
-impl SplitFile {
-    fn open(split: &FileSplit) -> Result<SplitFile> {
-        let path = Path::new(&split.path);
-        let file = File::open(path).map_err(|e| missing(path, e))?;
-        Ok(SplitFile { file, path: split.path.clone(), at: 0, end: split.end, open_line: false, ended: false })
-    }
-
-    /// Opens a split at its first line.
-    fn begin(split: &FileSplit) -> Result<SplitFile> {
-        let mut input = SplitFile::open(split)?;
-        let aligned = if split.start == 0 { input.skip_byte_order_mark() } else { input.skip_to_line(split) };
-        aligned.map_err(|e| input.error(e))?;
-        Ok(input)
-    }
-
-    /// Opens a split at a position that a reader of it gave.
-    ///
-    /// # Errors
-    /// `Unavailable` if the file is not there, `Data` if it is not the one that was read.
-    fn go_on(split: &FileSplit, position: FilePosition) -> Result<SplitFile> {
-        let mut input = SplitFile::open(split)?;
-        input.seal(Some(position));
-        input.check_length(position.byte)?;
-        input.check_line_end(position)?;
-        input.seek(position.byte).map_err(|e| input.error(e))?;
-        Ok(input)
-    }
-
-    /// Takes over where the reader before saw the end.
-    fn seal(&mut self, position: Option<FilePosition>) {
-        if let Some(end) = position.and_then(|position| position.end) {
-            (self.end, self.ended) = (end, true);
+impl Drop for FileReader {
+    /// What was read of standard input and not taken is for the next attempt of the job.
+    fn drop(&mut self) {
+        if self.input.is_stdin() {
+            stdin::give_back(self.records.rest());
         }
-    }
-
-    fn check_length(&self, byte: u64) -> Result<()> {
-        let n_bytes = self.file.metadata().map_err(|e| self.error(e))?.len();
-        let n_bytes_then = byte.max(self.end);
-        if n_bytes >= n_bytes_then {
-            return Ok(());
-        }
-        Err(position::lost(format!(
-            "{} has {n_bytes} bytes, but had {n_bytes_then} when it was read up to byte {byte}: put it back as it was",
-            self.path
-        )))
-    }
-
-    /// A line that was not the first began behind a line end, and does so still. A cheap look that finds most of the files that were
-    /// written anew under an old name.
-    fn check_line_end(&mut self, position: FilePosition) -> Result<()> {
-        let before = position.byte.saturating_sub(1);
-        if position.line == 1 || position.byte >= self.end || self.byte(before).map_err(|e| self.error(e))? == b'\n' {
-            return Ok(());
-        }
-        Err(position::lost(format!(
-            "{} is not the file that was read up to byte {}, for no line ends there: put it back as it was",
-            self.path, position.byte
-        )))
-    }
-
-    fn byte(&mut self, at: u64) -> io::Result<u8> {
-        let mut byte = [0];
-        self.seek(at)?;
-        self.file.read_exact(&mut byte)?;
-        Ok(byte[0])
-    }
-
-    fn seek(&mut self, at: u64) -> io::Result<()> {
-        self.at = at;
-        self.file.seek(SeekFrom::Start(at)).map(|_| ())
-    }
-
-    /// UTF-8 files from some programs begin with U+FEFF, which belongs to no field.
-    fn skip_byte_order_mark(&mut self) -> io::Result<()> {
-        let mut mark = Vec::new();
-        self.file.by_ref().take(3).read_to_end(&mut mark)?;
-        let has_mark = mark == b"\xEF\xBB\xBF" && self.end >= 3;
-        self.seek(if has_mark { 3 } else { 0 })
-    }
-
-    /// Goes to the first line that begins in the range: behind the first line end at `start - 1` or later.
-    fn skip_to_line(&mut self, split: &FileSplit) -> io::Result<()> {
-        let mut at = split.start - 1;
-        let mut bytes = vec![0; 4096];
-        self.seek(at)?;
-        while at < split.end {
-            let n_bytes = self.file.read(&mut bytes)?;
-            if n_bytes == 0 {
-                return Err(self.shrank());
-            }
-            if let Some(line_end) = memchr::memchr(b'\n', &bytes[..n_bytes]) {
-                at += line_end as u64 + 1;
-                break;
-            }
-            at += n_bytes as u64;
-        }
-        self.seek(at)
-    }
-
-    /// Bytes of the range that are still to be read.
-    fn left(&self) -> u64 {
-        self.end.saturating_sub(self.at)
-    }
-
-    fn shrank(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::UnexpectedEof, format!("the file became {} bytes shorter", self.left()))
-    }
-
-    fn error(&self, error: io::Error) -> Error {
-        let what = if error.kind() == io::ErrorKind::UnexpectedEof { "shrank while it was read" } else { "cannot be read" };
-        Error::new(code::FILE_IO, format!("{} {what}", self.path)).with_source(error)
-    }
-
-    /// Fills the buffer once; at the end it says so to the buffer, and returns false.
-    fn fill(&mut self, records: &mut RecordBuffer) -> Result<bool> {
-        let n_bytes = records.fill(self).map_err(|e| self.error(e))?;
-        if n_bytes == 0 {
-            (self.end, self.ended) = (self.end.max(self.at), true);
-            records.end_input();
-        }
-        Ok(n_bytes > 0)
-    }
-
-    /// Reads on behind the range, up to the line end.
-    fn read_open_line(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let n_bytes = self.file.read(bytes)?;
-        let line_end = memchr::memchr(b'\n', &bytes[..n_bytes]);
-        self.open_line = line_end.is_none() && n_bytes > 0;
-        Ok(line_end.map_or(n_bytes, |at| at + 1))
-    }
-}
-
-impl Read for SplitFile {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        if self.left() == 0 {
-            let n_bytes = if self.open_line && !self.ended { self.read_open_line(bytes)? } else { 0 };
-            self.at += n_bytes as u64;
-            return Ok(n_bytes);
-        }
-        let wanted = bytes.len().min(usize::try_from(self.left()).unwrap_or(usize::MAX));
-        let n_bytes = self.file.read(&mut bytes[..wanted])?;
-        if n_bytes == 0 {
-            return Err(self.shrank());
-        }
-        self.at += n_bytes as u64;
-        self.open_line = bytes[n_bytes - 1] != b'\n';
-        Ok(n_bytes)
     }
 }
 

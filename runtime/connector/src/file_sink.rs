@@ -7,6 +7,9 @@
 //! 3. `commit` gives each its own name by a hard link, which fails where a rename would overwrite, and takes the staged name away.
 //! 4. Staged files that no promise names are removed by `abort_unlisted`.
 //!
+//! Without checkpoints the end of the job is its one commit, which never comes for one that is killed. So there a file that rolls gets its
+//! own name when it is ended, and what a killed job leaves hidden is the last file of each subtask.
+//!
 //! Invariants: a file with its own name is complete and is never withdrawn, and nothing that is there is overwritten. The folder is made
 //! when the sink opens, so a run without results leaves an empty one. Flink's `FileSink` works alike, but renames.
 
@@ -30,6 +33,7 @@ use rolling::{Extent, Rolling};
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use streamrt_operator::{OperatorContext, Sink};
@@ -82,6 +86,10 @@ pub struct FileSink {
     part: Option<Part>,
     /// Files of the transaction that are ended.
     ended: Promise,
+    /// How many of them have their own names already, as nobody will commit them.
+    n_visible: usize,
+    /// There are checkpoints, which decide what is visible.
+    checkpointed: bool,
 }
 
 /// How rows become bytes.
@@ -177,19 +185,21 @@ impl FileSink {
             transaction: String::new(),
             part: None,
             ended: Promise::default(),
+            n_visible: 0,
+            checkpointed: true,
         })
     }
 
     /// Makes a staged file. A transaction's name was never used before, so neither of its files is there.
     fn open_part(&self) -> Result<Part> {
-        let name = match self.ended.files.len() {
+        let name = match self.n_visible + self.ended.files.len() {
             0 => self.transaction.clone(),
             n => format!("{}-{n}", self.transaction),
         };
         let names = StagedFile::named(&name, self.encoding.extension());
         let (staged, complete) = (self.folder.join(&names.staged), self.folder.join(&names.file));
         if look(&complete)?.is_some() {
-            return Err(Error::new(code::FILE_IO, format!("{} is there already, and would be overwritten", complete.display())));
+            return Err(Error::new(code::EXISTS, format!("{} is there already, and would be overwritten", complete.display())));
         }
         let file =
             OpenOptions::new().write(true).create_new(true).open(&staged).map_err(|e| file_error(&staged, "cannot be created", e))?;
@@ -205,10 +215,25 @@ impl FileSink {
     }
 }
 
+impl FileSink {
+    /// Ends the open file, and gives it its own name at once.
+    fn show_part(&mut self) -> Result<()> {
+        self.end_part()?;
+        self.ended.keep(&self.folder)?;
+        self.n_visible += std::mem::take(&mut self.ended).files.len();
+        Ok(())
+    }
+}
+
 impl Sink for FileSink {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
-        self.clock = context.clock.clone();
-        fs::create_dir_all(&self.folder).map_err(|e| file_error(&self.folder, "cannot be made a folder", e))
+        (self.clock, self.checkpointed) = (context.clock.clone(), context.configuration.checkpoint_interval_ms.is_some());
+        fs::create_dir_all(&self.folder).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+                Error::new(code::EXISTS, format!("{} cannot be made a folder", self.folder.display())).with_source(e)
+            }
+            _ => file_error(&self.folder, "cannot be made a folder", e),
+        })
     }
 
     fn begin(&mut self, transaction: &str) -> Result<()> {
@@ -226,7 +251,11 @@ impl Sink for FileSink {
         part.n_rows += batch.n_rows() as u64;
         let age_ms = self.clock.monotonic_ms() - part.begun_ms;
         let is_due = self.rolling.is_due(Extent { bytes: part.writer.n_bytes(), age_ms, rows: part.n_rows });
-        if is_due && self.ended.files.len() < FILES_MAX - 1 { self.end_part() } else { Ok(()) }
+        match is_due {
+            true if !self.checkpointed => self.show_part(),
+            true if self.ended.files.len() < FILES_MAX - 1 => self.end_part(),
+            _ => Ok(()),
+        }
     }
 
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {

@@ -18,6 +18,7 @@ mod datagen;
 mod encoder;
 mod enumerator;
 mod file;
+mod file_name;
 mod file_sink;
 mod format;
 mod needs;
@@ -29,6 +30,7 @@ mod position;
 mod postgres_sink;
 mod print;
 mod record_buffer;
+mod remarks;
 mod socket;
 #[cfg(test)]
 mod testing;
@@ -41,6 +43,7 @@ pub use file_sink::{FileSinkOptions, RollingOptions};
 pub use needs::{Need, sink_needs, source_needs};
 pub use nexmark::NexmarkOptions;
 pub use print::PrintOptions;
+pub use remarks::{JobTraits, remarks};
 pub use socket::SocketOptions;
 
 use arrow_schema::SchemaRef;

@@ -62,7 +62,7 @@ impl<W: Write + Send> Sink for PrintSink<W> {
 
     fn write(&mut self, batch: &Batch) -> Result<()> {
         self.rows.clear();
-        RowEncoder::JSON.encode(&batch.columns, false, &mut self.rows)?;
+        RowEncoder::JSON.encode(&batch.columns, false, &mut self.rows);
         self.put_prefixes();
         // One call for the whole text: stdout takes its lock inside, once.
         self.output.write_all(&self.text).map_err(stdout_error)?;

@@ -23,14 +23,11 @@ const FIRST_FILL_BYTES: usize = 16 << 10;
 /// The longest record. A longer one is an error, as soon as it is that long, or is left out up to its line end.
 const RECORD_BYTES_MAX: usize = 16 << 20;
 
-/// Bytes of a refused record that a report keeps.
-pub const POISON_BYTES_MAX: usize = 1024;
+/// Bytes of a record that is too long which a report keeps.
+const BEGIN_BYTES: usize = 1024;
 
-/// A block ends early when it has so many bytes: columns have 32-bit offsets.
+/// A block ends early when it has so many bytes, whatever else it is limited to: columns have 32-bit offsets.
 const BLOCK_BYTES_MAX: usize = 32 << 20;
-
-/// A quote that is not closed after so many bytes is a mistake of its line alone.
-const QUOTED_BYTES_MAX: usize = 1 << 20;
 
 /// One record: where its text is, without the line end, and the number of its first line, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,12 +64,6 @@ impl<'a> Block<'a> {
         let bytes = self.bytes;
         self.records.iter().map(move |record| &bytes[record.text()])
     }
-
-    /// The records before and from `index`.
-    pub fn split_at(&self, index: usize) -> (Block<'a>, Block<'a>) {
-        let (left, right) = self.records.split_at(index);
-        (Block { bytes: self.bytes, records: left }, Block { bytes: self.bytes, records: right })
-    }
 }
 
 /// What ends a record, and what is none.
@@ -82,14 +73,14 @@ pub enum Framing {
     Lines,
     /// Every line that has more than blanks.
     Json,
-    /// Every line that is not empty; a line end inside quotes does not count. A quote opens at the begin of a field alone.
-    Csv { delimiter: u8 },
+    /// Every line that is not empty, or empty ones too if `blank_lines` is set; a line end inside quotes does not count. A quote opens at
+    /// the begin of a field alone. One that nobody closes takes the rest of the input with it: what it was to enclose makes no rows.
+    Csv { delimiter: u8, blank_lines: bool },
 }
 
-/// An open quote: the first line end inside, and how many there are.
+/// The quotes of the record under construction: whether one is open, and the line ends inside of them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Quote {
-    first_line_end: Option<usize>,
     n_line_ends: u64,
     open: bool,
 }
@@ -99,12 +90,17 @@ struct Quote {
 struct LongRecord {
     begin: Vec<u8>,
     n_bytes: u64,
+    last: Option<u8>,
 }
 
 pub struct RecordBuffer {
     framing: Framing,
+    /// U+FEFF at the begin of the input belongs to no record. It was not looked for yet.
+    may_have_mark: bool,
     /// Records that are too long are left out, and no error.
     skips_long: bool,
+    /// A block ends with the record by which it has so many bytes.
+    block_bytes: usize,
     /// The one that is being left out.
     long: Option<LongRecord>,
     /// Those that were left out, for a report.
@@ -135,7 +131,9 @@ impl RecordBuffer {
     pub fn at(framing: Framing, byte: u64, line: u64) -> RecordBuffer {
         RecordBuffer {
             framing,
+            may_have_mark: false,
             skips_long: false,
+            block_bytes: BLOCK_BYTES_MAX,
             long: None,
             skipped: Vec::new(),
             bytes: Vec::new(),
@@ -152,9 +150,38 @@ impl RecordBuffer {
         }
     }
 
+    /// From now on records end by another rule: what a header says of the lines behind it.
+    pub fn reframe(&mut self, framing: Framing) {
+        self.framing = framing;
+    }
+
+    /// Says that the input may begin with U+FEFF, as UTF-8 files of some programs do.
+    pub fn pass_over_mark(&mut self) {
+        self.may_have_mark = true;
+    }
+
+    /// Passes over the mark if it is there; false if too few bytes are.
+    fn skip_mark(&mut self) -> bool {
+        const MARK: &[u8] = b"\xEF\xBB\xBF";
+        let rest = self.rest();
+        if rest.len() < MARK.len() && MARK.starts_with(rest) && !self.end_of_input {
+            return false;
+        }
+        if rest.starts_with(MARK) {
+            (self.consumed, self.n_before) = (self.consumed + MARK.len(), self.n_before + MARK.len() as u64);
+        }
+        self.may_have_mark = false;
+        true
+    }
+
     /// From now on a record that is too long is left out, and told by [`RecordBuffer::take_skipped`].
     pub fn skip_long_records(&mut self) {
         self.skips_long = true;
+    }
+
+    /// From now on a block ends with the record by which it has so many bytes.
+    pub fn limit_bytes(&mut self, block_bytes: usize) {
+        self.block_bytes = block_bytes.min(BLOCK_BYTES_MAX);
     }
 
     /// The records that were left out since the last call.
@@ -183,6 +210,9 @@ impl RecordBuffer {
 
     /// Says that nothing more will come: a last line without line end becomes complete.
     pub fn end_input(&mut self) {
+        if self.may_have_mark && self.rest().len() >= 3 {
+            self.skip_mark();
+        }
         let is_open = self.long.is_some() || !self.rest().is_empty() && self.bytes[self.filled - 1] != b'\n';
         if !self.end_of_input && is_open {
             self.make_room(1);
@@ -195,11 +225,6 @@ impl RecordBuffer {
     /// Memory that the buffer takes.
     pub fn held_bytes(&self) -> usize {
         self.bytes.capacity()
-    }
-
-    /// Whether the input may end here without cutting a record.
-    pub fn is_between_records(&self) -> bool {
-        self.long.is_none() && self.rest().is_empty()
     }
 
     /// The bytes of the record that is not complete; of one that is too long, those that were not forgotten.
@@ -219,12 +244,15 @@ impl RecordBuffer {
         (self.n_before + start as u64, line)
     }
 
-    /// Finds records until there are `rows`. Returns whether the block is to be taken as it is: else more input is needed.
+    /// Finds records until there are `rows`, or enough bytes. Returns whether the block is to be taken as it is: else more input is needed.
     ///
     /// # Errors
     /// `Data` if a line is longer than 16 MiB, and such are not left out.
     pub fn frame(&mut self, rows: usize) -> Result<bool> {
-        while self.records.len() < rows && self.start < BLOCK_BYTES_MAX {
+        if self.may_have_mark && !self.skip_mark() {
+            return Ok(false);
+        }
+        while self.records.len() < rows && self.start < self.block_bytes {
             match self.record_end() {
                 Some(end) if self.is_long(end - self.start) => self.end_long(end)?,
                 Some(end) => self.push(end),
@@ -245,21 +273,26 @@ impl RecordBuffer {
     /// Adds bytes from `start` to `end` to the record that is too long.
     fn lengthen(&mut self, end: usize) -> Result<()> {
         if !self.skips_long {
-            return Err(Error::new(code::BAD_RECORD, format!("line {} is longer than {} MiB", self.line, RECORD_BYTES_MAX >> 20)));
+            let mib = RECORD_BYTES_MAX >> 20;
+            let what =
+                if self.quote.open { format!("has a quote that is not closed within {mib}") } else { format!("is longer than {mib}") };
+            return Err(Error::new(code::BAD_RECORD, format!("line {} {what} MiB", self.line)));
         }
         let bytes = &self.bytes[self.consumed + self.start..self.consumed + end];
-        let long = self.long.get_or_insert_with(|| LongRecord { begin: bytes[..POISON_BYTES_MAX].to_vec(), n_bytes: 0 });
+        let begin = || bytes[..bytes.len().min(BEGIN_BYTES)].to_vec();
+        let long = self.long.get_or_insert_with(|| LongRecord { begin: begin(), ..LongRecord::default() });
         long.n_bytes += bytes.len() as u64;
+        long.last = bytes.last().copied().or(long.last);
         Ok(())
     }
 
-    /// Forgets what is here of a record that is too long and not complete. There are no records before it.
+    /// Forgets what was looked through of a record that is too long and not complete. There are no records before it.
     fn forget_rest(&mut self) -> Result<()> {
         // Blank lines may stand before it.
         self.consume();
-        let end = self.filled - self.consumed;
+        let end = self.cursor;
         self.lengthen(end)?;
-        (self.consumed, self.cursor, self.quote) = (self.filled, 0, Quote::default());
+        (self.consumed, self.cursor) = (self.consumed + end, 0);
         Ok(())
     }
 
@@ -267,9 +300,12 @@ impl RecordBuffer {
     fn end_long(&mut self, end: usize) -> Result<()> {
         let here = (end - self.start) as u64;
         self.lengthen(end)?;
-        let LongRecord { begin, n_bytes } = self.long.take().unwrap_or_default();
-        let reason = format!("it is longer than {} MiB: it has {n_bytes} bytes", RECORD_BYTES_MAX >> 20);
-        self.skipped.push(PoisonLine { position: self.line, line: String::from_utf8_lossy(&begin).into_owned(), reason });
+        let LongRecord { begin, n_bytes, .. } = self.long.take().unwrap_or_default();
+        let reason = match self.quote.open {
+            true => format!("a quote in it is not closed: it takes the rest of the input, {n_bytes} bytes"),
+            false => format!("it is longer than {} MiB: it has {n_bytes} bytes", RECORD_BYTES_MAX >> 20),
+        };
+        self.skipped.push(PoisonLine::refused(self.line, begin, reason));
         self.n_before += n_bytes - here;
         self.end_record(end);
         Ok(())
@@ -278,8 +314,7 @@ impl RecordBuffer {
     /// The position of the line end that completes the record, if it is there.
     fn record_end(&mut self) -> Option<usize> {
         match self.framing {
-            // Of one that is too long it is not known any more whether quotes are open.
-            Framing::Csv { delimiter } if self.long.is_none() => self.record_end_csv(delimiter),
+            Framing::Csv { delimiter, .. } => self.record_end_csv(delimiter),
             _ => self.find(|bytes| memchr::memchr(b'\n', bytes)),
         }
     }
@@ -296,14 +331,8 @@ impl RecordBuffer {
         while let Some(at) = self.find(|bytes| memchr::memchr2(b'\n', b'"', bytes)) {
             match (self.byte(at), self.quote.open) {
                 (Some(b'\n'), false) => return Some(at),
-                (Some(b'\n'), true) => {
-                    self.quote.first_line_end.get_or_insert(at);
-                    self.quote.n_line_ends += 1;
-                    if at - self.start > QUOTED_BYTES_MAX {
-                        return self.give_up_quote();
-                    }
-                }
-                (_, false) => self.quote.open = at == self.start || self.byte(at - 1) == Some(delimiter),
+                (Some(b'\n'), true) => self.quote.n_line_ends += 1,
+                (_, false) => self.quote.open = self.begins_field(at, delimiter),
                 (_, true) => match self.byte(at + 1) {
                     // Two quotes stand for one.
                     Some(b'"') => self.cursor += 1,
@@ -315,14 +344,20 @@ impl RecordBuffer {
             }
             self.cursor += 1;
         }
-        if self.end_of_input || self.rest().len() > RECORD_BYTES_MAX { self.give_up_quote() } else { None }
+        if self.end_of_input { self.give_up_quote() } else { None }
     }
 
-    /// A quote that nobody closes ends with its line, so that it takes no other line with it.
+    /// A quote that nobody closes ends with the input, at its last line end, which stood in the quotes so far.
     fn give_up_quote(&mut self) -> Option<usize> {
-        let end = self.quote.first_line_end.filter(|_| self.quote.open)?;
-        self.quote = Quote::default();
+        let end = (self.filled - self.consumed).checked_sub(1).filter(|end| self.quote.open && *end >= self.start)?;
+        self.quote.n_line_ends = self.quote.n_line_ends.saturating_sub(1);
         Some(end)
+    }
+
+    /// Whether a field begins at this place of the record.
+    fn begins_field(&self, at: usize, delimiter: u8) -> bool {
+        let before = if at > self.start { self.byte(at - 1) } else { self.long.as_ref().and_then(|long| long.last) };
+        before.is_none_or(|before| before == delimiter)
     }
 
     fn byte(&self, at: usize) -> Option<u8> {
@@ -336,7 +371,7 @@ impl RecordBuffer {
         let blank = match self.framing {
             Framing::Lines => false,
             Framing::Json => text.iter().all(u8::is_ascii_whitespace),
-            Framing::Csv { .. } => text.iter().all(|&byte| byte == b'\r'),
+            Framing::Csv { blank_lines, .. } => !blank_lines && text.iter().all(|&byte| byte == b'\r'),
         };
         if !blank {
             self.records.push(Record { start: self.start, end: self.start + length, line: self.line });
@@ -362,163 +397,10 @@ impl RecordBuffer {
         self.consumed += self.start;
         self.n_before += self.start as u64;
         self.cursor -= self.start;
-        if let Some(line_end) = &mut self.quote.first_line_end {
-            *line_end -= self.start;
-        }
         self.start = 0;
         self.records.clear();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const CSV: Framing = Framing::Csv { delimiter: b',' };
-
-    /// (line, text)
-    type Records = Vec<(u64, String)>;
-
-    /// Hands the input over in pieces of `piece` bytes and takes blocks of `rows` rows.
-    fn frame(framing: Framing, input: &[u8], piece: usize, rows: usize) -> Records {
-        frame_on(RecordBuffer::new(framing), input, piece, rows, usize::MAX).0
-    }
-
-    /// Takes at most `n_blocks` blocks; returns where the next record begins as well.
-    fn frame_on(mut buffer: RecordBuffer, input: &[u8], piece: usize, rows: usize, n_blocks: usize) -> (Records, (u64, u64)) {
-        let (mut pieces, mut found, mut ended) = (input.chunks(piece), Vec::new(), false);
-        let mut n_left = n_blocks;
-        loop {
-            if n_left == 0 {
-                return (found, buffer.position());
-            }
-            let full = buffer.frame(rows).unwrap();
-            if full || ended {
-                n_left -= 1;
-                let block = buffer.block();
-                found.extend(block.records.iter().map(|r| (r.line, String::from_utf8_lossy(&block.bytes[r.text()]).into_owned())));
-                buffer.consume();
-            }
-            if full {
-                continue;
-            }
-            match pieces.next() {
-                Some(mut bytes) => assert!(buffer.fill(&mut bytes).unwrap() > 0),
-                None if ended => return (found, buffer.position()),
-                None => {
-                    buffer.end_input();
-                    ended = true;
-                }
-            }
-        }
-    }
-
-    fn check(framing: Framing, input: &str, expected: &[(u64, &str)]) {
-        let expected: Vec<(u64, String)> = expected.iter().map(|(line, text)| (*line, (*text).to_owned())).collect();
-        for (piece, rows) in [(1, 1), (2, 3), (7, 2), (1000, 1000)] {
-            assert_eq!(frame(framing, input.as_bytes(), piece, rows), expected, "{input:?} in pieces of {piece}, {rows} rows");
-        }
-    }
-
-    #[test]
-    fn lines_are_cut_and_counted() {
-        check(Framing::Lines, "a\n\nb\r\nc", &[(1, "a"), (2, ""), (3, "b"), (4, "c")]);
-        check(Framing::Json, "{}\n \t\r\n\n{}\n", &[(1, "{}"), (4, "{}")]);
-        check(CSV, "\na,b\r\n\r\nc,d", &[(2, "a,b"), (4, "c,d")]);
-        check(CSV, "", &[]);
-        check(CSV, "\n", &[]);
-    }
-
-    #[test]
-    fn quotes_hold_line_ends() {
-        check(CSV, "1,\"a\nb\"\n2,c\n", &[(1, "1,\"a\nb\""), (3, "2,c")]);
-        check(CSV, "\"a\"\"\n\",1\n2,c\n", &[(1, "\"a\"\"\n\",1"), (3, "2,c")]);
-        check(CSV, "5\" disk,1\n6\" disk,2\n", &[(1, "5\" disk,1"), (2, "6\" disk,2")]);
-        check(CSV, "1,\"\"\n2,\"x\"", &[(1, "1,\"\""), (2, "2,\"x\"")]);
-    }
-
-    #[test]
-    fn an_open_quote_takes_no_other_line_with_it() {
-        check(CSV, "1,\"a\n2,b\n3,c\n", &[(1, "1,\"a"), (2, "2,b"), (3, "3,c")]);
-        check(CSV, "1,a\n2,\"", &[(1, "1,a"), (2, "2,\"")]);
-    }
-
-    #[test]
-    fn a_line_without_end_is_refused() {
-        let mut buffer = RecordBuffer::new(Framing::Lines);
-        let mut input = std::io::repeat(b'x');
-        let error = loop {
-            buffer.fill(&mut input).unwrap();
-            if let Err(error) = buffer.frame(1) {
-                break error;
-            }
-        };
-        assert_eq!((error.code().id, error.message()), ("S3003", "line 1 is longer than 16 MiB"));
-    }
-
-    /// Reads an input as a file is read, with records that are too long left out.
-    fn frame_skipping(framing: Framing, mut input: &[u8]) -> (Records, Vec<(u64, String)>, Vec<(u64, u64)>) {
-        let mut buffer = RecordBuffer::new(framing);
-        buffer.skip_long_records();
-        let (mut found, mut skipped, mut positions, mut ended) = (Vec::new(), Vec::new(), Vec::new(), false);
-        while !ended {
-            while !buffer.frame(2).unwrap() {
-                if buffer.fill(&mut input).unwrap() == 0 {
-                    buffer.end_input();
-                    ended = !buffer.frame(2).unwrap();
-                    break;
-                }
-            }
-            let block = buffer.block();
-            found.extend(block.records.iter().map(|r| (r.line, String::from_utf8_lossy(&block.bytes[r.text()]).into_owned())));
-            buffer.consume();
-            skipped.extend(buffer.take_skipped().into_iter().map(|line| (line.position, line.reason)));
-            positions.push(buffer.position());
-            assert!(buffer.bytes.len() <= 4 * RECORD_BYTES_MAX, "the record is kept");
-        }
-        assert!(buffer.is_between_records());
-        (found, skipped, positions)
-    }
-
-    #[test]
-    fn records_that_are_too_long_are_left_out_if_that_is_wanted() {
-        let reason = |n_bytes: usize| format!("it is longer than 16 MiB: it has {n_bytes} bytes");
-        for n_bytes in [RECORD_BYTES_MAX + 1, 5 * RECORD_BYTES_MAX] {
-            let long = "x".repeat(n_bytes);
-            for end in ["", "\n"] {
-                let (found, skipped, positions) = frame_skipping(Framing::Lines, format!("a\n{long}\nb\n{long}{end}").as_bytes());
-                assert_eq!(found, [(1, "a".to_owned()), (3, "b".to_owned())]);
-                assert_eq!(skipped, [(2, reason(n_bytes)), (4, reason(n_bytes))]);
-                let n_bytes = n_bytes as u64;
-                // A line that does not come whole is where one goes on, until all of it was seen; then it is behind `b`.
-                assert!(positions.contains(&(n_bytes + 5, 4)), "{positions:?}");
-                assert_eq!(positions[0], if n_bytes > 2 * RECORD_BYTES_MAX as u64 { (2, 2) } else { (n_bytes + 5, 4) });
-                // With the line end that `end_input` adds.
-                assert_eq!(positions.last(), Some(&(2 * n_bytes + 6, 5)));
-            }
-            // A quote that is open in such a record does not reach beyond its line.
-            let (found, skipped, _) = frame_skipping(CSV, format!("a,\"{long}\nb,c\n").as_bytes());
-            assert_eq!((found, skipped), (vec![(2, "b,c".to_owned())], vec![(1, reason(n_bytes + 3))]));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn pieces_and_blocks_do_not_show(input in "[ab,\"\n\r]{0,60}", piece in 1usize..9, rows in 1usize..5) {
-            for framing in [Framing::Lines, Framing::Json, CSV] {
-                prop_assert_eq!(frame(framing, input.as_bytes(), piece, rows), frame(framing, input.as_bytes(), 1000, 1000));
-            }
-        }
-
-        #[test]
-        fn a_buffer_made_at_a_position_goes_on_there(input in "[ab,\"\n\r]{0,60}", piece in 1usize..9, rows in 1usize..5, n_blocks in 0usize..9) {
-            for framing in [Framing::Lines, Framing::Json, CSV] {
-                let (mut found, (byte, line)) = frame_on(RecordBuffer::new(framing), input.as_bytes(), piece, rows, n_blocks);
-                let rest = &input.as_bytes()[input.len().min(byte as usize)..];
-                found.extend(frame_on(RecordBuffer::at(framing, byte, line), rest, piece, rows, usize::MAX).0);
-                prop_assert_eq!(found, frame(framing, input.as_bytes(), 1000, 1000));
-            }
-        }
-    }
-}
+mod tests;

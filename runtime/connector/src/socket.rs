@@ -1,8 +1,8 @@
 //! The source `socket`: a TCP client that reads lines from a server, such as `nc -lk 7777`.
 //!
 //! There is one split, the connection. A batch is closed when the input runs dry, so that a row never waits for the next one. The
-//! source ends when the server closes the connection behind a line end; in the middle of a line that is an error, for the rest of
-//! the line is lost. Positions are line numbers of the connection.
+//! source ends when the server closes the connection; a last line without line end counts as one, as in a file. A connection that breaks
+//! is an error. Positions are line numbers of the connection.
 //!
 //! Nothing can be read twice: a reader that goes on at a position connects anew, takes what the server sends then, and goes on
 //! counting. What the connection before had brought behind the position is lost.
@@ -24,9 +24,6 @@ const READ_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// How long a server may take to accept: longer than any that is there, shorter than a user's patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Bytes of an incomplete line that an error shows.
-const SHOWN_BYTES_MAX: usize = 80;
 
 /// Options of the source `socket`.
 #[derive(Debug, Clone, Deserialize)]
@@ -95,7 +92,7 @@ impl Source for SocketSource {
         let stream = self.connect().map_err(refused)?;
         stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(refused)?;
         let decoder = self.format.decoder(None, split.name.clone(), split.number)?;
-        let n_lines = position.map_or(0, |position| position.lines);
+        let n_lines = position.map_or(Ok(0), |position| position::count(&split.name, position.lines))?;
         let records = RecordBuffer::at(self.format.framing(), 0, n_lines.saturating_add(1));
         Ok(Box::new(SocketReader { address: self.address.clone(), stream, records, decoder, closed: None }))
     }
@@ -132,7 +129,10 @@ impl SocketReader {
             false => self.read_at_once(),
         };
         match filled {
-            Ok(0) => self.closed = Some(Closed::ByServer),
+            Ok(0) => {
+                self.closed = Some(Closed::ByServer);
+                self.records.end_input();
+            }
             Ok(_) => return Ok(true),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(e) => self.closed = Some(Closed::Broken(e)),
@@ -158,23 +158,27 @@ impl SocketReader {
             full = self.records.frame(rows)?;
             wait = false;
         }
+        if !full && self.closed.is_some() {
+            // The end completes a last line without line end.
+            self.records.frame(rows)?;
+        }
         Ok(())
     }
 
     /// What follows when no record is left.
     fn end(&mut self) -> Result<ReaderPoll> {
-        let rest = self.records.rest();
-        let shown = String::from_utf8_lossy(&rest[..rest.len().min(SHOWN_BYTES_MAX)]).into_owned();
         let line = self.records.line();
-        let lost = |what: String| Error::new(code::CONNECTION_LOST, format!("{} {what}", self.address));
         match self.closed.take() {
-            None => return Ok(ReaderPoll::Pending { ms: 0 }),
-            Some(Closed::ByServer) if self.records.is_between_records() => {}
-            Some(Closed::ByServer) => return Err(lost(format!("closed the connection inside line {line}, after `{shown}`"))),
-            Some(Closed::Broken(e)) => return Err(lost(format!("broke the connection at line {line}: {e}")).with_source(e)),
+            None => Ok(ReaderPoll::Pending { ms: 0 }),
+            Some(Closed::ByServer) => {
+                self.closed = Some(Closed::ByServer);
+                Ok(ReaderPoll::Finished)
+            }
+            Some(Closed::Broken(e)) => {
+                let message = format!("{} broke the connection at line {line}: {e}", self.address);
+                Err(Error::new(code::CONNECTION_LOST, message).with_source(e))
+            }
         }
-        self.closed = Some(Closed::ByServer);
-        Ok(ReaderPoll::Finished)
     }
 }
 
@@ -194,6 +198,10 @@ impl SplitReader for SocketReader {
     fn position(&self) -> String {
         let (_, line) = self.records.position();
         position::write(&SocketPosition { lines: line - 1 })
+    }
+
+    fn limit_bytes(&mut self, batch_bytes: usize) {
+        self.records.limit_bytes(batch_bytes);
     }
 
     fn skip_long_records(&mut self) {
@@ -248,13 +256,15 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
-        fn lines_are_counted_over_connections(lines in prop::collection::vec("(\"a\n\",|bad,|b,)[1x]\r?\n|\r?\n", 0..8), cut in 0usize..8, rows in 1usize..5) {
+        fn lines_are_counted_over_connections(
+            lines in prop::collection::vec("(\"a\n\",|bad,|b,)[1x]\r?\n|\r?\n", 0..8), last in "(b,1)?", cut in 0usize..8, rows in 1usize..5,
+        ) {
             for format in ["lines", "csv"] {
                 let (mut expected, mut found) = (Found::default(), Found::default());
-                let end = bring(format, &lines.concat(), 100, None, &mut expected);
+                let end = bring(format, &(lines.concat() + &last), 100, None, &mut expected);
                 let (before, after) = lines.split_at(cut.min(lines.len()));
                 let position = bring(format, &before.concat(), rows, None, &mut found);
-                prop_assert_eq!(bring(format, &after.concat(), rows, Some(&position), &mut found), end);
+                prop_assert_eq!(bring(format, &(after.concat() + &last), rows, Some(&position), &mut found), end);
                 prop_assert_eq!(found, expected);
             }
         }
@@ -297,14 +307,12 @@ mod tests {
     }
 
     #[test]
-    fn an_end_inside_a_line_is_an_error_that_names_it() {
-        let (mut reader, mut server) = connect();
-        server.write_all(b"a\nhal").unwrap();
-        drop(server);
-        assert_eq!(next(&mut *reader, 10).unwrap(), ["a"]);
-        let error = next(&mut *reader, 10).unwrap_err();
-        assert_eq!(error.code().id, "S3005");
-        assert!(error.message().ends_with("closed the connection inside line 2, after `hal`"), "{error}");
+    fn a_last_line_without_line_end_counts_as_one() {
+        for rows in [1, 10] {
+            let mut found = Found::default();
+            assert_eq!(bring("lines", "a\nb\nc d", rows, None, &mut found), r#"{"lines":3}"#);
+            assert_eq!(found.texts(), [r#"{"value":"a"}"#, r#"{"value":"b"}"#, r#"{"value":"c d"}"#]);
+        }
     }
 
     #[test]

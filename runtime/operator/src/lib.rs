@@ -32,6 +32,7 @@ mod operator;
 mod operator_states;
 mod ports;
 mod process;
+pub mod record_text;
 mod room;
 mod second_input;
 mod sink;
@@ -40,6 +41,7 @@ mod source;
 mod states;
 mod timers;
 mod transform;
+pub mod values;
 mod write_ahead;
 
 pub use aggregate::{Accumulators, FrozenTable, Overflow, RunningAggregateOperator};
@@ -48,11 +50,12 @@ pub use function::{
     Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, RowsOut, SlotsIn, StateAccess, StateIn, StateOut, TimerIn,
     TimerOut,
 };
-pub use isolate::{Isolation, Suspect, Work};
+pub use isolate::{Isolation, Suspect, Work, split_range};
 pub use keyed::BatchKeys;
 pub use operator::{DeadLetter, LazyDisk, Operator, OperatorContext, Output, TaskMetrics};
 pub use ports::port_number;
 pub use process::KeyedProcessOperator;
+pub use record_text::RecordEncoding;
 pub use sink::{COMMITTABLES, Sink, SinkOperator, subtask_prefix, transaction_prefix};
 pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader, SplitTime};
 pub use timers::{Domain, Timer, TimerKey, TimerService};

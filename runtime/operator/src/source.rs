@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_types::{Batch, Result, Watermark};
+use streamrt_types::{Batch, Code, Result, Watermark, code};
 
 /// A part of the input that one reader reads from begin to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,6 +139,10 @@ pub trait SplitReader: Send {
     /// poison policy `skip`: under another one nobody wants to wait for the end of such a record.
     fn skip_long_records(&mut self) {}
 
+    /// Says that a batch is to be closed with the row by which it has so many bytes. Called before the first `poll`. A reader that cannot tell
+    /// beforehand is asked for as many rows as the last batches let expect.
+    fn limit_bytes(&mut self, _batch_bytes: usize) {}
+
     /// The records that the format refused since the last call, oldest first: (position, the raw record, the reason).
     ///
     /// Under the policy `fail` the task ends with the first one.
@@ -147,13 +151,27 @@ pub trait SplitReader: Send {
     }
 }
 
-/// A record that a format refused.
+/// A record that a format refused, or input that is passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoisonLine {
-    /// As in [`streamrt_types::Rows`].
+    /// As in [`streamrt_types::Rows`]; 0 for a split as a whole.
     pub position: u64,
-    /// The line, cut after 1 KiB.
-    pub line: String,
+    /// All of its bytes; of one that is too long for memory, the first KiB.
+    pub record: Vec<u8>,
     /// For example: column `temperature` is `warm`, but it must be a number.
     pub reason: String,
+    /// `BAD_RECORD`, and `BAD_FILE` if the split ends here, for what meets the poison policy; `PASSED_OVER` for what is only reported.
+    pub code: Code,
+}
+
+impl PoisonLine {
+    /// A record that meets the poison policy.
+    pub fn refused(position: u64, record: Vec<u8>, reason: String) -> PoisonLine {
+        PoisonLine { position, record, reason, code: code::BAD_RECORD }
+    }
+
+    /// Input that is not read because the source's options say so; the job goes on under any policy.
+    pub fn passed_over(reason: impl Into<String>) -> PoisonLine {
+        PoisonLine { position: 0, record: Vec::new(), reason: reason.into(), code: code::PASSED_OVER }
+    }
 }

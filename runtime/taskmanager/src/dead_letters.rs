@@ -10,7 +10,8 @@ use crate::restored::Restored;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use streamrt_operator::{
-    COMMITTABLES, DeadLetter, Operator, OperatorContext, Output, Sink, SinkOperator, SplitEvent, TaskMetrics, transaction_prefix,
+    COMMITTABLES, DeadLetter, Operator, OperatorContext, Output, Sink, SinkOperator, SplitEvent, TaskMetrics, record_text,
+    transaction_prefix,
 };
 use streamrt_state::{OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Error, Result, Status, Watermark, code, say};
@@ -70,7 +71,8 @@ impl Letters {
     fn show(&mut self, letter: &DeadLetter) {
         self.n_shown = self.n_shown.saturating_add(1);
         if self.n_shown <= SHOWN_MAX {
-            say!("skipped [{}] {}: {} ({}) {}", letter.code, letter.uid, letter.message, letter.position, letter.record);
+            let record = record_text::short(letter.record.as_bytes());
+            say!("skipped [{}] {}: {} ({}) {record}", letter.code, letter.uid, letter.message, letter.position);
         } else if self.n_shown == SHOWN_MAX + 1 {
             say!("skipped more; the summary counts them, and `-D poison.dead-letters=DIR` keeps them");
         }
@@ -107,6 +109,7 @@ fn batch_of(letter: &DeadLetter) -> Result<Batch> {
         ("position", text(&letter.position)),
         ("key", text(&letter.key)),
         ("record", text(&letter.record)),
+        ("record_encoding", text(letter.record_encoding.name())),
         ("time_ms", Arc::new(Int64Array::from(vec![letter.time_ms]))),
     ];
     let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, name == "time_ms")));

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use streamrt_checkpoint::{Request, Snapshot, Store};
+use streamrt_connector::{JobTraits, remarks};
 use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph};
 use streamrt_operator::TaskMetrics;
 use streamrt_plugin::Grants;
@@ -34,6 +35,7 @@ pub struct JobHandle {
     thread: JoinHandle<Result<Option<u64>>>,
     start: Instant,
     bounded: bool,
+    remarks: Vec<String>,
     resumed: Option<u64>,
 }
 
@@ -144,6 +146,10 @@ pub struct Progress {
     pub back_pressure: f64,
     pub late_records: u64,
     pub dead_letters: u64,
+    /// Event-time timers that firings at the end of the input registered: they do not fire.
+    pub dropped_timers: u64,
+    /// One of them, in words.
+    pub dropped_timer: Option<String>,
     /// Windows and timers of processing time that were not due at the end of the input.
     pub dropped_at_end: u64,
     pub elapsed: Duration,
@@ -200,6 +206,8 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let before = before.zip(kept.snapshot.as_ref()).map(|(before, snapshot)| version_before(&definition, before, snapshot)).transpose()?;
     let has_checkpoint = kept.snapshot.is_some();
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
+    let traits = JobTraits { has_checkpoints: definition.configuration.checkpoint_interval_ms.is_some(), is_bounded: bounded };
+    let remarks = remarks(definition.graph.stream.nodes.iter().map(|node| (&*node.uid, &node.body)), traits)?;
     let shared = Arc::new(Shared::new(definition.clone()));
     before.into_iter().for_each(|before| shared.versions.go_on_in_probation(before));
     let strategy = RestartStrategy::new(&definition.configuration);
@@ -223,7 +231,7 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     };
     let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
     let thread = std::thread::Builder::new().name("job".into()).spawn(run).map_err(no_thread)?;
-    Ok(Submission::Started(JobHandle { shared, thread, start: Instant::now(), bounded, resumed }))
+    Ok(Submission::Started(JobHandle { shared, thread, start: Instant::now(), bounded, resumed, remarks }))
 }
 
 /// The first attempt, and the checkpoint that it goes on from; `None` if the job has finished.
@@ -326,6 +334,8 @@ impl Shared {
             late_records: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.late_records)),
             dropped_at_end: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_at_end)),
             dead_letters: metrics.dead_letters_before + metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
+            dropped_timers: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_timers)),
+            dropped_timer: metrics.regions.iter().flat_map(|region| &region.tasks).find_map(|task| task.first_dropped_timer.get().cloned()),
             elapsed,
         }
     }
@@ -508,6 +518,11 @@ impl JobHandle {
     }
 
     /// Whether the job ends by itself.
+    /// What a user should know of the job's sources and sinks before it runs, a line each.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
     pub fn is_bounded(&self) -> bool {
         self.bounded
     }

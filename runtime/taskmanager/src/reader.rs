@@ -18,14 +18,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
-use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, TaskMetrics};
+use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, TaskMetrics, record_text};
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Error, PoisonPolicy, Result, Status, WATERMARK_MAX, Watermark, code};
+use streamrt_types::{Batch, Error, Pace, PoisonPolicy, Result, Status, WATERMARK_MAX, Watermark, code};
 
 /// How often a reader looks whether the others have caught up.
 const ALIGNMENT_PAUSE: Duration = Duration::from_millis(5);
 /// How long a split that stays open and has nothing lets others go first, if it does not say itself.
 const DRY_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long a batch may take the chain and those behind it, about: a barrier or a stop waits for so long.
+const BATCH_TIME: Duration = Duration::from_millis(100);
 
 /// What the readers of a region share.
 #[derive(Clone, Default)]
@@ -55,6 +58,7 @@ pub(crate) struct Reader {
     /// No split will follow.
     ended: bool,
     status: Option<Status>,
+    pace: Pace,
 }
 
 /// The list of a snapshot that has the splits of a reader.
@@ -78,6 +82,7 @@ fn kept(held: &Held) -> Vec<u8> {
 
 impl Reader {
     pub fn new(source: Arc<dyn Source>, context: OperatorContext, shared: Shared) -> Reader {
+        let pace = Pace::new(BATCH_TIME, context.configuration.batch_bytes);
         Reader {
             source,
             splits: Splits::new(context.parallelism),
@@ -90,6 +95,7 @@ impl Reader {
             listed: false,
             ended: false,
             status: None,
+            pace,
         }
     }
 
@@ -135,6 +141,7 @@ impl Reader {
             }
             let timers = task.run_timers()?;
             let pause = match () {
+                () if task.chain.is_sweeping() => task.chain.resume(&mut task.exits).map(|()| Pause::None)?,
                 () if task.control.is_drained() => Pause::AtEnd,
                 () if self.listed => self.read(task)?,
                 () => Pause::ForSplits,
@@ -304,12 +311,15 @@ impl Reader {
         if let Some(rate) = &self.shared.rate {
             rate.took(batch.n_rows());
         }
-        task.batch(batch)
+        let (n_rows, n_bytes, start) = (batch.n_rows(), batch.n_bytes(), Instant::now());
+        task.batch(batch)?;
+        self.pace.took(n_rows, start.elapsed(), n_bytes);
+        Ok(())
     }
 
     /// How many rows to ask a split for.
     fn rows(&self, task: &Task, number: u32) -> usize {
-        let batch_rows = self.context.configuration.batch_rows;
+        let batch_rows = self.context.configuration.batch_rows.min(self.pace.events());
         let rows = match task.chain.split_time(number) {
             Some(_) => self.splits.rows(number, batch_rows),
             None => batch_rows,
@@ -323,6 +333,7 @@ impl Reader {
         let held = self.splits.get_mut(number).ok_or_else(missing)?;
         if held.reader.is_none() {
             let mut reader = self.source.open(&held.split, held.position.as_deref())?;
+            reader.limit_bytes(self.context.configuration.batch_bytes);
             if self.context.configuration.poison_policy == PoisonPolicy::Skip {
                 reader.skip_long_records();
             }
@@ -402,27 +413,25 @@ impl Reader {
         }
     }
 
-    /// A record that the format refused, by the job's policy; trying again would read the same bytes.
+    /// A record that the format refused, by the job's policy; trying again would read the same bytes. What is passed over meets none.
     fn poison(&self, split: &str, line: PoisonLine) -> Result<()> {
-        let (uid, position) = (&self.context.uid, format!("{split} line {}", line.position));
-        match self.context.configuration.poison_policy {
-            PoisonPolicy::Fail | PoisonPolicy::Retry { .. } => {
-                Err(Error::new(code::BAD_RECORD, format!("source `{uid}`: {position}: {}: `{}`", line.reason, line.line)))
-            }
-            PoisonPolicy::Skip => {
-                TaskMetrics::add(&self.context.metrics.dead_letters, 1);
-                (self.context.dead_letters)(DeadLetter {
-                    uid: uid.to_string(),
-                    code: code::BAD_RECORD.id,
-                    message: line.reason,
-                    backtrace: String::new(),
-                    position,
-                    key: String::new(),
-                    record: line.line,
-                    time_ms: None,
-                })
-            }
+        let (uid, position) =
+            (&self.context.uid, if line.position == 0 { split.to_owned() } else { format!("{split} line {}", line.position) });
+        if line.code != code::PASSED_OVER && self.context.configuration.poison_policy != PoisonPolicy::Skip {
+            let shown = record_text::short(&line.record);
+            return Err(Error::new(line.code, format!("source `{uid}`: {position}: {}: `{shown}`", line.reason)));
         }
+        TaskMetrics::add(&self.context.metrics.dead_letters, 1);
+        let (record, record_encoding) = record_text::exact(line.record);
+        (self.context.dead_letters)(DeadLetter {
+            uid: uid.to_string(),
+            code: line.code.id,
+            message: line.reason,
+            position,
+            record,
+            record_encoding,
+            ..DeadLetter::default()
+        })
     }
 }
 

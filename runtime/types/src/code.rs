@@ -78,13 +78,13 @@ codes! {
     /// A line that does not fit the schema.
     BAD_RECORD = "S3003", Data, "Correct the line, or run with `-D poison.policy=skip` to leave such records out.";
     /// Nobody listens, or the connection was refused.
-    CONNECT = "S3004", Unavailable, "Start the server first, for example `nc -lk 7777`.";
-    /// The other side ended the connection in the middle of a line.
+    CONNECT = "S3004", Unavailable, "Check host and port, and start the server first, for example `nc -lk 7777`.";
+    /// A connection broke.
     CONNECTION_LOST = "S3005", Unavailable, "Start the server again, then the job.";
     /// An address is in use.
     PORT_IN_USE = "S3006", Unavailable, "End the program that holds the port, or choose another one.";
     /// A file that holds no whole columns.
-    BAD_FILE = "S3007", Data, "The file is damaged or of another format: write it again, or take it away.";
+    BAD_FILE = "S3007", Data, "The file is damaged or of another format: write it again, or take it away before the job begins it.";
     /// A database does not answer, or gave up what it was asked for.
     DATABASE = "S3008", Unavailable, "Check that the database server runs and can be reached; its log says more.";
     /// A table does not take a row.
@@ -101,6 +101,10 @@ codes! {
     NO_ANSWER = "S3014", Unavailable, "Its process may be stopped or overloaded: `kill -CONT PID` lets one go on that was stopped.";
     /// Nobody reads what the program prints.
     STDOUT_CLOSED = "S3020", Invalid, "The program behind the pipe has ended; give the job another sink if it is to go on without a reader.";
+    /// A path that is neither a file nor a folder.
+    NOT_A_FILE = "S3030", Invalid, "Name a regular file, or for a source a folder or a pattern; what comes through a pipe is read as `-`, from standard input.";
+    /// Input that is not read because the options of its source say so.
+    PASSED_OVER = "S3031", Data, "See the options `missing`, `settle` and `follow` of the source `file` in README.md.";
 
     /// The guest trapped.
     TRAP = "S4001", UserCode, "Correct the plugin at the function named in the backtrace, or run with `-D poison.policy=skip`.";
@@ -114,8 +118,7 @@ codes! {
     BAD_OUTPUT = "S4005", UserCode, "The plugin broke the interface; build it with a current SDK.";
     /// The guest returned an error.
     USER_ERROR = "S4006", UserCode, "The plugin refused the record; correct it, or run with `-D poison.policy=skip`.";
-    /// Too many poison records.
-    TOO_MANY_POISON = "S4007", UserCode, "So many records fail that skipping them would hide a fault; look at the dead letters.";
+    // S4007 said that too many records of one batch failed.
     /// The guest sent more than it may.
     OUTPUT_LIMIT = "S4008", UserCode, "The function returns too much for one call; `-D plugin.output=256MiB` allows more.";
     /// A sink's own code failed.
@@ -128,14 +131,18 @@ codes! {
     /// A key column is null.
     NULL_KEY = "S5002", Data, "Filter out rows without a key, or give them one; -D poison.policy=skip leaves them out.";
     /// A number left its range.
-    OVERFLOW = "S5003", Data, "Use a wider type or a smaller unit.";
+    OVERFLOW = "S5003", Data, "Use a wider type, or filter out what makes the number so large.";
+    /// A time that no window reaches.
+    TIME_RANGE = "S5010", Data, "Times count from 1970: say in which unit the column has them, as in `TIME.seconds()` or `unit = \"us\"`, or correct the record.";
+    /// More bytes or elements than one batch can hold.
+    BATCH_LIMIT = "S5011", Data, "Make batches smaller with `-D batch.rows`, or keep less under one key.";
 
     /// The tool chain for components is not there.
     TOOLCHAIN = "S6001", Unavailable, "Run the commands that are named above, then try again.";
     /// The user's crate did not compile.
     BUILD_FAILED = "S6002", Invalid, "Correct the errors that the compiler printed above.";
-    /// The target of `streamrt new` exists.
-    EXISTS = "S6003", Invalid, "Choose another name, or remove the folder.";
+    /// What is to be written exists.
+    EXISTS = "S6003", Invalid, "Choose another name, or remove what is there.";
 
     /// A snapshot whose bytes do not hold together, or are not those that were written.
     SNAPSHOT_DAMAGED = "S7001", Data, "Start from another checkpoint or savepoint with `--from`; `streamrt fsck` says what is whole.";
@@ -160,6 +167,8 @@ codes! {
     INJECTED = "S7010", Unavailable, "Unset STREAMRT_FAILPOINTS.";
     /// A new version of a job that cannot keep its state.
     INCOMPATIBLE = "S7011", Invalid, "Keep the uids, keys and types of state that are named, or start the new version without the old state.";
+    /// A checkpoint names a component that the user has not put there.
+    NOT_ACCEPTED = "S7012", Invalid, "If you upgraded the job, say so with `--accept DIGEST`, or name the newer component in the command; else somebody has changed the checkpoints.";
     /// A job that starts from a snapshot with other arguments than it was made with, which it would not follow.
     CHANGED_ARGUMENTS = "S7013", Invalid, "Give the arguments that the snapshot was made with, or choose one of the ways that are named.";
 

@@ -113,7 +113,8 @@ impl KeyEncoder {
             for &column in &self.columns {
                 encode_value(batch.column(column), row, bytes);
             }
-            offsets.push(u32::try_from(bytes.len()).map_err(|_| Error::new(code::OVERFLOW, "the keys of a batch are larger than 4 GiB"))?);
+            offsets
+                .push(u32::try_from(bytes.len()).map_err(|_| Error::new(code::BATCH_LIMIT, "the keys of a batch are larger than 4 GiB"))?);
         }
         Ok(())
     }

@@ -334,7 +334,7 @@ impl KeyedWindows {
     fn row(&mut self, batch: &Batch, row: usize, key: u32, time: i64, emission: &mut Emission<'_>) -> Result<()> {
         if self.assigner.is_timed() && !(-TIME_MAX..=TIME_MAX).contains(&time) {
             let message = format!("operator `{}`: {} has the time {time}, which no window reaches", self.place.uid, place_of(batch, row));
-            return Err(Error::new(code::OVERFLOW, message));
+            return Err(Error::new(code::TIME_RANGE, message));
         }
         let mut live = std::mem::take(&mut self.live);
         live.clear();

@@ -259,7 +259,7 @@ impl PaneWindows {
             place(rows.batch, row),
             rows.times.at(row)
         );
-        Error::new(code::OVERFLOW, message)
+        Error::new(code::TIME_RANGE, message)
     }
 
     /// A row that may fire windows on its arrival, or be late.

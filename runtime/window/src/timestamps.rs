@@ -205,7 +205,7 @@ pub(crate) fn is_far(time: i64) -> bool {
 }
 
 pub(crate) fn far_time(batch: &Batch, row: usize, time: i64) -> Error {
-    Error::new(code::OVERFLOW, format!("{}: the time {time} is too far from 1970", place(batch, row)))
+    Error::new(code::TIME_RANGE, format!("{}: the time {time} is too far from 1970", place(batch, row)))
 }
 
 pub(crate) fn no_time(batch: &Batch, row: usize) -> Error {

@@ -26,7 +26,8 @@ pub trait Sink<T> {
 /// Files: see [`File::csv`], [`File::json`] and [`File::lines`].
 pub struct File;
 
-/// A file, a folder or a glob as a source; a folder as a sink.
+/// A file, a folder, a glob or `-`, standard input, as a source; a folder as a sink. Files that end in `.gz`, `.zst` or `.bz2` are read as
+/// what they hold.
 pub struct FileConnector<T> {
     options: Options,
     record: PhantomData<fn() -> T>,
@@ -78,9 +79,30 @@ impl<T> FileConnector<T> {
         self.option("delimiter", json!(delimiter.to_string()))
     }
 
-    /// Goes on looking for new files, so that the stream never ends.
+    /// Goes on looking for new files, so that the stream never ends. A file is read when it has not changed for a second; see
+    /// [`FileConnector::settle`].
     pub fn watch(self) -> Self {
         self.option("watch", json!(true))
+    }
+
+    /// With [`FileConnector::watch`]: reads a file when it has not changed for so long, such as `10s`.
+    pub fn settle(self, age: &str) -> Self {
+        self.option("settle", json!(age))
+    }
+
+    /// Leaves out names with one of these ends, such as `.tmp`: files that somebody writes still.
+    pub fn ignore<const N: usize>(self, ends: [&str; N]) -> Self {
+        self.option("ignore", json!(ends.as_slice()))
+    }
+
+    /// Takes files for logs that grow: their whole lines are read as they come, and the stream never ends.
+    pub fn follow(self) -> Self {
+        self.option("follow", json!(true))
+    }
+
+    /// Reports a file that is gone when its turn comes, and passes over it; else the job fails.
+    pub fn skip_missing(self) -> Self {
+        self.option("missing", json!("skip"))
     }
 
     /// As a sink of Parquet: writes these columns of times in ms as timestamps.
@@ -264,6 +286,15 @@ impl<T: Record> Sink<T> for Blackhole {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_becomes_of_files_is_said_by_options() {
+        let source = File::lines("logs").watch().settle("5s").ignore([".tmp"]).follow().skip_missing();
+        let expected = json!({
+            "path": "logs", "format": "lines", "watch": true, "settle": "5s", "ignore": [".tmp"], "follow": true, "missing": "skip"
+        });
+        assert_eq!(Value::Object(source.options), expected);
+    }
 
     #[test]
     fn limits_of_files_are_one_option() {

@@ -1,24 +1,31 @@
 //! Parquet files as splits: each split is the row groups whose first byte lies in its range of bytes.
 //!
 //! Columns are found by name, and the file's type may be a smaller one than the schema's: what is read is what was written, or the file is
-//! refused. Timestamps of any unit become ms. Positions are row numbers, counted from 1 at the begin of the split. A row with a null where
+//! refused. Timestamps of any unit become ms, those between two ms the earlier one; INT96, which Spark and Hive write, counts days and so
+//! has its years beyond those of 64 bits of ns. Positions are row numbers, counted from 1 at the begin of the split. A row with a null where
 //! the schema has none is a poison record.
 
-use super::FileOptions;
-use crate::encoder::RowEncoder;
+mod bounds;
+
+use super::{FileOptions, passed_over};
 use crate::enumerator::{FileEnumerator, FileSplit, missing};
-use crate::position;
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use crate::{file_name, position};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, RecordBatch};
 use arrow_cast::{CastOptions, cast_with_options};
-use arrow_schema::{ArrowError, DataType, SchemaRef, TimeUnit};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+use bounds::{BoundedFile, check_chunks};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
+use streamrt_operator::json;
 use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
 use streamrt_types::{Batch, Error, Origin, Result, Rows, code};
 
@@ -43,7 +50,7 @@ struct ParquetPosition {
     file_bytes: u64,
 }
 
-type Builder = ParquetRecordBatchReaderBuilder<File>;
+type Builder = ParquetRecordBatchReaderBuilder<BoundedFile>;
 
 impl ParquetSource {
     /// # Errors
@@ -75,6 +82,38 @@ impl ParquetSource {
     }
 }
 
+impl ParquetSource {
+    /// Opens a split whose rows are read.
+    fn read(&self, split: &Split, detail: &FileSplit, position: Option<ParquetPosition>) -> Result<ParquetReader> {
+        let path = file_name::to_path(&detail.path);
+        let file = File::open(&path).map_err(|e| missing(&path, e))?;
+        let file_bytes = file.metadata().map_err(|e| missing(&path, e))?.len();
+        let path = path.display().to_string();
+        check_length(&path, file_bytes, position)?;
+        let file = BoundedFile::new(file, file_bytes);
+        let metadata = unless_it_panics(|| metadata(&file)).map_err(|e| unreadable(&path, e))?;
+        check_chunks(metadata.metadata(), file_bytes).map_err(|e| unreadable(&path, e))?;
+        let builder = Builder::new_with_metadata(file, metadata);
+        let mask = self.mask(&path, &builder)?;
+        let held_bytes = page_bytes(&builder, &mask);
+        let rows = position.map_or(Ok(0), |position| position::count(&split.name, position.rows))?;
+        let groups = groups_of(detail, &builder);
+        let offset = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
+        let builder = builder.with_projection(mask).with_row_groups(groups).with_offset(offset);
+        Ok(ParquetReader {
+            rest: Rest::Unread(Box::new(builder)),
+            held_bytes,
+            ahead: None,
+            schema: self.schema.clone(),
+            path,
+            split: split.name.clone(),
+            split_number: split.number,
+            position: ParquetPosition { rows, file_bytes },
+            poison: Vec::new(),
+        })
+    }
+}
+
 impl Source for ParquetSource {
     fn bounded(&self) -> bool {
         !self.options.watch
@@ -86,30 +125,33 @@ impl Source for ParquetSource {
 
     fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
         let detail: FileSplit = position::read(&split.name, &split.detail)?;
-        let position: Option<ParquetPosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
-        let file = File::open(&detail.path).map_err(|e| missing(Path::new(&detail.path), e))?;
-        let file_bytes = file.metadata().map_err(|e| missing(Path::new(&detail.path), e))?.len();
-        check_length(&detail.path, file_bytes, position)?;
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = Builder::try_new_with_options(file, options).map_err(|e| unreadable(&detail.path, e))?;
-        let mask = self.mask(&detail.path, &builder)?;
-        let held_bytes = page_bytes(&builder, &mask);
-        let rows = position.map_or(0, |position| position.rows);
-        let groups = groups_of(&detail, &builder);
-        let offset = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
-        let builder = builder.with_projection(mask).with_row_groups(groups).with_offset(offset);
-        Ok(Box::new(ParquetReader {
-            rest: Rest::Unread(Box::new(builder)),
-            held_bytes,
-            ahead: None,
-            schema: self.schema.clone(),
-            path: detail.path,
-            split: split.name.clone(),
-            split_number: split.number,
-            position: ParquetPosition { rows, file_bytes },
-            poison: Vec::new(),
-        }))
+        if let Some(reporter) = passed_over::reported(&detail, position) {
+            return Ok(reporter);
+        }
+        let at: Option<ParquetPosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
+        match self.read(split, &detail, at) {
+            Ok(reader) => Ok(Box::new(reader)),
+            Err(error) if at.is_none() => passed_over::meet_missing(&detail, error, self.options.missing),
+            Err(error) => Err(error),
+        }
     }
+}
+
+/// What the file says of itself. Its INT96 columns are to be read as ms, for which 64 bits are always enough; ns would wrap.
+fn metadata(file: &BoundedFile) -> Result<ArrowReaderMetadata, ParquetError> {
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let metadata = ArrowReaderMetadata::load(file, options.clone())?;
+    let roots = metadata.parquet_schema().root_schema().get_fields();
+    let is_int96 = |root: usize| roots[root].is_primitive() && roots[root].get_physical_type() == PhysicalType::INT96;
+    if !(0..roots.len()).any(is_int96) {
+        return Ok(metadata);
+    }
+    let in_ms = |(root, field): (usize, &Arc<Field>)| match is_int96(root) {
+        true => Arc::new(field.as_ref().clone().with_data_type(DataType::Timestamp(TimeUnit::Millisecond, None))),
+        false => field.clone(),
+    };
+    let fields: Vec<Arc<Field>> = metadata.schema().fields().iter().enumerate().map(in_ms).collect();
+    ArrowReaderMetadata::try_new(metadata.metadata().clone(), options.with_schema(Arc::new(Schema::new(fields))))
 }
 
 fn check_length(path: &str, file_bytes: u64, position: Option<ParquetPosition>) -> Result<()> {
@@ -155,6 +197,8 @@ fn is_readable(there: &DataType, wanted: &DataType) -> bool {
 fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowError> {
     let strict = CastOptions { safe: false, ..Default::default() };
     match column.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => Ok(floored::<TimestampNanosecondType>(column, 1_000_000)),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => Ok(floored::<TimestampMicrosecondType>(column, 1000)),
         DataType::Timestamp(_, zone) => {
             let in_ms = cast_with_options(column, &DataType::Timestamp(TimeUnit::Millisecond, zone.clone()), &strict)?;
             cast_with_options(&in_ms, wanted, &strict)
@@ -162,6 +206,17 @@ fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowErro
         there if there == wanted => Ok(column.clone()),
         _ => cast_with_options(column, wanted, &strict),
     }
+}
+
+/// The library gives up with a panic where it did not think of some damage.
+fn unless_it_panics<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let read = catch_unwind(AssertUnwindSafe(read));
+    read.unwrap_or_else(|_| Err(ParquetError::General("the columns do not hold together".to_owned())))
+}
+
+/// Times in ms, of which `per_ms` units make one. A cast would round towards 1970.
+fn floored<T: ArrowPrimitiveType<Native = i64>>(column: &ArrayRef, per_ms: i64) -> ArrayRef {
+    Arc::new(column.as_primitive::<T>().unary::<_, Int64Type>(|time| time.div_euclid(per_ms)))
 }
 
 fn unreadable(path: &str, error: ParquetError) -> Error {
@@ -196,13 +251,17 @@ impl ParquetReader {
         self.rest = match std::mem::replace(&mut self.rest, Rest::Ended) {
             // Whatever the first call asks for, a column is decoded in pieces of some size.
             Rest::Unread(builder) => {
-                Rest::Reader(builder.with_batch_size(rows.max(DECODED_ROWS_MIN)).build().map_err(|e| unreadable(&self.path, e))?)
+                let build = || builder.with_batch_size(rows.max(DECODED_ROWS_MIN)).build();
+                Rest::Reader(unless_it_panics(build).map_err(|e| unreadable(&self.path, e))?)
             }
             rest => rest,
         };
         let found = match (self.ahead.take(), &mut self.rest) {
             (Some(ahead), _) => Some(ahead),
-            (None, Rest::Reader(reader)) => reader.next().transpose().map_err(|e| self.damaged(e))?,
+            (None, Rest::Reader(reader)) => {
+                let read = unless_it_panics(|| Ok(reader.next().transpose())).map_err(|e| unreadable(&self.path, e))?;
+                read.map_err(|e| self.damaged(e))?
+            }
             (None, _) => None,
         };
         let Some(found) = found else {
@@ -229,12 +288,15 @@ impl ParquetReader {
             converted(column, field.data_type())
         });
         let columns: Vec<ArrayRef> = columns.collect::<Result<_, ArrowError>>().map_err(|e| self.damaged(e))?;
-        let refused: Vec<usize> = (0..found.num_rows()).filter(|&row| self.null_column(&columns, row).is_some()).collect();
+        let refused = self.refused(&columns, found.num_rows());
         if refused.is_empty() {
             return self.rows(columns, Rows::Range { first }).map(Some);
         }
+        let names = wanted.iter().map(|field| field.name());
+        let shown = RecordBatch::try_from_iter_with_nullable(names.zip(&columns).map(|(name, column)| (name, column.clone(), true)));
+        let shown = shown.map_err(|e| self.damaged(e))?;
         for &row in &refused {
-            self.refuse(found, &columns, row)?;
+            self.refuse(&shown, row);
         }
         let kept: BooleanArray = (0..found.num_rows()).map(|row| Some(refused.binary_search(&row).is_err())).collect();
         let columns = columns.iter().map(|column| arrow_select::filter::filter(column, &kept)).collect::<Result<_, _>>();
@@ -249,19 +311,25 @@ impl ParquetReader {
         Ok(Batch { origin: Some(origin), ..Batch::new(columns) })
     }
 
+    /// The rows that have a null where none may be.
+    fn refused(&self, columns: &[ArrayRef], n_rows: usize) -> Vec<usize> {
+        let mut fields = self.schema.fields().iter().zip(columns);
+        if fields.all(|(field, column)| field.is_nullable() || column.null_count() == 0) {
+            return Vec::new();
+        }
+        (0..n_rows).filter(|&row| self.null_column(columns, row).is_some()).collect()
+    }
+
     /// The first column that has a null in this row and may not.
     fn null_column(&self, columns: &[ArrayRef], row: usize) -> Option<&str> {
         let mut fields = self.schema.fields().iter().zip(columns);
         fields.find(|(field, column)| !field.is_nullable() && column.is_null(row)).map(|(field, _)| field.name().as_str())
     }
 
-    fn refuse(&mut self, found: &RecordBatch, columns: &[ArrayRef], row: usize) -> Result<()> {
-        let mut line = Vec::new();
-        RowEncoder::JSON.encode(&found.slice(row, 1), false, &mut line)?;
-        let reason = format!("column `{}` is null, but it must have a value", self.null_column(columns, row).unwrap_or_default());
-        let line = String::from_utf8_lossy(&line).trim_end().chars().take(1024).collect();
-        self.poison.push(PoisonLine { position: self.position.rows + 1 + row as u64, line, reason });
-        Ok(())
+    fn refuse(&mut self, rows: &RecordBatch, row: usize) {
+        let record = json::row(rows, row).into_bytes();
+        let reason = format!("column `{}` is null, but it must have a value", self.null_column(rows.columns(), row).unwrap_or_default());
+        self.poison.push(PoisonLine::refused(self.position.rows + 1 + row as u64, record, reason));
     }
 }
 

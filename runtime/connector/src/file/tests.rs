@@ -1,10 +1,14 @@
 //! Tests of the source `file`: listing, cutting, headers, positions, and files that change.
 
+mod compressed;
+
 use super::*;
 use crate::testing::{self, Found};
 use proptest::prelude::*;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::path::PathBuf;
 use streamrt_operator::Enumeration;
 use streamrt_types::arrow_schema;
@@ -64,6 +68,57 @@ fn a_missing_path_is_named_from_the_root() {
     };
     check("no-such.csv", "HERE/no-such.csv does not exist");
     check("no-such/*.csv", "no file fits HERE/no-such/*.csv");
+    check("no [such]/x", "no file fits HERE/no [such]/x; where a name has a `[`, the pattern has `[[]`");
+}
+
+#[test]
+fn what_is_no_file_is_told_from_what_is_not_there() {
+    let error = source(Path::new("/dev/null"), serde_json::json!({})).enumerator(None).unwrap().poll(1).unwrap_err();
+    assert_eq!((error.code().id, error.message()), ("S3030", "/dev/null is neither a regular file nor a folder"));
+}
+
+#[test]
+fn a_folder_whose_name_looks_like_a_pattern_is_itself() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("data [2024]/x?")).unwrap();
+    fs::create_dir_all(root.path().join("data 2/xy")).unwrap();
+    for name in ["data [2024]/a.txt", "data [2024]/b[1].txt", "data [2024]/x?/c.txt", "data 2/d.txt"] {
+        file(&root, name, "x\n");
+    }
+    let check = |pattern: &str, expected: &[&str]| {
+        let found = splits(&source(&root.path().join(pattern), serde_json::json!({})));
+        assert_eq!(names(&found, root.path()), expected, "{pattern}");
+    };
+    check("data [2024]/*.txt", &["data [2024]/a.txt", "data [2024]/b[1].txt"]);
+    check("data [2024]/b[1].txt", &["data [2024]/b[1].txt"]);
+    check("data [2024]/b[[]?].*", &["data [2024]/b[1].txt"]);
+    check("data [2024]/x?/*.txt", &["data [2024]/x?/c.txt"]);
+    check("data [2-9]/*.txt", &["data 2/d.txt"]);
+}
+
+#[test]
+fn a_name_that_is_no_text_is_one_of_many() {
+    let root = tempfile::tempdir().unwrap();
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9.txt");
+    fs::write(root.path().join(name), "x\n").unwrap();
+    file(&root, "a.txt", "y\n");
+    let source = source(root.path(), serde_json::json!({}));
+    let rows: Vec<Found> = splits(&source).iter().map(|split| testing::read(&source, split, 10).unwrap()).collect();
+    assert_eq!(rows.iter().flat_map(Found::texts).collect::<Vec<_>>(), [r#"{"value":"y"}"#, r#"{"value":"x"}"#]);
+    let mut enumerator = source.enumerator(None).unwrap();
+    enumerator.poll(1).unwrap();
+    assert!(matches!(source.enumerator(Some(&enumerator.snapshot())).unwrap().poll(1).unwrap(), Enumeration::Finished));
+}
+
+#[test]
+fn names_with_an_end_of_files_in_the_making_are_left_out() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["a.csv", "b.csv.tmp", "c.part", "tmp"] {
+        file(&root, name, "x\n");
+    }
+    let ignore = serde_json::json!({ "ignore": [".tmp", ".part"] });
+    assert_eq!(names(&splits(&source(root.path(), ignore.clone())), root.path()), ["a.csv", "tmp"]);
+    assert_eq!(names(&splits(&source(&root.path().join("*.*"), ignore)), root.path()), ["a.csv"]);
 }
 
 /// What the next poll of an enumerator restored from `snapshot` finds; the snapshot moves on.
@@ -81,7 +136,7 @@ fn enumerate(source: &FileSource, snapshot: &mut String, root: &Path) -> Vec<Str
 #[test]
 fn a_watched_folder_gives_each_file_once_over_restarts() {
     let root = tempfile::tempdir().unwrap();
-    let source = source(root.path(), serde_json::json!({ "watch": true, "watch-ms": 5 }));
+    let source = source(root.path(), serde_json::json!({ "watch": true, "watch-ms": 5, "settle": "0ms" }));
     assert!(!source.bounded());
     let mut snapshot = source.enumerator(None).unwrap().snapshot();
     let mut poll = || enumerate(&source, &mut snapshot, root.path());
@@ -89,15 +144,138 @@ fn a_watched_folder_gives_each_file_once_over_restarts() {
     file(&root, "b", "1\n");
     file(&root, "a", "1\n");
     assert_eq!((poll(), poll()), (vec!["a".to_owned(), "b".to_owned()], vec!["idle 5".to_owned()]));
-    file(&root, "a", "1\n2\n");
     file(&root, "0", "1\n");
     assert_eq!((poll(), poll()), (vec!["0".to_owned()], vec!["idle 5".to_owned()]));
     fs::remove_file(root.path().join("a")).unwrap();
     assert_eq!(poll(), ["idle 5"]);
-    file(&root, "a", "new\n");
+    file(&root, "a", "2\n");
     assert_eq!(poll(), ["idle 5"]);
     let numbers = |snapshot: &str| serde_json::from_str::<serde_json::Value>(snapshot).unwrap()["n-splits"].clone();
     assert_eq!(numbers(&snapshot), 3);
+}
+
+#[test]
+fn a_watched_file_that_has_changed_is_reported_once() {
+    let root = tempfile::tempdir().unwrap();
+    let source = source(root.path(), serde_json::json!({ "watch": true, "settle": "0ms" }));
+    let mut enumerator = source.enumerator(None).unwrap();
+    let mut poll = || match enumerator.poll(1).unwrap() {
+        Enumeration::Splits(splits) => {
+            let snapshot = enumerator.snapshot();
+            enumerator = source.enumerator(Some(&snapshot)).unwrap();
+            splits.iter().map(|split| testing::read(&source, split, 10).unwrap()).collect::<Vec<_>>()
+        }
+        Enumeration::Idle { .. } => Vec::new(),
+        Enumeration::Finished => panic!("a watched folder has no end"),
+    };
+    let reports = |found: Vec<Found>| {
+        let reports = found.into_iter().flat_map(|found| found.poison).map(|line| (line.code.id, line.reason));
+        reports.map(|(code, reason)| (code, reason.replace(root.path().to_str().unwrap(), "ROOT"))).collect::<Vec<_>>()
+    };
+    let path = file(&root, "a", "1\n");
+    assert_eq!((poll()[0].texts(), poll().len()), (vec![r#"{"value":"1"}"#], 0));
+    fs::write(&path, "1\n2\n").unwrap();
+    let grown = "ROOT/a has grown by 2 bytes since it was found, which are not read; `follow` reads a log that grows".to_owned();
+    assert_eq!((reports(poll()), poll().len()), (vec![("S3031", grown)], 0));
+    fs::write(&path, "").unwrap();
+    let shrunk = "ROOT/a had 4 bytes when it was found and has 0 now, and is not read again".to_owned();
+    assert_eq!((reports(poll()), poll().len()), (vec![("S3031", shrunk)], 0));
+}
+
+#[test]
+fn a_watched_file_is_found_when_it_has_not_changed_for_a_while() {
+    let root = tempfile::tempdir().unwrap();
+    let watched = source(root.path(), serde_json::json!({ "watch": true, "settle": "1h" }));
+    let path = file(&root, "a", "hal");
+    let age = |seconds: i64| {
+        let now = std::time::SystemTime::now();
+        let time = if seconds < 0 { now + Duration::from_secs(-seconds as u64) } else { now - Duration::from_secs(seconds as u64) };
+        OpenOptions::new().append(true).open(&path).unwrap().set_modified(time).unwrap();
+    };
+    let mut enumerator = watched.enumerator(None).unwrap();
+    let mut is_found = || matches!(enumerator.poll(1).unwrap(), Enumeration::Splits(splits) if splits.len() == 1);
+    let mut found = Vec::new();
+    for seconds in [0, 3590, -3600, 3610] {
+        age(seconds);
+        found.push(is_found());
+    }
+    assert_eq!(found, [false, false, false, true]);
+    // Without `watch` nobody comes back for it.
+    age(0);
+    assert_eq!(splits(&source(root.path(), serde_json::json!({ "settle": "1h" }))).len(), 1);
+}
+
+#[test]
+fn a_file_that_goes_before_its_turn_meets_its_policy() {
+    let root = tempfile::tempdir().unwrap();
+    let path = file(&root, "a", "1\n");
+    let open = |missing: &str| {
+        let source = source(root.path(), serde_json::json!({ "missing": missing }));
+        let split = splits(&source).remove(0);
+        fs::remove_file(&path).unwrap();
+        let read = testing::read(&source, &split, 10);
+        let position = source.open(&split, None).ok().map(|reader| reader.position());
+        let again = position.map(|position| testing::drain(&mut *source.open(&split, Some(&position)).unwrap(), 10).unwrap());
+        fs::write(&path, "1\n").unwrap();
+        (read, again)
+    };
+    let (found, again) = open("skip");
+    let reason = format!("{} was found, and was gone before it was read", path.display());
+    assert_eq!(found.unwrap().poison, [PoisonLine::passed_over(reason.as_str())]);
+    assert_eq!(again, Some(Found::default()), "it is reported once");
+    let (error, _) = open("fail");
+    let error = error.unwrap_err();
+    let expected = format!("{reason}: put it back, or let such files be passed over by `missing = \"skip\"`");
+    assert_eq!((error.code().id, error.message()), ("S3001", expected.as_str()));
+}
+
+#[test]
+fn a_log_is_read_by_whole_lines_as_it_grows() {
+    let root = tempfile::tempdir().unwrap();
+    let path = file(&root, "a.log", "one\ntw");
+    let append = |text: &str| OpenOptions::new().append(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    let source = source(&path, serde_json::json!({ "follow": true, "watch-ms": 7, "split-bytes": 2 }));
+    assert!(!source.bounded());
+    let split = splits(&source).remove(0);
+    let mut reader = source.open(&split, None).unwrap();
+    let mut found = Found::default();
+    let mut poll = |reader: &mut dyn SplitReader| {
+        testing::poll(reader, 10, &mut found).unwrap();
+        assert!(matches!(reader.poll(10, Duration::ZERO).unwrap(), ReaderPoll::Pending { ms: 7 }), "a log has no end");
+        std::mem::take(&mut found).rows
+    };
+    let row = |line, text: &str| (line, format!("{{\"value\":\"{text}\"}}"));
+    assert_eq!(poll(&mut *reader), [row(1, "one")]);
+    append("o\nthree");
+    assert_eq!(poll(&mut *reader), [row(2, "two")]);
+    assert_eq!(reader.position(), r#"{"byte":8,"line":3,"end":null}"#);
+    let mut reader = source.open(&split, Some(&reader.position())).unwrap();
+    append("\n");
+    assert_eq!(poll(&mut *reader), [row(3, "three")]);
+    fs::write(&path, "new\n").unwrap();
+    let error = reader.poll(10, Duration::ZERO).unwrap_err();
+    let expected = format!("{} was cut to 4 bytes, after 14 bytes of it were read: a log that is followed may only grow", path.display());
+    assert_eq!((error.code().id, error.message()), ("S3012", expected.as_str()));
+}
+
+#[test]
+fn a_log_waits_for_its_header() {
+    let root = tempfile::tempdir().unwrap();
+    let path = file(&root, "a.csv", "n,na");
+    let append = |text: &str| OpenOptions::new().append(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    let source = source(&path, serde_json::json!({ "follow": true, "format": "csv", "header": true }));
+    let split = splits(&source).remove(0);
+    let mut reader = source.open(&split, None).unwrap();
+    assert!(matches!(reader.poll(10, Duration::ZERO).unwrap(), ReaderPoll::Pending { ms: 1000 }));
+    let mut reader = source.open(&split, Some(&reader.position())).unwrap();
+    append("me\n1,a\n2");
+    let mut found = Found::default();
+    testing::poll(&mut *reader, 10, &mut found).unwrap();
+    assert_eq!(found.rows, [(2, r#"{"name":"a","n":1}"#.to_owned())]);
+    let mut reader = source.open(&split, Some(&reader.position())).unwrap();
+    append(",b\n");
+    testing::poll(&mut *reader, 10, &mut found).unwrap();
+    assert_eq!(found.rows.last().unwrap(), &(3, r#"{"name":"b","n":2}"#.to_owned()));
 }
 
 #[test]
@@ -146,7 +324,7 @@ fn a_file_that_shrinks_is_an_error_and_one_that_grows_is_not() {
     assert_eq!(testing::read(&source, split, 10).unwrap().texts(), [r#"{"value":"one"}"#, r#"{"value":"two"}"#, r#"{"value":"three"}"#]);
     fs::write(&path, "one\n").unwrap();
     let error = testing::read(&source, split, 10).unwrap_err();
-    assert_eq!((error.code().id, error.message()), ("S3002", format!("{} shrank while it was read", path.display()).as_str()));
+    assert_eq!((error.code().id, error.message()), ("S3012", format!("{} shrank while it was read", path.display()).as_str()));
     fs::remove_file(&path).unwrap();
     assert_eq!(testing::read(&source, split, 10).unwrap_err().code().id, "S3001");
 }

@@ -77,12 +77,12 @@ impl ParquetExport {
     /// Begins a file in a folder that is there. `timestamps` are columns as in the options of the sink.
     ///
     /// # Errors
-    /// `Unavailable` if a file of that name is there, or it cannot be made.
+    /// `Invalid` if something of that name is there, `Unavailable` if it cannot be made.
     pub fn create(path: &Path, schema: &SchemaRef, timestamps: &[String]) -> Result<ParquetExport> {
         if look(path)?.is_some() {
-            return Err(Error::new(code::FILE_IO, format!("{} is there already, and would be overwritten", path.display())));
+            return Err(Error::new(code::EXISTS, format!("{} is there already, and would be overwritten", path.display())));
         }
-        let name = path.file_name().ok_or_else(|| Error::new(code::FILE_IO, format!("{} names no file", path.display())))?;
+        let name = path.file_name().ok_or_else(|| Error::new(code::NOT_A_FILE, format!("{} names no file", path.display())))?;
         let staged = path.with_file_name(format!(".{}.inprogress", name.to_string_lossy()));
         let file = File::create(&staged).map_err(|e| file_error(&staged, "cannot be created", e))?;
         let part = ParquetPart::new(file, &staged, file_schema(schema, timestamps))?;

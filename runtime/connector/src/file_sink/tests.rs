@@ -1,5 +1,7 @@
 //! Tests of the sink `file`: the life of a transaction, crashes after each step, and what is lost or foreign.
 
+mod round_trip;
+
 use super::*;
 use arrow_array::{ArrayRef, Int64Array};
 use serde_json::json;
@@ -19,7 +21,7 @@ fn context() -> OperatorContext {
         max_parallelism: 128,
         key_groups: KeyGroupRange::all(128),
         clock: Arc::new(ManualClock::default()),
-        configuration: Arc::new(Configuration::default()),
+        configuration: Arc::new(Configuration { checkpoint_interval_ms: Some(1000), ..Configuration::default() }),
         metrics: Arc::new(TaskMetrics::default()),
         dead_letters: Arc::new(|_| Ok(())),
     }
@@ -209,6 +211,10 @@ fn a_promise_names_files_of_its_folder_alone() {
     check(r#"{"files":[{"staged":"a","file":"/b","bytes":1}]}"#);
     check(r#"{"files":[{"staged":"a","file":"..","bytes":1}]}"#);
     check(r#"{"files":[{"staged":"a","file":"b/","bytes":1}]}"#);
+    // Plain names, but none of ours: a file of somebody else would be renamed.
+    check(r#"{"files":[{"staged":"results.csv","file":"part-x.csv","bytes":1}]}"#);
+    check(r#"{"files":[{"staged":".part-x.csv.inprogress","file":"results.csv","bytes":1}]}"#);
+    check(r#"{"files":[{"staged":".part-x/../y.inprogress","file":"part-x/../y","bytes":1}]}"#);
 }
 
 #[test]
@@ -272,7 +278,7 @@ fn a_file_that_is_there_is_found_with_the_first_row() {
     fs::write(root.path().join("part-t-0.jsonl"), "old").unwrap();
     let error = sink(root.path(), "t-0").write(&rows(vec![1])).unwrap_err();
     let expected = format!("{}/part-t-0.jsonl is there already, and would be overwritten", root.path().display());
-    assert_eq!((error.code().id, error.message()), ("S3002", expected.as_str()));
+    assert_eq!((error.code().id, error.message()), ("S6003", expected.as_str()));
     assert_eq!(contents(root.path(), "part-t-0.jsonl"), "old");
 }
 
@@ -326,7 +332,7 @@ fn a_path_that_is_a_file_is_an_error() {
     let path = root.path().join("out");
     fs::write(&path, "").unwrap();
     let error = closed_sink(&path, "json", false).open(&context()).unwrap_err();
-    assert_eq!((error.code().id, error.message()), ("S3002", format!("{} cannot be made a folder", path.display()).as_str()));
+    assert_eq!((error.code().id, error.message()), ("S6003", format!("{} cannot be made a folder", path.display()).as_str()));
 }
 
 #[test]
@@ -373,6 +379,25 @@ fn files_roll_by_size_by_age_and_by_rows() {
     assert_eq!(rolled(json!({ "rows": 1 }), 2), ["part-t-0-1.jsonl: {\"n\":1}", "part-t-0.jsonl: {\"n\":0}"]);
     assert_eq!(rolled(json!({}), 2), ["part-t-0.jsonl: {\"n\":0} {\"n\":1}"]);
     assert_eq!(rolled(json!({ "rows": 1 }), FILES_MAX as i64 + 5).len(), FILES_MAX);
+}
+
+#[test]
+fn without_checkpoints_files_that_roll_are_visible_when_they_are_closed() {
+    let root = tempfile::tempdir().unwrap();
+    let no_checkpoints = OperatorContext { configuration: Arc::default(), ..context() };
+    let mut sink = rolling_sink(root.path(), json!({ "rows": 2 }), &no_checkpoints);
+    (0..5).for_each(|n| sink.write(&rows(vec![n])).unwrap());
+    // What a kill would leave.
+    assert_eq!(listing(root.path()), [".part-t-0-2.jsonl.inprogress", "part-t-0-1.jsonl", "part-t-0.jsonl"]);
+    assert_eq!(contents(root.path(), "part-t-0-1.jsonl"), "{\"n\":2}\n{\"n\":3}\n");
+    let promise = sink.pre_commit().unwrap().unwrap();
+    sink.commit(&promise).unwrap();
+    assert_eq!(listing(root.path()), ["part-t-0-1.jsonl", "part-t-0-2.jsonl", "part-t-0.jsonl"]);
+    let mut failing = rolling_sink(root.path(), json!({ "rows": 2 }), &no_checkpoints);
+    failing.begin("t-1").unwrap();
+    (0..3).for_each(|n| failing.write(&rows(vec![n])).unwrap());
+    failing.abort().unwrap();
+    assert_eq!(listing(root.path()), ["part-t-0-1.jsonl", "part-t-0-2.jsonl", "part-t-0.jsonl", "part-t-1.jsonl"]);
 }
 
 #[test]
@@ -462,7 +487,7 @@ mod parquet_files {
         assert_eq!(read(root.path(), columns.schema_ref()), [""; 0]);
         sink.commit(&promise).unwrap();
         let mut expected = Vec::new();
-        RowEncoder::JSON.encode(&columns, false, &mut expected).unwrap();
+        RowEncoder::JSON.encode(&columns, false, &mut expected);
         let expected = String::from_utf8(expected).unwrap();
         assert_eq!(read(root.path(), columns.schema_ref()), expected.lines().collect::<Vec<_>>());
     }

@@ -1,197 +1,164 @@
-//! CSV by arrow-csv, a block at a time. Called by [`super::BlockDecoder`].
+//! CSV, a block at a time. Called by [`super::BlockDecoder`].
 //!
 //! Without a header the columns of the file are those of the schema, in order. With one they are found by name, may stand in any
 //! order, and those that the schema does not have are left out.
+//!
+//! A field that begins with a quote goes on to the next single quote, and what follows up to the delimiter belongs to it; two quotes inside
+//! stand for one. Elsewhere a quote is a character. By the rule of PostgreSQL, an empty field is null where the column takes null, and `""`
+//! is the empty string; a string column that takes no null has the empty string for both.
 
-use super::{Format, check_utf8, refused, requirement};
+use super::columns::Columns;
+use super::{Format, Refusal, take_texts};
 use crate::record_buffer::Block;
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StringArray};
-use arrow_cast::parse::Parser;
-use arrow_csv::reader::{Decoder, ReaderBuilder};
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
-use std::sync::Arc;
+use arrow_array::RecordBatch;
+use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use streamrt_types::{Error, Result, code};
 
 pub struct CsvFormat {
-    schema: SchemaRef,
+    columns: Columns,
     delimiter: u8,
-    /// The columns of the file, all nullable: the decoder takes an empty field for a null.
-    file_schema: SchemaRef,
-    /// For each column of the schema, where it is in the file.
-    projection: Vec<usize>,
-    /// With the number of rows it can take; `None` after an error, which leaves a decoder in the middle of a record.
-    decoder: Option<(usize, Decoder)>,
+    /// For each column of the file, which of the schema's it is.
+    places: Vec<Option<usize>>,
+    /// A field without its quotes.
+    unquoted: String,
 }
 
 impl CsvFormat {
     pub fn new(schema: SchemaRef, delimiter: u8) -> CsvFormat {
-        let file_schema = Arc::new(Schema::new(schema.fields().iter().map(|f| file_field(f)).collect::<Vec<_>>()));
-        let projection = (0..schema.fields().len()).collect();
-        CsvFormat { schema, delimiter, file_schema, projection, decoder: None }
+        let places = (0..schema.fields().len()).map(Some).collect();
+        CsvFormat { columns: Columns::new(schema), delimiter, places, unquoted: String::new() }
     }
 
     /// # Errors
-    /// `Invalid` if a column of the schema is not in the header.
+    /// `Invalid` if a column of the schema is not in the header, or stands there twice.
     pub fn with_header(schema: SchemaRef, delimiter: u8, header: &[u8]) -> Result<CsvFormat> {
-        let names: Vec<String> = split(header, delimiter).0.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-        let column = |name: &String| schema.field_with_name(name).map_or_else(|_| Field::new(name, DataType::Utf8, true), file_field);
-        let find = |field: &Arc<Field>| {
-            names.iter().position(|name| name == field.name()).ok_or_else(|| {
-                Error::new(code::SCHEMA_MISMATCH, format!("no column is named `{}`; the header names {}", field.name(), names.join(", ")))
-            })
-        };
-        let projection = schema.fields().iter().map(find).collect::<Result<Vec<usize>>>()?;
-        let file_schema = Arc::new(Schema::new(names.iter().map(column).collect::<Vec<_>>()));
-        Ok(CsvFormat { schema, delimiter, file_schema, projection, decoder: None })
+        let names = names(&String::from_utf8_lossy(header), delimiter);
+        for field in schema.fields() {
+            let refuse = |what: String| Err(Error::new(code::SCHEMA_MISMATCH, format!("{what}; the header names {}", names.join(", "))));
+            match names.iter().filter(|name| *name == field.name()).count() {
+                0 => refuse(format!("no column is named `{}`", field.name()))?,
+                1 => {}
+                _ => refuse(format!("several columns are named `{}`", field.name()))?,
+            }
+        }
+        let places = names.iter().map(|name| schema.index_of(name).ok()).collect();
+        Ok(CsvFormat { places, ..CsvFormat::new(schema, delimiter) })
     }
 
-    /// A decoder that takes `rows` rows: the one of the last block, if it is large enough.
-    fn take_decoder(&mut self, rows: usize) -> (usize, Decoder) {
-        self.decoder.take().filter(|(capacity, _)| *capacity >= rows).unwrap_or_else(|| {
-            let builder = ReaderBuilder::new(self.file_schema.clone()).with_delimiter(self.delimiter);
-            (rows, builder.with_projection(self.projection.clone()).with_batch_size(rows).build_decoder())
-        })
-    }
-
-    fn to_schema(&self, decoded: RecordBatch) -> Result<RecordBatch, ArrowError> {
-        let (_, columns, _) = decoded.into_parts();
-        let fields = self.schema.fields();
-        let columns = columns.into_iter().zip(fields).map(|(column, field)| to_column(column, field)).collect::<Result<Vec<_>, _>>()?;
-        RecordBatch::try_new(self.schema.clone(), columns)
-    }
-}
-
-/// Refuses a block with a carriage return that ends a record inside a line. Else a line could give two records and another one none: then
-/// their number is right, but not the rows, and the decoder is left in the middle of a record.
-fn check_returns(block: Block<'_>, delimiter: u8) -> Result<(), ArrowError> {
-    let span = block.span();
-    let is_inside = |at: usize| span.get(at + 1).is_some_and(|next| !matches!(next, b'\r' | b'\n'));
-    if !memchr::memchr_iter(b'\r', span).any(is_inside) {
-        return Ok(());
-    }
-    // Inside quotes it is a character as any other, and at the end of a line it makes no record.
-    let without_last = |text: &[u8]| text.iter().rposition(|&byte| byte != b'\r').map_or(0, |at| at + 1);
-    let is_one = |text: &[u8]| split(&text[..without_last(text)], delimiter).1 == End::Complete;
-    if block.texts().all(is_one) { Ok(()) } else { Err(refused("a carriage return stands in a line")) }
-}
-
-/// The column as arrow-csv can read it.
-fn file_field(field: &Field) -> Field {
-    let data_type = match field.data_type() {
-        DataType::Binary => DataType::Utf8,
-        other => other.clone(),
-    };
-    Field::new(field.name(), data_type, true)
-}
-
-/// Gives a decoded column the type and the nullability of the schema.
-fn to_column(column: ArrayRef, field: &Field) -> Result<ArrayRef, ArrowError> {
-    match (field.data_type(), field.is_nullable()) {
-        (DataType::Utf8 | DataType::Binary, nullable) => Ok(to_string_column(&column, field.data_type(), nullable)),
-        (_, false) if column.null_count() > 0 => Err(refused("a field is empty")),
-        _ => Ok(column),
+    fn take(&mut self, text: &str) -> Result<(), String> {
+        let mut fields = Fields { text, at: Some(0), delimiter: self.delimiter };
+        let mut n_fields = 0;
+        while let Some(field) = fields.next(&mut self.unquoted)? {
+            if let Some(Some(column)) = self.places.get(n_fields) {
+                push(&mut self.columns, *column, field)?;
+            }
+            n_fields += 1;
+        }
+        let n_columns = self.places.len();
+        if n_fields == n_columns { Ok(()) } else { Err(format!("has {n_fields} columns, but {n_columns} are needed")) }
     }
 }
 
-/// A null is an empty field, and its text is empty as well: where there are no nulls, that text is the value.
-fn to_string_column(column: &ArrayRef, data_type: &DataType, nullable: bool) -> ArrayRef {
-    let (offsets, values, nulls) = column.as_string::<i32>().clone().into_parts();
-    let strings = StringArray::new(offsets, values, nulls.filter(|_| nullable));
-    match data_type {
-        DataType::Binary => Arc::new(BinaryArray::from(strings)),
-        _ => Arc::new(strings),
+fn push(columns: &mut Columns, column: usize, field: CsvField<'_>) -> Result<(), String> {
+    let may_be_null = |field: &Field| field.is_nullable() || *field.data_type() != DataType::Utf8;
+    if field.text.is_empty() && !field.is_quoted && may_be_null(columns.field(column)) {
+        return columns.push_null(column, "empty");
     }
+    columns.push(column, field.text)
+}
+
+/// The fields of a header, as far as they can be told.
+pub fn names(header: &str, delimiter: u8) -> Vec<String> {
+    let mut fields = Fields { text: header, at: Some(0), delimiter };
+    let (mut names, mut unquoted) = (Vec::new(), String::new());
+    while let Ok(Some(field)) = fields.next(&mut unquoted) {
+        names.push(field.text.to_owned());
+    }
+    names
 }
 
 impl Format for CsvFormat {
-    fn decode(&mut self, block: Block<'_>) -> Result<RecordBatch, ArrowError> {
-        // arrow-csv checks the fields put together, not each: a character cut in two by a delimiter would get past it.
-        check_utf8(block)?;
-        check_returns(block, self.delimiter)?;
-        let rows = block.records.len();
-        let (capacity, mut decoder) = self.take_decoder(rows);
-        let span = block.span();
-        if decoder.decode(span)? != span.len() {
-            return Err(refused("there are more records than lines"));
-        }
-        let decoded = decoder.flush()?.filter(|batch| batch.num_rows() == rows).ok_or_else(|| refused("records and lines differ"))?;
-        self.decoder = Some((capacity, decoder));
-        self.to_schema(decoded)
-    }
-
-    fn reason(&self, record: &[u8], error: &ArrowError) -> String {
-        if std::str::from_utf8(record).is_err() {
-            return "it is not UTF-8".to_owned();
-        }
-        let (fields, end) = split(record, self.delimiter);
-        let n_columns = self.file_schema.fields().len();
-        match end {
-            End::InQuotes => "a quote is not closed".to_owned(),
-            End::Early => "a carriage return stands in the line".to_owned(),
-            End::Complete if fields.len() != n_columns => format!("has {} columns, but {n_columns} are needed", fields.len()),
-            End::Complete => {
-                let columns = self.projection.iter().map(|&i| &fields[i]).zip(self.schema.fields());
-                columns.into_iter().find_map(|(text, field)| field_reason(text, field)).unwrap_or_else(|| error.to_string())
-            }
-        }
+    fn decode(&mut self, block: Block<'_>, refused: &mut Vec<Refusal>) -> Result<RecordBatch, ArrowError> {
+        take_texts(block, refused, |text| {
+            let taken = text.and_then(|text| self.take(text));
+            self.columns.end_row(taken.is_ok());
+            taken
+        });
+        self.columns.finish()
     }
 }
 
-/// Why this field was refused, if it was.
-fn field_reason(text: &[u8], field: &Field) -> Option<String> {
-    let text = String::from_utf8_lossy(text);
-    let value = match (text.is_empty(), field.is_nullable()) {
-        _ if is_valid(&text, field.data_type()) => return None,
-        (true, true) => return None,
-        (true, false) => "empty".to_owned(),
-        (false, _) => format!("`{text}`"),
-    };
-    Some(format!("column `{}` is {value}, but it must be {}", field.name(), requirement(field)))
-}
-
-/// Whether arrow-csv takes the text for the type: the same parsers, by value.
-fn is_valid(text: &str, data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Boolean => text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false"),
-        DataType::Int32 => Int32Type::parse(text).is_some(),
-        DataType::Int64 => Int64Type::parse(text).is_some(),
-        DataType::UInt32 => UInt32Type::parse(text).is_some(),
-        DataType::UInt64 => UInt64Type::parse(text).is_some(),
-        DataType::Float32 => Float32Type::parse(text).is_some(),
-        DataType::Float64 => Float64Type::parse(text).is_some(),
-        _ => true,
-    }
-}
-
-/// How a record ended that was split into fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Complete,
-    /// At a line end that csv knows and we do not: a lone carriage return.
-    Early,
-    InQuotes,
+struct CsvField<'a> {
+    text: &'a str,
+    is_quoted: bool,
 }
 
-/// The fields of one record, by the rules of the parser that arrow-csv uses too.
-fn split(record: &[u8], delimiter: u8) -> (Vec<Vec<u8>>, End) {
-    let mut reader = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
-    let mut text = record.to_vec();
-    text.push(b'\n');
-    let (mut input, mut fields, mut room) = (text.as_slice(), Vec::new(), vec![0; text.len()]);
-    loop {
-        let (result, n_read, n_written) = reader.read_field(input, &mut room);
-        input = &input[n_read..];
-        match result {
-            csv_core::ReadFieldResult::Field { record_end } => {
-                fields.push(room[..n_written].to_vec());
-                if record_end {
-                    return (fields, if input.is_empty() { End::Complete } else { End::Early });
-                }
-            }
-            _ => return (fields, End::InQuotes),
+/// Walks over the fields of one record.
+struct Fields<'a> {
+    text: &'a str,
+    /// Where the next one begins; `None` behind the last.
+    at: Option<usize>,
+    delimiter: u8,
+}
+
+impl<'a> Fields<'a> {
+    /// The next field. One that has more than its text between two quotes is put together in `unquoted`.
+    fn next<'b>(&mut self, unquoted: &'b mut String) -> Result<Option<CsvField<'b>>, String>
+    where
+        'a: 'b,
+    {
+        let Some(begin) = self.at else { return Ok(None) };
+        if self.text.as_bytes().get(begin) == Some(&b'"') {
+            return self.quoted(begin + 1, unquoted).map(Some);
         }
+        self.rest(begin).map(|text| Some(CsvField { text, is_quoted: false }))
+    }
+
+    /// What stands from `begin` to the next delimiter, or to the end.
+    fn rest(&mut self, begin: usize) -> Result<&'a str, String> {
+        let rest = &self.text[begin..];
+        let end = match memchr::memchr2(self.delimiter, b'\r', rest.as_bytes()) {
+            Some(end) if rest.as_bytes()[end] == self.delimiter => Some(end),
+            // A file of such line ends would be one record, or the field a wrong one.
+            Some(_) => return Err("a carriage return stands in the line".to_owned()),
+            None => None,
+        };
+        self.at = end.map(|end| begin + end + 1);
+        Ok(&rest[..end.unwrap_or(rest.len())])
+    }
+
+    /// A field whose first quote stands before `begin`.
+    fn quoted<'b>(&mut self, begin: usize, unquoted: &'b mut String) -> Result<CsvField<'b>, String>
+    where
+        'a: 'b,
+    {
+        unquoted.clear();
+        let mut begin = begin;
+        loop {
+            let length = memchr::memchr(b'"', &self.text.as_bytes()[begin..]).ok_or("a quote is not closed")?;
+            let end = begin + length + 1;
+            if self.text.as_bytes().get(end) != Some(&b'"') {
+                let text: &'a str = self.text;
+                return self.closed(&text[begin..end - 1], end, unquoted);
+            }
+            unquoted.push_str(&self.text[begin..end]);
+            begin = end + 1;
+        }
+    }
+
+    /// The field whose last quote stands before `end`: what was put together of it, `inside`, and what follows.
+    fn closed<'b>(&mut self, inside: &'b str, end: usize, unquoted: &'b mut String) -> Result<CsvField<'b>, String>
+    where
+        'a: 'b,
+    {
+        let rest = self.rest(end)?;
+        if unquoted.is_empty() && rest.is_empty() {
+            return Ok(CsvField { text: inside, is_quoted: true });
+        }
+        unquoted.push_str(inside);
+        unquoted.push_str(rest);
+        Ok(CsvField { text: unquoted, is_quoted: true })
     }
 }
 
@@ -199,44 +166,61 @@ fn split(record: &[u8], delimiter: u8) -> (Vec<Vec<u8>>, End) {
 mod tests {
     use super::*;
     use crate::record_buffer::{Framing, RecordBuffer};
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
     use streamrt_wit::{DataType as Plan, Field as PlanField};
 
     fn decode(header: &str, line: &str) -> Result<RecordBatch> {
-        let schema = streamrt_types::arrow_schema(&vec![PlanField::new("a", Plan::I64), PlanField::new("b", Plan::Binary)]);
+        let schema = streamrt_types::arrow_schema(&vec![PlanField::new("a", Plan::I64), PlanField::new("b", Plan::String)]);
         let mut format = CsvFormat::with_header(schema, b';', header.as_bytes())?;
-        let mut buffer = RecordBuffer::new(Framing::Csv { delimiter: b';' });
+        let mut buffer = RecordBuffer::new(Framing::Csv { delimiter: b';', blank_lines: false });
         buffer.fill(&mut line.as_bytes()).unwrap();
         buffer.frame(10).unwrap();
-        Ok(format.decode(buffer.block()).unwrap())
+        Ok(format.decode(buffer.block(), &mut Vec::new()).unwrap())
     }
 
     #[test]
     fn a_header_gives_the_order() {
         let batch = decode("x;b;\"a\"", "1;two;-3\n4;;6\n").unwrap();
         assert_eq!(batch.column(0).as_primitive::<Int64Type>().values(), &[-3, 6]);
-        assert_eq!(batch.column(1).as_binary::<i32>().iter().collect::<Vec<_>>(), [Some(&b"two"[..]), Some(b"")]);
+        assert_eq!(batch.column(1).as_string::<i32>().iter().collect::<Vec<_>>(), [Some("two"), Some("")]);
     }
 
     #[test]
-    fn a_return_inside_a_line_harms_no_other_line() {
-        let schema = streamrt_types::arrow_schema(&vec![PlanField { nullable: true, ..PlanField::new("a", Plan::String) }]);
-        let mut format = CsvFormat::new(schema, b',');
-        let mut check = |text: &str, expected: Option<usize>| {
-            let mut buffer = RecordBuffer::new(Framing::Csv { delimiter: b',' });
-            buffer.fill(&mut text.as_bytes()).unwrap();
-            buffer.frame(10).unwrap();
-            assert_eq!(format.decode(buffer.block()).ok().map(|rows| rows.num_rows()), expected, "{text:?}");
+    fn a_header_without_a_column_or_with_two_is_refused() {
+        let check = |header: &str, expected: &str| {
+            let error = decode(header, "").unwrap_err();
+            assert_eq!((error.code().id, error.message()), ("S2005", expected));
         };
-        // Two records, as there are lines, and a quote that stays open.
-        check("a\nb\r\"c\n", None);
-        check("d\ne\n", Some(2));
-        check("\"a\rb\"\n\"c\r\nd\"\n", Some(2));
-        check("\rf\r\r\n", Some(1));
+        check("a;c", "no column is named `b`; the header names a, c");
+        check("a;b;a", "several columns are named `a`; the header names a, b, a");
+    }
+
+    /// (text, in quotes), or why not.
+    fn fields(record: &str) -> Result<Vec<(String, bool)>, String> {
+        let mut fields = Fields { text: record, at: Some(0), delimiter: b',' };
+        let (mut found, mut unquoted) = (Vec::new(), String::new());
+        while let Some(field) = fields.next(&mut unquoted)? {
+            found.push((field.text.to_owned(), field.is_quoted));
+        }
+        Ok(found)
     }
 
     #[test]
-    fn a_header_without_a_column_is_refused() {
-        let error = decode("a;c", "").unwrap_err();
-        assert_eq!((error.code().id, error.message()), ("S2005", "no column is named `b`; the header names a, c"));
+    fn a_record_is_cut_into_fields() {
+        let check = |record: &str, expected: &[(&str, bool)]| {
+            let expected: Vec<(String, bool)> = expected.iter().map(|(text, is_quoted)| ((*text).to_owned(), *is_quoted)).collect();
+            assert_eq!(fields(record).unwrap(), expected, "{record:?}");
+        };
+        check("", &[("", false)]);
+        check("a,,\"\"", &[("a", false), ("", false), ("", true)]);
+        check("\"a,b\r\n\"\"\"\"\",\"c\"", &[("a,b\r\n\"\"", true), ("c", true)]);
+        check("5\" disk,\"x\"y\"z,", &[("5\" disk", false), ("xy\"z", true), ("", false)]);
+        check("\"\"\"\"", &[("\"", true)]);
+        for (record, reason) in
+            [("a,\"b", "a quote is not closed"), ("\"\"\"", "a quote is not closed"), ("a\rb,c", "a carriage return stands in the line")]
+        {
+            assert_eq!(fields(record).unwrap_err(), reason);
+        }
     }
 }

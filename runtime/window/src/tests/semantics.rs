@@ -158,7 +158,7 @@ fn a_time_beyond_all_windows_is_an_error() {
         let (mut chain, _, _) = chain(0, window);
         let mut batch = Some(Batch::new(rows(&[(1, i64::MAX - 1)])));
         let error = chain.head(&mut Recorder::default(), &mut |operator, output| operator.batch(batch.take().unwrap(), output));
-        assert_eq!(error.unwrap_err().code().id, code::OVERFLOW.id);
+        assert_eq!(error.unwrap_err().code().id, code::TIME_RANGE.id);
     }
 }
 

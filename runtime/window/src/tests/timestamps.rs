@@ -43,7 +43,7 @@ fn times_are_ms_whatever_the_unit_of_the_column() {
 #[test]
 fn a_time_that_no_window_reaches_is_an_error_with_its_position() {
     let error = Harness::new(by_column(TimeUnit::Seconds, None)).batches(&of_split(0, &[1, i64::MAX / 999]), 8).unwrap_err();
-    assert_eq!(error.code().id, code::OVERFLOW.id);
+    assert_eq!(error.code().id, code::TIME_RANGE.id);
     assert!(error.message().starts_with("operator `op`: clicks.csv line 2: "), "{error}");
 }
 

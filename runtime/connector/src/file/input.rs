@@ -1,0 +1,190 @@
+//! Where the bytes of a split come from: a file, a compressed file, or standard input.
+
+use super::compressed::{Compression, is_of_disk};
+use super::split_file::SplitFile;
+use super::stdin::Stdin;
+use super::{FilePosition, FileSplit};
+use crate::enumerator::missing;
+use crate::file_name;
+use crate::position;
+use crate::record_buffer::RecordBuffer;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use streamrt_types::{Error, Result, code};
+
+/// What became of an attempt to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filled {
+    Bytes,
+    /// There is nothing now; more may come after so many ms.
+    Dry {
+        ms: u64,
+    },
+    End,
+    /// What follows cannot be read, and why: a clause. The input has ended before it.
+    Damaged(String),
+}
+
+pub enum Input {
+    File(SplitFile),
+    Stream(Stream),
+}
+
+/// Bytes that come once, in order.
+pub struct Stream {
+    bytes: Box<dyn Read + Send>,
+    kind: StreamKind,
+    /// Bytes that came.
+    at: u64,
+    ended: bool,
+}
+
+enum StreamKind {
+    Stdin,
+    Compressed { path: String, compression: Compression },
+}
+
+impl Input {
+    /// Opens a split at its begin, or at a position that a reader of it gave.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file is not there, `Data` if it is not the one that was read.
+    pub fn open(split: &FileSplit, position: Option<FilePosition>, follow_ms: Option<u64>) -> Result<Input> {
+        match (Compression::of(&file_name::to_path(&split.path)), position) {
+            _ if split.path == STDIN_SPLIT => Ok(Input::Stream(Stream::new(Box::new(Stdin), StreamKind::Stdin, position))),
+            (Some(compression), position) => Stream::compressed(split, compression, position).map(Input::Stream),
+            (None, None) => SplitFile::begin(split, follow_ms).map(Input::File),
+            (None, Some(position)) => SplitFile::go_on(split, position, follow_ms).map(Input::File),
+        }
+    }
+
+    /// The next byte, from the begin of the input.
+    pub fn at(&self) -> u64 {
+        match self {
+            Input::File(file) => file.at,
+            Input::Stream(stream) => stream.at,
+        }
+    }
+
+    pub fn is_stdin(&self) -> bool {
+        matches!(self, Input::Stream(Stream { kind: StreamKind::Stdin, .. }))
+    }
+
+    /// How long to wait where nothing comes, in ms.
+    pub fn wait_ms(&self) -> u64 {
+        match self {
+            Input::File(file) => file.follow_ms.unwrap_or(0),
+            Input::Stream(_) => 0,
+        }
+    }
+
+    /// Takes over where the reader before saw the end.
+    pub fn seal(&mut self, position: Option<FilePosition>) {
+        if let Input::File(file) = self {
+            file.seal(position);
+        }
+    }
+
+    /// Whether a byte order mark may stand at the begin of what is read. In a file it was passed over already.
+    pub fn may_have_mark(&self) -> bool {
+        matches!(self, Input::Stream(stream) if stream.at == 0)
+    }
+
+    /// Where the input was seen to end, once it was.
+    pub fn end(&self) -> Option<u64> {
+        match self {
+            Input::File(file) => file.ended.then_some(file.end),
+            Input::Stream(stream) => stream.ended.then_some(stream.at),
+        }
+    }
+
+    /// Fills the buffer once; at the end it says so to the buffer.
+    pub fn fill(&mut self, records: &mut RecordBuffer) -> Result<Filled> {
+        match self {
+            Input::File(file) => file.fill(records),
+            Input::Stream(stream) => stream.fill(records),
+        }
+    }
+}
+
+/// The path that means standard input.
+pub const STDIN: &str = "-";
+
+/// The same in a split: a pattern may find a file that is called `-`, but none that is called so.
+pub const STDIN_SPLIT: &str = "\0-";
+
+impl Stream {
+    fn new(bytes: Box<dyn Read + Send>, kind: StreamKind, position: Option<FilePosition>) -> Stream {
+        let (at, end) = position.map_or((0, None), |position| (position.byte, position.end));
+        Stream { bytes, kind, at, ended: end.is_some() }
+    }
+
+    /// What was read before is read again, and passed over: there is no other way into the middle of such a file.
+    fn compressed(split: &FileSplit, compression: Compression, position: Option<FilePosition>) -> Result<Stream> {
+        let path = file_name::to_path(&split.path);
+        let file = File::open(&path).map_err(|e| missing(&path, e))?;
+        let n_bytes = file.metadata().map_err(|e| missing(&path, e))?.len();
+        if n_bytes < split.end {
+            let what = format!("{} has {n_bytes} bytes, but had {} when it was found: put it back as it was", path.display(), split.end);
+            return Err(position::lost(what));
+        }
+        let kind = StreamKind::Compressed { path: path.display().to_string(), compression };
+        let mut stream = Stream::new(compression.reader(file, split.end), kind, position);
+        if let Some(position) = position.filter(|position| position.end.is_none()) {
+            stream.pass_over(position)?;
+        }
+        Ok(stream)
+    }
+
+    fn pass_over(&mut self, position: FilePosition) -> Result<()> {
+        let n_bytes = position.byte.saturating_sub(1);
+        let n_passed = io::copy(&mut self.bytes.by_ref().take(n_bytes), &mut io::sink());
+        let mut last = [0];
+        let is_there =
+            n_passed.is_ok_and(|n_passed| n_passed == n_bytes) && (position.byte == 0 || self.bytes.read_exact(&mut last).is_ok());
+        // A line that was not the first began behind a line end.
+        if is_there && (position.line == 1 || last == *b"\n") {
+            return Ok(());
+        }
+        let StreamKind::Compressed { path, .. } = &self.kind else { return Ok(()) };
+        Err(position::lost(format!(
+            "{path} is not the file that was read up to byte {} of its content: put it back as it was",
+            position.byte
+        )))
+    }
+
+    fn fill(&mut self, records: &mut RecordBuffer) -> Result<Filled> {
+        if self.ended {
+            records.end_input();
+            return Ok(Filled::End);
+        }
+        match records.fill(&mut self.bytes) {
+            Ok(0) => {
+                self.ended = true;
+                records.end_input();
+                Ok(Filled::End)
+            }
+            Ok(n_bytes) => {
+                self.at += n_bytes as u64;
+                Ok(Filled::Bytes)
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Filled::Dry { ms: 0 }),
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(Filled::Bytes),
+            Err(e) => self.broken(e),
+        }
+    }
+
+    fn broken(&mut self, error: io::Error) -> Result<Filled> {
+        match &self.kind {
+            StreamKind::Stdin => Err(Error::new(code::FILE_IO, "standard input cannot be read").with_source(error)),
+            StreamKind::Compressed { path, .. } if is_of_disk(&error) => {
+                Err(Error::new(code::FILE_IO, format!("{path} cannot be read")).with_source(error))
+            }
+            StreamKind::Compressed { compression, .. } => {
+                self.ended = true;
+                let (name, at) = (compression.name(), self.at);
+                Ok(Filled::Damaged(format!("the file is damaged or cut off: it is no {name} behind byte {at} of its content ({error})")))
+            }
+        }
+    }
+}
