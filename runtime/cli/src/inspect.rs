@@ -25,15 +25,19 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
         Err(error) if error.code() == code::BAD_ARGUMENTS => (None, Some(error.message().to_owned())),
         Err(error) => return Err(error.at(args.file.display())),
     };
-    let named = Named::new(&args.args, &[], &[]);
-    match args.output {
-        Format::Json => print(&format!("{}\n", object(&plugin, plan.as_ref(), &named))),
-        Format::Text => print(&(header(&plugin) + &plan.map(|plan| describe_plan(&plan, &named)).unwrap_or_default())),
-    }?;
+    print(&shown(&plugin, plan.as_ref(), args))?;
     if let Some(wanted) = wanted {
         report::status(&format!("the job itself is not shown, as it wants arguments behind `--`: {wanted}"));
     }
     Ok(())
+}
+
+fn shown(plugin: &Plugin, plan: Option<&Plan>, args: &InspectArgs) -> String {
+    let named = Named::new(&args.args, &[], &[]);
+    match args.output {
+        Format::Json => format!("{}\n", object(plugin, plan, &named)),
+        Format::Text => header(plugin) + &plan.map(|plan| describe_plan(plan, &named)).unwrap_or_default(),
+    }
 }
 
 fn object(plugin: &Plugin, plan: Option<&Plan>, named: &Named) -> Value {

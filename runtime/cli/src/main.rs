@@ -49,16 +49,20 @@ fn main() -> ExitCode {
         return streamrt_plugin::compile(args, std::io::stdin(), std::io::stdout().lock());
     }
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(command)));
-    let code = match result.unwrap_or_else(|panic| Err(report::of_panic(panic.as_ref()))) {
+    let code = exit_code(result.unwrap_or_else(|panic| Err(report::of_panic(panic.as_ref()))));
+    finish_saying();
+    code
+}
+
+fn exit_code(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.code() == code::STDOUT_CLOSED => ExitCode::from(CLOSED_PIPE),
         Err(error) => {
             report::error(&error);
             ExitCode::FAILURE
         }
-    };
-    finish_saying();
-    code
+    }
 }
 
 fn dispatch(command: Command) -> Result<()> {

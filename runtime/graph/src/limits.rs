@@ -78,14 +78,7 @@ impl JobGraph {
     /// # Errors
     /// `Invalid` (S2020), with the operator or the number.
     pub fn check_size(&self, asked: u32) -> Result<()> {
-        let allowed = asked.max(PARALLELISM_MAX);
-        if let Some(vertex) = self.vertices.iter().find(|vertex| vertex.parallelism > allowed) {
-            let wanted = vertex.parallelism;
-            return refuse(format!(
-                "node `{}`: its parallelism is {wanted}, and may be {allowed}; `--parallelism {wanted}` allows it",
-                vertex.name
-            ));
-        }
+        self.check_parallelism(asked.max(PARALLELISM_MAX))?;
         let n_subtasks: u64 = self.vertices.iter().map(|vertex| u64::from(vertex.parallelism)).sum();
         let exits = self.vertices.iter().flat_map(|vertex| vertex.exits.iter().map(|exit| self.n_channels(vertex.parallelism, exit)));
         let n_channels = exits.fold(0u64, u64::saturating_add);
@@ -96,6 +89,12 @@ impl JobGraph {
             return refuse(message);
         }
         Ok(())
+    }
+
+    fn check_parallelism(&self, allowed: u32) -> Result<()> {
+        let Some(vertex) = self.vertices.iter().find(|vertex| vertex.parallelism > allowed) else { return Ok(()) };
+        let (name, wanted) = (&vertex.name, vertex.parallelism);
+        refuse(format!("node `{name}`: its parallelism is {wanted}, and may be {allowed}; `--parallelism {wanted}` allows it"))
     }
 
     fn n_channels(&self, senders: u32, exit: &Exit) -> u64 {

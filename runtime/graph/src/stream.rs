@@ -149,17 +149,12 @@ impl StreamGraph {
         let of_inputs = inputs.iter().flat_map(|edge| &self.nodes[edge.from].hidden).filter(|name| there.contains(name.as_str()));
         let mut seen = HashSet::new();
         let mut hidden: Vec<String> = of_inputs.filter(|name| seen.insert(name.as_str())).cloned().collect();
-        if let Body::Function { function } = node.body {
-            let function = self.functions[function as usize].function();
-            if let (FunctionKind::KeyProjection, Some(OutputColumns::Extend { schema })) =
-                (function.kind, function.outputs.first().map(|p| &p.columns))
-            {
-                hidden.extend(schema.iter().map(|field| field.name.clone()));
-            }
+        let Body::Function { function } = node.body else { return hidden };
+        let function = self.functions[function as usize].function();
+        let columns = function.outputs.first().map(|port| &port.columns);
+        if let (FunctionKind::KeyProjection, Some(OutputColumns::Extend { schema })) = (function.kind, columns) {
+            hidden.extend(schema.iter().map(|field| field.name.clone()));
         }
-        // Streams that are united and come from one projection name its columns each.
-        let mut seen = HashSet::new();
-        hidden.retain(|name| seen.insert(name.clone()));
         hidden
     }
 
@@ -245,53 +240,51 @@ fn check_uids(nodes: &[Node]) -> Result<()> {
 }
 
 /// The nodes on cycles: of those left over, those that are left when whatever merely hangs on a cycle is taken away.
-fn cycle(nodes: &[Node], index: &HashMap<u32, usize>, done: &[bool]) -> Vec<usize> {
-    let inputs = |i: usize| nodes[i].inputs.iter().map(|input| index[&input.node]).filter(|input| !done[*input]);
-    let mut left: Vec<bool> = done.iter().map(|done| !done).collect();
+fn cycle(nodes: &[Node], index: &HashMap<u32, usize>, done: &[usize]) -> Vec<usize> {
+    let mut left = vec![true; nodes.len()];
+    done.iter().for_each(|i| left[*i] = false);
+    let inputs = |i: usize| nodes[i].inputs.iter().map(|input| index[&input.node]);
     let mut n_readers = vec![0usize; nodes.len()];
-    (0..nodes.len()).filter(|i| !done[*i]).flat_map(inputs).for_each(|input| n_readers[input] += 1);
+    (0..nodes.len()).filter(|i| left[*i]).flat_map(inputs).for_each(|input| n_readers[input] += 1);
     let mut unread: Vec<usize> = (0..nodes.len()).filter(|i| left[*i] && n_readers[*i] == 0).collect();
     while let Some(i) = unread.pop() {
         left[i] = false;
-        for input in inputs(i) {
-            n_readers[input] -= 1;
-            if n_readers[input] == 0 {
-                unread.push(input);
-            }
-        }
+        unread.extend(inputs(i).filter(|input| is_last(&mut n_readers[*input]) && left[*input]));
     }
     (0..nodes.len()).filter(|i| left[*i]).collect()
+}
+
+/// The nodes that read each node, once for each edge.
+fn users(nodes: &[Node], index: &HashMap<u32, usize>) -> Result<Vec<Vec<usize>>> {
+    let mut users = vec![Vec::new(); nodes.len()];
+    for (i, node, input) in nodes.iter().enumerate().flat_map(|(i, node)| node.inputs.iter().map(move |input| (i, node, input))) {
+        let missing = || format!("node `{}`: its input is node {}, which is not there", node.uid, input.node);
+        let from = index.get(&input.node).ok_or_else(|| Error::new(code::UNKNOWN_UID, missing()))?;
+        users[*from].push(i);
+    }
+    Ok(users)
+}
+
+/// Counts one down; whether it was the last.
+fn is_last(n: &mut usize) -> bool {
+    *n -= 1;
+    *n == 0
 }
 
 /// Kahn's algorithm; among the nodes that are free, the user's order decides.
 fn topological_order(nodes: &[Node]) -> Result<Vec<usize>> {
     let index: HashMap<u32, usize> = nodes.iter().enumerate().map(|(i, node)| (node.id, i)).collect();
-    let mut users = vec![Vec::new(); nodes.len()];
-    for (i, node) in nodes.iter().enumerate() {
-        for input in &node.inputs {
-            let Some(&from) = index.get(&input.node) else {
-                let message = format!("node `{}`: its input is node {}, which is not there", node.uid, input.node);
-                return Err(Error::new(code::UNKNOWN_UID, message));
-            };
-            users[from].push(i);
-        }
-    }
+    let users = users(nodes, &index)?;
     let mut n_missing: Vec<usize> = nodes.iter().map(|node| node.inputs.len()).collect();
     let mut free: BinaryHeap<Reverse<usize>> = (0..nodes.len()).filter(|i| n_missing[*i] == 0).map(Reverse).collect();
-    let (mut order, mut done) = (Vec::with_capacity(nodes.len()), vec![false; nodes.len()]);
+    let mut order = Vec::with_capacity(nodes.len());
     while let Some(Reverse(next)) = free.pop() {
-        done[next] = true;
         order.push(next);
-        for &user in &users[next] {
-            n_missing[user] -= 1;
-            if n_missing[user] == 0 {
-                free.push(Reverse(user));
-            }
-        }
+        users[next].iter().filter(|user| is_last(&mut n_missing[**user])).for_each(|user| free.push(Reverse(*user)));
     }
     if order.len() == nodes.len() {
         return Ok(order);
     }
-    let names: Vec<String> = cycle(nodes, &index, &done).into_iter().map(|i| format!("`{}`", nodes[i].uid)).collect();
+    let names: Vec<String> = cycle(nodes, &index, &order).into_iter().map(|i| format!("`{}`", nodes[i].uid)).collect();
     Err(Error::new(code::CYCLE, format!("the job graph has a cycle through {}", names.join(", "))))
 }

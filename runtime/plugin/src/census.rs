@@ -65,17 +65,21 @@ pub(crate) fn count(bytes: &[u8], memory_bytes: usize) -> Result<Census> {
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(damaged)? {
             Payload::Version { encoding, .. } => frames.push(Frame { is_module: encoding == Encoding::Module, ..Frame::default() }),
-            Payload::End(_) => {
-                let Some(done) = frames.pop() else { break };
-                match frames.last_mut() {
-                    Some(outer) => outer.define(&done),
-                    None => whole = done.census,
-                }
-            }
+            // The whole component is what ends last.
+            Payload::End(_) => whole = close(&mut frames),
             section => read(&mut frames, section)?,
         }
     }
     check(&whole, memory_bytes).map(|()| whole)
+}
+
+/// Ends the innermost frame, which the one around it then has as a definition.
+fn close(frames: &mut Vec<Frame>) -> Census {
+    let done = frames.pop().unwrap_or_default();
+    if let Some(outer) = frames.last_mut() {
+        outer.define(&done);
+    }
+    done.census
 }
 
 fn check(census: &Census, memory_bytes: usize) -> Result<()> {
@@ -107,17 +111,8 @@ fn read(frames: &mut [Frame], section: Payload<'_>) -> Result<()> {
         return frame.read_module(&section);
     }
     match section {
-        Payload::InstanceSection(instances) => instances.into_iter().try_for_each(|instance| match instance.map_err(damaged)? {
-            Instance::Instantiate { module_index, .. } => frame.instantiate_module(module_index),
-            Instance::FromExports(exports) => frame.count_items(exports.len() as u64),
-        }),
-        Payload::ComponentInstanceSection(instances) => instances.into_iter().try_for_each(|instance| match instance.map_err(damaged)? {
-            ComponentInstance::Instantiate { component_index, args } => {
-                frame.instantiate_component(component_index)?;
-                frame.count_items(args.len() as u64)
-            }
-            ComponentInstance::FromExports(exports) => frame.count_items(exports.len() as u64),
-        }),
+        Payload::InstanceSection(of) => of.into_iter().try_for_each(|instance| frame.core_instance(&instance.map_err(damaged)?)),
+        Payload::ComponentInstanceSection(of) => of.into_iter().try_for_each(|instance| frame.instance(&instance.map_err(damaged)?)),
         Payload::ComponentAliasSection(aliases) => aliases.into_iter().try_for_each(|alias| frame.alias(outer, &alias.map_err(damaged)?)),
         Payload::ComponentImportSection(imports) => imports.into_iter().try_for_each(|import| {
             frame.declare(import.map_err(damaged)?.ty.kind(), None);
@@ -169,6 +164,23 @@ impl Frame {
         Ok(())
     }
 
+    fn core_instance(&mut self, instance: &Instance<'_>) -> Result<()> {
+        match instance {
+            Instance::Instantiate { module_index, .. } => self.instantiate_module(*module_index),
+            Instance::FromExports(exports) => self.count_items(exports.len() as u64),
+        }
+    }
+
+    fn instance(&mut self, instance: &ComponentInstance<'_>) -> Result<()> {
+        match instance {
+            ComponentInstance::Instantiate { component_index, args } => {
+                self.instantiate_component(*component_index)?;
+                self.count_items(args.len() as u64)
+            }
+            ComponentInstance::FromExports(exports) => self.count_items(exports.len() as u64),
+        }
+    }
+
     fn instantiate_module(&mut self, index: u32) -> Result<()> {
         let module = self.modules.get(index as usize).copied().flatten();
         let module = module.ok_or_else(|| unsupported("instantiates a module that it is given"))?;
@@ -197,24 +209,24 @@ impl Frame {
         match alias {
             ComponentAlias::InstanceExport { kind, .. } => self.declare(*kind, None),
             ComponentAlias::CoreInstanceExport { .. } => {}
-            ComponentAlias::Outer { kind, count, index } => {
-                let count = *count as usize;
-                let of = if count == 0 { Some(&*self) } else { outer.len().checked_sub(count).and_then(|at| outer.get(at)) };
-                let find =
-                    |list: fn(&Frame) -> &Vec<Option<Census>>| of.and_then(|frame| list(frame).get(*index as usize).copied().flatten());
-                match kind {
-                    ComponentOuterAliasKind::CoreModule => {
-                        let module = find(|frame| &frame.modules);
-                        self.modules.push(module);
-                    }
-                    ComponentOuterAliasKind::Component => {
-                        let component = find(|frame| &frame.components);
-                        self.components.push(component);
-                    }
-                    _ => {}
-                }
-            }
+            ComponentAlias::Outer { kind, count, index } => self.alias_outer(outer, *kind, *count as usize, *index as usize),
         }
         self.count_items(1)
+    }
+
+    /// Takes an item of the frame that lies `count` frames further out.
+    fn alias_outer(&mut self, outer: &[Frame], kind: ComponentOuterAliasKind, count: usize, index: usize) {
+        let of = if count == 0 { Some(&*self) } else { outer.len().checked_sub(count).and_then(|at| outer.get(at)) };
+        match kind {
+            ComponentOuterAliasKind::CoreModule => {
+                let module = of.and_then(|frame| frame.modules.get(index).copied().flatten());
+                self.modules.push(module);
+            }
+            ComponentOuterAliasKind::Component => {
+                let component = of.and_then(|frame| frame.components.get(index).copied().flatten());
+                self.components.push(component);
+            }
+            _ => {}
+        }
     }
 }

@@ -99,12 +99,15 @@ impl Compiler {
         let _ = child.kill();
         let _ = child.wait();
         drop(sent);
-        let answer = watched?.map_err(fault)?;
-        match answer.split_first() {
-            Some((&DONE, code)) => Ok(code.to_vec()),
-            Some((&REFUSED, sentence)) => Err(Error::new(code::BAD_COMPONENT, String::from_utf8_lossy(sentence))),
-            _ => Err(Error::new(code::BAD_COMPONENT, "the compiler gave up on the component")),
-        }
+        read_code(watched?.map_err(fault)?)
+    }
+}
+
+fn read_code(mut answer: Vec<u8>) -> Result<Vec<u8>> {
+    match answer.first() {
+        Some(&DONE) => Ok(answer.split_off(1)),
+        Some(&REFUSED) => Err(Error::new(code::BAD_COMPONENT, String::from_utf8_lossy(&answer[1..]))),
+        _ => Err(Error::new(code::BAD_COMPONENT, "the compiler gave up on the component")),
     }
 }
 
@@ -135,14 +138,19 @@ fn watch(child: &mut Child, limits: &Limits, answer: &Receiver<io::Result<Vec<u8
             Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("the thread that reads from the compiler is gone")),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        let refuse = |what: String| Err(Error::new(code::COMPONENT_LIMIT, format!("compiling the component takes more than {what}")));
-        if start.elapsed() > limits.compile_time {
-            return refuse(format!("{} ms, which is the limit `plugin.compile-time`", limits.compile_time.as_millis()));
-        }
-        if resident_bytes(child.id()) > limits.compile_bytes {
-            return refuse(format!("{} MiB of memory, which is the limit `plugin.compile-memory`", limits.compile_bytes >> 20));
-        }
+        check_limits(child, limits, start)?;
     }
+}
+
+fn check_limits(child: &Child, limits: &Limits, start: Instant) -> Result<()> {
+    let limit = if start.elapsed() > limits.compile_time {
+        format!("{} ms, which is the limit `plugin.compile-time`", limits.compile_time.as_millis())
+    } else if resident_bytes(child.id()) > limits.compile_bytes {
+        format!("{} MiB of memory, which is the limit `plugin.compile-memory`", limits.compile_bytes >> 20)
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(code::COMPONENT_LIMIT, format!("compiling the component takes more than {limit}")))
 }
 
 /// 0 if it cannot be said.

@@ -96,11 +96,7 @@ impl Running {
 impl Guest {
     pub fn new(limits: &Limits, deadline: Deadline, cancel: Arc<AtomicBool>, log: Log, signature: Arc<Signature>, wasi: Inert) -> Guest {
         Guest {
-            budget: Budget {
-                memory_bytes_left: limits.memory_bytes,
-                memory_bytes_max: limits.memory_bytes,
-                table_entries_left: TABLE_ENTRIES_MAX,
-            },
+            budget: Budget::new(limits.memory_bytes),
             deadline,
             cancel,
             journal: Journal { log, n_messages: 0, panic: None, complaint: None },
@@ -111,6 +107,16 @@ impl Guest {
             files: FileWork::new(limits.files_time, limits.files_bytes),
             n_imported: 0,
         }
+    }
+
+    /// Gives a call all that it may use.
+    fn renew(&mut self, deadline: Duration) {
+        self.deadline.renew(deadline);
+        self.files.renew();
+        self.journal.renew();
+        self.running.output_bytes_left = self.running.output_bytes_max;
+        // Of a call that failed; its instance is dropped, but nothing is to depend on that.
+        self.running.emitted.clear();
     }
 
     /// Ends a call that was cancelled or takes too long.
@@ -161,6 +167,10 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
+    fn new(memory_bytes: usize) -> Budget {
+        Budget { memory_bytes_left: memory_bytes, memory_bytes_max: memory_bytes, table_entries_left: TABLE_ENTRIES_MAX }
+    }
+
     /// What an instance has beside its linear memory; a component that has too much of it was refused when it was loaded.
     pub fn take(&mut self, n_bytes: usize) {
         self.memory_bytes_left = self.memory_bytes_left.saturating_sub(n_bytes);
@@ -266,14 +276,9 @@ impl Instance {
 
     fn begin(&mut self, deadline: Duration) -> wasmtime::Result<()> {
         let guest = self.store.data_mut();
-        guest.deadline.renew(deadline);
-        guest.files.renew();
-        guest.journal.renew();
-        guest.running.output_bytes_left = guest.running.output_bytes_max;
-        // Of a call that failed; its instance is dropped, but nothing is to depend on that.
-        guest.running.emitted.clear();
-        let fuel = guest.running.output_bytes_max;
+        guest.renew(deadline);
         guest.check_time()?;
+        let fuel = guest.running.output_bytes_max;
         self.store.set_epoch_deadline(1);
         // Fuel for host calls is what the host copies out of the guest in one call, in bytes: a limit on a result that holds before it is lifted.
         self.store.set_hostcall_fuel(fuel);
