@@ -1,5 +1,5 @@
 ;; The frame of the guests that misbehave. It doubles column `n` and adds an empty text `s`; before it answers a batch whose first `n` is 13, it runs what
-;; stands at MISBEHAVE, and what stands at OPEN before it opens a chain. A guest may also get definitions of its own at DEFINITIONS.
+;; stands at MISBEHAVE, what stands at OPEN before it opens a chain, and what stands at DESCRIBE before it describes itself. A guest may also get definitions of its own at DEFINITIONS.
 ;; `tests/src/guests.rs` fills the places in.
 (component
   (import "streamrt:plugin/types@0.1.0" (instance $types
@@ -15,7 +15,8 @@
     (export "emit" (func (param "segment" $section) (result (result (error $error)))))
     (export "log" (func (param "level" u8) (param "message" string)))))
   (import "streamrt:plugin/state@0.1.0" (instance $state
-    (export "get-many" (func (param "state" u32) (param "keys" $section) (result (result $section (error $error)))))))
+    (export "get-many" (func (param "state" u32) (param "keys" $section) (result (result $section (error $error)))))
+    (export "put-many" (func (param "state" u32) (param "entries" $section) (result (result (error $error)))))))
   {IMPORTS}
 
   (core module $heap
@@ -36,9 +37,11 @@
   (alias export $host "emit" (func $emit))
   (alias export $host "log" (func $log))
   (alias export $state "get-many" (func $get-many))
+  (alias export $state "put-many" (func $put-many))
   (core func $emit (canon lower (func $emit) (memory $memory) (realloc (core func $allocate))))
   (core func $log (canon lower (func $log) (memory $memory)))
   (core func $get-many (canon lower (func $get-many) (memory $memory) (realloc (core func $allocate))))
+  (core func $put-many (canon lower (func $put-many) (memory $memory) (realloc (core func $allocate))))
   {LOWERED}
 
   (core module $code
@@ -49,6 +52,7 @@
     (import "host" "log" (func $log (param i32 i32 i32)))
     ;; state, then as for emit
     (import "host" "get-many" (func $get-many (param i32 i32 i32 i32 i32 i32 i32)))
+    (import "host" "put-many" (func $put-many (param i32 i32 i32 i32 i32 i32 i32)))
     {CORE-IMPORTS}
     (data (i32.const 1024) "{PLAN}")
     {DEFINITIONS}
@@ -63,6 +67,7 @@
       (i32.store offset=12 (local.get $i) (local.get $n-bytes)))
 
     (func (export "describe") (param i32 i32) (result i32)
+      {DESCRIBE}
       (i32.store8 (i32.const 0) (i32.const 0))
       (i32.store (i32.const 4) (i32.const 1024))
       (i32.store (i32.const 8) (i32.const {PLAN-LENGTH}))
@@ -114,6 +119,7 @@
       (export "emit" (func $emit))
       (export "log" (func $log))
       (export "get-many" (func $get-many))
+      (export "put-many" (func $put-many))
       {LOWERED-EXPORTS}))))
 
   (func $describe (param "args" (list string)) (result (result string (error $error)))

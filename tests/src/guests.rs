@@ -21,6 +21,16 @@ pub fn even() -> Vec<u8> {
     assemble(EVEN)
 }
 
+/// A guest whose `describe` returns this text, whatever it is. The arguments of the job have room for some hundred bytes.
+pub fn describing(plan: &str) -> Vec<u8> {
+    let bytes: String = plan.bytes().map(|byte| format!("\\{byte:02x}")).collect();
+    let text = include_str!("../guests/describing.wat")
+        .replace("{PAGES}", &(plan.len() / 65_536 + 2).to_string())
+        .replace("{PLAN-LENGTH}", &plan.len().to_string())
+        .replace("{PLAN}", &bytes);
+    assemble(&text)
+}
+
 /// A guest that doubles `n` and adds an empty text `s`, and that can do something else as well. Texts are in WebAssembly's text format, and
 /// may use what `tests/guests/misbehaving.wat` defines.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +40,8 @@ pub struct Misbehaving {
     pub misbehave: String,
     /// Instructions that run before a chain is opened.
     pub open: String,
+    /// Instructions that run before it describes itself.
+    pub describe: String,
     /// Functions, tables and data of its own.
     pub definitions: String,
     /// Imports of the component, their lowered functions, how these are handed to the core module and how it imports them.
@@ -96,6 +108,7 @@ impl Misbehaving {
             .replace("{DEFINITIONS}", &self.definitions)
             .replace("{MISBEHAVE}", &self.misbehave)
             .replace("{OPEN}", &self.open)
+            .replace("{DESCRIBE}", &self.describe)
             .replace("{OPERATOR}", operator);
         assemble(&text)
     }

@@ -5,7 +5,9 @@
 pub mod binary;
 pub mod data;
 pub mod faulty_disk;
+pub mod fixtures;
 pub mod guests;
+pub mod measured;
 pub mod oracle;
 pub mod random;
 pub mod server;

@@ -141,7 +141,8 @@ fn arguments_that_do_not_fit() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
     let output = output.to_str().unwrap();
-    run(["run", wasm, "--", "--output", output]).failed_with("S3001").names("input");
+    run(["run", wasm, "--", "--output", output]).failed_with("S1012").names("`--allow-path input` allows it");
+    run(["run", wasm, "--allow-path", "input", "--", "--output", output]).failed_with("S3001").names("input");
     run(["run", wasm, "--", "--input", "/nowhere/at.all", "--output", output]).failed_with("S3001").names("/nowhere/at.all");
     run(["run", wasm, "-D", "batch.rows=none", "--", "--input", "/tmp", "--output", output]).failed_with("S2007").names("batch.rows");
     run(["run", component("word-count").to_str().unwrap(), "--", "--host", "localhost", "--port", "much"])

@@ -29,6 +29,40 @@ fn a_new_crate_passes_its_own_test() {
     assert!(output.status.success() && said.contains("test result: ok. 1 passed"), "{said}");
 }
 
+/// What `cargo fmt` would change in a crate, its SDK included.
+fn would_format(made: &Path) -> Vec<String> {
+    let output = cargo(made, &["fmt", "--all", "--check", "--", "-l"]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn formatting_leaves_a_new_crate_and_its_sdk_alone() {
+    let folder = TempDir::new().unwrap();
+    let made = folder.path().join("my-op");
+    run(["new".as_ref(), made.as_os_str()]).succeeded();
+    assert_eq!(would_format(&made), Vec::<String>::new());
+}
+
+#[test]
+fn crates_of_a_workspace_share_one_sdk() {
+    let folder = TempDir::new().unwrap();
+    let manifest = folder.path().join("Cargo.toml");
+    std::fs::write(&manifest, "[workspace]\nresolver = \"3\"\nmembers = [] # none yet\n").unwrap();
+    for name in ["first", "jobs/second"] {
+        Running::start(in_folder(folder.path(), &["new", name])).finish(LIMIT).succeeded();
+    }
+    assert!(folder.path().join(".streamrt/sdk/rust/src/lib.rs").exists());
+    assert!(!folder.path().join("first/.streamrt").exists() && !folder.path().join("jobs/second/.streamrt").exists());
+    let members = cargo(folder.path(), &["metadata", "--no-deps", "--offline", "--format-version", "1"]).output().unwrap();
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&members.stdout).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&members.stderr)));
+    let mut names: Vec<&str> = metadata["packages"].as_array().unwrap().iter().map(|package| package["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["first", "second"]);
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    assert!(text.contains("[profile.component]") && text.contains("# none yet"), "{text}");
+}
+
 #[test]
 fn an_existing_folder_is_left_alone() {
     let folder = TempDir::new().unwrap();

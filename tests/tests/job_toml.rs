@@ -231,3 +231,65 @@ fn a_file_that_is_no_job_is_refused() {
     refused(&folder.path().join("job.toml"), "S2006");
     refused(&folder.path().join("none.toml"), "S3001").names("none.toml");
 }
+
+const UNION: &str = r#"
+name = "union"
+
+[[source]]
+uid = "first"
+connector = "file"
+path = "first.csv"
+format = "csv"
+columns = [ { name = "user", type = "string" }, { name = "url", type = "string" } ]
+
+[[source]]
+uid = "second"
+connector = "file"
+path = "second.csv"
+format = "csv"
+columns = [ { name = "user", type = "string" }, { name = "url", type = "string" } ]
+
+[[operator]]
+uid = "unique"
+component = "deduplicate.wasm"
+function = "deduplicate"
+input = ["first", "second"]
+key = ["user"]
+
+[[sink]]
+uid = "out"
+connector = "file"
+path = "out"
+input = ["unique", "second"]
+"#;
+
+#[test]
+fn an_operator_reads_the_union_of_several_streams() {
+    let job = || Job::new(UNION).input("first.csv", &["anna,/a", "ben,/b", "anna,/c"]).input("second.csv", &["carla,/d", "ben,/e"]);
+    for parallelism in ["1", "2"] {
+        let job = job();
+        job.run(&["--parallelism", parallelism]).succeeded();
+        let mut users: Vec<String> = job.outputs("out").lines("").iter().map(|line| user(line)).collect();
+        users.sort_unstable();
+        // Each user once, and the rows of the second source besides.
+        assert_eq!(users, ["anna", "ben", "ben", "carla", "carla"]);
+    }
+}
+
+fn user(line: &str) -> String {
+    let row: Value = serde_json::from_str(line).unwrap();
+    row["user"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn streams_that_do_not_agree_are_not_united() {
+    let check = |old: &str, new: &str, code: &str, sentence: &str| {
+        let job = Job::new(&UNION.replacen(old, new, 1)).input("first.csv", &["1,/a"]).input("second.csv", &["1,/a"]);
+        job.run(&[]).failed_with(code).names(sentence);
+    };
+    let columns = r#"name = "user", type = "string""#;
+    check(columns, r#"name = "user", type = "i64""#, "S2005", "node `unique`: its inputs have different columns: (user: Int64");
+    check(r#"["first", "second"]"#, r#"["first", "first"]"#, "S2006", "node `unique`: it reads the output of `first` twice");
+    check(r#"["first", "second"]"#, r#"["first", "third"]"#, "S2002", "its input `third` is no uid of the job");
+    check(r#"["first", "second"]"#, "3", "S2006", "an input is a uid, or a list of uids");
+}

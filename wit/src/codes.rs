@@ -77,6 +77,10 @@ pub mod error {
     pub const LOST: u16 = 7;
     pub const MISSING: u16 = 8;
     pub const REFUSED: u16 = 9;
+    pub const JOB: u16 = 10;
+    pub const MISSING_UID: u16 = 11;
+    pub const DOUBLED_UID: u16 = 12;
+    pub const COLUMNS: u16 = 13;
 }
 
 /// Kinds of entries of a folder.

@@ -54,6 +54,9 @@ pub struct Node {
     pub id: u32,
     /// The identity of its state across versions of the job, and the name that a user sees. Empty is an error at build time.
     pub uid: String,
+    /// Where the user's program makes it, such as `src/lib.rs:12:10`; for reports alone, two plans that differ in nothing else are one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
     /// None: the job's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallelism: Option<u32>,

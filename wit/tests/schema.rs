@@ -40,7 +40,7 @@ fn everything() -> Value {
         node(2, json!({"kind": "timestamps", "time": column("milliseconds"), "generator": bounded})),
         node(3, json!({"kind": "timestamps", "time": column("microseconds"), "generator": bounded})),
         node(4, json!({"kind": "timestamps", "time": {"kind": "function", "function": 0}, "generator": {"kind": "punctuated"}})),
-        {"id": 5, "uid": "n5", "parallelism": 2, "chaining": false, "inputs": partitionings, "outputs": outputs,
+        {"id": 5, "uid": "n5", "place": "src/lib.rs:1:2", "parallelism": 2, "chaining": false, "inputs": partitionings, "outputs": outputs,
          "body": {"kind": "function", "function": 0}},
         node(6, json!({"kind": "aggregate", "aggregates": aggregates, "columns": columns})),
         node(7, window(json!({"kind": "tumbling", "size-ms": 1, "offset-ms": -1, "processing-time": true}), &builtin)),

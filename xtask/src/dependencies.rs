@@ -33,6 +33,7 @@ const ONLY: &[(&str, &[&str])] = &[
 /// Libraries and the crates that may know them.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("wasmtime", &["streamrt-plugin"]),
+    ("wasmparser", &["streamrt-plugin"]),
     ("quinn", &["streamrt-exchange", "streamrt-rpc"]),
     ("rocksdb", &["streamrt-state-rocksdb"]),
     ("object_store", &["streamrt-checkpoint"]),

@@ -19,7 +19,7 @@ struct WordCount {
 }
 
 fn lines(env: &mut Env) -> Result<Stream<String>> {
-    if env.args().iter().any(|arg| arg.starts_with("--host") || arg.starts_with("--port")) {
+    if env.has("host") || env.has("port") {
         let port = env.parse_or("port", 7777)?;
         return Ok(env.source("lines", Socket::lines(env.arg_or("host", "localhost"), port)));
     }

@@ -9,7 +9,7 @@
 //!    no other one behind it, and its tasks end when all of them have committed. An upgrade that is aborted is rolled back: its tasks may run
 //!    the new code already, and nothing that they did since may count.
 //! 6. A part of the tasks may fail and run again from the newest checkpoint: from [`Coordinator::suspend`] to [`Coordinator::resume`] none is
-//!    begun.
+//!    begun. A savepoint that this meets is made behind it. When all of the job fails, whoever starts it again asks anew for what was not served.
 //!
 //! Invariants: at most one checkpoint is pending. A checkpoint that was aborted is never published, and one that is being published is
 //! never aborted but by the answer of the publication. What comes too late, twice or from nowhere changes nothing.
@@ -91,8 +91,6 @@ pub enum Action<S> {
     Complete { checkpoint: u64, purpose: Purpose },
     /// Tell all tasks that it will never count.
     Abort { checkpoint: u64, purpose: Purpose, reason: String },
-    /// Tell the sources to end as if their input had.
-    Drain,
     /// All tasks have committed what the job stops with: end them. Nothing follows.
     Stop,
     /// An upgrade was aborted: the job starts again from the checkpoint before, with the old code. Nothing follows.
@@ -242,6 +240,7 @@ impl<S> Coordinator<S> {
         let mut actions = Vec::new();
         let Some(pending) = self.take_publishing(checkpoint) else { return actions };
         self.failures = 0;
+        self.requests.end(pending.purpose);
         self.pause_until = self.now.saturating_add(self.settings.min_pause);
         for task in pending.commits {
             if self.states[task] == TaskState::Ended {
@@ -275,9 +274,6 @@ impl<S> Coordinator<S> {
     /// A user wants something; it begins at once, or after what is pending.
     pub fn request(&mut self, request: Request) -> Vec<Action<S>> {
         let mut actions = Vec::new();
-        if matches!(request, Request::Drain { .. }) && !self.is_ending() {
-            actions.push(Action::Drain);
-        }
         self.requests.add(request);
         self.begin(&mut actions);
         actions
@@ -319,6 +315,11 @@ impl<S> Coordinator<S> {
     /// The job has failed, or stops with what is published: no task of it is to run again.
     pub fn is_ending(&self) -> bool {
         self.failed || self.stopped_at.is_some()
+    }
+
+    /// Whether a wish is still to be served: its snapshot was not begun, or has to be made anew.
+    pub fn holds(&self, request: u64) -> bool {
+        self.requests.holds(request)
     }
 
     /// The snapshot that the job stops with, once it is published.
@@ -391,7 +392,10 @@ impl<S> Coordinator<S> {
     }
 
     fn abort(&mut self, reason: String, actions: &mut Vec<Action<S>>) {
-        if let Some((checkpoint, Purpose::Checkpoint | Purpose::Stop)) = self.give_up(&reason, actions) {
+        let Some((checkpoint, purpose)) = self.give_up(&reason, actions) else { return };
+        self.requests.end(purpose);
+        // A savepoint is the wish of one user, who is told: the job goes on without it.
+        if let Purpose::Checkpoint | Purpose::Stop = purpose {
             self.count_failure(checkpoint, &reason, actions);
         }
     }
@@ -401,7 +405,6 @@ impl<S> Coordinator<S> {
         let Pending { checkpoint, purpose, .. } = self.pending.take()?;
         self.pause_until = self.now.saturating_add(self.settings.min_pause);
         actions.push(Action::Abort { checkpoint, purpose, reason: reason.to_owned() });
-        // A savepoint is the wish of one user, who is told: the job goes on without it.
         if let Purpose::Upgrade { .. } = purpose {
             self.failed = true;
             actions.push(Action::RollBack { reason: reason.to_owned() });
@@ -445,7 +448,7 @@ impl<S> Coordinator<S> {
             return None;
         }
         let all_ended = !self.states.contains(&TaskState::Running);
-        let asked = self.requests.next().or_else(|| if all_ended { self.requests.next_at_end() } else { None });
+        let asked = self.requests.next().or_else(|| self.requests.next_at_end().filter(|_| all_ended));
         if asked.is_some() || self.is_over() {
             return asked;
         }
@@ -470,7 +473,8 @@ impl<S> Coordinator<S> {
     /// Without a task that runs there is nothing to snapshot, but at the end.
     fn refuse(&mut self, actions: &mut Vec<Action<S>>) {
         let (requests, reason) = match () {
-            () if self.failed => (self.requests.take_all(), "the job has failed"),
+            // Whoever starts it again knows what was asked for.
+            () if self.failed => return,
             () if self.stopped_at.is_some() => (self.requests.take_all(), "the job has stopped"),
             () if self.pending.is_some() => return,
             () if self.suspended => (self.requests.take_upgrades(), "a region of the job has failed, and starts again"),

@@ -11,7 +11,7 @@
 
 use crate::names::{LOG_FOLDER, log_number, log_path};
 use crate::sealed::{seal, unseal};
-use crate::{Creation, SnapshotKind, Store, Stored};
+use crate::{Creation, Manifest, PluginEntry, SnapshotKind, Store, Stored};
 use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, RandomState};
 use streamrt_types::{Error, Result, code};
@@ -60,6 +60,8 @@ pub enum Entry {
     Published(Published),
     /// The checkpoint may be deleted, and nobody may start from it any more.
     Retired { checkpoint: u64 },
+    /// The version that this checkpoint names, the newest one, has failed in its probation: the one before goes on from it.
+    RolledBack { checkpoint: u64 },
     /// The job has ended.
     Ended { state: EndState },
 }
@@ -101,6 +103,9 @@ pub struct History {
     pub end: Option<EndState>,
     /// The commits of all checkpoints up to this one are done, and are not done again. Those of later ones may be done as well.
     pub committed: u64,
+    /// The checkpoint whose version was withdrawn last; 0 if none was. It matters as long as no newer one is published.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rolled_back: u64,
 }
 
 impl History {
@@ -141,6 +146,12 @@ impl History {
         }
     }
 
+    /// The components with which the job goes on from what was published last, whose manifest this is.
+    pub fn components<'a>(&self, newest: &'a Manifest) -> &'a [PluginEntry] {
+        let is_rolled_back = self.rolled_back > 0 && self.newest().is_some_and(|newest| newest.checkpoint == self.rolled_back);
+        if is_rolled_back && !newest.before.is_empty() { &newest.before } else { &newest.plugins }
+    }
+
     /// What a restart goes on from: the checkpoint or savepoint that was published last.
     pub fn newest(&self) -> Option<&Published> {
         self.published.last()
@@ -169,6 +180,7 @@ impl History {
             Entry::TakeOver { generation } => *generation == self.generation + 1,
             Entry::Published(published) => self.generation > 0 && published.checkpoint > self.last_checkpoint,
             Entry::Retired { checkpoint } => self.published.iter().any(|published| published.checkpoint == *checkpoint),
+            Entry::RolledBack { checkpoint } => self.newest().is_some_and(|newest| newest.checkpoint == *checkpoint),
             Entry::Ended { .. } => self.generation > 0,
         };
         let error = || Error::new(code::SNAPSHOT_DAMAGED, format!("the entry {entry:?} cannot follow those before it"));
@@ -191,6 +203,7 @@ impl History {
                 self.published.push(published.clone());
             }
             Entry::Retired { checkpoint } => self.published.retain(|published| published.checkpoint != *checkpoint),
+            Entry::RolledBack { checkpoint } => self.rolled_back = *checkpoint,
             Entry::Ended { state } => self.end = Some(*state),
         }
     }
@@ -547,6 +560,21 @@ mod tests {
         store.put(&log_path(8), seal(&entry).unwrap()).unwrap();
         let error = History::read_with(&store, 8).unwrap_err();
         assert!(error.message().contains("ends with entry 0"), "{error}");
+    }
+
+    #[test]
+    fn a_version_that_was_withdrawn_counts_until_another_checkpoint() {
+        let (store, mut log) = log_of([published(1), published(2)]);
+        let plain = crate::manifest::tests::manifest(&store, SnapshotKind::Checkpoint, 2, 1);
+        let before = PluginEntry { digest: "d0".into(), ..plain.plugins[0].clone() };
+        let newest = Manifest { before: vec![before], ..plain };
+        let digest = |log: &JobLog| log.history().components(&newest)[0].digest.clone();
+        assert_eq!(digest(&log), "d1");
+        assert_eq!(log.append(Entry::RolledBack { checkpoint: 1 }).unwrap_err().code(), code::INTERNAL);
+        log.append(Entry::RolledBack { checkpoint: 2 }).unwrap();
+        assert_eq!((digest(&log), History::read(&store).unwrap().rolled_back), ("d0".to_owned(), 2));
+        log.append(published(3)).unwrap();
+        assert_eq!(digest(&log), "d1");
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub enum SnapshotKind {
 /// A plugin of the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginEntry {
+    /// For people: that of the component's file, without its extension.
     pub name: String,
     /// Of the component's bytes.
     pub digest: String,
@@ -51,7 +52,7 @@ pub struct SubtaskSnapshot {
     pub subtask: u32,
     /// It had ended before the checkpoint, and does not run again.
     pub finished: bool,
-    /// None if there was nothing to write.
+    /// None if there was nothing to write. One that has not changed since is shared with the checkpoint before.
     pub object: Option<Stored>,
     /// The operators of the chain that have states.
     pub operators: Vec<OperatorIndex>,
@@ -78,10 +79,10 @@ impl SubtaskSnapshot {
         self.object.iter().chain(self.files.iter().map(|file| &file.stored))
     }
 
-    /// Bytes of the files that an older checkpoint than `checkpoint`, this one, was the first to have.
+    /// Bytes that an older checkpoint than `checkpoint`, this one, was the first to have.
     pub fn shared_bytes(&self, checkpoint: u64) -> u64 {
         let is_shared = |stored: &&Stored| origin_of(&stored.path).is_some_and(|(first, _)| first < checkpoint);
-        self.files.iter().map(|file| &file.stored).filter(is_shared).map(|stored| stored.bytes).sum()
+        self.objects().filter(is_shared).map(|stored| stored.bytes).sum()
     }
 
     /// Of a subtask that had finished.
@@ -109,7 +110,7 @@ pub struct Manifest {
     pub max_parallelism: u32,
     /// The job as the user wrote it.
     pub plan: Value,
-    /// Configuration that the states depend on, and that a restart takes over.
+    /// What the user has set, by key, as it was written; for people alone. A restart goes by what its own command says.
     pub configuration: BTreeMap<String, String>,
     pub plugins: Vec<PluginEntry>,
     /// Every operator, by uid.
@@ -119,6 +120,13 @@ pub struct Manifest {
     /// Records that were skipped before the job was started last.
     #[serde(default)]
     pub dead_letters_before: u64,
+    /// The sources were told to end before their input does. Those that had ended have no state, so a job that goes on from here reads nothing
+    /// more: else it would skip what they had not read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
+    /// While an upgrade is in its probation: the components of the version before, which goes on if this one fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<PluginEntry>,
 }
 
 impl Manifest {
@@ -170,7 +178,7 @@ impl Manifest {
     }
 
     fn each_path(&mut self, mut change: impl FnMut(&mut Stored) -> Result<()>) -> Result<()> {
-        self.plugins.iter_mut().try_for_each(|plugin| change(&mut plugin.component))?;
+        self.plugins.iter_mut().chain(&mut self.before).try_for_each(|plugin| change(&mut plugin.component))?;
         let files = |subtask: &mut SubtaskSnapshot| subtask.files.iter_mut().try_for_each(|file| change(&mut file.stored));
         self.subtasks.iter_mut().try_for_each(files)?;
         self.subtasks.iter_mut().filter_map(|subtask| subtask.object.as_mut()).try_for_each(change)
@@ -179,7 +187,7 @@ impl Manifest {
     /// Everything that the manifest refers to: the states, then the components.
     pub fn objects(&self) -> impl Iterator<Item = &Stored> {
         let states = self.subtasks.iter().flat_map(SubtaskSnapshot::objects);
-        states.chain(self.plugins.iter().map(|plugin| &plugin.component))
+        states.chain(self.plugins.iter().chain(&self.before).map(|plugin| &plugin.component))
     }
 
     /// Every subtask of every operator stands there once, and what has states has an object.
@@ -269,6 +277,8 @@ pub(crate) mod tests {
                 SubtaskSnapshot::finished(0, 1),
             ],
             dead_letters_before: 4,
+            drained: false,
+            before: Vec::new(),
         }
     }
 

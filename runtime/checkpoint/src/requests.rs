@@ -57,11 +57,11 @@ pub enum Request {
     Upgrade { request: u64 },
     /// A savepoint now; with `stops`, the job stops with it.
     Savepoint { request: u64, stops: bool },
-    /// The sources end, and a savepoint is made when all tasks have.
-    Drain { request: u64 },
+    /// A savepoint when all tasks have ended.
+    AtEnd { request: u64 },
 }
 
-/// What was asked for and is not begun.
+/// What was asked for and is not served. What is being made stays here until it counts or has failed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Requests {
     waiting: VecDeque<Purpose>,
@@ -77,7 +77,7 @@ impl Requests {
             Request::Stop => self.stop = true,
             Request::Upgrade { request } => self.waiting.push_back(Purpose::Upgrade { request }),
             Request::Savepoint { request, stops } => self.waiting.push_back(Purpose::Savepoint { request, stops }),
-            Request::Drain { request } => self.at_end.push_back(request),
+            Request::AtEnd { request } => self.at_end.push_back(request),
         }
     }
 
@@ -86,13 +86,24 @@ impl Requests {
     }
 
     /// The next one that waits for nothing but its turn.
-    pub fn next(&mut self) -> Option<Purpose> {
-        self.waiting.pop_front()
+    pub fn next(&self) -> Option<Purpose> {
+        self.waiting.front().copied()
     }
 
     /// The next savepoint of a job whose tasks have all ended.
-    pub fn next_at_end(&mut self) -> Option<Purpose> {
-        self.at_end.pop_front().map(|request| Purpose::Savepoint { request, stops: false })
+    pub fn next_at_end(&self) -> Option<Purpose> {
+        self.at_end.front().map(|request| Purpose::Savepoint { request: *request, stops: false })
+    }
+
+    /// Whether a wish is still to be served.
+    pub fn holds(&self, request: u64) -> bool {
+        self.waiting.iter().any(|purpose| purpose.request() == Some(request)) || self.at_end.contains(&request)
+    }
+
+    /// What was made for the purpose counts, or has failed.
+    pub fn end(&mut self, purpose: Purpose) {
+        self.waiting.retain(|waiting| waiting.request() != purpose.request());
+        self.at_end.retain(|request| Some(*request) != purpose.request());
     }
 
     /// Takes those that can only be served while tasks run.

@@ -22,7 +22,7 @@ pub enum Command {
     /// Run a job in this process.
     Run(RunArgs),
     /// Show the jobs that run on this machine.
-    List,
+    List(ListArgs),
     /// Make a savepoint of a running job, or look into one.
     Savepoint(SavepointArgs),
     /// End a job: what is in flight is finished or kept in a last checkpoint, from which the same command goes on.
@@ -39,14 +39,24 @@ pub enum Command {
     State(StateArgs),
     /// Check that everything is there that the checkpoints of a folder refer to, and whole.
     Fsck(FsckArgs),
+    /// Print the tables of the README: configuration keys, or the options of sources and sinks.
+    Docs(DocsArgs),
     /// Install what `build` needs; `build` does it by itself when something is missing.
     Toolchain,
+    /// Compile a component from standard input: what `run` and others start for it.
+    #[command(hide = true)]
+    CompileComponent(CompileArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct NewArgs {
     /// The folder to make; its last part names the crate.
     pub path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    pub args: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -75,16 +85,20 @@ pub struct InspectArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "`streamrt docs config` lists the configuration keys, `streamrt docs connectors` the options of sources and sinks.")]
 pub struct RunArgs {
     /// A component with a job, or a job.toml.
     pub file: PathBuf,
+    /// What the job is called; default: the name of the component's file, or what the job.toml says. A job goes on under its name alone.
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub name: Option<String>,
     /// Subtasks of each operator that names no number itself.
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32_768))]
     pub parallelism: u32,
-    /// Set a configuration key, such as `-D batch.rows=256`; may be given several times.
+    /// Set a configuration key, such as `-D batch.rows=256`; may be given several times. `streamrt docs config` lists them.
     #[arg(short = 'D', value_name = "KEY=VALUE", value_parser = key_value)]
     pub configuration: Vec<(String, String)>,
-    /// How to print progress and the summary, on stderr.
+    /// How to print progress, checkpoints, errors and the end, on stderr.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     /// Start from this savepoint or checkpoint, which may be another job's.
@@ -93,13 +107,46 @@ pub struct RunArgs {
     /// Start although the snapshot holds state that the job has no operator for; it is left behind. As `-D restore.allow-non-restored-state=true`.
     #[arg(long)]
     pub allow_non_restored_state: bool,
+    /// Start although a source is to read something else than when the snapshot was made: it goes on in what it read then. As `-D
+    /// restore.allow-changed-arguments=true`.
+    #[arg(long)]
+    pub allow_changed_arguments: bool,
     /// Let sinks that ask for a folder of this name read and write everything below DIR, which is made if it is not there; may be given several
     /// times.
     #[arg(long = "grant", value_name = "NAME=DIR", value_parser = grant)]
     pub grants: Vec<(String, PathBuf)>,
+    /// Let sources and sinks of the component use this file, or everything below this folder, although no argument behind `--` names it; may be
+    /// given several times.
+    #[arg(long = "allow-path", value_name = "PATH")]
+    pub allowed_paths: Vec<PathBuf>,
+    /// Let sources and sinks of the component connect to this server, although no argument behind `--` names it; may be given several times.
+    #[arg(long = "allow-host", value_name = "HOST[:PORT]")]
+    pub allowed_hosts: Vec<String>,
     /// Arguments of the job.
     #[arg(last = true)]
     pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DocsArgs {
+    /// What about.
+    #[arg(value_enum)]
+    pub topic: Topic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Topic {
+    /// The keys of `-D key=value`, and of `[configuration]` in a job.toml.
+    Config,
+    /// Sources and sinks with their options.
+    Connectors,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
 }
 
 #[derive(Debug, Args)]
@@ -271,8 +318,11 @@ mod tests {
 
     #[test]
     fn arguments_of_the_job_stand_behind_two_dashes() {
-        let args = run("streamrt run a.wasm --parallelism 2 -D batch.rows=3 -Da=b=c --grant log=/a=b -- --input x --parallelism 9");
+        let args = run(
+            "streamrt run a.wasm --parallelism 2 -D batch.rows=3 -Da=b=c --grant log=/a=b --allow-path /c --allow-host d:1 -- --input x --parallelism 9",
+        );
         assert_eq!(args.parallelism, 2);
+        assert_eq!((args.allowed_paths, args.allowed_hosts), (vec!["/c".into()], vec!["d:1".to_owned()]));
         assert_eq!(args.grants, [("log".into(), "/a=b".into())]);
         assert_eq!(args.configuration, [("batch.rows".into(), "3".into()), ("a".into(), "b=c".into())]);
         assert_eq!(args.args, ["--input", "x", "--parallelism", "9"]);

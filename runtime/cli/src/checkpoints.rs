@@ -1,7 +1,7 @@
 //! `streamrt checkpoints`: what the last checkpoints of a running job cost, as a whole and for each subtask.
 
 use crate::args::{CheckpointsArgs, Format};
-use crate::{print, remote};
+use crate::{jobs, print};
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use streamrt_taskmanager::{CheckpointReport, CheckpointStatus, SubtaskReport};
@@ -12,7 +12,7 @@ use streamrt_types::Result;
 /// # Errors
 /// If there is no such job.
 pub fn checkpoints(args: &CheckpointsArgs) -> Result<()> {
-    let reports = remote::checkpoints(&args.job, args.last)?;
+    let reports = jobs::checkpoints(&args.job, args.last)?;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
     let text = match args.output {
         Format::Json => reports.iter().map(|report| format!("{}\n", serde_json::json!(report))).collect(),

@@ -41,6 +41,7 @@ pub fn build(args: &BuildArgs) -> Result<()> {
     let toolchain = toolchain::ensure(&args.dir)?;
     let modules = compile(&workspace, &chosen, &toolchain, &args.dir)?;
     for (package, module) in chosen.iter().zip(&modules) {
+        warn_of_std_printing(package, module)?;
         let default = || workspace.target.join("components").join(format!("{}.wasm", package.name));
         let file = args.output.clone().unwrap_or_else(default);
         write_component(package, module, &file)?;
@@ -143,9 +144,27 @@ fn compile(workspace: &Workspace, packages: &[Package], toolchain: &toolchain::T
     Ok(packages.iter().flat_map(|package| &package.library).map(|library| folder.join(format!("{library}.wasm"))).collect())
 }
 
+/// Functions of std that print, as they are named in a module.
+const STD_PRINTS: [&[u8]; 2] = [b"3std2io5stdio6_print", b"3std2io5stdio7_eprint"];
+
+/// What std prints goes nowhere on the target of components, and whoever looks for it would not know why.
+fn warn_of_std_printing(package: &Package, module: &Path) -> Result<()> {
+    let bytes = read_module(module)?;
+    if STD_PRINTS.iter().any(|name| bytes.windows(name.len()).any(|window| window == *name)) {
+        report::status(&format!(
+            "{}: println!, eprintln! and dbg! of std go nowhere in a component; `use streamrt_sdk::{{dbg, eprintln, println}};` puts what they print into the log",
+            package.name
+        ));
+    }
+    Ok(())
+}
+
+fn read_module(module: &Path) -> Result<Vec<u8>> {
+    fs::read(module).map_err(|e| Error::new(code::FILE_IO, format!("{} cannot be read", module.display())).with_source(e))
+}
+
 fn write_component(package: &Package, module: &Path, file: &Path) -> Result<()> {
-    let bytes = fs::read(module).map_err(|e| Error::new(code::FILE_IO, format!("{} cannot be read", module.display())).with_source(e))?;
-    let component = encode(&bytes).map_err(|e| e.at(format!("package `{}`", package.name)))?;
+    let component = encode(&read_module(module)?).map_err(|e| e.at(format!("package `{}`", package.name)))?;
     // A file that is the same keeps its time, so that nothing behind it is done again.
     if fs::read(file).is_ok_and(|old| old == component) {
         return Ok(());

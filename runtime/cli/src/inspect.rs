@@ -1,15 +1,18 @@
 //! `streamrt inspect`: what a component holds, without running it as a job.
 //!
-//! What the file itself says is always printed. The plan comes from the plugin's own code, which may want arguments first.
+//! What the file itself says is always printed. The plan comes from the plugin's own code, which may want arguments first. What its sources and
+//! sinks reach is shown beside them, with the flag that `run` would want for it.
 
 use crate::args::{Format, InspectArgs};
+use crate::named::{self, Named};
 use crate::plugin_file::Loader;
 use crate::{print, report};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fmt::Write;
 use streamrt_plugin::Plugin;
 use streamrt_types::{Configuration, Result, code};
-use streamrt_wit::{Body, Field, Function, Input, Node, Partitioning, Plan, StateDescriptor, StateKind};
+use streamrt_wit::{Body, Field, Function, Input, Node, Options, Partitioning, Plan, StateDescriptor, StateKind};
 
 /// Prints the component on stdout.
 ///
@@ -22,9 +25,10 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
         Err(error) if error.code() == code::BAD_ARGUMENTS => (None, Some(error.message().to_owned())),
         Err(error) => return Err(error.at(args.file.display())),
     };
+    let named = Named::new(&args.args, &[], &[]);
     match args.output {
-        Format::Json => print(&format!("{}\n", object(&plugin, plan.as_ref()))),
-        Format::Text => print(&(header(&plugin) + &plan.map(|plan| describe_plan(&plan)).unwrap_or_default())),
+        Format::Json => print(&format!("{}\n", object(&plugin, plan.as_ref(), &named))),
+        Format::Text => print(&(header(&plugin) + &plan.map(|plan| describe_plan(&plan, &named)).unwrap_or_default())),
     }?;
     if let Some(wanted) = wanted {
         report::status(&format!("the job itself is not shown, as it wants arguments behind `--`: {wanted}"));
@@ -32,7 +36,7 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
     Ok(())
 }
 
-fn object(plugin: &Plugin, plan: Option<&Plan>) -> Value {
+fn object(plugin: &Plugin, plan: Option<&Plan>, named: &Named) -> Value {
     json!({
         "digest": plugin.digest(),
         "size_bytes": plugin.size_bytes(),
@@ -40,7 +44,15 @@ fn object(plugin: &Plugin, plan: Option<&Plan>) -> Value {
         "exports": plugin.exports(),
         "imports": plugin.imports(),
         "plan": plan.map(|plan| serde_json::to_value(plan).expect("a plan has only string keys and no failing types")),
+        "needs": plan.map(|plan| plan.nodes.iter().flat_map(|node| need_objects(node, named)).collect::<Value>()),
     })
+}
+
+/// What a node reaches, and the flag without which it may not.
+fn need_objects(node: &Node, named: &Named) -> Vec<Value> {
+    let needs = named::needs(node).unwrap_or_default();
+    let object = |need| json!({"uid": node.uid, "verb": named::verb(node), "what": named::shown(need), "flag": named.missing(need)});
+    needs.iter().map(object).collect()
 }
 
 fn header(plugin: &Plugin) -> String {
@@ -60,7 +72,7 @@ fn pairs(meta: &Value) -> String {
     meta.as_object().into_iter().flatten().map(pair).collect::<Vec<_>>().join(", ")
 }
 
-fn describe_plan(plan: &Plan) -> String {
+fn describe_plan(plan: &Plan, named: &Named) -> String {
     let mut text = String::new();
     let mut functions: Vec<&Function> = plan.functions.iter().collect();
     functions.sort_by_key(|function| (name_of(&function.kind), function.number));
@@ -73,7 +85,8 @@ fn describe_plan(plan: &Plan) -> String {
     }
     if !plan.nodes.is_empty() {
         text += "\njob\n";
-        plan.nodes.iter().for_each(|node| text += &describe_node(node, plan));
+        let nodes: HashMap<u32, &Node> = plan.nodes.iter().map(|node| (node.id, node)).collect();
+        plan.nodes.iter().for_each(|node| text += &(describe_node(node, &nodes) + &describe_needs(node, named)));
     }
     text
 }
@@ -117,16 +130,16 @@ fn describe_state(state: &StateDescriptor) -> String {
     format!("{}: {kind} of {contents}{ttl}", state.name)
 }
 
-fn describe_node(node: &Node, plan: &Plan) -> String {
-    let inputs: Vec<String> = node.inputs.iter().map(|input| describe_input(input, plan)).collect();
+fn describe_node(node: &Node, nodes: &HashMap<u32, &Node>) -> String {
+    let inputs: Vec<String> = node.inputs.iter().map(|input| describe_input(input, nodes)).collect();
     let from = if inputs.is_empty() { String::new() } else { format!("  from {}", inputs.join(", ")) };
     format!("  {:>2} {}  {}{from}\n", node.id, node.uid, describe_body(&node.body))
 }
 
 fn describe_body(body: &Body) -> String {
     match body {
-        Body::Source { connector, .. } => format!("source {connector}"),
-        Body::Sink { connector, .. } => format!("sink {connector}"),
+        Body::Source { connector, options, .. } => format!("source {connector}{}", describe_options(options)),
+        Body::Sink { connector, options } => format!("sink {connector}{}", describe_options(options)),
         Body::FunctionSink { function, .. } => format!("sink function {function}"),
         Body::Timestamps { .. } => "timestamps and watermarks".to_owned(),
         Body::Function { function } => format!("function {function}"),
@@ -135,8 +148,37 @@ fn describe_body(body: &Body) -> String {
     }
 }
 
-fn describe_input(input: &Input, plan: &Plan) -> String {
-    let from = plan.nodes.iter().find(|node| node.id == input.node);
+fn describe_options(options: &Options) -> String {
+    options.iter().map(|(name, value)| format!(" {name}={}", without_password(value))).collect()
+}
+
+/// The value of an option; of a URL, or of a list of settings, without the password.
+fn without_password(value: &Value) -> String {
+    let password = value.as_str().and_then(|text| match text.split_once("password=") {
+        Some((_, password)) => Some(password),
+        None => text.split_once("://")?.1.rsplit_once('@')?.0.split_once(':').map(|(_, password)| password),
+    });
+    match (value.as_str(), password.filter(|password| !password.is_empty())) {
+        (Some(text), Some(password)) => json!(text.replace(password, "...")).to_string(),
+        _ => value.to_string(),
+    }
+}
+
+/// A line for each path and server.
+fn describe_needs(node: &Node, named: &Named) -> String {
+    let needs = match named::needs(node) {
+        Ok(needs) => needs,
+        Err(error) => return format!("     {}\n", error.message()),
+    };
+    let line = |need| {
+        let flag = named.missing(need).map(|flag| format!(": needs {flag}")).unwrap_or_default();
+        format!("     {} {}{flag}\n", named::verb(node), named::shown(need))
+    };
+    needs.iter().map(line).collect()
+}
+
+fn describe_input(input: &Input, nodes: &HashMap<u32, &Node>) -> String {
+    let from = nodes.get(&input.node);
     let uid = from.map_or_else(|| input.node.to_string(), |node| node.uid.clone());
     let port =
         from.and_then(|node| node.outputs.get(usize::from(input.port))).map(|port| port.name.as_str()).filter(|name| !name.is_empty());
@@ -156,7 +198,7 @@ mod tests {
 
     const PLAN: &str = r#"{"version":1,
       "nodes":[
-        {"id":0,"uid":"lines","body":{"kind":"source","connector":"file","schema":[]},"outputs":[{"columns":{"kind":"replace","schema":[]}}]},
+        {"id":0,"uid":"lines","body":{"kind":"source","connector":"file","schema":[],"options":{"path":"a","watch":true}},"outputs":[{"columns":{"kind":"replace","schema":[]}}]},
         {"id":1,"uid":"alerts","inputs":[{"node":0,"partitioning":{"kind":"hash","columns":["a","b"]}}],"body":{"kind":"function","function":1},
          "outputs":[{"columns":{"kind":"forward"}},{"name":"late","columns":{"kind":"forward"}}]},
         {"id":2,"uid":"out","inputs":[{"node":1,"port":1}],"body":{"kind":"sink","connector":"print"}},
@@ -172,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_plan_is_shown_by_kind_and_with_its_graph() {
-        let expected = "
+        let expected = r#"
 filter
    0 even  reads (n: i64)
    2 odd  reads ()
@@ -186,16 +228,32 @@ two-phase-sink
    3 audit  reads (n: i64)  asks for folder log
 
 job
-   0 lines  source file
+   0 lines  source file path="a" watch=true
+     reads a: needs `--allow-path a`
    1 alerts  function 1  from lines by (a, b)
    2 out  sink print  from alerts.late
    3 audit  sink function 3  from alerts
-";
-        assert_eq!(describe_plan(&Plan::from_json(PLAN).unwrap()), expected);
+"#;
+        assert_eq!(describe_plan(&Plan::from_json(PLAN).unwrap(), &Named::default()), expected);
+        let named = Named::new(&["--input=a".to_owned()], &[], &[]);
+        assert!(describe_plan(&Plan::from_json(PLAN).unwrap(), &named).contains("\n     reads a\n"));
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for (text, expected) in [
+            ("postgresql://me:se@cret@db/x", r#""postgresql://me:...@db/x""#),
+            ("postgresql://me@db/x", r#""postgresql://me@db/x""#),
+            ("host=db password=secret", r#""host=db password=...""#),
+            ("a:b@c", r#""a:b@c""#),
+        ] {
+            assert_eq!(without_password(&json!(text)), expected);
+        }
+        assert_eq!(without_password(&json!(5)), "5");
     }
 
     #[test]
     fn an_empty_plan_says_so() {
-        assert_eq!(describe_plan(&Plan::default()), "\nno functions\n");
+        assert_eq!(describe_plan(&Plan::default(), &Named::default()), "\nno functions\n");
     }
 }

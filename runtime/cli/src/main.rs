@@ -9,8 +9,13 @@ mod checkpoints;
 mod compat;
 mod component;
 mod configuration;
+mod control_socket;
+mod docs;
 mod export;
 mod inspect;
+mod jobs;
+mod key;
+mod named;
 mod new;
 mod plugin_file;
 mod process;
@@ -21,14 +26,15 @@ mod run;
 mod snapshot;
 mod state_backend;
 mod toolchain;
+mod workspace;
 
-use args::{Command, CommandLine, SavepointCommand, StateArgs, StateCommand};
+use args::{Command, CommandLine, CompileArgs, SavepointCommand, StateArgs, StateCommand};
 use clap::Parser;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Error, Result, code, finish_saying, printable, stdout_error};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,15 +45,20 @@ const CLOSED_PIPE: u8 = 141;
 fn main() -> ExitCode {
     let command = CommandLine::parse().command;
     report::hush_panics();
+    if let Command::CompileComponent(CompileArgs { args }) = &command {
+        return streamrt_plugin::compile(args, std::io::stdin(), std::io::stdout().lock());
+    }
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(command)));
-    match result.unwrap_or_else(|panic| Err(report::of_panic(panic.as_ref()))) {
+    let code = match result.unwrap_or_else(|panic| Err(report::of_panic(panic.as_ref()))) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_closed_pipe(&error) => ExitCode::from(CLOSED_PIPE),
+        Err(error) if error.code() == code::STDOUT_CLOSED => ExitCode::from(CLOSED_PIPE),
         Err(error) => {
             report::error(&error);
             ExitCode::FAILURE
         }
-    }
+    };
+    finish_saying();
+    code
 }
 
 fn dispatch(command: Command) -> Result<()> {
@@ -56,51 +67,28 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Build(args) => component::build(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Run(args) => run::run(args),
-        Command::List => remote::list(),
+        Command::List(args) => jobs::list(&args),
         Command::Savepoint(args) => match (args.command, args.job, args.dir) {
             (Some(SavepointCommand::Inspect(args)), ..) => snapshot::inspect(&args),
-            (None, Some(job), Some(dir)) => remote::savepoint(&job, &dir),
+            (None, Some(job), Some(dir)) => jobs::savepoint(&job, &dir),
             _ => Err(Error::new(code::BAD_OPTION, "a savepoint needs a job and a folder")),
         },
-        Command::Stop(args) => remote::stop(&args.job, args.savepoint.as_deref(), args.drain),
-        Command::Cancel(args) => remote::cancel(&args.job),
+        Command::Stop(args) => jobs::stop(&args.job, args.savepoint.as_deref(), args.drain),
+        Command::Cancel(args) => jobs::cancel(&args.job),
         Command::Checkpoints(args) => checkpoints::checkpoints(&args),
         Command::Compat(args) => compat::compat(&args),
-        Command::Upgrade(args) => remote::upgrade(&args.job, &args.component),
+        Command::Upgrade(args) => jobs::upgrade(&args.job, &args.component),
         Command::State(StateArgs { command: StateCommand::Get(args) }) => snapshot::get(&args),
         Command::State(StateArgs { command: StateCommand::Export(args) }) => export::export(&args),
         Command::Fsck(args) => snapshot::fsck(&args),
+        Command::Docs(args) => docs::docs(args.topic),
+        Command::CompileComponent(_) => Err(Error::internal("compiling is no command like the others")),
         Command::Toolchain => toolchain::ensure(Path::new(".")).map(|_| report::status("the tool chain for components is complete")),
     }
 }
 
-/// Writes results to stdout.
+/// Writes results to stdout. They may hold what guests and snapshots say, also in JSON, where an escaped character is the same one.
 fn print(text: &str) -> Result<()> {
-    let written = std::io::stdout().lock().write_all(text.as_bytes());
-    written.map_err(|e| Error::new(code::FILE_IO, "standard output cannot be written").with_source(e))
-}
-
-/// Whether the reader of stdout has gone, as with `| head`. Only pipes and sockets answer so, and a socket is no sink of ours.
-fn is_closed_pipe(error: &Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = source {
-        if cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) {
-            return true;
-        }
-        source = cause.source();
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_closed_pipe_is_found_below_the_error() {
-        let error = |kind: ErrorKind| Error::new(code::FILE_IO, "stdout").with_source(std::io::Error::from(kind));
-        assert!(is_closed_pipe(&error(ErrorKind::BrokenPipe)));
-        assert!(!is_closed_pipe(&error(ErrorKind::StorageFull)));
-        assert!(!is_closed_pipe(&Error::internal("x")));
-    }
+    let written = std::io::stdout().lock().write_all(printable(text).as_bytes());
+    written.map_err(stdout_error)
 }

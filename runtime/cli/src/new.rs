@@ -1,29 +1,42 @@
-//! `streamrt new`: a crate that builds at once, with the SDK's source inside, so that it needs nothing but crates.io.
+//! `streamrt new`: a crate that builds at once, with the SDK's source inside, so that it needs nothing but crates.io. In a cargo workspace it
+//! becomes a member, and the SDK lies at the root, once for all of them.
 
 use crate::args::NewArgs;
 use crate::report;
+use crate::workspace::{self, PROFILE, Workspace};
 use include_dir::{Dir, DirEntry, include_dir};
 use std::fs;
 use std::io;
 use std::path::Path;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Error, Result, code, say_line};
 
 /// The source of the SDK, under the folders that its manifests' relative paths expect.
 static SDK: [(&str, Dir<'_>); 3] = [
-    (".streamrt/sdk/rust", include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust")),
-    (".streamrt/sdk/rust-macros", include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust-macros")),
-    (".streamrt/wit", include_dir!("$CARGO_MANIFEST_DIR/../../wit")),
+    ("sdk/rust", include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust")),
+    ("sdk/rust-macros", include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust-macros")),
+    ("wit", include_dir!("$CARGO_MANIFEST_DIR/../../wit")),
 ];
 
-/// The crate's own files. `{name}` and `{library}` are filled in. The lock file holds the versions that the SDK was tested with; cargo
-/// drops from it what the crate does not use.
-const TEMPLATE: [(&str, &str); 5] = [
+/// The crate's own files. `{name}`, `{library}` and `{sdk}`, the folder of the SDK, are filled in.
+const TEMPLATE: [(&str, &str); 3] = [
     ("Cargo.toml", include_str!("../template/Cargo.toml.in")),
     ("src/lib.rs", include_str!("../template/lib.rs.in")),
     ("README.md", include_str!("../template/README.md.in")),
-    (".gitignore", "/target\n"),
-    ("Cargo.lock", include_str!("../../../Cargo.lock")),
 ];
+
+/// What a crate has that is its own workspace. The lock file holds the versions that the SDK was tested with; cargo drops from it what the
+/// crate does not use.
+const ALONE: [(&str, &str); 2] = [(".gitignore", "/target\n"), ("Cargo.lock", include_str!("../../../Cargo.lock"))];
+
+/// Behind the manifest of such a crate. `cargo fmt` and `cargo test --workspace` are not for the SDK.
+const OWN_WORKSPACE: &str = "
+# A workspace of its own.
+[workspace]
+exclude = [\".streamrt\"]
+";
+
+/// Beside the SDK, so that `cargo fmt --all`, which formats whatever a crate depends on by path, finds it formatted.
+const RUSTFMT: &str = include_str!("../../../rustfmt.toml");
 
 /// Makes the crate.
 ///
@@ -39,9 +52,41 @@ pub fn new(args: &NewArgs) -> Result<()> {
     if path.exists() {
         return Err(Error::new(code::EXISTS, format!("{} exists already", path.display())));
     }
-    unpack(path, name).map_err(|e| Error::new(code::FILE_IO, format!("{} cannot be written", path.display())).with_source(e))?;
+    let around = Workspace::around(path);
+    let made = match &around {
+        Some(workspace) => member(workspace, path, name),
+        None => alone(path, name),
+    };
+    made.map_err(|e| Error::new(code::FILE_IO, format!("{} cannot be written", path.display())).with_source(e))?;
     report::status(&format!("made {}; next:", path.display()));
-    report::line(&format!("  cd {}\n  cargo test\n  streamrt run $(streamrt build) -- --input input.txt", path.display()));
+    say_line(&format!("  cd {}\n  cargo test\n  streamrt run $(streamrt build) -- --input input.txt", path.display()));
+    Ok(())
+}
+
+/// A crate that is a workspace of its own, with the SDK inside.
+fn alone(path: &Path, name: &str) -> io::Result<()> {
+    unpack(path, name, workspace::SDK, &format!("\n{PROFILE}{OWN_WORKSPACE}"))?;
+    ALONE.iter().try_for_each(|(file, text)| write(&path.join(file), text.as_bytes()))?;
+    unpack_sdk(&path.join(workspace::SDK))
+}
+
+/// A member of a workspace, which shares the SDK at the root with the others.
+fn member(workspace: &Workspace, path: &Path, name: &str) -> io::Result<()> {
+    unpack(path, name, &format!("{}/{}", workspace.path_from(path), workspace::SDK), "")?;
+    let sdk = workspace.root.join(workspace::SDK);
+    match sdk.exists() {
+        false => unpack_sdk(&sdk)?,
+        true if is_ours(&sdk) => {}
+        true => report::status(&format!(
+            "the SDK in {} is of another version of streamrt, and is left as it is; to take this one's, remove the folder and run this again",
+            sdk.display()
+        )),
+    }
+    if !workspace.add(path)? {
+        let manifest = workspace.root.join("Cargo.toml");
+        let lacks = workspace::by_hand(path);
+        report::status(&format!("{} cannot be edited safely: it must come to contain\n{lacks}", manifest.display()));
+    }
     Ok(())
 }
 
@@ -50,13 +95,32 @@ fn is_crate_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(rest)
 }
 
-fn unpack(path: &Path, name: &str) -> io::Result<()> {
+/// Writes the crate's own files. `behind` stands behind the manifest.
+fn unpack(path: &Path, name: &str, sdk: &str, behind: &str) -> io::Result<()> {
     for (file, text) in TEMPLATE {
-        let text = text.replace("{name}", name).replace("{library}", &name.replace('-', "_"));
+        let mut text = text.replace("{name}", name).replace("{library}", &name.replace('-', "_")).replace("{sdk}", sdk);
+        if file == "Cargo.toml" {
+            text += behind;
+        }
         write(&path.join(file), text.as_bytes())?;
     }
-    write(&path.join("input.txt"), b"to be or\nnot to be\n")?;
-    SDK.iter().try_for_each(|(folder, sources)| unpack_sources(sources, &path.join(folder)))
+    write(&path.join("input.txt"), b"to be or\nnot to be\n")
+}
+
+fn unpack_sdk(to: &Path) -> io::Result<()> {
+    write(&to.join("rustfmt.toml"), RUSTFMT.as_bytes())?;
+    SDK.iter().try_for_each(|(folder, sources)| unpack_sources(sources, &to.join(folder)))
+}
+
+/// Whether the interface and the SDK's root in a folder are those of this version.
+fn is_ours(sdk: &Path) -> bool {
+    let same = |(folder, sources): &(&str, Dir<'_>)| {
+        let file = |name: &str| {
+            sources.get_file(name).is_none_or(|ours| fs::read(sdk.join(folder).join(name)).is_ok_and(|there| there == ours.contents()))
+        };
+        ["Cargo.toml", "src/lib.rs", "streamrt-plugin.wit"].into_iter().all(file)
+    };
+    SDK.iter().all(same)
 }
 
 /// Writes what compiles: manifests, Rust, the WIT and its schema. Everything else beside them is not for users.

@@ -1,17 +1,26 @@
 //! Reading components from files. Used by `inspect` and `run`; it is where the command line meets the host of plugins.
+//!
+//! Components come from anywhere: no more of a file is read than a component may have, and this program compiles it in a process of its own.
 
 use crate::{cache, report};
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use streamrt_plugin::{Plugin, PluginHost};
+use streamrt_plugin::{Compiler, Plugin, PluginHost};
 use streamrt_types::{Configuration, Error, Result, code};
+
+/// This program, also after its file was replaced.
+const SELF: &str = "/proc/self/exe";
+
+/// The command that compiles.
+const COMPILE: &str = "compile-component";
 
 /// Loads components, each file once.
 pub struct Loader {
     host: Arc<PluginHost>,
+    size_bytes: usize,
     loaded: BTreeMap<PathBuf, (Arc<Plugin>, Arc<Vec<u8>>)>,
 }
 
@@ -19,11 +28,12 @@ impl Loader {
     /// # Errors
     /// `Internal` if the host cannot be made on this machine.
     pub fn new(configuration: &Configuration) -> Result<Loader> {
-        let host = PluginHost::new(configuration, cache::compiled())?;
+        let compiler = Compiler { program: SELF.into(), args: vec![COMPILE.to_owned()] };
+        let host = PluginHost::for_strangers(configuration, cache::compiled(), compiler)?;
         if let Some(fault) = host.cache_fault() {
             report::status(&format!("compiled plugins are not kept: {fault}"));
         }
-        Ok(Loader { host, loaded: BTreeMap::new() })
+        Ok(Loader { host, size_bytes: configuration.plugin_size_bytes, loaded: BTreeMap::new() })
     }
 
     /// The plugin, and the bytes of its file.
@@ -34,7 +44,8 @@ impl Loader {
         if let Some(loaded) = self.loaded.get(path) {
             return Ok(loaded.clone());
         }
-        let bytes = Arc::new(read(path)?);
+        // One byte more shows that there are too many.
+        let bytes = Arc::new(read(path, self.size_bytes.saturating_add(1))?);
         let plugin = self.host.load(&bytes).map_err(|e| e.at(path.display()))?;
         self.loaded.insert(path.to_path_buf(), (plugin.clone(), bytes.clone()));
         Ok((plugin, bytes))
@@ -49,17 +60,24 @@ impl Loader {
     }
 }
 
-/// Reads a whole file.
+/// Reads a regular file, but no more than so many bytes of it. What is no file, such as a pipe, might never end, or never begin.
 ///
 /// # Errors
 /// `Unavailable`, with the path.
-pub fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|e| {
-        let (code, what) = match e.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (code::FILE_MISSING, "there is no file"),
-            io::ErrorKind::IsADirectory => (code::NOT_A_FILE, "a file is wanted, not the folder"),
-            _ => (code::FILE_IO, "cannot read the file"),
-        };
-        Error::new(code, format!("{what} {}", path.display())).with_source(e)
-    })
+pub fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(|e| unreadable(path, e))?;
+    if !metadata.is_file() {
+        return Err(Error::new(code::NOT_A_FILE, format!("{} is no regular file", path.display())));
+    }
+    let mut bytes = Vec::with_capacity(bytes_max.min(usize::try_from(metadata.len()).unwrap_or(usize::MAX)));
+    File::open(path).and_then(|file| file.take(bytes_max as u64).read_to_end(&mut bytes)).map_err(|e| unreadable(path, e))?;
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    let (code, what) = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (code::FILE_MISSING, "there is no file"),
+        _ => (code::FILE_IO, "cannot read the file"),
+    };
+    Error::new(code, format!("{what} {}", path.display())).with_source(error)
 }

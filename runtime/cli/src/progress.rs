@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 use std::time::Duration;
-use streamrt_taskmanager::{Progress, Summary};
+use streamrt_taskmanager::{CheckpointReport, CheckpointStatus, Progress, Summary};
 use streamrt_types::{WATERMARK_MAX, WATERMARK_MIN};
 
 /// How progress is shown.
@@ -43,6 +43,7 @@ impl Style {
             Style::Json => {
                 let mut object = object("summary", summary);
                 object["stopped"] = Value::Bool(stopped);
+                object["state"] = json!(if stopped { "stopped" } else { "finished" });
                 return format!("{object}\n");
             }
             Style::Live => "\r\x1b[K",
@@ -66,6 +67,19 @@ fn dropped(n: u64) -> String {
     } else {
         format!("{n} windows and timers of processing time were not due at the end, and are dropped; {kept}\n")
     }
+}
+
+/// What a checkpoint cost that counts, or has failed, as a line of JSON.
+pub fn checkpoint(report: &CheckpointReport) -> String {
+    let CheckpointReport { checkpoint, kind, status, triggered_ms, duration_us, .. } = report;
+    let mut object = json!({"event": "checkpoint", "checkpoint": checkpoint, "kind": kind, "triggered_ms": triggered_ms,
+        "duration_us": duration_us, "bytes": report.bytes(), "full_bytes": report.full_bytes()});
+    match status {
+        CheckpointStatus::Failed { reason } => (object["status"], object["reason"]) = (json!("failed"), json!(reason)),
+        CheckpointStatus::Published => object["status"] = json!("published"),
+        CheckpointStatus::Pending => object["status"] = json!("pending"),
+    }
+    format!("{object}\n")
 }
 
 fn line(before: &Progress, now: &Progress) -> String {
@@ -174,5 +188,6 @@ mod tests {
         assert!(Style::Live.summary(&done, true).starts_with("\r\x1b[Kstopped: 7 records in"));
         let object: Value = serde_json::from_str(&Style::Json.summary(&done, true)).unwrap();
         assert_eq!((&object["event"], &object["records_in"], &object["stopped"]), (&json!("summary"), &json!(7), &json!(true)));
+        assert_eq!(object["state"], "stopped");
     }
 }

@@ -1,24 +1,38 @@
-//! Commands to a job that runs in another process of this machine.
+//! Commands to a job that runs in another process of this machine: what is asked, what is answered, and how long each waits for the other.
 //!
-//! A running job listens on a Unix socket, in a folder that only its user can open; its id is the number of its process. A request is one
-//! line of JSON, and so is the answer. A socket that nobody answers was left over by a crash, and is removed.
+//! A request is one line of JSON, and so is the answer. As long as a command is being carried out, a line says every second that it is; a job
+//! that says nothing for [`SILENCE_MAX`] does not answer. Each command has a thread, on both sides, so one that hangs hinders no other.
 
-use crate::{cache, print};
+use crate::cache;
+use crate::control_socket::{ControlSocket, Registered, registered};
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::JobSpec;
 use streamrt_taskmanager::{CheckpointReport, JobRemote, LoadedPlugin, Upgraded};
 use streamrt_types::{CODES, Error, Result, code};
 
-#[derive(Debug, Serialize, Deserialize)]
+/// How often a job says that it is at work on a command.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// A job that is silent for so long does not answer.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// The same for what a job can say at once.
+pub const GLANCE: Duration = Duration::from_secs(1);
+
+/// A line of more bytes is none of ours.
+const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// What a job can be asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "command")]
-enum Request {
+pub enum Request {
     Describe,
     Savepoint { folder: String, stop: bool },
     Drain { folder: Option<String> },
@@ -28,9 +42,12 @@ enum Request {
     Cancel,
 }
 
+/// What it answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Answer {
+pub enum Answer {
+    /// The answer follows.
+    Working,
     Done,
     Savepoint {
         checkpoint: u64,
@@ -39,16 +56,12 @@ enum Answer {
         checkpoint: u64,
         in_place: bool,
         pause_us: u64,
+        probation_ms: u64,
     },
     Checkpoints {
         reports: Vec<CheckpointReport>,
     },
-    Described {
-        name: String,
-        records_in: u64,
-        records_out: u64,
-        elapsed_ms: u64,
-    },
+    Described(Description),
     /// `code` is the id of a stable code.
     Failed {
         code: String,
@@ -56,12 +69,23 @@ enum Answer {
     },
 }
 
+/// A running job at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    pub state: String,
+    pub parallelism: u32,
+    pub records_in: u64,
+    pub records_out: u64,
+    pub elapsed_ms: u64,
+}
+
 /// Makes the new version of the job out of a component.
 pub type Load = Arc<dyn Fn(&Path) -> Result<(JobSpec, Vec<LoadedPlugin>)> + Send + Sync>;
 
-/// The socket of this process's job; it is removed with this.
+/// This process's job takes commands until this is dropped.
 pub struct Listening {
-    path: PathBuf,
+    /// Removed first, so that nobody asks any more.
+    socket: Option<ControlSocket>,
     /// Commands that are being carried out.
     n_active: Arc<AtomicUsize>,
 }
@@ -71,8 +95,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        // One that is left over is removed by whoever finds it.
-        let _ = fs::remove_file(&self.path);
+        drop(self.socket.take());
         let start = Instant::now();
         while self.n_active.load(Ordering::SeqCst) > 0 && start.elapsed() < FAREWELL {
             std::thread::sleep(Duration::from_millis(1));
@@ -87,62 +110,62 @@ impl Drop for Listening {
 pub fn listen(name: &str, job: JobRemote, load: Load) -> Result<Listening> {
     let folder = cache::jobs().ok_or_else(|| Error::new(code::FILE_IO, "there is no folder for the socket that takes commands"))?;
     let fault = |e| Error::new(code::FILE_IO, format!("no socket for commands could be made in {}", folder.display())).with_source(e);
-    let path = folder.join(format!("{}.sock", std::process::id()));
-    let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).map_err(fault)?;
-    let name = name.to_owned();
+    let (socket, listener) = ControlSocket::make(&folder, name).map_err(fault)?;
     let n_active = Arc::new(AtomicUsize::new(0));
     let active = n_active.clone();
-    let serve = move || {
-        for stream in listener.incoming().flatten() {
-            let (job, name, load, active) = (job.clone(), name.clone(), load.clone(), active.clone());
-            active.fetch_add(1, Ordering::SeqCst);
-            std::thread::spawn(move || {
-                // A peer that goes away in the middle gets no answer.
-                let _ = serve(stream, &name, &job, &load);
-                active.fetch_sub(1, Ordering::SeqCst);
-            });
-        }
-    };
-    std::thread::Builder::new().name("commands".into()).spawn(serve).map_err(fault)?;
-    Ok(Listening { path, n_active })
+    let accept = move || accept(&listener, &job, &load, &active);
+    std::thread::Builder::new().name("commands".into()).spawn(accept).map_err(fault)?;
+    Ok(Listening { socket: Some(socket), n_active })
 }
 
-fn serve(stream: UnixStream, name: &str, job: &JobRemote, load: &Load) -> std::io::Result<()> {
+fn accept(listener: &UnixListener, job: &JobRemote, load: &Load, active: &Arc<AtomicUsize>) {
+    for stream in listener.incoming().flatten() {
+        let (job, load, n_active) = (job.clone(), load.clone(), active.clone());
+        active.fetch_add(1, Ordering::SeqCst);
+        let serve = move || {
+            // A peer that goes away in the middle gets no answer.
+            let _ = serve(&stream, &job, &load);
+            n_active.fetch_sub(1, Ordering::SeqCst);
+        };
+        if std::thread::Builder::new().name("command".into()).spawn(serve).is_err() {
+            active.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+fn serve(mut stream: &UnixStream, job: &JobRemote, load: &Load) -> io::Result<()> {
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    stream.set_write_timeout(Some(SILENCE_MAX))?;
     let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line)?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(request) => carry_out(request, name, job, load),
-        Err(e) => failed(&Error::internal(format!("the command cannot be read: {e}"))),
-    };
-    let mut stream = &stream;
-    stream.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes())
+    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut line)?;
+    let request = serde_json::from_str(&line).map_err(|e| Error::internal(format!("the command cannot be read: {e}")));
+    let (sender, answer) = channel();
+    let (job, load) = (job.clone(), load.clone());
+    // Whoever asked may go meanwhile; what was begun is done nevertheless.
+    let work =
+        move || sender.send(request.map_or_else(|error| failed(&error), |request| carry_out(request, &job, &load))).unwrap_or_default();
+    std::thread::Builder::new().name("command".into()).spawn(work)?;
+    loop {
+        let answer = match answer.recv_timeout(BEAT) {
+            Err(RecvTimeoutError::Timeout) => Answer::Working,
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => failed(&Error::internal("a command ended without an answer")),
+        };
+        stream.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes())?;
+        if !matches!(answer, Answer::Working) {
+            return Ok(());
+        }
+    }
 }
 
-fn carry_out(request: Request, name: &str, job: &JobRemote, load: &Load) -> Answer {
+fn carry_out(request: Request, job: &JobRemote, load: &Load) -> Answer {
+    let or_failed = |answer: Result<Answer>| answer.unwrap_or_else(|error| failed(&error));
     match request {
-        Request::Describe => {
-            let progress = job.progress();
-            Answer::Described {
-                name: name.to_owned(),
-                records_in: progress.records_in,
-                records_out: progress.records_out,
-                elapsed_ms: progress.elapsed.as_millis() as u64,
-            }
-        }
-        Request::Savepoint { folder, stop } => match job.savepoint(&folder, stop) {
-            Ok(checkpoint) => Answer::Savepoint { checkpoint },
-            Err(error) => failed(&error),
-        },
-        Request::Upgrade { component } => match load(&component).and_then(|(spec, plugins)| job.upgrade(spec, plugins)) {
-            Ok(Upgraded { checkpoint, in_place, pause }) => Answer::Upgraded { checkpoint, in_place, pause_us: pause.as_micros() as u64 },
-            Err(error) => failed(&error),
-        },
+        Request::Describe => Answer::Described(describe(job)),
+        Request::Savepoint { folder, stop } => or_failed(job.savepoint(&folder, stop).map(|checkpoint| Answer::Savepoint { checkpoint })),
+        Request::Upgrade { component } => or_failed(load(&component).and_then(|(spec, plugins)| job.upgrade(spec, plugins)).map(upgraded)),
         Request::Checkpoints { last } => Answer::Checkpoints { reports: job.checkpoints(last) },
-        Request::Drain { folder } => match job.drain(folder.as_deref()) {
-            Ok(_) => Answer::Done,
-            Err(error) => failed(&error),
-        },
+        Request::Drain { folder } => or_failed(job.drain(folder.as_deref()).map(|_| Answer::Done)),
         Request::Stop => {
             job.stop();
             Answer::Done
@@ -154,160 +177,96 @@ fn carry_out(request: Request, name: &str, job: &JobRemote, load: &Load) -> Answ
     }
 }
 
+fn describe(job: &JobRemote) -> Description {
+    let progress = job.progress();
+    Description {
+        state: job.state().name().to_owned(),
+        parallelism: job.parallelism(),
+        records_in: progress.records_in,
+        records_out: progress.records_out,
+        elapsed_ms: progress.elapsed.as_millis() as u64,
+    }
+}
+
+fn upgraded(upgraded: Upgraded) -> Answer {
+    let Upgraded { checkpoint, in_place, pause, probation } = upgraded;
+    Answer::Upgraded { checkpoint, in_place, pause_us: pause.as_micros() as u64, probation_ms: probation.as_millis() as u64 }
+}
+
 fn failed(error: &Error) -> Answer {
     Answer::Failed { code: error.code().id.to_owned(), message: error.message().to_owned() }
 }
 
-/// A job that answered.
-struct Found {
-    id: String,
-    path: PathBuf,
-    name: String,
-    records_in: u64,
-    records_out: u64,
-    elapsed_ms: u64,
+/// The jobs of this user that live, as far as they can be known without asking them.
+pub fn jobs() -> Vec<Registered> {
+    cache::jobs().map(|folder| registered(&folder)).unwrap_or_default()
 }
 
-fn ask(path: &Path, request: &Request) -> std::io::Result<Answer> {
-    let mut stream = UnixStream::connect(path)?;
-    stream.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
-    Ok(serde_json::from_str(&line)?)
-}
+/// An answer that comes on a thread of its own.
+pub struct Asked(Receiver<io::Result<Answer>>);
 
-/// The jobs that run on this machine.
-fn jobs() -> Vec<Found> {
-    let listing = cache::jobs().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
-    let mut jobs: Vec<Found> = listing.filter_map(|entry| found(&entry.path())).collect();
-    jobs.sort_by(|a, b| a.id.cmp(&b.id));
-    jobs
-}
-
-fn found(path: &Path) -> Option<Found> {
-    match ask(path, &Request::Describe) {
-        Ok(Answer::Described { name, records_in, records_out, elapsed_ms }) => {
-            let id = path.file_stem()?.to_string_lossy().into_owned();
-            Some(Found { id, path: path.to_owned(), name, records_in, records_out, elapsed_ms })
-        }
-        Ok(_) => None,
-        Err(e) => {
-            // A socket is there for a moment before its process listens.
-            let is_gone = path.file_stem().is_some_and(|id| !Path::new("/proc").join(id).exists());
-            if e.kind() == std::io::ErrorKind::ConnectionRefused && is_gone {
-                let _ = fs::remove_file(path);
+/// Asks a job. Whatever hangs meanwhile, the caller waits for no longer than it wants to.
+pub fn ask(job: &Registered, request: &Request) -> Asked {
+    let (sender, answers) = channel();
+    let (socket, request) = (job.socket.clone(), request.clone());
+    let ask = move || {
+        let talk = || -> io::Result<()> {
+            let mut stream = UnixStream::connect(&socket)?;
+            stream.write_all(format!("{}\n", serde_json::to_string(&request)?).as_bytes())?;
+            for line in BufReader::new(stream.take(LINE_BYTES_MAX)).lines() {
+                // Who asked does not wait any more.
+                let _ = sender.send(Ok(serde_json::from_str(&line?)?));
             }
-            None
+            Ok(())
+        };
+        let _ = talk().map_err(|error| sender.send(Err(error)));
+    };
+    // Without a thread there is no answer, which is told as such.
+    let _ = std::thread::Builder::new().name("ask".into()).spawn(ask);
+    Asked(answers)
+}
+
+impl Asked {
+    /// Waits for the answer as long as the job says anything within `silence`.
+    pub fn answer(&self, silence: Duration) -> Result<Answer> {
+        loop {
+            match self.0.recv_timeout(silence) {
+                Ok(Ok(Answer::Working)) => {}
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(e)) => return Err(Error::new(code::CONNECTION_LOST, "the job has ended before it answered").with_source(e)),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::new(code::CONNECTION_LOST, "the job has ended before it answered"));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Error::new(
+                        code::NO_ANSWER,
+                        format!("the job has not answered for {} s; what was asked may be done when it goes on", silence.as_secs_f64()),
+                    ));
+                }
+            }
         }
     }
 }
 
-/// `streamrt list`.
+/// Sends a request to the one job of this id or name, and waits for the answer.
 ///
 /// # Errors
-/// If stdout cannot be written.
-pub fn list() -> Result<()> {
-    let line = |job: &Found| {
-        let seconds = job.elapsed_ms as f64 / 1000.0;
-        format!("{:<10} {:<24} {:>14} in {:>14} out {:>10.1} s\n", job.id, job.name, job.records_in, job.records_out, seconds)
-    };
-    print(&jobs().iter().map(line).collect::<String>())
-}
-
-/// Sends a request to the one job of this id or name.
-fn command(job: &str, request: &Request) -> Result<Answer> {
+/// If there is no such job, or not one alone; S3014 if it does not answer; what the job answers.
+pub fn command(job: &str, request: &Request) -> Result<Answer> {
     let all = jobs();
-    let matching: Vec<&Found> = all.iter().filter(|found| found.id == job || found.name == job).collect();
+    let matching: Vec<&Registered> = all.iter().filter(|found| found.id == job || found.entry.name == job).collect();
+    let refuse = |message: String| Err(Error::new(code::BAD_OPTION, message));
     let found = match matching[..] {
         [found] => found,
-        [] => return Err(Error::new(code::BAD_OPTION, format!("no job `{job}` runs here; `streamrt list` shows those that do"))),
-        _ => {
-            return Err(Error::new(
-                code::BAD_OPTION,
-                format!("{} jobs are called `{job}`; take the id that `streamrt list` shows", matching.len()),
-            ));
-        }
+        [] => return refuse(format!("no job `{job}` runs here; `streamrt list` shows those that do")),
+        _ => return refuse(format!("{} jobs are called `{job}`; take the id that `streamrt list` shows", matching.len())),
     };
-    let lost = |e| Error::new(code::CONNECTION_LOST, format!("job `{job}` has ended before it answered")).with_source(e);
-    match ask(&found.path, request).map_err(lost)? {
+    let place = |e: Error| e.at(format_args!("job `{job}` (process {} on {})", found.entry.pid, found.entry.host));
+    match ask(found, request).answer(SILENCE_MAX).map_err(place)? {
         Answer::Failed { code: id, message } => {
             let code = CODES.iter().find(|code| code.id == id).copied().unwrap_or(code::INTERNAL);
             Err(Error::new(code, message))
         }
         answer => Ok(answer),
     }
-}
-
-/// A path that means the same in another process; so does the URL of an object store as it is.
-fn absolute(folder: &Path) -> Result<String> {
-    if let Some(url) = folder.to_str().filter(|text| text.contains("://")) {
-        return Ok(url.to_owned());
-    }
-    let path = std::path::absolute(folder);
-    let path = path.map_err(|e| Error::new(code::BAD_OPTION, format!("{} is no path", folder.display())).with_source(e))?;
-    Ok(path.to_string_lossy().into_owned())
-}
-
-/// `streamrt savepoint`.
-///
-/// # Errors
-/// If there is no such job, or the savepoint failed.
-pub fn savepoint(job: &str, folder: &Path) -> Result<()> {
-    let folder = absolute(folder)?;
-    command(job, &Request::Savepoint { folder: folder.clone(), stop: false })?;
-    print(&format!("{folder}\n"))
-}
-
-/// `streamrt stop`.
-///
-/// # Errors
-/// If there is no such job, or the savepoint failed; the job then runs on.
-pub fn stop(job: &str, savepoint: Option<&Path>, drain: bool) -> Result<()> {
-    let folder = savepoint.map(absolute).transpose()?;
-    let request = match &folder {
-        _ if drain => Request::Drain { folder: folder.clone() },
-        Some(folder) => Request::Savepoint { folder: folder.clone(), stop: true },
-        None => Request::Stop,
-    };
-    command(job, &request)?;
-    folder.map_or(Ok(()), |folder| print(&format!("{folder}\n")))
-}
-
-/// `streamrt upgrade`.
-///
-/// # Errors
-/// If there is no such job, or the new version was refused or could not take over; the old one then runs on.
-pub fn upgrade(job: &str, component: &Path) -> Result<()> {
-    match command(job, &Request::Upgrade { component: absolute(component)?.into() })? {
-        Answer::Upgraded { checkpoint, in_place, pause_us } => {
-            let pause_ms = pause_us as f64 / 1000.0;
-            let how = match in_place {
-                true => format!("in place; the longest pause of a task was {pause_ms:.1} ms"),
-                false => {
-                    format!("by a start from there, since the shape of its graph is another one; the job stood still for {pause_ms:.1} ms")
-                }
-            };
-            print(&format!("upgraded at checkpoint {checkpoint}, {how}\n"))
-        }
-        _ => Err(Error::internal("an upgrade was answered with something else")),
-    }
-}
-
-/// What the last checkpoints of a job cost.
-///
-/// # Errors
-/// If there is no such job.
-pub fn checkpoints(job: &str, last: usize) -> Result<Vec<CheckpointReport>> {
-    match command(job, &Request::Checkpoints { last })? {
-        Answer::Checkpoints { reports } => Ok(reports),
-        _ => Err(Error::internal("a question for checkpoints was answered with something else")),
-    }
-}
-
-/// `streamrt cancel`.
-///
-/// # Errors
-/// If there is no such job.
-pub fn cancel(job: &str) -> Result<()> {
-    command(job, &Request::Cancel).map(drop)
 }

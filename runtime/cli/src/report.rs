@@ -1,29 +1,50 @@
 //! What the command line says on stderr: one shape for every error, and one line for what is being done.
 //!
-//! A stderr that nobody reads any more is no reason to fail, so nothing here uses `eprintln!`, which would panic.
+//! A stderr that nobody reads any more is no reason to fail or to wait, so everything goes the way of `streamrt_types::say_line`.
 
-use std::io::Write;
+use serde_json::{Value, json};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
-use streamrt_types::{Error, code};
+use streamrt_types::{Error, code, printable, say_line, say_raw, says_json};
 
 /// Where the first panic happened. It is a bug of ours, and its place is what a report of it must contain.
 static PANIC_PLACE: OnceLock<String> = OnceLock::new();
 
 /// Says what is being done.
 pub fn status(text: &str) {
-    line(&format!("streamrt: {text}"));
-}
-
-/// Prints one line on stderr.
-pub fn line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    say_line(&format!("streamrt: {text}"));
 }
 
 /// Prints an error with its cause and the likely fix.
 pub fn error(error: &Error) {
-    let place = (error.code() == code::INTERNAL).then(|| PANIC_PLACE.get()).flatten();
-    let _ = write!(std::io::stderr(), "{}", render(error, place.map(String::as_str)));
+    let place = (error.code() == code::INTERNAL).then(|| PANIC_PLACE.get()).flatten().map(String::as_str);
+    match says_json() {
+        true => say_raw(format!("{}\n", object(error, place))),
+        false => say_raw(printable(&render(error, place)).into_owned()),
+    }
+}
+
+fn object(error: &Error, place: Option<&str>) -> Value {
+    let code = error.code();
+    let mut object = json!({"event": "error", "code": code.id, "message": error.message(), "causes": causes(error), "fix": code.fix});
+    if let Some(place) = place {
+        object["at"] = json!(place);
+    }
+    object
+}
+
+/// What is below an error, each sentence once: some libraries repeat the text of the inner error in the outer one.
+fn causes(error: &Error) -> Vec<String> {
+    let mut said = error.message().to_owned();
+    let mut causes = Vec::new();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let sentence = cause.to_string();
+        causes.extend((!said.contains(&sentence)).then(|| sentence.clone()));
+        said = sentence;
+        source = cause.source();
+    }
+    causes
 }
 
 /// Replaces the dump of a panic by a note of its place: the panic itself is caught, and becomes an error of code S9001.
@@ -42,17 +63,7 @@ pub fn of_panic(panic: &(dyn std::any::Any + Send)) -> Error {
 
 fn render(error: &Error, place: Option<&str>) -> String {
     let mut text = format!("error[{}]: {}\n", error.code().id, indented(error.message()));
-    let mut source = std::error::Error::source(error);
-    // Some libraries repeat the text of the inner error in the outer one.
-    let mut said = error.message().to_owned();
-    while let Some(cause) = source {
-        let sentence = cause.to_string();
-        if !said.contains(&sentence) {
-            text += &format!("  cause: {}\n", indented(&sentence));
-        }
-        said = sentence;
-        source = cause.source();
-    }
+    causes(error).iter().for_each(|cause| text += &format!("  cause: {}\n", indented(cause)));
     if let Some(place) = place {
         text += &format!("  at: {place}\n");
     }
@@ -85,6 +96,15 @@ mod tests {
         let error = Error::new(code::FILE_IO, "`out` cannot be written").with_source(cause);
         let fix = code::FILE_IO.fix;
         check(error, None, &format!("error[S3002]: `out` cannot be written\n  cause: the disk is full\n  fix: {fix}\n"));
+    }
+
+    #[test]
+    fn an_error_is_one_object() {
+        let error = Error::new(code::FILE_IO, "`out` cannot be\nwritten").with_source(io::Error::other("the disk is full"));
+        let expected = json!({"event": "error", "code": "S3002", "message": "`out` cannot be\nwritten", "causes": ["the disk is full"],
+            "fix": code::FILE_IO.fix, "at": "x.rs:1"});
+        assert_eq!(object(&error, Some("x.rs:1")), expected);
+        assert_eq!(object(&error, None)["at"], Value::Null);
     }
 
     #[test]

@@ -6,22 +6,31 @@
 
 use crate::args::{Format, RunArgs};
 use crate::configuration;
+use crate::named::Named;
 use crate::plugin_file::{Loader, read};
-use crate::progress::Style;
+use crate::progress::{self, Style};
 use crate::{remote, report, state_backend};
-use std::io::{IsTerminal, Write};
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::{JobFile, JobSpec};
-use streamrt_plugin::Grants;
-use streamrt_taskmanager::{Ended, JobHandle, JobToRun, LoadedPlugin, Submission, replacement, submit};
-use streamrt_types::{Configuration, Error, Result, code};
-use streamrt_wit::Body;
+use streamrt_plugin::{Grants, Plugin};
+use streamrt_taskmanager::{CheckpointStatus, Ended, JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, replacement, submit};
+use streamrt_types::{Configuration, Error, Result, code, finish_saying, say_as_json, say_raw};
+use streamrt_wit::{Body, Plan};
 
 /// How often we look whether the job has ended: short jobs end without a delay that one would notice, and 100 looks a second cost nothing.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// How often we look which checkpoints there are: a hundred are remembered.
+const LOOK_AT_CHECKPOINTS: Duration = Duration::from_millis(200);
+
+/// Of a job.toml; as large as the plan of a component may be.
+const JOB_FILE_BYTES_MAX: usize = 4 << 20;
 
 /// Exit code of a program that was interrupted, for the second Ctrl-C.
 const INTERRUPTED: i32 = 130;
@@ -30,6 +39,8 @@ const INTERRUPTED: i32 = 130;
 struct Job {
     spec: JobSpec,
     plugins: Vec<LoadedPlugin>,
+    /// The version before, if the job was upgraded and that is in its probation.
+    before: Option<(JobSpec, Vec<LoadedPlugin>)>,
     configuration: Configuration,
     /// Folders by name; a later one takes the place of an equal one.
     grants: Vec<(String, PathBuf)>,
@@ -40,9 +51,14 @@ struct Job {
 /// # Errors
 /// Whatever keeps the job from starting or ends it.
 pub fn run(args: RunArgs) -> Result<()> {
+    if args.output == Format::Json {
+        say_as_json();
+    }
     // Before anything is opened, so that a signal never meets a half-started job without us.
-    let interrupts = interrupts()?;
+    let has_started = Arc::new(AtomicBool::new(false));
+    let interrupts = interrupts(has_started.clone())?;
     let job = read_job(&args)?;
+    check_grants(&job)?;
     let style = style(args.output, &job.spec);
     let folder = job.configuration.checkpoint_dir.clone().unwrap_or_default();
     let name = job.spec.name.clone();
@@ -51,7 +67,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let state = state_backend::of(&job.configuration)?;
     let (plugins, configuration, parallelism) = (job.plugins, job.configuration, args.parallelism);
     let grants = Grants::open(job.grants)?;
-    let submitted = JobToRun { job: job.spec, plugins, configuration, parallelism, from, grants, state };
+    let submitted = JobToRun { job: job.spec, plugins, configuration, parallelism, from, grants, state, before: job.before };
     let handle = match submit(submitted)? {
         Submission::Started(handle) => handle,
         Submission::Finished => {
@@ -59,8 +75,11 @@ pub fn run(args: RunArgs) -> Result<()> {
             return Ok(());
         }
     };
+    has_started.store(true, Ordering::SeqCst);
     if let Some(checkpoint) = handle.resumed_from() {
-        report::status(&format!("the job goes on from checkpoint {checkpoint} in {folder}"));
+        // A job without checkpoints of its own goes on from what `--from` names.
+        let place = Some(folder.as_str()).filter(|folder| !folder.is_empty()).or(args.from.as_ref().and_then(|from| from.to_str()));
+        report::status(&format!("the job goes on from checkpoint {checkpoint} in {}", place.unwrap_or("?")));
     }
     handle.remarks().iter().for_each(|remark| report::status(remark));
     // Without a socket the job runs as well; it then takes no commands but Ctrl-C.
@@ -75,14 +94,35 @@ pub fn run(args: RunArgs) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a folder that nobody asks for: its name is misspelt, and the one that is meant would be missing.
+fn check_grants(job: &Job) -> Result<()> {
+    let asked: BTreeSet<&str> = job.spec.functions.iter().flat_map(|function| &function.function().grants).map(String::as_str).collect();
+    let Some((name, folder)) = job.grants.iter().find(|(name, _)| !asked.contains(name.as_str())) else { return Ok(()) };
+    let known = match asked.is_empty() {
+        true => "no sink of it asks for any".to_owned(),
+        false => format!("its sinks ask for {}", asked.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    let message = format!("nothing in the job asks for a folder `{name}`, which {} is granted as; {known}", folder.display());
+    Err(Error::new(code::BAD_OPTION, message))
+}
+
 fn from(args: &RunArgs) -> Option<String> {
     args.from.as_ref().map(|from| from.to_string_lossy().into_owned())
 }
 
-fn interrupts() -> Result<Receiver<()>> {
+/// Before the job has started there is nothing to finish: reading, compiling or looking for a database may take long, and the program ends at
+/// once. That is what a crash would leave at that moment.
+fn interrupts(has_started: Arc<AtomicBool>) -> Result<Receiver<()>> {
     let (sender, receiver) = channel();
-    // The receiver is gone only when the program ends anyway.
-    let handler = move || sender.send(()).unwrap_or(());
+    let handler = move || {
+        if !has_started.load(Ordering::SeqCst) {
+            report::status("interrupted before the job had started");
+            finish_saying();
+            std::process::exit(INTERRUPTED);
+        }
+        // The receiver is gone only when the program ends anyway.
+        sender.send(()).unwrap_or(());
+    };
     ctrlc::set_handler(handler).map_err(|e| Error::internal("the handler for Ctrl-C cannot be set").with_source(e))?;
     Ok(receiver)
 }
@@ -98,25 +138,59 @@ fn read_job(args: &RunArgs) -> Result<Job> {
     }
 }
 
+/// What the job of a component is called.
+fn name_of(args: &RunArgs) -> String {
+    args.name.clone().unwrap_or_else(|| stem(&args.file))
+}
+
+/// The name of a file without its extension.
+fn stem(file: &Path) -> String {
+    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 fn read_component(args: &RunArgs) -> Result<Job> {
     let configuration = configured(Configuration::default(), args)?;
     let mut loader = Loader::new(&configuration)?;
     let (plugin, component) = loader.load(&args.file)?;
-    let loaded = LoadedPlugin { plugin, args: args.args.clone(), component, replaces: None };
-    let loaded = upgraded(loaded, args, &mut loader, &configuration)?;
-    let plan = loaded.plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
-    let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
-    let spec = JobSpec::from_plan(name, Arc::new(plan));
-    Ok(Job { spec, plugins: vec![loaded], configuration, grants: args.grants.clone() })
+    let loaded = LoadedPlugin { name: stem(&args.file), plugin, args: args.args.clone(), component, replaces: None };
+    let (loaded, before) = upgraded(loaded, args, &mut loader, &configuration)?;
+    let described = |loaded: LoadedPlugin| -> Result<(JobSpec, Vec<LoadedPlugin>)> {
+        let plan = describe(&loaded.plugin, args)?;
+        Ok((JobSpec::from_plan(name_of(args), Arc::new(plan)), vec![loaded]))
+    };
+    let (spec, plugins) = described(loaded)?;
+    Ok(Job { spec, plugins, before: before.map(described).transpose()?, configuration, grants: args.grants.clone() })
 }
 
-/// The component itself, or the one that an upgrade has put in its place: a job goes on with the version that it had come to.
-fn upgraded(named: LoadedPlugin, args: &RunArgs, loader: &mut Loader, configuration: &Configuration) -> Result<LoadedPlugin> {
-    let Some(bytes) = replacement(configuration, from(args).as_deref(), named.plugin.digest())? else { return Ok(named) };
-    let replaces = Some(named.plugin.digest().to_owned());
-    let plugin = loader.load_bytes(&bytes)?;
-    report::status(&format!("the job was upgraded: it goes on with the component {}", plugin.digest().get(..12).unwrap_or_default()));
-    Ok(LoadedPlugin { plugin, component: Arc::new(bytes), replaces, ..named })
+/// The plan of a component, which names nothing that the user did not name.
+fn describe(plugin: &Plugin, args: &RunArgs) -> Result<Plan> {
+    let plan = plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
+    Named::new(&args.args, &args.allowed_paths, &args.allowed_hosts).check(&plan)?;
+    Ok(plan)
+}
+
+/// The component itself, or the one that an upgrade has put in its place: a job goes on with the version that it had come to. The second
+/// one is that before the upgrade, as long as that is in its probation.
+fn upgraded(
+    named: LoadedPlugin,
+    args: &RunArgs,
+    loader: &mut Loader,
+    configuration: &Configuration,
+) -> Result<(LoadedPlugin, Option<LoadedPlugin>)> {
+    let first = named.plugin.digest().to_owned();
+    let Some(replacing) = replacement(configuration, from(args).as_deref(), &first)? else { return Ok((named, None)) };
+    let mut load = |name: String, bytes: Vec<u8>| -> Result<LoadedPlugin> {
+        let plugin = loader.load_bytes(&bytes)?;
+        let replaces = Some(first.clone()).filter(|first| first != plugin.digest());
+        Ok(LoadedPlugin { name, plugin, component: Arc::new(bytes), replaces, args: named.args.clone() })
+    };
+    let loaded = load(replacing.name, replacing.component)?;
+    report::status(&format!(
+        "the job was upgraded: it goes on with the component {}",
+        loaded.plugin.digest().get(..12).unwrap_or_default()
+    ));
+    let before = replacing.before.map(|(name, bytes)| load(name, bytes)).transpose()?;
+    Ok((loaded, before))
 }
 
 /// How `streamrt upgrade` makes a new version of this job: of another component, with the same name and arguments, or of another job file.
@@ -142,8 +216,8 @@ fn new_version(args: &RunArgs, job: &Job) -> remote::Load {
 
 fn new_component(new: &RunArgs, name: &str, configuration: &Configuration) -> Result<(JobSpec, Vec<LoadedPlugin>)> {
     let (plugin, component) = Loader::new(configuration)?.load(&new.file)?;
-    let plan = plugin.describe(&new.args).map_err(|e| e.at(new.file.display()))?;
-    let plugins = vec![LoadedPlugin { plugin, args: new.args.clone(), component, replaces: None }];
+    let plan = describe(&plugin, new)?;
+    let plugins = vec![LoadedPlugin { name: stem(&new.file), plugin, args: new.args.clone(), component, replaces: None }];
     Ok((JobSpec::from_plan(name, Arc::new(plan)), plugins))
 }
 
@@ -152,7 +226,11 @@ fn read_job_file(args: &RunArgs) -> Result<Job> {
     if !args.args.is_empty() {
         return Err(Error::new(code::BAD_OPTION, format!("{place}: a job file takes no arguments; they stand in the file")));
     }
-    let text = String::from_utf8(read(&args.file)?);
+    let text = read(&args.file, JOB_FILE_BYTES_MAX + 1)?;
+    if text.len() > JOB_FILE_BYTES_MAX {
+        return Err(Error::new(code::PLAN_LIMIT, format!("{place}: a job file has at most {JOB_FILE_BYTES_MAX} bytes")));
+    }
+    let text = String::from_utf8(text);
     let text = text.map_err(|e| Error::new(code::INVALID_JOB, format!("{place}: the file is no text")).with_source(e))?;
     let file = JobFile::parse(&text).map_err(|e| e.at(&place))?;
     let mut configuration = Configuration::default();
@@ -160,10 +238,11 @@ fn read_job_file(args: &RunArgs) -> Result<Job> {
     configuration::set_all(&mut configuration, pairs.iter().map(|(key, value)| (*key, value.as_str()))).map_err(|e| e.at(&place))?;
     let configuration = configured(configuration, args)?;
     let (plugins, plans) = load_plugins(&file, args.file.parent().unwrap_or(Path::new("")), &configuration)?;
-    let spec = file.spec(&plans).map_err(|e| e.at(&place))?;
+    let mut spec = file.spec(&plans).map_err(|e| e.at(&place))?;
+    args.name.iter().for_each(|name| name.clone_into(&mut spec.name));
     let granted = file.grants().map(|(name, folder)| (name.to_owned(), PathBuf::from(folder)));
     let grants = granted.chain(args.grants.iter().cloned()).collect();
-    Ok(Job { spec, plugins, configuration, grants })
+    Ok(Job { spec, plugins, before: None, configuration, grants })
 }
 
 /// The components of a job file, whose paths are relative to its folder, and their plans.
@@ -174,7 +253,7 @@ fn load_plugins(file: &JobFile, folder: &Path, configuration: &Configuration) ->
         let path = folder.join(&used.component);
         let (plugin, component) = loader.load(&path)?;
         plans.push(Arc::new(plugin.describe(&used.args).map_err(|e| e.at(path.display()))?));
-        plugins.push(LoadedPlugin { plugin, args: used.args, component, replaces: None });
+        plugins.push(LoadedPlugin { name: stem(&path), plugin, args: used.args, component, replaces: None });
     }
     Ok((plugins, plans))
 }
@@ -182,7 +261,11 @@ fn load_plugins(file: &JobFile, folder: &Path, configuration: &Configuration) ->
 /// The command line comes after the job file.
 fn configured(mut configuration: Configuration, args: &RunArgs) -> Result<Configuration> {
     configuration::set_all(&mut configuration, args.configuration.iter().map(|(key, value)| (key.as_str(), value.as_str())))?;
-    configuration.allow_non_restored_state |= args.allow_non_restored_state;
+    let allowed = [
+        ("restore.allow-changed-arguments", args.allow_changed_arguments),
+        ("restore.allow-non-restored-state", args.allow_non_restored_state),
+    ];
+    allowed.iter().filter(|(_, given)| *given).try_for_each(|(key, _)| configuration.set(key, "true"))?;
     Ok(configuration)
 }
 
@@ -200,11 +283,15 @@ fn style(format: Format, spec: &JobSpec) -> Style {
 /// Waits for the end of the job, and shows how it goes. The second value is whether it was stopped.
 fn watch(handle: JobHandle, style: Style, interrupts: &Receiver<()>) -> Result<(Ended, bool)> {
     let mut shown = (Instant::now(), handle.progress());
+    let mut checkpoints = Checkpoints::new(&handle, style);
     let mut stopped = false;
     while !handle.is_finished() {
         match interrupts.recv_timeout(LOOK) {
             // Whoever asks twice does not want to wait.
-            Ok(()) if stopped => std::process::exit(INTERRUPTED),
+            Ok(()) if stopped => {
+                finish_saying();
+                std::process::exit(INTERRUPTED)
+            }
             Ok(()) => {
                 stopped = true;
                 handle.stop();
@@ -212,6 +299,7 @@ fn watch(handle: JobHandle, style: Style, interrupts: &Receiver<()>) -> Result<(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
         }
+        checkpoints.show();
         if shown.0.elapsed() >= style.interval() {
             let now = handle.progress();
             show(&style.progress(&shown.1, &now));
@@ -219,16 +307,51 @@ fn watch(handle: JobHandle, style: Style, interrupts: &Receiver<()>) -> Result<(
         }
     }
     let result = handle.wait();
+    checkpoints.show_all();
     if result.is_err() && style == Style::Live {
         show("\n");
     }
     result.map(|ended| (ended, stopped))
 }
 
-/// A stderr that nobody reads does not end the job.
+/// Shows each checkpoint that counts, or has failed, as JSON.
+struct Checkpoints {
+    /// None: they are not shown.
+    job: Option<JobRemote>,
+    looked: Instant,
+    /// By when they began; a number that has failed may come again.
+    shown: BTreeSet<(i64, u64)>,
+}
+
+impl Checkpoints {
+    fn new(handle: &JobHandle, style: Style) -> Checkpoints {
+        Checkpoints { job: (style == Style::Json).then(|| handle.remote()), looked: Instant::now(), shown: BTreeSet::new() }
+    }
+
+    fn show(&mut self) {
+        if self.looked.elapsed() >= LOOK_AT_CHECKPOINTS {
+            self.looked = Instant::now();
+            self.show_all();
+        }
+    }
+
+    fn show_all(&mut self) {
+        let reports = self.job.as_ref().map(|job| job.checkpoints(usize::MAX)).unwrap_or_default();
+        let mut known = BTreeSet::new();
+        for report in reports.iter().filter(|report| report.status != CheckpointStatus::Pending) {
+            let this = (report.triggered_ms, report.checkpoint);
+            if !self.shown.contains(&this) {
+                show(&progress::checkpoint(report));
+            }
+            known.insert(this);
+        }
+        self.shown = known;
+    }
+}
+
+/// Puts onto stderr what holds nothing of others.
 fn show(text: &str) {
-    let mut stderr = std::io::stderr();
-    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+    say_raw(text.to_owned());
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Looks into checkpoints and savepoints: `savepoint inspect`, `state get`, `fsck`.
 
 use crate::args::{Format, FsckArgs, SnapshotArgs, StateGetArgs};
-use crate::print;
+use crate::{key, print, report};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use streamrt_checkpoint::{Snapshot, Store};
+use streamrt_checkpoint::{PluginEntry, Snapshot, Store};
 use streamrt_state::{OperatorState, RowCodec, Share};
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 use streamrt_wit::{DataType, Field, Schema};
@@ -37,7 +37,8 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
             };
             let operators: Value = manifest.operators.iter().map(|entry| operator(&entry.uid)).collect();
             let object = json!({"job": manifest.job, "checkpoint": manifest.checkpoint, "kind": manifest.kind, "wall_clock_ms": manifest.wall_clock_ms,
-                "max_parallelism": manifest.max_parallelism, "bytes": sizes.bytes, "operators": operators});
+                "max_parallelism": manifest.max_parallelism, "configuration": manifest.configuration, "components": components(&snapshot),
+                "bytes": sizes.bytes, "operators": operators});
             print(&format!("{object}\n"))
         }
         Format::Text => {
@@ -51,8 +52,9 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
                 sizes.objects
             );
             for plugin in &manifest.plugins {
-                text += &format!("component {} with `{}`\n", plugin.digest, plugin.args.join(" "));
+                text += &format!("component {} {} with `{}`\n", plugin.name, plugin.digest, plugin.args.join(" "));
             }
+            manifest.configuration.iter().for_each(|(key, value)| text += &format!("{key} = {value}\n"));
             for entry in &manifest.operators {
                 text += &format!("{} (parallelism {})\n", entry.uid, entry.parallelism);
                 for (name, size) in states(&snapshot, &entry.uid) {
@@ -65,6 +67,11 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
             print(&text)
         }
     }
+}
+
+fn components(snapshot: &Snapshot) -> Value {
+    let component = |plugin: &PluginEntry| json!({"name": plugin.name, "digest": plugin.digest, "args": plugin.args});
+    snapshot.manifest().plugins.iter().map(component).collect()
 }
 
 /// The keyed states of an operator, and its lists, by name.
@@ -99,14 +106,18 @@ fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
 pub fn get(args: &StateGetArgs) -> Result<()> {
     let mut keyed = KeyedState::open(&args.dir, &args.uid, &args.state)?;
     let decoder = Decoder::new(&keyed.types);
+    let wanted = args.key.as_ref().map(|key| key::parse(&keyed.types["key"], key)).transpose()?;
     let mut text = String::new();
     keyed.each(|_, key, sub, value| {
         let key = decoder.key(key);
-        if args.key.as_ref().is_none_or(|wanted| is_key(&key, wanted)) {
+        if wanted.as_ref().is_none_or(|wanted| key::is_same(&key, wanted)) {
             text += &format!("{}\n", json!({"key": key, "sub": decoder.sub(sub), "value": decoder.value(value)}));
         }
         Ok(())
     })?;
+    if let (Some(key), true) = (&args.key, text.is_empty()) {
+        report::status(&format!("the state has no entry of the key {key}"));
+    }
     print(&text)
 }
 
@@ -157,12 +168,6 @@ fn unreadable(snapshot: &Snapshot, uid: &str, name: &str) -> Error {
     Error::new(code::BAD_OPTION, message)
 }
 
-/// `wanted` is the key as text, or as JSON.
-fn is_key(key: &Value, wanted: &str) -> bool {
-    let is = |value: &Value| value.as_str().is_some_and(|text| text == wanted) || value.to_string() == wanted;
-    is(key) || matches!(key.as_array().map(Vec::as_slice), Some([one]) if is(one))
-}
-
 /// Turns the bytes of a state into JSON, as far as its types tell; else into hexadecimal digits.
 struct Decoder {
     key: Option<RowCodec>,
@@ -204,15 +209,20 @@ pub fn codec(name: &str, columns: &Value) -> Option<RowCodec> {
     let columns = columns.as_array()?;
     let name_of = |number: usize| if columns.len() == 1 { name.to_owned() } else { format!("{name}_{}", number + 1) };
     let field = |(number, column): (usize, &Value)| {
-        let (name, nullable) = match column {
-            Value::Array(pair) => (pair.first()?.as_str()?, pair.get(1)?.as_bool()?),
-            other => (other.as_str()?, false),
-        };
-        let data_type = serde_json::from_value::<DataType>(json!(name)).ok().or_else(|| arrow_name(name))?;
+        let (data_type, nullable) = column_type(column)?;
         Some(Field { nullable, ..Field::new(name_of(number), data_type) })
     };
     let schema: Schema = columns.iter().enumerate().map(field).collect::<Option<_>>()?;
     Some(RowCodec::new(&schema))
+}
+
+/// The type of a column, and whether it may be null.
+pub fn column_type(column: &Value) -> Option<(DataType, bool)> {
+    let (name, nullable) = match column {
+        Value::Array(pair) => (pair.first()?.as_str()?, pair.get(1)?.as_bool()?),
+        other => (other.as_str()?, false),
+    };
+    Some((serde_json::from_value::<DataType>(json!(name)).ok().or_else(|| arrow_name(name))?, nullable))
 }
 
 fn arrow_name(name: &str) -> Option<DataType> {

@@ -78,6 +78,9 @@ const RANDOM: Generator = Generator::Random { min: None, max: None, length: None
 /// A string of the generator has at most so many characters: 65,536 rows of it stay within 32-bit offsets.
 const LENGTH_MAX: usize = 16 << 10;
 
+/// As many as there may be readers.
+const SPLITS_MAX: u32 = 32_768;
+
 /// The greatest whole number that the options, which are floating point numbers, give exactly.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
@@ -99,8 +102,8 @@ impl DatagenSource {
         if let Some(rate) = options.rate.filter(|rate| !rate.is_finite() || *rate <= 0.0) {
             return refuse(format!("`rate` is {rate}, but it must be more than 0"));
         }
-        if options.splits == Some(0) {
-            return refuse("`splits` is 0, but it must be 1 or more".to_owned());
+        if let Some(n) = options.splits.filter(|n| !(1..=SPLITS_MAX).contains(n)) {
+            return refuse(format!("`splits` is {n}, but it must be from 1 to {SPLITS_MAX}"));
         }
         if let Some(name) = options.fields.keys().find(|name| schema.field_with_name(name).is_err()) {
             return refuse(format!("`fields` names the column `{name}`, which the schema does not have"));
@@ -116,6 +119,10 @@ impl DatagenSource {
 impl Source for DatagenSource {
     fn bounded(&self) -> bool {
         self.options.rows.is_some()
+    }
+
+    fn stays_open(&self) -> bool {
+        true
     }
 
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {

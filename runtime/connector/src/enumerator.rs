@@ -28,6 +28,9 @@ pub struct FileSplit {
     pub report: Option<String>,
 }
 
+/// Of one file: each is a row in memory and in checkpoints.
+const SPLITS_MAX: u64 = 100_000;
+
 pub struct FileEnumerator {
     options: Arc<FileOptions>,
     settle_ms: u64,
@@ -139,6 +142,11 @@ impl FileEnumerator {
         let split = |start, end| FileSplit { path: name.to_owned(), start, end, report: None };
         if is_whole {
             return Ok(vec![self.split(split(0, length))]);
+        }
+        if length / bytes_max > SPLITS_MAX {
+            let message =
+                format!("{} has {length} bytes, and `split-bytes` {bytes_max} cuts it into more than {SPLITS_MAX} splits", absolute(path));
+            return Err(Error::new(code::BAD_OPTION, message));
         }
         let starts = (0..length).step_by(usize::try_from(bytes_max).unwrap_or(usize::MAX));
         Ok(starts.map(|start| self.split(split(start, length.min(start + bytes_max)))).collect())

@@ -218,6 +218,10 @@ impl Source for FileSource {
         !self.options.watch && !self.options.follow && self.options.path != STDIN
     }
 
+    fn stays_open(&self) -> bool {
+        self.options.follow || self.options.path == STDIN
+    }
+
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
         if self.options.path == STDIN {
             return once::enumerator("file", restored, |_| vec![stdin_split()]);
@@ -348,6 +352,10 @@ impl SplitReader for FileReader {
         let (byte, line) = self.records.position();
         let end = self.input.end();
         position::write(&FilePosition { byte: end.map_or(byte, |end| byte.min(end)), line, end })
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.records.held_bytes()
     }
 
     fn skip_long_records(&mut self) {

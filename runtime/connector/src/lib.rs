@@ -21,6 +21,7 @@ mod file;
 mod file_name;
 mod file_sink;
 mod format;
+mod needs;
 mod nexmark;
 mod once;
 mod options;
@@ -39,16 +40,22 @@ pub use file::FileOptions;
 #[cfg(feature = "parquet")]
 pub use file_sink::ParquetExport;
 pub use file_sink::{FileSinkOptions, RollingOptions};
+pub use needs::{Need, sink_needs, source_needs};
 pub use nexmark::NexmarkOptions;
 pub use print::PrintOptions;
 pub use remarks::{JobTraits, remarks};
 pub use socket::SocketOptions;
 
 use arrow_schema::SchemaRef;
+use serde_json::Value;
 use std::sync::Arc;
 use streamrt_operator::{Sink, Source};
 use streamrt_types::{Error, Result, SystemClock, arrow_schema, code};
 use streamrt_wit::{Options, Schema};
+
+/// The connectors by name, for messages.
+const SOURCES: &str = "file, socket, datagen and nexmark";
+const SINKS: &str = "file, postgres, print and blackhole";
 
 /// Makes the source that a plan names: `file`, `socket`, `datagen` or `nexmark`.
 ///
@@ -63,7 +70,7 @@ pub fn source(connector: &str, options: &Options, schema: &Schema) -> Result<Arc
         "socket" => Ok(Arc::new(socket::SocketSource::new(options::read(connector, options)?, schema)?)),
         "datagen" => Ok(Arc::new(DatagenSource::new(options::read(connector, options)?, schema, SystemClock::shared())?)),
         "nexmark" => Ok(Arc::new(nexmark::NexmarkSource::new(options::read(connector, options)?, schema)?)),
-        _ => Err(options::unknown("source", connector, "file, socket, datagen and nexmark")),
+        _ => Err(options::unknown("source", connector, SOURCES)),
     }
 }
 
@@ -80,7 +87,7 @@ pub fn sink(connector: &str, options: &Options, schema: SchemaRef) -> Result<Box
         "postgres" => postgres(options, schema),
         "print" => Ok(Box::new(print::PrintSink::new(options::read(connector, options)?, std::io::stdout()))),
         "blackhole" => Ok(Box::new(blackhole::BlackholeSink::new(options::read(connector, options)?))),
-        _ => Err(options::unknown("sink", connector, "file, postgres, print and blackhole")),
+        _ => Err(options::unknown("sink", connector, SINKS)),
     }
 }
 
@@ -89,26 +96,64 @@ fn postgres(options: &Options, schema: SchemaRef) -> Result<Box<dyn Sink>> {
     Ok(Box::new(postgres_sink::PostgresSink::new(options::read("postgres", options)?, schema)?))
 }
 
+#[cfg(feature = "postgres")]
+fn postgres_needs(options: &Options) -> Result<Vec<Need>> {
+    postgres_sink::needs(&options::read("postgres", options)?)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres_needs(_options: &Options) -> Result<Vec<Need>> {
+    Err(options::left_out("postgres", "the connector", "postgres"))
+}
+
 #[cfg(not(feature = "postgres"))]
 fn postgres(_options: &Options, _schema: SchemaRef) -> Result<Box<dyn Sink>> {
     Err(options::left_out("postgres", "the connector", "postgres"))
 }
 
+/// Where the data of a connector with these options is, for comparisons and messages; `None` if it is in no place. A password is no part of it.
+pub fn place(connector: &str, options: &Options) -> Option<String> {
+    let text = |name: &str| options.get(name).and_then(Value::as_str);
+    match connector {
+        "file" => text("path").map(str::to_owned),
+        "socket" => Some(format!("{}:{}", text("host").unwrap_or("localhost"), options.get("port")?)),
+        // The user and the password stand before the last `@`, or behind a `?`.
+        "postgres" => Some(format!("table {} of {}", text("table")?, text("url")?.split('?').next()?.rsplit('@').next()?)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
+    use std::collections::{BTreeMap, BTreeSet};
+    use streamrt_types::Error;
     use streamrt_wit::{DataType, Field};
 
-    fn check(kind: &str, connector: &str, options: serde_json::Value, expected: &str) {
+    fn refused(kind: &str, connector: &str, options: serde_json::Value) -> Error {
         let schema = vec![Field::new("value", DataType::String)];
         let options = options.as_object().unwrap();
         let result = match kind {
             "source" => super::source(connector, options, &schema).err(),
             _ => super::sink(connector, options, streamrt_types::arrow_schema(&schema)).err(),
         };
-        let error = result.expect("the options are wrong");
+        result.expect("the options are wrong")
+    }
+
+    fn check(kind: &str, connector: &str, options: serde_json::Value, expected: &str) {
+        let error = refused(kind, connector, options);
         assert_eq!(error.code().id, "S2007", "{error}");
         assert!(error.message().contains(expected), "{error}");
+    }
+
+    #[test]
+    fn places_tell_where_data_is_and_no_password() {
+        let place = |connector, options: Value| super::place(connector, options.as_object().unwrap());
+        assert_eq!(place("file", json!({"path": "in/*.csv", "format": "csv"})).unwrap(), "in/*.csv");
+        assert_eq!(place("socket", json!({"port": 7777})).unwrap(), "localhost:7777");
+        let postgres = json!({"url": "postgresql://me:secret@h:5432/d?password=p", "table": "t"});
+        assert_eq!(place("postgres", postgres).unwrap(), "table t of h:5432/d");
+        assert_eq!(place("print", json!({})), None);
     }
 
     #[test]
@@ -129,5 +174,37 @@ mod tests {
         check("sink", "file", json!({ "path": "a", "delimiter": ";" }), "`delimiter` is for csv");
         check("sink", "print", json!({ "pre": "a" }), "unknown option `pre`, expected `prefix`");
         check("sink", "blackhole", json!({ "pre": "a" }), "unknown option `pre`");
+    }
+
+    /// Options by connector, as the rows of a table of the README name them.
+    fn told(heading: &str) -> BTreeMap<String, BTreeSet<String>> {
+        let readme = include_str!("../../../README.md");
+        let section = readme.split(heading).nth(1).and_then(|rest| rest.split("\n#").next()).expect("the README has the section");
+        let (mut options, mut connector) = (BTreeMap::<String, BTreeSet<String>>::new(), String::new());
+        for line in section.lines().filter(|line| line.starts_with('|')).skip(2) {
+            let cells: Vec<String> = line.split('|').skip(1).map(|cell| cell.trim().replace('`', "")).collect();
+            connector = if cells[0].is_empty() { connector } else { cells[0].clone() };
+            let names = cells[1].split(", ").map(|name| name.split('.').next().unwrap_or_default().to_owned());
+            options.entry(connector.clone()).or_default().extend(names.filter(|name| !name.is_empty()));
+        }
+        options
+    }
+
+    /// The options that a connector says it knows.
+    fn known(refused: &Error) -> BTreeSet<String> {
+        let names = refused.message().split("expected").nth(1).unwrap_or_default();
+        names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_readme_has_every_option_of_every_connector() {
+        let is_here = |name: &String| cfg!(feature = "postgres") || name != "postgres";
+        for (kind, heading) in [("source", "\n### Sources\n"), ("sink", "\n### Sinks\n")] {
+            let told = told(heading);
+            assert!(told.len() >= 3, "{told:?}");
+            for (name, options) in told.into_iter().filter(|(name, _)| is_here(name)) {
+                assert_eq!(options, known(&refused(kind, &name, json!({ "?": 1 }))), "{kind} {name}");
+            }
+        }
     }
 }

@@ -38,6 +38,8 @@ fn default_rate() -> u64 {
     100_000
 }
 
+/// Of the base, and of the last event behind it, in ms: two of them make a time still.
+const LAST_MS_MAX: u128 = 1 << 61;
 const BIDS_PER_EPOCH: u64 = 46;
 const EVENTS_PER_EPOCH: u64 = 50;
 const AUCTIONS_PER_EPOCH: u64 = 3;
@@ -88,6 +90,10 @@ impl NexmarkSource {
         if options.rate == 0 || options.auctions == Some(0) {
             return Err(refuse("nexmark", "`rate` and `auctions` must be positive"));
         }
+        let last_ms = u128::from(options.rows) * 2000 / u128::from(options.rate);
+        if last_ms > LAST_MS_MAX || u128::from(options.base_time.unsigned_abs()) > LAST_MS_MAX {
+            return Err(refuse("nexmark", "the times of `rows` bids at this `rate`, from `base-time` on, are no times"));
+        }
         let needs_texts = schema.fields().iter().any(|field| field.data_type() == &DataType::Utf8);
         Ok(NexmarkSource { options, schema, texts: Arc::new(Texts::new(if needs_texts { POOL } else { 0 })) })
     }
@@ -95,6 +101,10 @@ impl NexmarkSource {
 
 impl Source for NexmarkSource {
     fn bounded(&self) -> bool {
+        true
+    }
+
+    fn stays_open(&self) -> bool {
         true
     }
 

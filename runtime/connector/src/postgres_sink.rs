@@ -24,6 +24,7 @@ use crate::{options, position};
 use arrow_schema::SchemaRef;
 use copy_text::CopyText;
 use serde::{Deserialize, Serialize};
+pub use server::needs;
 use server::{Server, quote};
 use std::time::Duration;
 use streamrt_operator::{OperatorContext, Sink, transaction_prefix};

@@ -1,12 +1,14 @@
 //! The sink `print`: one JSON line for each row on stdout, locked once for each batch so that lines of subtasks do not mix.
 //!
+//! Characters that a terminal would obey are escaped; in JSON they stay the same characters.
+//!
 //! A line is seen as soon as its batch comes, and cannot be withdrawn: after a restart, rows since the last checkpoint come again.
 
 use crate::encoder::RowEncoder;
 use serde::Deserialize;
-use std::io::{self, Write};
+use std::io::Write;
 use streamrt_operator::{OperatorContext, Sink};
-use streamrt_types::{Batch, Error, Result, code};
+use streamrt_types::{Batch, Result, printable, printable_bytes, stdout_error};
 
 /// Options of the sink `print`.
 #[derive(Debug, Default, Deserialize)]
@@ -35,7 +37,7 @@ impl<W: Write + Send> PrintSink<W> {
     /// Fills `text` with the rows, each behind the prefix.
     fn put_prefixes(&mut self) {
         self.text.clear();
-        for line in self.rows.split_inclusive(|&byte| byte == b'\n') {
+        for line in printable_bytes(&self.rows).split_inclusive(|&byte| byte == b'\n') {
             self.text.extend_from_slice(self.prefix.as_bytes());
             self.text.extend_from_slice(line);
         }
@@ -52,13 +54,9 @@ fn prefix(prefix: &str, subtask: u32, parallelism: u32) -> String {
     }
 }
 
-fn write_error(error: io::Error) -> Error {
-    Error::new(code::FILE_IO, "standard output cannot be written").with_source(error)
-}
-
 impl<W: Write + Send> Sink for PrintSink<W> {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
-        self.prefix = prefix(&self.options.prefix, context.subtask, context.parallelism);
+        self.prefix = prefix(&printable(&self.options.prefix), context.subtask, context.parallelism);
         Ok(())
     }
 
@@ -67,12 +65,12 @@ impl<W: Write + Send> Sink for PrintSink<W> {
         RowEncoder::JSON.encode(&batch.columns, false, &mut self.rows);
         self.put_prefixes();
         // One call for the whole text: stdout takes its lock inside, once.
-        self.output.write_all(&self.text).map_err(write_error)?;
-        self.output.flush().map_err(write_error)
+        self.output.write_all(&self.text).map_err(stdout_error)?;
+        self.output.flush().map_err(stdout_error)
     }
 
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {
-        self.output.flush().map_err(write_error)?;
+        self.output.flush().map_err(stdout_error)?;
         Ok(None)
     }
 }
@@ -80,7 +78,7 @@ impl<W: Write + Send> Sink for PrintSink<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+    use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
     use std::sync::Arc;
 
     #[test]
@@ -89,6 +87,14 @@ mod tests {
         assert_eq!(prefix("", 1, 2), "2> ");
         assert_eq!(prefix("late", 0, 1), "late> ");
         assert_eq!(prefix("late", 1, 2), "late:2> ");
+    }
+
+    #[test]
+    fn rows_do_not_command_a_terminal() {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["\u{9b}2J\u{202e}"]));
+        let mut sink = PrintSink::new(PrintOptions::default(), Vec::new());
+        sink.write(&Batch::new(RecordBatch::try_from_iter([("t", texts)]).unwrap())).unwrap();
+        assert_eq!(String::from_utf8(sink.output).unwrap(), "{\"t\":\"\\u009b2J\\u202e\"}\n");
     }
 
     #[test]

@@ -15,8 +15,10 @@ use std::ops::Range;
 use streamrt_operator::PoisonLine;
 use streamrt_types::{Error, Result, code};
 
-/// Bytes that one `fill` asks for: large enough that system calls do not show, small enough to stay in the cache.
+/// Bytes that one `fill` asks for: large enough that system calls do not show, small enough to stay in the cache. The first ones ask for
+/// less: many files are opened for a few records, and each clears its buffer.
 const FILL_BYTES: usize = 256 << 10;
+const FIRST_FILL_BYTES: usize = 16 << 10;
 
 /// The longest record. A longer one is an error, as soon as it is that long, or is left out up to its line end.
 const RECORD_BYTES_MAX: usize = 16 << 20;
@@ -105,6 +107,8 @@ pub struct RecordBuffer {
     bytes: Vec<u8>,
     filled: usize,
     consumed: usize,
+    /// What the next `fill` asks for.
+    fill_bytes: usize,
     /// Where `consumed` is in the input.
     n_before: u64,
     /// Where the record under construction begins, and how far it was looked through.
@@ -132,6 +136,7 @@ impl RecordBuffer {
             bytes: Vec::new(),
             filled: 0,
             consumed: 0,
+            fill_bytes: FIRST_FILL_BYTES,
             n_before: byte,
             start: 0,
             cursor: 0,
@@ -178,7 +183,8 @@ impl RecordBuffer {
 
     /// Reads once; returns the number of bytes, 0 at the end of the input.
     pub fn fill(&mut self, input: &mut impl Read) -> std::io::Result<usize> {
-        self.make_room(FILL_BYTES);
+        self.make_room(self.fill_bytes);
+        self.fill_bytes = (self.fill_bytes * 2).min(FILL_BYTES);
         let n_bytes = input.read(&mut self.bytes[self.filled..])?;
         self.filled += n_bytes;
         Ok(n_bytes)
@@ -206,6 +212,11 @@ impl RecordBuffer {
             self.filled += 1;
         }
         self.end_of_input = true;
+    }
+
+    /// Memory that the buffer takes.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// The bytes of the record that is not complete; of one that is too long, those that were not forgotten.

@@ -77,6 +77,10 @@ impl Source for SocketSource {
         false
     }
 
+    fn stays_open(&self) -> bool {
+        true
+    }
+
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
         let name = self.address.clone();
         once::enumerator("socket", restored, move |_| vec![Split { number: 0, name: name.clone(), detail: "{}".to_owned() }])

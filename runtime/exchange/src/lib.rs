@@ -8,4 +8,4 @@ mod partition;
 mod valve;
 
 pub use gate::{ChannelSender, Disconnected, GateEvent, GateWaker, InputGate};
-pub use partition::{Partitioner, ResultPartition};
+pub use partition::{Partitioner, RefuseRow, ResultPartition};

@@ -25,9 +25,13 @@ pub enum Partitioner {
     Global,
 }
 
+/// What becomes of a row that has no key: the error ends the task, else the row is left out.
+pub type RefuseRow = Box<dyn Fn(&Batch, usize, Error) -> Result<()> + Send>;
+
 /// All channels of one edge, at one sender.
 pub struct ResultPartition {
     partitioner: Partitioner,
+    refuse: RefuseRow,
     channels: Vec<ChannelSender>,
     turn: usize,
     hashes: Vec<u32>,
@@ -45,7 +49,14 @@ impl ResultPartition {
             }
             _ => Vec::new(),
         };
-        ResultPartition { partitioner, channels, turn, hashes: Vec::new(), owners, blocked: Duration::ZERO }
+        let refuse: RefuseRow = Box::new(|_, _, error| Err(error));
+        ResultPartition { partitioner, refuse, channels, turn, hashes: Vec::new(), owners, blocked: Duration::ZERO }
+    }
+
+    /// Lets `refuse` decide about rows without a key, which are errors else.
+    #[must_use]
+    pub fn refusing(self, refuse: RefuseRow) -> ResultPartition {
+        ResultPartition { refuse, ..self }
     }
 
     /// How long sends have waited for room since the last call.
@@ -56,14 +67,15 @@ impl ResultPartition {
     /// Sends a batch.
     ///
     /// # Errors
-    /// `Data` if a key is null; [`Disconnected`] as a source if a receiver is gone.
+    /// `Data` if a key is null and such rows are not left out; [`Disconnected`] as a source if a receiver is gone.
     pub fn batch(&mut self, batch: Batch) -> Result<()> {
         let n_channels = self.channels.len();
+        // With one channel there is nothing to choose, but a null key is as wrong as with two.
+        let batch = match &self.partitioner {
+            Partitioner::Hash { encoder, .. } => self.with_keys(encoder, batch)?,
+            _ => batch,
+        };
         if n_channels == 1 {
-            // With one channel there is nothing to choose, but a null key is as wrong as with two.
-            if let Partitioner::Hash { encoder, .. } = &self.partitioner {
-                encoder.check(&batch.columns).map_err(|e| located(e, encoder, &batch))?;
-            }
             return self.send(0, StreamElement::Batch(batch));
         }
         match &self.partitioner {
@@ -84,6 +96,11 @@ impl ResultPartition {
 
     pub fn status(&mut self, status: Status) -> Result<()> {
         self.all(&StreamElement::Status(status))
+    }
+
+    /// Says that no row of a split follows. Another sender may have some of its rows, and says so itself.
+    pub fn split_finished(&mut self, number: u32) -> Result<()> {
+        self.all(&StreamElement::SplitFinished(number))
     }
 
     pub fn barrier(&mut self, barrier: Barrier) -> Result<()> {
@@ -118,12 +135,29 @@ impl ResultPartition {
         self.send(to, StreamElement::Batch(batch))
     }
 
+    /// Leaves out the rows that have no key, or ends with the first of them.
+    fn with_keys(&self, encoder: &KeyEncoder, batch: Batch) -> Result<Batch> {
+        if encoder.check(&batch.columns).is_ok() {
+            return Ok(batch);
+        }
+        let mut rows = Vec::with_capacity(batch.n_rows());
+        for row in 0..batch.n_rows() {
+            match encoder.null_at(&batch.columns, row) {
+                None => rows.push(row as u32),
+                Some(error) => (self.refuse)(&batch, row, located(error, &batch, row))?,
+            }
+        }
+        let marks = marks_of(&batch.marks, &rows);
+        let rest = batch.take(&UInt32Array::from(rows))?;
+        Ok(Batch { marks, ..rest })
+    }
+
     fn hash(&mut self, batch: Batch) -> Result<()> {
         let Partitioner::Hash { encoder, max_parallelism } = &self.partitioner else {
             return Err(Error::internal("rows are hashed by a hash partitioner"));
         };
         self.hashes.clear();
-        encoder.hash(&batch.columns, &mut self.hashes).map_err(|e| located(e, encoder, &batch))?;
+        encoder.hash(&batch.columns, &mut self.hashes)?;
         let mut rows: Vec<Vec<u32>> = vec![Vec::with_capacity(batch.n_rows() / self.channels.len() * 2); self.channels.len()];
         for (row, &hash) in self.hashes.iter().enumerate() {
             rows[self.owners[key_group(hash, *max_parallelism) as usize] as usize].push(row as u32);
@@ -144,9 +178,9 @@ impl ResultPartition {
 }
 
 /// Names the record that has no key, where its origin is known.
-fn located(error: Error, encoder: &KeyEncoder, batch: &Batch) -> Error {
-    match encoder.null_row(&batch.columns).zip(batch.origin.as_ref()) {
-        Some((row, origin)) => error.at(format_args!("{} line {}", origin.split, origin.position(row))),
+fn located(error: Error, batch: &Batch, row: usize) -> Error {
+    match &batch.origin {
+        Some(origin) => error.at(format_args!("{} line {}", origin.split, origin.position(row))),
         None => error,
     }
 }
@@ -197,7 +231,7 @@ mod tests {
                     keys.extend(batch.columns.column(0).as_primitive::<Int64Type>().values());
                 }
                 GateEvent::Watermark(watermark) => marks.push((0, watermark)),
-                GateEvent::Status(_) | GateEvent::Barrier(..) => {}
+                GateEvent::Status(_) | GateEvent::Barrier(..) | GateEvent::SplitFinished(_) => {}
                 GateEvent::EndOfInput | GateEvent::Nothing => return (keys, marks),
             }
         }
@@ -228,5 +262,36 @@ mod tests {
         assert_eq!(spread(Partitioner::Broadcast, 2, sent()), vec![(vec![1, 2], vec![(2, 5)]); 2]);
         assert_eq!(spread(Partitioner::Global, 2, sent()), [(vec![1, 2], vec![(2, 5)]), (vec![], vec![(0, 5)])]);
         assert_eq!(spread(Partitioner::Rebalance, 2, sent()), [(vec![], vec![(0, 5)]), (vec![1, 2], vec![(2, 5)])]);
+    }
+
+    #[test]
+    fn rows_without_a_key_are_left_out_by_whoever_decides_and_the_marks_stay_with_the_others() {
+        let keys = Int64Array::from(vec![None, Some(1), None, Some(2)]);
+        let columns = RecordBatch::try_from_iter_with_nullable([("key", Arc::new(keys) as ArrayRef, true)]).unwrap();
+        let marks = [(1, 10), (3, 20), (4, 30)].map(|(row, watermark)| Mark { row, watermark });
+        let sent = || Batch { marks: marks.to_vec(), ..Batch::new(columns.clone()) };
+        let hash = || Partitioner::Hash { encoder: KeyEncoder::new(vec![0]), max_parallelism: 128 };
+        for n_channels in [1, 2] {
+            let mut gates: Vec<InputGate> = (0..n_channels).map(|_| InputGate::new(1, 8)).collect();
+            let senders = gates.iter().map(|gate| gate.sender(0)).collect();
+            let refused = Arc::new(std::sync::Mutex::new(Vec::new()));
+            let seen = refused.clone();
+            let refuse: RefuseRow = Box::new(move |_, row, error| {
+                seen.lock().unwrap().push((row, error.message().to_owned()));
+                Ok(())
+            });
+            let mut partition = ResultPartition::new(hash(), senders, 0).refusing(refuse);
+            partition.status(Status::Active).unwrap();
+            partition.batch(sent()).unwrap();
+            partition.end_of_input().unwrap();
+            let parts: Vec<_> = gates.iter_mut().map(received).collect();
+            let mut keys: Vec<i64> = parts.iter().flat_map(|(keys, _)| keys.clone()).collect();
+            keys.sort_unstable();
+            assert_eq!(keys, [1, 2]);
+            assert!(parts.iter().all(|(_, marks)| marks.last().is_some_and(|mark| mark.1 == 30)), "{parts:?}");
+            assert_eq!(*refused.lock().unwrap(), [0, 2].map(|row| (row, "key column `key` is null".to_owned())));
+            let mut strict = ResultPartition::new(hash(), gates.iter().map(|gate| gate.sender(0)).collect(), 0);
+            assert_eq!(strict.batch(sent()).unwrap_err().code().id, "S5002");
+        }
     }
 }

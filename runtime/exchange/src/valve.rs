@@ -1,7 +1,9 @@
 //! Combines the watermarks and statuses of all channels of a gate into those of the task.
 //!
-//! Invariant: what comes out only rises, and never passes the watermark of an active channel that is aligned. Pure: the gate calls it
-//! with every watermark, mark and status, and carries out what it answers.
+//! Invariant: what comes out only rises, and never passes the watermark of an active channel that is aligned. A channel whose input is at its
+//! end has sent the final watermark, and leaves the minimum with it; one that ended without it was stopped, and holds the others for ever
+//! where it was: what it did not read is still to come, in another run. Pure: the gate calls it with every watermark, mark and status, and
+//! carries out what it answers.
 //!
 //! # Source
 //! Flink's `StatusWatermarkValve`, with a third status: a finished channel leaves the minimum and the maximum until all are finished,
@@ -23,16 +25,18 @@ struct Channel {
     watermark: Watermark,
     /// Whether its watermark has reached the output since it became active; if not, it does not take part in the minimum.
     aligned: bool,
+    /// Nothing was to be expected of it for now; a channel that is stopped stays as it was.
+    idle: bool,
 }
 
 impl Channel {
-    /// Whether it can still hold others back. The final watermark says that nothing follows, whatever the status.
+    /// Whether something may follow, in this run or in the next. The final watermark says that nothing does, whatever the status.
     fn is_open(&self) -> bool {
-        self.status != Some(Status::Finished) && self.watermark != WATERMARK_MAX
+        self.watermark != WATERMARK_MAX
     }
 
     fn takes_part(&self) -> bool {
-        self.is_open() && self.aligned && self.status != Some(Status::Idle)
+        self.is_open() && self.aligned && !self.idle
     }
 }
 
@@ -46,7 +50,7 @@ pub struct WatermarkValve {
 
 impl WatermarkValve {
     pub fn new(n_channels: usize) -> WatermarkValve {
-        let channel = Channel { status: None, watermark: WATERMARK_MIN, aligned: true };
+        let channel = Channel { status: None, watermark: WATERMARK_MIN, aligned: true, idle: false };
         WatermarkValve { channels: vec![channel; n_channels], watermark: WATERMARK_MIN, status: None }
     }
 
@@ -89,7 +93,10 @@ impl WatermarkValve {
             return Vec::new();
         }
         input.status = Some(status);
-        input.aligned = input.watermark >= self.watermark;
+        if status != Status::Finished {
+            input.idle = status == Status::Idle;
+            input.aligned = input.watermark >= self.watermark;
+        }
         let combined = self.combined_status().filter(|combined| self.status != Some(*combined));
         self.status = combined.or(self.status);
         let watermark = self.rise().map(ValveEvent::Watermark);
@@ -121,14 +128,14 @@ impl WatermarkValve {
         Some(watermark)
     }
 
-    /// The minimum over those that take part; if all that are open are idle, the maximum over them; if none is open, that over all.
+    /// The minimum over those that take part; if all that are open are idle, the maximum over them; if none is open, the final watermark.
     fn bound(&self) -> Option<Watermark> {
         let open = || self.channels.iter().filter(|channel| channel.is_open());
         let watermark = |channel: &Channel| channel.watermark;
-        if open().any(|channel| channel.status != Some(Status::Idle)) {
+        if open().any(|channel| !channel.idle) {
             return self.channels.iter().filter(|channel| channel.takes_part()).map(watermark).min();
         }
-        open().map(watermark).max().or_else(|| self.channels.iter().map(watermark).max())
+        open().map(watermark).max().or(Some(WATERMARK_MAX))
     }
 }
 
@@ -236,7 +243,36 @@ mod tests {
         let mut valve = WatermarkValve::new(2);
         assert_eq!(valve.status(0, Active), [S(Active)]);
         assert_eq!(valve.watermark(0, 7), None, "the other channel has not been heard of");
-        assert_eq!(valve.status(1, Finished), [W(7)]);
+        assert_eq!(valve.watermark(1, WATERMARK_MAX), Some(7));
+        assert_eq!(valve.status(1, Finished), []);
+    }
+
+    #[test]
+    fn a_channel_that_was_stopped_holds_the_others_where_it_was() {
+        let one_stopped: &[(usize, ValveEvent, &[ValveEvent])] = &[
+            (0, W(5), &[]),
+            (1, W(3), &[W(3)]),
+            (1, S(Finished), &[]),
+            (0, W(9), &[]),
+            (0, W(WATERMARK_MAX), &[]),
+            (0, S(Finished), &[S(Finished)]),
+        ];
+        check(2, one_stopped);
+        // One that had no input ends with the final watermark, long before the other is stopped.
+        check(2, &[(0, W(WATERMARK_MAX), &[]), (0, S(Finished), &[]), (1, W(3), &[W(3)]), (1, S(Finished), &[S(Finished)])]);
+        // It had said nothing yet.
+        check_unheard(&[(1, S(Finished), &[]), (0, W(9), &[]), (0, S(Finished), &[S(Finished)])]);
+        // One that was idle held nothing, and holds nothing now.
+        check(2, &[(1, W(3), &[]), (1, S(Idle), &[]), (0, W(5), &[W(5)]), (1, S(Finished), &[]), (0, W(9), &[W(9)])]);
+    }
+
+    /// As [`check`], with a second channel that was not heard of.
+    fn check_unheard(script: &[(usize, ValveEvent, &[ValveEvent])]) {
+        let mut valve = WatermarkValve::new(2);
+        assert_eq!(valve.status(0, Active), [S(Active)]);
+        for (step, &(channel, input, expected)) in script.iter().enumerate() {
+            assert_eq!(feed(&mut valve, channel, input), expected, "step {step}");
+        }
     }
 
     #[test]
@@ -266,7 +302,7 @@ mod tests {
                         S(status) => assert_ne!(last_status.replace(status), Some(status), "script {script} repeats a status"),
                     }
                 }
-                let holds = |channel: &Channel| channel.aligned && matches!(channel.status, None | Some(Active));
+                let holds = |channel: &Channel| channel.aligned && !channel.idle && channel.watermark != WATERMARK_MAX;
                 let least = valve.channels.iter().filter(|channel| holds(channel)).map(|channel| channel.watermark).min();
                 assert!(least.is_none_or(|least| output <= least), "script {script} passes an active channel");
             }

@@ -51,7 +51,9 @@ impl ExecutionGraph {
     fn connect(&mut self, sender: usize, exit: &Exit) -> Vec<Channel> {
         let index = self.subtasks[sender].index;
         let mut channels = Vec::new();
-        for (to, subtask) in self.subtasks.iter_mut().enumerate().filter(|(_, subtask)| subtask.vertex == exit.to) {
+        // Subtasks stand by vertex.
+        let first = self.subtasks.partition_point(|subtask| subtask.vertex < exit.to);
+        for (to, subtask) in self.subtasks.iter_mut().enumerate().skip(first).take_while(|(_, subtask)| subtask.vertex == exit.to) {
             if exit.partitioner != EdgePartitioner::Forward || subtask.index == index {
                 channels.push(Channel { to, channel: subtask.n_channels });
                 if exit.input == 1 {

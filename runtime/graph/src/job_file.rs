@@ -77,9 +77,9 @@ struct OperatorTable {
     uid: String,
     component: String,
     function: String,
-    input: String,
+    input: Inputs,
     /// Of a function with two inputs: the second one, all of whose rows go to every subtask.
-    broadcast: Option<String>,
+    broadcast: Option<Inputs>,
     #[serde(default)]
     key: Vec<String>,
     parallelism: Option<u32>,
@@ -92,7 +92,7 @@ struct SinkTable {
     /// Checked with the graph, which has a code for it.
     #[serde(default)]
     uid: String,
-    input: String,
+    input: Inputs,
     /// Of the host; or else `component` and `function`.
     connector: Option<String>,
     component: Option<String>,
@@ -102,6 +102,29 @@ struct SinkTable {
     write_ahead_bytes: Option<u64>,
     #[serde(flatten)]
     options: Options,
+}
+
+/// `"uid"`, or `["uid", "other"]` for the union of several streams.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "an input is a uid, or a list of uids")]
+enum Inputs {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Inputs {
+    fn uids(&self) -> &[String] {
+        match self {
+            Inputs::One(uid) => std::slice::from_ref(uid),
+            Inputs::Several(uids) => uids,
+        }
+    }
+
+    /// An edge for each, to the input `number` of a node.
+    fn edges(&self, number: u16, partitioning: Partitioning) -> impl Iterator<Item = Input> {
+        let edge = Input { node: u32::MAX, port: 0, partitioning, input: number };
+        self.uids().iter().map(move |_| edge.clone())
+    }
 }
 
 /// Arguments of a component, by name.
@@ -154,7 +177,7 @@ impl JobFile {
 
     /// The components: one for each operator, then one for each sink that is a component's, in the order of the file.
     pub fn plugins(&self) -> Vec<PluginUse> {
-        let args = |args: &Args| args.iter().flat_map(|(key, value)| [format!("--{key}"), text_of(value)]).collect();
+        let args = |args: &Args| args.iter().flat_map(|(key, value)| argument(key, &text_of(value))).collect();
         let operators = self.operator.iter().map(|table| (&table.component, &table.args));
         let sinks = self.sink.iter().filter_map(|table| table.component.as_ref().map(|component| (component, &table.args)));
         operators.chain(sinks).map(|(component, of)| PluginUse { component: component.clone(), args: args(of) }).collect()
@@ -180,16 +203,17 @@ impl JobFile {
                 true => Partitioning::Forward,
                 false => Partitioning::Hash { columns: table.key.clone() },
             };
-            let broadcast = table.broadcast.iter().map(|_| Input { input: 1, ..unresolved(Partitioning::Broadcast) });
+            let broadcast = table.broadcast.iter().flat_map(|inputs| inputs.edges(1, Partitioning::Broadcast));
             job.nodes.push(Node {
                 parallelism: table.parallelism,
-                inputs: std::iter::once(unresolved(partitioning)).chain(broadcast).collect(),
+                inputs: table.input.edges(0, partitioning).chain(broadcast).collect(),
                 ..node(&job, &table.uid, body, outputs)
             });
         }
         for table in &self.sink {
             let body = table.body(&mut job, plans).map_err(|e| e.at(format!("node `{}`", table.uid)))?;
-            job.nodes.push(Node { inputs: vec![unresolved(Partitioning::Forward)], ..node(&job, &table.uid, body, Vec::new()) });
+            job.nodes
+                .push(Node { inputs: table.input.edges(0, Partitioning::Forward).collect(), ..node(&job, &table.uid, body, Vec::new()) });
         }
         self.connect(&mut job)?;
         Ok(job)
@@ -218,7 +242,7 @@ impl JobFile {
         let inputs = operators.chain(self.sink.iter().map(|t| (&t.uid, [Some(&t.input), None])));
         let first = job.nodes.len() - self.operator.len() - self.sink.len();
         for (node, (uid, inputs)) in job.nodes[first..].iter_mut().zip(inputs) {
-            for (edge, input) in node.inputs.iter_mut().zip(inputs.into_iter().flatten()) {
+            for (edge, input) in node.inputs.iter_mut().zip(inputs.into_iter().flatten().flat_map(Inputs::uids)) {
                 (edge.node, edge.port) = resolve(&ports, input).map_err(|e| e.at(format!("node `{uid}`")))?;
             }
         }
@@ -228,6 +252,14 @@ impl JobFile {
 
 const WATERMARKS: &str = "-watermarks";
 
+/// `--key value`; or in one, where the value would look like a name.
+fn argument(key: &str, value: &str) -> Vec<String> {
+    match value.starts_with("--") {
+        true => vec![format!("--{key}={value}")],
+        false => vec![format!("--{key}"), value.to_owned()],
+    }
+}
+
 fn text_of(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => text.clone(),
@@ -236,11 +268,16 @@ fn text_of(value: &serde_json::Value) -> String {
 }
 
 fn node(job: &JobSpec, uid: &str, body: Body, outputs: Vec<OutputPort>) -> Node {
-    Node { id: job.nodes.len() as u32, uid: uid.to_owned(), parallelism: None, chaining: true, inputs: Vec::new(), body, outputs }
-}
-
-fn unresolved(partitioning: Partitioning) -> Input {
-    Input { node: u32::MAX, port: 0, partitioning, input: 0 }
+    Node {
+        id: job.nodes.len() as u32,
+        uid: uid.to_owned(),
+        place: None,
+        parallelism: None,
+        chaining: true,
+        inputs: Vec::new(),
+        body,
+        outputs,
+    }
 }
 
 fn forward_port() -> Vec<OutputPort> {

@@ -8,9 +8,9 @@
 //! Flink's `StreamingJobGraphGenerator`, for rule 1.
 
 use crate::stream::{EdgePartitioner, StreamGraph};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use streamrt_types::Target;
-use streamrt_wit::{Body, FunctionKind, OutputColumns, Schema};
+use streamrt_wit::{Body, Function, FunctionKind, OutputColumns, Schema};
 
 /// What feeds a vertex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,10 @@ pub struct JobGraph {
 impl JobGraph {
     /// Chains a checked graph. `parallelism` is for nodes that name none.
     pub fn new(stream: StreamGraph, parallelism: u32) -> JobGraph {
-        let mut builder = Builder { graph: JobGraph { stream, vertices: Vec::new() }, places: Vec::new(), parallelism };
+        let mut n_readers = vec![0; stream.nodes.len()];
+        stream.nodes.iter().flat_map(|node| &node.inputs).filter(|edge| edge.port == 0).for_each(|edge| n_readers[edge.from] += 1);
+        let graph = JobGraph { stream, vertices: Vec::new() };
+        let mut builder = Builder { graph, places: Vec::new(), parallelism, n_readers, known: HashMap::new() };
         for node in 0..builder.graph.stream.nodes.len() {
             builder.place(node);
         }
@@ -74,16 +77,25 @@ impl JobGraph {
     /// # Source
     /// Flink's failover regions. **Ours:** a region has all subtasks of its vertices, because the readers of a source share its enumerator.
     pub fn regions(&self) -> Vec<Vec<usize>> {
-        let mut region_of: Vec<usize> = (0..self.vertices.len()).collect();
-        for (vertex, receiver) in self.vertices.iter().enumerate().flat_map(|(v, vertex)| vertex.exits.iter().map(move |exit| (v, exit.to)))
-        {
-            let (one, other) = (region_of[vertex], region_of[receiver]);
-            region_of.iter_mut().filter(|region| **region == one.max(other)).for_each(|region| *region = one.min(other));
+        // Each vertex points to one of its region that is not behind it; the first one of a region to itself.
+        let mut first: Vec<usize> = (0..self.vertices.len()).collect();
+        for (vertex, exit) in self.vertices.iter().enumerate().flat_map(|(v, vertex)| vertex.exits.iter().map(move |exit| (v, exit))) {
+            let (one, other) = (first_of(&mut first, vertex), first_of(&mut first, exit.to));
+            first[one.max(other)] = one.min(other);
         }
         let mut regions = BTreeMap::<usize, Vec<usize>>::new();
-        region_of.into_iter().enumerate().for_each(|(vertex, region)| regions.entry(region).or_default().push(vertex));
+        (0..first.len()).for_each(|vertex| regions.entry(first_of(&mut first, vertex)).or_default().push(vertex));
         regions.into_values().collect()
     }
+}
+
+/// The first vertex of a region; ways that were gone are halved.
+fn first_of(first: &mut [usize], mut vertex: usize) -> usize {
+    while first[vertex] != vertex {
+        first[vertex] = first[first[vertex]];
+        vertex = first[vertex];
+    }
+    vertex
 }
 
 /// Where a node ended up.
@@ -95,6 +107,13 @@ struct Place {
     function: usize,
 }
 
+/// Operators of a chain: each hands its rows to the next one, so the stack of the task grows with their number.
+const OPERATORS_MAX: usize = 100;
+
+/// Bytes of the name of a vertex with several operators, and what stands at its end if it would have more.
+const NAME_BYTES_MAX: usize = 1_000;
+const MORE: &str = " -> ...";
+
 fn names(schema: &Schema) -> impl Iterator<Item = &str> {
     schema.iter().map(|field| field.name.as_str())
 }
@@ -103,6 +122,10 @@ struct Builder {
     graph: JobGraph,
     places: Vec<Place>,
     parallelism: u32,
+    /// Of the main output of each node.
+    n_readers: Vec<usize>,
+    /// The columns that the guest has behind the functions that an operator, by vertex and number, has so far.
+    known: HashMap<(usize, usize), HashSet<String>>,
 }
 
 impl Builder {
@@ -113,6 +136,7 @@ impl Builder {
             None => self.new_vertex(node),
         };
         self.places.push(place);
+        self.note_columns(place, node);
         self.connect(node, place);
     }
 
@@ -124,7 +148,9 @@ impl Builder {
         let receiver = &self.graph.stream.nodes[node];
         let [edge] = &receiver.inputs[..] else { return None };
         let equal = self.parallelism_of(edge.from) == self.parallelism_of(node);
-        (edge.partitioner == EdgePartitioner::Forward && equal && receiver.chaining).then(|| self.places[edge.from])
+        let sender = self.places[edge.from];
+        let has_room = self.graph.vertices[sender.vertex].operators.len() < OPERATORS_MAX || self.fuses(sender, node);
+        (edge.partitioner == EdgePartitioner::Forward && equal && receiver.chaining && has_room).then_some(sender)
     }
 
     /// The plugin of a node whose function can stand in a chain behind another one, or in front.
@@ -141,28 +167,40 @@ impl Builder {
     fn fuses(&self, sender: Place, node: usize) -> bool {
         let stream = &self.graph.stream;
         let edge = &stream.nodes[node].inputs[0];
-        let readers = stream.nodes.iter().flat_map(|n| &n.inputs).filter(|e| e.from == edge.from && e.port == 0).count();
         let fused = &self.graph.vertices[sender.vertex].operators[sender.operator].nodes;
         let is_last = fused.last() == Some(&edge.from);
         let plugin = self.plugin_of(node, true);
         let same_plugin = plugin.is_some() && plugin == self.plugin_of(edge.from, false);
-        edge.port == 0 && readers == 1 && is_last && fused.len() < 256 && same_plugin && self.reaches(fused, node)
+        edge.port == 0 && self.n_readers[edge.from] == 1 && is_last && fused.len() < 256 && same_plugin && self.reaches(sender, node)
     }
 
-    /// Whether every column that the node reads is in the guest behind the fused functions: the columns that the first of them reads and
-    /// those that they have added, or, behind one that replaces, its own.
-    fn reaches(&self, fused: &[usize], node: usize) -> bool {
-        let stream = &self.graph.stream;
-        let function = |node: usize| stream.functions_of(node)[0].function();
-        let mut known: HashSet<&str> = names(&function(fused[0]).input).collect();
-        for &before in fused {
-            match function(before).outputs.first().map(|port| &port.columns) {
-                Some(OutputColumns::Extend { schema }) => known.extend(names(schema)),
-                Some(OutputColumns::Replace { schema }) => known = names(schema).collect(),
-                Some(OutputColumns::Forward) | None => {}
-            }
+    /// Whether every column that the node reads is in the guest behind the fused functions.
+    fn reaches(&self, sender: Place, node: usize) -> bool {
+        let known = self.known.get(&(sender.vertex, sender.operator));
+        known.is_some_and(|known| names(&self.function(node).input).all(|name| known.contains(name)))
+    }
+
+    fn function(&self, node: usize) -> &Function {
+        self.graph.stream.functions_of(node)[0].function()
+    }
+
+    /// Notes the columns that the guest has behind the function of a node: those that the first of an operator's functions reads and those that
+    /// they have added, or, behind one that replaces, its own.
+    fn note_columns(&mut self, place: Place, node: usize) {
+        if !matches!(self.graph.stream.nodes[node].body, Body::Function { .. }) {
+            return;
         }
-        names(&function(node).input).all(|name| known.contains(name))
+        let mut known = self.known.remove(&(place.vertex, place.operator)).unwrap_or_default();
+        let function = self.function(node);
+        if place.function == 0 {
+            known.extend(names(&function.input).map(str::to_owned));
+        }
+        match function.outputs.first().map(|port| &port.columns) {
+            Some(OutputColumns::Extend { schema }) => known.extend(names(schema).map(str::to_owned)),
+            Some(OutputColumns::Replace { schema }) => known = names(schema).map(str::to_owned).collect(),
+            Some(OutputColumns::Forward) | None => {}
+        }
+        self.known.insert((place.vertex, place.operator), known);
     }
 
     fn fuse(&mut self, sender: Place, node: usize) -> Place {
@@ -174,7 +212,12 @@ impl Builder {
     fn append(&mut self, vertex: usize, node: usize) -> Place {
         let uid = &self.graph.stream.nodes[node].uid;
         let chain = &mut self.graph.vertices[vertex];
-        chain.name = format!("{} -> {uid}", chain.name);
+        // Whoever has a longer chain does not read its name, and each of its operators would copy it.
+        if chain.name.len() + uid.len() <= NAME_BYTES_MAX {
+            chain.name = format!("{} -> {uid}", chain.name);
+        } else if !chain.name.ends_with(MORE) {
+            chain.name += MORE;
+        }
         chain.operators.push(ChainedOperator { nodes: vec![node], targets: Vec::new() });
         Place { vertex, operator: chain.operators.len() - 1, function: 0 }
     }

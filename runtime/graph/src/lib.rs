@@ -13,6 +13,7 @@ mod compat;
 mod execution;
 mod job_file;
 mod job_graph;
+mod limits;
 mod spec;
 mod stream;
 mod stream_schema;

@@ -3,10 +3,12 @@
 //! 1. uids: present, distinct. 2. inputs: known, no cycle; nodes are brought into an order in which inputs come first.
 //! 3. schemas: computed from the sources on, each node's demands held against its input (`stream_schema`).
 
+use crate::limits::{self, Columns};
 use crate::spec::{FunctionRef, JobSpec, functions_of};
 use crate::stream_schema;
-use arrow_schema::SchemaRef;
-use std::collections::{HashMap, HashSet};
+use arrow_schema::{Field, SchemaRef};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use streamrt_types::{Error, Result, code};
 use streamrt_wit::{Body, FunctionKind, Node, OutputColumns, Partitioning};
 
@@ -70,16 +72,26 @@ impl StreamGraph {
             let message = "the job has no nodes; a component without a graph is wired by a job.toml";
             return Err(Error::new(code::INVALID_JOB, message));
         }
+        limits::check_nodes(&spec.nodes)?;
         check_uids(&spec.nodes)?;
         let order = topological_order(&spec.nodes)?;
         let mut graph = StreamGraph { name: spec.name.clone(), nodes: Vec::new(), functions: spec.functions.clone() };
         let position: HashMap<u32, usize> = order.iter().enumerate().map(|(i, &n)| (spec.nodes[n].id, i)).collect();
-        for n in order {
-            let node = graph.check_node(&spec.nodes[n], &position).map_err(|e| e.at(format!("node `{}`", spec.nodes[n].uid)))?;
-            graph.nodes.push(node);
+        let mut columns = Columns::default();
+        for &n in &order {
+            let checked = graph.check_node(&spec.nodes[n], &position).and_then(|node| {
+                node.outputs.iter().try_for_each(|output| columns.add(output.fields().len()))?;
+                Ok(node)
+            });
+            graph.nodes.push(checked.map_err(|e| e.at(place_of(&spec.nodes[n])))?);
         }
-        graph.refuse_dead_ends()?;
-        Ok(graph)
+        match graph.dead_end() {
+            Some(dead) => {
+                let error = Error::new(code::INVALID_JOB, "nothing reads its output; add a sink");
+                Err(error.at(place_of(&spec.nodes[order[dead]])))
+            }
+            None => Ok(graph),
+        }
     }
 
     /// The functions that node `node` calls.
@@ -116,7 +128,7 @@ impl StreamGraph {
         stream_schema::check_second_input(node, second_schema.as_ref(), &second, &function)?;
         let outputs = stream_schema::outputs(node, input_schema.as_ref(), &key, &function)?;
         inputs.extend(second);
-        let hidden = self.hidden(node, &inputs);
+        let hidden = self.hidden(node, &inputs, input_schema.as_ref());
         Ok(StreamNode {
             hidden,
             uid: node.uid.clone(),
@@ -131,8 +143,12 @@ impl StreamGraph {
         })
     }
 
-    fn hidden(&self, node: &Node, inputs: &[StreamEdge]) -> Vec<String> {
-        let mut hidden: Vec<String> = inputs.iter().flat_map(|edge| self.nodes[edge.from].hidden.clone()).collect();
+    /// Each once, and only those that are still there: inputs that are united have the same, and a function that replaces the columns drops them.
+    fn hidden(&self, node: &Node, inputs: &[StreamEdge], input: Option<&SchemaRef>) -> Vec<String> {
+        let there: HashSet<&str> = input.iter().flat_map(|schema| schema.fields()).map(|field| field.name().as_str()).collect();
+        let of_inputs = inputs.iter().flat_map(|edge| &self.nodes[edge.from].hidden).filter(|name| there.contains(name.as_str()));
+        let mut seen = HashSet::new();
+        let mut hidden: Vec<String> = of_inputs.filter(|name| seen.insert(name.as_str())).cloned().collect();
         if let Body::Function { function } = node.body {
             let function = self.functions[function as usize].function();
             if let (FunctionKind::KeyProjection, Some(OutputColumns::Extend { schema })) =
@@ -141,6 +157,9 @@ impl StreamGraph {
                 hidden.extend(schema.iter().map(|field| field.name.clone()));
             }
         }
+        // Streams that are united and come from one projection name its columns each.
+        let mut seen = HashSet::new();
+        hidden.retain(|name| seen.insert(name.clone()));
         hidden
     }
 
@@ -154,8 +173,16 @@ impl StreamGraph {
                 return Err(Error::new(code::UNKNOWN_UID, format!("node `{}` has no output port {}", sender.uid, input.port)));
             };
             if let Some(first) = schema.as_ref().filter(|first| *first != found) {
-                let message = format!("its inputs have different columns: {} and {}", names(first), names(found));
+                let first_sender = &self.nodes[edges[0].from].uid;
+                let (first, found) = (columns(first), columns(found));
+                let message = format!("its inputs have different columns: {first} of `{first_sender}` and {found} of `{}`", sender.uid);
                 return Err(Error::new(code::SCHEMA_MISMATCH, message));
+            }
+            if edges.iter().any(|edge| edge.from == from && edge.port == input.port) {
+                return Err(Error::new(
+                    code::INVALID_JOB,
+                    format!("it reads the output of `{}` twice; a flat-map gives each row twice", sender.uid),
+                ));
             }
             edges.push(StreamEdge { from, port: input.port, partitioner: partitioner(&input.partitioning, found)?, input: number });
             schema = Some(found.clone());
@@ -166,20 +193,24 @@ impl StreamGraph {
         Ok((schema, edges))
     }
 
-    /// A job whose main results go nowhere is a mistake; side outputs may be left alone.
-    fn refuse_dead_ends(&self) -> Result<()> {
+    /// A node whose main results go nowhere, which is a mistake; side outputs may be left alone.
+    fn dead_end(&self) -> Option<usize> {
         let used: HashSet<usize> = self.nodes.iter().flat_map(|node| node.inputs.iter().map(|edge| edge.from)).collect();
-        let dead = self.nodes.iter().enumerate().find(|(i, node)| !node.body.is_sink() && !used.contains(i));
-        match dead {
-            Some((_, node)) => Err(Error::new(code::INVALID_JOB, format!("node `{}`: nothing reads its output; add a sink", node.uid))),
-            None => Ok(()),
-        }
+        self.nodes.iter().enumerate().find(|(i, node)| !node.body.is_sink() && !used.contains(i)).map(|(i, _)| i)
     }
 }
 
-fn names(schema: &SchemaRef) -> String {
-    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    format!("({})", names.join(", "))
+/// A node as messages name it, with its place in the user's program where that is known.
+fn place_of(node: &Node) -> String {
+    let place = node.place.as_ref().map(|place| format!(" at {place}")).unwrap_or_default();
+    format!("node `{}`{place}", node.uid)
+}
+
+/// The columns of an edge in words, with their types.
+fn columns(schema: &SchemaRef) -> String {
+    let optional = |nullable: bool| if nullable { "?" } else { "" };
+    let column = |f: &Field| format!("{}: {}{}", f.name(), f.data_type(), optional(f.is_nullable()));
+    format!("({})", schema.fields().iter().map(|f| column(f)).collect::<Vec<_>>().join(", "))
 }
 
 fn partitioner(partitioning: &Partitioning, schema: &SchemaRef) -> Result<EdgePartitioner> {
@@ -213,39 +244,54 @@ fn check_uids(nodes: &[Node]) -> Result<()> {
     Ok(())
 }
 
-/// The nodes on cycles: those left over, without what merely hangs on a cycle.
-fn cycle(nodes: &[Node], index: &HashMap<u32, usize>, done: &HashSet<usize>) -> Vec<usize> {
-    let mut left: Vec<usize> = (0..nodes.len()).filter(|i| !done.contains(i)).collect();
-    loop {
-        let read: HashSet<usize> = left.iter().flat_map(|&i| nodes[i].inputs.iter().map(|input| index[&input.node])).collect();
-        let before = left.len();
-        left.retain(|i| read.contains(i));
-        if left.len() == before {
-            return left;
+/// The nodes on cycles: of those left over, those that are left when whatever merely hangs on a cycle is taken away.
+fn cycle(nodes: &[Node], index: &HashMap<u32, usize>, done: &[bool]) -> Vec<usize> {
+    let inputs = |i: usize| nodes[i].inputs.iter().map(|input| index[&input.node]).filter(|input| !done[*input]);
+    let mut left: Vec<bool> = done.iter().map(|done| !done).collect();
+    let mut n_readers = vec![0usize; nodes.len()];
+    (0..nodes.len()).filter(|i| !done[*i]).flat_map(inputs).for_each(|input| n_readers[input] += 1);
+    let mut unread: Vec<usize> = (0..nodes.len()).filter(|i| left[*i] && n_readers[*i] == 0).collect();
+    while let Some(i) = unread.pop() {
+        left[i] = false;
+        for input in inputs(i) {
+            n_readers[input] -= 1;
+            if n_readers[input] == 0 {
+                unread.push(input);
+            }
         }
     }
+    (0..nodes.len()).filter(|i| left[*i]).collect()
 }
 
 /// Kahn's algorithm; among the nodes that are free, the user's order decides.
 fn topological_order(nodes: &[Node]) -> Result<Vec<usize>> {
     let index: HashMap<u32, usize> = nodes.iter().enumerate().map(|(i, node)| (node.id, i)).collect();
-    for node in nodes {
-        if let Some(input) = node.inputs.iter().find(|input| !index.contains_key(&input.node)) {
-            return Err(Error::new(
-                code::UNKNOWN_UID,
-                format!("node `{}`: its input is node {}, which is not there", node.uid, input.node),
-            ));
+    let mut users = vec![Vec::new(); nodes.len()];
+    for (i, node) in nodes.iter().enumerate() {
+        for input in &node.inputs {
+            let Some(&from) = index.get(&input.node) else {
+                let message = format!("node `{}`: its input is node {}, which is not there", node.uid, input.node);
+                return Err(Error::new(code::UNKNOWN_UID, message));
+            };
+            users[from].push(i);
         }
     }
-    let (mut order, mut done) = (Vec::new(), HashSet::new());
-    while order.len() < nodes.len() {
-        let free = |i: &usize| !done.contains(i) && nodes[*i].inputs.iter().all(|input| done.contains(&index[&input.node]));
-        let Some(next) = (0..nodes.len()).find(free) else {
-            let names: Vec<String> = cycle(nodes, &index, &done).into_iter().map(|i| format!("`{}`", nodes[i].uid)).collect();
-            return Err(Error::new(code::CYCLE, format!("the job graph has a cycle through {}", names.join(", "))));
-        };
-        done.insert(next);
+    let mut n_missing: Vec<usize> = nodes.iter().map(|node| node.inputs.len()).collect();
+    let mut free: BinaryHeap<Reverse<usize>> = (0..nodes.len()).filter(|i| n_missing[*i] == 0).map(Reverse).collect();
+    let (mut order, mut done) = (Vec::with_capacity(nodes.len()), vec![false; nodes.len()]);
+    while let Some(Reverse(next)) = free.pop() {
+        done[next] = true;
         order.push(next);
+        for &user in &users[next] {
+            n_missing[user] -= 1;
+            if n_missing[user] == 0 {
+                free.push(Reverse(user));
+            }
+        }
     }
-    Ok(order)
+    if order.len() == nodes.len() {
+        return Ok(order);
+    }
+    let names: Vec<String> = cycle(nodes, &index, &done).into_iter().map(|i| format!("`{}`", nodes[i].uid)).collect();
+    Err(Error::new(code::CYCLE, format!("the job graph has a cycle through {}", names.join(", "))))
 }

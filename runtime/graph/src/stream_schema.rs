@@ -133,8 +133,16 @@ fn plain_function(input: &SchemaRef, key: &[usize], function: &Function) -> Resu
     function.outputs.iter().map(|port| port_schema(input, &port.columns)).collect()
 }
 
+/// The highest limit that a write-ahead sink may have.
+const WRITE_AHEAD_BYTES_MAX: u64 = 1 << 30;
+
 fn sink(input: &SchemaRef, function: &Function, write_ahead_bytes: Option<u64>) -> Result<()> {
     demand_kind(function, &[FunctionKind::TwoPhaseSink, FunctionKind::WriteAheadSink])?;
+    if write_ahead_bytes.is_some_and(|bytes| bytes > WRITE_AHEAD_BYTES_MAX) {
+        let message =
+            format!("rows of {} MiB at most wait for a write-ahead sink, in memory and in each checkpoint", WRITE_AHEAD_BYTES_MAX >> 20);
+        return Err(Error::new(code::PLAN_LIMIT, message));
+    }
     if function.kind == FunctionKind::TwoPhaseSink && write_ahead_bytes.is_some() {
         return Err(Error::new(code::BAD_OPTION, "a limit of rows that wait is for write-ahead sinks"));
     }
@@ -210,6 +218,9 @@ fn result_schema(input: &SchemaRef, function: &Function) -> Result<SchemaRef> {
     }
 }
 
+/// Windows that a row may be in.
+const SLIDES_MAX: i64 = 10_000;
+
 fn check_assigner(assigner: &WindowAssigner) -> Result<()> {
     let positive = |what: &str, ms: i64| match ms > 0 {
         true => Ok(()),
@@ -226,6 +237,11 @@ fn check_assigner(assigner: &WindowAssigner) -> Result<()> {
         WindowAssigner::Sliding { size_ms, slide_ms, offset_ms, .. } => {
             positive("size", *size_ms)?;
             positive("slide", *slide_ms)?;
+            if size_ms / slide_ms > SLIDES_MAX {
+                let message =
+                    format!("a window of {size_ms} ms that slides by {slide_ms} ms has every row in more than {SLIDES_MAX} windows");
+                return Err(Error::new(code::PLAN_LIMIT, message));
+            }
             offset_within(*offset_ms, *slide_ms)
         }
         WindowAssigner::Session { gap_ms, .. } => positive("gap", *gap_ms),

@@ -59,6 +59,32 @@ fn a_job_that_cannot_run_is_refused_with_the_place() {
     let unkeyed = [source(), function(1, "total", 0, 1, FORWARD), sink(2, "out", 1)];
     check_refused(&unkeyed, "S2005", "node `total`: column `user` is not in the key of the stream");
     check_refused(&[source()], "S2006", "node `clicks`: nothing reads its output; add a sink");
+    let placed = source().replace(r#""uid": "clicks""#, r#""uid": "clicks", "place": "src/lib.rs:3:5""#);
+    check_refused(&[placed], "S2006", "node `clicks` at src/lib.rs:3:5: nothing reads its output; add a sink");
+}
+
+#[test]
+fn streams_are_united_if_they_agree() {
+    let other = |column: &str, kind: &str| {
+        let text = SOURCE.replace(r#""id": 0"#, r#""id": 1"#).replace("clicks", "views").replace("user", column);
+        text.replace("i64", kind)
+    };
+    let union =
+        |inputs: &str| format!(r#"{{"id": 2, "uid": "out", "inputs": [{inputs}], "body": {{"kind": "sink", "connector": "print"}}}}"#);
+    let both = r#"{"node": 0}, {"node": 1}"#;
+    let graph = JobGraph::new(stream(&[SOURCE.to_owned(), other("user", "i64"), union(both)]).unwrap(), 1);
+    let sink = graph.vertices.len() - 1;
+    let to_sink = graph.vertices.iter().flat_map(|vertex| &vertex.exits).filter(|exit| exit.to == sink && exit.input == 0);
+    assert_eq!((to_sink.count(), graph.regions().len()), (2, 1));
+    let check =
+        |other: String, inputs: &str, code: &str, message: &str| check_refused(&[SOURCE.to_owned(), other, union(inputs)], code, message);
+    let differ = |found: &str| format!("node `out`: its inputs have different columns: (user: Int64) of `clicks` and ({found}) of `views`");
+    check(other("name", "i64"), both, "S2005", &differ("name: Int64"));
+    check(other("user", "string"), both, "S2005", &differ("user: Utf8"));
+    let twice = r#"{"node": 0}, {"node": 1}, {"node": 0}"#;
+    check(other("user", "i64"), twice, "S2006", "node `out`: it reads the output of `clicks` twice; a flat-map gives each row twice");
+    let dealt = r#"{"node": 0}, {"node": 1, "partitioning": {"kind": "rebalance"}}"#;
+    check(other("user", "i64"), dealt, "S2006", "node `out`: its inputs are partitioned in different ways");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! the task). Invariant: an edge leads to an operator of a higher number, so a call never comes back.
 
 use crate::operator::{Operator, OperatorContext, Output};
-use crate::source::SplitEvent;
+use crate::source::{SplitEvent, SplitTime};
 use std::sync::Arc;
 use streamrt_state::{OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, EndOfTime, Result, Status, Target, Watermark};
@@ -26,6 +26,10 @@ pub trait Exits {
     fn batch(&mut self, exit: usize, batch: Batch) -> Result<()>;
     fn watermark(&mut self, exit: usize, watermark: Watermark) -> Result<()>;
     fn status(&mut self, exit: usize, status: Status) -> Result<()>;
+    /// A split of a source is at its end.
+    fn split_finished(&mut self, _exit: usize, _number: u32) -> Result<()> {
+        Ok(())
+    }
 }
 
 struct ChainOutput<'a> {
@@ -98,8 +102,10 @@ impl Output for ChainOutput<'_> {
 
     fn split(&mut self, event: SplitEvent) -> Result<()> {
         for &(_, target) in self.targets {
-            if let Target::Operator(number) = target {
-                self.to_operator(number, &mut |operator, output| operator.split(event, output))?;
+            match (target, event) {
+                (Target::Operator(number), _) => self.to_operator(number, &mut |operator, output| operator.split(event, output))?,
+                (Target::Exit(exit), SplitEvent::Finished { number }) => self.exits.split_finished(exit, number)?,
+                (Target::Exit(_), _) => {}
             }
         }
         Ok(())
@@ -173,6 +179,11 @@ impl OperatorChain {
     /// Calls the operator at the head.
     pub fn head(&mut self, exits: &mut dyn Exits, call: &mut dyn FnMut(&mut dyn Operator, &mut dyn Output) -> Result<()>) -> Result<()> {
         run(&mut self.links, 0, exits, call)
+    }
+
+    /// How far a split of the reader at the head has come, by the generator that is furthest back; `None` if no operator makes watermarks.
+    pub fn split_time(&self, number: u32) -> Option<SplitTime> {
+        self.links.iter().filter_map(|link| link.operator.split_time(number)).reduce(SplitTime::min)
     }
 
     /// When some operator wants to see the clock, in ms.

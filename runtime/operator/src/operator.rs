@@ -1,7 +1,7 @@
 //! The contract of an operator: it gets batches, watermarks and status in order, and puts its results into an [`Output`].
 
 use crate::record_text::RecordEncoding;
-use crate::source::SplitEvent;
+use crate::source::{SplitEvent, SplitTime};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_state::{Namespaces, OperatorSnapshot, OperatorState, StateDisk, Tier};
@@ -17,14 +17,14 @@ pub trait Output {
     /// Sends a watermark that no batch carries.
     fn watermark(&mut self, watermark: Watermark) -> Result<()>;
     fn status(&mut self, status: Status) -> Result<()>;
-    /// Tells the operators of the same chain about a split; ends at the end of the chain.
+    /// Tells the operators of the same chain about a split. Beyond the end of the chain only its end is told.
     fn split(&mut self, event: SplitEvent) -> Result<()>;
 }
 
 /// An operator instance of one subtask.
 ///
 /// The order of calls is `open`, `restore` if there is a snapshot, then any of the others, then `end_of_input` if the input ended by
-/// itself, then `close`. Between `end_of_input` and `close` only `snapshot` and `checkpoint_complete` are called.
+/// itself or was stopped, then `close`. Between `end_of_input` and `close` only `snapshot` and `checkpoint_complete` are called.
 /// The caller has already combined the watermarks of all channels: they only rise.
 pub trait Operator: Send {
     fn open(&mut self, _context: &OperatorContext) -> Result<()> {
@@ -50,6 +50,11 @@ pub trait Operator: Send {
 
     fn split(&mut self, event: SplitEvent, output: &mut dyn Output) -> Result<()> {
         output.split(event)
+    }
+
+    /// How far a split has come here; `None` if this operator makes no watermarks. The reader of the same chain asks after each batch.
+    fn split_time(&self, _number: u32) -> Option<SplitTime> {
+        None
     }
 
     /// The time, in the clock's ms, at which [`Operator::processing_time`] wants to be called; `None` for never.

@@ -9,7 +9,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use streamrt_state::{ListMode, ListSnapshot, OperatorState, RowCodec};
 use streamrt_types::state_types::state_types;
 use streamrt_types::{Error, Result, code};
@@ -61,10 +61,11 @@ impl BroadcastMap {
         BroadcastMap { key_codec, value_codec, entries: BTreeMap::new() }
     }
 
-    /// Shows up to `limit` entries behind `after`, in the order of their keys.
-    pub(crate) fn scan(&self, after: Option<&[u8]>, limit: usize, mut each: impl FnMut(&[u8], &[u8])) {
+    /// Shows entries behind `after`, in the order of their keys, until `each` breaks off.
+    pub(crate) fn scan(&self, after: Option<&[u8]>, mut each: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.entries.range::<[u8], _>((from, Bound::Unbounded)).take(limit).for_each(|(key, value)| each(key, value));
+        // That it broke off is known to `each`.
+        let _ = self.entries.range::<[u8], _>((from, Bound::Unbounded)).try_for_each(|(key, value)| each(key, value));
     }
 
     pub(crate) fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
@@ -162,7 +163,10 @@ mod tests {
             let mut again = BroadcastMap::new(&declared);
             again.restore(&declared, &mut restored(map.freeze(&declared).unwrap(), subtask, 3)).unwrap();
             let mut found = Vec::new();
-            again.scan(Some(&text("a")), 5, |key, value| found.push((key.to_vec(), value.to_vec())));
+            again.scan(Some(&text("a")), |key, value| {
+                found.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            });
             assert_eq!((again.entries.len(), found), (2, vec![(text("c"), number(3))]));
         }
     }

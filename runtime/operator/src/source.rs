@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_types::{Batch, Code, Result, code};
+use streamrt_types::{Batch, Code, Result, Watermark, code};
 
 /// A part of the input that one reader reads from begin to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,16 +19,40 @@ pub struct Split {
 }
 
 /// What happens to the splits of a reader. Watermark generators go by it: a known split that has not begun holds the watermark,
-/// a finished one leaves the minimum.
+/// a finished one leaves the minimum, and one whose turn it is not is silent without being idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SplitEvent {
     /// Assigned to this subtask, not begun yet.
     Known {
         number: u32,
     },
+    /// From here on the reader asks it for rows, whenever it may have some.
+    Turn {
+        number: u32,
+    },
+    /// It may have rows, but the reader does not ask it: others come first.
+    Waits {
+        number: u32,
+    },
     Finished {
         number: u32,
     },
+}
+
+/// How far a split has come, as its watermark generator says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SplitTime {
+    /// [`streamrt_types::WATERMARK_MIN`] before its first row.
+    pub watermark: Watermark,
+    /// It is silent for so long that it holds nothing back.
+    pub idle: bool,
+}
+
+impl SplitTime {
+    /// Of two generators for the same split.
+    pub fn min(self, other: SplitTime) -> SplitTime {
+        SplitTime { watermark: self.watermark.min(other.watermark), idle: self.idle && other.idle }
+    }
 }
 
 /// What an enumerator found.
@@ -47,11 +71,18 @@ pub trait Source: Send + Sync {
     /// Whether the source ends by itself.
     fn bounded(&self) -> bool;
 
+    /// Whether its splits stay open, like the partitions of a log: without event time they are read in turn instead of one after the other,
+    /// and none is closed to be opened again at its position. Default false.
+    fn stays_open(&self) -> bool {
+        false
+    }
+
     /// `restored` is what [`SplitEnumerator::snapshot`] gave: splits that were found before are not found again.
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>>;
 
     /// Opens a split; at `position`, what [`SplitReader::position`] gave, else at its begin. The reader's batches have the source's schema
-    /// and an [`streamrt_types::Origin`]; times and marks come later.
+    /// and an [`streamrt_types::Origin`]; times and marks come later. Splits are also closed and opened again while the job runs, unless they
+    /// stay open: many are read side by side.
     ///
     /// # Errors
     /// `Unavailable` if the split is not there, `Data` if it has no such position any more.
@@ -89,6 +120,20 @@ pub trait SplitReader: Send {
 
     /// Where the next call of `poll` goes on, in the connector's words; JSON. Rows that were returned lie before it, all others behind.
     fn position(&self) -> String;
+
+    /// Bytes of memory that the reader holds, about: those that hold the most are closed first. Default 0.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
+    /// A checkpoint is published that has `position`, which this reader gave: no run begins before it any more. For systems that keep
+    /// offsets of their own. Called for splits that stay open.
+    ///
+    /// # Errors
+    /// What ends the task.
+    fn checkpoint_complete(&mut self, _position: &str) -> Result<()> {
+        Ok(())
+    }
 
     /// Says that a record too long for memory is to be reported as refused, and no error of `poll`. Called before the first `poll`, under the
     /// poison policy `skip`: under another one nobody wants to wait for the end of such a record.

@@ -9,11 +9,12 @@
 use crate::function::{StateAccess, StateIn, StateOut};
 use crate::operator::OperatorContext;
 use crate::operator_states::{BroadcastMap, ItemList};
+use crate::room::{Room, SCAN_BYTES};
 use arrow_array::{ArrayRef, RecordBatch};
 use serde_json::Value;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use streamrt_state::{
     EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl, ValueState,
@@ -292,6 +293,9 @@ struct Reads {
     maps: Vec<(u32, u32, KeyRange)>,
 }
 
+/// Key and value, encoded.
+type Pair = (Vec<u8>, Vec<u8>);
+
 /// A part of a map, by its encoded keys.
 type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
@@ -336,11 +340,20 @@ impl CallStates {
         if known { Ok(()) } else { Err(bad_output(format!("slot {slot} is not of this call"))) }
     }
 
-    /// The encoded elements of a list, with what the call has done to it.
-    fn elements(&mut self, number: u32, slot: u32) -> Result<Vec<Vec<u8>>> {
+    /// The encoded elements of a list, with what the call has done to it. They are not copied before they have room.
+    fn elements(&mut self, number: u32, slot: u32, room: &mut Room) -> Result<Vec<Vec<u8>>> {
         self.check_slot(number, slot)?;
         let writes = self.writes.lists.get(&(number, slot));
         let cleared = writes.is_some_and(|writes| writes.cleared);
+        writes.iter().flat_map(|writes| &writes.appended).try_for_each(|element| room.take(1, element.len()))?;
+        match find(&mut self.states, number)? {
+            State::Items(list) if !cleared => list.items.iter().try_for_each(|element| room.take(1, element.len()))?,
+            State::List(state) if !cleared => {
+                let (n, n_bytes) = state.extent(&self.keys, slot as usize);
+                room.take(n, n_bytes)?;
+            }
+            _ => {}
+        }
         let mut elements = match find(&mut self.states, number)? {
             State::Items(list) if !cleared => list.items.clone(),
             State::Items(_) => Vec::new(),
@@ -378,38 +391,51 @@ impl CallStates {
         Ok(state.get(&self.keys, slot as usize, key).map(<[u8]>::to_vec))
     }
 
-    /// Up to `limit` entries of a map behind `after`, in order, merged from the state and the call's writes.
-    fn entries(&mut self, number: u32, slot: u32, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    /// Up to `limit` entries of a map behind `after`, in order, merged from the state and the call's writes; fewer if they are large. And the key
+    /// up to which all were looked at, if there may be more.
+    fn entries(&mut self, number: u32, slot: u32, after: Option<&[u8]>, limit: usize) -> Result<(Vec<Pair>, Option<Vec<u8>>)> {
         self.check_slot(number, slot)?;
         let nothing = MapWrites::default();
         let writes = self.writes.maps.get(&(number, slot)).unwrap_or(&nothing);
         // Each written entry can hide one old entry at most.
         let n_old = if writes.cleared { 0 } else { limit + writes.entries.len() };
         let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
-        let each = |key: &[u8], value: &[u8]| drop(merged.insert(key.to_vec(), Some(value.to_vec())));
+        let (mut n_bytes, mut cut) = (0, None);
+        let each = |key: &[u8], value: &[u8]| {
+            if merged.len() == n_old {
+                return ControlFlow::Break(());
+            }
+            merged.insert(key.to_vec(), Some(value.to_vec()));
+            n_bytes += key.len() + value.len();
+            if n_bytes < SCAN_BYTES {
+                return ControlFlow::Continue(());
+            }
+            cut = Some(key.to_vec());
+            ControlFlow::Break(())
+        };
         let has_ttl = match find(&mut self.states, number)? {
             State::Map(state) => {
-                state.scan(&self.keys, slot as usize, after, n_old, each);
+                state.scan(&self.keys, slot as usize, after, each);
                 state.has_ttl()
             }
             State::Broadcast(map) => {
-                map.scan(after, n_old, each);
+                map.scan(after, each);
                 false
             }
             _ => return Err(wrong_kind(number)),
         };
-        let is_behind = |key: &[u8]| after.is_none_or(|after| key > after);
+        let is_behind = |key: &[u8]| after.is_none_or(|after| key > after) && cut.as_deref().is_none_or(|cut| key <= cut);
         merged.extend(writes.entries.iter().filter(|(key, _)| is_behind(key)).map(|(key, value)| (key.clone(), value.clone())));
-        let entries: Vec<(Vec<u8>, Vec<u8>)> = merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect();
+        let entries: Vec<Pair> = merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect();
+        let last = entries.last().filter(|_| entries.len() == limit).map(|(key, _)| key.clone()).or(cut);
         if has_ttl {
-            let last = entries.last().filter(|_| entries.len() == limit);
             let read = (
                 after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.to_vec())),
-                last.map_or(Bound::Unbounded, |(key, _)| Bound::Included(key.clone())),
+                last.clone().map_or(Bound::Unbounded, Bound::Included),
             );
             self.writes.reads.maps.push((number, slot, read));
         }
-        Ok(entries)
+        Ok((entries, last.filter(|_| limit > 0)))
     }
 
     fn put_list(&mut self, number: u32, slots: &[u32], actions: &[u8], columns: &RecordBatch) -> Result<()> {
@@ -513,8 +539,9 @@ impl StateAccess for CallStates {
     fn list(&mut self, number: u32, slots: &[u32]) -> Result<(RecordBatch, Vec<u32>)> {
         let mut elements = Vec::new();
         let mut offsets = vec![0];
+        let mut room = Room::new(number);
         for &slot in slots {
-            elements.extend(self.elements(number, slot)?);
+            elements.extend(self.elements(number, slot, &mut room)?);
             offsets.push(u32::try_from(elements.len()).map_err(|_| Error::new(code::BATCH_LIMIT, "lists of more than 2^32 elements"))?);
         }
         Ok((decoded(list_codec(&mut self.states, number)?, &elements)?, offsets))
@@ -525,8 +552,10 @@ impl StateAccess for CallStates {
         check_types(&codec, keys.columns(), number)?;
         let mut values = Vec::with_capacity(slots.len());
         let mut present = Vec::with_capacity(slots.len());
+        let mut room = Room::new(number);
         for (row, &slot) in slots.iter().enumerate() {
             let value = self.entry(number, slot, &encoded(&codec, keys.columns(), row))?;
+            room.take(1, value.as_ref().map_or(0, Vec::len))?;
             present.push(u8::from(value.is_some()));
             values.push(value.unwrap_or_default());
         }
@@ -548,9 +577,9 @@ impl StateAccess for CallStates {
     fn scan(&mut self, number: u32, slot: u32, after: &[u8], limit: usize) -> Result<(RecordBatch, Option<Vec<u8>>)> {
         // A cursor is a byte and the last key, so that an empty key is not mistaken for the beginning.
         let last = after.split_first().map(|(_, key)| key);
-        let (keys, values): (Vec<_>, Vec<_>) = self.entries(number, slot, last, limit)?.into_iter().unzip();
-        let more = keys.len() == limit && limit > 0;
-        let cursor = keys.last().filter(|_| more).map(|key| [&[1], key.as_slice()].concat());
+        let (entries, last) = self.entries(number, slot, last, limit)?;
+        let (keys, values): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
+        let cursor = last.map(|key| [&[1], key.as_slice()].concat());
         let (key_codec, value_codec) = map_codecs(&mut self.states, number)?;
         Ok((joined(&decoded(key_codec, &keys)?, &decoded(value_codec, &values)?)?, cursor))
     }

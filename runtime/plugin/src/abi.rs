@@ -5,6 +5,9 @@
 
 use wasmtime::component::{ComponentType, Lift, Lower};
 
+/// What a section or a buffer costs beside its bytes.
+pub(crate) const PIECE_BYTES: usize = 64;
+
 /// A buffer on its way in.
 #[derive(ComponentType, Lower)]
 #[component(record)]
@@ -46,9 +49,10 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// Bytes of all buffers together.
-    pub fn n_bytes(&self) -> usize {
-        self.buffers.iter().map(|buffer| buffer.bytes.len()).sum()
+    /// What it takes in the host: the bytes of all buffers, and something for each buffer and the section itself, so that empty ones count too.
+    pub fn cost(&self) -> usize {
+        let n_bytes: usize = self.buffers.iter().map(|buffer| buffer.bytes.len()).sum();
+        n_bytes + (self.buffers.len() + 1) * PIECE_BYTES
     }
 }
 

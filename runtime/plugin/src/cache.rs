@@ -54,19 +54,13 @@ impl Cache {
         if blake3::hash(code) != *<&[u8; CHECKSUM_BYTES]>::try_from(checksum).ok()? {
             return None;
         }
-        // SAFETY: `deserialize` demands bytes that `serialize` made. `store` below is the only writer of these files; the folder is the
-        // user's own and closed to others (checked in `open`), and the checksum shows that the file is whole and unchanged. That it
-        // was made for this version of wasmtime and these settings is in its name, and wasmtime checks it again.
-        #[allow(unsafe_code)]
-        let component = unsafe { Component::deserialize(engine, code) };
-        component.ok()
+        trusted(engine, code).ok()
     }
 
     /// Keeps a compiled component, under a temporary name first, so that no half of it is ever seen.
-    pub fn store(&self, engine: &Engine, digest: &str, component: &Component) -> io::Result<()> {
-        let code = component.serialize().map_err(io::Error::other)?;
+    pub fn store(&self, engine: &Engine, digest: &str, code: &[u8]) -> io::Result<()> {
         let temporary = self.folder.join(format!(".{}-{}", std::process::id(), N_WRITES.fetch_add(1, Ordering::Relaxed)));
-        let written = write(&temporary, &code).and_then(|()| fs::rename(&temporary, self.path(engine, digest)));
+        let written = write(&temporary, code).and_then(|()| fs::rename(&temporary, self.path(engine, digest)));
         if written.is_err() {
             // What is left of a full disk is of no use.
             let _ = fs::remove_file(&temporary);
@@ -84,6 +78,21 @@ impl Cache {
         files.sort();
         let surplus = files.len().saturating_sub(FILES_MAX);
         files.iter().take(surplus).try_for_each(|(_, path)| fs::remove_file(path))
+    }
+}
+
+/// Loads code that this program compiled: from the cache, or from the process that it compiles in.
+///
+/// # Errors
+/// wasmtime's, if the code is of another version or other settings.
+pub(crate) fn trusted(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `deserialize` demands bytes that `serialize` made. They come from `store` above, which is the only writer of the files of the
+    // cache; the folder is the user's own and closed to others (checked in `open`), and the checksum shows that the file is whole and
+    // unchanged; or straight from the same program (`compiler.rs`), through a pipe that nobody else holds. That they were made for this
+    // version of wasmtime and these settings is in the name of the file, and wasmtime checks it again.
+    #[allow(unsafe_code)]
+    unsafe {
+        Component::deserialize(engine, code)
     }
 }
 

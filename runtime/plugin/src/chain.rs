@@ -7,7 +7,7 @@ use crate::abi::{Answer, Section};
 use crate::guest::Instance;
 use crate::lower::Sections;
 use crate::outcome::{self, Asked};
-use crate::plugin::Plugin;
+use crate::plugin::{self, Plugin};
 use crate::signature::Signature;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -96,7 +96,7 @@ impl PluginChain {
                 (error::HOST, _) => {
                     Error::internal(format!("the plugin's SDK says that this host broke its promise: {}", refused.message)).into()
                 }
-                _ => Error::new(code::USER_ERROR, refused.message).into(),
+                (code, _) => Error::new(plugin::mistake(code).unwrap_or(code::USER_ERROR), refused.message).into(),
             }),
         }
     }

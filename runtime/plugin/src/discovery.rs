@@ -19,6 +19,9 @@ const PACKAGE: &str = "streamrt:plugin/";
 /// Interfaces of this package are inert here: linked, but without effect.
 const WASI: &str = "wasi:";
 
+/// Functions and types of all imported interfaces; each is defined anew for the component. All of WASI 0.2 has some 400.
+const IMPORTS_MAX: usize = 10_000;
+
 /// Names of the interfaces at the outer edge of a component.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outline {
@@ -64,9 +67,21 @@ pub(crate) fn outline(engine: &Engine, component: &Component) -> Result<Outline>
         imports: ty.imports(engine).map(|(name, _)| name.to_owned()).collect(),
         exports: ty.exports(engine).map(|(name, _)| name.to_owned()).collect(),
     };
+    let n_imported: usize = ty.imports(engine).map(|(_, item)| n_functions(engine, &item.ty)).sum();
+    if n_imported > IMPORTS_MAX {
+        let message = format!("the component imports {n_imported} functions and types, and may import {IMPORTS_MAX}");
+        return Err(Error::new(code::COMPONENT_LIMIT, message));
+    }
     check_exports(&outline.exports)?;
     ty.imports(engine).try_for_each(|(name, item)| check_import(engine, name, &item.ty))?;
     Ok(outline)
+}
+
+fn n_functions(engine: &Engine, item: &ComponentItem) -> usize {
+    match item {
+        ComponentItem::ComponentInstance(instance) => instance.exports(engine).count(),
+        _ => 1,
+    }
 }
 
 fn check_exports(exports: &[String]) -> Result<()> {

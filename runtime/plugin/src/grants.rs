@@ -44,48 +44,71 @@ impl Grants {
         names.iter().map(find).collect::<Result<_>>().map(Grants)
     }
 
-    fn folder(&self, name: &str) -> Answer<&Folder> {
+    fn folder(&self, name: &str) -> Answer<&Arc<Folder>> {
         let refuse =
             || GuestError { code: error::REFUSED, message: format!("no folder is granted to this function under the name `{name}`") };
-        self.0.get(name).map(|folder| &**folder).ok_or_else(refuse)
+        self.0.get(name).ok_or_else(refuse)
     }
 }
 
 type Context<'a> = StoreContextMut<'a, Guest>;
 
-/// Does the work in the folder; the time that it takes is not the guest's.
-fn on_disk<T>(mut context: Context<'_>, grant: &str, work: impl FnOnce(&Folder) -> Answer<T>) -> wasmtime::Result<(Answer<T>,)> {
+/// Does the work in the folder; the time that it takes is not the guest's, but has a limit of its own.
+fn on_disk<T: Send + 'static>(
+    mut context: Context<'_>,
+    grant: &str,
+    work: impl FnOnce(&Folder) -> Answer<T> + Send + 'static,
+) -> wasmtime::Result<(Answer<T>,)> {
     let guest = context.data_mut();
     guest.n_imported += 1;
-    let answer = guest.grants.folder(grant);
-    let answer = guest.deadline.pause(|| answer.and_then(work));
+    let folder = match guest.grants.folder(grant) {
+        Ok(folder) => folder.clone(),
+        Err(refused) => return Ok((Err(refused),)),
+    };
+    let Guest { deadline, files, cancel, .. } = guest;
+    let answer = deadline.pause(|| files.run(cancel, move || work(&folder)))?;
     Ok((answer,))
+}
+
+/// As [`on_disk`], for bytes that the guest writes.
+fn written(
+    mut context: Context<'_>,
+    grant: &str,
+    bytes: Vec<u8>,
+    work: impl FnOnce(&Folder, &[u8]) -> Answer<()> + Send + 'static,
+) -> wasmtime::Result<(Answer<()>,)> {
+    context.data_mut().files.spend(bytes.len())?;
+    on_disk(context, grant, move |folder| work(folder, &bytes))
 }
 
 /// Puts the interface into a linker.
 pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut files = linker.instance(FILES_INTERFACE)?;
-    files
-        .func_wrap("list", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.list(&path)))?;
-    files
-        .func_wrap("look", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.look(&path)))?;
+    files.func_wrap("list", |context: Context<'_>, (grant, path): (String, String)| {
+        on_disk(context, &grant, move |folder| folder.list(&path))
+    })?;
+    files.func_wrap("look", |context: Context<'_>, (grant, path): (String, String)| {
+        on_disk(context, &grant, move |folder| folder.look(&path))
+    })?;
     files.func_wrap("read", |context: Context<'_>, (grant, path, offset, length): (String, String, u64, u32)| {
-        on_disk(context, &grant, |folder| folder.read(&path, offset, length))
+        on_disk(context, &grant, move |folder| folder.read(&path, offset, length))
     })?;
     files.func_wrap("write", |context: Context<'_>, (grant, path, bytes): (String, String, Vec<u8>)| {
-        on_disk(context, &grant, |folder| folder.write(&path, &bytes))
+        written(context, &grant, bytes, move |folder, bytes| folder.write(&path, bytes))
     })?;
     files.func_wrap("append", |context: Context<'_>, (grant, path, bytes): (String, String, Vec<u8>)| {
-        on_disk(context, &grant, |folder| folder.append(&path, &bytes))
+        written(context, &grant, bytes, move |folder, bytes| folder.append(&path, bytes))
     })?;
     files.func_wrap("rename", |context: Context<'_>, (grant, old, new): (String, String, String)| {
-        on_disk(context, &grant, |folder| folder.rename(&old, &new))
+        on_disk(context, &grant, move |folder| folder.rename(&old, &new))
     })?;
     files.func_wrap("remove", |context: Context<'_>, (grant, path): (String, String)| {
-        on_disk(context, &grant, |folder| folder.remove(&path))
+        on_disk(context, &grant, move |folder| folder.remove(&path))
     })?;
     files.func_wrap("make-folder", |context: Context<'_>, (grant, path): (String, String)| {
-        on_disk(context, &grant, |folder| folder.make_folder(&path))
+        on_disk(context, &grant, move |folder| folder.make_folder(&path))
     })?;
-    files.func_wrap("sync", |context: Context<'_>, (grant, path): (String, String)| on_disk(context, &grant, |folder| folder.sync(&path)))
+    files.func_wrap("sync", |context: Context<'_>, (grant, path): (String, String)| {
+        on_disk(context, &grant, move |folder| folder.sync(&path))
+    })
 }

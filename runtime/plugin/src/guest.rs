@@ -5,6 +5,7 @@
 
 use crate::abi::{Answer, Section, SectionIn};
 use crate::chain::Log;
+use crate::file_work::FileWork;
 use crate::grants::Grants;
 use crate::host::Limits;
 use crate::plugin::Plugin;
@@ -26,7 +27,7 @@ use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
 /// guests (Python) have some 50,000.
 const TABLE_ENTRIES_MAX: usize = 1 << 20;
 
-/// Core instances, memories and tables of a component; the largest known guests have some 60.
+/// Core instances, memories and tables of a component. `census.rs` has counted the instances before; the largest known guests have some 60.
 const CORE_ITEMS_MAX: usize = 1000;
 
 /// Messages that one call may log, so that a loop does not fill the disk. More are dropped, with one message that says so.
@@ -46,6 +47,7 @@ pub(crate) struct Guest {
     pub wasi: Inert,
     /// Folders that it may use.
     pub grants: Grants,
+    pub files: FileWork,
     /// Calls of imported functions so far.
     pub n_imported: u64,
 }
@@ -56,6 +58,8 @@ pub(crate) struct Running {
     pub n_slots: usize,
     /// Held back until the call returns.
     pub emitted: Vec<Section>,
+    /// Whether somebody takes what is emitted: `invoke` alone has an output.
+    pub may_emit: bool,
     /// What the call may still send.
     pub output_bytes_left: usize,
     pub output_bytes_max: usize,
@@ -69,10 +73,23 @@ impl Running {
             access: NoState::boxed(),
             n_slots: 0,
             emitted: Vec::new(),
+            may_emit: false,
             output_bytes_left: output_bytes_max,
             output_bytes_max,
             state_error: None,
         }
+    }
+}
+
+impl Running {
+    /// Takes so many bytes off what the call may still hold back in the host.
+    ///
+    /// # Errors
+    /// Ends the guest if there are not so many left.
+    pub fn spend(&mut self, n_bytes: usize) -> wasmtime::Result<()> {
+        let left = self.output_bytes_left.checked_sub(n_bytes);
+        self.output_bytes_left = left.ok_or(Stop::Output { bytes_max: self.output_bytes_max })?;
+        Ok(())
     }
 }
 
@@ -91,6 +108,7 @@ impl Guest {
             signature,
             wasi,
             grants: Grants::default(),
+            files: FileWork::new(limits.files_time, limits.files_bytes),
             n_imported: 0,
         }
     }
@@ -135,6 +153,13 @@ pub(crate) struct Budget {
     memory_bytes_left: usize,
     memory_bytes_max: usize,
     table_entries_left: usize,
+}
+
+impl Budget {
+    /// What an instance has beside its linear memory; a component that has too much of it was refused when it was loaded.
+    pub fn take(&mut self, n_bytes: usize) {
+        self.memory_bytes_left = self.memory_bytes_left.saturating_sub(n_bytes);
+    }
 }
 
 impl ResourceLimiter for Budget {
@@ -215,7 +240,10 @@ impl Instance {
     }
 
     pub fn invoke(&mut self, chain: u32, call: u16, input: &[SectionIn<'_>], deadline: Duration) -> Result<Answer<Vec<Section>>, Failure> {
-        self.call(self.invoke, (chain, call, input), deadline)
+        self.store.data_mut().running.may_emit = true;
+        let answer = self.call(self.invoke, (chain, call, input), deadline);
+        self.store.data_mut().running.may_emit = false;
+        answer
     }
 
     /// Calls an export. The types are compared each time, which costs some 100 ns a batch: a typed function cannot be kept for
@@ -234,9 +262,12 @@ impl Instance {
     fn begin(&mut self, deadline: Duration) -> wasmtime::Result<()> {
         let guest = self.store.data_mut();
         guest.deadline.renew(deadline);
+        guest.files.renew();
         guest.journal.n_messages = 0;
         guest.journal.complaint = None;
         guest.running.output_bytes_left = guest.running.output_bytes_max;
+        // Of a call that failed; its instance is dropped, but nothing is to depend on that.
+        guest.running.emitted.clear();
         let fuel = guest.running.output_bytes_max;
         guest.check_time()?;
         self.store.set_epoch_deadline(1);

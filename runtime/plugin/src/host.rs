@@ -1,10 +1,12 @@
 //! The host of all plugins of a process: one engine, its ticker, and the cache of compiled code.
 
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
+use crate::compiler::{Compiler, compile_here};
 use crate::plugin::Plugin;
 use crate::ticker::Ticker;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use streamrt_types::{Clock, Configuration, Error, Result, SystemClock};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
@@ -20,6 +22,8 @@ pub struct PluginHost {
     pub(crate) limits: Limits,
     cache: Option<Cache>,
     cache_fault: Option<String>,
+    /// None: components are compiled in this process.
+    compiler: Option<Compiler>,
 }
 
 /// What one instance may use.
@@ -30,6 +34,13 @@ pub(crate) struct Limits {
     pub deadline_ms: u64,
     /// Whether compiled code looks at the epoch.
     pub epoch: bool,
+    /// Of the component itself.
+    pub size_bytes: usize,
+    pub compile_bytes: usize,
+    pub compile_time: Duration,
+    /// Of the file calls of one call together.
+    pub files_time: Duration,
+    pub files_bytes: u64,
 }
 
 impl PluginHost {
@@ -42,7 +53,15 @@ impl PluginHost {
     /// `Internal` if the engine or the thread cannot be made on this machine. A cache folder that cannot be used is no error: see
     /// [`PluginHost::cache_fault`].
     pub fn new(configuration: &Configuration, cache_dir: Option<PathBuf>) -> Result<Arc<PluginHost>> {
-        PluginHost::with_clock(configuration, cache_dir, SystemClock::shared())
+        PluginHost::make(configuration, cache_dir, SystemClock::shared(), None)
+    }
+
+    /// Like [`PluginHost::new`], for components of strangers: they are compiled by another process, under limits of time and memory.
+    ///
+    /// # Errors
+    /// As for [`PluginHost::new`].
+    pub fn for_strangers(configuration: &Configuration, cache_dir: Option<PathBuf>, compiler: Compiler) -> Result<Arc<PluginHost>> {
+        PluginHost::make(configuration, cache_dir, SystemClock::shared(), Some(compiler))
     }
 
     /// Like [`PluginHost::new`], with a clock for guests that read the time through WASI.
@@ -50,11 +69,25 @@ impl PluginHost {
     /// # Errors
     /// As for [`PluginHost::new`].
     pub fn with_clock(configuration: &Configuration, cache_dir: Option<PathBuf>, clock: Arc<dyn Clock>) -> Result<Arc<PluginHost>> {
+        PluginHost::make(configuration, cache_dir, clock, None)
+    }
+
+    fn make(
+        configuration: &Configuration,
+        cache_dir: Option<PathBuf>,
+        clock: Arc<dyn Clock>,
+        compiler: Option<Compiler>,
+    ) -> Result<Arc<PluginHost>> {
         let limits = Limits {
             memory_bytes: configuration.plugin_memory_bytes,
             output_bytes: configuration.plugin_output_bytes,
             deadline_ms: configuration.plugin_deadline_ms,
             epoch: configuration.plugin_epoch,
+            size_bytes: configuration.plugin_size_bytes,
+            compile_bytes: configuration.plugin_compile_bytes,
+            compile_time: Duration::from_millis(configuration.plugin_compile_ms),
+            files_time: Duration::from_millis(configuration.plugin_files_ms),
+            files_bytes: configuration.plugin_files_bytes as u64,
         };
         let engine =
             Engine::new(&config(limits.epoch)).map_err(|e| Error::internal(format!("the Wasm engine cannot be made here: {e:#}")))?;
@@ -64,7 +97,7 @@ impl PluginHost {
             Some(Ok(cache)) => (Some(cache), None),
             Some(Err(fault)) => (None, Some(fault)),
         };
-        Ok(Arc::new(PluginHost { engine, ticker, clock, limits, cache, cache_fault }))
+        Ok(Arc::new(PluginHost { engine, ticker, clock, limits, cache, cache_fault, compiler }))
     }
 
     /// Why compiled code is not kept, as a sentence for a warning; `None` if it is, or if no folder was given.
@@ -75,27 +108,39 @@ impl PluginHost {
     /// Checks a component and makes it ready, from the cache if it is there. Compiling takes seconds for a megabyte.
     ///
     /// # Errors
-    /// `Invalid`, by the first of these that holds: not Wasm, compiled code, a core module, damaged, no operator interface, another
+    /// `Invalid`, by the first of these that holds: not Wasm, compiled code, a core module, too large, damaged, no operator interface, another
     /// version of it, an import that nothing provides.
     pub fn load(self: &Arc<Self>, bytes: &[u8]) -> Result<Arc<Plugin>> {
         Plugin::load(self.clone(), bytes).map(Arc::new)
     }
 
     /// The component from the cache, or compiled and then kept.
-    pub(crate) fn compile(&self, digest: &str, bytes: &[u8]) -> wasmtime::Result<Component> {
+    pub(crate) fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Component> {
         if let Some(component) = self.cache.as_ref().and_then(|cache| cache.load(&self.engine, digest)) {
             return Ok(component);
         }
-        let component = Component::from_binary(&self.engine, bytes)?;
-        if let Some(cache) = &self.cache {
+        let (component, code) = match &self.compiler {
+            None => {
+                let component = compile_here(&self.engine, bytes)?;
+                let code = component.serialize();
+                (component, code.ok())
+            }
+            Some(compiler) => {
+                let code = compiler.compile(&self.limits, bytes)?;
+                let component = cache::trusted(&self.engine, &code);
+                (component.map_err(|e| Error::internal(format!("compiled code cannot be loaded: {e:#}")))?, Some(code))
+            }
+        };
+        if let (Some(cache), Some(code)) = (&self.cache, code) {
             // A full disk must not fail the job: the next start compiles again.
-            let _ = cache.store(&self.engine, digest, &component);
+            let _ = cache.store(&self.engine, digest, &code);
         }
         Ok(component)
     }
 }
 
-fn config(epoch: bool) -> Config {
+/// The settings of every engine here: compiled code fits those alone that it was compiled with.
+pub(crate) fn config(epoch: bool) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
     // With it, small synchronous calls cost many times more, and nothing here is asynchronous.

@@ -3,12 +3,11 @@
 //! Requests are untrusted: they are read like outputs, slots are checked against those of the running call. What a guest asks wrongly it is
 //! told (`error` with code 5), and the call then usually fails; the cause is kept, because it says more than the guest will.
 
-use crate::abi::{Answer, GuestError, Section};
+use crate::abi::{Answer, GuestError, PIECE_BYTES, Section};
 use crate::guest::Guest;
 use crate::lift::{Reader, bad};
 use crate::lower::Pieces;
 use crate::signature::StateTypes;
-use crate::trap::Stop;
 use arrow_array::RecordBatch;
 use streamrt_types::{Error, Result};
 use streamrt_wit::codes::{action, buffer, error, part, section};
@@ -25,21 +24,32 @@ type Context<'a> = StoreContextMut<'a, Guest>;
 pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut state = linker.instance(STATE_INTERFACE)?;
     state.func_wrap("get-many", |mut context: Context<'_>, (number, keys): (u32, Section)| {
+        spend_reads(context.data_mut(), number, keys.rows as usize, keys.cost())?;
         Ok((answer(context.data_mut(), |guest| get_many(guest, number, keys)),))
     })?;
     state.func_wrap("put-many", |mut context: Context<'_>, (number, entries): (u32, Section)| {
+        // What is written is held back until the call returns, like output.
+        context.data_mut().running.spend(entries.cost().saturating_add((entries.rows as usize).saturating_mul(PIECE_BYTES)))?;
         Ok((answer(context.data_mut(), |guest| put_many(guest, number, entries)),))
     })?;
     state.func_wrap("scan", |mut context: Context<'_>, (number, slot, after, limit): (u32, u32, Vec<u8>, u32)| {
+        spend_reads(context.data_mut(), number, 1, after.len())?;
         Ok((answer(context.data_mut(), |guest| scan(guest, number, slot, &after, limit)),))
     })?;
     let mut host = linker.instance(HOST_INTERFACE)?;
-    host.func_wrap("emit", |context: Context<'_>, (segment,): (Section,)| emit(context, segment).map(|()| (Answer::Ok(()),)))?;
+    host.func_wrap("emit", |context: Context<'_>, (segment,): (Section,)| emit(context, segment).map(|answer| (answer,)))?;
     host.func_wrap("log", |mut context: Context<'_>, (level, message): (u8, String)| {
         context.data_mut().n_imported += 1;
         context.data_mut().journal.write(level, &message);
         Ok(())
     })
+}
+
+/// What was read of state with a time to live is remembered until the call returns.
+fn spend_reads(guest: &mut Guest, number: u32, rows: usize, n_bytes: usize) -> wasmtime::Result<()> {
+    let has_ttl = descriptor(&guest.signature, number).is_ok_and(|state| state.has_ttl);
+    let cost = if has_ttl { n_bytes.saturating_add(rows.saturating_mul(2 * PIECE_BYTES)) } else { 0 };
+    guest.running.spend(cost)
 }
 
 fn answer<T>(guest: &mut Guest, work: impl FnOnce(&mut Guest) -> Result<T>) -> Answer<T> {
@@ -52,17 +62,19 @@ fn answer<T>(guest: &mut Guest, work: impl FnOnce(&mut Guest) -> Result<T>) -> A
 }
 
 /// Holds a segment back, and takes its size off what the call may still send, so that the limit holds over all of them.
-fn emit(mut context: Context<'_>, segment: Section) -> wasmtime::Result<()> {
+fn emit(mut context: Context<'_>, segment: Section) -> wasmtime::Result<Answer<()>> {
     let guest = context.data_mut();
     guest.n_imported += 1;
+    if !guest.running.may_emit {
+        let message = "there is no output to send to: sinks have none, nor has `describe`".to_owned();
+        return Ok(Err(GuestError { code: error::REFUSED, message }));
+    }
     let running = &mut guest.running;
-    let Some(left) = running.output_bytes_left.checked_sub(segment.n_bytes()) else {
-        return Err(Stop::Output { bytes_max: running.output_bytes_max }.into());
-    };
-    running.output_bytes_left = left;
+    running.spend(segment.cost())?;
+    let left = running.output_bytes_left;
     running.emitted.push(segment);
     context.set_hostcall_fuel(left);
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// The descriptor of list or map state; its number is that of the function in front.

@@ -17,9 +17,12 @@
 
 mod abi;
 mod cache;
+mod census;
 mod chain;
+mod compiler;
 mod custom_section;
 mod discovery;
+mod file_work;
 mod folder;
 mod grants;
 mod guest;
@@ -36,6 +39,7 @@ mod trap;
 mod wasi;
 
 pub use chain::{ChainSpec, Log, PluginChain};
+pub use compiler::{Compiler, compile};
 pub use grants::Grants;
 pub use host::PluginHost;
 pub use plugin::Plugin;

@@ -17,6 +17,9 @@ pub(crate) fn bad(message: impl Into<String>) -> Error {
     Error::new(code::BAD_OUTPUT, message)
 }
 
+/// Of one section: three for each of as many columns as a stream may have, and some. Each column looks for its own among them.
+const BUFFERS_MAX: usize = 12_500;
+
 /// The buffers of one section, taken out one after the other.
 pub(crate) struct Reader {
     rows: usize,
@@ -58,6 +61,9 @@ impl Reader {
     /// # Errors
     /// `UserCode` for the first column that does not hold together.
     pub fn columns(&mut self, schema: &SchemaRef, first_node: u16) -> Result<RecordBatch> {
+        if self.buffers.len() > BUFFERS_MAX {
+            return Err(bad(format!("a section has {} buffers, and may have {BUFFERS_MAX}", self.buffers.len())));
+        }
         let columns = schema.fields().iter().zip(first_node..).map(|(field, node)| self.column(field, node)).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
         let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options);

@@ -53,9 +53,15 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// Of one call; each looks for those of the same port. What is worth a section of its own has a mebibyte.
+const SECTIONS_MAX: usize = 10_000;
+
 /// Emitted and returned sections together may not be larger than the limit.
 pub(crate) fn check_size(sections: &[Section], bytes_max: usize) -> Result<()> {
-    let n_bytes: usize = sections.iter().map(Section::n_bytes).sum();
+    if sections.len() > SECTIONS_MAX {
+        return Err(bad(format!("the plugin sends {} sections in one call, and may send {SECTIONS_MAX}", sections.len())));
+    }
+    let n_bytes: usize = sections.iter().map(Section::cost).sum();
     if n_bytes > bytes_max { Err(Error::new(code::OUTPUT_LIMIT, Stop::Output { bytes_max }.to_string())) } else { Ok(()) }
 }
 

@@ -3,6 +3,7 @@
 //! Imports are linked once, when it is loaded: making an instance is then a matter of microseconds.
 
 use crate::abi::GuestError;
+use crate::census::{self, Census};
 use crate::chain::{ChainSpec, PluginChain};
 use crate::custom_section;
 use crate::discovery::{self, Outline};
@@ -17,11 +18,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use streamrt_operator::Failure;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Code, Error, Result, code};
 use streamrt_wit::codes::error;
 use streamrt_wit::{META_SECTION, OPERATOR_INTERFACE, Plan};
 use wasmtime::Engine;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
+
+/// Of the section that says what made a component; it has some hundred bytes.
+const META_BYTES_MAX: usize = 16 << 10;
+
+/// Of the text of a plan.
+const PLAN_BYTES_MAX: usize = 4 << 20;
+
+/// Objects and lists of a plan. One of three bytes takes some hundred when it is read; a node has some ten of them.
+const PLAN_VALUES_MAX: usize = 200_000;
 
 /// A loaded component. Instances of it share its code.
 pub struct Plugin {
@@ -30,6 +40,7 @@ pub struct Plugin {
     size_bytes: usize,
     outline: Outline,
     meta: Option<serde_json::Value>,
+    census: Census,
     component: InstancePre<Guest>,
     functions: Functions,
 }
@@ -46,13 +57,16 @@ pub(crate) struct Functions {
 impl Plugin {
     pub(crate) fn load(host: Arc<PluginHost>, bytes: &[u8]) -> Result<Plugin> {
         discovery::check_format(bytes)?;
+        check_size(bytes.len(), host.limits.size_bytes)?;
+        let census = census::count(bytes, host.limits.memory_bytes)?;
         let digest = blake3::hash(bytes).to_hex().to_string();
-        let component = host.compile(&digest, bytes).map_err(|e| discovery::damaged(&e))?;
+        let component = host.compile(&digest, bytes)?;
         let outline = discovery::outline(&host.engine, &component)?;
         let functions = Functions::find(&component)?;
-        let meta = custom_section::find(bytes, META_SECTION).and_then(|text| serde_json::from_slice(text).ok());
+        let meta = custom_section::find(bytes, META_SECTION).filter(|text| text.len() <= META_BYTES_MAX);
+        let meta = meta.and_then(|text| serde_json::from_slice(text).ok());
         let component = link(&host.engine, &component)?;
-        Ok(Plugin { host, digest, size_bytes: bytes.len(), outline, meta, component, functions })
+        Ok(Plugin { host, digest, size_bytes: bytes.len(), outline, meta, census, component, functions })
     }
 
     /// The blake3 hash of the component, in hexadecimal digits.
@@ -145,7 +159,9 @@ impl Plugin {
     pub(crate) fn guest(&self, cancel: Arc<AtomicBool>, log: crate::chain::Log, signature: Arc<Signature>, subtask: u32) -> Guest {
         let seed = self.digest.bytes().take(16).fold(u64::from(subtask), |seed, byte| seed.rotate_left(7) ^ u64::from(byte));
         let wasi = Inert::new(self.host.clock.clone(), seed);
-        Guest::new(self.limits(), self.host.ticker.deadline(self.deadline()), cancel, log, signature, wasi)
+        let mut guest = Guest::new(self.limits(), self.host.ticker.deadline(self.deadline()), cancel, log, signature, wasi);
+        guest.budget.take(self.census.bytes());
+        guest
     }
 }
 
@@ -156,6 +172,13 @@ impl Functions {
         let find = |name| component.get_export_index(Some(&interface), name).ok_or_else(|| missing(name));
         Ok(Functions { describe: find("describe")?, open: find("open")?, invoke: find("invoke")?, sink: sink::Exports::find(component)? })
     }
+}
+
+/// # Errors
+/// `Invalid` if a component of so many bytes is larger than it may be.
+pub(crate) fn check_size(n_bytes: usize, bytes_max: usize) -> Result<()> {
+    let message = || format!("the component has more than {bytes_max} bytes, which is the limit `plugin.size`");
+    if n_bytes <= bytes_max { Ok(()) } else { Err(Error::new(code::COMPONENT_LIMIT, message())) }
 }
 
 fn link(engine: &Engine, component: &Component) -> Result<InstancePre<Guest>> {
@@ -172,12 +195,54 @@ fn link(engine: &Engine, component: &Component) -> Result<InstancePre<Guest>> {
 
 /// Asks an instance for its plan.
 pub(crate) fn plan_of(instance: &mut Instance, args: &[String], deadline: Duration) -> std::result::Result<Plan, Failure> {
-    let text = instance.describe(args, deadline)?.map_err(refused_arguments)?;
+    let text = instance.describe(args, deadline).map_err(failed_to_build)?.map_err(refused_job)?;
+    check_plan_text(&text)?;
     let plan = Plan::from_json(&text).map_err(|e| Error::new(code::BAD_PLAN, format!("the plugin's plan cannot be read: {e}")))?;
     Ok(plan)
 }
 
-fn refused_arguments(refused: GuestError) -> Error {
-    let code = if refused.code == error::ARGUMENTS { code::BAD_ARGUMENTS } else { code::USER_ERROR };
+/// What a plan may have before it is read; what it says is checked where the graph is built.
+fn check_plan_text(text: &str) -> Result<()> {
+    let n_values = text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if text.len() > PLAN_BYTES_MAX || n_values > PLAN_VALUES_MAX {
+        let message = format!(
+            "the plugin's plan has {} bytes and {n_values} objects and lists, and may have {PLAN_BYTES_MAX} and {PLAN_VALUES_MAX}",
+            text.len()
+        );
+        return Err(Error::new(code::PLAN_LIMIT, message));
+    }
+    Ok(())
+}
+
+/// No record was looked at, so what is advised for records would not help.
+fn refused_job(refused: GuestError) -> Error {
+    let code = match refused.code {
+        error::ARGUMENTS => code::BAD_ARGUMENTS,
+        _ => mistake(refused.code).unwrap_or(code::JOB_FUNCTION),
+    };
     Error::new(code, refused.message)
+}
+
+/// What it means when a plugin says that its job is put together wrongly; `None` for other codes of the WIT.
+pub(crate) fn mistake(refusal: u16) -> Option<Code> {
+    match refusal {
+        error::JOB => Some(code::INVALID_JOB),
+        error::MISSING_UID => Some(code::MISSING_UID),
+        error::DOUBLED_UID => Some(code::DOUBLED_UID),
+        error::COLUMNS => Some(code::SCHEMA_MISMATCH),
+        _ => None,
+    }
+}
+
+/// A job function that panics; limits that are met keep their own codes.
+fn failed_to_build(failure: Failure) -> Failure {
+    if failure.error.code() != code::TRAP {
+        return failure;
+    }
+    let error = Error::new(code::JOB_FUNCTION, format!("the function that builds the job failed: {}", failure.error.message()));
+    Failure { error: with_backtrace(error, &failure.backtrace), ..failure }
+}
+
+fn with_backtrace(error: Error, backtrace: &str) -> Error {
+    if backtrace.is_empty() { error } else { error.with_source(backtrace) }
 }

@@ -31,6 +31,7 @@ pub(crate) struct PortTypes {
 pub(crate) struct StateTypes {
     pub name: String,
     pub kind: StateKind,
+    pub has_ttl: bool,
     pub key: SchemaRef,
     pub value: SchemaRef,
     /// The key's columns, and the value's behind them.
@@ -103,6 +104,7 @@ impl StateTypes {
         StateTypes {
             name: state.name.clone(),
             kind: state.kind,
+            has_ttl: state.ttl_ms.is_some(),
             key: arrow_schema(&state.key),
             value: arrow_schema(&state.value),
             entry: arrow_schema(&[state.key.clone(), state.value.clone()].concat()),

@@ -29,8 +29,8 @@ pub struct SinkSpec {
     pub function: u32,
     pub subtask: u32,
     pub parallelism: u32,
-    /// Once it is true, writing ends with `CANCELLED` within two ticks of 10 ms. Commits and withdrawals go on, because they are what an end
-    /// needs.
+    /// Once it is true, writing and committing end with `CANCELLED` within two ticks of 10 ms: what was not committed then, whoever settles the
+    /// sinks commits. Withdrawals go on, because they are what an end needs.
     pub cancel: Arc<AtomicBool>,
     pub log: Log,
     /// Those of the function.
@@ -207,7 +207,7 @@ impl Sink for PluginSink {
     }
 
     fn commit(&mut self, committable: &[u8]) -> Result<()> {
-        self.call(COMMIT, Arc::default(), |sink| (sink, committable))
+        self.call(COMMIT, self.spec.cancel.clone(), |sink| (sink, committable))
     }
 
     /// In an instance that has not begun the transaction it is withdrawn by its name, which is the beginning of no other that waits: names end in

@@ -24,6 +24,19 @@ pub(crate) enum Stop {
     Output {
         bytes_max: usize,
     },
+    /// Too many bytes for files.
+    Written {
+        bytes_max: u64,
+    },
+    /// Too long in calls of files; `hangs` if one of them did not answer.
+    Files {
+        limit: Duration,
+        hangs: bool,
+    },
+    /// Too many handles of inert WASI.
+    Handles {
+        n_max: usize,
+    },
     /// A function of inert WASI that does nothing but this.
     NotProvided(String),
     /// The guest ended itself.
@@ -38,6 +51,14 @@ impl fmt::Display for Stop {
             Stop::Memory { bytes_max } => write!(f, "the plugin wants more memory than the {} that it may have", size(*bytes_max)),
             Stop::Table { entries_max } => write!(f, "the plugin wants more than {entries_max} table entries"),
             Stop::Output { bytes_max } => write!(f, "the plugin sends more than {} in one call", size(*bytes_max)),
+            Stop::Written { bytes_max } => write!(f, "the plugin writes more than {bytes_max} bytes to files in one call"),
+            Stop::Files { limit, hangs: true } => {
+                write!(f, "the disk did not answer a plugin's call of files within {} ms", limit.as_millis())
+            }
+            Stop::Files { limit, hangs: false } => {
+                write!(f, "the plugin's calls of files took more than {} ms together", limit.as_millis())
+            }
+            Stop::Handles { n_max } => write!(f, "the plugin holds more than {n_max} handles"),
             Stop::NotProvided(name) => write!(f, "the plugin calls {name}, which a plugin cannot have"),
             Stop::Exit => f.write_str("the plugin ended itself with `exit`"),
         }
@@ -51,8 +72,10 @@ impl Stop {
         match self {
             Stop::Deadline(_) => code::DEADLINE,
             Stop::Cancelled => code::CANCELLED,
-            Stop::Memory { .. } | Stop::Table { .. } => code::MEMORY_LIMIT,
+            Stop::Memory { .. } | Stop::Table { .. } | Stop::Handles { .. } => code::MEMORY_LIMIT,
             Stop::Output { .. } => code::OUTPUT_LIMIT,
+            Stop::Written { .. } | Stop::Files { hangs: false, .. } => code::FILES_LIMIT,
+            Stop::Files { hangs: true, .. } => code::SINK_UNAVAILABLE,
             Stop::NotProvided(_) | Stop::Exit => code::TRAP,
         }
     }

@@ -110,6 +110,17 @@ impl ListState {
         }
     }
 
+    /// How many elements the list of a key has, and their bytes, expired ones too.
+    pub fn extent(&mut self, keys: &KeyBuffer, slot: usize) -> (usize, usize) {
+        match self.find(keys, slot) {
+            NO_ENTRY => (0, 0),
+            entry => {
+                let list = self.lists.get(self.table.word(entry, 0));
+                (Elements { rest: list }.count(), list.len())
+            }
+        }
+    }
+
     fn find(&mut self, keys: &KeyBuffer, slot: usize) -> EntryId {
         self.table.find(&keys.hashes()[slot..=slot], keys.keys().slice(slot, slot + 1), &mut self.entries);
         self.entries[0]

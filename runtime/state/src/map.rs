@@ -13,7 +13,7 @@ use crate::table::{KeyTable, TableSnapshot, word_of};
 use crate::tier::{DiskChanges, Resident, Tier};
 use crate::ttl::{Sweep, Ttl, restored_row, row_of};
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use streamrt_types::{KeyGroupRange, Result};
 
@@ -156,20 +156,21 @@ impl MapState {
         ttl.map_or(Some(value), |ttl| ttl.visible(value))
     }
 
-    /// Shows up to `limit` entries of one map behind `after` (none: from the first), in order, without those that are expired and nobody
-    /// may see.
-    pub fn scan(&mut self, keys: &KeyBuffer, slot: usize, after: Option<&[u8]>, limit: usize, mut each: impl FnMut(&[u8], &[u8])) {
+    /// Shows entries of one map behind `after` (none: from the first), in order, without those that are expired and nobody may see, until `each`
+    /// breaks off.
+    pub fn scan(&mut self, keys: &KeyBuffer, slot: usize, after: Option<&[u8]>, mut each: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
         let ttl = self.ttl;
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let Some(map) = self.map(keys, slot) else { return };
-        let entries = map.range::<[u8], _>((start, Bound::Unbounded));
-        match ttl {
-            None => entries.take(limit).for_each(|(key, value)| each(key, value)),
-            Some(ttl) => {
-                let visible = entries.filter_map(|(key, value)| Some((key, ttl.visible(value)?)));
-                visible.take(limit).for_each(|(key, value)| each(key, value));
-            }
-        }
+        let mut entries = map.range::<[u8], _>((start, Bound::Unbounded));
+        // That it broke off is known to `each`.
+        let _ = match ttl {
+            None => entries.try_for_each(|(key, value)| each(key, value)),
+            Some(ttl) => entries.try_for_each(|(key, value)| match ttl.visible(value) {
+                Some(value) => each(key, value),
+                None => ControlFlow::Continue(()),
+            }),
+        };
     }
 
     /// Notes that user code has read the entries of `range`: expired ones go, and the time of the others begins anew if reads do that.
@@ -346,7 +347,10 @@ mod tests {
         }
         let scanned = |state: &mut MapState, after: Option<&[u8]>| {
             let mut found = Vec::new();
-            state.scan(&keys, 0, after, 9, |key, _| found.push(key[0]));
+            state.scan(&keys, 0, after, |key, _| {
+                found.push(key[0]);
+                ControlFlow::Continue(())
+            });
             found
         };
         assert_eq!(scanned(&mut state, None), b"abc");

@@ -1,5 +1,6 @@
 //! The tasks of a region: builds them, gives each what a checkpoint kept for it, and starts its thread.
 
+use crate::alignment::Alignment;
 use crate::control::Control;
 use crate::dead_letters::DeadLetters;
 use crate::enumerator::{ENUMERATOR_SUFFIX, Enumerator};
@@ -9,19 +10,20 @@ use crate::gate_task;
 use crate::job::RegionMetrics;
 use crate::mailbox::{CheckpointLine, Mailbox, Report};
 use crate::rate::RateLimiter;
-use crate::reader::Reader;
+use crate::reader::{Reader, Shared};
 use crate::restored::Restored;
 use crate::task::{GATE_SUFFIX, GATE_WATERMARK, Task};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use streamrt_exchange::{InputGate, Partitioner, ResultPartition};
 use streamrt_graph::{EdgePartitioner, Head, Subtask};
-use streamrt_operator::{OperatorContext, Source, TaskMetrics};
+use streamrt_operator::{Isolation, OperatorContext, Source, TaskMetrics};
 use streamrt_state::OperatorState;
 use streamrt_types::{Error, KeyEncoder, Result, WATERMARK_MIN, Watermark};
+use streamrt_wit::Body;
 
 /// A task that is ready to start.
 pub(crate) struct Ready {
@@ -55,17 +57,17 @@ pub(crate) fn build(factory: &Factory<'_>, vertices: &[usize], reports: Option<&
     let subtasks: Vec<(usize, &Subtask)> = definition.tasks_of(vertices).collect();
     let capacity = definition.configuration.channel_batches;
     let gates: BTreeMap<usize, InputGate> = subtasks.iter().map(|(number, subtask)| (*number, gate(subtask, capacity))).collect();
-    let exits: Vec<TaskExits> = subtasks.iter().map(|(_, subtask)| exits(factory, subtask, &gates)).collect();
-    let limiter = |_| definition.configuration.source_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
-    let rates: Vec<Option<Arc<RateLimiter>>> = (0..definition.graph.stream.nodes.len()).map(limiter).collect();
+    let places: Vec<(Arc<TaskMetrics>, DeadLetters)> =
+        subtasks.iter().map(|_| (Arc::default(), DeadLetters::new(definition.configuration.dead_letters.clone()))).collect();
+    let exits: Vec<TaskExits> = subtasks.iter().zip(&places).map(|((_, subtask), place)| exits(factory, subtask, &gates, place)).collect();
+    let mut readers = Readers::new(definition, &subtasks);
     let (mut tasks, mut mailboxes, mut metrics) = (Vec::new(), Vec::new(), RegionMetrics::default());
-    for (((number, subtask), mut gate), exits) in subtasks.into_iter().zip(gates.into_values()).zip(exits) {
+    let heads = subtasks.into_iter().zip(gates.into_values());
+    for (((number, subtask), mut gate), (exits, (task_metrics, letters))) in heads.zip(exits.into_iter().zip(places)) {
         let vertex = &definition.graph.vertices[subtask.vertex];
-        let task_metrics = Arc::new(TaskMetrics::default());
         TaskMetrics::add(&task_metrics.dead_letters, restored.letters_of(subtask));
         metrics.tasks.push(task_metrics.clone());
-        let letters = DeadLetters::new(definition.configuration.dead_letters.clone());
-        let head = head(factory, subtask, &letters, restored, &rates, &mut metrics)?;
+        let head = head(factory, subtask, &letters, restored, &mut readers, &mut metrics)?;
         let (chain, seats) = factory.chain((number, subtask), &task_metrics, &letters, &mut metrics.sinks)?;
         if let (ReadyHead::Gate, Some(context)) = (&head, chain.contexts().next()) {
             gate.restore(gate_watermark(restored, context)?);
@@ -75,11 +77,40 @@ pub(crate) fn build(factory: &Factory<'_>, vertices: &[usize], reports: Option<&
         mailboxes.push((number, mailbox.clone()));
         let checkpoints = reports.map(|reports| CheckpointLine::new(number, mailbox, reports.clone()));
         let (clock, control) = (definition.clock.clone(), factory.control.clone());
-        let task = Task { chain, seats, exits, clock, metrics: task_metrics, control, checkpoints, ended: false };
+        let task = Task { chain, seats, exits, clock, metrics: task_metrics, control, checkpoints, ended: false, published: None };
         let name = format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism);
         tasks.push(Ready { name, task, gate, head, restored: restored.clone() });
     }
     Ok(ReadyRegion { tasks, mailboxes, metrics })
+}
+
+/// What readers share.
+struct Readers {
+    /// By stream node.
+    rates: Vec<Option<Arc<RateLimiter>>>,
+    alignment: Option<Arc<Alignment>>,
+    n_readers: usize,
+}
+
+impl Readers {
+    fn new(definition: &Definition, subtasks: &[(usize, &Subtask)]) -> Readers {
+        let configuration = &definition.configuration;
+        let limiter = |_| configuration.source_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
+        let is_reader = |subtask: &Subtask| matches!(definition.graph.vertices[subtask.vertex].head, Head::Reader { .. });
+        let n_readers = subtasks.iter().filter(|(_, subtask)| is_reader(subtask)).count();
+        Readers {
+            rates: (0..definition.graph.stream.nodes.len()).map(limiter).collect(),
+            alignment: configuration.watermark_alignment_ms.map(|drift_ms| Arc::new(Alignment::new(drift_ms, n_readers))),
+            n_readers: 0,
+        }
+    }
+
+    /// What the next reader gets, which is one of the source at `node`.
+    fn next(&mut self, node: usize) -> Shared {
+        let number = self.n_readers;
+        self.n_readers += 1;
+        Shared { rate: self.rates[node].clone(), alignment: self.alignment.clone().map(|alignment| (alignment, number)) }
+    }
 }
 
 fn gate(subtask: &Subtask, capacity: usize) -> InputGate {
@@ -93,7 +124,7 @@ fn head(
     subtask: &Subtask,
     letters: &DeadLetters,
     restored: &Restored,
-    rates: &[Option<Arc<RateLimiter>>],
+    readers: &mut Readers,
     metrics: &mut RegionMetrics,
 ) -> Result<ReadyHead> {
     let definition = factory.definition;
@@ -101,8 +132,8 @@ fn head(
     match vertex.head {
         Head::Gate => Ok(ReadyHead::Gate),
         Head::Enumerator { node } => {
-            let readers = definition.graph.vertices[vertex.exits[0].to].parallelism;
-            enumerator(factory.context(node, subtask, Arc::default(), letters), &source(factory, node)?, readers, restored)
+            let n_readers = definition.graph.vertices[vertex.exits[0].to].parallelism;
+            enumerator(factory.context(node, subtask, Arc::default(), letters), &source(factory, node)?, n_readers, restored)
                 .map(ReadyHead::Enumerator)
         }
         Head::Reader { node } => {
@@ -110,7 +141,7 @@ fn head(
             metrics.sources.push(task_metrics.clone());
             let context = factory.context(node, subtask, task_metrics, letters);
             let mut state = restored.state(&context.uid.clone(), &context)?;
-            let mut reader = Reader::new(source(factory, node)?, context, rates[node].clone());
+            let mut reader = Reader::new(source(factory, node)?, context, readers.next(node));
             reader.restore(&mut state)?;
             state.check_taken()?;
             Ok(ReadyHead::Reader(Box::new(reader)))
@@ -142,7 +173,12 @@ fn gate_watermark(restored: &Restored, context: &OperatorContext) -> Result<Wate
     Ok(watermarks.min().unwrap_or(WATERMARK_MIN))
 }
 
-fn exits(factory: &Factory<'_>, subtask: &Subtask, gates: &BTreeMap<usize, InputGate>) -> TaskExits {
+fn exits(
+    factory: &Factory<'_>,
+    subtask: &Subtask,
+    gates: &BTreeMap<usize, InputGate>,
+    (metrics, letters): &(Arc<TaskMetrics>, DeadLetters),
+) -> TaskExits {
     let definition = factory.definition;
     let vertex = &definition.graph.vertices[subtask.vertex];
     let partition = |(exit, channels): (&streamrt_graph::Exit, &Vec<streamrt_graph::Channel>)| {
@@ -155,10 +191,36 @@ fn exits(factory: &Factory<'_>, subtask: &Subtask, gates: &BTreeMap<usize, Input
             EdgePartitioner::Broadcast => Partitioner::Broadcast,
             EdgePartitioner::Global => Partitioner::Global,
         };
-        let turn = subtask.index as usize;
-        ResultPartition::new(partitioner, channels.iter().map(|channel| gates[&channel.to].sender(channel.channel)).collect(), turn)
+        let (turn, is_hash) = (subtask.index as usize, matches!(partitioner, Partitioner::Hash { .. }));
+        let senders = channels.iter().map(|channel| gates[&channel.to].sender(channel.channel)).collect();
+        let partition = ResultPartition::new(partitioner, senders, turn);
+        // A row without a key is one that the receiver's first operator cannot treat.
+        match definition.graph.vertices[exit.to].operators.first().filter(|_| is_hash) {
+            Some(receiver) => {
+                let isolation = Isolation::new(&factory.context(receiver.nodes[0], subtask, metrics.clone(), letters));
+                partition.refusing(Box::new(move |batch, row, error| isolation.refuse_row(batch, row, error)))
+            }
+            None => partition,
+        }
     };
-    TaskExits { partitions: vertex.exits.iter().zip(&subtask.exits).map(partition).collect() }
+    TaskExits {
+        partitions: vertex.exits.iter().zip(&subtask.exits).map(partition).collect(),
+        tells_splits: vertex.exits.iter().map(|exit| makes_watermarks(definition, exit.to)).collect(),
+    }
+}
+
+/// Whether an operator of this vertex, or one behind it, makes watermarks.
+fn makes_watermarks(definition: &Definition, vertex: usize) -> bool {
+    let (graph, nodes) = (&definition.graph, &definition.graph.stream.nodes);
+    let (mut seen, mut next) = (BTreeSet::new(), vec![vertex]);
+    while let Some(vertex) = next.pop() {
+        let mut chained = graph.vertices[vertex].operators.iter().flat_map(|operator| &operator.nodes);
+        if chained.any(|&node| matches!(nodes[node].body, Body::Timestamps { .. })) {
+            return true;
+        }
+        next.extend(graph.vertices[vertex].exits.iter().map(|exit| exit.to).filter(|to| seen.insert(*to)));
+    }
+    false
 }
 
 /// Starts the thread of a task. Whatever ends it, its chain is closed, an error ends the region, and `ended` is told.

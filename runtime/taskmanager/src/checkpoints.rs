@@ -8,24 +8,31 @@
 use crate::control::{Control, Controls};
 use crate::disk_uploads::{DiskUploads, Place};
 use crate::disks::Disks;
-use crate::durable::Durable;
+use crate::durable::{Durable, Publication};
 use crate::factory::Definition;
+use crate::job::Shared;
 use crate::mailbox::{Command, Mailbox, Report, TaskSnapshot};
 use crate::regions::{Resume, Suspend, Suspended};
 use crate::replaceable::UserCode;
 use crate::restored::Restored;
 use crate::statistics::{CheckpointStatus, Statistics, SubtaskReport};
-use crate::wishes::{SavepointStores, Swap, Swapped, Wish, Wishes, answer};
-use std::collections::VecDeque;
+use crate::versions::Versions;
+use crate::wishes::{Swap, Swapped, Wish, Wishes, answer};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use streamrt_checkpoint::{Action, Coordinator, EndState, Entry, Purpose, Request, SnapshotKind, Store, SubtaskSnapshot, object_path};
+use streamrt_checkpoint::{
+    Action, Coordinator, EndState, Entry, Purpose, Request, SnapshotKind, Store, Stored, SubtaskSnapshot, object_path,
+};
 use streamrt_types::{Barrier, Error, Result, code, failpoint};
 
 /// How often the coordinator looks at the clock at least.
 const TICK_MAX: Duration = Duration::from_millis(50);
+
+/// The stores of savepoints that are being made, by the number of the snapshot: coordinator and uploader share it.
+type SavepointStores = Arc<Mutex<BTreeMap<u64, Store>>>;
 
 /// What the coordinator's thread is told.
 pub(crate) enum Message {
@@ -51,20 +58,9 @@ pub(crate) enum Message {
         task: usize,
         dead_letters: u64,
     },
-    /// The user wants the job to stop with a checkpoint.
-    Stop,
-    /// The user wants a savepoint in a folder; with `stop`, the job ends with it.
-    Savepoint {
-        folder: String,
-        stop: bool,
-        reply: Sender<Result<u64>>,
-    },
-    /// The user wants the sources to end, and a savepoint of what is left when all tasks have.
-    Drain {
-        folder: String,
-        reply: Sender<Result<u64>>,
-    },
-    /// The user wants other code, of which there is an instance for each task.
+    /// A user wants something, as the job's [`Wishes`] know it.
+    Asked(Request),
+    /// A user wants other code, of which there is an instance for each task.
     Upgrade {
         definition: Arc<Definition>,
         code: Vec<UserCode>,
@@ -103,11 +99,11 @@ pub(crate) fn start(
     mailboxes: Vec<Arc<Mailbox>>,
     (reports, reported): (Sender<Report>, Receiver<Report>),
     controls: Arc<Controls>,
-    statistics: Statistics,
+    shared: &Shared,
 ) -> Result<Checkpoints> {
     let (messages, received) = channel();
-    let wishes = Wishes::default();
-    let mut uploader = Uploader::new(&durable, restored, wishes.stores.clone(), messages.clone());
+    let savepoints = SavepointStores::default();
+    let mut uploader = Uploader::new(&durable, restored, savepoints.clone(), messages.clone());
     let uploader = spawn("checkpoints", move || reported.into_iter().for_each(|report| uploader.report(report)))?;
     let thread = CoordinatorThread {
         coordinator: Coordinator::new(durable.settings(), durable.topology()),
@@ -118,8 +114,11 @@ pub(crate) fn start(
         durable,
         mailboxes,
         controls,
-        wishes,
-        statistics,
+        wishes: shared.wishes.clone(),
+        savepoints,
+        upgrade: None,
+        versions: shared.versions.clone(),
+        statistics: shared.statistics.clone(),
     };
     let coordinator = spawn("coordinator", move || thread.run(&received))?;
     Ok(Checkpoints { messages, reports, uploader, coordinator })
@@ -154,6 +153,8 @@ struct Uploader {
     max_parallelism: u32,
     disks: Option<Arc<Disks>>,
     files: DiskUploads,
+    /// By task, the object that the store got last. A state that has not changed since is not written again.
+    last: BTreeMap<usize, Stored>,
     /// (vertex, subtask) by task.
     places: Vec<(u32, u32)>,
     names: Vec<String>,
@@ -169,6 +170,7 @@ impl Uploader {
             max_parallelism: durable.max_parallelism(),
             disks: durable.disks(),
             files: durable.disk_uploads(restored),
+            last: BTreeMap::new(),
             places: durable.places(),
             names: durable.topology().tasks.into_iter().map(|task| task.name).collect(),
             messages,
@@ -198,6 +200,7 @@ impl Uploader {
             Report::Suspend(suspend) => Message::Suspend(suspend),
             Report::Resume(resume) => {
                 self.files.restart(&resume.operators, &resume.restored);
+                self.last.clear();
                 Message::Resume(resume)
             }
         };
@@ -225,9 +228,26 @@ impl Uploader {
         }
         let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
         let path = object_path(kind, snapshot.checkpoint, self.generation, vertex, subtask);
-        let store = savepoint.as_ref().unwrap_or(&self.store);
-        let object = if operators.is_empty() { None } else { Some(store.put(&path, bytes)?) };
+        let object = match &savepoint {
+            _ if operators.is_empty() => None,
+            Some(store) => Some(store.put(&path, bytes)?),
+            None => Some(self.put_if_new(snapshot.task, &path, bytes)?),
+        };
         Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators, files, dead_letters })
+    }
+}
+
+impl Uploader {
+    /// Puts an object into the job's store, unless that has the same bytes from the checkpoint before: then this one shares them. An object that
+    /// is shared has been so by every checkpoint since it was written, so as long as one of them may be published, deletion finds it named.
+    fn put_if_new(&mut self, task: usize, path: &str, bytes: Vec<u8>) -> Result<Stored> {
+        let same_length = self.last.get(&task).filter(|last| last.bytes == bytes.len() as u64);
+        if let Some(last) = same_length.filter(|last| Stored::of(&last.path, &bytes) == **last) {
+            return Ok(last.clone());
+        }
+        let stored = self.store.put(path, bytes)?;
+        self.last.insert(task, stored.clone());
+        Ok(stored)
     }
 }
 
@@ -238,7 +258,11 @@ struct CoordinatorThread {
     controls: Arc<Controls>,
     places: Vec<(u32, u32)>,
     began: Instant,
-    wishes: Wishes,
+    wishes: Arc<Wishes>,
+    savepoints: SavepointStores,
+    /// The upgrade that was begun: tasks may run its code.
+    upgrade: Option<Swap>,
+    versions: Arc<Versions>,
     statistics: Statistics,
     /// The last checkpoint whose commit each task has carried out; `u64::MAX` for one that is gone.
     committed: Vec<u64>,
@@ -273,7 +297,7 @@ impl CoordinatorThread {
 
     fn end(mut self) -> Ending {
         self.note_commits();
-        let upgrade = self.wishes.take_begun_upgrade();
+        let upgrade = self.upgrade.map(|swap| swap.reply);
         Ending { stopped_at: self.coordinator.stopped_at(), durable: self.durable, upgrade }
     }
 
@@ -293,28 +317,11 @@ impl CoordinatorThread {
                 (self.committed[task], self.dead_letters[task]) = (u64::MAX, dead_letters);
                 self.coordinator.finished(task)
             }
-            Message::Stop => self.coordinator.request(Request::Stop),
-            Message::Savepoint { folder, stop, reply } => {
-                self.ask_for_savepoint(&folder, reply, |request| Request::Savepoint { request, stops: stop })
-            }
-            Message::Drain { folder, reply } => self.ask_for_savepoint(&folder, reply, |request| Request::Drain { request }),
+            Message::Asked(request) => self.coordinator.request(request),
             Message::Upgrade { definition, code, restarts, reply } => self.ask_for_upgrade(&definition, (code, restarts), reply),
             Message::Suspend(suspend) => self.suspend(suspend),
             Message::Resume(resume) => self.resume(resume),
             Message::Done => Vec::new(),
-        }
-    }
-
-    fn ask_for_savepoint(&mut self, folder: &str, reply: Sender<Result<u64>>, request: impl FnOnce(u64) -> Request) -> Actions {
-        match savepoint_store(folder) {
-            Ok(store) => {
-                let number = self.wishes.add(Wish::Savepoint { store, reply });
-                self.coordinator.request(request(number))
-            }
-            Err(error) => {
-                answer(&reply, Err(error));
-                Vec::new()
-            }
         }
     }
 
@@ -333,7 +340,7 @@ impl CoordinatorThread {
             }
             Ok(version) => {
                 let request = self.wishes.add(Wish::Upgrade(Swap { version, code, reply }));
-                self.coordinator.request(Request::Upgrade { request })
+                request.map(|request| self.coordinator.request(request)).unwrap_or_default()
             }
             Err(error) => {
                 answer(&reply, Err(error));
@@ -378,7 +385,6 @@ impl CoordinatorThread {
             Action::Publish { checkpoint, purpose, snapshots } => return self.publish(checkpoint, purpose, snapshots),
             Action::Complete { checkpoint, purpose } => self.complete(checkpoint, purpose)?,
             Action::Abort { checkpoint, purpose, reason } => self.abort(checkpoint, purpose, reason),
-            Action::Drain => self.controls.drain(),
             Action::Stop => self.controls.fail(Control::cancelled()),
             Action::Fail { reason } | Action::RollBack { reason } => return Err(Error::new(code::CHECKPOINT_FAILED, reason)),
             Action::Retire { checkpoint } => self.durable.retire(checkpoint)?,
@@ -389,17 +395,40 @@ impl CoordinatorThread {
 
     fn trigger(&mut self, checkpoint: u64, purpose: Purpose, tasks: &[usize]) {
         self.statistics.begins(checkpoint, kind_name(purpose), self.durable.now_ms());
-        self.wishes.begin(checkpoint, purpose);
-        let code = self.wishes.swap(purpose).map(|swap| std::mem::take(&mut swap.code)).unwrap_or_default();
-        self.mailboxes.iter().zip(code).for_each(|(mailbox, code)| mailbox.put_code(checkpoint, code));
+        match purpose {
+            Purpose::Savepoint { request, .. } => {
+                let store = self.wishes.begin_savepoint(request);
+                self.stores().extend(store.map(|store| (checkpoint, store)));
+            }
+            Purpose::Upgrade { request } => self.hand_out(checkpoint, request),
+            Purpose::Checkpoint | Purpose::Stop => {}
+        }
         tasks.iter().for_each(|task| self.mailboxes[*task].send(Command::Trigger(Barrier { checkpoint })));
+    }
+
+    /// Gives each task its code, before the barrier of an upgrade is anywhere.
+    fn hand_out(&mut self, checkpoint: u64, request: u64) {
+        let Some(mut swap) = self.wishes.begin_upgrade(request) else { return };
+        let code = std::mem::take(&mut swap.code);
+        self.mailboxes.iter().zip(code).for_each(|(mailbox, code)| mailbox.put_code(checkpoint, code));
+        self.upgrade = Some(swap);
+    }
+
+    fn stores(&self) -> MutexGuard<'_, BTreeMap<u64, Store>> {
+        self.savepoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn abort(&mut self, checkpoint: u64, purpose: Purpose, reason: String) {
         self.tell_all(Command::Abort(checkpoint));
-        self.wishes.abort(checkpoint, purpose, &reason);
-        if purpose.request().is_none() {
-            self.durable.say(&format!("checkpoint {checkpoint} failed: {reason}"));
+        self.stores().remove(&checkpoint);
+        match purpose {
+            // One that is made anew is asked for still.
+            Purpose::Savepoint { request, .. } if !self.coordinator.holds(request) => {
+                self.wishes.refuse(request, Error::new(code::CHECKPOINT_FAILED, &*reason));
+            }
+            // Whoever waits for an upgrade hears of it when the job runs again.
+            Purpose::Savepoint { .. } | Purpose::Upgrade { .. } => {}
+            Purpose::Checkpoint | Purpose::Stop => self.durable.say(&format!("checkpoint {checkpoint} failed: {reason}")),
         }
         self.statistics.ends(checkpoint, CheckpointStatus::Failed { reason });
     }
@@ -407,7 +436,16 @@ impl CoordinatorThread {
     fn complete(&mut self, checkpoint: u64, purpose: Purpose) -> Result<()> {
         // It counts, whatever fails from here on.
         self.statistics.ends(checkpoint, CheckpointStatus::Published);
-        self.wishes.fulfil(checkpoint, purpose, self.statistics.longest_pause(checkpoint));
+        self.stores().remove(&checkpoint);
+        match (purpose, self.upgrade.take()) {
+            (Purpose::Savepoint { request, .. }, _) => self.wishes.fulfil(request, checkpoint),
+            (Purpose::Upgrade { .. }, Some(swap)) => {
+                let pause = self.statistics.longest_pause(checkpoint);
+                self.versions.upgraded(self.durable.definition(), swap.version.before());
+                answer(&swap.reply, Ok(Swapped { checkpoint, pause }));
+            }
+            _ => {}
+        }
         failpoint("complete.before")?;
         if purpose.commits() {
             self.tell_all(Command::Complete(checkpoint));
@@ -439,12 +477,23 @@ impl CoordinatorThread {
 
     /// A checkpoint of an upgrade is one of the new version, unless it cannot be published.
     fn publish_as(&mut self, checkpoint: u64, purpose: Purpose, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
-        let CoordinatorThread { durable, wishes, .. } = self;
-        let Some(swap) = wishes.swap(purpose) else {
-            return durable.publish(checkpoint, wishes.store(purpose), purpose.commits(), subtasks);
-        };
-        durable.exchange(&mut swap.version);
-        durable.publish(checkpoint, None, true, subtasks).inspect_err(|_| durable.exchange(&mut swap.version))
+        let (commits, drained) = (purpose.commits(), self.wishes.wants_drain());
+        let savepoint = self.stores().get(&checkpoint).cloned();
+        let CoordinatorThread { durable, upgrade, versions, .. } = self;
+        match (purpose, upgrade) {
+            (Purpose::Upgrade { .. }, Some(swap)) => {
+                durable.exchange(&mut swap.version);
+                let before = if durable.definition().probation().is_zero() { Vec::new() } else { swap.version.before().plugins };
+                let snapshot = Publication { checkpoint, savepoint: None, commits, drained, before, subtasks };
+                durable.publish(snapshot).inspect_err(|_| durable.exchange(&mut swap.version))
+            }
+            _ => {
+                let before = if savepoint.is_some() { Vec::new() } else { versions.before() };
+                durable.publish(Publication { checkpoint, savepoint, commits, drained, before, subtasks })?;
+                versions.published();
+                Ok(())
+            }
+        }
     }
 
     fn tell_all(&self, command: Command) {
@@ -457,16 +506,6 @@ fn kind_name(purpose: Purpose) -> &'static str {
         Purpose::Checkpoint | Purpose::Stop => "checkpoint",
         Purpose::Upgrade { .. } => "upgrade",
         Purpose::Savepoint { .. } => "savepoint",
-    }
-}
-
-fn savepoint_store(folder: &str) -> Result<Store> {
-    let store = Store::open(folder)?;
-    match store.list("")?.first() {
-        None => Ok(store),
-        Some((path, _)) => {
-            Err(Error::new(code::BAD_OPTION, format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own")))
-        }
     }
 }
 

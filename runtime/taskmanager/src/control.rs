@@ -1,43 +1,45 @@
-//! What the tasks of a region share: whether to stop, whether to give up, and the first error; and what is said to all regions of a job.
+//! What the tasks of a region share: what is wanted of the job, whether to give up, and the first error; and what is said to all regions of a
+//! job.
 
+use crate::wishes::Wishes;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use streamrt_exchange::GateWaker;
 use streamrt_types::{Error, code};
 
-/// Commands to the tasks of one region. A command is set once and never taken back.
+/// What the tasks of one region look at.
 #[derive(Default)]
 pub struct Control {
-    stop: AtomicBool,
-    drain: AtomicBool,
+    wishes: Arc<Wishes>,
+    /// The job stops with one, so that a stop does not end its sources.
+    has_checkpoints: bool,
     cancel: Arc<AtomicBool>,
     wakers: Mutex<Vec<GateWaker>>,
     error: Mutex<Option<Error>>,
 }
 
 impl Control {
+    fn new(wishes: &Arc<Wishes>, has_checkpoints: bool) -> Arc<Control> {
+        Arc::new(Control { wishes: wishes.clone(), has_checkpoints, ..Control::default() })
+    }
+
     pub fn watch(&self, waker: GateWaker) {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
     }
 
-    /// Lets the sources end; what is in flight is finished.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
+    /// Lets tasks that wait look at what is wanted.
+    fn wake(&self) {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(GateWaker::wake);
     }
 
-    /// Lets the sources end as if their input did: the final watermark follows, and everything fires.
-    pub fn drain(&self) {
-        self.drain.store(true, Ordering::SeqCst);
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(GateWaker::wake);
-    }
-
+    /// Whether the sources are to end as if their input did: the final watermark follows, and everything fires.
     pub fn is_drained(&self) -> bool {
-        self.drain.load(Ordering::Relaxed)
+        self.wishes.wants_drain()
     }
 
+    /// Whether the sources are to end; what is in flight is finished.
     pub fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        !self.has_checkpoints && self.wishes.wants_stop()
     }
 
     /// Ends every task at once. The first error that is no consequence of another one is kept.
@@ -72,46 +74,30 @@ impl Control {
 
 /// The controls of all regions of an attempt. What is said to the job is said to each of them, also to those that start again later.
 #[derive(Default)]
-pub struct Controls(Mutex<Said>);
+pub struct Controls {
+    wishes: Arc<Wishes>,
+    has_checkpoints: bool,
+    said: Mutex<Said>,
+}
 
 #[derive(Default)]
 struct Said {
     regions: Vec<Arc<Control>>,
     /// How often regions have started again.
     restarts: u64,
-    stop: bool,
-    drain: bool,
     /// Why all regions were ended.
     error: Option<Error>,
 }
 
-impl Said {
-    fn tell(&self, control: &Control) {
-        if self.stop {
-            control.stop();
-        }
-        if self.drain {
-            control.drain();
-        }
-        if self.error.is_some() {
-            control.fail(Control::cancelled());
-        }
-    }
-}
-
 impl Controls {
-    pub fn new(n_regions: usize) -> Controls {
-        Controls(Mutex::new(Said { regions: (0..n_regions).map(|_| Arc::default()).collect(), ..Said::default() }))
+    /// `wishes` are those that the job's users have, in whatever attempt.
+    pub fn new(n_regions: usize, wishes: &Arc<Wishes>, has_checkpoints: bool) -> Controls {
+        let regions = (0..n_regions).map(|_| Control::new(wishes, has_checkpoints)).collect();
+        Controls { wishes: wishes.clone(), has_checkpoints, said: Mutex::new(Said { regions, ..Said::default() }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Said> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn say(&self, what: impl FnOnce(&mut Said)) {
-        let mut said = self.lock();
-        what(&mut said);
-        said.regions.iter().for_each(|control| said.tell(control));
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those of the regions, by number, and how often regions have started again.
@@ -131,30 +117,27 @@ impl Controls {
     /// A new control for a region that starts again.
     pub fn restart(&self, number: usize) -> Arc<Control> {
         let mut said = self.lock();
-        let control = Arc::new(Control::default());
-        said.tell(&control);
+        let control = Control::new(&self.wishes, self.has_checkpoints);
+        if said.error.is_some() {
+            control.fail(Control::cancelled());
+        }
         said.restarts += 1;
         said.regions[number] = control.clone();
         control
     }
 
-    /// As [`Control::stop`].
-    pub fn stop(&self) {
-        self.say(|said| said.stop = true);
-    }
-
-    /// As [`Control::drain`].
-    pub fn drain(&self) {
-        self.say(|said| said.drain = true);
+    /// Lets all tasks look at what is wanted.
+    pub fn wake(&self) {
+        self.lock().regions.iter().for_each(|control| control.wake());
     }
 
     /// Ends all regions at once. The first error that is no consequence of another one is kept.
     pub fn fail(&self, error: Error) {
-        self.say(|said| {
-            if said.error.as_ref().is_none_or(|known| known.code() == code::CANCELLED) {
-                said.error = Some(error);
-            }
-        });
+        let mut said = self.lock();
+        if said.error.as_ref().is_none_or(|known| known.code() == code::CANCELLED) {
+            said.error = Some(error);
+        }
+        said.regions.iter().for_each(|control| control.fail(Control::cancelled()));
     }
 
     pub fn is_failed(&self) -> bool {

@@ -5,6 +5,7 @@
 //! no rows, takes part in checkpoints for them: so a record that is treated again after a crash has its letter once.
 
 use crate::factory::Factory;
+use crate::places::Promised;
 use crate::restored::Restored;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,11 +14,14 @@ use streamrt_operator::{
     transaction_prefix,
 };
 use streamrt_state::{OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Error, Result, Status, Watermark, code};
+use streamrt_types::{Batch, Error, Result, Status, Watermark, code, say};
 use streamrt_wit::Options;
 
 /// A snapshot keeps the dead letters of a task under the uid of its first operator with this suffix.
 pub(crate) const DEAD_LETTERS_SUFFIX: &str = ":dead-letters";
+
+/// The configuration key of the folder.
+pub(crate) const KEY: &str = "poison.dead-letters";
 
 /// What the transactions are called by. The uid of a task's operator would change with the shape of its chain.
 const TRANSACTIONS: &str = "dead_letters";
@@ -68,9 +72,9 @@ impl Letters {
         self.n_shown = self.n_shown.saturating_add(1);
         if self.n_shown <= SHOWN_MAX {
             let record = record_text::short(letter.record.as_bytes());
-            eprintln!("skipped [{}] {}: {} ({}) {record}", letter.code, letter.uid, letter.message, letter.position);
+            say!("skipped [{}] {}: {} ({}) {record}", letter.code, letter.uid, letter.message, letter.position);
         } else if self.n_shown == SHOWN_MAX + 1 {
-            eprintln!("skipped more; the summary counts them, and `-D poison.dead-letters=DIR` keeps them");
+            say!("skipped more; the summary counts them, and `-D poison.dead-letters=DIR` keeps them");
         }
     }
 
@@ -125,10 +129,21 @@ pub(crate) fn settle(factory: &Factory<'_>, restored: Option<&Restored>, prefixe
     let uids = restored.iter().flat_map(|restored| restored.with_state()).filter(|uid| uid.ends_with(DEAD_LETTERS_SUFFIX));
     let parts = uids.flat_map(|uid| restored.map_or(&[][..], |restored| restored.parts(uid)));
     let items = parts.flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat();
-    let Some(folder) = &factory.definition.configuration.dead_letters else {
-        let message = "the checkpoint promises dead letters, but `poison.dead-letters` does not say any more in which folder they are";
-        return if items.is_empty() { Ok(()) } else { Err(Error::new(code::BAD_OPTION, message)) };
-    };
+    let folder = factory.definition.configuration.dead_letters.as_deref();
+    let promised = restored.map_or(Promised::Here, |restored| restored.places.of_letters(folder, &factory.job));
+    match promised {
+        Promised::Elsewhere => {}
+        Promised::Before(old) => settle_in(old, &items, prefixes)?,
+        Promised::Here if folder.is_none() && !items.is_empty() => {
+            let message = "the checkpoint promises dead letters, but `poison.dead-letters` does not say any more in which folder they are";
+            return Err(Error::new(code::BAD_OPTION, message));
+        }
+        Promised::Here => return folder.map_or(Ok(()), |folder| settle_in(folder, &items, prefixes)),
+    }
+    folder.map_or(Ok(()), |folder| settle_in(folder, &[], prefixes))
+}
+
+fn settle_in(folder: &str, items: &[Vec<u8>], prefixes: &[String]) -> Result<()> {
     let mut writer = writer(folder)?;
     let place = |e: Error| e.at(format_args!("dead letters in {folder}"));
     items.iter().try_for_each(|item| writer.commit(item)).map_err(place)?;

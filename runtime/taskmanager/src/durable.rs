@@ -3,17 +3,19 @@
 //! A new attempt takes the job over, reads the newest checkpoint, checks that it is of the same job, and settles its sinks: what the
 //! checkpoint holds is committed, what no checkpoint names is withdrawn. Only then tasks run.
 
-use crate::attempt;
-use crate::dead_letters::{self, DEAD_LETTERS_SUFFIX, DeadLetters};
+use crate::dead_letters::DEAD_LETTERS_SUFFIX;
 use crate::disk_uploads::DiskUploads;
 use crate::disks::Disks;
 use crate::enumerator::ENUMERATOR_SUFFIX;
-use crate::factory::{Definition, Factory};
+use crate::factory::Definition;
+use crate::fits;
 use crate::kept_region::KeptRegion;
 use crate::restored::Restored;
+use crate::settle::{is_committed, settle, uncommitted};
 use crate::task::GATE_SUFFIX;
+use crate::versions::Before;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::{
@@ -21,9 +23,7 @@ use streamrt_checkpoint::{
     SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
-use streamrt_operator::{COMMITTABLES, transaction_prefix};
-use streamrt_types::{Configuration, Error, Result, code, failpoint};
-use streamrt_wit::Body;
+use streamrt_types::{Configuration, Error, Result, code, failpoint, say};
 
 /// How often a start looks at a log that grows meanwhile. A leader writes a few entries a second, and a look takes some ms.
 const LOOKS_MAX: u32 = 50;
@@ -53,6 +53,25 @@ impl Version {
         let plugins = definition.plugins.iter().map(|plugin| keep(store, plugin)).collect::<Result<_>>()?;
         Ok(Version { definition: definition.clone(), plugins, plan: plan_of(definition) })
     }
+
+    /// As the one that an upgrade is about to follow, or has just followed.
+    pub fn before(&self) -> Before {
+        Before { definition: self.definition.clone(), plugins: self.plugins.clone(), newer_published: false }
+    }
+}
+
+/// A snapshot that is whole.
+pub(crate) struct Publication {
+    pub checkpoint: u64,
+    /// Where a savepoint lies.
+    pub savepoint: Option<Store>,
+    /// Sinks commit behind it.
+    pub commits: bool,
+    /// The sources were told to end before their input does.
+    pub drained: bool,
+    /// In the probation of an upgrade, the components of the version before.
+    pub before: Vec<PluginEntry>,
+    pub subtasks: Vec<SubtaskSnapshot>,
 }
 
 /// What is kept of a job before it starts.
@@ -63,6 +82,8 @@ pub(crate) struct Kept {
     pub snapshot: Option<Snapshot>,
     /// The snapshot is one that the user names, of whatever job.
     foreign: bool,
+    /// The version that the snapshot names has failed, and the one before is put back.
+    goes_back: bool,
 }
 
 /// Where a job begins.
@@ -71,6 +92,8 @@ pub(crate) struct Beginning {
     pub restored: Arc<Restored>,
     /// The checkpoint that it goes on from.
     pub resumed: Option<u64>,
+    /// It was being drained: some of its sources may have ended and would read nothing more, so that the others have to end as well.
+    pub drained: bool,
 }
 
 /// Looks at `checkpoint.dir`, and at the snapshot `from` that the user names. `None` if the job has finished.
@@ -86,7 +109,7 @@ pub(crate) fn look(configuration: &Configuration, from: Option<&str>) -> Result<
     }
     let Some(from) = from else {
         let snapshot = store.as_ref().map(|store| newest(store, &history)).transpose()?.flatten();
-        return Ok(Some(Kept { store, history, snapshot, foreign: false }));
+        return Ok(Some(Kept { store, history, snapshot, foreign: false, goes_back: false }));
     };
     let newest = store.as_ref().zip(history.newest());
     let named = Snapshot::open(from)?;
@@ -108,7 +131,7 @@ pub(crate) fn look(configuration: &Configuration, from: Option<&str>) -> Result<
         Some((store, newest)) if history.published.iter().any(is_named) => load(store, newest)?,
         _ => named,
     };
-    Ok(Some(Kept { store, history, snapshot: Some(snapshot), foreign: true }))
+    Ok(Some(Kept { store, history, snapshot: Some(snapshot), foreign: true, goes_back: false }))
 }
 
 /// Whether a snapshot is one of this job, from before the newest.
@@ -132,7 +155,7 @@ pub(crate) fn newest(store: &Store, history: &History) -> Result<Option<Snapshot
         match (load(store, published), candidates.peek()) {
             (Err(error), Some(before)) => {
                 let (savepoint, before) = (published.checkpoint, before.checkpoint);
-                eprintln!(
+                say!(
                     "streamrt: savepoint {savepoint} is passed over, since nothing was committed with it, for checkpoint {before}: {}",
                     error.message()
                 );
@@ -143,12 +166,20 @@ pub(crate) fn newest(store: &Store, history: &History) -> Result<Option<Snapshot
     Ok(None)
 }
 
-/// The component that an upgrade has put in the place of the one with this digest, according to the newest checkpoint in `checkpoint.dir`. A
-/// snapshot `from` that the user names counts as the start of the job, unless it is the newest: then the user says what runs on it.
+/// What an upgrade has put in the place of a component.
+pub struct Replacing {
+    pub name: String,
+    pub component: Vec<u8>,
+    /// While it is in its probation, the one before it: its name and its bytes.
+    pub before: Option<(String, Vec<u8>)>,
+}
+
+/// What an upgrade has put in the place of the component with this digest, according to the newest checkpoint in `checkpoint.dir`. A snapshot
+/// `from` that the user names counts as the start of the job, unless it is the newest: then the user says what runs on it.
 ///
 /// # Errors
 /// S7001 and S7002 if what stands there cannot be used, S7007 if the store does not answer.
-pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &str) -> Result<Option<Vec<u8>>> {
+pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &str) -> Result<Option<Replacing>> {
     let Some(store) = configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(None) };
     let history = History::read(&store)?;
     if let Some(from) = from {
@@ -159,16 +190,24 @@ pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &s
         }
     }
     let Some(snapshot) = newest(&store, &history)? else { return Ok(None) };
-    let entry = snapshot.manifest().plugins.iter().find(|plugin| plugin.replaces.as_deref() == Some(digest));
-    entry.map(|entry| snapshot.component(entry)).transpose()
+    let manifest = snapshot.manifest();
+    let running = history.components(manifest);
+    let Some((at, entry)) = running.iter().enumerate().find(|(_, entry)| entry.replaces.as_deref() == Some(digest)) else {
+        return Ok(None);
+    };
+    // Of an upgrade that was withdrawn, the one before runs, and is in no probation.
+    let before = manifest.before.get(at).filter(|before| before.digest != entry.digest);
+    let before = before.map(|before| snapshot.component(before).map(|bytes| (before.name.clone(), bytes))).transpose()?;
+    Ok(Some(Replacing { name: entry.name.clone(), component: snapshot.component(entry)?, before }))
 }
 
 /// As [`look`], for a job that this process runs already: it is the same job, although an upgrade may have changed its component.
+/// `goes_back`: the upgrade has failed, and the version before goes on.
 ///
 /// # Errors
 /// As there.
-pub(crate) fn look_again(configuration: &Configuration, from: Option<&str>) -> Result<Option<Kept>> {
-    Ok(look(configuration, from)?.map(|kept| Kept { foreign: true, ..kept }))
+pub(crate) fn look_again(configuration: &Configuration, from: Option<&str>, goes_back: bool) -> Result<Option<Kept>> {
+    Ok(look(configuration, from)?.map(|kept| Kept { foreign: true, goes_back, ..kept }))
 }
 
 /// As [`open`]. Where a process that leads the job has written into its log since it was looked at, looks again. `None` if the job has
@@ -197,16 +236,18 @@ pub(crate) fn begin(definition: &Arc<Definition>, mut kept: Kept, from: Option<&
 /// `Invalid` (S7005) if the checkpoints are those of another job, component or other arguments, S7001 if a state is damaged, S7007 if the
 /// store does not answer.
 pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning> {
-    let Kept { store, history, snapshot, foreign } = kept;
+    let Kept { store, history, snapshot, foreign, goes_back } = kept;
     if let (Some(snapshot), false) = (&snapshot, foreign) {
-        check_same(snapshot.manifest(), definition, store.as_ref().map_or("", Store::location))?;
+        let manifest = snapshot.manifest();
+        check_same((manifest, history.components(manifest)), definition, store.as_ref().map_or("", Store::location))?;
     }
     let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
-    check_backend(&restored, definition)?;
+    fits::check_backend(&restored, definition)?;
+    restored.places.check_sources(definition)?;
     let operators = operators_of(definition);
-    check_uids(&restored, &operators, definition)?;
+    fits::check_uids(&restored, &operators, definition)?;
     if snapshot.is_some() {
-        name_new_operators(&restored, definition);
+        fits::name_new_operators(&restored, definition);
     }
     let mut number = 0;
     let mut durable = match store {
@@ -219,6 +260,9 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
             }
             number = snapshot.as_ref().map_or(0, |snapshot| number_in(log.history(), snapshot));
             pass_over(&mut log, number)?;
+            if let Some(snapshot) = snapshot.as_ref().filter(|_| goes_back) {
+                note_version(&mut log, number, snapshot.manifest(), definition)?;
+            }
             clean_up(&log)?;
             let job = job_id(&log.history().job);
             let (version, dead_letters_before) = (Version::new(definition, &store)?, restored.dead_letters());
@@ -233,11 +277,12 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     if let Some(durable) = &mut durable {
         durable.commits_done(number);
     }
-    Ok(Beginning { durable, restored, resumed: snapshot.map(|snapshot| snapshot.manifest().checkpoint) })
+    let drained = snapshot.as_ref().is_some_and(|snapshot| snapshot.manifest().drained);
+    Ok(Beginning { durable, restored, resumed: snapshot.map(|snapshot| snapshot.manifest().checkpoint), drained })
 }
 
 /// The number of a snapshot in the log; 0 if it does not stand there.
-fn number_in(history: &History, snapshot: &Snapshot) -> u64 {
+pub(crate) fn number_in(history: &History, snapshot: &Snapshot) -> u64 {
     let checksum = &snapshot.published().manifest.checksum;
     history.published.iter().find(|known| known.manifest.checksum == *checksum).map_or(0, |known| known.checkpoint)
 }
@@ -249,31 +294,11 @@ fn pass_over(log: &mut JobLog, number: u64) -> Result<()> {
     passed.into_iter().try_for_each(|checkpoint| log.append(Entry::Retired { checkpoint }))
 }
 
-/// Withdraws what the job has written and no checkpoint names, because it will not be tried again by itself. The job is taken over for it: an
-/// attempt that could not start may have done so as well.
-///
-/// # Errors
-/// What keeps it from being withdrawn, with how it is called.
-pub(crate) fn give_up(definition: &Arc<Definition>) -> Result<()> {
-    let Some(store) = definition.configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(()) };
-    let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
-    let job = job_id(&log.history().job);
-    let restored = uncommitted(&store, log.history())?;
-    settle(definition, job.clone(), log.generation(), restored.as_ref()).map_err(|e| {
-        e.at(format_args!("what was not committed is left behind, under names with `{job}`, until the next start withdraws it"))
-    })?;
-    log.append(Entry::Ended { state: EndState::Failed })
-}
-
-/// What the newest checkpoint promises to commit; `None` if there is none, or that is known to be done.
-fn uncommitted(store: &Store, history: &History) -> Result<Option<Restored>> {
-    let newest = newest(store, history)?;
-    newest.as_ref().filter(|newest| !is_committed(history, newest)).map(Restored::read).transpose()
-}
-
-/// Whether the log says that what a snapshot promises to commit is committed. A reader of the results may have moved it away since.
-pub(crate) fn is_committed(history: &History, snapshot: &Snapshot) -> bool {
-    (1..=history.committed).contains(&number_in(history, snapshot))
+/// The log says it, before any task runs, where the version that goes on is the one before that which the newest checkpoint names.
+fn note_version(log: &mut JobLog, number: u64, newest: &Manifest, definition: &Definition) -> Result<()> {
+    let digests = log.history().components(newest).iter().map(|component| component.digest.as_str());
+    let runs = definition.plugins.iter().map(|plugin| plugin.plugin.digest());
+    if newest.before.is_empty() || digests.eq(runs) { Ok(()) } else { log.append(Entry::RolledBack { checkpoint: number }) }
 }
 
 /// How a job is called in the names of its transactions.
@@ -295,7 +320,7 @@ fn record_origin(log: &mut JobLog, history: &History, snapshot: &Snapshot) -> Re
 fn keep(store: &Store, plugin: &crate::LoadedPlugin) -> Result<PluginEntry> {
     let digest = plugin.plugin.digest().to_owned();
     let component: Stored = store.put_once(&component_path(&digest), &plugin.component)?;
-    Ok(PluginEntry { name: String::new(), digest, args: plugin.args.clone(), component, replaces: plugin.replaces.clone() })
+    Ok(PluginEntry { name: plugin.name.clone(), digest, args: plugin.args.clone(), component, replaces: plugin.replaces.clone() })
 }
 
 /// The job as the user wrote it.
@@ -304,7 +329,9 @@ fn plan_of(definition: &Definition) -> Value {
     definition.graph.stream.nodes.iter().map(node).collect()
 }
 
-fn check_same(manifest: &Manifest, definition: &Definition, folder: &str) -> Result<()> {
+/// `kept` is what the newest checkpoint says, and the components that go on from it.
+fn check_same(kept: (&Manifest, &[PluginEntry]), definition: &Definition, folder: &str) -> Result<()> {
+    let (manifest, plugins) = kept;
     let refuse = |what: String| {
         let message = format!("{folder} holds checkpoints of a job that differs: {what}");
         Err(Error::new(code::OTHER_JOB, message))
@@ -312,12 +339,13 @@ fn check_same(manifest: &Manifest, definition: &Definition, folder: &str) -> Res
     if manifest.job != definition.spec.name {
         return refuse(format!("its name is `{}`, not `{}`", manifest.job, definition.spec.name));
     }
-    if manifest.plugins.len() != definition.plugins.len() {
-        return refuse(format!("it has {} components, not {}", manifest.plugins.len(), definition.plugins.len()));
+    if plugins.len() != definition.plugins.len() {
+        return refuse(format!("it has {} components, not {}", plugins.len(), definition.plugins.len()));
     }
-    for (kept, plugin) in manifest.plugins.iter().zip(&definition.plugins) {
+    for (kept, plugin) in plugins.iter().zip(&definition.plugins) {
         if kept.digest != plugin.plugin.digest() {
-            return refuse(format!("its component has the digest {}, not {}", short(&kept.digest), short(plugin.plugin.digest())));
+            let (old, new) = (short(&kept.digest), short(plugin.plugin.digest()));
+            return refuse(format!("its component `{}` has the digest {old}, not {new}", kept.name));
         }
         if kept.args != plugin.args {
             return refuse(format!("its arguments are `{}`, not `{}`", kept.args.join(" "), plugin.args.join(" ")));
@@ -332,53 +360,6 @@ fn check_same(manifest: &Manifest, definition: &Definition, folder: &str) -> Res
 
 fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
-}
-
-/// Refuses files that the job's backend does not read.
-fn check_backend(restored: &Restored, definition: &Definition) -> Result<()> {
-    match restored.on_disk().filter(|_| definition.disks.is_none()) {
-        None => Ok(()),
-        Some(uid) => {
-            let message = format!(
-                "the checkpoint holds the state of operator `{uid}` in files of the rocksdb backend: go on with `-D state.backend=rocksdb`, \
-                 or make a savepoint with it, which every backend reads"
-            );
-            Err(Error::new(code::SNAPSHOT_FOREIGN, message))
-        }
-    }
-}
-
-/// Refuses state whose operator is gone. A gate's watermark goes with the shape of the chains, and dead letters are settled already.
-fn check_uids(restored: &Restored, operators: &[OperatorEntry], definition: &Definition) -> Result<()> {
-    let known: BTreeSet<&str> = operators.iter().map(|operator| operator.uid.as_str()).collect();
-    let goes_with_chains = |uid: &&str| uid.ends_with(GATE_SUFFIX) || uid.ends_with(DEAD_LETTERS_SUFFIX);
-    let mut gone = restored.with_state().filter(|uid| !known.contains(uid) && !goes_with_chains(uid));
-    if definition.configuration.allow_non_restored_state {
-        gone.for_each(|uid| eprintln!("streamrt: the checkpoint's state of `{uid}` is left behind, since the job does not have it"));
-        return Ok(());
-    }
-    match gone.next() {
-        None => Ok(()),
-        Some(uid) => {
-            Err(Error::new(code::STATE_GONE, format!("the checkpoint holds state of operator `{uid}`, which the job does not have")))
-        }
-    }
-}
-
-/// Says which operators with state the snapshot does not know: they start empty, which may be a mistake in a uid.
-fn name_new_operators(restored: &Restored, definition: &Definition) {
-    let stream = &definition.graph.stream;
-    for (number, node) in stream.nodes.iter().enumerate() {
-        let has_states = |function: &&streamrt_graph::FunctionRef| !function.function().states.is_empty() || function.function().timers;
-        let is_stateful = match node.body {
-            Body::Aggregate { .. } | Body::Window { .. } => true,
-            Body::Function { .. } => stream.functions_of(number).iter().any(has_states),
-            _ => false,
-        };
-        if is_stateful && !restored.knows(&node.uid) {
-            eprintln!("streamrt: operator `{}` is not in the checkpoint, and starts without state", node.uid);
-        }
-    }
 }
 
 /// Everything that has state in a snapshot, with its vertex.
@@ -432,6 +413,11 @@ impl Durable {
     /// A version of the same shape, whose components are kept from now on.
     pub fn version(&self, definition: &Arc<Definition>) -> Result<Version> {
         Version::new(definition, self.store())
+    }
+
+    /// The components of the version that runs, as the store keeps them.
+    pub fn plugins(&self) -> Vec<PluginEntry> {
+        self.version.plugins.clone()
     }
 
     /// From now on manifests name the other version.
@@ -511,19 +497,25 @@ impl Durable {
 
     /// A line for the user.
     pub fn say(&self, message: &str) {
-        eprintln!("streamrt: {message}");
+        say!("streamrt: {message}");
     }
 
     pub fn retire(&mut self, checkpoint: u64) -> Result<()> {
         retire(&mut self.log, checkpoint)
     }
 
+    /// The savepoint that counts and lies in this store.
+    pub fn published_in(&self, store: &Store) -> Option<u64> {
+        let lies_there = |published: &&Published| published.location.as_deref() == Some(store.location());
+        self.log.history().published.iter().find(lies_there).map(|published| published.checkpoint)
+    }
+
     /// Writes the manifest, then the log entry that makes it count. A savepoint goes into a store of its own, components and all.
-    /// With `commits`, sinks commit behind it.
-    pub fn publish(&mut self, checkpoint: u64, savepoint: Option<&Store>, commits: bool, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
+    pub fn publish(&mut self, snapshot: Publication) -> Result<()> {
         failpoint("manifest.before")?;
+        let Publication { checkpoint, savepoint, commits, drained, before, subtasks } = snapshot;
         let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
-        let plugins = match savepoint {
+        let plugins = match &savepoint {
             None => self.version.plugins.clone(),
             Some(store) => self.version.definition.plugins.iter().map(|plugin| keep(store, plugin)).collect::<Result<_>>()?,
         };
@@ -538,42 +530,16 @@ impl Durable {
             streamrt: env!("CARGO_PKG_VERSION").to_owned(),
             max_parallelism: self.version.definition.max_parallelism,
             plan: self.version.plan.clone(),
-            configuration: BTreeMap::new(),
+            configuration: self.version.definition.configuration.texts.clone(),
             plugins,
             operators: self.operators.clone(),
             subtasks,
             dead_letters_before: self.dead_letters_before,
+            drained,
+            before,
         };
-        let store = savepoint.unwrap_or(self.store()).clone();
+        let store = savepoint.unwrap_or_else(|| self.store().clone());
         publish(&manifest, &store, &mut self.log, commits)?;
         Ok(())
     }
-}
-
-/// Commits what a checkpoint holds, unless that is known to be done (`None`), and withdraws what it does not name.
-pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: Option<&Restored>) -> Result<()> {
-    let all: Vec<usize> = (0..definition.graph.vertices.len()).collect();
-    let factory = Factory { definition, control: Arc::default(), job, generation, restored: Arc::default() };
-    settle_sinks(&factory, restored, &all)?;
-    dead_letters::settle(&factory, restored, &[dead_letters::prefix(&factory.job)])
-}
-
-/// As [`settle`], of the sinks of these vertices.
-pub(crate) fn settle_sinks(factory: &Factory<'_>, restored: Option<&Restored>, vertices: &[usize]) -> Result<()> {
-    let Factory { definition, job, .. } = factory;
-    for (node, mut sink) in factory.sinks(vertices)? {
-        let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::default(), &DeadLetters::default());
-        let place = |e: Error| e.at(format_args!("sink `{}`", context.uid));
-        sink.open(&context).map_err(place)?;
-        // In the order of the subtasks, and of the checkpoints within each.
-        let parts = restored.map_or(&[][..], |restored| restored.parts(&context.uid));
-        let items = parts.iter().flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat();
-        for item in items {
-            failpoint("recovery.commit")?;
-            sink.commit(&item).map_err(place)?;
-        }
-        failpoint("recovery.abort")?;
-        sink.abort_unlisted(&transaction_prefix(job, &context.uid), &[]).map_err(place)?;
-    }
-    Ok(())
 }

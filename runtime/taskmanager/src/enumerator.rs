@@ -17,6 +17,8 @@ use streamrt_types::{Error, Result, Status, code};
 /// A snapshot keeps the state of an enumerator under the uid of its source with this suffix.
 pub const ENUMERATOR_SUFFIX: &str = ":splits";
 const FOUND: &str = "found";
+/// Splits that go to a reader in one batch.
+const DEALT_SPLITS_MAX: usize = 1024;
 
 /// What a checkpoint keeps of an enumerator.
 #[derive(Serialize, Deserialize)]
@@ -88,11 +90,17 @@ impl Enumerator {
         task.end_of_input(mailbox, || self.snapshot())
     }
 
+    /// Deals splits to the readers in turn: rebalancing deals batch by batch, so each batch has the splits of one reader.
     fn deal(&mut self, splits: Vec<Split>, task: &mut Task) -> Result<()> {
-        for split in splits {
-            // One batch for each split, so that rebalancing deals them one by one.
-            task.exits.batch(0, split_rows::to_batch(&[Split { number: self.n_splits, ..split }])?)?;
-            self.n_splits += 1;
+        let numbered = splits.into_iter().zip(self.n_splits..).map(|(split, number)| Split { number, ..split });
+        let numbered: Vec<Split> = numbered.collect();
+        self.n_splits += numbered.len() as u32;
+        let n_readers = self.parallelism.max(1) as usize;
+        for some in numbered.chunks(DEALT_SPLITS_MAX * n_readers) {
+            for reader in 0..n_readers.min(some.len()) {
+                let share: Vec<Split> = some.iter().skip(reader).step_by(n_readers).cloned().collect();
+                task.exits.batch(0, split_rows::to_batch(&share)?)?;
+            }
         }
         Ok(())
     }

@@ -8,6 +8,8 @@ use streamrt_types::{Barrier, Batch, Result, Status, Watermark};
 /// The partitions by exit number.
 pub struct TaskExits {
     pub partitions: Vec<ResultPartition>,
+    /// By exit: whether watermarks are made behind it, from the splits of rows.
+    pub tells_splits: Vec<bool>,
 }
 
 impl TaskExits {
@@ -36,5 +38,9 @@ impl Exits for TaskExits {
 
     fn status(&mut self, exit: usize, status: Status) -> Result<()> {
         self.partitions[exit].status(status)
+    }
+
+    fn split_finished(&mut self, exit: usize, number: u32) -> Result<()> {
+        if self.tells_splits[exit] { self.partitions[exit].split_finished(number) } else { Ok(()) }
     }
 }

@@ -4,10 +4,12 @@ use crate::attempt;
 use crate::control::Control;
 use crate::dead_letters::{DEAD_LETTERS_SUFFIX, DeadLetterOperator, DeadLetters};
 use crate::disks::Disks;
+use crate::guest_log;
 use crate::replaceable::{Seats, UserCode};
 use crate::restored::Restored;
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
+use std::time::Duration;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
 use streamrt_operator::{
     FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator, Source,
@@ -22,6 +24,8 @@ use streamrt_wit::{Body, Function, FunctionKind, Options, WindowContents};
 /// A component, ready to make instances, with the arguments of this job.
 #[derive(Clone)]
 pub struct LoadedPlugin {
+    /// For people: that of the component's file, without its extension.
+    pub name: String,
     pub plugin: Arc<Plugin>,
     pub args: Vec<String>,
     /// The component itself, which is kept beside the checkpoints.
@@ -50,6 +54,11 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
+    /// How long an upgrade of it is watched.
+    pub fn probation(&self) -> Duration {
+        Duration::from_millis(self.configuration.upgrade_probation_ms)
+    }
+
     /// The subtasks of these vertices, with their numbers in the execution graph.
     pub fn tasks_of(&self, vertices: &[usize]) -> impl Iterator<Item = (usize, &Subtask)> {
         self.execution.subtasks.iter().enumerate().filter(|(_, subtask)| vertices.contains(&subtask.vertex))
@@ -208,6 +217,15 @@ impl Factory<'_> {
         Ok(sinks)
     }
 
+    /// A writer to where a native sink wrote before.
+    pub fn sink_as(&self, number: usize, body: &Body) -> Result<Box<dyn Sink>> {
+        let node = &self.definition.graph.stream.nodes[number];
+        match (body, &node.input_schema) {
+            (Body::Sink { connector, options }, Some(input)) => sink(connector, options, input, &self.visible(node, input)?),
+            _ => Err(Error::internal("only native sinks have a place of their own")),
+        }
+    }
+
     /// The columns that a sink gets: those that its function reads, or all that are not hidden.
     fn visible(&self, node: &StreamNode, input: &SchemaRef) -> Result<Vec<usize>> {
         let Body::FunctionSink { function, .. } = &node.body else {
@@ -321,9 +339,9 @@ fn function_operator(
     })
 }
 
-/// Puts what a plugin says onto stderr.
+/// Puts what a plugin says onto stderr, as far as it is not too much.
 fn log(place: String) -> Log {
-    Arc::new(move |level, message| eprintln!("{} {place}: {message}", level_name(level)))
+    Arc::new(move |level, message| guest_log::say(&format!("{} {place}: {message}", level_name(level))))
 }
 
 /// A chain of one function.

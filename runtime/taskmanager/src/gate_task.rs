@@ -4,6 +4,7 @@ use crate::control::Control;
 use crate::task::{Task, gate_snapshot};
 use std::time::Instant;
 use streamrt_exchange::{GateEvent, InputGate};
+use streamrt_operator::SplitEvent;
 use streamrt_types::Result;
 
 /// Runs until all channels are at their end.
@@ -27,6 +28,7 @@ pub fn run(task: &mut Task, gate: &mut InputGate) -> Result<()> {
             GateEvent::SecondInput(batch) => task.second_input(batch)?,
             GateEvent::Watermark(watermark) => task.watermark(watermark)?,
             GateEvent::Status(status) => task.status(status)?,
+            GateEvent::SplitFinished(number) => task.split(SplitEvent::Finished { number })?,
             GateEvent::Barrier(barrier, alignment) => task.checkpoint(barrier, alignment, gate_snapshot(&uid, gate.watermark()))?,
             GateEvent::Nothing => {}
             GateEvent::EndOfInput => {

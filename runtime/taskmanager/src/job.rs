@@ -11,17 +11,20 @@ use crate::master::Master;
 use crate::regions::Attempt;
 use crate::restart::RestartStrategy;
 use crate::statistics::{CheckpointReport, Statistics};
-use crate::upgrade::{Replacement, Upgraded};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::upgrade::Upgraded;
+use crate::versions::{Before, Versions};
+use crate::wishes::{Savepoint, When, Wish, Wishes};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use streamrt_checkpoint::{Request, Snapshot, Store};
 use streamrt_connector::{JobTraits, remarks};
 use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph};
 use streamrt_operator::TaskMetrics;
 use streamrt_plugin::Grants;
-use streamrt_types::{Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism};
+use streamrt_types::{Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism, say};
 
 /// How often one who waits for the next attempt looks whether there is to be one.
 const LOOK: Duration = Duration::from_millis(10);
@@ -54,18 +57,43 @@ pub struct Ended {
 /// What the handle sees of the attempt that runs.
 pub(crate) struct Shared {
     current: Mutex<Current>,
-    definition: Mutex<Arc<Definition>>,
-    /// A new version that waits for the attempt to stop.
-    pub replacement: Mutex<Option<Replacement>>,
+    pub versions: Arc<Versions>,
+    pub wishes: Arc<Wishes>,
     /// Held while a job is replaced: one version after the other.
     pub upgrading: Mutex<()>,
-    pub stopped: AtomicBool,
-    pub cancelled: AtomicBool,
     pub statistics: Statistics,
+}
+
+/// What a job is doing, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum JobState {
+    /// It has not run yet: something that it needs is away.
+    #[default]
+    Created,
+    Running,
+    /// A part of it, or all, failed and waits to run again.
+    Restarting,
+    /// A user has stopped it, or drains it.
+    Stopping,
+    Cancelling,
+}
+
+impl JobState {
+    pub fn name(self) -> &'static str {
+        match self {
+            JobState::Created => "created",
+            JobState::Running => "running",
+            JobState::Restarting => "restarting",
+            JobState::Stopping => "stopping",
+            JobState::Cancelling => "cancelling",
+        }
+    }
 }
 
 #[derive(Default)]
 pub(crate) struct Current {
+    /// As far as attempts know.
+    pub state: JobState,
     pub controls: Arc<Controls>,
     pub metrics: JobMetrics,
     /// To the coordinator, in a job with checkpoints.
@@ -151,6 +179,8 @@ pub struct JobToRun {
     pub state: Option<StateBackend>,
     /// Folders for sinks that ask for them.
     pub grants: Grants,
+    /// If the job goes on with an upgrade that is in its probation: the version before.
+    pub before: Option<(JobSpec, Vec<LoadedPlugin>)>,
 }
 
 /// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`. A server that is away is waited for as the restart strategy
@@ -160,7 +190,7 @@ pub struct JobToRun {
 /// `Invalid` if the job or its configuration is wrong, or `checkpoint.dir` is another job's; `Unavailable` if a file or server that it
 /// names is missing, `UserCode` if a plugin cannot be started, `Data` if a checkpoint is damaged. Nothing runs then.
 pub fn submit(submitted: JobToRun) -> Result<Submission> {
-    let JobToRun { job, plugins, configuration, parallelism, from, grants, state } = submitted;
+    let JobToRun { job, plugins, configuration, parallelism, from, grants, state, before } = submitted;
     // A job that went on from a folder and wrote nothing into it would write its results once more at the next start.
     if configuration.checkpoint_interval_ms.is_some() != configuration.checkpoint_dir.is_some() {
         return Err(Error::new(code::BAD_OPTION, "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is"));
@@ -169,10 +199,13 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let disks = state.map(|state| Disks::new(state, &configuration).map(Arc::new)).transpose()?;
     let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);
     let definition = Arc::new(define(job, plugins, grants, Arc::new(configuration), parallelism, kept_max, disks)?);
+    let before = before.zip(kept.snapshot.as_ref()).map(|(before, snapshot)| version_before(&definition, before, snapshot)).transpose()?;
+    let has_checkpoint = kept.snapshot.is_some();
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
     let traits = JobTraits { has_checkpoints: definition.configuration.checkpoint_interval_ms.is_some(), is_bounded: bounded };
     let remarks = remarks(definition.graph.stream.nodes.iter().map(|node| (&*node.uid, &node.body)), traits)?;
     let shared = Arc::new(Shared::new(definition.clone()));
+    before.into_iter().for_each(|before| shared.versions.go_on_in_probation(before));
     let strategy = RestartStrategy::new(&definition.configuration);
     let (first, resumed) = match start_first(&definition, kept, from.as_deref(), &shared) {
         Ok(None) => return Ok(Submission::Finished),
@@ -181,10 +214,14 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
         Err(error) if definition.configuration.checkpoint_interval_ms.is_some() && strategy.may_try_again(&error) => (Err(error), None),
         Err(error) => return Err(error),
     };
-    let master = Master { from, shared: shared.clone(), strategy, start: Instant::now() };
+    let master = Master { from, shared: shared.clone(), strategy, start: Instant::now(), has_checkpoint, goes_back: false };
     let disks = definition.disks.clone();
+    let wishes = shared.wishes.clone();
     let run = move || {
-        let ended = master.run(first);
+        let was_cancelled = |error: &Error| error.code() == code::CANCELLED && wishes.wants_cancel();
+        let cancelled = |error| if was_cancelled(&error) { Error::new(code::JOB_CANCELLED, "the job was cancelled") } else { error };
+        let ended = master.run(first).map_err(cancelled);
+        wishes.close();
         disks.iter().for_each(|disks| disks.remove());
         ended
     };
@@ -196,8 +233,17 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
 /// The first attempt, and the checkpoint that it goes on from; `None` if the job has finished.
 fn start_first(definition: &Arc<Definition>, kept: Kept, from: Option<&str>, shared: &Shared) -> Result<Option<(Attempt, Option<u64>)>> {
     let Some(beginning) = durable::begin(definition, kept, from)? else { return Ok(None) };
-    let Beginning { durable, restored, resumed } = beginning;
+    let Beginning { durable, restored, resumed, drained } = beginning;
+    shared.go_on_draining(drained);
     Ok(Some((Attempt::start(definition, durable, &restored, shared)?, resumed)))
+}
+
+/// The version before an upgrade that was in its probation when this snapshot was made.
+fn version_before(running: &Definition, (job, plugins): (JobSpec, Vec<LoadedPlugin>), snapshot: &Snapshot) -> Result<Before> {
+    let Definition { grants, configuration, parallelism, max_parallelism, disks, .. } = running;
+    let (grants, configuration, disks) = (grants.clone(), configuration.clone(), disks.clone());
+    let definition = Arc::new(define(job, plugins, grants, configuration, *parallelism, Some(*max_parallelism), disks)?);
+    Ok(Before { definition, plugins: snapshot.manifest().before.clone(), newer_published: true })
 }
 
 /// `kept_max` is the max parallelism of the snapshot that the job goes on from.
@@ -211,6 +257,7 @@ pub(crate) fn define(
     disks: Option<Arc<Disks>>,
 ) -> Result<Definition> {
     let graph = JobGraph::new(StreamGraph::new(&job)?, parallelism);
+    graph.check_size(parallelism.max(configuration.max_parallelism.unwrap_or(1)))?;
     factory::check_grants(&graph, &grants)?;
     let max_parallelism = max_parallelism(&graph, configuration.max_parallelism, kept_max)?;
     Ok(Definition {
@@ -243,22 +290,16 @@ impl Shared {
     fn new(definition: Arc<Definition>) -> Shared {
         Shared {
             current: Mutex::default(),
-            definition: Mutex::new(definition),
-            replacement: Mutex::default(),
+            versions: Arc::new(Versions::new(definition)),
+            wishes: Arc::default(),
             upgrading: Mutex::default(),
-            stopped: AtomicBool::new(false),
-            cancelled: AtomicBool::new(false),
             statistics: Statistics::default(),
         }
     }
 
     /// The version that runs.
     pub fn definition(&self) -> Arc<Definition> {
-        self.definition.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn set_definition(&self, definition: Arc<Definition>) {
-        *self.definition.lock().unwrap_or_else(PoisonError::into_inner) = definition;
+        self.versions.running()
     }
 
     pub fn messages(&self) -> Result<Sender<Message>> {
@@ -312,54 +353,82 @@ impl Shared {
         }
     }
 
-    fn drain_to(&self, folder: &str) -> Result<u64> {
-        let messages = self.messages()?;
+    /// Makes a savepoint, and waits for it, however often the job fails meanwhile.
+    fn savepoint(&self, folder: &str, when: When) -> Result<u64> {
+        // A job without checkpoints has no use for the folder, which opening it would make.
+        self.messages()?;
         let (reply, answer) = channel();
-        let gone = || Error::new(code::CHECKPOINT_FAILED, "the job has ended before the savepoint was whole");
-        messages.send(Message::Drain { folder: folder.to_owned(), reply }).map_err(|_| gone())?;
-        drop(messages);
-        answer.recv().map_err(|_| gone())?
-    }
-
-    fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
-        let messages = self.messages()?;
-        let (reply, answer) = channel();
-        let gone = || Error::new(code::CHECKPOINT_FAILED, "the job has ended before the savepoint was whole");
-        let sent = messages.send(Message::Savepoint { folder: folder.to_owned(), stop, reply }).map_err(|_| gone());
-        drop(messages);
-        let made = sent.and_then(|()| answer.recv().map_err(|_| gone())?);
-        if stop && made.is_ok() {
-            // A failure on the last steps does not start the job again.
-            self.stop();
+        let wish = Wish::Savepoint(Savepoint::new(savepoint_store(folder)?, when, reply));
+        if when == When::AtEnd {
+            self.wishes.drain();
         }
-        made
+        let current = self.current();
+        // Under the lock: an attempt that begins asks for what it finds, and is not asked twice.
+        if let Some((request, messages)) = self.wishes.add(wish).zip(current.messages.as_ref()) {
+            // A coordinator that is gone has a successor, or the job is over.
+            drop(messages.send(Message::Asked(request)));
+        }
+        current.controls.wake();
+        drop(current);
+        answer.recv().map_err(|_| Error::internal("a savepoint was asked for, and nobody answered"))?
     }
 
-    /// Waits for the next attempt; not longer than the user wants the job to run.
-    pub fn pause(&self, delay: Duration) {
+    /// What the job goes on from may say that it was being drained.
+    pub fn go_on_draining(&self, drained: bool) {
+        if drained && !self.wishes.wants_drain() {
+            say!("streamrt: the job was being drained: it ends with what it had read, and reads nothing more");
+            self.wishes.drain();
+        }
+    }
+
+    fn state(&self) -> JobState {
+        let state = self.current().state;
+        match () {
+            () if self.wishes.wants_cancel() => JobState::Cancelling,
+            () if state == JobState::Running && (self.wishes.wants_stop() || self.wishes.wants_drain()) => JobState::Stopping,
+            () => state,
+        }
+    }
+
+    /// Waits for the next attempt; not longer than the user wants the job to run. `has_checkpoint`: there is one to go on from.
+    pub fn pause(&self, delay: Duration, has_checkpoint: bool) {
         let began = Instant::now();
-        while began.elapsed() < delay && !self.stopped.load(Ordering::SeqCst) && !self.cancelled.load(Ordering::SeqCst) {
+        while began.elapsed() < delay && !self.wishes.forbid_restart(has_checkpoint) {
             std::thread::sleep(LOOK.min(delay));
         }
     }
 
-    /// What users wanted while one attempt followed the other is told to the new one.
-    pub fn remind(&self) {
-        if self.cancelled.load(Ordering::SeqCst) {
-            self.current().controls.fail(Control::cancelled());
-        } else if self.stopped.load(Ordering::SeqCst) {
-            self.stop();
+    /// An attempt begins: it is asked for what users wanted before it. Under one lock, so that it is not asked twice for what is added now.
+    pub fn begin(&self, attempt: Current) {
+        let mut current = self.current();
+        *current = attempt;
+        if self.wishes.wants_cancel() {
+            current.controls.fail(Control::cancelled());
+        }
+        for request in self.wishes.requests() {
+            current.messages.iter().for_each(|messages| drop(messages.send(Message::Asked(request))));
         }
     }
 
     /// Lets the attempt that runs end: with a checkpoint, where there are any.
     fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
+        self.wishes.stop();
         let current = self.current();
         match &current.messages {
             // A coordinator that is gone has nothing to stop any more.
-            Some(messages) => drop(messages.send(Message::Stop)),
-            None => current.controls.stop(),
+            Some(messages) => drop(messages.send(Message::Asked(Request::Stop))),
+            None => current.controls.wake(),
+        }
+    }
+}
+
+/// A new folder for a savepoint.
+fn savepoint_store(folder: &str) -> Result<Store> {
+    let store = Store::open(folder)?;
+    match store.list("")?.first() {
+        None => Ok(store),
+        Some((path, _)) => {
+            Err(Error::new(code::BAD_OPTION, format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own")))
         }
     }
 }
@@ -376,6 +445,15 @@ impl JobRemote {
         self.shared.progress(self.start.elapsed())
     }
 
+    pub fn state(&self) -> JobState {
+        self.shared.state()
+    }
+
+    /// That of operators that name none themselves.
+    pub fn parallelism(&self) -> u32 {
+        self.shared.definition().parallelism
+    }
+
     /// As [`JobHandle::checkpoints`].
     pub fn checkpoints(&self, n: usize) -> Vec<CheckpointReport> {
         self.shared.statistics.last(n)
@@ -388,7 +466,7 @@ impl JobRemote {
 
     /// Ends the job at once: what is not committed is withdrawn.
     pub fn cancel(&self) {
-        self.shared.cancelled.store(true, Ordering::SeqCst);
+        self.shared.wishes.cancel();
         self.shared.current().controls.fail(Control::cancelled());
     }
 
@@ -397,7 +475,7 @@ impl JobRemote {
     /// # Errors
     /// As there.
     pub fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
-        self.shared.savepoint(folder, stop)
+        self.shared.savepoint(folder, if stop { When::WithStop } else { When::Now })
     }
 
     /// Ends the sources as if their input had ended: the final watermark fires all windows and event-time timers. With `folder`, a savepoint is
@@ -407,9 +485,10 @@ impl JobRemote {
     /// As [`JobHandle::savepoint`].
     pub fn drain(&self, folder: Option<&str>) -> Result<Option<u64>> {
         match folder {
-            Some(folder) => self.shared.drain_to(folder).map(Some),
+            Some(folder) => self.shared.savepoint(folder, When::AtEnd).map(Some),
             None => {
-                self.shared.current().controls.drain();
+                self.shared.wishes.drain();
+                self.shared.current().controls.wake();
                 Ok(None)
             }
         }
@@ -458,7 +537,7 @@ impl JobHandle {
     /// # Errors
     /// `Invalid` if the job has no checkpoints or the folder holds a snapshot already; S7009 with the reason if the savepoint failed.
     pub fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
-        self.shared.savepoint(folder, stop)
+        self.shared.savepoint(folder, if stop { When::WithStop } else { When::Now })
     }
 
     /// What a thread beside the one that waits can do with the job.

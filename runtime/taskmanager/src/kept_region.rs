@@ -1,9 +1,10 @@
 //! What a region that failed goes on from, and what its tasks have left in the systems behind its sinks.
 
 use crate::dead_letters;
-use crate::durable::{is_committed, newest, settle_sinks};
+use crate::durable::newest;
 use crate::factory::{Definition, Factory};
 use crate::restored::Restored;
+use crate::settle::{is_committed, settle_sinks};
 use std::sync::Arc;
 use streamrt_checkpoint::{History, OperatorEntry, Snapshot, Store};
 use streamrt_operator::subtask_prefix;

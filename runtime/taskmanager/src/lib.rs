@@ -3,6 +3,7 @@
 //! This crate decides nothing about the job (`graph` did) and knows no semantics (operators do): it starts threads, moves elements from
 //! gates through chains to partitions, watches the clock, and ends everything together when one part fails.
 
+mod alignment;
 mod attempt;
 mod checkpoints;
 mod control;
@@ -13,27 +14,33 @@ mod durable;
 mod enumerator;
 mod exits;
 mod factory;
+mod fits;
 mod gate_task;
+mod guest_log;
 mod job;
 mod kept_region;
 mod mailbox;
 mod master;
+mod places;
 mod rate;
 mod reader;
 mod regions;
 mod replaceable;
 mod restart;
 mod restored;
+mod settle;
 mod split_rows;
+mod splits;
 mod statistics;
 mod task;
 mod upgrade;
+mod versions;
 mod wishes;
 
 pub use disks::StateBackend;
-pub use durable::replacement;
+pub use durable::{Replacing, replacement};
 pub use factory::LoadedPlugin;
-pub use job::{Ended, JobHandle, JobRemote, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
+pub use job::{Ended, JobHandle, JobRemote, JobState, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
 pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};
 pub use upgrade::Upgraded;
 

@@ -6,15 +6,17 @@
 use crate::checkpoints::{self, Ending};
 use crate::durable::{self, Beginning};
 use crate::factory::Definition;
-use crate::job::Shared;
+use crate::job::{JobState, Shared};
 use crate::regions::Attempt;
 use crate::restart::RestartStrategy;
+use crate::settle;
 use crate::upgrade::{Replacement, Upgraded};
+use crate::versions::Before;
 use crate::wishes::answer;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
-use streamrt_types::{Error, ErrorKind, Result, code};
+use streamrt_checkpoint::PluginEntry;
+use streamrt_types::{Error, ErrorKind, Result, code, say};
 
 /// Runs attempts until the job has ended.
 pub(crate) struct Master {
@@ -23,6 +25,10 @@ pub(crate) struct Master {
     pub shared: Arc<Shared>,
     pub strategy: RestartStrategy,
     pub start: Instant,
+    /// There is one that an attempt can go on from.
+    pub has_checkpoint: bool,
+    /// The version that runs was put back, and has published nothing since.
+    pub goes_back: bool,
 }
 
 impl Master {
@@ -39,15 +45,16 @@ impl Master {
                 (Err(error), Some(ending)) => (error, Some(ending)),
             };
             if let Some(ending) = &ending {
-                self.shared.set_definition(ending.durable.definition().clone());
                 self.from.take_if(|_| ending.durable.has_published());
+                self.has_checkpoint |= ending.durable.has_published();
+                self.goes_back &= !ending.durable.has_published();
             }
-            let replacement = self.shared.take_replacement();
+            let replacement = self.shared.wishes.take_replacement();
             let next = match (ending, replacement) {
                 (Some(Ending { mut durable, stopped_at: Some(checkpoint), .. }), replacement) if error.code() == code::CANCELLED => {
                     match replacement {
                         None => return checkpoints::stopped(&mut durable).map(|()| Some(checkpoint)),
-                        Some(replacement) => Some(self.replace(replacement, checkpoint)?),
+                        Some(replacement) => Some(self.replace(replacement, checkpoint, durable.plugins())?),
                     }
                 }
                 (ending, replacement) => self.after_failure(error, ending, replacement)?,
@@ -93,28 +100,33 @@ impl Master {
     /// # Errors
     /// The same error, if nothing is to be started again.
     fn wait_after(&mut self, error: Error, what: &str) -> Result<Error> {
-        let is_over = self.shared.stopped.load(Ordering::SeqCst) || self.shared.cancelled.load(Ordering::SeqCst);
+        let is_over = self.shared.wishes.forbid_restart(self.has_checkpoint);
         let delay = if is_over { None } else { self.strategy.after_failure(self.start.elapsed(), &error) };
         let Some(delay) = delay else { return Err(error) };
-        eprintln!("streamrt: [{}] {}{what} in {:.1} s", error.code().id, error.with_causes(), delay.as_secs_f64());
-        self.shared.pause(delay);
+        say!("streamrt: [{}] {}{what} in {:.1} s", error.code().id, error.with_causes(), delay.as_secs_f64());
+        self.shared.current().state = JobState::Restarting;
+        self.shared.pause(delay, self.has_checkpoint);
         Ok(error)
     }
 
     /// Starts a new version from the checkpoint at which the old one stopped; if it cannot start, the old one goes on.
-    fn replace(&mut self, replacement: Replacement, checkpoint: u64) -> Result<Attempt> {
+    /// `plugins` are the old one's.
+    fn replace(&mut self, replacement: Replacement, checkpoint: u64, plugins: Vec<PluginEntry>) -> Result<Attempt> {
         let (old, began) = (self.shared.definition(), Instant::now());
         let start = |definition: &Arc<Definition>| {
             let ended = || Error::internal("a job that stopped has not finished");
             self.start_from_newest(definition, None)?.ok_or_else(ended)
         };
+        // Before it publishes anything.
+        self.shared.versions.upgraded(&replacement.definition, Before { definition: old.clone(), plugins, newer_published: false });
         match start(&replacement.definition) {
             Ok(attempt) => {
-                self.shared.set_definition(replacement.definition);
-                answer(&replacement.reply, Ok(Upgraded { checkpoint, in_place: false, pause: began.elapsed() }));
+                let (pause, probation) = (began.elapsed(), old.probation());
+                answer(&replacement.reply, Ok(Upgraded { checkpoint, in_place: false, pause, probation }));
                 Ok(attempt)
             }
             Err(error) => {
+                self.shared.versions.not_upgraded(&old);
                 let attempt = start(&old)?;
                 answer(&replacement.reply, Err(error));
                 Ok(attempt)
@@ -129,12 +141,12 @@ impl Master {
             answer(&replacement.reply, Err(went()));
         }
         let Some(Ending { mut durable, upgrade, .. }) = ending else { return self.again(error) };
-        if self.shared.cancelled.load(Ordering::SeqCst) {
+        if self.shared.wishes.wants_cancel() {
             checkpoints::cancel(&mut durable)?;
             return Err(error);
         }
         let Some(reply) = upgrade else { return self.again_or_withdraw(error) };
-        eprintln!("streamrt: [{}] the upgrade failed, and the version before goes on: {}", error.code().id, error.message());
+        say!("streamrt: [{}] the upgrade failed, and the version before goes on: {}", error.code().id, error.message());
         // The old version has not failed, so that no strategy is asked.
         let next = self.resume();
         answer(&reply, Err(Error::new(error.code(), format!("the old version goes on, because the upgrade failed: {}", error.message()))));
@@ -147,10 +159,33 @@ impl Master {
             Err(error) if error.kind() != ErrorKind::Fenced => error,
             other => return other,
         };
-        if let Err(left) = durable::give_up(&self.shared.definition()) {
-            eprintln!("streamrt: [{}] {}", left.code().id, left.with_causes());
+        if self.puts_version_back(&failed) {
+            // The version before has not failed, so that no strategy is asked.
+            return self.resume().or_else(|error| self.again_or_withdraw(error));
         }
-        Err(failed)
+        if let Err(left) = settle::give_up(&self.shared.definition()) {
+            say!("streamrt: [{}] {}", left.code().id, left.with_causes());
+        }
+        let way_back = self.shared.versions.way_back().filter(|_| failed.kind() != ErrorKind::Unavailable);
+        Err(way_back.into_iter().fold(failed, Error::and))
+    }
+
+    /// Whether the version before an upgrade goes on, because this one has failed in its probation.
+    fn puts_version_back(&mut self, failed: &Error) -> bool {
+        if self.shared.wishes.forbid_restart(self.has_checkpoint) {
+            return false;
+        }
+        let what = format!("streamrt: [{}] the upgrade failed in its probation", failed.code().id);
+        match self.shared.versions.go_back() {
+            None => return false,
+            Some(Ok(())) => say!("{what}, and the version before goes on: {}", failed.message()),
+            Some(Err(reason)) => {
+                say!("{what}, but the version before cannot go on from the newest checkpoint, which this one has made: {reason}");
+                return false;
+            }
+        }
+        self.goes_back = true;
+        true
     }
 
     /// Waits as the strategy says, and starts the next attempt, until one starts; `None` if the job turns out to have finished.
@@ -171,10 +206,11 @@ impl Master {
     }
 
     fn start_from_newest(&self, definition: &Arc<Definition>, from: Option<&str>) -> Result<Option<Attempt>> {
-        let Some(kept) = durable::look_again(&definition.configuration, from)? else { return Ok(None) };
-        let Beginning { durable, restored, resumed } = durable::open(definition, kept)?;
+        let Some(kept) = durable::look_again(&definition.configuration, from, self.goes_back)? else { return Ok(None) };
+        let Beginning { durable, restored, resumed, drained } = durable::open(definition, kept)?;
+        self.shared.go_on_draining(drained);
         if let Some(checkpoint) = resumed {
-            eprintln!("streamrt: the job goes on from checkpoint {checkpoint}");
+            say!("streamrt: the job goes on from checkpoint {checkpoint}");
         }
         Attempt::start(definition, durable, &restored, &self.shared).map(Some)
     }

@@ -1,12 +1,17 @@
-//! The loop of a source reader: takes splits from the enumerator, reads one after the other, and feeds the chain.
+//! The loop of a source reader: takes splits from the enumerator, reads from the one whose turn it is, and feeds the chain.
 //!
-//! 1. No split is read before the first listing is complete, so that every reader knows what holds its watermark. 2. The splits that
-//! are known but not begun are told to the chain, whose watermark generators wait for them. 3. At the end of all splits comes the final
-//! watermark; a reader that was stopped ends without it, since the windows that are open are not complete.
+//! 1. No split is read before the first listing is complete, so that every reader knows what holds its watermark. 2. All splits that are known
+//! are told to the chain, whose watermark generators wait for their first rows. 3. After each batch the chain says how far its split has come;
+//! the split that is furthest back is read next (`splits.rs`). Where the chain makes no watermarks, splits are read in order. 4. At the end of
+//! all splits comes the final watermark; a reader that was stopped ends without it, since the windows that are open are not complete.
+//!
+//! Invariant: a split whose turn has not come holds the watermark where its own rows have left it, and counts as silent for no moment.
 
+use crate::alignment::Alignment;
 use crate::control::Control;
 use crate::rate::RateLimiter;
 use crate::split_rows;
+use crate::splits::{Held, Splits};
 use crate::task::{HeadSnapshot, Task};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -14,18 +19,38 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
 use streamrt_operator::record_text;
-use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, SplitReader, TaskMetrics};
+use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, TaskMetrics};
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
-use streamrt_types::{Error, PoisonPolicy, Result, Status, WATERMARK_MAX, code};
+use streamrt_types::{Batch, Error, PoisonPolicy, Result, Status, WATERMARK_MAX, Watermark, code};
+
+/// How often a reader looks whether the others have caught up.
+const ALIGNMENT_PAUSE: Duration = Duration::from_millis(5);
+/// How long a split that stays open and has nothing lets others go first, if it does not say itself.
+const DRY_PAUSE: Duration = Duration::from_millis(1);
+
+/// What the readers of a region share.
+#[derive(Clone, Default)]
+pub(crate) struct Shared {
+    /// Of the same source.
+    pub rate: Option<Arc<RateLimiter>>,
+    /// With the number of this reader.
+    pub alignment: Option<(Arc<Alignment>, usize)>,
+}
 
 /// One subtask's reader.
-pub struct Reader {
+pub(crate) struct Reader {
     pub source: Arc<dyn Source>,
     pub context: OperatorContext,
-    /// Splits that are not open, with the place to go on at if they were.
-    waiting: VecDeque<(Split, Option<String>)>,
-    open: Option<(Split, Box<dyn SplitReader>)>,
-    rate: Option<Arc<RateLimiter>>,
+    splits: Splits,
+    /// What a snapshot kept, until the chain was told of it.
+    restored: Vec<(Split, Option<String>)>,
+    /// The split that was read last.
+    current: Option<u32>,
+    /// How often a split was read, where they are read in turn.
+    n_turns: i64,
+    /// For checkpoints that are under way: the positions of splits that stay open.
+    promised: VecDeque<(u64, Vec<(u32, String)>)>,
+    shared: Shared,
     /// The first listing is complete.
     listed: bool,
     /// No split will follow.
@@ -33,7 +58,7 @@ pub struct Reader {
     status: Option<Status>,
 }
 
-/// The list of a snapshot that has the splits of a reader: the open one first, then those that wait.
+/// The list of a snapshot that has the splits of a reader.
 const SPLITS: &str = "splits";
 
 /// What a checkpoint keeps of a split.
@@ -46,10 +71,27 @@ struct KeptSplit {
     position: Option<String>,
 }
 
+fn kept(held: &Held) -> Vec<u8> {
+    let Split { number, name, detail } = &held.split;
+    let kept = KeptSplit { number: *number, name: name.to_string(), detail: detail.clone(), position: held.position() };
+    serde_json::to_vec(&kept).unwrap_or_default()
+}
+
 impl Reader {
-    /// `rate` is shared by all readers of the source.
-    pub fn new(source: Arc<dyn Source>, context: OperatorContext, rate: Option<Arc<RateLimiter>>) -> Reader {
-        Reader { source, context, waiting: VecDeque::new(), open: None, rate, listed: false, ended: false, status: None }
+    pub fn new(source: Arc<dyn Source>, context: OperatorContext, shared: Shared) -> Reader {
+        Reader {
+            source,
+            splits: Splits::new(context.parallelism),
+            context,
+            restored: Vec::new(),
+            current: None,
+            n_turns: 0,
+            promised: VecDeque::new(),
+            shared,
+            listed: false,
+            ended: false,
+            status: None,
+        }
     }
 
     /// Takes back the splits that [`Reader::snapshot`] kept.
@@ -62,24 +104,14 @@ impl Reader {
             let damaged =
                 |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: a split in the snapshot cannot be read")).with_source(e);
             let KeptSplit { number, name, detail, position } = serde_json::from_slice(&item).map_err(damaged)?;
-            self.waiting.push_back((Split { number, name: name.into(), detail }, position));
+            self.restored.push((Split { number, name: name.into(), detail }, position));
         }
         Ok(())
     }
 
     fn snapshot(&self) -> HeadSnapshot {
-        let open = self.open.iter().map(|(split, reader)| (split, Some(reader.position())));
-        let waiting = self.waiting.iter().map(|(split, position)| (split, position.clone()));
-        let keep = |(split, position): (&Split, Option<String>)| {
-            let kept = KeptSplit { number: split.number, name: split.name.to_string(), detail: split.detail.clone(), position };
-            serde_json::to_vec(&kept).unwrap_or_default()
-        };
-        let lists = vec![ListSnapshot {
-            name: SPLITS.into(),
-            mode: ListMode::Split,
-            types: serde_json::Value::Null,
-            items: open.chain(waiting).map(keep).collect(),
-        }];
+        let items = self.splits.iter().map(kept).collect();
+        let lists = vec![ListSnapshot { name: SPLITS.into(), mode: ListMode::Split, types: serde_json::Value::Null, items }];
         (self.context.uid.clone(), OperatorSnapshot { lists, ..OperatorSnapshot::default() })
     }
 
@@ -88,14 +120,13 @@ impl Reader {
     /// # Errors
     /// What the connector or an operator says, or that the job was cancelled.
     pub fn run(&mut self, task: &mut Task, gate: &mut InputGate) -> Result<()> {
-        let restored: Vec<u32> = self.waiting.iter().map(|(split, _)| split.number).collect();
-        for number in restored {
-            task.head(|operator, output| operator.split(SplitEvent::Known { number }, output))?;
+        for (split, position) in std::mem::take(&mut self.restored) {
+            self.take_split(task, split, position)?;
         }
         let mut timeout = None;
         loop {
             let start = Instant::now();
-            task.commands(gate)?;
+            self.commands(task, gate)?;
             let idle = self.take_splits(task, gate, timeout)?;
             if task.control.is_cancelled() {
                 return Err(Control::cancelled());
@@ -109,6 +140,7 @@ impl Reader {
                 () if self.listed => self.read(task)?,
                 () => Pause::ForSplits,
             };
+            self.align(task, pause);
             if pause == Pause::AtEnd {
                 // A reader that never had a split holds nothing back. ACTIVE would, from there until the final watermark behind it, and
                 // whether rows of other readers come in between is chance.
@@ -126,13 +158,37 @@ impl Reader {
         }
     }
 
+    fn commands(&mut self, task: &mut Task, gate: &mut InputGate) -> Result<()> {
+        task.commands(gate)?;
+        match task.published.take() {
+            Some(checkpoint) => self.checkpoint_complete(checkpoint),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells splits that stay open what they need not keep any more.
+    fn checkpoint_complete(&mut self, checkpoint: u64) -> Result<()> {
+        while let Some((number, _)) = self.promised.front()
+            && *number <= checkpoint
+            && let Some((number, positions)) = self.promised.pop_front()
+        {
+            // One that was given up says nothing.
+            for (split, position) in positions.iter().filter(|_| number == checkpoint) {
+                if let Some(reader) = self.splits.get_mut(*split).and_then(|held| held.reader.as_mut()) {
+                    reader.checkpoint_complete(position)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Waits at the gate for at most `timeout`, takes what is there, and returns how long it waited.
     fn take_splits(&mut self, task: &mut Task, gate: &mut InputGate, mut timeout: Option<Duration>) -> Result<Duration> {
         let start = Instant::now();
         if self.ended {
             if let Some(pause) = timeout.filter(|pause| !pause.is_zero()) {
                 gate.wait(pause);
-                task.commands(gate)?;
+                self.commands(task, gate)?;
             }
             timeout = Some(Duration::ZERO);
         }
@@ -141,15 +197,14 @@ impl Reader {
                 GateEvent::Nothing => return Ok(start.elapsed()),
                 GateEvent::Batch(batch) | GateEvent::SecondInput(batch) => {
                     for split in split_rows::from_batch(&batch) {
-                        let known = SplitEvent::Known { number: split.number };
-                        task.head(|operator, output| operator.split(known, output))?;
-                        self.waiting.push_back((split, None));
+                        self.take_split(task, split, None)?;
                     }
                 }
-                GateEvent::Status(Status::Active) | GateEvent::Watermark(_) => {}
+                GateEvent::Status(Status::Active) | GateEvent::Watermark(_) | GateEvent::SplitFinished(_) => {}
                 GateEvent::Status(Status::Idle | Status::Finished) => self.listed = true,
                 GateEvent::Barrier(barrier, alignment) => {
                     self.tell_first(task)?;
+                    self.promise(barrier.checkpoint);
                     task.checkpoint(barrier, alignment, self.snapshot())?;
                 }
                 GateEvent::EndOfInput => {
@@ -161,55 +216,173 @@ impl Reader {
         }
     }
 
+    /// Notes the positions of splits that stay open, for the time when the checkpoint is published.
+    fn promise(&mut self, checkpoint: u64) {
+        if self.source.stays_open() {
+            let position = |held: &Held| Some((held.split.number, held.reader.as_ref()?.position()));
+            self.promised.push_back((checkpoint, self.splits.iter().filter_map(position).collect()));
+        }
+    }
+
+    fn take_split(&mut self, task: &mut Task, split: Split, position: Option<String>) -> Result<()> {
+        task.split(SplitEvent::Known { number: split.number })?;
+        let turn = self.turn(task, split.number);
+        self.splits.insert(split, position, turn);
+        Ok(())
+    }
+
+    /// The lower it is, the sooner the split is read.
+    fn turn(&mut self, task: &Task, number: u32) -> i64 {
+        match task.chain.split_time(number) {
+            Some(time) => time.watermark,
+            None if self.source.stays_open() => {
+                self.n_turns += 1;
+                self.n_turns
+            }
+            None => 0,
+        }
+    }
+
     /// Reads one batch, if there is one.
     fn read(&mut self, task: &mut Task) -> Result<Pause> {
-        if self.open.is_none() {
-            match self.waiting.pop_front() {
-                Some((split, position)) => {
-                    let mut reader = self.source.open(&split, position.as_deref())?;
-                    if self.context.configuration.poison_policy == PoisonPolicy::Skip {
-                        reader.skip_long_records();
-                    }
-                    self.open = Some((split, reader));
-                }
-                None if self.ended => return Ok(Pause::AtEnd),
-                None => {
-                    self.tell(task, Status::Idle)?;
-                    return Ok(Pause::ForSplits);
-                }
+        if self.splits.is_empty() {
+            if self.ended {
+                return Ok(Pause::AtEnd);
             }
+            self.tell(task, Status::Idle)?;
+            return Ok(Pause::ForSplits);
         }
         self.tell(task, Status::Active)?;
-        let wait = self.rate.as_ref().map_or(Duration::ZERO, |rate| rate.wait());
+        if let Some(again) = self.splits.next_dry() {
+            let now = Instant::now();
+            for number in self.splits.wake(now) {
+                self.waits(task, number)?;
+            }
+            if self.splits.first().is_none() {
+                return Ok(Pause::For(again.saturating_duration_since(now)));
+            }
+        }
+        let wait = self.shared.rate.as_ref().map_or(Duration::ZERO, |rate| rate.wait());
         if !wait.is_zero() {
             return Ok(Pause::For(wait));
         }
-        let Some((split, reader)) = &mut self.open else { return Ok(Pause::None) };
-        let configuration = &self.context.configuration;
-        let rows = self.rate.as_ref().map_or(configuration.batch_rows, |rate| configuration.batch_rows.min(rate.rows()));
+        let Some((turn, number)) = self.splits.first() else { return Ok(Pause::None) };
+        if self.is_ahead(task, number, turn) {
+            self.waits(task, number)?;
+            return Ok(Pause::For(ALIGNMENT_PAUSE));
+        }
+        self.turn_to(task, number)?;
+        self.read_split(task, number)
+    }
+
+    fn read_split(&mut self, task: &mut Task, number: u32) -> Result<Pause> {
+        let rows = self.rows(task, number);
+        let poll = self.poll(number, rows)?;
+        let again = match poll {
+            ReaderPoll::Finished => {
+                self.splits.finish(number);
+                self.current = None;
+                task.split(SplitEvent::Finished { number })?;
+                return Ok(Pause::None);
+            }
+            ReaderPoll::Batch(batch) => {
+                self.batch(task, batch)?;
+                None
+            }
+            // It is asked again at once, unless others wait for it.
+            ReaderPoll::Pending { ms: 0 } if !self.source.stays_open() || self.splits.is_one() => None,
+            ReaderPoll::Pending { ms } => Some(Instant::now() + Duration::from_millis(ms).max(DRY_PAUSE)),
+        };
+        let turn = self.turn(task, number);
+        self.splits.asked(number, rows, turn, again);
+        if !self.source.stays_open() {
+            self.splits.close_too_many();
+        }
+        Ok(Pause::None)
+    }
+
+    fn batch(&mut self, task: &mut Task, batch: Batch) -> Result<()> {
+        if let Some(rate) = &self.shared.rate {
+            rate.took(batch.n_rows());
+        }
+        task.batch(batch)
+    }
+
+    /// How many rows to ask a split for.
+    fn rows(&self, task: &Task, number: u32) -> usize {
+        let batch_rows = self.context.configuration.batch_rows;
+        let rows = match task.chain.split_time(number) {
+            Some(_) => self.splits.rows(number, batch_rows),
+            None => batch_rows,
+        };
+        self.shared.rate.as_ref().map_or(rows, |rate| rows.min(rate.rows()))
+    }
+
+    /// Asks a split for rows, opening it if it is not open.
+    fn poll(&mut self, number: u32, rows: usize) -> Result<ReaderPoll> {
+        let missing = || Error::internal("the split whose turn it is is one of the reader's");
+        let held = self.splits.get_mut(number).ok_or_else(missing)?;
+        if held.reader.is_none() {
+            let mut reader = self.source.open(&held.split, held.position.as_deref())?;
+            if self.context.configuration.poison_policy == PoisonPolicy::Skip {
+                reader.skip_long_records();
+            }
+            self.splits.opened(number, reader);
+        }
+        let held = self.splits.get_mut(number).ok_or_else(missing)?;
+        let name = held.split.name.clone();
+        let reader = held.reader.as_mut().ok_or_else(missing)?;
         let uid = &self.context.uid;
         // Other errors name the file themselves.
-        let place = |e: Error| if e.code() == code::BAD_RECORD { e.at(format_args!("source `{uid}`: {}", split.name)) } else { e };
-        let poll = reader.poll(rows, Duration::from_millis(configuration.buffer_timeout_ms)).map_err(place)?;
+        let place = |e: Error| if e.code() == code::BAD_RECORD { e.at(format_args!("source `{uid}`: {name}")) } else { e };
+        let timeout = Duration::from_millis(self.context.configuration.buffer_timeout_ms);
+        let poll = reader.poll(rows, timeout).map_err(place)?;
         let poison = reader.take_poison();
-        let (split_name, number) = (split.name.clone(), split.number);
-        for line in poison {
-            self.poison(&split_name, line)?;
+        poison.into_iter().try_for_each(|line| self.poison(&name, line))?;
+        Ok(poll)
+    }
+
+    /// Makes a split the one that is asked for rows.
+    fn turn_to(&mut self, task: &mut Task, number: u32) -> Result<()> {
+        if let Some(last) = self.current.filter(|last| *last != number && self.splits.is_ready(*last)) {
+            self.waits(task, last)?;
         }
-        match poll {
-            ReaderPoll::Batch(batch) => {
-                if let Some(rate) = &self.rate {
-                    rate.took(batch.n_rows());
-                }
-                task.batch(batch)?;
-                Ok(Pause::None)
+        self.current = Some(number);
+        match self.splits.get_mut(number) {
+            Some(held) if !held.attended => {
+                held.attended = true;
+                task.split(SplitEvent::Turn { number })
             }
-            ReaderPoll::Pending { ms } => Ok(Pause::For(Duration::from_millis(ms))),
-            ReaderPoll::Finished => {
-                self.open = None;
-                task.head(|operator, output| operator.split(SplitEvent::Finished { number }, output))?;
-                Ok(Pause::None)
+            _ => Ok(()),
+        }
+    }
+
+    /// A split is not asked for rows although it may have some.
+    fn waits(&mut self, task: &mut Task, number: u32) -> Result<()> {
+        match self.splits.get_mut(number) {
+            Some(held) if held.attended => {
+                held.attended = false;
+                task.split(SplitEvent::Waits { number })
             }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a split has to wait for those of other readers.
+    fn is_ahead(&self, task: &Task, number: u32, watermark: Watermark) -> bool {
+        let alignment = self.shared.alignment.as_ref().filter(|_| task.chain.split_time(number).is_some());
+        alignment.is_some_and(|(alignment, _)| alignment.is_ahead(watermark))
+    }
+
+    /// Tells the other readers how far this one has come.
+    fn align(&self, task: &Task, pause: Pause) {
+        if let Some((alignment, reader)) = &self.shared.alignment
+            && self.listed
+        {
+            let holds = |(_, number): &(Watermark, u32)| task.chain.split_time(*number).is_some_and(|time| !time.idle);
+            let turns = self.splits.first().into_iter().chain(self.splits.dry());
+            let least = turns.filter(holds).map(|(watermark, _)| watermark).min();
+            alignment.publish(*reader, least.filter(|_| pause != Pause::AtEnd));
         }
     }
 
@@ -225,7 +398,7 @@ impl Reader {
     fn tell_first(&mut self, task: &mut Task) -> Result<()> {
         match self.status {
             Some(_) => Ok(()),
-            None if self.open.is_none() && self.waiting.is_empty() => self.tell(task, Status::Idle),
+            None if self.splits.is_empty() => self.tell(task, Status::Idle),
             None => self.tell(task, Status::Active),
         }
     }
@@ -271,3 +444,6 @@ impl Pause {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use crate::checkpoints::{self, Checkpoints, Ending};
 use crate::control::Controls;
 use crate::durable::{self, Durable};
 use crate::factory::{Definition, Factory};
-use crate::job::{Current, JobMetrics, Shared};
+use crate::job::{Current, JobMetrics, JobState, Shared};
 use crate::kept_region::{KeptRegion, RegionBeginning};
 use crate::mailbox::{Mailbox, Report};
 use crate::restored::Restored;
@@ -80,7 +80,7 @@ impl Attempt {
     /// What is wrong with the job, or does not fit what the checkpoint kept.
     pub fn start(definition: &Arc<Definition>, durable: Option<Durable>, restored: &Arc<Restored>, shared: &Shared) -> Result<Attempt> {
         let regions = definition.graph.regions();
-        let controls = Arc::new(Controls::new(regions.len()));
+        let controls = Arc::new(Controls::new(regions.len(), &shared.wishes, durable.is_some()));
         let (job, generation) = match &durable {
             Some(durable) => (durable.job(), durable.generation()),
             None => (durable::job_id(&unique_token()), 1),
@@ -100,11 +100,13 @@ impl Attempt {
         mailboxes.sort_by_key(|(task, _)| *task);
         let mailboxes = mailboxes.into_iter().map(|(_, mailbox)| mailbox).collect();
         let lines = (reports, reported);
-        let start = |durable| checkpoints::start(durable, restored, mailboxes, lines, controls.clone(), shared.statistics.clone());
+        if let Some(durable) = &durable {
+            shared.wishes.next_attempt(|store| durable.published_in(store));
+        }
+        let start = |durable| checkpoints::start(durable, restored, mailboxes, lines, controls.clone(), shared);
         let checkpoints = durable.map(start).transpose()?;
         let messages = checkpoints.as_ref().map(|checkpoints| checkpoints.messages.clone());
-        *shared.current() = Current { controls: controls.clone(), metrics, messages };
-        shared.remind();
+        shared.begin(Current { state: JobState::Running, controls: controls.clone(), metrics, messages });
         let region = |vertices| Region { vertices, generation, threads: Vec::new(), running: 0 };
         let regions = regions.into_iter().map(region).collect();
         let mut attempt = Attempt { controls, regions, ended: channel(), checkpoints, suspended: (0, 0) };
@@ -172,7 +174,9 @@ impl Attempt {
         let vertices = &self.regions[number].vertices;
         let reports = self.checkpoints.as_ref().map(|checkpoints| &checkpoints.reports);
         let ReadyRegion { tasks, mailboxes, metrics } = attempt::build(&factory, vertices, reports)?;
-        shared.current().metrics.regions[number] = metrics;
+        let mut current = shared.current();
+        (current.state, current.metrics.regions[number]) = (JobState::Running, metrics);
+        drop(current);
         if let Some(checkpoints) = &self.checkpoints {
             let (checkpoint, restored, operators) = (next.checkpoint, factory.restored.clone(), next.operators);
             checkpoints.report(Report::Resume(Resume { checkpoint, restored, operators, mailboxes }))?;

@@ -1,5 +1,6 @@
 //! What a checkpoint kept, ready to be given to tasks at any parallelism.
 
+use crate::places::Places;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use streamrt_checkpoint::{DiskFileEntry, OperatorEntry, Snapshot, Store};
@@ -19,6 +20,8 @@ pub struct Restored {
     /// The operators whose subtasks had all finished.
     finished: BTreeSet<String>,
     dead_letters: u64,
+    /// Where its sources read and its sinks wrote.
+    pub places: Places,
     /// Records that had been skipped by each (vertex, subtask) of a region that starts again.
     letters: BTreeMap<(u32, u32), u64>,
 }
@@ -46,7 +49,12 @@ impl Restored {
 
     fn read_of(snapshot: &Snapshot, wanted: impl Fn(&str) -> bool) -> Result<Restored> {
         let manifest = snapshot.manifest();
-        let mut restored = Restored { dead_letters: manifest.dead_letters(), store: Some(snapshot.store().clone()), ..Restored::default() };
+        let mut restored = Restored {
+            dead_letters: manifest.dead_letters(),
+            store: Some(snapshot.store().clone()),
+            places: Places::of(manifest),
+            ..Restored::default()
+        };
         for operator in manifest.operators.iter().filter(|operator| wanted(&operator.uid)) {
             restored.parts.insert(operator.uid.clone(), snapshot.parts(&operator.uid)?);
             restored.files.insert(operator.uid.clone(), snapshot.files(&operator.uid));

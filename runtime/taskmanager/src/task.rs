@@ -7,7 +7,7 @@ use crate::replaceable::Seats;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
-use streamrt_operator::{Operator, OperatorChain, Output, TaskMetrics};
+use streamrt_operator::{Operator, OperatorChain, Output, SplitEvent, TaskMetrics};
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot};
 use streamrt_types::{Barrier, Batch, Clock, EndOfTime, Error, Result, Status, WATERMARK_MIN, Watermark, failpoint};
 
@@ -31,6 +31,8 @@ pub struct Task {
     pub checkpoints: Option<CheckpointLine>,
     /// The receivers have had their end of input.
     pub ended: bool,
+    /// The newest checkpoint that was published since the head of the task looked.
+    pub published: Option<u64>,
 }
 
 /// The state of a task's head, which is no operator of the chain.
@@ -77,6 +79,10 @@ impl Task {
         self.head(|operator, output| operator.status(status, output))
     }
 
+    pub fn split(&mut self, event: SplitEvent) -> Result<()> {
+        self.head(|operator, output| operator.split(event, output))
+    }
+
     /// Shows the clock to operators whose time has come, and returns how long the next one can wait.
     pub fn run_timers(&mut self) -> Result<Option<Duration>> {
         let Some(next) = self.chain.next_processing_time() else { return Ok(None) };
@@ -96,6 +102,7 @@ impl Task {
                 Command::Trigger(barrier) => gate.trigger(barrier),
                 Command::Complete(checkpoint) => {
                     self.chain.checkpoint_complete(checkpoint)?;
+                    self.published = Some(checkpoint);
                     line.report(Report::Committed { task: line.task, checkpoint });
                 }
                 Command::Abort(checkpoint) => gate.abandon(checkpoint),

@@ -10,6 +10,9 @@ use streamrt_graph::JobSpec;
 use streamrt_types::{Configuration, Result};
 use streamrt_wit::Plan;
 
+mod splits;
+mod stops;
+
 /// A job of one source, a running count by the column `n`, and a file sink in `out`.
 fn start(source: Value, out: &Path, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
     start_counting(json!({"kind": "aggregate"}), source, out, parallelism, configuration)
@@ -37,10 +40,14 @@ fn start_counting(mut body: Value, source: Value, out: &Path, parallelism: u32, 
         {"id": 1, "uid": "counts", "inputs": [{"node": 0, "partitioning": {"kind": "hash", "columns": ["n"]}}], "body": body},
         {"id": 2, "uid": "out", "inputs": [{"node": 1}], "body": {"kind": "sink", "connector": "file", "options": {"path": out}}},
     ]});
+    run_plan(&plan, parallelism, configuration)
+}
+
+fn run_plan(plan: &Value, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
     let plan = Plan::from_json(&plan.to_string()).unwrap();
     let job = JobSpec::from_plan("test", Arc::new(plan));
     let grants = Default::default();
-    match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from: None, grants, state: None })? {
+    match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from: None, grants, state: None, before: None })? {
         Submission::Started(handle) => Ok(handle),
         Submission::Finished => panic!("a job without checkpoints never was"),
     }

@@ -16,6 +16,7 @@ use crate::replaceable::UserCode;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use streamrt_checkpoint::Request;
 use streamrt_graph::{JobSpec, Verdict, compare};
 use streamrt_types::{Error, Result, code};
 
@@ -28,6 +29,8 @@ pub struct Upgraded {
     pub in_place: bool,
     /// The longest that a task stood still; if the job was started anew, from its stop until all tasks ran.
     pub pause: Duration,
+    /// So long a failure that would end the job puts the version before back.
+    pub probation: Duration,
 }
 
 /// A new version that starts when the job has stopped, and whoever waits for it.
@@ -41,10 +44,6 @@ fn gone() -> Error {
 }
 
 impl Shared {
-    pub fn take_replacement(&self) -> Option<Replacement> {
-        self.replacement.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
     /// Replaces the job by a new version, and waits until that runs.
     pub fn upgrade(&self, job: JobSpec, plugins: Vec<LoadedPlugin>) -> Result<Upgraded> {
         let _one_at_a_time = self.upgrading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,8 +71,7 @@ impl Shared {
         let (reply, answer) = channel();
         messages.send(Message::Upgrade { definition: new.clone(), code, restarts, reply }).map_err(|_| gone())?;
         let swapped = answer.recv().map_err(|_| gone())??;
-        self.set_definition(new.clone());
-        Ok(Upgraded { checkpoint: swapped.checkpoint, in_place: true, pause: swapped.pause })
+        Ok(Upgraded { checkpoint: swapped.checkpoint, in_place: true, pause: swapped.pause, probation: new.probation() })
     }
 
     fn stop_and_start(&self, definition: Arc<Definition>, messages: &Sender<Message>) -> Result<Upgraded> {
@@ -84,8 +82,8 @@ impl Shared {
             attempt::build(&factory, &vertices, None)?;
         }
         let (reply, answer) = channel();
-        *self.replacement.lock().unwrap_or_else(PoisonError::into_inner) = Some(Replacement { definition, reply });
-        messages.send(Message::Stop).map_err(|_| gone())?;
+        self.wishes.replace(Replacement { definition, reply });
+        messages.send(Message::Asked(Request::Stop)).map_err(|_| gone())?;
         answer.recv().map_err(|_| gone())?
     }
 }

@@ -43,8 +43,10 @@ codes! {
     PRECOMPILED = "S1010", Invalid, "Give the component itself; compiled code is never taken from a file.";
     /// The component could not be compiled or instantiated.
     NOT_INSTANTIABLE = "S1011", Invalid, "Look at the cause below; often a limit in the grant is too low.";
-    /// A plugin wants a folder that it was not granted, or leaves one that it was.
-    NOT_GRANTED = "S1012", Invalid, "Grant the folder with `--grant NAME=FOLDER`, or under `[plugin.grant]` in a job.toml; a path inside it must stay inside.";
+    /// A plugin wants a folder, a path or a server that it was not granted, or leaves a folder that it was.
+    NOT_GRANTED = "S1012", Invalid, "If the component may have it, say so: name it behind `--`, or with `--allow-path` or `--allow-host`; a folder that a sink asks for with `--grant NAME=FOLDER`, or under `[plugin.grant]` in a job.toml.";
+    /// A component that is too large, makes too much, or costs too much to compile.
+    COMPONENT_LIMIT = "S1020", Invalid, "A component that was not made to harm stays far below; `-D plugin.size`, `plugin.memory`, `plugin.compile-memory` and `plugin.compile-time` allow more.";
 
     /// A cycle in the job graph.
     CYCLE = "S2001", Invalid, "Take out one of the edges that are named.";
@@ -62,8 +64,12 @@ codes! {
     BAD_OPTION = "S2007", Invalid, "See README.md for the options of each connector and the configuration keys.";
     /// More rows between two checkpoints than a write-ahead sink may keep.
     WRITE_AHEAD_LIMIT = "S2008", Invalid, "Make checkpoints more often, or give the sink a higher limit: `bytes_max`, or `write_ahead_bytes` in a job.toml.";
+    /// The function that builds the job failed.
+    JOB_FUNCTION = "S2009", Invalid, "Correct the function that builds the job, or what it reads; no record was looked at.";
     /// More windows over one time than a window operator keeps.
     WINDOW_OVERLAP = "S2015", Invalid, "Let the windows slide less often, or make them smaller; a built-in aggregate allows more of them than code of your own.";
+    /// A plan that is too large, or asks for too much.
+    PLAN_LIMIT = "S2020", Invalid, "Make the job smaller at the place that is named, or divide it.";
 
     /// A file or folder that cannot be opened.
     FILE_MISSING = "S3001", Unavailable, "Check the path; relative paths start in the current folder.";
@@ -91,6 +97,10 @@ codes! {
     HISTORY_LOST = "S3012", Data, "Put the input back as it was, or start anew with another checkpoint.dir; to go on would skip or double records.";
     /// The system behind a plugin's sink did not answer.
     SINK_UNAVAILABLE = "S3013", Unavailable, "Check the system that the sink writes to; what is not committed is written again.";
+    /// The process of a job takes commands and does not answer.
+    NO_ANSWER = "S3014", Unavailable, "Its process may be stopped or overloaded: `kill -CONT PID` lets one go on that was stopped.";
+    /// Nobody reads what the program prints.
+    STDOUT_CLOSED = "S3020", Invalid, "The program behind the pipe has ended; give the job another sink if it is to go on without a reader.";
     /// A path that is neither a file nor a folder.
     NOT_A_FILE = "S3030", Invalid, "Name a regular file, or for a source a folder or a pattern; what comes through a pipe is read as `-`, from standard input.";
     /// Input that is not read because the options of its source say so.
@@ -114,11 +124,13 @@ codes! {
     OUTPUT_LIMIT = "S4008", UserCode, "The function returns too much for one call; `-D plugin.output=256MiB` allows more.";
     /// A sink's own code failed.
     SINK_FAILED = "S4009", UserCode, "Correct the sink, or filter out in front of it what it cannot take: sinks skip no records.";
+    /// A sink's own code does too much with files in one call.
+    FILES_LIMIT = "S4020", UserCode, "The sink does too much in one call, or loops; `-D plugin.files-time` and `-D plugin.files-bytes` allow more.";
 
     /// A record without event time reached an event-time operator.
-    NO_EVENT_TIME = "S5001", Invalid, "Assign timestamps and watermarks in front of the operator that is named.";
+    NO_EVENT_TIME = "S5001", Invalid, "Assign timestamps and watermarks in front of the operator that is named; rows whose time is null are left out with -D poison.policy=skip.";
     /// A key column is null.
-    NULL_KEY = "S5002", Data, "Filter out rows without a key, or give them one.";
+    NULL_KEY = "S5002", Data, "Filter out rows without a key, or give them one; -D poison.policy=skip leaves them out.";
     /// A number left its range.
     OVERFLOW = "S5003", Data, "Use a wider type, or filter out what makes the number so large.";
     /// A time that no window reaches.
@@ -155,10 +167,14 @@ codes! {
     /// A test wanted a step to fail.
     INJECTED = "S7010", Unavailable, "Unset STREAMRT_FAILPOINTS.";
     /// A new version of a job that cannot keep its state.
-    INCOMPATIBLE = "S7011", Invalid, "`streamrt compat OLD NEW` says what is to be kept; or start the new version without the old state.";
+    INCOMPATIBLE = "S7011", Invalid, "Keep the uids, keys and types of state that are named, or start the new version without the old state.";
+    /// A job that starts from a snapshot with other arguments than it was made with, which it would not follow.
+    CHANGED_ARGUMENTS = "S7013", Invalid, "Give the arguments that the snapshot was made with, or choose one of the ways that are named.";
 
     /// A task ended because another one did.
     CANCELLED = "S8001", Unavailable, "Another task ended first; its own message says why.";
+    /// A user has cancelled the job.
+    JOB_CANCELLED = "S8002", Unavailable, "Somebody gave `streamrt cancel`; the command that started the job goes on from its newest checkpoint, if it makes any.";
 
     /// A bug of the engine.
     INTERNAL = "S9001", Internal, "This is a bug of streamrt; please report it with this message.";

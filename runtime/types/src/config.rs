@@ -2,6 +2,7 @@
 
 use crate::code;
 use crate::error::{Error, Result};
+use std::collections::BTreeMap;
 
 /// What happens to a record on which user code or a format fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,16 @@ pub struct Configuration {
     pub plugin_deadline_ms: u64,
     /// `plugin.memory`: bytes of memory for an instance. Default 256 MiB.
     pub plugin_memory_bytes: usize,
+    /// `plugin.size`: bytes of a component. Default 64 MiB.
+    pub plugin_size_bytes: usize,
+    /// `plugin.compile-memory`: bytes of memory for compiling a component. Default 1 GiB: some twenty times what a component of 10 MiB takes.
+    pub plugin_compile_bytes: usize,
+    /// `plugin.compile-time`: how long compiling a component may take, in ms. Default 2 min.
+    pub plugin_compile_ms: u64,
+    /// `plugin.files-time`: how long the file calls of one call of a sink may take together, in ms; it does not count for the deadline. Default 1 min.
+    pub plugin_files_ms: u64,
+    /// `plugin.files-bytes`: bytes that one call of a sink may write to files. Default 1 GiB.
+    pub plugin_files_bytes: usize,
     /// `plugin.output`: bytes that one call may return. Default 64 MiB.
     pub plugin_output_bytes: usize,
     /// `plugin.epoch`: false switches the deadline checks in compiled code off, for trusted plugins. Default true.
@@ -77,6 +88,9 @@ pub struct Configuration {
     pub checkpoint_min_pause_ms: u64,
     /// `restore.allow-non-restored-state`: state in the snapshot that the job has no place for is left behind. Default false: that is an error.
     pub allow_non_restored_state: bool,
+    /// `restore.allow-changed-arguments`: a source goes on where the snapshot has its positions, although it is to read something else. Default
+    /// false: that is an error.
+    pub allow_changed_arguments: bool,
     /// `checkpoint.tolerable-failures`: checkpoints that may fail one after the other. Default 0.
     pub tolerable_failures: u32,
     /// `checkpoint.retained`: published checkpoints that are kept. Default 1.
@@ -105,6 +119,16 @@ pub struct Configuration {
     pub state_dir: Option<String>,
     /// `source.rate`: rows a second that all subtasks of one source read together at most. None: as many as they can.
     pub source_rate: Option<u64>,
+    /// `upgrade.probation`: so long behind an upgrade a failure that would end the job puts the old version back, in ms. Default 30 s.
+    pub upgrade_probation_ms: u64,
+    /// What was set, as it was written. Snapshots keep it.
+    pub texts: BTreeMap<String, String>,
+    /// `watermark.alignment`: a split whose watermark is further ahead than this of the split that is furthest back, over all sources that feed
+    /// the same pipeline, waits for it, in ms. None: none waits.
+    pub watermark_alignment_ms: Option<u64>,
+    /// `watermark.max-ahead`: a row whose event time is further ahead of the machine's clock than this is late, and raises no watermark, in
+    /// ms. None: there is no such limit.
+    pub watermark_max_ahead_ms: Option<u64>,
 }
 
 impl Default for Configuration {
@@ -117,6 +141,11 @@ impl Default for Configuration {
             dead_letters: None,
             plugin_deadline_ms: 5_000,
             plugin_memory_bytes: 256 << 20,
+            plugin_size_bytes: 64 << 20,
+            plugin_compile_bytes: 1 << 30,
+            plugin_compile_ms: 120_000,
+            plugin_files_ms: 60_000,
+            plugin_files_bytes: 1 << 30,
             plugin_output_bytes: 64 << 20,
             plugin_epoch: true,
             max_parallelism: None,
@@ -124,6 +153,7 @@ impl Default for Configuration {
             checkpoint_interval_ms: None,
             checkpoint_timeout_ms: 600_000,
             checkpoint_min_pause_ms: 0,
+            allow_changed_arguments: false,
             allow_non_restored_state: false,
             tolerable_failures: 0,
             retained_checkpoints: 1,
@@ -138,6 +168,10 @@ impl Default for Configuration {
             state_memory_bytes: 1 << 30,
             state_dir: None,
             source_rate: None,
+            upgrade_probation_ms: 30_000,
+            texts: BTreeMap::new(),
+            watermark_alignment_ms: None,
+            watermark_max_ahead_ms: None,
         }
     }
 }
@@ -156,10 +190,15 @@ impl Configuration {
         "end-of-input.processing-time",
         "exchange.batches",
         "max-parallelism",
+        "plugin.compile-memory",
+        "plugin.compile-time",
         "plugin.deadline",
         "plugin.epoch",
+        "plugin.files-bytes",
+        "plugin.files-time",
         "plugin.memory",
         "plugin.output",
+        "plugin.size",
         "poison.dead-letters",
         "poison.policy",
         "restart.attempts",
@@ -168,11 +207,15 @@ impl Configuration {
         "restart.max-delay",
         "restart.max-failures",
         "restart.strategy",
+        "restore.allow-changed-arguments",
         "restore.allow-non-restored-state",
         "source.rate",
         "state.backend",
         "state.dir",
         "state.memory",
+        "upgrade.probation",
+        "watermark.alignment",
+        "watermark.max-ahead",
     ];
 
     /// Sets one key from its text.
@@ -188,6 +231,11 @@ impl Configuration {
             "poison.dead-letters" => self.dead_letters = Some(value.to_owned()),
             "plugin.deadline" => self.plugin_deadline_ms = parse_duration_ms(key, value)?,
             "plugin.memory" => self.plugin_memory_bytes = parse_bytes(key, value)?,
+            "plugin.files-bytes" => self.plugin_files_bytes = parse_bytes(key, value)?,
+            "plugin.files-time" => self.plugin_files_ms = positive(key, value, parse_duration_ms(key, value)?)?,
+            "plugin.size" => self.plugin_size_bytes = parse_bytes(key, value)?,
+            "plugin.compile-memory" => self.plugin_compile_bytes = parse_bytes(key, value)?,
+            "plugin.compile-time" => self.plugin_compile_ms = positive(key, value, parse_duration_ms(key, value)?)?,
             "plugin.output" => self.plugin_output_bytes = parse_bytes(key, value)?,
             "plugin.epoch" => self.plugin_epoch = boolean(key, value)?,
             "checkpoint.dir" => self.checkpoint_dir = Some(value.to_owned()),
@@ -203,14 +251,19 @@ impl Configuration {
             "restart.max-delay" => self.restart_max_delay_ms = parse_duration_ms(key, value)?,
             "restart.max-failures" => self.restart_max_failures = number(key, value, 0, u64::from(u32::MAX))? as u32,
             "restart.interval" => self.restart_interval_ms = positive(key, value, parse_duration_ms(key, value)?)?,
+            "restore.allow-changed-arguments" => self.allow_changed_arguments = boolean(key, value)?,
             "restore.allow-non-restored-state" => self.allow_non_restored_state = boolean(key, value)?,
             "state.backend" => self.state_backend = backend_kind(key, value)?,
             "state.dir" => self.state_dir = Some(value.to_owned()),
             "state.memory" => self.state_memory_bytes = parse_bytes(key, value)?,
+            "upgrade.probation" => self.upgrade_probation_ms = parse_duration_ms(key, value)?,
             "source.rate" => self.source_rate = Some(number(key, value, 1, 1_000_000_000)?),
+            "watermark.alignment" => self.watermark_alignment_ms = Some(parse_duration_ms(key, value)?),
+            "watermark.max-ahead" => self.watermark_max_ahead_ms = Some(parse_duration_ms(key, value)?),
             "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, 32_768)? as u32),
             _ => return Err(Error::new(code::BAD_OPTION, format!("there is no configuration key `{key}`"))),
         }
+        self.texts.insert(key.to_owned(), value.to_owned());
         Ok(())
     }
 }
@@ -331,6 +384,7 @@ mod tests {
         }
         assert_eq!((configuration.plugin_deadline_ms, configuration.plugin_memory_bytes), (2_000, 32 << 20));
         assert_eq!((configuration.batch_rows, configuration.poison_policy), (3, PoisonPolicy::Skip));
+        assert_eq!((configuration.texts.len(), configuration.texts["plugin.deadline"].as_str()), (4, "2s"));
     }
 
     #[test]

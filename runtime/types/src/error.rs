@@ -55,6 +55,12 @@ impl Error {
         self
     }
 
+    /// Puts something more behind the message: `message; more`.
+    pub fn and(mut self, more: impl fmt::Display) -> Error {
+        self.0.message = format!("{}; {more}", self.0.message);
+        self
+    }
+
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
@@ -73,6 +79,15 @@ impl Error {
         // Some libraries repeat the text of the inner error in the outer one.
         causes.fold(self.message().to_owned(), |said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
     }
+}
+
+/// Why stdout cannot be written: that its reader has gone, as with `| head`, is no fault of anything, and trying again does not help.
+pub fn stdout_error(error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Error::new(crate::code::STDOUT_CLOSED, "nobody reads standard output any more"),
+        _ => Error::new(crate::code::FILE_IO, "standard output cannot be written"),
+    }
+    .with_source(error)
 }
 
 impl fmt::Display for Error {

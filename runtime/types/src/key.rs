@@ -122,25 +122,22 @@ impl KeyEncoder {
     /// Refuses null keys.
     ///
     /// # Errors
-    /// `Data`, naming the column; [`KeyEncoder::null_row`] has the row.
+    /// `Data`, naming the column; [`KeyEncoder::null_at`] looks at one row.
     pub fn check(&self, batch: &RecordBatch) -> Result<()> {
         match self.columns.iter().find(|&&column| batch.column(column).null_count() > 0) {
             None => Ok(()),
-            Some(&column) => {
-                let name = batch.schema_ref().field(column).name();
-                Err(Error::new(code::NULL_KEY, format!("key column `{name}` is null")))
-            }
+            Some(&column) => Err(null_key(batch, column)),
         }
     }
 
-    /// The first row without a key.
-    pub fn null_row(&self, batch: &RecordBatch) -> Option<usize> {
-        let first = |&column: &usize| {
-            let array = batch.column(column);
-            if array.null_count() == 0 { None } else { (0..array.len()).find(|&row| array.is_null(row)) }
-        };
-        self.columns.iter().filter_map(first).min()
+    /// What is wrong with the key of a row, if it is null.
+    pub fn null_at(&self, batch: &RecordBatch, row: usize) -> Option<Error> {
+        self.columns.iter().find(|&&column| batch.column(column).is_null(row)).map(|&column| null_key(batch, column))
     }
+}
+
+fn null_key(batch: &RecordBatch, column: usize) -> Error {
+    Error::new(code::NULL_KEY, format!("key column `{}` is null", batch.schema_ref().field(column).name()))
 }
 
 /// The same eight bytes, seen as unsigned.

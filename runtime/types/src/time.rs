@@ -48,20 +48,28 @@ impl Clock for SystemClock {
 #[derive(Default)]
 pub struct ManualClock {
     now: AtomicI64,
+    /// How far the wall clock is ahead of the monotonic one.
+    ahead: AtomicI64,
 }
 
 impl ManualClock {
+    /// Lets time pass, on both clocks.
     pub fn set_ms(&self, now_ms: i64) {
         self.now.store(now_ms, Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock so far ahead of the monotonic one, as people and time servers do.
+    pub fn set_ahead_ms(&self, ahead_ms: i64) {
+        self.ahead.store(ahead_ms, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now_ms(&self) -> i64 {
-        self.now.load(Ordering::SeqCst)
+        self.monotonic_ms() + self.ahead.load(Ordering::SeqCst)
     }
 
     fn monotonic_ms(&self) -> i64 {
-        self.now_ms()
+        self.now.load(Ordering::SeqCst)
     }
 }

@@ -2,35 +2,49 @@
 //!
 //! Invariant: the combined watermark only rises, and never passes that of a split that may still give rows: one that is known but has not
 //! begun holds it at its minimum, one that is finished or idle leaves it. A split that had begun when a snapshot was taken goes on from
-//! there, and holds it no lower. Pure; the timestamps operator calls it.
+//! there, and holds it no lower. What a batch costs grows with the logarithm of the number of splits. Pure; the timestamps operator calls it.
 //!
 //! # Source
 //! Flink's `BoundedOutOfOrdernessWatermarks`, `WatermarkOutputMultiplexer` and `WatermarksWithIdleness`; but a watermark rises right after
 //! the row that raises it, and a split that waits for its turn is never idle.
 
 use crate::generator_snapshot::{Kept, Restored};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use streamrt_operator::SplitTime;
 use streamrt_types::{Mark, WATERMARK_MAX, WATERMARK_MIN, Watermark};
 
 /// Rows whose greatest time is taken at once, to pass over those that raise nothing.
 const CHUNK: usize = 64;
 
-/// The generator of one split that has begun.
-struct Running {
-    /// `None`: of all rows without an origin.
-    split: Option<u32>,
+/// A split; `None`: of all rows without an origin.
+type SplitNumber = Option<u32>;
+
+/// The generator of one split.
+struct Generator {
     greatest: i64,
     watermark: Watermark,
     idle: bool,
-    /// When its last row came, on a clock that stands still under back-pressure.
-    last_row_ms: i64,
+    /// A row has come, in this run or before it.
+    begun: bool,
+    /// Since when no row has come although it was asked for some, on a clock that stands still under back-pressure.
+    silent_since_ms: Option<i64>,
+}
+
+impl Generator {
+    fn new() -> Generator {
+        Generator { greatest: i64::MIN, watermark: WATERMARK_MIN, idle: false, begun: false, silent_since_ms: None }
+    }
 }
 
 /// The generators of one subtask.
 pub(crate) struct Generators {
-    /// Known splits that have not begun.
-    waiting: BTreeSet<u32>,
-    running: Vec<Running>,
+    by_split: BTreeMap<SplitNumber, Generator>,
+    /// Those that are not idle, the furthest back first.
+    holding: BTreeSet<(Watermark, SplitNumber)>,
+    /// Those that turn idle if no row comes, the next one first.
+    silent: BTreeSet<(i64, SplitNumber)>,
+    /// How long the clock of silence has stood still.
+    blocked_ms: i64,
     watermark: Watermark,
     /// Of splits that have not come back.
     restored: Restored,
@@ -59,23 +73,39 @@ fn greatest_of(times: &[i64]) -> i64 {
 
 impl Generators {
     pub(crate) fn new() -> Generators {
-        let restored = Restored::default();
-        Generators { waiting: BTreeSet::new(), running: Vec::new(), watermark: WATERMARK_MIN, restored, told: false }
+        Generators {
+            by_split: BTreeMap::new(),
+            holding: BTreeSet::new(),
+            silent: BTreeSet::new(),
+            blocked_ms: 0,
+            watermark: WATERMARK_MIN,
+            restored: Restored::default(),
+            told: false,
+        }
     }
 
-    /// What a snapshot keeps: the generators that run, and those that ran here and have not begun again.
+    /// What a snapshot keeps: the generators that have begun or are idle, and those that ran here and have not come back.
     pub(crate) fn kept(&self) -> impl Iterator<Item = Kept> {
-        let keep = |&Running { split, greatest, watermark, idle, .. }: &Running| Kept { split, greatest, watermark, idle };
-        self.running.iter().map(keep).chain(self.restored.own())
+        let keep =
+            |(&split, &Generator { greatest, watermark, idle, .. }): (&SplitNumber, &Generator)| Kept { split, greatest, watermark, idle };
+        self.by_split.iter().filter(|(_, generator)| generator.begun || generator.idle).map(keep).chain(self.restored.own())
     }
 
     /// Whether some split may still give rows.
     pub(crate) fn has_splits(&self) -> bool {
-        !self.waiting.is_empty() || self.kept().next().is_some()
+        !self.by_split.is_empty() || self.restored.own().next().is_some()
     }
 
     pub(crate) fn watermark(&self) -> Watermark {
         self.watermark
+    }
+
+    /// How far a split has come.
+    pub(crate) fn split_time(&self, split: u32) -> SplitTime {
+        match self.by_split.get(&Some(split)) {
+            Some(generator) => SplitTime { watermark: generator.watermark, idle: generator.idle },
+            None => SplitTime { watermark: WATERMARK_MIN, idle: false },
+        }
     }
 
     /// Goes on from a snapshot: `watermark` is out already, and generators wait for their splits in `restored`.
@@ -87,105 +117,136 @@ impl Generators {
     /// they did before one of them has a row.
     pub(crate) fn settle(&mut self, now_ms: i64) {
         if !self.told {
-            let own = self.restored.take_own();
-            own.into_iter().for_each(|kept| self.run_on(kept, now_ms));
+            for kept in self.restored.take_own() {
+                self.run_on(kept);
+                self.turn(kept.split, now_ms);
+            }
         }
     }
 
-    fn run_on(&mut self, Kept { split, greatest, watermark, idle }: Kept, now_ms: i64) {
-        self.running.push(Running { split, greatest, watermark, idle, last_row_ms: now_ms });
+    fn run_on(&mut self, Kept { split, greatest, watermark, idle }: Kept) {
+        self.insert(split, Generator { greatest, watermark, idle, begun: true, silent_since_ms: None });
     }
 
-    fn runs(&self, split: Option<u32>) -> bool {
-        self.running.iter().any(|running| running.split == split)
+    fn insert(&mut self, split: SplitNumber, generator: Generator) {
+        if !generator.idle {
+            self.holding.insert((generator.watermark, split));
+        }
+        self.by_split.insert(split, generator);
+    }
+
+    /// Adds a split, from the snapshot if that has it.
+    fn add(&mut self, split: SplitNumber) {
+        match self.restored.take(split) {
+            Some(kept) => self.run_on(kept),
+            None => self.insert(split, Generator::new()),
+        }
     }
 
     /// A split will come, or come back.
-    pub(crate) fn known(&mut self, split: u32, now_ms: i64) {
+    pub(crate) fn known(&mut self, split: u32) {
         self.told = true;
-        if self.runs(Some(split)) {
-            return;
+        if !self.by_split.contains_key(&Some(split)) {
+            self.add(Some(split));
         }
-        match self.restored.take(Some(split)) {
-            Some(kept) => self.run_on(kept, now_ms),
-            None => drop(self.waiting.insert(split)),
+    }
+
+    /// From now on the silence of a split counts.
+    pub(crate) fn turn(&mut self, split: SplitNumber, now_ms: i64) {
+        if let Some(generator) = self.by_split.get_mut(&split).filter(|generator| !generator.idle && generator.silent_since_ms.is_none()) {
+            let since_ms = now_ms - self.blocked_ms;
+            generator.silent_since_ms = Some(since_ms);
+            self.silent.insert((since_ms, split));
+        }
+    }
+
+    /// Nobody asks the split for rows: its silence means nothing.
+    pub(crate) fn waits(&mut self, split: SplitNumber) {
+        if let Some(since_ms) = self.by_split.get_mut(&split).and_then(|generator| generator.silent_since_ms.take()) {
+            self.silent.remove(&(since_ms, split));
         }
     }
 
     /// A split is at its end. Returns the watermark if it rises.
     pub(crate) fn finished(&mut self, split: u32) -> Option<Watermark> {
-        self.waiting.remove(&split);
-        self.restored.take(Some(split));
-        self.running.retain(|running| running.split != Some(split));
+        let split = Some(split);
+        self.restored.take(split);
+        self.waits(split);
+        if let Some(generator) = self.by_split.remove(&split) {
+            self.holding.remove(&(generator.watermark, split));
+        }
         self.rise()
     }
 
-    /// Rows of a split have come: it is not idle. Returns its place.
-    pub(crate) fn begin(&mut self, split: Option<u32>, now_ms: i64) -> usize {
+    /// Rows of a split have come: it is not idle.
+    pub(crate) fn begin(&mut self, split: SplitNumber, now_ms: i64) {
         self.settle(now_ms);
-        if !self.runs(split)
-            && let Some(kept) = self.restored.take(split)
-        {
-            self.run_on(kept, now_ms);
+        if !self.by_split.contains_key(&split) {
+            self.add(split);
         }
-        let found = self.running.iter().position(|running| running.split == split);
-        let place = found.unwrap_or_else(|| {
-            if let Some(split) = split {
-                self.waiting.remove(&split);
+        self.waits(split);
+        if let Some(generator) = self.by_split.get_mut(&split) {
+            generator.begun = true;
+            if std::mem::take(&mut generator.idle) {
+                self.holding.insert((generator.watermark, split));
             }
-            self.running.push(Running { split, greatest: i64::MIN, watermark: WATERMARK_MIN, idle: false, last_row_ms: now_ms });
-            self.running.len() - 1
-        });
-        let running = &mut self.running[place];
-        (running.idle, running.last_row_ms) = (false, now_ms);
-        place
+        }
+        self.turn(split, now_ms);
     }
 
-    /// Marks for rows of these times: the generator at `place` says greatest time - `bound_ms` - 1.
-    pub(crate) fn bounded_marks(&mut self, place: usize, times: &[i64], bound_ms: i64) -> Vec<Mark> {
-        let ceiling = self.ceiling(place);
+    /// Marks for rows of these times: the generator of the split says greatest time - `bound_ms` - 1. Rows later than `latest` say nothing.
+    pub(crate) fn bounded_marks(&mut self, split: SplitNumber, times: &[i64], bound_ms: i64, latest: i64) -> Vec<Mark> {
+        let ceiling = self.ceiling(split);
         let mut marks = Vec::new();
-        let running = &mut self.running[place];
+        let Some(generator) = self.by_split.get_mut(&split) else { return marks };
         for (number, chunk) in times.chunks(CHUNK).enumerate() {
-            if greatest_of(chunk) <= running.greatest {
+            if greatest_of(chunk) <= generator.greatest {
                 continue;
             }
             for (i, &time) in chunk.iter().enumerate() {
-                if time > running.greatest {
-                    running.greatest = time;
+                if time > generator.greatest && time <= latest {
+                    generator.greatest = time;
                     push_mark(&mut marks, &mut self.watermark, number * CHUNK + i, bounded(time, bound_ms).min(ceiling));
                 }
             }
         }
-        running.watermark = running.watermark.max(bounded(running.greatest, bound_ms));
+        let watermark = bounded(generator.greatest, bound_ms);
+        self.reached(split, watermark);
         marks
     }
 
-    /// Marks for rows of which some carry a watermark.
-    pub(crate) fn punctuated_marks(&mut self, place: usize, watermarks: &[Option<Watermark>]) -> Vec<Mark> {
-        let ceiling = self.ceiling(place);
+    /// Marks for rows of which some carry a watermark. One that is later than `latest` says nothing.
+    pub(crate) fn punctuated_marks(&mut self, split: SplitNumber, watermarks: &[Option<Watermark>], latest: i64) -> Vec<Mark> {
+        let ceiling = self.ceiling(split);
         let mut marks = Vec::new();
-        let running = &mut self.running[place];
-        for (row, watermark) in watermarks.iter().enumerate().filter_map(|(row, watermark)| Some((row, (*watermark)?))) {
-            running.watermark = running.watermark.max(watermark);
-            push_mark(&mut marks, &mut self.watermark, row, running.watermark.min(ceiling));
+        let mut reached = WATERMARK_MIN;
+        let said = watermarks.iter().enumerate().filter_map(|(row, watermark)| Some((row, (*watermark)?)));
+        for (row, watermark) in said.filter(|(_, watermark)| *watermark <= latest) {
+            reached = reached.max(watermark);
+            push_mark(&mut marks, &mut self.watermark, row, reached.min(ceiling));
         }
+        self.reached(split, reached);
         marks
+    }
+
+    /// The watermark of a split rises.
+    fn reached(&mut self, split: SplitNumber, watermark: Watermark) {
+        if let Some(generator) = self.by_split.get_mut(&split).filter(|generator| generator.watermark < watermark) {
+            self.holding.remove(&(generator.watermark, split));
+            generator.watermark = watermark;
+            self.holding.insert((watermark, split));
+        }
     }
 
     /// How far the others let the watermark rise.
-    fn ceiling(&self, place: usize) -> Watermark {
-        if !self.waiting.is_empty() {
-            return WATERMARK_MIN;
-        }
-        let others = self.running.iter().enumerate().filter(|(i, running)| *i != place && !running.idle);
-        others.map(|(_, running)| running.watermark).min().unwrap_or(WATERMARK_MAX)
+    fn ceiling(&self, split: SplitNumber) -> Watermark {
+        self.holding.iter().find(|(_, other)| *other != split).map_or(WATERMARK_MAX, |(watermark, _)| *watermark)
     }
 
-    /// Raises the watermark to the minimum. Without any split that runs there is nothing to go by.
+    /// Raises the watermark to the minimum. Without any split that holds it there is nothing to go by.
     fn rise(&mut self) -> Option<Watermark> {
-        let least = self.running.iter().filter(|running| !running.idle).map(|running| running.watermark).min();
-        self.raise(least.filter(|_| self.waiting.is_empty())?)
+        let (least, _) = *self.holding.first()?;
+        self.raise(least)
     }
 
     fn raise(&mut self, watermark: Watermark) -> Option<Watermark> {
@@ -196,29 +257,39 @@ impl Generators {
 
     /// When the next split turns idle if no row comes.
     pub(crate) fn next_idle_ms(&self, idle_ms: i64) -> Option<i64> {
-        self.running.iter().filter(|running| !running.idle).map(|running| running.last_row_ms.saturating_add(idle_ms)).min()
+        let (since_ms, _) = self.silent.first()?;
+        Some(since_ms.saturating_add(idle_ms).saturating_add(self.blocked_ms))
     }
 
     /// Takes silent splits out of the minimum. Returns the watermark if it rises: over all, if all are idle now, the maximum.
     pub(crate) fn expire(&mut self, now_ms: i64, idle_ms: i64) -> Option<Watermark> {
-        for running in &mut self.running {
-            running.idle |= running.last_row_ms.saturating_add(idle_ms) <= now_ms;
+        while self.next_idle_ms(idle_ms).is_some_and(|due_ms| due_ms <= now_ms)
+            && let Some((_, split)) = self.silent.pop_first()
+        {
+            self.turn_idle(split);
         }
         if !self.all_idle() {
             return self.rise();
         }
-        let most = self.running.iter().map(|running| running.watermark).max();
+        let most = self.by_split.values().map(|generator| generator.watermark).max();
         most.and_then(|most| self.raise(most))
+    }
+
+    fn turn_idle(&mut self, split: SplitNumber) {
+        if let Some(generator) = self.by_split.get_mut(&split) {
+            (generator.idle, generator.silent_since_ms) = (true, None);
+            self.holding.remove(&(generator.watermark, split));
+        }
     }
 
     /// Whether nothing is to be expected for now.
     pub(crate) fn all_idle(&self) -> bool {
-        self.waiting.is_empty() && !self.running.is_empty() && self.running.iter().all(|running| running.idle)
+        !self.by_split.is_empty() && self.holding.is_empty()
     }
 
-    /// Sets the clocks of all splits forward by the time that the output blocked.
+    /// Stops the clocks of all splits for the time that the output blocked.
     pub(crate) fn pause(&mut self, blocked_ms: i64) {
-        self.running.iter_mut().for_each(|running| running.last_row_ms = running.last_row_ms.saturating_add(blocked_ms));
+        self.blocked_ms = self.blocked_ms.saturating_add(blocked_ms);
     }
 }
 
@@ -237,8 +308,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn marks(generators: &mut Generators, split: Option<u32>, times: &[i64], bound_ms: i64) -> Vec<(u32, Watermark)> {
-        let place = generators.begin(split, 0);
-        generators.bounded_marks(place, times, bound_ms).iter().map(|mark| (mark.row, mark.watermark)).collect()
+        generators.begin(split, 0);
+        generators.bounded_marks(split, times, bound_ms, i64::MAX).iter().map(|mark| (mark.row, mark.watermark)).collect()
     }
 
     #[test]
@@ -255,13 +326,13 @@ mod tests {
     #[test]
     fn a_known_split_that_has_not_begun_holds_the_watermark() {
         let mut generators = Generators::new();
-        generators.known(0, 0);
-        generators.known(1, 0);
+        generators.known(0);
+        generators.known(1);
         assert_eq!(marks(&mut generators, Some(0), &[10], 0), []);
         assert_eq!(marks(&mut generators, Some(1), &[4, 12], 0), [(1, 3), (2, 9)]);
         assert_eq!(generators.finished(0), Some(11));
         assert_eq!(generators.finished(1), None);
-        generators.known(2, 0);
+        generators.known(2);
         assert_eq!(marks(&mut generators, Some(2), &[5, 20], 0), [(2, 19)]);
     }
 
@@ -269,8 +340,8 @@ mod tests {
     fn a_silent_split_leaves_the_minimum_and_all_idle_gives_the_maximum() {
         let mut generators = Generators::new();
         marks(&mut generators, Some(0), &[10], 0);
-        let place = generators.begin(Some(1), 50);
-        assert_eq!(generators.bounded_marks(place, &[4], 0), []);
+        generators.begin(Some(1), 50);
+        assert_eq!(generators.bounded_marks(Some(1), &[4], 0, i64::MAX), []);
         assert_eq!(generators.next_idle_ms(100), Some(100));
         assert_eq!((generators.expire(100, 100), generators.all_idle()), (None, false));
         assert_eq!((generators.expire(150, 100), generators.all_idle()), (None, true), "9 was out already");
@@ -286,6 +357,24 @@ mod tests {
         generators.begin(Some(1), 0);
         marks(&mut generators, Some(0), &[10], 0);
         assert_eq!((generators.expire(7, 7), generators.all_idle()), (Some(9), true));
+    }
+
+    #[test]
+    fn a_split_that_waits_for_its_turn_is_never_idle_and_one_without_a_row_can_be() {
+        let mut generators = Generators::new();
+        (0..3).for_each(|split| generators.known(split));
+        assert_eq!(generators.next_idle_ms(100), None, "nobody has asked for a row");
+        assert_eq!(marks(&mut generators, Some(0), &[10], 0), []);
+        generators.waits(Some(0));
+        generators.turn(Some(1), 5);
+        assert_eq!(generators.next_idle_ms(100), Some(105));
+        generators.turn(Some(2), 50);
+        assert_eq!(generators.expire(105, 100), None, "split 2 still holds it");
+        assert_eq!((generators.expire(150, 100), generators.all_idle()), (Some(9), false));
+        assert_eq!(generators.split_time(1), SplitTime { watermark: WATERMARK_MIN, idle: true });
+        assert_eq!(generators.next_idle_ms(100), None);
+        generators.turn(Some(0), 900);
+        assert_eq!(generators.next_idle_ms(100), Some(1000));
     }
 
     proptest! {

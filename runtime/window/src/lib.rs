@@ -14,6 +14,7 @@
 //! assert!(TimestampsOperator::new(&time, &Generator::Bounded { bound_ms: 2_000 }, None, &rows, None).is_ok());
 //! ```
 
+mod ahead;
 mod assigner;
 mod builtin_contents;
 mod contents;

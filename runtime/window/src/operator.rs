@@ -3,6 +3,7 @@
 //! Invariant: results stand before the watermark that fired them. Windows of processing time go by the clock alone: to them, its time less
 //! one is the watermark, and marks only pass through.
 
+use crate::ahead;
 use crate::assigner::Assigner;
 use crate::contents::{self, Contents};
 use crate::emission::{Emission, Ports};
@@ -112,6 +113,17 @@ impl WindowOperator {
         Ok(WindowOperator { plan, processing_time, contents: Some(prepared), opened: None })
     }
 
+    /// Puts rows that are too far in the future to the late output. They were counted where they got their times.
+    fn without_rows_ahead(&mut self, batch: Batch, output: &mut dyn Output) -> Result<Batch> {
+        let latest = ahead::latest_time(&opened(&mut self.opened)?.context);
+        if self.processing_time || latest == i64::MAX {
+            return Ok(batch);
+        }
+        let (rest, ahead) = ahead::part(batch, latest)?;
+        ahead.map_or(Ok(()), |ahead| output.batch(1, ahead))?;
+        Ok(rest)
+    }
+
     /// Fires what is due by now. Returns the time, which never falls back although the clock may.
     fn follow_clock(&mut self, output: &mut dyn Output) -> Result<i64> {
         let opened = opened(&mut self.opened)?;
@@ -189,6 +201,7 @@ impl Operator for WindowOperator {
     }
 
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
+        let batch = self.without_rows_ahead(batch, output)?;
         let timed = self.plan.assigner.is_timed();
         let now_ms = if self.processing_time { self.follow_clock(output)? } else { 0 };
         let opened = opened(&mut self.opened)?;

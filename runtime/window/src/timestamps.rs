@@ -4,6 +4,7 @@
 //! final one. An idle status goes out behind the watermark that it releases, and an active one before any row. A restored operator sends the
 //! watermark that it had reached right behind its first status, before any row, so that no window that was gone comes back to life.
 
+use crate::ahead;
 use crate::assigner::TIME_MAX;
 use crate::generator::Generators;
 use crate::generator_snapshot::{self, Restored};
@@ -12,7 +13,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, UInt32Array};
 use arrow_schema::{DataType, SchemaRef};
-use streamrt_operator::{FunctionChain, Isolation, Operator, OperatorContext, Output, SplitEvent};
+use streamrt_operator::{FunctionChain, Isolation, Operator, OperatorContext, Output, SplitEvent, SplitTime, TaskMetrics};
 use streamrt_state::{OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Error, Mark, Result, Status, Times, WATERMARK_MAX, WATERMARK_MIN, Watermark, code};
 use streamrt_wit::{Function, Generator, TimeSource, TimeUnit};
@@ -71,9 +72,10 @@ impl TimestampsOperator {
         })
     }
 
+    /// The clock that silence is measured by: it goes on evenly, however the machine's time is set.
     fn clock_ms(&self) -> i64 {
         match &self.context {
-            Some(context) if self.idle_ms.is_some() => context.clock.now_ms(),
+            Some(context) if self.idle_ms.is_some() => context.clock.monotonic_ms(),
             _ => 0,
         }
     }
@@ -111,18 +113,29 @@ impl TimestampsOperator {
         match &mut self.assigner {
             &mut Assigner::Column { index, unit } => {
                 let context = self.context()?;
+                let batch = without_null_times(batch, index, context)?;
                 let mut batch = without_far_times(batch, index, unit, context)?;
-                batch.times = column_times(&batch, index, unit, &context.uid)?;
+                batch.times = column_times(&batch, index, unit);
                 Ok((batch, Vec::new()))
             }
-            Assigner::Function(user) => user.assign(batch),
+            Assigner::Function(user) => {
+                let uid = self.context.as_ref().map_or("", |context| context.uid.as_ref());
+                user.assign(batch, uid)
+            }
         }
     }
 
-    fn marks(&mut self, place: usize, times: &[i64], watermarks: &[Option<Watermark>]) -> Vec<Mark> {
+    /// Rows that are too far in the future raise no watermark, so that they make no other late.
+    fn marks(&mut self, split: Option<u32>, times: &[i64], watermarks: &[Option<Watermark>]) -> Vec<Mark> {
+        let latest = self.context.as_ref().map_or(i64::MAX, ahead::latest_time);
+        if let Some(context) = self.context.as_ref().filter(|_| latest < i64::MAX) {
+            TaskMetrics::add(&context.metrics.late_records, times.iter().filter(|time| **time > latest).count() as u64);
+        }
         match self.generator {
-            Generator::Bounded { bound_ms } => self.generators.bounded_marks(place, times, i64::try_from(bound_ms).unwrap_or(i64::MAX)),
-            Generator::Punctuated => self.generators.punctuated_marks(place, watermarks),
+            Generator::Bounded { bound_ms } => {
+                self.generators.bounded_marks(split, times, i64::try_from(bound_ms).unwrap_or(i64::MAX), latest)
+            }
+            Generator::Punctuated => self.generators.punctuated_marks(split, watermarks, latest),
         }
     }
 }
@@ -138,18 +151,32 @@ fn time_column(input: &SchemaRef, name: &str) -> Result<usize> {
     }
 }
 
-fn column_times(batch: &Batch, index: usize, unit: TimeUnit, uid: &str) -> Result<Times> {
-    let column = batch.columns.column(index).as_primitive::<Int64Type>();
-    if column.null_count() > 0 {
-        let row = (0..column.len()).find(|&row| column.is_null(row)).unwrap_or(0);
-        return Err(no_time(batch, row).at(format_args!("operator `{uid}`")));
-    }
+/// The times of a column without nulls.
+fn column_times(batch: &Batch, index: usize, unit: TimeUnit) -> Times {
+    let values = batch.columns.column(index).as_primitive::<Int64Type>().values();
     match unit {
-        TimeUnit::Milliseconds => Ok(Times::Column(index)),
-        TimeUnit::Seconds => Ok(Times::Array(column.values().iter().map(|time| time * 1000).collect())),
+        TimeUnit::Milliseconds => Times::Column(index),
+        TimeUnit::Seconds => Times::Array(values.iter().map(|time| time * 1000).collect()),
         // Downwards, also before 1970, so that a row never seems later than it is.
-        TimeUnit::Microseconds => Ok(Times::Array(column.values().iter().map(|time| time.div_euclid(1000)).collect())),
+        TimeUnit::Microseconds => Times::Array(values.iter().map(|time| time.div_euclid(1000)).collect()),
     }
+}
+
+/// Leaves out rows without a time, by the policy for poison.
+fn without_null_times(batch: Batch, index: usize, context: &OperatorContext) -> Result<Batch> {
+    let column = batch.columns.column(index);
+    if column.null_count() == 0 {
+        return Ok(batch);
+    }
+    let isolation = Isolation::new(context);
+    let mut rest = Vec::with_capacity(batch.n_rows());
+    for row in 0..batch.n_rows() {
+        match column.is_null(row) {
+            true => isolation.refuse_row(&batch, row, no_time(&batch, row).at(format_args!("operator `{}`", context.uid)))?,
+            false => rest.push(row as u32),
+        }
+    }
+    batch.take(&UInt32Array::from(rest))
 }
 
 /// Leaves out rows whose times no window reaches, by the policy for poison: one of them would make all others late.
@@ -166,11 +193,19 @@ fn without_far_times(batch: Batch, index: usize, unit: TimeUnit, context: &Opera
     }
     let isolation = Isolation::new(context);
     for row in (0..times.len()).filter(|&row| is_far(times[row])) {
-        let message = format!("operator `{}`: {}: the time {} is too far from 1970", context.uid, place(&batch, row), times[row]);
-        isolation.refuse_row(&batch, row, Error::new(code::TIME_RANGE, message))?;
+        isolation.refuse_row(&batch, row, far_time(&batch, row, times[row]).at(format_args!("operator `{}`", context.uid)))?;
     }
     let rest = (0..times.len()).filter(|&row| !is_far(times[row])).map(|row| row as u32);
     batch.take(&UInt32Array::from_iter_values(rest))
+}
+
+/// Whether no window reaches a time in ms.
+pub(crate) fn is_far(time: i64) -> bool {
+    time.unsigned_abs() > TIME_MAX.unsigned_abs()
+}
+
+pub(crate) fn far_time(batch: &Batch, row: usize, time: i64) -> Error {
+    Error::new(code::TIME_RANGE, format!("{}: the time {time} is too far from 1970", place(batch, row)))
 }
 
 pub(crate) fn no_time(batch: &Batch, row: usize) -> Error {
@@ -199,12 +234,13 @@ impl Operator for TimestampsOperator {
             return Ok(());
         }
         let arrived_ms = self.clock_ms();
-        let place = self.generators.begin(batch.origin.as_ref().map(|origin| origin.split_number), arrived_ms);
+        let split = batch.origin.as_ref().map(|origin| origin.split_number);
+        self.generators.begin(split, arrived_ms);
         self.tell(output)?;
         self.resume(output)?;
         let (mut batch, watermarks) = self.assign(batch)?;
         batch.marks = match batch.times() {
-            Some(times) => self.marks(place, times, &watermarks),
+            Some(times) => self.marks(split, times, &watermarks),
             None => Vec::new(),
         };
         output.batch(0, batch)?;
@@ -232,14 +268,15 @@ impl Operator for TimestampsOperator {
 
     fn split(&mut self, event: SplitEvent, output: &mut dyn Output) -> Result<()> {
         let now_ms = self.clock_ms();
-        let risen = match event {
-            SplitEvent::Known { number } => {
-                self.generators.known(number, now_ms);
-                None
-            }
-            SplitEvent::Finished { number } => self.generators.finished(number),
-        };
-        if let Some(watermark) = risen {
+        match event {
+            SplitEvent::Known { number } => self.generators.known(number),
+            SplitEvent::Turn { number } if self.idle_ms.is_some() => self.generators.turn(Some(number), now_ms),
+            SplitEvent::Waits { number } => self.generators.waits(Some(number)),
+            SplitEvent::Turn { .. } | SplitEvent::Finished { .. } => {}
+        }
+        if let SplitEvent::Finished { number } = event
+            && let Some(watermark) = self.generators.finished(number)
+        {
             self.resume(output)?;
             output.watermark(watermark)?;
         }
@@ -250,12 +287,20 @@ impl Operator for TimestampsOperator {
         output.split(event)
     }
 
-    fn next_processing_time(&self) -> Option<i64> {
-        self.generators.next_idle_ms(self.idle_ms?)
+    fn split_time(&self, number: u32) -> Option<SplitTime> {
+        Some(self.generators.split_time(number))
     }
 
-    fn processing_time(&mut self, now_ms: i64, output: &mut dyn Output) -> Result<()> {
+    /// In the wall clock's time, as callers want it, but measured by the other one: if it is set meanwhile, the call finds nothing due.
+    fn next_processing_time(&self) -> Option<i64> {
+        let due_ms = self.generators.next_idle_ms(self.idle_ms?)?;
+        let clock = &self.context.as_ref()?.clock;
+        Some(clock.now_ms().saturating_add(due_ms.saturating_sub(clock.monotonic_ms())))
+    }
+
+    fn processing_time(&mut self, _now_ms: i64, output: &mut dyn Output) -> Result<()> {
         let Some(idle_ms) = self.idle_ms else { return Ok(()) };
+        let now_ms = self.clock_ms();
         if let Some(watermark) = self.generators.expire(now_ms, idle_ms) {
             self.resume(output)?;
             output.watermark(watermark)?;

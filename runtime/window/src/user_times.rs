@@ -3,7 +3,7 @@
 //! Invariant: the rows that remain are those that the function gave a time; a record that it fails on leaves the batch only by the policy.
 
 use crate::contents::halves;
-use crate::timestamps::no_time;
+use crate::timestamps::{far_time, is_far, no_time};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, Int64Array, RecordBatch, UInt32Array};
@@ -38,12 +38,18 @@ impl UserTimes {
     /// Gives the rows their times. Returns the rows that remain, and of each the watermark behind it, if it is punctuated.
     ///
     /// # Errors
-    /// `UserCode` under the policy; `NO_EVENT_TIME` if a time is null.
-    pub(crate) fn assign(&mut self, mut batch: Batch) -> Result<(Batch, Vec<Option<Watermark>>)> {
+    /// Under the policy, `UserCode`, or `Data` for a time that is null or too far from 1970.
+    pub(crate) fn assign(&mut self, mut batch: Batch, uid: &str) -> Result<(Batch, Vec<Option<Watermark>>)> {
         let opened = self.opened.take().ok_or_else(|| Error::internal("a timestamps operator was not opened"))?;
-        let mut work = Assignment { user: self, batch: &batch, kept: Vec::new(), times: Vec::new(), watermarks: Vec::new() };
+        let (kept, times, watermarks, untimed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut work = Assignment { user: self, batch: &batch, kept, times, watermarks, untimed };
         let done = opened.run(&mut work, 0..batch.n_rows());
-        let Assignment { kept, times, watermarks, .. } = work;
+        let Assignment { kept, times, watermarks, untimed, .. } = work;
+        let refuse = |(row, time): (usize, Option<i64>)| {
+            let error = time.map_or_else(|| no_time(&batch, row), |time| far_time(&batch, row, time));
+            opened.refuse_row(&batch, row, error.at(format_args!("operator `{uid}`")))
+        };
+        let done = done.and_then(|()| untimed.into_iter().try_for_each(refuse));
         self.opened = Some(opened);
         done?;
         if kept.len() < batch.n_rows() {
@@ -73,11 +79,17 @@ struct Assignment<'a> {
     kept: Vec<u32>,
     times: Vec<i64>,
     watermarks: Vec<Option<Watermark>>,
+    /// Rows that the function gave no time, or one that no window reaches.
+    untimed: Vec<(usize, Option<i64>)>,
 }
 
 fn column(sent: &RecordBatch, index: usize) -> Result<&Int64Array> {
     let column = sent.column(index).as_primitive_opt::<Int64Type>();
     column.ok_or_else(|| Error::new(code::BAD_OUTPUT, "the timestamps function returned times that are not of type i64"))
+}
+
+fn watermark_at(watermarks: &Int64Array, row: usize) -> Option<Watermark> {
+    watermarks.is_valid(row).then(|| watermarks.value(row))
 }
 
 impl Work for Assignment<'_> {
@@ -90,14 +102,23 @@ impl Work for Assignment<'_> {
     fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<(), Failure> {
         let sent = self.user.call(self.batch, part, deadline)?;
         let times = column(&sent, 0)?;
-        if let Some(row) = (0..times.len()).find(|&row| times.is_null(row)) {
-            return Err(no_time(self.batch, part.start + row).into());
+        let watermarks = self.user.punctuated.then(|| column(&sent, 1)).transpose()?;
+        if times.null_count() == 0 && times.values().iter().all(|time| !is_far(*time)) {
+            self.watermarks.extend(watermarks.into_iter().flatten());
+            self.times.extend(times.values());
+            self.kept.extend(part.start as u32..part.end as u32);
+            return Ok(());
         }
-        if self.user.punctuated {
-            self.watermarks.extend(column(&sent, 1)?.iter());
+        for (row, time) in part.clone().zip(times) {
+            match time.filter(|time| !is_far(*time)) {
+                None => self.untimed.push((row, time)),
+                Some(time) => {
+                    self.times.push(time);
+                    self.kept.push(row as u32);
+                    self.watermarks.extend(watermarks.map(|watermarks| watermark_at(watermarks, row - part.start)));
+                }
+            }
         }
-        self.times.extend(times.values());
-        self.kept.extend(part.start as u32..part.end as u32);
         Ok(())
     }
 

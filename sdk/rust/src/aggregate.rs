@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::record::{Column, Record};
+use crate::stream::{not_there, words};
 use crate::value::Value;
 use streamrt_wit::{AggregateFunction, BuiltinAggregate, DataType, Field, ResultColumn, ResultSource, Schema};
 
@@ -107,8 +108,8 @@ impl Aggregates {
         let terms: Vec<Term> = terms.into_iter().collect();
         let output = O::schema();
         if let Some(term) = terms.iter().find(|term| !output.iter().any(|field| Some(&field.name) == term.name.as_ref())) {
-            return Err(Error::new(match &term.name {
-                Some(name) => format!("{uid}: the output record has no field {name}"),
+            return Err(Error::columns(match &term.name {
+                Some(name) => format!("{uid}: the output record has no field {name}; it has {}", names(&output)),
                 None => format!("{uid}: an aggregate does not say which field it fills: add .to(\"field\")"),
             }));
         }
@@ -133,12 +134,13 @@ impl Place<'_> {
         let uid = self.uid;
         let what = self.source(&field.name).ok_or_else(|| {
             let bounds = if self.window { ", window_start or window_end" } else { "" };
-            Error::new(format!("{uid}: nothing fills the field {}: it is no aggregate, key column{bounds}", field.name))
+            let fills = if self.keys.is_empty() { String::new() } else { format!(" ({})", names(self.keys)) };
+            Error::columns(format!("{uid}: nothing fills the field {}: it is no aggregate, key column{fills}{bounds}", field.name))
         })?;
         let (from, made) = self.made(&what, built)?;
         if made != (field.data_type, field.nullable) {
             let (want, got) = (words(field.data_type, field.nullable), words(made.0, made.1));
-            return Err(Error::new(format!("{uid}: the field {} has type {want}, but what fills it has type {got}", field.name)));
+            return Err(Error::columns(format!("{uid}: the field {} has type {want}, but what fills it has type {got}", field.name)));
         }
         built.columns.push(ResultColumn { name: field.name.clone(), from });
         Ok(())
@@ -159,13 +161,13 @@ impl Place<'_> {
         let uid = self.uid;
         Ok(match what {
             What::WindowStart | What::WindowEnd if !self.window => {
-                return Err(Error::new(format!("{uid}: window_start and window_end need a window")));
+                return Err(Error::job(format!("{uid}: window_start and window_end need a window")));
             }
             What::WindowStart => (ResultSource::WindowStart, (DataType::I64, false)),
             What::WindowEnd => (ResultSource::WindowEnd, (DataType::I64, false)),
             What::Key(column) => {
                 let key = self.keys.iter().find(|key| key.name == *column);
-                let key = key.ok_or_else(|| Error::new(format!("{uid}: {column} is no key column")))?;
+                let key = key.ok_or_else(|| Error::columns(format!("{uid}: {column} is no key column; those are {}", names(self.keys))))?;
                 (ResultSource::Key { column: column.clone() }, (key.data_type, key.nullable))
             }
             What::Aggregate { function, column } => {
@@ -180,7 +182,7 @@ impl Place<'_> {
     fn aggregate_type(&self, function: AggregateFunction, column: Option<&Field>) -> Result<(DataType, bool)> {
         let Some(column) = column else { return Ok((DataType::I64, false)) };
         if !self.input.contains(column) {
-            return Err(Error::new(format!("{}: the stream has no column {} of that type", self.uid, column.name)));
+            return Err(not_there(self.uid, column, self.input));
         }
         let number = !matches!(column.data_type, DataType::Bool | DataType::String | DataType::Binary);
         match function {
@@ -189,12 +191,16 @@ impl Place<'_> {
                 Ok((column.data_type, column.nullable))
             }
             AggregateFunction::Sum | AggregateFunction::Avg if !number => {
-                Err(Error::new(format!("{}: the column {} holds no numbers", self.uid, column.name)))
+                Err(Error::columns(format!("{}: the column {} holds no numbers", self.uid, column.name)))
             }
             AggregateFunction::Avg => Ok((DataType::F64, column.nullable)),
             AggregateFunction::Sum => Ok((wide(column.data_type), column.nullable)),
         }
     }
+}
+
+fn names(fields: &[Field]) -> String {
+    fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The type of a sum.
@@ -204,9 +210,4 @@ fn wide(data_type: DataType) -> DataType {
         DataType::U32 | DataType::U64 => DataType::U64,
         _ => DataType::I64,
     }
-}
-
-fn words(data_type: DataType, nullable: bool) -> String {
-    let name = format!("{data_type:?}").to_lowercase();
-    if nullable { format!("option of {name}") } else { name }
 }

@@ -3,7 +3,6 @@
 //! The first input runs as a process function does. Rows of the second come in calls of their own, without a key and without marks.
 
 use crate::chain::{Maker, SECOND_INPUT, Stage, StageContext, StageInput, StageOutput};
-use crate::env::edge;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::keyed::KeyedStream;
@@ -173,21 +172,20 @@ pub struct BroadcastConnectedStream<T, K, B> {
 
 impl<T: Record, K: Key, B: Record> BroadcastConnectedStream<T, K, B> {
     pub(crate) fn new(stream: &Stream<T>, keyed: Option<&KeyedStream<T, K>>, broadcast: &Stream<B>) -> Self {
-        let from = &broadcast.inputs()[0];
-        let second = Input { input: SECOND_INPUT, ..edge(from.node, from.port, Partitioning::Broadcast).remove(0) };
         let mut inputs = keyed.map_or_else(|| stream.inputs(), KeyedStream::inputs);
-        inputs.push(second);
+        inputs.extend(broadcast.edges(&Partitioning::Broadcast, SECOND_INPUT));
         let key = keyed.map(|keyed| keyed.fields.clone());
         BroadcastConnectedStream { stream: stream.clone(), broadcast: broadcast.clone(), inputs, key, of: PhantomData }
     }
 
     /// Calls a function for each row of both streams. The broadcast stream is one on which [`Stream::broadcast`] was called.
+    #[track_caller]
     pub fn process<F: BroadcastProcessFunction<In = T, Broadcast = B>>(&self, uid: &str, process: F) -> Stream<F::Out> {
         let graph = &self.stream.graph;
         let mut elements = Elements(process);
         let setup = Setup::open(&mut elements);
         if self.broadcast.partitioning != Partitioning::Broadcast {
-            graph.mistake(Error::new(format!("{uid}: the stream that it is connected with must be broadcast: call broadcast() on it")));
+            graph.mistake(Error::job(format!("{uid}: the stream that it is connected with must be broadcast: call broadcast() on it")));
         }
         let base = function(FunctionKind::BroadcastProcess, uid, T::schema(), <F::Out as Output>::output_columns());
         let base = Function { time: F::TIME, second_input: B::schema(), ..base };
@@ -196,7 +194,7 @@ impl<T: Record, K: Key, B: Record> BroadcastConnectedStream<T, K, B> {
             Some(_) => {
                 Function { key: Some(graph.check(self.key_of::<F::Key>(uid))), timers: F::TIMERS, states: graph.check(states), ..base }
             }
-            None => Function { states: graph.check(states.and_then(|states| without_key(uid, states))), ..base },
+            None => Function { states: graph.check(states.and_then(|states| without_key::<F::Key>(uid, states))), ..base },
         };
         let stage = BroadcastStage { elements: ProcessStage::new(elements, setup, self.key.is_some()), row: B::empty() };
         self.stream.call(uid, self.inputs.clone(), function, Maker::stage(stage))

@@ -82,6 +82,14 @@ macro_rules! any_type {
 
 any_type!((Bool, bool), (I32, i32), (I64, i64), (U32, u32), (U64, u64), (F32, f32), (F64, f64), (String, String), (Binary, Vec<u8>));
 
+/// The value of a column of any type.
+///
+/// # Errors
+/// If its bytes do not fit.
+pub(crate) fn cell<'a>(data_type: DataType, table: &Table<'a>, column: usize, row: usize) -> Result<Cell<'a>> {
+    AnyColumn::decode(data_type, table, column).map(|column| column.get(row))
+}
+
 /// The row at work.
 pub struct Row<'a> {
     columns: Vec<AnyColumn<'a>>,

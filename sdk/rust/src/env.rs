@@ -2,16 +2,18 @@
 //!
 //! Invariant: the same arguments give the same plan, because `job` is run once for the plan and once in every instance.
 
+use crate::args::Args;
 use crate::chain::Maker;
 use crate::connector::Source;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::stream::Stream;
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::rc::Rc;
-use streamrt_wit::{Body, Function, FunctionKind, Input, Node, OutputColumns, OutputPort, Partitioning, Plan};
+use streamrt_wit::{Body, Function, FunctionKind, Input, Node, OutputColumns, OutputPort, Plan};
 
 /// Where a job puts its sources, operators and sinks together, and reads its arguments.
 pub struct Env {
@@ -21,10 +23,11 @@ pub struct Env {
 
 impl Env {
     pub(crate) fn new(args: &[String]) -> Env {
-        Env { graph: Graph::default(), args: Args(args.to_vec()) }
+        Env { graph: Graph::default(), args: Args::new(args) }
     }
 
     /// Begins a stream at a source of the host. `uid` names the source in reports and keeps its state across versions of the job.
+    #[track_caller]
     pub fn source<S: Source>(&mut self, uid: &str, source: S) -> Stream<S::Record> {
         let outputs = vec![main_port(OutputColumns::Replace { schema: S::Record::schema() })];
         let body = Body::Source { connector: S::CONNECTOR.to_owned(), options: source.options(), schema: S::Record::schema() };
@@ -32,9 +35,10 @@ impl Env {
         Stream::of(&self.graph, node, 0)
     }
 
-    /// All arguments behind `--` on the command line.
+    /// All arguments behind `--` on the command line, for a job that reads them by itself. Else everything that is given must be read by one
+    /// of the methods below before the job function returns: what is not is refused, with the name that it is nearest to.
     pub fn args(&self) -> &[String] {
-        &self.args.0
+        self.args.all()
     }
 
     /// The value of `--name VALUE` or `--name=VALUE`.
@@ -58,41 +62,19 @@ impl Env {
         self.args.parse_or(name, default)
     }
 
-    /// Whether `--name` is among the arguments.
+    /// Whether `--name VALUE` is among the arguments.
+    pub fn has(&self, name: &str) -> bool {
+        self.args.find(name).is_some()
+    }
+
+    /// Whether `--name` is among the arguments, without a value or with `true`.
     pub fn flag(&self, name: &str) -> bool {
         self.args.flag(name)
     }
 
     pub(crate) fn finish(self) -> Result<Built> {
+        self.args.check()?;
         self.graph.built()
-    }
-}
-
-/// Arguments as `--name value`, `--name=value` and `--flag`.
-#[derive(Default)]
-pub(crate) struct Args(pub(crate) Vec<String>);
-
-impl Args {
-    pub(crate) fn find(&self, name: &str) -> Option<&str> {
-        self.0.iter().enumerate().find_map(|(i, arg)| match arg.strip_prefix("--")?.strip_prefix(name)? {
-            "" => self.0.get(i + 1).map(String::as_str),
-            rest => rest.strip_prefix('='),
-        })
-    }
-
-    pub(crate) fn get(&self, name: &str) -> Result<String> {
-        self.find(name).map(str::to_owned).ok_or_else(|| Error::arguments(format!("the argument --{name} is missing")))
-    }
-
-    pub(crate) fn parse_or<V: std::str::FromStr>(&self, name: &str, default: V) -> Result<V> {
-        match self.find(name) {
-            None => Ok(default),
-            Some(text) => text.parse().map_err(|_| Error::arguments(format!("the argument --{name} cannot be read: {text}"))),
-        }
-    }
-
-    pub(crate) fn flag(&self, name: &str) -> bool {
-        self.0.iter().any(|arg| arg.strip_prefix("--") == Some(name))
     }
 }
 
@@ -111,14 +93,17 @@ pub(crate) struct Graph(Rc<RefCell<Parts>>);
 struct Parts {
     plan: Plan,
     makers: Vec<Option<Maker>>,
+    /// In the order in which they were made.
     mistakes: Vec<Error>,
 }
 
 impl Graph {
+    #[track_caller]
     pub(crate) fn node(&self, uid: &str, inputs: Vec<Input>, body: Body, outputs: Vec<OutputPort>) -> u32 {
+        let place = Location::caller().to_string();
         let nodes = &mut self.0.borrow_mut().plan.nodes;
         let id = nodes.len() as u32;
-        nodes.push(Node { id, uid: uid.to_owned(), parallelism: None, chaining: true, inputs, body, outputs });
+        nodes.push(Node { id, uid: uid.to_owned(), place: Some(place), parallelism: None, chaining: true, inputs, body, outputs });
         id
     }
 
@@ -132,20 +117,32 @@ impl Graph {
         number
     }
 
+    /// Whether a function of this name was registered.
+    pub(crate) fn has_function(&self, name: &str) -> bool {
+        self.0.borrow().plan.functions.iter().any(|function| function.name == name)
+    }
+
     /// Takes the graph away.
     pub(crate) fn built(&self) -> Result<Built> {
         self.0.take().built()
     }
 
+    /// Notes a mistake in the job. Its place is that of the verb that the user has called.
+    #[track_caller]
     pub(crate) fn mistake(&self, error: Error) {
-        self.0.borrow_mut().mistakes.push(error);
+        self.0.borrow_mut().mistakes.push(error.at(&Location::caller().to_string()));
     }
 
+    #[track_caller]
     pub(crate) fn check<V: Default>(&self, result: Result<V>) -> V {
-        result.unwrap_or_else(|error| {
-            self.mistake(error);
-            V::default()
-        })
+        // A closure would be a place of its own.
+        match result {
+            Ok(value) => value,
+            Err(error) => {
+                self.mistake(error);
+                V::default()
+            }
+        }
     }
 
     pub(crate) fn uid(&self, node: u32) -> String {
@@ -158,42 +155,51 @@ impl Graph {
     }
 
     /// The number of the side output `name` of a node, which is added if it is new.
+    #[track_caller]
     pub(crate) fn side_port(&self, node: u32, name: &str, columns: OutputColumns) -> u16 {
-        let parts = &mut *self.0.borrow_mut();
-        let node = &mut parts.plan.nodes[node as usize];
-        let port = OutputPort { name: name.to_owned(), columns };
-        if let Some(known) = node.outputs.iter().position(|port| port.name == name) {
-            if node.outputs[known] != port {
-                parts.mistakes.push(Error::new(format!("{}: the side output {name} is used with two types", node.uid)));
-            }
-            return known as u16;
+        let (port, mistake) = self.0.borrow_mut().side_port(node, OutputPort { name: name.to_owned(), columns });
+        if let Some(mistake) = mistake {
+            self.mistake(mistake);
         }
-        let functions = &mut parts.plan.functions;
-        let function = if let Body::Function { function } = node.body { functions.get_mut(function as usize) } else { None };
-        match function.filter(|function| matches!(function.kind, FunctionKind::Process | FunctionKind::BroadcastProcess)) {
-            Some(function) => function.outputs.push(port.clone()),
-            None => {
-                let sentence = format!("{}: it has no side output {name}: only process functions have side outputs", node.uid);
-                parts.mistakes.push(Error::new(sentence));
-            }
-        }
-        node.outputs.push(port);
-        node.outputs.len() as u16 - 1
+        port
     }
 }
 
 impl Parts {
+    /// The number of a side output, and what is wrong with it.
+    fn side_port(&mut self, node: u32, port: OutputPort) -> (u16, Option<Error>) {
+        let node = &mut self.plan.nodes[node as usize];
+        let (uid, name) = (&node.uid, &port.name);
+        if let Some(known) = node.outputs.iter().position(|known| known.name == *name) {
+            let same = node.outputs[known] == port;
+            return (known as u16, (!same).then(|| Error::columns(format!("{uid}: the side output {name} is used with two types"))));
+        }
+        let functions = &mut self.plan.functions;
+        let function = if let Body::Function { function } = node.body { functions.get_mut(function as usize) } else { None };
+        let mistake = match function.filter(|function| matches!(function.kind, FunctionKind::Process | FunctionKind::BroadcastProcess)) {
+            Some(function) => {
+                function.outputs.push(port.clone());
+                None
+            }
+            None => Some(Error::job(format!("{uid}: it has no side output {name}: only process functions have side outputs"))),
+        };
+        node.outputs.push(port);
+        (node.outputs.len() as u16 - 1, mistake)
+    }
+
     fn built(mut self) -> Result<Built> {
-        let mut uids = HashSet::new();
+        let mut places = HashMap::new();
         for node in &self.plan.nodes {
+            let place = node.place.as_deref().unwrap_or_default();
             if node.uid.is_empty() {
-                self.mistakes.push(Error::new(format!("operator {} has an empty uid", node.id)));
-            } else if !uids.insert(node.uid.as_str()) {
-                self.mistakes.push(Error::new(format!("the uid {} is used twice", node.uid)));
+                self.mistakes.push(Error::missing_uid("the uid of an operator is empty: its state is found by it").at(place));
+            } else if let Some(first) = places.insert(node.uid.as_str(), place) {
+                self.mistakes.push(Error::doubled_uid(format!("the uid {} is used twice, first at {first}", node.uid)).at(place));
             }
         }
-        match self.mistakes.into_iter().next() {
-            Some(first) => Err(first),
+        let mut mistakes = self.mistakes.into_iter();
+        match mistakes.next() {
+            Some(first) => Err(mistakes.fold(first, Error::and)),
             None => Ok(Built { plan: self.plan, makers: self.makers }),
         }
     }
@@ -209,8 +215,3 @@ pub(crate) fn replace<T: Record>() -> OutputColumns {
 
 /// A type without a value, for the record type of a stream.
 pub(crate) type Of<T> = PhantomData<fn() -> T>;
-
-/// An edge from a stream.
-pub(crate) fn edge(node: u32, port: u16, partitioning: Partitioning) -> Vec<Input> {
-    vec![Input { node, port, partitioning, input: 0 }]
-}

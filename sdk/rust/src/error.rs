@@ -36,6 +36,34 @@ impl Error {
         Error { code: codes::error::LOST, message: message.into() }
     }
 
+    /// The job is put together wrongly.
+    pub(crate) fn job(message: impl Into<String>) -> Error {
+        Error { code: codes::error::JOB, message: message.into() }
+    }
+
+    pub(crate) fn missing_uid(message: impl Into<String>) -> Error {
+        Error { code: codes::error::MISSING_UID, message: message.into() }
+    }
+
+    pub(crate) fn doubled_uid(message: impl Into<String>) -> Error {
+        Error { code: codes::error::DOUBLED_UID, message: message.into() }
+    }
+
+    /// Columns or their types do not fit together.
+    pub(crate) fn columns(message: impl Into<String>) -> Error {
+        Error { code: codes::error::COLUMNS, message: message.into() }
+    }
+
+    /// Puts a place in the user's program in front of the sentence.
+    pub(crate) fn at(self, place: &str) -> Error {
+        Error { message: format!("{place}: {}", self.message), ..self }
+    }
+
+    /// Says another error as well, in a line of its own; the code stays that of the first.
+    pub(crate) fn and(self, other: Error) -> Error {
+        Error { message: format!("{}\n{}", self.message, other.message), ..self }
+    }
+
     pub(crate) fn unknown(message: impl Into<String>) -> Error {
         Error { code: codes::error::UNKNOWN, message: message.into() }
     }
@@ -49,7 +77,7 @@ impl Error {
     }
 
     /// A code of `error` in the WIT: 1 user code, 2 arguments, 3 unknown call, 4 broken promise of the host, 5 state, 6 something
-    /// outside is unavailable, 7 a transaction is lost, 8 there is no such file, 9 it may not be had.
+    /// outside is unavailable, 7 a transaction is lost, 8 there is no such file, 9 it may not be had, 10 to 13 the job is put together wrongly.
     pub fn code(&self) -> u16 {
         self.code
     }
@@ -59,7 +87,7 @@ impl Error {
         self.code == codes::error::MISSING
     }
 
-    /// The sentence.
+    /// The sentence. That of a mistake in a job begins with its place in the program, and each further mistake has a line of its own.
     pub fn message(&self) -> &str {
         &self.message
     }

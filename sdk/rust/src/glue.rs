@@ -119,10 +119,18 @@ fn wit(error: Error) -> WitError {
     WitError { code: error.code(), message: error.message().to_owned() }
 }
 
+/// A panic of std for what its target lacks, with what a plugin has instead.
+fn explained(panic: String) -> String {
+    match panic.contains("time not implemented on this platform") {
+        true => panic + "; a plugin has no clock of its own: `ctx.processing_time()` is the host's",
+        false => panic,
+    }
+}
+
 /// Used by the export.
 #[doc(hidden)]
 pub fn describe(build: fn(&[String]) -> Result<Built>, args: Vec<String>) -> Result<String, WitError> {
-    std::panic::set_hook(Box::new(|panic| crate::log(level::PANIC, &panic.to_string())));
+    std::panic::set_hook(Box::new(|panic| crate::log(level::PANIC, &explained(panic.to_string()))));
     PLUGIN.with_borrow_mut(|plugin| plugin.describe(build, args)).map_err(wit)
 }
 

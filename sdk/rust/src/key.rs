@@ -28,6 +28,13 @@ pub trait Key: Record {}
 impl Key for () {}
 
 /// The key types that are one column.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key, nor a part of one",
+    label = "not a type of keys",
+    note = "keys are bool, integers, String, Vec<u8>, and tuples of them: floats have no equality that could be relied on, and nulls belong nowhere",
+    note = "a tuple is a key; what a stream carries is a struct with `#[derive(Record)]`",
+    note = "a key that is computed of the row is written `key_by_fn(\"uid\", |row: &Click| row.price.to_bits())`"
+)]
 pub trait SingleKey: Key + Value {}
 
 macro_rules! single_key {
@@ -78,6 +85,12 @@ tuple_key!(A 0, B 1, C 2);
 tuple_key!(A 0, B 1, C 2, D 3);
 
 /// What `key_by` takes: a column, or a tuple of columns.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not name key columns of `{T}`",
+    label = "not a column of this stream, nor a tuple of columns",
+    note = "`key_by` takes columns by their constants, which the derive makes, as in `key_by(Click::USER)` or `key_by((Click::USER, Click::ITEM))`",
+    note = "a key that a closure computes is written `key_by_fn(\"uid\", |row: &Click| row.user % 10)`"
+)]
 pub trait KeySelector<T> {
     /// The type of the key.
     type Key: Key;

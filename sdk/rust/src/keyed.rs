@@ -3,12 +3,12 @@
 use crate::aggregate::{Aggregates, Term};
 use crate::broadcast::BroadcastConnectedStream;
 use crate::chain::Maker;
-use crate::env::{edge, main_port};
+use crate::env::main_port;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::process::{ProcessFunction, ProcessStage, Setup};
 use crate::record::Record;
-use crate::stream::{Stream, function};
+use crate::stream::{Stream, function, types};
 use crate::transform::Output;
 use crate::window::{Assigner, WindowedStream};
 use std::marker::PhantomData;
@@ -29,11 +29,11 @@ impl<T: Record, K: Key> KeyedStream<T, K> {
 
     pub(crate) fn inputs(&self) -> Vec<Input> {
         let columns = self.fields.iter().map(|field| field.name.clone()).collect();
-        let from = &self.stream.inputs()[0];
-        edge(from.node, from.port, Partitioning::Hash { columns })
+        self.stream.edges(&Partitioning::Hash { columns }, 0)
     }
 
     /// Calls a process function for each row and timer of a key.
+    #[track_caller]
     pub fn process<F: ProcessFunction<In = T>>(&self, uid: &str, mut process: F) -> Stream<<F::Out as Output>::Of<T>> {
         let setup = Setup::open(&mut process);
         let key = self.stream.graph.check(self.key_of::<F::Key>(uid));
@@ -44,6 +44,7 @@ impl<T: Record, K: Key> KeyedStream<T, K> {
     }
 
     /// Puts a broadcast stream beside this one, for a function that reads both: see [`BroadcastProcessFunction`](crate::BroadcastProcessFunction).
+    #[track_caller]
     pub fn connect<B: Record>(&self, broadcast: &Stream<B>) -> BroadcastConnectedStream<T, K, B> {
         BroadcastConnectedStream::new(&self.stream, Some(self), broadcast)
     }
@@ -54,11 +55,15 @@ impl<T: Record, K: Key> KeyedStream<T, K> {
         match self.fields.iter().map(|field| field.data_type) {
             _ if wanted.is_empty() => Ok(Vec::new()),
             types if types.clone().eq(wanted.iter().copied()) => Ok(self.fields.clone()),
-            _ => Err(Error::new(format!("{uid}: the function's type Key is neither () nor the type of the stream's key"))),
+            _ => {
+                let (wanted, key) = (types(&F::schema()), types(&self.fields));
+                Err(Error::columns(format!("{uid}: its type Key is {wanted}, but the key of the stream is {key}; () takes any key")))
+            }
         }
     }
 
     /// Keeps aggregates by key, computed by the host, and gives one row out for each row in.
+    #[track_caller]
     pub fn aggregate_running<O: Record>(&self, uid: &str, terms: impl IntoIterator<Item = Term>) -> Stream<O> {
         let built = Aggregates::build::<T, O>(uid, &self.fields, terms, false);
         let Aggregates { aggregates, columns } = self.stream.graph.check(built);
@@ -68,6 +73,7 @@ impl<T: Record, K: Key> KeyedStream<T, K> {
     }
 
     /// Groups the rows of each key into windows.
+    #[track_caller]
     pub fn window(&self, assigner: impl Into<Assigner>) -> WindowedStream<T, K> {
         WindowedStream::new(self, assigner.into())
     }

@@ -35,6 +35,7 @@
 extern crate self as streamrt_sdk;
 
 mod aggregate;
+mod args;
 #[doc(hidden)]
 pub mod bindings;
 mod broadcast;
@@ -52,7 +53,9 @@ pub mod glue;
 mod host;
 mod key;
 mod keyed;
+mod kinds;
 mod library;
+mod log;
 mod process;
 mod record;
 mod side;
@@ -77,7 +80,10 @@ pub use files::{Entry, Folder};
 pub use fold::AggregateFunction;
 pub use key::{Key, KeySelector, SingleKey};
 pub use keyed::KeyedStream;
+#[doc(hidden)]
+pub use kinds::{HasKey, HasNoKey, HasResults};
 pub use library::Library;
+pub use log::{log, print};
 pub use process::{Context, OutputTag, ProcessFunction, Setup, TimeDomain};
 pub use record::{Column, Record};
 pub use sink::{SinkSetup, TwoPhaseSink, WriteAheadSink};
@@ -132,14 +138,6 @@ pub const fn minutes(n: u64) -> Duration {
 /// So many hours.
 pub const fn hours(n: u64) -> Duration {
     Duration::from_secs(3600 * n)
-}
-
-/// Writes to the log of the task: 1 error, 2 warning, 3 information, 4 debug, 5 trace. In a native test it goes to standard error.
-pub fn log(level: u8, message: &str) {
-    #[cfg(target_family = "wasm")]
-    bindings::streamrt::plugin::host::log(level, message);
-    #[cfg(not(target_family = "wasm"))]
-    eprintln!("log level {level}: {message}");
 }
 
 /// Makes a plugin of a job: `streamrt_sdk::job!(job)`, where `job` is a `fn(&mut Env)` that returns nothing or a `Result<()>`.

@@ -3,9 +3,10 @@
 //! A typed function reads columns by the names of its record's fields. Where arguments name the columns, [`Library::extend`] reads and
 //! makes columns that are known at run time only.
 
+use crate::args::Args;
 use crate::chain::Maker;
 use crate::dynamic::{ExtendStage, Row, RowWriter};
-use crate::env::{Args, Built, Graph};
+use crate::env::{Built, Graph};
 use crate::error::{Error, Result};
 use crate::process::{ProcessFunction, ProcessStage, Setup};
 use crate::record::Record;
@@ -22,7 +23,7 @@ pub struct Library {
 
 impl Library {
     pub(crate) fn new(args: &[String]) -> Library {
-        Library { graph: Graph::default(), args: Args(args.to_vec()) }
+        Library { graph: Graph::default(), args: Args::new(args) }
     }
 
     /// The value of `--name VALUE` or `--name=VALUE`.
@@ -38,34 +39,50 @@ impl Library {
         self.args.find(name).unwrap_or(default).to_owned()
     }
 
-    /// Whether `--name` is among the arguments.
+    /// The value of `--name VALUE` read as a number or another type, or `default`.
+    ///
+    /// # Errors
+    /// If the value is there and cannot be read.
+    pub fn parse_or<V: std::str::FromStr>(&self, name: &str, default: V) -> Result<V> {
+        self.args.parse_or(name, default)
+    }
+
+    /// Whether `--name` is among the arguments, without a value or with `true`.
     pub fn flag(&self, name: &str) -> bool {
         self.args.flag(name)
     }
 
+    #[track_caller]
     fn add(&mut self, function: Function, maker: Maker) {
+        if self.graph.has_function(&function.name) {
+            self.graph.mistake(Error::job(format!("the library offers two functions named {}", function.name)));
+        }
         self.graph.function(function, maker);
     }
 
     /// Offers a filter.
+    #[track_caller]
     pub fn filter<T: Record>(&mut self, name: &str, keep: impl FnMut(&T) -> bool + 'static) {
         let declared = function(FunctionKind::Filter, name, T::schema(), OutputColumns::Forward);
         self.add(declared, Maker::stage(Filter::new(keep)));
     }
 
     /// Offers a map.
+    #[track_caller]
     pub fn map<T: Record, M: MapResult>(&mut self, name: &str, map: impl FnMut(&T) -> M + 'static) {
         let declared = function(FunctionKind::Map, name, T::schema(), <M::Record as Output>::output_columns());
         self.add(declared, Maker::stage(Map::<T, M, _>::new(map)));
     }
 
     /// Offers a flat-map.
+    #[track_caller]
     pub fn flat_map<T: Record, O: Record>(&mut self, name: &str, map: impl FnMut(&T, &mut Collector<O>) -> Result<()> + 'static) {
         let declared = function(FunctionKind::FlatMap, name, T::schema(), O::output_columns());
         self.add(declared, Maker::stage(FlatMap::<T, O, _>::new(map)));
     }
 
     /// Offers a map that appends columns to each row. Both the columns that it reads and those that it appends are chosen at run time.
+    #[track_caller]
     pub fn extend(
         &mut self,
         name: &str,
@@ -78,6 +95,7 @@ impl Library {
     }
 
     /// Offers a keyed process function. It must not look at its key: which columns the key has is decided where it is wired.
+    #[track_caller]
     pub fn process<F: ProcessFunction<Key = ()>>(&mut self, name: &str, mut process: F) {
         let setup = Setup::open(&mut process);
         let base = function(FunctionKind::Process, name, F::In::schema(), F::Out::output_columns());
@@ -87,6 +105,7 @@ impl Library {
     }
 
     /// Offers a two-phase sink.
+    #[track_caller]
     pub fn two_phase_sink<S: TwoPhaseSink>(&mut self, name: &str, sink: S) {
         let mut setup = SinkSetup::new();
         let sink = TwoPhase::open(sink, &mut setup);
@@ -94,6 +113,7 @@ impl Library {
     }
 
     /// Offers a write-ahead sink.
+    #[track_caller]
     pub fn write_ahead_sink<S: WriteAheadSink>(&mut self, name: &str, sink: S) {
         let mut setup = SinkSetup::new();
         let sink = WriteAhead::open(sink, &mut setup);
@@ -101,11 +121,7 @@ impl Library {
     }
 
     pub(crate) fn finish(self) -> Result<Built> {
-        let built = self.graph.built()?;
-        let names = built.plan.functions.iter().map(|function| &function.name);
-        match names.clone().enumerate().find(|(i, name)| names.clone().take(*i).any(|other| other == *name)) {
-            Some((_, name)) => Err(Error::new(format!("the library offers two functions named {name}"))),
-            None => Ok(built),
-        }
+        self.args.check()?;
+        self.graph.built()
     }
 }

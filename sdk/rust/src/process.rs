@@ -14,6 +14,7 @@ use crate::side::Sides;
 pub use crate::state::Setup;
 use crate::timers::Timers;
 use crate::transform::{Collector, Output};
+use std::cell::{Cell, OnceCell};
 use streamrt_wit::codes::{self, NO_MARK, ORIGIN_TIMER, buffer, domain};
 
 /// User code that treats a stream row by row, with state, timers and side outputs.
@@ -65,8 +66,10 @@ pub enum TimeDomain {
 /// Where a process function stands: key, times, timers, side outputs.
 pub struct Context<'a, K: Key> {
     keys: Option<K::Columns<'a>>,
-    key: K,
-    key_slot: Option<u32>,
+    /// That of the slot at work, once it was asked for.
+    key: OnceCell<K>,
+    /// The key that was asked for before, whose memory is used again.
+    spare: Cell<Option<K>>,
     slot: u32,
     timestamp: Option<i64>,
     watermark: i64,
@@ -80,14 +83,24 @@ pub struct Context<'a, K: Key> {
 
 impl<K: Key> Context<'_, K> {
     /// The key of the row or timer at work.
-    pub fn key(&mut self) -> &K {
-        if self.key_slot != Some(self.slot) {
+    pub fn key(&self) -> &K {
+        self.key.get_or_init(|| {
+            let mut key = self.spare.take().unwrap_or_else(K::empty);
             if let Some(columns) = &self.keys {
-                K::load(&mut self.key, columns, self.slot as usize);
+                K::load(&mut key, columns, self.slot as usize);
             }
-            self.key_slot = Some(self.slot);
+            key
+        })
+    }
+
+    #[inline]
+    fn at(&mut self, slot: u32) {
+        if slot != self.slot
+            && let Some(key) = self.key.take()
+        {
+            self.spare.set(Some(key));
         }
-        &self.key
+        self.slot = slot;
     }
 
     /// Event time of the row, or the time of the timer, in ms; `None` if the job has no event time.
@@ -133,7 +146,7 @@ impl<K: Key> Context<'_, K> {
     fn change(&mut self, change: impl FnOnce(&mut Timers, u32)) {
         match self.may_time {
             true => change(self.timers, self.slot),
-            false => self.timers.refuse(Error::new("timers need a key in front of the function, and TIMERS must not be false")),
+            false => self.timers.refuse(Error::job("timers need a key in front of the function, and TIMERS must not be false")),
         }
     }
 
@@ -228,8 +241,8 @@ impl<'a, F: ProcessFunction> Walk<'a, F> {
         };
         let ctx = Context {
             keys,
-            key: F::Key::empty(),
-            key_slot: None,
+            key: OnceCell::new(),
+            spare: Cell::new(None),
             slot: 0,
             timestamp: None,
             watermark: around.watermark,
@@ -299,7 +312,7 @@ impl<'a, F: ProcessFunction> Walk<'a, F> {
 
     #[inline]
     fn at(&mut self, slot: u32) {
-        self.ctx.slot = slot;
+        self.ctx.at(slot);
         self.setup.at(slot);
     }
 

@@ -3,7 +3,7 @@
 use crate::broadcast::BroadcastConnectedStream;
 use crate::chain::Maker;
 use crate::connector::Sink;
-use crate::env::{Graph, Of, edge, main_port, replace};
+use crate::env::{Graph, Of, main_port, replace};
 use crate::error::{Error, Outcome};
 use crate::key::{Key, KeySelector};
 use crate::keyed::KeyedStream;
@@ -14,20 +14,21 @@ use crate::transform::{Collector, Filter, FilterColumn, FlatMap, KeyProjection, 
 use crate::value::Value;
 use crate::watermarks::Watermarks;
 use std::marker::PhantomData;
-use streamrt_wit::{Body, Function, FunctionKind, Input, OutputColumns, Partitioning, Schema, StateDescriptor};
+use streamrt_wit::{Body, DataType, Field, Function, FunctionKind, Input, OutputColumns, Partitioning, Schema, StateDescriptor};
 
-/// A stream of records of type `T`: one output of one operator. A stream may be used more than once; each use gets every row.
+/// A stream of records of type `T`: an output of an operator, or the union of several. A stream may be used more than once; each use gets
+/// every row.
 pub struct Stream<T> {
     pub(crate) graph: Graph,
-    pub(crate) node: u32,
-    port: u16,
+    /// The operators that make it, by node and port.
+    from: Vec<(u32, u16)>,
     pub(crate) partitioning: Partitioning,
     record: Of<T>,
 }
 
 impl<T> Clone for Stream<T> {
     fn clone(&self) -> Self {
-        Stream { graph: self.graph.clone(), partitioning: self.partitioning.clone(), ..*self }
+        Stream { graph: self.graph.clone(), from: self.from.clone(), partitioning: self.partitioning.clone(), record: PhantomData }
     }
 }
 
@@ -51,14 +52,33 @@ pub(crate) fn function(kind: FunctionKind, name: &str, input: Schema, output: Ou
 
 impl<T: Record> Stream<T> {
     pub(crate) fn of(graph: &Graph, node: u32, port: u16) -> Stream<T> {
-        Stream { graph: graph.clone(), node, port, partitioning: Partitioning::Forward, record: PhantomData }
+        Stream { graph: graph.clone(), from: vec![(node, port)], partitioning: Partitioning::Forward, record: PhantomData }
     }
 
     pub(crate) fn inputs(&self) -> Vec<Input> {
-        edge(self.node, self.port, self.partitioning.clone())
+        self.edges(&self.partitioning, 0)
+    }
+
+    /// Edges to the input `input` of a node.
+    pub(crate) fn edges(&self, partitioning: &Partitioning, input: u16) -> Vec<Input> {
+        let edge = |&(node, port): &(u32, u16)| Input { node, port, partitioning: partitioning.clone(), input };
+        self.from.iter().map(edge).collect()
+    }
+
+    /// The one operator that makes the stream.
+    #[track_caller]
+    fn operator(&self, verb: &str) -> Option<u32> {
+        match self.from[..] {
+            [(node, _)] => Some(node),
+            _ => {
+                self.graph.mistake(Error::job(format!("{verb} is for the stream of one operator, and this is a union: call it in front")));
+                None
+            }
+        }
     }
 
     /// Adds a node that calls a function, behind `inputs`.
+    #[track_caller]
     pub(crate) fn call<O: Record>(&self, uid: &str, inputs: Vec<Input>, function: Function, maker: Maker) -> Stream<O> {
         let outputs = function.outputs.clone();
         let function = self.graph.function(function, maker);
@@ -66,25 +86,45 @@ impl<T: Record> Stream<T> {
         Stream::of(&self.graph, node, 0)
     }
 
+    #[track_caller]
     fn transform<O: Record>(&self, kind: FunctionKind, uid: &str, input: Schema, output: OutputColumns, maker: Maker) -> Stream<O> {
         self.call(uid, self.inputs(), function(kind, uid, input, output), maker)
     }
 
-    /// Assigns event times and makes watermarks. The operator is called `<uid>-watermarks` after the one in front.
+    /// All rows of both streams, in no order that could be known. Its watermark is the lesser of theirs: a stream without watermarks holds
+    /// it back until it ends. Streams of different partitioning cannot be united, nor can one with itself.
+    #[track_caller]
+    pub fn union(&self, other: &Stream<T>) -> Stream<T> {
+        if self.partitioning != other.partitioning {
+            let hint = "call rebalance, broadcast or global behind union";
+            self.graph.mistake(Error::job(format!("the streams of a union are partitioned in different ways: {hint}")));
+        }
+        if let Some((node, _)) = other.from.iter().find(|from| self.from.contains(from)) {
+            let uid = self.graph.uid(*node);
+            self.graph.mistake(Error::job(format!("the stream of {uid} is united with itself: flat_map gives each row twice")));
+        }
+        Stream { from: [&self.from[..], &other.from[..]].concat(), ..self.clone() }
+    }
+
+    /// Assigns event times and makes watermarks. The operator is called `<uid>-watermarks` after the one in front, or the ones.
+    #[track_caller]
     pub fn watermarks(&self, watermarks: Watermarks<T>) -> Stream<T> {
-        let uid = format!("{}-watermarks", self.graph.uid(self.node));
+        let uids: Vec<String> = self.from.iter().map(|(node, _)| self.graph.uid(*node)).collect();
+        let uid = format!("{}-watermarks", uids.join("-"));
         let body = watermarks.body(&self.graph, &uid);
         let node = self.graph.node(&uid, self.inputs(), body, vec![main_port(OutputColumns::Forward)]);
         Stream::of(&self.graph, node, 0)
     }
 
     /// Keeps the rows for which `keep` says true. No column travels back: the guest only names the rows.
+    #[track_caller]
     pub fn filter(&self, uid: &str, keep: impl FnMut(&T) -> bool + 'static) -> Stream<T> {
         self.filter_on(uid, keep)
     }
 
     /// Keeps rows by a part of their columns: `R` is a record with some of the columns of `T`, by name and type, and only these are
     /// sent to the guest.
+    #[track_caller]
     pub fn filter_on<R: Record>(&self, uid: &str, keep: impl FnMut(&R) -> bool + 'static) -> Stream<T> {
         self.graph.check(part_of(uid, &R::schema(), &T::schema()));
         self.transform(FunctionKind::Filter, uid, R::schema(), OutputColumns::Forward, Maker::stage(Filter::<R, _>::new(keep)))
@@ -92,6 +132,7 @@ impl<T: Record> Stream<T> {
 
     /// Keeps rows by one column, whose values are read where they stand: a string column gives `&str`, or `&[u8]`
     /// if asked for its [`bytes`](Column::bytes), which saves the check of UTF-8.
+    #[track_caller]
     pub fn filter_by<V: Value>(
         &self,
         uid: &str,
@@ -103,42 +144,50 @@ impl<T: Record> Stream<T> {
     }
 
     /// Makes one row of each. `map` returns the new record, or a `Result` of it.
+    #[track_caller]
     pub fn map<M: MapResult>(&self, uid: &str, map: impl FnMut(&T) -> M + 'static) -> Stream<M::Record> {
         self.transform(FunctionKind::Map, uid, T::schema(), replace::<M::Record>(), Maker::stage(Map::<T, M, _>::new(map)))
     }
 
     /// Makes any number of rows of each, by `out.collect(..)`.
+    #[track_caller]
     pub fn flat_map<O: Record, R: Outcome>(&self, uid: &str, map: impl FnMut(&T, &mut Collector<O>) -> R + 'static) -> Stream<O> {
         self.transform(FunctionKind::FlatMap, uid, T::schema(), replace::<O>(), Maker::stage(FlatMap::<T, O, _>::new(map)))
     }
 
     /// Calls a process function without a key: it has no timers and no state by key, but operator state, times, watermarks and side
     /// outputs.
+    #[track_caller]
     pub fn process<F: ProcessFunction<In = T>>(&self, uid: &str, mut process: F) -> Stream<<F::Out as Output>::Of<T>> {
         let setup = Setup::open(&mut process);
-        let states = self.graph.check(setup.declared(uid).and_then(|states| without_key(uid, states)));
+        let states = self.graph.check(setup.declared(uid).and_then(|states| without_key::<F::Key>(uid, states)));
         let base = function(FunctionKind::Process, uid, T::schema(), F::Out::output_columns());
         let function = Function { time: F::TIME, states, ..base };
         self.call(uid, self.inputs(), function, Maker::stage(ProcessStage::new(process, setup, false)))
     }
 
     /// Puts a broadcast stream beside this one, for a function that reads both: see [`BroadcastProcessFunction`](crate::BroadcastProcessFunction).
+    #[track_caller]
     pub fn connect<B: Record>(&self, broadcast: &Stream<B>) -> BroadcastConnectedStream<T, (), B> {
         BroadcastConnectedStream::new(self, None, broadcast)
     }
 
     /// The rows that an operator sends to the side output `tag`. It belongs to the operator that made this stream.
+    #[track_caller]
     pub fn side_output<S: Record>(&self, tag: &OutputTag<S>) -> Stream<S> {
-        let port = self.graph.side_port(self.node, tag.name(), replace::<S>());
-        Stream::of(&self.graph, self.node, port)
+        let node = self.operator("side_output").unwrap_or_default();
+        let port = self.graph.side_port(node, tag.name(), replace::<S>());
+        Stream::of(&self.graph, node, port)
     }
 
     /// Partitions by a column or a tuple of columns; the host computes nothing but a hash.
+    #[track_caller]
     pub fn key_by<S: KeySelector<T>>(&self, key: S) -> KeyedStream<T, S::Key> {
         KeyedStream::new(self, key.fields())
     }
 
     /// Partitions by what a closure makes of each row. Its result travels with the row, in the columns `<uid>-0`, `<uid>-1` and so on.
+    #[track_caller]
     pub fn key_by_fn<K: Key>(&self, uid: &str, key: impl FnMut(&T) -> K + 'static) -> KeyedStream<T, K> {
         let mut fields = K::schema();
         for (field, i) in fields.iter_mut().zip(0..) {
@@ -170,24 +219,32 @@ impl<T: Record> Stream<T> {
     }
 
     /// Sets how many subtasks the operator that made this stream has; else it is the job's parallelism.
+    #[track_caller]
     pub fn parallelism(&self, parallelism: u32) -> Stream<T> {
-        self.graph.edit(self.node, |node| node.parallelism = Some(parallelism));
+        if let Some(node) = self.operator("parallelism") {
+            self.graph.edit(node, |node| node.parallelism = Some(parallelism));
+        }
         self.clone()
     }
 
     /// Keeps the operator that made this stream out of the task of the one in front.
+    #[track_caller]
     pub fn start_new_chain(&self) -> Stream<T> {
-        self.graph.edit(self.node, |node| node.chaining = false);
+        if let Some(node) = self.operator("start_new_chain") {
+            self.graph.edit(node, |node| node.chaining = false);
+        }
         self.clone()
     }
 
     /// Ends the stream in a sink of the host.
+    #[track_caller]
     pub fn sink<S: Sink<T>>(&self, uid: &str, sink: S) {
         let body = Body::Sink { connector: S::CONNECTOR.to_owned(), options: sink.options() };
         self.graph.node(uid, self.inputs(), body, Vec::new());
     }
 
     /// Ends the stream in a sink of the plugin, which writes each row exactly once.
+    #[track_caller]
     pub fn two_phase_sink<S: TwoPhaseSink<In = T>>(&self, uid: &str, sink: S) {
         let mut setup = SinkSetup::new();
         let sink = TwoPhase::open(sink, &mut setup);
@@ -195,6 +252,7 @@ impl<T: Record> Stream<T> {
     }
 
     /// Ends the stream in a sink of the plugin that sends what is in a checkpoint, for systems without transactions.
+    #[track_caller]
     pub fn write_ahead_sink<S: WriteAheadSink<In = T>>(&self, uid: &str, sink: S) -> WriteAheadNode {
         let mut setup = SinkSetup::new();
         let sink = WriteAhead::open(sink, &mut setup);
@@ -202,6 +260,7 @@ impl<T: Record> Stream<T> {
         WriteAheadNode { graph: self.graph.clone(), node }
     }
 
+    #[track_caller]
     fn end(&self, uid: &str, function: Function, sink: Box<dyn RunningSink>) -> u32 {
         let function = self.graph.function(function, Maker::Sink(sink));
         self.graph.node(uid, self.inputs(), Body::FunctionSink { function, write_ahead_bytes: None }, Vec::new())
@@ -230,18 +289,46 @@ impl WriteAheadNode {
     }
 }
 
-/// The states of a function without a key.
-pub(crate) fn without_key(uid: &str, states: Vec<StateDescriptor>) -> crate::Result<Vec<StateDescriptor>> {
-    match states.iter().find(|state| !state.kind.is_operator_state()) {
-        Some(state) => Err(Error::new(format!("{uid}: state {} needs a key: put key_by in front of process", state.name))),
-        None => Ok(states),
+/// The states of a function without a key, whose type `K` says whether it wants one.
+pub(crate) fn without_key<K: Key>(uid: &str, states: Vec<StateDescriptor>) -> crate::Result<Vec<StateDescriptor>> {
+    if let Some(state) = states.iter().find(|state| !state.kind.is_operator_state()) {
+        return Err(Error::job(format!("{uid}: state {} needs a key: call key_by in front of it", state.name)));
     }
+    match K::schema().is_empty() {
+        true => Ok(states),
+        false => Err(Error::job(format!(
+            "{uid}: its type Key is {}, but the stream has no key: call key_by in front of it",
+            types(&K::schema())
+        ))),
+    }
+}
+
+/// The types of columns in words, such as `(i64, string)`.
+pub(crate) fn types(schema: &[Field]) -> String {
+    let types: Vec<String> = schema.iter().map(|field| words(field.data_type, field.nullable)).collect();
+    if let [one] = &types[..] { one.clone() } else { format!("({})", types.join(", ")) }
+}
+
+/// A type in words, such as `option of i64`.
+pub(crate) fn words(data_type: DataType, nullable: bool) -> String {
+    let name = format!("{data_type:?}").to_lowercase();
+    if nullable { format!("option of {name}") } else { name }
 }
 
 /// Checks that `part` is among `whole`, by name and type.
 fn part_of(uid: &str, part: &Schema, whole: &Schema) -> crate::Result<()> {
     match part.iter().find(|field| !whole.contains(field)) {
         None => Ok(()),
-        Some(field) => Err(Error::new(format!("{uid}: the stream has no column {} of that type", field.name))),
+        Some(field) => Err(not_there(uid, field, whole)),
     }
+}
+
+/// A column that is not in the stream, or is there with another type.
+pub(crate) fn not_there(uid: &str, wanted: &Field, stream: &[Field]) -> Error {
+    let want = words(wanted.data_type, wanted.nullable);
+    let there = match stream.iter().find(|field| field.name == wanted.name) {
+        Some(found) => format!("it is {}, not {want}", words(found.data_type, found.nullable)),
+        None => format!("it has {}", stream.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(", ")),
+    };
+    Error::columns(format!("{uid}: the stream has no column {} of that type: {there}", wanted.name))
 }

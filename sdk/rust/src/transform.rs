@@ -73,7 +73,7 @@ impl Collector<Forward> {
     #[inline]
     pub fn forward(&mut self) -> Result<()> {
         if self.event >= ORIGIN_TIMER {
-            return Err(Error::new("a timer has no row that could be forwarded"));
+            return Err(Error::job("a timer has no row that could be forwarded"));
         }
         self.origins.push(self.event);
         Ok(())

@@ -118,6 +118,7 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
     }
 
     /// Computes aggregates in the host, without a call of the guest.
+    #[track_caller]
     pub fn aggregate<O: Record>(self, uid: &str, terms: impl IntoIterator<Item = Term>) -> WindowResult<O, T> {
         let built = Aggregates::build::<T, O>(uid, &self.keyed.fields, terms, true);
         let Aggregates { aggregates, columns } = self.keyed.stream.graph.check(built);
@@ -125,12 +126,14 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
     }
 
     /// Folds the rows of each window by a function of the plugin.
+    #[track_caller]
     pub fn aggregate_with<A: AggregateFunction<In = T>>(self, uid: &str, aggregate: A) -> WindowResult<A::Out, T> {
         let function = self.fold(uid, aggregate);
         self.contents(uid, WindowContents::Aggregate { function, then: None })
     }
 
     /// As [`WindowedStream::aggregate_with`], and hands the result, with key and window, to a window function.
+    #[track_caller]
     pub fn aggregate_then<A, F>(self, uid: &str, aggregate: A, then: F) -> WindowResult<F::Out, T>
     where
         A: AggregateFunction<In = T>,
@@ -142,12 +145,14 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
     }
 
     /// Folds the rows of each window into one row, from left to right.
+    #[track_caller]
     pub fn reduce(self, uid: &str, reduce: impl FnMut(&T, &T) -> T + 'static) -> WindowResult<T, T> {
         let function = self.reduce_function(uid, reduce);
         self.contents(uid, WindowContents::Aggregate { function, then: None })
     }
 
     /// As [`WindowedStream::reduce`], and hands the result, with key and window, to a window function.
+    #[track_caller]
     pub fn reduce_then<F: WindowFunction<In = T>>(
         self,
         uid: &str,
@@ -160,23 +165,27 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
     }
 
     /// Keeps all rows of each window, and hands them to a window function when it fires.
+    #[track_caller]
     pub fn process<F: WindowFunction<In = T>>(self, uid: &str, process: F) -> WindowResult<F::Out, T> {
         let function = self.window_function(uid, process);
         self.contents(uid, WindowContents::Process { function })
     }
 
+    #[track_caller]
     fn fold<A: AggregateFunction<In = T>>(&self, uid: &str, aggregate: A) -> u32 {
         let base = function(FunctionKind::Aggregate, uid, T::schema(), replace::<A::Out>());
         let declared = Function { accumulator: Some(A::Accumulator::schema()), ..base };
         self.keyed.stream.graph.function(declared, Maker::whole(Fold::new(aggregate)))
     }
 
+    #[track_caller]
     fn reduce_function(&self, uid: &str, reduce: impl FnMut(&T, &T) -> T + 'static) -> u32 {
         let base = function(FunctionKind::Reduce, uid, T::schema(), replace::<T>());
         let declared = Function { accumulator: Some(T::schema()), ..base };
         self.keyed.stream.graph.function(declared, Maker::whole(Reduce::<T, _>::new(reduce)))
     }
 
+    #[track_caller]
     fn window_function<F: WindowFunction>(&self, uid: &str, process: F) -> u32 {
         let graph = &self.keyed.stream.graph;
         let key = graph.check(self.keyed.key_of::<F::Key>(uid));
@@ -184,6 +193,7 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
         graph.function(Function { key: Some(key), ..base }, Maker::whole(WindowWhole::new(process)))
     }
 
+    #[track_caller]
     fn contents<O: Record>(self, uid: &str, contents: WindowContents) -> WindowResult<O, T> {
         let late = OutputPort { name: LATE.to_owned(), columns: OutputColumns::Forward };
         let body = Body::Window { assigner: self.assigner.clone(), allowed_lateness_ms: self.allowed_lateness_ms, contents };

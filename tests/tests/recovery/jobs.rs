@@ -95,6 +95,11 @@ impl Job {
         }
     }
 
+    /// Of the input.
+    pub fn n_lines(&self) -> usize {
+        self.n_lines
+    }
+
     /// Entries of the log of its checkpoints.
     pub fn n_log_entries(&self) -> usize {
         std::fs::read_dir(self.path("checkpoints/log")).map_or(0, Iterator::count)

@@ -2,8 +2,10 @@
 //! the end it is all of it, once.
 
 mod disks;
+mod drains;
 mod failpoints;
 mod faulty_disks;
+mod forks;
 mod jobs;
 mod kills;
 mod refusals;

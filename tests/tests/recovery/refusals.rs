@@ -34,7 +34,8 @@ fn another_component_or_other_arguments_are_refused() {
     other[1] = component("session-clicks").to_string_lossy().into_owned();
     run(&other).failed_with("S7005").names("its name is `hot-items`");
     let mut args = job.args(2, 0.4, "checkpoints", &[]);
-    args.extend(["--top".to_owned(), "5".into()]);
+    let output = args.iter().position(|arg| arg == "--output").unwrap() + 1;
+    args[output] += "-of-another-job";
     run(&args).failed_with("S7005").names("its arguments are");
     run(job.args(2, 0.4, "checkpoints", &["-D", "max-parallelism=7"])).failed_with("S2007").names("max-parallelism is 7");
     assert_eq!(files(&job.path("checkpoints")), before, "a refusal changes nothing");

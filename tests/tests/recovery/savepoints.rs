@@ -1,5 +1,6 @@
 //! Savepoints of running jobs, jobs that start from them, and running jobs that are replaced.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use streamrt_tests::binary::{LIMIT, Running, component, hidden_files, outputs, run, streamrt};
@@ -7,19 +8,36 @@ use streamrt_tests::binary::{LIMIT, Running, component, hidden_files, outputs, r
 use crate::jobs::Job;
 
 /// A running job that has made some checkpoints and takes so many seconds, and the cache folder by which commands find it and no other.
-fn start(job: &Job, parallelism: u32, seconds: f64) -> Running {
+pub fn start(job: &Job, parallelism: u32, seconds: f64) -> Running {
     let running = start_with(job, parallelism, seconds, &[]);
+    await_checkpoints(job);
+    running
+}
+
+pub fn await_checkpoints(job: &Job) {
     let start = Instant::now();
     while job.n_log_entries() < 6 {
         assert!(start.elapsed() < LIMIT, "the job makes no checkpoints");
         std::thread::sleep(Duration::from_millis(5));
     }
-    running
+}
+
+/// Waits until a sink has written something, committed or not.
+pub fn await_rows(job: &Job) {
+    let start = Instant::now();
+    while hidden_files(&job.path("out")).is_empty() {
+        assert!(start.elapsed() < LIMIT, "the job writes nothing");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The same with further options, and no checkpoint that it waits for.
 fn start_with(job: &Job, parallelism: u32, seconds: f64, further: &[&str]) -> Running {
-    let mut command = streamrt(job.args(parallelism, seconds, "checkpoints", further));
+    start_command(job, streamrt(job.args(parallelism, seconds, "checkpoints", further)))
+}
+
+/// Starts the job of this command line, and waits until it takes commands.
+pub fn start_command(job: &Job, mut command: Command) -> Running {
     command.env("XDG_CACHE_HOME", job.path("cache"));
     let running = Running::start(command);
     let start = Instant::now();
@@ -34,7 +52,7 @@ fn listed(job: &Job) -> bool {
     command(job, &["list"]).succeeded().stdout.contains(job.example)
 }
 
-fn command(job: &Job, args: &[&str]) -> streamrt_tests::binary::Finished {
+pub fn command(job: &Job, args: &[&str]) -> streamrt_tests::binary::Finished {
     let mut command = streamrt(args);
     command.env("XDG_CACHE_HOME", job.path("cache"));
     Running::start(command).finish(LIMIT)
@@ -115,7 +133,7 @@ fn the_costs_of_checkpoints_are_shown_for_each_subtask() {
         "{whole}"
     );
     command(&job, &["cancel", "hot-items"]).succeeded();
-    running.finish(LIMIT).failed_with("S8001");
+    running.finish(LIMIT).failed_with("S8002");
 }
 
 #[test]
@@ -123,7 +141,7 @@ fn a_cancelled_job_leaves_nothing_that_is_not_committed() {
     let job = Job::new("ride-duration");
     let running = start(&job, 2, 6.0);
     command(&job, &["cancel", "ride-duration"]).succeeded();
-    running.finish(LIMIT).failed_with("S8001");
+    running.finish(LIMIT).failed_with("S8002");
     job.assert_part("when cancelled");
     assert_eq!(hidden_files(&job.path("out")), Vec::<std::path::PathBuf>::new());
     run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
@@ -147,7 +165,7 @@ fn a_drained_job_fires_everything_and_has_finished() {
     assert!(again.stderr.contains("has finished"), "{}", again.stderr);
 }
 
-fn number(line: &str, field: &str) -> u64 {
+pub fn number(line: &str, field: &str) -> u64 {
     serde_json::from_str::<serde_json::Value>(line).unwrap()[field].as_u64().unwrap()
 }
 

@@ -17,20 +17,22 @@ use tempfile::TempDir;
 const FIRST: &str = "the version of this guest is: first";
 const SECOND: &str = "the version of this guest is: again";
 const FAILS: &str = "the version of this guest is: fails";
+/// It fails at the row `LATER` of the guest and behind it.
+const LATER: &str = "the version of this guest is: later";
 
-const FILES: usize = 9;
+pub const FILES: usize = 9;
 const KEYS: usize = 100;
 /// More rows than a job reads at its rate while a test is at work.
 const MANY: usize = 1_000_000;
 
 /// A job of the guest `versions` over some files of numbers.
-struct Versions {
+pub struct Versions {
     folder: TempDir,
     n_rows: usize,
 }
 
 impl Versions {
-    fn new(n_rows: usize) -> Versions {
+    pub fn new(n_rows: usize) -> Versions {
         let folder = TempDir::new().unwrap();
         std::fs::create_dir(folder.path().join("input")).unwrap();
         for file in 0..FILES {
@@ -39,7 +41,7 @@ impl Versions {
             std::fs::write(folder.path().join(format!("input/part-{file}.txt")), text).unwrap();
         }
         let versions = Versions { folder, n_rows };
-        for (name, version) in [("first", FIRST), ("again", SECOND), ("fails", FAILS)] {
+        for (name, version) in [("first", FIRST), ("again", SECOND), ("fails", FAILS), ("later", LATER)] {
             versions.write_component(name, version);
         }
         versions
@@ -67,7 +69,7 @@ impl Versions {
         ["--input".into(), text("input"), "--output".into(), text("out")]
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -76,7 +78,7 @@ impl Versions {
     }
 
     /// The command that starts the job with its first version; a rate of 0 is none.
-    fn command(&self, parallelism: u32, rate: usize, further: &[&str]) -> Command {
+    pub fn command(&self, parallelism: u32, rate: usize, further: &[&str]) -> Command {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let mut args = vec!["run".to_owned(), text(&self.wasm("first")), "--parallelism".into(), parallelism.to_string()];
         let mut options = vec![format!("checkpoint.dir={}", text(&self.path("checkpoints"))), "restart.delay=10ms".into()];
@@ -94,16 +96,16 @@ impl Versions {
         command
     }
 
-    fn tell(&self, args: &[&str]) -> Finished {
+    pub fn tell(&self, args: &[&str]) -> Finished {
         Running::start(self.in_cache(args.iter().map(|&arg| arg.to_owned()).collect())).finish(LIMIT)
     }
 
-    fn upgrade(&self, name: &str) -> Finished {
+    pub fn upgrade(&self, name: &str) -> Finished {
         self.tell(&["upgrade", "first", &self.wasm(name).to_string_lossy()])
     }
 
     /// Starts the job, and waits until it takes commands and has written something.
-    fn start(&self, command: Command) -> Running {
+    pub fn start(&self, command: Command) -> Running {
         self.awaited(Running::start(command))
     }
 
@@ -125,11 +127,11 @@ impl Versions {
         (stopped, self.finish())
     }
 
-    fn finish(&self) -> Finished {
+    pub fn finish(&self) -> Finished {
         Running::start(self.command(2, 0, &["checkpoint.interval=1s"])).finish(LIMIT).succeeded()
     }
 
-    fn rows(&self) -> Vec<Value> {
+    pub fn rows(&self) -> Vec<Value> {
         outputs(&self.path("out")).lines("").iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
@@ -310,4 +312,79 @@ fn the_same_command_goes_on_with_the_version_that_the_job_had_come_to() {
     assert!(versions.iter().any(|version| version == FIRST) && versions.iter().any(|version| version == SECOND));
     let over = Running::start(job.command(1, 0, &["checkpoint.interval=1h"])).finish(LIMIT).succeeded();
     assert!(over.stderr.contains("has finished"), "{}", over.stderr);
+}
+
+/// Upgrades a job to a version that fails later, with so long between two checkpoints.
+fn upgraded_to_later(interval: &str, further: &[&str]) -> (Versions, Running) {
+    let interval = format!("checkpoint.interval={interval}");
+    let further: Vec<&str> = further.iter().copied().chain([interval.as_str()]).collect();
+    // On a busy machine the job may have passed the row before it is upgraded.
+    for rate in [20_000, 5_000, 1_000] {
+        let job = Versions::new(MANY / 4);
+        let mut running = job.start(job.command(3, rate, &further));
+        let upgrade = job.upgrade("later");
+        if upgrade.status.success() {
+            assert!(upgrade.stdout.contains(", in place;"), "{}", upgrade.stdout);
+            return (job, running);
+        }
+        assert!(upgrade.stderr.contains("this version fails at row"), "{upgrade:?}");
+        running.kill();
+    }
+    panic!("the job was not upgraded before the row that fails");
+}
+
+const PUT_BACK: &str = "the upgrade failed in its probation, and the version before goes on";
+
+#[test]
+fn a_version_that_fails_in_its_probation_is_put_back() {
+    // With a checkpoint behind that of the upgrade, and without.
+    for (interval, switches) in [("1h", 0..=0), ("50ms", 0..=2)] {
+        let (job, running) = upgraded_to_later(interval, &[]);
+        running.says(PUT_BACK);
+        let (stopped, finished) = job.stop_and_finish(running);
+        assert!(stopped.stderr.contains("this version fails at row"), "{}", stopped.stderr);
+        assert!(!finished.stderr.contains("the job was upgraded"), "{}", finished.stderr);
+        let found = job.check_whole(interval);
+        assert!(switches.contains(&found), "{interval}: {found} switches");
+        let last = job.rows().into_iter().max_by_key(|row| row["n"].as_i64());
+        assert_eq!(last.unwrap()["counted_by"], FIRST);
+    }
+}
+
+#[test]
+fn a_version_that_was_put_back_stays_so_although_the_process_is_killed() {
+    let (job, mut running) = upgraded_to_later("1h", &[]);
+    running.says(PUT_BACK);
+    running.says("the job goes on from checkpoint");
+    running.kill();
+    running.finish(LIMIT);
+    let finished = job.finish();
+    assert!(!finished.stderr.contains("the job was upgraded"), "{}", finished.stderr);
+    assert_eq!(job.check_whole("after a kill behind it"), 0);
+    assert!(job.rows().iter().all(|row| row["counted_by"] == FIRST));
+}
+
+#[test]
+fn a_job_that_is_killed_in_a_probation_starts_in_it_again() {
+    let (job, mut running) = upgraded_to_later("1h", &[]);
+    running.kill();
+    running.finish(LIMIT);
+    let finished = job.finish();
+    assert!(finished.stderr.contains("the job was upgraded: it goes on"), "{}", finished.stderr);
+    assert!(finished.stderr.contains(PUT_BACK), "{}", finished.stderr);
+    job.check_whole("after a kill in it");
+}
+
+#[test]
+fn a_later_failure_names_the_way_back() {
+    let (job, running) = upgraded_to_later("50ms", &["upgrade.probation=0ms"]);
+    let checkpoints = job.path("checkpoints").to_string_lossy().into_owned();
+    running.finish(LIMIT).failed_with("S4001").names(&format!("give the same command with `--from {checkpoints}`"));
+    job.check_part("after it failed");
+    let mut args: Vec<String> =
+        job.command(3, 0, &["checkpoint.interval=1s"]).get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let at = args.iter().position(|arg| arg == "--").unwrap();
+    args.splice(at..at, ["--from".to_owned(), checkpoints]);
+    Running::start(job.in_cache(args)).finish(LIMIT).succeeded();
+    assert!(job.check_whole("on the way back") <= 2);
 }

@@ -55,8 +55,8 @@ fn a_killed_job_goes_on_with_its_operator_state_at_another_parallelism() {
 #[test]
 fn broadcast_state_is_not_written_by_the_other_side() {
     let job = Job::new();
-    let refused = run(job.args(2, &[], &["--write-anywhere"])).failed_with("S4006");
-    refused.names("broadcast state limits can be written in on_broadcast alone").names("operator `alerts`").names("readings.csv line");
+    let refused = run(job.args(2, &[], &["--write-anywhere"])).failed_with("S2006");
+    refused.names("broadcast state limits can be written in on_broadcast alone").names("alerts");
 }
 
 /// One subtask of a function of the guest.

@@ -119,7 +119,7 @@ impl Job {
         let state = settings.state()?;
         let Settings { configuration, from } = settings;
         let grants = Default::default();
-        match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from, grants, state })? {
+        match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from, grants, state, before: None })? {
             Submission::Started(job) => Ok(job),
             Submission::Finished => bail!("a job in a new folder cannot have finished before"),
         }

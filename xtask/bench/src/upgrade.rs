@@ -75,14 +75,14 @@ fn version(host: &Arc<PluginHost>, bytes: Vec<u8>) -> Result<(JobSpec, LoadedPlu
     let nodes = Plan::from_json(&plan.to_string()).map_err(anyhow::Error::msg)?.nodes;
     let numbers = 0..functions.functions.len() as u32;
     let functions = numbers.map(|number| FunctionRef { plugin: 0, plan: functions.clone(), number }).collect();
-    let loaded = LoadedPlugin { plugin, args: Vec::new(), component: Arc::new(bytes), replaces: None };
+    let loaded = LoadedPlugin { name: "bench".into(), plugin, args: Vec::new(), component: Arc::new(bytes), replaces: None };
     Ok((JobSpec { name: "bench".into(), nodes, functions }, loaded))
 }
 
 fn start((job, plugin): &(JobSpec, LoadedPlugin), settings: Settings) -> Result<JobHandle> {
     let (job, plugins, configuration) = (job.clone(), vec![plugin.clone()], settings.configuration);
     let (grants, state) = Default::default();
-    match submit(JobToRun { job, plugins, configuration, parallelism: 1, from: None, grants, state })? {
+    match submit(JobToRun { job, plugins, configuration, parallelism: 1, from: None, grants, state, before: None })? {
         Submission::Started(job) => Ok(job),
         Submission::Finished => bail!("a job in a new folder cannot have finished before"),
     }

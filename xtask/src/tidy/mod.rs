@@ -20,6 +20,9 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// Nowhere, not even in tests.
 const FORBIDDEN: &[&str] = &["todo!(", "unimplemented!(", "dbg!(", "#[ignore"];
 
+/// Not in the runtime: they panic when stderr or stdout is closed. `say!` of `streamrt-types` is for people, sinks are for results.
+const PRINTS: &[&str] = &["eprintln!(", "eprint!(", "println!(", "print!("];
+
 /// Checks every Rust file below the root; each finding is a sentence with its place.
 ///
 /// # Errors
@@ -83,11 +86,19 @@ fn findings(name: &str, source: &Source) -> Vec<String> {
     for (number, code) in source.code.iter().enumerate() {
         let place = format!("{name}:{}", number + 1);
         all.extend(FORBIDDEN.iter().filter(|word| contains_word(code, word)).map(|word| format!("{place}: `{word}` has no place here")));
+        if is_runtime(name) && !source.is_test(number) {
+            let prints = PRINTS.iter().filter(|word| contains_word(code, word));
+            all.extend(prints.map(|word| format!("{place}: `{word}` panics when nobody reads; use `say!`")));
+        }
         if code.contains(".unwrap()") && !is_test_file(name) && !source.is_test(number) {
             all.push(format!("{place}: `.unwrap()` outside of tests; say why it holds with `expect`, or return an error"));
         }
     }
     all
+}
+
+fn is_runtime(name: &str) -> bool {
+    name.starts_with("runtime/") && !is_test_file(name) && !name.ends_with("build.rs")
 }
 
 /// `dbg!(` but not `my_dbg!(`.

@@ -114,7 +114,7 @@ fn hostile_inputs(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Input> {
 fn requests(number: u32) -> [Request; 5] {
     let request = u64::from(number);
     let savepoint = |stops| Request::Savepoint { request, stops };
-    [Request::Stop, Request::Upgrade { request }, savepoint(false), savepoint(true), Request::Drain { request }]
+    [Request::Stop, Request::Upgrade { request }, savepoint(false), savepoint(true), Request::AtEnd { request }]
 }
 
 fn hostile_next(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Hostile> {
@@ -237,12 +237,7 @@ impl World {
                 }
             }
             Action::Abort { checkpoint, .. } => self.over = checkpoint,
-            Action::Drain
-            | Action::Stop
-            | Action::Fail { .. }
-            | Action::RollBack { .. }
-            | Action::Retire { .. }
-            | Action::Refuse { .. } => (),
+            Action::Stop | Action::Fail { .. } | Action::RollBack { .. } | Action::Retire { .. } | Action::Refuse { .. } => (),
         }
     }
 

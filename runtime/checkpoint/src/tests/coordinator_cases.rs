@@ -2,7 +2,7 @@
 
 use crate::coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
 use crate::requests::{Purpose, Request};
-use Action::{Abort, Complete, Drain, Fail, Publish, Refuse, Retire, RollBack, Stop, Trigger};
+use Action::{Abort, Complete, Fail, Publish, Refuse, Retire, RollBack, Stop, Trigger};
 use Purpose::{Checkpoint, Savepoint, Upgrade};
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ fn the_last_checkpoint_comes_at_once_and_is_the_last() {
     let drained = Savepoint { request: 2, stops: false };
     let none = Trigger { checkpoint: 9, purpose: drained, tasks: vec![] };
     let publish = Publish { checkpoint: 9, purpose: drained, snapshots: vec![None, None, None] };
-    assert_eq!(it.request(Request::Drain { request: 2 }), [Drain, none, publish], "a savepoint of the end is never too late");
+    assert_eq!(it.request(Request::AtEnd { request: 2 }), [none, publish], "a savepoint of the end is never too late");
 }
 
 #[test]
@@ -149,9 +149,9 @@ fn a_savepoint_stops_the_job_only_if_it_is_whole() {
 }
 
 #[test]
-fn a_drain_ends_the_sources_and_its_savepoint_stands_before_the_last_checkpoint() {
+fn a_savepoint_of_the_end_stands_before_the_last_checkpoint() {
     let mut it = coordinator(Settings { interval: None, ..settings() });
-    assert_eq!(it.request(Request::Drain { request: 1 }), [Drain]);
+    assert_eq!(it.request(Request::AtEnd { request: 1 }), []);
     (0..2).for_each(|task| assert_eq!(it.finished(task), []));
     let purpose = Savepoint { request: 1, stops: false };
     assert_eq!(it.ended(2), [Trigger { checkpoint: 8, purpose, tasks: vec![2] }]);
@@ -170,8 +170,34 @@ fn an_upgrade_counts_like_a_checkpoint_or_is_rolled_back() {
     assert_eq!(it.published(8), published);
     it.request(savepoint(3, false));
     let actions = it.declined(1, 9, "full");
-    assert!(matches!(actions[..], [Abort { checkpoint: 9, .. }, RollBack { .. }, Refuse { request: 3, .. }]), "{actions:?}");
+    assert!(matches!(actions[..], [Abort { checkpoint: 9, .. }, RollBack { .. }]), "{actions:?}");
+    assert!(it.holds(3), "the attempt that follows is asked for it");
     assert_eq!(it.tick(seconds(500)), [], "new code may run: nothing else may be published");
+}
+
+#[test]
+fn a_savepoint_that_a_failure_of_tasks_meets_is_made_behind_it() {
+    for asked in [savepoint(1, true), Request::AtEnd { request: 1 }] {
+        let mut it = coordinator(Settings { interval: None, ..settings() });
+        if let Request::AtEnd { .. } = asked {
+            (0..3).for_each(|task| drop(it.ended(task)));
+        }
+        it.request(asked);
+        if let Request::AtEnd { .. } = asked {
+            // The last checkpoint is pending: it is served behind it.
+            assert!(matches!(it.declined(0, 8, "full")[..], [Abort { checkpoint: 8, .. }, Trigger { checkpoint: 9, .. }]));
+        }
+        let aborted = it.suspend(&[0, 1, 2]);
+        assert!(matches!(aborted[..], [Abort { purpose: Savepoint { request: 1, .. }, .. }]), "{aborted:?}");
+        assert!(it.holds(1));
+        if let Request::AtEnd { .. } = asked {
+            assert_eq!(it.resume(), [], "the tasks run again, and have to end first");
+            (0..2).for_each(|task| assert_eq!(it.ended(task), []));
+            assert!(matches!(it.ended(2)[..], [Trigger { purpose: Savepoint { request: 1, stops: false }, .. }]));
+        } else {
+            assert!(matches!(it.resume()[..], [Trigger { purpose: Savepoint { request: 1, stops: true }, .. }]));
+        }
+    }
 }
 
 #[test]

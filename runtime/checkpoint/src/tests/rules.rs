@@ -38,7 +38,7 @@ impl Rules {
                 let missing = self.stopped.as_mut().filter(|(at, _)| checkpoint >= at).map(|(_, missing)| missing);
                 missing.into_iter().for_each(|missing| missing.retain(|missing| missing != task));
             }
-            Input::Request(Request::Savepoint { request, .. } | Request::Upgrade { request } | Request::Drain { request }) => {
+            Input::Request(Request::Savepoint { request, .. } | Request::Upgrade { request } | Request::AtEnd { request }) => {
                 assert!(self.open.insert(*request));
             }
             Input::Acknowledged(task, checkpoint, _) if self.collects(*checkpoint) && !self.finished.contains(task) => {
@@ -59,7 +59,7 @@ impl Rules {
 
     pub fn check(&mut self, input: &Input, action: &Action<Snapshot>, n_tasks: usize) {
         let over = self.failed || self.ended;
-        assert!(!over || matches!(action, Action::Refuse { .. }), "nothing follows the end");
+        assert!(!over || self.ended && matches!(action, Action::Refuse { .. }), "nothing follows the end");
         match action {
             Action::Trigger { checkpoint, purpose, tasks } => self.check_trigger(*checkpoint, *purpose, tasks),
             Action::Publish { checkpoint, purpose, snapshots } => {
@@ -83,7 +83,9 @@ impl Rules {
                 assert_eq!(self.publishing, answered, "what is being published is aborted by the answer alone");
                 assert_eq!(self.pending.take(), Some((*checkpoint, *purpose)));
                 self.publishing = false;
-                self.answer(purpose.request());
+                // A savepoint that a failure of tasks meets is made anew.
+                let is_made_anew = matches!((input, purpose), (Input::Suspend(_), Purpose::Savepoint { .. }));
+                self.answer(purpose.request().filter(|_| !is_made_anew));
                 self.upgrade_failed = matches!(purpose, Purpose::Upgrade { .. });
             }
             Action::Fail { .. } => self.failed = true,
@@ -95,7 +97,6 @@ impl Rules {
                 assert!(self.stopped.as_ref().is_some_and(|(_, missing)| missing.is_empty()), "all have committed");
                 self.ended = true;
             }
-            Action::Drain => assert!(matches!(input, Input::Request(Request::Drain { .. }))),
             Action::Retire { checkpoint } => {
                 assert_eq!(self.kept.pop_front(), Some(*checkpoint), "the oldest goes first");
                 assert!(!self.kept.is_empty());
@@ -110,7 +111,7 @@ impl Rules {
     /// Behind all actions of an input.
     pub fn check_done(&self) {
         assert!(!self.upgrade_failed || self.failed, "nothing counts behind the barrier of an upgrade that failed");
-        assert!(!self.failed && !self.ended || self.open.is_empty(), "nobody waits for a job that is over");
+        assert!(!self.ended || self.open.is_empty(), "nobody waits for a job that is over");
         assert_eq!(self.ended, self.stopped.as_ref().is_some_and(|(_, missing)| missing.is_empty()), "it stops when all have committed");
     }
 

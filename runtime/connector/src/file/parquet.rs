@@ -30,6 +30,12 @@ pub struct ParquetSource {
     schema: SchemaRef,
 }
 
+/// The size of a page as most writers make them.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Rows that are decoded at once, at least.
+const DECODED_ROWS_MIN: usize = 1024;
+
 /// Where a reader goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -83,12 +89,14 @@ impl ParquetSource {
         let metadata = metadata(&file).map_err(|e| unreadable(&path, e))?;
         let builder = Builder::new_with_metadata(file, metadata);
         let mask = self.mask(&path, &builder)?;
+        let held_bytes = page_bytes(&builder, &mask);
         let rows = position.map_or(0, |position| position.rows);
         let groups = groups_of(detail, &builder);
         let offset = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
         let builder = builder.with_projection(mask).with_row_groups(groups).with_offset(offset);
         Ok(ParquetReader {
             rest: Rest::Unread(Box::new(builder)),
+            held_bytes,
             ahead: None,
             schema: self.schema.clone(),
             path,
@@ -156,6 +164,15 @@ fn groups_of(split: &FileSplit, builder: &Builder) -> Vec<usize> {
     (0..builder.metadata().num_row_groups()).filter(|&group| (split.start..split.end).contains(&begin(group))).collect()
 }
 
+/// What the pages take that a reader has at once, about: one of each column.
+fn page_bytes(builder: &Builder, mask: &ProjectionMask) -> usize {
+    let of_column = |column: usize| {
+        let sizes = builder.metadata().row_groups().iter().map(|group| group.column(column).uncompressed_size());
+        usize::try_from(sizes.max().unwrap_or(0)).unwrap_or(0).min(PAGE_BYTES)
+    };
+    (0..builder.parquet_schema().num_columns()).filter(|column| mask.leaf_included(*column)).map(of_column).sum()
+}
+
 /// Whether every value of one type is one of the other.
 fn is_readable(there: &DataType, wanted: &DataType) -> bool {
     use DataType::{Binary, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp, UInt8, UInt16, UInt32, UInt64, Utf8};
@@ -205,6 +222,7 @@ enum Rest {
 
 struct ParquetReader {
     rest: Rest,
+    held_bytes: usize,
     /// Rows that were read and did not fit into the last batch.
     ahead: Option<RecordBatch>,
     schema: SchemaRef,
@@ -219,7 +237,10 @@ impl ParquetReader {
     /// The next rows, as the file has them.
     fn next(&mut self, rows: usize) -> Result<Option<RecordBatch>> {
         self.rest = match std::mem::replace(&mut self.rest, Rest::Ended) {
-            Rest::Unread(builder) => Rest::Reader(builder.with_batch_size(rows).build().map_err(|e| unreadable(&self.path, e))?),
+            // Whatever the first call asks for, a column is decoded in pieces of some size.
+            Rest::Unread(builder) => {
+                Rest::Reader(builder.with_batch_size(rows.max(DECODED_ROWS_MIN)).build().map_err(|e| unreadable(&self.path, e))?)
+            }
             rest => rest,
         };
         let found = match (self.ahead.take(), &mut self.rest) {
@@ -306,6 +327,10 @@ impl SplitReader for ParquetReader {
 
     fn position(&self) -> String {
         position::write(&self.position)
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     fn take_poison(&mut self) -> Vec<PoisonLine> {

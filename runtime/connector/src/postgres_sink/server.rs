@@ -1,6 +1,8 @@
 //! The connection: made when it is needed, given up after an error of its own, and tried again where that does no harm.
 
+use super::PostgresOptions;
 use super::connection::{Answer, Connection, Failure, Patience};
+use crate::needs::Need;
 use crate::options;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use streamrt_types::{Code, Error, Result, code, murmur3_32};
 use tokio_postgres::Config;
+use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
 
 /// Of one question to the server.
@@ -31,6 +34,36 @@ pub struct Server {
     connection: Option<Connection>,
 }
 
+/// Of servers whose port is not written.
+const DEFAULT_PORT: u16 = 5432;
+
+fn parse(url: &str) -> Result<Config> {
+    url.parse().map_err(|e: tokio_postgres::Error| {
+        options::refuse("postgres", "`url` is none, as in postgresql://user@host:5432/database").with_source(e)
+    })
+}
+
+/// All servers that a connection may be made to, and to which the password may go. Where a host has an address beside its name, both count.
+///
+/// # Errors
+/// `Invalid` if the URL cannot be read.
+pub fn needs(options: &PostgresOptions) -> Result<Vec<Need>> {
+    let config = parse(&options.url)?;
+    let port = |i: usize| config.get_ports().get(i).or_else(|| config.get_ports().first()).copied().unwrap_or(DEFAULT_PORT);
+    let server = |i: usize, host: String| Need::Server {
+        host,
+        port: port(i),
+        is_default_port: port(i) == DEFAULT_PORT,
+        option: options.url.clone(),
+    };
+    let hosts = config.get_hosts().iter().enumerate().map(|(i, host)| match host {
+        Host::Tcp(name) => server(i, name.clone()),
+        Host::Unix(folder) => Need::Path(folder.to_string_lossy().into_owned()),
+    });
+    let addresses = config.get_hostaddrs().iter().enumerate().map(|(i, address)| server(i, address.to_string()));
+    Ok(hosts.chain(addresses).collect())
+}
+
 /// A string in SQL.
 pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
@@ -42,9 +75,7 @@ impl Server {
     /// # Errors
     /// `Invalid` if the URL cannot be read; it is not shown, because it may hold a password.
     pub fn new(url: &str, statement_limit: Duration) -> Result<Server> {
-        let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| {
-            options::refuse("postgres", "`url` is none, as in postgresql://user@host:5432/database").with_source(e)
-        })?;
+        let mut config = parse(url)?;
         if let (None, Ok(password)) = (config.get_password(), std::env::var("PGPASSWORD")) {
             config.password(password);
         }

@@ -13,9 +13,9 @@ pub(super) fn define(at: &mut At<'_>, interface: &str, name: &str) -> Result<boo
         ("cli/environment", "initial-cwd") => at.func_wrap(name, |_: Context<'_>, ()| Ok((None::<String>,)))?,
         ("cli/exit", "exit") => at.func_wrap(name, |_: Context<'_>, (_,): (std::result::Result<(), ()>,)| exit())?,
         ("cli/exit", "exit-with-code") => at.func_wrap(name, |_: Context<'_>, (_,): (u8,)| exit())?,
-        ("cli/stdin", "get-stdin") => at.func_wrap(name, |_: Context<'_>, ()| Ok((Resource::<InputStream>::new_own(0),)))?,
-        ("cli/stdout", "get-stdout") => at.func_wrap(name, |_: Context<'_>, ()| Ok((Resource::<OutputStream>::new_own(io::STDOUT),)))?,
-        ("cli/stderr", "get-stderr") => at.func_wrap(name, |_: Context<'_>, ()| Ok((Resource::<OutputStream>::new_own(io::STDERR),)))?,
+        ("cli/stdin", "get-stdin") => at.func_wrap(name, |context: Context<'_>, ()| handle::<InputStream>(context, 0))?,
+        ("cli/stdout", "get-stdout") => at.func_wrap(name, |context: Context<'_>, ()| handle::<OutputStream>(context, io::STDOUT))?,
+        ("cli/stderr", "get-stderr") => at.func_wrap(name, |context: Context<'_>, ()| handle::<OutputStream>(context, io::STDERR))?,
         ("cli/terminal-stdin", "get-terminal-stdin") => at.func_wrap(name, |_: Context<'_>, ()| Ok((None::<Resource<TerminalInput>>,)))?,
         ("cli/terminal-stdout", "get-terminal-stdout") | ("cli/terminal-stderr", "get-terminal-stderr") => {
             at.func_wrap(name, |_: Context<'_>, ()| Ok((None::<Resource<TerminalOutput>>,)))?
@@ -26,6 +26,10 @@ pub(super) fn define(at: &mut At<'_>, interface: &str, name: &str) -> Result<boo
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn handle<T: 'static>(mut context: Context<'_>, rep: u32) -> Result<(Resource<T>,)> {
+    context.data_mut().wasi.handle(rep).map(|handle| (handle,))
 }
 
 /// A guest that ends itself has failed: its call never returns.

@@ -23,11 +23,11 @@ pub(super) fn define(at: &mut At<'_>, interface: &str, name: &str) -> Result<boo
         ("clocks/monotonic-clock", "now") => at.func_wrap(name, |context: Context<'_>, ()| Ok((monotonic_ms(&context) * NANOSECONDS,)))?,
         ("clocks/monotonic-clock", "resolution") => at.func_wrap(name, |_: Context<'_>, ()| Ok((NANOSECONDS,)))?,
         ("clocks/monotonic-clock", "subscribe-instant") => at.func_wrap(name, |mut context: Context<'_>, (instant,): (u64,)| {
-            Ok((subscribe(&mut context, instant.div_ceil(NANOSECONDS)),))
+            subscribe(&mut context, instant.div_ceil(NANOSECONDS)).map(|of| (of,))
         })?,
         ("clocks/monotonic-clock", "subscribe-duration") => at.func_wrap(name, |mut context: Context<'_>, (duration,): (u64,)| {
             let at_ms = monotonic_ms(&context).saturating_add(duration.div_ceil(NANOSECONDS));
-            Ok((subscribe(&mut context, at_ms),))
+            subscribe(&mut context, at_ms).map(|of| (of,))
         })?,
         ("clocks/wall-clock", "now") => at.func_wrap(name, |context: Context<'_>, ()| Ok((wall(&context),)))?,
         ("clocks/wall-clock", "resolution") => {
@@ -57,7 +57,7 @@ fn wall(context: &Context<'_>) -> Datetime {
     Datetime { seconds: now_ms / 1000, nanoseconds: (now_ms % 1000 * NANOSECONDS) as u32 }
 }
 
-fn subscribe(context: &mut Context<'_>, at_ms: u64) -> Resource<Pollable> {
+fn subscribe(context: &mut Context<'_>, at_ms: u64) -> Result<Resource<Pollable>> {
     io::pollable(context.data_mut(), i64::try_from(at_ms).unwrap_or(i64::MAX))
 }
 

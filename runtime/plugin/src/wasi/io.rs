@@ -59,7 +59,7 @@ fn streams(at: &mut At<'_>, name: &str) -> Result<bool> {
             at.func_wrap(name, |_: Context<'_>, (_, _): (Input, u64)| Ok::<Outcome<u64>, _>((Err(StreamError::Closed),)))?;
         }
         "[method]input-stream.subscribe" => {
-            at.func_wrap(name, |mut context: Context<'_>, (_,): (Input,)| Ok((pollable(context.data_mut(), i64::MIN),)))?;
+            at.func_wrap(name, |mut context: Context<'_>, (_,): (Input,)| pollable(context.data_mut(), i64::MIN).map(|of| (of,)))?;
         }
         "[method]output-stream.check-write" => {
             at.func_wrap(name, |_: Context<'_>, (_,): (Output,)| Ok::<Outcome<u64>, _>((Ok(WRITE_BYTES_MAX),)))?;
@@ -74,7 +74,7 @@ fn streams(at: &mut At<'_>, name: &str) -> Result<bool> {
             at.func_wrap(name, |_: Context<'_>, (_,): (Output,)| Ok::<Outcome<()>, _>((Ok(()),)))?;
         }
         "[method]output-stream.subscribe" => {
-            at.func_wrap(name, |mut context: Context<'_>, (_,): (Output,)| Ok((pollable(context.data_mut(), i64::MIN),)))?;
+            at.func_wrap(name, |mut context: Context<'_>, (_,): (Output,)| pollable(context.data_mut(), i64::MIN).map(|of| (of,)))?;
         }
         _ => return Ok(false),
     }
@@ -98,11 +98,11 @@ fn polls(at: &mut At<'_>, name: &str) -> Result<bool> {
 }
 
 /// Makes a pollable that is ready at a time of the monotonic clock.
-pub(super) fn pollable(guest: &mut Guest, at_ms: i64) -> Resource<Pollable> {
+pub(super) fn pollable(guest: &mut Guest, at_ms: i64) -> Result<Resource<Pollable>> {
     let wasi = &mut guest.wasi;
     wasi.n_pollables = wasi.n_pollables.wrapping_add(1);
     wasi.pollables.insert(wasi.n_pollables, at_ms);
-    Resource::new_own(wasi.n_pollables)
+    wasi.handle(wasi.n_pollables)
 }
 
 fn is_ready(guest: &Guest, pollable: &Resource<Pollable>) -> bool {

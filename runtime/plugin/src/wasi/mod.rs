@@ -16,11 +16,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use streamrt_types::Clock;
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType};
+use wasmtime::component::{Component, Linker, LinkerInstance, Resource, ResourceType};
 use wasmtime::{Engine, Result, StoreContextMut};
 
 type At<'a> = LinkerInstance<'a, Guest>;
 type Context<'a> = StoreContextMut<'a, Guest>;
+
+/// Handles that a guest holds at once; a guest of a language's own runtime has some dozen.
+const HANDLES_MAX: usize = 10_000;
 
 /// What a guest sees of the world, and the little that WASI has to remember.
 pub(crate) struct Inert {
@@ -29,13 +32,27 @@ pub(crate) struct Inert {
     /// When each pollable is ready, by the monotonic clock in ms.
     pollables: HashMap<u32, i64>,
     n_pollables: u32,
+    /// Handles that the guest has not dropped.
+    n_handles: usize,
     /// Output without an end of line yet: stdout's, stderr's.
     lines: [Vec<u8>; 2],
 }
 
 impl Inert {
     pub fn new(clock: Arc<dyn Clock>, seed: u64) -> Inert {
-        Inert { clock, random: seed, pollables: HashMap::new(), n_pollables: 0, lines: Default::default() }
+        Inert { clock, random: seed, pollables: HashMap::new(), n_pollables: 0, n_handles: 0, lines: Default::default() }
+    }
+
+    /// Gives the guest a handle; it costs memory in the host until it is dropped.
+    ///
+    /// # Errors
+    /// Ends the guest if it holds too many.
+    fn handle<T: 'static>(&mut self, rep: u32) -> Result<Resource<T>> {
+        self.n_handles += 1;
+        match self.n_handles {
+            ..=HANDLES_MAX => Ok(Resource::new_own(rep)),
+            _ => Err(Stop::Handles { n_max: HANDLES_MAX }.into()),
+        }
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014). Guests seed hash tables with it. It is no source of secrets: whoever has the component can
@@ -89,8 +106,10 @@ fn resource(at: &mut At<'_>, name: &str) -> Result<()> {
     };
     let is_pollable = name == "pollable";
     at.resource(name, ty, move |mut context: Context<'_>, rep| {
+        let wasi = &mut context.data_mut().wasi;
+        wasi.n_handles = wasi.n_handles.saturating_sub(1);
         if is_pollable {
-            context.data_mut().wasi.pollables.remove(&rep);
+            wasi.pollables.remove(&rep);
         }
         Ok(())
     })

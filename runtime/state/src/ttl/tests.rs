@@ -255,7 +255,10 @@ impl Map {
 
     fn scan(&mut self, keys: &KeyBuffer) -> String {
         let mut found = Vec::new();
-        self.state.scan(keys, 0, None, 9, |key, _| found.push(text_of(key)));
+        self.state.scan(keys, 0, None, |key, _| {
+            found.push(text_of(key));
+            std::ops::ControlFlow::Continue(())
+        });
         found.join(" ")
     }
 }

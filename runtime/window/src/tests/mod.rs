@@ -108,9 +108,18 @@ pub(crate) fn context() -> (OperatorContext, Arc<ManualClock>) {
 
 /// A chain of timestamps (column `time`, unit ms) and `window`, opened.
 pub(crate) fn chain(bound_ms: u64, window: WindowOperator) -> (OperatorChain, OperatorContext, Arc<ManualClock>) {
+    chain_with(bound_ms, window, Configuration::default())
+}
+
+pub(crate) fn chain_with(
+    bound_ms: u64,
+    window: WindowOperator,
+    configuration: Configuration,
+) -> (OperatorChain, OperatorContext, Arc<ManualClock>) {
     let time = TimeSource::Column { column: "time".into(), unit: TimeUnit::Milliseconds };
     let timestamps = TimestampsOperator::new(&time, &Generator::Bounded { bound_ms }, None, &input_schema(), None).unwrap();
     let (context, clock) = context();
+    let context = OperatorContext { configuration: Arc::new(configuration), ..context };
     let mut chain = OperatorChain::new();
     chain.push(Box::new(timestamps), context.clone(), vec![(0, Target::Operator(1))]);
     chain.push(Box::new(window), context.clone(), vec![(0, Target::Exit(0)), (1, Target::Exit(1))]);

@@ -67,6 +67,24 @@ fn the_late_count_rises() {
 }
 
 #[test]
+fn a_row_too_far_in_the_future_goes_to_the_late_output_and_makes_no_other_late() {
+    let configuration = Configuration { watermark_max_ahead_ms: Some(100), ..Configuration::default() };
+    for batch_rows in BATCH_ROWS {
+        for assigner in [tumbling(10), session(10)] {
+            let (mut chain, context, _) = chain_with(0, builtin(assigner, 0), configuration.clone());
+            let mut recorder = Recorder::default();
+            for piece in [(1, 5), (1, 9_000_000), (1, 6), (1, 20)].chunks(batch_rows) {
+                feed(&mut chain, &mut recorder, Batch::new(rows(piece)));
+            }
+            let lines: Vec<String> = recorder.lines().into_iter().filter(|line| !line.contains("w ")).collect();
+            assert!(lines.first().is_some_and(|line| line.starts_with("+ 1") && line.contains(" 2 5 6 @")), "{lines:?}");
+            assert_eq!(lines[1..], ["late 1 9000000 @9000000"]);
+            assert_eq!(context.metrics.late_records.load(std::sync::atomic::Ordering::Relaxed), 1);
+        }
+    }
+}
+
+#[test]
 fn windows_that_merely_touch_merge_and_a_bridge_merges_two() {
     let expected = ["+ 1 0 20 2 0 10 @19", "+ 1 21 31 1 21 21 @30"];
     check(100, || builtin(session(10), 0), &[(1, 0), (1, 10), (1, 21)], &expected);

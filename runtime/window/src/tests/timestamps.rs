@@ -126,6 +126,82 @@ fn a_silent_split_leaves_the_minimum_all_idle_emits_the_maximum_once_then_idle_a
 }
 
 #[test]
+fn a_clock_that_is_set_makes_nothing_idle() {
+    const HOUR_MS: i64 = 3_600_000;
+    let mut harness = Harness::new(by_column(TimeUnit::Milliseconds, Some(100)));
+    harness.batches(&of_split(0, &[10]), 8).unwrap();
+    for ahead_ms in [HOUR_MS, -HOUR_MS, 0, HOUR_MS] {
+        harness.clock.set_ahead_ms(ahead_ms);
+        let due = harness.operator.next_processing_time();
+        assert_eq!(due, Some(ahead_ms + 100), "the wait is as long as before");
+    }
+    // It was set between the question and the call.
+    harness.clock.set_ms(99);
+    harness.operator.processing_time(99 + HOUR_MS, &mut Nowhere).unwrap();
+    harness.clock.set_ahead_ms(-HOUR_MS);
+    harness.processing_time(100).unwrap();
+    assert_eq!(harness.common(), ["status Idle"]);
+}
+
+/// Takes nothing.
+struct Nowhere;
+
+impl streamrt_operator::Output for Nowhere {
+    fn batch(&mut self, _: u16, _: Batch) -> Result<()> {
+        panic!("nothing is to be sent")
+    }
+    fn watermark(&mut self, _: Watermark) -> Result<()> {
+        panic!("nothing is to be sent")
+    }
+    fn status(&mut self, _: Status) -> Result<()> {
+        panic!("nothing is to be sent")
+    }
+    fn split(&mut self, _: SplitEvent) -> Result<()> {
+        panic!("nothing is to be sent")
+    }
+}
+
+/// The harness' clock stands at 0, so 50 ms ahead is the limit.
+fn with_limit(make: fn() -> TimestampsOperator) -> Harness<TimestampsOperator> {
+    Harness::with(make(), Configuration { watermark_max_ahead_ms: Some(50), ..Configuration::default() }).unwrap()
+}
+
+#[test]
+fn a_row_too_far_in_the_future_raises_no_watermark_and_is_counted() {
+    let late = |harness: &Harness<TimestampsOperator>| harness.context.metrics.late_records.load(std::sync::atomic::Ordering::Relaxed);
+    for batch_rows in BATCH_ROWS {
+        let mut harness = with_limit(|| by_column(TimeUnit::Milliseconds, None));
+        harness.batches(&of_split(0, &[10, 4_000_000, 12, 50, 51]), batch_rows).unwrap();
+        assert_eq!(lines(&harness), ["10", "mark 7", "4000000", "12", "mark 9", "50", "mark 47", "51"]);
+        assert_eq!(late(&harness), 2);
+        // The watermark of such a row as well as that of the function.
+        let mut harness = with_limit(punctuated);
+        harness.batches(&Batch::new(rows(&[(2, 3), (2, 40), (2, 4)])), batch_rows).unwrap();
+        assert_eq!(lines(&harness), ["6", "mark 6", "80", "8", "mark 8"]);
+        assert_eq!(late(&harness), 1);
+    }
+}
+
+#[test]
+fn a_null_time_is_left_out_where_poison_is_skipped() {
+    let schema = Arc::new(Schema::new(vec![Field::new("time", DataType::Int64, true)]));
+    let times = vec![Some(5), None, Some(9), None];
+    let columns = RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from(times))]).unwrap();
+    let batch = Batch { origin: of_split(0, &[]).origin, ..Batch::new(columns) };
+    let configuration = || Configuration { poison_policy: PoisonPolicy::Skip, ..Configuration::default() };
+    let time = TimeSource::Column { column: "time".into(), unit: TimeUnit::Milliseconds };
+    for batch_rows in BATCH_ROWS {
+        let operator = TimestampsOperator::new(&time, &BOUNDED, None, &schema, None).unwrap();
+        let mut harness = Harness::with(operator, configuration()).unwrap();
+        harness.batches(&batch, batch_rows).unwrap();
+        assert_eq!(lines(&harness), ["5", "mark 2", "9", "mark 6"]);
+        let letters = harness.dead_letters.lock().unwrap();
+        let found: Vec<_> = letters.iter().map(|letter| (letter.code, letter.position.as_str())).collect();
+        assert_eq!(found, [("S5001", "clicks.csv line 2"), ("S5001", "clicks.csv line 4")]);
+    }
+}
+
+#[test]
 fn only_the_final_watermark_passes() {
     let mut harness = Harness::new(by_column(TimeUnit::Milliseconds, None));
     let marked = Batch { marks: vec![Mark { row: 0, watermark: 99 }], ..of_split(0, &[5]) };

@@ -86,6 +86,6 @@ impl<K: MapKey, V: Record + Clone> BroadcastState<K, V> {
             return Ok(&bound.table);
         }
         let message = format!("broadcast state {} can be written in on_broadcast alone, or the subtasks' copies would differ", bound.name);
-        Err(Error::new(message))
+        Err(Error::job(message))
     }
 }

@@ -186,18 +186,18 @@ impl Setup {
     pub(crate) fn declared(&self, uid: &str) -> Result<Vec<StateDescriptor>> {
         let names = || self.descriptors.iter().map(|descriptor| descriptor.name.as_str());
         if let Some((_, name)) = names().enumerate().find(|(i, name)| names().take(*i).any(|earlier| earlier == *name)) {
-            return Err(Error::new(format!("{uid}: it declares two states named {name}")));
+            return Err(Error::job(format!("{uid}: it declares two states named {name}")));
         }
         let mut descriptors = self.descriptors.clone();
         for (descriptor, table) in descriptors.iter_mut().zip(&self.tables) {
             table.ttl().into_iter().for_each(|ttl| ttl.declare(descriptor));
         }
         match descriptors.iter().find(|descriptor| descriptor.ttl_ms == Some(0)) {
-            Some(state) => Err(Error::new(format!("{uid}: the time to live of state {} must be at least 1 ms", state.name))),
+            Some(state) => Err(Error::job(format!("{uid}: the time to live of state {} must be at least 1 ms", state.name))),
             None => Ok(()),
         }?;
         match descriptors.iter().find(|descriptor| descriptor.ttl_ms.is_some() && descriptor.kind.is_operator_state()) {
-            Some(state) => Err(Error::new(format!("{uid}: operator state has no time to live, but {} is given one", state.name))),
+            Some(state) => Err(Error::job(format!("{uid}: operator state has no time to live, but {} is given one", state.name))),
             None => Ok(descriptors),
         }
     }

@@ -4,6 +4,8 @@ use crate::bindings::streamrt::plugin::types::Section;
 use crate::column::{OwnedColumn, RawColumn, Table, bit, gather};
 use crate::error::Result;
 use crate::record::Record;
+use crate::stream::words;
+use crate::value::Value;
 use streamrt_wit::{DataType, Field, Schema};
 
 /// Rows in columns.
@@ -36,6 +38,20 @@ impl Frame {
         Ok((0..self.n_rows).map(|row| crate::state::loaded(&columns, row)).collect())
     }
 
+    /// The rows as records of the test.
+    ///
+    /// # Panics
+    /// If `T` has other columns.
+    #[track_caller]
+    pub(super) fn typed<T: Record>(&self) -> Vec<T> {
+        let (have, want) = (described(&self.schema), described(&T::schema()));
+        assert!(self.schema == T::schema(), "the output has the columns ({have}), not ({want})");
+        match self.records() {
+            Ok(records) => records,
+            Err(error) => panic!("the output cannot be read: {error}"),
+        }
+    }
+
     pub(super) fn rows(&self, indices: &[u32]) -> Frame {
         let columns = self.columns.iter().zip(&self.schema).map(|(column, field)| gather(column.raw(), field.data_type, indices));
         Frame { n_rows: indices.len(), schema: self.schema.clone(), columns: columns.collect() }
@@ -43,6 +59,12 @@ impl Frame {
 
     pub(super) fn row(&self, row: usize) -> Frame {
         self.rows(&[row as u32])
+    }
+
+    /// Whether a column of this name and type is there, that holds no nulls where none are expected.
+    pub(super) fn has(&self, wanted: &Field) -> bool {
+        let fits = |field: &Field| field.data_type == wanted.data_type && (wanted.nullable || !field.nullable);
+        self.schema.iter().any(|field| field.name == wanted.name && fits(field))
     }
 
     /// The columns of these names, in this order.
@@ -87,10 +109,28 @@ impl Frame {
         Frame { n_rows, schema: schema.clone(), columns: schema.iter().enumerate().map(column).collect() }
     }
 
+    /// The column of this name as values.
+    pub(super) fn values<V: Value>(&self, name: &str) -> Result<Vec<V>> {
+        let column = self.select(std::iter::once(name.to_owned()));
+        let table = Table { n_rows: self.n_rows, columns: column.columns.iter().map(OwnedColumn::raw).collect() };
+        let values = crate::record::decode::<V>(&table, 0)?;
+        let value = |row| {
+            let mut value = V::empty();
+            value.assign(V::get(&values, row));
+            value
+        };
+        Ok((0..self.n_rows).map(value).collect())
+    }
+
     /// Bytes that are equal for equal rows, and only for those.
     pub(super) fn bytes(&self) -> Vec<u8> {
         self.columns.iter().flat_map(|column| [(column.data.len() as u32).to_le_bytes().to_vec(), column.data.clone()]).flatten().collect()
     }
+}
+
+/// Columns in words, such as `user: i64, name: option of string`.
+pub(super) fn described(schema: &[Field]) -> String {
+    schema.iter().map(|field| format!("{}: {}", field.name, words(field.data_type, field.nullable))).collect::<Vec<_>>().join(", ")
 }
 
 fn concat(data_type: DataType, parts: &[(RawColumn<'_>, usize)], n_rows: usize) -> OwnedColumn {

@@ -1,5 +1,6 @@
 //! Tests of jobs with plain `cargo test`: a harness that stands in for the host at the `invoke` boundary.
 //!
+//! [`job`] runs a whole job, from vectors as sources to vectors as sinks, with windows, virtual time and kills. For one operator by itself
 //! [`harness`] builds the job natively; [`Harness::operator`] takes one of its functions by uid, and keeps state, timers and a clock for
 //! it as the host would. State with a time to live goes by that clock: see [`Operator::processing_time`]. Everything that user code sees, and the bytes that carry it, are the same as in a component.
 //!
@@ -51,13 +52,18 @@
 //! assert_eq!(silence.output::<String>(), ["a"]);
 //! ```
 
+mod aggregate;
+mod flow;
 mod frame;
+mod job;
 mod operator;
 // In a component sinks have the host's folders alone.
 #[cfg(not(target_family = "wasm"))]
 mod sink;
 mod state;
+mod windows;
 
+pub use job::{Job, job};
 pub use operator::{Event, Operator};
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use sink::MemoryFiles;
@@ -65,14 +71,17 @@ pub(crate) use sink::MemoryFiles;
 pub use sink::{SinkHarness, sink, write_ahead_sink};
 
 use self::frame::Frame;
-use crate::chain::{Maker, Whole};
+use self::state::FakeHost;
+use crate::chain::{Chain, Maker, Whole};
 use crate::column::{i64_bytes, plain, section, u32_bytes};
 use crate::env::{Built, Env};
 use crate::error::{Outcome, Result};
 use crate::glue::{build_job, build_library};
+use crate::host::StateHost;
 use crate::library::Library;
 use crate::record::Record;
 use crate::window_function::{Window, WindowFunction, WindowWhole};
+use std::rc::Rc;
 use streamrt_wit::codes::{self, buffer};
 use streamrt_wit::{Body, Function, Node, Partitioning, Plan};
 
@@ -89,6 +98,7 @@ pub fn plan<O: Outcome>(job: fn(&mut Env) -> O, args: impl IntoIterator<Item = i
 ///
 /// # Panics
 /// If the job does not build, with the sentence that the user would see.
+#[track_caller]
 pub fn harness<O: Outcome>(job: fn(&mut Env) -> O, args: impl IntoIterator<Item = impl Into<String>>) -> Harness {
     let args: Vec<String> = args.into_iter().map(Into::into).collect();
     match build_job(job, &args) {
@@ -110,6 +120,7 @@ pub fn library_plan<O: Outcome>(functions: fn(&mut Library) -> O, args: impl Int
 ///
 /// # Panics
 /// If the library does not build, with the sentence that the user would see.
+#[track_caller]
 pub fn library<O: Outcome>(functions: fn(&mut Library) -> O, args: impl IntoIterator<Item = impl Into<String>>) -> Harness {
     let args: Vec<String> = args.into_iter().map(Into::into).collect();
     match build_library(functions, &args) {
@@ -147,12 +158,16 @@ impl Harness {
     ///
     /// # Panics
     /// If there is no such operator, it calls no such function, or its function was taken already.
+    #[track_caller]
     pub fn operator(&mut self, uid: &str) -> Operator {
-        let node = self.built.plan.nodes.iter().find(|node| node.uid == uid).cloned();
-        let node = node.unwrap_or_else(|| panic!("the job has no operator {uid}"));
+        let Some(node) = self.built.plan.nodes.iter().find(|node| node.uid == uid).cloned() else {
+            panic!("the job has no operator {uid}; it has {}", uids(&self.built.plan, |_| true));
+        };
         let input = &self.built.plan.nodes[node.inputs.first().map_or(0, |input| input.node as usize)].clone();
         let projection = self.key_projection(input);
-        let function = self.take(&node).unwrap_or_else(|| panic!("the operator {uid} calls no function of the plugin, or it was taken"));
+        let Some(function) = self.take(&node) else {
+            panic!("the operator {uid} calls no function that takes rows one by one, or it was taken; testing::job runs windows as well");
+        };
         Operator::new(key_columns(&node), function, projection)
     }
 
@@ -160,10 +175,12 @@ impl Harness {
     ///
     /// # Panics
     /// If there is none, or it was taken already.
+    #[track_caller]
     pub fn function(&mut self, name: &str) -> Operator {
-        let number = self.built.plan.functions.iter().position(|function| function.name == name);
-        let number = number.unwrap_or_else(|| panic!("the library has no function {name}"));
-        let maker = self.built.makers[number].take().unwrap_or_else(|| panic!("the function {name} was taken"));
+        let Some(number) = self.built.plan.functions.iter().position(|function| function.name == name) else {
+            panic!("the library has no function {name}");
+        };
+        let Some(maker) = self.built.makers[number].take() else { panic!("the function {name} was taken") };
         Operator::new(None, (self.built.plan.functions[number].clone(), maker), None)
     }
 
@@ -171,6 +188,7 @@ impl Harness {
     ///
     /// # Panics
     /// If there is none, or it was taken already.
+    #[track_caller]
     pub fn keyed_function(&mut self, name: &str, key: &[&str]) -> Operator {
         let mut operator = self.function(name);
         operator.key = Some(key.iter().map(|&column| column.to_owned()).collect());
@@ -189,6 +207,17 @@ impl Harness {
         let maker = self.built.makers[function as usize].take()?;
         Some((self.built.plan.functions[function as usize].clone(), maker))
     }
+}
+
+/// The uids of some nodes, for a message.
+fn uids(plan: &Plan, which: impl Fn(&Node) -> bool) -> String {
+    plan.nodes.iter().filter(|node| which(node)).map(|node| node.uid.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// A function that keeps no state with the host, ready to be called.
+fn stateless(function: Function, maker: Maker) -> Result<Chain> {
+    let host: Rc<dyn StateHost> = Rc::new(FakeHost::new(Vec::new()));
+    Chain::new(vec![(function, maker)], &host)
 }
 
 /// Names of the key columns of a keyed node.

@@ -1,18 +1,20 @@
 //! One function under test, with what the host keeps for it: keyed state, timers, the watermark, a clock, and what it has sent.
 
 use super::frame::Frame;
-use super::state::{FakeHost, KeyBytes, Undo};
-use crate::bindings::streamrt::plugin::types::Section;
+pub(super) use super::state::KeyBytes;
+use super::state::{FakeHost, Undo};
+use crate::bindings::streamrt::plugin::types::{Buffer, Section};
 use crate::chain::{Chain, Maker, SECOND_INPUT};
 use crate::column::{find, i64_bytes, plain, section, u32_bytes};
 use crate::error::Result;
 use crate::host::StateHost;
 use crate::process::OutputTag;
 use crate::record::Record;
+use crate::stream::not_there;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use streamrt_wit::codes::{self, action, buffer, call, domain};
-use streamrt_wit::{Function, OutputColumns};
+use streamrt_wit::{Field, Function, OutputColumns, Schema};
 
 /// What happens to a function, in order.
 #[derive(Debug, Clone)]
@@ -37,13 +39,19 @@ pub struct Operator {
     watermark: i64,
     now: i64,
     /// What each port has sent since it was last looked at.
-    outputs: Vec<Vec<Frame>>,
+    outputs: Vec<Vec<Sent>>,
+}
+
+/// Rows that came out of one call, with the event time of each.
+pub(super) struct Sent {
+    pub(super) rows: Frame,
+    pub(super) times: Vec<Option<i64>>,
 }
 
 /// A call in the making.
 struct Call {
     rows: Frame,
-    times: Vec<i64>,
+    times: Vec<Option<i64>>,
     marks: Vec<(u32, i64)>,
     slots: Vec<KeyBytes>,
     row_slots: Vec<u32>,
@@ -54,13 +62,9 @@ struct Call {
 impl Operator {
     pub(super) fn new(key: Option<Vec<String>>, (function, maker): (Function, Maker), projection: Option<(Function, Maker)>) -> Operator {
         let host = Rc::new(FakeHost::new(function.states.clone()));
-        let open = |function: &Function, maker| {
-            let host: Rc<dyn StateHost> = host.clone();
-            Chain::new(vec![(function.clone(), maker)], &host).expect("one function is a chain")
-        };
         Operator {
-            chain: open(&function, maker),
-            projection: projection.map(|(function, maker)| (function.clone(), open(&function, maker))),
+            chain: open(&function, maker, &host),
+            projection: projection.map(|(function, maker)| (function.clone(), open(&function, maker, &host))),
             key: key.filter(|_| function.key.is_some()),
             host: host.clone(),
             keys: BTreeMap::new(),
@@ -72,10 +76,38 @@ impl Operator {
         }
     }
 
+    /// Goes on with new code, which knows nothing but the state that is kept here.
+    pub(super) fn replace_code(&mut self, maker: Maker) {
+        self.chain = open(&self.function, maker, &self.host);
+    }
+
+    /// Treats one row of the first input.
+    pub(super) fn row(&mut self, row: Frame, time: Option<i64>) -> Result<()> {
+        self.call(row, vec![time], Vec::new())
+    }
+
+    /// Raises the watermark.
+    pub(super) fn rise(&mut self, watermark: i64) -> Result<()> {
+        self.call(Frame::default(), Vec::new(), vec![(0, watermark)])
+    }
+
+    /// Moves the clock.
+    pub(super) fn tick(&mut self, now: i64) -> Result<()> {
+        self.now = now;
+        self.call(Frame::default(), Vec::new(), Vec::new())
+    }
+
+    /// What all ports have sent since the last look, with their numbers.
+    pub(super) fn sent(&mut self) -> Vec<(u16, Sent)> {
+        let all = self.outputs.iter_mut().zip(0u16..);
+        all.flat_map(|(sent, port)| std::mem::take(sent).into_iter().map(move |sent| (port, sent))).collect()
+    }
+
     /// Sends a row with its event time in ms.
     ///
     /// # Panics
     /// If the function fails.
+    #[track_caller]
     pub fn push<T: Record>(&mut self, row: T, time: i64) {
         self.batch([Event::Row(row, time)]);
     }
@@ -92,6 +124,7 @@ impl Operator {
     ///
     /// # Panics
     /// If the function fails.
+    #[track_caller]
     pub fn watermark(&mut self, watermark: i64) {
         self.batch([Event::<()>::Watermark(watermark)]);
     }
@@ -100,6 +133,7 @@ impl Operator {
     ///
     /// # Panics
     /// If the function fails.
+    #[track_caller]
     pub fn processing_time(&mut self, now: i64) {
         self.now = now;
         self.batch::<()>([]);
@@ -109,6 +143,7 @@ impl Operator {
     ///
     /// # Panics
     /// If the function fails.
+    #[track_caller]
     pub fn batch<T: Record>(&mut self, events: impl IntoIterator<Item = Event<T>>) {
         if let Err(error) = self.try_batch(events) {
             panic!("{} failed: {error}", self.function.name);
@@ -123,11 +158,17 @@ impl Operator {
         let (mut rows, mut times, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         for event in events {
             match event {
-                Event::Row(row, time) => (rows.push(row), times.push(time)).1,
+                Event::Row(row, time) => (rows.push(row), times.push(Some(time))).1,
                 Event::Watermark(watermark) => marks.push((rows.len() as u32, watermark)),
             }
         }
-        let call = self.prepare(Frame::of(&rows), times, marks)?;
+        self.call(Frame::of(&rows), times, marks)
+    }
+
+    fn call(&mut self, rows: Frame, times: Vec<Option<i64>>, marks: Vec<(u32, i64)>) -> Result<()> {
+        let projected = self.projection.iter().flat_map(|(function, _)| &function.input);
+        self.check_columns(&rows, self.function.input.iter().chain(projected))?;
+        let call = self.prepare(rows, times, marks)?;
         let undo = self.host.begin(call.slots.clone(), self.now);
         let sections = self.sections(&call);
         self.invoke(&call, &sections, undo)
@@ -137,6 +178,7 @@ impl Operator {
     ///
     /// # Panics
     /// If the function fails.
+    #[track_caller]
     pub fn push_broadcast<T: Record>(&mut self, row: T, time: i64) {
         if let Err(error) = self.try_push_broadcast(row, time) {
             panic!("{} failed: {error}", self.function.name);
@@ -148,9 +190,14 @@ impl Operator {
     /// # Errors
     /// That of the function.
     pub fn try_push_broadcast<T: Record>(&mut self, row: T, time: i64) -> Result<()> {
-        let rows = Frame::of(&[row]);
+        self.second_row(Frame::of(&[row]), Some(time))
+    }
+
+    /// Treats one row of the second input.
+    pub(super) fn second_row(&mut self, rows: Frame, time: Option<i64>) -> Result<()> {
+        self.check_columns(&rows, self.function.second_input.iter())?;
         let sent = rows.select(self.function.second_input.iter().map(|field| field.name.clone()));
-        let times = if self.function.time { vec![plain(buffer::TIME, i64_bytes(&[time]))] } else { Vec::new() };
+        let times = self.time_buffer(&[time]).into_iter().collect();
         let clock = plain(buffer::CLOCK, i64_bytes(&[self.watermark, self.watermark, self.now]));
         let sections = [
             section(codes::section::ROWS, SECOND_INPUT, rows.n_rows, times, sent.columns),
@@ -169,12 +216,21 @@ impl Operator {
         self.invoke(&call, &sections, undo)
     }
 
+    /// Checks that rows have the columns that are read of them.
+    fn check_columns<'a>(&self, rows: &Frame, mut read: impl Iterator<Item = &'a Field>) -> Result<()> {
+        match read.find(|field| rows.n_rows > 0 && !rows.has(field)) {
+            Some(field) => Err(not_there(&self.function.name, field, &rows.schema)),
+            None => Ok(()),
+        }
+    }
+
     /// Makes a call that the host has begun.
     fn invoke(&mut self, call: &Call, sections: &[Section], undo: Undo) -> Result<()> {
         match self.chain.invoke(call::PROCESS, sections) {
             Ok(answer) => {
                 self.watermark = call.marks.last().map_or(self.watermark, |mark| mark.1);
-                answer.iter().for_each(|section| self.apply(section, call));
+                let fired = answer.iter().find(|section| section.role == codes::section::TIMERS).map(fired_times).unwrap_or_default();
+                answer.iter().for_each(|section| self.apply(section, call, &fired));
                 Ok(())
             }
             Err(error) => {
@@ -188,6 +244,7 @@ impl Operator {
     ///
     /// # Panics
     /// If `O` is not the record of the output.
+    #[track_caller]
     pub fn output<O: Record>(&mut self) -> Vec<O> {
         self.take(0)
     }
@@ -196,9 +253,12 @@ impl Operator {
     ///
     /// # Panics
     /// If the job does not use that output, or `S` is not its record.
+    #[track_caller]
     pub fn side_output<S: Record>(&mut self, tag: &OutputTag<S>) -> Vec<S> {
-        let port = self.function.outputs.iter().position(|port| port.name == tag.name());
-        self.take(port.unwrap_or_else(|| panic!("the job does not use the side output {}", tag.name())))
+        match self.function.outputs.iter().position(|port| port.name == tag.name()) {
+            Some(port) => self.take(port),
+            None => panic!("the job does not use the side output {}", tag.name()),
+        }
     }
 
     /// The event-time timers that are registered, in ms, in order.
@@ -211,9 +271,12 @@ impl Operator {
     ///
     /// # Panics
     /// If the function declares no such state.
+    #[track_caller]
     pub fn state_entries(&self, name: &str) -> usize {
-        let number = self.function.states.iter().position(|state| state.name == name);
-        self.host.n_entries(number.unwrap_or_else(|| panic!("the function declares no state {name}")) as u32)
+        match self.function.states.iter().position(|state| state.name == name) {
+            Some(number) => self.host.n_entries(number as u32),
+            None => panic!("the function declares no state {name}"),
+        }
     }
 
     /// How often the function has called the host for list and map state.
@@ -221,16 +284,16 @@ impl Operator {
         self.host.n_calls()
     }
 
+    #[track_caller]
     fn take<O: Record>(&mut self, port: usize) -> Vec<O> {
-        let frames = std::mem::take(&mut self.outputs[port]);
-        let read = |frame: &Frame| {
-            assert_eq!(frame.schema, O::schema(), "the output has another record");
-            frame.records::<O>().expect("the columns have the record's types")
-        };
-        frames.iter().flat_map(read).collect()
+        let mut records = Vec::new();
+        for sent in std::mem::take(&mut self.outputs[port]) {
+            records.extend(sent.rows.typed::<O>());
+        }
+        records
     }
 
-    fn prepare(&mut self, rows: Frame, times: Vec<i64>, marks: Vec<(u32, i64)>) -> Result<Call> {
+    fn prepare(&mut self, rows: Frame, times: Vec<Option<i64>>, marks: Vec<(u32, i64)>) -> Result<Call> {
         let bound = marks.last().map_or(self.watermark, |mark| mark.1);
         let call = Call { rows, times, marks, slots: Vec::new(), row_slots: Vec::new(), due: Vec::new(), bound };
         let Some(names) = self.key.clone().filter(|_| call.rows.n_rows > 0) else { return Ok(self.with_slots(call, &[])) };
@@ -275,8 +338,8 @@ impl Operator {
         };
         let (mark_rows, watermarks): (Vec<u32>, Vec<i64>) = call.marks.iter().copied().unzip();
         let mut buffers = Vec::new();
+        buffers.extend(self.time_buffer(&call.times));
         if self.function.time {
-            buffers.push(plain(buffer::TIME, i64_bytes(&call.times)));
             buffers.push(plain(buffer::MARK_ROW, u32_bytes(&mark_rows)));
             buffers.push(plain(buffer::MARK_WATERMARK, i64_bytes(&watermarks)));
         }
@@ -295,14 +358,20 @@ impl Operator {
         sections
     }
 
-    fn apply(&mut self, answer: &Section, call: &Call) {
+    /// Event times, as far as the function wants them and the rows have them.
+    fn time_buffer(&self, times: &[Option<i64>]) -> Option<Buffer> {
+        let times: Vec<i64> = times.iter().copied().collect::<Option<_>>().filter(|_| self.function.time)?;
+        Some(plain(buffer::TIME, i64_bytes(&times)))
+    }
+
+    fn apply(&mut self, answer: &Section, call: &Call, fired: &[i64]) {
         match answer.role {
             codes::section::STATE => self.host.apply(answer),
             codes::section::TIMERS => self.apply_timers(answer, call),
             _ => {
                 let columns = &self.function.outputs[usize::from(answer.port)].columns;
-                let frame = output_frame(answer, columns, &call.rows);
-                self.outputs[usize::from(answer.port)].push(frame);
+                let sent = output_rows(answer, columns, call, fired);
+                self.outputs[usize::from(answer.port)].push(sent);
             }
         }
     }
@@ -331,23 +400,39 @@ fn timer_section(due: &[(u32, i64, u8)]) -> Section {
     section(codes::section::TIMERS, 0, due.len(), buffers, Vec::new())
 }
 
-fn added(columns: &OutputColumns) -> &streamrt_wit::Schema {
-    const NONE: &streamrt_wit::Schema = &Vec::new();
+pub(super) fn added(columns: &OutputColumns) -> &Schema {
+    const NONE: &Schema = &Vec::new();
     match columns {
         OutputColumns::Forward => NONE,
         OutputColumns::Extend { schema } | OutputColumns::Replace { schema } => schema,
     }
 }
 
+/// Times of the timers that fired, in order.
+fn fired_times(timers: &Section) -> Vec<i64> {
+    let actions = find(timers, buffer::ACTION).unwrap_or_default();
+    let times = find(timers, buffer::TIME).unwrap_or_default().as_chunks::<8>().0;
+    let fired = times.iter().zip(actions).filter(|(_, action)| **action == action::FIRED);
+    fired.map(|(time, _)| i64::from_le_bytes(*time)).collect()
+}
+
 /// Output rows as the next operator would get them.
-fn output_frame(answer: &Section, columns: &OutputColumns, input: &Frame) -> Frame {
+fn output_rows(answer: &Section, columns: &OutputColumns, call: &Call, fired: &[i64]) -> Sent {
     let sent = Frame::received(answer, added(columns));
-    if matches!(columns, OutputColumns::Replace { .. }) {
-        return sent;
-    }
     let origin = match find(answer, buffer::ORIGIN) {
         Some(bytes) => bytes.as_chunks::<4>().0.iter().map(|row| u32::from_le_bytes(*row)).collect(),
         None => (0..answer.rows).collect::<Vec<u32>>(),
     };
-    input.rows(&origin).beside(sent)
+    let time = |&row: &u32| match row.checked_sub(codes::ORIGIN_TIMER) {
+        Some(timer) => fired.get(timer as usize).copied(),
+        None => call.times.get(row as usize).copied().flatten(),
+    };
+    let times = origin.iter().map(time).collect();
+    let rows = if matches!(columns, OutputColumns::Replace { .. }) { sent } else { call.rows.rows(&origin).beside(sent) };
+    Sent { rows, times }
+}
+
+fn open(function: &Function, maker: Maker, host: &Rc<FakeHost>) -> Chain {
+    let host: Rc<dyn StateHost> = host.clone();
+    Chain::new(vec![(function.clone(), maker)], &host).expect("one function is a chain")
 }

@@ -1,8 +1,11 @@
-//! The test guest that fails on the line `bad`, in the way that `--how` says; other lines pass. Run by `tests/tests/bad_input.rs`.
+//! The test guest that fails on the line `bad`, in the way that `--how` says; other lines pass. Or its job is put together wrongly, in the way
+//! that `--mistake` says. Run by `tests/tests/bad_input.rs` and `tests/tests/mistakes.rs`.
 
 use std::hint::black_box;
+use std::time::SystemTime;
 
 use streamrt_sdk::prelude::*;
+use streamrt_sdk::{dbg, eprintln, println};
 
 #[derive(Record)]
 struct Line {
@@ -39,8 +42,77 @@ fn fail(how: &str) -> Result<()> {
         "allocate" => hoard(),
         "recurse" => Err(Error::new(dig(0).to_string())),
         "panic" => panic!("this line is more than I can bear"),
+        "clock" => Err(Error::new(format!("it is {:?}", SystemTime::now()))),
         _ => Err(Error::new("I do not like this line")),
     }
+}
+
+/// Prints in every way that there is.
+fn print(line: &str) {
+    println!("println has {line}\nin two lines");
+    eprintln!("eprintln has {line}");
+    let length = dbg![line.len()];
+    streamrt_sdk::log(2, &format!("log has {length}"));
+}
+
+/// Registers timers, for which it would need a key.
+struct Timed;
+
+impl ProcessFunction for Timed {
+    type In = Line;
+    type Key = ();
+    type Out = Forward;
+
+    fn on_element(&mut self, _: &Line, ctx: &mut Context<'_, ()>, out: &mut Collector<Forward>) -> Result<()> {
+        ctx.register_processing_timer(1);
+        out.forward()
+    }
+}
+
+/// Looks at a key, which is a number.
+struct ByNumber;
+
+impl ProcessFunction for ByNumber {
+    type In = Line;
+    type Key = i64;
+    type Out = Forward;
+
+    fn open(&mut self, setup: &mut Setup) {
+        let (_, _): (ValueState<i64>, ValueState<i64>) = (setup.value("seen"), setup.value("seen"));
+    }
+
+    fn on_element(&mut self, _: &Line, _: &mut Context<'_, i64>, out: &mut Collector<Forward>) -> Result<()> {
+        out.forward()
+    }
+}
+
+/// What the host would be told of lines.
+#[derive(Record)]
+struct Counted {
+    line: String,
+    count: i32,
+}
+
+/// Adds a mistake to the job.
+fn mistake(what: &str, lines: &Stream<Line>) -> Result<()> {
+    match what {
+        "none" => {}
+        "doubled-uid" => lines.filter("output", |_| true).sink("second", Print),
+        "no-uid" => lines.filter("", |_| true).sink("second", Print),
+        "no-key" => lines.process("by-number", ByNumber).sink("second", Print),
+        "wrong-key" => lines.key_by(Line::LINE).process("by-number", ByNumber).sink("second", Print),
+        "aggregate" => lines.key_by(Line::LINE).aggregate_running::<Counted>("counts", [count().to("count")]).sink("second", Print),
+        "timers" => lines.process("timed", Timed).sink("second", Print),
+        "window" => lines
+            .key_by(Line::LINE)
+            .window(Tumbling::of(secs(0)))
+            .reduce("none", |a: &Line, _| Line { line: a.line.clone() })
+            .sink("second", Print),
+        "dead-end" => drop(lines.filter("unused", |_| true)),
+        "panic" => panic!("the job is more than I can bear"),
+        other => return Err(Error::new(format!("I know no mistake {other}"))),
+    }
+    Ok(())
 }
 
 /// Far more than one call may return.
@@ -53,15 +125,20 @@ fn flood(out: &mut Collector<Line>) {
 
 fn job(env: &mut Env) -> Result<()> {
     let how = env.arg_or("how", "refuse");
+    if how == "describe-loop" {
+        spin();
+    }
     let lines = env.source("lines", File::lines(env.arg_or("input", "input")));
     let passed: Stream<Line> = lines.flat_map("faulty", move |line: &String, out: &mut Collector<Line>| -> Result<()> {
         match (line.as_str(), how.as_str()) {
             ("bad", "flood") => flood(out),
+            ("bad", "print") => print(line),
             ("bad", how) => return fail(how),
             _ => out.collect(Line { line: line.clone() }),
         }
         Ok(())
     });
+    mistake(&env.arg_or("mistake", "none"), &passed)?;
     passed.sink("output", File::json(env.arg_or("output", "out")));
     Ok(())
 }

@@ -12,6 +12,8 @@ struct Line {
 }
 
 fn job(env: &mut Env) -> Result<()> {
+    // Read by hand below.
+    env.has("how");
     let lines = env.source("lines", File::lines(env.arg_or("input", "input")));
     let described = lines.map("liar", |line: &String| Line { line: line.clone(), length: line.len() as i64 });
     described.sink("output", File::json(env.arg_or("output", "out")));

@@ -31,6 +31,12 @@ impl Fault {
         match self.how.as_str() {
             "trap" => panic!("this call is more than I can bear"),
             "loop" => spin(),
+            "sync-loop" => loop {
+                out.sync("")?;
+            },
+            "write-loop" => loop {
+                out.write("filling", "x".repeat(1 << 20))?;
+            },
             "unavailable" => Err(Error::unavailable("the archive does not answer")),
             "lost" => Err(Error::lost("the archive has thrown the transaction away")),
             "escape" => out.write("../escaped", "x"),

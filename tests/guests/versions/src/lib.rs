@@ -1,8 +1,11 @@
 //! The test guest of upgrades: it says of every row which version of it treated the row in the first task, and which in the second.
 //!
-//! A test makes another version by writing another text over [`VERSION`] in the component. One that ends in `fails` fails at the first row.
+//! A test makes another version by writing another text over [`VERSION`] in the component. One that ends in `fails` fails at the first row,
+//! one that ends in `later` at the row [`LATER`] and those behind it.
 
 use streamrt_sdk::prelude::*;
+
+const LATER: i64 = 60_000;
 
 const VERSION: &str = "the version of this guest is: first";
 
@@ -62,6 +65,7 @@ impl ProcessFunction for Count {
 fn mapped(row: &Number) -> Mapped {
     let mapped_by = version();
     assert!(!mapped_by.ends_with("fails"), "this version fails");
+    assert!(!(mapped_by.ends_with("later") && row.n >= LATER), "this version fails at row {}", row.n);
     Mapped { n: row.n, key: row.key, mapped_by }
 }
 

@@ -1,0 +1,93 @@
+//! Where the sources of a snapshot's job read and its sinks wrote, and what comes of it where the job that starts from it names other places.
+//!
+//! - A source reads on where the snapshot says. One that is to read something else would silently not do so: that is refused.
+//! - What a sink has promised to commit lies where it wrote. The same job commits it there, and writes to the new place from then on. Another
+//!   job, a fork, leaves it to the job that made the snapshot, which may be running: it commits it, or goes back behind it.
+
+use crate::dead_letters;
+use crate::factory::Definition;
+use std::collections::BTreeMap;
+use streamrt_checkpoint::Manifest;
+use streamrt_connector::place;
+use streamrt_types::{Error, Result, code, say};
+use streamrt_wit::Body;
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Places {
+    /// How the snapshot's job is called in the names of its transactions.
+    job: String,
+    /// Of its sources and sinks, by uid.
+    bodies: BTreeMap<String, Body>,
+    /// The folder of its dead letters.
+    letters: Option<String>,
+}
+
+/// Where something is that was promised.
+pub(crate) enum Promised<'a, T: ?Sized> {
+    /// Where the job writes now.
+    Here,
+    /// Where the same job wrote before.
+    Before(&'a T),
+    /// Where another job writes.
+    Elsewhere,
+}
+
+impl Places {
+    /// What a manifest says.
+    pub fn of(manifest: &Manifest) -> Places {
+        let nodes = manifest.plan.as_array().into_iter().flatten();
+        let body = |node: &serde_json::Value| Some((node["uid"].as_str()?.to_owned(), serde_json::from_value(node["body"].clone()).ok()?));
+        let letters = manifest.configuration.get(dead_letters::KEY).cloned();
+        Places { job: manifest.job_id.clone(), bodies: nodes.filter_map(body).collect(), letters }
+    }
+
+    /// # Errors
+    /// `Invalid` (S7013) if a source would not read what it names.
+    pub fn check_sources(&self, definition: &Definition) -> Result<()> {
+        for node in definition.graph.stream.nodes.iter().filter(|node| matches!(node.body, Body::Source { .. })) {
+            let Some((old, new)) = self.bodies.get(&node.uid).and_then(place_of).zip(place_of(&node.body)).filter(|(old, new)| old != new)
+            else {
+                continue;
+            };
+            let uid = &node.uid;
+            if definition.configuration.allow_changed_arguments {
+                say!("streamrt: source `{uid}` goes on in {old}, where the snapshot has its positions, and does not read {new}");
+                continue;
+            }
+            let message = format!(
+                "source `{uid}` has its positions in {old}, and would go on there, although it is to read {new}: give it {old} to go on; or give \
+                 the source another uid, under which it reads {new} from the beginning; or go on in {old} with `--allow-changed-arguments`"
+            );
+            return Err(Error::new(code::CHANGED_ARGUMENTS, message));
+        }
+        Ok(())
+    }
+
+    /// Where what the sink with this uid has promised is, which now is `body`, of the job that is called `job`.
+    pub fn of_sink(&self, uid: &str, body: &Body, job: &str) -> Promised<'_, Body> {
+        match self.bodies.get(uid) {
+            Some(old) if place_of(old).zip(place_of(body)).is_some_and(|(old, new)| old != new) => self.promised(old, job),
+            _ => Promised::Here,
+        }
+    }
+
+    /// The same of dead letters, which now go to `folder`.
+    pub fn of_letters(&self, folder: Option<&str>, job: &str) -> Promised<'_, str> {
+        match &self.letters {
+            Some(old) if folder != Some(old) => self.promised(old.as_str(), job),
+            _ => Promised::Here,
+        }
+    }
+
+    fn promised<'a, T: ?Sized>(&self, old: &'a T, job: &str) -> Promised<'a, T> {
+        if self.job == job { Promised::Before(old) } else { Promised::Elsewhere }
+    }
+}
+
+fn place_of(body: &Body) -> Option<String> {
+    match body {
+        Body::Source { connector, options, .. } | Body::Sink { connector, options } => place(connector, options),
+        _ => None,
+    }
+}

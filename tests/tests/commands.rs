@@ -1,0 +1,149 @@
+//! Commands to running jobs: which are listed, and that one which does not answer hinders no other.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::Value;
+use streamrt_tests::binary::{Finished, LIMIT, Running, run, streamrt};
+use tempfile::TempDir;
+
+/// A folder of jobs that make numbers for ever, and the cache by which commands find them and no others.
+struct Jobs(TempDir);
+
+impl Jobs {
+    fn new() -> Jobs {
+        let jobs = Jobs(TempDir::new().unwrap());
+        let text = "\
+name = \"numbers\"
+[[source]]
+uid = \"numbers\"
+connector = \"datagen\"
+rate = 100
+columns = [{ name = \"n\", type = \"i64\" }]
+[[sink]]
+uid = \"out\"
+input = \"numbers\"
+connector = \"blackhole\"
+";
+        std::fs::write(jobs.path().join("job.toml"), text).unwrap();
+        jobs
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = streamrt(args);
+        command.current_dir(self.path()).env("XDG_CACHE_HOME", self.path().join("cache"));
+        command
+    }
+
+    fn tell(&self, args: &[&str]) -> Finished {
+        Running::start(self.command(args)).finish(LIMIT)
+    }
+
+    /// Starts a job, and waits until it is listed as running.
+    fn start(&self, name: &str, further: &[&str]) -> Running {
+        let args: Vec<&str> = ["run", "job.toml", "--name", name].iter().chain(further).copied().collect();
+        let running = Running::start(self.command(&args));
+        let start = Instant::now();
+        while !self.listed().iter().any(|job| job["name"] == name && job["state"] == "running") {
+            assert!(start.elapsed() < LIMIT, "{name} is not listed: {}", running.said());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        running
+    }
+
+    fn listed(&self) -> Vec<Value> {
+        let listed = self.tell(&["list", "--output", "json"]).succeeded().stdout;
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn signal(running: &Running, signal: &str) {
+    assert!(Command::new("kill").args([signal, &running.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn jobs_are_listed_by_name_with_their_state() {
+    let jobs = Jobs::new();
+    let one = jobs.start("one", &["--parallelism", "2"]);
+    let two = jobs.start("two", &[]);
+    let text = jobs.tell(&["list"]).succeeded().stdout;
+    assert!(text.starts_with("JOB ") && text.contains("PARALLELISM") && text.lines().count() == 3, "{text}");
+    let listed = jobs.listed();
+    let of = |name: &str| listed.iter().find(|job| job["name"] == name).unwrap();
+    assert_eq!((&of("one")["parallelism"], &of("two")["parallelism"]), (&Value::from(2), &Value::from(1)));
+    assert_eq!(of("one")["pid"], one.id());
+    jobs.tell(&["cancel", "nobody"]).failed_with("S2007").names("no job `nobody` runs here");
+    jobs.tell(&["stop", of("one")["id"].as_str().unwrap()]).succeeded();
+    one.finish(LIMIT).succeeded();
+    assert_eq!(jobs.listed().len(), 1, "the other one is where it was");
+    jobs.tell(&["cancel", "two"]).succeeded();
+    let cancelled = two.finish(LIMIT).failed_with("S8002");
+    assert!(!cancelled.stderr.contains("Another task"), "{}", cancelled.stderr);
+    assert_eq!(jobs.tell(&["list"]).succeeded().stdout.lines().count(), 1, "the head alone");
+}
+
+#[test]
+fn a_job_that_does_not_answer_hinders_no_other() {
+    let jobs = Jobs::new();
+    let (one, two) = (jobs.start("one", &[]), jobs.start("two", &[]));
+    signal(&one, "-STOP");
+    let listed = jobs.listed();
+    let states: Vec<(&Value, &Value)> = listed.iter().map(|job| (&job["name"], &job["state"])).collect();
+    let state = |name: &str| states.iter().find(|(of, _)| *of == name).unwrap().1;
+    assert_eq!((state("one"), state("two")), (&Value::from("no answer"), &Value::from("running")));
+    jobs.tell(&["stop", "two"]).succeeded();
+    two.finish(LIMIT).succeeded();
+    jobs.tell(&["checkpoints", "one"]).failed_with("S3014").names("has not answered");
+    signal(&one, "-CONT");
+    jobs.tell(&["stop", "one"]).succeeded();
+    one.finish(LIMIT).succeeded();
+}
+
+#[test]
+fn what_a_killed_job_leaves_is_removed() {
+    let jobs = Jobs::new();
+    let mut one = jobs.start("one", &[]);
+    let two = jobs.start("two", &[]);
+    one.kill();
+    one.finish(LIMIT);
+    assert_eq!(jobs.listed().len(), 1);
+    let left = std::fs::read_dir(jobs.path().join("cache/streamrt/jobs")).unwrap().count();
+    assert_eq!(left, 2, "the socket and the file of the one that lives");
+    jobs.tell(&["stop", "two"]).succeeded();
+    two.finish(LIMIT).succeeded();
+}
+
+#[test]
+fn json_tells_of_checkpoints_errors_and_the_end() {
+    let jobs = Jobs::new();
+    let options = ["--output", "json", "-D", "checkpoint.dir=ck", "-D", "checkpoint.interval=20ms"];
+    let one = jobs.start("one", &options);
+    one.says("\"event\":\"checkpoint\"");
+    jobs.tell(&["stop", "one"]).succeeded();
+    let events = events(&one.finish(LIMIT).succeeded().stderr);
+    let of = |event: &str| events.iter().rfind(|found| found["event"] == event).cloned().unwrap_or_default();
+    assert_eq!((&of("checkpoint")["status"], &of("summary")["state"]), (&Value::from("published"), &Value::from("stopped")));
+    let refused = jobs.tell(&["run", "no.toml", "--output", "json"]).failed_with("S3001");
+    let object: Value = serde_json::from_str(refused.stderr.trim()).unwrap();
+    assert_eq!((&object["event"], &object["code"]), (&Value::from("error"), &Value::from("S3001")));
+}
+
+/// Each line is an object.
+fn events(stderr: &str) -> Vec<Value> {
+    stderr.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+#[test]
+fn a_folder_that_nobody_asks_for_is_refused() {
+    let jobs = Jobs::new();
+    let refused = jobs.tell(&["run", "job.toml", "--grant", "audit=folder"]).failed_with("S2007");
+    assert!(refused.stderr.contains("asks for a folder `audit`"), "{}", refused.stderr);
+    assert!(!jobs.path().join("folder").exists(), "a refusal makes no folder");
+    let help = run(["run", "--help"]).succeeded().stdout;
+    assert!(help.contains("--name") && help.contains("--allow-changed-arguments"), "{help}");
+}
