@@ -242,6 +242,52 @@ fn a_guest_that_returns_without_end() {
     case.run_with(&options, &["--how", "flood"]).failed_with("S4008");
 }
 
+/// Lines in the order of the output, which is that of the alphabet.
+fn passed(lines: &[String]) -> Vec<String> {
+    let mut lines: Vec<String> = lines.iter().map(|line| format!(r#"{{"line":"{line}"}}"#)).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_function_that_is_slow_but_in_time_for_every_record() {
+    // One takes some 20 ms, all of them twice the deadline.
+    let lines: Vec<String> = (0..40).map(|n| format!("busy {}", 10 + n % 5)).collect();
+    let case = Case::new("faulty", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    case.run(&["-D", "plugin.deadline=400ms"]).succeeded();
+    assert_eq!(case.main_lines(), passed(&lines));
+}
+
+#[test]
+fn a_record_that_takes_longer_than_the_deadline() {
+    let case = Case::new("faulty", &["one", "busy 1000000", "two"]);
+    let report = case.run(&["-D", "plugin.deadline=200ms"]).failed_with("S4002");
+    report.names("input.csv line 2").names("within 200 ms");
+}
+
+#[test]
+fn records_that_make_more_together_than_one_call_may_return() {
+    let lines = ["wide 3"; 12].map(String::from);
+    let case = Case::new("faulty", &lines.each_ref().map(String::as_str));
+    case.run(&["-D", "plugin.output=8MiB"]).succeeded();
+    assert_eq!(case.main_lines().len(), 36);
+}
+
+#[test]
+fn how_many_records_of_a_batch_are_bad_does_not_matter() {
+    let lines: Vec<String> = (0..29).map(|n| if n % 3 == 1 { "bad".to_owned() } else { format!("line{n}") }).collect();
+    let case = Case::new("faulty", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let good: Vec<String> = lines.iter().filter(|line| *line != "bad").cloned().collect();
+    for batch_rows in ["batch.rows=4", "batch.rows=1024"] {
+        for how in ["refuse", "panic"] {
+            let finished = case.run_with(&["-D", "poison.policy=skip", "-D", batch_rows], &["--how", how]).succeeded();
+            assert_eq!(case.main_lines(), passed(&good), "{how}, {batch_rows}");
+            assert!(finished.stderr.contains("10 dead letters"), "{}", finished.stderr);
+            std::fs::remove_dir_all(case.path("out")).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_guest_that_breaks_the_interface() {
     for how in ["lengths", "offsets", "descending", "negative", "utf8", "missing", "rows", "port", "origin"] {

@@ -1,5 +1,6 @@
 //! `-D key=value`: a misspelt key is refused, with the keys that it may have meant.
 
+use crate::report;
 use streamrt_types::{Configuration, Error, Result, code};
 
 /// Sets keys in order; a later one wins.
@@ -7,10 +8,22 @@ use streamrt_types::{Configuration, Error, Result, code};
 /// # Errors
 /// `Invalid` for an unknown key or a value that does not fit.
 pub fn set_all<'a>(configuration: &mut Configuration, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<()> {
-    pairs.into_iter().try_for_each(|(key, value)| match Configuration::KEYS.contains(&key) {
-        true => configuration.set(key, value),
-        false => Err(unknown(key)),
-    })
+    for (key, value) in pairs {
+        if !Configuration::KEYS.contains(&key) {
+            return Err(unknown(key));
+        }
+        configuration.set(key, value)?;
+        if let Some(hint) = hint(key, configuration) {
+            report::status(&hint);
+        }
+    }
+    Ok(())
+}
+
+/// What to write instead of an older key that was set.
+fn hint(key: &str, configuration: &Configuration) -> Option<String> {
+    let kib = configuration.channel_bytes >> 10;
+    (key == "exchange.batches").then(|| format!("`exchange.batches` is an older name; `-D exchange.bytes={kib}KiB` says the same"))
 }
 
 fn unknown(key: &str) -> Error {
@@ -55,6 +68,15 @@ mod tests {
         check("plugin.memmory", "did you mean plugin.memory");
         check("deadline", "did you mean plugin.deadline");
         check("zzz", &format!("the keys are {}", Configuration::KEYS.join(", ")));
+    }
+
+    #[test]
+    fn an_older_key_says_what_to_write_instead() {
+        let mut configuration = Configuration::default();
+        configuration.set("exchange.batches", "8").unwrap();
+        let said = hint("exchange.batches", &configuration).unwrap();
+        assert_eq!(said, "`exchange.batches` is an older name; `-D exchange.bytes=2048KiB` says the same");
+        assert_eq!(hint("exchange.bytes", &configuration), None);
     }
 
     #[test]

@@ -54,8 +54,21 @@ impl Style {
         format!(
             "{text}{end}: {records_in} records in, {records_out} out, {late_records} late, {dead_letters} dead letters, {:.2} s\n{}",
             elapsed.as_secs_f64(),
-            dropped(summary.dropped_at_end)
+            dropped(summary.dropped_at_end) + &dropped_timers(summary)
         )
+    }
+}
+
+/// What is said of timers that were registered too late to fire; nothing if there were none.
+fn dropped_timers(summary: &Progress) -> String {
+    match (&summary.dropped_timer, summary.dropped_timers) {
+        (_, 0) => String::new(),
+        (first, n) => {
+            let first = first.as_deref().unwrap_or_default();
+            format!(
+                "{n} timers were registered by timers that the end of the input fired, and do not fire themselves; one of them: {first}\n"
+            )
+        }
     }
 }
 
@@ -99,6 +112,7 @@ fn object(event: &str, progress: &Progress) -> Value {
         "back_pressure": progress.back_pressure,
         "late": progress.late_records,
         "dead_letters": progress.dead_letters,
+        "dropped_timers": progress.dropped_timers,
         "dropped_at_end": progress.dropped_at_end,
         "elapsed_ms": progress.elapsed.as_millis() as u64,
     })
@@ -146,7 +160,18 @@ mod tests {
 
     fn progress(records_in: u64, records_out: u64, watermark: Option<i64>, seconds: u64) -> Progress {
         let elapsed = Duration::from_secs(seconds);
-        Progress { records_in, records_out, watermark, back_pressure: 0.25, late_records: 3, dead_letters: 1, dropped_at_end: 0, elapsed }
+        Progress {
+            records_in,
+            records_out,
+            watermark,
+            back_pressure: 0.25,
+            late_records: 3,
+            dead_letters: 1,
+            dropped_at_end: 0,
+            dropped_timers: 0,
+            dropped_timer: None,
+            elapsed,
+        }
     }
 
     #[test]
@@ -185,6 +210,12 @@ mod tests {
         assert_eq!(Style::Plain.summary(&done, false), "finished: 7 records in, 2 out, 3 late, 1 dead letters, 3.00 s\n");
         let dropped = Style::Plain.summary(&Progress { dropped_at_end: 2, ..done.clone() }, false);
         assert!(dropped.contains("3.00 s\n2 windows and timers of processing time were not due at the end, and are dropped;"), "{dropped}");
+        let timers = Progress { dropped_timers: 2, dropped_timer: Some("operator `op`: timer at 15 ms, key 7".into()), ..done.clone() };
+        let said = Style::Plain.summary(&timers, false);
+        assert!(
+            said.contains("3.00 s\n2 timers were registered by timers") && said.ends_with("operator `op`: timer at 15 ms, key 7\n"),
+            "{said}"
+        );
         assert!(Style::Live.summary(&done, true).starts_with("\r\x1b[Kstopped: 7 records in"));
         let object: Value = serde_json::from_str(&Style::Json.summary(&done, true)).unwrap();
         assert_eq!((&object["event"], &object["records_in"], &object["stopped"]), (&json!("summary"), &json!(7), &json!(true)));

@@ -144,9 +144,8 @@ impl FileEnumerator {
             return Ok(vec![self.split(split(0, length))]);
         }
         if length / bytes_max > SPLITS_MAX {
-            let message =
-                format!("{} has {length} bytes, and `split-bytes` {bytes_max} cuts it into more than {SPLITS_MAX} splits", absolute(path));
-            return Err(Error::new(code::BAD_OPTION, message));
+            let what = format!("has {length} bytes, and `split-bytes` {bytes_max} cuts it into more than {SPLITS_MAX} splits");
+            return Err(Error::new(code::BAD_OPTION, format!("{} {what}", absolute(path))));
         }
         let starts = (0..length).step_by(usize::try_from(bytes_max).unwrap_or(usize::MAX));
         Ok(starts.map(|start| self.split(split(start, length.min(start + bytes_max)))).collect())

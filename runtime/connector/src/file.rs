@@ -353,6 +353,10 @@ impl SplitReader for FileReader {
         position::write(&FilePosition { byte: end.map_or(byte, |end| byte.min(end)), line, end })
     }
 
+    fn limit_bytes(&mut self, batch_bytes: usize) {
+        self.records.limit_bytes(batch_bytes);
+    }
+
     fn held_bytes(&self) -> usize {
         self.records.held_bytes()
     }

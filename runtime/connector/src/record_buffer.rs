@@ -26,7 +26,7 @@ const RECORD_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a record that is too long which a report keeps.
 const BEGIN_BYTES: usize = 1024;
 
-/// A block ends early when it has so many bytes: columns have 32-bit offsets.
+/// A block ends early when it has so many bytes, whatever else it is limited to: columns have 32-bit offsets.
 const BLOCK_BYTES_MAX: usize = 32 << 20;
 
 /// One record: where its text is, without the line end, and the number of its first line, counted from 1.
@@ -99,6 +99,8 @@ pub struct RecordBuffer {
     may_have_mark: bool,
     /// Records that are too long are left out, and no error.
     skips_long: bool,
+    /// A block ends with the record by which it has so many bytes.
+    block_bytes: usize,
     /// The one that is being left out.
     long: Option<LongRecord>,
     /// Those that were left out, for a report.
@@ -131,6 +133,7 @@ impl RecordBuffer {
             framing,
             may_have_mark: false,
             skips_long: false,
+            block_bytes: BLOCK_BYTES_MAX,
             long: None,
             skipped: Vec::new(),
             bytes: Vec::new(),
@@ -174,6 +177,11 @@ impl RecordBuffer {
     /// From now on a record that is too long is left out, and told by [`RecordBuffer::take_skipped`].
     pub fn skip_long_records(&mut self) {
         self.skips_long = true;
+    }
+
+    /// From now on a block ends with the record by which it has so many bytes.
+    pub fn limit_bytes(&mut self, block_bytes: usize) {
+        self.block_bytes = block_bytes.min(BLOCK_BYTES_MAX);
     }
 
     /// The records that were left out since the last call.
@@ -236,7 +244,7 @@ impl RecordBuffer {
         (self.n_before + start as u64, line)
     }
 
-    /// Finds records until there are `rows`. Returns whether the block is to be taken as it is: else more input is needed.
+    /// Finds records until there are `rows`, or enough bytes. Returns whether the block is to be taken as it is: else more input is needed.
     ///
     /// # Errors
     /// `Data` if a line is longer than 16 MiB, and such are not left out.
@@ -244,7 +252,7 @@ impl RecordBuffer {
         if self.may_have_mark && !self.skip_mark() {
             return Ok(false);
         }
-        while self.records.len() < rows && self.start < BLOCK_BYTES_MAX {
+        while self.records.len() < rows && self.start < self.block_bytes {
             match self.record_end() {
                 Some(end) if self.is_long(end - self.start) => self.end_long(end)?,
                 Some(end) => self.push(end),

@@ -202,6 +202,10 @@ impl SplitReader for SocketReader {
         position::write(&SocketPosition { lines: line - 1 })
     }
 
+    fn limit_bytes(&mut self, batch_bytes: usize) {
+        self.records.limit_bytes(batch_bytes);
+    }
+
     fn skip_long_records(&mut self) {
         self.records.skip_long_records();
     }

@@ -10,9 +10,10 @@
 //! # Source
 //! Flink's `SingleCheckpointBarrierHandler`, for aligned checkpoints.
 
+use crate::channel::{ChannelSender, GateWaker, Shared};
 use crate::valve::{ValveEvent, WatermarkValve};
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_types::{Barrier, Batch, Error, Result, Status, StreamElement, WATERMARK_MIN, Watermark, failpoint};
 
@@ -32,92 +33,6 @@ pub enum GateEvent {
     EndOfInput,
     /// Nothing came within the time, or somebody woke the task.
     Nothing,
-}
-
-/// The receiver is gone: its task failed, or the job was cancelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Disconnected;
-
-struct Queues {
-    channels: Vec<VecDeque<StreamElement>>,
-    /// Where the next look begins.
-    turn: usize,
-    /// Senders that wait for room; nobody is woken for nothing.
-    n_blocked: usize,
-    woken: bool,
-    closed: bool,
-}
-
-struct Shared {
-    queues: Mutex<Queues>,
-    readable: Condvar,
-    writable: Condvar,
-    capacity: usize,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queues> {
-        // A thread that panicked inside left plain queues behind: they are as good as before.
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The sending end of one channel.
-#[derive(Clone)]
-pub struct ChannelSender {
-    shared: Arc<Shared>,
-    channel: usize,
-}
-
-impl ChannelSender {
-    /// Puts an element into the channel, waiting while it is full. Returns how long it waited.
-    ///
-    /// # Errors
-    /// [`Disconnected`] if the receiver is gone.
-    pub fn send(&self, element: StreamElement) -> std::result::Result<Duration, Disconnected> {
-        let mut queues = self.shared.lock();
-        let mut waited = Duration::ZERO;
-        if queues.channels[self.channel].len() >= self.shared.capacity && !queues.closed {
-            let start = Instant::now();
-            queues.n_blocked += 1;
-            while queues.channels[self.channel].len() >= self.shared.capacity && !queues.closed {
-                queues = self.shared.writable.wait(queues).unwrap_or_else(PoisonError::into_inner);
-            }
-            queues.n_blocked -= 1;
-            waited = start.elapsed();
-        }
-        if queues.closed {
-            return Err(Disconnected);
-        }
-        let was_empty = queues.channels[self.channel].is_empty();
-        queues.channels[self.channel].push_back(element);
-        drop(queues);
-        if was_empty {
-            self.shared.readable.notify_one();
-        }
-        Ok(waited)
-    }
-}
-
-/// Wakes a task that waits at its gate.
-#[derive(Clone)]
-pub struct GateWaker {
-    shared: Arc<Shared>,
-}
-
-impl GateWaker {
-    /// Lets the task return from its wait, to look at its commands.
-    pub fn wake(&self) {
-        self.shared.lock().woken = true;
-        self.shared.readable.notify_all();
-    }
-
-    /// Ends the gate: senders get [`Disconnected`].
-    pub fn close(&self) {
-        self.shared.lock().closed = true;
-        self.shared.readable.notify_all();
-        self.shared.writable.notify_all();
-    }
 }
 
 /// All channels of one task.
@@ -144,12 +59,10 @@ pub struct InputGate {
 }
 
 impl InputGate {
-    /// Makes a gate of `n_channels` channels, each with room for `capacity` elements.
-    pub fn new(n_channels: usize, capacity: usize) -> InputGate {
-        let queues =
-            Queues { channels: (0..n_channels).map(|_| VecDeque::new()).collect(), turn: 0, n_blocked: 0, woken: false, closed: false };
+    /// Makes a gate of `n_channels` channels, each with room for `capacity_bytes`.
+    pub fn new(n_channels: usize, capacity_bytes: usize) -> InputGate {
         InputGate {
-            shared: Arc::new(Shared { queues: Mutex::new(queues), readable: Condvar::new(), writable: Condvar::new(), capacity }),
+            shared: Arc::new(Shared::new(n_channels, capacity_bytes)),
             valve: WatermarkValve::new(n_channels),
             known: vec![false; n_channels],
             second: vec![false; n_channels],
@@ -231,11 +144,11 @@ impl InputGate {
     }
 
     pub fn sender(&self, channel: usize) -> ChannelSender {
-        ChannelSender { shared: self.shared.clone(), channel }
+        ChannelSender::new(self.shared.clone(), channel)
     }
 
     pub fn waker(&self) -> GateWaker {
-        GateWaker { shared: self.shared.clone() }
+        GateWaker::new(self.shared.clone())
     }
 
     /// Returns what is there, or waits for at most `timeout` (`None`: until something comes).
@@ -258,54 +171,36 @@ impl InputGate {
         }
     }
 
-    /// Waits for `timeout`, or until somebody wakes the task, whatever the channels hold.
-    pub fn wait(&self, timeout: Duration) {
-        let queues = self.shared.lock();
-        let asleep = |queues: &mut Queues| !queues.woken && !queues.closed;
-        let waited = self.shared.readable.wait_timeout_while(queues, timeout, asleep).unwrap_or_else(PoisonError::into_inner);
-        let (mut queues, _) = waited;
-        queues.woken = false;
+    /// The barriers of all channels, if they are what comes next; for a task that is not done with what came before.
+    ///
+    /// # Errors
+    /// As [`InputGate::poll`].
+    pub fn poll_barrier(&mut self) -> Result<Option<(Barrier, Duration)>> {
+        while self.pending.is_empty() {
+            let is_read = |channel: usize| self.known[channel] && !self.blocked[channel];
+            let is_barrier = |element: &StreamElement| matches!(element, StreamElement::Barrier(_));
+            let Some((channel, StreamElement::Barrier(barrier))) = self.shared.take_if(is_read, is_barrier) else { break };
+            self.barrier(channel, barrier)?;
+        }
+        let Some(&GateEvent::Barrier(barrier, alignment)) = self.pending.front() else { return Ok(None) };
+        self.pending.pop_front();
+        Ok(Some((barrier, alignment)))
     }
 
-    fn next_element(&self, deadline: Option<Instant>) -> Option<(usize, StreamElement)> {
-        let mut queues = self.shared.lock();
-        loop {
-            if let Some(found) = self.take(&mut queues) {
-                // A sender that was stopped goes on once half of its channel is free: being woken for every element costs as much as
-                // the element.
-                if queues.n_blocked > 0 && queues.channels[found.0].len() <= self.shared.capacity / 2 {
-                    self.shared.writable.notify_all();
-                }
-                return Some(found);
-            }
-            if std::mem::take(&mut queues.woken) || queues.closed {
-                return None;
-            }
-            queues = match deadline {
-                None => self.shared.readable.wait(queues).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.checked_duration_since(Instant::now())?;
-                    self.shared.readable.wait_timeout(queues, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
+    /// Says how many rows may wait in a channel, beside its limit in bytes; one batch of more passes. `usize::MAX`: any number.
+    pub fn set_rows_max(&self, rows: usize) {
+        self.shared.set_rows_max(rows);
+    }
+
+    /// Waits for `timeout`, or until somebody wakes the task, whatever the channels hold.
+    pub fn wait(&self, timeout: Duration) {
+        self.shared.wait(timeout);
     }
 
     /// The next element in turn; while some channel's status is unknown, only from the channels whose status it is.
-    fn take(&self, queues: &mut Queues) -> Option<(usize, StreamElement)> {
-        let n_channels = queues.channels.len();
+    fn next_element(&self, deadline: Option<Instant>) -> Option<(usize, StreamElement)> {
         let all_known = self.known.iter().all(|known| *known);
-        for step in 0..n_channels {
-            let channel = (queues.turn + step) % n_channels;
-            if !all_known && self.known[channel] || self.blocked[channel] {
-                continue;
-            }
-            if let Some(element) = queues.channels[channel].pop_front() {
-                queues.turn = (channel + 1) % n_channels;
-                return Some((channel, element));
-            }
-        }
-        None
+        self.shared.next(deadline, |channel| (all_known || !self.known[channel]) && !self.blocked[channel])
     }
 
     fn handle(&mut self, channel: usize, element: StreamElement) -> Result<()> {
@@ -391,7 +286,7 @@ mod tests {
 
     #[test]
     fn no_batch_passes_before_every_channel_has_told_its_status() {
-        let mut gate = InputGate::new(2, 8);
+        let mut gate = InputGate::new(2, 1 << 20);
         let (one, two) = (gate.sender(0), gate.sender(1));
         one.send(StreamElement::Status(Status::Active)).unwrap();
         one.send(batch(7)).unwrap();
@@ -406,7 +301,7 @@ mod tests {
 
     #[test]
     fn two_inputs_share_watermark_status_and_barriers() {
-        let mut gate = InputGate::new(2, 8);
+        let mut gate = InputGate::new(2, 1 << 20);
         gate.set_second_input(&[1]);
         (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
         gate.sender(0).send(batch(7)).unwrap();
@@ -422,14 +317,14 @@ mod tests {
 
     #[test]
     fn a_channel_that_does_not_begin_with_its_status_is_refused() {
-        let mut gate = InputGate::new(1, 8);
+        let mut gate = InputGate::new(1, 1 << 20);
         gate.sender(0).send(batch(7)).unwrap();
         assert_eq!(gate.poll(None).unwrap_err().message(), "the first element of a channel is its status");
     }
 
     /// Sends (channel, element) pairs to two active channels and compares what comes out behind each.
     fn check_barriers(script: &[(usize, StreamElement, &[&str])]) {
-        let mut gate = InputGate::new(2, 8);
+        let mut gate = InputGate::new(2, 1 << 20);
         (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
         assert_eq!(drain(&mut gate), ["Active"]);
         for (step, (channel, element, expected)) in script.iter().enumerate() {
@@ -469,7 +364,7 @@ mod tests {
 
     #[test]
     fn an_abandoned_checkpoint_frees_its_channels_and_its_late_barriers_mean_nothing() {
-        let mut gate = InputGate::new(2, 8);
+        let mut gate = InputGate::new(2, 1 << 20);
         (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
         gate.sender(0).send(barrier(1)).unwrap();
         gate.sender(0).send(batch(3)).unwrap();
@@ -483,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_gate_whose_channels_have_ended_gives_the_barrier_that_it_is_asked_for_once() {
-        let mut gate = InputGate::new(1, 8);
+        let mut gate = InputGate::new(1, 1 << 20);
         gate.trigger(Barrier { checkpoint: 1 });
         assert_eq!(drain(&mut gate), [""; 0]);
         gate.sender(0).send(StreamElement::EndOfInput).unwrap();
@@ -495,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_restored_watermark_comes_before_any_row_and_holds_until_all_have_passed_it() {
-        let mut gate = InputGate::new(2, 8);
+        let mut gate = InputGate::new(2, 1 << 20);
         gate.restore(7);
         gate.sender(0).send(StreamElement::Status(Status::Active)).unwrap();
         gate.sender(0).send(batch(9)).unwrap();
@@ -506,36 +401,20 @@ mod tests {
     }
 
     #[test]
-    fn a_full_channel_blocks_its_sender_until_there_is_room() {
-        let mut gate = InputGate::new(1, 2);
-        let sender = gate.sender(0);
-        let thread = std::thread::spawn(move || {
-            sender.send(StreamElement::Status(Status::Active)).unwrap();
-            for watermark in 0..100 {
-                sender.send(StreamElement::Watermark(watermark)).unwrap();
-            }
-            sender.send(StreamElement::EndOfInput).unwrap();
-        });
-        let mut watermarks = Vec::new();
-        loop {
-            assert!(gate.shared.lock().channels[0].len() <= 2);
-            match gate.poll(None).unwrap() {
-                GateEvent::Watermark(watermark) => watermarks.push(watermark),
-                GateEvent::EndOfInput => break,
-                _ => {}
-            }
-        }
-        thread.join().unwrap();
-        assert_eq!(watermarks, (0..100).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_closed_gate_frees_its_senders() {
-        let gate = InputGate::new(1, 1);
-        let (sender, waker) = (gate.sender(0), gate.waker());
-        sender.send(StreamElement::Status(Status::Active)).unwrap();
-        let thread = std::thread::spawn(move || sender.send(StreamElement::EndOfInput));
-        waker.close();
-        assert_eq!(thread.join().unwrap(), Err(Disconnected));
+    fn a_barrier_passes_a_task_that_is_not_done_if_nothing_stands_before_it() {
+        let mut gate = InputGate::new(2, 1 << 20);
+        (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
+        assert_eq!(drain(&mut gate), ["Active"]);
+        gate.sender(0).send(barrier(1)).unwrap();
+        gate.sender(1).send(batch(3)).unwrap();
+        gate.sender(1).send(barrier(1)).unwrap();
+        assert!(gate.poll_barrier().unwrap().is_none(), "rows stand before it");
+        assert_eq!(drain(&mut gate), ["batch []", "barrier 1"]);
+        gate.sender(0).send(barrier(2)).unwrap();
+        gate.sender(1).send(StreamElement::EndOfInput).unwrap();
+        assert!(gate.poll_barrier().unwrap().is_none(), "an end is not taken");
+        assert_eq!(drain(&mut gate), ["barrier 2"]);
+        gate.sender(0).send(barrier(3)).unwrap();
+        assert_eq!(gate.poll_barrier().unwrap().map(|(barrier, _)| barrier.checkpoint), Some(3));
     }
 }

@@ -3,7 +3,7 @@
 //! Every watermark goes to every channel: as marks where the channel gets rows of the batch, else as an element. Invariant: the rows of
 //! one batch that go to one channel keep their order, and each stays under the marks that it was under.
 
-use crate::gate::{ChannelSender, Disconnected};
+use crate::channel::{ChannelSender, Disconnected};
 use arrow_array::UInt32Array;
 use std::time::Duration;
 use streamrt_types::{Barrier, Batch, Error, KeyEncoder, Mark, Result, Status, StreamElement, Watermark, key_group, key_group_owner};
@@ -76,11 +76,11 @@ impl ResultPartition {
             _ => batch,
         };
         if n_channels == 1 {
-            return self.send(0, StreamElement::Batch(batch));
+            return self.send_batch(0, batch);
         }
         match &self.partitioner {
             Partitioner::Hash { .. } => self.hash(batch),
-            Partitioner::Broadcast => (0..n_channels).try_for_each(|channel| self.send(channel, StreamElement::Batch(batch.clone()))),
+            Partitioner::Broadcast => (0..n_channels).try_for_each(|channel| self.send_batch(channel, batch.clone())),
             Partitioner::Rebalance => {
                 let channel = self.turn % n_channels;
                 self.turn = channel + 1;
@@ -115,6 +115,12 @@ impl ResultPartition {
         (0..self.channels.len()).try_for_each(|channel| self.send(channel, element.clone()))
     }
 
+    /// Sends a batch, in pieces if the receiver wants fewer rows.
+    fn send_batch(&mut self, channel: usize, batch: Batch) -> Result<()> {
+        let rows_max = self.channels[channel].rows_max();
+        batch.each_piece(rows_max, usize::MAX, |piece| self.send(channel, StreamElement::Batch(piece)))
+    }
+
     fn send(&mut self, channel: usize, element: StreamElement) -> Result<()> {
         match self.channels[channel].send(element) {
             Ok(waited) => {
@@ -132,7 +138,7 @@ impl ResultPartition {
                 self.send(channel, StreamElement::Watermark(watermark))?;
             }
         }
-        self.send(to, StreamElement::Batch(batch))
+        self.send_batch(to, batch)
     }
 
     /// Leaves out the rows that have no key, or ends with the first of them.
@@ -164,11 +170,11 @@ impl ResultPartition {
         }
         for (channel, rows) in rows.into_iter().enumerate() {
             if rows.len() == batch.n_rows() {
-                self.send(channel, StreamElement::Batch(batch.clone()))?;
+                self.send_batch(channel, batch.clone())?;
             } else if !rows.is_empty() {
                 let marks = marks_of(&batch.marks, &rows);
                 let part = batch.take(&UInt32Array::from(rows))?;
-                self.send(channel, StreamElement::Batch(Batch { marks, ..part }))?;
+                self.send_batch(channel, Batch { marks, ..part })?;
             } else if let Some(watermark) = batch.last_watermark() {
                 self.send(channel, StreamElement::Watermark(watermark))?;
             }
@@ -214,7 +220,7 @@ mod tests {
 
     /// Sends a batch through a partitioner and returns for each channel its rows and marks, in order.
     fn spread(partitioner: Partitioner, n_channels: usize, sent: Batch) -> Vec<(Vec<i64>, Vec<(u32, i64)>)> {
-        let mut gates: Vec<InputGate> = (0..n_channels).map(|_| InputGate::new(1, 8)).collect();
+        let mut gates: Vec<InputGate> = (0..n_channels).map(|_| InputGate::new(1, 1 << 20)).collect();
         let mut partition = ResultPartition::new(partitioner, gates.iter().map(|gate| gate.sender(0)).collect(), 1);
         partition.status(Status::Active).unwrap();
         partition.batch(sent).unwrap();
@@ -257,6 +263,21 @@ mod tests {
     }
 
     #[test]
+    fn a_receiver_that_wants_fewer_rows_gets_them_in_pieces() {
+        let mut gate = InputGate::new(1, 1 << 20);
+        gate.set_rows_max(2);
+        let sender = gate.sender(0);
+        let thread = std::thread::spawn(move || {
+            let mut partition = ResultPartition::new(Partitioner::Forward, vec![sender], 0);
+            partition.status(Status::Active).unwrap();
+            partition.batch(batch(&[1, 2, 3, 4, 5], &[(2, 7), (5, 9)])).unwrap();
+            partition.end_of_input().unwrap();
+        });
+        assert_eq!(received(&mut gate), (vec![1, 2, 3, 4, 5], vec![(2, 7), (1, 9)]));
+        thread.join().unwrap();
+    }
+
+    #[test]
     fn other_partitioners_keep_the_batch_whole() {
         let sent = || batch(&[1, 2], &[(2, 5)]);
         assert_eq!(spread(Partitioner::Broadcast, 2, sent()), vec![(vec![1, 2], vec![(2, 5)]); 2]);
@@ -272,7 +293,7 @@ mod tests {
         let sent = || Batch { marks: marks.to_vec(), ..Batch::new(columns.clone()) };
         let hash = || Partitioner::Hash { encoder: KeyEncoder::new(vec![0]), max_parallelism: 128 };
         for n_channels in [1, 2] {
-            let mut gates: Vec<InputGate> = (0..n_channels).map(|_| InputGate::new(1, 8)).collect();
+            let mut gates: Vec<InputGate> = (0..n_channels).map(|_| InputGate::new(1, 1 << 20)).collect();
             let senders = gates.iter().map(|gate| gate.sender(0)).collect();
             let refused = Arc::new(std::sync::Mutex::new(Vec::new()));
             let seen = refused.clone();

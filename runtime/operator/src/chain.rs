@@ -7,7 +7,7 @@ use crate::operator::{Operator, OperatorContext, Output};
 use crate::source::{SplitEvent, SplitTime};
 use std::sync::Arc;
 use streamrt_state::{OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, EndOfTime, Result, Status, Target, Watermark};
+use streamrt_types::{Batch, EndOfTime, Error, Result, Status, Target, Watermark};
 
 struct Link {
     operator: Box<dyn Operator>,
@@ -46,7 +46,7 @@ impl ChainOutput<'_> {
     }
 }
 
-/// Calls the first of `links`, with the others behind its output.
+/// Calls the first of `links`, with the others behind its output. A sweep of it ends first.
 fn run(
     links: &mut [Link],
     number: usize,
@@ -55,6 +55,9 @@ fn run(
 ) -> Result<()> {
     let (link, rest) = links.split_first_mut().expect("targets were checked when the chain was built");
     let mut output = ChainOutput { targets: &link.targets, rest, first: number + 1, exits };
+    while link.operator.is_sweeping() {
+        link.operator.resume(&mut output)?;
+    }
     call(link.operator.as_mut(), &mut output)
 }
 
@@ -199,6 +202,18 @@ impl OperatorChain {
             }
         }
         Ok(())
+    }
+
+    /// Whether some operator has not carried out its last watermark to its end.
+    pub fn is_sweeping(&self) -> bool {
+        self.links.iter().any(|link| link.operator.is_sweeping())
+    }
+
+    /// Carries out the next piece of a sweep: of the last operator that has one, so that what is sent keeps its order.
+    pub fn resume(&mut self, exits: &mut dyn Exits) -> Result<()> {
+        let Some(number) = self.links.iter().rposition(|link| link.operator.is_sweeping()) else { return Ok(()) };
+        let (link, rest) = self.links[number..].split_first_mut().ok_or_else(|| Error::internal("an operator of a chain is gone"))?;
+        link.operator.resume(&mut ChainOutput { targets: &link.targets, rest, first: number + 1, exits })
     }
 
     /// Ends the operators in order, so that what one emits last still reaches the next. `end` says what becomes of that which waits for the

@@ -7,7 +7,7 @@
 use arrow_array::RecordBatch;
 use std::any::Any;
 use std::time::Duration;
-use streamrt_types::{Error, Mark, Result};
+use streamrt_types::{Error, Mark, Result, columns_bytes};
 
 /// One or more user functions that run one after the other in one call.
 pub trait FunctionChain: Send {
@@ -43,6 +43,11 @@ pub enum Call {
     Merge,
     Result,
     Window,
+}
+
+impl Call {
+    /// How many there are.
+    pub(crate) const N: usize = Call::Window as usize + 1;
 }
 
 /// Everything that one call gets. Fields that the function does not declare are `None` or empty.
@@ -121,6 +126,14 @@ pub struct Outcome {
     pub states: Vec<StateOut>,
     /// The fired ones first, in the order of firing.
     pub timers: Vec<TimerOut>,
+}
+
+impl Outcome {
+    /// Bytes of the rows and the state that were sent.
+    pub fn n_bytes(&self) -> usize {
+        let rows = self.rows.iter().flat_map(|out| &out.columns).chain(self.states.iter().map(|out| &out.values));
+        rows.map(columns_bytes).sum()
+    }
 }
 
 /// Output rows of a port, in order.

@@ -94,6 +94,7 @@ impl<O: Operator> Harness<O> {
                 piece.marks.push(Mark { row: mark.row - start as u32, watermark: mark.watermark });
             }
             self.operator.batch(piece, &mut self.output)?;
+            self.end_sweep()?;
         }
         Ok(())
     }
@@ -103,13 +104,31 @@ impl<O: Operator> Harness<O> {
     /// # Errors
     /// The operator's.
     pub fn second_input(&mut self, batch: Batch) -> Result<()> {
-        self.operator.second_input(batch, &mut self.output)
+        self.operator.second_input(batch, &mut self.output)?;
+        self.end_sweep()
     }
 
     /// # Errors
     /// The operator's.
     pub fn watermark(&mut self, watermark: Watermark) -> Result<()> {
+        self.begin_watermark(watermark)?;
+        self.end_sweep()
+    }
+
+    /// As [`Harness::watermark`], but a sweep that it begins is left after its first piece.
+    ///
+    /// # Errors
+    /// The operator's.
+    pub fn begin_watermark(&mut self, watermark: Watermark) -> Result<()> {
         self.operator.watermark(watermark, &mut self.output)
+    }
+
+    /// Carries out the rest of a sweep.
+    fn end_sweep(&mut self) -> Result<()> {
+        while self.operator.is_sweeping() {
+            self.operator.resume(&mut self.output)?;
+        }
+        Ok(())
     }
 
     /// # Errors
@@ -130,10 +149,10 @@ impl<O: Operator> Harness<O> {
     /// The operator's.
     pub fn processing_time(&mut self, now_ms: i64) -> Result<()> {
         self.clock.set_ms(now_ms);
-        match self.operator.next_processing_time() {
-            Some(time) if time <= now_ms => self.operator.processing_time(now_ms, &mut self.output),
-            _ => Ok(()),
+        while self.operator.next_processing_time().is_some_and(|time| time <= now_ms) {
+            self.operator.processing_time(now_ms, &mut self.output)?;
         }
+        Ok(())
     }
 
     /// What came out of a port so far, watermarks of no batch left out.

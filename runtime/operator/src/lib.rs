@@ -50,7 +50,7 @@ pub use function::{
     Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, RowsOut, SlotsIn, StateAccess, StateIn, StateOut, TimerIn,
     TimerOut,
 };
-pub use isolate::{Isolation, Suspect, Work};
+pub use isolate::{Isolation, Suspect, Work, split_range};
 pub use keyed::BatchKeys;
 pub use operator::{DeadLetter, LazyDisk, Operator, OperatorContext, Output, TaskMetrics};
 pub use ports::port_number;

@@ -1,11 +1,12 @@
 //! The contract of an operator: it gets batches, watermarks and status in order, and puts its results into an [`Output`].
 
+use crate::isolate::Suspect;
 use crate::record_text::RecordEncoding;
 use crate::source::{SplitEvent, SplitTime};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use streamrt_state::{Namespaces, OperatorSnapshot, OperatorState, StateDisk, Tier};
-use streamrt_types::{Batch, Clock, Configuration, Error, KeyGroupRange, Result, Status, WATERMARK_MIN, Watermark};
+use streamrt_types::{Batch, Clock, Configuration, Error, KeyGroupRange, Result, Status, WATERMARK_MIN, Watermark, code};
 
 /// Where an operator's results go: the next operator of the chain, or the exchange.
 ///
@@ -23,6 +24,24 @@ pub trait Output {
 
 /// An operator instance of one subtask.
 ///
+/// # Emitting in pieces
+/// An operator that makes more than it gets sends it as it comes about, in batches of `batch.bytes` at most ([`Batch::each_piece`] cuts one):
+/// [`Output::batch`] waits while the receiver's channel is full, so what one call makes is never held whole. A mark stands in or behind the
+/// last piece of what it has caused. Between two pieces the operator looks whether the job was cancelled
+/// ([`OperatorContext::check_cancel`]; [`crate::Isolation`] does it before each call into user code).
+///
+/// # Sweeps
+/// A watermark that makes much due starts a sweep. `watermark` carries out a piece of it, some 100 ms, and keeps the watermark back; then
+/// `is_sweeping` is true, and the chain calls `resume` until it is not. The operator sends the watermark on with the last piece. Between two
+/// pieces the task may be cancelled, or take a checkpoint if no row stands before its barrier: a snapshot then holds what has not fired, as
+/// if the watermark had not come, and after a restore it comes again. Nothing but `resume`, `snapshot`, `checkpoint_complete` and `close` is
+/// called in between, so an operator needs no queue. `batch` ends what its marks begin, but for the last one if it stands behind all rows: that
+/// one may begin a sweep as well. `processing_time` does a piece and returns; the task comes again as long as
+/// `next_processing_time` has passed.
+///
+/// An operator that fires in the order of time may send watermarks of its own on the way, each once all that it makes due has been sent:
+/// receivers then fire as well, and their state stays small. Where such watermarks lie must depend on times alone, not on pieces.
+///
 /// The order of calls is `open`, `restore` if there is a snapshot, then any of the others, then `end_of_input` if the input ended by
 /// itself or was stopped, then `close`. Between `end_of_input` and `close` only `snapshot` and `checkpoint_complete` are called.
 /// The caller has already combined the watermarks of all channels: they only rise.
@@ -39,9 +58,19 @@ pub trait Operator: Send {
         Err(Error::internal("rows of a second input came to an operator that has one"))
     }
 
-    /// A watermark outside of a batch. It is sent on after everything it has caused.
+    /// A watermark outside of a batch. It is sent on after everything it has caused; see above for much of that.
     fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
         output.watermark(watermark)
+    }
+
+    /// Whether the last watermark is not carried out to its end.
+    fn is_sweeping(&self) -> bool {
+        false
+    }
+
+    /// Carries out the next piece of the sweep. Does nothing if there is none.
+    fn resume(&mut self, _output: &mut dyn Output) -> Result<()> {
+        Ok(())
     }
 
     fn status(&mut self, status: Status, output: &mut dyn Output) -> Result<()> {
@@ -135,12 +164,10 @@ impl OperatorContext {
     /// For those who do much in one go.
     ///
     /// # Errors
-    /// `Unavailable` (S8001) if the attempt is to end at once.
+    /// `CANCELLED` (S8001) if the attempt is to end at once.
+    #[inline]
     pub fn check_cancel(&self) -> Result<()> {
-        match self.cancel.load(Ordering::Relaxed) {
-            true => Err(Error::new(streamrt_types::code::CANCELLED, "the job was cancelled")),
-            false => Ok(()),
-        }
+        if self.cancel.load(Ordering::Relaxed) { Err(Error::new(code::CANCELLED, "the job was cancelled")) } else { Ok(()) }
     }
 
     /// What stands behind the keyed state `name` on disk; `None` if the job keeps its state in memory.
@@ -221,6 +248,10 @@ pub struct TaskMetrics {
     pub records_out: AtomicU64,
     pub late_records: AtomicU64,
     pub dead_letters: AtomicU64,
+    /// Timers that a firing at the end of the input registered, and that will never fire.
+    pub dropped_timers: AtomicU64,
+    /// The first of them, in words.
+    pub first_dropped_timer: OnceLock<String>,
     /// Windows and timers of processing time that were not due at the end.
     pub dropped_at_end: AtomicU64,
     pub watermark: AtomicI64,
@@ -241,6 +272,8 @@ impl Default for TaskMetrics {
             records_out: AtomicU64::new(0),
             late_records: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
+            dropped_timers: AtomicU64::new(0),
+            first_dropped_timer: OnceLock::new(),
             dropped_at_end: AtomicU64::new(0),
             watermark: AtomicI64::new(WATERMARK_MIN),
             busy_ns: AtomicU64::new(0),
@@ -257,5 +290,11 @@ impl TaskMetrics {
     /// Adds to a counter; counters are statistics and order nothing.
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts timers of operator `uid` that will never fire, and keeps the first of all for the report at the end.
+    pub(crate) fn drop_timers(&self, uid: &str, n: u64, first: &Suspect) {
+        TaskMetrics::add(&self.dropped_timers, n);
+        self.first_dropped_timer.get_or_init(|| format!("operator `{uid}`: {}, key {}", first.what, first.key));
     }
 }

@@ -9,7 +9,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow_schema::SchemaRef;
-use streamrt_types::{Batch, Error, Mark, Result, Times, code, port_schema};
+use streamrt_types::{Batch, Configuration, Error, Mark, Result, Times, code, columns_bytes, port_schema};
 use streamrt_wit::codes::{NO_MARK, ORIGIN_TIMER};
 use streamrt_wit::{Function, OutputColumns};
 
@@ -36,6 +36,33 @@ pub(crate) struct Events<'a> {
     pub input: &'a Batch,
     pub marks: &'a [Mark],
     pub timers: &'a [TimerOut],
+    /// Bytes of the input's columns that one port may repeat for the rows that came back.
+    pub joined_bytes_max: usize,
+}
+
+/// What the calls of an operator are bounded to, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CallLimits {
+    /// A piece of output.
+    pub batch_bytes: usize,
+    /// Columns of the input in the output of one call.
+    pub output_bytes: usize,
+    /// Value state of the keys of one call, if they are several.
+    pub state_bytes: usize,
+}
+
+/// The share of an instance's memory that value state may take in one call: a guest holds it twice, as it came and as it goes.
+const STATE_SHARE: usize = 8;
+
+impl CallLimits {
+    pub(crate) fn new(configuration: &Configuration) -> CallLimits {
+        CallLimits {
+            batch_bytes: configuration.batch_bytes,
+            // Columns have 32-bit offsets.
+            output_bytes: configuration.plugin_output_bytes.min(i32::MAX as usize),
+            state_bytes: configuration.plugin_memory_bytes / STATE_SHARE,
+        }
+    }
 }
 
 impl Ports {
@@ -167,6 +194,14 @@ impl Port {
         let positions = input.origin.as_ref().map(|positions| positions.take(&origin));
         let indices = UInt32Array::from(origin);
         let columns = self.columns(sent, n_rows, || {
+            let joined_bytes = (columns_bytes(&input.columns) as u128 * n_rows as u128 / input.n_rows().max(1) as u128) as usize;
+            if joined_bytes > events.joined_bytes_max {
+                let message = format!(
+                    "{n_rows} rows came back, which with the columns of the input have more than {} bytes",
+                    events.joined_bytes_max
+                );
+                return Err(Error::new(code::OUTPUT_LIMIT, message));
+            }
             arrow_select::take::take_arrays(input.columns.columns(), &indices, None)
                 .map_err(|e| Error::internal("rows could not be selected").with_source(e))
         })?;

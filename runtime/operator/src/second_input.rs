@@ -1,6 +1,6 @@
 //! The second input of a broadcast-process function: rows that every subtask gets, and that may write broadcast state.
 //!
-//! 1. A batch is cut where its marks stand. 2. The rows between two marks are one call, without a key, timers or marks.
+//! 1. A batch is cut where its marks stand. 2. The rows between two marks go in calls without a key, timers or marks.
 //! 3. Each mark is a watermark of the operator, which fires its timers as one of the first input does.
 //!
 //! Invariant: timers and state by key do not come back from such a call; a function that sends them is refused.
@@ -11,9 +11,9 @@
 use crate::function::{Call, ClockIn, Failure, FunctionChain, Invocation, Outcome, RowsIn, StateAccess};
 use crate::isolate::{Isolation, Suspect, Work};
 use crate::operator::Output;
-use crate::ports::{Events, Ports};
+use crate::ports::{CallLimits, Events, Ports};
 use crate::states::CallStates;
-use crate::transform::{Piece, Projection, suspect_row};
+use crate::transform::{Piece, Projection, bytes_of, send_pieces, suspect_row};
 use arrow_schema::SchemaRef;
 use std::time::Duration;
 use streamrt_state::{KeyBuffer, KeyKind};
@@ -34,6 +34,7 @@ pub(crate) struct Lent<'a> {
     pub access: &'a mut Box<dyn StateAccess>,
     pub watermark: Watermark,
     pub now_ms: i64,
+    pub limits: CallLimits,
 }
 
 /// A batch in parts: rows without marks, and watermarks.
@@ -120,11 +121,15 @@ impl Rows<'_> {
 impl Work for Rows<'_> {
     type Part = Piece;
 
-    fn size(&self, part: &Piece) -> usize {
+    fn call(&self) -> Call {
+        Call::SecondInput
+    }
+
+    fn size(&self, part: &Piece, _: usize) -> usize {
         part.rows.len()
     }
 
-    fn run(&mut self, part: &Piece, deadline: Duration) -> Result<(), Failure> {
+    fn run(&mut self, part: &Piece, deadline: Duration) -> Result<usize, Failure> {
         let input = part.cut(self.batch);
         CallStates::of(self.lent.access).may_broadcast = true;
         let outcome = self.invoke(&input, deadline);
@@ -136,24 +141,25 @@ impl Work for Rows<'_> {
         if !outcome.timers.is_empty() || outcome.states.iter().any(|state| state.values.num_rows() > 0) {
             return Err(Error::new(code::BAD_OUTPUT, "timers or state by key came back for broadcast rows, which have no key").into());
         }
-        self.pending = self.side.ports.assemble(outcome.rows, &Events { input: &input, marks: &[], timers: &[] })?;
+        let joined_bytes_max = self.lent.limits.output_bytes;
+        let events = Events { input: &input, marks: &[], timers: &[], joined_bytes_max };
+        self.pending = self.side.ports.assemble(outcome.rows, &events)?;
         held.states.apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
-        Ok(())
+        Ok(input.n_bytes() + bytes_of(&self.pending))
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.pending.drain(..).try_for_each(|(port, batch)| self.output.batch(port, batch))
+        send_pieces(&mut self.pending, self.lent.limits.batch_bytes, self.output)
     }
 
-    fn split(&self, part: &Piece) -> Option<(Piece, Piece)> {
-        part.split(&[])
+    fn split(&self, part: &Piece, n_events: usize) -> Option<(Piece, Piece)> {
+        part.split_rows(&[], n_events)
     }
 
     fn suspect(&self, part: &Piece) -> Suspect {
         suspect_row(self.batch, part.rows.start, String::new())
     }
 
-    /// By now the part is one row.
     fn give_up(&mut self, _: &Piece) -> Result<()> {
         Ok(())
     }

@@ -139,6 +139,10 @@ pub trait SplitReader: Send {
     /// poison policy `skip`: under another one nobody wants to wait for the end of such a record.
     fn skip_long_records(&mut self) {}
 
+    /// Says that a batch is to be closed with the row by which it has so many bytes. Called before the first `poll`. A reader that cannot tell
+    /// beforehand is asked for as many rows as the last batches let expect.
+    fn limit_bytes(&mut self, _batch_bytes: usize) {}
+
     /// The records that the format refused since the last call, oldest first: (position, the raw record, the reason).
     ///
     /// Under the policy `fail` the task ends with the first one.

@@ -45,6 +45,10 @@ enum State {
     Broadcast(BroadcastMap),
 }
 
+fn too_much(bytes_max: usize) -> Error {
+    Error::new(code::MEMORY_LIMIT, format!("the state of the keys of one call has more than {bytes_max} bytes"))
+}
+
 fn bad_output(message: impl Into<String>) -> Error {
     Error::new(code::BAD_OUTPUT, message)
 }
@@ -167,9 +171,10 @@ impl States {
     /// The value states of `keys`, one for each descriptor of such a kind. Lists and maps of these keys can be read afterwards.
     ///
     /// # Errors
-    /// Those of the disk.
-    pub(crate) fn values(&mut self, keys: &KeyBuffer) -> Result<Vec<StateIn>> {
+    /// `MEMORY_LIMIT` if one state of several keys has more than `bytes_max` bytes: fewer keys are to be tried. Those of the disk.
+    pub(crate) fn values(&mut self, keys: &KeyBuffer, bytes_max: usize) -> Result<Vec<StateIn>> {
         let mut values = Vec::new();
+        let bytes_max = if keys.len() > 1 { bytes_max } else { usize::MAX };
         for (number, state) in self.states.iter_mut().enumerate() {
             match state {
                 State::Value { state, .. } => state.prepare(keys.hashes(), keys.keys())?,
@@ -178,6 +183,9 @@ impl States {
                 State::Items(_) | State::Broadcast(_) => {}
             }
             if let State::Value { state, entries } = state {
+                if state.is_more_than(bytes_max, keys, entries) {
+                    return Err(too_much(bytes_max));
+                }
                 let (columns, present) = state.get(keys, entries)?;
                 values.push(StateIn { number: number as u16, values: columns, present, slots: None });
             }

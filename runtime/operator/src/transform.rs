@@ -1,15 +1,16 @@
-//! Runs a chain of map, filter, flat-map, key projection and non-keyed process functions over batches, one call a batch.
+//! Runs a chain of map, filter, flat-map, key projection and non-keyed process functions over batches, a call for
+//! many rows.
 //!
 //! The function in front may have operator state, which a call reaches through [`StateAccess`], and a second input.
 //!
 //! Only the columns that the first function reads go in, and only what the functions made comes back; the rest is joined from the input
-//! by origin. Rows, their times and the marks between them keep their order, so results do not depend on the batch size.
+//! by origin. Rows, their times and the marks between them keep their order, so results do not depend on how they are cut into calls.
 
 use crate::function::{Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, StateAccess};
 use crate::isolate::{Isolation, Suspect, Work};
 use crate::json;
 use crate::operator::{Operator, OperatorContext, Output};
-use crate::ports::{Events, Ports};
+use crate::ports::{CallLimits, Events, Ports};
 use crate::second_input::{Lent, Part, SecondInput, parts};
 use crate::states::{CallStates, States};
 use arrow_array::RecordBatch;
@@ -17,7 +18,7 @@ use arrow_schema::SchemaRef;
 use std::ops::Range;
 use std::time::Duration;
 use streamrt_state::{KeyBuffer, KeyKind, OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Clock, Error, Mark, Result, WATERMARK_MIN, Watermark, arrow_type, code};
+use streamrt_types::{Batch, Clock, Error, Mark, Result, WATERMARK_MIN, Watermark, arrow_type, code, columns_bytes};
 use streamrt_wit::{Function, StateDescriptor};
 
 /// The operator of a fused chain of functions without a key.
@@ -41,6 +42,7 @@ struct Opened {
     clock: std::sync::Arc<dyn Clock>,
     /// A [`CallStates`] where the function in front has state.
     access: Box<dyn StateAccess>,
+    limits: CallLimits,
 }
 
 /// The columns that a function reads, by their places in the input.
@@ -93,28 +95,30 @@ impl Piece {
         Piece { rows: 0..batch.n_rows(), marks: 0..batch.marks.len() }
     }
 
-    /// Cuts in the middle of the rows, and then between a row and the marks around it, down to one row or one mark.
-    pub(crate) fn split(&self, all: &[Mark]) -> Option<(Piece, Piece)> {
+    /// Cuts behind `n_rows` rows. Marks at the cut go to the second part. `None` if the first part would be empty, or the whole.
+    pub(crate) fn split_rows(&self, all: &[Mark], n_rows: usize) -> Option<(Piece, Piece)> {
         let Piece { rows, marks } = self.clone();
-        let (row, mark) = match rows.len() {
-            0 => (rows.end, marks.start + marks.len() / 2),
-            // The marks before the row alone, or if there are none, the row alone.
-            1 => match all[marks.clone()].partition_point(|mark| mark.row as usize <= rows.start) {
-                0 => (rows.end, marks.start),
-                n => (rows.start, marks.start + n),
-            },
-            n => {
-                let middle = rows.start + n / 2;
-                (middle, marks.start + all[marks.clone()].partition_point(|mark| (mark.row as usize) < middle))
-            }
-        };
+        let row = rows.start + n_rows.min(rows.len().saturating_sub(1));
+        let mark = marks.start + all[marks.clone()].partition_point(|mark| (mark.row as usize) < row);
         let first = Piece { rows: rows.start..row, marks: marks.start..mark };
-        let second = Piece { rows: row..rows.end, marks: mark..marks.end };
-        (!first.is_empty() && !second.is_empty()).then_some((first, second))
+        (row > rows.start).then_some((first, Piece { rows: row..rows.end, marks: mark..marks.end }))
     }
 
-    fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.marks.is_empty()
+    /// Cuts a piece without rows in the middle of its marks; `None` if it has one.
+    pub(crate) fn split_marks(&self) -> Option<(Piece, Piece)> {
+        let Piece { rows, marks } = self.clone();
+        let middle = marks.start + marks.len() / 2;
+        let second = Piece { rows: rows.clone(), marks: middle..marks.end };
+        (marks.len() > 1).then_some((Piece { rows, marks: marks.start..middle }, second))
+    }
+
+    /// Of a piece of one row: the marks before it, the row, the marks behind it.
+    pub(crate) fn around_row(&self, all: &[Mark]) -> (Piece, Piece, Piece) {
+        let Piece { rows, marks } = self.clone();
+        let mark = marks.start + all[marks.clone()].partition_point(|mark| mark.row as usize <= rows.start);
+        let before = Piece { rows: rows.start..rows.start, marks: marks.start..mark };
+        let behind = Piece { rows: rows.end..rows.end, marks: mark..marks.end };
+        (before, Piece { rows, marks: mark..mark }, behind)
     }
 
     /// The rows as a batch, with the marks counted from its first row.
@@ -127,6 +131,17 @@ impl Piece {
         piece.marks = batch.marks[self.marks.clone()].iter().map(place).collect();
         piece
     }
+}
+
+/// Bytes of what a call gave, with the columns that were joined to it.
+pub(crate) fn bytes_of(pending: &[(u16, Batch)]) -> usize {
+    pending.iter().map(|(_, batch)| batch.n_bytes()).sum()
+}
+
+/// Sends what a call gave, in pieces of `bytes_max` bytes.
+#[inline]
+pub(crate) fn send_pieces(pending: &mut Vec<(u16, Batch)>, bytes_max: usize, output: &mut dyn Output) -> Result<()> {
+    pending.drain(..).try_for_each(|(port, batch)| batch.each_piece(usize::MAX, bytes_max, |piece| output.batch(port, piece)))
 }
 
 /// Describes row `row` of `batch`, the record that user code failed on.
@@ -179,7 +194,8 @@ impl TransformOperator {
             let second = operator.second.as_ref();
             let second = second.ok_or_else(|| Error::internal("a transform with one input was given rows of a second"))?;
             let (chain, watermark) = (operator.chain.as_mut(), operator.watermark);
-            second.run(rows, Lent { chain, access: &mut opened.access, watermark, now_ms }, &opened.isolation, output)
+            let lent = Lent { chain, access: &mut opened.access, watermark, now_ms, limits: opened.limits };
+            second.run(rows, lent, &opened.isolation, output)
         })
     }
 
@@ -196,64 +212,77 @@ struct Transform<'a> {
     batch: &'a Batch,
     now_ms: i64,
     pending: Vec<(u16, Batch)>,
+    limits: CallLimits,
     output: &'a mut dyn Output,
 }
 
 impl Work for Transform<'_> {
     type Part = Piece;
 
-    fn size(&self, part: &Piece) -> usize {
+    fn call(&self) -> Call {
+        Call::Process
+    }
+
+    fn size(&self, part: &Piece, _: usize) -> usize {
         part.rows.len()
     }
 
-    fn run(&mut self, part: &Piece, deadline: Duration) -> Result<(), Failure> {
+    fn run(&mut self, part: &Piece, deadline: Duration) -> Result<usize, Failure> {
         let input = part.cut(self.batch);
-        match input.n_rows() {
-            0 => self.pending = self.operator.ports.marks_only(&input.marks),
+        let n_bytes = match input.n_rows() {
+            0 => {
+                self.pending = self.operator.ports.marks_only(&input.marks);
+                0
+            }
             _ => self.call(&input, deadline)?,
-        }
+        };
         self.operator.watermark = input.last_watermark().unwrap_or(self.operator.watermark);
-        Ok(())
+        Ok(n_bytes)
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.pending.drain(..).try_for_each(|(port, batch)| self.output.batch(port, batch))
+        send_pieces(&mut self.pending, self.limits.batch_bytes, self.output)
     }
 
-    fn split(&self, part: &Piece) -> Option<(Piece, Piece)> {
-        part.split(&self.batch.marks)
+    fn split(&self, part: &Piece, n_events: usize) -> Option<(Piece, Piece)> {
+        part.split_rows(&self.batch.marks, n_events)
     }
 
     fn suspect(&self, part: &Piece) -> Suspect {
         suspect_row(self.batch, part.rows.start, String::new())
     }
 
-    /// By now the part is one row; its marks stand apart.
-    fn give_up(&mut self, _: &Piece) -> Result<()> {
+    /// The row is left out; the marks around it pass.
+    fn give_up(&mut self, part: &Piece) -> Result<()> {
+        let marks = part.cut(self.batch).marks;
+        self.operator.watermark = marks.last().map_or(self.operator.watermark, |mark| mark.watermark);
+        self.pending = self.operator.ports.marks_only(&marks);
         Ok(())
     }
 }
 
 impl Transform<'_> {
-    /// One call. What it has written to operator state counts if everything that came back holds together.
-    fn call(&mut self, input: &Batch, deadline: Duration) -> Result<(), Failure> {
-        let outcome = self.invoke(input, deadline);
+    /// One call. What it has written to operator state counts if everything that came back holds together. Returns the bytes that went in and
+    /// came out.
+    fn call(&mut self, input: &Batch, deadline: Duration) -> Result<usize, Failure> {
+        let columns = self.operator.projection.apply(&input.columns)?;
+        let outcome = self.invoke(input, &columns, deadline);
         let held = (!self.operator.descriptors.is_empty()).then(|| CallStates::of(self.access));
         // Taken after a failure as well: that is the rollback.
         let held = held.map(|held| (std::mem::take(&mut held.writes), held));
         let outcome = outcome?;
-        self.pending = self.operator.ports.assemble(outcome.rows, &Events { input, marks: &input.marks, timers: &[] })?;
+        let events = Events { input, marks: &input.marks, timers: &[], joined_bytes_max: self.limits.output_bytes };
+        self.pending = self.operator.ports.assemble(outcome.rows, &events)?;
         if let Some((writes, held)) = held {
             held.states.apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
         }
-        Ok(())
+        Ok(columns_bytes(&columns) + bytes_of(&self.pending))
     }
 
-    fn invoke(&mut self, input: &Batch, deadline: Duration) -> Result<Outcome, Failure> {
+    fn invoke(&mut self, input: &Batch, columns: &RecordBatch, deadline: Duration) -> Result<Outcome, Failure> {
         let operator = &mut *self.operator;
-        let columns = operator.projection.apply(&input.columns)?;
         let rows = RowsIn {
-            columns: &columns,
+            columns,
             times: if operator.timed { input.times() } else { None },
             marks: if operator.timed { &input.marks } else { &[] },
             slots: None,
@@ -274,14 +303,16 @@ impl Operator for TransformOperator {
             true => NoState::boxed(),
             false => Box::new(CallStates { may_broadcast: self.second.is_none(), ..CallStates::new(states(), kind) }),
         };
-        self.opened = Some(Opened { isolation: Isolation::new(context), clock: context.clock.clone(), access });
+        let limits = CallLimits::new(&context.configuration);
+        self.opened = Some(Opened { isolation: Isolation::new(context), clock: context.clock.clone(), access, limits });
         Ok(())
     }
 
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
         self.opened(|operator, opened, now_ms| {
             let access = &mut opened.access;
-            let mut work = Transform { operator, access, batch: &batch, now_ms, pending: Vec::new(), output };
+            let limits = opened.limits;
+            let mut work = Transform { operator, access, batch: &batch, now_ms, pending: Vec::new(), limits, output };
             opened.isolation.run(&mut work, Piece::whole(&batch))
         })
     }

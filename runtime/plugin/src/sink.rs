@@ -13,12 +13,16 @@ use crate::signature::Signature;
 use arrow_array::RecordBatch;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use streamrt_operator::{Failure, Sink, WriteAhead};
-use streamrt_types::{Batch, Error, Result, code};
+use streamrt_types::{Batch, Error, Pace, Result, code, columns_bytes};
 use streamrt_wit::codes::error;
 use streamrt_wit::{Plan, TWO_PHASE_SINK_INTERFACE};
 use wasmtime::component::{Component, ComponentExportIndex, ComponentNamedList, ComponentType, Func, Lift, Lower};
+
+/// What one call of `write` should take, and bring.
+const WRITE_TIME: Duration = Duration::from_millis(20);
+const WRITE_BYTES: usize = 4 << 20;
 
 /// What [`Plugin::sink`] needs to know.
 pub struct SinkSpec {
@@ -76,6 +80,8 @@ pub struct PluginSink {
     ready: Option<Ready>,
     /// The transaction that is open, in this instance or in one that is gone.
     transaction: Option<String>,
+    /// Of `write`.
+    pace: Pace,
 }
 
 /// An instance with an open sink.
@@ -87,7 +93,8 @@ struct Ready {
 
 impl PluginSink {
     pub(crate) fn new(plugin: Arc<Plugin>, spec: SinkSpec) -> Result<PluginSink> {
-        let mut sink = PluginSink { plugin, spec, ready: None, transaction: None };
+        let time = WRITE_TIME.min(plugin.deadline() / 4);
+        let mut sink = PluginSink { plugin, spec, ready: None, transaction: None, pace: Pace::new(time, WRITE_BYTES) };
         let ready = sink.instantiate().map_err(|failure| explain("open", failure))?;
         sink.ready = Some(ready);
         Ok(sink)
@@ -143,7 +150,20 @@ impl PluginSink {
         if begun { Ok(()) } else { Err(Error::internal("rows reach a sink whose transaction is not open")) }
     }
 
+    /// Writes rows in calls that are well within the deadline: a call into a sink is not repeated, so it must not be too large.
     fn write_rows(&mut self, rows: &RecordBatch) -> Result<()> {
+        let mut start = 0;
+        while start < rows.num_rows() {
+            let some = rows.slice(start, self.pace.events().min(rows.num_rows() - start));
+            let begun = Instant::now();
+            self.write_some(&some)?;
+            self.pace.took(some.num_rows(), begun.elapsed(), columns_bytes(&some));
+            start += some.num_rows();
+        }
+        Ok(())
+    }
+
+    fn write_some(&mut self, rows: &RecordBatch) -> Result<()> {
         self.check_begun()?;
         let sections = Sections::of_rows(rows)?;
         let buffers = sections.buffers();

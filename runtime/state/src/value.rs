@@ -105,14 +105,31 @@ impl ValueState {
     /// # Errors
     /// `Internal` if the state is damaged.
     pub fn get(&mut self, keys: &KeyBuffer, entries: &mut Vec<EntryId>) -> Result<(RecordBatch, Vec<u8>)> {
-        self.table.find(keys.hashes(), keys.keys(), entries);
-        self.drop_expired(entries);
+        self.find(keys, entries);
         let mut rows: Vec<&[u8]> = entries.iter().map(|&entry| self.row(entry)).collect();
         if self.ttl.is_some() {
             rows.iter_mut().for_each(|row| *row = row_of(row));
         }
         let present = entries.iter().map(|&entry| u8::from(entry != NO_ENTRY)).collect();
         Ok((self.codec.decode(&rows)?, present))
+    }
+
+    /// Whether the values of `keys` have more than `bytes_max` bytes together; to be asked before [`ValueState::get`] copies them.
+    pub fn is_more_than(&mut self, bytes_max: usize, keys: &KeyBuffer, entries: &mut Vec<EntryId>) -> bool {
+        match &self.arena {
+            None => keys.len() * self.codec.fixed_bytes().unwrap_or(0) > bytes_max,
+            // All keys together have less.
+            Some(arena) if arena.used_bytes() <= bytes_max => false,
+            Some(_) => {
+                self.find(keys, entries);
+                entries.iter().map(|&entry| self.row(entry).len()).sum::<usize>() > bytes_max
+            }
+        }
+    }
+
+    fn find(&mut self, keys: &KeyBuffer, entries: &mut Vec<EntryId>) {
+        self.table.find(keys.hashes(), keys.keys(), entries);
+        self.drop_expired(entries);
     }
 
     /// Clears the expired ones of `entries`, and makes them [`NO_ENTRY`], unless a read may see them.
@@ -308,5 +325,20 @@ mod tests {
     fn values_are_set_and_cleared() {
         check(DataType::I64, Arc::new(Int64Array::from(vec![5, 6, 7])));
         check(DataType::String, Arc::new(StringArray::from(vec!["a", "bb", "a longer one that needs more than a grain"])));
+    }
+
+    #[test]
+    fn wide_values_are_measured_before_they_are_read() {
+        let schema = vec![Field::new("value", DataType::String)];
+        let mut state = ValueState::new(&schema, KeyKind::Fixed, KeyGroupRange::all(8), 8, None);
+        let (mut keys, mut entries) = (KeyBuffer::new(KeyKind::Fixed), Vec::new());
+        (0..3u64).for_each(|key| keys.push_key(murmur3_32(&key.to_le_bytes()), &key.to_le_bytes()));
+        state.get(&keys, &mut entries).unwrap();
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..3).map(|_| "x".repeat(10_000))));
+        let batch = RecordBatch::try_new(streamrt_types::arrow_schema(&schema), vec![texts]).unwrap();
+        state.set(&keys, &mut entries, &batch, (0..3).map(|slot| (slot, slot)));
+        assert!(state.is_more_than(29_999, &keys, &mut entries) && !state.is_more_than(31_000, &keys, &mut entries));
+        keys.clear();
+        assert!(!state.is_more_than(29_999, &keys, &mut entries));
     }
 }

@@ -146,6 +146,10 @@ pub struct Progress {
     pub back_pressure: f64,
     pub late_records: u64,
     pub dead_letters: u64,
+    /// Event-time timers that firings at the end of the input registered: they do not fire.
+    pub dropped_timers: u64,
+    /// One of them, in words.
+    pub dropped_timer: Option<String>,
     /// Windows and timers of processing time that were not due at the end of the input.
     pub dropped_at_end: u64,
     pub elapsed: Duration,
@@ -330,6 +334,8 @@ impl Shared {
             late_records: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.late_records)),
             dropped_at_end: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_at_end)),
             dead_letters: metrics.dead_letters_before + metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
+            dropped_timers: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_timers)),
+            dropped_timer: metrics.regions.iter().flat_map(|region| &region.tasks).find_map(|task| task.first_dropped_timer.get().cloned()),
             elapsed,
         }
     }

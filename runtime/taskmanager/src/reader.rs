@@ -18,15 +18,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
-use streamrt_operator::record_text;
-use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, TaskMetrics};
+use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, TaskMetrics, record_text};
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Error, PoisonPolicy, Result, Status, WATERMARK_MAX, Watermark, code};
+use streamrt_types::{Batch, Error, Pace, PoisonPolicy, Result, Status, WATERMARK_MAX, Watermark, code};
 
 /// How often a reader looks whether the others have caught up.
 const ALIGNMENT_PAUSE: Duration = Duration::from_millis(5);
 /// How long a split that stays open and has nothing lets others go first, if it does not say itself.
 const DRY_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long a batch may take the chain and those behind it, about: a barrier or a stop waits for so long.
+const BATCH_TIME: Duration = Duration::from_millis(100);
 
 /// What the readers of a region share.
 #[derive(Clone, Default)]
@@ -56,6 +58,7 @@ pub(crate) struct Reader {
     /// No split will follow.
     ended: bool,
     status: Option<Status>,
+    pace: Pace,
 }
 
 /// The list of a snapshot that has the splits of a reader.
@@ -79,6 +82,7 @@ fn kept(held: &Held) -> Vec<u8> {
 
 impl Reader {
     pub fn new(source: Arc<dyn Source>, context: OperatorContext, shared: Shared) -> Reader {
+        let pace = Pace::new(BATCH_TIME, context.configuration.batch_bytes);
         Reader {
             source,
             splits: Splits::new(context.parallelism),
@@ -91,6 +95,7 @@ impl Reader {
             listed: false,
             ended: false,
             status: None,
+            pace,
         }
     }
 
@@ -136,6 +141,7 @@ impl Reader {
             }
             let timers = task.run_timers()?;
             let pause = match () {
+                () if task.chain.is_sweeping() => task.chain.resume(&mut task.exits).map(|()| Pause::None)?,
                 () if task.control.is_drained() => Pause::AtEnd,
                 () if self.listed => self.read(task)?,
                 () => Pause::ForSplits,
@@ -305,12 +311,15 @@ impl Reader {
         if let Some(rate) = &self.shared.rate {
             rate.took(batch.n_rows());
         }
-        task.batch(batch)
+        let (n_rows, n_bytes, start) = (batch.n_rows(), batch.n_bytes(), Instant::now());
+        task.batch(batch)?;
+        self.pace.took(n_rows, start.elapsed(), n_bytes);
+        Ok(())
     }
 
     /// How many rows to ask a split for.
     fn rows(&self, task: &Task, number: u32) -> usize {
-        let batch_rows = self.context.configuration.batch_rows;
+        let batch_rows = self.context.configuration.batch_rows.min(self.pace.events());
         let rows = match task.chain.split_time(number) {
             Some(_) => self.splits.rows(number, batch_rows),
             None => batch_rows,
@@ -324,6 +333,7 @@ impl Reader {
         let held = self.splits.get_mut(number).ok_or_else(missing)?;
         if held.reader.is_none() {
             let mut reader = self.source.open(&held.split, held.position.as_deref())?;
+            reader.limit_bytes(self.context.configuration.batch_bytes);
             if self.context.configuration.poison_policy == PoisonPolicy::Skip {
                 reader.skip_long_records();
             }

@@ -9,7 +9,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, RecordBatch, UInt32Array};
 use arrow_buffer::ScalarBuffer;
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, SchemaRef};
 use std::sync::Arc;
 
 /// A watermark inside a batch: rows from `row` on are under it, rows before are not.
@@ -118,6 +118,42 @@ impl Batch {
         self.marks.last().map(|mark| mark.watermark)
     }
 
+    /// Bytes of the rows; of a slice, those that it shows. Names and marks count for little and are left out.
+    pub fn n_bytes(&self) -> usize {
+        let times = if let Times::Array(times) = &self.times { size_of_val(&times[..]) } else { 0 };
+        columns_bytes(&self.columns) + times
+    }
+
+    /// Cuts the batch into pieces of at most `rows_max` rows and `bytes_max` bytes, or of one row. They share the columns. A mark at a cut goes to the piece
+    /// before it. Most batches are one piece, which is the batch itself.
+    ///
+    /// # Errors
+    /// The first that `each` returns; it gets no piece behind that.
+    #[inline]
+    pub fn each_piece(self, rows_max: usize, bytes_max: usize, mut each: impl FnMut(Batch) -> Result<()>) -> Result<()> {
+        let is_small = self.n_rows() <= rows_max && (bytes_max == usize::MAX || self.n_bytes() <= bytes_max);
+        if is_small || self.n_rows() <= 1 { each(self) } else { self.cut(rows_max, bytes_max, &mut each) }
+    }
+
+    fn cut(self, rows_max: usize, bytes_max: usize, each: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()> {
+        let by_bytes = self.n_rows() as u128 * bytes_max as u128 / self.n_bytes().max(1) as u128;
+        let usual = rows_max.min(usize::try_from(by_bytes).unwrap_or(usize::MAX)).max(1);
+        let (mut start, mut mark) = (0, 0);
+        while start < self.n_rows() {
+            let mut rows = usual.min(self.n_rows() - start);
+            let mut piece = self.slice(start, rows);
+            while rows > 1 && piece.n_bytes() > bytes_max {
+                rows /= 2;
+                piece = self.slice(start, rows);
+            }
+            let end = mark + self.marks[mark..].partition_point(|mark| mark.row as usize <= start + rows);
+            piece.marks = self.marks[mark..end].iter().map(|at| Mark { row: at.row - start as u32, watermark: at.watermark }).collect();
+            (start, mark) = (start + rows, end);
+            each(piece)?;
+        }
+        Ok(())
+    }
+
     /// Rows `offset..offset + length`, with the marks `from` says: those at a row in `offset..=offset + length` are kept if
     /// they are not left of the slice. A caller that cuts at a mark decides itself which side gets it.
     pub fn slice(&self, offset: usize, length: usize) -> Batch {
@@ -155,7 +191,7 @@ impl Batch {
         let n_rows = self.n_rows();
         if let Times::Column(index) = self.times {
             let column = self.columns.columns().get(index);
-            if column.is_none_or(|c| c.data_type() != &arrow_schema::DataType::Int64 || c.null_count() > 0) {
+            if column.is_none_or(|c| c.data_type() != &DataType::Int64 || c.null_count() > 0) {
                 return Err(Error::internal(format!("column {index} holds no event times")));
             }
         }
@@ -167,5 +203,70 @@ impl Batch {
             return Err(Error::internal("the marks of a batch ascend and lie within it"));
         }
         Ok(())
+    }
+}
+
+/// Bytes of the values of some columns; of slices, those that they show.
+pub fn columns_bytes(columns: &RecordBatch) -> usize {
+    columns.columns().iter().map(|column| column_bytes(column.as_ref())).sum()
+}
+
+fn column_bytes(column: &dyn Array) -> usize {
+    let nulls = if column.nulls().is_some() { column.len().div_ceil(8) } else { 0 };
+    nulls
+        + match column.data_type() {
+            DataType::Utf8 => text_bytes(column.as_string::<i32>().value_offsets()),
+            DataType::Binary => text_bytes(column.as_binary::<i32>().value_offsets()),
+            DataType::Boolean => column.len().div_ceil(8),
+            other => column.len() * other.primitive_width().unwrap_or(0),
+        }
+}
+
+fn text_bytes(offsets: &[i32]) -> usize {
+    let data = offsets.last().zip(offsets.first()).map_or(0, |(last, first)| last - first);
+    data as usize + size_of_val(offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{ArrayRef, Int64Array, StringArray};
+
+    /// Texts of these lengths and marks before these rows, cut: the rows and the marks of each piece.
+    fn check(lengths: &[usize], marks: &[u32], (rows_max, bytes_max): (usize, usize), expected: &[(usize, &[u32])]) {
+        let text = StringArray::from_iter_values(lengths.iter().map(|&n| "x".repeat(n)));
+        let columns = RecordBatch::try_from_iter([("text", Arc::new(text) as ArrayRef)]).unwrap();
+        let marks = marks.iter().zip(0..).map(|(&row, watermark)| Mark { row, watermark }).collect();
+        let mut pieces = Vec::new();
+        let batch = Batch { marks, ..Batch::new(columns) };
+        batch
+            .each_piece(rows_max, bytes_max, |piece| {
+                piece.check()?;
+                pieces.push((piece.n_rows(), piece.marks.iter().map(|mark| mark.row).collect::<Vec<_>>()));
+                Ok(())
+            })
+            .unwrap();
+        let expected: Vec<(usize, Vec<u32>)> = expected.iter().map(|(rows, marks)| (*rows, marks.to_vec())).collect();
+        assert_eq!(pieces, expected);
+    }
+
+    #[test]
+    fn pieces_are_bounded_in_bytes_and_lose_no_mark() {
+        check(&[10, 10, 10, 10], &[0, 2, 4], (9, 1000), &[(4, &[0, 2, 4])]);
+        check(&[10, 10, 10, 10], &[0, 2, 3, 4], (9, 40), &[(2, &[0, 2]), (2, &[1, 2])]);
+        check(&[10, 10, 90, 10], &[3], (9, 40), &[(1, &[]), (1, &[]), (1, &[1]), (1, &[])]);
+        check(&[10, 10, 10], &[1, 2], (2, usize::MAX), &[(2, &[1, 2]), (1, &[])]);
+        check(&[], &[0], (9, 0), &[(0, &[0])]);
+    }
+
+    #[test]
+    fn a_slice_counts_what_it_shows() {
+        let columns = RecordBatch::try_from_iter_with_nullable([
+            ("n", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)])) as ArrayRef, true),
+            ("s", Arc::new(StringArray::from(vec!["abcdef", "g", ""])), true),
+        ])
+        .unwrap();
+        assert_eq!(columns_bytes(&columns), 24 + 1 + 7 + 16);
+        assert_eq!(columns_bytes(&columns.slice(1, 2)), 16 + 1 + 1 + 12);
     }
 }

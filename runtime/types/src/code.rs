@@ -118,8 +118,7 @@ codes! {
     BAD_OUTPUT = "S4005", UserCode, "The plugin broke the interface; build it with a current SDK.";
     /// The guest returned an error.
     USER_ERROR = "S4006", UserCode, "The plugin refused the record; correct it, or run with `-D poison.policy=skip`.";
-    /// Too many poison records.
-    TOO_MANY_POISON = "S4007", UserCode, "So many records fail that skipping them would hide a fault; look at the dead letters.";
+    // S4007 said that too many records of one batch failed.
     /// The guest sent more than it may.
     OUTPUT_LIMIT = "S4008", UserCode, "The function returns too much for one call; `-D plugin.output=256MiB` allows more.";
     /// A sink's own code failed.

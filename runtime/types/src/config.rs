@@ -45,20 +45,27 @@ pub enum BackendKind {
     Rocksdb,
 }
 
+/// What `exchange.batches` takes a batch for: 1024 rows of 256 bytes.
+pub const OLD_BATCH_BYTES: usize = 256 << 10;
+
 /// All keys, with their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
     /// `batch.rows`: a source closes a batch at so many rows. 1 to 65,536; default 1024, which amortises a call and stays in the cache.
     pub batch_rows: usize,
+    /// `batch.bytes`: or at so many bytes, and operators that make more than they get send it in pieces of that size. Default 1 MiB: rows of
+    /// 1 KiB still fill a batch, and few batches of wide rows are in memory at a time.
+    pub batch_bytes: usize,
     /// `buffer-timeout`: or when its oldest row is so old, in ms. Default 10.
     pub buffer_timeout_ms: u64,
-    /// `exchange.batches`: capacity of a channel between two tasks. Default 8: enough to keep both busy, little enough to bound memory.
-    pub channel_batches: usize,
+    /// `exchange.bytes`: capacity of a channel between two tasks. Default 2 MiB: enough to keep both busy, little enough to bound memory. One
+    /// batch that is larger still passes. `exchange.batches`, an older name, counts batches of [`OLD_BATCH_BYTES`].
+    pub channel_bytes: usize,
     /// `poison.policy`: `fail` (default), `skip`, or `retry`, which tries three times.
     pub poison_policy: PoisonPolicy,
     /// `poison.dead-letters`: the folder for dead letters, as JSON lines. None: they are only logged and counted.
     pub dead_letters: Option<String>,
-    /// `plugin.deadline`: the longest a call into a plugin may take, in ms. Default 5,000.
+    /// `plugin.deadline`: the longest a plugin may take for one row, timer or window, in ms; a call of several has no more. Default 5,000.
     pub plugin_deadline_ms: u64,
     /// `plugin.memory`: bytes of memory for an instance. Default 256 MiB.
     pub plugin_memory_bytes: usize,
@@ -72,7 +79,7 @@ pub struct Configuration {
     pub plugin_files_ms: u64,
     /// `plugin.files-bytes`: bytes that one call of a sink may write to files. Default 1 GiB.
     pub plugin_files_bytes: usize,
-    /// `plugin.output`: bytes that one call may return. Default 64 MiB.
+    /// `plugin.output`: bytes that one call may return; a call that makes more is cut. Default 64 MiB.
     pub plugin_output_bytes: usize,
     /// `plugin.epoch`: false switches the deadline checks in compiled code off, for trusted plugins. Default true.
     pub plugin_epoch: bool,
@@ -135,8 +142,9 @@ impl Default for Configuration {
     fn default() -> Self {
         Configuration {
             batch_rows: 1024,
+            batch_bytes: 1 << 20,
             buffer_timeout_ms: 10,
-            channel_batches: 8,
+            channel_bytes: 2 << 20,
             poison_policy: PoisonPolicy::Fail,
             dead_letters: None,
             plugin_deadline_ms: 5_000,
@@ -179,6 +187,7 @@ impl Default for Configuration {
 impl Configuration {
     /// Every key that [`Configuration::set`] knows.
     pub const KEYS: &[&str] = &[
+        "batch.bytes",
         "batch.rows",
         "buffer-timeout",
         "checkpoint.dir",
@@ -189,6 +198,7 @@ impl Configuration {
         "checkpoint.tolerable-failures",
         "end-of-input.processing-time",
         "exchange.batches",
+        "exchange.bytes",
         "max-parallelism",
         "plugin.compile-memory",
         "plugin.compile-time",
@@ -225,8 +235,10 @@ impl Configuration {
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "batch.rows" => self.batch_rows = number(key, value, 1, 65_536)? as usize,
+            "batch.bytes" => self.batch_bytes = at_least_one(key, value, parse_bytes(key, value)?)?,
             "buffer-timeout" => self.buffer_timeout_ms = parse_duration_ms(key, value)?,
-            "exchange.batches" => self.channel_batches = number(key, value, 1, 4096)? as usize,
+            "exchange.batches" => self.channel_bytes = number(key, value, 1, 4096)? as usize * OLD_BATCH_BYTES,
+            "exchange.bytes" => self.channel_bytes = at_least_one(key, value, parse_bytes(key, value)?)?,
             "poison.policy" => self.poison_policy = poison_policy(key, value)?,
             "poison.dead-letters" => self.dead_letters = Some(value.to_owned()),
             "plugin.deadline" => self.plugin_deadline_ms = parse_duration_ms(key, value)?,
@@ -291,6 +303,10 @@ fn number(key: &str, value: &str, least: u64, most: u64) -> Result<u64> {
 
 fn positive(key: &str, value: &str, ms: u64) -> Result<u64> {
     if ms > 0 { Ok(ms) } else { Err(refuse(key, value, "more than nothing")) }
+}
+
+fn at_least_one(key: &str, value: &str, bytes: usize) -> Result<usize> {
+    if bytes > 0 { Ok(bytes) } else { Err(refuse(key, value, "more than nothing")) }
 }
 
 fn boolean(key: &str, value: &str) -> Result<bool> {

@@ -210,9 +210,3 @@ impl<T: Default> Cells<T> {
         std::mem::take(self.get_mut(cell))
     }
 }
-
-/// A range of work cut in the middle, down to one piece.
-pub(crate) fn halves(part: &std::ops::Range<usize>) -> Option<(std::ops::Range<usize>, std::ops::Range<usize>)> {
-    let middle = part.start + part.len() / 2;
-    (part.len() > 1).then_some((part.start..middle, middle..part.end))
-}

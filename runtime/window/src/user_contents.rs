@@ -3,7 +3,7 @@
 //! Invariant: a cell without an accumulator has seen no row that its function accepted, and gives no result. One call adds all rows of a
 //! segment, one gives the results of all windows that fire.
 
-use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState, halves};
+use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState};
 use crate::keyed_windows::ADDED_BYTES;
 use crate::snapshot_bytes::Fields;
 use crate::window_call::{WindowCall, WindowRows};
@@ -13,11 +13,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 use streamrt_operator::{
-    BatchKeys, Call, Failure, FunctionChain, Invocation, NoState, Outcome, Projection, RowsIn, StateIn, Suspect, Work, suspect_row,
+    BatchKeys, Call, Failure, FunctionChain, Invocation, NoState, Outcome, Projection, RowsIn, StateIn, Suspect, Work, split_range,
+    suspect_row,
 };
 use streamrt_state::{Address, Arena, NO_ADDRESS, RowCodec};
 use streamrt_types::state_types::accumulator;
-use streamrt_types::{Batch, Error, Result, arrow_schema, code};
+use streamrt_types::{Batch, Error, Result, arrow_schema, code, columns_bytes};
 use streamrt_wit::{Function, FunctionKind, OutputColumns};
 
 /// The function, its accumulators, and what comes behind.
@@ -99,7 +100,8 @@ impl UserContents {
         self.chain.invoke(Invocation { call, rows, slots: None, states: vec![states], timers: &[], clock: None, access }, deadline)
     }
 
-    fn accumulate(&mut self, batch: &Batch, additions: &Additions, part: &Range<usize>, deadline: Duration) -> Result<(), Failure> {
+    /// Returns the bytes that went in and came out, of the largest call.
+    fn accumulate(&mut self, batch: &Batch, additions: &Additions, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
         let (rows, cells) = additions.pairs(part.clone());
         let cells = &additions.cells[cells];
         // The windows of one row differ, so they can take a large one in several calls; it goes into all of them or into none.
@@ -107,40 +109,48 @@ impl UserContents {
             1 => (ADDED_BYTES / batch.slice(rows[0] as usize, 1).row_bytes().max(1)).clamp(1, rows.len().max(1)),
             _ => rows.len().max(1),
         };
-        let mut outcomes = Vec::with_capacity(1);
+        let (mut outcomes, mut bytes_max) = (Vec::with_capacity(1), 0);
         for (rows, cells) in rows.chunks(n_pairs).zip(cells.chunks(n_pairs)) {
-            outcomes.push(self.accumulate_pairs(batch, rows, cells, deadline)?);
+            let (distinct, outcome, n_bytes) = self.accumulate_pairs(batch, rows, cells, deadline)?;
+            outcomes.push((distinct, outcome));
+            bytes_max = bytes_max.max(n_bytes);
         }
-        Ok(outcomes.into_iter().try_for_each(|(distinct, outcome)| self.store(&distinct, outcome))?)
+        outcomes.into_iter().try_for_each(|(distinct, outcome)| self.store(&distinct, outcome))?;
+        Ok(bytes_max)
     }
 
-    /// Adds row `rows[i]` to the accumulator of `cells[i]`, for every i. Returns the cells with what has become of them.
+    /// Adds row `rows[i]` to the accumulator of `cells[i]`, for every i. Returns the cells with what has become of them, and
+    /// the bytes of the call.
     fn accumulate_pairs(
         &mut self,
         batch: &Batch,
         rows: &[u32],
         cells: &[Cell],
         deadline: Duration,
-    ) -> Result<(Vec<Cell>, Outcome), Failure> {
+    ) -> Result<(Vec<Cell>, Outcome, usize), Failure> {
         let (distinct, slots) = number(cells);
         let taken = batch.take(&UInt32Array::from(rows.to_vec()))?;
         let columns = self.projection.apply(&taken.columns)?;
         let times = if self.function.time { taken.times() } else { None };
         let rows = RowsIn { columns: &columns, times, marks: &[], slots: Some(&slots) };
         let states = self.accumulators(&distinct)?;
+        let n_bytes_in = columns_bytes(&columns) + columns_bytes(&states.values);
         let outcome = self.invoke(Call::Accumulate, Some(rows), states, deadline)?;
-        Ok((distinct, outcome))
+        let n_bytes = n_bytes_in + outcome.n_bytes();
+        Ok((distinct, outcome, n_bytes))
     }
 
     /// Merges the accumulators of `cells` into the first one's.
-    fn merge_cells(&mut self, cells: &[Cell], deadline: Duration) -> Result<(), Failure> {
+    fn merge_cells(&mut self, cells: &[Cell], deadline: Duration) -> Result<usize, Failure> {
         let present: Vec<Cell> = cells.iter().copied().filter(|cell| *self.cells.get(*cell) != NO_ADDRESS).collect();
         if present.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let states = StateIn { slots: Some(vec![0; present.len()]), ..self.accumulators(&present)? };
+        let n_bytes = columns_bytes(&states.values);
         let outcome = self.invoke(Call::Merge, None, states, deadline)?;
-        Ok(self.store(&cells[..1], outcome)?)
+        self.store(&cells[..1], outcome)?;
+        Ok(n_bytes)
     }
 
     /// The result of each accumulator.
@@ -194,11 +204,15 @@ struct Accumulation<'a> {
 impl Work for Accumulation<'_> {
     type Part = Range<usize>;
 
-    fn size(&self, part: &Range<usize>) -> usize {
+    fn call(&self) -> Call {
+        Call::Accumulate
+    }
+
+    fn size(&self, part: &Range<usize>, _: usize) -> usize {
         part.len()
     }
 
-    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<(), Failure> {
+    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
         self.contents.accumulate(self.batch, self.additions, part, deadline)
     }
 
@@ -206,8 +220,8 @@ impl Work for Accumulation<'_> {
         Ok(())
     }
 
-    fn split(&self, part: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
-        halves(part)
+    fn split(&self, part: &Range<usize>, n_events: usize) -> Option<(Range<usize>, Range<usize>)> {
+        split_range(part, n_events)
     }
 
     fn suspect(&self, part: &Range<usize>) -> Suspect {
@@ -231,11 +245,15 @@ struct Merging<'a> {
 impl Work for Merging<'_> {
     type Part = ();
 
-    fn size(&self, (): &()) -> usize {
+    fn call(&self) -> Call {
+        Call::Merge
+    }
+
+    fn size(&self, (): &(), _: usize) -> usize {
         1
     }
 
-    fn run(&mut self, (): &(), deadline: Duration) -> Result<(), Failure> {
+    fn run(&mut self, (): &(), deadline: Duration) -> Result<usize, Failure> {
         self.contents.merge_cells(&self.cells, deadline)
     }
 
@@ -243,7 +261,7 @@ impl Work for Merging<'_> {
         Ok(())
     }
 
-    fn split(&self, (): &()) -> Option<((), ())> {
+    fn split(&self, (): &(), _: usize) -> Option<((), ())> {
         None
     }
 
@@ -270,28 +288,34 @@ struct Results<'a> {
 impl Work for Results<'_> {
     type Part = Range<usize>;
 
-    fn size(&self, part: &Range<usize>) -> usize {
+    fn call(&self) -> Call {
+        Call::Result
+    }
+
+    fn size(&self, part: &Range<usize>, _: usize) -> usize {
         part.len()
     }
 
-    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<(), Failure> {
+    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
         let holds = |firing: &usize| *self.contents.cells.get(self.firings[*firing].cell) != NO_ADDRESS;
         let fired: Vec<usize> = part.clone().filter(holds).collect();
         if fired.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let cells: Vec<Cell> = fired.iter().map(|&firing| self.firings[firing].cell).collect();
-        self.columns.push(self.contents.results(&cells, deadline)?);
+        let results = self.contents.results(&cells, deadline)?;
+        let n_bytes = columns_bytes(&results);
+        self.columns.push(results);
         self.fired.extend(fired);
-        Ok(())
+        Ok(n_bytes)
     }
 
     fn flush(&mut self) -> Result<()> {
         Ok(())
     }
 
-    fn split(&self, part: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
-        halves(part)
+    fn split(&self, part: &Range<usize>, n_events: usize) -> Option<(Range<usize>, Range<usize>)> {
+        split_range(part, n_events)
     }
 
     fn suspect(&self, part: &Range<usize>) -> Suspect {

@@ -2,7 +2,6 @@
 //!
 //! Invariant: the rows that remain are those that the function gave a time; a record that it fails on leaves the batch only by the policy.
 
-use crate::contents::halves;
 use crate::timestamps::{far_time, is_far, no_time};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -11,9 +10,10 @@ use arrow_schema::SchemaRef;
 use std::ops::Range;
 use std::time::Duration;
 use streamrt_operator::{
-    Call, Failure, FunctionChain, Invocation, Isolation, NoState, OperatorContext, Projection, RowsIn, Suspect, Work, suspect_row,
+    Call, Failure, FunctionChain, Invocation, Isolation, NoState, OperatorContext, Projection, RowsIn, Suspect, Work, split_range,
+    suspect_row,
 };
-use streamrt_types::{Batch, Error, Result, Times, Watermark, code};
+use streamrt_types::{Batch, Error, Result, Times, Watermark, code, columns_bytes};
 use streamrt_wit::Function;
 
 /// The timestamps function of one operator.
@@ -95,11 +95,15 @@ fn watermark_at(watermarks: &Int64Array, row: usize) -> Option<Watermark> {
 impl Work for Assignment<'_> {
     type Part = Range<usize>;
 
-    fn size(&self, part: &Range<usize>) -> usize {
+    fn call(&self) -> Call {
+        Call::Process
+    }
+
+    fn size(&self, part: &Range<usize>, _: usize) -> usize {
         part.len()
     }
 
-    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<(), Failure> {
+    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
         let sent = self.user.call(self.batch, part, deadline)?;
         let times = column(&sent, 0)?;
         let watermarks = self.user.punctuated.then(|| column(&sent, 1)).transpose()?;
@@ -107,7 +111,7 @@ impl Work for Assignment<'_> {
             self.watermarks.extend(watermarks.into_iter().flatten());
             self.times.extend(times.values());
             self.kept.extend(part.start as u32..part.end as u32);
-            return Ok(());
+            return Ok(columns_bytes(&sent));
         }
         for (row, time) in part.clone().zip(times) {
             match time.filter(|time| !is_far(*time)) {
@@ -119,15 +123,15 @@ impl Work for Assignment<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(columns_bytes(&sent))
     }
 
     fn flush(&mut self) -> Result<()> {
         Ok(())
     }
 
-    fn split(&self, part: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
-        halves(part)
+    fn split(&self, part: &Range<usize>, n_events: usize) -> Option<(Range<usize>, Range<usize>)> {
+        split_range(part, n_events)
     }
 
     fn suspect(&self, part: &Range<usize>) -> Suspect {

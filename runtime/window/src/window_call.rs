@@ -2,13 +2,13 @@
 //!
 //! Invariant: every window either gave its results or was given up under the poison policy, in order.
 
-use crate::contents::{Fired, Firing, Place, halves};
+use crate::contents::{Fired, Firing, Place};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use std::ops::Range;
 use std::time::Duration;
-use streamrt_operator::{Call, ClockIn, Failure, FunctionChain, Invocation, NoState, RowsIn, RowsOut, SlotsIn, Suspect, Work};
-use streamrt_types::{Error, Result, code};
+use streamrt_operator::{Call, ClockIn, Failure, FunctionChain, Invocation, NoState, RowsIn, RowsOut, SlotsIn, Suspect, Work, split_range};
+use streamrt_types::{Error, Result, code, columns_bytes};
 use streamrt_wit::Function;
 
 /// A window-process function and the schema of what it returns.
@@ -115,33 +115,41 @@ struct Firings<'a> {
 impl Work for Firings<'_> {
     type Part = Range<usize>;
 
-    fn size(&self, part: &Range<usize>) -> usize {
+    fn call(&self) -> Call {
+        Call::Window
+    }
+
+    fn size(&self, part: &Range<usize>, _: usize) -> usize {
         part.len()
     }
 
-    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<(), Failure> {
+    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
         let (start, end) = (self.rows.offsets[part.start] as usize, self.rows.offsets[part.end] as usize);
         let offsets: Vec<u32> = self.rows.offsets[part.start..=part.end].iter().map(|offset| offset - start as u32).collect();
         let columns = self.rows.columns.slice(start, end - start);
         let times = if self.call.function.time { self.rows.times.map(|times| &times[start..end]) } else { None };
         let rows = RowsIn { columns: &columns, times, marks: &[], slots: None };
         match self.call.invoke(self.place, &self.firings[part.clone()], rows, &offsets, deadline)? {
-            None => self.fired.counts.resize(part.end, 0),
+            None => {
+                self.fired.counts.resize(part.end, 0);
+                Ok(columns_bytes(&columns))
+            }
             Some(sent) => {
-                let (columns, counts) = self.call.accept(sent, part.len())?;
-                self.fired.columns.push(columns);
+                let (sent, counts) = self.call.accept(sent, part.len())?;
+                let n_bytes = columns_bytes(&columns) + columns_bytes(&sent);
+                self.fired.columns.push(sent);
                 self.fired.counts.extend(counts);
+                Ok(n_bytes)
             }
         }
-        Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
         Ok(())
     }
 
-    fn split(&self, part: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
-        halves(part)
+    fn split(&self, part: &Range<usize>, n_events: usize) -> Option<(Range<usize>, Range<usize>)> {
+        split_range(part, n_events)
     }
 
     fn suspect(&self, part: &Range<usize>) -> Suspect {

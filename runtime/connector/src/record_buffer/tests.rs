@@ -176,6 +176,19 @@ fn records_that_are_too_long_are_left_out_if_that_is_wanted() {
     }
 }
 
+#[test]
+fn a_block_ends_with_the_record_that_fills_it() {
+    let mut buffer = RecordBuffer::new(Framing::Lines);
+    buffer.limit_bytes(4);
+    buffer.fill(&mut &b"a\nb\nlonger\nc\nd\n"[..]).unwrap();
+    let mut sizes = Vec::new();
+    while buffer.frame(100).unwrap() {
+        sizes.push(buffer.block().records.len());
+        buffer.consume();
+    }
+    assert_eq!((sizes, buffer.block().records.len()), (vec![2, 1, 2], 0));
+}
+
 proptest! {
     #[test]
     fn pieces_and_blocks_do_not_show(input in "[ab,\"\n\r]{0,60}", piece in 1usize..9, rows in 1usize..5) {

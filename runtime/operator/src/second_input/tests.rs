@@ -132,9 +132,9 @@ fn marks_of_the_second_input_fire_the_timers_of_keys() {
     let mut harness = Harness::new(keyed());
     harness.batches(&batch("x", &[(7, 0), (30, 0)], &[]), 1).unwrap();
     harness.second_input(batch("rule", &[(1, 10), (2, 11)], &[(1, 8), (2, 9)])).unwrap();
-    let expected = [r#"0 {"y":7}"#, r#"0 {"y":30}"#, r#"10 {"y":1}"#, r#"7 {"y":7}"#, "mark 8", r#"11 {"y":3}"#];
+    let expected = [r#"0 {"y":7}"#, r#"0 {"y":30}"#, r#"10 {"y":1}"#, r#"7 {"y":7}"#, r#"11 {"y":3}"#];
     assert_eq!(harness.lines(0), expected);
-    assert_eq!(harness.common(), ["watermark 9"]);
+    assert_eq!(harness.common(), ["watermark 8", "watermark 9"]);
 }
 
 #[test]

@@ -207,15 +207,81 @@ fn a_schema_that_does_not_fit_is_refused() {
 }
 
 #[test]
-fn pieces_split_down_to_one_event_and_lose_none() {
+fn pieces_are_cut_between_rows_and_marks_and_lose_none() {
     let marks: Vec<Mark> = [(0, 1), (0, 2), (2, 3), (3, 4), (3, 5)].map(|(row, watermark)| Mark { row, watermark }).to_vec();
-    let mut leaves = Vec::new();
-    let mut pieces = vec![Piece { rows: 0..3, marks: 0..5 }];
-    while let Some(piece) = pieces.pop() {
-        match piece.split(&marks) {
-            Some((first, second)) => pieces.extend([second, first]),
-            None => leaves.push((piece.rows, piece.marks)),
-        }
+    let piece = |rows, marks| Piece { rows, marks };
+    let whole = piece(0..3, 0..5);
+    assert_eq!(whole.split_rows(&marks, 1), Some((piece(0..1, 0..2), piece(1..3, 2..5))));
+    assert_eq!(whole.split_rows(&marks, 2), Some((piece(0..2, 0..2), piece(2..3, 2..5))));
+    assert_eq!(whole.split_rows(&marks, 9), whole.split_rows(&marks, 2), "the second part is not empty");
+    assert_eq!(piece(2..3, 2..5).split_rows(&marks, 1), None);
+    assert_eq!(piece(2..3, 2..5).around_row(&marks), (piece(2..2, 2..3), piece(2..3, 3..3), piece(3..3, 3..5)));
+    assert_eq!(piece(3..3, 3..5).split_marks(), Some((piece(3..3, 3..4), piece(3..3, 4..5))));
+    assert_eq!(piece(3..3, 3..4).split_marks(), None);
+}
+
+/// Sends every row a thousand times.
+fn thousandfold(x: &[i64]) -> Result<Outcome, Failure> {
+    let origin: Vec<u32> = (0..x.len() as u32).flat_map(|row| vec![row; 1000]).collect();
+    let values = origin.iter().map(|row| x[*row as usize]).collect();
+    Ok(Outcome { rows: vec![rows(0, 0, column("y", values), origin)], ..Outcome::default() })
+}
+
+/// Counts rows, and keeps the size of the largest batch.
+#[derive(Default)]
+struct Sizes {
+    n_rows: usize,
+    bytes_max: usize,
+    marks: Vec<i64>,
+}
+
+impl Output for Sizes {
+    fn batch(&mut self, _: u16, batch: Batch) -> Result<()> {
+        batch.check()?;
+        self.n_rows += batch.n_rows();
+        self.bytes_max = self.bytes_max.max(batch.n_bytes());
+        self.marks.extend(batch.marks.iter().map(|mark| mark.watermark));
+        Ok(())
     }
-    assert_eq!(leaves, [(0..0, 0..1), (0..0, 1..2), (0..1, 2..2), (1..2, 2..2), (2..2, 2..3), (2..3, 3..3), (3..3, 3..4), (3..3, 4..5)]);
+    fn watermark(&mut self, _: Watermark) -> Result<()> {
+        Ok(())
+    }
+    fn status(&mut self, _: streamrt_types::Status) -> Result<()> {
+        Ok(())
+    }
+    fn split(&mut self, _: crate::SplitEvent) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_call_makes_goes_out_in_pieces() {
+    let functions = [function(FunctionKind::FlatMap, vec![OutputColumns::Replace { schema: added("y") }])];
+    let configuration = Configuration { batch_bytes: 10_000, ..Configuration::default() };
+    let mut harness = Harness::with(operator(&functions, thousandfold), configuration).unwrap();
+    let mut sizes = Sizes::default();
+    harness.operator.batch(input(), &mut sizes).unwrap();
+    assert_eq!((sizes.n_rows, sizes.marks), (4_000, vec![5, 7, 9]));
+    assert!(sizes.bytes_max <= 10_000, "{}", sizes.bytes_max);
+}
+
+#[test]
+fn a_call_that_repeats_too_much_of_its_input_is_cut() {
+    // Four rows of 1,001 bytes and 8 of a number, a thousand times each, are 4 MB.
+    let functions = [function(FunctionKind::FlatMap, vec![OutputColumns::Extend { schema: added("y") }])];
+    let wide = |batch: Batch| {
+        let names: ArrayRef = Arc::new(StringArray::from_iter_values((0..4).map(|_| "x".repeat(1_000))));
+        let columns = RecordBatch::try_new(batch.columns.schema(), vec![names, batch.columns.column(1).clone()]).unwrap();
+        Batch { columns, ..batch }
+    };
+    let run = |output_bytes: usize| {
+        let configuration = Configuration { plugin_output_bytes: output_bytes, ..Configuration::default() };
+        let mut harness = Harness::with(operator(&functions, thousandfold), configuration).unwrap();
+        let mut sizes = Sizes::default();
+        harness.operator.batch(wide(input()), &mut sizes).map(|()| sizes.n_rows)
+    };
+    assert_eq!(run(1_100_000).unwrap(), 4_000);
+    let error = run(900_000).unwrap_err();
+    assert_eq!(error.code().id, code::OUTPUT_LIMIT.id);
+    assert!(error.message().contains("data/x.csv line 11"), "{error}");
 }

@@ -219,7 +219,7 @@ impl Job {
             ended: false,
             published: None,
         };
-        Bench { reader: Reader::new(Arc::new(source), named("source"), shared), task, gate: InputGate::new(1, 8), seen, out }
+        Bench { reader: Reader::new(Arc::new(source), named("source"), shared), task, gate: InputGate::new(1, 1 << 20), seen, out }
     }
 
     /// All splits, on one reader, to the end.

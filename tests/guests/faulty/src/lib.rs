@@ -1,5 +1,6 @@
-//! The test guest that fails on the line `bad`, in the way that `--how` says; other lines pass. Or its job is put together wrongly, in the way
-//! that `--mistake` says. Run by `tests/tests/bad_input.rs` and `tests/tests/mistakes.rs`.
+//! The test guest that fails on the line `bad`, in the way that `--how` says. It counts to N million on `busy N`, and makes N lines of 1 MiB of
+//! `wide N`; other lines pass. Or its job is put together wrongly, in the way that `--mistake` says. Run by `tests/tests/bad_input.rs` and
+//! `tests/tests/mistakes.rs`.
 
 use std::hint::black_box;
 use std::time::SystemTime;
@@ -18,6 +19,13 @@ fn spin() -> ! {
     loop {
         n = black_box(n.wrapping_add(1));
     }
+}
+
+/// Keeps the processor busy.
+fn work(millions: u64) {
+    (0..millions * 1_000_000).for_each(|n| {
+        black_box(n);
+    });
 }
 
 /// Grows without end. Each piece is kept, and written to, so that nothing can be left out.
@@ -130,10 +138,16 @@ fn job(env: &mut Env) -> Result<()> {
     }
     let lines = env.source("lines", File::lines(env.arg_or("input", "input")));
     let passed: Stream<Line> = lines.flat_map("faulty", move |line: &String, out: &mut Collector<Line>| -> Result<()> {
-        match (line.as_str(), how.as_str()) {
+        let (word, n) = line.split_once(' ').map_or((line.as_str(), 0), |(word, n)| (word, n.parse().unwrap_or(0)));
+        match (word, how.as_str()) {
             ("bad", "flood") => flood(out),
             ("bad", "print") => print(line),
             ("bad", how) => return fail(how),
+            ("wide", _) => (0..n).for_each(|_| out.collect(Line { line: "x".repeat(1 << 20) })),
+            ("busy", _) => {
+                work(n);
+                out.collect(Line { line: line.clone() });
+            }
             _ => out.collect(Line { line: line.clone() }),
         }
         Ok(())
