@@ -23,6 +23,14 @@ pub fn options(example: &str, output: &Path) -> Vec<String> {
     }
 }
 
+/// `--output FOLDER`, for an example that writes there and not into a folder that it is granted.
+pub fn output(example: &str, output: &Path) -> Vec<String> {
+    match example {
+        "audit-log" | "sinks" => Vec::new(),
+        _ => vec!["--output".to_owned(), output.display().to_string()],
+    }
+}
+
 /// All lines of the input that ships with an example.
 pub fn shipped(name: &str) -> String {
     read(&example(name).join("input"))

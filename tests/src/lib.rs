@@ -10,4 +10,5 @@ pub mod guests;
 pub mod measured;
 pub mod oracle;
 pub mod random;
+pub mod sealed;
 pub mod server;

@@ -104,6 +104,21 @@ fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("there is no {name}: `cargo xtask test` installs it, or `apt-get install postgresql`"))
 }
 
+/// Makes `server.pem` and `server.key`, of the authority `ca.pem`, and another authority, `other.pem`.
+fn certificates(folder: &Path) {
+    let openssl = |line: &str| {
+        let output = Command::new("openssl").args(line.split(' ')).current_dir(folder).output();
+        let output = output.unwrap_or_else(|e| panic!("PostgreSQL of Debian brings openssl along: {e}"));
+        assert!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    for authority in ["ca", "other"] {
+        openssl(&format!("req -x509 {KEY} -days 2 -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"));
+    }
+    openssl(&format!("req {KEY} -subj /CN=server -addext subjectAltName=IP:127.0.0.1 -keyout server.key -out server.csr"));
+    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copyall -days 2 -out server.pem");
+}
+
 impl Postgres {
     /// Makes a cluster and starts the server. It refuses to be root, so it runs as `nobody` then.
     pub fn start(settings: &[&str]) -> Postgres {
@@ -118,6 +133,28 @@ impl Postgres {
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         server.start_again();
         server
+    }
+
+    /// As [`Postgres::start`], of a server that takes nothing but TLS. Its certificate is `server`, for 127.0.0.1 by the authority `ca.pem`, or
+    /// `ca`, that of the authority itself.
+    pub fn start_with_tls(certificate: &str, settings: &[&str]) -> Postgres {
+        let mut server = Postgres::start(settings);
+        server.kill();
+        certificates(server.folder.path());
+        let (public, secret) = (format!("{certificate}.pem"), format!("{certificate}.key"));
+        let owned = Command::new("chown").arg("nobody").args([&public, &secret]).current_dir(server.folder.path()).status();
+        assert!(owned.expect("chown is there").success());
+        std::fs::write(server.data().join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n").expect("a cluster was made");
+        let file = |setting: &str, name: &str| format!("{setting}={}", server.path(name).display());
+        let settings = ["ssl=on".to_owned(), file("ssl_cert_file", &public), file("ssl_key_file", &secret)];
+        server.settings.extend(settings);
+        server.start_again();
+        server
+    }
+
+    /// A file beside the cluster.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     fn data(&self) -> PathBuf {

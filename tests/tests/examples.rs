@@ -18,8 +18,9 @@ fn run_example(example: &str, input: &Path, parallelism: u32, batch_rows: u32) -
     let wasm = component(example);
     let mut options = data::options(example, output.path());
     options.extend(["--parallelism".to_owned(), parallelism.to_string(), "-D".to_owned(), format!("batch.rows={batch_rows}")]);
-    let folders = ["--".as_ref(), "--input".as_ref(), input.as_os_str(), "--output".as_ref(), output.path().as_os_str()];
-    let args = ["run".as_ref(), wasm.as_os_str()].into_iter().chain(options.iter().map(AsRef::as_ref)).chain(folders);
+    options.extend(["--".to_owned(), "--input".to_owned(), input.display().to_string()]);
+    options.extend(data::output(example, output.path()));
+    let args = ["run".as_ref(), wasm.as_os_str()].into_iter().chain(options.iter().map(AsRef::as_ref));
     let finished = run(args).succeeded();
     assert_eq!(finished.stdout, "", "results go where the sink says and nowhere else");
     outputs(output.path())

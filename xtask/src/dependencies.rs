@@ -8,7 +8,7 @@ use crate::cargo::Package;
 /// Our crates from the lowest level to the highest. A crate may depend on crates of lower levels, never on its own level or above.
 const LEVELS: &[&[&str]] = &[
     &["streamrt-wit"],
-    &["streamrt-types"],
+    &["streamrt-types", "streamrt-folders"],
     &["streamrt-state", "streamrt-exchange", "streamrt-graph"],
     &["streamrt-checkpoint"],
     &["streamrt-operator", "streamrt-rpc", "streamrt-state-rocksdb"],

@@ -5,6 +5,7 @@
 //! nothing that counts, however late its deletion arrives. Savepoints, components and the log are never touched.
 
 use crate::names::{LOG_FOLDER, PLUGIN_FOLDER, SAVEPOINT_MANIFEST, checkpoint_of, origin_of};
+use crate::store::Condition;
 use crate::{Entry, History, JobLog, Manifest, Published, Snapshot, Store, Stored};
 use std::collections::BTreeSet;
 use streamrt_types::{Error, Result, code, failpoint};
@@ -131,14 +132,14 @@ fn check_object(store: &Store, stored: &Stored, place: &str, seen: &mut BTreeSet
     if !seen.insert(name.clone()) {
         return Ok(None);
     }
-    match store.read(&stored.path)? {
-        None => report.missing.push(name),
-        Some(bytes) if Stored::of(&stored.path, &bytes) == *stored => {
+    match store.examine(stored)? {
+        Condition::Missing => report.missing.push(name),
+        Condition::Damaged(_) => report.damaged.push(name),
+        Condition::Whole(bytes) => {
             report.whole += 1;
-            report.whole_bytes += stored.bytes;
+            report.whole_bytes = report.whole_bytes.saturating_add(stored.bytes);
             return Ok(Some(bytes));
         }
-        Some(_) => report.damaged.push(name),
     }
     Ok(None)
 }

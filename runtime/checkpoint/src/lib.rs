@@ -22,10 +22,13 @@
 //! # Ok::<(), streamrt_types::Error>(())
 //! ```
 
+mod approval;
 mod coordinator;
+mod folder;
 mod garbage;
 mod log;
 mod manifest;
+mod manifest_check;
 mod names;
 mod requests;
 mod sealed;
@@ -34,6 +37,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use approval::ApprovalKey;
 pub use coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
 pub use garbage::{Report, clean_up, fsck, retire};
 pub use log::{EndState, Entry, History, JobLog, Published, unique_token};

@@ -3,12 +3,13 @@
 //! In memory the paths in a manifest are those of the store. On disk they are relative to the manifest's own folder, so that a savepoint
 //! may be moved.
 
+use crate::manifest_check::check;
 use crate::names::{folder_of, manifest_path, origin_of, relative, resolve};
 use crate::sealed::{seal, unseal};
 use crate::{Creation, Entry, JobLog, Published, Store, Stored};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use streamrt_state::OperatorIndex;
 use streamrt_types::{Error, Result, code, failpoint};
 
@@ -35,6 +36,9 @@ pub struct PluginEntry {
     /// on with this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<String>,
+    /// By which its user knows that the upgrade was theirs: see [`crate::ApprovalKey`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
 }
 
 /// Where an operator ran.
@@ -144,7 +148,7 @@ impl Manifest {
     /// # Errors
     /// `Internal` if the manifest does not hold together; S7007 if the store failed or holds another savepoint already.
     pub fn write(&self, store: &Store) -> Result<Published> {
-        self.check().map_err(|message| Error::internal(format!("the manifest of checkpoint {}: {message}", self.checkpoint)))?;
+        check(self).map_err(|message| Error::internal(format!("the manifest of checkpoint {}: {message}", self.checkpoint)))?;
         let path = manifest_path(self.kind, self.checkpoint, self.generation);
         let mut relative_paths = self.clone();
         relative_paths.each_path(|stored| {
@@ -173,7 +177,7 @@ impl Manifest {
             Ok(())
         })?;
         let damaged = |message| Error::new(code::SNAPSHOT_DAMAGED, format!("the manifest `{path}` does not hold together: {message}"));
-        manifest.check().map_err(damaged)?;
+        check(&manifest).map_err(damaged)?;
         Ok(manifest)
     }
 
@@ -189,39 +193,6 @@ impl Manifest {
         let states = self.subtasks.iter().flat_map(SubtaskSnapshot::objects);
         states.chain(self.plugins.iter().chain(&self.before).map(|plugin| &plugin.component))
     }
-
-    /// Every subtask of every operator stands there once, and what has states has an object.
-    fn check(&self) -> Result<(), String> {
-        let mut subtasks = BTreeSet::new();
-        let uids: BTreeMap<&str, u32> = self.operators.iter().map(|operator| (operator.uid.as_str(), operator.vertex)).collect();
-        if uids.len() != self.operators.len() {
-            return Err("an operator stands there twice".to_owned());
-        }
-        for subtask in &self.subtasks {
-            let name = format!("subtask {} of vertex {}", subtask.subtask, subtask.vertex);
-            if !subtasks.insert((subtask.vertex, subtask.subtask)) {
-                return Err(format!("{name} stands there twice"));
-            }
-            if (subtask.object.is_none() || subtask.finished) && !subtask.operators.is_empty() {
-                return Err(format!("{name} has states, but no object"));
-            }
-            if let Some(file) = subtask.files.iter().find(|file| !subtask.operators.iter().any(|index| index.uid == file.uid)) {
-                return Err(format!("{name} has a file of operator `{}`, which has no states", file.uid));
-            }
-            if let Some(index) = subtask.operators.iter().find(|index| uids.get(index.uid.as_str()) != Some(&subtask.vertex)) {
-                return Err(format!("{name} has states of operator `{}`, which does not run there", index.uid));
-            }
-        }
-        self.operators.iter().try_for_each(|operator| check_operator(operator, &subtasks))
-    }
-}
-
-fn check_operator(operator: &OperatorEntry, subtasks: &BTreeSet<(u32, u32)>) -> Result<(), String> {
-    let found = subtasks.range((operator.vertex, 0)..=(operator.vertex, u32::MAX));
-    if operator.parallelism > 0 && found.map(|(_, subtask)| *subtask).eq(0..operator.parallelism) {
-        return Ok(());
-    }
-    Err(format!("the subtasks of operator `{}` are not the {} that it has", operator.uid, operator.parallelism))
 }
 
 /// Makes a checkpoint count: the manifest first, then its entry in the log, which is the commit point. `store` is the job's, or that of
@@ -258,6 +229,7 @@ pub(crate) mod tests {
         let operators = vec![OperatorSnapshot { keyed, lists }.write("count", 128, &mut object)];
         let object = Some(store.put(&object_path(kind, checkpoint, generation, 0, 0), object).unwrap());
         let component = store.put(&component_path("d1"), b"wasm".to_vec()).unwrap();
+        let digest = component.checksum.clone();
         Manifest {
             version: Manifest::VERSION,
             job: "j".into(),
@@ -270,7 +242,14 @@ pub(crate) mod tests {
             max_parallelism: 128,
             plan: json!({"nodes": []}),
             configuration: BTreeMap::from([("batch.rows".into(), "7".into())]),
-            plugins: vec![PluginEntry { name: "p".into(), digest: "d1".into(), args: vec!["--input".into()], component, replaces: None }],
+            plugins: vec![PluginEntry {
+                name: "p".into(),
+                digest,
+                args: vec!["--input".into()],
+                component,
+                replaces: None,
+                approval: None,
+            }],
             operators: vec![OperatorEntry { uid: "count".into(), vertex: 0, parallelism: 2 }],
             subtasks: vec![
                 SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators, files: Vec::new(), dead_letters: 3 },
@@ -370,26 +349,6 @@ pub(crate) mod tests {
             store.put(path, whole).unwrap();
             load().unwrap();
         }
-    }
-
-    fn check_refused(change: impl FnOnce(&mut Manifest), part: &str) {
-        let store = Store::in_memory().unwrap();
-        let mut manifest = manifest(&store, SnapshotKind::Checkpoint, 1, 1);
-        change(&mut manifest);
-        let error = manifest.write(&store).unwrap_err();
-        assert!(error.code() == code::INTERNAL && error.message().contains(part), "{error}");
-        let error = Manifest::read("chk-1/m", &seal(&manifest).unwrap()).unwrap_err();
-        assert!(error.code() == code::SNAPSHOT_DAMAGED, "{error}");
-    }
-
-    #[test]
-    fn a_manifest_that_does_not_hold_together_is_neither_written_nor_read() {
-        check_refused(|manifest| manifest.subtasks.truncate(1), "the subtasks of operator `count` are not the 2 that it has");
-        check_refused(|manifest| manifest.operators[0].parallelism = u32::MAX, "the subtasks of operator `count`");
-        check_refused(|manifest| manifest.subtasks.push(SubtaskSnapshot::finished(0, 1)), "subtask 1 of vertex 0 stands there twice");
-        check_refused(|manifest| manifest.subtasks[0].object = None, "subtask 0 of vertex 0 has states, but no object");
-        check_refused(|manifest| manifest.subtasks[0].operators[0].uid = "x".into(), "has states of operator `x`");
-        check_refused(|manifest| manifest.operators.push(manifest.operators[0].clone()), "an operator stands there twice");
     }
 
     #[test]

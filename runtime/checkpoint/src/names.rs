@@ -32,6 +32,9 @@ pub(crate) fn manifest_path(kind: SnapshotKind, checkpoint: u64, generation: u64
     }
 }
 
+/// Of file systems.
+const NAME_BYTES_MAX: usize = 255;
+
 pub(crate) const SAVEPOINT_MANIFEST: &str = "manifest.json";
 pub(crate) const LOG_FOLDER: &str = "log";
 pub(crate) const PLUGIN_FOLDER: &str = "plugins";
@@ -63,6 +66,12 @@ pub(crate) fn origin_of(path: &str) -> Option<(u64, u64)> {
     let (folder, name) = path.split_once('/')?;
     let generation = name.strip_suffix(".json").unwrap_or(name).rsplit_once('-')?.1;
     Some((checkpoint_of(folder)?, generation.parse().ok()?))
+}
+
+/// Whether a name is that of one entry of a folder, and leads nowhere else.
+pub fn is_plain(name: &str) -> bool {
+    let is_long = name.is_empty() || name.len() > NAME_BYTES_MAX;
+    !is_long && ![".", ".."].contains(&name) && !name.contains(['/', '\\', '\0'])
 }
 
 /// The folder that a path lies in; empty at the top.

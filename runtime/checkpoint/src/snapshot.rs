@@ -1,7 +1,7 @@
 //! A checkpoint or savepoint that is there: its manifest, checked, and the states that it refers to.
 
 use crate::names::{SAVEPOINT_MANIFEST, checkpoint_of};
-use crate::{DiskFileEntry, History, Manifest, PluginEntry, Published, Store, Stored};
+use crate::{DiskFileEntry, History, Manifest, PluginEntry, Published, Store, Stored, SubtaskSnapshot};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_state::{OperatorIndex, Part};
@@ -10,6 +10,8 @@ use streamrt_types::{Error, Result, code};
 /// See the module.
 pub struct Snapshot {
     manifest: Manifest,
+    /// The place of each (vertex, subtask) in the manifest.
+    places: BTreeMap<(u32, u32), usize>,
     published: Published,
     store: Store,
     /// What was read, by path: an object holds all operators of a chain, and is read once.
@@ -80,7 +82,8 @@ impl Snapshot {
             location,
             uncommitted: false,
         };
-        Ok(Snapshot { manifest, published, store, objects: Mutex::default() })
+        let places = manifest.subtasks.iter().enumerate().map(|(place, subtask)| ((subtask.vertex, subtask.subtask), place)).collect();
+        Ok(Snapshot { manifest, places, published, store, objects: Mutex::default() })
     }
 
     /// How any log can name it, whatever store the log is in.
@@ -100,8 +103,12 @@ impl Snapshot {
     /// The component of a plugin.
     ///
     /// # Errors
-    /// As [`Store::get`].
+    /// As [`Store::get`]; S7001 if it is another one than the manifest says.
     pub fn component(&self, plugin: &PluginEntry) -> Result<Vec<u8>> {
+        if plugin.component.checksum != plugin.digest {
+            let message = format!("the manifest says that {} is the component {}", plugin.component.path, plugin.digest);
+            return Err(Error::new(code::SNAPSHOT_DAMAGED, message));
+        }
         self.store.get(&plugin.component)
     }
 
@@ -115,8 +122,12 @@ impl Snapshot {
         (0..operator.parallelism).map(|subtask| self.part(uid, operator.vertex, subtask)).collect()
     }
 
+    fn subtask(&self, vertex: u32, subtask: u32) -> Option<&SubtaskSnapshot> {
+        self.places.get(&(vertex, subtask)).map(|&place| &self.manifest.subtasks[place])
+    }
+
     fn part(&self, uid: &str, vertex: u32, subtask: u32) -> Result<Option<Part>> {
-        let found = self.manifest.subtasks.iter().find(|found| (found.vertex, found.subtask) == (vertex, subtask));
+        let found = self.subtask(vertex, subtask);
         let Some((stored, found)) = found.and_then(|found| Some((found.object.as_ref()?, found))) else { return Ok(None) };
         let Some(index) = found.operators.iter().find(|index| index.uid == uid) else { return Ok(None) };
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +142,7 @@ impl Snapshot {
     pub fn files(&self, uid: &str) -> Vec<Vec<DiskFileEntry>> {
         let Some(operator) = self.manifest.operators.iter().find(|operator| operator.uid == uid) else { return Vec::new() };
         let of_subtask = |subtask: u32| {
-            let found = self.manifest.subtasks.iter().find(|found| (found.vertex, found.subtask) == (operator.vertex, subtask));
+            let found = self.subtask(operator.vertex, subtask);
             found.into_iter().flat_map(|found| &found.files).filter(|file| file.uid == uid).cloned().collect()
         };
         (0..operator.parallelism).map(of_subtask).collect()

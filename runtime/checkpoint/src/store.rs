@@ -7,19 +7,16 @@
 //! A store that does not answer is asked again, [`ATTEMPTS`] times at most, with pauses that grow and differ. A local disk is asked once:
 //! what fails there fails again, and after a failed sync nothing is known.
 
+use crate::folder::{self, Folder, Found, Length};
 use crate::names::resolve;
 use crate::sealed::checksum;
 use futures_util::{StreamExt, TryStreamExt};
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::io::ErrorKind::NotFound;
-use std::io::Read;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_types::{Error, Result, code};
@@ -36,8 +33,8 @@ const READS: usize = 16;
 /// Threads that wait for files; a folder is read and written through them. Without a limit there come more and more of them on a busy machine,
 /// where a thread is not known to be idle before it runs again.
 const THREADS_MAX: usize = 16;
-/// A file is checked in pieces of this size.
-const PIECE_BYTES: usize = 1 << 20;
+/// Of an object whose length nobody has written down: an entry of the log, or a manifest that the user names.
+const UNKNOWN_BYTES_MAX: u64 = 256 << 20;
 
 /// An object as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,6 +54,13 @@ impl Stored {
     }
 }
 
+/// How an object is that somebody refers to.
+pub(crate) enum Condition {
+    Whole(Vec<u8>),
+    Missing,
+    Damaged(Error),
+}
+
 /// What a conditional create came to.
 #[derive(Debug)]
 pub enum Creation {
@@ -73,14 +77,18 @@ pub enum Creation {
 pub struct Store(Arc<Inner>);
 
 struct Inner {
-    objects: Arc<dyn ObjectStore>,
+    objects: Objects,
     runtime: Runtime,
     /// As in [`Store::open`].
     location: String,
-    /// Of a local store.
-    folder: Option<PathBuf>,
     /// [`FIRST_PAUSE`]; none in tests.
     first_pause: Duration,
+}
+
+/// Where the bytes are.
+enum Objects {
+    Folder(Folder),
+    Remote(Arc<dyn ObjectStore>),
 }
 
 /// Why an operation was given up.
@@ -97,16 +105,25 @@ impl Failure {
     }
 }
 
-/// Length and checksum of a file.
-fn checksum_of(path: &std::path::Path) -> std::io::Result<(u64, String)> {
-    let (mut file, mut hasher) = (File::open(path)?, blake3::Hasher::new());
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok((hasher.count(), hasher.finalize().to_hex().to_string())),
-            n => hasher.update(&piece[..n]),
-        };
+/// What a folder says in the terms of a store.
+fn failure_of(object: &str, cause: std::io::Error) -> object_store::Error {
+    let path = object.to_owned();
+    match cause.kind() {
+        std::io::ErrorKind::NotFound => object_store::Error::NotFound { path, source: cause.into() },
+        std::io::ErrorKind::AlreadyExists => object_store::Error::AlreadyExists { path, source: cause.into() },
+        _ => object_store::Error::Generic { store: "folder", source: cause.into() },
     }
+}
+
+/// Asks a folder on a thread that may wait for the disk. `object` is for the error.
+async fn ask<T: Send + 'static>(
+    folder: &Folder,
+    object: &str,
+    question: impl FnOnce(&Folder, &str) -> std::io::Result<T> + Send + 'static,
+) -> object_store::Result<T> {
+    let (folder, object) = (folder.clone(), object.to_owned());
+    let answer = tokio::task::spawn_blocking(move || question(&folder, &object).map_err(|cause| failure_of(&object, cause)));
+    answer.await.unwrap_or_else(|source| Err(object_store::Error::JoinError { source }))
 }
 
 impl Store {
@@ -119,7 +136,7 @@ impl Store {
         if location.contains("://") {
             return remote(location);
         }
-        make_folder(location).map_err(|cause| unusable(location).with_source(cause))?;
+        folder::make(location.as_ref()).map_err(|cause| unusable(location).with_source(cause))?;
         Store::existing(location)
     }
 
@@ -132,10 +149,11 @@ impl Store {
             return remote(location);
         }
         let folder = fs::canonicalize(location).map_err(|cause| unusable(location).with_source(cause))?;
-        let objects = LocalFileSystem::new_with_prefix(&folder).map_err(|cause| unusable(location).with_source(cause))?;
-        let objects = objects.with_fsync(true).with_automatic_cleanup(true);
         let place = folder.to_str().ok_or_else(|| unusable(location))?.to_owned();
-        Store::over(Arc::new(objects), place, Some(folder))
+        if !folder.is_dir() {
+            return Err(unusable(location).at("it is no folder"));
+        }
+        Store::over(Objects::Folder(Folder::new(folder)), place)
     }
 
     /// A store that lasts as long as its clones, for tests.
@@ -143,19 +161,19 @@ impl Store {
     /// # Errors
     /// `Unavailable` (S7007) if the system has no resources left.
     pub fn in_memory() -> Result<Store> {
-        Store::over(Arc::new(InMemory::new()), "memory".to_owned(), None)
+        Store::over(Objects::Remote(Arc::new(InMemory::new())), "memory".to_owned())
     }
 
-    pub(crate) fn over(objects: Arc<dyn ObjectStore>, location: String, folder: Option<PathBuf>) -> Result<Store> {
+    fn over(objects: Objects, location: String) -> Result<Store> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(THREADS_MAX).build();
         let runtime = runtime.map_err(|cause| unusable(&location).with_source(cause))?;
-        Ok(Store(Arc::new(Inner { objects, runtime, location, folder, first_pause: FIRST_PAUSE })))
+        Ok(Store(Arc::new(Inner { objects, runtime, location, first_pause: FIRST_PAUSE })))
     }
 
     /// A store for tests, which asks again without a pause.
     #[cfg(test)]
     pub(crate) fn impatient(objects: Arc<dyn ObjectStore>) -> Store {
-        let mut store = Store::over(objects, "memory".to_owned(), None).expect("the system has resources for a test");
+        let mut store = Store::over(Objects::Remote(objects), "memory".to_owned()).expect("the system has resources for a test");
         Arc::get_mut(&mut store.0).expect("it has no clones yet").first_pause = Duration::ZERO;
         store
     }
@@ -172,7 +190,7 @@ impl Store {
     pub fn put(&self, path: &str, bytes: Vec<u8>) -> Result<Stored> {
         let (stored, place) = (Stored::of(path, &bytes), parse(path)?);
         let payload = PutPayload::from(bytes);
-        let written = self.attempt(stored.bytes, async || self.0.objects.put(&place, payload.clone()).await);
+        let written = self.attempt(stored.bytes, async || self.write(&place, payload.clone(), PutMode::Overwrite).await);
         written.map_err(|failure| self.failed("write", path, failure))?;
         self.verify(&stored).map_err(|error| Error::new(code::STORE, "what was just written cannot be read back").with_source(error))?;
         Ok(stored)
@@ -192,13 +210,14 @@ impl Store {
 
     /// Checks what stands there. A file is read in pieces: a second copy of a large object would cost as much as writing it.
     fn verify(&self, stored: &Stored) -> Result<()> {
-        let Some(folder) = &self.0.folder else { return self.get(stored).map(drop) };
-        let path = folder.join(&stored.path);
-        let found = checksum_of(&path).map_err(|e| Error::new(code::STORE, format!("{} cannot be read", path.display())).with_source(e))?;
+        let Objects::Folder(folder) = &self.0.objects else { return self.get(stored).map(drop) };
+        let place = format!("`{}` in {}", stored.path, self.0.location);
+        let found = folder.checksum(&stored.path);
+        let found = found.map_err(|cause| Error::new(code::STORE, format!("{place} cannot be read")).with_source(cause))?;
         if found == (stored.bytes, stored.checksum.clone()) {
             return Ok(());
         }
-        Err(Error::new(code::SNAPSHOT_DAMAGED, format!("{} holds other bytes than were written", path.display())))
+        Err(Error::new(code::SNAPSHOT_DAMAGED, format!("{place} holds other bytes than were written")))
     }
 
     /// Reads an object, and checks it.
@@ -206,34 +225,80 @@ impl Store {
     /// # Errors
     /// `Data` (S7001) if it is missing, or not what was written; `Unavailable` (S7007) if the store failed.
     pub fn get(&self, stored: &Stored) -> Result<Vec<u8>> {
-        let bytes = self.read_expected(&stored.path, stored.bytes)?;
-        let missing = || Error::new(code::SNAPSHOT_DAMAGED, format!("`{}` is missing in {}", stored.path, self.0.location));
-        let bytes = bytes.ok_or_else(missing)?;
+        match self.examine(stored)? {
+            Condition::Whole(bytes) => Ok(bytes),
+            Condition::Missing => Err(Error::new(code::SNAPSHOT_DAMAGED, format!("`{}` is missing in {}", stored.path, self.0.location))),
+            Condition::Damaged(error) => Err(error),
+        }
+    }
+
+    /// Reads an object, and says how it is. Of one that has another length nothing is read.
+    ///
+    /// # Errors
+    /// `Unavailable` (S7007) if the store failed.
+    pub(crate) fn examine(&self, stored: &Stored) -> Result<Condition> {
+        let bytes = match self.read_expected(&stored.path, Length::Exactly(stored.bytes)) {
+            Err(error) if error.code() == code::SNAPSHOT_DAMAGED => return Ok(Condition::Damaged(error)),
+            bytes => bytes?,
+        };
+        let Some(bytes) = bytes else { return Ok(Condition::Missing) };
         let found = Stored::of(&stored.path, &bytes);
         if found == *stored {
-            return Ok(bytes);
+            return Ok(Condition::Whole(bytes));
         }
         let message = format!(
             "`{}` in {} is damaged: {} bytes with checksum {} were written, but {} bytes with checksum {} are there",
             stored.path, self.0.location, stored.bytes, stored.checksum, found.bytes, found.checksum
         );
-        Err(Error::new(code::SNAPSHOT_DAMAGED, message))
+        Ok(Condition::Damaged(Error::new(code::SNAPSHOT_DAMAGED, message)))
     }
 
     /// Reads an object unchecked; None if there is none.
     ///
     /// # Errors
-    /// `Unavailable` (S7007) if the store failed.
+    /// `Unavailable` (S7007) if the store failed, `Data` (S7001) if it is no file, or longer than anything that is written without its length.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        self.read_expected(path, 0)
+        self.read_expected(path, Length::AtMost(UNKNOWN_BYTES_MAX))
     }
 
-    fn read_expected(&self, path: &str, bytes: u64) -> Result<Option<Vec<u8>>> {
+    fn read_expected(&self, path: &str, length: Length) -> Result<Option<Vec<u8>>> {
         let place = parse(path)?;
-        match self.attempt(bytes, async || self.0.objects.get(&place).await?.bytes().await) {
-            Ok(bytes) => Ok(Some(bytes.into())),
+        let bytes = if let Length::Exactly(bytes) = length { bytes } else { 0 };
+        self.usable(path, self.attempt(bytes, async || self.fetch(&place, length).await))
+    }
+
+    fn usable(&self, path: &str, found: Result<Found, Failure>) -> Result<Option<Vec<u8>>> {
+        match found {
+            Ok(Found::Bytes(bytes)) => Ok(Some(bytes)),
+            Ok(Found::Unusable(why)) => {
+                Err(Error::new(code::SNAPSHOT_DAMAGED, format!("`{path}` in {} is damaged: {why}", self.0.location)))
+            }
             Err(failure) if failure.is_missing() => Ok(None),
             Err(failure) => Err(self.failed("read", path, failure)),
+        }
+    }
+
+    /// Looks at the length before anything is read.
+    async fn fetch(&self, place: &Path, length: Length) -> object_store::Result<Found> {
+        match &self.0.objects {
+            Objects::Folder(folder) => ask(folder, place.as_ref(), move |folder, object| folder.read(object, length)).await,
+            Objects::Remote(objects) => {
+                let found = objects.get(place).await?;
+                match length.refusal(found.meta.size) {
+                    Some(why) => Ok(Found::Unusable(why)),
+                    None => Ok(Found::Bytes(found.bytes().await?.into())),
+                }
+            }
+        }
+    }
+
+    async fn write(&self, place: &Path, payload: PutPayload, mode: PutMode) -> object_store::Result<()> {
+        match &self.0.objects {
+            Objects::Folder(folder) => {
+                let replace = mode != PutMode::Create;
+                ask(folder, place.as_ref(), move |folder, object| folder.write(object, &payload, replace)).await
+            }
+            Objects::Remote(objects) => objects.put_opts(place, payload, PutOptions::from(mode)).await.map(drop),
         }
     }
 
@@ -243,13 +308,8 @@ impl Store {
     /// `Unavailable` (S7007) if the store failed.
     pub fn read_all(&self, paths: &[String]) -> Result<Vec<Option<Vec<u8>>>> {
         let places: Vec<Path> = paths.iter().map(|path| parse(path)).collect::<Result<_>>()?;
-        let read = |place: Path| async move {
-            match self.retry(0, async || self.0.objects.get(&place).await?.bytes().await).await {
-                Ok(bytes) => Ok(Some(bytes.to_vec())),
-                Err(failure) if failure.is_missing() => Ok(None),
-                Err(failure) => Err(self.failed("read", place.as_ref(), failure)),
-            }
-        };
+        let most = Length::AtMost(UNKNOWN_BYTES_MAX);
+        let read = |place: Path| async move { self.usable(place.as_ref(), self.retry(0, async || self.fetch(&place, most).await).await) };
         self.0.runtime.block_on(futures_util::stream::iter(places).map(read).buffered(READS).try_collect())
     }
 
@@ -261,8 +321,7 @@ impl Store {
     pub fn create(&self, path: &str, bytes: Vec<u8>) -> Result<Creation> {
         let place = parse(path)?;
         let payload = PutPayload::from(bytes.clone());
-        let options = || PutOptions::from(PutMode::Create);
-        let created = self.attempt(bytes.len() as u64, async || self.0.objects.put_opts(&place, payload.clone(), options()).await);
+        let created = self.attempt(bytes.len() as u64, async || self.write(&place, payload.clone(), PutMode::Create).await);
         let Err(failure) = created else { return Ok(Creation::Created) };
         let exists = matches!(failure.cause, object_store::Error::AlreadyExists { .. });
         match self.read(path)? {
@@ -275,14 +334,11 @@ impl Store {
         }
     }
 
-    /// What an attempt left behind that was reported as failed may not be durable. Its bytes are: a file gets its name after it was synced, and
-    /// one whose sync failed is removed and never read. It is the name that may be lost, and a folder can be synced once more.
+    /// See [`Folder::sync`].
     fn sync_again(&self, path: &str) -> Result<()> {
-        let Some(folder) = &self.0.folder else { return Ok(()) };
-        let file = folder.join(path);
-        let sync = |path: &std::path::Path| File::open(path)?.sync_all();
-        let synced = sync(&file).and_then(|()| file.parent().map_or(Ok(()), sync));
-        synced.map_err(|cause| Error::new(code::STORE, format!("`{path}` in {} cannot be synced", self.0.location)).with_source(cause))
+        let Objects::Folder(folder) = &self.0.objects else { return Ok(()) };
+        let failed = |cause| Error::new(code::STORE, format!("`{path}` in {} cannot be synced", self.0.location)).with_source(cause);
+        folder.sync(path).map_err(failed)
     }
 
     /// All objects below a folder, with their lengths, by path; the whole store if `folder` is empty.
@@ -291,9 +347,13 @@ impl Store {
     /// `Unavailable` (S7007) if the store failed: a listing is whole or an error.
     pub fn list(&self, folder: &str) -> Result<Vec<(String, u64)>> {
         let prefix = Some(folder).filter(|folder| !folder.is_empty()).map(parse).transpose()?;
-        let listed = self.attempt(0, async || self.0.objects.list(prefix.as_ref()).try_collect::<Vec<_>>().await);
-        let listed = listed.map_err(|failure| self.failed("list", folder, failure))?;
-        let mut objects: Vec<(String, u64)> = listed.into_iter().map(|meta| (meta.location.to_string(), meta.size)).collect();
+        let listed = self.attempt(0, async || match &self.0.objects {
+            Objects::Folder(root) => ask(root, folder, |root, folder| root.list(folder)).await,
+            Objects::Remote(objects) => {
+                objects.list(prefix.as_ref()).map_ok(|meta| (meta.location.to_string(), meta.size)).try_collect::<Vec<_>>().await
+            }
+        });
+        let mut objects = listed.map_err(|failure| self.failed("list", folder, failure))?;
         objects.sort();
         Ok(objects)
     }
@@ -303,9 +363,11 @@ impl Store {
     /// # Errors
     /// `Unavailable` (S7007) if the store failed.
     pub fn folders(&self) -> Result<Vec<String>> {
-        let listed = self.attempt(0, async || self.0.objects.list_with_delimiter(None).await);
-        let listed = listed.map_err(|failure| self.failed("list", "", failure))?;
-        Ok(listed.common_prefixes.iter().map(Path::to_string).collect())
+        let listed = self.attempt(0, async || match &self.0.objects {
+            Objects::Folder(root) => ask(root, "", |root, _| root.folders()).await,
+            Objects::Remote(objects) => Ok(objects.list_with_delimiter(None).await?.common_prefixes.iter().map(Path::to_string).collect()),
+        });
+        listed.map_err(|failure| self.failed("list", "", failure))
     }
 
     /// Deletes an object; one that is missing is deleted already.
@@ -314,7 +376,11 @@ impl Store {
     /// `Unavailable` (S7007) if the store failed.
     pub fn delete(&self, path: &str) -> Result<()> {
         let place = parse(path)?;
-        match self.attempt(0, async || self.0.objects.delete(&place).await) {
+        let deleted = self.attempt(0, async || match &self.0.objects {
+            Objects::Folder(folder) => ask(folder, place.as_ref(), Folder::delete).await,
+            Objects::Remote(objects) => objects.delete(&place).await,
+        });
+        match deleted {
             Err(failure) if !failure.is_missing() => Err(self.failed("delete", path, failure)),
             _ => Ok(()),
         }
@@ -326,9 +392,9 @@ impl Store {
     /// # Errors
     /// `Unavailable` (S7007) if a file cannot be deleted.
     pub(crate) fn remove_unfinished(&self, folder: &str) -> Result<()> {
-        let Some(root) = &self.0.folder else { return Ok(()) };
-        let removed = remove_unfinished(&root.join(folder));
-        removed.map_err(|cause| Error::new(code::STORE, format!("`{folder}` in {} cannot be cleaned", self.0.location)).with_source(cause))
+        let Objects::Folder(root) = &self.0.objects else { return Ok(()) };
+        root.remove_unfinished(folder)
+            .map_err(|cause| Error::new(code::STORE, format!("`{folder}` in {} cannot be cleaned", self.0.location)).with_source(cause))
     }
 
     fn attempt<T>(&self, bytes: u64, operation: impl AsyncFn() -> object_store::Result<T>) -> Result<T, Failure> {
@@ -347,7 +413,7 @@ impl Store {
                 Ok(Err(cause)) => cause,
                 Err(elapsed) => object_store::Error::Generic { store: "store", source: elapsed.into() },
             };
-            let transient = self.0.folder.is_none() && matches!(cause, object_store::Error::Generic { .. });
+            let transient = matches!(self.0.objects, Objects::Remote(_)) && matches!(cause, object_store::Error::Generic { .. });
             unknown |= timed_out || transient;
             if !transient || attempts == ATTEMPTS {
                 return Err(Failure { cause, attempts, unknown });
@@ -378,34 +444,6 @@ fn parse(path: &str) -> Result<Path> {
     Path::parse(&path).map_err(|cause| Error::new(code::SNAPSHOT_DAMAGED, format!("`{path}` is no name of an object")).with_source(cause))
 }
 
-/// Every new folder is synced into the one above it.
-fn make_folder(location: &str) -> std::io::Result<()> {
-    let folder = std::path::absolute(location)?;
-    let missing: Vec<_> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
-    fs::create_dir_all(&folder)?;
-    missing.iter().filter_map(|folder| folder.parent()).try_for_each(|above| File::open(above)?.sync_all())
-}
-
-/// A file is written under its name, `#` and a number, and then given its name.
-fn remove_unfinished(folder: &std::path::Path) -> std::io::Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Err(cause) if cause.kind() == NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, number)| number);
-        if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())) {
-            // Its owner may have removed it meanwhile.
-            fs::remove_file(entry.path()).or_else(|cause| if cause.kind() == NotFound { Ok(()) } else { Err(cause) })?;
-        }
-    }
-    // It stays if it is not empty.
-    fs::remove_dir(folder).ok();
-    Ok(())
-}
-
 #[cfg(not(feature = "s3"))]
 fn remote(location: &str) -> Result<Store> {
     let message = format!("this build of streamrt keeps checkpoints in folders alone, and not in `{location}`");
@@ -428,15 +466,16 @@ fn remote(location: &str) -> Result<Store> {
     let builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "1 day");
     let objects = builder.build().map_err(|cause| unusable(location).with_source(cause))?;
     let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|cause| unusable(location).with_source(cause))?;
-    let store = Store::over(Arc::new(PrefixStore::new(objects, prefix)), location.to_owned(), None)?;
-    store.look_at_bucket(bucket)?;
+    let objects: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(objects, prefix));
+    let store = Store::over(Objects::Remote(objects.clone()), location.to_owned())?;
+    store.look_at_bucket(&*objects, bucket)?;
     Ok(store)
 }
 
 #[cfg(feature = "s3")]
 impl Store {
     /// A bucket that is missing answers as one without the object does, so this is asked once, before anything is taken for empty.
-    fn look_at_bucket(&self, bucket: &str) -> Result<()> {
+    fn look_at_bucket(&self, objects: &dyn ObjectStore, bucket: &str) -> Result<()> {
         use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
         // The answer to a listing is not taken apart by the library; these are the codes of S3 in it.
         const MISSING: [&str; 1] = ["NoSuchBucket"];
@@ -445,7 +484,7 @@ impl Store {
             let text = cause.to_string();
             codes.iter().any(|code| text.contains(&format!("<Code>{code}</Code>")))
         };
-        let first = self.attempt(0, async || self.0.objects.list(None).next().await.transpose());
+        let first = self.attempt(0, async || objects.list(None).next().await.transpose());
         let Err(failure) = first else { return Ok(()) };
         let what = match &failure.cause {
             NotFound { .. } => format!("there is no bucket `{bucket}`"),

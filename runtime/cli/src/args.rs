@@ -107,6 +107,9 @@ pub struct RunArgs {
     /// Start although the snapshot holds state that the job has no operator for; it is left behind. As `-D restore.allow-non-restored-state=true`.
     #[arg(long)]
     pub allow_non_restored_state: bool,
+    /// Let the job run the component with this digest, to which it was upgraded on another machine or by another user.
+    #[arg(long, value_name = "DIGEST", value_parser = digest)]
+    pub accept: Option<String>,
     /// Start although a source is to read something else than when the snapshot was made: it goes on in what it read then. As `-D
     /// restore.allow-changed-arguments=true`.
     #[arg(long)]
@@ -294,6 +297,12 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn digest(text: &str) -> Result<String, String> {
+    const DIGITS: usize = 64;
+    let is_whole = text.len() == DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_whole { Ok(text.to_ascii_lowercase()) } else { Err(format!("it must be a whole digest, of {DIGITS} hexadecimal digits")) }
+}
+
 fn grant(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, folder)) if !name.is_empty() && !folder.is_empty() => Ok((name.to_owned(), folder.into())),
@@ -342,6 +351,7 @@ mod tests {
             "streamrt run a.wasm -D novalue",
             "streamrt run a.wasm -D =1",
             "streamrt run a.wasm --grant log",
+            "streamrt run a.wasm --accept 1234",
             "streamrt run a.wasm --grant log=",
             "streamrt run a.wasm stray",
             "streamrt run a.wasm --output xml",

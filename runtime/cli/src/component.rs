@@ -144,13 +144,17 @@ fn compile(workspace: &Workspace, packages: &[Package], toolchain: &toolchain::T
     Ok(packages.iter().flat_map(|package| &package.library).map(|library| folder.join(format!("{library}.wasm"))).collect())
 }
 
-/// Functions of std that print, as they are named in a module.
-const STD_PRINTS: [&[u8]; 2] = [b"3std2io5stdio6_print", b"3std2io5stdio7_eprint"];
+/// Functions of std that print, as compilers name them in a module: the old way, and the new one, which puts `_` in front of a name with `_`.
+const STD_PRINTS: [&[u8]; 4] = [b"3std2io5stdio6_print", b"3std2io5stdio7_eprint", b"_3std2io5stdio6__print", b"_3std2io5stdio7__eprint"];
+
+/// Whether a module has code that prints by std.
+fn prints_by_std(module: &[u8]) -> bool {
+    STD_PRINTS.iter().any(|name| module.windows(name.len()).any(|window| window == *name))
+}
 
 /// What std prints goes nowhere on the target of components, and whoever looks for it would not know why.
 fn warn_of_std_printing(package: &Package, module: &Path) -> Result<()> {
-    let bytes = read_module(module)?;
-    if STD_PRINTS.iter().any(|name| bytes.windows(name.len()).any(|window| window == *name)) {
+    if prints_by_std(&read_module(module)?) {
         report::status(&format!(
             "{}: println!, eprintln! and dbg! of std go nowhere in a component; `use streamrt_sdk::{{dbg, eprintln, println}};` puts what they print into the log",
             package.name
@@ -218,6 +222,14 @@ mod tests {
         check(&["gone"], "/w", Err("the workspace has no package `gone`"));
         check(&["plain"], "/w", Err("package `plain` is no plugin: its [lib] lacks `crate-type = [\"cdylib\"]`"));
         check(&[], "/w/plain", Err("package `plain` is no plugin: its [lib] lacks `crate-type = [\"cdylib\"]`"));
+    }
+
+    #[test]
+    fn what_prints_by_std_is_seen_by_its_name() {
+        for name in ["_ZN3std2io5stdio6_print17h0123456789abcdefE", "_RNvNtNtCsebHcaeoSrxy_3std2io5stdio7__eprint"] {
+            assert!(prints_by_std(format!("\0asm {name} more").as_bytes()), "{name}");
+        }
+        assert!(!prints_by_std(b"_RNvNtNtCsgXGp5Oqx2Ny_4core7unicode9printable12is_printable 3std2io5stdio31print_to_buffer"));
     }
 
     #[test]

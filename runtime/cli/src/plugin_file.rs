@@ -8,7 +8,9 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use streamrt_checkpoint::ApprovalKey;
 use streamrt_plugin::{Compiler, Plugin, PluginHost};
+use streamrt_taskmanager::LoadedPlugin;
 use streamrt_types::{Configuration, Error, Result, code};
 
 /// This program, also after its file was replaced.
@@ -20,6 +22,8 @@ const COMPILE: &str = "compile-component";
 /// Loads components, each file once.
 pub struct Loader {
     host: Arc<PluginHost>,
+    /// By which the user approves of upgrades.
+    approvals: Option<Arc<ApprovalKey>>,
     size_bytes: usize,
     loaded: BTreeMap<PathBuf, (Arc<Plugin>, Arc<Vec<u8>>)>,
 }
@@ -28,12 +32,26 @@ impl Loader {
     /// # Errors
     /// `Internal` if the host cannot be made on this machine.
     pub fn new(configuration: &Configuration) -> Result<Loader> {
+        let compiled = cache::compiled().map_err(|fault| report::status(&format!("compiled plugins are not kept: {fault}")));
         let compiler = Compiler { program: SELF.into(), args: vec![COMPILE.to_owned()] };
-        let host = PluginHost::for_strangers(configuration, cache::compiled(), compiler)?;
-        if let Some(fault) = host.cache_fault() {
-            report::status(&format!("compiled plugins are not kept: {fault}"));
-        }
-        Ok(Loader { host, size_bytes: configuration.plugin_size_bytes, loaded: BTreeMap::new() })
+        let host = PluginHost::for_strangers(configuration, compiled.ok(), compiler)?;
+        let approvals = cache::secret().ok().map(|secret| Arc::new(ApprovalKey::new(&secret)));
+        Ok(Loader { host, approvals, size_bytes: configuration.plugin_size_bytes, loaded: BTreeMap::new() })
+    }
+
+    /// By which the user approves of upgrades; None: nobody can tell later whose they were.
+    pub fn approvals(&self) -> Option<&Arc<ApprovalKey>> {
+        self.approvals.as_ref()
+    }
+
+    /// The component of a file, for a job with these arguments.
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub fn load_for_job(&mut self, path: &Path, args: &[String]) -> Result<LoadedPlugin> {
+        let (plugin, component) = self.load(path)?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(LoadedPlugin { name, plugin, component, args: args.to_vec(), replaces: None, approvals: self.approvals.clone() })
     }
 
     /// The plugin, and the bytes of its file.

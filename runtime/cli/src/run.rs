@@ -19,7 +19,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::{JobFile, JobSpec};
 use streamrt_plugin::{Grants, Plugin};
-use streamrt_taskmanager::{CheckpointStatus, Ended, JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, replacement, submit};
+use streamrt_taskmanager::{CheckpointStatus, Ended, JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, Trust, replacement, submit};
 use streamrt_types::{Configuration, Error, Result, code, finish_saying, say_as_json, say_raw};
 use streamrt_wit::{Body, Plan};
 
@@ -151,8 +151,7 @@ fn stem(file: &Path) -> String {
 fn read_component(args: &RunArgs) -> Result<Job> {
     let configuration = configured(Configuration::default(), args)?;
     let mut loader = Loader::new(&configuration)?;
-    let (plugin, component) = loader.load(&args.file)?;
-    let loaded = LoadedPlugin { name: stem(&args.file), plugin, args: args.args.clone(), component, replaces: None };
+    let loaded = loader.load_for_job(&args.file, &args.args)?;
     let (loaded, before) = upgraded(loaded, args, &mut loader, &configuration)?;
     let described = |loaded: LoadedPlugin| -> Result<(JobSpec, Vec<LoadedPlugin>)> {
         let plan = describe(&loaded.plugin, args)?;
@@ -178,11 +177,19 @@ fn upgraded(
     configuration: &Configuration,
 ) -> Result<(LoadedPlugin, Option<LoadedPlugin>)> {
     let first = named.plugin.digest().to_owned();
-    let Some(replacing) = replacement(configuration, from(args).as_deref(), &first)? else { return Ok((named, None)) };
+    let trust = Trust { approvals: loader.approvals().map(|key| &**key), accepted: args.accept.as_deref() };
+    let Some(replacing) = replacement(configuration, from(args).as_deref(), &first, trust)? else { return Ok((named, None)) };
     let mut load = |name: String, bytes: Vec<u8>| -> Result<LoadedPlugin> {
         let plugin = loader.load_bytes(&bytes)?;
         let replaces = Some(first.clone()).filter(|first| first != plugin.digest());
-        Ok(LoadedPlugin { name, plugin, component: Arc::new(bytes), replaces, args: named.args.clone() })
+        Ok(LoadedPlugin {
+            name,
+            plugin,
+            component: Arc::new(bytes),
+            replaces,
+            args: named.args.clone(),
+            approvals: named.approvals.clone(),
+        })
     };
     let loaded = load(replacing.name, replacing.component)?;
     report::status(&format!(
@@ -215,10 +222,9 @@ fn new_version(args: &RunArgs, job: &Job) -> remote::Load {
 }
 
 fn new_component(new: &RunArgs, name: &str, configuration: &Configuration) -> Result<(JobSpec, Vec<LoadedPlugin>)> {
-    let (plugin, component) = Loader::new(configuration)?.load(&new.file)?;
-    let plan = describe(&plugin, new)?;
-    let plugins = vec![LoadedPlugin { name: stem(&new.file), plugin, args: new.args.clone(), component, replaces: None }];
-    Ok((JobSpec::from_plan(name, Arc::new(plan)), plugins))
+    let loaded = Loader::new(configuration)?.load_for_job(&new.file, &new.args)?;
+    let plan = describe(&loaded.plugin, new)?;
+    Ok((JobSpec::from_plan(name, Arc::new(plan)), vec![loaded]))
 }
 
 fn read_job_file(args: &RunArgs) -> Result<Job> {
@@ -251,9 +257,9 @@ fn load_plugins(file: &JobFile, folder: &Path, configuration: &Configuration) ->
     let (mut plugins, mut plans) = (Vec::new(), Vec::new());
     for used in file.plugins() {
         let path = folder.join(&used.component);
-        let (plugin, component) = loader.load(&path)?;
-        plans.push(Arc::new(plugin.describe(&used.args).map_err(|e| e.at(path.display()))?));
-        plugins.push(LoadedPlugin { name: stem(&path), plugin, args: used.args, component, replaces: None });
+        let loaded = loader.load_for_job(&path, &used.args)?;
+        plans.push(Arc::new(loaded.plugin.describe(&used.args).map_err(|e| e.at(path.display()))?));
+        plugins.push(loaded);
     }
     Ok((plugins, plans))
 }

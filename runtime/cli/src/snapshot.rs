@@ -20,6 +20,13 @@ struct Size {
     on_disk: bool,
 }
 
+impl Size {
+    fn add(&mut self, entries: u64, bytes: u64) {
+        self.entries = self.entries.saturating_add(entries);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
 /// `streamrt savepoint inspect`.
 ///
 /// # Errors
@@ -82,8 +89,9 @@ fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
         for keyed in &index.keyed {
             let size = states.entry(keyed.name.clone()).or_default();
             size.types = keyed.types.clone();
-            size.entries += keyed.groups.iter().map(|span| span.entries).sum::<u64>();
-            size.bytes += keyed.groups.iter().map(|span| span.bytes).sum::<u64>();
+            for span in &keyed.groups {
+                size.add(span.entries, span.bytes);
+            }
         }
         for state in index.disk.iter().flat_map(|disk| &disk.states) {
             let size = states.entry(state.name.clone()).or_default();
@@ -92,8 +100,7 @@ fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
         for list in &index.lists {
             let size = states.entry(list.name.clone()).or_default();
             size.types = if list.types.is_null() { json!({"kind": "operator-list", "mode": list.mode}) } else { list.types.clone() };
-            size.entries += list.items;
-            size.bytes += list.bytes;
+            size.add(list.items, list.bytes);
         }
     }
     states

@@ -31,6 +31,9 @@ pub struct FileSplit {
 /// Of one file: each is a row in memory and in checkpoints.
 const SPLITS_MAX: u64 = 100_000;
 
+/// Nobody finds so many; a snapshot that says so was made up.
+const ALL_SPLITS_MAX: u32 = 1 << 31;
+
 pub struct FileEnumerator {
     options: Arc<FileOptions>,
     settle_ms: u64,
@@ -62,7 +65,10 @@ impl FileEnumerator {
     /// # Errors
     /// `Data` if `restored` is no snapshot of such an enumerator.
     pub fn new(options: Arc<FileOptions>, quoted: bool, restored: Option<&str>) -> Result<FileEnumerator> {
-        let found = restored.map(|text| position::read("source `file`", text)).transpose()?.unwrap_or_default();
+        let found: Found = restored.map(|text| position::read("source `file`", text)).transpose()?.unwrap_or_default();
+        if found.n_splits > ALL_SPLITS_MAX {
+            return Err(position::damaged("source `file`", &format!("{} splits", found.n_splits)));
+        }
         Ok(FileEnumerator { settle_ms: options.settle_ms()?, options, waiting: BTreeMap::new(), waited: BTreeMap::new(), quoted, found })
     }
 

@@ -179,9 +179,10 @@ impl FileSource {
 
     /// Opens a split that is read as lines.
     fn read(&self, split: &Split, detail: &FileSplit, position: Option<FilePosition>) -> Result<FileReader> {
+        let line = position.map_or(Ok(1), |position| position::count(&split.name, position.line))?;
         let input = Input::open(detail, position, self.options.follow_ms())?;
         let framing = if self.options.header { self.format.header_framing() } else { self.format.framing() };
-        let mut records = RecordBuffer::at(framing, input.at(), position.map_or(1, |position| position.line));
+        let mut records = RecordBuffer::at(framing, input.at(), line);
         if input.may_have_mark() {
             records.pass_over_mark();
         }

@@ -8,6 +8,9 @@ use serde::de::DeserializeOwned;
 use std::fmt::Display;
 use streamrt_types::{Error, Result, code};
 
+/// Characters of what was read that a message shows.
+const SHOWN_CHARS: usize = 200;
+
 pub fn write<T: Serialize>(position: &T) -> String {
     serde_json::to_string(position).expect("positions are structs of numbers and strings")
 }
@@ -20,9 +23,19 @@ pub fn read<T: DeserializeOwned>(place: impl Display, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| damaged(place, text).with_source(e))
 }
 
+/// A number that somebody counts on from.
+///
+/// # Errors
+/// `Data` if nobody has counted so far: the next one might overflow.
+pub fn count(place: impl Display, number: u64) -> Result<u64> {
+    const MOST: u64 = 1 << 62;
+    if number <= MOST { Ok(number) } else { Err(damaged(place, &number.to_string())) }
+}
+
 /// Something that `write` never wrote for this place.
 pub fn damaged(place: impl Display, text: &str) -> Error {
-    Error::new(code::SNAPSHOT_DAMAGED, format!("{place}: the snapshot holds `{text}`, which nobody could go on from"))
+    let shown: String = text.chars().take(SHOWN_CHARS).collect();
+    Error::new(code::SNAPSHOT_DAMAGED, format!("{place}: the snapshot holds `{shown}`, which nobody could go on from"))
 }
 
 /// The input behind a position is not what it was: to go on elsewhere would skip records, or read them twice.

@@ -12,23 +12,31 @@
 //! No question waits for its answer for ever (`connection.rs`): a server that stands still costs the attempt, and the next one first ends
 //! what connections the one before has left there.
 //!
-//! A lost connection costs the transaction that was open, and so the attempt; commits and clean-up are tried again. There is no TLS: the
-//! server is to be on this machine or in a network that is trusted.
+//! A row that the table does not take meets the job's poison policy: it is found (`rows.rs`), and left out or named. To go on without it each COPY
+//! has a savepoint, but under the policy `skip` alone; under the others the transaction is lost anyway, and the row is looked for in another one.
+//!
+//! A lost connection costs the transaction that was open, and so the attempt; commits and clean-up are tried again. TLS is as `url` says
+//! (`tls.rs`).
 
 mod connection;
 mod copy_text;
+mod rows;
 mod server;
 mod table;
+mod tls;
+mod url;
 
 use crate::{options, position};
 use arrow_schema::SchemaRef;
-use copy_text::CopyText;
+use bytes::Bytes;
+use connection::Failure;
+use rows::Waiting;
 use serde::{Deserialize, Serialize};
 pub use server::needs;
 use server::{Server, quote};
 use std::time::Duration;
-use streamrt_operator::{OperatorContext, Sink, transaction_prefix};
-use streamrt_types::{Batch, Error, Result, code, parse_duration_ms};
+use streamrt_operator::{DeadLetter, OperatorContext, Sink, TaskMetrics, json, transaction_prefix};
+use streamrt_types::{Batch, Error, PoisonPolicy, Result, code, parse_duration_ms};
 use table::Table;
 use tokio_postgres::error::SqlState;
 
@@ -36,10 +44,11 @@ use tokio_postgres::error::SqlState;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PostgresOptions {
-    /// `postgresql://user@host:5432/database`, or `host=/run/postgresql user=me dbname=database`. The variable `PGPASSWORD` gives the
-    /// password if the URL has none: options are kept with the checkpoints, and passwords should not be.
+    /// `postgresql://user@host:5432/database`, or `host=/run/postgresql user=me dbname=database`, with `sslmode` and `sslrootcert` as libpq has
+    /// them. The variable `PGPASSWORD` gives the password if the URL has none.
     pub url: String,
-    /// The table as SQL names it: `results`, or `schema.results`. It must be there; columns are found by name.
+    /// The table, `results` or `schema.results`: the one of exactly this name, else the one that SQL means by it. It must be there; columns are
+    /// found by name.
     pub table: String,
     /// How long the server may take for one statement, as in `60s`, which is the default. Then the transaction is given up, and the job
     /// fails or starts again. At least 1 s.
@@ -66,6 +75,11 @@ const SHOWN_CHARS: usize = 200;
 /// Prepared transactions that a subtask may have at once: one that waits for its commit, and the next one.
 const PREPARED_PER_SUBTASK: u32 = 2;
 
+/// Around each COPY, where rows may be left out.
+const SAVEPOINT: &str = "SAVEPOINT rows";
+const RELEASE: &str = "RELEASE SAVEPOINT rows";
+const ROLLBACK_TO: &str = "ROLLBACK TO SAVEPOINT rows";
+
 /// One subtask's writer.
 pub struct PostgresSink {
     server: Server,
@@ -75,7 +89,9 @@ pub struct PostgresSink {
     table: Option<Table>,
     /// What was written since `begin`.
     written: Promise,
-    text: Vec<u8>,
+    waiting: Waiting,
+    /// Known once the sink is open.
+    context: Option<OperatorContext>,
     /// The server has the transaction open.
     begun: bool,
 }
@@ -89,6 +105,19 @@ struct Promise {
     /// The first row and the last one, their columns divided by tabulators, to find them by if the transaction is lost.
     first: String,
     last: String,
+}
+
+fn is_refusal(failure: &Failure) -> bool {
+    server::code_of(failure) == code::ROW_REFUSED
+}
+
+/// Whether a transaction is one that a sink of this uid began, for whichever job: `UID-JOB-GENERATION-SUBTASK-NUMBER`.
+fn is_of(transaction: &str, uid: &str) -> bool {
+    let parts: Vec<&str> = transaction.split('-').collect();
+    let [_, job, numbers @ ..] = &parts[..] else { return false };
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_plain = job.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_plain && transaction.starts_with(&transaction_prefix(job, uid)) && numbers.len() == 3 && numbers.iter().all(is_number)
 }
 
 impl PostgresOptions {
@@ -107,21 +136,116 @@ impl PostgresSink {
             return Err(options::refuse("postgres", "`table` is empty, but it must name a table"));
         }
         let server = Server::new(&options.url, options.statement_limit()?)?;
-        Ok(PostgresSink { server, options, schema, table: None, written: Promise::default(), text: Vec::new(), begun: false })
+        Ok(PostgresSink {
+            server,
+            options,
+            schema,
+            table: None,
+            written: Promise::default(),
+            waiting: Waiting::default(),
+            context: None,
+            begun: false,
+        })
     }
 
     fn table(&self) -> Result<&Table> {
         self.table.as_ref().ok_or_else(|| Error::internal("a sink is opened before it is used"))
     }
 
-    /// Sends the text that has gathered.
+    fn context(&self) -> Result<&OperatorContext> {
+        self.context.as_ref().ok_or_else(|| Error::internal("a sink is opened before it is used"))
+    }
+
+    fn skips(&self) -> bool {
+        self.context.as_ref().is_some_and(|context| context.configuration.poison_policy == PoisonPolicy::Skip)
+    }
+
+    /// Sends the rows that have gathered.
     fn copy(&mut self) -> Result<()> {
-        let sql = self.table()?.copy.clone();
-        let text = std::mem::take(&mut self.text);
+        let (sql, skips) = (self.table()?.copy.clone(), self.skips());
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let text = Bytes::from(std::mem::take(&mut waiting.text));
         let connection = self.server.connection()?;
         let begun = std::mem::replace(&mut self.begun, true);
-        let copied = if begun { Ok(()) } else { connection.batch_execute("BEGIN") }.and_then(|()| connection.copy(&sql, text));
-        copied.map_err(|e| self.server.failed(&format!("writing to table {}", self.options.table), &e))
+        let begin = [(!begun, "BEGIN; "), (skips, SAVEPOINT)];
+        let begin: String = begin.into_iter().filter_map(|(is_due, sql)| is_due.then_some(sql)).collect();
+        let is_ready = if begin.is_empty() { Ok(()) } else { connection.batch_execute(&begin) };
+        let copied = is_ready.and_then(|()| connection.copy(&sql, text.clone()));
+        match copied {
+            Ok(()) if skips => connection.batch_execute(RELEASE).map_err(|e| self.failed(&e)),
+            Ok(()) => Ok(()),
+            Err(failure) if is_refusal(&failure) => self.isolate(&waiting, &text, failure),
+            Err(failure) => Err(self.failed(&failure)),
+        }
+    }
+
+    fn failed(&mut self, failure: &Failure) -> Error {
+        self.server.failed(&format!("writing to table {}", self.options.table), failure)
+    }
+
+    /// Finds the rows that the server does not take, and sends the others. Under another policy than `skip` the first of them ends the job.
+    fn isolate(&mut self, waiting: &Waiting, text: &Bytes, failure: Failure) -> Result<()> {
+        // What came before is kept where it can be; else the rows are looked for in a transaction that comes to nothing.
+        let again = if self.skips() { ROLLBACK_TO } else { "ROLLBACK; BEGIN; SAVEPOINT rows" };
+        let first = self.failed_words(&failure);
+        self.execute(again)?;
+        let starts = rows::line_starts(text);
+        let mut work = vec![(0..starts.len() - 1, Some(failure))];
+        while let Some((lines, failure)) = work.pop() {
+            let part = rows::lines(text, &starts, &lines);
+            let refused = match failure {
+                Some(failure) => Err(failure),
+                None => self.try_copy(part)?,
+            };
+            match refused {
+                Ok(()) => {}
+                Err(failure) if lines.len() == 1 => self.refuse_line(waiting, lines.start, &failure)?,
+                Err(failure) => work.extend(rows::cut(&lines, failure.line()).into_iter().rev().map(|part| (part, None))),
+            }
+        }
+        // Each row alone is taken: it is what they are together, or with those before them, and then it is the server's word that counts.
+        if self.skips() { Ok(()) } else { Err(Error::new(code::ROW_REFUSED, first)) }
+    }
+
+    fn failed_words(&self, failure: &Failure) -> String {
+        format!("writing to table {} failed: {failure}", self.options.table)
+    }
+
+    fn execute(&mut self, sql: &str) -> Result<()> {
+        let done = self.server.connection()?.batch_execute(sql);
+        done.map_err(|e| self.failed(&e))
+    }
+
+    /// The inner error is the server's refusal; the transaction is as it was then.
+    fn try_copy(&mut self, text: Bytes) -> Result<Result<(), Failure>> {
+        let sql = self.table()?.copy.clone();
+        let copied = self.server.connection()?.copy(&sql, text);
+        match copied {
+            Ok(()) => self.execute("RELEASE SAVEPOINT rows; SAVEPOINT rows").map(Ok),
+            Err(failure) if is_refusal(&failure) => self.execute(ROLLBACK_TO).map(|()| Err(failure)),
+            Err(failure) => Err(self.failed(&failure)),
+        }
+    }
+
+    fn refuse_line(&mut self, waiting: &Waiting, line: usize, failure: &Failure) -> Result<()> {
+        let (batch, row) = waiting.row(line).ok_or_else(|| Error::internal("a line of a COPY has no row"))?;
+        self.written.rows = self.written.rows.saturating_sub(1);
+        self.refuse(batch, row, &failure.to_string())
+    }
+
+    /// By the job's policy, a row that cannot be written.
+    fn refuse(&self, batch: &Batch, row: usize, reason: &str) -> Result<()> {
+        let context = self.context()?;
+        let position = batch.origin.as_ref().map_or(String::new(), |origin| format!("{} line {}", origin.split, origin.position(row)));
+        let (record, table) = (json::row(&batch.columns, row), &self.options.table);
+        let message = format!("table {table} does not take the row: {reason}");
+        if !self.skips() {
+            let place = if position.is_empty() { String::new() } else { format!(" ({position})") };
+            return Err(Error::new(code::ROW_REFUSED, format!("{message}: {record}{place}")));
+        }
+        TaskMetrics::add(&context.metrics.dead_letters, 1);
+        let (uid, time_ms) = (context.uid.to_string(), batch.times().map(|times| times[row]));
+        (context.dead_letters)(DeadLetter { uid, code: code::ROW_REFUSED.id, message, position, record, time_ms, ..DeadLetter::default() })
     }
 
     /// The transaction is neither prepared nor committed.
@@ -135,8 +259,13 @@ impl PostgresSink {
         Error::new(code::COMMIT_LOST, message)
     }
 
+    /// # Errors
+    /// `Data` (S7001) if it promises a transaction that no sink of this uid can have begun: it would be one of somebody else.
     fn read(&self, committable: &[u8]) -> Result<Promise> {
-        position::read("sink `postgres`", &String::from_utf8_lossy(committable))
+        let text = String::from_utf8_lossy(committable);
+        let promise: Promise = position::read("sink `postgres`", &text)?;
+        let is_ours = self.context.as_ref().is_none_or(|context| is_of(&promise.transaction, &context.uid));
+        if is_ours { Ok(promise) } else { Err(position::damaged("sink `postgres`", &text)) }
     }
 
     /// Ends a prepared transaction; false if the server does not know it.
@@ -180,36 +309,41 @@ impl Sink for PostgresSink {
         self.check_room(context)?;
         let table = Table::find(&mut self.server, &self.options.table, &self.schema)?;
         table.forget(&mut self.server, &prefix, REMEMBERED)?;
-        self.table = Some(table);
+        (self.table, self.context) = (Some(table), Some(context.clone()));
         Ok(())
     }
 
     fn begin(&mut self, transaction: &str) -> Result<()> {
-        assert!(!self.begun && self.text.is_empty(), "rows of two transactions would be in one");
+        assert!(!self.begun && self.waiting.text.is_empty(), "rows of two transactions would be in one");
         self.written = Promise { transaction: transaction.to_owned(), ..Promise::default() };
         Ok(())
     }
 
     fn write(&mut self, batch: &Batch) -> Result<()> {
-        let from = self.text.len();
-        let rows = CopyText::new(&batch.columns, &self.table()?.columns)?;
-        rows.write(&mut self.text)?;
-        let text = String::from_utf8_lossy(&self.text[from..]);
+        let from = self.waiting.text.len();
+        let table = self.table.as_ref().ok_or_else(|| Error::internal("a sink is opened before it is used"))?;
+        let refused = self.waiting.add(batch, &table.columns)?;
+        let text = String::from_utf8_lossy(&self.waiting.text[from..]);
         let mut lines = text.lines().map(|line| line.chars().take(SHOWN_CHARS).collect::<String>());
         if self.written.rows == 0 {
             self.written.first = lines.clone().next().unwrap_or_default();
         }
         self.written.last = lines.next_back().unwrap_or_default();
-        self.written.rows += batch.n_rows() as u64;
-        if self.text.len() < COPY_BYTES { Ok(()) } else { self.copy() }
+        self.written.rows += (batch.n_rows() - refused.len()) as u64;
+        for refused in refused {
+            let column = batch.columns.schema_ref().field(refused.column).name().clone();
+            self.refuse(batch, refused.row, &format!("column `{column}` {}", refused.why))?;
+        }
+        if self.waiting.text.len() < COPY_BYTES { Ok(()) } else { self.copy() }
     }
 
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {
-        if self.written.rows == 0 {
-            return Ok(None);
-        }
-        if !self.text.is_empty() {
+        if !self.waiting.text.is_empty() {
             self.copy()?;
+        }
+        // Of those that came none may be left.
+        if self.written.rows == 0 {
+            return self.abort().map(|()| None);
         }
         let (name, note) = (self.written.transaction.clone(), self.table()?.note.clone());
         let connection = self.server.connection()?;
@@ -233,7 +367,7 @@ impl Sink for PostgresSink {
 
     /// Where the connection is gone, so is the transaction.
     fn abort(&mut self) -> Result<()> {
-        self.text.clear();
+        self.waiting.clear();
         self.written = Promise::default();
         if std::mem::take(&mut self.begun) {
             self.server.disconnect();
@@ -250,5 +384,20 @@ impl Sink for PostgresSink {
             self.end("ROLLBACK", &transaction)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promise_names_transactions_of_its_sink_alone() {
+        assert!(is_of("out-1a2b3c4d-1-0-17", "out") && is_of("my%20out-x-1-0-0", "my out"));
+        for foreign in
+            ["", "theirs", "out", "out-1a2b3c4d", "out-x-1-0", "out-x-1-0-a", "out-x-1-0-1-1", "other-x-1-0-0", "out-x'; DROP-1-0-0"]
+        {
+            assert!(!is_of(foreign, "out"), "{foreign}");
+        }
     }
 }

@@ -92,7 +92,7 @@ impl Source for SocketSource {
         let stream = self.connect().map_err(refused)?;
         stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(refused)?;
         let decoder = self.format.decoder(None, split.name.clone(), split.number)?;
-        let n_lines = position.map_or(0, |position| position.lines);
+        let n_lines = position.map_or(Ok(0), |position| position::count(&split.name, position.lines))?;
         let records = RecordBuffer::at(self.format.framing(), 0, n_lines.saturating_add(1));
         Ok(Box::new(SocketReader { address: self.address.clone(), stream, records, decoder, closed: None }))
     }

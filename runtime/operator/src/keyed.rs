@@ -6,7 +6,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 use streamrt_state::{KeyBuffer, KeyKind, Keys, RowCodec};
 use streamrt_types::state_types::key_types;
-use streamrt_types::{Error, KeyEncoder, Result, plan_schema};
+use streamrt_types::{Error, KeyEncoder, Result, code, plan_schema};
 
 /// Reads the keys of batches of one schema.
 pub struct BatchKeys {
@@ -97,7 +97,7 @@ impl BatchKeys {
             }
             Keys::Bytes { bytes, offsets } => {
                 let key = |range: &[u32]| &bytes[range[0] as usize..range[1] as usize];
-                Ok(self.codec.decode(&offsets.windows(2).map(key).collect::<Vec<_>>())?)
+                Ok(self.decode(&offsets.windows(2).map(key).collect::<Vec<_>>())?)
             }
         };
         columns.and_then(|columns| columns.project(wanted)).map_err(|e| Error::internal("keys do not make columns").with_source(e))
@@ -106,9 +106,10 @@ impl BatchKeys {
     /// The key columns of keys that are given by their canonical bytes.
     ///
     /// # Errors
-    /// `Internal` if the bytes are no keys of this kind.
+    /// `Data` (S7001) if the bytes are no keys of this kind: then they came out of a snapshot, for no row has such a key.
     pub fn decode(&self, keys: &[&[u8]]) -> Result<RecordBatch> {
-        self.codec.decode(keys)
+        let damaged = |cause| Error::new(code::SNAPSHOT_DAMAGED, "a key of the state is none of its columns").with_source(cause);
+        self.codec.decode(keys).map_err(damaged)
     }
 
     /// The key of a row of the batch as JSON, for reports.

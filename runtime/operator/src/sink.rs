@@ -200,10 +200,10 @@ fn commit(sink: &mut dyn Sink, committable: &[u8]) -> Result<()> {
     failpoint("commit.after")
 }
 
-/// Some columns of a batch; a sink looks at neither times nor origins.
+/// Some columns of a batch, with where they come from, for reports. A sink looks at no times.
 fn project(batch: &Batch, columns: &[usize]) -> Result<Batch> {
     let projected = batch.columns.project(columns).map_err(|e| Error::internal("the columns of a sink are there").with_source(e))?;
-    Ok(Batch::new(projected))
+    Ok(Batch { origin: batch.origin.clone(), ..Batch::new(projected) })
 }
 
 #[cfg(test)]

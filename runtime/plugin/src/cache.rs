@@ -1,83 +1,75 @@
 //! Compiled code on disk, by the digest of the component, so that a job starts without compiling.
 //!
-//! Invariant: a file is loaded only if it carries the checksum that this program wrote, from a folder that nobody else may write to: compiled
-//! code is trusted. Whatever is wrong with a file or with the folder, the component is compiled again; nothing here fails a job.
+//! Invariant: a file is loaded only if it carries the checksum that this program wrote under its name, with a key that only its user has, in a
+//! folder that nobody else can have written to: compiled code is trusted. Whatever is wrong with a file, the component is compiled again; nothing
+//! here fails a job.
 
-use std::fs::{self, DirBuilder, File};
 use std::hash::{Hash, Hasher};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io;
+use std::time::SystemTime;
+use streamrt_folders::Folder;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 /// More files than this, and the oldest go; some hundred MiB at most.
 const FILES_MAX: usize = 64;
 
+/// No component that may be loaded has more compiled code.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
 const CHECKSUM_BYTES: usize = 32;
 
-/// Gives temporary files of one process different names.
-static N_WRITES: AtomicU64 = AtomicU64::new(0);
+/// Tells the key of this purpose from all others that are made of the same secret.
+const PURPOSE: &str = "streamrt compiled code";
 
-pub(crate) struct Cache {
-    folder: PathBuf,
+/// See the module.
+pub struct CompiledCode {
+    folder: Folder,
+    key: [u8; blake3::KEY_LEN],
 }
 
-impl Cache {
-    /// Makes the folder if it is missing.
-    ///
-    /// # Errors
-    /// A sentence that says why the folder cannot be used.
-    pub fn open(folder: &Path) -> Result<Cache, String> {
-        let fault = |e: io::Error| format!("compiled plugins are not kept: the folder {} cannot be used: {e}", folder.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fault)?;
-        let metadata = fs::symlink_metadata(folder).map_err(fault)?;
-        let own = own_user(folder).map_err(fault)?;
-        if !metadata.is_dir() || metadata.mode() & 0o077 != 0 || metadata.uid() != own {
-            let folder = folder.display();
-            return Err(format!("compiled plugins are not kept: {folder} must be a folder that belongs to you alone (mode 0700)"));
-        }
-        Ok(Cache { folder: folder.to_owned() })
+impl CompiledCode {
+    /// `folder` is one that is guarded: see [`Folder::guarded`]. `secret` is the user's, and kept elsewhere.
+    pub fn new(folder: Folder, secret: &[u8; 32]) -> CompiledCode {
+        CompiledCode { folder, key: blake3::derive_key(PURPOSE, secret) }
     }
 
-    fn path(&self, engine: &Engine, digest: &str) -> PathBuf {
-        let mut settings = Fingerprint(blake3::Hasher::new());
-        engine.precompile_compatibility_hash().hash(&mut settings);
-        self.folder.join(format!("{digest}-{:016x}.cwasm", settings.finish()))
+    /// A file of another name, put under this one, would be other code.
+    fn checksum(&self, name: &str, code: &[u8]) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes()).update(code);
+        hasher.finalize()
     }
 
     /// The compiled component, if it is there and sound.
-    pub fn load(&self, engine: &Engine, digest: &str) -> Option<Component> {
-        let file = fs::read(self.path(engine, digest)).ok()?;
+    pub(crate) fn load(&self, engine: &Engine, digest: &str) -> Option<Component> {
+        let name = file_name(engine, digest);
+        let file = self.folder.read(&name, FILE_BYTES_MAX).ok()??;
         let (checksum, code) = file.split_at_checked(CHECKSUM_BYTES)?;
-        if blake3::hash(code) != *<&[u8; CHECKSUM_BYTES]>::try_from(checksum).ok()? {
+        if self.checksum(&name, code) != *<&[u8; CHECKSUM_BYTES]>::try_from(checksum).ok()? {
             return None;
         }
         trusted(engine, code).ok()
     }
 
-    /// Keeps a compiled component, under a temporary name first, so that no half of it is ever seen.
-    pub fn store(&self, engine: &Engine, digest: &str, code: &[u8]) -> io::Result<()> {
-        let temporary = self.folder.join(format!(".{}-{}", std::process::id(), N_WRITES.fetch_add(1, Ordering::Relaxed)));
-        let written = write(&temporary, code).and_then(|()| fs::rename(&temporary, self.path(engine, digest)));
-        if written.is_err() {
-            // What is left of a full disk is of no use.
-            let _ = fs::remove_file(&temporary);
-        }
-        written.and_then(|()| self.trim())
+    /// Keeps a compiled component.
+    pub(crate) fn store(&self, engine: &Engine, digest: &str, code: &[u8]) -> io::Result<()> {
+        let name = file_name(engine, digest);
+        self.folder.write(&name, &[self.checksum(&name, code).as_bytes(), code])?;
+        self.trim()
     }
 
     /// Removes the oldest files beyond the limit.
     fn trim(&self) -> io::Result<()> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            files.push((entry.metadata()?.modified()?, entry.path()));
+        let mut files: Vec<(SystemTime, String)> = Vec::new();
+        for name in self.folder.names()? {
+            if let Some(file) = self.folder.file(&name)? {
+                files.push((file.metadata()?.modified()?, name));
+            }
         }
         files.sort();
         let surplus = files.len().saturating_sub(FILES_MAX);
-        files.iter().take(surplus).try_for_each(|(_, path)| fs::remove_file(path))
+        files.iter().take(surplus).try_for_each(|(_, name)| self.folder.remove(name))
     }
 }
 
@@ -87,27 +79,19 @@ impl Cache {
 /// wasmtime's, if the code is of another version or other settings.
 pub(crate) fn trusted(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: `deserialize` demands bytes that `serialize` made. They come from `store` above, which is the only writer of the files of the
-    // cache; the folder is the user's own and closed to others (checked in `open`), and the checksum shows that the file is whole and
-    // unchanged; or straight from the same program (`compiler.rs`), through a pipe that nobody else holds. That they were made for this
-    // version of wasmtime and these settings is in the name of the file, and wasmtime checks it again.
+    // cache: nobody else can compute their checksum, nor write into the folder; or straight from the same program (`compiler.rs`), through a
+    // pipe that nobody else holds. That they were made for this version of wasmtime and these settings is in the name of the file, and wasmtime
+    // checks it again.
     #[allow(unsafe_code)]
     unsafe {
         Component::deserialize(engine, code)
     }
 }
 
-fn write(path: &Path, code: &[u8]) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(blake3::hash(code).as_bytes())?;
-    file.write_all(code)
-}
-
-/// The id of the user that this process runs as, seen on a file that it makes: the standard library has no call for it.
-fn own_user(folder: &Path) -> io::Result<u32> {
-    let path = folder.join(format!(".user-{}-{}", std::process::id(), N_WRITES.fetch_add(1, Ordering::Relaxed)));
-    let user = File::options().write(true).create_new(true).mode(0o600).open(&path)?.metadata()?.uid();
-    fs::remove_file(&path)?;
-    Ok(user)
+fn file_name(engine: &Engine, digest: &str) -> String {
+    let mut settings = Fingerprint(blake3::Hasher::new());
+    engine.precompile_compatibility_hash().hash(&mut settings);
+    format!("{digest}-{:016x}.cwasm", settings.finish())
 }
 
 /// A hasher whose result does not change from one build of this program to the next.

@@ -1,10 +1,9 @@
 //! The host of all plugins of a process: one engine, its ticker, and the cache of compiled code.
 
-use crate::cache::{self, Cache};
+use crate::cache::{self, CompiledCode};
 use crate::compiler::{Compiler, compile_here};
 use crate::plugin::Plugin;
 use crate::ticker::Ticker;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_types::{Clock, Configuration, Error, Result, SystemClock};
@@ -20,8 +19,7 @@ pub struct PluginHost {
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
-    cache: Option<Cache>,
-    cache_fault: Option<String>,
+    cache: Option<CompiledCode>,
     /// None: components are compiled in this process.
     compiler: Option<Compiler>,
 }
@@ -44,37 +42,36 @@ pub(crate) struct Limits {
 }
 
 impl PluginHost {
-    /// Makes a host; its limits are those of `configuration`, and compiled code is kept in `cache_dir`.
+    /// Makes a host; its limits are those of `configuration`, and compiled code is kept in `cache`.
     ///
     /// Starts one thread, which ends with the host and its plugins. `plugin_epoch = false` compiles without deadline checks: such code
     /// is neither shared with nor taken from hosts that have them.
     ///
     /// # Errors
-    /// `Internal` if the engine or the thread cannot be made on this machine. A cache folder that cannot be used is no error: see
-    /// [`PluginHost::cache_fault`].
-    pub fn new(configuration: &Configuration, cache_dir: Option<PathBuf>) -> Result<Arc<PluginHost>> {
-        PluginHost::make(configuration, cache_dir, SystemClock::shared(), None)
+    /// `Internal` if the engine or the thread cannot be made on this machine.
+    pub fn new(configuration: &Configuration, cache: Option<CompiledCode>) -> Result<Arc<PluginHost>> {
+        PluginHost::make(configuration, cache, SystemClock::shared(), None)
     }
 
     /// Like [`PluginHost::new`], for components of strangers: they are compiled by another process, under limits of time and memory.
     ///
     /// # Errors
     /// As for [`PluginHost::new`].
-    pub fn for_strangers(configuration: &Configuration, cache_dir: Option<PathBuf>, compiler: Compiler) -> Result<Arc<PluginHost>> {
-        PluginHost::make(configuration, cache_dir, SystemClock::shared(), Some(compiler))
+    pub fn for_strangers(configuration: &Configuration, cache: Option<CompiledCode>, compiler: Compiler) -> Result<Arc<PluginHost>> {
+        PluginHost::make(configuration, cache, SystemClock::shared(), Some(compiler))
     }
 
     /// Like [`PluginHost::new`], with a clock for guests that read the time through WASI.
     ///
     /// # Errors
     /// As for [`PluginHost::new`].
-    pub fn with_clock(configuration: &Configuration, cache_dir: Option<PathBuf>, clock: Arc<dyn Clock>) -> Result<Arc<PluginHost>> {
-        PluginHost::make(configuration, cache_dir, clock, None)
+    pub fn with_clock(configuration: &Configuration, cache: Option<CompiledCode>, clock: Arc<dyn Clock>) -> Result<Arc<PluginHost>> {
+        PluginHost::make(configuration, cache, clock, None)
     }
 
     fn make(
         configuration: &Configuration,
-        cache_dir: Option<PathBuf>,
+        cache: Option<CompiledCode>,
         clock: Arc<dyn Clock>,
         compiler: Option<Compiler>,
     ) -> Result<Arc<PluginHost>> {
@@ -92,17 +89,7 @@ impl PluginHost {
         let engine =
             Engine::new(&config(limits.epoch)).map_err(|e| Error::internal(format!("the Wasm engine cannot be made here: {e:#}")))?;
         let ticker = Ticker::start(engine.clone())?;
-        let (cache, cache_fault) = match cache_dir.map(|folder| Cache::open(&folder)) {
-            None => (None, None),
-            Some(Ok(cache)) => (Some(cache), None),
-            Some(Err(fault)) => (None, Some(fault)),
-        };
-        Ok(Arc::new(PluginHost { engine, ticker, clock, limits, cache, cache_fault, compiler }))
-    }
-
-    /// Why compiled code is not kept, as a sentence for a warning; `None` if it is, or if no folder was given.
-    pub fn cache_fault(&self) -> Option<&str> {
-        self.cache_fault.as_deref()
+        Ok(Arc::new(PluginHost { engine, ticker, clock, limits, cache, compiler }))
     }
 
     /// Checks a component and makes it ready, from the cache if it is there. Compiling takes seconds for a megabyte.

@@ -38,6 +38,7 @@ mod ticker;
 mod trap;
 mod wasi;
 
+pub use cache::CompiledCode;
 pub use chain::{ChainSpec, Log, PluginChain};
 pub use compiler::{Compiler, compile};
 pub use grants::Grants;

@@ -19,11 +19,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::{
-    EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind, Store, Stored,
-    SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
+    ApprovalKey, EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind,
+    Store, Stored, SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
-use streamrt_types::{Configuration, Error, Result, code, failpoint, say};
+use streamrt_types::{Configuration, Error, Result, code, failpoint, say, without_passwords};
 
 /// How often a start looks at a log that grows meanwhile. A leader writes a few entries a second, and a look takes some ms.
 const LOOKS_MAX: u32 = 50;
@@ -48,9 +48,9 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// Keeps the version's components in the store.
-    fn new(definition: &Arc<Definition>, store: &Store) -> Result<Version> {
-        let plugins = definition.plugins.iter().map(|plugin| keep(store, plugin)).collect::<Result<_>>()?;
+    /// Keeps the version's components in the store. `job` is the token of the job's first leader.
+    fn new(definition: &Arc<Definition>, store: &Store, job: &str) -> Result<Version> {
+        let plugins = definition.plugins.iter().map(|plugin| keep(store, plugin, job)).collect::<Result<_>>()?;
         Ok(Version { definition: definition.clone(), plugins, plan: plan_of(definition) })
     }
 
@@ -174,12 +174,39 @@ pub struct Replacing {
     pub before: Option<(String, Vec<u8>)>,
 }
 
+/// By what a component of a manifest is known for one that the user wants.
+#[derive(Clone, Copy)]
+pub struct Trust<'a> {
+    /// The user's, for upgrades; None: there are none.
+    pub approvals: Option<&'a ApprovalKey>,
+    /// The digest that the user names beside.
+    pub accepted: Option<&'a str>,
+}
+
+impl Trust<'_> {
+    /// `named` is the digest of the component that the user names.
+    fn check(&self, store: &Store, job: &str, named: &str, plugin: &PluginEntry) -> Result<()> {
+        let is_approved =
+            self.approvals.is_some_and(|approvals| approvals.approves(job, plugin)) && plugin.replaces.as_deref() == Some(named);
+        if is_approved || [Some(named), self.accepted].contains(&Some(plugin.digest.as_str())) {
+            return Ok(());
+        }
+        let (place, digest) = (store.location(), &plugin.digest);
+        let message = format!(
+            "{place} says that the job was upgraded to the component {digest}, and on this machine you have not done that: `--accept {digest}` \
+             says that it may run, also after a move from another machine"
+        );
+        Err(Error::new(code::NOT_ACCEPTED, message))
+    }
+}
+
 /// What an upgrade has put in the place of the component with this digest, according to the newest checkpoint in `checkpoint.dir`. A snapshot
-/// `from` that the user names counts as the start of the job, unless it is the newest: then the user says what runs on it.
+/// `from` that the user names counts as the start of the job, unless it is the newest: then the user says what runs on it. It has to be one
+/// that is trusted: others may be able to write into that folder.
 ///
 /// # Errors
-/// S7001 and S7002 if what stands there cannot be used, S7007 if the store does not answer.
-pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &str) -> Result<Option<Replacing>> {
+/// S7012 if it is not, S7001 and S7002 if what stands there cannot be used, S7007 if the store does not answer.
+pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &str, trust: Trust<'_>) -> Result<Option<Replacing>> {
     let Some(store) = configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(None) };
     let history = History::read(&store)?;
     if let Some(from) = from {
@@ -197,6 +224,7 @@ pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &s
     };
     // Of an upgrade that was withdrawn, the one before runs, and is in no probation.
     let before = manifest.before.get(at).filter(|before| before.digest != entry.digest);
+    [Some(entry), before].into_iter().flatten().try_for_each(|plugin| trust.check(&store, &history.job, digest, plugin))?;
     let before = before.map(|before| snapshot.component(before).map(|bytes| (before.name.clone(), bytes))).transpose()?;
     Ok(Some(Replacing { name: entry.name.clone(), component: snapshot.component(entry)?, before }))
 }
@@ -265,7 +293,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
             }
             clean_up(&log)?;
             let job = job_id(&log.history().job);
-            let (version, dead_letters_before) = (Version::new(definition, &store)?, restored.dead_letters());
+            let (version, dead_letters_before) = (Version::new(definition, &store, &log.history().job)?, restored.dead_letters());
             let first_checkpoint = log.history().next_checkpoint();
             Some(Durable { log, version, job, operators, first_checkpoint, dead_letters_before })
         }
@@ -317,16 +345,35 @@ fn record_origin(log: &mut JobLog, history: &History, snapshot: &Snapshot) -> Re
 }
 
 /// Keeps a component beside the checkpoints, unless an earlier start has.
-fn keep(store: &Store, plugin: &crate::LoadedPlugin) -> Result<PluginEntry> {
-    let digest = plugin.plugin.digest().to_owned();
+fn keep(store: &Store, plugin: &crate::LoadedPlugin, job: &str) -> Result<PluginEntry> {
+    let (digest, replaces) = (plugin.plugin.digest().to_owned(), plugin.replaces.clone());
     let component: Stored = store.put_once(&component_path(&digest), &plugin.component)?;
-    Ok(PluginEntry { name: plugin.name.clone(), digest, args: plugin.args.clone(), component, replaces: plugin.replaces.clone() })
+    let key = plugin.approvals.as_ref();
+    let approval = key.zip(replaces.as_deref()).map(|(key, replaces)| key.approve(job, replaces, &digest));
+    Ok(PluginEntry { name: plugin.name.clone(), digest, args: kept_args(&plugin.args), component, replaces, approval })
 }
 
 /// The job as the user wrote it.
 fn plan_of(definition: &Definition) -> Value {
     let node = |node: &streamrt_graph::StreamNode| json!({"uid": node.uid, "body": node.body});
-    definition.graph.stream.nodes.iter().map(node).collect()
+    let mut plan = definition.graph.stream.nodes.iter().map(node).collect();
+    hide_passwords(&mut plan);
+    plan
+}
+
+/// Others may read a checkpoint: backups, other machines, other programs.
+fn hide_passwords(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = without_passwords(text),
+        Value::Array(values) => values.iter_mut().for_each(hide_passwords),
+        Value::Object(members) => members.values_mut().for_each(hide_passwords),
+        _ => {}
+    }
+}
+
+/// The arguments of a component as a manifest has them.
+fn kept_args(args: &[String]) -> Vec<String> {
+    args.iter().map(|arg| without_passwords(arg)).collect()
 }
 
 /// `kept` is what the newest checkpoint says, and the components that go on from it.
@@ -347,8 +394,9 @@ fn check_same(kept: (&Manifest, &[PluginEntry]), definition: &Definition, folder
             let (old, new) = (short(&kept.digest), short(plugin.plugin.digest()));
             return refuse(format!("its component `{}` has the digest {old}, not {new}", kept.name));
         }
-        if kept.args != plugin.args {
-            return refuse(format!("its arguments are `{}`, not `{}`", kept.args.join(" "), plugin.args.join(" ")));
+        let (before, now) = (kept_args(&kept.args), kept_args(&plugin.args));
+        if before != now {
+            return refuse(format!("its arguments are `{}`, not `{}`", before.join(" "), now.join(" ")));
         }
     }
     if manifest.max_parallelism != definition.max_parallelism {
@@ -412,7 +460,7 @@ impl Durable {
 
     /// A version of the same shape, whose components are kept from now on.
     pub fn version(&self, definition: &Arc<Definition>) -> Result<Version> {
-        Version::new(definition, self.store())
+        Version::new(definition, self.store(), &self.log.history().job)
     }
 
     /// The components of the version that runs, as the store keeps them.
@@ -517,7 +565,10 @@ impl Durable {
         let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
         let plugins = match &savepoint {
             None => self.version.plugins.clone(),
-            Some(store) => self.version.definition.plugins.iter().map(|plugin| keep(store, plugin)).collect::<Result<_>>()?,
+            Some(store) => {
+                let job = &self.log.history().job;
+                self.version.definition.plugins.iter().map(|plugin| keep(store, plugin, job)).collect::<Result<_>>()?
+            }
         };
         let manifest = Manifest {
             version: Manifest::VERSION,

@@ -20,6 +20,9 @@ const FOUND: &str = "found";
 /// Splits that go to a reader in one batch.
 const DEALT_SPLITS_MAX: usize = 1024;
 
+/// Nobody finds so many; a snapshot that says so was made up.
+const SPLITS_MAX: u32 = 1 << 31;
+
 /// What a checkpoint keeps of an enumerator.
 #[derive(Serialize, Deserialize)]
 struct Found {
@@ -46,6 +49,10 @@ impl Enumerator {
         let damaged =
             |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: the state of its splits cannot be read")).with_source(e);
         let found: Option<Found> = state.list(FOUND).first().map(|item| serde_json::from_slice(item)).transpose().map_err(damaged)?;
+        if let Some(found) = found.as_ref().filter(|found| found.n_splits > SPLITS_MAX) {
+            let message = format!("source `{uid}`: the state says that there are {} splits", found.n_splits);
+            return Err(Error::new(code::SNAPSHOT_DAMAGED, message));
+        }
         let enumerator = source.enumerator(found.as_ref().map(|found| found.connector.as_str()))?;
         let n_splits = found.map_or(0, |found| found.n_splits);
         Ok(Enumerator { uid, enumerator, parallelism, n_splits, finished })

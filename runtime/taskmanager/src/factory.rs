@@ -10,6 +10,7 @@ use crate::restored::Restored;
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
 use std::time::Duration;
+use streamrt_checkpoint::ApprovalKey;
 use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
 use streamrt_operator::{
     FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator, Source,
@@ -32,6 +33,8 @@ pub struct LoadedPlugin {
     pub component: Arc<Vec<u8>>,
     /// The digest of the component that the job was started with, where an upgrade has put this one in its place.
     pub replaces: Option<String>,
+    /// Approves of it in manifests, for the restarts that come; None: each of them has to be told.
+    pub approvals: Option<Arc<ApprovalKey>>,
 }
 
 /// What does not change from one attempt to the next.

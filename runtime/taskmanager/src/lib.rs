@@ -38,7 +38,7 @@ mod versions;
 mod wishes;
 
 pub use disks::StateBackend;
-pub use durable::{Replacing, replacement};
+pub use durable::{Replacing, Trust, replacement};
 pub use factory::LoadedPlugin;
 pub use job::{Ended, JobHandle, JobRemote, JobState, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
 pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};

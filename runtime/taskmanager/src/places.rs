@@ -9,7 +9,7 @@ use crate::factory::Definition;
 use std::collections::BTreeMap;
 use streamrt_checkpoint::Manifest;
 use streamrt_connector::place;
-use streamrt_types::{Error, Result, code, say};
+use streamrt_types::{Error, Result, code, say, without_passwords};
 use streamrt_wit::Body;
 
 /// See the module.
@@ -87,7 +87,10 @@ impl Places {
 
 fn place_of(body: &Body) -> Option<String> {
     match body {
-        Body::Source { connector, options, .. } | Body::Sink { connector, options } => place(connector, options),
+        // As a manifest has it.
+        Body::Source { connector, options, .. } | Body::Sink { connector, options } => {
+            place(connector, options).map(|place| without_passwords(&place))
+        }
         _ => None,
     }
 }

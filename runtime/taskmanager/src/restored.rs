@@ -49,6 +49,7 @@ impl Restored {
 
     fn read_of(snapshot: &Snapshot, wanted: impl Fn(&str) -> bool) -> Result<Restored> {
         let manifest = snapshot.manifest();
+        let running: BTreeSet<u32> = manifest.subtasks.iter().filter(|subtask| !subtask.finished).map(|subtask| subtask.vertex).collect();
         let mut restored = Restored {
             dead_letters: manifest.dead_letters(),
             store: Some(snapshot.store().clone()),
@@ -58,7 +59,7 @@ impl Restored {
         for operator in manifest.operators.iter().filter(|operator| wanted(&operator.uid)) {
             restored.parts.insert(operator.uid.clone(), snapshot.parts(&operator.uid)?);
             restored.files.insert(operator.uid.clone(), snapshot.files(&operator.uid));
-            if manifest.subtasks.iter().filter(|subtask| subtask.vertex == operator.vertex).all(|subtask| subtask.finished) {
+            if !running.contains(&operator.vertex) {
                 restored.finished.insert(operator.uid.clone());
             }
         }

@@ -167,6 +167,8 @@ codes! {
     INJECTED = "S7010", Unavailable, "Unset STREAMRT_FAILPOINTS.";
     /// A new version of a job that cannot keep its state.
     INCOMPATIBLE = "S7011", Invalid, "Keep the uids, keys and types of state that are named, or start the new version without the old state.";
+    /// A checkpoint names a component that the user has not put there.
+    NOT_ACCEPTED = "S7012", Invalid, "If you upgraded the job, say so with `--accept DIGEST`, or name the newer component in the command; else somebody has changed the checkpoints.";
     /// A job that starts from a snapshot with other arguments than it was made with, which it would not follow.
     CHANGED_ARGUMENTS = "S7013", Invalid, "Give the arguments that the snapshot was made with, or choose one of the ways that are named.";
 

@@ -2,6 +2,7 @@
 
 use crate::code;
 use crate::error::{Error, Result};
+use crate::key_group::MAX_PARALLELISM_MAX;
 use std::collections::BTreeMap;
 
 /// What happens to a record on which user code or a format fails.
@@ -272,7 +273,7 @@ impl Configuration {
             "source.rate" => self.source_rate = Some(number(key, value, 1, 1_000_000_000)?),
             "watermark.alignment" => self.watermark_alignment_ms = Some(parse_duration_ms(key, value)?),
             "watermark.max-ahead" => self.watermark_max_ahead_ms = Some(parse_duration_ms(key, value)?),
-            "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, 32_768)? as u32),
+            "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, u64::from(MAX_PARALLELISM_MAX))? as u32),
             _ => return Err(Error::new(code::BAD_OPTION, format!("there is no configuration key `{key}`"))),
         }
         self.texts.insert(key.to_owned(), value.to_owned());

@@ -3,6 +3,9 @@
 //! # Source
 //! Flink's `KeyGroupRangeAssignment`; same formulas. The hash is ours: murmur3 over the canonical key bytes.
 
+/// Key groups of a job at most: a key group fits into 15 bits, wherever it is written.
+pub const MAX_PARALLELISM_MAX: u32 = 32_768;
+
 /// A contiguous range of key groups, the end exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyGroupRange {
@@ -55,7 +58,7 @@ pub fn key_group_owner(group: u32, max_parallelism: u32, parallelism: u32) -> u3
 
 /// The max parallelism of a job that names none: room to grow by half, a power of two, at least 128.
 pub fn default_max_parallelism(parallelism: u32) -> u32 {
-    (parallelism + parallelism / 2).next_power_of_two().clamp(128, 32768)
+    (parallelism + parallelism / 2).next_power_of_two().clamp(128, MAX_PARALLELISM_MAX)
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use super::{chain, check_failure, host, load, quiet, small, spec};
 use std::path::Path;
 use std::sync::Arc;
-use streamrt_plugin::{ChainSpec, PluginHost};
+use streamrt_folders::Folder;
+use streamrt_plugin::{ChainSpec, CompiledCode, PluginHost};
 use streamrt_tests::guests::{EVEN, Misbehaving, assemble, even};
 use streamrt_types::{Code, code};
 
@@ -53,47 +54,60 @@ fn other_versions_and_unknown_imports_are_named() {
     check_refused(&other_type, code::UNKNOWN_IMPORT, "another type");
 }
 
+/// A cache in a folder, of the user with this secret.
+fn compiled(folder: &Path, secret: u8) -> CompiledCode {
+    CompiledCode::new(Folder::guarded(folder, &["cache"]).unwrap(), &[secret; 32])
+}
+
 #[test]
 fn compiled_code_is_refused_and_the_cache_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let loaded = |component: &[u8]| {
-        let host = PluginHost::new(&small(), Some(cache.clone())).unwrap();
-        assert_eq!(host.cache_fault(), None);
+    let loaded = |component: &[u8], secret: u8| {
+        let host = PluginHost::new(&small(), Some(compiled(folder.path(), secret))).unwrap();
         chain(&host.load(component).unwrap());
     };
-    loaded(&even());
+    loaded(&even(), 1);
     let file = only_file(&cache);
     let (first, written) = (std::fs::read(&file).unwrap(), std::fs::metadata(&file).unwrap().modified().unwrap());
-    loaded(&even());
+    loaded(&even(), 1);
     assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), written, "the second load is a hit");
     check_refused(&first[32..], code::PRECOMPILED, "compiled code");
 
+    let is_written_again = |what: &str| {
+        let before = std::fs::read(&file).unwrap();
+        loaded(&even(), 1);
+        let after = std::fs::read(only_file(&cache)).unwrap();
+        assert!(before != after && after.len() == first.len(), "{what}: it is compiled and written again");
+    };
     let mut damaged = first.clone();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 1;
     for bytes in [&damaged[..], &first[..100], b""] {
         std::fs::write(&file, bytes).unwrap();
-        loaded(&even());
-        assert_eq!(std::fs::read(only_file(&cache)).unwrap().len(), first.len(), "it was compiled and written again");
+        is_written_again("damage");
     }
+    // As this program wrote it, for a user with another secret.
+    loaded(&even(), 2);
+    is_written_again("another secret");
+    // Sound, but the code of another component under this one's name.
+    let other = Misbehaving::default().component();
+    loaded(&other, 1);
+    let others = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).find(|path| *path != file).unwrap();
+    std::fs::rename(others, &file).unwrap();
+    is_written_again("another component");
+    // What a link leads to is not ours, whatever it is.
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::rename(&file, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+    loaded(&even(), 1);
+    assert!(std::fs::symlink_metadata(only_file(&cache)).unwrap().is_file(), "a file has taken the place of the link");
 }
 
 fn only_file(folder: &Path) -> std::path::PathBuf {
     let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 1, "{files:?}");
     files[0].clone()
-}
-
-#[test]
-fn a_cache_folder_that_others_may_use_is_left_alone() {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let host = PluginHost::new(&small(), Some(folder.path().to_owned())).unwrap();
-    assert!(host.cache_fault().unwrap().contains("mode 0700"));
-    chain(&host.load(&even()).unwrap());
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -81,7 +81,8 @@ impl Job {
         args.extend(self.grants());
         args.extend(options.into_iter().chain(self.options.iter().cloned()).flat_map(|option| ["-D".to_owned(), option]));
         args.extend(further.iter().map(|&further| further.to_owned()));
-        args.extend(["--".to_owned(), "--input".into(), text("input"), "--output".into(), text("out")]);
+        args.extend(["--".to_owned(), "--input".into(), text("input")]);
+        args.extend(data::output(self.example, &self.path("out")));
         args.extend(self.arguments.iter().cloned());
         args
     }

@@ -12,4 +12,5 @@ mod refusals;
 mod regions;
 mod savepoints;
 mod sinks;
+mod strangers;
 mod upgrades;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use streamrt_plugin::PluginHost;
 use streamrt_tests::binary::{Finished, LIMIT, Running, component, hidden_files, outputs, streamrt};
 use streamrt_tests::guests::Misbehaving;
+use streamrt_tests::sealed::change_newest;
 use streamrt_types::Configuration;
 use tempfile::TempDir;
 
@@ -116,6 +117,16 @@ impl Versions {
             std::thread::sleep(Duration::from_millis(5));
         }
         running
+    }
+
+    /// Waits until the job takes commands.
+    fn awaited_only(&self, running: &Running) {
+        running.says("goes on from checkpoint");
+        let start = Instant::now();
+        while !self.tell(&["list"]).succeeded().stdout.contains("first") {
+            assert!(start.elapsed() < LIMIT, "the job does not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Stops the job, which has more to read than it can at its rate, and runs the same command to the end at once.
@@ -312,6 +323,73 @@ fn the_same_command_goes_on_with_the_version_that_the_job_had_come_to() {
     assert!(versions.iter().any(|version| version == FIRST) && versions.iter().any(|version| version == SECOND));
     let over = Running::start(job.command(1, 0, &["checkpoint.interval=1h"])).finish(LIMIT).succeeded();
     assert!(over.stderr.contains("has finished"), "{}", over.stderr);
+}
+
+/// A command of the user on a machine of this name, which has a secret of its own.
+fn on_machine(job: &Versions, name: &str, mut command: Command) -> Command {
+    command.env("XDG_STATE_HOME", job.path(name));
+    command
+}
+
+/// The same command as [`Versions::finish`], with `--accept` if there is something to accept.
+fn goes_on(job: &Versions, machine: &str, accept: Option<&str>) -> Finished {
+    let command = job.command(2, 0, &["checkpoint.interval=1s"]);
+    let mut args: Vec<String> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    args.splice(2..2, accept.iter().flat_map(|digest| ["--accept".to_owned(), (*digest).to_owned()]));
+    Running::start(on_machine(job, machine, job.in_cache(args))).finish(LIMIT)
+}
+
+fn digest(path: &Path) -> String {
+    blake3::hash(&std::fs::read(path).unwrap()).to_hex().to_string()
+}
+
+#[test]
+fn on_another_machine_an_upgrade_has_to_be_accepted() {
+    let job = Versions::new(MANY / 4);
+    let first = |rate| on_machine(&job, "here", job.command(1, rate, &["checkpoint.interval=1h"]));
+    let running = job.start(first(10_000));
+    job.upgrade("again").succeeded();
+    job.tell(&["stop", "first"]).succeeded();
+    running.finish(LIMIT).succeeded();
+    let again = digest(&job.wasm("again"));
+    let refused = goes_on(&job, "there", None).failed_with("S7012").names(&format!("`--accept {again}` says that it may run"));
+    assert!(!refused.stderr.contains("goes on from checkpoint"), "{}", refused.stderr);
+    goes_on(&job, "there", Some(&digest(&job.wasm("fails")))).failed_with("S7012");
+    // Once accepted it is known there as well.
+    let mut command = on_machine(&job, "there", job.command(1, 10_000, &["checkpoint.interval=50ms"]));
+    let mut args: Vec<String> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    args.splice(2..2, ["--accept".to_owned(), again]);
+    command = on_machine(&job, "there", job.in_cache(args));
+    let running = Running::start(command);
+    running.says("the job was upgraded");
+    job.awaited_only(&running);
+    job.tell(&["stop", "first"]).succeeded();
+    running.finish(LIMIT).succeeded().names("was stopped at checkpoint");
+    goes_on(&job, "there", None).succeeded().names("the job was upgraded");
+    assert_eq!(job.check_whole("after a move"), 1);
+}
+
+#[test]
+fn who_may_write_checkpoints_does_not_choose_the_code_that_runs() {
+    let job = Versions::new(MANY / 4);
+    let running = job.start(on_machine(&job, "here", job.command(1, 10_000, &["checkpoint.interval=50ms"])));
+    job.tell(&["stop", "first"]).succeeded();
+    running.finish(LIMIT).succeeded();
+    // The stranger's component, in the place of the user's, with every checksum right.
+    let (first, evil) = (digest(&job.wasm("first")), digest(&job.wasm("again")));
+    let checkpoints = job.path("checkpoints");
+    let bytes = std::fs::read(job.wasm("again")).unwrap();
+    std::fs::write(checkpoints.join(format!("plugins/{evil}.wasm")), &bytes).unwrap();
+    let component = json!({"path": format!("../plugins/{evil}.wasm"), "bytes": bytes.len(), "checksum": evil});
+    for approval in [Value::Null, json!(""), json!("0".repeat(64)), json!(evil)] {
+        change_newest(&checkpoints, |manifest| {
+            let plugin = &mut manifest["plugins"][0];
+            (plugin["digest"], plugin["replaces"], plugin["component"]) = (json!(evil), json!(first), component.clone());
+            plugin["approval"] = approval;
+        });
+        goes_on(&job, "here", None).failed_with("S7012").names(&evil);
+    }
+    assert!(job.rows().iter().all(|row| row["counted_by"] == FIRST), "code of somebody else has run");
 }
 
 /// Upgrades a job to a version that fails later, with so long between two checkpoints.

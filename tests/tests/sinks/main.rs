@@ -5,4 +5,6 @@ mod disk;
 mod files;
 mod job;
 mod postgres;
+mod postgres_rows;
+mod postgres_tls;
 mod s3;

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use streamrt_folders::Folder;
 use streamrt_operator::{
     Enumeration, Failure, FunctionChain, Invocation, KeyedProcessOperator, Operator, OperatorContext, Outcome, Output, ReaderPoll,
     SplitEvent, TaskMetrics, TransformOperator,
 };
-use streamrt_plugin::{ChainSpec, Plugin, PluginChain, PluginHost};
+use streamrt_plugin::{ChainSpec, CompiledCode, Plugin, PluginChain, PluginHost};
 use streamrt_types::{Batch, Configuration, KeyGroupRange, Result as EngineResult, Status, SystemClock, Watermark, arrow_schema};
 use streamrt_wit::{Function, Plan};
 
@@ -39,7 +40,7 @@ const CASES: [Case; 3] = [
 pub fn run(report: &mut Report, component: &Path) -> Result<()> {
     let bytes = std::fs::read(component).with_context(|| format!("{} cannot be read", component.display()))?;
     let cache = tempfile::tempdir()?;
-    let host = PluginHost::new(&Configuration::default(), Some(cache.path().to_owned()))?;
+    let host = PluginHost::new(&Configuration::default(), Some(compiled_in(cache.path())?))?;
     let plugin = host.load(&bytes)?;
     let plan = Arc::new(plugin.describe(&[])?);
     for case in &CASES {
@@ -48,6 +49,11 @@ pub fn run(report: &mut Report, component: &Path) -> Result<()> {
     windows_make_no_guest_call(report);
     starts(report, &plugin, &plan)?;
     command_to_first_record(report)
+}
+
+/// Compiled code in a folder of the benchmark's own.
+pub fn compiled_in(folder: &Path) -> Result<CompiledCode> {
+    Ok(CompiledCode::new(Folder::guarded(folder, &[])?, &[0; 32]))
 }
 
 fn bench(report: &mut Report, case: &Case, plugin: &Arc<Plugin>, plan: &Arc<Plan>) -> Result<()> {

@@ -7,6 +7,7 @@ mod input;
 
 use crate::child::{Job, Run, lines_below};
 use crate::measure::{PAIRS, Spread, n_pairs, spread, thread_cpu_time};
+use crate::plugin::compiled_in;
 use crate::report::{Goal, Report};
 use anyhow::{Context, Result, ensure};
 use input::{Behaviours, Layout};
@@ -97,7 +98,7 @@ fn slow_rows(report: &mut Report) -> Result<()> {
 fn function_alone() -> Result<f64> {
     const CALLS: u32 = 40;
     let cache = tempfile::tempdir()?;
-    let host = PluginHost::new(&Configuration::default(), Some(cache.path().to_owned()))?;
+    let host = PluginHost::new(&Configuration::default(), Some(compiled_in(cache.path())?))?;
     let plugin = host.load(&fs::read(crate::child::component("bench-functions")?)?)?;
     let args = guest_args("slow", "none");
     let plan = Arc::new(plugin.describe(&args)?);

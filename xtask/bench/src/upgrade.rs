@@ -75,7 +75,8 @@ fn version(host: &Arc<PluginHost>, bytes: Vec<u8>) -> Result<(JobSpec, LoadedPlu
     let nodes = Plan::from_json(&plan.to_string()).map_err(anyhow::Error::msg)?.nodes;
     let numbers = 0..functions.functions.len() as u32;
     let functions = numbers.map(|number| FunctionRef { plugin: 0, plan: functions.clone(), number }).collect();
-    let loaded = LoadedPlugin { name: "bench".into(), plugin, args: Vec::new(), component: Arc::new(bytes), replaces: None };
+    let loaded =
+        LoadedPlugin { name: "bench".into(), plugin, args: Vec::new(), component: Arc::new(bytes), replaces: None, approvals: None };
     Ok((JobSpec { name: "bench".into(), nodes, functions }, loaded))
 }
 

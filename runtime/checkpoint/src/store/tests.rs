@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::tests::faulty::{Fault, Faulty, Operation};
+use std::path::PathBuf;
 
 #[test]
 fn what_is_there_whole_is_not_written_again() {

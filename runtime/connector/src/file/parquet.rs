@@ -5,6 +5,8 @@
 //! has its years beyond those of 64 bits of ns. Positions are row numbers, counted from 1 at the begin of the split. A row with a null where
 //! the schema has none is a poison record.
 
+mod bounds;
+
 use super::{FileOptions, passed_over};
 use crate::enumerator::{FileEnumerator, FileSplit, missing};
 use crate::{file_name, position};
@@ -13,12 +15,14 @@ use arrow_array::types::{Int64Type, TimestampMicrosecondType, TimestampNanosecon
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, RecordBatch};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+use bounds::{BoundedFile, check_chunks};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_operator::json;
@@ -46,7 +50,7 @@ struct ParquetPosition {
     file_bytes: u64,
 }
 
-type Builder = ParquetRecordBatchReaderBuilder<File>;
+type Builder = ParquetRecordBatchReaderBuilder<BoundedFile>;
 
 impl ParquetSource {
     /// # Errors
@@ -86,11 +90,13 @@ impl ParquetSource {
         let file_bytes = file.metadata().map_err(|e| missing(&path, e))?.len();
         let path = path.display().to_string();
         check_length(&path, file_bytes, position)?;
-        let metadata = metadata(&file).map_err(|e| unreadable(&path, e))?;
+        let file = BoundedFile::new(file, file_bytes);
+        let metadata = unless_it_panics(|| metadata(&file)).map_err(|e| unreadable(&path, e))?;
+        check_chunks(metadata.metadata(), file_bytes).map_err(|e| unreadable(&path, e))?;
         let builder = Builder::new_with_metadata(file, metadata);
         let mask = self.mask(&path, &builder)?;
         let held_bytes = page_bytes(&builder, &mask);
-        let rows = position.map_or(0, |position| position.rows);
+        let rows = position.map_or(Ok(0), |position| position::count(&split.name, position.rows))?;
         let groups = groups_of(detail, &builder);
         let offset = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
         let builder = builder.with_projection(mask).with_row_groups(groups).with_offset(offset);
@@ -132,7 +138,7 @@ impl Source for ParquetSource {
 }
 
 /// What the file says of itself. Its INT96 columns are to be read as ms, for which 64 bits are always enough; ns would wrap.
-fn metadata(file: &File) -> Result<ArrowReaderMetadata, ParquetError> {
+fn metadata(file: &BoundedFile) -> Result<ArrowReaderMetadata, ParquetError> {
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let metadata = ArrowReaderMetadata::load(file, options.clone())?;
     let roots = metadata.parquet_schema().root_schema().get_fields();
@@ -202,6 +208,12 @@ fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowErro
     }
 }
 
+/// The library gives up with a panic where it did not think of some damage.
+fn unless_it_panics<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let read = catch_unwind(AssertUnwindSafe(read));
+    read.unwrap_or_else(|_| Err(ParquetError::General("the columns do not hold together".to_owned())))
+}
+
 /// Times in ms, of which `per_ms` units make one. A cast would round towards 1970.
 fn floored<T: ArrowPrimitiveType<Native = i64>>(column: &ArrayRef, per_ms: i64) -> ArrayRef {
     Arc::new(column.as_primitive::<T>().unary::<_, Int64Type>(|time| time.div_euclid(per_ms)))
@@ -239,13 +251,17 @@ impl ParquetReader {
         self.rest = match std::mem::replace(&mut self.rest, Rest::Ended) {
             // Whatever the first call asks for, a column is decoded in pieces of some size.
             Rest::Unread(builder) => {
-                Rest::Reader(builder.with_batch_size(rows.max(DECODED_ROWS_MIN)).build().map_err(|e| unreadable(&self.path, e))?)
+                let build = || builder.with_batch_size(rows.max(DECODED_ROWS_MIN)).build();
+                Rest::Reader(unless_it_panics(build).map_err(|e| unreadable(&self.path, e))?)
             }
             rest => rest,
         };
         let found = match (self.ahead.take(), &mut self.rest) {
             (Some(ahead), _) => Some(ahead),
-            (None, Rest::Reader(reader)) => reader.next().transpose().map_err(|e| self.damaged(e))?,
+            (None, Rest::Reader(reader)) => {
+                let read = unless_it_panics(|| Ok(reader.next().transpose())).map_err(|e| unreadable(&self.path, e))?;
+                read.map_err(|e| self.damaged(e))?
+            }
             (None, _) => None,
         };
         let Some(found) = found else {

@@ -35,13 +35,11 @@ pub struct StagedFile {
 
 impl Promise {
     /// # Errors
-    /// `Data` if it is no promise of this sink, which names files of its folder alone.
+    /// `Data` if it is no promise of this sink, which names such files as it makes itself, and of its folder alone: what it names is moved.
     pub fn read(committable: &[u8]) -> Result<Promise> {
         let text = String::from_utf8_lossy(committable);
         let promise: Promise = position::read("sink `file`", &text)?;
-        let is_name = |name: &str| Path::new(name).file_name().is_some_and(|last| last == name);
-        let is_ours = |file: &StagedFile| is_name(&file.staged) && is_name(&file.file);
-        if promise.files.iter().all(is_ours) { Ok(promise) } else { Err(position::damaged("sink `file`", &text)) }
+        if promise.files.iter().all(StagedFile::is_ours) { Ok(promise) } else { Err(position::damaged("sink `file`", &text)) }
     }
 
     pub fn write(&self) -> Vec<u8> {
@@ -58,11 +56,20 @@ impl Promise {
     }
 }
 
+fn staged(file: &str) -> String {
+    format!(".{file}{}", STAGED.1)
+}
+
 impl StagedFile {
     /// Two names for a file that is begun.
     pub fn named(name: &str, extension: &str) -> StagedFile {
         let file = format!("part-{name}.{extension}");
-        StagedFile { staged: format!(".{file}{}", STAGED.1), file, bytes: 0 }
+        StagedFile { staged: staged(&file), file, bytes: 0 }
+    }
+
+    /// Whether the names are such as [`StagedFile::named`] gives.
+    fn is_ours(&self) -> bool {
+        self.staged == staged(&self.file) && self.staged.starts_with(STAGED.0) && !self.file.contains(['/', '\0'])
     }
 
     fn keep(&self, folder: &Path) -> Result<()> {

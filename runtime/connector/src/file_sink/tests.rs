@@ -211,6 +211,10 @@ fn a_promise_names_files_of_its_folder_alone() {
     check(r#"{"files":[{"staged":"a","file":"/b","bytes":1}]}"#);
     check(r#"{"files":[{"staged":"a","file":"..","bytes":1}]}"#);
     check(r#"{"files":[{"staged":"a","file":"b/","bytes":1}]}"#);
+    // Plain names, but none of ours: a file of somebody else would be renamed.
+    check(r#"{"files":[{"staged":"results.csv","file":"part-x.csv","bytes":1}]}"#);
+    check(r#"{"files":[{"staged":".part-x.csv.inprogress","file":"results.csv","bytes":1}]}"#);
+    check(r#"{"files":[{"staged":".part-x/../y.inprogress","file":"part-x/../y","bytes":1}]}"#);
 }
 
 #[test]

@@ -5,17 +5,19 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io::Cursor;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, Error, NoTls, Row};
+use tokio_postgres::{Client, Config, Error, Row};
+
+use super::tls::{self, Tls};
 
 /// How often one who waits looks whether it still should.
 const LOOK: Duration = Duration::from_millis(20);
@@ -53,10 +55,18 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn open(config: &Config, patience: Patience, connect_limit: Duration) -> Answer<Connection> {
+    pub fn open(config: &Config, tls: &Tls, patience: Patience, connect_limit: Duration) -> Answer<Connection> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(Failure::System)?;
         let for_connecting = Patience { limit: connect_limit.min(patience.limit), ..patience.clone() };
-        let (client, driver) = wait(&runtime, &for_connecting, config.connect(NoTls))?;
+        let connect = |config: &Config| wait(&runtime, &for_connecting, config.connect(tls.clone()));
+        let connected = match connect(config) {
+            Err(Failure::Refused(error)) => match tls.without(config, &error) {
+                Some(plain) => connect(&plain),
+                None => Err(Failure::Refused(error)),
+            },
+            connected => connected,
+        };
+        let (client, driver) = connected?;
         // Its error is what the client's next question gets.
         runtime.spawn(async move { driver.await.unwrap_or(()) });
         Ok(Connection { runtime, client, patience })
@@ -87,11 +97,11 @@ impl Connection {
     }
 
     /// Carries out a COPY from this side.
-    pub fn copy(&self, sql: &str, text: Vec<u8>) -> Answer<()> {
+    pub fn copy(&self, sql: &str, text: Bytes) -> Answer<()> {
         self.wait(async {
             let mut copy = pin!(self.client.copy_in(sql).await?);
             // What the server does not like `finish` says; a lost connection it says as well.
-            copy.send(Cursor::new(text)).await.ok();
+            copy.send(text).await.ok();
             copy.finish().await.map(drop)
         })
     }
@@ -120,12 +130,28 @@ impl Failure {
             _ => None,
         }
     }
+
+    /// The line of a COPY that the server names, from 1; it speaks of it in the language that it is set to.
+    pub fn line(&self) -> Option<usize> {
+        let Failure::Refused(error) = self else { return None };
+        let (_, behind) = error.as_db_error()?.where_()?.split_once(", line ")?;
+        let digits = behind.find(|c: char| !c.is_ascii_digit()).map_or(behind, |end| &behind[..end]);
+        digits.parse().ok()
+    }
+
+    /// Why TLS could not be agreed on, if that is what failed.
+    pub fn of_tls(&self) -> Option<String> {
+        match self {
+            Failure::Refused(error) => tls::cause(error),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Refused(error) => f.write_str(&words(error)),
+            Failure::Refused(error) => f.write_str(&tls::cause(error).unwrap_or_else(|| words(error))),
             Failure::Silent(limit) => write!(f, "the server has not answered for {:.1} s", limit.as_secs_f64()),
             Failure::Cancelled => f.write_str("the job ends, and waits no longer for the server"),
             Failure::System(error) => write!(f, "no connection can be set up here: {error}"),

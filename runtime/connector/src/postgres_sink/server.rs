@@ -2,13 +2,15 @@
 
 use super::PostgresOptions;
 use super::connection::{Answer, Connection, Failure, Patience};
+use super::tls::{SYSTEM, Tls};
+use super::url::TlsParameters;
 use crate::needs::Need;
 use crate::options;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use streamrt_types::{Code, Error, Result, code, murmur3_32};
+use streamrt_types::{Code, Error, Result, code, murmur3_32, without_passwords};
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
@@ -28,6 +30,7 @@ const NAME_BYTES_MAX: usize = 63;
 
 pub struct Server {
     config: Config,
+    tls: Tls,
     /// A statement that waits longer, for a lock that somebody holds, is given up.
     statement_limit: Duration,
     cancel: Arc<AtomicBool>,
@@ -37,10 +40,14 @@ pub struct Server {
 /// Of servers whose port is not written.
 const DEFAULT_PORT: u16 = 5432;
 
-fn parse(url: &str) -> Result<Config> {
-    url.parse().map_err(|e: tokio_postgres::Error| {
-        options::refuse("postgres", "`url` is none, as in postgresql://user@host:5432/database").with_source(e)
-    })
+fn parse(url: &str) -> Result<(Config, TlsParameters)> {
+    let (parameters, rest) = TlsParameters::take(url);
+    let config = rest.parse().map_err(|e: tokio_postgres::Error| {
+        let none = options::refuse("postgres", "`url` is none, as in postgresql://user@host:5432/database");
+        // The words of the library may be a part of the URL.
+        if without_passwords(url) == url { none.with_source(e) } else { none }
+    })?;
+    Ok((config, parameters))
 }
 
 /// All servers that a connection may be made to, and to which the password may go. Where a host has an address beside its name, both count.
@@ -48,23 +55,24 @@ fn parse(url: &str) -> Result<Config> {
 /// # Errors
 /// `Invalid` if the URL cannot be read.
 pub fn needs(options: &PostgresOptions) -> Result<Vec<Need>> {
-    let config = parse(&options.url)?;
+    let (config, parameters) = parse(&options.url)?;
     let port = |i: usize| config.get_ports().get(i).or_else(|| config.get_ports().first()).copied().unwrap_or(DEFAULT_PORT);
     let server = |i: usize, host: String| Need::Server {
         host,
         port: port(i),
         is_default_port: port(i) == DEFAULT_PORT,
-        option: options.url.clone(),
+        option: without_passwords(&options.url),
     };
     let hosts = config.get_hosts().iter().enumerate().map(|(i, host)| match host {
         Host::Tcp(name) => server(i, name.clone()),
         Host::Unix(folder) => Need::Path(folder.to_string_lossy().into_owned()),
     });
     let addresses = config.get_hostaddrs().iter().enumerate().map(|(i, address)| server(i, address.to_string()));
-    Ok(hosts.chain(addresses).collect())
+    let roots = parameters.roots.filter(|roots| roots != SYSTEM).map(Need::Path);
+    Ok(hosts.chain(addresses).chain(roots).collect())
 }
 
-/// A string in SQL.
+/// A string in SQL, as long as `standard_conforming_strings` is on: see [`Server::connect`].
 pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -75,12 +83,14 @@ impl Server {
     /// # Errors
     /// `Invalid` if the URL cannot be read; it is not shown, because it may hold a password.
     pub fn new(url: &str, statement_limit: Duration) -> Result<Server> {
-        let mut config = parse(url)?;
+        let (mut config, parameters) = parse(url)?;
+        let tls = Tls::new(&parameters)?;
+        tls.configure(&mut config);
         if let (None, Ok(password)) = (config.get_password(), std::env::var("PGPASSWORD")) {
             config.password(password);
         }
         config.connect_timeout(CONNECT_TIME).keepalives(true).keepalives_idle(SILENCE).tcp_user_timeout(SILENCE);
-        Ok(Server { config, statement_limit, cancel: Arc::default(), connection: None })
+        Ok(Server { config, tls, statement_limit, cancel: Arc::default(), connection: None })
     }
 
     /// Names the connections of a sink, and says when nobody waits for answers any more. `prefix` is that of its transactions.
@@ -102,12 +112,15 @@ impl Server {
         self.connection.as_ref().ok_or_else(|| Error::internal("a connection was just made"))
     }
 
-    /// A transaction may wait between two batches as long as it likes.
+    /// A transaction may wait between two batches as long as it likes. A backslash in a string is one: a server that is set otherwise would take
+    /// it together with the quote behind it.
     fn connect(&self) -> Answer<Connection> {
         let patience = Patience { limit: self.statement_limit + GRACE, cancel: self.cancel.clone() };
-        let connection = Connection::open(&self.config, patience, CONNECT_TIME)?;
+        let connection = Connection::open(&self.config, &self.tls, patience, CONNECT_TIME)?;
         let limit_ms = self.statement_limit.as_millis();
-        connection.batch_execute(&format!("SET statement_timeout = {limit_ms}; SET idle_in_transaction_session_timeout = 0"))?;
+        connection.batch_execute(&format!(
+            "SET standard_conforming_strings = on; SET statement_timeout = {limit_ms}; SET idle_in_transaction_session_timeout = 0"
+        ))?;
         Ok(connection)
     }
 
@@ -180,7 +193,10 @@ fn pause_after(attempt: u32) -> Duration {
 }
 
 /// What is to be done about a failure; where the server says why, by the class of its SQLSTATE.
-fn code_of(failure: &Failure) -> Code {
+pub fn code_of(failure: &Failure) -> Code {
+    if failure.of_tls().is_some() {
+        return code::DATABASE_ACCESS;
+    }
     let Some(state) = failure.state() else {
         return match failure {
             Failure::Cancelled => code::CANCELLED,

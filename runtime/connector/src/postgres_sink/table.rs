@@ -49,8 +49,12 @@ impl Table {
     /// # Errors
     /// `Invalid` if the table is not there or does not fit the rows, `Unavailable` if the server does not answer.
     pub fn find(server: &mut Server, name: &str, schema: &SchemaRef) -> Result<Table> {
+        // First as it is written, then as SQL reads it: without quotes, in small letters.
         let sql = "SELECT c.oid, c.relkind::text, quote_ident(n.nspname), quote_ident(c.relname) FROM pg_class c \
-                   JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
+                   JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = COALESCE( \
+                   (SELECT e.oid FROM pg_class e WHERE e.relname = $1 AND e.relkind NOT IN ('i', 'I') AND pg_table_is_visible(e.oid)), \
+                   (SELECT e.oid FROM pg_class e JOIN pg_namespace s ON s.oid = e.relnamespace \
+                   WHERE s.nspname || '.' || e.relname = $1 AND e.relkind NOT IN ('i', 'I') LIMIT 1), to_regclass($1))";
         let found = server.retry(&format!("looking for table {name}"), |connection| connection.query_opt(sql, &[&name]))?;
         let found = found
             .ok_or_else(|| mismatch(format!("there is no table {name}; it is to be made first, with columns for {}", names(schema))))?;

@@ -218,3 +218,27 @@ fn damaged_files_are_refused_with_their_path() {
     torn[4..60].fill(0xff);
     check(&torn);
 }
+
+/// No flipped bit makes the library take more than there is, or fall over; what it reads is rows of a file of that schema, or a refusal.
+#[test]
+fn whatever_bit_is_flipped_a_file_is_read_or_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let words: ArrayRef = Arc::new(StringArray::from_iter_values((0..20).map(|n| format!("word {}", n % 3))));
+    let path = write(&root, numbers(20).into_iter().chain([("w", words)]).collect());
+    let schema = || n().into_iter().chain([Field { nullable: true, ..Field::new("w", Plan::String) }]).collect();
+    let bytes = std::fs::read(&path).unwrap();
+    let mut refused = 0;
+    for at in 0..bytes.len() {
+        for bit in [0, 3, 7] {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            std::fs::write(&path, flipped).unwrap();
+            let source = source(&path, u64::MAX, schema()).unwrap();
+            if let Err(error) = testing::read(&*source, &splits(&*source)[0], 4) {
+                refused += 1;
+                assert!([code::BAD_FILE, code::SCHEMA_MISMATCH].contains(&error.code()), "byte {at}, bit {bit}: {error}");
+            }
+        }
+    }
+    assert!(refused > bytes.len() / 4, "{refused} of {} are refused", bytes.len());
+}
