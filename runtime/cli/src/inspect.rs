@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fmt::Write;
 use streamrt_plugin::Plugin;
-use streamrt_types::{Configuration, Result, code};
+use streamrt_types::{Configuration, Result, code, without_passwords};
 use streamrt_wit::{Body, Field, Function, Input, Node, Options, Partitioning, Plan, StateDescriptor, StateKind};
 
 /// Prints the component on stdout.
@@ -154,14 +154,7 @@ fn describe_options(options: &Options) -> String {
 
 /// The value of an option; of a URL, or of a list of settings, without the password.
 fn without_password(value: &Value) -> String {
-    let password = value.as_str().and_then(|text| match text.split_once("password=") {
-        Some((_, password)) => Some(password),
-        None => text.split_once("://")?.1.rsplit_once('@')?.0.split_once(':').map(|(_, password)| password),
-    });
-    match (value.as_str(), password.filter(|password| !password.is_empty())) {
-        (Some(text), Some(password)) => json!(text.replace(password, "...")).to_string(),
-        _ => value.to_string(),
-    }
+    value.as_str().map_or_else(|| value.to_string(), |text| json!(without_passwords(text)).to_string())
 }
 
 /// A line for each path and server.
@@ -242,9 +235,9 @@ job
     #[test]
     fn passwords_are_not_shown() {
         for (text, expected) in [
-            ("postgresql://me:se@cret@db/x", r#""postgresql://me:...@db/x""#),
+            ("postgresql://me:se@cret@db/x", r#""postgresql://me:***@db/x""#),
             ("postgresql://me@db/x", r#""postgresql://me@db/x""#),
-            ("host=db password=secret", r#""host=db password=...""#),
+            ("host=db password=secret", r#""host=db password=***""#),
             ("a:b@c", r#""a:b@c""#),
         ] {
             assert_eq!(without_password(&json!(text)), expected);

@@ -74,7 +74,7 @@ fn dropped_timers(summary: &Progress) -> String {
 
 /// What is said of windows and timers that the end of the input has taken away; nothing if there were none.
 fn dropped(n: u64) -> String {
-    let kept = "`-D end-of-input.processing-time=fire` fires windows, and the timers that were registered before the end";
+    let kept = "with `-D end-of-input.processing-time=fire` only the timers are that a firing at the end registers";
     if n == 0 {
         String::new()
     } else {

@@ -69,9 +69,8 @@ fn with_member(manifest: &str, member: &str) -> Option<String> {
     if !list(&before, "exclude").iter().any(|excluded| excluded == SDK) {
         text = with_item(&text, "exclude", SDK)?;
     }
-    if before.get("profile").and_then(|profiles| profiles.get("component")).is_none() {
-        text = format!("{}\n\n{PROFILE}", text.trim_end());
-    }
+    let has_profile = before.get("profile").and_then(|profiles| profiles.get("component")).is_some();
+    text = if has_profile { text } else { format!("{}\n\n{PROFILE}", text.trim_end()) };
     let mut after: Table = text.parse().ok()?;
     let holds = covers(list(&after, "members"), member) && list(&after, "exclude").iter().any(|excluded| excluded == SDK);
     (holds && rest(&mut after) == rest(&mut before.clone())).then_some(text)

@@ -570,6 +570,7 @@ impl Durable {
                 self.version.definition.plugins.iter().map(|plugin| keep(store, plugin, job)).collect::<Result<_>>()?
             }
         };
+        let texts = &self.version.definition.configuration.texts;
         let manifest = Manifest {
             version: Manifest::VERSION,
             job: self.version.definition.spec.name.clone(),
@@ -581,7 +582,7 @@ impl Durable {
             streamrt: env!("CARGO_PKG_VERSION").to_owned(),
             max_parallelism: self.version.definition.max_parallelism,
             plan: self.version.plan.clone(),
-            configuration: self.version.definition.configuration.texts.clone(),
+            configuration: texts.iter().map(|(key, text)| (key.clone(), without_passwords(text))).collect(),
             plugins,
             operators: self.operators.clone(),
             subtasks,

@@ -172,7 +172,8 @@ impl Master {
 
     /// Whether the version before an upgrade goes on, because this one has failed in its probation.
     fn puts_version_back(&mut self, failed: &Error) -> bool {
-        if self.shared.wishes.forbid_restart(self.has_checkpoint) {
+        // A reader that has gone is no fault of the new version.
+        if failed.code() == code::STDOUT_CLOSED || self.shared.wishes.forbid_restart(self.has_checkpoint) {
             return false;
         }
         let what = format!("streamrt: [{}] the upgrade failed in its probation", failed.code().id);

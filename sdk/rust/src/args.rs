@@ -146,11 +146,8 @@ fn distance(a: &str, b: &str) -> usize {
         let mut row = vec![i];
         for j in 1..=b.len() {
             let exchanged = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = exchanged.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
+            let swapped = if i > 1 && j > 1 && a[i - 2..i] == [b[j - 1], b[j - 2]] { rows[i - 2][j - 2] + 1 } else { usize::MAX };
+            row.push(exchanged.min(rows[i - 1][j] + 1).min(row[j - 1] + 1).min(swapped));
         }
         rows.push(row);
     }

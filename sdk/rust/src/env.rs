@@ -174,15 +174,12 @@ impl Parts {
             let same = node.outputs[known] == port;
             return (known as u16, (!same).then(|| Error::columns(format!("{uid}: the side output {name} is used with two types"))));
         }
-        let functions = &mut self.plan.functions;
-        let function = if let Body::Function { function } = node.body { functions.get_mut(function as usize) } else { None };
-        let mistake = match function.filter(|function| matches!(function.kind, FunctionKind::Process | FunctionKind::BroadcastProcess)) {
-            Some(function) => {
-                function.outputs.push(port.clone());
-                None
-            }
-            None => Some(Error::job(format!("{uid}: it has no side output {name}: only process functions have side outputs"))),
-        };
+        let number = if let Body::Function { function } = node.body { Some(function as usize) } else { None };
+        let function = number.and_then(|number| self.plan.functions.get_mut(number));
+        let process = function.filter(|function| matches!(function.kind, FunctionKind::Process | FunctionKind::BroadcastProcess));
+        let none = || Error::job(format!("{uid}: it has no side output {name}: only process functions have side outputs"));
+        let mistake = process.is_none().then(none);
+        process.into_iter().for_each(|function| function.outputs.push(port.clone()));
         node.outputs.push(port);
         (node.outputs.len() as u16 - 1, mistake)
     }
@@ -197,11 +194,8 @@ impl Parts {
                 self.mistakes.push(Error::doubled_uid(format!("the uid {} is used twice, first at {first}", node.uid)).at(place));
             }
         }
-        let mut mistakes = self.mistakes.into_iter();
-        match mistakes.next() {
-            Some(first) => Err(mistakes.fold(first, Error::and)),
-            None => Ok(Built { plan: self.plan, makers: self.makers }),
-        }
+        let all = self.mistakes.into_iter().reduce(Error::and);
+        all.map_or(Ok(Built { plan: self.plan, makers: self.makers }), Err)
     }
 }
 

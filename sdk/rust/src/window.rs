@@ -63,7 +63,8 @@ impl Tumbling {
 pub struct Sliding;
 
 impl Sliding {
-    /// Windows of this size, one beginning every `slide`.
+    /// Windows of this size, one beginning every `slide`. Up to 10,000 of them may cover one time, or 2,000 if a function of the plugin computes
+    /// what they give; the host refuses more (S2015).
     pub fn of(size: Duration, slide: Duration) -> Assigner {
         let (size_ms, slide_ms) = (length(size), length(slide));
         Assigner(WindowAssigner::Sliding { size_ms, slide_ms, offset_ms: 0, processing_time: false })

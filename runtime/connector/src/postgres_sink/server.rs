@@ -61,7 +61,7 @@ pub fn needs(options: &PostgresOptions) -> Result<Vec<Need>> {
         host,
         port: port(i),
         is_default_port: port(i) == DEFAULT_PORT,
-        option: without_passwords(&options.url),
+        option: options.url.clone(),
     };
     let hosts = config.get_hosts().iter().enumerate().map(|(i, host)| match host {
         Host::Tcp(name) => server(i, name.clone()),

@@ -101,10 +101,9 @@ impl Accumulator {
         match function {
             AggregateFunction::Count => Ok(()),
             AggregateFunction::Sum | AggregateFunction::Avg => self.sum(function, value),
+            _ if !self.is_displaced(function, value, column.schema[0].data_type, time)? => Ok(()),
             _ => {
-                if self.is_displaced(function, value, column.schema[0].data_type, time)? {
-                    self.value = Some((column.columns[0].clone(), time));
-                }
+                self.value = Some((column.columns[0].clone(), time));
                 Ok(())
             }
         }

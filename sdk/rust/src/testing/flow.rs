@@ -86,11 +86,14 @@ impl Valve {
             () if idle => open().map(|edge| edge.watermark).max(),
             () => active().map(|edge| edge.watermark).filter(|watermark| *watermark >= self.watermark).min(),
         };
-        let rises = watermark.filter(|watermark| *watermark > self.watermark);
+        self.news(watermark.filter(|watermark| *watermark > self.watermark), idle)
+    }
+
+    /// Active comes before a watermark, idle behind it.
+    fn news(&mut self, rises: Option<i64>, idle: bool) -> Vec<Element> {
         let changes = (idle != self.idle).then_some(Element::Idle(idle));
         (self.watermark, self.idle) = (rises.unwrap_or(self.watermark), idle);
         let rises = rises.map(Element::Watermark);
-        // Active comes before a watermark, idle behind it.
         let news = if idle { [rises, changes] } else { [changes, rises] };
         news.into_iter().flatten().collect()
     }

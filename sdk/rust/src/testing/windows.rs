@@ -183,12 +183,7 @@ impl Windows {
             window.n_rows += other.n_rows;
             window.rows.extend(other.rows);
             window.accumulator = match (take(&mut window.accumulator), other.accumulator, &mut self.contents) {
-                (Some(ours), Some(theirs), Contents::Aggregate((function, chain), _)) => {
-                    let both = Frame::concat(&ours.schema, &[&ours, &theirs]);
-                    let slots = plain(buffer::SLOT, u32_bytes(&[0, 0]));
-                    let state = section(codes::section::STATE, 0, 2, vec![slots, there(2)], both.columns);
-                    Some(accumulator_of(function, &chain.invoke(call::MERGE, &[state])?)?)
-                }
+                (Some(ours), Some(theirs), Contents::Aggregate(called, _)) => Some(merged(called, &ours, &theirs)?),
                 (ours, theirs, _) => ours.or(theirs),
             };
         }
@@ -202,14 +197,7 @@ impl Windows {
             window.rows.push(row.clone());
             return Ok(());
         };
-        let sent = read_by(function, &row.columns);
-        let rows = section(codes::section::ROWS, 0, 1, vec![plain(buffer::SLOT, u32_bytes(&[0]))], sent.columns);
-        let schema = accumulator_schema(function)?;
-        let before = window.accumulator.take();
-        let actions = plain(buffer::ACTION, vec![u8::from(before.is_some())]);
-        let before = before.unwrap_or_else(|| Frame::zeros(&schema, 1));
-        let state = section(codes::section::STATE, 0, 1, vec![actions], before.columns);
-        window.accumulator = Some(accumulator_of(function, &chain.invoke(call::ACCUMULATE, &[rows, state])?)?);
+        window.accumulator = Some(accumulated(function, chain, window.accumulator.take(), row)?);
         Ok(())
     }
 
@@ -283,6 +271,24 @@ fn accumulator_of(function: &Function, answer: &[Section]) -> Result<Frame> {
     Ok(Frame::received(state, &accumulator_schema(function)?))
 }
 
+/// An accumulator, or none yet, with a row added.
+fn accumulated(function: &Function, chain: &mut Chain, before: Option<Frame>, row: &Row) -> Result<Frame> {
+    let sent = read_by(function, &row.columns);
+    let rows = section(codes::section::ROWS, 0, 1, vec![plain(buffer::SLOT, u32_bytes(&[0]))], sent.columns);
+    let actions = plain(buffer::ACTION, vec![u8::from(before.is_some())]);
+    let zeros = Frame::zeros(&accumulator_schema(function)?, 1);
+    let state = section(codes::section::STATE, 0, 1, vec![actions], before.unwrap_or(zeros).columns);
+    accumulator_of(function, &chain.invoke(call::ACCUMULATE, &[rows, state])?)
+}
+
+/// Two accumulators in one.
+fn merged((function, chain): &mut Called, ours: &Frame, theirs: &Frame) -> Result<Frame> {
+    let both = Frame::concat(&ours.schema, &[ours, theirs]);
+    let slots = plain(buffer::SLOT, u32_bytes(&[0, 0]));
+    let state = section(codes::section::STATE, 0, 2, vec![slots, there(2)], both.columns);
+    accumulator_of(function, &chain.invoke(call::MERGE, &[state])?)
+}
+
 /// The result of an accumulator; that of a reduce function is the result.
 fn result_of(function: &Function, chain: &mut Chain, accumulator: Frame) -> Result<Frame> {
     if function.kind == FunctionKind::Reduce {
@@ -305,11 +311,9 @@ fn processed((function, chain): &mut Called, window: &Window, rows: Vec<Frame>, 
     let schema = rows.first().map(|row| row.schema.clone()).unwrap_or_default();
     let all = Frame::concat(&schema, &rows.iter().collect::<Vec<_>>());
     let key = window.key.select(function.key.iter().flatten().map(|field| field.name.clone()));
-    let buffers = vec![
-        plain(buffer::WINDOW_START, i64_bytes(&[window.start])),
-        plain(buffer::WINDOW_END, i64_bytes(&[window.end])),
-        plain(buffer::OFFSETS, u32_bytes(&[0, all.n_rows as u32])),
-    ];
+    let bounds = [(buffer::WINDOW_START, window.start), (buffer::WINDOW_END, window.end)];
+    let bounds = bounds.map(|(role, time)| plain(role, i64_bytes(&[time])));
+    let buffers = bounds.into_iter().chain([plain(buffer::OFFSETS, u32_bytes(&[0, all.n_rows as u32]))]).collect();
     let input = [
         section(codes::section::SLOTS, 0, 1, buffers, key.columns),
         section(codes::section::ROWS, 0, all.n_rows, Vec::new(), all.columns),
