@@ -37,8 +37,9 @@ const ALL_SPLITS_MAX: u32 = 1 << 31;
 pub struct FileEnumerator {
     options: Arc<FileOptions>,
     settle_ms: u64,
-    /// Files that may change still, as they were last seen to change, and when.
+    /// Files that may change still, as they were seen to change, and when: of this listing, and of the one before.
     waiting: BTreeMap<String, (u64, Option<SystemTime>, Instant)>,
+    waited: BTreeMap<String, (u64, Option<SystemTime>, Instant)>,
     /// No file that has a quote is cut.
     quoted: bool,
     found: Found,
@@ -68,7 +69,7 @@ impl FileEnumerator {
         if found.n_splits > ALL_SPLITS_MAX {
             return Err(position::damaged("source `file`", &format!("{} splits", found.n_splits)));
         }
-        Ok(FileEnumerator { settle_ms: options.settle_ms()?, options, waiting: BTreeMap::new(), quoted, found })
+        Ok(FileEnumerator { settle_ms: options.settle_ms()?, options, waiting: BTreeMap::new(), waited: BTreeMap::new(), quoted, found })
     }
 
     /// Looks at a path of the listing. Returns whether it must be looked at again soon.
@@ -107,15 +108,14 @@ impl FileEnumerator {
         let (modified, settle) = (metadata.modified().ok(), Duration::from_millis(self.settle_ms));
         let age = modified.and_then(|modified| modified.elapsed().ok());
         let seen = (metadata.len(), modified);
-        let since = match self.waiting.get(name) {
+        let since = match self.waited.get(name) {
             Some((n_bytes, modified, since)) if (*n_bytes, *modified) == seen => *since,
             _ => Instant::now(),
         };
         let is_settled = age.is_some_and(|age| age >= settle) || since.elapsed() >= settle;
-        match is_settled {
-            true => self.waiting.remove(name),
-            false => self.waiting.insert(name.to_owned(), (seen.0, seen.1, since)),
-        };
+        if !is_settled {
+            self.waiting.insert(name.to_owned(), (seen.0, seen.1, since));
+        }
         is_settled
     }
 
@@ -172,6 +172,7 @@ impl SplitEnumerator for FileEnumerator {
             return Ok(Enumeration::Finished);
         }
         self.found.listed = true;
+        self.waited = std::mem::take(&mut self.waiting);
         let (mut splits, mut soon) = (Vec::new(), false);
         for path in list(&self.options)? {
             soon |= self.look(&path, &mut splits)?;

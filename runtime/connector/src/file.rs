@@ -115,6 +115,7 @@ fn split_bytes() -> u64 {
 impl FileOptions {
     fn check(&self) -> Result<()> {
         let (is_csv, is_stdin, is_parquet) = (self.format == FileFormat::Csv, self.path == STDIN, self.format == FileFormat::Parquet);
+        self.settle_ms()?;
         let refused = [
             (self.split_bytes == 0, "`split-bytes` is 0, but it must be 1 or more"),
             (self.header && !is_csv, "`header` is for csv"),
@@ -124,10 +125,8 @@ impl FileOptions {
             (self.follow && is_parquet, "`follow` is for lines: a Parquet file does not grow"),
             (self.ignore.iter().any(String::is_empty), "`ignore` has an empty end, which every name has"),
         ];
-        if let Some((_, reason)) = refused.iter().find(|(is_refused, _)| *is_refused) {
-            return Err(options::refuse("file", reason));
-        }
-        self.settle_ms().map(|_| ())
+        let found = refused.iter().find(|(is_refused, _)| *is_refused);
+        found.map_or(Ok(()), |(_, reason)| Err(options::refuse("file", reason)))
     }
 
     /// How long a watched file must not have changed, in ms.
@@ -219,6 +218,10 @@ impl Source for FileSource {
         !self.options.watch && !self.options.follow && self.options.path != STDIN
     }
 
+    fn stays_open(&self) -> bool {
+        self.options.follow || self.options.path == STDIN
+    }
+
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
         if self.options.path == STDIN {
             return once::enumerator("file", restored, |_| vec![stdin_split()]);
@@ -296,10 +299,16 @@ impl FileReader {
     }
 
     /// Reports what cannot be read behind the records that are here, and ends.
-    fn damaged(&mut self, reason: String) {
+    fn damaged(&mut self, reason: String) -> u64 {
         let rest = self.records.rest().to_vec();
         self.poison.push(PoisonLine { code: code::BAD_FILE, ..PoisonLine::refused(self.records.line(), rest, reason) });
-        self.ended = true;
+        self.end(true)
+    }
+
+    /// Says whether the records that are here are the last; there is nothing to wait for.
+    fn end(&mut self, ended: bool) -> u64 {
+        self.ended = ended;
+        0
     }
 
     /// Collects records until there are `rows`, or the input has no more at the moment; returns the ms after which it may have. Where it comes
@@ -311,14 +320,8 @@ impl FileReader {
                 Filled::Bytes if self.input.is_stdin() && start.elapsed() >= timeout => return self.records.frame(rows).map(|_| 0),
                 Filled::Bytes => {}
                 Filled::Dry { ms } => return Ok(ms),
-                Filled::End => {
-                    self.ended = !self.records.frame(rows)?;
-                    return Ok(0);
-                }
-                Filled::Damaged(reason) => {
-                    self.damaged(reason);
-                    return Ok(0);
-                }
+                Filled::End => return self.records.frame(rows).map(|is_full| self.end(!is_full)),
+                Filled::Damaged(reason) => return Ok(self.damaged(reason)),
             }
         }
         Ok(0)

@@ -25,6 +25,10 @@ pub fn remarks<'a>(nodes: impl Iterator<Item = (&'a str, &'a Body)> + Clone, job
     Ok(nodes.filter_map(|(uid, body)| remark(uid, body, job)).collect())
 }
 
+/// When a file sink shows its results without checkpoints.
+const AT_THE_END: &str = "shows what it writes when the job ends, and not if it is killed; with `checkpoint.dir` and `checkpoint.interval` it \
+                          does at each checkpoint, with `rolling` when a file is closed";
+
 fn reads_stdin(connector: &str, options: &Options) -> bool {
     connector == "file" && options.get("path").is_some_and(|path| path == "-")
 }
@@ -38,10 +42,7 @@ fn remark(uid: &str, body: &Body, job: JobTraits) -> Option<String> {
         Body::Source { connector, .. } if connector == "socket" => once("a socket"),
         Body::Source { connector, options, .. } if reads_stdin(connector, options) => once("standard input"),
         Body::Sink { connector, options, .. } if connector == "file" && !job.has_checkpoints && !job.is_bounded => {
-            let with_rolling = options.get("rolling").is_some();
-            let when = "shows what it writes when the job ends, and not if it is killed; with `checkpoint.dir` and `checkpoint.interval` it does \
-                        at each checkpoint, with `rolling` when a file is closed";
-            (!with_rolling).then(|| format!("sink `{uid}` {when}"))
+            options.get("rolling").is_none().then(|| format!("sink `{uid}` {AT_THE_END}"))
         }
         _ => None,
     }

@@ -126,15 +126,17 @@ impl SocketReader {
     fn read(&mut self, wait: bool) -> Result<bool> {
         let filled = if wait { self.records.fill(&mut self.stream) } else { self.read_at_once() };
         match filled {
-            Ok(0) => {
-                self.closed = Some(Closed::ByServer);
-                self.records.end_input();
-            }
+            Ok(0) => self.end_input(),
             Ok(_) => return Ok(true),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(e) => self.closed = Some(Closed::Broken(e)),
         }
         Ok(false)
+    }
+
+    fn end_input(&mut self) {
+        self.closed = Some(Closed::ByServer);
+        self.records.end_input();
     }
 
     fn read_at_once(&mut self) -> io::Result<usize> {

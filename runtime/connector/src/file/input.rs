@@ -153,11 +153,7 @@ impl Stream {
     }
 
     fn fill(&mut self, records: &mut RecordBuffer) -> Result<Filled> {
-        if self.ended {
-            records.end_input();
-            return Ok(Filled::End);
-        }
-        match records.fill(&mut self.bytes) {
+        match if self.ended { Ok(0) } else { records.fill(&mut self.bytes) } {
             Ok(0) => {
                 self.ended = true;
                 records.end_input();

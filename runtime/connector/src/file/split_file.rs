@@ -107,7 +107,9 @@ impl SplitFile {
     fn skip_byte_order_mark(&mut self) -> io::Result<()> {
         let mut mark = Vec::new();
         self.file.by_ref().take(3).read_to_end(&mut mark)?;
-        let has_mark = mark == b"\xEF\xBB\xBF" && self.end >= 3;
+        let has_mark = mark == b"\xEF\xBB\xBF";
+        // The first line begins with the mark, and so in this range, however small that is.
+        self.open_line = has_mark && self.end <= 3;
         self.seek(if has_mark { 3 } else { 0 })
     }
 

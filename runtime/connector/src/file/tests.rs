@@ -398,6 +398,21 @@ fn source_of(path: &Path, format: &str, split_bytes: u64) -> FileSource {
 
 const FORMATS: [&str; 4] = ["lines", "json", "csv", "csv with header"];
 
+#[test]
+fn a_mark_that_is_larger_than_a_split_takes_no_line_with_it() {
+    let root = tempfile::tempdir().unwrap();
+    let path = file(&root, "a", "\u{feff}n,name\n1,a\n2,b\n");
+    for split_bytes in 1..12 {
+        let csv = source_of(&path, "csv with header", split_bytes);
+        let rows: Vec<Found> = splits(&csv).iter().map(|split| testing::read(&csv, split, 10).unwrap()).collect();
+        let texts: Vec<&str> = rows.iter().flat_map(Found::texts).collect();
+        assert_eq!(texts, [r#"{"name":"a","n":1}"#, r#"{"name":"b","n":2}"#], "{split_bytes} bytes a split");
+        let lines = source_of(&path, "lines", split_bytes);
+        let n_lines: usize = splits(&lines).iter().map(|split| testing::read(&lines, split, 10).unwrap().rows.len()).sum();
+        assert_eq!(n_lines, 3, "{split_bytes} bytes a split");
+    }
+}
+
 proptest! {
     #[test]
     fn any_cut_gives_every_line_exactly_once(text in "[ab\n\r]{1,80}", split_bytes in 1u64..90, rows in 1usize..5) {

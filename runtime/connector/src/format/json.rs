@@ -124,6 +124,16 @@ impl JsonFormat {
         Ok(self.names.find(&self.unescaped))
     }
 
+    /// Pushes what stands between quotes; a report shows them.
+    fn push_text(&mut self, column: usize, quoted: &str, has_escapes: bool) -> Result<(), String> {
+        let inside = &quoted[1..quoted.len() - 1];
+        let pushed = match has_escapes {
+            false => self.columns.push(column, inside).ok(),
+            true => unescape(inside, &mut self.unescaped).and_then(|()| self.columns.push(column, &self.unescaped).ok()),
+        };
+        pushed.ok_or_else(|| self.columns.wrong_value(column, quoted))
+    }
+
     fn push(&mut self, column: usize, text: &str) -> Result<(), String> {
         let (token, data_type) = (&self.found[column], &self.types[column]);
         match token {
@@ -132,13 +142,8 @@ impl JsonFormat {
             Token::True(_) | Token::False(_) if *data_type == DataType::Boolean => self.columns.push(column, &text[token.place()]),
             Token::Number(place) if data_type.is_numeric() => self.columns.push(column, &text[place.clone()]),
             Token::Text(place, has_escapes) if *data_type != DataType::Boolean => {
-                let inside = &text[place.start + 1..place.end - 1];
-                let wrong = |columns: &Columns| columns.wrong_value(column, &text[place.clone()]);
-                if !has_escapes {
-                    return self.columns.push(column, inside).map_err(|_| wrong(&self.columns));
-                }
-                unescape(inside, &mut self.unescaped).ok_or_else(|| wrong(&self.columns))?;
-                self.columns.push(column, &self.unescaped).map_err(|_| wrong(&self.columns))
+                let (quoted, has_escapes) = (&text[place.clone()], *has_escapes);
+                self.push_text(column, quoted, has_escapes)
             }
             _ => Err(self.columns.wrong_value(column, &text[token.place()])),
         }
@@ -271,9 +276,7 @@ impl Scanner<'_> {
         let close = if is_object { b'}' } else { b']' };
         let mut more = self.begin(close);
         while more {
-            if is_object {
-                self.name()?;
-            }
+            is_object.then(|| self.name()).transpose()?;
             self.value(depth + 1)?;
             more = self.more(close)?;
         }
@@ -281,13 +284,10 @@ impl Scanner<'_> {
     }
 
     fn string(&mut self) -> Result<Token, String> {
-        let begin = self.at;
-        let mut has_escapes = false;
+        let (begin, mut has_escapes) = (self.at, false);
         self.at += 1;
         loop {
-            let rest = &self.text.as_bytes()[self.at..];
-            let length = rest.iter().position(|&byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
-            self.at += length;
+            self.plain();
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
@@ -301,6 +301,12 @@ impl Scanner<'_> {
                 Some(_) => return Err(self.wrong("a control character stands in a text")),
             }
         }
+    }
+
+    /// Steps over what stands for itself in a text.
+    fn plain(&mut self) {
+        let rest = &self.text.as_bytes()[self.at..];
+        self.at += rest.iter().position(|&byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
     }
 
     fn escape(&mut self) -> Result<(), String> {
@@ -325,12 +331,16 @@ impl Scanner<'_> {
             self.at += 1;
             self.digits()?;
         }
+        self.exponent().map(|()| begin..self.at)
+    }
+
+    fn exponent(&mut self) -> Result<(), String> {
         if let Some(b'e' | b'E') = self.peek() {
             self.at += 1;
             self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
             self.digits()?;
         }
-        Ok(begin..self.at)
+        Ok(())
     }
 
     fn digits(&mut self) -> Result<usize, String> {
@@ -346,20 +356,25 @@ fn unescape(text: &str, unescaped: &mut String) -> Option<()> {
     let mut rest = text;
     while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
         unescaped.push_str(&rest[..at]);
-        let (meant, length) = match rest.as_bytes().get(at + 1)? {
-            b'b' => ('\u{8}', 2),
-            b'f' => ('\u{c}', 2),
-            b'n' => ('\n', 2),
-            b'r' => ('\r', 2),
-            b't' => ('\t', 2),
-            b'u' => unit(&rest[at..])?,
-            &other => (char::from(other), 2),
-        };
+        let (meant, length) = escaped(&rest[at..])?;
         unescaped.push(meant);
         rest = &rest[at + length..];
     }
     unescaped.push_str(rest);
     Some(())
+}
+
+/// The character that an escape stands for, and the length of the escape.
+fn escaped(escape: &str) -> Option<(char, usize)> {
+    match escape.as_bytes().get(1)? {
+        b'b' => Some(('\u{8}', 2)),
+        b'f' => Some(('\u{c}', 2)),
+        b'n' => Some(('\n', 2)),
+        b'r' => Some(('\r', 2)),
+        b't' => Some(('\t', 2)),
+        b'u' => unit(escape),
+        &other => Some((char::from(other), 2)),
+    }
 }
 
 /// The character of `\uXXXX`, or of a pair of them; and the length.

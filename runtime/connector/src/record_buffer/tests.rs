@@ -78,7 +78,7 @@ fn what_an_open_quote_encloses_is_no_record_of_its_own() {
 fn a_large_quoted_field_is_a_field() {
     let field = format!("\"{}\"", "line of text, \"\"quoted\"\"\r\n".repeat(60_000));
     let n_lines = 60_000;
-    let found = frame(CSV, format!("1,{field}\n2,b\n").as_bytes(), 100_000, 10);
+    let found = frame(CSV, format!("1,{field}\n2,b\n").as_bytes(), 10_000, 10);
     assert_eq!(found.iter().map(|(line, text)| (*line, text.len())).collect::<Vec<_>>(), [(1, field.len() + 2), (n_lines + 2, 3)]);
 }
 
