@@ -59,9 +59,8 @@ impl Compression {
 }
 
 /// Whether an error is one of the disk. All others say that the file is not what its name says.
-pub fn is_of_disk(error: &io::Error) -> bool {
-    let first: &(dyn std::error::Error + 'static) = error;
-    let mut causes = std::iter::successors(Some(first), |cause| match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+pub fn is_of_disk(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |cause| match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),
         None => cause.source(),
     });

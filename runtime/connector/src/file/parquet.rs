@@ -7,6 +7,7 @@
 
 mod bounds;
 
+use super::compressed::is_of_disk;
 use super::{FileOptions, passed_over};
 use crate::enumerator::{FileEnumerator, FileSplit, missing};
 use crate::{file_name, position};
@@ -220,7 +221,8 @@ fn floored<T: ArrowPrimitiveType<Native = i64>>(column: &ArrayRef, per_ms: i64) 
 }
 
 fn unreadable(path: &str, error: ParquetError) -> Error {
-    let code = if matches!(error, ParquetError::External(_)) { code::FILE_IO } else { code::BAD_FILE };
+    // A footer that points behind the end is no error of the disk.
+    let code = if is_of_disk(&error) { code::FILE_IO } else { code::BAD_FILE };
     Error::new(code, format!("{path} cannot be read as Parquet")).with_source(error)
 }
 
@@ -274,7 +276,7 @@ impl ParquetReader {
     }
 
     fn damaged(&self, error: ArrowError) -> Error {
-        let code = if matches!(error, ArrowError::IoError(..) | ArrowError::ExternalError(_)) { code::FILE_IO } else { code::BAD_FILE };
+        let code = if is_of_disk(&error) { code::FILE_IO } else { code::BAD_FILE };
         let message = format!("{} cannot be read behind row {} of the split", self.path, self.position.rows);
         Error::new(code, message).with_source(error)
     }

@@ -53,6 +53,8 @@ impl SplitFile {
         input.check_length(position.byte)?;
         input.check_line_end(position)?;
         input.seek(position.byte).map_err(|e| input.error(e))?;
+        // Only a mark was passed over so far.
+        input.open_line = position.line == 1 && position.byte == 3 && split.start == 0 && split.end <= 3;
         Ok(input)
     }
 
