@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn unknown_keys_name_their_neighbours() {
         check("batch.row", "did you mean batch.rows");
-        check("plugin.memmory", "did you mean plugin.memory");
+        check("plugin.memmory", "did you mean plugin.compile-memory, plugin.memory");
         check("deadline", "did you mean plugin.deadline");
         check("zzz", &format!("the keys are {}", Configuration::KEYS.join(", ")));
     }

@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Compiled code is larger than its component by a factor of some five.
 const GROWTH_MAX: u64 = 32;
 
+/// And of one without any code: compiled code has a frame.
+const CODE_BYTES_MIN: u64 = 1 << 20;
+
 /// Asks the child to leave out the checks of the epoch.
 const TRUSTED: &str = "trusted";
 
@@ -92,7 +95,7 @@ impl Compiler {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::internal("a pipe to the compiler is missing"));
         };
-        let answer = read_answer(output, bytes.len() as u64 * GROWTH_MAX);
+        let answer = read_answer(output, CODE_BYTES_MIN + bytes.len() as u64 * GROWTH_MAX);
         // A child that has gone says why by its answer, or by none.
         let sent = send(input, bytes);
         let watched = watch(&mut child, limits, &answer);

@@ -206,13 +206,16 @@ fn the_plan_says_what_is_state_of_the_subtask_and_what_is_broadcast() {
 
 #[track_caller]
 fn check(job: fn(&mut Env), sentence: &str) {
-    assert_eq!(testing::plan(job, [""; 0]).unwrap_err().message(), sentence);
+    let error = testing::plan(job, [""; 0]).unwrap_err();
+    let (place, message) = error.message().split_once(": ").unwrap();
+    assert!(place.starts_with("sdk/rust/tests/operator_state.rs:"), "{place}");
+    assert_eq!(message, sentence);
 }
 
 #[test]
 fn jobs_that_cannot_be_are_refused_with_a_sentence() {
     let by_key = |env: &mut Env| pairs(env, Pairs { key: true, ..Pairs::default() });
-    check(by_key, "pairs: state by-key needs a key: put key_by in front of process");
+    check(by_key, "pairs: state by-key needs a key: call key_by in front of it");
     let expires = |env: &mut Env| pairs(env, Pairs { ttl: true, ..Pairs::default() });
     check(expires, "pairs: operator state has no time to live, but seen is given one");
     let not_broadcast = |env: &mut Env| {

@@ -169,5 +169,6 @@ fn a_time_to_live_is_at_least_a_millisecond() {
         votes.process("quick", Hasty::default()).sink("a", Blackhole);
     };
     let error = testing::plan(job, [""]).unwrap_err();
-    assert_eq!(error.message(), "quick: the time to live of state hasty must be at least 1 ms");
+    assert!(error.message().starts_with("sdk/rust/tests/state.rs:"), "{}", error.message());
+    assert!(error.message().ends_with(": quick: the time to live of state hasty must be at least 1 ms"), "{}", error.message());
 }

@@ -106,12 +106,12 @@ fn a_file_that_is_larger_than_a_component_may_be() {
 
 #[test]
 fn files_that_never_end_or_never_begin() {
-    SOON.run(streamrt(["run", "/dev/zero"])).finished.failed_with("S3002").names("/dev/zero is no regular file");
+    SOON.run(streamrt(["run", "/dev/zero"])).finished.failed_with("S3030").names("/dev/zero is no regular file");
     let attack = Attack::new(b"");
     std::fs::remove_file(attack.path("attack.wasm")).unwrap();
     let made = Command::new("mkfifo").arg(attack.path("attack.wasm")).status().unwrap();
     assert!(made.success());
-    SOON.run(attack.run(&[], &[])).finished.failed_with("S3002").names("is no regular file");
+    SOON.run(attack.run(&[], &[])).finished.failed_with("S3030").names("is no regular file");
 }
 
 #[test]

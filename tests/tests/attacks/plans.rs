@@ -84,7 +84,7 @@ fn a_cycle_behind_a_long_tail_is_found() {
     check_refused(&plan(nodes, vec![]), &[], "S2001", "a cycle through `n1`, `n2`");
 }
 
-/// Key columns that are hidden go on to whoever reads; a stream that is united with itself has them once.
+/// Key columns that are hidden go on to whoever reads; united with itself, a stream would have them twice, and so on.
 #[test]
 fn a_stream_that_is_united_with_itself_forty_times() {
     let half = json!({"number": 0, "kind": "key-projection", "name": "half", "input": [{"name": "time", "type": "i64"}],
@@ -93,9 +93,8 @@ fn a_stream_that_is_united_with_itself_forty_times() {
     projected["outputs"] = half["outputs"].clone();
     let mut nodes = vec![times(0), projected];
     nodes.extend((2..42).map(|id| timestamps(id, &[id - 1, id - 1], None, "forward")));
-    // The guest's functions trap: that the job has come so far is what is seen.
     nodes.push(nowhere(42, 41));
-    check_refused(&plan(nodes, vec![half]), &[], "S4001", "half");
+    check_refused(&plan(nodes, vec![half]), &[], "S2006", "it reads the output of `half` twice");
 }
 
 #[test]

@@ -364,10 +364,12 @@ fn a_split_is_told_of_a_published_checkpoint_what_it_had_said_for_it() {
     bench.reader.promise(1);
     bench.read(1);
     bench.reader.promise(2);
+    let promised: Vec<_> = bench.reader.promised.iter().map(|(_, positions)| positions.clone()).collect();
     bench.read(3);
     bench.reader.checkpoint_complete(2).unwrap();
     let told = bench.seen.lock().unwrap().told.clone();
-    assert_eq!(told, [(0, "4".to_owned()), (1, "2".to_owned())], "checkpoint 1 was given up");
+    assert_eq!(told, promised[1], "checkpoint 1 was given up");
+    assert_ne!(told, promised[0]);
     bench.reader.checkpoint_complete(3).unwrap();
     assert_eq!(bench.seen.lock().unwrap().told.len(), 2);
 }
