@@ -100,9 +100,12 @@ impl ParquetSource {
         let rows = position.map_or(Ok(0), |position| position::count(&split.name, position.rows))?;
         let groups = groups_of(detail, &builder);
         let offset = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
+        let n_rows: i64 = groups.iter().map(|group| builder.metadata().row_group(*group).num_rows()).fold(0, i64::saturating_add);
+        // Asked for what is behind the last row, the library takes what follows the last page for another one.
+        let is_read = i64::try_from(rows).is_ok_and(|rows| rows >= n_rows);
         let builder = builder.with_projection(mask).with_row_groups(groups).with_offset(offset);
         Ok(ParquetReader {
-            rest: Rest::Unread(Box::new(builder)),
+            rest: if is_read { Rest::Ended } else { Rest::Unread(Box::new(builder)) },
             held_bytes,
             ahead: None,
             schema: self.schema.clone(),

@@ -50,9 +50,9 @@ use streamrt_wit::{Body, Function, FunctionKind, Node, OutputColumns, Plan, Time
 /// let reading = |time, celsius| Reading { sensor: "a".into(), time, celsius };
 /// job.push("readings", [reading(0, 20.0), reading(59_999, 21.0)]);
 /// job.kill();
-/// job.push("readings", [reading(62_000, 5.0)]);
+/// job.push("readings", [reading(61_999, 5.0)]);
 /// assert_eq!(job.output::<Hottest>("out"), []);
-/// job.push("readings", [reading(62_001, 6.0)]);
+/// job.push("readings", [reading(62_000, 6.0)]);
 /// assert_eq!(job.output::<Hottest>("out"), [Hottest { sensor: "a".into(), window_end: 60_000, celsius: 21.0 }]);
 /// job.finish();
 /// assert_eq!(job.output::<Hottest>("out"), [Hottest { sensor: "a".into(), window_end: 120_000, celsius: 6.0 }]);
