@@ -6,6 +6,7 @@
 //! [`SplitEnumerator`].
 
 use crate::file::{Compression, FileOptions};
+use crate::pattern::{self, Fault};
 use crate::{file_name, position};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,7 +211,7 @@ fn is_pattern(path: &str) -> bool {
 }
 
 fn list_folder(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = |e| Error::new(code::FILE_IO, format!("folder {} cannot be listed", absolute(folder))).with_source(e);
+    let read = |e| unlisted(folder, e);
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(read)? {
         let entry = entry.map_err(read)?;
@@ -225,11 +226,10 @@ fn list_folder(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn list_pattern(path: &str, watch: bool) -> Result<Vec<PathBuf>> {
-    let options = glob::MatchOptions { require_literal_leading_dot: true, require_literal_separator: true, case_sensitive: true };
-    let found = glob::glob_with(&escaped(path), options)
-        .map_err(|e| Error::new(code::BAD_OPTION, format!("connector `file`: `path` is `{path}`, which is no pattern: {e}")))?;
-    let mut paths = found.collect::<Result<Vec<PathBuf>, _>>().map_err(unlisted)?;
-    paths.retain(|path| path.is_file());
+    let paths = pattern::files(path).map_err(|fault| match fault {
+        Fault::NoPattern(e) => Error::new(code::BAD_OPTION, format!("connector `file`: `path` is `{path}`, which is no pattern: {e}")),
+        Fault::Folder(folder, e) => unlisted(&folder, e),
+    })?;
     if paths.is_empty() && !watch {
         let hint = if path.contains('[') { "; where a name has a `[`, the pattern has `[[]`" } else { "" };
         return Err(Error::new(code::FILE_MISSING, format!("no file fits {}{hint}", absolute(Path::new(path)))));
@@ -237,16 +237,8 @@ fn list_pattern(path: &str, watch: bool) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn unlisted(error: glob::GlobError) -> Error {
-    let message = format!("folder {} cannot be listed", absolute(error.path()));
-    Error::new(code::FILE_IO, message).with_source(io::Error::from(error))
-}
-
-/// The pattern, with its longest beginning that is there as it stands as no pattern: a folder may be called `data [2024]`.
-fn escaped(pattern: &str) -> String {
-    let ends = pattern.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
-    let literal = ends.take_while(|end| Path::new(&pattern[..*end]).exists()).last().unwrap_or(0);
-    format!("{}{}", glob::Pattern::escape(&pattern[..literal]), &pattern[literal..])
+fn unlisted(folder: &Path, error: io::Error) -> Error {
+    Error::new(code::FILE_IO, format!("folder {} cannot be listed", absolute(folder))).with_source(error)
 }
 
 pub fn absolute(path: &Path) -> String {

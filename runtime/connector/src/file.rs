@@ -359,7 +359,7 @@ impl SplitReader for FileReader {
     }
 
     fn held_bytes(&self) -> usize {
-        self.records.held_bytes()
+        self.records.held_bytes().saturating_add(self.input.held_bytes())
     }
 
     fn skip_long_records(&mut self) {

@@ -25,6 +25,7 @@ mod needs;
 mod nexmark;
 mod once;
 mod options;
+mod pattern;
 mod position;
 #[cfg(feature = "postgres")]
 mod postgres_sink;

@@ -18,6 +18,12 @@ use std::path::Path;
 /// Bytes that are read from a file at once.
 const READ_BYTES: usize = 64 << 10;
 
+/// Of a larger window the library reads nothing.
+const WINDOW_BYTES_MAX: usize = 128 << 20;
+
+/// So many bytes say what window a file has.
+pub const HEAD_BYTES: usize = 6;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     Gzip,
@@ -47,6 +53,16 @@ impl Compression {
         }
     }
 
+    /// Memory that decompressing a file takes, about; `head` are its first bytes. Of several frames of zstd the first one counts.
+    pub fn held_bytes(self, head: &[u8]) -> usize {
+        match self {
+            Compression::Gzip => READ_BYTES + (64 << 10),
+            // A block, and for each of its bytes a place in the order.
+            Compression::Bzip2 => READ_BYTES + 5 * (900 << 10),
+            Compression::Zstd => READ_BYTES + (256 << 10) + zstd_window(head),
+        }
+    }
+
     /// The bytes that the first `n_bytes` of a file stand for.
     pub fn reader(self, file: File, n_bytes: u64) -> Box<dyn Read + Send> {
         let input = BufReader::with_capacity(READ_BYTES, file.take(n_bytes));
@@ -55,6 +71,22 @@ impl Compression {
             Compression::Bzip2 => Box::new(MultiBzDecoder::new(input)),
             Compression::Zstd => Box::new(ZstdFrames { input, decoder: FrameDecoder::new(), is_open: false, is_begun: false }),
         }
+    }
+}
+
+/// The window of a frame, in bytes, as its header says; of one without a window, which is small, nothing.
+///
+/// # Source
+/// RFC 8878, section 3.1.1.1.2.
+fn zstd_window(head: &[u8]) -> usize {
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    match head {
+        [0x28, 0xb5, 0x2f, 0xfd, descriptor, window, ..] if descriptor & SINGLE_SEGMENT == 0 => {
+            // The greatest exponent is 41.
+            let base = 1u64 << (10 + (window >> 3));
+            usize::try_from(base + base / 8 * u64::from(window & 7)).unwrap_or(usize::MAX / 2).min(WINDOW_BYTES_MAX)
+        }
+        _ => 0,
     }
 }
 
@@ -126,5 +158,19 @@ impl Read for ZstdFrames {
                 n_bytes => return Ok(n_bytes),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1 KiB, and 128 MiB with and without three eighths more, which is as much as is read at all.
+    #[test]
+    fn a_frame_of_zstd_says_what_window_it_has() {
+        let frame = |descriptor: u8, window: u8| zstd_window(&[0x28, 0xb5, 0x2f, 0xfd, descriptor, window]);
+        assert_eq!([frame(0, 0), frame(4, 17 << 3), frame(0, 17 << 3 | 3), frame(0, 0xff)], [1 << 10, 128 << 20, 128 << 20, 128 << 20]);
+        assert_eq!([frame(1 << 5, 17 << 3), zstd_window(b"(\xb5/"), zstd_window(b"no frame")], [0; 3]);
+        assert!(Compression::Bzip2.held_bytes(b"BZh9") > 4 << 20);
     }
 }

@@ -1,6 +1,6 @@
 //! Where the bytes of a split come from: a file, a compressed file, or standard input.
 
-use super::compressed::{Compression, is_of_disk};
+use super::compressed::{Compression, HEAD_BYTES, is_of_disk};
 use super::split_file::SplitFile;
 use super::stdin::Stdin;
 use super::{FilePosition, FileSplit};
@@ -10,6 +10,7 @@ use crate::position;
 use crate::record_buffer::RecordBuffer;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
 use streamrt_types::{Error, Result, code};
 
 /// What became of an attempt to read.
@@ -41,7 +42,7 @@ pub struct Stream {
 
 enum StreamKind {
     Stdin,
-    Compressed { path: String, compression: Compression },
+    Compressed { path: String, compression: Compression, held_bytes: usize },
 }
 
 impl Input {
@@ -68,6 +69,14 @@ impl Input {
 
     pub fn is_stdin(&self) -> bool {
         matches!(self, Input::Stream(Stream { kind: StreamKind::Stdin, .. }))
+    }
+
+    /// Memory that it takes, about, beside the buffer that it fills.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Input::Stream(Stream { kind: StreamKind::Compressed { held_bytes, .. }, .. }) => *held_bytes,
+            Input::Stream(_) | Input::File(_) => 0,
+        }
     }
 
     /// How long to wait where nothing comes, in ms.
@@ -128,7 +137,11 @@ impl Stream {
             let what = format!("{} has {n_bytes} bytes, but had {} when it was found: put it back as it was", path.display(), split.end);
             return Err(position::lost(what));
         }
-        let kind = StreamKind::Compressed { path: path.display().to_string(), compression };
+        let mut head = [0; HEAD_BYTES];
+        // A file that is shorter, or that the disk does not give, says so when it is read.
+        let n_head = file.read_at(&mut head, 0).unwrap_or(0);
+        let held_bytes = compression.held_bytes(&head[..n_head]);
+        let kind = StreamKind::Compressed { path: path.display().to_string(), compression, held_bytes };
         let mut stream = Stream::new(compression.reader(file, split.end), kind, position);
         if let Some(position) = position.filter(|position| position.end.is_none()) {
             stream.pass_over(position)?;
