@@ -231,5 +231,5 @@ fn jobs_that_cannot_be_are_refused_with_a_sentence() {
             .process("reports", Rules::default())
             .sink("out", Print);
     };
-    check(without_key, "reports: state over needs a key: put key_by in front of process");
+    check(without_key, "reports: state over needs a key: call key_by in front of it");
 }
