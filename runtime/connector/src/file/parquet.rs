@@ -99,14 +99,12 @@ impl ParquetSource {
         let held_bytes = page_bytes(&builder, &mask);
         let rows = position.map_or(Ok(0), |position| position::count(&split.name, position.rows))?;
         let groups = groups_of(detail, &builder);
-        let offset = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
-        let n_rows: i64 = groups.iter().map(|group| builder.metadata().row_group(*group).num_rows()).fold(0, i64::saturating_add);
-        // Asked for what is behind the last row, the library takes what follows the last page for another one.
-        let is_read = i64::try_from(rows).is_ok_and(|rows| rows >= n_rows);
-        let builder = builder.with_projection(mask).with_row_groups(groups).with_offset(offset);
+        let behind = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
+        let builder = builder.with_projection(mask).with_row_groups(groups);
         Ok(ParquetReader {
-            rest: if is_read { Rest::Ended } else { Rest::Unread(Box::new(builder)) },
+            rest: Rest::Unread(Box::new(builder)),
             held_bytes,
+            behind,
             ahead: None,
             schema: self.schema.clone(),
             path,
@@ -240,6 +238,9 @@ enum Rest {
 struct ParquetReader {
     rest: Rest,
     held_bytes: usize,
+    /// Rows at the begin that an earlier reader has given. They are decoded and dropped: when it passes over pages itself, the library also
+    /// asks for headers where none stand.
+    behind: usize,
     /// Rows that were read and did not fit into the last batch.
     ahead: Option<RecordBatch>,
     schema: SchemaRef,
@@ -261,13 +262,9 @@ impl ParquetReader {
             }
             rest => rest,
         };
-        let found = match (self.ahead.take(), &mut self.rest) {
-            (Some(ahead), _) => Some(ahead),
-            (None, Rest::Reader(reader)) => {
-                let read = unless_it_panics(|| Ok(reader.next().transpose())).map_err(|e| unreadable(&self.path, e))?;
-                read.map_err(|e| self.damaged(e))?
-            }
-            (None, _) => None,
+        let found = match self.ahead.take() {
+            None => self.decoded()?,
+            ahead => ahead,
         };
         let Some(found) = found else {
             self.rest = Rest::Ended;
@@ -276,6 +273,20 @@ impl ParquetReader {
         let n_rows = found.num_rows().min(rows);
         self.ahead = Some(found.slice(n_rows, found.num_rows() - n_rows)).filter(|ahead| ahead.num_rows() > 0);
         Ok(Some(found.slice(0, n_rows)))
+    }
+
+    /// The next rows that no reader has given, as many as are decoded at once.
+    fn decoded(&mut self) -> Result<Option<RecordBatch>> {
+        while let Rest::Reader(reader) = &mut self.rest {
+            let read = unless_it_panics(|| Ok(reader.next().transpose())).map_err(|e| unreadable(&self.path, e))?;
+            let Some(found) = read.map_err(|e| self.damaged(e))? else { return Ok(None) };
+            let known = self.behind.min(found.num_rows());
+            self.behind -= known;
+            if known < found.num_rows() {
+                return Ok(Some(found.slice(known, found.num_rows() - known)));
+            }
+        }
+        Ok(None)
     }
 
     fn damaged(&self, error: ArrowError) -> Error {
