@@ -1,8 +1,7 @@
 //! What one batch or watermark makes a window operator send: results on port 0, late rows on port 1.
 //!
 //! Invariant: both ports carry all marks of the input, each behind the results that it caused and in front of those of later rows; and
-//! results stand in the order of their causes. So the output does not depend on how rows were batched. Results of several windows that one
-//! mark fires have marks between them as well.
+//! results stand in the order of their causes. So the output does not depend on how rows were batched.
 
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::SchemaRef;
@@ -18,14 +17,12 @@ pub(crate) const PIECE_BYTES: usize = 1 << 20;
 pub(crate) struct Ports {
     results: RecordBatch,
     late: RecordBatch,
-    in_event_time: bool,
     context: OperatorContext,
 }
 
 impl Ports {
-    pub(crate) fn new(results: SchemaRef, late: SchemaRef, in_event_time: bool, context: &OperatorContext) -> Ports {
-        let (results, late) = (RecordBatch::new_empty(results), RecordBatch::new_empty(late));
-        Ports { results, late, in_event_time, context: context.clone() }
+    pub(crate) fn new(results: SchemaRef, late: SchemaRef, context: &OperatorContext) -> Ports {
+        Ports { results: RecordBatch::new_empty(results), late: RecordBatch::new_empty(late), context: context.clone() }
     }
 }
 
@@ -72,14 +69,6 @@ impl<'a> Emission<'a> {
         let rest = &self.input.marks[self.n_marks..];
         let n = rest.partition_point(|mark| mark.row as usize <= row);
         self.marks_to(self.n_marks + n)
-    }
-
-    /// In a sweep over several windows: all results up to `time` are there. Operators behind then treat one window to its end before the
-    /// results of the next come, as they do where time goes on in small steps, and need not hold those of all windows.
-    pub(crate) fn passed(&mut self, time: Watermark) {
-        if self.ports.in_event_time {
-            self.result_marks.push(Mark { row: self.times.len() as u32, watermark: time });
-        }
     }
 
     /// Adds results of one time, and sends what has come together if it is much.

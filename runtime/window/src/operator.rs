@@ -194,7 +194,7 @@ impl Operator for WindowOperator {
             now_ms: context.clock.now_ms(),
             keys: reader()?,
             windows,
-            ports: Ports::new(plan.output.clone(), plan.input.clone(), !self.processing_time, context),
+            ports: Ports::new(plan.output.clone(), plan.input.clone(), context),
             nothing: Batch::new(RecordBatch::new_empty(plan.input.clone())),
         });
         Ok(())

@@ -335,12 +335,7 @@ impl PaneWindows {
             return Ok(());
         }
         let bound = within_reach(watermark) + 1;
-        let mut fired = None;
         while let Some(end) = self.next_due().filter(|end| *end <= bound) {
-            // What was fired before a restore was told then.
-            if let Some(before) = fired.replace(end - 1).filter(|_| self.results.behind.is_none()) {
-                emission.passed(before);
-            }
             self.passed_end = end;
             self.fire(TimeWindow { start: end - self.windows.size, end }, emission)?;
         }

@@ -13,14 +13,10 @@ struct Pieces {
     cancels: bool,
     n_rows: Vec<usize>,
     bytes: Vec<usize>,
-    /// How many rows came before, and the watermark.
-    marks: Vec<(usize, Watermark)>,
 }
 
 impl Exits for Pieces {
     fn batch(&mut self, exit: usize, batch: Batch) -> Result<()> {
-        let before: usize = self.n_rows.iter().sum();
-        self.marks.extend(batch.marks.iter().filter(|_| exit == 0).map(|mark| (before + mark.row as usize, mark.watermark)));
         if exit == 0 && batch.n_rows() > 0 {
             self.n_rows.push(batch.n_rows());
             self.bytes.push(batch.row_bytes() * batch.n_rows());
@@ -50,7 +46,7 @@ impl Job {
         let mut chain = OperatorChain::new();
         chain.push(Box::new(window), context.clone(), vec![(0, Target::Exit(0)), (1, Target::Exit(1))]);
         chain.open().unwrap();
-        Job { chain, pieces: Pieces { context, cancels, n_rows: Vec::new(), bytes: Vec::new(), marks: Vec::new() } }
+        Job { chain, pieces: Pieces { context, cancels, n_rows: Vec::new(), bytes: Vec::new() } }
     }
 
     fn feed(&mut self, columns: RecordBatch) {
@@ -89,15 +85,6 @@ fn a_sweep_of_many_windows_hears_that_the_job_is_cancelled() {
             assert!(job.pieces.n_rows.iter().all(|n| *n <= PIECE_ROWS));
         }
     }
-}
-
-/// Else an operator behind would hold the results of all of them before it may treat the first.
-#[test]
-fn the_windows_of_a_sweep_pass_one_by_one() {
-    let mut job = Job::new(builtin(tumbling(10), 0), false);
-    job.feed(super::rows(&[(1, 5), (2, 5), (1, 15), (1, 25), (1, 38)]));
-    job.watermark(29).unwrap();
-    assert_eq!((job.pieces.n_rows.iter().sum::<usize>(), job.pieces.marks), (4, vec![(2, 9), (3, 19)]));
 }
 
 #[test]
