@@ -199,10 +199,13 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     if configuration.checkpoint_interval_ms.is_some() != configuration.checkpoint_dir.is_some() {
         return Err(Error::new(code::BAD_OPTION, "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is"));
     }
-    let Some(kept) = durable::look(&configuration, from.as_deref())? else { return Ok(Submission::Finished) };
-    let disks = state.map(|state| Disks::new(state, &configuration).map(Arc::new)).transpose()?;
+    let kept = durable::look(&configuration, from.as_deref())?;
+    let disks = state.filter(|_| !kept.finished).map(|state| Disks::new(state, &configuration).map(Arc::new)).transpose()?;
     let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);
     let definition = Arc::new(define(job, plugins, grants, Arc::new(configuration), parallelism, kept_max, disks)?);
+    if kept.finished {
+        return kept.check_same(&definition).map(|()| Submission::Finished);
+    }
     let before = before.zip(kept.snapshot.as_ref()).map(|(before, snapshot)| version_before(&definition, before, snapshot)).transpose()?;
     let has_checkpoint = kept.snapshot.is_some();
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());

@@ -28,6 +28,7 @@ mod regions;
 mod replaceable;
 mod restart;
 mod restored;
+mod same_job;
 mod settle;
 mod split_rows;
 mod splits;
