@@ -161,7 +161,7 @@ impl FileEnumerator {
     fn split(&mut self, detail: FileSplit) -> Split {
         let path = file_name::to_path(&detail.path).display().to_string();
         let name = if detail.start == 0 { path } else { format!("{path} from byte {}", detail.start) };
-        let number = self.found.n_splits;
+        let number = self.found.n_splits.into();
         self.found.n_splits += 1;
         Split { number, name: name.into(), detail: position::write(&detail) }
     }
@@ -204,6 +204,14 @@ fn list(options: &FileOptions) -> Result<Vec<PathBuf>> {
     let is_ignored = |path: &PathBuf| options.ignore.iter().any(|end| path.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()));
     paths.retain(|path| !is_ignored(path));
     Ok(paths)
+}
+
+/// Whether a path is one that [`list`] may give, whatever is there now. It comes from a snapshot that somebody else may have written, and a job reads
+/// what its options name alone.
+pub fn may_list(options: &FileOptions, path: &Path) -> bool {
+    let named = Path::new(&options.path);
+    let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    path == named || path.parent() == Some(named) && !is_hidden || is_pattern(&options.path) && pattern::fits(&options.path, path)
 }
 
 fn is_pattern(path: &str) -> bool {

@@ -21,10 +21,10 @@ mod passed_over;
 mod split_file;
 mod stdin;
 
-use crate::enumerator::{FileEnumerator, FileSplit};
+use crate::enumerator::{FileEnumerator, FileSplit, may_list};
 use crate::format::{BlockDecoder, FormatName, FormatSpec};
 use crate::record_buffer::RecordBuffer;
-use crate::{once, options, position};
+use crate::{file_name, once, options, position};
 use arrow_schema::SchemaRef;
 pub use compressed::Compression;
 use input::{Filled, Input, STDIN, STDIN_SPLIT};
@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
-use streamrt_types::{Result, code, parse_duration_ms};
+use streamrt_types::{Error, Result, code, parse_duration_ms};
 
 /// Options of the source `file`.
 #[derive(Debug, Clone, Deserialize)]
@@ -229,6 +229,10 @@ impl Source for FileSource {
         Ok(Box::new(FileEnumerator::new(self.options.clone(), self.format.is_csv(), restored)?))
     }
 
+    fn admits(&self, split: &Split) -> Result<()> {
+        admits(&self.options, split)
+    }
+
     fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
         let detail: FileSplit = position::read(&split.name, &split.detail)?;
         if let Some(reporter) = passed_over::reported(&detail, position) {
@@ -241,6 +245,23 @@ impl Source for FileSource {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Holds a split of a snapshot against the options.
+///
+/// # Errors
+/// `Data` (S7001) if a split is none that an enumerator with these options would give.
+fn admits(options: &FileOptions, split: &Split) -> Result<()> {
+    let detail: FileSplit = position::read(&split.name, &split.detail)?;
+    let is_named = match options.path.as_str() {
+        STDIN => detail.path == STDIN_SPLIT,
+        _ => may_list(options, &file_name::to_path(&detail.path)),
+    };
+    if is_named {
+        return Ok(());
+    }
+    let (path, named) = (file_name::to_path(&detail.path), &options.path);
+    Err(Error::new(code::SNAPSHOT_DAMAGED, format!("the snapshot would have it read {}, which does not lie in {named}", path.display())))
 }
 
 /// The one split of standard input.
@@ -266,7 +287,7 @@ struct FileReader {
     records: RecordBuffer,
     format: FormatSpec,
     name: Arc<str>,
-    number: u32,
+    number: u64,
     /// `None` before the header was read.
     decoder: Option<BlockDecoder>,
     /// Of the input itself; the decoder has that of its records.

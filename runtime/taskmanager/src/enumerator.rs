@@ -1,5 +1,8 @@
 //! The loop of a source's enumerator: finds splits, deals them to the readers in turn, and tells the end of each listing.
 //!
+//! A split's number is unique in the job, also where rows of several sources meet before watermarks are made: above the count of the splits of a
+//! source stands the hash of its uid, which stays when other sources come and go.
+//!
 //! On its edge, status IDLE says that a listing is complete, and the end of the input that no split will follow. A barrier parts the splits
 //! that were dealt before a checkpoint, which are the readers', from those behind it.
 
@@ -12,7 +15,7 @@ use std::time::Duration;
 use streamrt_exchange::{GateEvent, InputGate};
 use streamrt_operator::{Enumeration, Exits, Source, Split, SplitEnumerator};
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
-use streamrt_types::{Error, Result, Status, code};
+use streamrt_types::{Error, Result, Status, code, murmur3_32};
 
 /// A snapshot keeps the state of an enumerator under the uid of its source with this suffix.
 pub const ENUMERATOR_SUFFIX: &str = ":splits";
@@ -99,7 +102,8 @@ impl Enumerator {
 
     /// Deals splits to the readers in turn: rebalancing deals batch by batch, so each batch has the splits of one reader.
     fn deal(&mut self, splits: Vec<Split>, task: &mut Task) -> Result<()> {
-        let numbered = splits.into_iter().zip(self.n_splits..).map(|(split, number)| Split { number, ..split });
+        let of_source = u64::from(murmur3_32(self.uid.as_bytes())) << 32;
+        let numbered = splits.into_iter().zip(self.n_splits..).map(|(split, n)| Split { number: of_source | u64::from(n), ..split });
         let numbered: Vec<Split> = numbered.collect();
         self.n_splits += numbered.len() as u32;
         let n_readers = self.parallelism.max(1) as usize;

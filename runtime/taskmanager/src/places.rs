@@ -7,8 +7,11 @@
 use crate::dead_letters;
 use crate::factory::Definition;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use streamrt_checkpoint::Manifest;
 use streamrt_connector::place;
+use streamrt_graph::StreamNode;
+use streamrt_operator::Source;
 use streamrt_types::{Error, Result, code, say, without_passwords};
 use streamrt_wit::Body;
 
@@ -62,6 +65,19 @@ impl Places {
             return Err(Error::new(code::CHANGED_ARGUMENTS, message));
         }
         Ok(())
+    }
+
+    /// What a source was in the snapshot, if it read another place. [`Places::check_sources`] has seen that the user wants to go on there.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such source any more.
+    pub fn source_before(&self, node: &StreamNode) -> Result<Option<Arc<dyn Source>>> {
+        match self.bodies.get(&node.uid) {
+            Some(old @ Body::Source { connector, options, schema, .. }) if place_of(old) != place_of(&node.body) => {
+                streamrt_connector::source(connector, options, schema).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Where what the sink with this uid has promised is, which now is `body`, of the job that is called `job`.
