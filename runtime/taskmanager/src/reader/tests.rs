@@ -412,11 +412,11 @@ fn nearly_sorted() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-fn expected(splits: &[Vec<Step>]) -> Vec<(u32, i64)> {
+fn expected(splits: &[Vec<Step>]) -> Vec<(u64, i64)> {
     let rows = |(split, steps): (usize, &Vec<Step>)| {
-        steps.iter().filter_map(|step| if let Row(time) = step { Some((split as u32, *time)) } else { None }).collect::<Vec<_>>()
+        steps.iter().filter_map(|step| if let Row(time) = step { Some((split as u64, *time)) } else { None }).collect::<Vec<_>>()
     };
-    let mut all: Vec<(u32, i64)> = splits.iter().enumerate().flat_map(rows).collect();
+    let mut all: Vec<(u64, i64)> = splits.iter().enumerate().flat_map(rows).collect();
     all.sort_unstable();
     all
 }

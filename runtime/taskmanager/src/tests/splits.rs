@@ -184,7 +184,7 @@ fn two_sources_hold_the_watermark_behind_their_union_each_for_itself() {
     writeln!(log, "1,11\n1,950").unwrap();
     // Now the first window is due.
     await_seen(6);
-    drop(job.remote().drain(None).unwrap());
+    job.remote().drain(None).unwrap();
     let summary = job.wait().unwrap().summary;
     assert_eq!(summary.late_records, 0);
     let window = |n, start, count| json!({"n": n, "start": start, "count": count}).to_string();

@@ -9,9 +9,9 @@ use streamrt_state::{OperatorState, Part};
 /// What a reader or gate does.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Known(u32),
-    Finished(u32),
-    Rows(u32, &'static [i64]),
+    Known(u64),
+    Finished(u64),
+    Rows(u64, &'static [i64]),
     Tells(Status),
     Clock(i64),
 }

@@ -14,7 +14,7 @@ pub(super) fn by_column(unit: TimeUnit, idle_ms: Option<u64>) -> TimestampsOpera
     TimestampsOperator::new(&time, &BOUNDED, idle_ms, &input_schema(), None).unwrap()
 }
 
-pub(super) fn of_split(split: u32, times: &[i64]) -> Batch {
+pub(super) fn of_split(split: u64, times: &[i64]) -> Batch {
     let input: Vec<(i64, i64)> = times.iter().map(|&time| (0, time)).collect();
     let origin = Origin { split: "clicks.csv".into(), split_number: split, rows: Rows::Range { first: 1 } };
     Batch { origin: Some(origin), ..Batch::new(rows(&input)) }
@@ -87,7 +87,7 @@ fn check_splits(steps: &[(SplitStep, &[&str])]) {
 #[derive(Debug)]
 enum SplitStep {
     Event(SplitEvent),
-    Rows(u32, &'static [i64]),
+    Rows(u64, &'static [i64]),
 }
 
 #[test]
