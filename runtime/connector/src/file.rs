@@ -61,6 +61,9 @@ pub struct FileOptions {
     /// With `watch`, a file is read when it has not changed for so long. Default `1s`.
     #[serde(default = "settle")]
     pub settle: String,
+    /// With `watch`, a file that is gone for so long is forgotten: another one may come under its name. Default `24h`.
+    #[serde(default = "forget")]
+    pub forget: String,
     /// Ends of names that are left out, such as `.tmp`: of files that somebody writes still. Default: none.
     #[serde(default)]
     pub ignore: Vec<String>,
@@ -72,7 +75,7 @@ pub struct FileOptions {
     #[serde(default)]
     pub missing: Missing,
     /// A file with more bytes is cut into splits of so many, which readers share. Default 67,108,864 (64 MiB).
-    #[serde(default = "split_bytes")]
+    #[serde(default = "split_bytes", deserialize_with = "options::size")]
     pub split_bytes: u64,
 }
 
@@ -108,15 +111,23 @@ fn settle() -> String {
     "1s".to_owned()
 }
 
+fn forget() -> String {
+    "24h".to_owned()
+}
+
 fn split_bytes() -> u64 {
     64 << 20
 }
 
 impl FileOptions {
-    fn check(&self) -> Result<()> {
+    /// # Errors
+    /// `Invalid` if options do not go together.
+    pub fn check(&self) -> Result<()> {
         let (is_csv, is_stdin, is_parquet) = (self.format == FileFormat::Csv, self.path == STDIN, self.format == FileFormat::Parquet);
         self.settle_ms()?;
+        self.forget_ms()?;
         let refused = [
+            (self.path.is_empty(), "`path` is empty, but it must name a file, a folder or a pattern"),
             (self.split_bytes == 0, "`split-bytes` is 0, but it must be 1 or more"),
             (self.header && !is_csv, "`header` is for csv"),
             (self.delimiter.is_some() && !is_csv, "`delimiter` is for csv"),
@@ -135,6 +146,14 @@ impl FileOptions {
     /// `Invalid` if it is no duration.
     pub fn settle_ms(&self) -> Result<u64> {
         parse_duration_ms("settle", &self.settle).map_err(|e| options::refuse("file", e.message()))
+    }
+
+    /// After how many ms a watched file that is gone is forgotten.
+    ///
+    /// # Errors
+    /// As [`FileOptions::settle_ms`].
+    pub fn forget_ms(&self) -> Result<u64> {
+        parse_duration_ms("forget", &self.forget).map_err(|e| options::refuse("file", e.message()))
     }
 
     /// How often a log is looked at, if the files are logs.
@@ -250,7 +269,7 @@ impl Source for FileSource {
 /// Holds a split of a snapshot against the options.
 ///
 /// # Errors
-/// `Data` (S7001) if a split is none that an enumerator with these options would give.
+/// `Invalid` (S7013) if a split is none that an enumerator with these options would give.
 fn admits(options: &FileOptions, split: &Split) -> Result<()> {
     let detail: FileSplit = position::read(&split.name, &split.detail)?;
     let is_named = match options.path.as_str() {
@@ -261,7 +280,11 @@ fn admits(options: &FileOptions, split: &Split) -> Result<()> {
         return Ok(());
     }
     let (path, named) = (file_name::to_path(&detail.path), &options.path);
-    Err(Error::new(code::SNAPSHOT_DAMAGED, format!("the snapshot would have it read {}, which does not lie in {named}", path.display())))
+    let message = format!(
+        "the snapshot would have it read {}, which does not lie in {named}; `--allow-changed-arguments` lets it read what the snapshot says",
+        path.display()
+    );
+    Err(Error::new(code::CHANGED_ARGUMENTS, message))
 }
 
 /// The one split of standard input.

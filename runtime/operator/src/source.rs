@@ -85,7 +85,7 @@ pub trait Source: Send + Sync {
     /// still there is no matter. Default: any is taken, because splits name nothing outside.
     ///
     /// # Errors
-    /// `Data` (S7001).
+    /// `Invalid` (S7013), `Data` if it cannot be read.
     fn admits(&self, _split: &Split) -> Result<()> {
         Ok(())
     }

@@ -141,9 +141,8 @@ fn head(
             metrics.sources.push(task_metrics.clone());
             let context = factory.context(node, subtask, task_metrics, letters);
             let mut state = restored.state(&context.uid.clone(), &context)?;
-            let before = restored.places.source_before(&factory.definition.graph.stream.nodes[node])?;
             let mut reader = Reader::new(source(factory, node)?, context, readers.next(node));
-            reader.restore(&mut state, before.as_deref())?;
+            reader.restore(&mut state)?;
             state.check_taken()?;
             Ok(ReadyHead::Reader(Box::new(reader)))
         }

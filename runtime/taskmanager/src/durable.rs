@@ -294,6 +294,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
     fits::check_backend(&restored, definition)?;
     restored.places.check_sources(definition)?;
+    restored.places.check_sinks(definition, &job_id(&history.job))?;
     let operators = operators_of(definition);
     fits::check_uids(&restored, &operators, definition)?;
     if snapshot.is_some() {

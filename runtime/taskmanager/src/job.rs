@@ -133,7 +133,7 @@ fn sum(metrics: &[Arc<TaskMetrics>], of: impl Fn(&TaskMetrics) -> &AtomicU64) ->
     metrics.iter().map(|metrics| of(metrics).load(Ordering::Relaxed)).sum()
 }
 
-/// A look at a running job.
+/// A look at a running job. What is counted is counted since it was started last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
     /// Records that sources have read.
@@ -146,6 +146,8 @@ pub struct Progress {
     pub back_pressure: f64,
     pub late_records: u64,
     pub dead_letters: u64,
+    /// Of earlier starts of the job, up to the checkpoint that this one goes on from.
+    pub dead_letters_before: u64,
     /// Event-time timers that firings at the end of the input registered: they do not fire.
     pub dropped_timers: u64,
     /// One of them, in words.
@@ -336,7 +338,8 @@ impl Shared {
             back_pressure: (blocked as f64 / elapsed.as_nanos().max(1) as f64).min(1.0),
             late_records: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.late_records)),
             dropped_at_end: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_at_end)),
-            dead_letters: metrics.dead_letters_before + metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
+            dead_letters_before: metrics.dead_letters_before,
+            dead_letters: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
             dropped_timers: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_timers)),
             dropped_timer: metrics.regions.iter().flat_map(|region| &region.tasks).find_map(|task| task.first_dropped_timer.get().cloned()),
             elapsed,

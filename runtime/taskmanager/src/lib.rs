@@ -16,6 +16,7 @@ mod exits;
 mod factory;
 mod fits;
 mod gate_task;
+mod grown;
 mod guest_log;
 mod job;
 mod kept_region;

@@ -120,6 +120,22 @@ fn a_snapshot_of_another_job_starts_nothing_in_a_folder_that_has_one() {
     job.assert_whole("after a refusal");
 }
 
+/// Trying again would find it there again.
+#[test]
+fn a_folder_in_the_place_of_a_component_is_refused_at_once() {
+    let job = crashed("hot-items");
+    let components: Vec<_> = std::fs::read_dir(job.path("checkpoints/plugins")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for component in &components {
+        std::fs::remove_file(component).unwrap();
+        std::fs::create_dir(component).unwrap();
+    }
+    let name = components[0].file_name().unwrap().to_string_lossy();
+    run(job.args(2, 0.4, "checkpoints", &[])).failed_with("S7001").names(&name).names("a folder has its name");
+    components.iter().for_each(|component| std::fs::remove_dir(component).unwrap());
+    run(job.args(2, 0.4, "checkpoints", &[])).succeeded();
+    job.assert_whole("after the folder was gone");
+}
+
 /// Damages each file that a start needs, in turn, and expects a refusal: never an empty start.
 #[test]
 fn damage_is_found_before_use() {

@@ -83,7 +83,7 @@ fn a_split_outside_of_what_the_source_may_read_is_not_read() {
     std::fs::copy(&input, &victim).unwrap();
     let (input, victim) = (input.to_string_lossy().into_owned(), victim.to_string_lossy().into_owned());
     replace_in_states(&job.path("checkpoints"), &input, &victim);
-    run(job.args(2, 0.3, "checkpoints", &[])).failed_with("S7001").names(&format!("would have it read {victim}"));
+    run(job.args(2, 0.3, "checkpoints", &[])).failed_with("S7013").names(&format!("would have it read {victim}"));
     // As it was, it goes on, although the user may not have the file any more.
     replace_in_states(&job.path("checkpoints"), &victim, &input);
     run(job.args(2, 0.3, "checkpoints", &[])).succeeded();

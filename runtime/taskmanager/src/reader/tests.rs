@@ -448,7 +448,7 @@ fn interrupted(job: &Job, n: usize, parallelism: u32) -> Vec<Vec<Out>> {
         };
         bench.task.chain.restore(state).unwrap();
         let mut own = state(&bench.reader.context).unwrap();
-        bench.reader.restore(&mut own, None).unwrap();
+        bench.reader.restore(&mut own).unwrap();
         bench.deal(0..0);
         outs.push(bench.run().0);
     }
