@@ -23,6 +23,8 @@ pub struct Split {
 /// a finished one leaves the minimum, and one whose turn it is not is silent without being idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SplitEvent {
+    /// A reader is at the head of this chain, and its status says whether splits may come. It tells this first.
+    Reader,
     /// Assigned to this subtask, not begun yet.
     Known {
         number: u64,

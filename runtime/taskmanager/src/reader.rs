@@ -131,6 +131,7 @@ impl Reader {
     /// # Errors
     /// What the connector or an operator says, or that the job was cancelled.
     pub fn run(&mut self, task: &mut Task, gate: &mut InputGate) -> Result<()> {
+        task.split(SplitEvent::Reader)?;
         for (split, position) in std::mem::take(&mut self.restored) {
             self.take_split(task, split, position)?;
         }

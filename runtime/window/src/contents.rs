@@ -121,6 +121,10 @@ pub(crate) trait WindowState: Send {
     fn sees_watermark(&self) -> bool {
         false
     }
+    /// How many windows should fire together at most: what one call takes.
+    fn piece(&self, _place: &Place) -> usize {
+        usize::MAX
+    }
 }
 
 /// The most windows over one time whose contents are those of user code. Each of them takes the row by itself: a day that slides by a minute is

@@ -1,10 +1,12 @@
 //! What one batch or watermark makes a window operator send: results on port 0, late rows on port 1.
 //!
 //! Invariant: both ports carry all marks of the input, each behind the results that it caused and in front of those of later rows; and
-//! results stand in the order of their causes. So the output does not depend on how rows were batched.
+//! results stand in the order of their causes. So the output does not depend on how rows were batched. Where one mark fires windows of
+//! several times, both ports have marks between them as well.
 
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::SchemaRef;
+use std::time::{Duration, Instant};
 use streamrt_operator::{OperatorContext, Output, TaskMetrics};
 use streamrt_types::{Batch, Error, Mark, Result, Times, Watermark};
 
@@ -13,16 +15,21 @@ pub(crate) const PIECE_ROWS: usize = 8192;
 /// And bytes of its rows, one row more or less. Nothing that fires is held beyond a piece.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
+/// After so long, a sweep stops behind a window or key group; it goes on when the task has looked for barriers and commands.
+pub(crate) const PIECE_TIME: Duration = Duration::from_millis(100);
+
 /// The empty batches of both ports, kept because most batches fire nothing.
 pub(crate) struct Ports {
     results: RecordBatch,
     late: RecordBatch,
+    in_event_time: bool,
     context: OperatorContext,
 }
 
 impl Ports {
-    pub(crate) fn new(results: SchemaRef, late: SchemaRef, context: &OperatorContext) -> Ports {
-        Ports { results: RecordBatch::new_empty(results), late: RecordBatch::new_empty(late), context: context.clone() }
+    pub(crate) fn new(results: SchemaRef, late: SchemaRef, in_event_time: bool, context: &OperatorContext) -> Ports {
+        let (results, late) = (RecordBatch::new_empty(results), RecordBatch::new_empty(late));
+        Ports { results, late, in_event_time, context: context.clone() }
     }
 }
 
@@ -31,6 +38,8 @@ pub(crate) struct Emission<'a> {
     input: &'a Batch,
     ports: &'a Ports,
     output: &'a mut dyn Output,
+    /// When a sweep is to stop; `None` for not before its end.
+    until: Option<Instant>,
     /// Marks of the input that have been placed.
     n_marks: usize,
     results: Vec<RecordBatch>,
@@ -46,7 +55,25 @@ impl<'a> Emission<'a> {
         let (results, times, late_rows) = (Vec::new(), Vec::new(), Vec::new());
         let n_marks = input.marks.len();
         let (result_marks, late_marks) = (Vec::with_capacity(n_marks), Vec::with_capacity(n_marks));
-        Emission { input, ports, output, n_marks: 0, results, result_bytes: 0, times, result_marks, late_rows, late_marks }
+        Emission { input, ports, output, until: None, n_marks: 0, results, result_bytes: 0, times, result_marks, late_rows, late_marks }
+    }
+
+    /// Lets a sweep stop.
+    pub(crate) fn stop_at(&mut self, until: Option<Instant>) {
+        self.until = until;
+    }
+
+    /// Whether the sweep is to stop at the next place where it can.
+    pub(crate) fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// Places a mark between the windows of a sweep: all results up to `time` are there. Operators behind then treat one window to its end
+    /// before the results of the next come, as they do where time goes on in small steps, and need not hold those of all.
+    pub(crate) fn passed(&mut self, time: Watermark) {
+        if self.ports.in_event_time {
+            self.place(Mark { row: 0, watermark: time });
+        }
     }
 
     /// Places the next mark of the input behind what was sent so far.

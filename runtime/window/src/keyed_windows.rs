@@ -3,10 +3,10 @@
 //! 1. Rows and marks are taken in order. What a row does to windows is decided at once; its contents wait, and so do firings.
 //! 2. `flush` adds the rows that wait with one call, fires what waits with another, and places results, late rows and marks in the order in
 //!    which they came about. It runs at the end of a batch, when much waits, and before a row goes to a window whose firing waits, or windows
-//!    merge. So a sweep in which many windows are due goes out piece by piece.
+//!    merge. So a sweep in which many windows are due goes out piece by piece, and may stop between two of them.
 //! 3. A window has one timer: first for its end, then for its cleanup. Timers of one time fire in the order of their registration, which
 //!    does not depend on batches; one whose window has grown is registered anew when it comes up.
-//! 4. A snapshot is taken between batches, when nothing waits: `snapshot` has what it holds.
+//! 4. A snapshot is taken when nothing waits, between batches or two pieces of a sweep: `snapshot` has what it holds.
 //!
 //! Invariant: the windows of a key are all alive: their cleanup time lies behind the watermark. No two begin at one time, and two sessions of a
 //! key never touch; so what a row needs of many windows of a key is found in a logarithm of their number.
@@ -66,6 +66,8 @@ enum Event {
     Late(usize),
     /// Marks of the batch up to this number.
     Marks(usize),
+    /// A sweep has come to windows of a later time.
+    Passed(i64),
 }
 
 /// What waits for the next flush.
@@ -78,13 +80,6 @@ struct Waiting {
     dead: Vec<Cell>,
     /// Of what the windows hold that fire.
     firing_bytes: usize,
-}
-
-impl Waiting {
-    /// Whether firings wait that make up a piece.
-    fn is_piece(&self) -> bool {
-        self.firings.len() >= PIECE_ROWS || self.firing_bytes >= PIECE_BYTES
-    }
 }
 
 /// Bytes of rows that wait to be added, a row counted once for each of its windows.
@@ -107,7 +102,6 @@ pub(crate) struct KeyedWindows {
     contents: Contents,
     place: Place,
     key_groups: KeyGroupRange,
-    max_parallelism: u32,
     /// Keys to numbers of `of_keys`, plus one.
     table: KeyTable,
     of_keys: Vec<WindowsOfKey>,
@@ -121,6 +115,8 @@ pub(crate) struct KeyedWindows {
     n_opened: u64,
     /// Restored watermarks that differ, until the windows have risen to the greatest.
     behind: Option<GroupWatermarks>,
+    /// The time of the windows that fired last in a sweep.
+    passing: Option<i64>,
     waiting: Waiting,
     round: u64,
     entries: Vec<EntryId>,
@@ -149,7 +145,6 @@ impl KeyedWindows {
             contents,
             place: Place::new(context, decoder, WATERMARK_MIN),
             key_groups: context.key_groups,
-            max_parallelism: context.max_parallelism,
             table,
             of_keys: Vec::new(),
             windows: Cells::new(),
@@ -159,6 +154,7 @@ impl KeyedWindows {
             next_serial: 0,
             n_opened: 0,
             behind: None,
+            passing: None,
             waiting: Waiting::default(),
             round: 1,
             entries: Vec::new(),
@@ -193,12 +189,13 @@ impl KeyedWindows {
         Ok(())
     }
 
-    /// Raises the windows to the greatest of the restored watermarks. Those that have fired, or are gone, know it themselves.
-    fn catch_up(&mut self, batch: &Batch, emission: &mut Emission<'_>) -> Result<()> {
-        match self.behind.take() {
-            None => Ok(()),
-            Some(watermarks) => self.rise(watermarks.greatest(), batch, emission),
-        }
+    /// Raises the windows to the greatest of the restored watermarks. Those that have fired, or are gone, know it themselves. Whether that is
+    /// done.
+    fn catch_up(&mut self, batch: &Batch, emission: &mut Emission<'_>) -> Result<bool> {
+        let Some(greatest) = self.behind.as_ref().map(GroupWatermarks::greatest) else { return Ok(true) };
+        let is_done = self.rise(greatest, batch, emission)?;
+        self.behind.take_if(|_| is_done);
+        Ok(is_done)
     }
 
     fn number_key(&mut self, entry: EntryId) {
@@ -238,31 +235,48 @@ impl KeyedWindows {
         Ok(())
     }
 
-    /// Raises the watermark (for windows of processing time: the clock less one), and fires what it makes due.
-    pub(crate) fn advance(&mut self, watermark: Watermark, nothing: &Batch, emission: &mut Emission<'_>) -> Result<()> {
-        self.catch_up(nothing, emission)?;
-        self.rise(watermark, nothing, emission)?;
+    /// Raises the watermark (for windows of processing time: the clock less one), and fires what it makes due. Whether that is done: if not,
+    /// it goes on with the next call, and no row may come before.
+    pub(crate) fn advance(&mut self, watermark: Watermark, nothing: &Batch, emission: &mut Emission<'_>) -> Result<bool> {
+        let is_done = self.catch_up(nothing, emission)? && self.rise(watermark, nothing, emission)?;
         self.flush(nothing, emission)?;
         self.forget_keys();
-        Ok(())
+        Ok(is_done)
     }
 
-    fn rise(&mut self, watermark: Watermark, batch: &Batch, emission: &mut Emission<'_>) -> Result<()> {
-        if watermark <= self.place.watermark {
-            return Ok(());
+    fn rise(&mut self, watermark: Watermark, batch: &Batch, emission: &mut Emission<'_>) -> Result<bool> {
+        if watermark > self.place.watermark {
+            if self.contents.sees_watermark() && !self.waiting.firings.is_empty() {
+                self.flush(batch, emission)?;
+            }
+            self.place.watermark = watermark;
         }
-        if self.contents.sees_watermark() && !self.waiting.firings.is_empty() {
-            self.flush(batch, emission)?;
-        }
-        self.place.watermark = watermark;
         while let Some(timer) = self.timers.first_entry().filter(|timer| timer.key().0 <= watermark) {
             let ((time, _), window) = timer.remove_entry();
             self.timer(window, time);
-            if self.waiting.is_piece() {
+            if self.is_piece() {
                 self.flush(batch, emission)?;
+                if emission.is_over() {
+                    return Ok(false);
+                }
             }
         }
-        Ok(())
+        self.passing = None;
+        Ok(true)
+    }
+
+    /// Marks that windows of a later time come now: for sessions, which end at any ms, once a gap.
+    fn pass(&mut self, time: i64) {
+        let step = if let Assigner::Session { gap_ms } = self.assigner { gap_ms } else { 1 };
+        if let Some(before) = self.passing.replace(time).filter(|before| before.div_euclid(step) < time.div_euclid(step)) {
+            self.waiting.events.push(Event::Passed(before));
+        }
+    }
+
+    /// Whether firings wait that make up a piece.
+    fn is_piece(&self) -> bool {
+        let n_firings = self.waiting.firings.len();
+        n_firings >= PIECE_ROWS || self.waiting.firing_bytes >= PIECE_BYTES || n_firings >= self.contents.piece(&self.place)
     }
 
     /// Windows of all keys.
@@ -282,6 +296,7 @@ impl KeyedWindows {
         let bounds = window.bounds;
         if !window.fired && bounds.max_timestamp() <= time {
             window.fired = true;
+            self.pass(time);
             self.fire(id);
         }
         if bounds.cleanup_time(self.lateness_ms) <= time {
@@ -465,6 +480,7 @@ impl KeyedWindows {
                 }
                 Event::Late(row) => emission.late(row),
                 Event::Marks(end) => drop(emission.marks_to(end)),
+                Event::Passed(time) => emission.passed(time),
             }
         }
         drop(firings);

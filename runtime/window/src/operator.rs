@@ -1,12 +1,13 @@
 //! The window operator: takes rows and marks, hands them to panes or to the windows of each key, and sends what fires.
 //!
 //! Invariant: results stand before the watermark that fired them. Windows of processing time go by the clock alone: to them, its time less
-//! one is the watermark, and marks only pass through.
+//! one is the watermark, and marks only pass through. A watermark outside of a batch, or behind all of its rows, starts a sweep (see
+//! [`Operator`]); where a sweep stops, the windows stand as if a lower watermark had come.
 
 use crate::ahead;
 use crate::assigner::Assigner;
 use crate::contents::{self, Contents};
-use crate::emission::{Emission, Ports};
+use crate::emission::{Emission, PIECE_TIME, Ports};
 use crate::group_watermarks::GroupWatermarks;
 use crate::keyed_windows::KeyedWindows;
 use crate::panes::{PaneWindows, RowTimes};
@@ -15,6 +16,7 @@ use crate::timestamps::no_time;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use serde_json::Value;
+use std::time::{Duration, Instant};
 use streamrt_operator::{Accumulators, BatchKeys, FunctionChain, Operator, OperatorContext, Output, SplitEvent, TaskMetrics};
 use streamrt_state::{OperatorSnapshot, OperatorState};
 use streamrt_types::state_types::{PANES, window_types};
@@ -67,6 +69,10 @@ pub struct WindowOperator {
     /// Built by `new`, so that a job that is wrong never starts; taken by `open`.
     contents: Option<Prepared>,
     opened: Option<Opened>,
+    /// The watermark that is not carried out to its end.
+    sweep: Option<Watermark>,
+    /// How long a piece of a sweep takes.
+    piece_time: Duration,
 }
 
 enum Prepared {
@@ -110,7 +116,7 @@ impl WindowOperator {
             }
         };
         let plan = Plan { assigner, lateness_ms, input, key, output, types };
-        Ok(WindowOperator { plan, processing_time, contents: Some(prepared), opened: None })
+        Ok(WindowOperator { plan, processing_time, contents: Some(prepared), opened: None, sweep: None, piece_time: PIECE_TIME })
     }
 
     /// Puts rows that are too far in the future to the late output. They were counted where they got their times.
@@ -129,19 +135,42 @@ impl WindowOperator {
         let opened = opened(&mut self.opened)?;
         opened.now_ms = opened.now_ms.max(opened.context.clock.now_ms());
         let now_ms = opened.now_ms;
-        self.advance(now_ms - 1, output)?;
+        self.advance(now_ms - 1, None, output)?;
         Ok(now_ms)
     }
 
-    /// Fires what `watermark` makes due, and sends it.
-    fn advance(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
+    /// Fires what `watermark` makes due, and sends it. Whether that is done: with `until`, the sweep stops there.
+    fn advance(&mut self, watermark: Watermark, until: Option<Instant>, output: &mut dyn Output) -> Result<bool> {
         let opened = opened(&mut self.opened)?;
         let mut emission = Emission::new(&opened.nothing, &opened.ports, output);
-        match &mut opened.windows {
+        emission.stop_at(until);
+        let is_done = match &mut opened.windows {
             Windows::Panes(panes) => panes.advance(watermark, &mut emission)?,
             Windows::OfKeys(windows) => windows.advance(watermark, &opened.nothing, &mut emission)?,
-        }
-        emission.send()
+        };
+        emission.send()?;
+        Ok(is_done)
+    }
+
+    fn piece_end(&self) -> Option<Instant> {
+        Some(Instant::now() + self.piece_time)
+    }
+
+    /// A sweep stops wherever it can.
+    #[cfg(test)]
+    pub(crate) fn in_least_pieces(self) -> WindowOperator {
+        WindowOperator { piece_time: Duration::ZERO, ..self }
+    }
+
+    /// Takes the last mark off a batch if it stands behind all rows and makes something due.
+    fn take_sweep(&self, batch: &mut Batch) -> Option<Watermark> {
+        let opened = self.opened.as_ref().filter(|_| !self.processing_time)?;
+        let mark = batch.marks.last().filter(|mark| mark.row as usize == batch.n_rows())?.watermark;
+        let is_due = match &opened.windows {
+            Windows::Panes(panes) => panes.passes_an_end(mark),
+            Windows::OfKeys(windows) => windows.next_due().is_some_and(|time| time <= mark),
+        };
+        is_due.then(|| batch.marks.pop()).flatten().map(|mark| mark.watermark)
     }
 }
 
@@ -194,14 +223,15 @@ impl Operator for WindowOperator {
             now_ms: context.clock.now_ms(),
             keys: reader()?,
             windows,
-            ports: Ports::new(plan.output.clone(), plan.input.clone(), context),
+            ports: Ports::new(plan.output.clone(), plan.input.clone(), !self.processing_time, context),
             nothing: Batch::new(RecordBatch::new_empty(plan.input.clone())),
         });
         Ok(())
     }
 
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
-        let batch = self.without_rows_ahead(batch, output)?;
+        let mut batch = self.without_rows_ahead(batch, output)?;
+        let sweep = self.take_sweep(&mut batch);
         let timed = self.plan.assigner.is_timed();
         let now_ms = if self.processing_time { self.follow_clock(output)? } else { 0 };
         let opened = opened(&mut self.opened)?;
@@ -218,14 +248,29 @@ impl Operator for WindowOperator {
             Windows::OfKeys(windows) => windows.batch(&batch, times, &mut opened.keys, &mut emission)?,
         }
         emission.marks_to(batch.marks.len());
-        emission.send()
+        emission.send()?;
+        sweep.map_or(Ok(()), |watermark| self.watermark(watermark, output))
     }
 
     fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
-        if !self.processing_time {
-            self.advance(watermark, output)?;
+        if self.processing_time {
+            return output.watermark(watermark);
         }
-        output.watermark(watermark)
+        self.sweep = Some(watermark);
+        self.resume(output)
+    }
+
+    fn is_sweeping(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    fn resume(&mut self, output: &mut dyn Output) -> Result<()> {
+        let Some(watermark) = self.sweep else { return Ok(()) };
+        if self.advance(watermark, self.piece_end(), output)? {
+            self.sweep = None;
+            output.watermark(watermark)?;
+        }
+        Ok(())
     }
 
     fn next_processing_time(&self) -> Option<i64> {
@@ -239,7 +284,7 @@ impl Operator for WindowOperator {
         if self.processing_time {
             let opened = opened(&mut self.opened)?;
             opened.now_ms = opened.now_ms.max(now_ms);
-            self.advance(now_ms - 1, output)?;
+            self.advance(now_ms - 1, self.piece_end(), output)?;
         }
         Ok(())
     }
@@ -269,7 +314,7 @@ impl Operator for WindowOperator {
     /// Global windows fire, also in a job without event time. Windows of processing time that are open fire as they are, or are dropped.
     fn end_of_time(&mut self, fires: bool, output: &mut dyn Output) -> Result<()> {
         if self.plan.assigner == Assigner::Global || self.processing_time && fires {
-            return self.advance(WATERMARK_MAX, output);
+            return self.advance(WATERMARK_MAX, None, output).map(drop);
         }
         if !self.processing_time {
             return Ok(());
@@ -277,7 +322,7 @@ impl Operator for WindowOperator {
         let mut dropped = Dropped(0);
         match &opened(&mut self.opened)?.windows {
             Windows::OfKeys(windows) => dropped.0 = windows.n_open(),
-            Windows::Panes(_) => self.advance(WATERMARK_MAX, &mut dropped)?,
+            Windows::Panes(_) => drop(self.advance(WATERMARK_MAX, None, &mut dropped)?),
         }
         TaskMetrics::add(&opened(&mut self.opened)?.context.metrics.dropped_at_end, dropped.0);
         Ok(())

@@ -103,14 +103,14 @@ impl PaneDisk {
         self.namespaces.freeze()
     }
 
-    /// Shows what a window holds, merged, in tables of some of its keys.
+    /// Shows what a window holds of a key group, merged, in tables of some of its keys.
     ///
     /// # Errors
     /// Those of the disk, `Data` if a merge leaves its range, or what `each` says.
     pub(crate) fn each_piece(
         &self,
         window: TimeWindow,
-        key_groups: KeyGroupRange,
+        group: u32,
         panes: &PaneTree,
         accumulators: &mut Accumulators,
         results: &PaneResults,
@@ -120,15 +120,11 @@ impl PaneDisk {
         let Some((_, first)) = panes.first() else { return Ok(()) };
         let merged = KeyTable::new(first.kind(), accumulators.bytes(), KeyGroupRange::all(1), 1);
         let value = vec![0; accumulators.bytes()];
-        let mut merge = Merge { panes: &panes, accumulators, results, each, group: 0, n_begun: 0, merged, value };
-        for group in key_groups.start..key_groups.end {
-            (merge.group, merge.n_begun) = (group, 0);
-            let (from, to) = (ordered(window.start), ordered(window.end));
-            self.namespaces.scan(group, from, to, &mut |namespace, key, run| merge.stored(namespace, key, run))?;
-            merge.begin_panes(i64::MAX)?;
-            merge.show()?;
-        }
-        Ok(())
+        let mut merge = Merge { panes: &panes, accumulators, results, each, group, n_begun: 0, merged, value };
+        let (from, to) = (ordered(window.start), ordered(window.end));
+        self.namespaces.scan(group, from, to, &mut |namespace, key, run| merge.stored(namespace, key, run))?;
+        merge.begin_panes(i64::MAX)?;
+        merge.show()
     }
 }
 

@@ -1,16 +1,13 @@
 //! Turns keys and accumulators of a window into the rows that it fires, a bounded number of them at a time.
-//!
-//! Invariant: a key that had fired the window before a restore does not fire it again.
 
 use crate::assigner::TimeWindow;
 use crate::emission::{PIECE_BYTES, PIECE_ROWS};
-use crate::group_watermarks::GroupWatermarks;
 use crate::result_columns::ResultColumns;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use std::sync::Arc;
 use streamrt_operator::{Accumulators, BatchKeys, Overflow};
 use streamrt_state::{EntryId, KeyTable};
-use streamrt_types::{Error, Result, murmur3_32};
+use streamrt_types::{Error, Result};
 
 /// See the module.
 pub(crate) struct PaneResults {
@@ -18,25 +15,22 @@ pub(crate) struct PaneResults {
     /// Turns key bytes into columns and text; another one reads batches at the same time.
     pub decoder: BatchKeys,
     pub uid: Arc<str>,
-    /// Restored watermarks that differ, until the windows have risen to the greatest.
-    pub behind: Option<GroupWatermarks>,
 }
 
 impl PaneResults {
-    /// Shows the results of all keys of a table that have not fired, in pieces.
+    /// Shows the results of some keys of a table, in pieces.
     ///
     /// # Errors
     /// Those of `each`.
     pub(crate) fn of_table(
         &self,
-        table: &KeyTable,
+        (table, entries): (&KeyTable, impl Iterator<Item = EntryId>),
         accumulators: &Accumulators,
         window: TimeWindow,
         each: &mut dyn FnMut(RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let has_fired = |entry: EntryId, old: &GroupWatermarks| old.had_passed(murmur3_32(table.key(entry)), window.max_timestamp());
         let (mut keys, mut values, mut n_bytes) = (Vec::new(), Vec::new(), 0);
-        for entry in table.entries().filter(|&entry| !self.behind.as_ref().is_some_and(|old| has_fired(entry, old))) {
+        for entry in entries {
             let (key, value) = (table.key(entry), table.value(entry));
             keys.push(key);
             values.extend_from_slice(value);

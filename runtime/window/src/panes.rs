@@ -4,7 +4,8 @@
 //!    behind the last end that was passed, and then it makes nothing due. Most rows of a stretch lie in one pane, whose table takes them all.
 //! 2. A row that is not on time is treated alone: it may fire windows at once, or be late.
 //! 3. A mark that passes ends fires them in order, one step for each end that holds rows; panes that no window needs are dropped. Results go
-//!    out a piece at a time: where panes are merged for a large window, that is done a key group at a time.
+//!    out a piece at a time: a large window, or one that the disk has a part of, fires one key group after the other. A sweep stops behind a
+//!    window or a key group, and a snapshot that is taken there knows which groups have fired.
 //! 4. A snapshot holds every pane under `panes`: its key, where the pane begins, the accumulators. Merges of panes are made anew.
 //!
 //! Invariant: a window has fired by the watermark if and only if its end lies at or before the watermark + 1. So there is no timer to keep:
@@ -17,7 +18,7 @@ use crate::key_slide::KeySlide;
 use crate::pane::{Pane, PaneLayout, ResidentPane};
 use crate::pane_disk::PaneDisk;
 use crate::pane_results::PaneResults;
-use crate::pane_tree::{MergeOverflow, PaneTree, merge, release};
+use crate::pane_tree::{MergeOverflow, Node, PaneTree, merge, release};
 use crate::result_columns::ResultColumns;
 use crate::snapshot_bytes::{Fields, damaged, ordered};
 use crate::timestamps::place;
@@ -35,8 +36,8 @@ use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Waterma
 /// How often memory is looked at in a restore.
 const ENTRIES_PER_LOOK: u64 = 1024;
 
-/// A window of more entries is merged a key group at a time; 64 bytes an entry are some MB.
-const PIECE_ENTRIES: usize = 65_536;
+/// A window of more entries is merged a key group at a time; 64 bytes an entry are some MB. Tests have small windows.
+const PIECE_ENTRIES: usize = if cfg!(test) { 2 } else { 65_536 };
 
 /// Event time of the rows of a batch.
 #[derive(Clone, Copy)]
@@ -90,8 +91,10 @@ pub(crate) struct PaneWindows {
     /// None: all panes are in memory.
     disk: Option<PaneDisk>,
     key_groups: KeyGroupRange,
-    max_parallelism: u32,
+    /// All windows have fired up to here.
     watermark: Watermark,
+    /// Up to where those of single key groups have, if some have come further: in the middle of a large window, or after a restore.
+    behind: Option<GroupWatermarks>,
     /// The last end of a window that the watermark has passed.
     passed_end: i64,
     /// Entries of a snapshot that were taken back.
@@ -121,11 +124,11 @@ impl PaneWindows {
             lateness_ms,
             panes: PaneTree::new(windows, layout),
             accumulators,
-            results: PaneResults { columns, decoder, uid: context.uid.clone(), behind: None },
+            results: PaneResults { columns, decoder, uid: context.uid.clone() },
             disk: namespaces.map(PaneDisk::new),
             key_groups: context.key_groups,
-            max_parallelism: context.max_parallelism,
             watermark: WATERMARK_MIN,
+            behind: None,
             passed_end: windows.end_at_or_before(within_reach(WATERMARK_MIN)),
             n_restored: 0,
             entries: Vec::new(),
@@ -143,7 +146,7 @@ impl PaneWindows {
 
     /// The watermarks that go with the panes into a snapshot.
     pub(crate) fn watermarks(&self) -> GroupWatermarks {
-        self.results.behind.clone().unwrap_or_else(|| GroupWatermarks::one(self.key_groups, self.max_parallelism, self.watermark))
+        self.behind.clone().unwrap_or_else(|| GroupWatermarks::one(self.key_groups, self.watermark))
     }
 
     /// Takes the panes of a snapshot back. What had fired by `watermarks` does not fire again.
@@ -164,7 +167,7 @@ impl PaneWindows {
         if let Some(watermarks) = watermarks {
             self.watermark = watermarks.least();
             self.passed_end = self.windows.end_at_or_before(within_reach(self.watermark) + 1);
-            self.results.behind = (watermarks.least() < watermarks.greatest()).then_some(watermarks);
+            self.behind = (!watermarks.is_one()).then_some(watermarks);
         }
         Ok(())
     }
@@ -191,12 +194,12 @@ impl PaneWindows {
         Ok(())
     }
 
-    /// Raises the windows to the greatest of the restored watermarks. Keys that stood there have fired what comes due on the way.
-    fn catch_up(&mut self, emission: &mut Emission<'_>) -> Result<()> {
-        let Some(greatest) = self.results.behind.as_ref().map(GroupWatermarks::greatest) else { return Ok(()) };
-        self.rise(greatest, emission)?;
-        self.results.behind = None;
-        Ok(())
+    /// Raises the windows to the watermark of the key group that has come furthest. Whether all have come there.
+    fn catch_up(&mut self, emission: &mut Emission<'_>) -> Result<bool> {
+        match self.behind.as_ref().map(GroupWatermarks::greatest) {
+            Some(greatest) => self.rise(greatest, emission),
+            None => Ok(true),
+        }
     }
 
     /// Treats the rows and marks of a batch, whose keys are read by `keys`. With processing time the marks make nothing due.
@@ -224,7 +227,8 @@ impl PaneWindows {
         }
     }
 
-    fn passes_an_end(&self, watermark: Watermark) -> bool {
+    /// Whether ends of windows lie behind the last one that was passed, up to there.
+    pub(crate) fn passes_an_end(&self, watermark: Watermark) -> bool {
         within_reach(watermark) + 1 >= self.passed_end + self.windows.slide
     }
 
@@ -323,24 +327,53 @@ impl PaneWindows {
         Ok(())
     }
 
-    /// Raises the watermark, fires what it makes due, and forgets what it makes late.
-    pub(crate) fn advance(&mut self, watermark: Watermark, emission: &mut Emission<'_>) -> Result<()> {
-        self.catch_up(emission)?;
-        self.rise(watermark, emission)
+    /// Raises the watermark, fires what it makes due, and forgets what it makes late. Whether that is done: if not, it goes on with the next
+    /// call, and no row may come before.
+    pub(crate) fn advance(&mut self, watermark: Watermark, emission: &mut Emission<'_>) -> Result<bool> {
+        Ok(self.catch_up(emission)? && self.rise(watermark, emission)?)
     }
 
-    fn rise(&mut self, watermark: Watermark, emission: &mut Emission<'_>) -> Result<()> {
-        self.watermark = self.watermark.max(watermark);
+    fn rise(&mut self, watermark: Watermark, emission: &mut Emission<'_>) -> Result<bool> {
         if !self.passes_an_end(watermark) {
-            return Ok(());
+            self.have_fired(watermark);
+            return Ok(true);
         }
-        let bound = within_reach(watermark) + 1;
-        while let Some(end) = self.next_due().filter(|end| *end <= bound) {
+        let is_done = self.fire_to(within_reach(watermark) + 1, emission)?;
+        if is_done {
+            self.have_fired(watermark);
+            self.passed_end = self.windows.end_at_or_before(within_reach(watermark) + 1);
+        }
+        self.forget()?;
+        Ok(is_done)
+    }
+
+    /// All windows up to this watermark have fired.
+    fn have_fired(&mut self, watermark: Watermark) {
+        self.watermark = self.watermark.max(watermark);
+        if let Some(behind) = &mut self.behind {
+            behind.raise(self.key_groups.end, watermark);
+        }
+        self.behind.take_if(|behind| behind.is_one());
+    }
+
+    /// Fires the windows that end at or before `bound`, in order. Whether that is done.
+    fn fire_to(&mut self, bound: i64, emission: &mut Emission<'_>) -> Result<bool> {
+        let mut next = self.next_due().filter(|end| *end <= bound);
+        while let Some(end) = next {
+            if !self.fire(TimeWindow { start: end - self.windows.size, end }, emission)? {
+                return Ok(false);
+            }
             self.passed_end = end;
-            self.fire(TimeWindow { start: end - self.windows.size, end }, emission)?;
+            self.have_fired(end - 1);
+            next = self.next_due().filter(|end| *end <= bound);
+            if next.is_some() {
+                emission.passed(end - 1);
+                if emission.is_over() {
+                    return Ok(false);
+                }
+            }
         }
-        self.passed_end = self.windows.end_at_or_before(bound);
-        self.forget()
+        Ok(true)
     }
 
     /// The end of the first window that has not fired and holds rows.
@@ -350,44 +383,69 @@ impl PaneWindows {
         Some(next.max(self.windows.end_at_or_before(pane) + self.windows.slide))
     }
 
-    /// Fires a window for all of its keys.
-    fn fire(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
+    /// Fires a window for the keys that have not fired it. Whether that is done.
+    fn fire(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<bool> {
         if self.disk.is_some() && self.panes.is_cold(window.start, window.end) {
-            return self.fire_pieces(window, emission);
+            return self.fire_groups(window, emission, Self::fire_from_disk);
         }
         let cover = self.panes.cover(window.start, window.end, &mut self.accumulators);
         let cover = cover.map_err(|overflow| self.overflow(&overflow))?;
-        let tables: Vec<&KeyTable> = cover.into_iter().map(|node| self.panes.table(node)).collect();
-        let mut send = |columns: RecordBatch| emission.results(columns, window.max_timestamp());
-        if let [table] = tables[..] {
-            return self.results.of_table(table, &self.accumulators, window, &mut send);
+        let n_entries: usize = cover.iter().map(|node| self.panes.table(*node).len()).sum();
+        if n_entries <= PIECE_ENTRIES && self.behind.is_none() {
+            return self.fire_nodes(window, &cover, None, emission).map(|()| true);
         }
-        let n_entries: usize = tables.iter().map(|table| table.len()).sum();
-        let groups = self.key_groups.start..self.key_groups.end;
-        let pieces: Vec<Option<u32>> = if n_entries > PIECE_ENTRIES { groups.map(Some).collect() } else { vec![None] };
-        let (results, accumulators) = (&self.results, &mut self.accumulators);
-        let mut merged = KeyTable::new(results.decoder.kind(), accumulators.bytes(), KeyGroupRange::all(1), 1);
-        for piece in pieces {
-            let done = tables.iter().try_for_each(|table| match piece {
-                Some(group) => merge(&mut merged, table, table.group_entries(group), accumulators),
-                None => merge(&mut merged, table, table.entries(), accumulators),
-            });
-            done.map_err(|(overflow, key)| results.overflow(accumulators, overflow, &key))?;
-            if !merged.is_empty() {
-                results.of_table(&merged, accumulators, window, &mut send)?;
-                release(&merged, accumulators);
-                merged.clear();
+        self.fire_groups(window, emission, |panes, window, group, emission| panes.fire_nodes(window, &cover, Some(group), emission))
+    }
+
+    /// Fires a window for one key group after the other, for as long as the sweep may go on. Whether that is done.
+    fn fire_groups(
+        &mut self,
+        window: TimeWindow,
+        emission: &mut Emission<'_>,
+        fire: impl Fn(&mut PaneWindows, TimeWindow, u32, &mut Emission<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        let time = window.max_timestamp();
+        for group in self.key_groups.start..self.key_groups.end {
+            if self.behind.as_ref().is_some_and(|behind| behind.has_passed(group, time)) {
+                continue;
+            }
+            fire(self, window, group, emission)?;
+            if emission.is_over() {
+                self.behind.get_or_insert_with(|| GroupWatermarks::one(self.key_groups, self.watermark)).raise(group + 1, time);
+                return Ok(group + 1 == self.key_groups.end);
             }
         }
+        Ok(true)
+    }
+
+    /// Fires what tables hold together, of one key group or of all.
+    fn fire_nodes(&mut self, window: TimeWindow, nodes: &[Node], group: Option<u32>, emission: &mut Emission<'_>) -> Result<()> {
+        let tables: Vec<&KeyTable> = nodes.iter().map(|node| self.panes.table(*node)).collect();
+        let (results, accumulators) = (&self.results, &mut self.accumulators);
+        let mut send = |columns: RecordBatch| emission.results(columns, window.max_timestamp());
+        if let [table] = tables[..] {
+            return match group {
+                Some(group) => results.of_table((table, table.group_entries(group)), accumulators, window, &mut send),
+                None => results.of_table((table, table.entries()), accumulators, window, &mut send),
+            };
+        }
+        let mut merged = KeyTable::new(results.decoder.kind(), accumulators.bytes(), KeyGroupRange::all(1), 1);
+        let done = tables.iter().try_for_each(|table| match group {
+            Some(group) => merge(&mut merged, table, table.group_entries(group), accumulators),
+            None => merge(&mut merged, table, table.entries(), accumulators),
+        });
+        done.map_err(|(overflow, key)| results.overflow(accumulators, overflow, &key))?;
+        results.of_table((&merged, merged.entries()), accumulators, window, &mut send)?;
+        release(&merged, accumulators);
         Ok(())
     }
 
-    /// Fires a window of which a part is on disk.
-    fn fire_pieces(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<()> {
+    /// Fires what memory and disk hold together of one key group.
+    fn fire_from_disk(&mut self, window: TimeWindow, group: u32, emission: &mut Emission<'_>) -> Result<()> {
         let Some(disk) = &self.disk else { return Ok(()) };
         let mut send = |columns: RecordBatch| emission.results(columns, window.max_timestamp());
-        disk.each_piece(window, self.key_groups, &self.panes, &mut self.accumulators, &self.results, &mut |table, accumulators| {
-            self.results.of_table(table, accumulators, window, &mut send)
+        disk.each_piece(window, group, &self.panes, &mut self.accumulators, &self.results, &mut |table, accumulators| {
+            self.results.of_table((table, table.entries()), accumulators, window, &mut send)
         })
     }
 

@@ -6,7 +6,7 @@ use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState}
 use crate::snapshot_bytes::{Fields, put_bytes};
 use crate::window_call::{WindowCall, WindowRows};
 use arrow_schema::SchemaRef;
-use streamrt_operator::Projection;
+use streamrt_operator::{Call, Projection};
 use streamrt_state::RowCodec;
 use streamrt_types::{Batch, Result};
 
@@ -104,6 +104,10 @@ impl WindowState for RowContents {
 
     fn sees_watermark(&self) -> bool {
         true
+    }
+
+    fn piece(&self, place: &Place) -> usize {
+        place.isolation.n_events(Call::Window)
     }
 
     /// A byte that says whether rows have times; then each row behind its time and length.

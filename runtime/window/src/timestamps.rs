@@ -30,6 +30,8 @@ pub struct TimestampsOperator {
     generator: Generator,
     idle_ms: Option<i64>,
     generators: Generators,
+    /// A reader is in the same chain.
+    of_reader: bool,
     /// What the input says, and what was sent.
     upstream: Status,
     sent: Status,
@@ -64,6 +66,7 @@ impl TimestampsOperator {
             generator: generator.clone(),
             idle_ms: idle_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
             generators: Generators::new(),
+            of_reader: false,
             upstream: Status::Active,
             sent: Status::Active,
             told: false,
@@ -253,8 +256,10 @@ impl Operator for TimestampsOperator {
         if watermark == WATERMARK_MAX { output.watermark(watermark) } else { Ok(()) }
     }
 
+    /// Behind an exchange an input that is idle says nothing, as in Flink: when it is active again, another subtask may have sent rows on, and
+    /// raised the watermark, before this one hears of it; its own rows would be late.
     fn status(&mut self, status: Status, output: &mut dyn Output) -> Result<()> {
-        self.upstream = status;
+        self.upstream = if status == Status::Idle && !self.of_reader { Status::Active } else { status };
         // The first one goes out whatever it is: a gate lets no batch pass before it has the status of every channel, and takes a batch
         // that comes without one for that status, under whatever the other channels still hold back.
         if !std::mem::replace(&mut self.told, true) {
@@ -272,6 +277,7 @@ impl Operator for TimestampsOperator {
             SplitEvent::Known { number } => self.generators.known(number),
             SplitEvent::Turn { number } if self.idle_ms.is_some() => self.generators.turn(Some(number), now_ms),
             SplitEvent::Waits { number } => self.generators.waits(Some(number)),
+            SplitEvent::Reader => self.of_reader = true,
             SplitEvent::Turn { .. } | SplitEvent::Finished { .. } => {}
         }
         if let SplitEvent::Finished { number } = event

@@ -383,6 +383,11 @@ impl WindowState for UserContents {
         self.then.is_some()
     }
 
+    fn piece(&self, place: &Place) -> usize {
+        let n_results = place.isolation.n_events(Call::Result);
+        if self.then.is_some() { n_results.min(place.isolation.n_events(Call::Window)) } else { n_results }
+    }
+
     /// The accumulator behind a 1; a 0 if there is none.
     fn export(&self, cell: Cell, out: &mut Vec<u8>) {
         let address = *self.cells.get(cell);

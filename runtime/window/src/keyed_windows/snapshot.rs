@@ -47,9 +47,10 @@ impl KeyedWindows {
         value
     }
 
-    /// The watermarks that go with the windows into a snapshot.
+    /// The watermarks that go with the windows into a snapshot. In the middle of a sweep, what is left of it is due again after a restore.
     pub(crate) fn watermarks(&self) -> GroupWatermarks {
-        self.behind.clone().unwrap_or_else(|| GroupWatermarks::one(self.key_groups, self.max_parallelism, self.place.watermark))
+        let to_here = || self.next_due().map_or(self.place.watermark, |time| self.place.watermark.min(time.saturating_sub(1)));
+        self.behind.clone().unwrap_or_else(|| GroupWatermarks::one(self.key_groups, to_here()))
     }
 
     /// Takes the windows of a snapshot back, except for those that are late by now, because the job allows less lateness than it did.
@@ -59,7 +60,7 @@ impl KeyedWindows {
     pub(crate) fn restore(&mut self, state: &mut OperatorState, types: &Value, watermarks: Option<GroupWatermarks>) -> Result<()> {
         if let Some(watermarks) = watermarks {
             self.place.watermark = watermarks.least();
-            self.behind = (watermarks.least() < watermarks.greatest()).then_some(watermarks);
+            self.behind = (!watermarks.is_one()).then_some(watermarks);
         }
         let mut restored = Vec::new();
         state.keyed(WINDOWS, types, |hash, key, bounds, value| {

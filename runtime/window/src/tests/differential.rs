@@ -75,7 +75,15 @@ impl Oracle {
     fn rise(&mut self, watermark: i64) {
         let mut due: Vec<_> = self.windows.keys().copied().filter(|w| self.watermark < w.2 - 1 && w.2 - 1 <= watermark).collect();
         due.sort_by_key(|w| w.2);
-        due.into_iter().for_each(|window| self.fire(window));
+        let step = if let WindowAssigner::Session { gap_ms, .. } = self.assigner { gap_ms } else { 1 };
+        let mut last = None;
+        for window in due {
+            let time = window.2 - 1;
+            if let Some(before) = last.replace(time).filter(|before: &i64| before.div_euclid(step) < time.div_euclid(step)) {
+                self.lines.push(format!("w {before}"));
+            }
+            self.fire(window);
+        }
         self.watermark = watermark;
         let lateness = self.lateness;
         self.windows.retain(|w, _| (w.2 - 1).saturating_add(lateness) > watermark);

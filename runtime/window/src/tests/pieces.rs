@@ -1,11 +1,12 @@
 //! Many windows that are due at once, and windows that are large: what fires goes out piece by piece, and is never held whole.
 
 use super::functions::{collecting, counting, reducing, try_collecting, watched};
-use super::restore::{named_rows, texts};
+use super::restore::{CONTENTS, event_time, named_rows, share, some_rows, texts, write};
 use super::*;
 use crate::emission::{PIECE_BYTES, PIECE_ROWS};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use streamrt_types::{Times, code};
+use streamrt_state::OperatorState;
+use streamrt_types::{Times, WATERMARK_MIN, code};
 
 /// Counts what comes out of port 0, and cancels the job at the first rows if it is told to.
 struct Pieces {
@@ -13,6 +14,7 @@ struct Pieces {
     cancels: bool,
     n_rows: Vec<usize>,
     bytes: Vec<usize>,
+    lines: Recorder,
 }
 
 impl Exits for Pieces {
@@ -22,11 +24,11 @@ impl Exits for Pieces {
             self.bytes.push(batch.row_bytes() * batch.n_rows());
             self.context.cancel.store(self.cancels, Ordering::Relaxed);
         }
-        Ok(())
+        self.lines.batch(exit, batch)
     }
 
-    fn watermark(&mut self, _: usize, _: Watermark) -> Result<()> {
-        Ok(())
+    fn watermark(&mut self, exit: usize, watermark: Watermark) -> Result<()> {
+        self.lines.watermark(exit, watermark)
     }
 
     fn status(&mut self, _: usize, _: Status) -> Result<()> {
@@ -46,7 +48,7 @@ impl Job {
         let mut chain = OperatorChain::new();
         chain.push(Box::new(window), context.clone(), vec![(0, Target::Exit(0)), (1, Target::Exit(1))]);
         chain.open().unwrap();
-        Job { chain, pieces: Pieces { context, cancels, n_rows: Vec::new(), bytes: Vec::new() } }
+        Job { chain, pieces: Pieces { context, cancels, n_rows: Vec::new(), bytes: Vec::new(), lines: Recorder::default() } }
     }
 
     fn feed(&mut self, columns: RecordBatch) {
@@ -55,7 +57,39 @@ impl Job {
     }
 
     fn watermark(&mut self, watermark: Watermark) -> Result<()> {
+        self.begin_watermark(watermark)?;
+        while self.chain.is_sweeping() {
+            self.chain.resume(&mut self.pieces)?;
+        }
+        Ok(())
+    }
+
+    /// The first piece of a sweep.
+    fn begin_watermark(&mut self, watermark: Watermark) -> Result<()> {
         self.chain.head(&mut self.pieces, &mut |operator, output| operator.watermark(watermark, output))
+    }
+
+    /// Stops here, and goes on in another run. What was sent is kept.
+    fn restart(mut self, window: WindowOperator) -> Job {
+        let part = write(self.chain.snapshot(1).unwrap().remove(0).1);
+        let mut next = Job::new(window, false);
+        next.chain.restore(|context| OperatorState::assemble("op", &[Some(part.clone())], share(context))).unwrap();
+        next.pieces.lines = self.pieces.lines;
+        next
+    }
+
+    /// The results by time, and those of one time in the order of their text. None comes behind a mark of its time.
+    fn results(self) -> Vec<String> {
+        let (mut last, mut results) = (WATERMARK_MIN, Vec::new());
+        for line in self.pieces.lines.main() {
+            match (line.strip_prefix("w ").map(str::parse), line.rsplit_once('@').map(|(_, time)| time.parse::<i64>())) {
+                (Some(mark), _) => last = mark.unwrap(),
+                (_, Some(time)) => results.push((time.clone().unwrap(), (time.unwrap() > last).then(|| line.clone()).expect("a mark passed it"))),
+                _ => {}
+            }
+        }
+        results.sort();
+        results.into_iter().map(|(_, line)| line).collect()
     }
 }
 
@@ -76,15 +110,72 @@ fn a_sweep_of_many_windows_hears_that_the_job_is_cancelled() {
     ];
     for (window, watermark) in windows {
         let n_keys = 3 * PIECE_ROWS as i64;
-        for (cancels, expected) in [(false, n_keys as usize), (true, PIECE_ROWS)] {
+        for cancels in [false, true] {
             let mut job = Job::new(window(), cancels);
             keys(n_keys).chunks(1000).for_each(|rows| job.feed(super::rows(rows)));
             let done = job.watermark(watermark);
             assert_eq!(done.err().map(|e| e.code()), cancels.then_some(code::CANCELLED));
-            assert_eq!(job.pieces.n_rows.iter().sum::<usize>(), expected);
+            let n_rows = job.pieces.n_rows.iter().sum::<usize>();
+            assert!(if cancels { n_rows < 2 * PIECE_ROWS } else { n_rows == n_keys as usize }, "{n_rows} rows");
             assert!(job.pieces.n_rows.iter().all(|n| *n <= PIECE_ROWS));
         }
     }
+}
+
+/// Else an operator behind would hold the results of all of them before it may treat the first.
+#[test]
+fn the_windows_of_a_sweep_pass_one_by_one() {
+    let rows = super::rows(&[(1, 5), (2, 5), (1, 15), (1, 25), (1, 38)]);
+    let marks: [(WindowOperator, &[&str]); 3] = [
+        (builtin(tumbling(10), 0), &["w 9", "w 19", "w 29"]),
+        (counting(tumbling(10), 0, None), &["w 9", "w 19", "w 29"]),
+        // Sessions end at any ms; a mark stands between those of two gaps.
+        (builtin(session(8), 0), &["w 12", "w 29"]),
+    ];
+    for (window, expected) in marks {
+        let mut job = Job::new(window, false);
+        job.feed(rows.clone());
+        job.watermark(29).unwrap();
+        let lines = job.pieces.lines.main();
+        assert_eq!(lines.iter().filter(|line| line.starts_with('w')).collect::<Vec<_>>(), expected, "{lines:?}");
+        assert!(lines[0].starts_with('+') && lines[1].starts_with('+') && lines[2] == expected[0]);
+    }
+}
+
+/// A barrier passes where a sweep stops: behind each window, key group or call.
+#[test]
+fn a_sweep_stops_anywhere_and_goes_on_in_another_run() {
+    let mut n_stops = 0;
+    // Those of time.
+    for assigner in event_time().into_iter().take(6) {
+        for (name, make) in CONTENTS {
+            for lateness_ms in [0, 7] {
+                let make = || make(assigner.clone(), lateness_ms).in_least_pieces();
+                let begin = || {
+                    let mut job = Job::new(make(), false);
+                    some_rows(60).chunks(9).for_each(|rows| job.feed(named_rows(rows)));
+                    job.begin_watermark(70).unwrap();
+                    job
+                };
+                let mut whole = begin();
+                whole.watermark(70).unwrap();
+                let expected = whole.results();
+                for n_pieces in 0.. {
+                    let mut job = begin();
+                    (0..n_pieces).for_each(|_| job.chain.resume(&mut job.pieces).unwrap());
+                    let is_done = !job.chain.is_sweeping();
+                    let mut job = job.restart(make());
+                    job.watermark(70).unwrap();
+                    assert_eq!(job.results(), expected, "{assigner:?}, {name}, lateness {lateness_ms}, {n_pieces} pieces");
+                    if is_done {
+                        break;
+                    }
+                    n_stops += 1;
+                }
+            }
+        }
+    }
+    assert!(n_stops > 100, "{n_stops} stops");
 }
 
 #[test]

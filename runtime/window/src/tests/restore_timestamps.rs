@@ -9,13 +9,14 @@ use streamrt_state::{OperatorState, Part};
 /// What a reader or gate does.
 #[derive(Debug, Clone, Copy)]
 enum Step {
+    Reads,
     Known(u64),
     Finished(u64),
     Rows(u64, &'static [i64]),
     Tells(Status),
     Clock(i64),
 }
-use Step::{Clock, Finished, Known, Rows, Tells};
+use Step::{Clock, Finished, Known, Reads, Rows, Tells};
 
 /// One subtask of the operator, and what it has sent.
 struct Subtask {
@@ -44,6 +45,7 @@ impl Subtask {
     fn step(&mut self, step: Step) {
         let mut event = |event| self.chain.head(&mut self.recorder, &mut |operator, output| operator.split(event, output)).unwrap();
         match step {
+            Reads => event(SplitEvent::Reader),
             Known(number) => event(SplitEvent::Known { number }),
             Finished(number) => event(SplitEvent::Finished { number }),
             Rows(split, times) => feed(&mut self.chain, &mut self.recorder, of_split(split, times)),
@@ -143,7 +145,7 @@ fn generators_follow_their_splits_to_other_subtasks() {
         &[Known(0), Tells(Status::Active), Rows(0, &[20])],
         &[Known(1), Known(2), Tells(Status::Active), Rows(1, &[8]), Finished(2)],
         // This one waits for splits, and holds nothing back.
-        &[Tells(Status::Idle)],
+        &[Reads, Tells(Status::Idle)],
     ];
     let both = &[Known(0), Known(1), Tells(Status::Active), Rows(1, &[30]), Rows(0, &[40])];
     check_scaled(old, &[(both, &["Active", "w 5", "@30", "w 17", "@40", "w 27"])]);

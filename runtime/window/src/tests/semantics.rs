@@ -253,13 +253,13 @@ fn skipping(window: WindowOperator, input: Input<'_>) -> (Vec<String>, Vec<Strin
         Ok(())
     });
     let mut chain = OperatorChain::new();
-    chain.push(Box::new(window), context, vec![(0, Target::Exit(0))]);
+    chain.push(Box::new(window), context, vec![(0, Target::Exit(0)), (1, Target::Exit(1))]);
     chain.open().unwrap();
     let mut recorder = Recorder::default();
     feed(&mut chain, &mut recorder, Batch { times: streamrt_types::Times::Column(1), ..Batch::new(rows(input)) });
     chain.head(&mut recorder, &mut |operator, output| operator.watermark(WATERMARK_MAX, output)).unwrap();
     let letters = letters.lock().unwrap().clone();
-    (letters, recorder.lines())
+    (letters, recorder.main().to_vec())
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_failing_window_has_no_record_its_dead_letter_is_uid_key_namespace_and_time(
     let input = [(1, 5), (2, 6), (3, 7), (2, 16)];
     let (letters, lines) = skipping(collecting(tumbling(10), 0, Some(6)), &input);
     assert_eq!(letters, [r#"op {"key":2} window [0, 10) Some(9)"#]);
-    assert_eq!(lines, ["+ 1 0 10 \"5\" @9", "+ 3 0 10 \"7\" @9", "+ 2 10 20 \"16\" @19", "end"]);
+    assert_eq!(lines, ["+ 1 0 10 \"5\" @9", "+ 3 0 10 \"7\" @9", "w 9", "+ 2 10 20 \"16\" @19", "end"]);
 }
 
 #[test]
@@ -275,5 +275,5 @@ fn a_record_that_an_aggregate_fails_on_is_left_out() {
     let (letters, lines) = skipping(counting(sliding(10, 5), 0, Some(6)), &[(1, 5), (1, 6), (2, 6), (1, 7)]);
     assert_eq!(letters.len(), 2);
     assert_eq!(letters[0], r#"op {"key":1} {"key":1,"time":6} Some(6)"#);
-    assert_eq!(lines, ["+ 1 0 10 \"2\" @9", "+ 1 5 15 \"2\" @14", "end"], "no result for a key without accepted rows");
+    assert_eq!(lines, ["+ 1 0 10 \"2\" @9", "w 9", "+ 1 5 15 \"2\" @14", "end"], "no result for a key without accepted rows");
 }

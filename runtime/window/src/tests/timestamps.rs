@@ -126,6 +126,26 @@ fn a_silent_split_leaves_the_minimum_all_idle_emits_the_maximum_once_then_idle_a
 }
 
 #[test]
+fn an_idle_input_is_told_by_its_reader_and_not_behind_an_exchange() {
+    for (has_reader, expected) in [(true, ["Idle", "Active", "w 7"].as_slice()), (false, &["Active", "w 7"])] {
+        let mut recorder = Recorder::default();
+        let (context, _) = context();
+        let mut chain = OperatorChain::new();
+        chain.push(Box::new(by_column(TimeUnit::Milliseconds, None)), context, vec![(0, Target::Exit(0))]);
+        chain.open().unwrap();
+        let mut head = |call: &mut dyn FnMut(&mut dyn Operator, &mut dyn streamrt_operator::Output) -> Result<()>| chain.head(&mut recorder, call).unwrap();
+        if has_reader {
+            head(&mut |operator, output| operator.split(SplitEvent::Reader, output));
+        }
+        head(&mut |operator, output| operator.status(Status::Idle, output));
+        head(&mut |operator, output| operator.status(Status::Active, output));
+        head(&mut |operator, output| operator.batch(of_split(0, &[10]), output));
+        let lines: Vec<&str> = recorder.main().iter().map(String::as_str).filter(|line| !line.starts_with('+')).collect();
+        assert_eq!(lines, expected);
+    }
+}
+
+#[test]
 fn a_clock_that_is_set_makes_nothing_idle() {
     const HOUR_MS: i64 = 3_600_000;
     let mut harness = Harness::new(by_column(TimeUnit::Milliseconds, Some(100)));
