@@ -22,7 +22,7 @@ pub fn set_all<'a>(configuration: &mut Configuration, pairs: impl IntoIterator<I
 
 /// What to write instead of an older key that was set.
 fn hint(key: &str, configuration: &Configuration) -> Option<String> {
-    let kib = configuration.channel_bytes >> 10;
+    let kib = configuration.exchange_bytes >> 10;
     (key == "exchange.batches").then(|| format!("`exchange.batches` is an older name; `-D exchange.bytes={kib}KiB` says the same"))
 }
 

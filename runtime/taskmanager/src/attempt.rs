@@ -55,7 +55,7 @@ pub(crate) struct ReadyRegion {
 pub(crate) fn build(factory: &Factory<'_>, vertices: &[usize], reports: Option<&Sender<Report>>) -> Result<ReadyRegion> {
     let Factory { definition, restored, .. } = factory;
     let subtasks: Vec<(usize, &Subtask)> = definition.tasks_of(vertices).collect();
-    let capacity = definition.configuration.channel_bytes;
+    let capacity = definition.configuration.exchange_bytes;
     let gates: BTreeMap<usize, InputGate> = subtasks.iter().map(|(number, subtask)| (*number, gate(subtask, capacity))).collect();
     let places: Vec<(Arc<TaskMetrics>, DeadLetters)> =
         subtasks.iter().map(|_| (Arc::default(), DeadLetters::new(definition.configuration.dead_letters.clone()))).collect();
@@ -113,8 +113,12 @@ impl Readers {
     }
 }
 
-fn gate(subtask: &Subtask, capacity_bytes: usize) -> InputGate {
-    let mut gate = InputGate::new(subtask.n_channels, capacity_bytes);
+/// A channel has room for so many bytes however many share a gate: some batches, or a batch cut for that many receivers would not fit.
+const CHANNEL_BYTES_MIN: usize = 64 << 10;
+
+fn gate(subtask: &Subtask, exchange_bytes: usize) -> InputGate {
+    let share = exchange_bytes / subtask.n_channels.max(1);
+    let mut gate = InputGate::new(subtask.n_channels, share.max(CHANNEL_BYTES_MIN.min(exchange_bytes)));
     gate.set_second_input(&subtask.second_input);
     gate
 }

@@ -59,9 +59,10 @@ pub struct Configuration {
     pub batch_bytes: usize,
     /// `buffer-timeout`: or when its oldest row is so old, in ms. Default 10.
     pub buffer_timeout_ms: u64,
-    /// `exchange.bytes`: capacity of a channel between two tasks. Default 2 MiB: enough to keep both busy, little enough to bound memory. One
-    /// batch that is larger still passes. `exchange.batches`, an older name, counts batches of [`OLD_BATCH_BYTES`].
-    pub channel_bytes: usize,
+    /// `exchange.bytes`: what may wait in front of a subtask, shared evenly among its channels. Default 1 MiB: enough to keep both sides busy,
+    /// little enough to bound memory at any parallelism, and how far senders can run ahead of one another. One batch that is larger still
+    /// passes. `exchange.batches`, an older name, counts batches of [`OLD_BATCH_BYTES`].
+    pub exchange_bytes: usize,
     /// `poison.policy`: `fail` (default), `skip`, or `retry`, which tries three times.
     pub poison_policy: PoisonPolicy,
     /// `poison.dead-letters`: the folder for dead letters, as JSON lines. None: they are only logged and counted.
@@ -145,7 +146,7 @@ impl Default for Configuration {
             batch_rows: 1024,
             batch_bytes: 1 << 20,
             buffer_timeout_ms: 10,
-            channel_bytes: 2 << 20,
+            exchange_bytes: 1 << 20,
             poison_policy: PoisonPolicy::Fail,
             dead_letters: None,
             plugin_deadline_ms: 5_000,
@@ -238,8 +239,8 @@ impl Configuration {
             "batch.rows" => self.batch_rows = number(key, value, 1, 65_536)? as usize,
             "batch.bytes" => self.batch_bytes = at_least_one(key, value, parse_bytes(key, value)?)?,
             "buffer-timeout" => self.buffer_timeout_ms = parse_duration_ms(key, value)?,
-            "exchange.batches" => self.channel_bytes = number(key, value, 1, 4096)? as usize * OLD_BATCH_BYTES,
-            "exchange.bytes" => self.channel_bytes = at_least_one(key, value, parse_bytes(key, value)?)?,
+            "exchange.batches" => self.exchange_bytes = number(key, value, 1, 4096)? as usize * OLD_BATCH_BYTES,
+            "exchange.bytes" => self.exchange_bytes = at_least_one(key, value, parse_bytes(key, value)?)?,
             "poison.policy" => self.poison_policy = poison_policy(key, value)?,
             "poison.dead-letters" => self.dead_letters = Some(value.to_owned()),
             "plugin.deadline" => self.plugin_deadline_ms = parse_duration_ms(key, value)?,

@@ -99,6 +99,8 @@ pub(crate) struct PaneWindows {
     passed_end: i64,
     /// Entries of a snapshot that were taken back.
     n_restored: u64,
+    /// Empty between two firings; it keeps its room.
+    merged: KeyTable,
     entries: Vec<EntryId>,
     created: Vec<u32>,
 }
@@ -119,6 +121,7 @@ impl PaneWindows {
             key_groups: context.key_groups,
             max_parallelism: context.max_parallelism,
         };
+        let merged = KeyTable::new(layout.kind, layout.value_bytes, KeyGroupRange::all(1), 1);
         PaneWindows {
             windows,
             lateness_ms,
@@ -131,6 +134,7 @@ impl PaneWindows {
             behind: None,
             passed_end: windows.end_at_or_before(within_reach(WATERMARK_MIN)),
             n_restored: 0,
+            merged,
             entries: Vec::new(),
             created: Vec::new(),
         }
@@ -429,14 +433,15 @@ impl PaneWindows {
                 None => results.of_table((table, table.entries()), accumulators, window, &mut send),
             };
         }
-        let mut merged = KeyTable::new(results.decoder.kind(), accumulators.bytes(), KeyGroupRange::all(1), 1);
+        let merged = &mut self.merged;
         let done = tables.iter().try_for_each(|table| match group {
-            Some(group) => merge(&mut merged, table, table.group_entries(group), accumulators),
-            None => merge(&mut merged, table, table.entries(), accumulators),
+            Some(group) => merge(merged, table, table.group_entries(group), accumulators),
+            None => merge(merged, table, table.entries(), accumulators),
         });
         done.map_err(|(overflow, key)| results.overflow(accumulators, overflow, &key))?;
-        results.of_table((&merged, merged.entries()), accumulators, window, &mut send)?;
-        release(&merged, accumulators);
+        results.of_table((merged, merged.entries()), accumulators, window, &mut send)?;
+        release(merged, accumulators);
+        merged.clear();
         Ok(())
     }
 
