@@ -132,7 +132,8 @@ fn place_of(body: &Body) -> Option<String> {
     }
 }
 
-#[cfg(all(test, feature = "postgres"))]
+#[cfg(test)]
+#[cfg(feature = "postgres")]
 mod tests {
     use super::*;
     use serde_json::json;
