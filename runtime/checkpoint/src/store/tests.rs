@@ -159,6 +159,6 @@ fn a_disk_that_refuses_leaves_nothing_behind() {
     assert_eq!(store.put(&long, vec![1]).unwrap_err().code(), code::STORE);
     assert_eq!(store.list("").unwrap(), []);
     fs::write(PathBuf::from(store.location()).join("chk-1"), b"a file in the way").unwrap();
-    assert_eq!(store.put("chk-1/0-0-1", vec![1]).unwrap_err().code(), code::STORE);
-    assert_eq!(store.create("chk-1/0-0-1", vec![1]).unwrap_err().code(), code::STORE);
+    assert_eq!(store.put("chk-1/0-0-1", vec![1]).unwrap_err().code(), code::SNAPSHOT_DAMAGED);
+    assert_eq!(store.create("chk-1/0-0-1", vec![1]).unwrap_err().code(), code::SNAPSHOT_DAMAGED);
 }
