@@ -78,7 +78,7 @@ fn an_existing_folder_is_left_alone() {
 fn a_name_that_is_none_is_refused() {
     let folder = TempDir::new().unwrap();
     for name in ["1st", "a.b", ".."] {
-        Running::start(in_folder(folder.path(), &["new", name])).finish(LIMIT).failed_with("S2007");
+        Running::start(in_folder(folder.path(), &["new", name])).finish(LIMIT).failed_with("S6004");
     }
 }
 

@@ -77,7 +77,7 @@ fn jobs_are_listed_by_name_with_their_state() {
     let of = |name: &str| listed.iter().find(|job| job["name"] == name).unwrap();
     assert_eq!((&of("one")["parallelism"], &of("two")["parallelism"]), (&Value::from(2), &Value::from(1)));
     assert_eq!(of("one")["pid"], one.id());
-    jobs.tell(&["cancel", "nobody"]).failed_with("S2007").names("no job `nobody` runs here");
+    jobs.tell(&["cancel", "nobody"]).failed_with("S6004").names("no job `nobody` runs here");
     jobs.tell(&["stop", of("one")["id"].as_str().unwrap()]).succeeded();
     one.finish(LIMIT).succeeded();
     assert_eq!(jobs.listed().len(), 1, "the other one is where it was");
@@ -131,6 +131,12 @@ fn json_tells_of_checkpoints_errors_and_the_end() {
     let refused = jobs.tell(&["run", "no.toml", "--output", "json"]).failed_with("S3001");
     let object: Value = serde_json::from_str(refused.stderr.trim()).unwrap();
     assert_eq!((&object["event"], &object["code"]), (&Value::from("error"), &Value::from("S3001")));
+    for args in [&["run", "no.toml", "--output", "json", "--bogus"][..], &["list", "--output=json", "--bogus"]] {
+        let refused = jobs.tell(args);
+        let object: Value = serde_json::from_str(refused.stderr.trim()).unwrap();
+        assert_eq!((refused.status.code(), &object["code"]), (Some(2), &Value::from("S6004")));
+        assert!(object["message"].as_str().unwrap().contains("unexpected argument '--bogus'"), "{object}");
+    }
 }
 
 /// Each line is an object.
@@ -141,6 +147,9 @@ fn events(stderr: &str) -> Vec<Value> {
 #[test]
 fn a_folder_that_nobody_asks_for_is_refused() {
     let jobs = Jobs::new();
+    jobs.tell(&["run", "job.toml", "--grant", "a=x", "--grant", "a=y"])
+        .failed_with("S6004")
+        .names("`--grant a=` stands there twice, with x and with y");
     let refused = jobs.tell(&["run", "job.toml", "--grant", "audit=folder"]).failed_with("S2007");
     assert!(refused.stderr.contains("asks for a folder `audit`"), "{}", refused.stderr);
     assert!(!jobs.path().join("folder").exists(), "a refusal makes no folder");

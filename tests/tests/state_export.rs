@@ -125,8 +125,8 @@ fn timers_have_their_times() {
 #[test]
 fn what_cannot_be_exported_gets_a_sentence() {
     let folder = crashed("hot-items", 20_000);
-    export(folder.path(), "counts", "sums", "a.parquet").failed_with("S2007").names("there is no keyed state `sums` of operator `counts`");
-    export(folder.path(), "nobody", "panes", "a.parquet").failed_with("S2007").names("counts/panes");
+    export(folder.path(), "counts", "sums", "a.parquet").failed_with("S6004").names("there is no keyed state `sums` of operator `counts`");
+    export(folder.path(), "nobody", "panes", "a.parquet").failed_with("S6004").names("counts/panes");
     export(folder.path(), "counts", "panes", "no/such/a.parquet").failed_with("S3002").names("cannot be created");
     export(folder.path(), "counts", "panes", "a.parquet").succeeded();
     export(folder.path(), "counts", "panes", "a.parquet").failed_with("S6003").names("a.parquet is there already");

@@ -41,7 +41,7 @@ pub use approval::ApprovalKey;
 pub use coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
 pub use garbage::{Report, clean_up, fsck, retire};
 pub use log::{EndState, Entry, History, JobLog, Published, unique_token};
-pub use manifest::{DiskFileEntry, Manifest, OperatorEntry, PluginEntry, SnapshotKind, SubtaskSnapshot, publish};
+pub use manifest::{Beginning, DiskFileEntry, Manifest, OperatorEntry, PluginEntry, SnapshotKind, SubtaskSnapshot, publish};
 pub use names::{component_path, file_path, object_path};
 pub use requests::{Purpose, Request};
 pub use snapshot::{OperatorSize, Sizes, Snapshot};

@@ -50,7 +50,7 @@ pub struct OperatorEntry {
 }
 
 /// What one subtask put into a checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SubtaskSnapshot {
     pub vertex: u32,
     pub subtask: u32,
@@ -58,6 +58,9 @@ pub struct SubtaskSnapshot {
     pub finished: bool,
     /// None if there was nothing to write. One that has not changed since is shared with the checkpoint before.
     pub object: Option<Stored>,
+    /// What stands in front of the bytes of the object, where a state grows at its end: what checkpoints before have written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub begins: Vec<Beginning>,
     /// The operators of the chain that have states.
     pub operators: Vec<OperatorIndex>,
     /// Records that it has skipped since the job was started last.
@@ -66,6 +69,14 @@ pub struct SubtaskSnapshot {
     /// The files of states on disk. Those that have not changed since are shared with the checkpoint before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<DiskFileEntry>,
+}
+
+/// The beginning of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beginning {
+    pub stored: Stored,
+    /// So many of its bytes; what is behind them is void.
+    pub used: u64,
 }
 
 /// A file of an operator's state on disk.
@@ -80,7 +91,8 @@ pub struct DiskFileEntry {
 impl SubtaskSnapshot {
     /// Everything that it refers to.
     pub fn objects(&self) -> impl Iterator<Item = &Stored> {
-        self.object.iter().chain(self.files.iter().map(|file| &file.stored))
+        let begins = self.begins.iter().map(|begin| &begin.stored);
+        self.object.iter().chain(begins).chain(self.files.iter().map(|file| &file.stored))
     }
 
     /// Bytes that an older checkpoint than `checkpoint`, this one, was the first to have.
@@ -91,7 +103,7 @@ impl SubtaskSnapshot {
 
     /// Of a subtask that had finished.
     pub fn finished(vertex: u32, subtask: u32) -> SubtaskSnapshot {
-        SubtaskSnapshot { vertex, subtask, finished: true, object: None, operators: Vec::new(), files: Vec::new(), dead_letters: 0 }
+        SubtaskSnapshot { vertex, subtask, finished: true, ..SubtaskSnapshot::default() }
     }
 }
 
@@ -188,6 +200,8 @@ impl Manifest {
         self.plugins.iter_mut().chain(&mut self.before).try_for_each(|plugin| change(&mut plugin.component))?;
         let files = |subtask: &mut SubtaskSnapshot| subtask.files.iter_mut().try_for_each(|file| change(&mut file.stored));
         self.subtasks.iter_mut().try_for_each(files)?;
+        let begins = self.subtasks.iter_mut().flat_map(|subtask| &mut subtask.begins);
+        begins.map(|begin| &mut begin.stored).try_for_each(&mut change)?;
         self.subtasks.iter_mut().filter_map(|subtask| subtask.object.as_mut()).try_for_each(change)
     }
 
@@ -255,7 +269,15 @@ pub(crate) mod tests {
             }],
             operators: vec![OperatorEntry { uid: "count".into(), vertex: 0, parallelism: 2 }],
             subtasks: vec![
-                SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators, files: Vec::new(), dead_letters: 3 },
+                SubtaskSnapshot {
+                    vertex: 0,
+                    subtask: 0,
+                    finished: false,
+                    object,
+                    operators,
+                    dead_letters: 3,
+                    ..SubtaskSnapshot::default()
+                },
                 SubtaskSnapshot::finished(0, 1),
             ],
             dead_letters_before: 4,

@@ -36,6 +36,9 @@ pub(crate) fn check(manifest: &Manifest) -> Result<(), Fault> {
         if subtask.object.as_ref().is_some_and(|object| !objects.insert(object.path.as_str())) {
             return Err(place("has the object of another one".to_owned()));
         }
+        if !subtask.begins.iter().all(|begin| begin.used <= begin.stored.bytes && objects.insert(begin.stored.path.as_str())) {
+            return Err(place("begins with what is no beginning of an object of its own".to_owned()));
+        }
         check_subtask(subtask, &uids, manifest.max_parallelism).map_err(place)?;
     }
     manifest.operators.iter().try_for_each(|operator| check_operator(operator, &subtasks))
@@ -53,7 +56,8 @@ fn check_subtask(subtask: &SubtaskSnapshot, uids: &BTreeMap<&str, u32>, max_para
     if (subtask.object.is_none() || subtask.finished) && !subtask.operators.is_empty() {
         return Err("has states, but no object".to_owned());
     }
-    let mut left = subtask.object.as_ref().map_or(0, |object| object.bytes);
+    let begins = subtask.begins.iter().map(|begin| begin.used);
+    let mut left = subtask.object.iter().map(|object| object.bytes).chain(begins).fold(0, u64::saturating_add);
     let mut with_states = BTreeSet::new();
     for index in &subtask.operators {
         let uid = &index.uid;

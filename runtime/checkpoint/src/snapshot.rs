@@ -1,7 +1,7 @@
 //! A checkpoint or savepoint that is there: its manifest, checked, and the states that it refers to.
 
 use crate::names::{SAVEPOINT_MANIFEST, checkpoint_of};
-use crate::{DiskFileEntry, History, Manifest, PluginEntry, Published, Store, Stored, SubtaskSnapshot};
+use crate::{Beginning, DiskFileEntry, History, Manifest, PluginEntry, Published, Store, Stored, SubtaskSnapshot};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_state::{OperatorIndex, Part};
@@ -133,9 +133,20 @@ impl Snapshot {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let object = match objects.get(&stored.path) {
             Some(object) => object.clone(),
-            None => objects.entry(stored.path.clone()).or_insert(Arc::new(self.store.get(stored)?)).clone(),
+            None => objects.entry(stored.path.clone()).or_insert(Arc::new(self.whole(found, stored)?)).clone(),
         };
         Ok(Some(Part { object, index: index.clone() }))
+    }
+
+    /// The bytes of an object, behind what stands in front of them.
+    fn whole(&self, subtask: &SubtaskSnapshot, object: &Stored) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for Beginning { stored, used } in &subtask.begins {
+            let begin = self.store.get(stored)?;
+            bytes.extend(begin.into_iter().take(usize::try_from(*used).unwrap_or(usize::MAX)));
+        }
+        let object = self.store.get(object)?;
+        Ok(if bytes.is_empty() { object } else { [bytes, object].concat() })
     }
 
     /// The files of an operator's state on disk, by old subtask; none where it had none.

@@ -103,6 +103,11 @@ impl Failure {
     fn is_missing(&self) -> bool {
         matches!(self.cause, object_store::Error::NotFound { .. })
     }
+
+    /// Something stands there that no attempt can get past.
+    fn is_no_file(&self) -> bool {
+        matches!(self.cause, object_store::Error::NotSupported { .. })
+    }
 }
 
 /// What a folder says in the terms of a store.
@@ -111,6 +116,7 @@ fn failure_of(object: &str, cause: std::io::Error) -> object_store::Error {
     match cause.kind() {
         std::io::ErrorKind::NotFound => object_store::Error::NotFound { path, source: cause.into() },
         std::io::ErrorKind::AlreadyExists => object_store::Error::AlreadyExists { path, source: cause.into() },
+        std::io::ErrorKind::IsADirectory | std::io::ErrorKind::NotADirectory => object_store::Error::NotSupported { source: cause.into() },
         _ => object_store::Error::Generic { store: "folder", source: cause.into() },
     }
 }
@@ -423,6 +429,11 @@ impl Store {
     }
 
     fn failed(&self, verb: &str, path: &str, failure: Failure) -> Error {
+        if failure.is_no_file() {
+            let message =
+                format!("cannot {verb} `{path}` in {}: a folder has its name, or something else that of its folder", self.0.location);
+            return Error::new(code::SNAPSHOT_DAMAGED, message).with_source(failure.cause);
+        }
         let times = if failure.attempts == 1 { "once".to_owned() } else { format!("{} times", failure.attempts) };
         let message = format!("cannot {verb} `{path}` in {}, tried {times}", self.0.location);
         Error::new(code::STORE, message).with_source(failure.cause)

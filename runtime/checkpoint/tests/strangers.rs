@@ -35,7 +35,7 @@ fn write_savepoint(folder: &Path) {
     let component = store.put(&component_path("d"), b"wasm".to_vec()).unwrap();
     let digest = component.checksum.clone();
     let plugin = PluginEntry { name: "p".into(), digest, args: Vec::new(), component, replaces: None, approval: None };
-    let running = SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators, files: Vec::new(), dead_letters: 0 };
+    let running = SubtaskSnapshot { vertex: 0, subtask: 0, finished: false, object, operators, ..SubtaskSnapshot::default() };
     let manifest = Manifest {
         version: Manifest::VERSION,
         job: "j".into(),

@@ -36,7 +36,7 @@ pub fn build(args: &BuildArgs) -> Result<()> {
     let workspace = Workspace::of(&args.dir)?;
     let chosen = choose(&workspace.packages, &args.packages, &args.dir)?;
     if args.output.is_some() && chosen.len() > 1 {
-        return Err(Error::new(code::BAD_OPTION, "`--output` names one file, but several packages are built"));
+        return Err(Error::new(code::WRONG_USE, "`--output` names one file, but several packages are built"));
     }
     let toolchain = toolchain::ensure(&args.dir)?;
     let modules = compile(&workspace, &chosen, &toolchain, &args.dir)?;
@@ -117,7 +117,7 @@ fn choose(packages: &[Package], names: &[String], dir: &Path) -> Result<Vec<Pack
 
 fn plugin_of_name(packages: &[Package], name: &str) -> Result<Package> {
     let Some(package) = packages.iter().find(|package| package.name == name) else {
-        return Err(Error::new(code::BAD_OPTION, format!("the workspace has no package `{name}`")));
+        return Err(Error::new(code::WRONG_USE, format!("the workspace has no package `{name}`")));
     };
     match package.library {
         Some(_) => Ok(package.clone()),

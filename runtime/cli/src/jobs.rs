@@ -77,7 +77,7 @@ fn absolute(folder: &Path) -> Result<String> {
         return Ok(url.to_owned());
     }
     let path = std::path::absolute(folder);
-    let path = path.map_err(|e| Error::new(code::BAD_OPTION, format!("{} is no path", folder.display())).with_source(e))?;
+    let path = path.map_err(|e| Error::new(code::WRONG_USE, format!("{} is no path", folder.display())).with_source(e))?;
     Ok(path.to_string_lossy().into_owned())
 }
 

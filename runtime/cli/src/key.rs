@@ -9,7 +9,7 @@ use streamrt_wit::DataType;
 /// Reads a key of these columns, as a state's types have them: the values, or the bytes in hexadecimal digits where the types do not tell.
 ///
 /// # Errors
-/// `Invalid` (S2007) if it has another shape.
+/// `Invalid` (S6004) if it has another shape.
 pub fn parse(columns: &Value, text: &str) -> Result<Value> {
     let columns: Option<Vec<(DataType, bool)>> = columns.as_array().and_then(|columns| columns.iter().map(column_type).collect());
     let Some(columns) = columns else { return Ok(Value::String(text.to_owned())) };
@@ -32,7 +32,7 @@ fn refuse(columns: &[(DataType, bool)], text: &str) -> Error {
         [one] => format!("one column of type {one}"),
         _ => format!("{} columns: give a JSON array of {}", names.len(), names.join(", ")),
     };
-    Error::new(code::BAD_OPTION, format!("`--key {text}` fits no key of this state, which has {wanted}"))
+    Error::new(code::WRONG_USE, format!("`--key {text}` fits no key of this state, which has {wanted}"))
 }
 
 fn is_of((data_type, nullable): (DataType, bool), value: &Value) -> bool {

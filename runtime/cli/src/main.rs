@@ -42,8 +42,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What a shell reports for a program that wrote into a closed pipe: 128 and the number of SIGPIPE.
 const CLOSED_PIPE: u8 = 141;
 
+/// What clap ends with.
+const WRONG_USE: u8 = 2;
+
 fn main() -> ExitCode {
-    let command = CommandLine::parse().command;
+    let command = match CommandLine::try_parse() {
+        Ok(line) => line.command,
+        Err(error) if error.use_stderr() && wants_json(std::env::args()) => {
+            report::wrong_use(&error);
+            finish_saying();
+            return ExitCode::from(WRONG_USE);
+        }
+        Err(error) => error.exit(),
+    };
     report::hush_panics();
     if let Command::CompileComponent(CompileArgs { args }) = &command {
         return streamrt_plugin::compile(args, std::io::stdin(), std::io::stdout().lock());
@@ -52,6 +63,12 @@ fn main() -> ExitCode {
     let code = exit_code(result.unwrap_or_else(|panic| Err(report::of_panic(panic.as_ref()))));
     finish_saying();
     code
+}
+
+/// Whether errors are wanted as JSON, in a command line that cannot be read.
+fn wants_json(args: impl Iterator<Item = String>) -> bool {
+    let args: Vec<String> = args.take_while(|arg| arg != "--").collect();
+    args.windows(2).any(|pair| pair == ["--output", "json"]) || args.iter().any(|arg| arg == "--output=json")
 }
 
 fn exit_code(result: Result<()>) -> ExitCode {
@@ -75,7 +92,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Savepoint(args) => match (args.command, args.job, args.dir) {
             (Some(SavepointCommand::Inspect(args)), ..) => snapshot::inspect(&args),
             (None, Some(job), Some(dir)) => jobs::savepoint(&job, &dir),
-            _ => Err(Error::new(code::BAD_OPTION, "a savepoint needs a job and a folder")),
+            _ => Err(Error::new(code::WRONG_USE, "a savepoint needs a job and a folder")),
         },
         Command::Stop(args) => jobs::stop(&args.job, args.savepoint.as_deref(), args.drain),
         Command::Cancel(args) => jobs::cancel(&args.job),

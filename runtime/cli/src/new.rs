@@ -47,7 +47,7 @@ pub fn new(args: &NewArgs) -> Result<()> {
     let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_crate_name(name));
     let name = name.ok_or_else(|| {
         let rule = "letters, digits, - and _ in it, and a letter in front";
-        Error::new(code::BAD_OPTION, format!("`{}` cannot name a crate: it must have {rule}", path.display()))
+        Error::new(code::WRONG_USE, format!("`{}` cannot name a crate: it must have {rule}", path.display()))
     })?;
     if path.exists() {
         return Err(Error::new(code::EXISTS, format!("{} exists already", path.display())));

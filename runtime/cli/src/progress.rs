@@ -51,11 +51,20 @@ impl Style {
         };
         let end = if stopped { "stopped" } else { "finished" };
         let Progress { records_in, records_out, late_records, dead_letters, elapsed, .. } = summary;
+        let before = before(summary);
         format!(
-            "{text}{end}: {records_in} records in, {records_out} out, {late_records} late, {dead_letters} dead letters, {:.2} s\n{}",
+            "{text}{end}: {records_in} records in, {records_out} out, {late_records} late, {dead_letters} dead letters{before}, {:.2} s\n{}",
             elapsed.as_secs_f64(),
             dropped(summary.dropped_at_end) + &dropped_timers(summary)
         )
+    }
+}
+
+/// What is said of dead letters of earlier starts; nothing if there were none.
+fn before(summary: &Progress) -> String {
+    match summary.dead_letters_before {
+        0 => String::new(),
+        before => format!(" ({} dead letters since the job was first started)", before + summary.dead_letters),
     }
 }
 
@@ -112,6 +121,7 @@ fn object(event: &str, progress: &Progress) -> Value {
         "back_pressure": progress.back_pressure,
         "late": progress.late_records,
         "dead_letters": progress.dead_letters,
+        "dead_letters_before": progress.dead_letters_before,
         "dropped_timers": progress.dropped_timers,
         "dropped_at_end": progress.dropped_at_end,
         "elapsed_ms": progress.elapsed.as_millis() as u64,
@@ -167,6 +177,7 @@ mod tests {
             back_pressure: 0.25,
             late_records: 3,
             dead_letters: 1,
+            dead_letters_before: 0,
             dropped_at_end: 0,
             dropped_timers: 0,
             dropped_timer: None,
@@ -216,6 +227,9 @@ mod tests {
             said.contains("3.00 s\n2 timers were registered by timers") && said.ends_with("operator `op`: timer at 15 ms, key 7\n"),
             "{said}"
         );
+        let again = Progress { dead_letters_before: 4, ..done.clone() };
+        let expected = "finished: 7 records in, 2 out, 3 late, 1 dead letters (5 dead letters since the job was first started), 3.00 s\n";
+        assert_eq!(Style::Plain.summary(&again, false), expected);
         assert!(Style::Live.summary(&done, true).starts_with("\r\x1b[Kstopped: 7 records in"));
         let object: Value = serde_json::from_str(&Style::Json.summary(&done, true)).unwrap();
         assert_eq!((&object["event"], &object["records_in"], &object["stopped"]), (&json!("summary"), &json!(7), &json!(true)));

@@ -255,7 +255,7 @@ impl Asked {
 pub fn command(job: &str, request: &Request) -> Result<Answer> {
     let all = jobs();
     let matching: Vec<&Registered> = all.iter().filter(|found| found.id == job || found.entry.name == job).collect();
-    let refuse = |message: String| Err(Error::new(code::BAD_OPTION, message));
+    let refuse = |message: String| Err(Error::new(code::WRONG_USE, message));
     let found = match matching[..] {
         [found] => found,
         [] => return refuse(format!("no job `{job}` runs here; `streamrt list` shows those that do")),

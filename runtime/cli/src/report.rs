@@ -24,6 +24,15 @@ pub fn error(error: &Error) {
     }
 }
 
+/// Prints as JSON what clap says of a command line that it cannot read.
+pub fn wrong_use(error: &clap::Error) {
+    let text = error.to_string();
+    // The usage follows behind an empty line.
+    let sentence = text.split("\n\n").next().unwrap_or_default();
+    let message = sentence.strip_prefix("error: ").unwrap_or(sentence);
+    say_raw(format!("{}\n", object(&Error::new(code::WRONG_USE, message), None)));
+}
+
 fn object(error: &Error, place: Option<&str>) -> Value {
     let code = error.code();
     let mut object = json!({"event": "error", "code": code.id, "message": error.message(), "causes": causes(error), "fix": code.fix});

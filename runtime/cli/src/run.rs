@@ -58,7 +58,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let has_started = Arc::new(AtomicBool::new(false));
     let interrupts = interrupts(has_started.clone())?;
     let job = read_job(&args)?;
-    check_grants(&job)?;
+    check_grants(&job, &args.grants)?;
     let style = style(args.output, &job.spec);
     let folder = job.configuration.checkpoint_dir.clone().unwrap_or_default();
     let name = job.spec.name.clone();
@@ -94,8 +94,17 @@ pub fn run(args: RunArgs) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a folder that nobody asks for: its name is misspelt, and the one that is meant would be missing.
-fn check_grants(job: &Job) -> Result<()> {
+/// Refuses a folder that nobody asks for: its name is misspelt, and the one that is meant would be missing. Of two with one name on the command
+/// line, `given`, nobody knows which is meant.
+fn check_grants(job: &Job, given: &[(String, PathBuf)]) -> Result<()> {
+    let twice = given
+        .iter()
+        .enumerate()
+        .find_map(|(i, (name, folder))| Some((name, folder, &given[..i].iter().find(|before| before.0 == *name)?.1)));
+    if let Some((name, folder, before)) = twice {
+        let message = format!("`--grant {name}=` stands there twice, with {} and with {}", before.display(), folder.display());
+        return Err(Error::new(code::WRONG_USE, message));
+    }
     let asked: BTreeSet<&str> = job.spec.functions.iter().flat_map(|function| &function.function().grants).map(String::as_str).collect();
     let Some((name, folder)) = job.grants.iter().find(|(name, _)| !asked.contains(name.as_str())) else { return Ok(()) };
     let known = match asked.is_empty() {

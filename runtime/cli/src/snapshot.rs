@@ -172,7 +172,7 @@ fn unreadable(snapshot: &Snapshot, uid: &str, name: &str) -> Error {
         .flat_map(|entry| states(snapshot, &entry.uid).into_keys().map(|name| format!("{}/{name}", entry.uid)).collect::<Vec<_>>())
         .collect();
     let message = format!("there is no keyed state `{name}` of operator `{uid}`; there are {}", known.join(", "));
-    Error::new(code::BAD_OPTION, message)
+    Error::new(code::WRONG_USE, message)
 }
 
 /// Turns the bytes of a state into JSON, as far as its types tell; else into hexadecimal digits.

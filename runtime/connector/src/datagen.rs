@@ -129,7 +129,7 @@ impl Source for DatagenSource {
         let n_splits = self.options.splits;
         once::enumerator("datagen", restored, move |parallelism| {
             let n = n_splits.unwrap_or(parallelism).max(1);
-            (0..n).map(|i| Split { number: i, name: format!("datagen {i}").into(), detail: format!("[{i},{n}]") }).collect()
+            (0..n).map(|i| Split { number: i.into(), name: format!("datagen {i}").into(), detail: format!("[{i},{n}]") }).collect()
         })
     }
 
@@ -165,7 +165,7 @@ struct DatagenPosition {
 
 struct DatagenReader {
     name: Arc<str>,
-    number: u32,
+    number: u64,
     schema: SchemaRef,
     columns: Arc<[Column]>,
     /// The rows of all splits.

@@ -5,11 +5,14 @@
 //! changed for a while; one that is longer or shorter afterwards becomes a split that only reports it. The task drives this through
 //! [`SplitEnumerator`].
 
+mod found;
+
 use crate::file::{Compression, FileOptions};
 use crate::pattern::{self, Fault};
 use crate::{file_name, position};
+use found::{Found, Kept};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -43,21 +46,8 @@ pub struct FileEnumerator {
     waited: BTreeMap<String, (u64, Option<SystemTime>, Instant)>,
     /// No file that has a quote is cut.
     quoted: bool,
+    forget: Duration,
     found: Found,
-}
-
-/// What the snapshot holds.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Found {
-    /// The paths, as text.
-    files: BTreeSet<String>,
-    /// How long those are that are watched.
-    #[serde(default)]
-    lengths: BTreeMap<String, u64>,
-    n_splits: u32,
-    /// There was a listing. Without `watch` it was the only one.
-    listed: bool,
 }
 
 impl FileEnumerator {
@@ -66,17 +56,19 @@ impl FileEnumerator {
     /// # Errors
     /// `Data` if `restored` is no snapshot of such an enumerator.
     pub fn new(options: Arc<FileOptions>, quoted: bool, restored: Option<&str>) -> Result<FileEnumerator> {
-        let found: Found = restored.map(|text| position::read("source `file`", text)).transpose()?.unwrap_or_default();
+        let kept: Option<Kept> = restored.map(|text| position::read("source `file`", text)).transpose()?;
+        let found = kept.map_or_else(Found::default, Found::from);
         if found.n_splits > ALL_SPLITS_MAX {
             return Err(position::damaged("source `file`", &format!("{} splits", found.n_splits)));
         }
-        Ok(FileEnumerator { settle_ms: options.settle_ms()?, options, waiting: BTreeMap::new(), waited: BTreeMap::new(), quoted, found })
+        let (settle_ms, forget) = (options.settle_ms()?, Duration::from_millis(options.forget_ms()?));
+        Ok(FileEnumerator { settle_ms, forget, options, waiting: BTreeMap::new(), waited: BTreeMap::new(), quoted, found })
     }
 
     /// Looks at a path of the listing. Returns whether it must be looked at again soon.
     fn look(&mut self, path: &Path, splits: &mut Vec<Split>) -> Result<bool> {
         let name = file_name::to_text(path);
-        let is_known = self.found.files.contains(&name);
+        let is_known = self.found.contains(&name);
         if is_known && !self.watches_lengths() {
             return Ok(false);
         }
@@ -96,11 +88,8 @@ impl FileEnumerator {
 
     /// The splits of a file that was not known.
     fn find(&mut self, path: &Path, name: String, metadata: &Metadata) -> Result<Vec<Split>> {
-        if self.watches_lengths() {
-            self.found.lengths.insert(name.clone(), metadata.len());
-        }
         let splits = self.splits(path, &name, metadata);
-        self.found.files.insert(name);
+        self.found.insert(&name, self.watches_lengths().then_some(metadata.len()));
         splits
     }
 
@@ -127,7 +116,7 @@ impl FileEnumerator {
 
     /// A split that says that a file has changed, once for each change.
     fn report(&mut self, name: &str, n_bytes: u64) -> Option<Split> {
-        let before = self.found.lengths.insert(name.to_owned(), n_bytes).filter(|before| *before != n_bytes)?;
+        let before = self.found.insert(name, Some(n_bytes)).filter(|before| *before != n_bytes)?;
         let path = absolute(&file_name::to_path(name));
         let report = match n_bytes.checked_sub(before) {
             Some(more) => {
@@ -161,7 +150,7 @@ impl FileEnumerator {
     fn split(&mut self, detail: FileSplit) -> Split {
         let path = file_name::to_path(&detail.path).display().to_string();
         let name = if detail.start == 0 { path } else { format!("{path} from byte {}", detail.start) };
-        let number = self.found.n_splits;
+        let number = self.found.n_splits.into();
         self.found.n_splits += 1;
         Split { number, name: name.into(), detail: position::write(&detail) }
     }
@@ -175,7 +164,12 @@ impl SplitEnumerator for FileEnumerator {
         self.found.listed = true;
         self.waited = std::mem::take(&mut self.waiting);
         let (mut splits, mut soon) = (Vec::new(), false);
-        for path in list(&self.options)? {
+        let paths = list(&self.options)?;
+        if self.watches_lengths() {
+            let names: HashSet<String> = paths.iter().map(|path| file_name::to_text(path)).collect();
+            self.found.compare(&names, self.forget);
+        }
+        for path in paths {
             soon |= self.look(&path, &mut splits)?;
         }
         match (splits.is_empty(), self.options.watch) {
@@ -188,7 +182,7 @@ impl SplitEnumerator for FileEnumerator {
     }
 
     fn snapshot(&self) -> String {
-        position::write(&self.found)
+        position::write(&self.found.kept())
     }
 }
 
@@ -204,6 +198,14 @@ fn list(options: &FileOptions) -> Result<Vec<PathBuf>> {
     let is_ignored = |path: &PathBuf| options.ignore.iter().any(|end| path.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()));
     paths.retain(|path| !is_ignored(path));
     Ok(paths)
+}
+
+/// Whether a path is one that [`list`] may give, whatever is there now. It comes from a snapshot that somebody else may have written, and a job reads
+/// what its options name alone.
+pub fn may_list(options: &FileOptions, path: &Path) -> bool {
+    let named = Path::new(&options.path);
+    let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    path == named || path.parent() == Some(named) && !is_hidden || is_pattern(&options.path) && pattern::fits(&options.path, path)
 }
 
 fn is_pattern(path: &str) -> bool {

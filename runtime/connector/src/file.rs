@@ -21,10 +21,10 @@ mod passed_over;
 mod split_file;
 mod stdin;
 
-use crate::enumerator::{FileEnumerator, FileSplit};
+use crate::enumerator::{FileEnumerator, FileSplit, may_list};
 use crate::format::{BlockDecoder, FormatName, FormatSpec};
 use crate::record_buffer::RecordBuffer;
-use crate::{once, options, position};
+use crate::{file_name, once, options, position};
 use arrow_schema::SchemaRef;
 pub use compressed::Compression;
 use input::{Filled, Input, STDIN, STDIN_SPLIT};
@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
-use streamrt_types::{Result, code, parse_duration_ms};
+use streamrt_types::{Error, Result, code, parse_duration_ms};
 
 /// Options of the source `file`.
 #[derive(Debug, Clone, Deserialize)]
@@ -61,6 +61,9 @@ pub struct FileOptions {
     /// With `watch`, a file is read when it has not changed for so long. Default `1s`.
     #[serde(default = "settle")]
     pub settle: String,
+    /// With `watch`, a file that is gone for so long is forgotten: another one may come under its name. Default `24h`.
+    #[serde(default = "forget")]
+    pub forget: String,
     /// Ends of names that are left out, such as `.tmp`: of files that somebody writes still. Default: none.
     #[serde(default)]
     pub ignore: Vec<String>,
@@ -72,7 +75,7 @@ pub struct FileOptions {
     #[serde(default)]
     pub missing: Missing,
     /// A file with more bytes is cut into splits of so many, which readers share. Default 67,108,864 (64 MiB).
-    #[serde(default = "split_bytes")]
+    #[serde(default = "split_bytes", deserialize_with = "options::size")]
     pub split_bytes: u64,
 }
 
@@ -108,15 +111,23 @@ fn settle() -> String {
     "1s".to_owned()
 }
 
+fn forget() -> String {
+    "24h".to_owned()
+}
+
 fn split_bytes() -> u64 {
     64 << 20
 }
 
 impl FileOptions {
-    fn check(&self) -> Result<()> {
+    /// # Errors
+    /// `Invalid` if options do not go together.
+    pub fn check(&self) -> Result<()> {
         let (is_csv, is_stdin, is_parquet) = (self.format == FileFormat::Csv, self.path == STDIN, self.format == FileFormat::Parquet);
         self.settle_ms()?;
+        self.forget_ms()?;
         let refused = [
+            (self.path.is_empty(), "`path` is empty, but it must name a file, a folder or a pattern"),
             (self.split_bytes == 0, "`split-bytes` is 0, but it must be 1 or more"),
             (self.header && !is_csv, "`header` is for csv"),
             (self.delimiter.is_some() && !is_csv, "`delimiter` is for csv"),
@@ -135,6 +146,14 @@ impl FileOptions {
     /// `Invalid` if it is no duration.
     pub fn settle_ms(&self) -> Result<u64> {
         parse_duration_ms("settle", &self.settle).map_err(|e| options::refuse("file", e.message()))
+    }
+
+    /// After how many ms a watched file that is gone is forgotten.
+    ///
+    /// # Errors
+    /// As [`FileOptions::settle_ms`].
+    pub fn forget_ms(&self) -> Result<u64> {
+        parse_duration_ms("forget", &self.forget).map_err(|e| options::refuse("file", e.message()))
     }
 
     /// How often a log is looked at, if the files are logs.
@@ -232,6 +251,10 @@ impl Source for FileSource {
         Ok(Box::new(FileEnumerator::new(self.options.clone(), self.format.is_csv(), restored)?))
     }
 
+    fn admits(&self, split: &Split) -> Result<()> {
+        admits(&self.options, split)
+    }
+
     fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
         let detail: FileSplit = position::read(&split.name, &split.detail)?;
         if let Some(reporter) = passed_over::reported(&detail, position) {
@@ -244,6 +267,27 @@ impl Source for FileSource {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Holds a split of a snapshot against the options.
+///
+/// # Errors
+/// `Invalid` (S7013) if a split is none that an enumerator with these options would give.
+fn admits(options: &FileOptions, split: &Split) -> Result<()> {
+    let detail: FileSplit = position::read(&split.name, &split.detail)?;
+    let is_named = match options.path.as_str() {
+        STDIN => detail.path == STDIN_SPLIT,
+        _ => may_list(options, &file_name::to_path(&detail.path)),
+    };
+    if is_named {
+        return Ok(());
+    }
+    let (path, named) = (file_name::to_path(&detail.path), &options.path);
+    let message = format!(
+        "the snapshot would have it read {}, which does not lie in {named}; `--allow-changed-arguments` lets it read what the snapshot says",
+        path.display()
+    );
+    Err(Error::new(code::CHANGED_ARGUMENTS, message))
 }
 
 /// The one split of standard input.
@@ -272,7 +316,7 @@ struct FileReader {
     records: RecordBuffer,
     format: FormatSpec,
     name: Arc<str>,
-    number: u32,
+    number: u64,
     /// `None` before the header was read.
     decoder: Option<BlockDecoder>,
     /// Of the input itself; the decoder has that of its records.

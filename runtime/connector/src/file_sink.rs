@@ -152,10 +152,17 @@ impl Encoding {
 }
 
 impl FileSinkOptions {
-    fn check(&self, schema: &SchemaRef) -> Result<()> {
-        if self.path.is_empty() {
-            return Err(options::refuse("file", "`path` is empty, but it must name a folder"));
+    /// # Errors
+    /// `Invalid` if it names nothing.
+    pub fn check_path(&self) -> Result<()> {
+        match self.path.is_empty() {
+            true => Err(options::refuse("file", "`path` is empty, but it must name a folder")),
+            false => Ok(()),
         }
+    }
+
+    fn check(&self, schema: &SchemaRef) -> Result<()> {
+        self.check_path()?;
         let given = [
             ("header", "csv", self.header && self.format != FileFormat::Csv),
             ("delimiter", "csv", self.delimiter.is_some() && self.format != FileFormat::Csv),

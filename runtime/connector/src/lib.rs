@@ -168,6 +168,9 @@ mod tests {
         check("source", "file", json!({ "path": "a", "format": "csv", "delimiter": "||" }), "`delimiter` is `||`");
         check("source", "file", json!({ "path": "a", "format": "lines", "delimiter": ";" }), "`delimiter` is for csv");
         check("source", "file", json!({ "path": "a", "split-bytes": 0 }), "`split-bytes` is 0");
+        check("source", "file", json!({ "path": "a", "split-bytes": "64kB" }), "`the size` is `64kB`, but it must be a size such as 64MiB");
+        check("source", "file", json!({ "path": "a", "split-bytes": [] }), "a size must be a number of bytes, or a text such as `64MiB`");
+        check("source", "file", json!({ "path": "" }), "`path` is empty, but it must name a file, a folder or a pattern");
         check("source", "socket", json!({ "host": "h", "port": 70000 }), "expected u16");
         check("source", "datagen", json!({ "rate": 0 }), "`rate` is 0");
         check("source", "datagen", json!({ "fields": { "v": { "kind": "sequence" } } }), "names the column `v`");

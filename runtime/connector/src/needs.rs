@@ -33,7 +33,10 @@ pub enum Need {
 /// `Invalid` if the connector or an option does not exist, or a value does not fit.
 pub fn source_needs(connector: &str, options: &Options) -> Result<Vec<Need>> {
     match connector {
-        "file" => Ok(vec![Need::Path(options::read::<FileOptions>(connector, options)?.path)]),
+        "file" => {
+            let options: FileOptions = options::read(connector, options)?;
+            options.check().map(|()| vec![Need::Path(options.path)])
+        }
         "socket" => {
             let SocketOptions { host, port, .. } = options::read(connector, options)?;
             Ok(vec![Need::Server { option: host.clone(), host, port, is_default_port: false }])
@@ -49,7 +52,10 @@ pub fn source_needs(connector: &str, options: &Options) -> Result<Vec<Need>> {
 /// As [`source_needs`].
 pub fn sink_needs(connector: &str, options: &Options) -> Result<Vec<Need>> {
     match connector {
-        "file" => Ok(vec![Need::Path(options::read::<FileSinkOptions>(connector, options)?.path)]),
+        "file" => {
+            let options: FileSinkOptions = options::read(connector, options)?;
+            options.check_path().map(|()| vec![Need::Path(options.path)])
+        }
         "postgres" => crate::postgres_needs(options),
         "print" | "blackhole" => Ok(Vec::new()),
         _ => Err(options::unknown("sink", connector, crate::SINKS)),

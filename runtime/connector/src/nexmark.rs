@@ -113,7 +113,11 @@ impl Source for NexmarkSource {
         let rows = self.options.rows;
         once::enumerator("nexmark", restored, move |parallelism| {
             let bound = |i: u32| (u128::from(rows) * u128::from(i) / u128::from(parallelism)) as u64;
-            let split = |i| Split { number: i, name: format!("nexmark {i}").into(), detail: format!("[{},{}]", bound(i), bound(i + 1)) };
+            let split = |i: u32| Split {
+                number: i.into(),
+                name: format!("nexmark {i}").into(),
+                detail: format!("[{},{}]", bound(i), bound(i + 1)),
+            };
             (0..parallelism).map(split).collect()
         })
     }

@@ -48,7 +48,9 @@ mod tests {
     use super::*;
 
     fn open(restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
-        enumerator("s", restored, |n| (0..n).map(|number| Split { number, name: "s".into(), detail: String::new() }).collect())
+        enumerator("s", restored, |n| {
+            (0..n).map(|number| Split { number: number.into(), name: "s".into(), detail: String::new() }).collect()
+        })
     }
 
     /// How many splits two polls give, after a restore of what `snapshot` says.

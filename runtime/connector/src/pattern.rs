@@ -7,7 +7,7 @@ use glob::{MatchOptions, Pattern};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 const OPTIONS: MatchOptions = MatchOptions { require_literal_leading_dot: true, require_literal_separator: true, case_sensitive: true };
 
@@ -39,6 +39,44 @@ pub fn files(pattern: &str) -> Result<Vec<PathBuf>, Fault> {
     found.sort();
     found.dedup();
     Ok(found)
+}
+
+/// Whether [`files`] may have found a path, or could if it were there; nothing is looked at. What was a folder called `data [2024]` may be gone
+/// since, so any beginning of the pattern may be no pattern.
+pub fn fits(pattern: &str, path: &Path) -> bool {
+    let ends = pattern.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
+    ends.chain([0]).any(|end| {
+        let folder = if end == 0 && pattern.starts_with('/') { "/" } else { &pattern[..end] };
+        let parts = pattern[end..].split('/').filter(|part| !part.is_empty()).map(part).collect::<Result<Vec<_>, _>>();
+        path.strip_prefix(folder).ok().zip(parts.ok()).is_some_and(|(rest, parts)| fit(&parts, rest))
+    })
+}
+
+/// Whether the names of a path fit the parts of a pattern, each in its place. The states are those of an automaton: a path of a stranger may be
+/// long, and a pattern have several `**`.
+fn fit(parts: &[Part], path: &Path) -> bool {
+    let mut states = vec![false; parts.len() + 1];
+    states[0] = true;
+    for name in path.components() {
+        let Component::Normal(name) = name else { return false };
+        let name = name.to_string_lossy();
+        let mut next = vec![false; parts.len() + 1];
+        for (state, part) in parts.iter().enumerate() {
+            // `**` may stand for no folder, but a file it has to be.
+            if matches!(part, Part::Folders) && states[state] && state + 1 < parts.len() {
+                states[state + 1] = true;
+            }
+            let goes_on = states[state]
+                && match part {
+                    Part::Folders => !name.starts_with('.'),
+                    Part::Name(pattern) => pattern.matches_with(&name, OPTIONS),
+                };
+            next[state] |= goes_on && matches!(part, Part::Folders);
+            next[state + 1] |= goes_on && (matches!(part, Part::Name(_)) || state + 1 == parts.len());
+        }
+        states = next;
+    }
+    states[parts.len()]
 }
 
 fn part(text: &str) -> Result<Part, glob::PatternError> {
@@ -91,8 +129,14 @@ mod tests {
         let files_there = ["a [1]/x.csv", "a [1]/b/y.csv", "a [1]/b/.z.csv", "c/x.txt", ".hidden/x.csv"];
         files_there.iter().for_each(|file| fs::write(root.path().join(file), "").unwrap());
         fs::write(root.path().join("c").join(strange(b"\xff.csv")), "").unwrap();
+        let all = [&files_there.map(str::as_bytes)[..], &[b"c/\xff.csv"]].concat();
         let check = |pattern: &str, expected: &[&[u8]]| {
-            let found = files(&format!("{}/{pattern}", root.path().display())).unwrap();
+            let pattern = format!("{}/{pattern}", root.path().display());
+            let found = files(&pattern).unwrap();
+            for name in &all {
+                let path = root.path().join(strange(name));
+                assert_eq!(fits(&pattern, &path), found.contains(&path), "{pattern} {path:?}");
+            }
             let expected: Vec<PathBuf> = expected.iter().map(|name| root.path().join(strange(name))).collect();
             assert_eq!(found, expected, "{pattern}");
         };
@@ -103,5 +147,31 @@ mod tests {
         check("?/*", &[b"c/x.txt", b"c/\xff.csv"]);
         check("none/*", &[]);
         assert!(matches!(files("a["), Err(Fault::NoPattern(_))));
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_fits_or_does_not() {
+        let check = |pattern: &str, path: &str, expected: bool| assert_eq!(fits(pattern, Path::new(path)), expected, "{pattern} {path}");
+        check("/none/*.csv", "/none/a.csv", true);
+        check("/none/*.csv", "/none/../etc/a.csv", false);
+        check("/none/*/a", "/none/../a", false);
+        check("/none/**", "/none/a/b/c", true);
+        check("/none/**/c", "/none/c", true);
+        check("/none/**/b/**/c", "/none/a/b/b/c", true);
+        check("/none/**", "/none/a/.b/c", false);
+        check("/none/**", "/none", false);
+        check("/none/**", "/none/a/../../etc/passwd", false);
+        check("none [2024]/*", "none [2024]/a", true);
+        check("none [2024]/*", "none 2/a", true);
+        check("*.csv", "a.csv", true);
+        check("*.csv", "/a.csv", false);
+        check("/*.csv", "/a.csv", true);
+        check("a/*", "a/.ssh", false);
+    }
+
+    #[test]
+    fn a_long_path_under_many_wildcards_is_soon_held_against_them() {
+        let (pattern, path) = ("**/".repeat(500) + "x", "a/".repeat(2_000));
+        assert!(!fits(&pattern, Path::new(&path)));
     }
 }

@@ -26,7 +26,7 @@ pub enum GateEvent {
     Watermark(Watermark),
     Status(Status),
     /// A channel has no more rows of this split.
-    SplitFinished(u32),
+    SplitFinished(u64),
     /// The barriers of all channels have come; the first of them, so long ago.
     Barrier(Barrier, Duration),
     /// All channels are at their end.

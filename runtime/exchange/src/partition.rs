@@ -99,7 +99,7 @@ impl ResultPartition {
     }
 
     /// Says that no row of a split follows. Another sender may have some of its rows, and says so itself.
-    pub fn split_finished(&mut self, number: u32) -> Result<()> {
+    pub fn split_finished(&mut self, number: u64) -> Result<()> {
         self.all(&StreamElement::SplitFinished(number))
     }
 

@@ -27,7 +27,7 @@ pub trait Exits {
     fn watermark(&mut self, exit: usize, watermark: Watermark) -> Result<()>;
     fn status(&mut self, exit: usize, status: Status) -> Result<()>;
     /// A split of a source is at its end.
-    fn split_finished(&mut self, _exit: usize, _number: u32) -> Result<()> {
+    fn split_finished(&mut self, _exit: usize, _number: u64) -> Result<()> {
         Ok(())
     }
 }
@@ -190,7 +190,7 @@ impl OperatorChain {
     }
 
     /// How far a split of the reader at the head has come, by the generator that is furthest back; `None` if no operator makes watermarks.
-    pub fn split_time(&self, number: u32) -> Option<SplitTime> {
+    pub fn split_time(&self, number: u64) -> Option<SplitTime> {
         self.links.iter().filter_map(|link| link.operator.split_time(number)).reduce(SplitTime::min)
     }
 

@@ -82,7 +82,7 @@ pub trait Operator: Send {
     }
 
     /// How far a split has come here; `None` if this operator makes no watermarks. The reader of the same chain asks after each batch.
-    fn split_time(&self, _number: u32) -> Option<SplitTime> {
+    fn split_time(&self, _number: u64) -> Option<SplitTime> {
         None
     }
 

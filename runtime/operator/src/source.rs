@@ -10,8 +10,9 @@ use streamrt_types::{Batch, Code, Result, Watermark, code};
 /// A part of the input that one reader reads from begin to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// Unique in the source; given by the task, in the order of discovery.
-    pub number: u32,
+    /// Unique in the source when an enumerator gives it. The task then gives it one that is unique in the job, in the order of discovery: rows
+    /// of several sources may meet before watermarks are made.
+    pub number: u64,
     /// For people, for example a path; positions in reports stand behind it.
     pub name: Arc<str>,
     /// What only the connector understands; JSON.
@@ -26,18 +27,18 @@ pub enum SplitEvent {
     Reader,
     /// Assigned to this subtask, not begun yet.
     Known {
-        number: u32,
+        number: u64,
     },
     /// From here on the reader asks it for rows, whenever it may have some.
     Turn {
-        number: u32,
+        number: u64,
     },
     /// It may have rows, but the reader does not ask it: others come first.
     Waits {
-        number: u32,
+        number: u64,
     },
     Finished {
-        number: u32,
+        number: u64,
     },
 }
 
@@ -81,6 +82,15 @@ pub trait Source: Send + Sync {
 
     /// `restored` is what [`SplitEnumerator::snapshot`] gave: splits that were found before are not found again.
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>>;
+
+    /// Refuses a split of a snapshot that no enumerator of this source would give: who wrote the snapshot may not say what is read. Whether it is
+    /// still there is no matter. Default: any is taken, because splits name nothing outside.
+    ///
+    /// # Errors
+    /// `Invalid` (S7013), `Data` if it cannot be read.
+    fn admits(&self, _split: &Split) -> Result<()> {
+        Ok(())
+    }
 
     /// Opens a split; at `position`, what [`SplitReader::position`] gave, else at its begin. The reader's batches have the source's schema
     /// and an [`streamrt_types::Origin`]; times and marks come later. Splits are also closed and opened again while the job runs, unless they

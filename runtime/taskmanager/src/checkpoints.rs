@@ -9,7 +9,9 @@ use crate::control::{Control, Controls};
 use crate::disk_uploads::{DiskUploads, Place};
 use crate::disks::Disks;
 use crate::durable::{Durable, Publication};
+use crate::enumerator::ENUMERATOR_SUFFIX;
 use crate::factory::Definition;
+use crate::grown::Grown;
 use crate::job::Shared;
 use crate::mailbox::{Command, Mailbox, Report, TaskSnapshot};
 use crate::regions::{Resume, Suspend, Suspended};
@@ -155,6 +157,8 @@ struct Uploader {
     files: DiskUploads,
     /// By task, the object that the store got last. A state that has not changed since is not written again.
     last: BTreeMap<usize, Stored>,
+    /// The same of those that grow at their end: what an enumerator has found.
+    grown: Grown,
     /// (vertex, subtask) by task.
     places: Vec<(u32, u32)>,
     names: Vec<String>,
@@ -171,6 +175,7 @@ impl Uploader {
             disks: durable.disks(),
             files: durable.disk_uploads(restored),
             last: BTreeMap::new(),
+            grown: Grown::default(),
             places: durable.places(),
             names: durable.topology().tasks.into_iter().map(|task| task.name).collect(),
             messages,
@@ -201,6 +206,7 @@ impl Uploader {
             Report::Resume(resume) => {
                 self.files.restart(&resume.operators, &resume.restored);
                 self.last.clear();
+                self.grown.clear();
                 Message::Resume(resume)
             }
         };
@@ -228,12 +234,17 @@ impl Uploader {
         }
         let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
         let path = object_path(kind, snapshot.checkpoint, self.generation, vertex, subtask);
-        let object = match &savepoint {
-            _ if operators.is_empty() => None,
-            Some(store) => Some(store.put(&path, bytes)?),
-            None => Some(self.put_if_new(snapshot.task, &path, bytes)?),
+        let grows = operators.iter().all(|index| index.uid.ends_with(ENUMERATOR_SUFFIX));
+        let (begins, object) = match &savepoint {
+            _ if operators.is_empty() => (Vec::new(), None),
+            Some(store) => (Vec::new(), Some(store.put(&path, bytes)?)),
+            None if grows => {
+                let (begins, object) = self.grown.put(snapshot.task, &bytes, |bytes| self.store.put(&path, bytes))?;
+                (begins, Some(object))
+            }
+            None => (Vec::new(), Some(self.put_if_new(snapshot.task, &path, bytes)?)),
         };
-        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, operators, files, dead_letters })
+        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, begins, operators, files, dead_letters })
     }
 }
 

@@ -12,11 +12,12 @@ use crate::factory::Definition;
 use crate::fits;
 use crate::kept_region::KeptRegion;
 use crate::restored::Restored;
+use crate::same_job::{check_finished, check_same, kept_args, plan_of};
 use crate::settle::{is_committed, settle, uncommitted};
 use crate::task::GATE_SUFFIX;
 use crate::versions::Before;
 use crate::wishes::Wishes;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,15 +87,37 @@ pub(crate) struct Kept {
     foreign: bool,
     /// The version that the snapshot names has failed, and the one before is put back.
     goes_back: bool,
+    /// The job has finished, with the snapshot: nothing runs.
+    pub finished: bool,
 }
 
 impl Kept {
+    /// Refuses what is not the job that the checkpoints are of.
+    ///
+    /// # Errors
+    /// `Invalid` (S7005), with the difference.
+    pub fn check_same(&self, definition: &Definition) -> Result<()> {
+        let Some(snapshot) = &self.snapshot else { return Ok(()) };
+        let (manifest, folder) = (snapshot.manifest(), self.store.as_ref().map_or("", Store::location));
+        let check = if self.finished { check_finished } else { check_same };
+        let components = if self.is_put_back(definition) { &manifest.before } else { self.history.components(manifest) };
+        check((manifest, components), definition, folder)
+    }
+
+    /// Whether what the user starts is the version before an upgrade that was in its probation. A job of a component goes on with the upgrade,
+    /// which the user has approved; that of a job file is whichever file the user names.
+    fn is_put_back(&self, definition: &Definition) -> bool {
+        self.in_probation()
+            .is_some_and(|manifest| are_of(&manifest.before, definition) && !are_of(self.history.components(manifest), definition))
+    }
+
     /// Whether the job goes on with an upgrade that was in its probation.
     pub fn is_upgraded(&self, definition: &Definition) -> bool {
-        self.snapshot
-            .as_ref()
-            .map(Snapshot::manifest)
-            .is_some_and(|manifest| !manifest.before.is_empty() && !is_before(manifest, self.history.components(manifest), definition))
+        self.in_probation().is_some() && !self.is_put_back(definition)
+    }
+
+    fn in_probation(&self) -> Option<&Manifest> {
+        self.snapshot.as_ref().map(Snapshot::manifest).filter(|manifest| !manifest.before.is_empty() && !self.finished)
     }
 }
 
@@ -108,47 +131,57 @@ pub(crate) struct Beginning {
     pub drained: bool,
 }
 
-/// Looks at `checkpoint.dir`, and at the snapshot `from` that the user names. `None` if the job has finished.
+/// Looks at `checkpoint.dir`, and at the snapshot `from` that the user names.
 ///
 /// # Errors
-/// `Invalid` (S7005) if `from` is older than what the job has committed since, S7001 and S7002 if what stands there cannot be used, S7007
-/// if the store does not answer.
-pub(crate) fn look(configuration: &Configuration, from: Option<&str>) -> Result<Option<Kept>> {
+/// `Invalid` (S7005) if `from` is older than what the job has committed since, or of another job than that of `checkpoint.dir`, S7001 and
+/// S7002 if what stands there cannot be used, S7007 if the store does not answer.
+pub(crate) fn look(configuration: &Configuration, from: Option<&str>) -> Result<Kept> {
     let store = configuration.checkpoint_dir.as_deref().map(Store::open).transpose()?;
     let history = store.as_ref().map(History::read).transpose()?.unwrap_or_default();
-    if history.end == Some(EndState::Finished) && from.is_none() {
-        return Ok(None);
-    }
-    let Some(from) = from else {
-        let snapshot = store.as_ref().map(|store| newest(store, &history)).transpose()?.flatten();
-        return Ok(Some(Kept { store, history, snapshot, foreign: false, goes_back: false }));
+    let finished = history.end == Some(EndState::Finished);
+    let snapshot = match (from, store.as_ref().zip(history.newest())) {
+        (None, None) => None,
+        (None, Some((store, _))) if finished => last(store, &history)?,
+        (None, Some((store, _))) => newest(store, &history)?,
+        (Some(from), None) => Some(Snapshot::open(from)?),
+        (Some(from), Some((store, newest))) => Some(named(from, store, newest, &history)?),
     };
-    let newest = store.as_ref().zip(history.newest());
-    let named = Snapshot::open(from)?;
-    let checksum = &named.published().manifest.checksum;
-    let is_named = |published: &Published| published.manifest.checksum == *checksum;
-    let snapshot = match newest {
-        // It may have been moved since.
-        Some((_, newest)) if is_named(newest) => named,
-        Some((_, newest)) if is_older(&named, newest, &history) => {
-            let (old, new) = (named.manifest().checkpoint, newest.checkpoint);
-            let message = format!(
-                "{from} is checkpoint {old}, but the job has committed results up to checkpoint {new} since, which would be written twice; \
-                 without `--from` it goes on from there"
-            );
-            return Err(Error::new(code::OTHER_JOB, message));
-        }
-        // A job that was started from it once goes on from where it is.
-        Some(_) if history.end == Some(EndState::Finished) && history.published.iter().any(is_named) => return Ok(None),
-        Some((store, newest)) if history.published.iter().any(is_named) => load(store, newest)?,
-        _ => named,
-    };
-    Ok(Some(Kept { store, history, snapshot: Some(snapshot), foreign: true, goes_back: false }))
+    Ok(Kept { store, history, snapshot, foreign: from.is_some(), goes_back: false, finished })
 }
 
-/// Whether a snapshot is one of this job, from before the newest.
-fn is_older(named: &Snapshot, newest: &Published, history: &History) -> bool {
-    history.job.starts_with(&named.manifest().job_id) && newest.checkpoint > named.manifest().checkpoint
+/// What a job goes on from whose user names the snapshot `from`, and whose newest one is `newest`.
+fn named(from: &str, store: &Store, newest: &Published, history: &History) -> Result<Snapshot> {
+    let named = Snapshot::open(from)?;
+    let is_named = |published: &Published| published.manifest.checksum == named.published().manifest.checksum;
+    // It may have been moved since.
+    if is_named(newest) {
+        return Ok(named);
+    }
+    let (is_ours, folder) = (history.job.starts_with(&named.manifest().job_id), store.location());
+    let (old, new) = (named.manifest().checkpoint, newest.checkpoint);
+    let refuse = |message: String| Err(Error::new(code::OTHER_JOB, message));
+    match history.published.iter().any(is_named) {
+        _ if is_ours && new > old => refuse(format!(
+            "{from} is checkpoint {old}, but the job has committed results up to checkpoint {new} since, which would be written twice; \
+             without `--from` it goes on from there"
+        )),
+        // A job that was started from it once goes on from where it is.
+        true => load(store, newest),
+        false if is_ours && history.end != Some(EndState::Finished) => Ok(named),
+        false => refuse(format!(
+            "{folder} holds checkpoints of a job that was not started from {from}: one that is gets a `checkpoint.dir` of its own"
+        )),
+    }
+}
+
+/// What a job has finished with. A savepoint belongs to the user, who may have moved it: then nothing says what the job was.
+fn last(store: &Store, history: &History) -> Result<Option<Snapshot>> {
+    let Some(newest) = history.newest() else { return Ok(None) };
+    match load(store, newest) {
+        Err(_) if newest.location.is_some() => Ok(None),
+        loaded => loaded.map(Some),
+    }
 }
 
 fn load(store: &Store, published: &Published) -> Result<Snapshot> {
@@ -180,8 +213,8 @@ pub(crate) fn newest(store: &Store, history: &History) -> Result<Option<Snapshot
 ///
 /// # Errors
 /// As there.
-pub(crate) fn look_again(configuration: &Configuration, from: Option<&str>, goes_back: bool) -> Result<Option<Kept>> {
-    Ok(look(configuration, from)?.map(|kept| Kept { foreign: true, goes_back, ..kept }))
+pub(crate) fn look_again(configuration: &Configuration, from: Option<&str>, goes_back: bool) -> Result<Kept> {
+    Ok(Kept { foreign: true, goes_back, ..look(configuration, from)? })
 }
 
 /// As [`open`]. Where a process that leads the job has written into its log since it was looked at, looks again. `None` if the job has
@@ -194,9 +227,9 @@ pub(crate) fn begin(definition: &Arc<Definition>, mut kept: Kept, from: Option<&
         let generation = kept.history.generation;
         match open(definition, kept, wishes) {
             Err(error) if error.code() == code::FENCED => match look(&definition.configuration, from)? {
-                None => return Ok(None),
-                Some(again) if again.history.generation != generation => return Err(error),
-                Some(again) => kept = again,
+                again if again.finished => return again.check_same(definition).map(|()| None),
+                again if again.history.generation != generation => return Err(error),
+                again => kept = again,
             },
             opened => return opened.map(Some),
         }
@@ -209,21 +242,19 @@ pub(crate) fn begin(definition: &Arc<Definition>, mut kept: Kept, from: Option<&
 /// # Errors
 /// `Invalid` (S7005) if the checkpoints are those of another job, component or other arguments, S7001 if a state is damaged, S7007 if the
 /// store does not answer.
-pub(crate) fn open(definition: &Arc<Definition>, kept: Kept, wishes: &Arc<Wishes>) -> Result<Beginning> {
-    let Kept { store, history, snapshot, foreign, mut goes_back } = kept;
-    if let (Some(snapshot), false) = (&snapshot, foreign) {
-        let manifest = snapshot.manifest();
-        let running = history.components(manifest);
-        goes_back = is_before(manifest, running, definition);
-        let kept = if goes_back { &manifest.before } else { running };
-        check_same((manifest, kept), definition, store.as_ref().map_or("", Store::location))?;
-        if goes_back {
+pub(crate) fn open(definition: &Arc<Definition>, mut kept: Kept, wishes: &Arc<Wishes>) -> Result<Beginning> {
+    if !kept.foreign {
+        kept.check_same(definition)?;
+        kept.goes_back = kept.is_put_back(definition);
+        if kept.goes_back {
             say!("streamrt: the upgrade was in its probation, and the version before is put back, which this command names");
         }
     }
+    let Kept { store, history, snapshot, foreign, goes_back, .. } = kept;
     let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
     fits::check_backend(&restored, definition)?;
     restored.places.check_sources(definition)?;
+    restored.places.check_sinks(definition, &job_id(&history.job))?;
     let operators = operators_of(definition);
     fits::check_uids(&restored, &operators, definition)?;
     if snapshot.is_some() {
@@ -280,12 +311,6 @@ fn note_version(log: &mut JobLog, number: u64, newest: &Manifest, definition: &D
     if is_known { Ok(()) } else { log.append(Entry::RolledBack { checkpoint: number }) }
 }
 
-/// Whether what the user starts is the version before an upgrade that was in its probation. A job of a component goes on with the upgrade,
-/// which the user has approved; that of a job file is whichever file the user names.
-fn is_before(manifest: &Manifest, running: &[PluginEntry], definition: &Definition) -> bool {
-    !manifest.before.is_empty() && are_of(&manifest.before, definition) && !are_of(running, definition)
-}
-
 /// Whether these are the components of a version, with its arguments.
 fn are_of(entries: &[PluginEntry], definition: &Definition) -> bool {
     let is_same = |(entry, plugin): (&PluginEntry, &crate::LoadedPlugin)| {
@@ -316,63 +341,6 @@ fn keep(store: &Store, plugin: &crate::LoadedPlugin, job: &str) -> Result<Plugin
     let key = plugin.approvals.as_ref();
     let approval = key.zip(replaces.as_deref()).map(|(key, replaces)| key.approve(job, replaces, &digest));
     Ok(PluginEntry { name: plugin.name.clone(), digest, args: kept_args(&plugin.args), component, replaces, approval })
-}
-
-/// The job as the user wrote it.
-fn plan_of(definition: &Definition) -> Value {
-    let node = |node: &streamrt_graph::StreamNode| json!({"uid": node.uid, "body": node.body});
-    let mut plan = definition.graph.stream.nodes.iter().map(node).collect();
-    hide_passwords(&mut plan);
-    plan
-}
-
-/// Others may read a checkpoint: backups, other machines, other programs.
-fn hide_passwords(value: &mut Value) {
-    match value {
-        Value::String(text) => *text = without_passwords(text),
-        Value::Array(values) => values.iter_mut().for_each(hide_passwords),
-        Value::Object(members) => members.values_mut().for_each(hide_passwords),
-        _ => {}
-    }
-}
-
-/// The arguments of a component as a manifest has them.
-fn kept_args(args: &[String]) -> Vec<String> {
-    args.iter().map(|arg| without_passwords(arg)).collect()
-}
-
-/// `kept` is what the newest checkpoint says, and the components that go on from it.
-fn check_same(kept: (&Manifest, &[PluginEntry]), definition: &Definition, folder: &str) -> Result<()> {
-    let (manifest, plugins) = kept;
-    let refuse = |what: String| {
-        let message = format!("{folder} holds checkpoints of a job that differs: {what}");
-        Err(Error::new(code::OTHER_JOB, message))
-    };
-    if manifest.job != definition.spec.name {
-        return refuse(format!("its name is `{}`, not `{}`", manifest.job, definition.spec.name));
-    }
-    if plugins.len() != definition.plugins.len() {
-        return refuse(format!("it has {} components, not {}", plugins.len(), definition.plugins.len()));
-    }
-    for (kept, plugin) in plugins.iter().zip(&definition.plugins) {
-        if kept.digest != plugin.plugin.digest() {
-            let (old, new) = (short(&kept.digest), short(plugin.plugin.digest()));
-            return refuse(format!("its component `{}` has the digest {old}, not {new}", kept.name));
-        }
-        let (before, now) = (kept_args(&kept.args), kept_args(&plugin.args));
-        if before != now {
-            return refuse(format!("its arguments are `{}`, not `{}`", before.join(" "), now.join(" ")));
-        }
-    }
-    if manifest.max_parallelism != definition.max_parallelism {
-        let (kept, wanted) = (manifest.max_parallelism, definition.max_parallelism);
-        return refuse(format!("its max parallelism is {kept}, not {wanted}; `-D max-parallelism={kept}` keeps it"));
-    }
-    Ok(())
-}
-
-fn short(digest: &str) -> &str {
-    digest.get(..12).unwrap_or(digest)
 }
 
 /// Everything that has state in a snapshot, with its vertex.

@@ -40,7 +40,7 @@ impl Exits for TaskExits {
         self.partitions[exit].status(status)
     }
 
-    fn split_finished(&mut self, exit: usize, number: u32) -> Result<()> {
+    fn split_finished(&mut self, exit: usize, number: u64) -> Result<()> {
         if self.tells_splits[exit] { self.partitions[exit].split_finished(number) } else { Ok(()) }
     }
 }

@@ -133,7 +133,7 @@ fn sum(metrics: &[Arc<TaskMetrics>], of: impl Fn(&TaskMetrics) -> &AtomicU64) ->
     metrics.iter().map(|metrics| of(metrics).load(Ordering::Relaxed)).sum()
 }
 
-/// A look at a running job.
+/// A look at a running job. What is counted is counted since it was started last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
     /// Records that sources have read.
@@ -146,6 +146,8 @@ pub struct Progress {
     pub back_pressure: f64,
     pub late_records: u64,
     pub dead_letters: u64,
+    /// Of earlier starts of the job, up to the checkpoint that this one goes on from.
+    pub dead_letters_before: u64,
     /// Event-time timers that firings at the end of the input registered: they do not fire.
     pub dropped_timers: u64,
     /// One of them, in words.
@@ -199,10 +201,13 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     if configuration.checkpoint_interval_ms.is_some() != configuration.checkpoint_dir.is_some() {
         return Err(Error::new(code::BAD_OPTION, "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is"));
     }
-    let Some(kept) = durable::look(&configuration, from.as_deref())? else { return Ok(Submission::Finished) };
-    let disks = state.map(|state| Disks::new(state, &configuration).map(Arc::new)).transpose()?;
+    let kept = durable::look(&configuration, from.as_deref())?;
+    let disks = state.filter(|_| !kept.finished).map(|state| Disks::new(state, &configuration).map(Arc::new)).transpose()?;
     let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);
     let definition = Arc::new(define(job, plugins, grants, Arc::new(configuration), parallelism, kept_max, disks)?);
+    if kept.finished {
+        return kept.check_same(&definition).map(|()| Submission::Finished);
+    }
     let before = before.zip(kept.snapshot.as_ref()).map(|(before, snapshot)| version_before(&definition, before, snapshot)).transpose()?;
     let has_checkpoint = kept.snapshot.is_some();
     let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
@@ -338,7 +343,8 @@ impl Shared {
             back_pressure: (blocked as f64 / elapsed.as_nanos().max(1) as f64).min(1.0),
             late_records: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.late_records)),
             dropped_at_end: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_at_end)),
-            dead_letters: metrics.dead_letters_before + metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
+            dead_letters_before: metrics.dead_letters_before,
+            dead_letters: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
             dropped_timers: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_timers)),
             dropped_timer: metrics.regions.iter().flat_map(|region| &region.tasks).find_map(|task| task.first_dropped_timer.get().cloned()),
             elapsed,

@@ -217,7 +217,10 @@ impl Master {
     }
 
     fn start_from_newest(&self, definition: &Arc<Definition>, from: Option<&str>) -> Result<Option<Attempt>> {
-        let Some(kept) = durable::look_again(&definition.configuration, from, self.goes_back)? else { return Ok(None) };
+        let kept = durable::look_again(&definition.configuration, from, self.goes_back)?;
+        if kept.finished {
+            return Ok(None);
+        }
         let Beginning { durable, restored, resumed, drained } = durable::open(definition, kept, &self.shared.wishes)?;
         self.shared.go_on_draining(drained);
         if let Some(checkpoint) = resumed {

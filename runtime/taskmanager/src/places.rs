@@ -8,7 +8,8 @@ use crate::dead_letters;
 use crate::factory::Definition;
 use std::collections::BTreeMap;
 use streamrt_checkpoint::Manifest;
-use streamrt_connector::place;
+use streamrt_connector::{Need, place, sink_needs};
+use streamrt_graph::StreamNode;
 use streamrt_types::{Error, Result, code, say, without_passwords};
 use streamrt_wit::Body;
 
@@ -67,6 +68,27 @@ impl Places {
         Ok(())
     }
 
+    /// # Errors
+    /// `Invalid` (S7013) if the job that is called `job` would have to commit on a server that it does not name any more. Somebody else's snapshot may
+    /// name any server, and a password from the environment would go there.
+    pub fn check_sinks(&self, definition: &Definition, job: &str) -> Result<()> {
+        if definition.configuration.allow_changed_arguments || self.job != job {
+            return Ok(());
+        }
+        let sinks = definition.graph.stream.nodes.iter().filter(|node| node.body.is_sink());
+        let server = |node: &StreamNode| Some((node.uid.clone(), other_server(self.bodies.get(&node.uid)?, &node.body)?));
+        match sinks.filter_map(server).next() {
+            None => Ok(()),
+            Some((uid, server)) => {
+                let message = format!(
+                    "sink `{uid}` would have to commit what the snapshot promises at {server}, a server that it does not write to any more: \
+                     `--allow-changed-arguments` lets it connect there"
+                );
+                Err(Error::new(code::CHANGED_ARGUMENTS, message))
+            }
+        }
+    }
+
     /// Where what the sink with this uid has promised is, which now is `body`, of the job that is called `job`.
     pub fn of_sink(&self, uid: &str, body: &Body, job: &str) -> Promised<'_, Body> {
         match self.bodies.get(uid) {
@@ -108,6 +130,21 @@ impl Places {
     }
 }
 
+/// A server that a sink wrote to and does not name now.
+fn other_server(old: &Body, now: &Body) -> Option<String> {
+    let named = servers(now);
+    servers(old).into_iter().find(|server| !named.contains(server))
+}
+
+fn servers(body: &Body) -> Vec<String> {
+    let Body::Sink { connector, options } = body else { return Vec::new() };
+    let server = |need| match need {
+        Need::Server { host, port, .. } => Some(format!("{host}:{port}")),
+        Need::Path(_) => None,
+    };
+    sink_needs(connector, options).unwrap_or_default().into_iter().filter_map(server).collect()
+}
+
 fn place_of(body: &Body) -> Option<String> {
     match body {
         // As a manifest has it.
@@ -115,5 +152,26 @@ fn place_of(body: &Body) -> Option<String> {
             place(connector, options).map(|place| without_passwords(&place))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "postgres")]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_server_that_is_not_named_any_more_is_found() {
+        let sink = |url: &str, table: &str| {
+            let options = json!({"url": url, "table": table}).as_object().unwrap().clone();
+            Body::Sink { connector: "postgres".into(), options }
+        };
+        let now = sink("postgresql://me@db/x", "t");
+        assert_eq!(other_server(&sink("postgresql://db:5432/y", "s"), &now), None, "another table of the same server");
+        assert_eq!(other_server(&sink("postgresql://me@evil/x", "t"), &now).as_deref(), Some("evil:5432"));
+        assert_eq!(other_server(&sink("postgresql://me@db:5433/x", "t"), &now).as_deref(), Some("db:5433"));
+        let file = Body::Sink { connector: "file".into(), options: json!({"path": "out"}).as_object().unwrap().clone() };
+        assert_eq!(other_server(&file, &now), None);
     }
 }

@@ -47,11 +47,11 @@ pub(crate) struct Reader {
     /// What a snapshot kept, until the chain was told of it.
     restored: Vec<(Split, Option<String>)>,
     /// The split that was read last.
-    current: Option<u32>,
+    current: Option<u64>,
     /// How often a split was read, where they are read in turn.
     n_turns: i64,
     /// For checkpoints that are under way: the positions of splits that stay open.
-    promised: VecDeque<(u64, Vec<(u32, String)>)>,
+    promised: VecDeque<(u64, Vec<(u64, String)>)>,
     shared: Shared,
     /// The first listing is complete.
     listed: bool,
@@ -67,7 +67,7 @@ const SPLITS: &str = "splits";
 /// What a checkpoint keeps of a split.
 #[derive(Serialize, Deserialize)]
 struct KeptSplit {
-    number: u32,
+    number: u64,
     name: String,
     detail: String,
     /// `None`: it was not begun.
@@ -99,17 +99,23 @@ impl Reader {
         }
     }
 
-    /// Takes back the splits that [`Reader::snapshot`] kept.
+    /// Takes back the splits that [`Reader::snapshot`] kept. Where the user says that the source goes on in what it read, whatever it is to read now,
+    /// the snapshot says what that is.
     ///
     /// # Errors
-    /// `Data` if one cannot be read.
+    /// `Data` if one cannot be read, `Invalid` (S7013) if it lies outside of what the source may read.
     pub fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
+        let takes_any = self.context.configuration.allow_changed_arguments;
         for item in state.list(SPLITS) {
             let uid = &self.context.uid;
             let damaged =
                 |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: a split in the snapshot cannot be read")).with_source(e);
             let KeptSplit { number, name, detail, position } = serde_json::from_slice(&item).map_err(damaged)?;
-            self.restored.push((Split { number, name: name.into(), detail }, position));
+            let split = Split { number, name: name.into(), detail };
+            if !takes_any {
+                self.source.admits(&split).map_err(|e| e.at(format_args!("source `{uid}`")))?;
+            }
+            self.restored.push((split, position));
         }
         Ok(())
     }
@@ -240,7 +246,7 @@ impl Reader {
     }
 
     /// The lower it is, the sooner the split is read.
-    fn turn(&mut self, task: &Task, number: u32) -> i64 {
+    fn turn(&mut self, task: &Task, number: u64) -> i64 {
         match task.chain.split_time(number) {
             Some(time) => time.watermark,
             None if self.source.stays_open() => {
@@ -286,7 +292,7 @@ impl Reader {
         self.read_split(task, number)
     }
 
-    fn read_split(&mut self, task: &mut Task, number: u32) -> Result<Pause> {
+    fn read_split(&mut self, task: &mut Task, number: u64) -> Result<Pause> {
         let rows = self.rows(task, number);
         let poll = self.poll(number, rows)?;
         let again = match poll {
@@ -323,7 +329,7 @@ impl Reader {
     }
 
     /// How many rows to ask a split for.
-    fn rows(&self, task: &Task, number: u32) -> usize {
+    fn rows(&self, task: &Task, number: u64) -> usize {
         let batch_rows = self.context.configuration.batch_rows.min(self.pace.events());
         let rows = match task.chain.split_time(number) {
             Some(_) => self.splits.rows(number, batch_rows),
@@ -333,7 +339,7 @@ impl Reader {
     }
 
     /// Asks a split for rows, opening it if it is not open.
-    fn poll(&mut self, number: u32, rows: usize) -> Result<ReaderPoll> {
+    fn poll(&mut self, number: u64, rows: usize) -> Result<ReaderPoll> {
         let missing = || Error::internal("the split whose turn it is is one of the reader's");
         let held = self.splits.get_mut(number).ok_or_else(missing)?;
         if held.reader.is_none() {
@@ -358,7 +364,7 @@ impl Reader {
     }
 
     /// Makes a split the one that is asked for rows.
-    fn turn_to(&mut self, task: &mut Task, number: u32) -> Result<()> {
+    fn turn_to(&mut self, task: &mut Task, number: u64) -> Result<()> {
         if let Some(last) = self.current.filter(|last| *last != number && self.splits.is_ready(*last)) {
             self.waits(task, last)?;
         }
@@ -373,7 +379,7 @@ impl Reader {
     }
 
     /// A split is not asked for rows although it may have some.
-    fn waits(&mut self, task: &mut Task, number: u32) -> Result<()> {
+    fn waits(&mut self, task: &mut Task, number: u64) -> Result<()> {
         match self.splits.get_mut(number) {
             Some(held) if held.attended => {
                 held.attended = false;
@@ -384,7 +390,7 @@ impl Reader {
     }
 
     /// Whether a split has to wait for those of other readers.
-    fn is_ahead(&self, task: &Task, number: u32, watermark: Watermark) -> bool {
+    fn is_ahead(&self, task: &Task, number: u64, watermark: Watermark) -> bool {
         let alignment = self.shared.alignment.as_ref().filter(|_| task.chain.split_time(number).is_some());
         alignment.is_some_and(|(alignment, _)| alignment.is_ahead(watermark))
     }
@@ -394,7 +400,7 @@ impl Reader {
         if let Some((alignment, reader)) = &self.shared.alignment
             && self.listed
         {
-            let holds = |(_, number): &(Watermark, u32)| task.chain.split_time(*number).is_some_and(|time| !time.idle);
+            let holds = |(_, number): &(Watermark, u64)| task.chain.split_time(*number).is_some_and(|time| !time.idle);
             let turns = self.splits.first().into_iter().chain(self.splits.dry());
             let least = turns.filter(holds).map(|(watermark, _)| watermark).min();
             alignment.publish(*reader, least.filter(|_| pause != Pause::AtEnd));

@@ -62,6 +62,7 @@ pub(crate) fn settle(
 /// As [`settle`], of the sinks of these vertices.
 pub(crate) fn settle_sinks(factory: &Factory<'_>, restored: Option<&Restored>, vertices: &[usize]) -> Result<()> {
     let Factory { definition, job, .. } = factory;
+    restored.map_or(Ok(()), |restored| restored.places.check_sinks(definition, job))?;
     for (node, mut sink) in factory.sinks(vertices)? {
         let context = factory.context(node, &attempt::first_subtask(definition, node), Arc::default(), &DeadLetters::default());
         let uid = &context.uid;

@@ -1,8 +1,8 @@
 //! Splits as rows, so that they travel on an ordinary edge.
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::UInt32Type;
-use arrow_array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
+use arrow_array::types::UInt64Type;
+use arrow_array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use std::sync::Arc;
 use streamrt_operator::Split;
 use streamrt_types::{Batch, Error, Result};
@@ -10,7 +10,7 @@ use streamrt_types::{Batch, Error, Result};
 /// One row for each split.
 pub fn to_batch(splits: &[Split]) -> Result<Batch> {
     let columns: [(&str, ArrayRef); 3] = [
-        ("number", Arc::new(UInt32Array::from_iter_values(splits.iter().map(|split| split.number)))),
+        ("number", Arc::new(UInt64Array::from_iter_values(splits.iter().map(|split| split.number)))),
         ("name", Arc::new(StringArray::from_iter_values(splits.iter().map(|split| &split.name)))),
         ("detail", Arc::new(StringArray::from_iter_values(splits.iter().map(|split| &split.detail)))),
     ];
@@ -22,7 +22,7 @@ pub fn to_batch(splits: &[Split]) -> Result<Batch> {
 pub fn from_batch(batch: &Batch) -> Vec<Split> {
     let columns = &batch.columns;
     let (numbers, names, details) =
-        (columns.column(0).as_primitive::<UInt32Type>(), columns.column(1).as_string::<i32>(), columns.column(2).as_string::<i32>());
+        (columns.column(0).as_primitive::<UInt64Type>(), columns.column(1).as_string::<i32>(), columns.column(2).as_string::<i32>());
     let split = |row| Split { number: numbers.value(row), name: Arc::from(names.value(row)), detail: details.value(row).to_owned() };
     (0..batch.n_rows()).map(split).collect()
 }

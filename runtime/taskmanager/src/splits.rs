@@ -61,22 +61,22 @@ impl Held {
 
 /// All splits of a reader that are not finished.
 pub(crate) struct Splits {
-    by_number: BTreeMap<u32, Held>,
+    by_number: BTreeMap<u64, Held>,
     /// Those that may have rows now, by turn and number.
-    ready: BTreeSet<(i64, u32)>,
+    ready: BTreeSet<(i64, u64)>,
     /// Those that had none, by when to ask again.
-    dry: BTreeSet<(Instant, u32)>,
+    dry: BTreeSet<(Instant, u64)>,
     /// Those that have a reader, by turn and number.
-    open: BTreeSet<(i64, u32)>,
+    open: BTreeSet<(i64, u64)>,
     open_bytes: usize,
     open_max: usize,
     open_bytes_max: usize,
     /// Splits of stage `Read`.
     n_read: usize,
     /// Which gave rows last, and at most how many.
-    last: Option<(u32, usize)>,
+    last: Option<(u64, usize)>,
     /// The split that was opened again at a place to which the way was so long.
-    returned: Option<(u32, u64)>,
+    returned: Option<(u64, u64)>,
 }
 
 impl Splits {
@@ -110,7 +110,7 @@ impl Splits {
         self.by_number.values()
     }
 
-    pub fn get_mut(&mut self, number: u32) -> Option<&mut Held> {
+    pub fn get_mut(&mut self, number: u64) -> Option<&mut Held> {
         self.by_number.get_mut(&number)
     }
 
@@ -123,12 +123,12 @@ impl Splits {
     }
 
     /// The split that is furthest back, of those that may have rows now.
-    pub fn first(&self) -> Option<(i64, u32)> {
+    pub fn first(&self) -> Option<(i64, u64)> {
         self.ready.first().copied()
     }
 
     /// The split that is read next.
-    pub fn next(&self) -> Option<(i64, u32)> {
+    pub fn next(&self) -> Option<(i64, u64)> {
         let returned = self.returned.and_then(|(number, _)| Some((self.by_number.get(&number)?.turn, number)));
         returned.filter(|turn| self.ready.contains(turn)).or_else(|| self.first())
     }
@@ -144,12 +144,12 @@ impl Splits {
     }
 
     /// The turns of those that have no rows for now.
-    pub fn dry(&self) -> impl Iterator<Item = (i64, u32)> {
+    pub fn dry(&self) -> impl Iterator<Item = (i64, u64)> {
         self.dry.iter().filter_map(|(_, number)| Some((self.by_number.get(number)?.turn, *number)))
     }
 
     /// Lets splits that had no rows be asked again, if it is time. Returns those whose silence counted until now although it is not their turn.
-    pub fn wake(&mut self, now: Instant) -> Vec<u32> {
+    pub fn wake(&mut self, now: Instant) -> Vec<u64> {
         let mut awake = Vec::new();
         while let Some((again, number)) = self.dry.first().copied().filter(|(again, _)| *again <= now) {
             self.dry.remove(&(again, number));
@@ -164,12 +164,12 @@ impl Splits {
     }
 
     /// Whether it may have rows now.
-    pub fn is_ready(&self, number: u32) -> bool {
+    pub fn is_ready(&self, number: u64) -> bool {
         self.by_number.get(&number).is_some_and(|held| self.ready.contains(&(held.turn, number)))
     }
 
     /// How many rows a split may give at once, if a batch has `batch_rows` at most.
-    pub fn rows(&self, number: u32, batch_rows: usize) -> usize {
+    pub fn rows(&self, number: u64, batch_rows: usize) -> usize {
         let share = match self.by_number.get(&number).map(|held| held.stage) {
             Some(Stage::New) => AHEAD_ROWS / self.by_number.len().max(1),
             _ => (AHEAD_ROWS / self.n_read.max(1)).max(TURN_ROWS_MIN),
@@ -182,7 +182,7 @@ impl Splits {
     }
 
     /// A split has got its reader.
-    pub fn opened(&mut self, number: u32, reader: Box<dyn SplitReader>) {
+    pub fn opened(&mut self, number: u64, reader: Box<dyn SplitReader>) {
         if let Some(held) = self.by_number.get_mut(&number) {
             self.open.insert((held.turn, number));
             if std::mem::take(&mut held.was_closed) && reader.way_back() > 0 {
@@ -193,7 +193,7 @@ impl Splits {
     }
 
     /// A split was asked for up to `rows` rows, and has another turn. With `again` it had none, and is asked again then.
-    pub fn asked(&mut self, number: u32, rows: usize, turn: i64, again: Option<Instant>) {
+    pub fn asked(&mut self, number: u64, rows: usize, turn: i64, again: Option<Instant>) {
         let Some(held) = self.by_number.get_mut(&number) else { return };
         self.last = Some((number, rows));
         self.ready.remove(&(held.turn, number));
@@ -217,7 +217,7 @@ impl Splits {
     }
 
     /// A split is at its end.
-    pub fn finish(&mut self, number: u32) {
+    pub fn finish(&mut self, number: u64) {
         let Some(held) = self.by_number.remove(&number) else { return };
         self.ready.remove(&(held.turn, number));
         self.open.remove(&(held.turn, number));
@@ -266,27 +266,27 @@ mod tests {
         }
     }
 
-    fn split(number: u32) -> Split {
+    fn split(number: u64) -> Split {
         Split { number, name: format!("split {number}").into(), detail: String::new() }
     }
 
-    fn of(n_splits: u32, readers: u32) -> Splits {
+    fn of(n_splits: u64, readers: u32) -> Splits {
         let mut splits = Splits::new(readers);
         (0..n_splits).for_each(|number| splits.insert(split(number), None, i64::MIN));
         splits
     }
 
-    fn open(splits: &Splits) -> Vec<u32> {
+    fn open(splits: &Splits) -> Vec<u64> {
         splits.by_number.iter().filter(|(_, held)| held.reader.is_some()).map(|(number, _)| *number).collect()
     }
 
     /// Reads `n` times what comes next, and raises its turn by what `rise` says of it. Returns the numbers.
-    fn read(splits: &mut Splits, n: usize, rise: impl Fn(u32) -> i64) -> Vec<u32> {
+    fn read(splits: &mut Splits, n: usize, rise: impl Fn(u64) -> i64) -> Vec<u64> {
         let mut read = Vec::new();
         for _ in 0..n {
             let (turn, number) = splits.first().unwrap();
             let rows = splits.rows(number, 1024);
-            let turn = if turn == i64::MIN { i64::from(number) * 10 } else { turn + rise(number) };
+            let turn = if turn == i64::MIN { number as i64 * 10 } else { turn + rise(number) };
             splits.asked(number, rows, turn, None);
             read.push(number);
         }
@@ -326,7 +326,7 @@ mod tests {
         let mut splits = of(40, 32);
         for number in 0..40 {
             splits.opened(number, Box::new(Standing(1, "here", 0)));
-            splits.asked(number, 1, 100 - i64::from(number), None);
+            splits.asked(number, 1, 100 - number as i64, None);
             splits.close_too_many();
         }
         assert_eq!(open(&splits), (32..40).collect::<Vec<_>>());
@@ -339,7 +339,7 @@ mod tests {
         let mut splits = of(3, 1);
         for number in 0..3 {
             splits.opened(number, Box::new(Standing(OPEN_BYTES_MAX, "x", 0)));
-            splits.asked(number, 1, i64::from(number), None);
+            splits.asked(number, 1, number as i64, None);
             splits.close_too_many();
         }
         assert_eq!((open(&splits), splits.open_bytes), (vec![0], OPEN_BYTES_MAX));
@@ -353,7 +353,7 @@ mod tests {
         let mut splits = of(9, 32);
         for number in 0..9 {
             splits.opened(number, Box::new(Standing(1, "here", 100)));
-            splits.asked(number, 1, 100 - i64::from(number), None);
+            splits.asked(number, 1, 100 - number as i64, None);
             splits.close_too_many();
         }
         assert_eq!((open(&splits), splits.next()), ((1..9).collect(), Some((92, 8))), "the first time each waits for its turn");

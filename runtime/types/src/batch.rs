@@ -35,8 +35,8 @@ pub enum Times {
 pub struct Origin {
     /// Names the split, for example `data/clicks.csv`.
     pub split: Arc<str>,
-    /// The number of the split in its source; watermark generators are kept by it.
-    pub split_number: u32,
+    /// The number of the split, which no other one of the job has; watermark generators are kept by it.
+    pub split_number: u64,
     pub rows: Rows,
 }
 

@@ -145,6 +145,8 @@ codes! {
     BUILD_FAILED = "S6002", Invalid, "Correct the errors that the compiler printed above.";
     /// What is to be written exists.
     EXISTS = "S6003", Invalid, "Choose another name, or remove what is there.";
+    /// An argument of a command that names nothing, or does not fit.
+    WRONG_USE = "S6004", Invalid, "Give what the message names; `streamrt COMMAND --help` says what each command takes.";
 
     /// A snapshot whose bytes do not hold together, or are not those that were written.
     SNAPSHOT_DAMAGED = "S7001", Data, "Start from another checkpoint or savepoint with `--from`; `streamrt fsck` says what is whole.";

@@ -29,7 +29,7 @@ pub enum StreamElement {
     Status(Status),
     Barrier(Barrier),
     /// No row of this split of a source follows on the channel. Goes where watermarks are made behind an exchange.
-    SplitFinished(u32),
+    SplitFinished(u64),
     /// Nothing follows. The final watermark, if there is one, came before.
     EndOfInput,
 }

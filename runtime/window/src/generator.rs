@@ -17,7 +17,7 @@ use streamrt_types::{Mark, WATERMARK_MAX, WATERMARK_MIN, Watermark};
 const CHUNK: usize = 64;
 
 /// A split; `None`: of all rows without an origin.
-type SplitNumber = Option<u32>;
+type SplitNumber = Option<u64>;
 
 /// The generator of one split.
 struct Generator {
@@ -101,7 +101,7 @@ impl Generators {
     }
 
     /// How far a split has come.
-    pub(crate) fn split_time(&self, split: u32) -> SplitTime {
+    pub(crate) fn split_time(&self, split: u64) -> SplitTime {
         match self.by_split.get(&Some(split)) {
             Some(generator) => SplitTime { watermark: generator.watermark, idle: generator.idle },
             None => SplitTime { watermark: WATERMARK_MIN, idle: false },
@@ -144,7 +144,7 @@ impl Generators {
     }
 
     /// A split will come, or come back.
-    pub(crate) fn known(&mut self, split: u32) {
+    pub(crate) fn known(&mut self, split: u64) {
         self.told = true;
         if !self.by_split.contains_key(&Some(split)) {
             self.add(Some(split));
@@ -168,7 +168,7 @@ impl Generators {
     }
 
     /// A split is at its end. Returns the watermark if it rises.
-    pub(crate) fn finished(&mut self, split: u32) -> Option<Watermark> {
+    pub(crate) fn finished(&mut self, split: u64) -> Option<Watermark> {
         let split = Some(split);
         self.restored.take(split);
         self.waits(split);
@@ -307,7 +307,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn marks(generators: &mut Generators, split: Option<u32>, times: &[i64], bound_ms: i64) -> Vec<(u32, Watermark)> {
+    fn marks(generators: &mut Generators, split: Option<u64>, times: &[i64], bound_ms: i64) -> Vec<(u32, Watermark)> {
         generators.begin(split, 0);
         generators.bounded_marks(split, times, bound_ms, i64::MAX).iter().map(|mark| (mark.row, mark.watermark)).collect()
     }

@@ -13,11 +13,17 @@ use streamrt_types::{Result, WATERMARK_MIN, Watermark};
 const GENERATORS: &str = "generators";
 const WATERMARK: &str = "watermark";
 
+/// What stands before the number of a split. Numbers had 32 bits when they were unique in a source alone.
+const NO_SHORT_SPLIT: u8 = 0;
+const SHORT_SPLIT: u8 = 1;
+const NO_SPLIT: u8 = 2;
+const SPLIT: u8 = 3;
+
 /// The generator of one split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kept {
     /// `None`: of all rows without an origin.
-    pub split: Option<u32>,
+    pub split: Option<u64>,
     pub greatest: i64,
     pub watermark: Watermark,
     pub idle: bool,
@@ -25,7 +31,7 @@ pub(crate) struct Kept {
 
 /// Generators that wait for their splits, each with whether it is this subtask's own.
 #[derive(Default)]
-pub(crate) struct Restored(BTreeMap<Option<u32>, (Kept, bool)>);
+pub(crate) struct Restored(BTreeMap<Option<u64>, (Kept, bool)>);
 
 impl Restored {
     /// # Errors
@@ -52,7 +58,7 @@ impl Restored {
     }
 
     /// The generator of a split, if there is one.
-    pub(crate) fn take(&mut self, split: Option<u32>) -> Option<Kept> {
+    pub(crate) fn take(&mut self, split: Option<u64>) -> Option<Kept> {
         self.0.remove(&split).map(|(kept, _)| kept)
     }
 
@@ -113,18 +119,19 @@ fn read_subtask(fields: &mut Fields<'_>) -> Result<(u32, u32)> {
 }
 
 fn write_generator(kept: &Kept) -> Vec<u8> {
+    let tag = if kept.split.is_some() { SPLIT } else { NO_SPLIT };
     let split = kept.split.unwrap_or(0).to_le_bytes();
-    [&[u8::from(kept.split.is_some())][..], &split, &kept.greatest.to_le_bytes(), &kept.watermark.to_le_bytes(), &[u8::from(kept.idle)]]
-        .concat()
+    [&[tag][..], &split, &kept.greatest.to_le_bytes(), &kept.watermark.to_le_bytes(), &[u8::from(kept.idle)]].concat()
 }
 
 fn read_generator(fields: &mut Fields<'_>) -> Result<Kept> {
-    let split = (fields.flag()?, fields.u32()?);
-    let (greatest, watermark, idle) = (fields.i64()?, fields.i64()?, fields.flag()?);
-    let split = match split {
-        (true, number) => Some(number),
-        (false, 0) => None,
-        (false, _) => return Err(damaged("a watermark generator")),
+    let split = match fields.u8()? {
+        SPLIT => Some(fields.u64()?),
+        NO_SPLIT if fields.u64()? == 0 => None,
+        SHORT_SPLIT => Some(fields.u32()?.into()),
+        NO_SHORT_SPLIT if fields.u32()? == 0 => None,
+        _ => return Err(damaged("a watermark generator")),
     };
+    let (greatest, watermark, idle) = (fields.i64()?, fields.i64()?, fields.flag()?);
     Ok(Kept { split, greatest, watermark, idle })
 }

@@ -35,6 +35,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    pub(crate) fn u8(&mut self) -> Result<u8> {
+        let [byte] = self.array()?;
+        Ok(byte)
+    }
+
     pub(crate) fn u32(&mut self) -> Result<u32> {
         Ok(u32::from_le_bytes(self.array()?))
     }

@@ -129,7 +129,7 @@ impl TimestampsOperator {
     }
 
     /// Rows that are too far in the future raise no watermark, so that they make no other late.
-    fn marks(&mut self, split: Option<u32>, times: &[i64], watermarks: &[Option<Watermark>]) -> Vec<Mark> {
+    fn marks(&mut self, split: Option<u64>, times: &[i64], watermarks: &[Option<Watermark>]) -> Vec<Mark> {
         let latest = self.context.as_ref().map_or(i64::MAX, ahead::latest_time);
         if let Some(context) = self.context.as_ref().filter(|_| latest < i64::MAX) {
             TaskMetrics::add(&context.metrics.late_records, times.iter().filter(|time| **time > latest).count() as u64);
@@ -293,7 +293,7 @@ impl Operator for TimestampsOperator {
         output.split(event)
     }
 
-    fn split_time(&self, number: u32) -> Option<SplitTime> {
+    fn split_time(&self, number: u64) -> Option<SplitTime> {
         Some(self.generators.split_time(number))
     }
 

@@ -205,6 +205,6 @@ fn compat_tells_what_a_new_version_can_keep() {
 fn commands_to_a_job_that_is_not_there_are_refused() {
     let job = Job::new("word-count");
     for args in [&["stop", "nobody"][..], &["cancel", "nobody"], &["savepoint", "nobody", "/nowhere"]] {
-        command(&job, args).failed_with("S2007").names("no job `nobody` runs here");
+        command(&job, args).failed_with("S6004").names("no job `nobody` runs here");
     }
 }

@@ -54,6 +54,42 @@ fn a_file_name_that_leads_out_writes_nothing() {
     assert_eq!(here(entries(job.path("").as_path())), here(before), "something was written");
 }
 
+/// Puts `new` in the place of `old`, which is as long, in all that the newest checkpoint refers to.
+fn replace_in_states(checkpoints: &Path, old: &str, new: &str) {
+    assert_eq!(old.len(), new.len());
+    change_newest(checkpoints, |manifest| {
+        let mut n_replaced = 0;
+        let folder = checkpoints.join(format!("chk-{}", manifest["checkpoint"]));
+        for subtask in manifest["subtasks"].as_array_mut().unwrap() {
+            let Some(stored) = subtask.get_mut("object").filter(|stored| stored.is_object()) else { continue };
+            let path = folder.join(stored["path"].as_str().unwrap());
+            let mut bytes = std::fs::read(&path).unwrap();
+            while let Some(at) = bytes.windows(old.len()).position(|window| window == old.as_bytes()) {
+                bytes[at..at + old.len()].copy_from_slice(new.as_bytes());
+                n_replaced += 1;
+            }
+            stored["checksum"] = json!(blake3::hash(&bytes).to_hex().as_str());
+            std::fs::write(&path, bytes).unwrap();
+        }
+        assert!(n_replaced > 0, "no state names {old}");
+    });
+}
+
+#[test]
+fn a_split_outside_of_what_the_source_may_read_is_not_read() {
+    let job = Job::new("hot-items");
+    killed_behind_checkpoints(&job);
+    let (input, victim) = (job.path("input"), job.path("other"));
+    std::fs::copy(&input, &victim).unwrap();
+    let (input, victim) = (input.to_string_lossy().into_owned(), victim.to_string_lossy().into_owned());
+    replace_in_states(&job.path("checkpoints"), &input, &victim);
+    run(job.args(2, 0.3, "checkpoints", &[])).failed_with("S7013").names(&format!("would have it read {victim}"));
+    // As it was, it goes on, although the user may not have the file any more.
+    replace_in_states(&job.path("checkpoints"), &victim, &input);
+    run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
+    job.assert_whole("after a refusal");
+}
+
 #[test]
 fn numbers_that_cannot_be_are_refused() {
     let job = job();

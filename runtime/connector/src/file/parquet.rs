@@ -125,6 +125,10 @@ impl Source for ParquetSource {
         Ok(Box::new(FileEnumerator::new(self.options.clone(), false, restored)?))
     }
 
+    fn admits(&self, split: &Split) -> Result<()> {
+        super::admits(&self.options, split)
+    }
+
     fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
         let detail: FileSplit = position::read(&split.name, &split.detail)?;
         if let Some(reporter) = passed_over::reported(&detail, position) {
@@ -246,7 +250,7 @@ struct ParquetReader {
     schema: SchemaRef,
     path: String,
     split: Arc<str>,
-    split_number: u32,
+    split_number: u64,
     position: ParquetPosition,
     poison: Vec<PoisonLine>,
 }

@@ -100,7 +100,7 @@ impl FormatSpec {
     ///
     /// # Errors
     /// `Invalid` if the header lacks a column of the schema.
-    pub fn decoder(&self, header: Option<&[u8]>, split: Arc<str>, split_number: u32) -> Result<BlockDecoder> {
+    pub fn decoder(&self, header: Option<&[u8]>, split: Arc<str>, split_number: u64) -> Result<BlockDecoder> {
         let schema = self.schema.clone();
         let format: Box<dyn Format> = match self.name {
             FormatName::Csv => match header {
@@ -149,7 +149,7 @@ fn take_texts(block: Block<'_>, refused: &mut Vec<Refusal>, mut take: impl FnMut
 pub struct BlockDecoder {
     format: Box<dyn Format>,
     split: Arc<str>,
-    split_number: u32,
+    split_number: u64,
     poison: Vec<PoisonLine>,
 }
 

@@ -32,7 +32,7 @@ struct Seen {
     most_open: usize,
     n_opened: usize,
     /// (split, position) of what they were told of checkpoints.
-    told: Vec<(u32, String)>,
+    told: Vec<(u64, String)>,
 }
 
 struct Fake {
@@ -64,7 +64,7 @@ impl Source for Fake {
 }
 
 struct FakeReader {
-    number: u32,
+    number: u64,
     steps: Vec<Step>,
     at: usize,
     clock: Arc<ManualClock>,
@@ -111,7 +111,7 @@ impl SplitReader for FakeReader {
 /// A row with the watermark in front of it, or what the chain said else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Out {
-    Row { split: u32, time: i64, under: Watermark },
+    Row { split: u64, time: i64, under: Watermark },
     Watermark(Watermark),
     Status(Status),
 }
@@ -225,17 +225,17 @@ impl Job {
     /// All splits, on one reader, to the end.
     fn run(&self) -> (Vec<Out>, Seen) {
         let mut bench = self.bench(0, 1);
-        bench.deal(0..self.splits.len() as u32);
+        bench.deal(0..self.splits.len() as u64);
         bench.run()
     }
 }
 
-fn split(number: u32) -> Split {
+fn split(number: u64) -> Split {
     Split { number, name: format!("split {number}").into(), detail: String::new() }
 }
 
 impl Bench {
-    fn deal(&mut self, numbers: impl Iterator<Item = u32>) {
+    fn deal(&mut self, numbers: impl Iterator<Item = u64>) {
         let splits: Vec<Split> = numbers.map(split).collect();
         let sender = self.gate.sender(0);
         sender.send(StreamElement::Status(Status::Active)).unwrap();
@@ -260,7 +260,7 @@ impl Bench {
     }
 }
 
-fn rows(out: &[Out]) -> Vec<(u32, i64, Watermark)> {
+fn rows(out: &[Out]) -> Vec<(u64, i64, Watermark)> {
     let row = |out: &Out| if let Out::Row { split, time, under } = out { Some((*split, *time, *under)) } else { None };
     out.iter().filter_map(row).collect()
 }
@@ -288,7 +288,7 @@ fn in_order(times: impl Iterator<Item = i64>) -> Vec<Step> {
 fn the_first_rows_of_each_split_come_first_and_then_those_that_are_furthest_back() {
     let splits = vec![in_order([0, 40, 41].into_iter()), in_order([10, 20].into_iter()), in_order([30, 50].into_iter())];
     let (out, _) = Job { splits, batch_rows: 1, ..Job::default() }.run();
-    let order: Vec<(u32, i64)> = rows(&out).iter().map(|(split, time, _)| (*split, *time)).collect();
+    let order: Vec<(u64, i64)> = rows(&out).iter().map(|(split, time, _)| (*split, *time)).collect();
     assert_eq!(order, [(0, 0), (1, 10), (2, 30), (0, 40), (1, 20), (2, 50), (0, 41)]);
     assert_eq!(out.last(), Some(&Out::Watermark(WATERMARK_MAX)));
 }
@@ -412,17 +412,17 @@ fn nearly_sorted() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-fn expected(splits: &[Vec<Step>]) -> Vec<(u32, i64)> {
+fn expected(splits: &[Vec<Step>]) -> Vec<(u64, i64)> {
     let rows = |(split, steps): (usize, &Vec<Step>)| {
-        steps.iter().filter_map(|step| if let Row(time) = step { Some((split as u32, *time)) } else { None }).collect::<Vec<_>>()
+        steps.iter().filter_map(|step| if let Row(time) = step { Some((split as u64, *time)) } else { None }).collect::<Vec<_>>()
     };
-    let mut all: Vec<(u32, i64)> = splits.iter().enumerate().flat_map(rows).collect();
+    let mut all: Vec<(u64, i64)> = splits.iter().enumerate().flat_map(rows).collect();
     all.sort_unstable();
     all
 }
 
-fn sorted(out: &[Out]) -> Vec<(u32, i64)> {
-    let mut all: Vec<(u32, i64)> = rows(out).iter().map(|(split, time, _)| (*split, *time)).collect();
+fn sorted(out: &[Out]) -> Vec<(u64, i64)> {
+    let mut all: Vec<(u64, i64)> = rows(out).iter().map(|(split, time, _)| (*split, *time)).collect();
     all.sort_unstable();
     all
 }
@@ -430,7 +430,7 @@ fn sorted(out: &[Out]) -> Vec<(u32, i64)> {
 /// Stops after `n` reads, and goes on with `parallelism` readers. Returns everything that came out, of each.
 fn interrupted(job: &Job, n: usize, parallelism: u32) -> Vec<Vec<Out>> {
     let mut bench = job.bench(0, 1);
-    bench.deal(0..job.splits.len() as u32);
+    bench.deal(0..job.splits.len() as u64);
     bench.read(n);
     let mut kept = bench.task.chain.snapshot(1).unwrap();
     kept.push(bench.reader.snapshot());

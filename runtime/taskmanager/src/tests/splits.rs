@@ -2,7 +2,8 @@
 
 use super::{output, run_plan};
 use serde_json::{Value, json};
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 use streamrt_types::{Configuration, Result};
 
@@ -149,4 +150,45 @@ fn time_goes_on_where_watermarks_are_made_behind_an_exchange() {
     job.stop();
     assert_eq!(job.wait().unwrap().summary.late_records, 0);
     assert!(output(&out).0.iter().all(|line| line.ends_with("\"count\":100}")));
+}
+
+/// A log that stays open holds the watermark where it is, whatever becomes of the splits of another source.
+#[test]
+fn two_sources_hold_the_watermark_behind_their_union_each_for_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("files")).unwrap();
+    let mut log = std::fs::File::create(path("log")).unwrap();
+    let mut plan = windows(&csv(&path("log"), &json!({"follow": true, "watch-ms": 5})), &path("out"));
+    let nodes = plan["nodes"].as_array_mut().unwrap();
+    let files = csv(&path("files"), &json!({"watch": true, "watch-ms": 5, "settle": "0ms"}));
+    nodes[1]["inputs"] = json!([{"node": 0}, {"node": 5}]);
+    // What has passed the watermarks is counted there.
+    nodes.push(json!({"id": 4, "uid": "seen", "inputs": [{"node": 1}], "body": {"kind": "sink", "connector": "blackhole", "options": {}}}));
+    nodes.push(json!({"id": 5, "uid": "files", "body": files}));
+    let job = run_plan(&plan, 1, Configuration::default()).unwrap();
+    let await_seen = |n| {
+        let start = std::time::Instant::now();
+        while job.progress().records_out < n {
+            assert!(start.elapsed() < std::time::Duration::from_secs(60), "{:?}", job.progress());
+            std::thread::yield_now();
+        }
+    };
+    writeln!(log, "1,10").unwrap();
+    await_seen(1);
+    std::fs::write(path("files/first.csv"), "2,900\n").unwrap();
+    await_seen(2);
+    // The first file has ended before the second one is found.
+    std::fs::write(path("files/second.csv"), "2,950\n").unwrap();
+    await_seen(3);
+    writeln!(log, "1,11\n1,950").unwrap();
+    // Now the first window is due.
+    await_seen(6);
+    job.remote().drain(None).unwrap();
+    let summary = job.wait().unwrap().summary;
+    assert_eq!(summary.late_records, 0);
+    let window = |n, start, count| json!({"n": n, "start": start, "count": count}).to_string();
+    let found: Vec<Value> = output(&path("out")).0.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found: Vec<String> = found.iter().map(Value::to_string).collect();
+    assert_eq!(found, [window(1, 0, 2), window(1, 900, 1), window(2, 900, 2)]);
 }

@@ -10,9 +10,9 @@ use streamrt_state::{OperatorState, Part};
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Reads,
-    Known(u32),
-    Finished(u32),
-    Rows(u32, &'static [i64]),
+    Known(u64),
+    Finished(u64),
+    Rows(u64, &'static [i64]),
     Tells(Status),
     Clock(i64),
 }

@@ -14,7 +14,7 @@ pub(super) fn by_column(unit: TimeUnit, idle_ms: Option<u64>) -> TimestampsOpera
     TimestampsOperator::new(&time, &BOUNDED, idle_ms, &input_schema(), None).unwrap()
 }
 
-pub(super) fn of_split(split: u32, times: &[i64]) -> Batch {
+pub(super) fn of_split(split: u64, times: &[i64]) -> Batch {
     let input: Vec<(i64, i64)> = times.iter().map(|&time| (0, time)).collect();
     let origin = Origin { split: "clicks.csv".into(), split_number: split, rows: Rows::Range { first: 1 } };
     Batch { origin: Some(origin), ..Batch::new(rows(&input)) }
@@ -87,7 +87,7 @@ fn check_splits(steps: &[(SplitStep, &[&str])]) {
 #[derive(Debug)]
 enum SplitStep {
     Event(SplitEvent),
-    Rows(u32, &'static [i64]),
+    Rows(u64, &'static [i64]),
 }
 
 #[test]
@@ -133,7 +133,9 @@ fn an_idle_input_is_told_by_its_reader_and_not_behind_an_exchange() {
         let mut chain = OperatorChain::new();
         chain.push(Box::new(by_column(TimeUnit::Milliseconds, None)), context, vec![(0, Target::Exit(0))]);
         chain.open().unwrap();
-        let mut head = |call: &mut dyn FnMut(&mut dyn Operator, &mut dyn streamrt_operator::Output) -> Result<()>| chain.head(&mut recorder, call).unwrap();
+        let mut head = |call: &mut dyn FnMut(&mut dyn Operator, &mut dyn streamrt_operator::Output) -> Result<()>| {
+            chain.head(&mut recorder, call).unwrap()
+        };
         if has_reader {
             head(&mut |operator, output| operator.split(SplitEvent::Reader, output));
         }
