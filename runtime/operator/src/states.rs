@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use streamrt_state::{
-    EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl, ValueState,
+    EncodedRows, EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl, ValueState,
 };
 use streamrt_types::state_types::state_types;
 use streamrt_types::{Error, KeyGroupRange, Result, code};
@@ -237,13 +237,13 @@ impl State {
                 if writes.cleared {
                     state.clear(keys, slot);
                 }
-                state.append(keys, slot, writes.appended.iter().map(Vec::as_slice));
+                state.append(keys, slot, writes.appended.iter());
             }
             State::Items(list) => {
                 if writes.cleared {
                     list.items.clear();
                 }
-                list.items.extend(writes.appended);
+                list.items.extend(writes.appended.iter().map(<[u8]>::to_vec));
             }
             State::Value { .. } | State::Map(_) | State::Broadcast(_) => {}
         }
@@ -301,7 +301,7 @@ type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 struct ListWrites {
     /// What was there before the call is gone.
     cleared: bool,
-    appended: Vec<Vec<u8>>,
+    appended: EncodedRows,
 }
 
 #[derive(Default)]
@@ -338,33 +338,30 @@ impl CallStates {
         if known { Ok(()) } else { Err(bad_output(format!("slot {slot} is not of this call"))) }
     }
 
-    /// The encoded elements of a list, with what the call has done to it. They are not copied before they have room.
-    fn elements(&mut self, number: u32, slot: u32, room: &mut Room) -> Result<Vec<Vec<u8>>> {
+    /// Adds the encoded elements of a list to `rows`, with what the call has done to it. They are not copied before they have room.
+    fn elements(&mut self, number: u32, slot: u32, room: &mut Room, rows: &mut EncodedRows) -> Result<()> {
         self.check_slot(number, slot)?;
         let writes = self.writes.lists.get(&(number, slot));
         let cleared = writes.is_some_and(|writes| writes.cleared);
-        writes.iter().flat_map(|writes| &writes.appended).try_for_each(|element| room.take(1, element.len()))?;
+        writes.iter().flat_map(|writes| writes.appended.iter()).try_for_each(|element| room.take(1, element.len()))?;
         match find(&mut self.states, number)? {
-            State::Items(list) if !cleared => list.items.iter().try_for_each(|element| room.take(1, element.len()))?,
-            State::List(state) if !cleared => {
+            State::Items(_) | State::List(_) if cleared => {}
+            State::Items(list) => {
+                list.items.iter().try_for_each(|element| room.take(1, element.len()))?;
+                list.items.iter().for_each(|element| rows.push(element));
+            }
+            State::List(state) => {
                 let (n, n_bytes) = state.extent(&self.keys, slot as usize);
                 room.take(n, n_bytes)?;
-            }
-            _ => {}
-        }
-        let mut elements = match find(&mut self.states, number)? {
-            State::Items(list) if !cleared => list.items.clone(),
-            State::Items(_) => Vec::new(),
-            State::List(state) => {
-                if state.has_ttl() {
-                    self.writes.reads.lists.insert((number, slot));
-                }
-                if cleared { Vec::new() } else { state.get(&self.keys, slot as usize) }
+                state.get(&self.keys, slot as usize, rows);
             }
             _ => return Err(wrong_kind(number)),
-        };
-        elements.extend(writes.iter().flat_map(|writes| writes.appended.iter().cloned()));
-        Ok(elements)
+        }
+        writes.iter().flat_map(|writes| writes.appended.iter()).for_each(|element| rows.push(element));
+        if matches!(find(&mut self.states, number)?, State::List(state) if state.has_ttl()) {
+            self.writes.reads.lists.insert((number, slot));
+        }
+        Ok(())
     }
 
     /// The encoded value of a map's entry, with what the call has done to it.
@@ -443,12 +440,8 @@ impl CallStates {
             self.check_slot(number, slot)?;
             let writes = self.writes.lists.entry((number, slot)).or_default();
             match what {
-                action::APPEND | action::SET => {
-                    let mut element = Vec::new();
-                    codec.encode(columns.columns(), row, &mut element);
-                    writes.appended.push(element);
-                }
-                action::CLEAR | action::CLEAR_SLOT => *writes = ListWrites { cleared: true, appended: Vec::new() },
+                action::APPEND | action::SET => writes.appended.encode(&codec, columns.columns(), row),
+                action::CLEAR | action::CLEAR_SLOT => *writes = ListWrites { cleared: true, appended: EncodedRows::default() },
                 other => return Err(bad_output(format!("list state {number} knows no action {other}"))),
             }
         }
@@ -535,14 +528,14 @@ fn joined(keys: &RecordBatch, values: &RecordBatch) -> Result<RecordBatch> {
 
 impl StateAccess for CallStates {
     fn list(&mut self, number: u32, slots: &[u32]) -> Result<(RecordBatch, Vec<u32>)> {
-        let mut elements = Vec::new();
+        let mut elements = EncodedRows::default();
         let mut offsets = vec![0];
         let mut room = Room::new(number);
         for &slot in slots {
-            elements.extend(self.elements(number, slot, &mut room)?);
+            self.elements(number, slot, &mut room, &mut elements)?;
             offsets.push(u32::try_from(elements.len()).map_err(|_| Error::new(code::BATCH_LIMIT, "lists of more than 2^32 elements"))?);
         }
-        Ok((decoded(list_codec(&mut self.states, number)?, &elements)?, offsets))
+        Ok((list_codec(&mut self.states, number)?.decode(&elements.iter().collect::<Vec<_>>())?, offsets))
     }
 
     fn map(&mut self, number: u32, slots: &[u32], keys: &RecordBatch) -> Result<(RecordBatch, Vec<u8>)> {

@@ -47,7 +47,7 @@ pub use keys::{KeyBuffer, KeyKind, Keys};
 pub use list::{ListState, list_elements};
 pub use map::{MapPage, MapState};
 pub use namespaces::{EachRun, Namespace, Namespaces};
-pub use row::RowCodec;
+pub use row::{EncodedRows, RowCodec};
 pub use snapshot::{
     EachEntry, Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode, ListSnapshot, OperatorIndex,
     OperatorSnapshot, OperatorState, Part, Share, StateEntry,

@@ -7,7 +7,7 @@ use crate::disk_snapshot::{each_pair, push_pair};
 use crate::expiry::Expiry;
 use crate::index::{EntryId, NO_ENTRY};
 use crate::keys::{KeyBuffer, KeyKind};
-use crate::row::RowCodec;
+use crate::row::{EncodedRows, RowCodec};
 use crate::slab::Slab;
 use crate::snapshot::{EachEntry, Frozen};
 use crate::table::{KeyTable, TableSnapshot, word_of};
@@ -98,15 +98,15 @@ impl ListState {
         &self.codec
     }
 
-    /// The encoded elements of key `slot` of `keys`, in order, without those that are expired and nobody may see.
-    pub fn get(&mut self, keys: &KeyBuffer, slot: usize) -> Vec<Vec<u8>> {
+    /// Adds the encoded elements of key `slot` of `keys` to `rows`, in order, without those that are expired and nobody may see.
+    pub fn get(&mut self, keys: &KeyBuffer, slot: usize, rows: &mut EncodedRows) {
         let elements = match self.find(keys, slot) {
-            NO_ENTRY => return Vec::new(),
+            NO_ENTRY => return,
             entry => Elements { rest: self.lists.get(self.table.word(entry, 0)) },
         };
         match self.ttl {
-            None => elements.map(<[u8]>::to_vec).collect(),
-            Some(ttl) => elements.filter_map(|element| ttl.visible(element)).map(<[u8]>::to_vec).collect(),
+            None => elements.for_each(|element| rows.push(element)),
+            Some(ttl) => elements.filter_map(|element| ttl.visible(element)).for_each(|element| rows.push(element)),
         }
     }
 
@@ -336,6 +336,13 @@ mod tests {
     use streamrt_types::murmur3_32;
     use streamrt_wit::{DataType, Field};
 
+    fn elements(state: &mut ListState, keys: &KeyBuffer, slot: usize) -> Vec<Vec<u8>> {
+        let mut rows = EncodedRows::default();
+        state.get(keys, slot, &mut rows);
+        assert_eq!(rows.len(), rows.iter().count());
+        rows.iter().map(<[u8]>::to_vec).collect()
+    }
+
     #[test]
     fn lists_keep_their_order_until_they_are_cleared() {
         let mut state = ListState::new(&vec![Field::new("e", DataType::Binary)], KeyKind::Bytes, KeyGroupRange::all(8), 8, None);
@@ -346,11 +353,11 @@ mod tests {
         state.append(&keys, 0, [&b"1"[..], b""]);
         state.append(&keys, 1, []);
         state.append(&keys, 0, [&b"3"[..]]);
-        assert_eq!(state.get(&keys, 0), [&b"1"[..], b"", b"3"]);
-        assert_eq!((state.get(&keys, 1).len(), state.len()), (0, 1));
+        assert_eq!(elements(&mut state, &keys, 0), [&b"1"[..], b"", b"3"]);
+        assert_eq!((elements(&mut state, &keys, 1).len(), state.len()), (0, 1));
         state.clear(&keys, 0);
         assert!(state.is_empty());
         state.append(&keys, 1, [&b"x"[..]]);
-        assert_eq!(state.get(&keys, 1), [b"x"]);
+        assert_eq!(elements(&mut state, &keys, 1), [b"x"]);
     }
 }

@@ -120,6 +120,39 @@ impl RowCodec {
     }
 }
 
+/// Encoded rows side by side: as many as there may be, in two allocations.
+#[derive(Debug, Clone, Default)]
+pub struct EncodedRows {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl EncodedRows {
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    pub fn push(&mut self, row: &[u8]) {
+        self.bytes.extend_from_slice(row);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Encodes row `row` of some columns.
+    pub fn encode(&mut self, codec: &RowCodec, columns: &[ArrayRef], row: usize) {
+        codec.encode(columns, row, &mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.bytes[start..end])
+    }
+}
+
 fn validity(rows: &[&[u8]], column: usize) -> NullBuffer {
     rows.iter().map(|row| row.get(column / 8).is_some_and(|byte| byte >> (column % 8) & 1 == 1)).collect()
 }

@@ -51,9 +51,9 @@ pub fn run(report: &mut Report, component: &Path) -> Result<()> {
     command_to_first_record(report)
 }
 
-/// Compiled code in a folder of the benchmark's own.
+/// Compiled code in a folder of the benchmark's own, below `folder`.
 pub fn compiled_in(folder: &Path) -> Result<CompiledCode> {
-    Ok(CompiledCode::new(Folder::guarded(folder, &[])?, &[0; 32]))
+    Ok(CompiledCode::new(Folder::guarded(folder, &["compiled"])?, &[0; 32]))
 }
 
 fn bench(report: &mut Report, case: &Case, plugin: &Arc<Plugin>, plan: &Arc<Plan>) -> Result<()> {

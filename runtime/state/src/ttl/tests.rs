@@ -3,7 +3,7 @@
 use super::*;
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::snapshot::{Frozen, StateEntry};
-use crate::{ListState, MapState, NO_ENTRY, ValueState};
+use crate::{EncodedRows, ListState, MapState, NO_ENTRY, ValueState};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -201,7 +201,9 @@ impl Subject for List {
             "bytes" => return saved_bytes(&self.state.freeze()),
             "sweep" => self.state.sweep(argument.parse().unwrap()),
             _ => {
-                let elements: Vec<String> = self.state.get(&keys, 0).iter().map(|element| text_of(element)).collect();
+                let mut rows = EncodedRows::default();
+                self.state.get(&keys, 0, &mut rows);
+                let elements: Vec<String> = rows.iter().map(text_of).collect();
                 if what == "read" {
                     self.state.read(&keys, 0);
                 }
