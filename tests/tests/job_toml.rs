@@ -198,7 +198,7 @@ fn a_running_job_is_upgraded_to_another_job_file() {
     other("configured.toml", visits_of("(?<part>.)").replace("\"batch.rows\" = 2", "\"batch.rows\" = 3"));
 
     let run = |file, rate| {
-        let options = ["-D", "checkpoint.dir=checkpoints", "-D", "checkpoint.interval=50ms", "-D", rate];
+        let options = ["-D", "checkpoint.dir=checkpoints", "-D", "checkpoint.interval=50ms", "-D", "upgrade.probation=0ms", "-D", rate];
         job.command(&[&["run", file], &options[..]].concat())
     };
     let running = run("job.toml", "source.rate=2000");
@@ -221,6 +221,42 @@ fn a_running_job_is_upgraded_to_another_job_file() {
     let of_new =
         rows.iter().filter(|row| row["url"].as_str() == row["part"].as_str().map(|part| format!("/page/{part}")).as_deref()).count();
     assert!(of_old > 0 && of_new > 0 && of_old + of_new == VISITORS, "{of_old} rows of the old version, {of_new} of the new one");
+}
+
+#[test]
+fn the_command_of_the_file_before_an_upgrade_puts_it_back_while_that_is_in_its_probation() {
+    let lines: Vec<String> = (0..VISITORS).map(|n| format!("user,/page/{n},{n}")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let job = Job::new(&visits_of("^/(?<part>[a-z]+)")).input("visits.csv", &lines);
+    std::fs::write(job.path("digits.toml"), visits_of("(?<part>[0-9]+)$")).unwrap();
+    let run = |file, rate| {
+        let options = ["-D", "checkpoint.dir=checkpoints", "-D", "checkpoint.interval=50ms", "-D", "upgrade.probation=1h", "-D", rate];
+        job.command(&[&["run", file], &options[..]].concat())
+    };
+    let of_new = || job.outputs("out").lines("").iter().filter(|line| !line.contains("\"part\":\"page\"")).count();
+    let mut running = run("job.toml", "source.rate=2000");
+    wait_until("results", || job.path("out").exists() && !job.outputs("out").lines("").is_empty());
+    job.command(&["upgrade", "visits", "digits.toml"]).finish(LIMIT).succeeded();
+    wait_until("results of the new version", || of_new() > 0);
+    running.kill();
+    running.finish(LIMIT);
+
+    // It stays put back, although it has made no checkpoint.
+    let put_back = "the upgrade was in its probation, and the version before is put back";
+    let mut running = run("job.toml", "source.rate=1");
+    running.says(put_back);
+    running.says("the job goes on from checkpoint");
+    running.kill();
+    running.finish(LIMIT);
+    run("digits.toml", "source.rate=1").finish(LIMIT).failed_with("S7005").names("its arguments are");
+    let before = of_new();
+    let finished = run("job.toml", "source.rate=1000000").finish(LIMIT).succeeded();
+    assert!(!finished.stderr.contains(put_back), "{}", finished.stderr);
+    assert_eq!(
+        (job.outputs("out").lines("").len(), of_new()),
+        (VISITORS, before),
+        "rows are missing or there twice, or the new version ran"
+    );
 }
 
 #[test]

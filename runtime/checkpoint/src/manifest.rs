@@ -140,6 +140,9 @@ pub struct Manifest {
     /// more: else it would skip what they had not read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
+    /// The folders that the user granted to the components, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub grants: BTreeMap<String, String>,
     /// While an upgrade is in its probation: the components of the version before, which goes on if this one fails.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<PluginEntry>,
@@ -279,6 +282,7 @@ pub(crate) mod tests {
             ],
             dead_letters_before: 4,
             drained: false,
+            grants: BTreeMap::from([("audit".into(), "/audit".into())]),
             before: Vec::new(),
         }
     }

@@ -53,6 +53,7 @@ fn write_savepoint(folder: &Path) {
         subtasks: vec![running, SubtaskSnapshot::finished(0, 1)],
         dead_letters_before: 0,
         drained: false,
+        grants: BTreeMap::new(),
         before: Vec::new(),
     };
     manifest.write(&store).unwrap();

@@ -202,6 +202,9 @@ impl FileSource {
         let input = Input::open(detail, position, self.options.follow_ms())?;
         let framing = if self.options.header { self.format.header_framing() } else { self.format.framing() };
         let mut records = RecordBuffer::at(framing, input.at(), line);
+        if let Some(passed) = input.passed() {
+            records.sum_from(passed);
+        }
         if input.may_have_mark() {
             records.pass_over_mark();
         }
@@ -303,6 +306,9 @@ struct FilePosition {
     line: u64,
     /// Where the input was seen to end, once it was: a last line without line end is then complete, whatever was appended since.
     end: Option<u64>,
+    /// CRC-32 of what stands before it, where the way back leads over that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sum: Option<u32>,
 }
 
 struct FileReader {
@@ -395,7 +401,16 @@ impl SplitReader for FileReader {
     fn position(&self) -> String {
         let (byte, line) = self.records.position();
         let end = self.input.end();
-        position::write(&FilePosition { byte: end.map_or(byte, |end| byte.min(end)), line, end })
+        position::write(&FilePosition {
+            byte: end.map_or(byte, |end| byte.min(end)),
+            line,
+            end,
+            sum: self.records.sum().filter(|_| end.is_none()),
+        })
+    }
+
+    fn way_back(&self) -> u64 {
+        self.input.passed().map_or(0, |_| self.records.position().0)
     }
 
     fn limit_bytes(&mut self, batch_bytes: usize) {

@@ -10,6 +10,7 @@
 //!
 //! Invariant: each byte is in exactly one line, each line is counted exactly once, and how often the input was filled does not show.
 
+use flate2::Crc;
 use std::io::Read;
 use std::ops::Range;
 use streamrt_operator::PoisonLine;
@@ -91,6 +92,8 @@ struct LongRecord {
     begin: Vec<u8>,
     n_bytes: u64,
     last: Option<u8>,
+    /// Of what was forgotten, where a sum is wanted.
+    sum: Crc,
 }
 
 pub struct RecordBuffer {
@@ -113,6 +116,8 @@ pub struct RecordBuffer {
     fill_bytes: usize,
     /// Where `consumed` is in the input.
     n_before: u64,
+    /// Of all bytes before that, if it is wanted.
+    sum: Option<Crc>,
     /// Where the record under construction begins, and how far it was looked through.
     start: usize,
     cursor: usize,
@@ -141,6 +146,7 @@ impl RecordBuffer {
             consumed: 0,
             fill_bytes: FIRST_FILL_BYTES,
             n_before: byte,
+            sum: None,
             start: 0,
             cursor: 0,
             line,
@@ -160,6 +166,32 @@ impl RecordBuffer {
         self.may_have_mark = true;
     }
 
+    /// Keeps a checksum of what is consumed, behind what stands before the begin of the buffer.
+    pub fn sum_from(&mut self, before: Crc) {
+        self.sum = Some(before);
+    }
+
+    /// The checksum of all bytes of the input before [`RecordBuffer::position`], if one is kept.
+    pub fn sum(&self) -> Option<u32> {
+        let mut sum = Crc::new();
+        sum.combine(self.sum.as_ref()?);
+        sum.update(&self.bytes[self.consumed..self.consumed + self.first_start()]);
+        Some(sum.sum())
+    }
+
+    /// Where the first record begins that was not consumed.
+    fn first_start(&self) -> usize {
+        self.records.first().map_or(self.start, |record| record.start)
+    }
+
+    /// Leaves the next bytes behind.
+    fn pass(&mut self, n_bytes: usize) {
+        if let Some(sum) = &mut self.sum {
+            sum.update(&self.bytes[self.consumed..self.consumed + n_bytes]);
+        }
+        (self.consumed, self.n_before) = (self.consumed + n_bytes, self.n_before + n_bytes as u64);
+    }
+
     /// Passes over the mark if it is there; false if too few bytes are.
     fn skip_mark(&mut self) -> bool {
         const MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -168,7 +200,7 @@ impl RecordBuffer {
             return false;
         }
         if rest.starts_with(MARK) {
-            (self.consumed, self.n_before) = (self.consumed + MARK.len(), self.n_before + MARK.len() as u64);
+            self.pass(MARK.len());
         }
         self.may_have_mark = false;
         true
@@ -240,8 +272,8 @@ impl RecordBuffer {
     /// The byte and the line at which the first record begins that was not consumed; blank lines may stand there. A buffer made `at` this
     /// place finds the same records. The line end that `end_input` puts behind the last line counts as a byte.
     pub fn position(&self) -> (u64, u64) {
-        let (start, line) = self.records.first().map_or((self.start, self.line), |record| (record.start, record.line));
-        (self.n_before + start as u64, line)
+        let line = self.records.first().map_or(self.line, |record| record.line);
+        (self.n_before + self.first_start() as u64, line)
     }
 
     /// Finds records until there are `rows`, or enough bytes. Returns whether the block is to be taken as it is: else more input is needed.
@@ -292,6 +324,9 @@ impl RecordBuffer {
         self.consume();
         let end = self.cursor;
         self.lengthen(end)?;
+        if let (Some(long), true) = (&mut self.long, self.sum.is_some()) {
+            long.sum.update(&self.bytes[self.consumed..self.consumed + end]);
+        }
         (self.consumed, self.cursor) = (self.consumed + end, 0);
         Ok(())
     }
@@ -300,13 +335,16 @@ impl RecordBuffer {
     fn end_long(&mut self, end: usize) -> Result<()> {
         let here = (end - self.start) as u64;
         self.lengthen(end)?;
-        let LongRecord { begin, n_bytes, .. } = self.long.take().unwrap_or_default();
+        let LongRecord { begin, n_bytes, sum: forgotten, .. } = self.long.take().unwrap_or_default();
         let reason = match self.quote.open {
             true => format!("a quote in it is not closed: it takes the rest of the input, {n_bytes} bytes"),
             false => format!("it is longer than {} MiB: it has {n_bytes} bytes", RECORD_BYTES_MAX >> 20),
         };
         self.skipped.push(PoisonLine::refused(self.line, begin, reason));
         self.n_before += n_bytes - here;
+        if let Some(sum) = &mut self.sum {
+            sum.combine(&forgotten);
+        }
         self.end_record(end);
         Ok(())
     }
@@ -394,8 +432,7 @@ impl RecordBuffer {
 
     /// Forgets the block and the blank lines around it.
     pub fn consume(&mut self) {
-        self.consumed += self.start;
-        self.n_before += self.start as u64;
+        self.pass(self.start);
         self.cursor -= self.start;
         self.start = 0;
         self.records.clear();

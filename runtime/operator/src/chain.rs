@@ -184,6 +184,11 @@ impl OperatorChain {
         run(&mut self.links, 0, exits, call)
     }
 
+    /// Uid and bytes of state of each operator.
+    pub fn state_bytes(&mut self) -> impl Iterator<Item = (&str, usize)> {
+        self.links.iter_mut().map(|link| (&*link.context.uid, link.operator.state_bytes()))
+    }
+
     /// How far a split of the reader at the head has come, by the generator that is furthest back; `None` if no operator makes watermarks.
     pub fn split_time(&self, number: u64) -> Option<SplitTime> {
         self.links.iter().filter_map(|link| link.operator.split_time(number)).reduce(SplitTime::min)

@@ -63,6 +63,7 @@ impl<O: Operator> Harness<O> {
             job: "job".into(),
             generation: 1,
             cancel: Arc::default(),
+            memory: Arc::default(),
             uid: "op".into(),
             subtask: 0,
             parallelism: 1,

@@ -6,7 +6,7 @@ use crate::source::{SplitEvent, SplitTime};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use streamrt_state::{Namespaces, OperatorSnapshot, OperatorState, StateDisk, Tier};
-use streamrt_types::{Batch, Clock, Configuration, Error, KeyGroupRange, Result, Status, WATERMARK_MIN, Watermark, code};
+use streamrt_types::{Batch, Clock, Configuration, Error, KeyGroupRange, ProcessMemory, Result, Status, WATERMARK_MIN, Watermark, code};
 
 /// Where an operator's results go: the next operator of the chain, or the exchange.
 ///
@@ -107,6 +107,11 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Bytes of memory that its state takes, about: to say who holds them when memory is short. May look at all of it.
+    fn state_bytes(&mut self) -> usize {
+        0
+    }
+
     /// Freezes the state as it is now, for a checkpoint. What this thread does is short: nothing large is copied or written here.
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
         Ok(OperatorSnapshot::default())
@@ -145,6 +150,8 @@ pub struct OperatorContext {
     pub generation: u64,
     /// Set when the attempt is to end at once: who waits for something outside gives up.
     pub cancel: Arc<AtomicBool>,
+    /// Of the process, which has a limit.
+    pub memory: Arc<ProcessMemory>,
     pub uid: Arc<str>,
     pub subtask: u32,
     pub parallelism: u32,
@@ -164,10 +171,13 @@ impl OperatorContext {
     /// For those who do much in one go.
     ///
     /// # Errors
-    /// `CANCELLED` (S8001) if the attempt is to end at once.
+    /// `CANCELLED` (S8001) if the attempt is to end at once, `PROCESS_MEMORY` (S5012) because the process holds too much.
     #[inline]
     pub fn check_cancel(&self) -> Result<()> {
-        if self.cancel.load(Ordering::Relaxed) { Err(Error::new(code::CANCELLED, "the job was cancelled")) } else { Ok(()) }
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(Error::new(code::CANCELLED, "the job was cancelled"));
+        }
+        self.memory.check()
     }
 
     /// What stands behind the keyed state `name` on disk; `None` if the job keeps its state in memory.

@@ -39,6 +39,11 @@ pub(crate) fn list_mode(kind: StateKind) -> Option<ListMode> {
 }
 
 impl ItemList {
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.items.iter().map(|item| item.len() + size_of::<Vec<u8>>()).sum()
+    }
+
     pub(crate) fn new(descriptor: &StateDescriptor) -> ItemList {
         ItemList { codec: RowCodec::new(&descriptor.value), items: Vec::new() }
     }
@@ -56,6 +61,11 @@ impl ItemList {
 }
 
 impl BroadcastMap {
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.entries.iter().map(|(key, value)| key.len() + value.len() + 2 * size_of::<Vec<u8>>()).sum()
+    }
+
     pub(crate) fn new(descriptor: &StateDescriptor) -> BroadcastMap {
         let (key_codec, value_codec) = (RowCodec::of_keys(&descriptor.key), RowCodec::new(&descriptor.value));
         BroadcastMap { key_codec, value_codec, entries: BTreeMap::new() }

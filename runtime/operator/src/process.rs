@@ -295,6 +295,11 @@ impl Operator for KeyedProcessOperator {
         self.next(Domain::ProcessingTime)
     }
 
+    fn state_bytes(&mut self) -> usize {
+        let of_opened = |opened: &mut Opened| CallStates::of(&mut opened.access).states.used_bytes() + opened.timers.used_bytes();
+        self.opened.as_mut().map_or(0, of_opened)
+    }
+
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
         let key = self.keys.types();
         let opened = self.opened.as_mut().ok_or_else(not_opened)?;

@@ -138,6 +138,12 @@ pub trait SplitReader: Send {
         0
     }
 
+    /// What it costs to open a reader at the position of this one, beyond what opening one at the begin costs: the bytes, or the rows, that
+    /// are read once more. A split that was closed and opened again is read until it has come twice as far. Default 0.
+    fn way_back(&self) -> u64 {
+        0
+    }
+
     /// A checkpoint is published that has `position`, which this reader gave: no run begins before it any more. For systems that keep
     /// offsets of their own. Called for splits that stay open.
     ///

@@ -6,6 +6,8 @@
 //! first, so that a call sees its own writes. `apply` makes it the state; dropping it rolls back. A call is one moment: what is expired
 //! when it begins is expired for all of it, and what is not, is not.
 
+mod size;
+
 use crate::function::{StateAccess, StateIn, StateOut};
 use crate::operator::OperatorContext;
 use crate::operator_states::{BroadcastMap, ItemList};
@@ -106,18 +108,6 @@ impl States {
             State::Map(state) => state.sweep(n),
             State::Items(_) | State::Broadcast(_) => {}
         });
-    }
-
-    /// Keys that each state holds, expired ones too.
-    #[cfg(test)]
-    pub(crate) fn n_keys(&self) -> Vec<usize> {
-        let n_keys = |state: &State| match state {
-            State::Value { state, .. } => state.len(),
-            State::List(state) => state.len(),
-            State::Map(state) => state.len(),
-            State::Items(_) | State::Broadcast(_) => 0,
-        };
-        self.states.iter().map(n_keys).collect()
     }
 
     /// Freezes every state by key. `key` says what the keys are.

@@ -56,6 +56,9 @@ struct Queue {
     head: Option<i64>,
 }
 
+/// What a timer takes in a tree that is two thirds full.
+const TIMER_BYTES: usize = 40;
+
 /// The timers of one operator.
 #[derive(Debug)]
 pub struct TimerService {
@@ -173,6 +176,11 @@ impl TimerService {
 
     pub fn len(&self, domain: Domain) -> usize {
         self.read(domain).groups.iter().map(|group| group.len()).sum()
+    }
+
+    /// Bytes of memory that all timers take, about.
+    pub fn used_bytes(&self) -> usize {
+        (self.len(Domain::EventTime) + self.len(Domain::ProcessingTime)) * TIMER_BYTES
     }
 
     pub fn is_empty(&self, domain: Domain) -> bool {

@@ -329,6 +329,11 @@ impl Operator for TransformOperator {
         output.watermark(watermark)
     }
 
+    fn state_bytes(&mut self) -> usize {
+        let opened = self.opened.as_mut().filter(|_| !self.descriptors.is_empty());
+        opened.map_or(0, |opened| CallStates::of(&mut opened.access).states.used_bytes())
+    }
+
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
         let Some(opened) = self.opened.as_mut().filter(|_| !self.descriptors.is_empty()) else { return Ok(OperatorSnapshot::default()) };
         let lists = CallStates::of(&mut opened.access).states.freeze_lists(&self.descriptors);

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use streamrt_types::{Error, Result, code};
 use streamrt_wit::codes::{entry, error};
 
@@ -34,6 +34,8 @@ type Answer<T> = std::result::Result<T, GuestError>;
 #[derive(Debug)]
 pub(crate) struct Folder {
     root: OwnedFd,
+    /// Its path without links, for people and for comparisons.
+    place: PathBuf,
 }
 
 impl Folder {
@@ -46,7 +48,12 @@ impl Folder {
             |e: io::Error| Error::new(code::FILE_IO, format!("{} cannot be used as a granted folder", path.display())).with_source(e);
         std::fs::create_dir_all(path).map_err(fault)?;
         let root = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| fault(e.into()))?;
-        Ok(Folder { root })
+        let place = path.canonicalize().map_err(fault)?;
+        Ok(Folder { root, place })
+    }
+
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
     pub fn list(&self, path: &str) -> Answer<Vec<Entry>> {

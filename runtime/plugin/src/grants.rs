@@ -44,6 +44,11 @@ impl Grants {
         names.iter().map(find).collect::<Result<_>>().map(Grants)
     }
 
+    /// Where the folders are, by name.
+    pub fn places(&self) -> BTreeMap<String, String> {
+        self.0.iter().map(|(name, folder)| (name.clone(), folder.place().to_string_lossy().into_owned())).collect()
+    }
+
     fn folder(&self, name: &str) -> Answer<&Arc<Folder>> {
         let refuse =
             || GuestError { code: error::REFUSED, message: format!("no folder is granted to this function under the name `{name}`") };

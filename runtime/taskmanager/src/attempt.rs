@@ -22,7 +22,7 @@ use streamrt_exchange::{InputGate, Partitioner, ResultPartition};
 use streamrt_graph::{EdgePartitioner, Head, Subtask};
 use streamrt_operator::{Isolation, OperatorContext, Source, TaskMetrics};
 use streamrt_state::OperatorState;
-use streamrt_types::{Error, KeyEncoder, Result, WATERMARK_MIN, Watermark};
+use streamrt_types::{Error, KeyEncoder, Result, WATERMARK_MIN, Watermark, code};
 use streamrt_wit::Body;
 
 /// A task that is ready to start.
@@ -232,7 +232,10 @@ pub(crate) fn start(ready: Ready, control: Arc<Control>, ended: impl FnOnce() + 
     let Ready { name, mut task, mut gate, head, restored } = ready;
     let cancel = control.clone();
     let body = move || {
-        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| run(&mut task, &mut gate, head, &restored)));
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let ran = run(&mut task, &mut gate, head, &restored);
+            ran.map_err(|error| if error.code() == code::PROCESS_MEMORY { control.memory.report(task.chain.state_bytes()) } else { error })
+        }));
         let closed = std::panic::catch_unwind(AssertUnwindSafe(|| task.chain.close()));
         for result in [ran, closed] {
             match result {

@@ -5,7 +5,7 @@ use crate::wishes::Wishes;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use streamrt_exchange::GateWaker;
-use streamrt_types::{Error, code};
+use streamrt_types::{Error, ProcessMemory, code};
 
 /// What the tasks of one region look at.
 #[derive(Default)]
@@ -14,13 +14,20 @@ pub struct Control {
     /// The job stops with one, so that a stop does not end its sources.
     has_checkpoints: bool,
     cancel: Arc<AtomicBool>,
+    /// Of the process, for all regions of the attempt.
+    pub memory: Arc<ProcessMemory>,
     wakers: Mutex<Vec<GateWaker>>,
     error: Mutex<Option<Error>>,
 }
 
 impl Control {
-    fn new(wishes: &Arc<Wishes>, has_checkpoints: bool) -> Arc<Control> {
-        Arc::new(Control { wishes: wishes.clone(), has_checkpoints, ..Control::default() })
+    fn new(wishes: &Arc<Wishes>, has_checkpoints: bool, memory: &Arc<ProcessMemory>) -> Arc<Control> {
+        Arc::new(Control { wishes: wishes.clone(), has_checkpoints, memory: memory.clone(), ..Control::default() })
+    }
+
+    /// For what is done before tasks run: who waits for something outside gives up when a user wants the job to end.
+    pub fn before_tasks(wishes: &Arc<Wishes>) -> Arc<Control> {
+        Arc::new(Control { wishes: wishes.clone(), cancel: wishes.ends(), ..Control::default() })
     }
 
     pub fn watch(&self, waker: GateWaker) {
@@ -77,6 +84,7 @@ impl Control {
 pub struct Controls {
     wishes: Arc<Wishes>,
     has_checkpoints: bool,
+    memory: Arc<ProcessMemory>,
     said: Mutex<Said>,
 }
 
@@ -90,10 +98,11 @@ struct Said {
 }
 
 impl Controls {
-    /// `wishes` are those that the job's users have, in whatever attempt.
-    pub fn new(n_regions: usize, wishes: &Arc<Wishes>, has_checkpoints: bool) -> Controls {
-        let regions = (0..n_regions).map(|_| Control::new(wishes, has_checkpoints)).collect();
-        Controls { wishes: wishes.clone(), has_checkpoints, said: Mutex::new(Said { regions, ..Said::default() }) }
+    /// `wishes` are those that the job's users have, in whatever attempt; `memory` is what the process may hold.
+    pub fn new(n_regions: usize, wishes: &Arc<Wishes>, has_checkpoints: bool, memory: ProcessMemory) -> Controls {
+        let memory = Arc::new(memory);
+        let regions = (0..n_regions).map(|_| Control::new(wishes, has_checkpoints, &memory)).collect();
+        Controls { wishes: wishes.clone(), has_checkpoints, memory, said: Mutex::new(Said { regions, ..Said::default() }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Said> {
@@ -117,7 +126,7 @@ impl Controls {
     /// A new control for a region that starts again.
     pub fn restart(&self, number: usize) -> Arc<Control> {
         let mut said = self.lock();
-        let control = Control::new(&self.wishes, self.has_checkpoints);
+        let control = Control::new(&self.wishes, self.has_checkpoints, &self.memory);
         if said.error.is_some() {
             control.fail(Control::cancelled());
         }

@@ -3,6 +3,7 @@
 //! A new attempt takes the job over, reads the newest checkpoint, checks that it is of the same job, and settles its sinks: what the
 //! checkpoint holds is committed, what no checkpoint names is withdrawn. Only then tasks run.
 
+use crate::control::Control;
 use crate::dead_letters::DEAD_LETTERS_SUFFIX;
 use crate::disk_uploads::DiskUploads;
 use crate::disks::Disks;
@@ -15,13 +16,14 @@ use crate::same_job::{check_finished, check_same, kept_args, plan_of};
 use crate::settle::{is_committed, settle, uncommitted};
 use crate::task::GATE_SUFFIX;
 use crate::versions::Before;
+use crate::wishes::Wishes;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::{
-    ApprovalKey, EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind,
-    Store, Stored, SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
+    EndState, Entry, History, JobLog, Manifest, OperatorEntry, PluginEntry, Published, Settings, Snapshot, SnapshotKind, Store, Stored,
+    SubtaskSnapshot, TaskNode, Topology, clean_up, component_path, publish, retire, unique_token,
 };
 use streamrt_graph::Head;
 use streamrt_types::{Configuration, Error, Result, code, failpoint, say, without_passwords};
@@ -98,7 +100,24 @@ impl Kept {
         let Some(snapshot) = &self.snapshot else { return Ok(()) };
         let (manifest, folder) = (snapshot.manifest(), self.store.as_ref().map_or("", Store::location));
         let check = if self.finished { check_finished } else { check_same };
-        check((manifest, self.history.components(manifest)), definition, folder)
+        let components = if self.is_put_back(definition) { &manifest.before } else { self.history.components(manifest) };
+        check((manifest, components), definition, folder)
+    }
+
+    /// Whether what the user starts is the version before an upgrade that was in its probation. A job of a component goes on with the upgrade,
+    /// which the user has approved; that of a job file is whichever file the user names.
+    fn is_put_back(&self, definition: &Definition) -> bool {
+        self.in_probation()
+            .is_some_and(|manifest| are_of(&manifest.before, definition) && !are_of(self.history.components(manifest), definition))
+    }
+
+    /// Whether the job goes on with an upgrade that was in its probation.
+    pub fn is_upgraded(&self, definition: &Definition) -> bool {
+        self.in_probation().is_some() && !self.is_put_back(definition)
+    }
+
+    fn in_probation(&self) -> Option<&Manifest> {
+        self.snapshot.as_ref().map(Snapshot::manifest).filter(|manifest| !manifest.before.is_empty() && !self.finished)
     }
 }
 
@@ -189,69 +208,6 @@ pub(crate) fn newest(store: &Store, history: &History) -> Result<Option<Snapshot
     Ok(None)
 }
 
-/// What an upgrade has put in the place of a component.
-pub struct Replacing {
-    pub name: String,
-    pub component: Vec<u8>,
-    /// While it is in its probation, the one before it: its name and its bytes.
-    pub before: Option<(String, Vec<u8>)>,
-}
-
-/// By what a component of a manifest is known for one that the user wants.
-#[derive(Clone, Copy)]
-pub struct Trust<'a> {
-    /// The user's, for upgrades; None: there are none.
-    pub approvals: Option<&'a ApprovalKey>,
-    /// The digest that the user names beside.
-    pub accepted: Option<&'a str>,
-}
-
-impl Trust<'_> {
-    /// `named` is the digest of the component that the user names.
-    fn check(&self, store: &Store, job: &str, named: &str, plugin: &PluginEntry) -> Result<()> {
-        let is_approved =
-            self.approvals.is_some_and(|approvals| approvals.approves(job, plugin)) && plugin.replaces.as_deref() == Some(named);
-        if is_approved || [Some(named), self.accepted].contains(&Some(plugin.digest.as_str())) {
-            return Ok(());
-        }
-        let (place, digest) = (store.location(), &plugin.digest);
-        let message = format!(
-            "{place} says that the job was upgraded to the component {digest}, and on this machine you have not done that: `--accept {digest}` \
-             says that it may run, also after a move from another machine"
-        );
-        Err(Error::new(code::NOT_ACCEPTED, message))
-    }
-}
-
-/// What an upgrade has put in the place of the component with this digest, according to the newest checkpoint in `checkpoint.dir`. A snapshot
-/// `from` that the user names counts as the start of the job, unless it is the newest: then the user says what runs on it. It has to be one
-/// that is trusted: others may be able to write into that folder.
-///
-/// # Errors
-/// S7012 if it is not, S7001 and S7002 if what stands there cannot be used, S7007 if the store does not answer.
-pub fn replacement(configuration: &Configuration, from: Option<&str>, digest: &str, trust: Trust<'_>) -> Result<Option<Replacing>> {
-    let Some(store) = configuration.checkpoint_dir.as_deref().map(Store::open).transpose()? else { return Ok(None) };
-    let history = History::read(&store)?;
-    if let Some(from) = from {
-        let named = Snapshot::open(from)?;
-        let is_named = |published: &Published| published.manifest.checksum == named.published().manifest.checksum;
-        if history.newest().is_some_and(is_named) || !history.published.iter().any(is_named) {
-            return Ok(None);
-        }
-    }
-    let Some(snapshot) = newest(&store, &history)? else { return Ok(None) };
-    let manifest = snapshot.manifest();
-    let running = history.components(manifest);
-    let Some((at, entry)) = running.iter().enumerate().find(|(_, entry)| entry.replaces.as_deref() == Some(digest)) else {
-        return Ok(None);
-    };
-    // Of an upgrade that was withdrawn, the one before runs, and is in no probation.
-    let before = manifest.before.get(at).filter(|before| before.digest != entry.digest);
-    [Some(entry), before].into_iter().flatten().try_for_each(|plugin| trust.check(&store, &history.job, digest, plugin))?;
-    let before = before.map(|before| snapshot.component(before).map(|bytes| (before.name.clone(), bytes))).transpose()?;
-    Ok(Some(Replacing { name: entry.name.clone(), component: snapshot.component(entry)?, before }))
-}
-
 /// As [`look`], for a job that this process runs already: it is the same job, although an upgrade may have changed its component.
 /// `goes_back`: the upgrade has failed, and the version before goes on.
 ///
@@ -266,10 +222,10 @@ pub(crate) fn look_again(configuration: &Configuration, from: Option<&str>, goes
 ///
 /// # Errors
 /// As [`look`] and [`open`]; S7006 if yet another process takes the job over.
-pub(crate) fn begin(definition: &Arc<Definition>, mut kept: Kept, from: Option<&str>) -> Result<Option<Beginning>> {
+pub(crate) fn begin(definition: &Arc<Definition>, mut kept: Kept, from: Option<&str>, wishes: &Arc<Wishes>) -> Result<Option<Beginning>> {
     for _ in 0..LOOKS_MAX {
         let generation = kept.history.generation;
-        match open(definition, kept) {
+        match open(definition, kept, wishes) {
             Err(error) if error.code() == code::FENCED => match look(&definition.configuration, from)? {
                 again if again.finished => return again.check_same(definition).map(|()| None),
                 again if again.history.generation != generation => return Err(error),
@@ -278,17 +234,21 @@ pub(crate) fn begin(definition: &Arc<Definition>, mut kept: Kept, from: Option<&
             opened => return opened.map(Some),
         }
     }
-    open(definition, kept).map(Some)
+    open(definition, kept, wishes).map(Some)
 }
 
-/// Takes the job over, settles its sinks, and reads what its operators kept.
+/// Takes the job over, settles its sinks, and reads what its operators kept. A user who wants the job to end is heard meanwhile.
 ///
 /// # Errors
 /// `Invalid` (S7005) if the checkpoints are those of another job, component or other arguments, S7001 if a state is damaged, S7007 if the
 /// store does not answer.
-pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning> {
+pub(crate) fn open(definition: &Arc<Definition>, mut kept: Kept, wishes: &Arc<Wishes>) -> Result<Beginning> {
     if !kept.foreign {
         kept.check_same(definition)?;
+        kept.goes_back = kept.is_put_back(definition);
+        if kept.goes_back {
+            say!("streamrt: the upgrade was in its probation, and the version before is put back, which this command names");
+        }
     }
     let Kept { store, history, snapshot, foreign, goes_back, .. } = kept;
     let restored = Arc::new(snapshot.as_ref().map(Restored::read).transpose()?.unwrap_or_default());
@@ -324,7 +284,7 @@ pub(crate) fn open(definition: &Arc<Definition>, kept: Kept) -> Result<Beginning
     let history_now = durable.as_ref().map(|durable| durable.log.history());
     let is_settled = history_now.zip(snapshot.as_ref()).is_some_and(|(history, snapshot)| is_committed(history, snapshot));
     let (job, generation) = durable.as_ref().map_or_else(|| (job_id(&unique_token()), 1), |durable| (durable.job(), durable.generation()));
-    settle(definition, job, generation, Some(&*restored).filter(|_| !is_settled))?;
+    settle(definition, Control::before_tasks(wishes), job, generation, Some(&*restored).filter(|_| !is_settled))?;
     if let Some(durable) = &mut durable {
         durable.commits_done(number);
     }
@@ -347,9 +307,16 @@ fn pass_over(log: &mut JobLog, number: u64) -> Result<()> {
 
 /// The log says it, before any task runs, where the version that goes on is the one before that which the newest checkpoint names.
 fn note_version(log: &mut JobLog, number: u64, newest: &Manifest, definition: &Definition) -> Result<()> {
-    let digests = log.history().components(newest).iter().map(|component| component.digest.as_str());
-    let runs = definition.plugins.iter().map(|plugin| plugin.plugin.digest());
-    if newest.before.is_empty() || digests.eq(runs) { Ok(()) } else { log.append(Entry::RolledBack { checkpoint: number }) }
+    let is_known = newest.before.is_empty() || are_of(log.history().components(newest), definition);
+    if is_known { Ok(()) } else { log.append(Entry::RolledBack { checkpoint: number }) }
+}
+
+/// Whether these are the components of a version, with its arguments.
+fn are_of(entries: &[PluginEntry], definition: &Definition) -> bool {
+    let is_same = |(entry, plugin): (&PluginEntry, &crate::LoadedPlugin)| {
+        entry.digest == plugin.plugin.digest() && entry.args == kept_args(&plugin.args)
+    };
+    entries.len() == definition.plugins.len() && entries.iter().zip(&definition.plugins).all(is_same)
 }
 
 /// How a job is called in the names of its transactions.
@@ -498,7 +465,7 @@ impl Durable {
     /// Withdraws what no checkpoint names, when the job has ended for good.
     pub fn withdraw(&self) -> Result<()> {
         let restored = uncommitted(self.store(), self.log.history())?;
-        settle(&self.version.definition, self.job(), self.generation(), restored.as_ref())
+        settle(&self.version.definition, Arc::default(), self.job(), self.generation(), restored.as_ref())
     }
 
     /// What a region that failed goes on from, which it does under a generation of its own.
@@ -554,6 +521,7 @@ impl Durable {
             subtasks,
             dead_letters_before: self.dead_letters_before,
             drained,
+            grants: self.version.definition.grants.places(),
             before,
         };
         let store = savepoint.unwrap_or_else(|| self.store().clone());

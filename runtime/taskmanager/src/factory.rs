@@ -8,6 +8,7 @@ use crate::guest_log;
 use crate::replaceable::{Seats, UserCode};
 use crate::restored::Restored;
 use arrow_schema::SchemaRef;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::ApprovalKey;
@@ -119,6 +120,7 @@ impl Factory<'_> {
             job: self.job.clone(),
             generation: self.generation,
             cancel: self.control.cancel_flag(),
+            memory: self.control.memory.clone(),
             uid,
             subtask: subtask.index,
             parallelism,
@@ -218,6 +220,18 @@ impl Factory<'_> {
             }
         }
         Ok(sinks)
+    }
+
+    /// The folders that the sink of a component has, by name; `None` for a native sink.
+    pub fn granted(&self, number: usize) -> Result<Option<BTreeMap<String, String>>> {
+        let stream = &self.definition.graph.stream;
+        match &stream.nodes[number].body {
+            Body::FunctionSink { function, .. } => {
+                let grants = &stream.functions[*function as usize].function().grants;
+                self.definition.grants.only(grants).map(|grants| Some(grants.places()))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// A writer to where a native sink wrote before.

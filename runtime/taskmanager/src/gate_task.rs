@@ -42,6 +42,7 @@ pub fn run(task: &mut Task, gate: &mut InputGate) -> Result<()> {
         }
         end_sweep(task, gate, &uid)?;
         task.account(start, idle);
+        task.control.memory.check()?;
     }
 }
 

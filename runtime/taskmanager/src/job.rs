@@ -214,7 +214,11 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let traits = JobTraits { has_checkpoints: definition.configuration.checkpoint_interval_ms.is_some(), is_bounded: bounded };
     let remarks = remarks(definition.graph.stream.nodes.iter().map(|node| (&*node.uid, &node.body)), traits)?;
     let shared = Arc::new(Shared::new(definition.clone()));
-    before.into_iter().for_each(|before| shared.versions.go_on_in_probation(before));
+    match before {
+        Some(before) => shared.versions.go_on_in_probation(before),
+        None if kept.is_upgraded(&definition) => shared.versions.go_on_upgraded(),
+        None => {}
+    }
     let strategy = RestartStrategy::new(&definition.configuration);
     let (first, resumed) = match start_first(&definition, kept, from.as_deref(), &shared) {
         Ok(None) => return Ok(Submission::Finished),
@@ -223,7 +227,8 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
         Err(error) if definition.configuration.checkpoint_interval_ms.is_some() && strategy.may_try_again(&error) => (Err(error), None),
         Err(error) => return Err(error),
     };
-    let master = Master { from, shared: shared.clone(), strategy, start: Instant::now(), has_checkpoint, goes_back: false };
+    let master =
+        Master { from, shared: shared.clone(), strategy, start: Instant::now(), has_checkpoint, goes_back: false, interrupted: false };
     let disks = definition.disks.clone();
     let wishes = shared.wishes.clone();
     let run = move || {
@@ -241,7 +246,7 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
 
 /// The first attempt, and the checkpoint that it goes on from; `None` if the job has finished.
 fn start_first(definition: &Arc<Definition>, kept: Kept, from: Option<&str>, shared: &Shared) -> Result<Option<(Attempt, Option<u64>)>> {
-    let Some(beginning) = durable::begin(definition, kept, from)? else { return Ok(None) };
+    let Some(beginning) = durable::begin(definition, kept, from, &shared.wishes)? else { return Ok(None) };
     let Beginning { durable, restored, resumed, drained } = beginning;
     shared.go_on_draining(drained);
     Ok(Some((Attempt::start(definition, durable, &restored, shared)?, resumed)))

@@ -1,5 +1,6 @@
 //! What a region that failed goes on from, and what its tasks have left in the systems behind its sinks.
 
+use crate::control::Control;
 use crate::dead_letters;
 use crate::durable::newest;
 use crate::factory::{Definition, Factory};
@@ -36,11 +37,11 @@ impl KeptRegion {
     }
 
     /// Reads what the region of these vertices goes on from, and settles its sinks. Its tasks had the generation `old`, and have carried out all
-    /// commits up to the checkpoint `committed`.
+    /// commits up to the checkpoint `committed`. `control` says when to give up.
     ///
     /// # Errors
     /// As [`crate::durable::open`].
-    pub fn settle(&self, vertices: &[usize], old: u64, committed: u64) -> Result<RegionBeginning> {
+    pub fn settle(&self, control: Arc<Control>, vertices: &[usize], old: u64, committed: u64) -> Result<RegionBeginning> {
         let operators: Vec<OperatorEntry> =
             self.operators.iter().filter(|operator| vertices.contains(&(operator.vertex as usize))).cloned().collect();
         let snapshot = newest(&self.store, &self.history)?;
@@ -54,7 +55,7 @@ impl KeptRegion {
         let is_settled = committed >= checkpoint || snapshot.is_some_and(|snapshot| is_committed(&self.history, &snapshot));
         let promised = Some(&*restored).filter(|_| !is_settled);
         let (definition, generation) = (&*self.definition, self.generation());
-        let factory = Factory { definition, control: Arc::default(), job: self.job.clone(), generation, restored: Arc::default() };
+        let factory = Factory { definition, control, job: self.job.clone(), generation, restored: Arc::default() };
         settle_sinks(&factory, promised, vertices)?;
         let prefix = dead_letters::prefix(&self.job);
         let letters: Vec<String> = definition.tasks_of(vertices).map(|(task, _)| subtask_prefix(&prefix, old, task as u32)).collect();

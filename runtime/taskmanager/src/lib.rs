@@ -27,6 +27,7 @@ mod rate;
 mod reader;
 mod regions;
 mod replaceable;
+mod replacement;
 mod restart;
 mod restored;
 mod same_job;
@@ -40,9 +41,9 @@ mod versions;
 mod wishes;
 
 pub use disks::StateBackend;
-pub use durable::{Replacing, Trust, replacement};
 pub use factory::LoadedPlugin;
 pub use job::{Ended, JobHandle, JobRemote, JobState, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
+pub use replacement::{Replacing, Trust, replacement};
 pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};
 pub use upgrade::Upgraded;
 

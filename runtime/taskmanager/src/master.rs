@@ -29,6 +29,8 @@ pub(crate) struct Master {
     pub has_checkpoint: bool,
     /// The version that runs was put back, and has published nothing since.
     pub goes_back: bool,
+    /// A user has ended the job while it waited, before tasks ran, for a system outside.
+    pub interrupted: bool,
 }
 
 impl Master {
@@ -163,8 +165,11 @@ impl Master {
             // The version before has not failed, so that no strategy is asked.
             return self.resume().or_else(|error| self.again_or_withdraw(error));
         }
-        if let Err(left) = settle::give_up(&self.shared.definition()) {
-            say!("streamrt: [{}] {}", left.code().id, left.with_causes());
+        match self.interrupted {
+            // It would wait for the same system.
+            true => say!("streamrt: what was not committed is left behind: the next start of the job commits or withdraws it"),
+            false => settle::give_up(&self.shared.definition())
+                .unwrap_or_else(|left| say!("streamrt: [{}] {}", left.code().id, left.with_causes())),
         }
         let way_back = self.shared.versions.way_back().filter(|_| failed.kind() != ErrorKind::Unavailable);
         Err(way_back.into_iter().fold(failed, Error::and))
@@ -192,9 +197,14 @@ impl Master {
     /// Waits as the strategy says, and starts the next attempt, until one starts; `None` if the job turns out to have finished.
     fn again(&mut self, mut error: Error) -> Result<Option<Attempt>> {
         loop {
-            self.wait_after(error, "; trying again")?;
+            let before = self.wait_after(error, "; trying again")?;
             match self.resume() {
                 Ok(next) => return Ok(next),
+                Err(next) if next.code() == code::CANCELLED => {
+                    self.interrupted = true;
+                    // Whoever stops the job meanwhile did not make it fail.
+                    return Err(if self.shared.wishes.wants_cancel() { next } else { before });
+                }
                 // What failed outside is often still away.
                 Err(next) => error = next,
             }
@@ -211,7 +221,7 @@ impl Master {
         if kept.finished {
             return Ok(None);
         }
-        let Beginning { durable, restored, resumed, drained } = durable::open(definition, kept)?;
+        let Beginning { durable, restored, resumed, drained } = durable::open(definition, kept, &self.shared.wishes)?;
         self.shared.go_on_draining(drained);
         if let Some(checkpoint) = resumed {
             say!("streamrt: the job goes on from checkpoint {checkpoint}");

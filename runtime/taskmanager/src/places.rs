@@ -22,6 +22,8 @@ pub(crate) struct Places {
     bodies: BTreeMap<String, Body>,
     /// The folder of its dead letters.
     letters: Option<String>,
+    /// Folders that its components had, by name: all that their sinks can write to.
+    grants: BTreeMap<String, String>,
 }
 
 /// Where something is that was promised.
@@ -40,7 +42,8 @@ impl Places {
         let nodes = manifest.plan.as_array().into_iter().flatten();
         let body = |node: &serde_json::Value| Some((node["uid"].as_str()?.to_owned(), serde_json::from_value(node["body"].clone()).ok()?));
         let letters = manifest.configuration.get(dead_letters::KEY).cloned();
-        Places { job: manifest.job_id.clone(), bodies: nodes.filter_map(body).collect(), letters }
+        let (job, grants) = (manifest.job_id.clone(), manifest.grants.clone());
+        Places { job, bodies: nodes.filter_map(body).collect(), letters, grants }
     }
 
     /// # Errors
@@ -91,6 +94,26 @@ impl Places {
         match self.bodies.get(uid) {
             Some(old) if place_of(old).zip(place_of(body)).is_some_and(|(old, new)| old != new) => self.promised(old, job),
             _ => Promised::Here,
+        }
+    }
+
+    /// The same of a sink of a component, which is granted these folders now. No folder is opened for it that the user does not grant, so the
+    /// job itself can commit nothing in another one: the error, if that is so, is for a sink that has promised something.
+    ///
+    /// # Errors
+    /// `Invalid` (S7013) if the sink is this job's own, and a folder is another one.
+    pub fn of_component_sink(&self, granted: &BTreeMap<String, String>, job: &str) -> Result<Promised<'_, Body>> {
+        let moved = granted.iter().find_map(|(name, now)| Some((name, self.grants.get(name).filter(|before| *before != now)?, now)));
+        match moved {
+            None => Ok(Promised::Here),
+            Some(_) if self.job != job => Ok(Promised::Elsewhere),
+            Some((name, before, now)) => {
+                let message = format!(
+                    "it has promised results in {before}, its folder `{name}`, which is {now} now: grant `{name}={before}` until the job was \
+                     stopped, or start another job (another `checkpoint.dir`) with `--from`, which leaves them to this one"
+                );
+                Err(Error::new(code::CHANGED_ARGUMENTS, message))
+            }
         }
     }
 

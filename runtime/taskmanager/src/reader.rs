@@ -168,6 +168,7 @@ impl Reader {
                 (one, other) => one.or(other),
             };
             task.account(start, idle);
+            task.control.memory.check()?;
         }
     }
 
@@ -271,7 +272,7 @@ impl Reader {
             for number in self.splits.wake(now) {
                 self.waits(task, number)?;
             }
-            if self.splits.first().is_none() {
+            if self.splits.next().is_none() {
                 return Ok(Pause::For(again.saturating_duration_since(now)));
             }
         }
@@ -279,7 +280,10 @@ impl Reader {
         if !wait.is_zero() {
             return Ok(Pause::For(wait));
         }
-        let Some((turn, number)) = self.splits.first() else { return Ok(Pause::None) };
+        if self.splits.next().is_some_and(|(turn, number)| self.is_ahead(task, number, turn)) {
+            self.splits.give_way();
+        }
+        let Some((turn, number)) = self.splits.next() else { return Ok(Pause::None) };
         if self.is_ahead(task, number, turn) {
             self.waits(task, number)?;
             return Ok(Pause::For(ALIGNMENT_PAUSE));

@@ -12,7 +12,7 @@
 
 use crate::attempt::{self, ReadyRegion};
 use crate::checkpoints::{self, Checkpoints, Ending};
-use crate::control::Controls;
+use crate::control::{Control, Controls};
 use crate::durable::{self, Durable};
 use crate::factory::{Definition, Factory};
 use crate::job::{Current, JobMetrics, JobState, Shared};
@@ -80,7 +80,7 @@ impl Attempt {
     /// What is wrong with the job, or does not fit what the checkpoint kept.
     pub fn start(definition: &Arc<Definition>, durable: Option<Durable>, restored: &Arc<Restored>, shared: &Shared) -> Result<Attempt> {
         let regions = definition.graph.regions();
-        let controls = Arc::new(Controls::new(regions.len(), &shared.wishes, durable.is_some()));
+        let controls = Arc::new(Controls::new(regions.len(), &shared.wishes, durable.is_some(), definition.configuration.process_memory()));
         let (job, generation) = match &durable {
             Some(durable) => (durable.job(), durable.generation()),
             None => (durable::job_id(&unique_token()), 1),
@@ -208,7 +208,7 @@ impl Attempt {
         if n_before == SUSPENDED_MAX {
             return Ok(None);
         }
-        let beginning = kept.settle(&region.vertices, region.generation, committed)?;
+        let beginning = kept.settle(Control::before_tasks(&shared.wishes), &region.vertices, region.generation, committed)?;
         Ok(Some(Next::new(kept, beginning)))
     }
 

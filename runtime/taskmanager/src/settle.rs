@@ -1,9 +1,12 @@
 //! Settling sinks: what a checkpoint promises is committed, and what no checkpoint names is withdrawn, before tasks run, and when the job has
 //! failed for good or was cancelled.
 //!
+//! Before tasks run, a user who stops or cancels the job is heard: what waits for a system outside gives up, and the next start settles again.
+//!
 //! Invariant: what was promised is committed where it lies, by the job that promised it (`places.rs`), as often as nobody knows that it is done.
 
 use crate::attempt;
+use crate::control::Control;
 use crate::dead_letters::{self, DeadLetters};
 use crate::durable::{job_id, newest, number_in};
 use crate::factory::{Definition, Factory};
@@ -24,7 +27,7 @@ pub(crate) fn give_up(definition: &Arc<Definition>) -> Result<()> {
     let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
     let job = job_id(&log.history().job);
     let restored = uncommitted(&store, log.history())?;
-    settle(definition, job.clone(), log.generation(), restored.as_ref()).map_err(|e| {
+    settle(definition, Arc::default(), job.clone(), log.generation(), restored.as_ref()).map_err(|e| {
         e.at(format_args!("what was not committed is left behind, under names with `{job}`, until the next start withdraws it"))
     })?;
     log.append(Entry::Ended { state: EndState::Failed })
@@ -41,10 +44,17 @@ pub(crate) fn is_committed(history: &History, snapshot: &Snapshot) -> bool {
     (1..=history.committed).contains(&number_in(history, snapshot))
 }
 
-/// Commits what a checkpoint holds, unless that is known to be done (`None`), and withdraws what it does not name.
-pub(crate) fn settle(definition: &Definition, job: Arc<str>, generation: u64, restored: Option<&Restored>) -> Result<()> {
+/// Commits what a checkpoint holds, unless that is known to be done (`None`), and withdraws what it does not name. `control` says when to give
+/// up.
+pub(crate) fn settle(
+    definition: &Definition,
+    control: Arc<Control>,
+    job: Arc<str>,
+    generation: u64,
+    restored: Option<&Restored>,
+) -> Result<()> {
     let all: Vec<usize> = (0..definition.graph.vertices.len()).collect();
-    let factory = Factory { definition, control: Arc::default(), job, generation, restored: Arc::default() };
+    let factory = Factory { definition, control, job, generation, restored: Arc::default() };
     settle_sinks(&factory, restored, &all)?;
     dead_letters::settle(&factory, restored, &[dead_letters::prefix(&factory.job)])
 }
@@ -61,7 +71,12 @@ pub(crate) fn settle_sinks(factory: &Factory<'_>, restored: Option<&Restored>, v
         let parts = restored.map_or(&[][..], |restored| restored.parts(uid));
         let items = parts.iter().flatten().map(|part| part.list(COMMITTABLES)).collect::<Result<Vec<_>>>()?.concat();
         let body = &definition.graph.stream.nodes[node].body;
-        let promised = restored.map_or(Promised::Here, |restored| restored.places.of_sink(uid, body, job));
+        let promised = match (restored, factory.granted(node)?) {
+            (None, _) => Promised::Here,
+            (Some(_), Some(_)) if items.is_empty() => Promised::Here,
+            (Some(restored), Some(granted)) => restored.places.of_component_sink(&granted, job).map_err(place)?,
+            (Some(restored), None) => restored.places.of_sink(uid, body, job),
+        };
         let here = match promised {
             Promised::Here => items,
             Promised::Before(old) => {

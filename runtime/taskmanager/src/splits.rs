@@ -7,6 +7,9 @@
 //! 3. What a split gives beyond the watermark, the operators have to keep: the more splits are read side by side, the fewer rows each gives at
 //!    once. One that stays the lowest gives twice as many each time.
 //! 4. So many splits are open at once; of those that are too many the one is closed that is needed last.
+//! 5. Some files are opened in their middle only by reading them from their begin. One of those that was closed stays the next when it is
+//!    open again, until it has come twice as far: so the ways back of a file are together no longer than the file. What it gives meanwhile is
+//!    ahead of the watermark.
 //!
 //! Nothing here reads: the reader's loop does.
 
@@ -36,6 +39,8 @@ pub(crate) struct Held {
     /// What its reader holds.
     bytes: usize,
     stage: Stage,
+    /// It was closed because others were open.
+    was_closed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +75,8 @@ pub(crate) struct Splits {
     n_read: usize,
     /// Which gave rows last, and at most how many.
     last: Option<(u64, usize)>,
+    /// The split that was opened again at a place to which the way was so long.
+    returned: Option<(u64, u64)>,
 }
 
 impl Splits {
@@ -86,6 +93,7 @@ impl Splits {
             open_bytes_max: OPEN_BYTES_MAX / readers,
             n_read: 0,
             last: None,
+            returned: None,
         }
     }
 
@@ -110,13 +118,24 @@ impl Splits {
     pub fn insert(&mut self, split: Split, position: Option<String>, turn: i64) {
         let number = split.number;
         let stage = if position.is_some() { Stage::Begun } else { Stage::New };
-        self.by_number.insert(number, Held { split, position, reader: None, attended: false, turn, bytes: 0, stage });
+        self.by_number.insert(number, Held { split, position, reader: None, attended: false, turn, bytes: 0, stage, was_closed: false });
         self.ready.insert((turn, number));
     }
 
-    /// The split that is read next.
+    /// The split that is furthest back, of those that may have rows now.
     pub fn first(&self) -> Option<(i64, u64)> {
         self.ready.first().copied()
+    }
+
+    /// The split that is read next.
+    pub fn next(&self) -> Option<(i64, u64)> {
+        let returned = self.returned.and_then(|(number, _)| Some((self.by_number.get(&number)?.turn, number)));
+        returned.filter(|turn| self.ready.contains(turn)).or_else(|| self.first())
+    }
+
+    /// Lets the split that is furthest back go before one that was opened again.
+    pub fn give_way(&mut self) {
+        self.returned = None;
     }
 
     /// When the next one that had no rows is asked again.
@@ -139,8 +158,8 @@ impl Splits {
                 awake.push(number);
             }
         }
-        let first = self.first().map(|(_, number)| number);
-        awake.retain(|number| Some(*number) != first && self.by_number.get(number).is_some_and(|held| held.attended));
+        let next = self.next().map(|(_, number)| number);
+        awake.retain(|number| Some(*number) != next && self.by_number.get(number).is_some_and(|held| held.attended));
         awake
     }
 
@@ -166,6 +185,9 @@ impl Splits {
     pub fn opened(&mut self, number: u64, reader: Box<dyn SplitReader>) {
         if let Some(held) = self.by_number.get_mut(&number) {
             self.open.insert((held.turn, number));
+            if std::mem::take(&mut held.was_closed) && reader.way_back() > 0 {
+                self.returned = Some((number, reader.way_back()));
+            }
             (held.reader, held.position) = (Some(reader), None);
         }
     }
@@ -181,6 +203,8 @@ impl Splits {
         let bytes = held.reader.as_ref().map_or(0, |reader| reader.held_bytes());
         self.open_bytes = self.open_bytes - held.bytes + bytes;
         (held.turn, held.bytes) = (turn, bytes);
+        let way_back = held.reader.as_ref().map_or(0, |reader| reader.way_back());
+        self.returned = self.returned.filter(|(returned, way)| *returned == number && way_back / 2 < *way);
         match again {
             Some(again) => drop(self.dry.insert((again, number))),
             None => {
@@ -204,10 +228,13 @@ impl Splits {
     /// Closes the splits that are too many: those whose turn is furthest away.
     pub fn close_too_many(&mut self) {
         while self.open.len() > self.open_max || self.open.len() > 1 && self.open_bytes > self.open_bytes_max {
-            let Some((_, number)) = self.open.pop_last() else { return };
+            let returned = self.returned.map(|(number, _)| number);
+            let Some(last) = self.open.iter().rfind(|(_, number)| Some(*number) != returned).copied() else { return };
+            self.open.remove(&last);
+            let (_, number) = last;
             if let Some(held) = self.by_number.get_mut(&number) {
                 held.position = held.position();
-                held.reader = None;
+                (held.reader, held.was_closed) = (None, true);
                 self.open_bytes -= std::mem::take(&mut held.bytes);
             }
         }
@@ -221,8 +248,8 @@ mod tests {
     use streamrt_operator::ReaderPoll;
     use streamrt_types::Result;
 
-    /// Holds so many bytes, and stands at `position`.
-    struct Standing(usize, &'static str);
+    /// Holds so many bytes, stands at a position, and the way back to it is so long.
+    struct Standing(usize, &'static str, u64);
 
     impl SplitReader for Standing {
         fn poll(&mut self, _: usize, _: Duration) -> Result<ReaderPoll> {
@@ -233,6 +260,9 @@ mod tests {
         }
         fn held_bytes(&self) -> usize {
             self.0
+        }
+        fn way_back(&self) -> u64 {
+            self.2
         }
     }
 
@@ -295,7 +325,7 @@ mod tests {
     fn the_split_that_is_needed_last_is_closed_and_keeps_its_position() {
         let mut splits = of(40, 32);
         for number in 0..40 {
-            splits.opened(number, Box::new(Standing(1, "here")));
+            splits.opened(number, Box::new(Standing(1, "here", 0)));
             splits.asked(number, 1, 100 - number as i64, None);
             splits.close_too_many();
         }
@@ -308,13 +338,40 @@ mod tests {
     fn what_holds_too_much_memory_is_closed_but_one() {
         let mut splits = of(3, 1);
         for number in 0..3 {
-            splits.opened(number, Box::new(Standing(OPEN_BYTES_MAX, "x")));
+            splits.opened(number, Box::new(Standing(OPEN_BYTES_MAX, "x", 0)));
             splits.asked(number, 1, number as i64, None);
             splits.close_too_many();
         }
         assert_eq!((open(&splits), splits.open_bytes), (vec![0], OPEN_BYTES_MAX));
         splits.finish(0);
         assert_eq!(splits.open_bytes, 0);
+    }
+
+    /// Eight of nine may be open.
+    #[test]
+    fn a_split_that_is_opened_again_is_read_until_it_has_come_twice_as_far() {
+        let mut splits = of(9, 32);
+        for number in 0..9 {
+            splits.opened(number, Box::new(Standing(1, "here", 100)));
+            splits.asked(number, 1, 100 - number as i64, None);
+            splits.close_too_many();
+        }
+        assert_eq!((open(&splits), splits.next()), ((1..9).collect(), Some((92, 8))), "the first time each waits for its turn");
+        (1..9).for_each(|number| splits.asked(number, 1, 200, None));
+        splits.opened(0, Box::new(Standing(1, "here", 100)));
+        let mut come = |way_back: u64| {
+            splits.get_mut(0).unwrap().reader = Some(Box::new(Standing(1, "here", way_back)));
+            splits.asked(0, 1, 300, None);
+            splits.close_too_many();
+            (splits.first(), splits.next(), open(&splits).contains(&0))
+        };
+        assert_eq!(come(199), (Some((200, 1)), Some((300, 0)), true), "it goes on, and others are closed for it");
+        assert_eq!(come(200), (Some((200, 1)), Some((200, 1)), true));
+        splits.opened(8, Box::new(Standing(1, "here", 7)));
+        splits.asked(8, 1, 201, None);
+        assert_eq!(splits.next(), Some((201, 8)));
+        splits.give_way();
+        assert_eq!(splits.next(), Some((200, 1)));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) struct Versions(Mutex<Known>);
 struct Known {
     running: Arc<Definition>,
     probation: Option<Probation>,
-    /// This process has upgraded the job.
+    /// The job was upgraded, by this process or shortly before it began.
     upgraded: bool,
 }
 
@@ -66,6 +66,11 @@ impl Versions {
     /// The job goes on with an upgrade that was in its probation when its process ended.
     pub fn go_on_in_probation(&self, before: Before) {
         self.lock().begin(before);
+    }
+
+    /// The job goes on with an upgrade, and the version before is not known here: a failure names the way back.
+    pub fn go_on_upgraded(&self) {
+        self.lock().upgraded = true;
     }
 
     /// The new version could not start, and the one before goes on.

@@ -14,7 +14,7 @@ use crate::upgrade::Replacement;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use streamrt_checkpoint::{Request, Store};
 use streamrt_types::{Error, Result, code};
@@ -90,6 +90,8 @@ pub(crate) struct Wishes {
     stop: AtomicBool,
     drain: AtomicBool,
     cancel: AtomicBool,
+    /// One of stop and cancel.
+    ends: Arc<AtomicBool>,
     open: Mutex<Open>,
 }
 
@@ -111,6 +113,7 @@ impl Wishes {
     /// The job is to end: with a checkpoint, where there are any; nothing fires that is not due.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
+        self.ends.store(true, Ordering::SeqCst);
     }
 
     /// The sources are to end as if their input had: everything fires.
@@ -121,6 +124,13 @@ impl Wishes {
     /// The job is to end at once, and what is not committed is withdrawn.
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::SeqCst);
+        self.ends.store(true, Ordering::SeqCst);
+    }
+
+    /// The flag that who waits for something outside looks at before the job runs: it is set when the job is to end, in whatever way but a
+    /// drain.
+    pub fn ends(&self) -> Arc<AtomicBool> {
+        self.ends.clone()
     }
 
     pub fn wants_stop(&self) -> bool {

@@ -136,6 +136,8 @@ codes! {
     TIME_RANGE = "S5010", Data, "Times count from 1970: say in which unit the column has them, as in `TIME.seconds()` or `unit = \"us\"`, or correct the record.";
     /// More bytes or elements than one batch can hold.
     BATCH_LIMIT = "S5011", Data, "Make batches smaller with `-D batch.rows`, or keep less under one key.";
+    /// The process holds more memory than it may.
+    PROCESS_MEMORY = "S5012", Invalid, "Keep less: a time to live, shorter windows, fewer keys for each process; or keep keyed state on disk with `-D state.backend=rocksdb`; or, if the machine has more, allow it with `-D memory.process-size=SIZE`.";
 
     /// The tool chain for components is not there.
     TOOLCHAIN = "S6001", Unavailable, "Run the commands that are named above, then try again.";

@@ -3,6 +3,7 @@
 use crate::code;
 use crate::error::{Error, Result};
 use crate::key_group::MAX_PARALLELISM_MAX;
+use crate::process_memory::{self, ProcessMemory};
 use std::collections::BTreeMap;
 
 /// What happens to a record on which user code or a format fails.
@@ -85,6 +86,9 @@ pub struct Configuration {
     pub plugin_output_bytes: usize,
     /// `plugin.epoch`: false switches the deadline checks in compiled code off, for trusted plugins. Default true.
     pub plugin_epoch: bool,
+    /// `memory.process-size`: bytes of memory that the process may hold, everything included; a job that takes it beyond ends. Flink's
+    /// `taskmanager.memory.process.size`. None: four fifths of what the machine, or the container, has.
+    pub process_memory_bytes: Option<usize>,
     /// `max-parallelism`: number of key groups. None: from the parallelism.
     pub max_parallelism: Option<u32>,
     /// `checkpoint.dir`: where checkpoints are kept: a folder, or the URL of an object store. None: there are none.
@@ -158,6 +162,7 @@ impl Default for Configuration {
             plugin_files_bytes: 1 << 30,
             plugin_output_bytes: 64 << 20,
             plugin_epoch: true,
+            process_memory_bytes: None,
             max_parallelism: None,
             checkpoint_dir: None,
             checkpoint_interval_ms: None,
@@ -202,6 +207,7 @@ impl Configuration {
         "exchange.batches",
         "exchange.bytes",
         "max-parallelism",
+        "memory.process-size",
         "plugin.compile-memory",
         "plugin.compile-time",
         "plugin.deadline",
@@ -274,6 +280,7 @@ impl Configuration {
             "source.rate" => self.source_rate = Some(number(key, value, 1, 1_000_000_000)?),
             "watermark.alignment" => self.watermark_alignment_ms = Some(parse_duration_ms(key, value)?),
             "watermark.max-ahead" => self.watermark_max_ahead_ms = Some(parse_duration_ms(key, value)?),
+            "memory.process-size" => self.process_memory_bytes = Some(at_least_one(key, value, parse_bytes(key, value)?)?),
             "max-parallelism" => self.max_parallelism = Some(number(key, value, 1, u64::from(MAX_PARALLELISM_MAX))? as u32),
             _ => return Err(Error::new(code::BAD_OPTION, format!("there is no configuration key `{key}`"))),
         }
@@ -283,6 +290,11 @@ impl Configuration {
 }
 
 impl Configuration {
+    /// What the process may hold.
+    pub fn process_memory(&self) -> ProcessMemory {
+        ProcessMemory::new(self.process_memory_bytes.map_or_else(process_memory::default_limit_bytes, |bytes| bytes as u64))
+    }
+
     /// The part of `state.memory` that is for the tables; the rest is for the disks' own caches and buffers.
     pub fn state_table_bytes(&self) -> usize {
         self.state_memory_bytes / 4 * 3

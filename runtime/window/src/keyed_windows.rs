@@ -130,6 +130,13 @@ pub(crate) struct KeyedWindows {
 }
 
 impl KeyedWindows {
+    /// Bytes of memory that they take, about: a window stands in two trees as well.
+    pub(crate) fn used_bytes(&self) -> usize {
+        let of_window = |id: &WindowId| self.contents.bytes(self.windows.get(*id).cell) + size_of::<Window>() + 64;
+        let windows = self.of_keys.iter().flat_map(|of_key| of_key.windows.values());
+        self.table.used_bytes() + windows.map(of_window).sum::<usize>()
+    }
+
     pub(crate) fn new(
         assigner: Assigner,
         lateness_ms: i64,

@@ -289,6 +289,13 @@ impl Operator for WindowOperator {
         Ok(())
     }
 
+    fn state_bytes(&mut self) -> usize {
+        self.opened.as_ref().map_or(0, |opened| match &opened.windows {
+            Windows::Panes(panes) => panes.used_bytes(),
+            Windows::OfKeys(windows) => windows.used_bytes(),
+        })
+    }
+
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
         let types = self.plan.types.clone();
         let (windows, watermarks) = match &mut opened(&mut self.opened)?.windows {

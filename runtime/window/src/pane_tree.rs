@@ -120,6 +120,12 @@ impl PaneTree {
         accumulators.used_bytes() / tables.map(KeyTable::len).sum::<usize>().max(1)
     }
 
+    /// Bytes of memory that panes and merges take, about.
+    pub(crate) fn used_bytes(&self, accumulators: &Accumulators) -> usize {
+        let tables = self.panes.values().map(|pane| &pane.table).chain(self.merges());
+        accumulators.used_bytes() + tables.map(KeyTable::used_bytes).sum::<usize>()
+    }
+
     /// Bytes of all merges; `further_bytes` of an entry are outside of its table.
     pub(crate) fn merges_bytes(&self, further_bytes: usize) -> usize {
         self.merges().map(|table| table.used_bytes() + table.len() * further_bytes).sum()

@@ -106,6 +106,11 @@ pub(crate) struct PaneWindows {
 }
 
 impl PaneWindows {
+    /// Bytes of memory that they take, about.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.panes.used_bytes(&self.accumulators)
+    }
+
     pub(crate) fn new(
         windows: SlidingWindows,
         lateness_ms: i64,

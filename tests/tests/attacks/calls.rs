@@ -1,6 +1,6 @@
 //! What a guest asks of the host while it is called: state, output, files, handles. None of it is without a bound.
 
-use super::Attack;
+use super::{Attack, JOB, without_key};
 use std::path::Path;
 use streamrt_tests::binary::{Running, component, streamrt};
 use streamrt_tests::guests::Misbehaving;
@@ -10,29 +10,8 @@ use streamrt_wit::{DataType, Field, FunctionKind, StateDescriptor, StateKind, Tt
 /// The limits of these jobs (256 MiB of memory for an instance, 64 MiB for a call) and 100 MB.
 const LIMITS: Limits = Limits::new(256 + 64 + 100, 60);
 
-/// One row, 13, by key through the guest.
-const JOB: &str = r#"
-name = "attack"
-[[source]]
-uid = "numbers"
-connector = "datagen"
-rows = 1
-fields = { n = { kind = "sequence", start = 13 } }
-columns = [{ name = "n", type = "i64" }]
-[[operator]]
-uid = "double"
-component = "attack.wasm"
-function = "double"
-input = "numbers"
-key = ["n"]
-[[sink]]
-uid = "out"
-connector = "blackhole"
-input = "double"
-"#;
-
 /// A keyed guest with a list of binaries as state.
-fn keyed(misbehave: &str) -> Vec<u8> {
+pub fn keyed(misbehave: &str) -> Vec<u8> {
     let list = StateDescriptor {
         name: "list".into(),
         kind: StateKind::List,
@@ -50,9 +29,11 @@ fn keyed(misbehave: &str) -> Vec<u8> {
     guest.component()
 }
 
-/// Appends 8 MiB to the list of slot 0. Buffers 3 to 6 of the frame are the request, new memory is the element.
-const APPEND: &str = "
-    (local.set $i (i32.mul (memory.grow (i32.const 256)) (i32.const 65536)))
+/// 16 MiB of memory, at `$i`.
+const GROW: &str = "(local.set $i (i32.mul (memory.grow (i32.const 256)) (i32.const 65536)))";
+
+/// Appends the 8 MiB at `$i` to the list of slot 0. Buffers 3 to 6 of the frame are the request.
+pub const APPEND: &str = "
     (i32.store (i32.const 16384) (i32.const 0))
     (i32.store8 (i32.const 16388) (i32.const 3))
     (i32.store (i32.const 16392) (i32.const 0))
@@ -66,14 +47,7 @@ const APPEND: &str = "
 
 #[test]
 fn a_state_that_is_written_without_end() {
-    let attack = Attack::new(&keyed(&format!(
-        "(loop $more {} (br $more))",
-        APPEND.replacen("(i32.const 256)", "(i32.const 0)", 1).replacen(
-            "(local.set $i (i32.mul (memory.grow (i32.const 0)) (i32.const 65536)))",
-            "(if (i32.eqz (local.get $i)) (then (local.set $i (i32.mul (memory.grow (i32.const 256)) (i32.const 65536)))))",
-            1,
-        )
-    )));
+    let attack = Attack::new(&keyed(&format!("{GROW}(loop $more {APPEND} (br $more))")));
     LIMITS.run(attack.run_job(JOB, &[])).finished.failed_with("S4008").names("double: the plugin sends more than 64 MiB in one call");
 }
 
@@ -85,7 +59,7 @@ fn a_large_list_that_is_asked_for_again_and_again_at_once() {
         (call $get-many (i32.const 0) (i32.const 3) (i32.const 0) (i32.const 280) (i32.const 32816) (i32.const 1) (i32.const 512))
         (if (i32.load8_u (i32.const 512)) (then (memory.copy (i32.const 0) (i32.const 512) (i32.const 16)) (return (i32.const 0))))
         unreachable";
-    let attack = Attack::new(&keyed(&format!("{APPEND}{asking}")));
+    let attack = Attack::new(&keyed(&format!("{GROW}{APPEND}{asking}")));
     let measured = LIMITS.run(attack.run_job(JOB, &[]));
     measured.finished.failed_with("S4008").names("state 0 is asked for more than 64 MiB at once");
 }
@@ -109,7 +83,7 @@ fn output_where_there_is_none() {
         (if (i32.eqz (i32.load8_u (i32.const 512))) (then unreachable))";
     let guest = Misbehaving { describe: emitting.into(), ..Misbehaving::default() };
     let attack = Attack::new(&guest.component());
-    let job = JOB.replace("key = [\"n\"]\n", "").replace("start = 13", "start = 14");
+    let job = without_key().replace("start = 13", "start = 14");
     LIMITS.run(attack.run_job(&job, &[])).finished.succeeded();
 }
 
@@ -126,7 +100,7 @@ fn logging() -> Vec<u8> {
 
 /// 13 in each batch, and a thousand batches.
 fn many_calls() -> String {
-    JOB.replace("key = [\"n\"]\n", "").replace("rows = 1\n", "rows = 1000\n").replace("start = 13", "start = 13, step = 0")
+    without_key().replace("rows = 1\n", "rows = 1000\n").replace("start = 13", "start = 13, step = 0")
 }
 
 #[test]
@@ -219,6 +193,5 @@ fn handles_that_are_never_dropped() {
         core: "(import \"host\" \"get-stderr\" (func $get-stderr (result i32)))".into(),
     };
     let attack = Attack::new(&guest.component());
-    let job = JOB.replace("key = [\"n\"]\n", "");
-    LIMITS.run(attack.run_job(&job, &[])).finished.failed_with("S4003").names("the plugin holds more than 10000 handles");
+    LIMITS.run(attack.run_job(&without_key(), &[])).finished.failed_with("S4003").names("the plugin holds more than 10000 handles");
 }

@@ -5,6 +5,7 @@
 
 mod calls;
 mod components;
+mod memory;
 mod messages;
 mod names;
 mod plans;
@@ -19,6 +20,32 @@ use tempfile::TempDir;
 
 /// For what is refused before it begins: its limits plus 100 MB, and some seconds on a busy machine.
 const SOON: Limits = Limits::new(200, 20);
+
+/// One row, 13, by key through the guest.
+const JOB: &str = r#"
+name = "attack"
+[[source]]
+uid = "numbers"
+connector = "datagen"
+rows = 1
+fields = { n = { kind = "sequence", start = 13 } }
+columns = [{ name = "n", type = "i64" }]
+[[operator]]
+uid = "double"
+component = "attack.wasm"
+function = "double"
+input = "numbers"
+key = ["n"]
+[[sink]]
+uid = "out"
+connector = "blackhole"
+input = "double"
+"#;
+
+/// The same row, by no key.
+fn without_key() -> String {
+    JOB.replace("key = [\"n\"]\n", "")
+}
 
 /// A folder with a component in it.
 struct Attack {

@@ -1,6 +1,6 @@
 //! What is printed: nothing of others commands a terminal, and whoever does not read any more ends nothing but a sink that prints.
 
-use super::{Attack, SOON, lines, node, nowhere, plan};
+use super::{Attack, SOON, lines, node, nowhere, plan, without_key};
 use serde_json::json;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -30,25 +30,8 @@ fn messages_of_guests() {
     let logging = format!("(call $log (i32.const 3) (i32.const 12288) (i32.const {}))", COMMANDS.len());
     let guest = Misbehaving::new(&logging).with_definitions(&format!("(data (i32.const 12288) \"{text}\")"));
     let attack = Attack::new(&guest.component());
-    let job = r#"
-name = "attack"
-[[source]]
-uid = "numbers"
-connector = "datagen"
-rows = 1
-fields = { n = { kind = "sequence", start = 13 } }
-columns = [{ name = "n", type = "i64" }]
-[[operator]]
-uid = "double"
-component = "attack.wasm"
-function = "double"
-input = "numbers"
-[[sink]]
-uid = "out"
-connector = "print"
-input = "double"
-"#;
-    let finished = SOON.run(attack.run_job(job, &[])).finished.succeeded();
+    let job = without_key().replace("blackhole", "print");
+    let finished = SOON.run(attack.run_job(&job, &[])).finished.succeeded();
     check_plain(&finished);
     assert!(finished.stderr.contains(&format!("(1/1): {ESCAPED}\n")), "{}", finished.stderr);
 }

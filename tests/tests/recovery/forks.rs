@@ -62,6 +62,30 @@ fn a_fork_leaves_what_is_not_committed_to_the_job_that_made_the_savepoint() {
     job.assert_whole("of the first job");
 }
 
+/// A sink of a component writes to the folders that it is granted, and to nothing else.
+#[test]
+fn a_sink_of_a_component_is_forked_to_another_folder_like_a_native_one() {
+    let job = Job::of_sinks(2000, &[]);
+    let mut running = savepoints::start_command(&job, streamrt(job.args(2, 3.0, "checkpoints", &["-D", "checkpoint.interval=1h"])));
+    savepoints::await_rows(&job);
+    let (folder, other) = (job.path("savepoint"), job.path("other"));
+    savepoints::command(&job, &["savepoint", "sinks", folder.to_str().unwrap()]).succeeded();
+    running.kill();
+    running.finish(LIMIT);
+    let granted = |mut args: Vec<String>, path: &Path| {
+        let at = args.iter().position(|arg| arg.starts_with("out=")).expect("the job is granted a folder `out`");
+        args[at] = format!("out={}", path.display());
+        args
+    };
+    let same = granted(job.args(2, 0.3, "checkpoints", &[]), &other);
+    run(same).failed_with("S7013").names(&format!("it has promised results in {}", job.path("out").canonicalize().unwrap().display()));
+    let forked = run(granted(job.args(2, 0.3, "forked", &["--from", folder.to_str().unwrap()]), &other)).succeeded();
+    assert!(forked.stderr.contains("is left to its own job"), "{}", forked.stderr);
+    assert!(!hidden_files(&job.path("out")).is_empty(), "the fork has touched the results of the first job");
+    run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
+    job.assert_whole("of the first job");
+}
+
 #[test]
 fn the_same_job_commits_where_it_wrote_before_it_writes_elsewhere() {
     let job = Job::new("hot-items");

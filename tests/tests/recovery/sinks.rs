@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use streamrt_tests::binary::{Finished, component, hidden_files, outputs, run};
+use streamrt_tests::binary::{Finished, LIMIT, Running, component, hidden_files, outputs, run, streamrt};
+use streamrt_tests::server::wait_until;
 
 use crate::jobs::Job;
-use crate::{failpoints, kills};
+use crate::{failpoints, kills, savepoints};
 
 const FAILPOINTS: [&str; 6] = ["sink.pre-commit", "complete.before", "commit.before", "commit.after", "recovery.commit", "recovery.abort"];
 
@@ -88,6 +89,27 @@ fn a_transaction_that_is_lost_ends_the_job_for_good() {
         let finished = run_once(&job, &[]).failed_with("S7008").names("the archive has thrown the transaction away");
         assert!(!finished.stderr.contains("trying again"), "{}", finished.stderr);
         assert_eq!(outputs(&job.path("out")).lines("").len(), 0, "nothing goes on");
+    }
+}
+
+/// A commit that does not come back, before the tasks of the next attempt run. Its deadline is longer than the test waits.
+#[test]
+fn who_ends_a_job_is_heard_while_its_sinks_are_settled() {
+    for how in ["stop", "cancel"] {
+        let job = Job::of_sinks(LINES, &["--fail-in", "commit", "--how", "loop"]);
+        let mut command = streamrt(job.args(2, SECONDS, "checkpoints", &["-D", "plugin.deadline=1h"]));
+        command.env("STREAMRT_FAILPOINTS", "complete.before=error:1").env("XDG_CACHE_HOME", job.path("cache"));
+        let running = Running::start(command);
+        // The guest counts its calls before it begins to loop.
+        wait_until("the commit", || job.path("faults/count").exists());
+        match how {
+            "stop" => running.interrupt(),
+            _ => drop(savepoints::command(&job, &["cancel", "sinks"]).succeeded()),
+        }
+        let finished = running.finish(LIMIT);
+        assert!(!finished.status.success() && finished.stderr.contains("is left behind"), "{how}: {}", finished.stderr);
+        run_once(&job, &[]).succeeded();
+        job.assert_whole(&format!("after a {how}"));
     }
 }
 

@@ -154,6 +154,7 @@ fn context() -> OperatorContext {
         job: Arc::from("bench"),
         generation: 1,
         cancel: Arc::default(),
+        memory: Arc::default(),
         uid: Arc::from("bench"),
         subtask: 0,
         parallelism: 1,

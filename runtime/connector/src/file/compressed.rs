@@ -3,17 +3,22 @@
 //! 1. A file is read up to the length that it had when it was found, member by member (gzip, bzip2) or frame by frame (zstd).
 //! 2. What a checksum or an end says that is there must be there: a file that is cut off or damaged is an error at its place, never a
 //!    shorter file.
+//! 3. A block of bzip2 is given out when its checksum was verified. The checksums of gzip and zstd stand behind members and frames of any
+//!    length, which nobody could hold: they go out before, and damage names from where on.
 //!
-//! Invariant: memory is bounded by the formats' windows (32 KiB, 900 KiB; of zstd at most 100 MiB), whatever a file expands to, since what
-//! was expanded goes on at once.
+//! Invariant: memory is bounded by the formats' windows (32 KiB; of zstd at most 100 MiB) and blocks (900,000 bytes, which stand for 46 MB
+//! at most), whatever a file expands to, since what was expanded goes on at once.
 
-use bzip2::read::MultiBzDecoder;
-use flate2::read::MultiGzDecoder;
-use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
-use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+mod bzip2_blocks;
+mod gzip_members;
+mod zstd_frames;
+
+use bzip2_blocks::Bzip2Blocks;
+use gzip_members::GzipMembers;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Take};
+use std::io::{self, BufReader, Read, Take};
 use std::path::Path;
+use zstd_frames::ZstdFrames;
 
 /// Bytes that are read from a file at once.
 const READ_BYTES: usize = 64 << 10;
@@ -22,7 +27,7 @@ const READ_BYTES: usize = 64 << 10;
 const WINDOW_BYTES_MAX: usize = 128 << 20;
 
 /// So many bytes say what window a file has.
-pub const HEAD_BYTES: usize = 6;
+pub const HEAD_BYTES: usize = 17;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
@@ -54,7 +59,7 @@ impl Compression {
     }
 
     /// Memory that decompressing a file takes, about; `head` are its first bytes. Of several frames of zstd the first one counts.
-    pub fn held_bytes(self, head: &[u8]) -> usize {
+    fn held_bytes(self, head: &[u8]) -> usize {
         match self {
             Compression::Gzip => READ_BYTES + (64 << 10),
             // A block, and for each of its bytes a place in the order.
@@ -62,32 +67,91 @@ impl Compression {
             Compression::Zstd => READ_BYTES + (256 << 10) + zstd_window(head),
         }
     }
+}
 
-    /// The bytes that the first `n_bytes` of a file stand for.
-    pub fn reader(self, file: File, n_bytes: u64) -> Box<dyn Read + Send> {
+/// What a compressed file holds.
+pub struct Content {
+    compression: Compression,
+    decoder: Decoder,
+    held_bytes: usize,
+}
+
+enum Decoder {
+    Gzip(GzipMembers),
+    Zstd(Box<ZstdFrames>),
+    Bzip2(Bzip2Blocks),
+}
+
+impl Content {
+    /// The bytes that the first `n_bytes` of a file stand for; `head` are its first bytes.
+    pub fn new(compression: Compression, file: File, n_bytes: u64, head: &[u8]) -> Content {
         let input = BufReader::with_capacity(READ_BYTES, file.take(n_bytes));
-        match self {
-            Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
-            Compression::Bzip2 => Box::new(MultiBzDecoder::new(input)),
-            Compression::Zstd => Box::new(ZstdFrames { input, decoder: FrameDecoder::new(), is_open: false, is_begun: false }),
+        let decoder = match compression {
+            Compression::Gzip => Decoder::Gzip(GzipMembers::new(input)),
+            Compression::Zstd => Decoder::Zstd(Box::new(ZstdFrames::new(input))),
+            Compression::Bzip2 => Decoder::Bzip2(Bzip2Blocks::new(input)),
+        };
+        Content { compression, decoder, held_bytes: compression.held_bytes(head) }
+    }
+
+    /// As people call its compression.
+    pub fn name(&self) -> &'static str {
+        self.compression.name()
+    }
+
+    /// Memory that it takes, about.
+    pub fn held_bytes(&self) -> usize {
+        match &self.decoder {
+            Decoder::Bzip2(blocks) => self.held_bytes + blocks.held_bytes(),
+            Decoder::Gzip(_) | Decoder::Zstd(_) => self.held_bytes,
+        }
+    }
+
+    /// How many of the last bytes that were given no checksum has verified.
+    pub fn n_unverified(&self) -> u64 {
+        match &self.decoder {
+            Decoder::Gzip(members) => members.n_unverified(),
+            Decoder::Zstd(frames) => frames.n_unverified(),
+            Decoder::Bzip2(_) => 0,
         }
     }
 }
 
-/// The window of a frame, in bytes, as its header says; of one without a window, which is small, nothing.
+impl Read for Content {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match &mut self.decoder {
+            Decoder::Gzip(members) => members.read(bytes),
+            Decoder::Zstd(frames) => frames.read(bytes),
+            Decoder::Bzip2(blocks) => blocks.read(bytes),
+        }
+    }
+}
+
+/// The window of a frame, in bytes, as its header says. A frame of one segment says how much it holds instead, which is its window.
 ///
 /// # Source
-/// RFC 8878, section 3.1.1.1.2.
+/// RFC 8878, section 3.1.1.1.
 fn zstd_window(head: &[u8]) -> usize {
     const SINGLE_SEGMENT: u8 = 1 << 5;
-    match head {
-        [0x28, 0xb5, 0x2f, 0xfd, descriptor, window, ..] if descriptor & SINGLE_SEGMENT == 0 => {
+    let window = match head {
+        [0x28, 0xb5, 0x2f, 0xfd, descriptor, rest @ ..] if descriptor & SINGLE_SEGMENT != 0 => content_size(*descriptor, rest),
+        [0x28, 0xb5, 0x2f, 0xfd, _, window, ..] => {
             // The greatest exponent is 41.
             let base = 1u64 << (10 + (window >> 3));
-            usize::try_from(base + base / 8 * u64::from(window & 7)).unwrap_or(usize::MAX / 2).min(WINDOW_BYTES_MAX)
+            base + base / 8 * u64::from(window & 7)
         }
         _ => 0,
-    }
+    };
+    usize::try_from(window).unwrap_or(WINDOW_BYTES_MAX).min(WINDOW_BYTES_MAX)
+}
+
+/// How much a frame holds whose header goes on with `rest` behind its descriptor, and without a window; 0 if it is cut off.
+fn content_size(descriptor: u8, rest: &[u8]) -> u64 {
+    let dictionary_bytes = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let n_bytes = 1 << (descriptor >> 6);
+    let field = rest.get(dictionary_bytes..dictionary_bytes + n_bytes).unwrap_or_default();
+    let number = field.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    if n_bytes == 2 { number + 256 } else { number }
 }
 
 /// Whether an error is one of the disk. All others say that the file is not what its name says.
@@ -99,68 +163,6 @@ pub fn is_of_disk(error: &(dyn std::error::Error + 'static)) -> bool {
     causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some()))
 }
 
-/// The frames of a zstd file, one behind the other.
-struct ZstdFrames {
-    input: Input,
-    decoder: FrameDecoder,
-    /// A frame has begun and not ended.
-    is_open: bool,
-    /// There was a frame.
-    is_begun: bool,
-}
-
-impl ZstdFrames {
-    /// Begins the next frame; false at the end of the file.
-    fn open(&mut self) -> io::Result<bool> {
-        // A file without any frame was cut off before its first byte.
-        while !self.input.fill_buf()?.is_empty() || !self.is_begun {
-            self.is_begun = true;
-            match self.decoder.reset(&mut self.input) {
-                Ok(()) => {
-                    self.is_open = true;
-                    return Ok(true);
-                }
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => self.skip(length.into())?,
-                Err(e) => return Err(io::Error::other(e)),
-            }
-        }
-        Ok(false)
-    }
-
-    /// Passes over a frame that is for others.
-    fn skip(&mut self, n_bytes: u64) -> io::Result<()> {
-        let n_skipped = io::copy(&mut self.input.by_ref().take(n_bytes), &mut io::sink())?;
-        if n_skipped == n_bytes { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
-    }
-
-    /// Ends the frame, all of which was read.
-    fn close(&mut self) -> io::Result<()> {
-        self.is_open = false;
-        let (written, found) = (self.decoder.get_checksum_from_data(), self.decoder.get_calculated_checksum());
-        if written.is_none() || written == found {
-            return Ok(());
-        }
-        Err(io::Error::new(ErrorKind::InvalidData, "the checksum is not that of the content"))
-    }
-}
-
-impl Read for ZstdFrames {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if !self.is_open && !self.open()? {
-                return Ok(0);
-            }
-            while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
-                self.decoder.decode_blocks(&mut self.input, BlockDecodingStrategy::UptoBlocks(1)).map_err(io::Error::other)?;
-            }
-            match self.decoder.read(bytes)? {
-                0 if !bytes.is_empty() => self.close()?,
-                n_bytes => return Ok(n_bytes),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,7 +172,11 @@ mod tests {
     fn a_frame_of_zstd_says_what_window_it_has() {
         let frame = |descriptor: u8, window: u8| zstd_window(&[0x28, 0xb5, 0x2f, 0xfd, descriptor, window]);
         assert_eq!([frame(0, 0), frame(4, 17 << 3), frame(0, 17 << 3 | 3), frame(0, 0xff)], [1 << 10, 128 << 20, 128 << 20, 128 << 20]);
-        assert_eq!([frame(1 << 5, 17 << 3), zstd_window(b"(\xb5/"), zstd_window(b"no frame")], [0; 3]);
+        assert_eq!([zstd_window(b"(\xb5/"), zstd_window(b"no frame")], [0; 2]);
+        // So many bytes, in a field of one byte, of two behind a dictionary's two, of four, and of eight.
+        let whole = |descriptor: u8, rest: &[u8]| zstd_window(&[&[0x28, 0xb5, 0x2f, 0xfd, 1 << 5 | descriptor], rest].concat());
+        assert_eq!([whole(0, &[7]), whole(1 << 6 | 2, &[9, 9, 1, 2]), whole(2 << 6, &[0, 0, 32, 0])], [7, 513 + 256, 2 << 20]);
+        assert_eq!([whole(3 << 6, &[0xff; 8]), whole(2 << 6, &[0, 0])], [128 << 20, 0]);
         assert!(Compression::Bzip2.held_bytes(b"BZh9") > 4 << 20);
     }
 }

@@ -1,6 +1,6 @@
 //! Where the bytes of a split come from: a file, a compressed file, or standard input.
 
-use super::compressed::{Compression, HEAD_BYTES, is_of_disk};
+use super::compressed::{Compression, Content, HEAD_BYTES, is_of_disk};
 use super::split_file::SplitFile;
 use super::stdin::Stdin;
 use super::{FilePosition, FileSplit};
@@ -8,6 +8,7 @@ use crate::enumerator::missing;
 use crate::file_name;
 use crate::position;
 use crate::record_buffer::RecordBuffer;
+use flate2::Crc;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
@@ -33,16 +34,26 @@ pub enum Input {
 
 /// Bytes that come once, in order.
 pub struct Stream {
-    bytes: Box<dyn Read + Send>,
-    kind: StreamKind,
+    bytes: StreamBytes,
+    /// What stands before the position that it began at.
+    passed: Passed,
     /// Bytes that came.
     at: u64,
     ended: bool,
 }
 
-enum StreamKind {
+enum StreamBytes {
     Stdin,
-    Compressed { path: String, compression: Compression, held_bytes: usize },
+    Compressed { path: String, content: Content },
+}
+
+impl Read for StreamBytes {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            StreamBytes::Stdin => Stdin.read(bytes),
+            StreamBytes::Compressed { content, .. } => content.read(bytes),
+        }
+    }
 }
 
 impl Input {
@@ -52,7 +63,7 @@ impl Input {
     /// `Unavailable` if the file is not there, `Data` if it is not the one that was read.
     pub fn open(split: &FileSplit, position: Option<FilePosition>, follow_ms: Option<u64>) -> Result<Input> {
         match (Compression::of(&file_name::to_path(&split.path)), position) {
-            _ if split.path == STDIN_SPLIT => Ok(Input::Stream(Stream::new(Box::new(Stdin), StreamKind::Stdin, position))),
+            _ if split.path == STDIN_SPLIT => Ok(Input::Stream(Stream::new(StreamBytes::Stdin, position))),
             (Some(compression), position) => Stream::compressed(split, compression, position).map(Input::Stream),
             (None, None) => SplitFile::begin(split, follow_ms).map(Input::File),
             (None, Some(position)) => SplitFile::go_on(split, position, follow_ms).map(Input::File),
@@ -67,14 +78,26 @@ impl Input {
         }
     }
 
+    /// The checksum of what stands before the place where it began, if the way back to a place leads over all that stands before.
+    pub fn passed(&self) -> Option<Crc> {
+        match self {
+            Input::Stream(Stream { bytes: StreamBytes::Compressed { .. }, passed, .. }) => {
+                let mut before = Crc::new();
+                before.combine(&passed.crc);
+                Some(before)
+            }
+            Input::Stream(_) | Input::File(_) => None,
+        }
+    }
+
     pub fn is_stdin(&self) -> bool {
-        matches!(self, Input::Stream(Stream { kind: StreamKind::Stdin, .. }))
+        matches!(self, Input::Stream(Stream { bytes: StreamBytes::Stdin, .. }))
     }
 
     /// Memory that it takes, about, beside the buffer that it fills.
     pub fn held_bytes(&self) -> usize {
         match self {
-            Input::Stream(Stream { kind: StreamKind::Compressed { held_bytes, .. }, .. }) => *held_bytes,
+            Input::Stream(Stream { bytes: StreamBytes::Compressed { content, .. }, .. }) => content.held_bytes(),
             Input::Stream(_) | Input::File(_) => 0,
         }
     }
@@ -123,9 +146,9 @@ pub const STDIN: &str = "-";
 pub const STDIN_SPLIT: &str = "\0-";
 
 impl Stream {
-    fn new(bytes: Box<dyn Read + Send>, kind: StreamKind, position: Option<FilePosition>) -> Stream {
+    fn new(bytes: StreamBytes, position: Option<FilePosition>) -> Stream {
         let (at, end) = position.map_or((0, None), |position| (position.byte, position.end));
-        Stream { bytes, kind, at, ended: end.is_some() }
+        Stream { bytes, passed: Passed::default(), at, ended: end.is_some() }
     }
 
     /// What was read before is read again, and passed over: there is no other way into the middle of such a file.
@@ -140,27 +163,27 @@ impl Stream {
         let mut head = [0; HEAD_BYTES];
         // A file that is shorter, or that the disk does not give, says so when it is read.
         let n_head = file.read_at(&mut head, 0).unwrap_or(0);
-        let held_bytes = compression.held_bytes(&head[..n_head]);
-        let kind = StreamKind::Compressed { path: path.display().to_string(), compression, held_bytes };
-        let mut stream = Stream::new(compression.reader(file, split.end), kind, position);
+        let content = Content::new(compression, file, split.end, &head[..n_head]);
+        let mut stream = Stream::new(StreamBytes::Compressed { path: path.display().to_string(), content }, position);
         if let Some(position) = position.filter(|position| position.end.is_none()) {
             stream.pass_over(position)?;
         }
         Ok(stream)
     }
 
+    /// A damaged file may have been read before its checksum was, and be whole by now: so what stands before the position is compared.
     fn pass_over(&mut self, position: FilePosition) -> Result<()> {
-        let n_bytes = position.byte.saturating_sub(1);
-        let passed = io::copy(&mut self.bytes.by_ref().take(n_bytes), &mut io::sink());
-        let mut last = [0];
-        let is_there = passed.is_ok_and(|n| n == n_bytes) && (position.byte == 0 || self.bytes.read_exact(&mut last).is_ok());
+        let copied = io::copy(&mut self.bytes.by_ref().take(position.byte), &mut self.passed);
+        let passed = &self.passed;
+        let is_there = copied.is_ok_and(|n_bytes| n_bytes == position.byte);
         // A line that was not the first began behind a line end.
-        if is_there && (position.line == 1 || last == *b"\n") {
+        if is_there && (position.line == 1 || passed.last == Some(b'\n')) && position.sum.is_none_or(|sum| sum == passed.crc.sum()) {
             return Ok(());
         }
-        let StreamKind::Compressed { path, .. } = &self.kind else { return Ok(()) };
+        let StreamBytes::Compressed { path, .. } = &self.bytes else { return Ok(()) };
         Err(position::lost(format!(
-            "{path} is not the file that was read up to byte {} of its content: put it back as it was",
+            "{path} is not the file that was read up to byte {} of its content: put it back as it was, or read it from the beginning \
+             with a source of another uid",
             position.byte
         )))
     }
@@ -183,16 +206,46 @@ impl Stream {
     }
 
     fn broken(&mut self, error: io::Error) -> Result<Filled> {
-        match &self.kind {
-            StreamKind::Stdin => Err(Error::new(code::FILE_IO, "standard input cannot be read").with_source(error)),
-            StreamKind::Compressed { path, .. } if is_of_disk(&error) => {
+        match &self.bytes {
+            StreamBytes::Stdin => Err(Error::new(code::FILE_IO, "standard input cannot be read").with_source(error)),
+            StreamBytes::Compressed { path, .. } if is_of_disk(&error) => {
                 Err(Error::new(code::FILE_IO, format!("{path} cannot be read")).with_source(error))
             }
-            StreamKind::Compressed { compression, .. } => {
+            StreamBytes::Compressed { content, .. } => {
                 self.ended = true;
-                let (name, at) = (compression.name(), self.at);
-                Ok(Filled::Damaged(format!("the file is damaged or cut off: it is no {name} behind byte {at} of its content ({error})")))
+                Ok(Filled::Damaged(damage(content, self.at, &error)))
             }
         }
+    }
+}
+
+/// What is wrong with a file whose content was read up to byte `at`, and which rows of it may be.
+fn damage(content: &Content, at: u64, error: &io::Error) -> String {
+    let what = format!("the file is damaged or cut off: it is no {} behind byte {at} of its content ({error})", content.name());
+    match content.n_unverified() {
+        0 => what,
+        n_bytes => format!(
+            "{what}; what stands behind byte {} was read before the checksum that follows it, and may be wrong as well",
+            at.saturating_sub(n_bytes)
+        ),
+    }
+}
+
+/// What was passed over.
+#[derive(Default)]
+struct Passed {
+    crc: Crc,
+    last: Option<u8>,
+}
+
+impl io::Write for Passed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.crc.update(bytes);
+        self.last = bytes.last().copied().or(self.last);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -369,6 +369,10 @@ impl SplitReader for ParquetReader {
         self.held_bytes
     }
 
+    fn way_back(&self) -> u64 {
+        self.position.rows
+    }
+
     fn take_poison(&mut self) -> Vec<PoisonLine> {
         std::mem::take(&mut self.poison)
     }

@@ -398,6 +398,24 @@ fn source_of(path: &Path, format: &str, split_bytes: u64) -> FileSource {
 
 const FORMATS: [&str; 4] = ["lines", "json", "csv", "csv with header"];
 
+/// As an empty field is among others: `a,` and `1,`.
+#[test]
+fn an_empty_line_of_a_csv_file_with_one_column_is_an_empty_field() {
+    let root = tempfile::tempdir().unwrap();
+    let check = |text: &str, header: bool, field: Field, expected: (&[&str], &[u64])| {
+        let options = serde_json::json!({ "path": file(&root, "one", text), "format": "csv", "header": header });
+        let options: FileOptions = serde_json::from_value(options).unwrap();
+        let source = FileSource::new(options, FormatName::Csv, arrow_schema(&vec![field])).unwrap();
+        let found = testing::read(&source, &splits(&source)[0], 10).unwrap();
+        assert_eq!((found.texts().as_slice(), found.lines().1.as_slice()), expected, "{text:?}");
+    };
+    let (string, number) = (Field::new("v", DataType::String), Field::new("v", DataType::I64));
+    check("a\n\nb\n", false, string.clone(), (&[r#"{"v":"a"}"#, r#"{"v":""}"#, r#"{"v":"b"}"#], &[]));
+    check("\nv\n\r\n\n", true, string, (&[r#"{"v":""}"#, r#"{"v":""}"#], &[]));
+    check("1\n\n2\n\n", false, number.clone(), (&[r#"{"v":1}"#, r#"{"v":2}"#], &[2, 4]));
+    check("1\n\n", false, Field { nullable: true, ..number }, (&[r#"{"v":1}"#, r#"{"v":null}"#], &[]));
+}
+
 #[test]
 fn a_mark_that_is_larger_than_a_split_takes_no_line_with_it() {
     let root = tempfile::tempdir().unwrap();

@@ -14,6 +14,7 @@ fn context() -> OperatorContext {
         job: Arc::from("job"),
         generation: 1,
         cancel: Arc::default(),
+        memory: Arc::default(),
         disk: None,
         uid: Arc::from("out"),
         subtask: 0,

@@ -25,7 +25,7 @@ use streamrt_types::{Batch, Error, Origin, Result, Rows, code};
 pub enum FormatName {
     /// Comma-separated values, a column for each of the schema. Quotes may enclose a field, and then hold delimiters and line ends.
     /// An empty field is null in a nullable column, the empty string in a string column, and else refused; `""` is the empty string.
-    /// Binary columns are hexadecimal. Empty lines are left out, but where the one column may be null: there they are null.
+    /// Binary columns are hexadecimal. Empty lines are left out, but where there is one column: there they are an empty field.
     Csv,
     /// An object in each line; the order of its fields does not matter, unknown ones are left out, binary columns are hexadecimal.
     /// Numbers may also stand in quotes, and so do `NaN`, `Infinity` and `-Infinity`. Blank lines are left out.
@@ -83,13 +83,10 @@ impl FormatSpec {
         self.framing_of(csv::names(&String::from_utf8_lossy(header), self.delimiter).len())
     }
 
-    /// That of a file of so many columns. Where there is but one, a null of it is an empty line.
+    /// That of a file of so many columns. Where there is but one, an empty line is an empty field: a null, an empty string, or refused.
     fn framing_of(&self, n_columns: usize) -> Framing {
         match self.name {
-            FormatName::Csv => {
-                let blank_lines = n_columns == 1 && self.schema.field(0).is_nullable();
-                Framing::Csv { delimiter: self.delimiter, blank_lines }
-            }
+            FormatName::Csv => Framing::Csv { delimiter: self.delimiter, blank_lines: n_columns == 1 },
             FormatName::Json => Framing::Json,
             FormatName::Lines => Framing::Lines,
         }

@@ -147,6 +147,10 @@ impl Operator for RunningAggregateOperator {
         output.batch(0, Batch { columns, times, marks: batch.marks, origin: batch.origin })
     }
 
+    fn state_bytes(&mut self) -> usize {
+        self.state.used_bytes()
+    }
+
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
         let entries = Box::new(self.state.freeze());
         Ok(OperatorSnapshot { keyed: vec![KeyedSnapshot { name: AGGREGATES.into(), types: self.types(), entries }], lists: Vec::new() })

@@ -93,6 +93,7 @@ pub(crate) fn context() -> (OperatorContext, Arc<ManualClock>) {
         job: "job".into(),
         generation: 1,
         cancel: Arc::default(),
+        memory: Arc::default(),
         uid: "op".into(),
         subtask: 0,
         parallelism: 1,

@@ -133,7 +133,9 @@ fn an_idle_input_is_told_by_its_reader_and_not_behind_an_exchange() {
         let mut chain = OperatorChain::new();
         chain.push(Box::new(by_column(TimeUnit::Milliseconds, None)), context, vec![(0, Target::Exit(0))]);
         chain.open().unwrap();
-        let mut head = |call: &mut dyn FnMut(&mut dyn Operator, &mut dyn streamrt_operator::Output) -> Result<()>| chain.head(&mut recorder, call).unwrap();
+        let mut head = |call: &mut dyn FnMut(&mut dyn Operator, &mut dyn streamrt_operator::Output) -> Result<()>| {
+            chain.head(&mut recorder, call).unwrap()
+        };
         if has_reader {
             head(&mut |operator, output| operator.split(SplitEvent::Reader, output));
         }

@@ -110,6 +110,70 @@ fn a_file_that_is_cut_off_or_damaged_is_never_only_a_shorter_one() {
     }
 }
 
+/// Bits of bzip2's codes that fall over make other text, which only the checksum of their block tells.
+#[test]
+fn rows_of_a_damaged_block_of_bzip2_are_no_rows() {
+    let root = tempfile::tempdir().unwrap();
+    // Some 1.1 MB, in blocks of 100,000 bytes.
+    let text: String = (0..60_000u64).map(|n| format!("line {} of many\n", n * 7919 % 60_013)).collect();
+    let whole = compress("bz2", text.as_bytes());
+    for at in (200..whole.len()).step_by(whole.len() / 23) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        let found = read(&write(&root, "bz2", &bytes), serde_json::json!({}));
+        assert_eq!(found.poison.len(), 1, "damaged at {at}");
+        let expected = text.lines().take(found.rows.len()).map(|line| format!("{{\"value\":\"{line}\"}}"));
+        assert!(found.texts().into_iter().eq(expected), "damaged at {at}: {} rows, not all of them true", found.rows.len());
+        assert!(at < whole.len() / 2 || found.rows.len() > 10_000, "damaged at {at}: the blocks before it are read");
+    }
+}
+
+/// A gzip file that has the bytes of its text as they are, so that damage makes other rows of it.
+fn stored(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::none());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn damage_that_a_checksum_behind_the_rows_tells_names_from_where_on_they_may_be_wrong() {
+    let root = tempfile::tempdir().unwrap();
+    let wrong = |text: &str, from: &str, to: &str| {
+        let mut bytes = stored(text);
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    let bytes = [compress("gz", b"first\n"), wrong("one\ntwo\n", "one", "eno")].concat();
+    let found = read(&write(&root, "gz", &bytes), serde_json::json!({}));
+    assert_eq!(found.texts(), [r#"{"value":"first"}"#, r#"{"value":"eno"}"#, r#"{"value":"two"}"#]);
+    let reason = &found.poison[0].reason;
+    assert!(
+        reason.ends_with("what stands behind byte 6 was read before the checksum that follows it, and may be wrong as well"),
+        "{reason}"
+    );
+    assert_eq!(found.poison[0].code.id, "S3007");
+}
+
+#[test]
+fn a_file_that_was_mended_is_read_on_only_if_what_was_read_of_it_was_right() {
+    let root = tempfile::tempdir().unwrap();
+    let path = write(&root, "gz", &stored("eno\ntwo\nthree\n"));
+    let source = source(&path, serde_json::json!({}));
+    let split = splits(&source).remove(0);
+    let mut reader = source.open(&split, None).unwrap();
+    testing::poll(&mut *reader, 2, &mut Found::default()).unwrap();
+    let position = reader.position();
+    fs::write(&path, stored("eno\ntwo\nthird\n")).unwrap();
+    let rest = testing::drain(&mut *source.open(&split, Some(&position)).unwrap(), 10).unwrap();
+    assert_eq!(rest.texts(), [r#"{"value":"third"}"#]);
+    fs::write(&path, stored("one\ntwo\nthree\n")).unwrap();
+    let error = source.open(&split, Some(&position)).err().unwrap();
+    assert_eq!(error.code().id, "S3012", "{error}");
+    // Positions of versions before say nothing of it.
+    assert!(source.open(&split, Some(r#"{"byte":8,"line":3,"end":null}"#)).is_ok());
+}
+
 #[test]
 fn the_line_before_the_damage_is_in_the_report() {
     let root = tempfile::tempdir().unwrap();

@@ -1,0 +1,45 @@
+//! The members of a gzip file, one behind the other. The checksum of a member stands behind it.
+
+use super::Input;
+use flate2::bufread::GzDecoder;
+use std::io::{self, BufRead, Read};
+
+pub struct GzipMembers {
+    /// `None` behind the last one.
+    decoder: Option<GzDecoder<Input>>,
+    n_unverified: u64,
+}
+
+impl GzipMembers {
+    pub fn new(input: Input) -> GzipMembers {
+        GzipMembers { decoder: Some(GzDecoder::new(input)), n_unverified: 0 }
+    }
+
+    /// Bytes of the member that were read, and whose checksum was not.
+    pub fn n_unverified(&self) -> u64 {
+        self.n_unverified
+    }
+
+    /// # Errors
+    /// What the disk says, or that the file is no gzip or cut off.
+    pub fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        while let Some(decoder) = &mut self.decoder {
+            let n_bytes = decoder.read(bytes)?;
+            self.n_unverified += n_bytes as u64;
+            if n_bytes > 0 || bytes.is_empty() {
+                return Ok(n_bytes);
+            }
+            self.next_member()?;
+        }
+        Ok(0)
+    }
+
+    fn next_member(&mut self) -> io::Result<()> {
+        self.n_unverified = 0;
+        let Some(mut input) = self.decoder.take().map(GzDecoder::into_inner) else { return Ok(()) };
+        if !input.fill_buf()?.is_empty() {
+            self.decoder = Some(GzDecoder::new(input));
+        }
+        Ok(())
+    }
+}
