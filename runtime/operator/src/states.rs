@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use streamrt_state::{
-    EncodedRows, EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl, ValueState,
+    EncodedRows, EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl,
+    ValueState,
 };
 use streamrt_types::state_types::state_types;
 use streamrt_types::{Error, KeyGroupRange, Result, code};

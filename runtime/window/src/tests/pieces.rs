@@ -84,7 +84,9 @@ impl Job {
         for line in self.pieces.lines.main() {
             match (line.strip_prefix("w ").map(str::parse), line.rsplit_once('@').map(|(_, time)| time.parse::<i64>())) {
                 (Some(mark), _) => last = mark.unwrap(),
-                (_, Some(time)) => results.push((time.clone().unwrap(), (time.unwrap() > last).then(|| line.clone()).expect("a mark passed it"))),
+                (_, Some(time)) => {
+                    results.push((time.clone().unwrap(), (time.unwrap() > last).then(|| line.clone()).expect("a mark passed it")))
+                }
                 _ => {}
             }
         }
