@@ -1,5 +1,7 @@
 //! Commands to running jobs: which are listed, and that one which does not answer hinders no other.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -85,6 +87,81 @@ fn jobs_are_listed_by_name_with_their_state() {
     let cancelled = two.finish(LIMIT).failed_with("S8002");
     assert!(!cancelled.stderr.contains("Another task"), "{}", cancelled.stderr);
     assert_eq!(jobs.tell(&["list"]).succeeded().stdout.lines().count(), 1, "the head alone");
+}
+
+/// The body of an answer from the interface that a job has said to be at.
+fn get(running: &Running, path: &str) -> String {
+    let said = running.said();
+    let (_, rest) = said.split_once("shown at http://").expect("a job says where it is shown");
+    let address = rest.split('/').next().unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    body.to_owned()
+}
+
+fn get_json(running: &Running, path: &str) -> Value {
+    serde_json::from_str(&get(running, path)).unwrap()
+}
+
+/// Looks again until it sees something.
+fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(start.elapsed() < LIMIT, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_job_is_shown_over_http_as_in_flink() {
+    let jobs = Jobs::new();
+    let checkpoints = ["-D", "checkpoint.interval=100ms", "-D", "checkpoint.dir=checkpoints"];
+    let running = jobs.start("shown", &[&["--parallelism", "2", "--rest", "127.0.0.1:0"][..], &checkpoints].concat());
+    let job = await_some("the job runs", || {
+        let job = get_json(&running, "/jobs/overview")["jobs"][0].clone();
+        (job["state"] == "RUNNING").then_some(job)
+    });
+    let id = job["jid"].as_str().unwrap().to_owned();
+    assert!(id.len() == 32 && id.starts_with(jobs.listed()[0]["id"].as_str().unwrap()), "{id} begins with the id that is listed");
+    let details = get_json(&running, &format!("/jobs/{id}"));
+    let vertices = details["vertices"].as_array().unwrap();
+    let parallelism: Vec<&Value> = vertices.iter().map(|vertex| &vertex["parallelism"]).collect();
+    assert_eq!((details["name"].as_str(), parallelism.as_slice()), (Some("shown"), &[&Value::from(1), &Value::from(2)][..]));
+    assert_eq!(details["plan"]["nodes"][1]["inputs"][0]["id"], vertices[0]["id"], "the enumerator feeds the readers");
+    let reader = format!("/jobs/{id}/vertices/{}", vertices[1]["id"].as_str().unwrap());
+    await_some("records are counted for each subtask", || {
+        let subtasks = get_json(&running, &reader)["subtasks"].clone();
+        let counted = |n: usize| subtasks[n]["metrics"]["read-records"].as_u64().is_some_and(|n| n > 0);
+        (counted(0) && counted(1)).then_some(())
+    });
+    let checkpoint = await_some("a checkpoint is shown", || {
+        let latest = get_json(&running, &format!("/jobs/{id}/checkpoints"))["latest"]["completed"].clone();
+        latest["id"].as_u64()
+    });
+    let details = get_json(&running, &format!("/jobs/{id}/checkpoints/details/{checkpoint}"));
+    // The readers; the enumerator may have ended.
+    assert!(details["subtasks"].as_array().unwrap().len() >= 2, "{details}");
+    let metrics = get(&running, "/metrics");
+    let label = format!("flink_taskmanager_job_task_numRecordsIn{{job_id=\"{id}\",job_name=\"shown\"");
+    assert_eq!(metrics.lines().filter(|line| line.starts_with(&label)).count(), 3, "{metrics}");
+    assert!(metrics.contains("\nflink_jobmanager_job_lastCheckpointDuration{"), "{metrics}");
+    jobs.tell(&["stop", "shown"]).succeeded();
+    running.finish(LIMIT).succeeded();
+}
+
+#[test]
+fn an_address_that_others_reach_is_refused_before_the_job_starts() {
+    let jobs = Jobs::new();
+    jobs.tell(&["run", "job.toml", "--rest", "0.0.0.0:8081"]).failed_with("S6004").names("can be reached from other machines");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    jobs.tell(&["run", "job.toml", "--rest", &taken.local_addr().unwrap().to_string()]).failed_with("S3006").names("is taken");
 }
 
 #[test]

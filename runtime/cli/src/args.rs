@@ -101,6 +101,9 @@ pub struct RunArgs {
     /// How to print progress, checkpoints, errors and the end, on stderr.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
+    /// Show the job and its metrics over HTTP, as Flink's REST interface does, at an address of this machine such as 127.0.0.1:8081.
+    #[arg(long, value_name = "ADDRESS")]
+    pub rest: Option<String>,
     /// Start from this savepoint or checkpoint, which may be another job's.
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,

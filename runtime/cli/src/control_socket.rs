@@ -15,7 +15,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use streamrt_checkpoint::unique_token;
 
-/// Digits of an id.
+/// Digits of an id, of the 32 that tell the job from all others.
 const ID_DIGITS: usize = 8;
 
 /// So many ids may be taken already.
@@ -45,8 +45,9 @@ pub struct Registered {
 
 /// The socket and the file of this process's job; they are removed with this.
 pub struct ControlSocket {
-    /// The job's id.
-    pub id: String,
+    /// 32 hex digits, of which the first are the job's id.
+    pub long_id: String,
+    id: String,
     folder: PathBuf,
     /// Locked.
     _file: File,
@@ -57,9 +58,10 @@ impl ControlSocket {
     pub fn make(folder: &Path, name: &str) -> io::Result<(ControlSocket, UnixListener)> {
         let entry = Entry { name: name.to_owned(), host: host(), pid: std::process::id() };
         for _ in 0..TRIES_MAX {
-            let id: String = unique_token().chars().take(ID_DIGITS).collect();
+            let long_id = unique_token();
+            let id: String = long_id.chars().take(ID_DIGITS).collect();
             let Some(file) = claim(folder, &id, &entry)? else { continue };
-            let control = ControlSocket { id, folder: folder.to_owned(), _file: file };
+            let control = ControlSocket { long_id, id, folder: folder.to_owned(), _file: file };
             let listener = UnixListener::bind(socket(folder, &control.id))?;
             return Ok((control, listener));
         }

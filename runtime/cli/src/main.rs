@@ -22,6 +22,7 @@ mod process;
 mod progress;
 mod remote;
 mod report;
+mod rest;
 mod run;
 mod snapshot;
 mod state_backend;

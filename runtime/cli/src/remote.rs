@@ -93,6 +93,13 @@ pub struct Listening {
 /// How long the process stays for the answers to the last commands; a job that was stopped has ended before its answer is written.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+impl Listening {
+    /// 32 hex digits that begin with the job's id.
+    pub fn long_id(&self) -> String {
+        self.socket.as_ref().map_or_else(String::new, |socket| socket.long_id.clone())
+    }
+}
+
 impl Drop for Listening {
     fn drop(&mut self) {
         drop(self.socket.take());

@@ -9,7 +9,7 @@ use crate::configuration;
 use crate::named::Named;
 use crate::plugin_file::{Loader, read};
 use crate::progress::{self, Style};
-use crate::{remote, report, state_backend};
+use crate::{remote, report, rest, state_backend};
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+use streamrt_checkpoint::unique_token;
 use streamrt_graph::{JobFile, JobSpec};
 use streamrt_plugin::{Grants, Plugin};
 use streamrt_taskmanager::{CheckpointStatus, Ended, JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, Trust, replacement, submit};
 use streamrt_types::{Configuration, Error, Result, code, finish_saying, say_as_json, say_raw};
+use streamrt_web::Bound;
 use streamrt_wit::{Body, Plan};
 
 /// How often we look whether the job has ended: short jobs end without a delay that one would notice, and 100 looks a second cost nothing.
@@ -66,6 +68,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let from = from(&args);
     let state = state_backend::of(&job.configuration)?;
     let (plugins, configuration, parallelism) = (job.plugins, job.configuration, args.parallelism);
+    let rest = args.rest.as_deref().map(Bound::new).transpose()?;
     let grants = Grants::open(job.grants)?;
     let submitted = JobToRun { job: job.spec, plugins, configuration, parallelism, from, grants, state, before: job.before };
     let handle = match submit(submitted)? {
@@ -84,8 +87,10 @@ pub fn run(args: RunArgs) -> Result<()> {
     handle.remarks().iter().for_each(|remark| report::status(remark));
     // Without a socket the job runs as well; it then takes no commands but Ctrl-C.
     let listening = remote::listen(&name, handle.remote(), load).map_err(|error| report::status(error.message()));
+    let long_id = listening.as_ref().map_or_else(|()| unique_token(), remote::Listening::long_id);
+    let rest = rest.map(|bound| rest::show(bound, long_id, &name, handle.remote())).transpose()?;
     let ended = watch(handle, style, &interrupts);
-    drop(listening);
+    drop((listening, rest));
     let (ended, stopped) = ended?;
     show(&style.summary(&ended.summary, stopped || ended.stopped_at.is_some()));
     if let Some(checkpoint) = ended.stopped_at {

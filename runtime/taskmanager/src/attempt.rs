@@ -208,6 +208,7 @@ fn exits(
         }
     };
     TaskExits {
+        metrics: metrics.clone(),
         partitions: vertex.exits.iter().zip(&subtask.exits).map(partition).collect(),
         tells_splits: vertex.exits.iter().map(|exit| makes_watermarks(definition, exit.to)).collect(),
     }

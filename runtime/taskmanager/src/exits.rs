@@ -1,13 +1,15 @@
 //! The outputs of a task: one result partition for each edge that leaves it.
 
+use std::sync::Arc;
 use std::time::Duration;
 use streamrt_exchange::ResultPartition;
-use streamrt_operator::Exits;
+use streamrt_operator::{Exits, TaskMetrics};
 use streamrt_types::{Barrier, Batch, Result, Status, Watermark};
 
 /// The partitions by exit number.
 pub struct TaskExits {
     pub partitions: Vec<ResultPartition>,
+    pub metrics: Arc<TaskMetrics>,
     /// By exit: whether watermarks are made behind it, from the splits of rows.
     pub tells_splits: Vec<bool>,
 }
@@ -29,6 +31,7 @@ impl TaskExits {
 
 impl Exits for TaskExits {
     fn batch(&mut self, exit: usize, batch: Batch) -> Result<()> {
+        TaskMetrics::add(&self.metrics.records_out, batch.n_rows() as u64);
         self.partitions[exit].batch(batch)
     }
 

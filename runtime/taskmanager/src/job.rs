@@ -13,6 +13,7 @@ use crate::restart::RestartStrategy;
 use crate::statistics::{CheckpointReport, Statistics};
 use crate::upgrade::Upgraded;
 use crate::versions::{Before, Versions};
+use crate::vertices::{VertexReport, vertices};
 use crate::wishes::{Savepoint, When, Wish, Wishes};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -471,6 +472,15 @@ impl JobRemote {
         self.shared.definition().parallelism
     }
 
+    pub fn max_parallelism(&self) -> u32 {
+        self.shared.definition().max_parallelism
+    }
+
+    /// The vertices, senders before their receivers, with what their subtasks have counted.
+    pub fn vertices(&self) -> Vec<VertexReport> {
+        vertices(&self.shared.definition(), &self.shared.current().metrics)
+    }
+
     /// As [`JobHandle::checkpoints`].
     pub fn checkpoints(&self, n: usize) -> Vec<CheckpointReport> {
         self.shared.statistics.last(n)
@@ -528,12 +538,12 @@ impl JobHandle {
         self.shared.statistics.last(n)
     }
 
-    /// Whether the job ends by itself.
     /// What a user should know of the job's sources and sinks before it runs, a line each.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
     }
 
+    /// Whether the job ends by itself.
     pub fn is_bounded(&self) -> bool {
         self.bounded
     }

@@ -38,6 +38,7 @@ mod statistics;
 mod task;
 mod upgrade;
 mod versions;
+mod vertices;
 mod wishes;
 
 pub use disks::StateBackend;
@@ -46,6 +47,7 @@ pub use job::{Ended, JobHandle, JobRemote, JobState, JobToRun, Progress, Snapsho
 pub use replacement::{Replacing, Trust, replacement};
 pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};
 pub use upgrade::Upgraded;
+pub use vertices::{SubtaskCounters, VertexReport};
 
 #[cfg(test)]
 mod tests;

@@ -211,7 +211,7 @@ impl Job {
         let task = Task {
             chain,
             seats: Default::default(),
-            exits: crate::exits::TaskExits { partitions: Vec::new(), tells_splits: Vec::new() },
+            exits: crate::exits::TaskExits { partitions: Vec::new(), metrics: Arc::default(), tells_splits: Vec::new() },
             clock,
             metrics: Arc::default(),
             control: Arc::default(),
