@@ -171,20 +171,26 @@ impl InputGate {
         }
     }
 
-    /// The barriers of all channels, if they are what comes next; for a task that is not done with what came before.
+    /// The barriers of all channels, if no row and no end of a split stands before them; for a task that is not done with what came before.
+    ///
+    /// Watermarks, statuses and ends of channels that stand before them wait for the task. A checkpoint that is taken here has them: the watermark
+    /// of the gate is in it, and statuses and ends are told anew after a restore.
     ///
     /// # Errors
     /// As [`InputGate::poll`].
     pub fn poll_barrier(&mut self) -> Result<Option<(Barrier, Duration)>> {
-        while self.pending.is_empty() {
+        loop {
+            let is_barrier = |event: &GateEvent| matches!(event, GateEvent::Barrier(..));
+            if let Some(at) = self.pending.iter().position(is_barrier)
+                && let Some(GateEvent::Barrier(barrier, alignment)) = self.pending.remove(at)
+            {
+                return Ok(Some((barrier, alignment)));
+            }
             let is_read = |channel: usize| self.known[channel] && !self.blocked[channel];
-            let is_barrier = |element: &StreamElement| matches!(element, StreamElement::Barrier(_));
-            let Some((channel, StreamElement::Barrier(barrier))) = self.shared.take_if(is_read, is_barrier) else { break };
-            self.barrier(channel, barrier)?;
+            let may_wait = |element: &StreamElement| !matches!(element, StreamElement::Batch(_) | StreamElement::SplitFinished(_));
+            let Some((channel, element)) = self.shared.take_if(is_read, may_wait) else { return Ok(None) };
+            self.handle(channel, element)?;
         }
-        let Some(&GateEvent::Barrier(barrier, alignment)) = self.pending.front() else { return Ok(None) };
-        self.pending.pop_front();
-        Ok(Some((barrier, alignment)))
     }
 
     /// Says how many rows may wait in a channel, beside its limit in bytes; one batch of more passes. `usize::MAX`: any number.
@@ -411,10 +417,20 @@ mod tests {
         assert!(gate.poll_barrier().unwrap().is_none(), "rows stand before it");
         assert_eq!(drain(&mut gate), ["batch []", "barrier 1"]);
         gate.sender(0).send(barrier(2)).unwrap();
+        let next = |gate: &mut InputGate| gate.poll_barrier().unwrap().map(|(barrier, _)| barrier.checkpoint);
+        gate.sender(1).send(StreamElement::SplitFinished(1)).unwrap();
+        gate.sender(1).send(StreamElement::Watermark(8)).unwrap();
         gate.sender(1).send(StreamElement::EndOfInput).unwrap();
-        assert!(gate.poll_barrier().unwrap().is_none(), "an end is not taken");
-        assert_eq!(drain(&mut gate), ["barrier 2"]);
+        assert_eq!(next(&mut gate), None, "a generator of this task may have the split in its state");
+        assert_eq!(drain(&mut gate), ["split 1 finished", "barrier 2"]);
+        gate.sender(0).send(StreamElement::Watermark(6)).unwrap();
+        gate.sender(0).send(StreamElement::Status(Status::Idle)).unwrap();
         gate.sender(0).send(barrier(3)).unwrap();
-        assert_eq!(gate.poll_barrier().unwrap().map(|(barrier, _)| barrier.checkpoint), Some(3));
+        assert_eq!((next(&mut gate), gate.watermark()), (Some(3), 8), "what waits is in the checkpoint");
+        assert_eq!(next(&mut gate), None);
+        gate.sender(0).send(StreamElement::EndOfInput).unwrap();
+        gate.trigger(Barrier { checkpoint: 4 });
+        assert_eq!(next(&mut gate), Some(4));
+        assert_eq!(drain(&mut gate), ["watermark 6", "watermark 8", "Idle", "Finished", "end"]);
     }
 }

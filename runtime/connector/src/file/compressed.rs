@@ -1,6 +1,7 @@
 //! Compressed files, as the bytes that they hold: `.gz`, `.zst` and `.bz2`, known by their names.
 //!
-//! 1. A file is read up to the length that it had when it was found, member by member (gzip, bzip2) or frame by frame (zstd).
+//! 1. A file is read member by member (gzip, bzip2) or frame by frame (zstd): those that begin within the length that it had when it was found,
+//!    each to its end. So what is appended later is not read, and what was cut off then is, once the file is whole.
 //! 2. What a checksum or an end says that is there must be there: a file that is cut off or damaged is an error at its place, never a
 //!    shorter file.
 //! 3. A block of bzip2 is given out when its checksum was verified. The checksums of gzip and zstd stand behind members and frames of any
@@ -16,7 +17,7 @@ mod zstd_frames;
 use bzip2_blocks::Bzip2Blocks;
 use gzip_members::GzipMembers;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Take};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use zstd_frames::ZstdFrames;
 
@@ -36,7 +37,38 @@ pub enum Compression {
     Bzip2,
 }
 
-type Input = BufReader<Take<File>>;
+/// The bytes of a file, and how many were taken.
+struct Input {
+    file: BufReader<File>,
+    at: u64,
+    /// No member or frame begins from here on.
+    end: u64,
+}
+
+impl Input {
+    fn is_past_end(&self) -> bool {
+        self.at >= self.end
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n_bytes = self.file.read(bytes)?;
+        self.at += n_bytes as u64;
+        Ok(n_bytes)
+    }
+}
+
+impl BufRead for Input {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.file.fill_buf()
+    }
+
+    fn consume(&mut self, n_bytes: usize) {
+        self.at += n_bytes as u64;
+        self.file.consume(n_bytes);
+    }
+}
 
 impl Compression {
     /// What the end of a name says.
@@ -85,7 +117,7 @@ enum Decoder {
 impl Content {
     /// The bytes that the first `n_bytes` of a file stand for; `head` are its first bytes.
     pub fn new(compression: Compression, file: File, n_bytes: u64, head: &[u8]) -> Content {
-        let input = BufReader::with_capacity(READ_BYTES, file.take(n_bytes));
+        let input = Input { file: BufReader::with_capacity(READ_BYTES, file), at: 0, end: n_bytes };
         let decoder = match compression {
             Compression::Gzip => Decoder::Gzip(GzipMembers::new(input)),
             Compression::Zstd => Decoder::Zstd(Box::new(ZstdFrames::new(input))),

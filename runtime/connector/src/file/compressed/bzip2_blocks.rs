@@ -57,10 +57,11 @@ impl Bzip2Blocks {
 
     /// Calls the library once; false at the end of the file.
     fn step(&mut self) -> io::Result<bool> {
+        let is_past_end = self.input.is_past_end();
         let input = self.input.fill_buf()?;
         let is_at_end = input.is_empty();
         let decoder = match &mut self.decoder {
-            None if is_at_end => return Ok(false),
+            None if is_at_end || is_past_end => return Ok(false),
             decoder => decoder.get_or_insert_with(|| Decompress::new(false)),
         };
         let (n_before, n_in_before) = (self.content.len(), decoder.total_in());

@@ -1,4 +1,5 @@
-//! The members of a gzip file, one behind the other. The checksum of a member stands behind it.
+//! The members of a gzip file, one behind the other. The checksum of a member stands behind it. Zeros behind a member fill up a block of a
+//! tape or disk, and mean nothing, as to gzip itself.
 
 use super::Input;
 use flate2::bufread::GzDecoder;
@@ -37,9 +38,16 @@ impl GzipMembers {
     fn next_member(&mut self) -> io::Result<()> {
         self.n_unverified = 0;
         let Some(mut input) = self.decoder.take().map(GzDecoder::into_inner) else { return Ok(()) };
-        if !input.fill_buf()?.is_empty() {
-            self.decoder = Some(GzDecoder::new(input));
+        loop {
+            let bytes = input.fill_buf()?;
+            let (n_zeros, is_empty) = (bytes.iter().take_while(|byte| **byte == 0).count(), bytes.is_empty());
+            match (n_zeros, is_empty || input.is_past_end()) {
+                (_, true) => return Ok(()),
+                (0, false) => break,
+                (n_zeros, false) => input.consume(n_zeros),
+            }
         }
+        self.decoder = Some(GzDecoder::new(input));
         Ok(())
     }
 }

@@ -49,6 +49,9 @@ impl ZstdFrames {
     fn open(&mut self) -> io::Result<bool> {
         // A file without any frame was cut off before its first byte.
         while !self.input.fill_buf()?.is_empty() || !self.is_begun {
+            if self.is_begun && self.input.is_past_end() {
+                break;
+            }
             self.is_begun = true;
             match self.decoder.reset(&mut self.input) {
                 Ok(()) => {

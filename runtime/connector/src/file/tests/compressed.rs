@@ -70,8 +70,11 @@ fn what_is_appended_later_is_not_read() {
         OpenOptions::new().append(true).open(&path).unwrap().write_all(&compress(end, b"b\n")[..5]).unwrap();
         assert_eq!(testing::read(&source, &split, 10).unwrap().texts(), [r#"{"value":"a"}"#], "{end}");
         fs::write(&path, b"x").unwrap();
-        let error = source.open(&split, None).err().unwrap();
-        assert_eq!(error.code().id, "S3012", "{error}");
+        assert_eq!(
+            testing::read(&source, &split, 10).unwrap().poison[0].code.id,
+            "S3007",
+            "{end}: it is another file, and none that is whole"
+        );
     }
 }
 
@@ -107,6 +110,38 @@ fn a_file_that_is_cut_off_or_damaged_is_never_only_a_shorter_one() {
         }
         let found = read(&write(&root, end, &[&whole[..], b"garbage"].concat()), serde_json::json!({}));
         assert_eq!((found.rows.len(), found.poison.len()), (n_lines, 1), "{end} with something behind it");
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_when_it_was_found_is_read_to_its_end_once_it_is_whole() {
+    let root = tempfile::tempdir().unwrap();
+    let text: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
+    for end in ENDS {
+        let whole = compress(end, text.as_bytes());
+        let path = write(&root, end, &whole[..whole.len() - 9]);
+        let source = source(&path, serde_json::json!({}));
+        let split = splits(&source).remove(0);
+        let mut reader = source.open(&split, None).unwrap();
+        let mut found = Found::default();
+        while found.rows.len() < 1_000 && found.poison.is_empty() {
+            testing::poll(&mut *reader, 1_000, &mut found).unwrap();
+        }
+        // The one block of zstd is cut, and gives nothing: it is read from its begin.
+        let position = found.poison.is_empty().then(|| reader.position());
+        fs::write(&path, &whole).unwrap();
+        let rest = testing::drain(&mut *source.open(&split, position.as_deref()).unwrap(), 10_000).unwrap();
+        assert_eq!((found.rows.len() + rest.rows.len(), rest.poison.len()), (20_000, 0), "{end}");
+    }
+}
+
+#[test]
+fn zeros_behind_a_gzip_member_mean_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let (one, two) = (compress("gz", b"one\n"), compress("gz", b"two\n"));
+    for bytes in [[&one[..], &[0; 100_000], &two].concat(), [&one[..], &two, &[0; 512]].concat()] {
+        let found = read(&write(&root, "gz", &bytes), serde_json::json!({}));
+        assert_eq!((found.rows.len(), found.poison.len()), (2, 0));
     }
 }
 
