@@ -79,10 +79,8 @@ pub fn run(args: RunArgs) -> Result<()> {
         }
     };
     has_started.store(true, Ordering::SeqCst);
-    if let Some(checkpoint) = handle.resumed_from() {
-        // A job without checkpoints of its own goes on from what `--from` names.
-        let place = Some(folder.as_str()).filter(|folder| !folder.is_empty()).or(args.from.as_ref().and_then(|from| from.to_str()));
-        report::status(&format!("the job goes on from checkpoint {checkpoint} in {}", place.unwrap_or("?")));
+    if let Some((checkpoint, place)) = handle.resumed_from() {
+        report::status(&format!("the job goes on from checkpoint {checkpoint} in {place}"));
     }
     handle.remarks().iter().for_each(|remark| report::status(remark));
     // Without a socket the job runs as well; it then takes no commands but Ctrl-C.

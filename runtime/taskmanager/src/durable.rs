@@ -125,8 +125,8 @@ impl Kept {
 pub(crate) struct Beginning {
     pub durable: Option<Durable>,
     pub restored: Arc<Restored>,
-    /// The checkpoint that it goes on from.
-    pub resumed: Option<u64>,
+    /// The checkpoint that it goes on from, and where that stands.
+    pub resumed: Option<(u64, String)>,
     /// It was being drained: some of its sources may have ended and would read nothing more, so that the others have to end as well.
     pub drained: bool,
 }
@@ -289,7 +289,12 @@ pub(crate) fn open(definition: &Arc<Definition>, mut kept: Kept, wishes: &Arc<Wi
         durable.commits_done(number);
     }
     let drained = snapshot.as_ref().is_some_and(|snapshot| snapshot.manifest().drained);
-    Ok(Beginning { durable, restored, resumed: snapshot.map(|snapshot| snapshot.manifest().checkpoint), drained })
+    Ok(Beginning {
+        durable,
+        restored,
+        resumed: snapshot.map(|snapshot| (snapshot.manifest().checkpoint, snapshot.store().location().to_owned())),
+        drained,
+    })
 }
 
 /// The number of a snapshot in the log; 0 if it does not stand there.

@@ -37,7 +37,7 @@ pub struct JobHandle {
     start: Instant,
     bounded: bool,
     remarks: Vec<String>,
-    resumed: Option<u64>,
+    resumed: Option<(u64, String)>,
 }
 
 /// What came of a submission.
@@ -246,7 +246,12 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
 }
 
 /// The first attempt, and the checkpoint that it goes on from; `None` if the job has finished.
-fn start_first(definition: &Arc<Definition>, kept: Kept, from: Option<&str>, shared: &Shared) -> Result<Option<(Attempt, Option<u64>)>> {
+fn start_first(
+    definition: &Arc<Definition>,
+    kept: Kept,
+    from: Option<&str>,
+    shared: &Shared,
+) -> Result<Option<(Attempt, Option<(u64, String)>)>> {
     let Some(beginning) = durable::begin(definition, kept, from, &shared.wishes)? else { return Ok(None) };
     let Beginning { durable, restored, resumed, drained } = beginning;
     shared.go_on_draining(drained);
@@ -548,9 +553,9 @@ impl JobHandle {
         self.bounded
     }
 
-    /// The checkpoint that the job goes on from.
-    pub fn resumed_from(&self) -> Option<u64> {
-        self.resumed
+    /// The checkpoint that the job goes on from, and the folder or prefix in which it stands.
+    pub fn resumed_from(&self) -> Option<(u64, &str)> {
+        self.resumed.as_ref().map(|(checkpoint, place)| (*checkpoint, place.as_str()))
     }
 
     /// Ends the job. Without checkpoints the sources end, what is in flight is finished, and sinks make visible what they have. With them, a

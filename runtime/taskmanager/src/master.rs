@@ -223,7 +223,7 @@ impl Master {
         }
         let Beginning { durable, restored, resumed, drained } = durable::open(definition, kept, &self.shared.wishes)?;
         self.shared.go_on_draining(drained);
-        if let Some(checkpoint) = resumed {
+        if let Some((checkpoint, _)) = resumed {
             say!("streamrt: the job goes on from checkpoint {checkpoint}");
         }
         Attempt::start(definition, durable, &restored, &self.shared).map(Some)
