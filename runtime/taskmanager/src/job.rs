@@ -7,6 +7,7 @@ use crate::control::{Control, Controls};
 use crate::disks::{Disks, StateBackend};
 use crate::durable::{self, Beginning, Kept};
 use crate::factory::{self, Definition, LoadedPlugin};
+use crate::job_state::JobState;
 use crate::master::Master;
 use crate::regions::Attempt;
 use crate::restart::RestartStrategy;
@@ -63,32 +64,6 @@ pub(crate) struct Shared {
     /// Held while a job is replaced: one version after the other.
     pub upgrading: Mutex<()>,
     pub statistics: Statistics,
-}
-
-/// What a job is doing, for people.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum JobState {
-    /// It has not run yet: something that it needs is away.
-    #[default]
-    Created,
-    Running,
-    /// A part of it, or all, failed and waits to run again.
-    Restarting,
-    /// A user has stopped it, or drains it.
-    Stopping,
-    Cancelling,
-}
-
-impl JobState {
-    pub fn name(self) -> &'static str {
-        match self {
-            JobState::Created => "created",
-            JobState::Running => "running",
-            JobState::Restarting => "restarting",
-            JobState::Stopping => "stopping",
-            JobState::Cancelling => "cancelling",
-        }
-    }
 }
 
 #[derive(Default)]

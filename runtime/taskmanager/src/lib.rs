@@ -19,6 +19,7 @@ mod gate_task;
 mod grown;
 mod guest_log;
 mod job;
+mod job_state;
 mod kept_region;
 mod mailbox;
 mod master;
@@ -43,7 +44,8 @@ mod wishes;
 
 pub use disks::StateBackend;
 pub use factory::LoadedPlugin;
-pub use job::{Ended, JobHandle, JobRemote, JobState, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
+pub use job::{Ended, JobHandle, JobRemote, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
+pub use job_state::JobState;
 pub use replacement::{Replacing, Trust, replacement};
 pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};
 pub use upgrade::Upgraded;

@@ -6,7 +6,8 @@
 use crate::checkpoints::{self, Ending};
 use crate::durable::{self, Beginning};
 use crate::factory::Definition;
-use crate::job::{JobState, Shared};
+use crate::job::Shared;
+use crate::job_state::JobState;
 use crate::regions::Attempt;
 use crate::restart::RestartStrategy;
 use crate::settle;
