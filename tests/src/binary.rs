@@ -1,7 +1,8 @@
 //! Runs the `streamrt` binary as a user would, and collects what it leaves behind.
 //!
-//! Invariant: no run outlives its limit, so that a job that hangs is a failed test and not a hanging one. Called by the tests in
-//! `tests/tests`; that it panics where something is missing is meant: the message is the test's.
+//! Invariant: no run outlives its limit, so that a job that hangs is a failed test and not a
+//! hanging one. Called by the tests in `tests/tests`; that it panics where something is missing is
+//! meant: the message is the test's.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -13,12 +14,16 @@ use std::time::Duration;
 
 use crate::oracle::Outputs;
 
-/// How long a run may take unless a test says otherwise. The slowest takes seconds; the rest is for a busy machine.
+/// How long a run may take unless a test says otherwise. The slowest takes seconds; the rest is for
+/// a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// The root of the repository.
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies one folder below the root").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate lies one folder below the root")
+        .to_owned()
 }
 
 /// Where cargo puts what it builds.
@@ -28,8 +33,14 @@ pub fn target() -> PathBuf {
 
 /// A path from the environment, or below the target folder; it must exist.
 fn built(variable: &str, default: &str, file: &str) -> PathBuf {
-    let path = std::env::var_os(variable).map_or_else(|| target().join(default), PathBuf::from).join(file);
-    assert!(path.exists(), "run `cargo xtask build` first: there is no {}", path.display());
+    let path = std::env::var_os(variable)
+        .map_or_else(|| target().join(default), PathBuf::from)
+        .join(file);
+    assert!(
+        path.exists(),
+        "run `cargo xtask build` first: there is no {}",
+        path.display()
+    );
     path
 }
 
@@ -65,17 +76,30 @@ impl Finished {
     /// Panics with all that was said unless the exit code is 0.
     #[track_caller]
     pub fn succeeded(self) -> Finished {
-        assert!(self.status.success(), "{}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr);
+        assert!(
+            self.status.success(),
+            "{}\nstdout: {}\nstderr: {}",
+            self.status,
+            self.stdout,
+            self.stderr
+        );
         self
     }
 
     /// Panics unless the run failed with this code, in one sentence, and without falling over.
     #[track_caller]
     pub fn failed_with(self, code: &str) -> Finished {
-        let said = format!("{}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr);
-        assert!(self.status.code().is_some_and(|code| code != 0), "no failure: {said}");
+        let said = format!(
+            "{}\nstdout: {}\nstderr: {}",
+            self.status, self.stdout, self.stderr
+        );
+        assert!(
+            self.status.code().is_some_and(|code| code != 0),
+            "no failure: {said}"
+        );
         assert!(self.stderr.contains(code), "no {code}: {said}");
-        // A plugin may panic, and its message is shown; what begins like this is a thread of the host.
+        // A plugin may panic, and its message is shown; what begins like this is a thread of the
+        // host.
         assert!(!self.stderr.contains("thread '"), "a panic: {said}");
         assert!(self.stdout.is_empty(), "something on stdout: {said}");
         self
@@ -84,7 +108,11 @@ impl Finished {
     /// Panics unless stderr names this.
     #[track_caller]
     pub fn names(self, place: &str) -> Finished {
-        assert!(self.stderr.contains(place), "`{place}` is not named: {}", self.stderr);
+        assert!(
+            self.stderr.contains(place),
+            "`{place}` is not named: {}",
+            self.stderr
+        );
         self
     }
 }
@@ -106,10 +134,16 @@ struct Pipe {
 impl Running {
     pub fn start(mut command: Command) -> Running {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
         let stdout = Pipe::read(child.stdout.take().expect("it was piped"));
         let stderr = Pipe::read(child.stderr.take().expect("it was piped"));
-        Running { child, stdout, stderr }
+        Running {
+            child,
+            stdout,
+            stderr,
+        }
     }
 
     /// The number of the process.
@@ -127,7 +161,11 @@ impl Running {
     pub fn says(&self, what: &str) {
         let start = std::time::Instant::now();
         while !self.stderr.text().contains(what) {
-            assert!(start.elapsed() < LIMIT, "`{what}` was not said: {}", self.stderr.text());
+            assert!(
+                start.elapsed() < LIMIT,
+                "`{what}` was not said: {}",
+                self.stderr.text()
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -135,7 +173,10 @@ impl Running {
     /// Presses Ctrl-C.
     pub fn interrupt(&self) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-INT", &pid]).status().expect("kill is there");
+        let status = Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .expect("kill is there");
         assert!(status.success(), "the process {pid} is gone already");
     }
 
@@ -148,7 +189,12 @@ impl Running {
     pub fn ends_within(&mut self, limit: Duration) -> bool {
         let start = std::time::Instant::now();
         while start.elapsed() < limit {
-            if self.child.try_wait().expect("it was started here").is_some() {
+            if self
+                .child
+                .try_wait()
+                .expect("it was started here")
+                .is_some()
+            {
                 return true;
             }
             thread::sleep(Duration::from_millis(1));
@@ -163,11 +209,19 @@ impl Running {
         if !in_time {
             self.child.kill().expect("it can be killed");
         }
-        assert!(in_time, "still running after {limit:?}: {}", self.stderr.text());
+        assert!(
+            in_time,
+            "still running after {limit:?}: {}",
+            self.stderr.text()
+        );
         // Both are closed by its end.
         self.stdout.is_closed_within(limit);
         let status = self.child.wait().expect("it was started here");
-        Finished { status, stdout: self.stdout.text(), stderr: self.stderr.text() }
+        Finished {
+            status,
+            stdout: self.stdout.text(),
+            stderr: self.stderr.text(),
+        }
     }
 }
 
@@ -181,7 +235,10 @@ impl Pipe {
             let end = loop {
                 match pipe.read(&mut piece) {
                     Ok(0) => break Ok(()),
-                    Ok(n) => bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&piece[..n]),
+                    Ok(n) => bytes
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .extend_from_slice(&piece[..n]),
                     Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                     Err(e) => break Err(e),
                 }
@@ -193,11 +250,15 @@ impl Pipe {
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.so_far.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        String::from_utf8_lossy(&self.so_far.lock().unwrap_or_else(PoisonError::into_inner))
+            .into_owned()
     }
 
     fn is_closed_within(&self, limit: Duration) -> bool {
-        self.closed.recv_timeout(limit).map(|read| read.expect("a pipe can be read")).is_ok()
+        self.closed
+            .recv_timeout(limit)
+            .map(|read| read.expect("a pipe can be read"))
+            .is_ok()
     }
 }
 
@@ -207,14 +268,21 @@ pub fn run<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> Fini
     Running::start(streamrt(args)).finish(LIMIT)
 }
 
-/// What a reader of a file sink's folder sees: files directly in it, and those of side outputs in sub-folders. Files whose names begin with a
-/// dot are left out, as `*` leaves them out; [`hidden_files`] has those.
+/// What a reader of a file sink's folder sees: files directly in it, and those of side outputs in
+/// sub-folders. Files whose names begin with a dot are left out, as `*` leaves them out;
+/// [`hidden_files`] has those.
 pub fn outputs(folder: &Path) -> Outputs {
     let mut outputs = Outputs::default();
     for path in entries(folder) {
         if path.is_dir() {
-            let side = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
-            entries(&path).iter().for_each(|file| add_lines(&mut outputs, &side, file));
+            let side = path
+                .file_name()
+                .expect("an entry has a name")
+                .to_string_lossy()
+                .into_owned();
+            entries(&path)
+                .iter()
+                .for_each(|file| add_lines(&mut outputs, &side, file));
         } else {
             add_lines(&mut outputs, "", &path);
         }
@@ -223,25 +291,41 @@ pub fn outputs(folder: &Path) -> Outputs {
 }
 
 fn entries(folder: &Path) -> BTreeSet<PathBuf> {
-    let listing = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("cannot list {}: {e}", folder.display()));
-    listing.map(|entry| entry.expect("the listing goes on").path()).collect()
+    let listing = std::fs::read_dir(folder)
+        .unwrap_or_else(|e| panic!("cannot list {}: {e}", folder.display()));
+    listing
+        .map(|entry| entry.expect("the listing goes on").path())
+        .collect()
 }
 
 /// Files of a sink that are not committed.
 pub fn hidden_files(folder: &Path) -> Vec<PathBuf> {
     let hidden = |path: &PathBuf| is_hidden(path) && path.is_file();
-    let inside = |path: PathBuf| if path.is_dir() { entries(&path).into_iter().collect() } else { vec![path] };
-    entries(folder).into_iter().flat_map(inside).filter(hidden).collect()
+    let inside = |path: PathBuf| {
+        if path.is_dir() {
+            entries(&path).into_iter().collect()
+        } else {
+            vec![path]
+        }
+    };
+    entries(folder)
+        .into_iter()
+        .flat_map(inside)
+        .filter(hidden)
+        .collect()
 }
 
 fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
 fn add_lines(outputs: &mut Outputs, name: &str, file: &Path) {
     if is_hidden(file) {
         return;
     }
-    let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("cannot read {}: {e}", file.display()));
-    text.lines().for_each(|line| outputs.add_line(name, line.to_owned()));
+    let text = std::fs::read_to_string(file)
+        .unwrap_or_else(|e| panic!("cannot read {}: {e}", file.display()));
+    text.lines()
+        .for_each(|line| outputs.add_line(name, line.to_owned()));
 }

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: the oracle, and how the `streamrt` binary is found and run.
 //!
-//! The tests themselves stand in `tests/tests`. They need what `cargo xtask build` makes, and say so when it is missing.
+//! The tests themselves stand in `tests/tests`. They need what `cargo xtask build` makes, and say
+//! so when it is missing.
 
 pub mod binary;
 pub mod data;

@@ -1,7 +1,8 @@
 //! Runs the binary under limits of memory and time, for input that is meant to harm.
 //!
-//! Memory is what the process and those that it starts have ever had resident, added up. wasmtime reserves far more addresses than it uses, so a
-//! limit on addresses would say nothing; what is resident is looked up every millisecond, and a run beyond its limit is ended at once.
+//! Memory is what the process and those that it starts have ever had resident, added up. wasmtime
+//! reserves far more addresses than it uses, so a limit on addresses would say nothing; what is
+//! resident is looked up every millisecond, and a run beyond its limit is ended at once.
 
 use crate::binary::{Finished, Running};
 use std::fs;
@@ -27,7 +28,10 @@ pub struct Limits {
 impl Limits {
     /// So many MiB and seconds.
     pub const fn new(mebibytes: u64, seconds: u64) -> Limits {
-        Limits { bytes: mebibytes << 20, time: Duration::from_secs(seconds) }
+        Limits {
+            bytes: mebibytes << 20,
+            time: Duration::from_secs(seconds),
+        }
     }
 
     /// Runs a command to its end.
@@ -50,19 +54,41 @@ impl Limits {
             if !in_limits {
                 running.kill();
             }
-            assert!(in_limits, "{} MiB after {:?}, but {self:?}: {}", peak_bytes >> 20, start.elapsed(), running.said());
+            assert!(
+                in_limits,
+                "{} MiB after {:?}, but {self:?}: {}",
+                peak_bytes >> 20,
+                start.elapsed(),
+                running.said()
+            );
             look(&running);
         }
         let elapsed = start.elapsed();
-        Measured { finished: running.finish(self.time), peak_bytes, elapsed }
+        Measured {
+            finished: running.finish(self.time),
+            peak_bytes,
+            elapsed,
+        }
     }
 }
 
-/// The most that a process has had resident so far, and that those which it started have; 0 when it is gone.
+/// The most that a process has had resident so far, and that those which it started have; 0 when it
+/// is gone.
 fn resident_bytes(process: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(|rest| rest.trim().strip_suffix("kB"));
-    let own = most.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0) << 10;
-    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
-    own + children.split_ascii_whitespace().filter_map(|child| child.parse().ok()).map(resident_bytes).sum::<u64>()
+    let most = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"));
+    let own = most
+        .and_then(|text| text.trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        << 10;
+    let children =
+        fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    own + children
+        .split_ascii_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .map(resident_bytes)
+        .sum::<u64>()
 }

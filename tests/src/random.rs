@@ -1,12 +1,20 @@
 //! Random moments that a seed repeats: it is printed, and `STREAMRT_SEED` sets it.
 
-/// A small generator of random numbers (xorshift), so that a seed gives the same moments everywhere.
+/// A small generator of random numbers (xorshift), so that a seed gives the same moments
+/// everywhere.
 pub struct Random(u64);
 
 impl Random {
     pub fn from_environment() -> Random {
-        let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
-        let seed = std::env::var("STREAMRT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(clock);
+        let clock = || {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(1, |now| now.as_nanos() as u64)
+        };
+        let seed = std::env::var("STREAMRT_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok())
+            .unwrap_or_else(clock);
         println!("STREAMRT_SEED={seed}");
         Random(seed | 1)
     }

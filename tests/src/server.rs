@@ -1,4 +1,5 @@
-//! Real servers for the tests: each test starts its own, on free loopback ports and in a temporary folder, and ends it.
+//! Real servers for the tests: each test starts its own, on free loopback ports and in a temporary
+//! folder, and ends it.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -33,15 +34,26 @@ impl Process {
     /// Starts it with its output in a file.
     #[track_caller]
     pub fn start(mut command: Command, log: &Path) -> Process {
-        let file = std::fs::File::options().append(true).create(true).open(log).expect("a log can be made");
+        let file = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(log)
+            .expect("a log can be made");
         let errors = file.try_clone().expect("a file has several handles");
         command.stdin(Stdio::null()).stdout(file).stderr(errors);
-        Process(command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}")))
+        Process(
+            command
+                .spawn()
+                .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}")),
+        )
     }
 
     /// Sends it a signal, such as `-STOP`.
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.0.id().to_string()]).status().expect("kill is there");
+        let status = Command::new("kill")
+            .args([signal, &self.0.id().to_string()])
+            .status()
+            .expect("kill is there");
         assert!(status.success(), "the process is gone already");
     }
 
@@ -54,7 +66,9 @@ impl Process {
     /// Whether it ends by itself, and well.
     #[track_caller]
     pub fn succeeds(&mut self) -> bool {
-        wait_until("the end of a process", || self.0.try_wait().expect("it was started here").is_some());
+        wait_until("the end of a process", || {
+            self.0.try_wait().expect("it was started here").is_some()
+        });
         self.0.wait().expect("it was started here").success()
     }
 }
@@ -93,30 +107,56 @@ impl Drop for Postgres {
 
 /// Sends a signal, such as `-STOP`, to a process that may be gone.
 fn signal(signal: &str, process: u32) {
-    Command::new("kill").args([signal, &process.to_string()]).stderr(Stdio::null()).status().expect("kill is there");
+    Command::new("kill")
+        .args([signal, &process.to_string()])
+        .stderr(Stdio::null())
+        .status()
+        .expect("kill is there");
 }
 
 /// A program of Debian's PostgreSQL, the newest that is installed.
 fn program(name: &str) -> PathBuf {
-    let versions =
-        std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin").join(name));
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("bin").join(name));
     let found = versions.filter(|path| path.exists()).max();
-    found.unwrap_or_else(|| panic!("there is no {name}: `cargo xtask test` installs it, or `apt-get install postgresql`"))
+    found.unwrap_or_else(|| {
+        panic!(
+            "there is no {name}: `cargo xtask test` installs it, or `apt-get install postgresql`"
+        )
+    })
 }
 
-/// Makes `server.pem` and `server.key`, of the authority `ca.pem`, and another authority, `other.pem`.
+/// Makes `server.pem` and `server.key`, of the authority `ca.pem`, and another authority,
+/// `other.pem`.
 fn certificates(folder: &Path) {
     let openssl = |line: &str| {
-        let output = Command::new("openssl").args(line.split(' ')).current_dir(folder).output();
-        let output = output.unwrap_or_else(|e| panic!("PostgreSQL of Debian brings openssl along: {e}"));
-        assert!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("openssl")
+            .args(line.split(' '))
+            .current_dir(folder)
+            .output();
+        let output =
+            output.unwrap_or_else(|e| panic!("PostgreSQL of Debian brings openssl along: {e}"));
+        assert!(
+            output.status.success(),
+            "openssl {line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     for authority in ["ca", "other"] {
-        openssl(&format!("req -x509 {KEY} -days 2 -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"));
+        openssl(&format!(
+            "req -x509 {KEY} -days 2 -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"
+        ));
     }
-    openssl(&format!("req {KEY} -subj /CN=server -addext subjectAltName=IP:127.0.0.1 -keyout server.key -out server.csr"));
-    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copyall -days 2 -out server.pem");
+    openssl(&format!(
+        "req {KEY} -subj /CN=server -addext subjectAltName=IP:127.0.0.1 -keyout server.key -out server.csr"
+    ));
+    openssl(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copyall -days 2 -out server.pem",
+    );
 }
 
 impl Postgres {
@@ -124,29 +164,67 @@ impl Postgres {
     pub fn start(settings: &[&str]) -> Postgres {
         let folder = TempDir::new().expect("a temporary folder can be made");
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
-        let mut server = Postgres { folder, port: free_port(), settings, process: None, frozen: Vec::new() };
-        let chown = Command::new("chown").arg("nobody").arg(server.folder.path()).status().expect("chown is there");
-        assert!(chown.success(), "the tests of PostgreSQL are to be run as root, for the server runs as another user");
+        let mut server = Postgres {
+            folder,
+            port: free_port(),
+            settings,
+            process: None,
+            frozen: Vec::new(),
+        };
+        let chown = Command::new("chown")
+            .arg("nobody")
+            .arg(server.folder.path())
+            .status()
+            .expect("chown is there");
+        assert!(
+            chown.success(),
+            "the tests of PostgreSQL are to be run as root, for the server runs as another user"
+        );
         let mut initdb = server.as_nobody("initdb");
-        initdb.args(["--auth=trust", "--username=streamrt", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"]).arg(server.data());
+        initdb
+            .args([
+                "--auth=trust",
+                "--username=streamrt",
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C",
+                "-D",
+            ])
+            .arg(server.data());
         let made = initdb.output().expect("setpriv is there");
-        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        assert!(
+            made.status.success(),
+            "initdb: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
         server.start_again();
         server
     }
 
-    /// As [`Postgres::start`], of a server that takes nothing but TLS. Its certificate is `server`, for 127.0.0.1 by the authority `ca.pem`, or
-    /// `ca`, that of the authority itself.
+    /// As [`Postgres::start`], of a server that takes nothing but TLS. Its certificate is `server`,
+    /// for 127.0.0.1 by the authority `ca.pem`, or `ca`, that of the authority itself.
     pub fn start_with_tls(certificate: &str, settings: &[&str]) -> Postgres {
         let mut server = Postgres::start(settings);
         server.kill();
         certificates(server.folder.path());
         let (public, secret) = (format!("{certificate}.pem"), format!("{certificate}.key"));
-        let owned = Command::new("chown").arg("nobody").args([&public, &secret]).current_dir(server.folder.path()).status();
+        let owned = Command::new("chown")
+            .arg("nobody")
+            .args([&public, &secret])
+            .current_dir(server.folder.path())
+            .status();
         assert!(owned.expect("chown is there").success());
-        std::fs::write(server.data().join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n").expect("a cluster was made");
+        std::fs::write(
+            server.data().join("pg_hba.conf"),
+            "hostssl all all 127.0.0.1/32 trust\n",
+        )
+        .expect("a cluster was made");
         let file = |setting: &str, name: &str| format!("{setting}={}", server.path(name).display());
-        let settings = ["ssl=on".to_owned(), file("ssl_cert_file", &public), file("ssl_key_file", &secret)];
+        let settings = [
+            "ssl=on".to_owned(),
+            file("ssl_cert_file", &public),
+            file("ssl_key_file", &secret),
+        ];
         server.settings.extend(settings);
         server.start_again();
         server
@@ -163,14 +241,24 @@ impl Postgres {
 
     fn as_nobody(&self, name: &str) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]).arg(program(name)).current_dir(self.folder.path());
+        command
+            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"])
+            .arg(program(name))
+            .current_dir(self.folder.path());
         command
     }
 
     /// Starts the server, and waits until it answers.
     pub fn start_again(&mut self) {
         let mut command = self.as_nobody("postgres");
-        command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string(), "-k", "", "-h", "127.0.0.1"]);
+        command.arg("-D").arg(self.data()).args([
+            "-p",
+            &self.port.to_string(),
+            "-k",
+            "",
+            "-h",
+            "127.0.0.1",
+        ]);
         command.args(self.settings.iter().flat_map(|setting| ["-c", setting]));
         self.process = Some(Process::start(command, &self.folder.path().join("log")));
         wait_until("PostgreSQL", || self.psql("SELECT 1").status.success());
@@ -190,24 +278,34 @@ impl Postgres {
     }
 
     fn psql(&self, sql: &str) -> std::process::Output {
-        Command::new(program("psql")).args([&self.url(), "-AtqX", "-v", "ON_ERROR_STOP=1", "-c", sql]).output().expect("psql is there")
+        Command::new(program("psql"))
+            .args([&self.url(), "-AtqX", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .output()
+            .expect("psql is there")
     }
 
     /// Locks a table against everybody else, until what is returned is dropped.
     #[track_caller]
     pub fn lock(&self, table: &str) -> Lock {
         let mut psql = Command::new(program("psql"));
-        psql.args([&self.url(), "-qX"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        psql.args([&self.url(), "-qX"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
         let mut psql = psql.spawn().expect("psql is there");
         let input = psql.stdin.as_mut().expect("it is piped");
-        writeln!(input, "BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE;").and_then(|()| input.flush()).expect("psql reads");
-        let is_held = format!("SELECT 1 FROM pg_locks WHERE relation = '{table}'::regclass AND mode = 'AccessExclusiveLock' AND granted");
+        writeln!(input, "BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE;")
+            .and_then(|()| input.flush())
+            .expect("psql reads");
+        let is_held = format!(
+            "SELECT 1 FROM pg_locks WHERE relation = '{table}'::regclass AND mode = 'AccessExclusiveLock' AND granted"
+        );
         let lock = Lock(psql);
         wait_until("a lock", || !self.ask(&is_held).is_empty());
         lock
     }
 
-    /// Waits until the job has begun transactions that wait for a lock, and returns the processes that the server has for them.
+    /// Waits until the job has begun transactions that wait for a lock, and returns the processes
+    /// that the server has for them.
     #[track_caller]
     pub fn wait_for_waiting(&self) -> Vec<u32> {
         let sql = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'streamrt %' AND wait_event_type = 'Lock'";
@@ -216,35 +314,53 @@ impl Postgres {
             pids = self.ask(sql);
             !pids.is_empty()
         });
-        pids.iter().map(|pid| pid.parse().expect("it is a number")).collect()
+        pids.iter()
+            .map(|pid| pid.parse().expect("it is a number"))
+            .collect()
     }
 
     /// Lets these processes of the server stand still; they go on by [`Postgres::thaw`].
     pub fn freeze(&mut self, processes: &[u32]) {
-        processes.iter().for_each(|&process| signal("-STOP", process));
+        processes
+            .iter()
+            .for_each(|&process| signal("-STOP", process));
         self.frozen.extend(processes);
     }
 
-    /// Lets the whole server stand still: it takes connections, since its machine does, and never answers.
+    /// Lets the whole server stand still: it takes connections, since its machine does, and never
+    /// answers.
     pub fn freeze_all(&mut self) {
         let first = self.process.as_ref().expect("it runs").0.id();
         // Nothing is started any more once the first one stands still.
         self.freeze(&[first]);
-        let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children")).expect("it runs");
-        let children: Vec<u32> = children.split_ascii_whitespace().map(|child| child.parse().expect("it is a number")).collect();
+        let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children"))
+            .expect("it runs");
+        let children: Vec<u32> = children
+            .split_ascii_whitespace()
+            .map(|child| child.parse().expect("it is a number"))
+            .collect();
         self.freeze(&children);
     }
 
     pub fn thaw(&mut self) {
-        std::mem::take(&mut self.frozen).into_iter().for_each(|process| signal("-CONT", process));
+        std::mem::take(&mut self.frozen)
+            .into_iter()
+            .for_each(|process| signal("-CONT", process));
     }
 
     /// The answer, a line for each row, its columns divided by `|`.
     #[track_caller]
     pub fn ask(&self, sql: &str) -> Vec<String> {
         let answer = self.psql(sql);
-        assert!(answer.status.success(), "{sql}: {}", String::from_utf8_lossy(&answer.stderr));
-        String::from_utf8_lossy(&answer.stdout).lines().map(str::to_owned).collect()
+        assert!(
+            answer.status.success(),
+            "{sql}: {}",
+            String::from_utf8_lossy(&answer.stderr)
+        );
+        String::from_utf8_lossy(&answer.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -260,10 +376,17 @@ const MINIO_PASSWORD: &str = "streamrt-secret";
 
 /// Where `go install` puts programs, or the search path.
 fn minio() -> PathBuf {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let go = std::env::var_os("GOPATH").map_or_else(|| home.join("go"), PathBuf::from).join("bin");
+    let home = std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .unwrap_or_default();
+    let go = std::env::var_os("GOPATH")
+        .map_or_else(|| home.join("go"), PathBuf::from)
+        .join("bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::iter::once(go).chain(std::env::split_paths(&path)).map(|folder| folder.join("minio")).find(|path| path.exists());
+    let found = std::iter::once(go)
+        .chain(std::env::split_paths(&path))
+        .map(|folder| folder.join("minio"))
+        .find(|path| path.exists());
     found.expect("there is no minio: `cargo xtask test` installs it, or `go install github.com/minio/minio@latest`")
 }
 
@@ -272,7 +395,11 @@ impl Minio {
         let folder = TempDir::new().expect("a temporary folder can be made");
         // A folder of the server is a bucket.
         std::fs::create_dir_all(folder.path().join("data/bucket")).expect("folders can be made");
-        let mut server = Minio { folder, port: free_port(), process: None };
+        let mut server = Minio {
+            folder,
+            port: free_port(),
+            process: None,
+        };
         server.start_again();
         server
     }
@@ -289,17 +416,25 @@ impl Minio {
             &format!("127.0.0.1:{}", free_port()),
         ]);
         command.arg(self.folder.path().join("data"));
-        command.env("MINIO_ROOT_USER", MINIO_USER).env("MINIO_ROOT_PASSWORD", MINIO_PASSWORD).env("MINIO_BROWSER", "off");
+        command
+            .env("MINIO_ROOT_USER", MINIO_USER)
+            .env("MINIO_ROOT_PASSWORD", MINIO_PASSWORD)
+            .env("MINIO_BROWSER", "off");
         self.process = Some(Process::start(command, &self.folder.path().join("log")));
         wait_until("MinIO", || self.is_ready());
     }
 
     fn is_ready(&self) -> bool {
         use std::io::Read;
-        let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.port)) else { return false };
+        let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", self.port)) else {
+            return false;
+        };
         let mut answer = String::new();
-        let asked = write!(stream, "GET /minio/health/ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-            .and_then(|()| stream.read_to_string(&mut answer));
+        let asked = write!(
+            stream,
+            "GET /minio/health/ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        )
+        .and_then(|()| stream.read_to_string(&mut answer));
         asked.is_ok() && answer.split(' ').nth(1) == Some("200")
     }
 
@@ -311,8 +446,16 @@ impl Minio {
     /// What a program needs to reach the server behind a port.
     pub fn environment(&self, port: u16) -> Vec<(String, String)> {
         let endpoint = format!("http://127.0.0.1:{port}");
-        let variables = [("AWS_ACCESS_KEY_ID", MINIO_USER), ("AWS_SECRET_ACCESS_KEY", MINIO_PASSWORD), ("AWS_ENDPOINT_URL", &endpoint)];
+        let variables = [
+            ("AWS_ACCESS_KEY_ID", MINIO_USER),
+            ("AWS_SECRET_ACCESS_KEY", MINIO_PASSWORD),
+            ("AWS_ENDPOINT_URL", &endpoint),
+        ];
         let further = [("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "us-east-1")];
-        variables.iter().chain(&further).map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+        variables
+            .iter()
+            .chain(&further)
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
     }
 }

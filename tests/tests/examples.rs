@@ -1,6 +1,8 @@
-//! Every example, run by the binary, against the oracle: its shipped input, several files, late records, and all of the real data.
+//! Every example, run by the binary, against the oracle: its shipped input, several files, late
+//! records, and all of the real data.
 //!
-//! Outputs are compared as multisets of exact lines, at each parallelism and batch size: results may depend on neither.
+//! Outputs are compared as multisets of exact lines, at each parallelism and batch size: results
+//! may depend on neither.
 
 use std::path::Path;
 
@@ -17,12 +19,26 @@ fn run_example(example: &str, input: &Path, parallelism: u32, batch_rows: u32) -
     let output = TempDir::new().unwrap();
     let wasm = component(example);
     let mut options = data::options(example, output.path());
-    options.extend(["--parallelism".to_owned(), parallelism.to_string(), "-D".to_owned(), format!("batch.rows={batch_rows}")]);
-    options.extend(["--".to_owned(), "--input".to_owned(), input.display().to_string()]);
+    options.extend([
+        "--parallelism".to_owned(),
+        parallelism.to_string(),
+        "-D".to_owned(),
+        format!("batch.rows={batch_rows}"),
+    ]);
+    options.extend([
+        "--".to_owned(),
+        "--input".to_owned(),
+        input.display().to_string(),
+    ]);
     options.extend(data::output(example, output.path()));
-    let args = ["run".as_ref(), wasm.as_os_str()].into_iter().chain(options.iter().map(AsRef::as_ref));
+    let args = ["run".as_ref(), wasm.as_os_str()]
+        .into_iter()
+        .chain(options.iter().map(AsRef::as_ref));
     let finished = run(args).succeeded();
-    assert_eq!(finished.stdout, "", "results go where the sink says and nowhere else");
+    assert_eq!(
+        finished.stdout, "",
+        "results go where the sink says and nowhere else"
+    );
     outputs(output.path())
 }
 
@@ -30,12 +46,25 @@ fn run_example(example: &str, input: &Path, parallelism: u32, batch_rows: u32) -
 #[track_caller]
 fn assert_same(actual: &Outputs, expected: &Outputs, what: &str) {
     let names = |outputs: &Outputs| outputs.0.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(actual), names(expected), "{what}: other outputs (the empty name is the main one)");
+    assert_eq!(
+        names(actual),
+        names(expected),
+        "{what}: other outputs (the empty name is the main one)"
+    );
     for (name, expected) in &expected.0 {
         let actual = actual.lines(name);
         let differs = actual.iter().zip(expected).find(|(a, b)| a != b);
-        assert!(differs.is_none(), "{what}, output `{name}`: {} of {} lines, first difference {differs:?}", actual.len(), expected.len());
-        assert_eq!(actual.len(), expected.len(), "{what}, output `{name}`: number of lines");
+        assert!(
+            differs.is_none(),
+            "{what}, output `{name}`: {} of {} lines, first difference {differs:?}",
+            actual.len(),
+            expected.len()
+        );
+        assert_eq!(
+            actual.len(),
+            expected.len(),
+            "{what}, output `{name}`: number of lines"
+        );
     }
 }
 
@@ -46,7 +75,11 @@ fn check(example: &str, input: &Path, lines: &[&str]) {
     for parallelism in PARALLELISM {
         for batch_rows in BATCH_ROWS {
             let actual = run_example(example, input, parallelism, batch_rows);
-            assert_same(&actual, &expected, &format!("{example}, parallelism {parallelism}, batch.rows {batch_rows}"));
+            assert_same(
+                &actual,
+                &expected,
+                &format!("{example}, parallelism {parallelism}, batch.rows {batch_rows}"),
+            );
         }
     }
 }
@@ -75,14 +108,24 @@ fn check_files(example: &str) {
 #[track_caller]
 fn check_shipped(example: &str) {
     let text = data::shipped(example);
-    check(example, &data::example(example).join("input"), &text.lines().collect::<Vec<_>>());
+    check(
+        example,
+        &data::example(example).join("input"),
+        &text.lines().collect::<Vec<_>>(),
+    );
 }
 
 /// Checks with records that come too late for all of their windows.
 #[track_caller]
 fn check_late(example: &str, text: &str, delay_ms: i64) {
     let lines = data::delay(example, text, 15, delay_ms);
-    assert!(!oracle::run(example, &lines).unwrap().lines("late").is_empty(), "nothing is late");
+    assert!(
+        !oracle::run(example, &lines)
+            .unwrap()
+            .lines("late")
+            .is_empty(),
+        "nothing is late"
+    );
     check_lines(example, &lines);
 }
 
@@ -94,7 +137,11 @@ fn check_real(example: &str, file: &str) {
     let expected = oracle::run(example, &text.lines().collect::<Vec<_>>()).unwrap();
     for (parallelism, batch_rows) in [(1, 1024), (2, 1024), (7, 1000), (2, 7)] {
         let actual = run_example(example, &path, parallelism, batch_rows);
-        assert_same(&actual, &expected, &format!("{example} on {file}, parallelism {parallelism}, batch.rows {batch_rows}"));
+        assert_same(
+            &actual,
+            &expected,
+            &format!("{example} on {file}, parallelism {parallelism}, batch.rows {batch_rows}"),
+        );
     }
 }
 
@@ -102,7 +149,10 @@ fn check_real(example: &str, file: &str) {
 fn before_1970(text: &str) -> String {
     let shift = |line: &str| {
         let (front, seconds) = line.rsplit_once(',').unwrap();
-        format!("{front},{}\n", seconds.parse::<i64>().unwrap() - 1_511_662_000)
+        format!(
+            "{front},{}\n",
+            seconds.parse::<i64>().unwrap() - 1_511_662_000
+        )
     };
     text.lines().map(shift).collect()
 }
@@ -112,7 +162,11 @@ fn the_expected_output_is_that_of_the_oracle() {
     for example in EXAMPLES {
         let text = data::shipped(example);
         let expected = oracle::run(example, &text.lines().collect::<Vec<_>>()).unwrap();
-        assert_same(&outputs(&data::example(example).join("expected")), &expected, example);
+        assert_same(
+            &outputs(&data::example(example).join("expected")),
+            &expected,
+            example,
+        );
     }
 }
 
@@ -150,7 +204,10 @@ fn hot_pages() {
 fn hot_pages_late_and_in_another_zone() {
     let text = data::shipped("hot-pages");
     check_late("hot-pages", &text, 75 * 60_000);
-    check_lines("hot-pages", &text.replace("+0000", "-0330").lines().collect::<Vec<_>>());
+    check_lines(
+        "hot-pages",
+        &text.replace("+0000", "-0330").lines().collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -186,7 +243,10 @@ fn session_clicks() {
 fn session_clicks_late_and_before_1970() {
     let text = data::shipped("session-clicks");
     check_late("session-clicks", &text, 33 * 60_000);
-    check_lines("session-clicks", &before_1970(&text).lines().collect::<Vec<_>>());
+    check_lines(
+        "session-clicks",
+        &before_1970(&text).lines().collect::<Vec<_>>(),
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Stored formats of every version so far: each snapshot in `tests/fixtures` restores, and comes to what one run without a break does.
+//! Stored formats of every version so far: each snapshot in `tests/fixtures` restores, and comes to
+//! what one run without a break does.
 
 use streamrt_tests::binary::run;
 use streamrt_tests::fixtures::{Fixture, KINDS, Lines, Origin, expected, versions};
@@ -11,10 +12,20 @@ fn check(kind: (&'static str, Origin)) {
         let found = Fixture::new(&version, kind).restore(folder.path());
         let expected = expected(&version);
         let names = |lines: &Lines| lines.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&found), names(&expected), "{kind:?} in {}", version.display());
+        assert_eq!(
+            names(&found),
+            names(&expected),
+            "{kind:?} in {}",
+            version.display()
+        );
         for (sink, lines) in expected {
             let differing = lines.iter().zip(&found[&sink]).find(|(a, b)| a != b);
-            assert_eq!((differing, lines.len()), (None, found[&sink].len()), "{sink}, {kind:?} in {}", version.display());
+            assert_eq!(
+                (differing, lines.len()),
+                (None, found[&sink].len()),
+                "{sink}, {kind:?} in {}",
+                version.display()
+            );
         }
     }
 }
@@ -45,8 +56,21 @@ fn a_snapshot_of_each_version_is_shown() {
         let folder = tempfile::tempdir().unwrap();
         let fixture = Fixture::new(&version, KINDS[1]);
         fixture.restore(folder.path());
-        let text = run(["savepoint", "inspect", folder.path().join("savepoint").to_str().unwrap()]).succeeded().stdout;
-        for part in ["of job `stored`", "component stored ", "poison.policy = skip", "keyed (parallelism 2)", "mean: ", "limits: "] {
+        let text = run([
+            "savepoint",
+            "inspect",
+            folder.path().join("savepoint").to_str().unwrap(),
+        ])
+        .succeeded()
+        .stdout;
+        for part in [
+            "of job `stored`",
+            "component stored ",
+            "poison.policy = skip",
+            "keyed (parallelism 2)",
+            "mean: ",
+            "limits: ",
+        ] {
             assert!(text.contains(part), "no {part}: {text}");
         }
         run(["fsck", folder.path().join("savepoint").to_str().unwrap()]).succeeded();
@@ -61,7 +85,10 @@ fn a_plan_of_each_version_is_read() {
         let plan = Plan::from_json(&shown["plan"].to_string()).unwrap();
         assert_eq!(
             (plan.nodes.len(), plan.functions.len()),
-            (shown["plan"]["nodes"].as_array().unwrap().len(), shown["plan"]["functions"].as_array().unwrap().len())
+            (
+                shown["plan"]["nodes"].as_array().unwrap().len(),
+                shown["plan"]["functions"].as_array().unwrap().len()
+            )
         );
         // What is written today holds all that was written then.
         let again = serde_json::to_value(&plan).unwrap();

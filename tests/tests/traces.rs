@@ -1,6 +1,8 @@
-//! The two traces that every engine of this family must reproduce, firing by firing, at every batch size.
+//! The two traces that every engine of this family must reproduce, firing by firing, at every batch
+//! size.
 //!
-//! A watermark of `second - 2 s - 1 ms` says which reading a window fired on; a late firing shows the watermark that stands.
+//! A watermark of `second - 2 s - 1 ms` says which reading a window fired on; a late firing shows
+//! the watermark that stands.
 
 use std::path::Path;
 
@@ -27,14 +29,20 @@ const TRACE_1: Trace = Trace {
     sensor: "sensor_6",
     lateness: 0,
     readings: &[199, 202, 203, 204, 205, 206, 207],
-    firings: &[(195, 200, &[199], Some(202)), (200, 205, &[202, 203, 204], Some(207)), (205, 210, &[205, 206, 207], None)],
+    firings: &[
+        (195, 200, &[199], Some(202)),
+        (200, 205, &[202, 203, 204], Some(207)),
+        (205, 210, &[205, 206, 207], None),
+    ],
     late: &[],
 };
 
 const TRACE_2: Trace = Trace {
     sensor: "sensor_1",
     lateness: 60,
-    readings: &[211, 215, 214, 217, 212, 218, 222, 280, 212, 288, 228, 225, 292, 225],
+    readings: &[
+        211, 215, 214, 217, 212, 218, 222, 280, 212, 288, 228, 225, 292, 225,
+    ],
     firings: &[
         (210, 215, &[211, 214], Some(217)),
         (210, 215, &[211, 214, 212], Some(217)),
@@ -51,15 +59,24 @@ const TRACE_2: Trace = Trace {
 
 impl Trace {
     fn lines(&self) -> Vec<String> {
-        self.readings.iter().map(|second| format!("{},{},35.8", self.sensor, EPOCH + second)).collect()
+        self.readings
+            .iter()
+            .map(|second| format!("{},{},35.8", self.sensor, EPOCH + second))
+            .collect()
     }
 
     fn expected_firings(&self) -> Vec<Value> {
-        self.firings.iter().map(|firing| self.expected_firing(*firing)).collect()
+        self.firings
+            .iter()
+            .map(|firing| self.expected_firing(*firing))
+            .collect()
     }
 
     fn expected_firing(&self, (start, end, readings, on): Firing) -> Value {
-        let times: Vec<String> = readings.iter().map(|second| (EPOCH + second).to_string()).collect();
+        let times: Vec<String> = readings
+            .iter()
+            .map(|second| (EPOCH + second).to_string())
+            .collect();
         let watermark = on.map_or(i64::MAX, |second| (EPOCH + second) * 1000 - 2_001);
         let (start, end) = ((EPOCH + start) * 1000, (EPOCH + end) * 1000);
         serde_json::json!({"sensor": self.sensor, "start": start, "end": end, "times": times.join(" "), "watermark": watermark})
@@ -67,7 +84,10 @@ impl Trace {
 
     fn expected_counts(&self) -> Vec<Value> {
         let count = |(start, end, readings, _): &Firing| {
-            let (first, last) = (readings.iter().min().unwrap() + EPOCH, readings.iter().max().unwrap() + EPOCH);
+            let (first, last) = (
+                readings.iter().min().unwrap() + EPOCH,
+                readings.iter().max().unwrap() + EPOCH,
+            );
             let (start, end) = ((EPOCH + start) * 1000, (EPOCH + end) * 1000);
             serde_json::json!({"sensor": self.sensor, "start": start, "end": end, "n": readings.len(), "first": first, "last": last})
         };
@@ -80,12 +100,26 @@ impl Trace {
     }
 }
 
-/// The lines of the only file in a folder, in the order in which they were written; none if there is no file.
+/// The lines of the only file in a folder, in the order in which they were written; none if there
+/// is no file.
 fn in_order(folder: &Path) -> Vec<Value> {
-    let files: Vec<_> = std::fs::read_dir(folder).map_or(Vec::new(), |entries| entries.map(|e| e.unwrap().path()).collect());
+    let files: Vec<_> = std::fs::read_dir(folder).map_or(Vec::new(), |entries| {
+        entries.map(|e| e.unwrap().path()).collect()
+    });
     let files: Vec<_> = files.iter().filter(|path| path.is_file()).collect();
-    assert!(files.len() <= 1, "one sensor, one subtask, one file: {files:?}");
-    files.iter().flat_map(|file| data::read(file).lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>()).collect()
+    assert!(
+        files.len() <= 1,
+        "one sensor, one subtask, one file: {files:?}"
+    );
+    files
+        .iter()
+        .flat_map(|file| {
+            data::read(file)
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 #[track_caller]
@@ -93,24 +127,60 @@ fn check(trace: &Trace) {
     let folder = TempDir::new().unwrap();
     let input = folder.path().join("readings.csv");
     let lines = trace.lines();
-    data::write(&input, &lines.iter().map(String::as_str).collect::<Vec<_>>());
-    for (n, (parallelism, rows)) in [(1, 1), (1, 2), (1, 3), (1, 1024), (2, 1), (2, 1024), (7, 3)].into_iter().enumerate() {
+    data::write(
+        &input,
+        &lines.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    for (n, (parallelism, rows)) in [(1, 1), (1, 2), (1, 3), (1, 1024), (2, 1), (2, 1024), (7, 3)]
+        .into_iter()
+        .enumerate()
+    {
         let output = folder.path().join(n.to_string());
         run_guest(trace, &input, &output, parallelism, rows);
         let what = format!("parallelism {parallelism}, batch.rows {rows}");
-        assert_eq!(in_order(&output), trace.expected_firings(), "firings, {what}");
-        assert_eq!(in_order(&output.join("counts")), trace.expected_counts(), "counts, {what}");
-        assert_eq!(in_order(&output.join("late")), trace.expected_late(), "late, {what}");
+        assert_eq!(
+            in_order(&output),
+            trace.expected_firings(),
+            "firings, {what}"
+        );
+        assert_eq!(
+            in_order(&output.join("counts")),
+            trace.expected_counts(),
+            "counts, {what}"
+        );
+        assert_eq!(
+            in_order(&output.join("late")),
+            trace.expected_late(),
+            "late, {what}"
+        );
         assert_eq!(outputs(&output).lines("").len(), trace.firings.len());
     }
 }
 
 fn run_guest(trace: &Trace, input: &Path, output: &Path, parallelism: u32, rows: u32) {
-    let (wasm, parallelism, rows, lateness) =
-        (component("traces"), parallelism.to_string(), format!("batch.rows={rows}"), trace.lateness.to_string());
-    let front =
-        ["run".as_ref(), wasm.as_os_str(), "--parallelism".as_ref(), parallelism.as_ref(), "-D".as_ref(), rows.as_ref(), "--".as_ref()];
-    let input = ["--lateness".as_ref(), lateness.as_ref(), "--input".as_ref(), input.as_os_str(), "--output".as_ref(), output.as_os_str()];
+    let (wasm, parallelism, rows, lateness) = (
+        component("traces"),
+        parallelism.to_string(),
+        format!("batch.rows={rows}"),
+        trace.lateness.to_string(),
+    );
+    let front = [
+        "run".as_ref(),
+        wasm.as_os_str(),
+        "--parallelism".as_ref(),
+        parallelism.as_ref(),
+        "-D".as_ref(),
+        rows.as_ref(),
+        "--".as_ref(),
+    ];
+    let input = [
+        "--lateness".as_ref(),
+        lateness.as_ref(),
+        "--input".as_ref(),
+        input.as_os_str(),
+        "--output".as_ref(),
+        output.as_os_str(),
+    ];
     run(front.into_iter().chain(input)).succeeded();
 }
 

@@ -1,4 +1,5 @@
-//! The open codes of `streamrt-plugin.wit`, under the names that it gives them. The WIT says what each means.
+//! The open codes of `streamrt-plugin.wit`, under the names that it gives them. The WIT says what
+//! each means.
 
 /// Work that `invoke` can be asked for.
 pub mod call {
@@ -52,7 +53,8 @@ pub mod action {
     pub const APPEND: u8 = 3;
     /// State only: clear all entries of the slot.
     pub const CLEAR_SLOT: u8 = 4;
-    /// Value state only: keep, but it was read. Matters for state whose time to live a read begins anew, or that a read may find expired.
+    /// Value state only: keep, but it was read. Matters for state whose time to live a read begins
+    /// anew, or that a read may find expired.
     pub const READ: u8 = 5;
 
     pub const FIRED: u8 = 1;

@@ -1,7 +1,9 @@
-//! The plan: what a plugin's `describe` returns, as JSON. `plan.schema.json` beside the WIT describes the same for other languages.
+//! The plan: what a plugin's `describe` returns, as JSON. `plan.schema.json` beside the WIT
+//! describes the same for other languages.
 //!
-//! A plan is a graph of nodes, and the functions that some of the nodes call. A plugin that only offers functions (to be wired by a
-//! `job.toml`) leaves the graph empty and names its functions. Unknown fields are an error, so that a newer SDK is never half understood.
+//! A plan is a graph of nodes, and the functions that some of the nodes call. A plugin that only
+//! offers functions (to be wired by a `job.toml`) leaves the graph empty and names its functions.
+//! Unknown fields are an error, so that a newer SDK is never half understood.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +25,11 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { version: PLAN_VERSION, nodes: Vec::new(), functions: Vec::new() }
+        Plan {
+            version: PLAN_VERSION,
+            nodes: Vec::new(),
+            functions: Vec::new(),
+        }
     }
 }
 
@@ -32,10 +38,21 @@ impl Plan {
     pub fn from_json(text: &str) -> Result<Plan, String> {
         let plan: Plan = serde_json::from_str(text).map_err(|e| e.to_string())?;
         if plan.version != PLAN_VERSION {
-            return Err(format!("the plan has version {}, this host reads version {PLAN_VERSION}", plan.version));
+            return Err(format!(
+                "the plan has version {}, this host reads version {PLAN_VERSION}",
+                plan.version
+            ));
         }
-        match plan.functions.iter().zip(0u32..).find(|(function, i)| function.number != *i) {
-            Some((function, i)) => Err(format!("function {i} of the plan carries the number {}", function.number)),
+        match plan
+            .functions
+            .iter()
+            .zip(0u32..)
+            .find(|(function, i)| function.number != *i)
+        {
+            Some((function, i)) => Err(format!(
+                "function {i} of the plan carries the number {}",
+                function.number
+            )),
             None => Ok(plan),
         }
     }
@@ -52,9 +69,11 @@ impl Plan {
 pub struct Node {
     /// Unique in the plan.
     pub id: u32,
-    /// The identity of its state across versions of the job, and the name that a user sees. Empty is an error at build time.
+    /// The identity of its state across versions of the job, and the name that a user sees. Empty
+    /// is an error at build time.
     pub uid: String,
-    /// Where the user's program makes it, such as `src/lib.rs:12:10`; for reports alone, two plans that differ in nothing else are one.
+    /// Where the user's program makes it, such as `src/lib.rs:12:10`; for reports alone, two plans
+    /// that differ in nothing else are one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
     /// None: the job's.
@@ -84,7 +103,8 @@ pub struct Input {
     pub port: u16,
     #[serde(default)]
     pub partitioning: Partitioning,
-    /// Which input of the receiver it leads to: 0, or 1 for the broadcast side of a broadcast-process function.
+    /// Which input of the receiver it leads to: 0, or 1 for the broadcast side of a
+    /// broadcast-process function.
     #[serde(default, skip_serializing_if = "is_first")]
     pub input: u16,
 }
@@ -149,7 +169,11 @@ pub struct Field {
 impl Field {
     /// A column that holds no nulls.
     pub fn new(name: impl Into<String>, data_type: DataType) -> Field {
-        Field { name: name.into(), data_type, nullable: false }
+        Field {
+            name: name.into(),
+            data_type,
+            nullable: false,
+        }
     }
 }
 
@@ -170,7 +194,12 @@ pub enum DataType {
 
 /// What a node does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "kind")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "kind"
+)]
 pub enum Body {
     /// A native source of the host.
     Source {
@@ -192,7 +221,10 @@ pub enum Body {
     /// A map, filter, flat-map, key projection or process function of the plugin.
     Function { function: u32 },
     /// A running built-in aggregate by the key of the input: one row out for each row in.
-    Aggregate { aggregates: Vec<BuiltinAggregate>, columns: Vec<ResultColumn> },
+    Aggregate {
+        aggregates: Vec<BuiltinAggregate>,
+        columns: Vec<ResultColumn>,
+    },
     /// Windows by the key of the input.
     Window {
         assigner: WindowAssigner,
@@ -232,7 +264,8 @@ pub type Options = serde_json::Map<String, serde_json::Value>;
 pub enum TimeSource {
     /// A column of type i64.
     Column { column: String, unit: TimeUnit },
-    /// A function of kind timestamps. Its output replaces: column 0 the time in ms, for a punctuated generator column 1 the watermark or null.
+    /// A function of kind timestamps. Its output replaces: column 0 the time in ms, for a
+    /// punctuated generator column 1 the watermark or null.
     Function { function: u32 },
 }
 
@@ -246,7 +279,12 @@ pub enum TimeUnit {
 
 /// How a watermark follows from the rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "kind")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "kind"
+)]
 pub enum Generator {
     /// `greatest time - bound - 1`; a bound of 0 is for rows in time order.
     Bounded { bound_ms: u64 },
@@ -256,7 +294,12 @@ pub enum Generator {
 
 /// How rows come to windows. Sizes in ms. `processing_time` windows go by the clock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "kind")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "kind"
+)]
 pub enum WindowAssigner {
     Tumbling {
         size_ms: i64,
@@ -289,8 +332,12 @@ pub enum WindowAssigner {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
 pub enum WindowContents {
     /// Aggregates of the host, computed by column.
-    Builtin { aggregates: Vec<BuiltinAggregate>, columns: Vec<ResultColumn> },
-    /// An aggregate (or reduce) function of the plugin, and optionally a window-process function that gets its result.
+    Builtin {
+        aggregates: Vec<BuiltinAggregate>,
+        columns: Vec<ResultColumn>,
+    },
+    /// An aggregate (or reduce) function of the plugin, and optionally a window-process function
+    /// that gets its result.
     Aggregate {
         function: u32,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -310,8 +357,8 @@ pub struct BuiltinAggregate {
     pub column: Option<String>,
 }
 
-/// Nulls do not take part. Sum is i64, u64 or f64 (overflow is an error), count is i64, average f64; the others have the column's type.
-/// First and last go by event time, then by arrival.
+/// Nulls do not take part. Sum is i64, u64 or f64 (overflow is an error), count is i64, average
+/// f64; the others have the column's type. First and last go by event time, then by arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AggregateFunction {
@@ -352,7 +399,8 @@ pub struct Function {
     /// Its place in the order of registration.
     pub number: u32,
     pub kind: FunctionKind,
-    /// The uid of the node that calls it, or in a library the name that a `job.toml` gives; for reports.
+    /// The uid of the node that calls it, or in a library the name that a `job.toml` gives; for
+    /// reports.
     pub name: String,
     /// The columns that it reads, in the order in which they are sent.
     #[serde(default)]
@@ -377,7 +425,8 @@ pub struct Function {
     /// Names of the folders that it wants to be granted. Only sinks may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<String>,
-    /// Of a broadcast-process: the columns that it reads of its second input, in the order in which they are sent.
+    /// Of a broadcast-process: the columns that it reads of its second input, in the order in which
+    /// they are sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub second_input: Schema,
 }
@@ -408,7 +457,10 @@ pub enum FunctionKind {
 impl FunctionKind {
     /// Whether it is opened by the interface `two-phase-sink`.
     pub fn is_sink(self) -> bool {
-        matches!(self, FunctionKind::TwoPhaseSink | FunctionKind::WriteAheadSink)
+        matches!(
+            self,
+            FunctionKind::TwoPhaseSink | FunctionKind::WriteAheadSink
+        )
     }
 }
 
@@ -483,17 +535,22 @@ pub enum StateKind {
     Map,
     Reducing,
     Aggregating,
-    /// Operator state: each subtask has a list; after a change of parallelism all elements are dealt out anew, in contiguous blocks.
+    /// Operator state: each subtask has a list; after a change of parallelism all elements are
+    /// dealt out anew, in contiguous blocks.
     OperatorList,
     /// Operator state: each subtask has a list, and starts again with the elements of all.
     UnionList,
-    /// Operator state: each subtask has a map, which is the same in all of them if they treat the same rows.
+    /// Operator state: each subtask has a map, which is the same in all of them if they treat the
+    /// same rows.
     Broadcast,
 }
 
 impl StateKind {
     /// Whether it belongs to a subtask and not to a key.
     pub fn is_operator_state(self) -> bool {
-        matches!(self, StateKind::OperatorList | StateKind::UnionList | StateKind::Broadcast)
+        matches!(
+            self,
+            StateKind::OperatorList | StateKind::UnionList | StateKind::Broadcast
+        )
     }
 }

@@ -1,4 +1,5 @@
-//! The runtime and the components. cargo decides what has changed; a second call is over within a second or two.
+//! The runtime and the components. cargo decides what has changed; a second call is over within a
+//! second or two.
 
 use crate::cargo::{Workspace, run, words};
 use crate::{libclang, say};
@@ -25,13 +26,16 @@ pub enum Runtime {
 }
 
 /// The features of the whole runtime. Each takes a minute of building or more; RocksDB takes ten.
-pub const FEATURES: &str = "streamrt-cli/parquet,streamrt-cli/postgres,streamrt-cli/rocksdb,streamrt-cli/s3";
+pub const FEATURES: &str =
+    "streamrt-cli/parquet,streamrt-cli/postgres,streamrt-cli/rocksdb,streamrt-cli/s3";
 
 /// Checks the machine, builds the runtime, and lets it install the tool chain for components.
 pub fn setup(workspace: &Workspace) -> Result<()> {
     runtime(workspace, Runtime::Lean)?;
     say("looking for the tool chain for components");
-    run(Command::new(workspace.streamrt()).arg("toolchain").current_dir(&workspace.root))?;
+    run(Command::new(workspace.streamrt())
+        .arg("toolchain")
+        .current_dir(&workspace.root))?;
     say("everything that is needed is there");
     Ok(())
 }
@@ -57,7 +61,9 @@ pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
     }
     let mut command = Command::new(workspace.target.join("release/streamrt-bench"));
     command.current_dir(&workspace.root).arg(suite).args(args);
-    command.env("STREAMRT_BIN", workspace.streamrt()).env("STREAMRT_COMPONENTS", workspace.components());
+    command
+        .env("STREAMRT_BIN", workspace.streamrt())
+        .env("STREAMRT_COMPONENTS", workspace.components());
     say(&format!("running `{}`", words(&command)));
     run(&mut command)
 }
@@ -70,21 +76,30 @@ fn runtime(workspace: &Workspace, parts: Runtime) -> Result<()> {
     binary(workspace, "streamrt", parts)
 }
 
-/// Builds one binary, with the features that the whole workspace asks of each library. A choice of features by package (`--package`)
-/// would give the tests, which are built for the workspace, another wasmtime: minutes of compiling for nothing.
+/// Builds one binary, with the features that the whole workspace asks of each library. A choice of
+/// features by package (`--package`) would give the tests, which are built for the workspace,
+/// another wasmtime: minutes of compiling for nothing.
 fn binary(workspace: &Workspace, name: &str, parts: Runtime) -> Result<()> {
     let mut command = workspace.cargo(&["build", "--release", "--workspace", "--bin", name]);
     if parts == Runtime::Whole {
         command.args(["--features", FEATURES]);
     }
-    say(&format!("building {name} with `{}`; the first time takes some minutes", words(&command)));
+    say(&format!(
+        "building {name} with `{}`; the first time takes some minutes",
+        words(&command)
+    ));
     run(&mut command)
 }
 
-/// The allocator and the engine for WebAssembly hold a little C, and rustc links through the C compiler.
+/// The allocator and the engine for WebAssembly hold a little C, and rustc links through the C
+/// compiler.
 fn check_compiler() -> Result<()> {
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let found = Command::new(&compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let found = Command::new(&compiler)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     if !found.is_ok_and(|status| status.success()) {
         bail!(
             "there is no C compiler, which cargo needs to link; install one with `sudo apt-get install -y gcc libc6-dev`, then try again"
@@ -100,7 +115,10 @@ fn components(workspace: &Workspace, guests: Guests<'_>) -> Result<()> {
     }
     say(&format!("building the components {}", names.join(", ")));
     let mut command = Command::new(workspace.streamrt());
-    command.arg("build").arg(&workspace.root).env("CARGO_TARGET_DIR", &workspace.target);
+    command
+        .arg("build")
+        .arg(&workspace.root)
+        .env("CARGO_TARGET_DIR", &workspace.target);
     for name in names {
         command.args(["--package", name]);
     }
@@ -109,11 +127,16 @@ fn components(workspace: &Workspace, guests: Guests<'_>) -> Result<()> {
 
 fn guest_names<'a>(workspace: &'a Workspace, guests: Guests<'_>) -> Vec<&'a str> {
     let wanted = |folder: &str, name: &str| match guests {
-        Guests::All => ["examples/", "plugins/", "tests/guests/"].iter().any(|parent| folder.starts_with(parent)),
+        Guests::All => ["examples/", "plugins/", "tests/guests/"]
+            .iter()
+            .any(|parent| folder.starts_with(parent)),
         Guests::One(one) => name == one,
         Guests::Under(parent) => folder.starts_with(parent),
     };
-    let plugins = workspace.packages.iter().filter(|package| package.is_plugin && wanted(&package.folder, &package.name));
+    let plugins = workspace
+        .packages
+        .iter()
+        .filter(|package| package.is_plugin && wanted(&package.folder, &package.name));
     plugins.map(|package| package.name.as_str()).collect()
 }
 
@@ -128,10 +151,16 @@ mod tests {
             let targets = json!([{ "name": name, "crate_types": ["lib", kind] }]);
             json!({ "name": name, "manifest_path": format!("/w/{folder}/Cargo.toml"), "dependencies": [], "targets": targets })
         };
-        let folders =
-            [("examples/hot-items", "cdylib"), ("plugins/dedup", "cdylib"), ("xtask/bench/guest", "cdylib"), ("runtime/cli", "bin")];
+        let folders = [
+            ("examples/hot-items", "cdylib"),
+            ("plugins/dedup", "cdylib"),
+            ("xtask/bench/guest", "cdylib"),
+            ("runtime/cli", "bin"),
+        ];
         let packages: Vec<_> = folders.map(|(folder, kind)| package(folder, kind)).into();
-        Workspace::from_metadata(&json!({ "workspace_root": "/w", "target_directory": "/t", "packages": packages }))
+        Workspace::from_metadata(
+            &json!({ "workspace_root": "/w", "target_directory": "/t", "packages": packages }),
+        )
     }
 
     #[test]

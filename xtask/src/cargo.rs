@@ -1,4 +1,5 @@
-//! What `cargo metadata` knows about the workspace, and running cargo in it. Every other module starts from here.
+//! What `cargo metadata` knows about the workspace, and running cargo in it. Every other module
+//! starts from here.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -32,22 +33,36 @@ pub struct Dependency {
 
 impl Workspace {
     pub fn read() -> Result<Workspace> {
-        // Cargo says where it runs this program; two checkouts may share one target folder, and with it this program.
-        let here = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        // Cargo says where it runs this program; two checkouts may share one target folder, and
+        // with it this program.
+        let here = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let mut command = cargo();
-        command.current_dir(here).args(["metadata", "--no-deps", "--format-version", "1"]);
+        command
+            .current_dir(here)
+            .args(["metadata", "--no-deps", "--format-version", "1"]);
         let output = command.output().context("cargo cannot be started")?;
         if !output.status.success() {
-            bail!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "`cargo metadata` failed: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
-        let metadata: Value = serde_json::from_slice(&output.stdout).context("the answer of `cargo metadata` cannot be read")?;
+        let metadata: Value = serde_json::from_slice(&output.stdout)
+            .context("the answer of `cargo metadata` cannot be read")?;
         Ok(Workspace::from_metadata(&metadata))
     }
 
     pub fn from_metadata(metadata: &Value) -> Workspace {
         let root = PathBuf::from(text(&metadata["workspace_root"]));
-        let packages = array(&metadata["packages"]).map(|package| Package::from_metadata(package, &root)).collect();
-        Workspace { target: PathBuf::from(text(&metadata["target_directory"])), root, packages }
+        let packages = array(&metadata["packages"])
+            .map(|package| Package::from_metadata(package, &root))
+            .collect();
+        Workspace {
+            target: PathBuf::from(text(&metadata["target_directory"])),
+            root,
+            packages,
+        }
     }
 
     /// The binary of the runtime.
@@ -62,7 +77,10 @@ impl Workspace {
     /// A cargo command at the root, into our target folder.
     pub fn cargo(&self, args: &[&str]) -> Command {
         let mut command = cargo();
-        command.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target).args(args);
+        command
+            .current_dir(&self.root)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .args(args);
         command
     }
 }
@@ -70,13 +88,20 @@ impl Workspace {
 impl Package {
     fn from_metadata(package: &Value, root: &Path) -> Package {
         let manifest = Path::new(text(&package["manifest_path"]));
-        let folder = manifest.parent().and_then(|folder| folder.strip_prefix(root).ok()).unwrap_or(Path::new(""));
-        let dependency = |value: &Value| Dependency { name: text(&value["name"]).to_owned(), dev: value["kind"] == "dev" };
+        let folder = manifest
+            .parent()
+            .and_then(|folder| folder.strip_prefix(root).ok())
+            .unwrap_or(Path::new(""));
+        let dependency = |value: &Value| Dependency {
+            name: text(&value["name"]).to_owned(),
+            dev: value["kind"] == "dev",
+        };
         Package {
             name: text(&package["name"]).to_owned(),
             folder: folder.to_string_lossy().replace('\\', "/"),
             dependencies: array(&package["dependencies"]).map(dependency).collect(),
-            is_plugin: array(&package["targets"]).any(|target| array(&target["crate_types"]).any(|kind| kind == "cdylib")),
+            is_plugin: array(&package["targets"])
+                .any(|target| array(&target["crate_types"]).any(|kind| kind == "cdylib")),
         }
     }
 }
@@ -87,7 +112,9 @@ impl Package {
 /// If it cannot be started or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let name = words(command);
-    let status = command.status().with_context(|| format!("`{name}` cannot be started"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("`{name}` cannot be started"))?;
     if !status.success() {
         bail!("`{name}` failed");
     }
@@ -96,9 +123,14 @@ pub fn run(command: &mut Command) -> Result<()> {
 
 /// The command as a user would type it.
 pub fn words(command: &Command) -> String {
-    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or_default();
     let words = std::iter::once(program).chain(command.get_args());
-    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn cargo() -> Command {

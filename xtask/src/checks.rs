@@ -1,4 +1,5 @@
-//! The checks that need no build: the dependency rule, the tidy check, and cargo-deny's of what comes from others.
+//! The checks that need no build: the dependency rule, the tidy check, and cargo-deny's of what
+//! comes from others.
 
 use crate::cargo::Workspace;
 use crate::{deny, dependencies, say, tidy};
@@ -64,9 +65,15 @@ impl Verdict {
 /// Runs all, and prints every finding.
 pub fn run(workspace: &Workspace) -> Outcome {
     let mut outcome = Outcome::default();
-    outcome.add("dependency rule", &Verdict::of(Ok(dependencies::check(&workspace.packages))));
+    outcome.add(
+        "dependency rule",
+        &Verdict::of(Ok(dependencies::check(&workspace.packages))),
+    );
     outcome.add("tidy check", &Verdict::of(tidy::check(workspace)));
-    outcome.add("licences and sources", &deny::licences_and_sources(workspace));
+    outcome.add(
+        "licences and sources",
+        &deny::licences_and_sources(workspace),
+    );
     outcome.add("advisories", &deny::advisories(workspace));
     outcome
 }

@@ -1,7 +1,8 @@
-//! What comes from others: cargo-deny looks at the licences and sources of all crates, and for known weaknesses in them.
+//! What comes from others: cargo-deny looks at the licences and sources of all crates, and for
+//! known weaknesses in them.
 //!
-//! The rules stand in `deny.toml`. What cannot be looked at here, for want of the program or of the data base of advisories, is skipped by
-//! name: it neither passes nor fails.
+//! The rules stand in `deny.toml`. What cannot be looked at here, for want of the program or of the
+//! data base of advisories, is skipped by name: it neither passes nor fails.
 
 use crate::cargo::{Workspace, run, words};
 use crate::checks::Verdict;
@@ -24,7 +25,10 @@ pub fn ensure(workspace: &Workspace) -> Result<()> {
         return Ok(());
     }
     let mut command = install(workspace);
-    say(&format!("installing cargo-deny with `{}`; this takes some minutes", words(&command)));
+    say(&format!(
+        "installing cargo-deny with `{}`; this takes some minutes",
+        words(&command)
+    ));
     run(&mut command)
 }
 
@@ -40,9 +44,22 @@ pub fn advisories(workspace: &Workspace) -> Verdict {
 
 fn verdict(workspace: &Workspace, which: &[&str]) -> Verdict {
     if !is_there(workspace) {
-        return Verdict::Skipped(format!("cargo-deny is not there; `{}` installs it", words(&install(workspace))));
+        return Verdict::Skipped(format!(
+            "cargo-deny is not there; `{}` installs it",
+            words(&install(workspace))
+        ));
     }
-    match workspace.cargo(&["deny", "--log-level", "error", "check", "--hide-inclusion-graph"]).args(which).output() {
+    match workspace
+        .cargo(&[
+            "deny",
+            "--log-level",
+            "error",
+            "check",
+            "--hide-inclusion-graph",
+        ])
+        .args(which)
+        .output()
+    {
         Ok(output) if output.status.success() => Verdict::Passed,
         Ok(output) => failed(&String::from_utf8_lossy(&output.stderr)),
         Err(error) => Verdict::Failed(vec![format!("cargo cannot be started: {error}")]),
@@ -52,13 +69,25 @@ fn verdict(workspace: &Workspace, which: &[&str]) -> Verdict {
 /// What cargo-deny complains of.
 fn failed(report: &str) -> Verdict {
     match report.lines().find(|line| line.contains(NO_ADVISORIES)) {
-        Some(line) => Verdict::Skipped(format!("RustSec's data base cannot be had: {}", line.trim())),
-        None => Verdict::Failed(report.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()),
+        Some(line) => Verdict::Skipped(format!(
+            "RustSec's data base cannot be had: {}",
+            line.trim()
+        )),
+        None => Verdict::Failed(
+            report
+                .lines()
+                .filter(|line| !line.trim().is_empty())
+                .map(str::to_owned)
+                .collect(),
+        ),
     }
 }
 
 fn is_there(workspace: &Workspace) -> bool {
-    workspace.cargo(&["deny", "--version"]).output().is_ok_and(|output| output.status.success())
+    workspace
+        .cargo(&["deny", "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 fn install(workspace: &Workspace) -> Command {
@@ -72,11 +101,16 @@ mod tests {
     #[test]
     fn only_missing_advisories_are_skipped() {
         let away = "2026 [ERROR] failed to fetch advisory database https://example.org: failed to clone\nCloning\n";
-        assert!(matches!(failed(away), Verdict::Skipped(reason) if reason.contains("failed to clone")));
+        assert!(
+            matches!(failed(away), Verdict::Skipped(reason) if reason.contains("failed to clone"))
+        );
         let found = "error[rejected]: failed to satisfy license requirements\n\n  a = 1.0\n";
         assert_eq!(
             failed(found),
-            Verdict::Failed(vec!["error[rejected]: failed to satisfy license requirements".into(), "  a = 1.0".into()])
+            Verdict::Failed(vec![
+                "error[rejected]: failed to satisfy license requirements".into(),
+                "  a = 1.0".into()
+            ])
         );
     }
 }

@@ -1,19 +1,35 @@
 //! The dependency rule: levels only look down, and each heavy library is known to one crate.
 //!
-//! The rule stands in the tables below; `runtime/ARCHITECTURE.md` says why. Dev-dependencies may look anywhere among our own crates, as a
-//! test may stand above what it tests, but they may not bring a library to a crate that must not know it.
+//! The rule stands in the tables below; `runtime/ARCHITECTURE.md` says why. Dev-dependencies may
+//! look anywhere among our own crates, as a test may stand above what it tests, but they may not
+//! bring a library to a crate that must not know it.
 
 use crate::cargo::Package;
 
-/// Our crates from the lowest level to the highest. A crate may depend on crates of lower levels, never on its own level or above.
+/// Our crates from the lowest level to the highest. A crate may depend on crates of lower levels,
+/// never on its own level or above.
 const LEVELS: &[&[&str]] = &[
     &["streamrt-wit"],
     &["streamrt-types", "streamrt-folders"],
     &["streamrt-state", "streamrt-exchange", "streamrt-graph"],
     &["streamrt-checkpoint"],
-    &["streamrt-operator", "streamrt-rpc", "streamrt-state-rocksdb"],
-    &["streamrt-window", "streamrt-connector", "streamrt-plugin", "streamrt-table", "streamrt-cep"],
-    &["streamrt-taskmanager", "streamrt-jobmanager", "streamrt-sql"],
+    &[
+        "streamrt-operator",
+        "streamrt-rpc",
+        "streamrt-state-rocksdb",
+    ],
+    &[
+        "streamrt-window",
+        "streamrt-connector",
+        "streamrt-plugin",
+        "streamrt-table",
+        "streamrt-cep",
+    ],
+    &[
+        "streamrt-taskmanager",
+        "streamrt-jobmanager",
+        "streamrt-sql",
+    ],
     &["streamrt-web"],
     &["streamrt-cli"],
     &["streamrt-tests", "streamrt-bench", "xtask"],
@@ -25,7 +41,16 @@ const ONLY: &[(&str, &[&str])] = &[
     ("streamrt-sdk-macros", &[]),
     ("streamrt-sdk", &["streamrt-wit", "streamrt-sdk-macros"]),
     ("streamrt-checkpoint", &["streamrt-types", "streamrt-state"]),
-    ("streamrt-jobmanager", &["streamrt-wit", "streamrt-types", "streamrt-graph", "streamrt-checkpoint", "streamrt-rpc"]),
+    (
+        "streamrt-jobmanager",
+        &[
+            "streamrt-wit",
+            "streamrt-types",
+            "streamrt-graph",
+            "streamrt-checkpoint",
+            "streamrt-rpc",
+        ],
+    ),
     // It must compile before anything else does.
     ("xtask", &[]),
 ];
@@ -41,32 +66,63 @@ const LIBRARIES: &[(&str, &[&str])] = &[
 ];
 
 /// Whatever lies in these folders is a plugin, and may use the SDK alone.
-const PLUGIN_FOLDERS: &[&str] = &["examples/", "plugins/", "tests/guests/", "xtask/bench/guest"];
+const PLUGIN_FOLDERS: &[&str] = &[
+    "examples/",
+    "plugins/",
+    "tests/guests/",
+    "xtask/bench/guest",
+];
 
 /// Checks all members; each finding is a sentence.
 pub fn check(packages: &[Package]) -> Vec<String> {
-    packages.iter().flat_map(|package| package.dependencies.iter().filter_map(|edge| forbidden(package, &edge.name, edge.dev))).collect()
+    packages
+        .iter()
+        .flat_map(|package| {
+            package
+                .dependencies
+                .iter()
+                .filter_map(|edge| forbidden(package, &edge.name, edge.dev))
+        })
+        .collect()
 }
 
 fn forbidden(package: &Package, to: &str, dev: bool) -> Option<String> {
     let from = package.name.as_str();
-    if let Some((_, owners)) = LIBRARIES.iter().find(|(library, _)| is_part_of(library, to))
+    if let Some((_, owners)) = LIBRARIES
+        .iter()
+        .find(|(library, _)| is_part_of(library, to))
         && !owners.contains(&from)
     {
-        return Some(format!("{from} depends on {to}, which only {} may know", owners.join(" and ")));
+        return Some(format!(
+            "{from} depends on {to}, which only {} may know",
+            owners.join(" and ")
+        ));
     }
     if dev || !is_ours(to) {
         return None;
     }
-    if PLUGIN_FOLDERS.iter().any(|folder| package.folder.starts_with(folder)) {
-        return (to != "streamrt-sdk").then(|| format!("{from} depends on {to}, but a plugin sees the SDK alone"));
+    if PLUGIN_FOLDERS
+        .iter()
+        .any(|folder| package.folder.starts_with(folder))
+    {
+        return (to != "streamrt-sdk")
+            .then(|| format!("{from} depends on {to}, but a plugin sees the SDK alone"));
     }
     if let Some((_, allowed)) = ONLY.iter().find(|(name, _)| *name == from) {
-        return (!allowed.contains(&to)).then(|| format!("{from} depends on {to}, but it may depend on {} alone", listed(allowed)));
+        return (!allowed.contains(&to)).then(|| {
+            format!(
+                "{from} depends on {to}, but it may depend on {} alone",
+                listed(allowed)
+            )
+        });
     }
     match (level(from), level(to)) {
-        (Some(upper), Some(lower)) if upper <= lower => Some(format!("{from} depends on {to}, which is not on a lower level")),
-        (Some(_), None) => Some(format!("{from} depends on {to}, which has no level; give it one in xtask/src/dependencies.rs")),
+        (Some(upper), Some(lower)) if upper <= lower => Some(format!(
+            "{from} depends on {to}, which is not on a lower level"
+        )),
+        (Some(_), None) => Some(format!(
+            "{from} depends on {to}, which has no level; give it one in xtask/src/dependencies.rs"
+        )),
         _ => None,
     }
 }
@@ -77,7 +133,8 @@ fn is_ours(name: &str) -> bool {
 
 /// `wasmtime-environ` is a part of wasmtime.
 fn is_part_of(library: &str, name: &str) -> bool {
-    name.strip_prefix(library).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    name.strip_prefix(library)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 fn level(name: &str) -> Option<usize> {
@@ -85,7 +142,11 @@ fn level(name: &str) -> Option<usize> {
 }
 
 fn listed(names: &[&str]) -> String {
-    if names.is_empty() { "no crate of ours".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "no crate of ours".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 #[cfg(test)]
@@ -94,51 +155,136 @@ mod tests {
     use crate::cargo::Dependency;
 
     fn check_edge(from: &str, folder: &str, to: &str, dev: bool, expected: Option<&str>) {
-        let dependencies = vec![Dependency { name: to.to_owned(), dev }];
-        let package = Package { name: from.to_owned(), folder: folder.to_owned(), dependencies, is_plugin: false };
-        assert_eq!(check(&[package]), expected.map(str::to_owned).into_iter().collect::<Vec<_>>());
+        let dependencies = vec![Dependency {
+            name: to.to_owned(),
+            dev,
+        }];
+        let package = Package {
+            name: from.to_owned(),
+            folder: folder.to_owned(),
+            dependencies,
+            is_plugin: false,
+        };
+        assert_eq!(
+            check(&[package]),
+            expected.map(str::to_owned).into_iter().collect::<Vec<_>>()
+        );
     }
 
     #[test]
     fn levels_only_look_down() {
-        check_edge("streamrt-window", "runtime/window", "streamrt-state", false, None);
+        check_edge(
+            "streamrt-window",
+            "runtime/window",
+            "streamrt-state",
+            false,
+            None,
+        );
         let same = "streamrt-window depends on streamrt-plugin, which is not on a lower level";
-        check_edge("streamrt-window", "runtime/window", "streamrt-plugin", false, Some(same));
+        check_edge(
+            "streamrt-window",
+            "runtime/window",
+            "streamrt-plugin",
+            false,
+            Some(same),
+        );
         let up = "streamrt-types depends on streamrt-operator, which is not on a lower level";
-        check_edge("streamrt-types", "runtime/types", "streamrt-operator", false, Some(up));
-        check_edge("streamrt-types", "runtime/types", "streamrt-operator", true, None);
+        check_edge(
+            "streamrt-types",
+            "runtime/types",
+            "streamrt-operator",
+            false,
+            Some(up),
+        );
+        check_edge(
+            "streamrt-types",
+            "runtime/types",
+            "streamrt-operator",
+            true,
+            None,
+        );
     }
 
     #[test]
     fn heavy_libraries_have_one_owner_even_in_tests() {
         check_edge("streamrt-plugin", "runtime/plugin", "wasmtime", false, None);
-        let sentence = "streamrt-taskmanager depends on wasmtime, which only streamrt-plugin may know";
-        check_edge("streamrt-taskmanager", "runtime/taskmanager", "wasmtime", true, Some(sentence));
-        let part = "streamrt-tests depends on wasmtime-environ, which only streamrt-plugin may know";
-        check_edge("streamrt-tests", "tests", "wasmtime-environ", false, Some(part));
+        let sentence =
+            "streamrt-taskmanager depends on wasmtime, which only streamrt-plugin may know";
+        check_edge(
+            "streamrt-taskmanager",
+            "runtime/taskmanager",
+            "wasmtime",
+            true,
+            Some(sentence),
+        );
+        let part =
+            "streamrt-tests depends on wasmtime-environ, which only streamrt-plugin may know";
+        check_edge(
+            "streamrt-tests",
+            "tests",
+            "wasmtime-environ",
+            false,
+            Some(part),
+        );
         let quinn = "streamrt-connector depends on quinn, which only streamrt-exchange and streamrt-rpc may know";
-        check_edge("streamrt-connector", "runtime/connector", "quinn", false, Some(quinn));
+        check_edge(
+            "streamrt-connector",
+            "runtime/connector",
+            "quinn",
+            false,
+            Some(quinn),
+        );
     }
 
     #[test]
     fn lists_are_complete() {
         let sdk = "streamrt-sdk depends on streamrt-types, but it may depend on streamrt-wit, streamrt-sdk-macros alone";
-        check_edge("streamrt-sdk", "sdk/rust", "streamrt-types", false, Some(sdk));
+        check_edge(
+            "streamrt-sdk",
+            "sdk/rust",
+            "streamrt-types",
+            false,
+            Some(sdk),
+        );
         check_edge("streamrt-sdk", "sdk/rust", "streamrt-wit", false, None);
         let manager = "streamrt-jobmanager depends on streamrt-state, but it may depend on streamrt-wit, streamrt-types, streamrt-graph, streamrt-checkpoint, streamrt-rpc alone";
-        check_edge("streamrt-jobmanager", "runtime/jobmanager", "streamrt-state", false, Some(manager));
+        check_edge(
+            "streamrt-jobmanager",
+            "runtime/jobmanager",
+            "streamrt-state",
+            false,
+            Some(manager),
+        );
     }
 
     #[test]
     fn plugins_see_the_sdk_alone() {
-        check_edge("hot-items", "examples/hot-items", "streamrt-sdk", false, None);
+        check_edge(
+            "hot-items",
+            "examples/hot-items",
+            "streamrt-sdk",
+            false,
+            None,
+        );
         let sentence = "hot-items depends on streamrt-types, but a plugin sees the SDK alone";
-        check_edge("hot-items", "examples/hot-items", "streamrt-types", false, Some(sentence));
+        check_edge(
+            "hot-items",
+            "examples/hot-items",
+            "streamrt-types",
+            false,
+            Some(sentence),
+        );
     }
 
     #[test]
     fn a_new_crate_needs_a_level() {
         let sentence = "streamrt-cli depends on streamrt-new, which has no level; give it one in xtask/src/dependencies.rs";
-        check_edge("streamrt-cli", "runtime/cli", "streamrt-new", false, Some(sentence));
+        check_edge(
+            "streamrt-cli",
+            "runtime/cli",
+            "streamrt-new",
+            false,
+            Some(sentence),
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! What RocksDB needs to be built beside a C compiler: one for C++, and libclang, which reads its header. Called before every build that
-//! takes RocksDB in; installs both on Debian as root, else says what to install.
+//! What RocksDB needs to be built beside a C compiler: one for C++, and libclang, which reads its
+//! header. Called before every build that takes RocksDB in; installs both on Debian as root, else
+//! says what to install.
 
 use crate::cargo::{run, words};
 use crate::say;
@@ -34,19 +35,32 @@ fn is_there() -> bool {
 
 fn has_compiler() -> bool {
     let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
-    let found = Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let found = Command::new(compiler)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     found.is_ok_and(|status| status.success())
 }
 
-/// A list of packages that is out of date names files that are gone, so a failure is followed by an update and a second try.
+/// A list of packages that is out of date names files that are gone, so a failure is followed by an
+/// update and a second try.
 fn install() -> Result<()> {
     let mut command = Command::new("apt-get");
-    command.args(["install", "-y", "--no-install-recommends"]).args(PACKAGES).env("DEBIAN_FRONTEND", "noninteractive");
+    command
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(PACKAGES)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     command.stdout(std::io::stderr());
-    say(&format!("RocksDB needs a C++ compiler and libclang; running `{}`", words(&command)));
+    say(&format!(
+        "RocksDB needs a C++ compiler and libclang; running `{}`",
+        words(&command)
+    ));
     run(&mut command).or_else(|_| {
         say("running `apt-get update`, then once more");
-        run(Command::new("apt-get").arg("update").stdout(std::io::stderr()))?;
+        run(Command::new("apt-get")
+            .arg("update")
+            .stdout(std::io::stderr()))?;
         run(&mut command)
     })
 }
@@ -54,14 +68,31 @@ fn install() -> Result<()> {
 /// Where the build of RocksDB looks for it.
 fn folders() -> Vec<PathBuf> {
     let named = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
-    let llvm = children(Path::new("/usr/lib")).into_iter().filter(|path| is_named(path, "llvm")).map(|path| path.join("lib"));
-    let machines = children(Path::new("/usr/lib")).into_iter().filter(|path| is_named(path, "linux-gnu"));
-    let usual = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/Library/Developer/CommandLineTools/usr/lib"].map(PathBuf::from);
-    named.into_iter().chain(llvm).chain(machines).chain(usual).collect()
+    let llvm = children(Path::new("/usr/lib"))
+        .into_iter()
+        .filter(|path| is_named(path, "llvm"))
+        .map(|path| path.join("lib"));
+    let machines = children(Path::new("/usr/lib"))
+        .into_iter()
+        .filter(|path| is_named(path, "linux-gnu"));
+    let usual = [
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/local/lib",
+        "/Library/Developer/CommandLineTools/usr/lib",
+    ]
+    .map(PathBuf::from);
+    named
+        .into_iter()
+        .chain(llvm)
+        .chain(machines)
+        .chain(usual)
+        .collect()
 }
 
 fn is_named(path: &Path, part: &str) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().contains(part))
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().contains(part))
 }
 
 /// LIBCLANG_PATH may also name the file.
@@ -69,15 +100,28 @@ fn holds_library(folder: &Path) -> bool {
     is_library(folder) || children(folder).iter().any(|path| is_library(path))
 }
 
-/// `libclang.so`, `libclang-14.so.1`, `libclang.dylib`; not `libclang-cpp.so`, which has another interface.
+/// `libclang.so`, `libclang-14.so.1`, `libclang.dylib`; not `libclang-cpp.so`, which has another
+/// interface.
 fn is_library(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let version = name.strip_prefix("libclang").and_then(|rest| rest.split_once(".so").or_else(|| rest.split_once(".dylib")));
-    version.is_some_and(|(version, _)| version.chars().all(|c| c == '-' || c == '.' || c.is_ascii_digit()))
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let version = name
+        .strip_prefix("libclang")
+        .and_then(|rest| rest.split_once(".so").or_else(|| rest.split_once(".dylib")));
+    version.is_some_and(|(version, _)| {
+        version
+            .chars()
+            .all(|c| c == '-' || c == '.' || c.is_ascii_digit())
+    })
 }
 
 fn children(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+    fs::read_dir(folder)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default()
 }
 
 /// The owner of our entry in `/proc` is the user that we run as.
@@ -102,7 +146,11 @@ mod tests {
             ("libclangAST.a", false),
             ("libclc.so", false),
         ] {
-            assert_eq!(is_library(&Path::new("/usr/lib").join(name)), expected, "{name}");
+            assert_eq!(
+                is_library(&Path::new("/usr/lib").join(name)),
+                expected,
+                "{name}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask`: the one entry point for set-up, tests, checks and benchmarks. Each command says what it does while it does it, and
-//! installs what it needs.
+//! `cargo xtask`: the one entry point for set-up, tests, checks and benchmarks. Each command says
+//! what it does while it does it, and installs what it needs.
 
 mod build;
 mod cargo;
@@ -54,11 +54,15 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["test"] => tests::test(&Workspace::read()?, None),
         ["test", "planted"] => planted::test(&Workspace::read()?, ""),
         ["test", "planted", filter] => planted::test(&Workspace::read()?, filter),
-        ["test", filter] if !filter.starts_with('-') => tests::test(&Workspace::read()?, Some(filter)),
-        ["check"] => checks::run(&Workspace::read()?).into_result(),
-        ["bench", suite @ ("engine" | "plugin" | "state" | "checkpoint" | "scale"), rest @ ..] => {
-            build::bench(&Workspace::read()?, suite, rest)
+        ["test", filter] if !filter.starts_with('-') => {
+            tests::test(&Workspace::read()?, Some(filter))
         }
+        ["check"] => checks::run(&Workspace::read()?).into_result(),
+        [
+            "bench",
+            suite @ ("engine" | "plugin" | "state" | "checkpoint" | "scale"),
+            rest @ ..,
+        ] => build::bench(&Workspace::read()?, suite, rest),
         ["help" | "--help" | "-h"] | ["bench", "--help" | "-h"] => {
             println!("{HELP}");
             Ok(())

@@ -1,4 +1,5 @@
-//! `cargo xtask test`: the checks, the build, and every test of the workspace, summed up in the last line.
+//! `cargo xtask test`: the checks, the build, and every test of the workspace, summed up in the
+//! last line.
 
 use crate::build::{self, FEATURES, Guests, Runtime};
 use crate::cargo::{Workspace, words};
@@ -35,16 +36,32 @@ pub fn test(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Passes on what cargo prints, and counts. The second value is whether cargo succeeded: a test program that does not compile or dies
-/// has no result line.
+/// Passes on what cargo prints, and counts. The second value is whether cargo succeeded: a test
+/// program that does not compile or dies has no result line.
 fn run_tests(workspace: &Workspace, filter: Option<&str>) -> Result<(Tally, bool)> {
-    let mut command = workspace.cargo(&["test", "--release", "--workspace", "--no-fail-fast", "--features", FEATURES]);
+    let mut command = workspace.cargo(&[
+        "test",
+        "--release",
+        "--workspace",
+        "--no-fail-fast",
+        "--features",
+        FEATURES,
+    ]);
     // The same binary as `cargo xtask build` makes, or cargo would put another one in its place.
-    command.args(filter).env("STREAMRT_BIN", workspace.streamrt()).env("STREAMRT_COMPONENTS", workspace.components());
+    command
+        .args(filter)
+        .env("STREAMRT_BIN", workspace.streamrt())
+        .env("STREAMRT_COMPONENTS", workspace.components());
     say(&format!("running `{}`", words(&command)));
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cargo cannot be started")?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cargo cannot be started")?;
     let mut tally = Tally::default();
-    let output = child.stdout.take().context("the output of cargo is missing")?;
+    let output = child
+        .stdout
+        .take()
+        .context("the output of cargo is missing")?;
     // A test may print what is no UTF-8, so lines are read as bytes.
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("the output of cargo cannot be read")?;
@@ -57,11 +74,19 @@ fn run_tests(workspace: &Workspace, filter: Option<&str>) -> Result<(Tally, bool
 }
 
 impl Tally {
-    /// Counts a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`.
+    /// Counts a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0
+    /// filtered out; finished in 0.00s`.
     fn add(&mut self, line: &str) {
-        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else { return };
+        let Some((_, counts)) = line
+            .strip_prefix("test result: ")
+            .and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
         for part in counts.split("; ") {
-            let Some((number, what)) = part.split_once(' ') else { continue };
+            let Some((number, what)) = part.split_once(' ') else {
+                continue;
+            };
             let number = number.parse().unwrap_or(0);
             match what {
                 "passed" => self.passed += number,
@@ -73,7 +98,11 @@ impl Tally {
     }
 
     fn sentence(&self) -> String {
-        let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
+        let skipped = if self.skipped > 0 {
+            format!(", {} skipped", self.skipped)
+        } else {
+            String::new()
+        };
         format!("{} passed, {} failed{skipped}", self.passed, self.failed)
     }
 }
@@ -93,7 +122,13 @@ mod tests {
         let ok = "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 0.00s";
         let bad = "test result: FAILED. 4 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s";
         check(&["running 3 tests", ok], "3 passed, 0 failed");
-        check(&[ok, "test a ... FAILED", bad], "7 passed, 1 failed, 2 skipped");
-        check(&["test result: nonsense", "3 passed; 1 failed"], "0 passed, 0 failed");
+        check(
+            &[ok, "test a ... FAILED", bad],
+            "7 passed, 1 failed, 2 skipped",
+        );
+        check(
+            &["test result: nonsense", "3 passed; 1 failed"],
+            "0 passed, 0 failed",
+        );
     }
 }

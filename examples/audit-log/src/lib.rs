@@ -1,4 +1,5 @@
-//! Writes down every large transfer exactly once, by a sink of its own that has nothing but a folder which the user grants.
+//! Writes down every large transfer exactly once, by a sink of its own that has nothing but a
+//! folder which the user grants.
 
 use std::fmt::Write;
 
@@ -48,7 +49,10 @@ impl AuditLog {
     }
 
     fn has(&self, file: &str, bytes: u64) -> Result<bool> {
-        Ok(self.folder.look(file)?.is_some_and(|found| found.is_file && found.size == bytes))
+        Ok(self
+            .folder
+            .look(file)?
+            .is_some_and(|found| found.is_file && found.size == bytes))
     }
 }
 
@@ -65,9 +69,24 @@ impl TwoPhaseSink for AuditLog {
         Ok(())
     }
 
-    fn write(&mut self, Transfer { from, to, cents, time }: &Transfer) -> Result<()> {
-        writeln!(self.text, r#"{{"from":{from},"to":{to},"cents":{cents},"time":{time}}}"#)?;
-        if self.text.len() < PIECE_BYTES { Ok(()) } else { self.flush() }
+    fn write(
+        &mut self,
+        Transfer {
+            from,
+            to,
+            cents,
+            time,
+        }: &Transfer,
+    ) -> Result<()> {
+        writeln!(
+            self.text,
+            r#"{{"from":{from},"to":{to},"cents":{cents},"time":{time}}}"#
+        )?;
+        if self.text.len() < PIECE_BYTES {
+            Ok(())
+        } else {
+            self.flush()
+        }
     }
 
     /// The file is on the disk before anybody relies on it; its name is, too.
@@ -78,13 +97,15 @@ impl TwoPhaseSink for AuditLog {
         self.flush()?;
         self.folder.sync(&staged(&self.transaction))?;
         self.folder.sync("")?;
-        Ok(Some(format!("{} {}", self.bytes, self.transaction).into_bytes()))
+        Ok(Some(
+            format!("{} {}", self.bytes, self.transaction).into_bytes(),
+        ))
     }
 
     /// A rename, which may have been done before, or is being done by another process.
     fn commit(&mut self, committable: &[u8]) -> Result<()> {
-        let (bytes, transaction) =
-            promise(committable).ok_or_else(|| Error::lost("the checkpoint holds what this sink did not promise"))?;
+        let (bytes, transaction) = promise(committable)
+            .ok_or_else(|| Error::lost("the checkpoint holds what this sink did not promise"))?;
         let (staged, complete) = (staged(transaction), complete(transaction));
         if self.has(&staged, bytes)?
             && let Err(error) = self.folder.rename(&staged, &complete)
@@ -94,7 +115,9 @@ impl TwoPhaseSink for AuditLog {
         }
         match self.has(&complete, bytes)? {
             true => self.folder.sync(""),
-            false => Err(Error::lost(format!("{bytes} bytes were promised in {staged}, but neither it nor {complete} has them"))),
+            false => Err(Error::lost(format!(
+                "{bytes} bytes were promised in {staged}, but neither it nor {complete} has them"
+            ))),
         }
     }
 
@@ -103,10 +126,19 @@ impl TwoPhaseSink for AuditLog {
     }
 
     fn abort_unlisted(&mut self, prefix: &str, keep: &[Vec<u8>]) -> Result<()> {
-        let keep: Vec<String> = keep.iter().filter_map(|kept| Some(staged(promise(kept)?.1))).collect();
+        let keep: Vec<String> = keep
+            .iter()
+            .filter_map(|kept| Some(staged(promise(kept)?.1)))
+            .collect();
         let (begin, end) = (format!(".{prefix}"), ".open");
-        let is_left = |name: &String| name.starts_with(&begin) && name.ends_with(end) && !keep.contains(name);
-        let mut left = self.folder.list("")?.into_iter().map(|entry| entry.name).filter(is_left);
+        let is_left =
+            |name: &String| name.starts_with(&begin) && name.ends_with(end) && !keep.contains(name);
+        let mut left = self
+            .folder
+            .list("")?
+            .into_iter()
+            .map(|entry| entry.name)
+            .filter(is_left);
         left.try_for_each(|name| self.folder.remove(&name).map(drop))
     }
 }
@@ -128,16 +160,35 @@ mod tests {
     use streamrt_sdk::testing::{self, SinkHarness};
 
     fn transfers(cents: &[i64]) -> Vec<Transfer> {
-        cents.iter().map(|&cents| Transfer { from: 1, to: 2, cents, time: 3 }).collect()
+        cents
+            .iter()
+            .map(|&cents| Transfer {
+                from: 1,
+                to: 2,
+                cents,
+                time: 3,
+            })
+            .collect()
     }
 
     /// The names of the files, and the lines of those that are visible.
     #[track_caller]
     fn check(sink: &SinkHarness, names: &[&str], lines: usize) {
         let files = sink.files("audit");
-        assert_eq!(files.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names);
+        assert_eq!(
+            files
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect::<Vec<_>>(),
+            names
+        );
         let visible = files.iter().filter(|(name, _)| !name.starts_with('.'));
-        assert_eq!(visible.map(|(_, text)| text.split(|byte| *byte == b'\n').count() - 1).sum::<usize>(), lines);
+        assert_eq!(
+            visible
+                .map(|(_, text)| text.split(|byte| *byte == b'\n').count() - 1)
+                .sum::<usize>(),
+            lines
+        );
     }
 
     fn pre_committed(sink: &mut SinkHarness, name: &str, cents: &[i64]) -> Vec<u8> {
@@ -157,7 +208,11 @@ mod tests {
         sink.commit(&second).unwrap();
         check(&sink, &["audit-j-1-0-0.jsonl", "audit-j-1-0-1.jsonl"], 3);
         sink.begin("audit-j-1-0-2").unwrap();
-        assert_eq!(sink.pre_commit().unwrap(), None, "a transaction without rows");
+        assert_eq!(
+            sink.pre_commit().unwrap(),
+            None,
+            "a transaction without rows"
+        );
     }
 
     #[test]
@@ -170,7 +225,15 @@ mod tests {
         let mut sink = sink.after_crash(AuditLog::default());
         sink.commit(&first).unwrap();
         sink.abort_unlisted("audit-j-", &[kept]).unwrap();
-        check(&sink, &[".audit-j-1-0-1.open", ".other-j-1-0-0.open", "audit-j-1-0-0.jsonl"], 1);
+        check(
+            &sink,
+            &[
+                ".audit-j-1-0-1.open",
+                ".other-j-1-0-0.open",
+                "audit-j-1-0-0.jsonl",
+            ],
+            1,
+        );
     }
 
     #[test]
@@ -185,6 +248,12 @@ mod tests {
     fn what_is_gone_is_lost_and_said() {
         let mut sink = testing::sink(AuditLog::default());
         let error = sink.commit(b"5 audit-j-1-0-0").unwrap_err();
-        assert_eq!((error.code(), error.message().contains("5 bytes were promised")), (Error::lost("").code(), true));
+        assert_eq!(
+            (
+                error.code(),
+                error.message().contains("5 bytes were promised")
+            ),
+            (Error::lost("").code(), true)
+        );
     }
 }

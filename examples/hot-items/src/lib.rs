@@ -2,8 +2,8 @@
 //!
 //! 1. Watermarks are taken from every record, then only page views stay.
 //! 2. The host counts per item in sliding windows.
-//! 3. The counts of one window meet under the window's end as key. They all precede the watermark that fired it, so a timer behind that
-//!    end ranks them when all are there.
+//! 3. The counts of one window meet under the window's end as key. They all precede the watermark
+//!    that fired it, so a timer behind that end ranks them when all are there.
 
 use streamrt_sdk::prelude::*;
 
@@ -52,16 +52,31 @@ impl ProcessFunction for TopItems {
         self.counts = setup.list("counts");
     }
 
-    fn on_element(&mut self, row: &ItemCount, ctx: &mut Context<'_, i64>, _out: &mut Collector<HotItem>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        row: &ItemCount,
+        ctx: &mut Context<'_, i64>,
+        _out: &mut Collector<HotItem>,
+    ) -> Result<()> {
         ctx.register_event_timer(row.window_end + 1);
         self.counts.add(row.clone());
         Ok(())
     }
 
-    fn on_timer(&mut self, _time: i64, ctx: &mut Context<'_, i64>, out: &mut Collector<HotItem>) -> Result<()> {
+    fn on_timer(
+        &mut self,
+        _time: i64,
+        ctx: &mut Context<'_, i64>,
+        out: &mut Collector<HotItem>,
+    ) -> Result<()> {
         let window_end = *ctx.key();
         for (counted, rank) in top(self.counts.get()?).iter().zip(1..) {
-            out.collect(HotItem { window_end, rank, item: counted.item, count: counted.count });
+            out.collect(HotItem {
+                window_end,
+                rank,
+                item: counted.item,
+                count: counted.count,
+            });
         }
         self.counts.clear();
         Ok(())
@@ -76,7 +91,10 @@ fn top(mut counts: Vec<ItemCount>) -> Vec<ItemCount> {
 }
 
 fn in_ms(late: &Behaviour) -> Behaviour {
-    Behaviour { time: late.time * 1000, ..late.clone() }
+    Behaviour {
+        time: late.time * 1000,
+        ..late.clone()
+    }
 }
 
 fn job(env: &mut Env) -> Result<()> {
@@ -84,12 +102,20 @@ fn job(env: &mut Env) -> Result<()> {
     let counts = env
         .source("behaviours", File::csv::<Behaviour>(input))
         .watermarks(Watermarks::bounded(Behaviour::TIME.seconds(), secs(2)))
-        .filter_by("page-views", Behaviour::BEHAVIOUR, |behaviour| behaviour == "pv")
+        .filter_by("page-views", Behaviour::BEHAVIOUR, |behaviour| {
+            behaviour == "pv"
+        })
         .key_by(Behaviour::ITEM)
         .window(Sliding::of(hours(1), minutes(5)))
         .aggregate::<ItemCount>("counts", [count().to("count")]);
-    counts.key_by(ItemCount::WINDOW_END).process("top-items", TopItems::default()).sink("output", File::json(&output));
-    counts.late().map("late-in-ms", in_ms).sink("late", File::json(format!("{output}/late")));
+    counts
+        .key_by(ItemCount::WINDOW_END)
+        .process("top-items", TopItems::default())
+        .sink("output", File::json(&output));
+    counts
+        .late()
+        .map("late-in-ms", in_ms)
+        .sink("late", File::json(format!("{output}/late")));
     Ok(())
 }
 
@@ -103,15 +129,44 @@ mod tests {
     #[test]
     fn items_are_ranked_when_all_counts_are_there() {
         let mut top = testing::harness(job, [""; 0]).operator("top-items");
-        for (window_end, item, count) in [(300, 7, 2), (300, 9, 5), (300, 8, 2), (300, 1, 1), (600, 1, 4)] {
-            top.push(ItemCount { window_end, item, count }, window_end - 1);
+        for (window_end, item, count) in [
+            (300, 7, 2),
+            (300, 9, 5),
+            (300, 8, 2),
+            (300, 1, 1),
+            (600, 1, 4),
+        ] {
+            top.push(
+                ItemCount {
+                    window_end,
+                    item,
+                    count,
+                },
+                window_end - 1,
+            );
         }
         top.watermark(300);
         assert_eq!(top.output::<HotItem>(), []);
         top.watermark(301);
-        let place = |rank, item, count| HotItem { window_end: 300, rank, item, count };
-        assert_eq!(top.output::<HotItem>(), [place(1, 9, 5), place(2, 7, 2), place(3, 8, 2)]);
+        let place = |rank, item, count| HotItem {
+            window_end: 300,
+            rank,
+            item,
+            count,
+        };
+        assert_eq!(
+            top.output::<HotItem>(),
+            [place(1, 9, 5), place(2, 7, 2), place(3, 8, 2)]
+        );
         top.watermark(i64::MAX);
-        assert_eq!(top.output::<HotItem>(), [HotItem { window_end: 600, rank: 1, item: 1, count: 4 }]);
+        assert_eq!(
+            top.output::<HotItem>(),
+            [HotItem {
+                window_end: 600,
+                rank: 1,
+                item: 1,
+                count: 4
+            }]
+        );
     }
 }

@@ -45,16 +45,31 @@ impl ProcessFunction for TopPages {
         self.counts = setup.list("counts");
     }
 
-    fn on_element(&mut self, row: &PageCount, ctx: &mut Context<'_, i64>, _out: &mut Collector<HotPage>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        row: &PageCount,
+        ctx: &mut Context<'_, i64>,
+        _out: &mut Collector<HotPage>,
+    ) -> Result<()> {
         ctx.register_event_timer(row.window_end + 1);
         self.counts.add(row.clone());
         Ok(())
     }
 
-    fn on_timer(&mut self, _time: i64, ctx: &mut Context<'_, i64>, out: &mut Collector<HotPage>) -> Result<()> {
+    fn on_timer(
+        &mut self,
+        _time: i64,
+        ctx: &mut Context<'_, i64>,
+        out: &mut Collector<HotPage>,
+    ) -> Result<()> {
         let window_end = *ctx.key();
         for (counted, rank) in top(self.counts.get()?).into_iter().zip(1..) {
-            out.collect(HotPage { window_end, rank, path: counted.path, count: counted.count });
+            out.collect(HotPage {
+                window_end,
+                rank,
+                path: counted.path,
+                count: counted.count,
+            });
         }
         self.counts.clear();
         Ok(())
@@ -82,8 +97,13 @@ fn job(env: &mut Env) -> Result<()> {
         .key_by(Visit::PATH)
         .window(Sliding::of(minutes(10), secs(5)))
         .aggregate::<PageCount>("counts", [count().to("count")]);
-    counts.key_by(PageCount::WINDOW_END).process("top-pages", TopPages::default()).sink("output", File::json(&output));
-    counts.late().sink("late", File::json(format!("{output}/late")));
+    counts
+        .key_by(PageCount::WINDOW_END)
+        .process("top-pages", TopPages::default())
+        .sink("output", File::json(&output));
+    counts
+        .late()
+        .sink("late", File::json(format!("{output}/late")));
     Ok(())
 }
 
@@ -97,24 +117,69 @@ mod tests {
     #[test]
     fn pages_are_what_people_get() {
         let mut pages = testing::harness(job, [""; 0]).operator("pages");
-        for (method, path) in
-            [("GET", "/"), ("POST", "/"), ("GET", "/a.css"), ("GET", "/a.css?v=1"), ("GET", "/favicon.ico"), ("GET", "/js")]
-        {
-            let (ip, user, method, path) = ("1".to_owned(), "-".to_owned(), method.to_owned(), path.to_owned());
-            pages.push(Visit { ip, user, time: 0, method, path }, 0);
+        for (method, path) in [
+            ("GET", "/"),
+            ("POST", "/"),
+            ("GET", "/a.css"),
+            ("GET", "/a.css?v=1"),
+            ("GET", "/favicon.ico"),
+            ("GET", "/js"),
+        ] {
+            let (ip, user, method, path) = (
+                "1".to_owned(),
+                "-".to_owned(),
+                method.to_owned(),
+                path.to_owned(),
+            );
+            pages.push(
+                Visit {
+                    ip,
+                    user,
+                    time: 0,
+                    method,
+                    path,
+                },
+                0,
+            );
         }
-        let paths: Vec<String> = pages.output::<Visit>().into_iter().map(|visit| visit.path).collect();
+        let paths: Vec<String> = pages
+            .output::<Visit>()
+            .into_iter()
+            .map(|visit| visit.path)
+            .collect();
         assert_eq!(paths, ["/", "/a.css?v=1", "/js"]);
     }
 
     #[test]
     fn pages_are_ranked_when_all_counts_are_there() {
         let mut top = testing::harness(job, [""; 0]).operator("top-pages");
-        for (path, count) in [("/b", 2), ("/a", 2), ("/c", 5), ("/d", 1), ("/e", 1), ("/f", 1)] {
-            top.push(PageCount { window_end: 5_000, path: path.to_owned(), count }, 4_999);
+        for (path, count) in [
+            ("/b", 2),
+            ("/a", 2),
+            ("/c", 5),
+            ("/d", 1),
+            ("/e", 1),
+            ("/f", 1),
+        ] {
+            top.push(
+                PageCount {
+                    window_end: 5_000,
+                    path: path.to_owned(),
+                    count,
+                },
+                4_999,
+            );
         }
         top.watermark(5_001);
-        let ranked: Vec<(i64, String)> = top.output::<HotPage>().into_iter().map(|page| (page.rank, page.path)).collect();
-        assert_eq!(ranked, [(1, "/c"), (2, "/a"), (3, "/b"), (4, "/d"), (5, "/e")].map(|(rank, path)| (rank, path.to_owned())));
+        let ranked: Vec<(i64, String)> = top
+            .output::<HotPage>()
+            .into_iter()
+            .map(|page| (page.rank, page.path))
+            .collect();
+        assert_eq!(
+            ranked,
+            [(1, "/c"), (2, "/a"), (3, "/b"), (4, "/d"), (5, "/e")]
+                .map(|(rank, path)| (rank, path.to_owned()))
+        );
     }
 }

@@ -19,17 +19,40 @@ pub struct Visit {
 /// A sentence that names what cannot be read.
 pub fn parse(line: &str) -> Result<Visit> {
     let mut fields = line.split_whitespace();
-    let mut field = |name: &str| fields.next().ok_or_else(|| Error::new(format!("the line ends before its {name}")));
+    let mut field = |name: &str| {
+        fields
+            .next()
+            .ok_or_else(|| Error::new(format!("the line ends before its {name}")))
+    };
     let (ip, _, user) = (field("ip")?, field("identity")?, field("user")?);
-    let (time, zone, method, path) = (field("time")?, field("zone")?, field("method")?, field("path")?);
-    let seconds = local_seconds(time).zip(zone_seconds(zone)).map(|(local, ahead)| local - ahead);
-    let seconds = seconds.ok_or_else(|| Error::new(format!("`{time} {zone}` is no time of the form dd/MM/yyyy:HH:mm:ss +zone")))?;
-    Ok(Visit { ip: ip.into(), user: user.into(), time: seconds * 1000, method: method.into(), path: path.into() })
+    let (time, zone, method, path) = (
+        field("time")?,
+        field("zone")?,
+        field("method")?,
+        field("path")?,
+    );
+    let seconds = local_seconds(time)
+        .zip(zone_seconds(zone))
+        .map(|(local, ahead)| local - ahead);
+    let seconds = seconds.ok_or_else(|| {
+        Error::new(format!(
+            "`{time} {zone}` is no time of the form dd/MM/yyyy:HH:mm:ss +zone"
+        ))
+    })?;
+    Ok(Visit {
+        ip: ip.into(),
+        user: user.into(),
+        time: seconds * 1000,
+        method: method.into(),
+        path: path.into(),
+    })
 }
 
 fn number(text: &str, least: i64, most: i64) -> Option<i64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|number| digits && (least..=most).contains(number))
+    text.parse()
+        .ok()
+        .filter(|number| digits && (least..=most).contains(number))
 }
 
 /// Seconds between 1970-01-01 00:00:00 and `dd/MM/yyyy:HH:mm:ss` on one clock.
@@ -61,10 +84,13 @@ fn is_leap(year: i64) -> bool {
 fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     const BEFORE_MONTH: [i64; 13] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365];
     let leap_day = i64::from(is_leap(year));
-    let length = BEFORE_MONTH[month as usize] - BEFORE_MONTH[month as usize - 1] + if month == 2 { leap_day } else { 0 };
-    // 719,162 days from the first day of year 1 to 1970-01-01; whole years bring a leap day every 4th, not the 100th, but the 400th.
+    let length = BEFORE_MONTH[month as usize] - BEFORE_MONTH[month as usize - 1]
+        + if month == 2 { leap_day } else { 0 };
+    // 719,162 days from the first day of year 1 to 1970-01-01; whole years bring a leap day every
+    // 4th, not the 100th, but the 400th.
     let past = year - 1;
-    let years = past * 365 + past.div_euclid(4) - past.div_euclid(100) + past.div_euclid(400) - 719_162;
+    let years =
+        past * 365 + past.div_euclid(4) - past.div_euclid(100) + past.div_euclid(400) - 719_162;
     let months = BEFORE_MONTH[month as usize - 1] + if month > 2 { leap_day } else { 0 };
     (day <= length).then_some(years + months + day - 1)
 }
@@ -83,8 +109,14 @@ mod tests {
             ("29/02/2000:00:00:00 +0000", 951_782_400_000),
             ("01/03/1900:00:00:00 +0000", -2_203_891_200_000),
         ] {
-            let visit = parse(&format!("83.149.9.216 - -  {time} GET /a?b")).map_err(|e| e.message().to_owned()).unwrap();
-            assert_eq!((visit.time, visit.method.as_str(), visit.path.as_str()), (ms, "GET", "/a?b"), "{time}");
+            let visit = parse(&format!("83.149.9.216 - -  {time} GET /a?b"))
+                .map_err(|e| e.message().to_owned())
+                .unwrap();
+            assert_eq!(
+                (visit.time, visit.method.as_str(), visit.path.as_str()),
+                (ms, "GET", "/a?b"),
+                "{time}"
+            );
         }
     }
 
@@ -92,12 +124,27 @@ mod tests {
     fn what_cannot_be_read_is_named() {
         for (line, sentence) in [
             ("83.149.9.216 - -", "the line ends before its time"),
-            ("1 - - 17/05/2015:10:05:03 +0000 GET", "the line ends before its path"),
-            ("1 - - 30/02/2015:10:05:03 +0000 GET /", "`30/02/2015:10:05:03 +0000` is no time of the form dd/MM/yyyy:HH:mm:ss +zone"),
-            ("1 - - 17/05/2015:10:05 +0000 GET /", "`17/05/2015:10:05 +0000` is no time of the form dd/MM/yyyy:HH:mm:ss +zone"),
-            ("1 - - 17/05/2015:10:05:03 0000 GET /", "`17/05/2015:10:05:03 0000` is no time of the form dd/MM/yyyy:HH:mm:ss +zone"),
+            (
+                "1 - - 17/05/2015:10:05:03 +0000 GET",
+                "the line ends before its path",
+            ),
+            (
+                "1 - - 30/02/2015:10:05:03 +0000 GET /",
+                "`30/02/2015:10:05:03 +0000` is no time of the form dd/MM/yyyy:HH:mm:ss +zone",
+            ),
+            (
+                "1 - - 17/05/2015:10:05 +0000 GET /",
+                "`17/05/2015:10:05 +0000` is no time of the form dd/MM/yyyy:HH:mm:ss +zone",
+            ),
+            (
+                "1 - - 17/05/2015:10:05:03 0000 GET /",
+                "`17/05/2015:10:05:03 0000` is no time of the form dd/MM/yyyy:HH:mm:ss +zone",
+            ),
         ] {
-            assert_eq!(parse(line).map_err(|e| e.message().to_owned()), Err(sentence.to_owned()));
+            assert_eq!(
+                parse(line).map_err(|e| e.message().to_owned()),
+                Err(sentence.to_owned())
+            );
         }
     }
 }

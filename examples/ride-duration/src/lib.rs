@@ -1,10 +1,13 @@
-//! ride-duration: brings START and END of a ride together, and sends away what has waited four hours for its partner.
+//! ride-duration: brings START and END of a ride together, and sends away what has waited four
+//! hours for its partner.
 //!
 //! 1. An event at or before the watermark is late.
 //! 2. An event whose partner waits makes a ride with it.
-//! 3. Any other waits in list state until four hours behind its own time, when a timer sends it to `unmatched`.
+//! 3. Any other waits in list state until four hours behind its own time, when a timer sends it to
+//!    `unmatched`.
 //!
-//! No event is ever lost or used twice, also where a ride has more than one START or END: each finds the partner that waited longest.
+//! No event is ever lost or used twice, also where a ride has more than one START or END: each
+//! finds the partner that waited longest.
 
 use streamrt_sdk::prelude::*;
 
@@ -53,15 +56,32 @@ impl ProcessFunction for Durations {
         self.waiting = setup.list("waiting");
     }
 
-    fn on_element(&mut self, row: &Event, ctx: &mut Context<'_, String>, out: &mut Collector<Ride>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        row: &Event,
+        ctx: &mut Context<'_, String>,
+        out: &mut Collector<Ride>,
+    ) -> Result<()> {
         let time = row.time * 1000;
-        let event = Waiting { is_start: is_start(&row.kind)?, time };
+        let event = Waiting {
+            is_start: is_start(&row.kind)?,
+            time,
+        };
         if time <= ctx.watermark() {
-            ctx.side(&LATE, Event { time, ..row.clone() });
+            ctx.side(
+                &LATE,
+                Event {
+                    time,
+                    ..row.clone()
+                },
+            );
             return Ok(());
         }
         let mut waiting = self.waiting.get()?;
-        match waiting.iter().position(|other| duration_ms(other, &event).is_some()) {
+        match waiting
+            .iter()
+            .position(|other| duration_ms(other, &event).is_some())
+        {
             Some(place) => {
                 out.collect(ride(&row.ride, &waiting.remove(place), &event));
                 self.waiting.update(waiting);
@@ -74,12 +94,24 @@ impl ProcessFunction for Durations {
         Ok(())
     }
 
-    fn on_timer(&mut self, time: i64, ctx: &mut Context<'_, String>, _out: &mut Collector<Ride>) -> Result<()> {
-        let (due, later): (Vec<Waiting>, Vec<Waiting>) =
-            self.waiting.get()?.into_iter().partition(|event| event.time + PATIENCE_MS <= time);
+    fn on_timer(
+        &mut self,
+        time: i64,
+        ctx: &mut Context<'_, String>,
+        _out: &mut Collector<Ride>,
+    ) -> Result<()> {
+        let (due, later): (Vec<Waiting>, Vec<Waiting>) = self
+            .waiting
+            .get()?
+            .into_iter()
+            .partition(|event| event.time + PATIENCE_MS <= time);
         for event in due {
             let kind = if event.is_start { "START" } else { "END" };
-            let unmatched = Event { ride: ctx.key().clone(), kind: kind.to_owned(), time: event.time };
+            let unmatched = Event {
+                ride: ctx.key().clone(),
+                kind: kind.to_owned(),
+                time: event.time,
+            };
             ctx.side(&UNMATCHED, unmatched);
         }
         self.waiting.update(later);
@@ -107,7 +139,12 @@ fn duration_ms(one: &Waiting, other: &Waiting) -> Option<i64> {
 
 fn ride(name: &str, one: &Waiting, other: &Waiting) -> Ride {
     let (start, end) = (one.time.min(other.time), one.time.max(other.time));
-    Ride { ride: name.to_owned(), start, end, duration_ms: end - start }
+    Ride {
+        ride: name.to_owned(),
+        start,
+        end,
+        duration_ms: end - start,
+    }
 }
 
 fn job(env: &mut Env) -> Result<()> {
@@ -118,8 +155,12 @@ fn job(env: &mut Env) -> Result<()> {
         .key_by(Event::RIDE)
         .process("durations", Durations::default());
     rides.sink("output", File::json(&output));
-    rides.side_output(&UNMATCHED).sink("unmatched", File::json(format!("{output}/unmatched")));
-    rides.side_output(&LATE).sink("late", File::json(format!("{output}/late")));
+    rides
+        .side_output(&UNMATCHED)
+        .sink("unmatched", File::json(format!("{output}/unmatched")));
+    rides
+        .side_output(&LATE)
+        .sink("late", File::json(format!("{output}/late")));
     Ok(())
 }
 
@@ -131,7 +172,11 @@ mod tests {
     use streamrt_sdk::testing;
 
     fn event(kind: &str, time: i64) -> Event {
-        Event { ride: "r".to_owned(), kind: kind.to_owned(), time }
+        Event {
+            ride: "r".to_owned(),
+            kind: kind.to_owned(),
+            time,
+        }
     }
 
     /// The rides, and what was unmatched at the end, of events in seconds.
@@ -142,9 +187,16 @@ mod tests {
             durations.push(event(kind, *seconds), seconds * 1000);
         }
         durations.watermark(i64::MAX);
-        let found: Vec<(i64, i64)> = durations.output::<Ride>().into_iter().map(|ride| (ride.start / 1000, ride.end / 1000)).collect();
+        let found: Vec<(i64, i64)> = durations
+            .output::<Ride>()
+            .into_iter()
+            .map(|ride| (ride.start / 1000, ride.end / 1000))
+            .collect();
         assert_eq!(found, rides);
-        let expected: Vec<Event> = unmatched.iter().map(|(kind, seconds)| event(kind, seconds * 1000)).collect();
+        let expected: Vec<Event> = unmatched
+            .iter()
+            .map(|(kind, seconds)| event(kind, seconds * 1000))
+            .collect();
         assert_eq!(durations.side_output(&UNMATCHED), expected);
     }
 
@@ -158,9 +210,21 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_unmatched() {
-        check(&[("START", 0), ("END", 14_401)], &[], &[("START", 0), ("END", 14_401)]);
-        check(&[("START", 1), ("END", 0)], &[], &[("END", 0), ("START", 1)]);
-        check(&[("START", 0), ("START", 1), ("END", 2)], &[(0, 2)], &[("START", 1)]);
+        check(
+            &[("START", 0), ("END", 14_401)],
+            &[],
+            &[("START", 0), ("END", 14_401)],
+        );
+        check(
+            &[("START", 1), ("END", 0)],
+            &[],
+            &[("END", 0), ("START", 1)],
+        );
+        check(
+            &[("START", 0), ("START", 1), ("END", 2)],
+            &[(0, 2)],
+            &[("START", 1)],
+        );
     }
 
     #[test]
@@ -179,7 +243,9 @@ mod tests {
         durations.watermark(5_000);
         durations.push(event("END", 5), 5_000);
         assert_eq!(durations.side_output(&LATE), [event("END", 5_000)]);
-        let refused = durations.try_push(event("PAUSE", 6), 6_000).map_err(|e| e.message().to_owned());
+        let refused = durations
+            .try_push(event("PAUSE", 6), 6_000)
+            .map_err(|e| e.message().to_owned());
         assert_eq!(refused, Err("`PAUSE` is neither START nor END".to_owned()));
     }
 }

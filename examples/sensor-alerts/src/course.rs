@@ -1,4 +1,5 @@
-//! The course of one sensor's temperature, reading by reading in event-time order. Pure; called by the process function.
+//! The course of one sensor's temperature, reading by reading in event-time order. Pure; called by
+//! the process function.
 
 /// A reading more than this above or below the last one is a jump.
 const JUMP: f64 = 20.0;
@@ -23,23 +24,49 @@ pub struct Finding {
 }
 
 impl Course {
-    /// The first reading of a sensor, or one that is not higher than the one before, begins the next rise.
+    /// The first reading of a sensor, or one that is not higher than the one before, begins the
+    /// next rise.
     fn begin(time: i64, temperature: f64) -> Course {
-        Course { last: temperature, rise_time: time, rise_from: temperature, rise_reported: false }
+        Course {
+            last: temperature,
+            rise_time: time,
+            rise_from: temperature,
+            rise_reported: false,
+        }
     }
 
-    /// The course behind another reading, and what that reading says: a jump, a rise, both or nothing.
-    pub fn follow(before: Option<Course>, time: i64, temperature: f64) -> (Course, [Option<Finding>; 2]) {
-        let Some(before) = before else { return (Course::begin(time, temperature), [None; 2]) };
+    /// The course behind another reading, and what that reading says: a jump, a rise, both or
+    /// nothing.
+    pub fn follow(
+        before: Option<Course>,
+        time: i64,
+        temperature: f64,
+    ) -> (Course, [Option<Finding>; 2]) {
+        let Some(before) = before else {
+            return (Course::begin(time, temperature), [None; 2]);
+        };
         let jumps = (temperature - before.last).abs() > JUMP;
-        let jump = jumps.then_some(Finding { kind: "jump", from: before.last });
+        let jump = jumps.then_some(Finding {
+            kind: "jump",
+            from: before.last,
+        });
         let higher = temperature > before.last;
         if !higher {
             return (Course::begin(time, temperature), [jump, None]);
         }
         let rises = !before.rise_reported && time - before.rise_time >= RISE_MS;
-        let rise = rises.then_some(Finding { kind: "rise", from: before.rise_from });
-        (Course { last: temperature, rise_reported: before.rise_reported || rises, ..before }, [jump, rise])
+        let rise = rises.then_some(Finding {
+            kind: "rise",
+            from: before.rise_from,
+        });
+        (
+            Course {
+                last: temperature,
+                rise_reported: before.rise_reported || rises,
+                ..before
+            },
+            [jump, rise],
+        )
     }
 }
 
@@ -54,24 +81,48 @@ mod tests {
         for &(seconds, temperature) in readings {
             let (next, findings) = Course::follow(course, seconds * 1000, temperature);
             course = Some(next);
-            found.extend(findings.into_iter().flatten().map(|finding| (seconds, finding.kind, finding.from)));
+            found.extend(
+                findings
+                    .into_iter()
+                    .flatten()
+                    .map(|finding| (seconds, finding.kind, finding.from)),
+            );
         }
         found
     }
 
     #[test]
     fn a_jump_is_more_than_twenty() {
-        assert_eq!(findings(&[(1, 10.0), (2, 30.0), (3, 50.5), (4, 30.4)]), [(3, "jump", 30.0), (4, "jump", 50.5)]);
+        assert_eq!(
+            findings(&[(1, 10.0), (2, 30.0), (3, 50.5), (4, 30.4)]),
+            [(3, "jump", 30.0), (4, "jump", 50.5)]
+        );
     }
 
     #[test]
     fn a_rise_is_reported_once_after_five_seconds() {
-        let readings = [(0, 1.0), (4, 2.0), (5, 3.0), (9, 4.0), (10, 4.0), (14, 5.0), (15, 6.0), (16, 5.0), (30, 5.5)];
-        assert_eq!(findings(&readings), [(5, "rise", 1.0), (15, "rise", 4.0), (30, "rise", 5.0)]);
+        let readings = [
+            (0, 1.0),
+            (4, 2.0),
+            (5, 3.0),
+            (9, 4.0),
+            (10, 4.0),
+            (14, 5.0),
+            (15, 6.0),
+            (16, 5.0),
+            (30, 5.5),
+        ];
+        assert_eq!(
+            findings(&readings),
+            [(5, "rise", 1.0), (15, "rise", 4.0), (30, "rise", 5.0)]
+        );
     }
 
     #[test]
     fn one_reading_can_be_both() {
-        assert_eq!(findings(&[(-6, 1.0), (-1, 25.0)]), [(-1, "jump", 1.0), (-1, "rise", 1.0)]);
+        assert_eq!(
+            findings(&[(-6, 1.0), (-1, 25.0)]),
+            [(-1, "jump", 1.0), (-1, "rise", 1.0)]
+        );
     }
 }

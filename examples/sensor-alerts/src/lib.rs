@@ -2,7 +2,8 @@
 //!
 //! 1. A reading at or before the watermark is late.
 //! 2. Any other waits in list state, with a timer at its time.
-//! 3. When the watermark has passed that time, nothing earlier can come: the readings of that time are followed, as they came.
+//! 3. When the watermark has passed that time, nothing earlier can come: the readings of that time
+//!    are followed, as they came.
 
 mod course;
 
@@ -62,20 +63,43 @@ impl ProcessFunction for Alerts {
         self.course = setup.value("course");
     }
 
-    fn on_element(&mut self, row: &Reading, ctx: &mut Context<'_, String>, _out: &mut Collector<Alert>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        row: &Reading,
+        ctx: &mut Context<'_, String>,
+        _out: &mut Collector<Alert>,
+    ) -> Result<()> {
         let time = row.time * 1000;
         if time <= ctx.watermark() {
-            ctx.side(&LATE, Reading { time, ..row.clone() });
+            ctx.side(
+                &LATE,
+                Reading {
+                    time,
+                    ..row.clone()
+                },
+            );
             return Ok(());
         }
         ctx.register_event_timer(time);
-        self.readings.add(Waiting { time, temperature: row.temperature });
+        self.readings.add(Waiting {
+            time,
+            temperature: row.temperature,
+        });
         Ok(())
     }
 
-    fn on_timer(&mut self, time: i64, ctx: &mut Context<'_, String>, out: &mut Collector<Alert>) -> Result<()> {
+    fn on_timer(
+        &mut self,
+        time: i64,
+        ctx: &mut Context<'_, String>,
+        out: &mut Collector<Alert>,
+    ) -> Result<()> {
         // Each time has its timer, and timers fire in order: what is due now has exactly this time.
-        let (due, later): (Vec<Waiting>, Vec<Waiting>) = self.readings.get()?.into_iter().partition(|reading| reading.time <= time);
+        let (due, later): (Vec<Waiting>, Vec<Waiting>) = self
+            .readings
+            .get()?
+            .into_iter()
+            .partition(|reading| reading.time <= time);
         for reading in due {
             self.follow(&reading, ctx.key(), out);
         }
@@ -90,7 +114,13 @@ impl Alerts {
         let (course, findings) = Course::follow(before, reading.time, reading.temperature);
         for finding in findings.into_iter().flatten() {
             let (sensor, kind) = (sensor.to_owned(), finding.kind.to_owned());
-            out.collect(Alert { sensor, time: reading.time, kind, from: finding.from, to: reading.temperature });
+            out.collect(Alert {
+                sensor,
+                time: reading.time,
+                kind,
+                from: finding.from,
+                to: reading.temperature,
+            });
         }
         self.course.set(course.into());
     }
@@ -98,15 +128,35 @@ impl Alerts {
 
 impl From<Known> for Course {
     fn from(known: Known) -> Course {
-        let Known { last, rise_time, rise_from, rise_reported } = known;
-        Course { last, rise_time, rise_from, rise_reported }
+        let Known {
+            last,
+            rise_time,
+            rise_from,
+            rise_reported,
+        } = known;
+        Course {
+            last,
+            rise_time,
+            rise_from,
+            rise_reported,
+        }
     }
 }
 
 impl From<Course> for Known {
     fn from(course: Course) -> Known {
-        let Course { last, rise_time, rise_from, rise_reported } = course;
-        Known { last, rise_time, rise_from, rise_reported }
+        let Course {
+            last,
+            rise_time,
+            rise_from,
+            rise_reported,
+        } = course;
+        Known {
+            last,
+            rise_time,
+            rise_from,
+            rise_reported,
+        }
     }
 }
 
@@ -118,7 +168,9 @@ fn job(env: &mut Env) -> Result<()> {
         .key_by(Reading::SENSOR)
         .process("alerts", Alerts::default());
     alerts.sink("output", File::json(&output));
-    alerts.side_output(&LATE).sink("late", File::json(format!("{output}/late")));
+    alerts
+        .side_output(&LATE)
+        .sink("late", File::json(format!("{output}/late")));
     Ok(())
 }
 
@@ -130,11 +182,21 @@ mod tests {
     use streamrt_sdk::testing;
 
     fn reading(time: i64, temperature: f64) -> Reading {
-        Reading { sensor: "a".to_owned(), time, temperature }
+        Reading {
+            sensor: "a".to_owned(),
+            time,
+            temperature,
+        }
     }
 
     fn alert(time: i64, kind: &str, from: f64, to: f64) -> Alert {
-        Alert { sensor: "a".to_owned(), time, kind: kind.to_owned(), from, to }
+        Alert {
+            sensor: "a".to_owned(),
+            time,
+            kind: kind.to_owned(),
+            from,
+            to,
+        }
     }
 
     #[test]
@@ -146,7 +208,10 @@ mod tests {
         alerts.watermark(-1);
         assert_eq!(alerts.output::<Alert>(), []);
         alerts.watermark(0);
-        assert_eq!(alerts.output::<Alert>(), [alert(0, "rise", 1.0, 3.0), alert(0, "jump", 3.0, 50.0)]);
+        assert_eq!(
+            alerts.output::<Alert>(),
+            [alert(0, "rise", 1.0, 3.0), alert(0, "jump", 3.0, 50.0)]
+        );
         assert!(alerts.event_timers().is_empty());
     }
 

@@ -1,6 +1,7 @@
 //! session-clicks: the sessions of each user, and how many clicks each had.
 //!
-//! Everything here is a kernel of the host: the guest only says what is wired to what, and brings late times into ms.
+//! Everything here is a kernel of the host: the guest only says what is wired to what, and brings
+//! late times into ms.
 
 use streamrt_sdk::prelude::*;
 
@@ -25,7 +26,10 @@ struct UserSession {
 }
 
 fn in_ms(late: &Behaviour) -> Behaviour {
-    Behaviour { time: late.time * 1000, ..late.clone() }
+    Behaviour {
+        time: late.time * 1000,
+        ..late.clone()
+    }
 }
 
 fn job(env: &mut Env) -> Result<()> {
@@ -35,9 +39,19 @@ fn job(env: &mut Env) -> Result<()> {
         .watermarks(Watermarks::bounded(Behaviour::TIME.seconds(), secs(2)))
         .key_by(Behaviour::USER)
         .window(Session::with_gap(minutes(30)))
-        .aggregate::<UserSession>("sessions", [window_start().to("start"), window_end().to("end"), count().to("clicks")]);
+        .aggregate::<UserSession>(
+            "sessions",
+            [
+                window_start().to("start"),
+                window_end().to("end"),
+                count().to("clicks"),
+            ],
+        );
     sessions.sink("output", File::json(&output));
-    sessions.late().map("late-in-ms", in_ms).sink("late", File::json(format!("{output}/late")));
+    sessions
+        .late()
+        .map("late-in-ms", in_ms)
+        .sink("late", File::json(format!("{output}/late")));
     Ok(())
 }
 
@@ -50,7 +64,13 @@ mod tests {
 
     #[test]
     fn late_clicks_leave_in_ms() {
-        let click = |time| Behaviour { user: 1, item: 2, category: 3, behaviour: "pv".to_owned(), time };
+        let click = |time| Behaviour {
+            user: 1,
+            item: 2,
+            category: 3,
+            behaviour: "pv".to_owned(),
+            time,
+        };
         let mut late = testing::harness(job, [""; 0]).operator("late-in-ms");
         late.push(click(-7), -7_000);
         assert_eq!(late.output::<Behaviour>(), [click(-7_000)]);

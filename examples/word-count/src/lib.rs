@@ -1,7 +1,7 @@
 //! word-count: a running count of words, from a file, a folder or a socket.
 //!
-//! The guest only cuts lines into words; the count is an aggregate of the host, which keeps one number for each word and gives one
-//! row for each row. Called by the host through `job!`.
+//! The guest only cuts lines into words; the count is an aggregate of the host, which keeps one
+//! number for each word and gives one row for each row. Called by the host through `job!`.
 
 use streamrt_sdk::prelude::*;
 
@@ -21,7 +21,10 @@ struct WordCount {
 fn lines(env: &mut Env) -> Result<Stream<String>> {
     if env.has("host") || env.has("port") {
         let port = env.parse_or("port", 7777)?;
-        return Ok(env.source("lines", Socket::lines(env.arg_or("host", "localhost"), port)));
+        return Ok(env.source(
+            "lines",
+            Socket::lines(env.arg_or("host", "localhost"), port),
+        ));
     }
     let input = env.arg_or("input", "input");
     Ok(env.source("lines", File::lines(input)))
@@ -29,13 +32,17 @@ fn lines(env: &mut Env) -> Result<Stream<String>> {
 
 fn words(line: &String, out: &mut Collector<Word>) {
     for word in line.split_whitespace() {
-        out.collect(Word { word: word.to_owned() });
+        out.collect(Word {
+            word: word.to_owned(),
+        });
     }
 }
 
 fn job(env: &mut Env) -> Result<()> {
-    let counts: Stream<WordCount> =
-        lines(env)?.flat_map("words", words).key_by(Word::WORD).aggregate_running("counts", [count().to("count")]);
+    let counts: Stream<WordCount> = lines(env)?
+        .flat_map("words", words)
+        .key_by(Word::WORD)
+        .aggregate_running("counts", [count().to("count")]);
     match env.arg_or("output", "").as_str() {
         "" => counts.sink("print", Print),
         folder => counts.sink("output", File::json(folder)),
@@ -56,7 +63,11 @@ mod tests {
         for line in ["to be  or", "", "\tnot to be "] {
             words.push(line.to_owned(), 0);
         }
-        let found: Vec<String> = words.output::<Word>().into_iter().map(|word| word.word).collect();
+        let found: Vec<String> = words
+            .output::<Word>()
+            .into_iter()
+            .map(|word| word.word)
+            .collect();
         assert_eq!(found, ["to", "be", "or", "not", "to", "be"]);
     }
 

@@ -1,8 +1,9 @@
 //! deduplicate: lets the first row of each key pass, and drops those that follow.
 //!
-//! A ready-made component: a `job.toml` names the function `deduplicate` and, as `key`, the columns that make two rows the same. It reads
-//! no column: the key stays in the host, and a row that passes is only pointed at. State: one flag a key, for ever.
-//! Tested end to end, in `tests/tests/job_toml.rs`.
+//! A ready-made component: a `job.toml` names the function `deduplicate` and, as `key`, the columns
+//! that make two rows the same. It reads no column: the key stays in the host, and a row that
+//! passes is only pointed at. State: one flag a key, for ever. Tested end to end, in
+//! `tests/tests/job_toml.rs`.
 
 use streamrt_sdk::prelude::*;
 
@@ -23,7 +24,12 @@ impl ProcessFunction for Deduplicate {
         self.seen = setup.value("seen");
     }
 
-    fn on_element(&mut self, _row: &(), _ctx: &mut Context<'_, ()>, out: &mut Collector<Forward>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        _row: &(),
+        _ctx: &mut Context<'_, ()>,
+        out: &mut Collector<Forward>,
+    ) -> Result<()> {
         if self.seen.is_set() {
             return Ok(());
         }

@@ -1,7 +1,9 @@
-//! The user's word that a component may take the place of another one, which an upgrade gives and a restart asks for.
+//! The user's word that a component may take the place of another one, which an upgrade gives and a
+//! restart asks for.
 //!
-//! Whoever may write into a checkpoint folder could else choose the code that runs with the user's rights. So a manifest that names a component
-//! in the place of the one that the job was started with carries a code that only this user can compute, with a key that is kept elsewhere. It
+//! Whoever may write into a checkpoint folder could else choose the code that runs with the user's
+//! rights. So a manifest that names a component in the place of the one that the job was started
+//! with carries a code that only this user can compute, with a key that is kept elsewhere. It
 //! stands for one job, one component before, and one behind.
 
 use crate::PluginEntry;
@@ -25,15 +27,22 @@ impl ApprovalKey {
 
     /// Whether the user has approved of what stands in a manifest.
     pub fn approves(&self, job: &str, plugin: &PluginEntry) -> bool {
-        let given = plugin.approval.as_deref().and_then(|approval| blake3::Hash::from_hex(approval).ok());
+        let given = plugin
+            .approval
+            .as_deref()
+            .and_then(|approval| blake3::Hash::from_hex(approval).ok());
         // Hashes are compared in a time that does not depend on them.
-        given.zip(plugin.replaces.as_deref()).is_some_and(|(given, replaces)| given == self.code(job, replaces, &plugin.digest))
+        given
+            .zip(plugin.replaces.as_deref())
+            .is_some_and(|(given, replaces)| given == self.code(job, replaces, &plugin.digest))
     }
 
     fn code(&self, job: &str, replaces: &str, digest: &str) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         for part in [job, replaces, digest] {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+            hasher
+                .update(&(part.len() as u64).to_le_bytes())
+                .update(part.as_bytes());
         }
         hasher.finalize()
     }
@@ -62,13 +71,40 @@ mod tests {
         let approval = || Some(key.approve("job", "old", "new"));
         let check = |key: &ApprovalKey, job: &str, entry: PluginEntry| key.approves(job, &entry);
         assert!(check(&key, "job", entry(Some("old"), "new", approval())));
-        assert!(!check(&key, "other", entry(Some("old"), "new", approval())), "another job");
-        assert!(!check(&key, "job", entry(Some("older"), "new", approval())), "in the place of another one");
-        assert!(!check(&key, "job", entry(Some("old"), "evil", approval())), "another component");
-        assert!(!check(&key, "job", entry(Some("oldn"), "ew", approval())), "the parts are cut elsewhere");
-        assert!(!check(&key, "job", entry(None, "new", approval())), "in nobody's place");
-        assert!(!check(&ApprovalKey::new(&[2; 32]), "job", entry(Some("old"), "new", approval())), "another user");
-        for forged in [None, Some(String::new()), Some("00".repeat(32)), Some("é".into())] {
+        assert!(
+            !check(&key, "other", entry(Some("old"), "new", approval())),
+            "another job"
+        );
+        assert!(
+            !check(&key, "job", entry(Some("older"), "new", approval())),
+            "in the place of another one"
+        );
+        assert!(
+            !check(&key, "job", entry(Some("old"), "evil", approval())),
+            "another component"
+        );
+        assert!(
+            !check(&key, "job", entry(Some("oldn"), "ew", approval())),
+            "the parts are cut elsewhere"
+        );
+        assert!(
+            !check(&key, "job", entry(None, "new", approval())),
+            "in nobody's place"
+        );
+        assert!(
+            !check(
+                &ApprovalKey::new(&[2; 32]),
+                "job",
+                entry(Some("old"), "new", approval())
+            ),
+            "another user"
+        );
+        for forged in [
+            None,
+            Some(String::new()),
+            Some("00".repeat(32)),
+            Some("é".into()),
+        ] {
             assert!(!check(&key, "job", entry(Some("old"), "new", forged)));
         }
     }

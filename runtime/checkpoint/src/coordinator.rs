@@ -1,24 +1,32 @@
-//! When a checkpoint begins, whom it concerns, and when it is whole: a pure state machine, without clock, threads and I/O.
+//! When a checkpoint begins, whom it concerns, and when it is whole: a pure state machine, without
+//! clock, threads and I/O.
 //!
-//! 1. [`Coordinator::tick`] begins a checkpoint when it is due. Triggered are the tasks to which no other task still sends; the barrier
-//!    reaches the others through their channels.
+//! 1. [`Coordinator::tick`] begins a checkpoint when it is due. Triggered are the tasks to which no
+//!    other task still sends; the barrier reaches the others through their channels.
 //! 2. When every task has acknowledged, or had finished before, the checkpoint is to be published.
 //! 3. When it is, all tasks are told: now they may commit. Older ones are retired.
-//! 4. A decline, a failed publication or an expiry aborts it. Too many of these in a row fail the job.
-//! 5. Users ask for savepoints, stops and upgrades ([`Request`]); each is served by a snapshot of its own ([`Purpose`]). A job that stops begins
-//!    no other one behind it, and its tasks end when all of them have committed. An upgrade that is aborted is rolled back: its tasks may run
-//!    the new code already, and nothing that they did since may count.
-//! 6. A part of the tasks may fail and run again from the newest checkpoint: from [`Coordinator::suspend`] to [`Coordinator::resume`] none is
-//!    begun. A savepoint that this meets is made behind it. When all of the job fails, whoever starts it again asks anew for what was not served.
+//! 4. A decline, a failed publication or an expiry aborts it. Too many of these in a row fail the
+//!    job.
+//! 5. Users ask for savepoints, stops and upgrades ([`Request`]); each is served by a snapshot of
+//!    its own ([`Purpose`]). A job that stops begins no other one behind it, and its tasks end when
+//!    all of them have committed. An upgrade that is aborted is rolled back: its tasks may run the
+//!    new code already, and nothing that they did since may count.
+//! 6. A part of the tasks may fail and run again from the newest checkpoint: from
+//!    [`Coordinator::suspend`] to [`Coordinator::resume`] none is begun. A savepoint that this
+//!    meets is made behind it. When all of the job fails, whoever starts it again asks anew for
+//!    what was not served.
 //!
-//! Invariants: at most one checkpoint is pending. A checkpoint that was aborted is never published, and one that is being published is
-//! never aborted but by the answer of the publication. What comes too late, twice or from nowhere changes nothing.
+//! Invariants: at most one checkpoint is pending. A checkpoint that was aborted is never published,
+//! and one that is being published is never aborted but by the answer of the publication. What
+//! comes too late, twice or from nowhere changes nothing.
 //!
 //! # What tasks have to keep to
-//! - A triggered task with inputs acts on the trigger only behind the end of all its inputs: the barrier of the same number, if one of
-//!   them brings it, stands before rows that belong behind it. It ignores a trigger of a number that it has passed.
-//! - A task reports `ended` or `finished` only after the acknowledgement of every barrier that it passed: a task that finishes without an
-//!   acknowledgement counts as one that had finished before the checkpoint, and would not run again.
+//! - A triggered task with inputs acts on the trigger only behind the end of all its inputs: the
+//!   barrier of the same number, if one of them brings it, stands before rows that belong behind
+//!   it. It ignores a trigger of a number that it has passed.
+//! - A task reports `ended` or `finished` only after the acknowledgement of every barrier that it
+//!   passed: a task that finishes without an acknowledgement counts as one that had finished before
+//!   the checkpoint, and would not run again.
 //! - It reports `ended` before the acknowledgement of a checkpoint whose snapshot holds its end.
 
 use crate::requests::{Purpose, Request, Requests};
@@ -33,9 +41,11 @@ const NAMED_MAX: usize = 5;
 /// How often, how long, how many.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Settings {
-    /// From the beginning of one checkpoint to that of the next. None: they are made on request, and at the end.
+    /// From the beginning of one checkpoint to that of the next. None: they are made on request,
+    /// and at the end.
     pub interval: Option<Duration>,
-    /// At least so long from the end of one checkpoint to the beginning of the next; requests do not wait for it.
+    /// At least so long from the end of one checkpoint to the beginning of the next; requests do
+    /// not wait for it.
     pub min_pause: Duration,
     /// A checkpoint that is not acknowledged so long after its beginning is given up.
     pub timeout: Duration,
@@ -52,9 +62,14 @@ pub struct Settings {
 impl Settings {
     /// What the user wants, and what is there already.
     pub fn new(configuration: &Configuration, history: &History) -> Settings {
-        let checkpoints = history.published.iter().filter(|published| published.kind == SnapshotKind::Checkpoint);
+        let checkpoints = history
+            .published
+            .iter()
+            .filter(|published| published.kind == SnapshotKind::Checkpoint);
         Settings {
-            interval: configuration.checkpoint_interval_ms.map(Duration::from_millis),
+            interval: configuration
+                .checkpoint_interval_ms
+                .map(Duration::from_millis),
             min_pause: Duration::from_millis(configuration.checkpoint_min_pause_ms),
             timeout: Duration::from_millis(configuration.checkpoint_timeout_ms),
             tolerable_failures: configuration.tolerable_failures,
@@ -84,16 +99,31 @@ pub struct Topology {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action<S> {
     /// Tell these tasks to begin the checkpoint; some may be told twice.
-    Trigger { checkpoint: u64, purpose: Purpose, tasks: Vec<usize> },
-    /// Write the manifest and the log entry, then report `published` or `publish_failed`. By task; None for one that had finished.
-    Publish { checkpoint: u64, purpose: Purpose, snapshots: Vec<Option<S>> },
-    /// It counts. If it commits, tell all tasks, which commit what they pre-committed for it, and report `committed`.
+    Trigger {
+        checkpoint: u64,
+        purpose: Purpose,
+        tasks: Vec<usize>,
+    },
+    /// Write the manifest and the log entry, then report `published` or `publish_failed`. By task;
+    /// None for one that had finished.
+    Publish {
+        checkpoint: u64,
+        purpose: Purpose,
+        snapshots: Vec<Option<S>>,
+    },
+    /// It counts. If it commits, tell all tasks, which commit what they pre-committed for it, and
+    /// report `committed`.
     Complete { checkpoint: u64, purpose: Purpose },
     /// Tell all tasks that it will never count.
-    Abort { checkpoint: u64, purpose: Purpose, reason: String },
+    Abort {
+        checkpoint: u64,
+        purpose: Purpose,
+        reason: String,
+    },
     /// All tasks have committed what the job stops with: end them. Nothing follows.
     Stop,
-    /// An upgrade was aborted: the job starts again from the checkpoint before, with the old code. Nothing follows.
+    /// An upgrade was aborted: the job starts again from the checkpoint before, with the old code.
+    /// Nothing follows.
     RollBack { reason: String },
     /// The job fails (S7009). Nothing follows.
     Fail { reason: String },
@@ -151,7 +181,8 @@ pub struct Coordinator<S> {
     /// Some tasks are gone, and will run again.
     suspended: bool,
     requests: Requests,
-    /// The published snapshot that the job stops with: no other is begun behind it, since that would commit what the user's does not hold.
+    /// The published snapshot that the job stops with: no other is begun behind it, since that
+    /// would commit what the user's does not hold.
     stopped_at: Option<u64>,
     /// Tasks that have not committed it.
     uncommitted: BTreeSet<usize>,
@@ -159,13 +190,21 @@ pub struct Coordinator<S> {
 }
 
 impl<S> Coordinator<S> {
-    /// All tasks run; those that a restored checkpoint has as finished are to be reported so at once.
+    /// All tasks run; those that a restored checkpoint has as finished are to be reported so at
+    /// once.
     ///
     /// # Panics
     /// If a predecessor is no task.
     pub fn new(settings: Settings, topology: Topology) -> Coordinator<S> {
         let n_tasks = topology.tasks.len();
-        assert!(topology.tasks.iter().flat_map(|task| &task.predecessors).all(|task| *task < n_tasks), "a predecessor is no task");
+        assert!(
+            topology
+                .tasks
+                .iter()
+                .flat_map(|task| &task.predecessors)
+                .all(|task| *task < n_tasks),
+            "a predecessor is no task"
+        );
         Coordinator {
             states: vec![TaskState::Running; n_tasks],
             pending: None,
@@ -185,14 +224,20 @@ impl<S> Coordinator<S> {
         }
     }
 
-    /// Time passes: `now` is monotonic, and counted from the start of the job. Expiry and the interval depend on it alone, so it is to be
-    /// called several times an interval.
+    /// Time passes: `now` is monotonic, and counted from the start of the job. Expiry and the
+    /// interval depend on it alone, so it is to be called several times an interval.
     pub fn tick(&mut self, now: Duration) -> Vec<Action<S>> {
         self.now = self.now.max(now);
         let mut actions = Vec::new();
-        let expired = |pending: &&Pending<S>| !pending.publishing && self.now.saturating_sub(pending.began) >= self.settings.timeout;
+        let expired = |pending: &&Pending<S>| {
+            !pending.publishing && self.now.saturating_sub(pending.began) >= self.settings.timeout
+        };
         if let Some(pending) = self.pending.as_ref().filter(expired) {
-            let reason = format!("it took longer than {:?}, and waits for {}", self.settings.timeout, self.slowest(pending));
+            let reason = format!(
+                "it took longer than {:?}, and waits for {}",
+                self.settings.timeout,
+                self.slowest(pending)
+            );
             self.abort(reason, &mut actions);
         }
         self.begin(&mut actions);
@@ -203,7 +248,9 @@ impl<S> Coordinator<S> {
     pub fn acknowledged(&mut self, task: usize, checkpoint: u64, snapshot: S) -> Vec<Action<S>> {
         let mut actions = Vec::new();
         let ended = self.states.get(task) == Some(&TaskState::Ended);
-        let Some(pending) = self.collecting(checkpoint) else { return actions };
+        let Some(pending) = self.collecting(checkpoint) else {
+            return actions;
+        };
         if let Some(answer @ Answer::Missing) = pending.answers.get_mut(task) {
             *answer = Answer::Given(Some(snapshot));
             if ended && pending.purpose.commits() {
@@ -217,7 +264,9 @@ impl<S> Coordinator<S> {
     /// A task could not write its state.
     pub fn declined(&mut self, task: usize, checkpoint: u64, reason: &str) -> Vec<Action<S>> {
         let mut actions = Vec::new();
-        let Some(name) = self.topology.tasks.get(task).map(|task| task.name.clone()) else { return actions };
+        let Some(name) = self.topology.tasks.get(task).map(|task| task.name.clone()) else {
+            return actions;
+        };
         if self.collecting(checkpoint).is_some() {
             self.abort(format!("`{name}` declined it: {reason}"), &mut actions);
             self.begin(&mut actions);
@@ -238,7 +287,9 @@ impl<S> Coordinator<S> {
     /// The log entry of the checkpoint is written.
     pub fn published(&mut self, checkpoint: u64) -> Vec<Action<S>> {
         let mut actions = Vec::new();
-        let Some(pending) = self.take_publishing(checkpoint) else { return actions };
+        let Some(pending) = self.take_publishing(checkpoint) else {
+            return actions;
+        };
         self.failures = 0;
         self.requests.end(pending.purpose);
         self.pause_until = self.now.saturating_add(self.settings.min_pause);
@@ -247,11 +298,21 @@ impl<S> Coordinator<S> {
                 self.states[task] = TaskState::Committed;
             }
         }
-        actions.push(Action::Complete { checkpoint, purpose: pending.purpose });
+        actions.push(Action::Complete {
+            checkpoint,
+            purpose: pending.purpose,
+        });
         if pending.purpose.kind() == SnapshotKind::Checkpoint {
             self.retained.push_back(checkpoint);
-            let surplus = self.retained.len().saturating_sub(self.settings.retained.max(1) as usize);
-            actions.extend(self.retained.drain(..surplus).map(|checkpoint| Action::Retire { checkpoint }));
+            let surplus = self
+                .retained
+                .len()
+                .saturating_sub(self.settings.retained.max(1) as usize);
+            actions.extend(
+                self.retained
+                    .drain(..surplus)
+                    .map(|checkpoint| Action::Retire { checkpoint }),
+            );
         }
         if pending.purpose.stops() {
             self.stop_with(checkpoint, &mut actions);
@@ -281,24 +342,39 @@ impl<S> Coordinator<S> {
 
     /// A task has committed what was pre-committed for this checkpoint and those before it.
     pub fn committed(&mut self, task: usize, checkpoint: u64) -> Vec<Action<S>> {
-        if self.stopped_at.is_some_and(|at| checkpoint >= at) { self.has_committed(task) } else { Vec::new() }
+        if self.stopped_at.is_some_and(|at| checkpoint >= at) {
+            self.has_committed(task)
+        } else {
+            Vec::new()
+        }
     }
 
-    /// These tasks have failed, and will run again from the newest checkpoint while the others run on. What is pending is aborted, which is no
-    /// failure of the checkpoint, and nothing is begun until [`Coordinator::resume`]. In a job that [is ending](Coordinator::is_ending) they
-    /// do not run again, and nothing changes.
+    /// These tasks have failed, and will run again from the newest checkpoint while the others run
+    /// on. What is pending is aborted, which is no failure of the checkpoint, and nothing is begun
+    /// until [`Coordinator::resume`]. In a job that [is ending](Coordinator::is_ending) they do not
+    /// run again, and nothing changes.
     pub fn suspend(&mut self, tasks: &[usize]) -> Vec<Action<S>> {
         let mut actions = Vec::new();
         if self.is_ending() {
             return actions;
         }
         self.suspended = true;
-        if self.pending.as_ref().is_some_and(|pending| !pending.publishing) {
-            let name = tasks.iter().find_map(|task| self.topology.tasks.get(*task)).map_or("?", |task| &task.name);
+        if self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| !pending.publishing)
+        {
+            let name = tasks
+                .iter()
+                .find_map(|task| self.topology.tasks.get(*task))
+                .map_or("?", |task| &task.name);
             self.give_up(&format!("the region of `{name}` failed"), &mut actions);
         }
         for task in tasks {
-            self.states.get_mut(*task).into_iter().for_each(|state| *state = TaskState::Running);
+            self.states
+                .get_mut(*task)
+                .into_iter()
+                .for_each(|state| *state = TaskState::Running);
         }
         self.begin(&mut actions);
         actions
@@ -333,17 +409,23 @@ impl<S> Coordinator<S> {
     }
 
     fn collecting(&mut self, checkpoint: u64) -> Option<&mut Pending<S>> {
-        self.pending.as_mut().filter(|pending| pending.checkpoint == checkpoint && !pending.publishing)
+        self.pending
+            .as_mut()
+            .filter(|pending| pending.checkpoint == checkpoint && !pending.publishing)
     }
 
     fn take_publishing(&mut self, checkpoint: u64) -> Option<Pending<S>> {
-        self.pending.take_if(|pending| pending.checkpoint == checkpoint && pending.publishing)
+        self.pending
+            .take_if(|pending| pending.checkpoint == checkpoint && pending.publishing)
     }
 
     fn stops_sending(&mut self, task: usize, to: TaskState) -> Vec<Action<S>> {
         let mut actions = Vec::new();
         match (self.states.get(task), to) {
-            (Some(TaskState::Running), _) | (Some(TaskState::Ended | TaskState::Committed), TaskState::Finished) => self.states[task] = to,
+            (Some(TaskState::Running), _)
+            | (Some(TaskState::Ended | TaskState::Committed), TaskState::Finished) => {
+                self.states[task] = to
+            }
             _ => return actions,
         }
         self.trigger_successors(task, &mut actions);
@@ -356,19 +438,33 @@ impl<S> Coordinator<S> {
         actions
     }
 
-    /// Their barrier may have been lost with the task: it was triggered, and ended without a barrier.
+    /// Their barrier may have been lost with the task: it was triggered, and ended without a
+    /// barrier.
     fn trigger_successors(&mut self, task: usize, actions: &mut Vec<Action<S>>) {
-        let Some(pending) = self.pending.as_ref().filter(|pending| !pending.publishing) else { return };
-        let follows = |next: &usize| self.topology.tasks[*next].predecessors.contains(&task) && self.is_triggered(*next);
+        let Some(pending) = self.pending.as_ref().filter(|pending| !pending.publishing) else {
+            return;
+        };
+        let follows = |next: &usize| {
+            self.topology.tasks[*next].predecessors.contains(&task) && self.is_triggered(*next)
+        };
         let missing = |next: &usize| matches!(pending.answers[*next], Answer::Missing);
-        let tasks: Vec<usize> = (0..self.states.len()).filter(follows).filter(missing).collect();
+        let tasks: Vec<usize> = (0..self.states.len())
+            .filter(follows)
+            .filter(missing)
+            .collect();
         if !tasks.is_empty() {
-            actions.push(Action::Trigger { checkpoint: pending.checkpoint, purpose: pending.purpose, tasks });
+            actions.push(Action::Trigger {
+                checkpoint: pending.checkpoint,
+                purpose: pending.purpose,
+                tasks,
+            });
         }
     }
 
     fn count_finished(&mut self, task: usize) {
-        let Some(pending) = self.pending.as_mut().filter(|pending| !pending.publishing) else { return };
+        let Some(pending) = self.pending.as_mut().filter(|pending| !pending.publishing) else {
+            return;
+        };
         if let answer @ Answer::Missing = &mut pending.answers[task] {
             *answer = Answer::Given(None);
         }
@@ -377,21 +473,44 @@ impl<S> Coordinator<S> {
     /// It is there, and nobody sends to it any more.
     fn is_triggered(&self, task: usize) -> bool {
         let sends = |task: &usize| self.states[*task] == TaskState::Running;
-        self.states[task] != TaskState::Finished && !self.topology.tasks[task].predecessors.iter().any(sends)
+        self.states[task] != TaskState::Finished
+            && !self.topology.tasks[task].predecessors.iter().any(sends)
     }
 
     fn check_whole(&mut self, actions: &mut Vec<Action<S>>) {
-        let is_whole =
-            |pending: &&mut Pending<S>| !pending.publishing && pending.answers.iter().all(|answer| matches!(answer, Answer::Given(_)));
-        let Some(pending) = self.pending.as_mut().filter(is_whole) else { return };
+        let is_whole = |pending: &&mut Pending<S>| {
+            !pending.publishing
+                && pending
+                    .answers
+                    .iter()
+                    .all(|answer| matches!(answer, Answer::Given(_)))
+        };
+        let Some(pending) = self.pending.as_mut().filter(is_whole) else {
+            return;
+        };
         pending.publishing = true;
-        let given = |answer| if let Answer::Given(snapshot) = answer { snapshot } else { None };
-        let snapshots = std::mem::take(&mut pending.answers).into_iter().map(given).collect();
-        actions.push(Action::Publish { checkpoint: pending.checkpoint, purpose: pending.purpose, snapshots });
+        let given = |answer| {
+            if let Answer::Given(snapshot) = answer {
+                snapshot
+            } else {
+                None
+            }
+        };
+        let snapshots = std::mem::take(&mut pending.answers)
+            .into_iter()
+            .map(given)
+            .collect();
+        actions.push(Action::Publish {
+            checkpoint: pending.checkpoint,
+            purpose: pending.purpose,
+            snapshots,
+        });
     }
 
     fn abort(&mut self, reason: String, actions: &mut Vec<Action<S>>) {
-        let Some((checkpoint, purpose)) = self.give_up(&reason, actions) else { return };
+        let Some((checkpoint, purpose)) = self.give_up(&reason, actions) else {
+            return;
+        };
         self.requests.end(purpose);
         // A savepoint is the wish of one user, who is told: the job goes on without it.
         if let Purpose::Checkpoint | Purpose::Stop = purpose {
@@ -401,12 +520,22 @@ impl<S> Coordinator<S> {
 
     /// What is pending will never count.
     fn give_up(&mut self, reason: &str, actions: &mut Vec<Action<S>>) -> Option<(u64, Purpose)> {
-        let Pending { checkpoint, purpose, .. } = self.pending.take()?;
+        let Pending {
+            checkpoint,
+            purpose,
+            ..
+        } = self.pending.take()?;
         self.pause_until = self.now.saturating_add(self.settings.min_pause);
-        actions.push(Action::Abort { checkpoint, purpose, reason: reason.to_owned() });
+        actions.push(Action::Abort {
+            checkpoint,
+            purpose,
+            reason: reason.to_owned(),
+        });
         if let Purpose::Upgrade { .. } = purpose {
             self.failed = true;
-            actions.push(Action::RollBack { reason: reason.to_owned() });
+            actions.push(Action::RollBack {
+                reason: reason.to_owned(),
+            });
         }
         Some((checkpoint, purpose))
     }
@@ -425,7 +554,9 @@ impl<S> Coordinator<S> {
     /// The job stops: who is gone has committed already.
     fn stop_with(&mut self, checkpoint: u64, actions: &mut Vec<Action<S>>) {
         self.stopped_at = Some(checkpoint);
-        self.uncommitted = (0..self.states.len()).filter(|task| self.states[*task] != TaskState::Finished).collect();
+        self.uncommitted = (0..self.states.len())
+            .filter(|task| self.states[*task] != TaskState::Finished)
+            .collect();
         if self.uncommitted.is_empty() {
             actions.push(Action::Stop);
         }
@@ -447,11 +578,15 @@ impl<S> Coordinator<S> {
             return None;
         }
         let all_ended = !self.states.contains(&TaskState::Running);
-        let asked = self.requests.next().or_else(|| self.requests.next_at_end().filter(|_| all_ended));
+        let asked = self
+            .requests
+            .next()
+            .or_else(|| self.requests.next_at_end().filter(|_| all_ended));
         if asked.is_some() || self.is_over() {
             return asked;
         }
-        // After a failure, the last checkpoint waits like any other, lest it is tried without end; so does one to stop with.
+        // After a failure, the last checkpoint waits like any other, lest it is tried without end;
+        // so does one to stop with.
         let in_time = self.failures == 0 || self.is_due();
         let interval_is_due = self.settings.interval.is_some() && self.is_due();
         match self.requests.wants_stop() {
@@ -466,7 +601,9 @@ impl<S> Coordinator<S> {
 
     /// Nobody runs, and nobody waits for a checkpoint.
     fn is_over(&self) -> bool {
-        self.states.iter().all(|state| matches!(state, TaskState::Committed | TaskState::Finished))
+        self.states
+            .iter()
+            .all(|state| matches!(state, TaskState::Committed | TaskState::Finished))
     }
 
     /// Without a task that runs there is nothing to snapshot, but at the end.
@@ -476,33 +613,73 @@ impl<S> Coordinator<S> {
             () if self.failed => return,
             () if self.stopped_at.is_some() => (self.requests.take_all(), "the job has stopped"),
             () if self.pending.is_some() => return,
-            () if self.suspended => (self.requests.take_upgrades(), "a region of the job has failed, and starts again"),
-            () if self.is_over() => (self.requests.take_waiting(), "all tasks of the job have ended"),
+            () if self.suspended => (
+                self.requests.take_upgrades(),
+                "a region of the job has failed, and starts again",
+            ),
+            () if self.is_over() => (
+                self.requests.take_waiting(),
+                "all tasks of the job have ended",
+            ),
             () => return,
         };
-        actions.extend(requests.into_iter().map(|request| Action::Refuse { request, reason: reason.to_owned() }));
+        actions.extend(requests.into_iter().map(|request| Action::Refuse {
+            request,
+            reason: reason.to_owned(),
+        }));
     }
 
     fn start(&mut self, purpose: Purpose, actions: &mut Vec<Action<S>>) {
         let checkpoint = self.next_checkpoint;
         self.next_checkpoint += 1;
         if purpose.kind() == SnapshotKind::Checkpoint {
-            self.due_at = self.now.saturating_add(self.settings.interval.unwrap_or_default());
+            self.due_at = self
+                .now
+                .saturating_add(self.settings.interval.unwrap_or_default());
         }
-        let answer = |state: &TaskState| if *state == TaskState::Finished { Answer::Given(None) } else { Answer::Missing };
+        let answer = |state: &TaskState| {
+            if *state == TaskState::Finished {
+                Answer::Given(None)
+            } else {
+                Answer::Missing
+            }
+        };
         let answers = self.states.iter().map(answer).collect();
-        self.pending = Some(Pending { checkpoint, purpose, began: self.now, publishing: false, answers, commits: Vec::new() });
-        let tasks = (0..self.states.len()).filter(|task| self.is_triggered(*task)).collect();
-        actions.push(Action::Trigger { checkpoint, purpose, tasks });
+        self.pending = Some(Pending {
+            checkpoint,
+            purpose,
+            began: self.now,
+            publishing: false,
+            answers,
+            commits: Vec::new(),
+        });
+        let tasks = (0..self.states.len())
+            .filter(|task| self.is_triggered(*task))
+            .collect();
+        actions.push(Action::Trigger {
+            checkpoint,
+            purpose,
+            tasks,
+        });
         // Where all tasks are gone, nobody answers.
         self.check_whole(actions);
     }
 
     fn slowest(&self, pending: &Pending<S>) -> String {
-        let missing = pending.answers.iter().zip(&self.topology.tasks).filter(|(answer, _)| matches!(answer, Answer::Missing));
-        let names: Vec<String> = missing.map(|(_, task)| format!("`{}`", task.name)).collect();
+        let missing = pending
+            .answers
+            .iter()
+            .zip(&self.topology.tasks)
+            .filter(|(answer, _)| matches!(answer, Answer::Missing));
+        let names: Vec<String> = missing
+            .map(|(_, task)| format!("`{}`", task.name))
+            .collect();
         let more = names.len().saturating_sub(NAMED_MAX);
         let named = names[..names.len() - more].join(", ");
-        if more == 0 { named } else { format!("{named} and {more} more") }
+        if more == 0 {
+            named
+        } else {
+            format!("{named} and {more} more")
+        }
     }
 }

@@ -1,9 +1,11 @@
-//! The folder of a store on a local disk. Files are this user's alone (mode 0600), in folders that are as well (0700).
+//! The folder of a store on a local disk. Files are this user's alone (mode 0600), in folders that
+//! are as well (0700).
 //!
-//! 1. A file is written under its name, `#` and a number, synced, and then given its name; the folder is synced behind it. So a name stands for
-//!    a whole file, or for none.
-//! 2. What is neither a regular file nor a folder is not used, and no link is followed: somebody else may have put it there, and a pipe would wait
-//!    for its other end. The way to the store's own folder may lead through links, for the user wrote it.
+//! 1. A file is written under its name, `#` and a number, synced, and then given its name; the
+//!    folder is synced behind it. So a name stands for a whole file, or for none.
+//! 2. What is neither a regular file nor a folder is not used, and no link is followed: somebody
+//!    else may have put it there, and a pipe would wait for its other end. The way to the store's
+//!    own folder may lead through links, for the user wrote it.
 
 use object_store::PutPayload;
 use rustix::fs::OFlags;
@@ -19,7 +21,8 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Never through a link, and never waiting for the other end of a pipe.
 const CAREFULLY: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK);
 
-/// How long an object may be: nothing is held in memory because somebody says that there is so much of it.
+/// How long an object may be: nothing is held in memory because somebody says that there is so much
+/// of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Length {
     /// As it was written.
@@ -39,8 +42,12 @@ impl Length {
     /// What is wrong with an object of `bytes`, if anything is.
     pub(crate) fn refusal(self, bytes: u64) -> Option<String> {
         match self {
-            Length::Exactly(written) if written != bytes => Some(format!("{written} bytes were written, but {bytes} bytes are there")),
-            Length::AtMost(most) if bytes > most => Some(format!("{bytes} bytes are there, and nothing of its kind has more than {most}")),
+            Length::Exactly(written) if written != bytes => Some(format!(
+                "{written} bytes were written, but {bytes} bytes are there"
+            )),
+            Length::AtMost(most) if bytes > most => Some(format!(
+                "{bytes} bytes are there, and nothing of its kind has more than {most}"
+            )),
             _ => None,
         }
     }
@@ -57,9 +64,16 @@ impl Folder {
     /// The path of an object, whose folders below this one are folders indeed.
     fn path(&self, object: &str) -> Result<PathBuf> {
         let path = self.0.join(object);
-        for folder in path.ancestors().skip(1).take_while(|folder| **folder != *self.0) {
+        for folder in path
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| **folder != *self.0)
+        {
             if fs::symlink_metadata(folder).is_ok_and(|found| !found.is_dir()) {
-                return Err(Error::new(NotADirectory, format!("{} is no folder", folder.display())));
+                return Err(Error::new(
+                    NotADirectory,
+                    format!("{} is no folder", folder.display()),
+                ));
             }
         }
         Ok(path)
@@ -68,12 +82,23 @@ impl Folder {
     /// The path of a folder below this one that is a folder indeed, or not there.
     fn below(&self, folder: &str) -> Result<PathBuf> {
         let path = self.0.join(folder);
-        if folder.is_empty() { Ok(path) } else { self.path(&crate::names::join(folder, "object")).map(|_| path) }
+        if folder.is_empty() {
+            Ok(path)
+        } else {
+            self.path(&crate::names::join(folder, "object"))
+                .map(|_| path)
+        }
     }
 
     pub(crate) fn read(&self, object: &str, length: Length) -> Result<Found> {
-        let mut file = match OpenOptions::new().read(true).custom_flags(CAREFULLY.bits() as i32).open(self.path(object)?) {
-            Err(cause) if cause.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => return Ok(not_regular()),
+        let mut file = match OpenOptions::new()
+            .read(true)
+            .custom_flags(CAREFULLY.bits() as i32)
+            .open(self.path(object)?)
+        {
+            Err(cause) if cause.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                return Ok(not_regular());
+            }
             opened => opened?,
         };
         let found = file.metadata()?;
@@ -91,7 +116,10 @@ impl Folder {
 
     /// Length and checksum of an object.
     pub(crate) fn checksum(&self, object: &str) -> Result<(u64, String)> {
-        let mut file = OpenOptions::new().read(true).custom_flags(CAREFULLY.bits() as i32).open(self.path(object)?)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(CAREFULLY.bits() as i32)
+            .open(self.path(object)?)?;
         let (mut hasher, mut piece) = (blake3::Hasher::new(), vec![0; PIECE_BYTES]);
         loop {
             match file.read(&mut piece)? {
@@ -104,12 +132,18 @@ impl Folder {
     /// Writes an object whole. With `replace`, whatever has its name goes.
     ///
     /// # Errors
-    /// `AlreadyExists` if it is there and may not be replaced, or what the disk says; then nothing has its name that was not there before,
-    /// unless it was the last sync that failed.
+    /// `AlreadyExists` if it is there and may not be replaced, or what the disk says; then nothing
+    /// has its name that was not there before, unless it was the last sync that failed.
     pub(crate) fn write(&self, object: &str, bytes: &PutPayload, replace: bool) -> Result<()> {
         let path = self.path(object)?;
         let (file, staged) = self.stage(&path)?;
-        let named = fill(file, bytes).and_then(|()| if replace { fs::rename(&staged, &path) } else { fs::hard_link(&staged, &path) });
+        let named = fill(file, bytes).and_then(|()| {
+            if replace {
+                fs::rename(&staged, &path)
+            } else {
+                fs::hard_link(&staged, &path)
+            }
+        });
         if named.is_err() || !replace {
             // What stays behind is removed by the next leader.
             let _ = fs::remove_file(&staged);
@@ -123,10 +157,19 @@ impl Folder {
         loop {
             let mut staged = path.as_os_str().to_owned();
             staged.push(format!("#{number}"));
-            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged) {
+            match OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&staged)
+            {
                 Err(cause) if cause.kind() == AlreadyExists => number += 1,
-                // It may be there no more: whoever deletes the last object of a folder deletes the folder.
-                Err(cause) if cause.kind() == NotFound && path.parent().is_some_and(|parent| !parent.exists()) => {
+                // It may be there no more: whoever deletes the last object of a folder deletes the
+                // folder.
+                Err(cause)
+                    if cause.kind() == NotFound
+                        && path.parent().is_some_and(|parent| !parent.exists()) =>
+                {
                     path.parent().map_or(Ok(()), make)?;
                 }
                 opened => return Ok((opened?, staged.into())),
@@ -134,15 +177,21 @@ impl Folder {
         }
     }
 
-    /// What an attempt left behind that was reported as failed may not be durable. Its bytes are: a file gets its name after it was synced, and
-    /// one whose sync failed is removed and never read. It is the name that may be lost, and a folder can be synced once more.
+    /// What an attempt left behind that was reported as failed may not be durable. Its bytes are: a
+    /// file gets its name after it was synced, and one whose sync failed is removed and never read.
+    /// It is the name that may be lost, and a folder can be synced once more.
     pub(crate) fn sync(&self, object: &str) -> Result<()> {
         let path = self.path(object)?;
-        OpenOptions::new().read(true).custom_flags(CAREFULLY.bits() as i32).open(&path)?.sync_all()?;
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(CAREFULLY.bits() as i32)
+            .open(&path)?
+            .sync_all()?;
         sync_above(&path)
     }
 
-    /// All objects below a folder, with their lengths; what is no file, but bears the name of one, is among them.
+    /// All objects below a folder, with their lengths; what is no file, but bears the name of one,
+    /// is among them.
     pub(crate) fn list(&self, folder: &str) -> Result<Vec<(String, u64)>> {
         let mut found = Vec::new();
         list_into(&self.below(folder)?, folder, &mut found)?;
@@ -167,7 +216,9 @@ impl Folder {
         let path = self.path(object)?;
         fs::remove_file(&path)?;
         // The folder stays if it is not empty.
-        path.parent().filter(|parent| **parent != *self.0).map(|parent| fs::remove_dir(parent).ok());
+        path.parent()
+            .filter(|parent| **parent != *self.0)
+            .map(|parent| fs::remove_dir(parent).ok());
         Ok(())
     }
 
@@ -182,7 +233,13 @@ impl Folder {
             let entry = entry?;
             if entry.file_name().to_str().is_some_and(is_staged) {
                 // Its owner may have removed it meanwhile.
-                fs::remove_file(entry.path()).or_else(|cause| if cause.kind() == NotFound { Ok(()) } else { Err(cause) })?;
+                fs::remove_file(entry.path()).or_else(|cause| {
+                    if cause.kind() == NotFound {
+                        Ok(())
+                    } else {
+                        Err(cause)
+                    }
+                })?;
             }
         }
         fs::remove_dir(&folder).ok();
@@ -201,7 +258,9 @@ fn fill(mut file: File, bytes: &PutPayload) -> Result<()> {
 
 fn is_staged(name: &str) -> bool {
     let number = name.rsplit_once('#').map(|(_, number)| number);
-    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    number.is_some_and(|number| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 fn list_into(folder: &Path, name: &str, found: &mut Vec<(String, u64)>) -> Result<()> {
@@ -227,13 +286,20 @@ fn list_into(folder: &Path, name: &str, found: &mut Vec<(String, u64)>) -> Resul
 /// Makes a folder, with those above it. Every new one is synced into the one above it.
 pub(crate) fn make(folder: &Path) -> Result<()> {
     let folder = std::path::absolute(folder)?;
-    let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
-    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    let missing: Vec<&Path> = folder
+        .ancestors()
+        .take_while(|folder| !folder.exists())
+        .collect();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)?;
     missing.into_iter().try_for_each(sync_above)
 }
 
 fn sync_above(path: &Path) -> Result<()> {
-    path.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+    path.parent()
+        .map_or(Ok(()), |above| File::open(above)?.sync_all())
 }
 
 #[cfg(test)]
@@ -269,8 +335,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::new(root.path().to_owned());
         // A file with a hole: as long as it likes, without a byte on the disk.
-        File::create(root.path().join("huge")).unwrap().set_len(1 << 40).unwrap();
-        assert_eq!(unusable(&folder, "huge", Length::Exactly(5)), "5 bytes were written, but 1099511627776 bytes are there");
+        File::create(root.path().join("huge"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        assert_eq!(
+            unusable(&folder, "huge", Length::Exactly(5)),
+            "5 bytes were written, but 1099511627776 bytes are there"
+        );
         let most = "1099511627776 bytes are there, and nothing of its kind has more than 9";
         assert_eq!(unusable(&folder, "huge", Length::AtMost(9)), most);
     }
@@ -284,17 +356,41 @@ mod tests {
         symlink(outside.path().join("1"), root.path().join("link")).unwrap();
         symlink(outside.path(), root.path().join("log")).unwrap();
         let pipe = root.path().join("pipe");
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .unwrap();
         for name in ["link", "pipe"] {
-            assert_eq!(unusable(&folder, name, Length::AtMost(1 << 20)), "it is no regular file", "{name}");
+            assert_eq!(
+                unusable(&folder, name, Length::AtMost(1 << 20)),
+                "it is no regular file",
+                "{name}"
+            );
         }
-        assert_eq!(folder.read("log/1", Length::AtMost(99)).unwrap_err().kind(), NotADirectory);
-        assert_eq!(folder.write("log/2", &payload(b"x"), true).unwrap_err().kind(), NotADirectory);
-        assert_eq!(folder.remove_unfinished("log").unwrap_err().kind(), NotADirectory);
+        assert_eq!(
+            folder.read("log/1", Length::AtMost(99)).unwrap_err().kind(),
+            NotADirectory
+        );
+        assert_eq!(
+            folder
+                .write("log/2", &payload(b"x"), true)
+                .unwrap_err()
+                .kind(),
+            NotADirectory
+        );
+        assert_eq!(
+            folder.remove_unfinished("log").unwrap_err().kind(),
+            NotADirectory
+        );
         assert_eq!(folder.list("log").unwrap_err().kind(), NotADirectory);
         assert!(folder.folders().unwrap().is_empty());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
-        // A name that is to be written takes the place of a link, and what it leads to stays as it is.
+        // A name that is to be written takes the place of a link, and what it leads to stays as it
+        // is.
         folder.write("link", &payload(b"ours"), true).unwrap();
         assert_eq!(fs::read(outside.path().join("1")).unwrap(), b"of somebody");
     }

@@ -1,8 +1,10 @@
-//! Deleting what nobody needs, in two phases: the log says first that a checkpoint is retired, then its objects go.
+//! Deleting what nobody needs, in two phases: the log says first that a checkpoint is retired, then
+//! its objects go.
 //!
-//! What may go is found by reachability: everything below `chk-*/` that no published and unretired manifest refers to. Never by age, and
-//! never what a newer leader may have written: the generation is in every name. So a leader that was superseded without knowing deletes
-//! nothing that counts, however late its deletion arrives. Savepoints, components and the log are never touched.
+//! What may go is found by reachability: everything below `chk-*/` that no published and unretired
+//! manifest refers to. Never by age, and never what a newer leader may have written: the generation
+//! is in every name. So a leader that was superseded without knowing deletes nothing that counts,
+//! however late its deletion arrives. Savepoints, components and the log are never touched.
 
 use crate::names::{LOG_FOLDER, PLUGIN_FOLDER, SAVEPOINT_MANIFEST, checkpoint_of, origin_of};
 use crate::store::Condition;
@@ -10,49 +12,77 @@ use crate::{Entry, History, JobLog, Manifest, Published, Snapshot, Store, Stored
 use std::collections::BTreeSet;
 use streamrt_types::{Error, Result, code, failpoint};
 
-/// Retires a published checkpoint: its log entry, then its objects and those of aborted checkpoints before it. An object that a retained
-/// checkpoint shares stays.
+/// Retires a published checkpoint: its log entry, then its objects and those of aborted checkpoints
+/// before it. An object that a retained checkpoint shares stays.
 ///
 /// # Errors
-/// As [`JobLog::append`], and then the checkpoint is not retired. If the deletion fails (S7007), the next one or the next take-over
-/// finishes it. `Data` if the manifest of a retained checkpoint is missing or damaged: then nothing is deleted.
+/// As [`JobLog::append`], and then the checkpoint is not retired. If the deletion fails (S7007),
+/// the next one or the next take-over finishes it. `Data` if the manifest of a retained checkpoint
+/// is missing or damaged: then nothing is deleted.
 pub fn retire(log: &mut JobLog, checkpoint: u64) -> Result<()> {
     log.append(Entry::Retired { checkpoint })?;
     failpoint("retire.delete")?;
     let generation = log.generation();
-    sweep(log.store(), log.history(), |number, by| number <= checkpoint && by <= generation)
+    sweep(log.store(), log.history(), |number, by| {
+        number <= checkpoint && by <= generation
+    })
 }
 
-/// What a new leader does before its tasks write: finishes the deletions of retired checkpoints, and removes what older leaders left
-/// behind and never published.
+/// What a new leader does before its tasks write: finishes the deletions of retired checkpoints,
+/// and removes what older leaders left behind and never published.
 ///
 /// # Errors
-/// S7007 if the store failed; `Data` if the manifest of a published checkpoint is missing or damaged: then nothing is deleted.
+/// S7007 if the store failed; `Data` if the manifest of a published checkpoint is missing or
+/// damaged: then nothing is deleted.
 pub fn clean_up(log: &JobLog) -> Result<()> {
     let store = log.store();
     sweep(store, log.history(), |_, by| by < log.generation())?;
     let folders = store.folders()?;
-    let ours = folders.iter().filter(|folder| checkpoint_of(folder).is_some() || [LOG_FOLDER, PLUGIN_FOLDER].contains(&folder.as_str()));
-    ours.into_iter().try_for_each(|folder| store.remove_unfinished(folder))
+    let ours = folders.iter().filter(|folder| {
+        checkpoint_of(folder).is_some() || [LOG_FOLDER, PLUGIN_FOLDER].contains(&folder.as_str())
+    });
+    ours.into_iter()
+        .try_for_each(|folder| store.remove_unfinished(folder))
 }
 
-/// Deletes what is not referred to, if `may_go` says so of its checkpoint and generation. Manifests go last: while one is there, fsck
-/// knows what the rest was.
+/// Deletes what is not referred to, if `may_go` says so of its checkpoint and generation. Manifests
+/// go last: while one is there, fsck knows what the rest was.
 fn sweep(store: &Store, history: &History, may_go: impl Fn(u64, u64) -> bool) -> Result<()> {
     let mut live = BTreeSet::new();
-    for published in history.published.iter().filter(|published| published.location.is_none()) {
+    for published in history
+        .published
+        .iter()
+        .filter(|published| published.location.is_none())
+    {
         live.insert(published.manifest.path.clone());
-        live.extend(Snapshot::load(store, published)?.manifest().objects().map(|stored| stored.path.clone()));
+        live.extend(
+            Snapshot::load(store, published)?
+                .manifest()
+                .objects()
+                .map(|stored| stored.path.clone()),
+        );
     }
-    let mut garbage: Vec<String> = checkpoint_objects(store)?.into_iter().map(|(path, _)| path).collect();
-    garbage.retain(|path| !live.contains(path) && origin_of(path).is_some_and(|(checkpoint, by)| may_go(checkpoint, by)));
+    let mut garbage: Vec<String> = checkpoint_objects(store)?
+        .into_iter()
+        .map(|(path, _)| path)
+        .collect();
+    garbage.retain(|path| {
+        !live.contains(path)
+            && origin_of(path).is_some_and(|(checkpoint, by)| may_go(checkpoint, by))
+    });
     garbage.sort_by_key(|path| path.ends_with(".json"));
     garbage.iter().try_for_each(|path| store.delete(path))
 }
 
 fn checkpoint_objects(store: &Store) -> Result<Vec<(String, u64)>> {
-    let folders = store.folders()?.into_iter().filter(|folder| checkpoint_of(folder).is_some());
-    Ok(folders.map(|folder| store.list(&folder)).collect::<Result<Vec<_>>>()?.concat())
+    let folders = store
+        .folders()?
+        .into_iter()
+        .filter(|folder| checkpoint_of(folder).is_some());
+    Ok(folders
+        .map(|folder| store.list(&folder))
+        .collect::<Result<Vec<_>>>()?
+        .concat())
 }
 
 /// What [`fsck`] found. Paths are those of the store; a savepoint's folder stands before its own.
@@ -77,16 +107,24 @@ impl Report {
     }
 }
 
-/// Reads everything that the published checkpoints of a job, or the savepoint in a folder, refer to. Changes nothing. Of the savepoints
-/// of a job, only one that a restart would go on from is looked at: the others may have been moved.
+/// Reads everything that the published checkpoints of a job, or the savepoint in a folder, refer
+/// to. Changes nothing. Of the savepoints of a job, only one that a restart would go on from is
+/// looked at: the others may have been moved.
 ///
 /// # Errors
-/// S7007 if the store failed, S7001 if the log cannot be read whole, S7002 if a manifest is of a newer version or there is nothing.
+/// S7007 if the store failed, S7001 if the log cannot be read whole, S7002 if a manifest is of a
+/// newer version or there is nothing.
 pub fn fsck(store: &Store) -> Result<Report> {
     let mut report = Report::default();
     let mut seen = BTreeSet::new();
     if let Some(bytes) = store.read(SAVEPOINT_MANIFEST)? {
-        check_snapshot(store, &Stored::of(SAVEPOINT_MANIFEST, &bytes), "", &mut seen, &mut report)?;
+        check_snapshot(
+            store,
+            &Stored::of(SAVEPOINT_MANIFEST, &bytes),
+            "",
+            &mut seen,
+            &mut report,
+        )?;
         return Ok(report);
     }
     let history = History::read(store)?;
@@ -94,30 +132,66 @@ pub fn fsck(store: &Store) -> Result<Report> {
         let message = format!("{} holds no checkpoints and no savepoint", store.location());
         return Err(Error::new(code::SNAPSHOT_FOREIGN, message));
     }
-    let newest = history.newest().into_iter().filter(|newest| newest.location.is_some());
-    for published in history.published.iter().filter(|published| published.location.is_none()).chain(newest) {
+    let newest = history
+        .newest()
+        .into_iter()
+        .filter(|newest| newest.location.is_some());
+    for published in history
+        .published
+        .iter()
+        .filter(|published| published.location.is_none())
+        .chain(newest)
+    {
         check_published(store, published, &mut seen, &mut report)?;
     }
     let objects = [checkpoint_objects(store)?, store.list(PLUGIN_FOLDER)?].concat();
-    report.unreferenced = objects.into_iter().filter(|(path, _)| !seen.contains(path)).collect();
+    report.unreferenced = objects
+        .into_iter()
+        .filter(|(path, _)| !seen.contains(path))
+        .collect();
     Ok(report)
 }
 
-fn check_published(store: &Store, published: &Published, seen: &mut BTreeSet<String>, report: &mut Report) -> Result<()> {
-    let Some(location) = &published.location else { return check_snapshot(store, &published.manifest, "", seen, report) };
+fn check_published(
+    store: &Store,
+    published: &Published,
+    seen: &mut BTreeSet<String>,
+    report: &mut Report,
+) -> Result<()> {
+    let Some(location) = &published.location else {
+        return check_snapshot(store, &published.manifest, "", seen, report);
+    };
     match Store::existing(location) {
-        Ok(savepoint) => check_snapshot(&savepoint, &published.manifest, &format!("{location}/"), seen, report),
+        Ok(savepoint) => check_snapshot(
+            &savepoint,
+            &published.manifest,
+            &format!("{location}/"),
+            seen,
+            report,
+        ),
         Err(_) => {
-            report.missing.push(format!("{location}/{}", published.manifest.path));
+            report
+                .missing
+                .push(format!("{location}/{}", published.manifest.path));
             Ok(())
         }
     }
 }
 
-fn check_snapshot(store: &Store, manifest: &Stored, place: &str, seen: &mut BTreeSet<String>, report: &mut Report) -> Result<()> {
-    let Some(bytes) = check_object(store, manifest, place, seen, report)? else { return Ok(()) };
+fn check_snapshot(
+    store: &Store,
+    manifest: &Stored,
+    place: &str,
+    seen: &mut BTreeSet<String>,
+    report: &mut Report,
+) -> Result<()> {
+    let Some(bytes) = check_object(store, manifest, place, seen, report)? else {
+        return Ok(());
+    };
     match Manifest::read(&manifest.path, &bytes) {
-        Ok(manifest) => manifest.objects().try_for_each(|stored| check_object(store, stored, place, seen, report).map(drop)),
+        Ok(manifest) => manifest
+            .objects()
+            .try_for_each(|stored| check_object(store, stored, place, seen, report).map(drop)),
         Err(error) if error.code() == code::SNAPSHOT_DAMAGED => {
             report.damaged.push(format!("{place}{}", manifest.path));
             Ok(())
@@ -127,7 +201,13 @@ fn check_snapshot(store: &Store, manifest: &Stored, place: &str, seen: &mut BTre
 }
 
 /// Reads an object once, and notes how it was; None if it was read before, or is not whole.
-fn check_object(store: &Store, stored: &Stored, place: &str, seen: &mut BTreeSet<String>, report: &mut Report) -> Result<Option<Vec<u8>>> {
+fn check_object(
+    store: &Store,
+    stored: &Stored,
+    place: &str,
+    seen: &mut BTreeSet<String>,
+    report: &mut Report,
+) -> Result<Option<Vec<u8>>> {
     let name = format!("{place}{}", stored.path);
     if !seen.insert(name.clone()) {
         return Ok(None);
@@ -154,18 +234,30 @@ mod tests {
     use std::sync::Arc;
 
     fn paths(store: &Store, folder: &str) -> Vec<String> {
-        store.list(folder).unwrap().into_iter().map(|(path, _)| path).collect()
+        store
+            .list(folder)
+            .unwrap()
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect()
     }
 
     /// A job with published checkpoints, of generation 1.
     fn job(store: &Store, checkpoints: impl IntoIterator<Item = u64>) -> JobLog {
         let (mut log, _) = JobLog::take_over(store, "a").unwrap();
-        checkpoints.into_iter().for_each(|number| drop(publish_at(store, &mut log, number)));
+        checkpoints
+            .into_iter()
+            .for_each(|number| drop(publish_at(store, &mut log, number)));
         log
     }
 
     fn publish_at(store: &Store, log: &mut JobLog, checkpoint: u64) -> Published {
-        let manifest = manifest(store, SnapshotKind::Checkpoint, checkpoint, log.generation());
+        let manifest = manifest(
+            store,
+            SnapshotKind::Checkpoint,
+            checkpoint,
+            log.generation(),
+        );
         publish(&manifest, store, log, true).unwrap()
     }
 
@@ -185,10 +277,17 @@ mod tests {
         manifest(&store, SnapshotKind::Checkpoint, 4, 1);
         retire(&mut log, 1).unwrap();
         assert_eq!(paths(&store, "chk-1"), ["chk-1/0-0-1"]);
-        assert_eq!(paths(&store, "chk-2"), ["chk-2/0-0-1"], "an aborted one behind the retired one waits for the next");
+        assert_eq!(
+            paths(&store, "chk-2"),
+            ["chk-2/0-0-1"],
+            "an aborted one behind the retired one waits for the next"
+        );
         publish_at(&store, &mut log, 5);
         retire(&mut log, 3).unwrap();
-        assert_eq!(store.folders().unwrap(), ["chk-4", "chk-5", "log", "plugins"]);
+        assert_eq!(
+            store.folders().unwrap(),
+            ["chk-4", "chk-5", "log", "plugins"]
+        );
         assert!(fsck(&store).unwrap().is_sound());
         assert_eq!(retire(&mut log, 3).unwrap_err().code(), code::INTERNAL);
     }
@@ -198,13 +297,30 @@ mod tests {
         let store = Store::in_memory().unwrap();
         let mut log = job(&store, [1, 2]);
         log.append(Entry::Retired { checkpoint: 1 }).unwrap();
-        manifest(&store, SnapshotKind::Checkpoint, 3, 1).write(&store).unwrap();
-        store.put("chk-2/notes.txt", b"of the user".to_vec()).unwrap();
+        manifest(&store, SnapshotKind::Checkpoint, 3, 1)
+            .write(&store)
+            .unwrap();
+        store
+            .put("chk-2/notes.txt", b"of the user".to_vec())
+            .unwrap();
         let (log, _) = JobLog::take_over(&store, "b").unwrap();
         manifest(&store, SnapshotKind::Checkpoint, 3, 2);
         clean_up(&log).unwrap();
-        let left = ["chk-2/0-0-1", "chk-2/manifest-1.json", "chk-2/notes.txt", "chk-3/0-0-2"];
-        assert_eq!([paths(&store, "chk-2"), paths(&store, "chk-3"), paths(&store, "chk-1")].concat(), left);
+        let left = [
+            "chk-2/0-0-1",
+            "chk-2/manifest-1.json",
+            "chk-2/notes.txt",
+            "chk-3/0-0-2",
+        ];
+        assert_eq!(
+            [
+                paths(&store, "chk-2"),
+                paths(&store, "chk-3"),
+                paths(&store, "chk-1")
+            ]
+            .concat(),
+            left
+        );
         assert_eq!(paths(&store, "plugins"), ["plugins/d1.wasm"]);
     }
 
@@ -217,7 +333,10 @@ mod tests {
         publish_at(&store, &mut new, 3);
         new.append(Entry::Retired { checkpoint: 1 }).unwrap();
         clean_up(&old).unwrap();
-        sweep(&store, old.history(), |number, by| number <= 9 && by <= old.generation()).unwrap();
+        sweep(&store, old.history(), |number, by| {
+            number <= 9 && by <= old.generation()
+        })
+        .unwrap();
         let report = fsck(&store).unwrap();
         assert!(report.is_sound() && report.whole == 5, "{report:?}");
     }
@@ -226,16 +345,30 @@ mod tests {
     fn nothing_is_deleted_while_a_manifest_cannot_be_read() {
         let store = Store::in_memory().unwrap();
         let mut log = job(&store, [1, 2]);
-        store.put("chk-2/manifest-1.json", b"torn".to_vec()).unwrap();
-        assert_eq!(retire(&mut log, 1).unwrap_err().code(), code::SNAPSHOT_DAMAGED);
+        store
+            .put("chk-2/manifest-1.json", b"torn".to_vec())
+            .unwrap();
+        assert_eq!(
+            retire(&mut log, 1).unwrap_err().code(),
+            code::SNAPSHOT_DAMAGED
+        );
         assert_eq!(paths(&store, "chk-1").len(), 2);
     }
 
     #[test]
     fn a_deletion_that_failed_is_finished_later() {
         let objects = Arc::new(InMemory::new());
-        let fails = |operation, _: &str| if operation == Operation::Delete { Fault::Forbidden } else { Fault::None };
-        let mut log = job(&Store::impatient(Arc::new(Faulty::new(objects.clone(), fails))), [1, 2]);
+        let fails = |operation, _: &str| {
+            if operation == Operation::Delete {
+                Fault::Forbidden
+            } else {
+                Fault::None
+            }
+        };
+        let mut log = job(
+            &Store::impatient(Arc::new(Faulty::new(objects.clone(), fails))),
+            [1, 2],
+        );
         assert_eq!(retire(&mut log, 1).unwrap_err().code(), code::STORE);
         assert!(log.leads());
         let store = Store::impatient(objects);
@@ -251,19 +384,30 @@ mod tests {
         job(&store, [1, 2, 3]);
         manifest(&store, SnapshotKind::Checkpoint, 4, 1);
         store.put("chk-1/0-0-1", b"other".to_vec()).unwrap();
-        store.put("chk-2/manifest-1.json", b"torn".to_vec()).unwrap();
+        store
+            .put("chk-2/manifest-1.json", b"torn".to_vec())
+            .unwrap();
         store.delete("chk-3/0-0-1").unwrap();
         let report = fsck(&store).unwrap();
         assert_eq!(report.damaged, ["chk-1/0-0-1", "chk-2/manifest-1.json"]);
-        assert_eq!((report.missing.clone(), report.whole), (vec!["chk-3/0-0-1".to_owned()], 3));
-        let left: Vec<&str> = report.unreferenced.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(
+            (report.missing.clone(), report.whole),
+            (vec!["chk-3/0-0-1".to_owned()], 3)
+        );
+        let left: Vec<&str> = report
+            .unreferenced
+            .iter()
+            .map(|(path, _)| path.as_str())
+            .collect();
         assert_eq!(left, ["chk-2/0-0-1", "chk-4/0-0-1"]);
     }
 
     #[test]
     fn fsck_reads_the_folder_of_a_savepoint() {
         let store = Store::in_memory().unwrap();
-        manifest(&store, SnapshotKind::Savepoint, 4, 1).write(&store).unwrap();
+        manifest(&store, SnapshotKind::Savepoint, 4, 1)
+            .write(&store)
+            .unwrap();
         assert_eq!(fsck(&store).unwrap().whole, 3);
         store.delete("0-0-1").unwrap();
         assert_eq!(fsck(&store).unwrap().missing, ["0-0-1"]);

@@ -1,13 +1,16 @@
 //! Checkpoints: where they are kept, when one is begun, and from when on it counts.
 //!
-//! 1. The [`Coordinator`] decides when a checkpoint begins, whom it concerns, and when it is whole. It is pure: it is told what happened,
-//!    and says what is to be done.
-//! 2. The bytes of the tasks go to the [`Store`] first, then the [`Manifest`] that names them all, then one entry of the [`JobLog`]. That
-//!    entry is the commit point: before it there is no such checkpoint, from it on there is one for ever.
-//! 3. Whoever leads a job has taken the next number of its log; another leader's next entry then fails, and it ends.
+//! 1. The [`Coordinator`] decides when a checkpoint begins, whom it concerns, and when it is whole.
+//!    It is pure: it is told what happened, and says what is to be done.
+//! 2. The bytes of the tasks go to the [`Store`] first, then the [`Manifest`] that names them all,
+//!    then one entry of the [`JobLog`]. That entry is the commit point: before it there is no such
+//!    checkpoint, from it on there is one for ever.
+//! 3. Whoever leads a job has taken the next number of its log; another leader's next entry then
+//!    fails, and it ends.
 //! 4. [`retire`] and [`clean_up`] delete what no manifest refers to any more.
 //!
-//! Nothing here knows operators, tasks or threads: states are bytes with an index of [`streamrt_state`].
+//! Nothing here knows operators, tasks or threads: states are bytes with an index of
+//! [`streamrt_state`].
 //!
 //! ```
 //! use streamrt_checkpoint::{Entry, EndState, History, JobLog, Store};
@@ -41,7 +44,10 @@ pub use approval::ApprovalKey;
 pub use coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
 pub use garbage::{Report, clean_up, fsck, retire};
 pub use log::{EndState, Entry, History, JobLog, Published, unique_token};
-pub use manifest::{Beginning, DiskFileEntry, Manifest, OperatorEntry, PluginEntry, SnapshotKind, SubtaskSnapshot, publish};
+pub use manifest::{
+    Beginning, DiskFileEntry, Manifest, OperatorEntry, PluginEntry, SnapshotKind, SubtaskSnapshot,
+    publish,
+};
 pub use names::{component_path, file_path, object_path};
 pub use requests::{Purpose, Request};
 pub use snapshot::{OperatorSize, Sizes, Snapshot};

@@ -1,11 +1,14 @@
-//! Where things lie in a store. What a leader writes carries its generation, so that no two leaders ever write the same name, and so that
-//! an old one can be told from what the newest writes.
+//! Where things lie in a store. What a leader writes carries its generation, so that no two leaders
+//! ever write the same name, and so that an old one can be told from what the newest writes.
 //!
 //! - `log/<20 digits>`: the job's log.
 //! - `plugins/<digest>.wasm`: the components.
-//! - `chk-<number>/manifest-<generation>.json` and `chk-<number>/<vertex>-<subtask>-<generation>`: a checkpoint.
-//! - `chk-<number>/<vertex>-<subtask>-<operator>-<file>-<generation>`: a file of a state on disk, which later checkpoints share.
-//! - `manifest.json` and `<vertex>-<subtask>-<generation>`: a savepoint, which has a folder of its own.
+//! - `chk-<number>/manifest-<generation>.json` and `chk-<number>/<vertex>-<subtask>-<generation>`:
+//!   a checkpoint.
+//! - `chk-<number>/<vertex>-<subtask>-<operator>-<file>-<generation>`: a file of a state on disk,
+//!   which later checkpoints share.
+//! - `manifest.json` and `<vertex>-<subtask>-<generation>`: a savepoint, which has a folder of its
+//!   own.
 
 use crate::SnapshotKind;
 use streamrt_types::{Error, Result, code};
@@ -15,19 +18,41 @@ pub fn component_path(digest: &str) -> String {
     format!("plugins/{digest}.wasm")
 }
 
-/// Where the states of one subtask lie: in the checkpoint's folder, or at the top of a savepoint's store.
-pub fn object_path(kind: SnapshotKind, checkpoint: u64, generation: u64, vertex: u32, subtask: u32) -> String {
-    join(&folder(kind, checkpoint), &format!("{vertex}-{subtask}-{generation}"))
+/// Where the states of one subtask lie: in the checkpoint's folder, or at the top of a savepoint's
+/// store.
+pub fn object_path(
+    kind: SnapshotKind,
+    checkpoint: u64,
+    generation: u64,
+    vertex: u32,
+    subtask: u32,
+) -> String {
+    join(
+        &folder(kind, checkpoint),
+        &format!("{vertex}-{subtask}-{generation}"),
+    )
 }
 
-/// Where a file of a state on disk lies that a checkpoint is the first to have. `number` is that of the operator in its chain.
-pub fn file_path(checkpoint: u64, generation: u64, (vertex, subtask): (u32, u32), number: usize, file: &str) -> String {
-    join(&folder(SnapshotKind::Checkpoint, checkpoint), &format!("{vertex}-{subtask}-{number}-{file}-{generation}"))
+/// Where a file of a state on disk lies that a checkpoint is the first to have. `number` is that of
+/// the operator in its chain.
+pub fn file_path(
+    checkpoint: u64,
+    generation: u64,
+    (vertex, subtask): (u32, u32),
+    number: usize,
+    file: &str,
+) -> String {
+    join(
+        &folder(SnapshotKind::Checkpoint, checkpoint),
+        &format!("{vertex}-{subtask}-{number}-{file}-{generation}"),
+    )
 }
 
 pub(crate) fn manifest_path(kind: SnapshotKind, checkpoint: u64, generation: u64) -> String {
     match kind {
-        SnapshotKind::Checkpoint => format!("{}/manifest-{generation}.json", folder(kind, checkpoint)),
+        SnapshotKind::Checkpoint => {
+            format!("{}/manifest-{generation}.json", folder(kind, checkpoint))
+        }
         SnapshotKind::Savepoint => SAVEPOINT_MANIFEST.to_owned(),
     }
 }
@@ -61,10 +86,15 @@ pub(crate) fn checkpoint_of(folder: &str) -> Option<u64> {
     folder.strip_prefix("chk-")?.parse().ok()
 }
 
-/// Checkpoint and generation of an object or manifest below `chk-*/`; none if the name is not one that streamrt gives.
+/// Checkpoint and generation of an object or manifest below `chk-*/`; none if the name is not one
+/// that streamrt gives.
 pub(crate) fn origin_of(path: &str) -> Option<(u64, u64)> {
     let (folder, name) = path.split_once('/')?;
-    let generation = name.strip_suffix(".json").unwrap_or(name).rsplit_once('-')?.1;
+    let generation = name
+        .strip_suffix(".json")
+        .unwrap_or(name)
+        .rsplit_once('-')?
+        .1;
     Some((checkpoint_of(folder)?, generation.parse().ok()?))
 }
 
@@ -80,7 +110,11 @@ pub(crate) fn folder_of(path: &str) -> &str {
 }
 
 pub(crate) fn join(folder: &str, name: &str) -> String {
-    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+    if folder.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{folder}/{name}")
+    }
 }
 
 /// `path` as seen from `folder`, both in the same store.
@@ -89,7 +123,9 @@ pub(crate) fn relative(folder: &str, path: &str) -> String {
     let to: Vec<&str> = path.split('/').collect();
     let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
     let up = std::iter::repeat_n("..", from.len() - common);
-    up.chain(to[common..].iter().copied()).collect::<Vec<_>>().join("/")
+    up.chain(to[common..].iter().copied())
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 /// The opposite of [`relative`].
@@ -108,7 +144,10 @@ pub(crate) fn resolve(folder: &str, path: &str) -> Result<String> {
             }
         };
         if !known {
-            return Err(Error::new(code::SNAPSHOT_DAMAGED, format!("the manifest in `{folder}` names `{path}`, which leads nowhere")));
+            return Err(Error::new(
+                code::SNAPSHOT_DAMAGED,
+                format!("the manifest in `{folder}` names `{path}`, which leads nowhere"),
+            ));
         }
     }
     Ok(parts.join("/"))
@@ -137,10 +176,26 @@ mod tests {
 
     #[test]
     fn names_tell_their_origin() {
-        assert_eq!(origin_of(&object_path(SnapshotKind::Checkpoint, 7, 3, 0, 1)), Some((7, 3)));
-        assert_eq!(origin_of(&file_path(7, 3, (0, 1), 2, "000012.sst")), Some((7, 3)));
-        assert_eq!(origin_of(&manifest_path(SnapshotKind::Checkpoint, 7, 3)), Some((7, 3)));
-        for foreign in ["chk-7", "chk-x/0-0-1", "chk-7/notes.txt", "log/00000000000000000001", "manifest.json", "plugins/a-1.wasm"] {
+        assert_eq!(
+            origin_of(&object_path(SnapshotKind::Checkpoint, 7, 3, 0, 1)),
+            Some((7, 3))
+        );
+        assert_eq!(
+            origin_of(&file_path(7, 3, (0, 1), 2, "000012.sst")),
+            Some((7, 3))
+        );
+        assert_eq!(
+            origin_of(&manifest_path(SnapshotKind::Checkpoint, 7, 3)),
+            Some((7, 3))
+        );
+        for foreign in [
+            "chk-7",
+            "chk-x/0-0-1",
+            "chk-7/notes.txt",
+            "log/00000000000000000001",
+            "manifest.json",
+            "plugins/a-1.wasm",
+        ] {
             assert_eq!(origin_of(foreign), None, "{foreign}");
         }
         assert_eq!(log_number(&log_path(12)), Some(12));

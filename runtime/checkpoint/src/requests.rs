@@ -1,8 +1,9 @@
-//! What users want of the checkpoints of a running job, and in which order they get it. A part of the [`Coordinator`](crate::Coordinator),
-//! and as pure.
+//! What users want of the checkpoints of a running job, and in which order they get it. A part of
+//! the [`Coordinator`](crate::Coordinator), and as pure.
 //!
-//! Savepoints and upgrades come one by one, in the order in which they were asked for; a stop comes behind them, and one is enough for all
-//! who want it; what is to be made at the end waits until all tasks have ended.
+//! Savepoints and upgrades come one by one, in the order in which they were asked for; a stop comes
+//! behind them, and one is enough for all who want it; what is to be made at the end waits until
+//! all tasks have ended.
 
 use crate::SnapshotKind;
 use std::collections::VecDeque;
@@ -25,7 +26,9 @@ impl Purpose {
     pub fn kind(self) -> SnapshotKind {
         match self {
             Purpose::Savepoint { .. } => SnapshotKind::Savepoint,
-            Purpose::Checkpoint | Purpose::Stop | Purpose::Upgrade { .. } => SnapshotKind::Checkpoint,
+            Purpose::Checkpoint | Purpose::Stop | Purpose::Upgrade { .. } => {
+                SnapshotKind::Checkpoint
+            }
         }
     }
 
@@ -34,7 +37,8 @@ impl Purpose {
         matches!(self, Purpose::Stop | Purpose::Savepoint { stops: true, .. })
     }
 
-    /// Whether what was pre-committed for it is committed. A savepoint of a job that runs on commits nothing: the next checkpoint does.
+    /// Whether what was pre-committed for it is committed. A savepoint of a job that runs on
+    /// commits nothing: the next checkpoint does.
     pub fn commits(self) -> bool {
         !matches!(self, Purpose::Savepoint { stops: false, .. })
     }
@@ -61,7 +65,8 @@ pub enum Request {
     AtEnd { request: u64 },
 }
 
-/// What was asked for and is not served. What is being made stays here until it counts or has failed.
+/// What was asked for and is not served. What is being made stays here until it counts or has
+/// failed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Requests {
     waiting: VecDeque<Purpose>,
@@ -76,7 +81,9 @@ impl Requests {
         match request {
             Request::Stop => self.stop = true,
             Request::Upgrade { request } => self.waiting.push_back(Purpose::Upgrade { request }),
-            Request::Savepoint { request, stops } => self.waiting.push_back(Purpose::Savepoint { request, stops }),
+            Request::Savepoint { request, stops } => self
+                .waiting
+                .push_back(Purpose::Savepoint { request, stops }),
             Request::AtEnd { request } => self.at_end.push_back(request),
         }
     }
@@ -92,29 +99,41 @@ impl Requests {
 
     /// The next savepoint of a job whose tasks have all ended.
     pub fn next_at_end(&self) -> Option<Purpose> {
-        self.at_end.front().map(|request| Purpose::Savepoint { request: *request, stops: false })
+        self.at_end.front().map(|request| Purpose::Savepoint {
+            request: *request,
+            stops: false,
+        })
     }
 
     /// Whether a wish is still to be served.
     pub fn holds(&self, request: u64) -> bool {
-        self.waiting.iter().any(|purpose| purpose.request() == Some(request)) || self.at_end.contains(&request)
+        self.waiting
+            .iter()
+            .any(|purpose| purpose.request() == Some(request))
+            || self.at_end.contains(&request)
     }
 
     /// What was made for the purpose counts, or has failed.
     pub fn end(&mut self, purpose: Purpose) {
-        self.waiting.retain(|waiting| waiting.request() != purpose.request());
-        self.at_end.retain(|request| Some(*request) != purpose.request());
+        self.waiting
+            .retain(|waiting| waiting.request() != purpose.request());
+        self.at_end
+            .retain(|request| Some(*request) != purpose.request());
     }
 
     /// Takes those that can only be served while tasks run.
     pub fn take_waiting(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.waiting).into_iter().filter_map(Purpose::request).collect()
+        std::mem::take(&mut self.waiting)
+            .into_iter()
+            .filter_map(Purpose::request)
+            .collect()
     }
 
     /// Takes the upgrades: their code was made for tasks that are gone.
     pub fn take_upgrades(&mut self) -> Vec<u64> {
         let is_upgrade = |purpose: &Purpose| matches!(purpose, Purpose::Upgrade { .. });
-        let (upgrades, others): (VecDeque<Purpose>, VecDeque<Purpose>) = self.waiting.drain(..).partition(is_upgrade);
+        let (upgrades, others): (VecDeque<Purpose>, VecDeque<Purpose>) =
+            self.waiting.drain(..).partition(is_upgrade);
         self.waiting = others;
         upgrades.into_iter().filter_map(Purpose::request).collect()
     }

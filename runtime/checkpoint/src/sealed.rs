@@ -1,6 +1,8 @@
-//! JSON documents that carry their own checksum as the first field: `{"checksum":"64 digits","version":1,...}`.
+//! JSON documents that carry their own checksum as the first field: `{"checksum":"64
+//! digits","version":1,...}`.
 //!
-//! The checksum is blake3 over all bytes behind it, so a document is either the one that was written, to the byte, or an error.
+//! The checksum is blake3 over all bytes behind it, so a document is either the one that was
+//! written, to the byte, or an error.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -20,7 +22,8 @@ struct Version {
 /// # Errors
 /// `Internal` if the value has no JSON.
 pub(crate) fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
-    let json = serde_json::to_vec(value).map_err(|cause| Error::internal("a document has no JSON").with_source(cause))?;
+    let json = serde_json::to_vec(value)
+        .map_err(|cause| Error::internal("a document has no JSON").with_source(cause))?;
     let Some((b'{', body)) = json.split_first().map(|(&first, body)| (first, body)) else {
         return Err(Error::internal("a document is no JSON object"));
     };
@@ -30,16 +33,34 @@ pub(crate) fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
 /// Reads what [`seal`] wrote. `path` and `what` are for messages.
 ///
 /// # Errors
-/// `Data` (S7001) if a byte is not the one that was written, `Invalid` (S7002) if the version is newer than `newest` or the document is
-/// of another kind.
-pub(crate) fn unseal<T: DeserializeOwned>(path: &str, what: &str, bytes: &[u8], newest: u32) -> Result<T> {
-    let torn = || format!("{what} `{path}` is torn or changed, or streamrt did not write it ({} bytes)", bytes.len());
+/// `Data` (S7001) if a byte is not the one that was written, `Invalid` (S7002) if the version is
+/// newer than `newest` or the document is of another kind.
+pub(crate) fn unseal<T: DeserializeOwned>(
+    path: &str,
+    what: &str,
+    bytes: &[u8],
+    newest: u32,
+) -> Result<T> {
+    let torn = || {
+        format!(
+            "{what} `{path}` is torn or changed, or streamrt did not write it ({} bytes)",
+            bytes.len()
+        )
+    };
     let body = body_of(bytes).ok_or_else(|| Error::new(code::SNAPSHOT_DAMAGED, torn()))?;
     let json = [b"{", body].concat();
-    let foreign = |cause| Error::new(code::SNAPSHOT_FOREIGN, format!("`{path}` is whole, but it is not {what}")).with_source(cause);
+    let foreign = |cause| {
+        Error::new(
+            code::SNAPSHOT_FOREIGN,
+            format!("`{path}` is whole, but it is not {what}"),
+        )
+        .with_source(cause)
+    };
     let Version { version } = serde_json::from_slice(&json).map_err(foreign)?;
     if version > newest {
-        let message = format!("{what} `{path}` is of version {version}, but this streamrt knows versions up to {newest}");
+        let message = format!(
+            "{what} `{path}` is of version {version}, but this streamrt knows versions up to {newest}"
+        );
         return Err(Error::new(code::SNAPSHOT_FOREIGN, message));
     }
     serde_json::from_slice(&json).map_err(foreign)
@@ -68,7 +89,10 @@ mod tests {
     #[test]
     fn a_sealed_document_is_json_and_comes_back() {
         let sealed = seal(&json!({"version": 1, "name": "x"})).unwrap();
-        assert_eq!(serde_json::from_slice::<Value>(&sealed).unwrap()["name"], "x");
+        assert_eq!(
+            serde_json::from_slice::<Value>(&sealed).unwrap()["name"],
+            "x"
+        );
         assert_eq!(read(&sealed).unwrap(), json!({"version": 1, "name": "x"}));
     }
 
@@ -79,9 +103,17 @@ mod tests {
             for bit in 0..8 {
                 let mut changed = sealed.clone();
                 changed[at] ^= 1 << bit;
-                assert_eq!(read(&changed).unwrap_err().code(), code::SNAPSHOT_DAMAGED, "byte {at}, bit {bit}");
+                assert_eq!(
+                    read(&changed).unwrap_err().code(),
+                    code::SNAPSHOT_DAMAGED,
+                    "byte {at}, bit {bit}"
+                );
             }
-            assert_eq!(read(&sealed[..at]).unwrap_err().code(), code::SNAPSHOT_DAMAGED, "cut at {at}");
+            assert_eq!(
+                read(&sealed[..at]).unwrap_err().code(),
+                code::SNAPSHOT_DAMAGED,
+                "cut at {at}"
+            );
         }
     }
 
@@ -89,7 +121,15 @@ mod tests {
     fn newer_and_foreign_documents_say_so() {
         let newer = read(&seal(&json!({"version": 2})).unwrap()).unwrap_err();
         assert_eq!(newer.code(), code::SNAPSHOT_FOREIGN);
-        assert_eq!(newer.message(), "the entry `p` is of version 2, but this streamrt knows versions up to 1");
-        assert_eq!(read(&seal(&json!({"other": 2})).unwrap()).unwrap_err().message(), "`p` is whole, but it is not the entry");
+        assert_eq!(
+            newer.message(),
+            "the entry `p` is of version 2, but this streamrt knows versions up to 1"
+        );
+        assert_eq!(
+            read(&seal(&json!({"other": 2})).unwrap())
+                .unwrap_err()
+                .message(),
+            "`p` is whole, but it is not the entry"
+        );
     }
 }

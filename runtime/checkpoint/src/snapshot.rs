@@ -1,7 +1,11 @@
-//! A checkpoint or savepoint that is there: its manifest, checked, and the states that it refers to.
+//! A checkpoint or savepoint that is there: its manifest, checked, and the states that it refers
+//! to.
 
 use crate::names::{SAVEPOINT_MANIFEST, checkpoint_of};
-use crate::{Beginning, DiskFileEntry, History, Manifest, PluginEntry, Published, Store, Stored, SubtaskSnapshot};
+use crate::{
+    Beginning, DiskFileEntry, History, Manifest, PluginEntry, Published, Store, Stored,
+    SubtaskSnapshot,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_state::{OperatorIndex, Part};
@@ -42,15 +46,19 @@ impl Snapshot {
     /// Opens what the log of `store` names.
     ///
     /// # Errors
-    /// `Data` (S7001) if the manifest is missing or damaged, `Invalid` (S7002) if it is of a newer version, S7007 if the store failed.
+    /// `Data` (S7001) if the manifest is missing or damaged, `Invalid` (S7002) if it is of a newer
+    /// version, S7007 if the store failed.
     pub fn load(store: &Store, published: &Published) -> Result<Snapshot> {
-        let store = published.location.as_deref().map_or_else(|| Ok(store.clone()), Store::existing)?;
+        let store = published
+            .location
+            .as_deref()
+            .map_or_else(|| Ok(store.clone()), Store::existing)?;
         let bytes = store.get(&published.manifest)?;
         Snapshot::of(store, &published.manifest.path, &bytes)
     }
 
-    /// Opens what a user names: the folder of a savepoint, the folder of all checkpoints of a job (then the newest one that was published),
-    /// or one checkpoint in it, as in `DIR/chk-7`.
+    /// Opens what a user names: the folder of a savepoint, the folder of all checkpoints of a job
+    /// (then the newest one that was published), or one checkpoint in it, as in `DIR/chk-7`.
     ///
     /// # Errors
     /// As [`Snapshot::load`], and S7002 if there is none.
@@ -67,9 +75,19 @@ impl Snapshot {
             return Snapshot::of(store, SAVEPOINT_MANIFEST, &bytes);
         }
         let history = History::read(&store)?;
-        let wanted = |published: &&Published| checkpoint.is_none_or(|checkpoint| published.checkpoint == checkpoint);
-        let none = || Error::new(code::SNAPSHOT_FOREIGN, format!("`{location}` holds no savepoint and no published checkpoint"));
-        Snapshot::load(&store, history.published.iter().rfind(wanted).ok_or_else(none)?)
+        let wanted = |published: &&Published| {
+            checkpoint.is_none_or(|checkpoint| published.checkpoint == checkpoint)
+        };
+        let none = || {
+            Error::new(
+                code::SNAPSHOT_FOREIGN,
+                format!("`{location}` holds no savepoint and no published checkpoint"),
+            )
+        };
+        Snapshot::load(
+            &store,
+            history.published.iter().rfind(wanted).ok_or_else(none)?,
+        )
     }
 
     fn of(store: Store, path: &str, bytes: &[u8]) -> Result<Snapshot> {
@@ -82,8 +100,19 @@ impl Snapshot {
             location,
             uncommitted: false,
         };
-        let places = manifest.subtasks.iter().enumerate().map(|(place, subtask)| ((subtask.vertex, subtask.subtask), place)).collect();
-        Ok(Snapshot { manifest, places, published, store, objects: Mutex::default() })
+        let places = manifest
+            .subtasks
+            .iter()
+            .enumerate()
+            .map(|(place, subtask)| ((subtask.vertex, subtask.subtask), place))
+            .collect();
+        Ok(Snapshot {
+            manifest,
+            places,
+            published,
+            store,
+            objects: Mutex::default(),
+        })
     }
 
     /// How any log can name it, whatever store the log is in.
@@ -106,36 +135,62 @@ impl Snapshot {
     /// As [`Store::get`]; S7001 if it is another one than the manifest says.
     pub fn component(&self, plugin: &PluginEntry) -> Result<Vec<u8>> {
         if plugin.component.checksum != plugin.digest {
-            let message = format!("the manifest says that {} is the component {}", plugin.component.path, plugin.digest);
+            let message = format!(
+                "the manifest says that {} is the component {}",
+                plugin.component.path, plugin.digest
+            );
             return Err(Error::new(code::SNAPSHOT_DAMAGED, message));
         }
         self.store.get(&plugin.component)
     }
 
-    /// What each old subtask of an operator wrote, by subtask; None for one that had finished or had no states. Empty if the operator is
-    /// not in the snapshot. Objects stay in memory as long as the snapshot or a part of it does.
+    /// What each old subtask of an operator wrote, by subtask; None for one that had finished or
+    /// had no states. Empty if the operator is not in the snapshot. Objects stay in memory as long
+    /// as the snapshot or a part of it does.
     ///
     /// # Errors
     /// As [`Store::get`].
     pub fn parts(&self, uid: &str) -> Result<Vec<Option<Part>>> {
-        let Some(operator) = self.manifest.operators.iter().find(|operator| operator.uid == uid) else { return Ok(Vec::new()) };
-        (0..operator.parallelism).map(|subtask| self.part(uid, operator.vertex, subtask)).collect()
+        let Some(operator) = self
+            .manifest
+            .operators
+            .iter()
+            .find(|operator| operator.uid == uid)
+        else {
+            return Ok(Vec::new());
+        };
+        (0..operator.parallelism)
+            .map(|subtask| self.part(uid, operator.vertex, subtask))
+            .collect()
     }
 
     fn subtask(&self, vertex: u32, subtask: u32) -> Option<&SubtaskSnapshot> {
-        self.places.get(&(vertex, subtask)).map(|&place| &self.manifest.subtasks[place])
+        self.places
+            .get(&(vertex, subtask))
+            .map(|&place| &self.manifest.subtasks[place])
     }
 
     fn part(&self, uid: &str, vertex: u32, subtask: u32) -> Result<Option<Part>> {
         let found = self.subtask(vertex, subtask);
-        let Some((stored, found)) = found.and_then(|found| Some((found.object.as_ref()?, found))) else { return Ok(None) };
-        let Some(index) = found.operators.iter().find(|index| index.uid == uid) else { return Ok(None) };
+        let Some((stored, found)) = found.and_then(|found| Some((found.object.as_ref()?, found)))
+        else {
+            return Ok(None);
+        };
+        let Some(index) = found.operators.iter().find(|index| index.uid == uid) else {
+            return Ok(None);
+        };
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let object = match objects.get(&stored.path) {
             Some(object) => object.clone(),
-            None => objects.entry(stored.path.clone()).or_insert(Arc::new(self.whole(found, stored)?)).clone(),
+            None => objects
+                .entry(stored.path.clone())
+                .or_insert(Arc::new(self.whole(found, stored)?))
+                .clone(),
         };
-        Ok(Some(Part { object, index: index.clone() }))
+        Ok(Some(Part {
+            object,
+            index: index.clone(),
+        }))
     }
 
     /// The bytes of an object, behind what stands in front of them.
@@ -143,32 +198,68 @@ impl Snapshot {
         let mut bytes = Vec::new();
         for Beginning { stored, used } in &subtask.begins {
             let begin = self.store.get(stored)?;
-            bytes.extend(begin.into_iter().take(usize::try_from(*used).unwrap_or(usize::MAX)));
+            bytes.extend(
+                begin
+                    .into_iter()
+                    .take(usize::try_from(*used).unwrap_or(usize::MAX)),
+            );
         }
         let object = self.store.get(object)?;
-        Ok(if bytes.is_empty() { object } else { [bytes, object].concat() })
+        Ok(if bytes.is_empty() {
+            object
+        } else {
+            [bytes, object].concat()
+        })
     }
 
     /// The files of an operator's state on disk, by old subtask; none where it had none.
     pub fn files(&self, uid: &str) -> Vec<Vec<DiskFileEntry>> {
-        let Some(operator) = self.manifest.operators.iter().find(|operator| operator.uid == uid) else { return Vec::new() };
+        let Some(operator) = self
+            .manifest
+            .operators
+            .iter()
+            .find(|operator| operator.uid == uid)
+        else {
+            return Vec::new();
+        };
         let of_subtask = |subtask: u32| {
             let found = self.subtask(operator.vertex, subtask);
-            found.into_iter().flat_map(|found| &found.files).filter(|file| file.uid == uid).cloned().collect()
+            found
+                .into_iter()
+                .flat_map(|found| &found.files)
+                .filter(|file| file.uid == uid)
+                .cloned()
+                .collect()
         };
         (0..operator.parallelism).map(of_subtask).collect()
     }
 
     /// From the manifest alone.
     pub fn sizes(&self) -> Sizes {
-        let states: Vec<_> = self.manifest.subtasks.iter().flat_map(|subtask| subtask.objects()).collect();
+        let states: Vec<_> = self
+            .manifest
+            .subtasks
+            .iter()
+            .flat_map(|subtask| subtask.objects())
+            .collect();
         let mut sizes = Sizes {
             objects: states.len(),
-            bytes: states.iter().fold(0, |sum, stored| sum.saturating_add(stored.bytes)),
+            bytes: states
+                .iter()
+                .fold(0, |sum, stored| sum.saturating_add(stored.bytes)),
             ..Sizes::default()
         };
-        for index in self.manifest.subtasks.iter().flat_map(|subtask| &subtask.operators) {
-            sizes.operators.entry(index.uid.clone()).or_default().add(index);
+        for index in self
+            .manifest
+            .subtasks
+            .iter()
+            .flat_map(|subtask| &subtask.operators)
+        {
+            sizes
+                .operators
+                .entry(index.uid.clone())
+                .or_default()
+                .add(index);
         }
         sizes
     }
@@ -180,7 +271,9 @@ impl OperatorSize {
             self.bytes = self.bytes.saturating_add(span.bytes);
             self.entries = self.entries.saturating_add(span.entries);
         }
-        self.bytes = self.bytes.saturating_add(index.disk.as_ref().map_or(0, |disk| disk.bytes));
+        self.bytes = self
+            .bytes
+            .saturating_add(index.disk.as_ref().map_or(0, |disk| disk.bytes));
         for list in &index.lists {
             self.bytes = self.bytes.saturating_add(list.bytes);
             self.items = self.items.saturating_add(list.items);

@@ -1,4 +1,5 @@
-//! What can stand on the command line. Nothing is looked up or opened here: a wrong use ends with clap's message and exit code 2.
+//! What can stand on the command line. Nothing is looked up or opened here: a wrong use ends with
+//! clap's message and exit code 2.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -25,15 +26,18 @@ pub enum Command {
     List(ListArgs),
     /// Make a savepoint of a running job, or look into one.
     Savepoint(SavepointArgs),
-    /// End a job: what is in flight is finished or kept in a last checkpoint, from which the same command goes on.
+    /// End a job: what is in flight is finished or kept in a last checkpoint, from which the same
+    /// command goes on.
     Stop(StopArgs),
     /// End a job at once: what is not committed is withdrawn.
     Cancel(JobArgs),
     /// Show what the last checkpoints of a running job cost.
     Checkpoints(CheckpointsArgs),
-    /// Say what changes between two versions of a component, and whether the new one can keep the state of the old one.
+    /// Say what changes between two versions of a component, and whether the new one can keep the
+    /// state of the old one.
     Compat(CompatArgs),
-    /// Replace a running job by a new version of its component, which goes on with its state: in place, if only code has changed.
+    /// Replace a running job by a new version of its component, which goes on with its state: in
+    /// place, if only code has changed.
     Upgrade(UpgradeArgs),
     /// Look into the state of a checkpoint or savepoint.
     State(StateArgs),
@@ -85,47 +89,55 @@ pub struct InspectArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "`streamrt docs config` lists the configuration keys, `streamrt docs connectors` the options of sources and sinks.")]
+#[command(
+    after_help = "`streamrt docs config` lists the configuration keys, `streamrt docs connectors` the options of sources and sinks."
+)]
 pub struct RunArgs {
     /// A component with a job, or a job.toml.
     pub file: PathBuf,
-    /// What the job is called; default: the name of the component's file, or what the job.toml says. A job goes on under its name alone.
+    /// What the job is called; default: the name of the component's file, or what the job.toml
+    /// says. A job goes on under its name alone.
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub name: Option<String>,
     /// Subtasks of each operator that names no number itself.
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32_768))]
     pub parallelism: u32,
-    /// Set a configuration key, such as `-D batch.rows=256`; may be given several times. `streamrt docs config` lists them.
+    /// Set a configuration key, such as `-D batch.rows=256`; may be given several times. `streamrt
+    /// docs config` lists them.
     #[arg(short = 'D', value_name = "KEY=VALUE", value_parser = key_value)]
     pub configuration: Vec<(String, String)>,
     /// How to print progress, checkpoints, errors and the end, on stderr.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
-    /// Show the job and its metrics over HTTP, as Flink's REST interface does, at an address of this machine such as 127.0.0.1:8081.
+    /// Show the job and its metrics over HTTP, as Flink's REST interface does, at an address of
+    /// this machine such as 127.0.0.1:8081.
     #[arg(long, value_name = "ADDRESS")]
     pub rest: Option<String>,
     /// Start from this savepoint or checkpoint, which may be another job's.
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
-    /// Start although the snapshot holds state that the job has no operator for; it is left behind. As `-D restore.allow-non-restored-state=true`.
+    /// Start although the snapshot holds state that the job has no operator for; it is left behind.
+    /// As `-D restore.allow-non-restored-state=true`.
     #[arg(long)]
     pub allow_non_restored_state: bool,
-    /// Let the job run the component with this digest, to which it was upgraded on another machine or by another user.
+    /// Let the job run the component with this digest, to which it was upgraded on another machine
+    /// or by another user.
     #[arg(long, value_name = "DIGEST", value_parser = digest)]
     pub accept: Option<String>,
-    /// Start although a source is to read something else than when the snapshot was made: it goes on in what it read then. As `-D
-    /// restore.allow-changed-arguments=true`.
+    /// Start although a source is to read something else than when the snapshot was made: it goes
+    /// on in what it read then. As `-D restore.allow-changed-arguments=true`.
     #[arg(long)]
     pub allow_changed_arguments: bool,
-    /// Let sinks that ask for a folder of this name read and write everything below DIR, which is made if it is not there; may be given several
-    /// times.
+    /// Let sinks that ask for a folder of this name read and write everything below DIR, which is
+    /// made if it is not there; may be given several times.
     #[arg(long = "grant", value_name = "NAME=DIR", value_parser = grant)]
     pub grants: Vec<(String, PathBuf)>,
-    /// Let sources and sinks of the component use this file, or everything below this folder, although no argument behind `--` names it; may be
-    /// given several times.
+    /// Let sources and sinks of the component use this file, or everything below this folder,
+    /// although no argument behind `--` names it; may be given several times.
     #[arg(long = "allow-path", value_name = "PATH")]
     pub allowed_paths: Vec<PathBuf>,
-    /// Let sources and sinks of the component connect to this server, although no argument behind `--` names it; may be given several times.
+    /// Let sources and sinks of the component connect to this server, although no argument behind
+    /// `--` names it; may be given several times.
     #[arg(long = "allow-host", value_name = "HOST[:PORT]")]
     pub allowed_hosts: Vec<String>,
     /// Arguments of the job.
@@ -222,13 +234,15 @@ pub struct SavepointArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum SavepointCommand {
-    /// Show operators by uid, states, types, numbers of keys, and sizes of a savepoint or checkpoint.
+    /// Show operators by uid, states, types, numbers of keys, and sizes of a savepoint or
+    /// checkpoint.
     Inspect(SnapshotArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct SnapshotArgs {
-    /// The folder of a savepoint, or of checkpoints: the newest one, unless it ends in `chk-NUMBER`.
+    /// The folder of a savepoint, or of checkpoints: the newest one, unless it ends in
+    /// `chk-NUMBER`.
     pub dir: PathBuf,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -303,12 +317,20 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 fn digest(text: &str) -> Result<String, String> {
     const DIGITS: usize = 64;
     let is_whole = text.len() == DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_whole { Ok(text.to_ascii_lowercase()) } else { Err(format!("it must be a whole digest, of {DIGITS} hexadecimal digits")) }
+    if is_whole {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(format!(
+            "it must be a whole digest, of {DIGITS} hexadecimal digits"
+        ))
+    }
 }
 
 fn grant(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
-        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => Ok((name.to_owned(), folder.into())),
+        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
+            Ok((name.to_owned(), folder.into()))
+        }
         _ => Err("it must be NAME=DIR".to_owned()),
     }
 }
@@ -318,7 +340,9 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Command, String> {
-        CommandLine::try_parse_from(line.split(' ')).map(|parsed| parsed.command).map_err(|e| e.to_string())
+        CommandLine::try_parse_from(line.split(' '))
+            .map(|parsed| parsed.command)
+            .map_err(|e| e.to_string())
     }
 
     fn run(line: &str) -> RunArgs {
@@ -334,16 +358,28 @@ mod tests {
             "streamrt run a.wasm --parallelism 2 -D batch.rows=3 -Da=b=c --grant log=/a=b --allow-path /c --allow-host d:1 -- --input x --parallelism 9",
         );
         assert_eq!(args.parallelism, 2);
-        assert_eq!((args.allowed_paths, args.allowed_hosts), (vec!["/c".into()], vec!["d:1".to_owned()]));
+        assert_eq!(
+            (args.allowed_paths, args.allowed_hosts),
+            (vec!["/c".into()], vec!["d:1".to_owned()])
+        );
         assert_eq!(args.grants, [("log".into(), "/a=b".into())]);
-        assert_eq!(args.configuration, [("batch.rows".into(), "3".into()), ("a".into(), "b=c".into())]);
+        assert_eq!(
+            args.configuration,
+            [
+                ("batch.rows".into(), "3".into()),
+                ("a".into(), "b=c".into())
+            ]
+        );
         assert_eq!(args.args, ["--input", "x", "--parallelism", "9"]);
     }
 
     #[test]
     fn defaults() {
         let args = run("streamrt run job.toml");
-        assert_eq!((args.parallelism, args.output, args.args.len()), (1, Format::Text, 0));
+        assert_eq!(
+            (args.parallelism, args.output, args.args.len()),
+            (1, Format::Text, 0)
+        );
     }
 
     #[test]

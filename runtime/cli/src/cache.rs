@@ -1,8 +1,10 @@
-//! Where the user's own things are: the cache folder, which may be removed at any time (compiled plugins, the standard library for WebAssembly,
-//! state on disk, sockets of running jobs), and the state folder, which holds one secret.
+//! Where the user's own things are: the cache folder, which may be removed at any time (compiled
+//! plugins, the standard library for WebAssembly, state on disk, sockets of running jobs), and the
+//! state folder, which holds one secret.
 //!
-//! Compiled code is machine code, and the secret vouches for it and for upgrades. So both lie where nobody else can have put anything, also not
-//! by renaming a folder on the way; where that cannot be had, there is no cache.
+//! Compiled code is machine code, and the secret vouches for it and for upgrades. So both lie where
+//! nobody else can have put anything, also not by renaming a folder on the way; where that cannot
+//! be had, there is no cache.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,7 +24,10 @@ pub type Secret = [u8; SECRET_BYTES];
 /// # Errors
 /// Why they cannot be.
 pub fn compiled() -> io::Result<CompiledCode> {
-    Ok(CompiledCode::new(Folder::guarded(&base(&CACHE)?, &[OURS, "compiled"])?, &secret()?))
+    Ok(CompiledCode::new(
+        Folder::guarded(&base(&CACHE)?, &[OURS, "compiled"])?,
+        &secret()?,
+    ))
 }
 
 /// Where the standard library for WebAssembly is kept.
@@ -59,7 +64,12 @@ fn secret_in(folder: &Folder) -> io::Result<Secret> {
     }
     let found = folder.read(SECRET, SECRET_BYTES as u64)?;
     let secret = found.and_then(|bytes| bytes.try_into().ok());
-    secret.ok_or_else(|| Error::other(format!("{} holds no secret of streamrt; remove it", folder.path().join(SECRET).display())))
+    secret.ok_or_else(|| {
+        Error::other(format!(
+            "{} holds no secret of streamrt; remove it",
+            folder.path().join(SECRET).display()
+        ))
+    })
 }
 
 fn random() -> io::Result<Secret> {
@@ -68,27 +78,39 @@ fn random() -> io::Result<Secret> {
     Ok(bytes)
 }
 
-/// What the environment says of a kind of files, and where they are below the home folder if it says nothing.
+/// What the environment says of a kind of files, and where they are below the home folder if it
+/// says nothing.
 struct Kind {
     variable: &'static str,
     in_home: &'static str,
 }
 
-const CACHE: Kind = Kind { variable: "XDG_CACHE_HOME", in_home: ".cache" };
-const STATE: Kind = Kind { variable: "XDG_STATE_HOME", in_home: ".local/state" };
+const CACHE: Kind = Kind {
+    variable: "XDG_CACHE_HOME",
+    in_home: ".cache",
+};
+const STATE: Kind = Kind {
+    variable: "XDG_STATE_HOME",
+    in_home: ".local/state",
+};
 
 /// The folder in each of them that is ours.
 const OURS: &str = "streamrt";
 
 fn base(kind: &Kind) -> io::Result<PathBuf> {
-    let found = locate(std::env::var_os(kind.variable), std::env::var_os("HOME"), kind.in_home);
+    let found = locate(
+        std::env::var_os(kind.variable),
+        std::env::var_os("HOME"),
+        kind.in_home,
+    );
     found.ok_or_else(|| Error::other(format!("neither HOME nor {} names a folder", kind.variable)))
 }
 
 fn locate(xdg: Option<OsString>, home: Option<OsString>, in_home: &str) -> Option<PathBuf> {
     // The XDG specification: a relative path is to be ignored.
     let absolute = |path: OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
-    xdg.and_then(absolute).or_else(|| Some(home.and_then(absolute)?.join(in_home)))
+    xdg.and_then(absolute)
+        .or_else(|| Some(home.and_then(absolute)?.join(in_home)))
 }
 
 /// A folder of the cache that only its user can look into.
@@ -109,7 +131,10 @@ mod tests {
     use std::fs;
 
     fn check(xdg: Option<&str>, home: Option<&str>, expected: Option<&str>) {
-        assert_eq!(locate(xdg.map(Into::into), home.map(Into::into), ".cache"), expected.map(PathBuf::from));
+        assert_eq!(
+            locate(xdg.map(Into::into), home.map(Into::into), ".cache"),
+            expected.map(PathBuf::from)
+        );
     }
 
     #[test]
@@ -134,7 +159,11 @@ mod tests {
             })
             .map(|thread| thread.join().unwrap())
             .collect();
-        assert!(many.iter().all(|found| *found == many[0] && *found != secret), "all agree on one");
+        assert!(
+            many.iter()
+                .all(|found| *found == many[0] && *found != secret),
+            "all agree on one"
+        );
     }
 
     #[test]
@@ -143,7 +172,12 @@ mod tests {
         let folder = Folder::open(base.path()).unwrap();
         let path = base.path().join(SECRET);
         fs::write(&path, b"short").unwrap();
-        assert!(secret_in(&folder).unwrap_err().to_string().ends_with("secret holds no secret of streamrt; remove it"));
+        assert!(
+            secret_in(&folder)
+                .unwrap_err()
+                .to_string()
+                .ends_with("secret holds no secret of streamrt; remove it")
+        );
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
         assert!(secret_in(&folder).is_err());

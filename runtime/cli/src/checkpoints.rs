@@ -1,4 +1,5 @@
-//! `streamrt checkpoints`: what the last checkpoints of a running job cost, as a whole and for each subtask.
+//! `streamrt checkpoints`: what the last checkpoints of a running job cost, as a whole and for each
+//! subtask.
 
 use crate::args::{CheckpointsArgs, Format};
 use crate::{jobs, print};
@@ -13,9 +14,15 @@ use streamrt_types::Result;
 /// If there is no such job.
 pub fn checkpoints(args: &CheckpointsArgs) -> Result<()> {
     let reports = jobs::checkpoints(&args.job, args.last)?;
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+    let now_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as i64;
     let text = match args.output {
-        Format::Json => reports.iter().map(|report| format!("{}\n", serde_json::json!(report))).collect(),
+        Format::Json => reports
+            .iter()
+            .map(|report| format!("{}\n", serde_json::json!(report)))
+            .collect(),
         Format::Text => text(&reports, args.subtasks, now_ms),
     };
     print(&text)
@@ -38,7 +45,11 @@ fn text(reports: &[CheckpointReport], subtasks: bool, now_ms: i64) -> String {
         if let CheckpointStatus::Failed { reason } = &report.status {
             let _ = writeln!(text, "         {reason}");
         }
-        report.subtasks.iter().filter(|_| subtasks).for_each(|subtask| text += &line(subtask));
+        report
+            .subtasks
+            .iter()
+            .filter(|_| subtasks)
+            .for_each(|subtask| text += &line(subtask));
     }
     text
 }
@@ -52,7 +63,14 @@ fn status(report: &CheckpointReport) -> &'static str {
 }
 
 fn line(subtask: &SubtaskReport) -> String {
-    let SubtaskReport { name, alignment_us, sync_us, async_us, bytes, full_bytes } = subtask;
+    let SubtaskReport {
+        name,
+        alignment_us,
+        sync_us,
+        async_us,
+        bytes,
+        full_bytes,
+    } = subtask;
     let (alignment, sync, asynchronous) = (ms(*alignment_us), ms(*sync_us), ms(*async_us));
     format!(
         "         {name:<32} alignment {alignment:>8.1} ms  sync {sync:>8.1} ms  async {asynchronous:>8.1} ms {bytes:>13} bytes {full_bytes:>13} in full\n"
@@ -69,8 +87,13 @@ mod tests {
 
     #[test]
     fn a_line_for_each_checkpoint_and_on_demand_for_each_subtask() {
-        let subtask =
-            |name: &str, bytes| SubtaskReport { name: name.into(), alignment_us: 1500, bytes, full_bytes: 10, ..SubtaskReport::default() };
+        let subtask = |name: &str, bytes| SubtaskReport {
+            name: name.into(),
+            alignment_us: 1500,
+            bytes,
+            full_bytes: 10,
+            ..SubtaskReport::default()
+        };
         let report = |checkpoint, status| CheckpointReport {
             checkpoint,
             kind: "checkpoint".into(),
@@ -79,7 +102,15 @@ mod tests {
             duration_us: 2500,
             subtasks: vec![subtask("count (1/2)", 3), subtask("count (2/2)", 4)],
         };
-        let reports = [report(7, CheckpointStatus::Published), report(8, CheckpointStatus::Failed { reason: "the disk is full".into() })];
+        let reports = [
+            report(7, CheckpointStatus::Published),
+            report(
+                8,
+                CheckpointStatus::Failed {
+                    reason: "the disk is full".into(),
+                },
+            ),
+        ];
         let short = text(&reports, false, 3000);
         assert_eq!(short.lines().count(), 3);
         assert!(
@@ -90,6 +121,11 @@ mod tests {
         );
         assert!(short.contains("failed") && short.ends_with("the disk is full\n"));
         let long = text(&reports, true, 3000);
-        assert_eq!(long.matches("count (2/2)                      alignment      1.5 ms").count(), 2, "{long}");
+        assert_eq!(
+            long.matches("count (2/2)                      alignment      1.5 ms")
+                .count(),
+            2,
+            "{long}"
+        );
     }
 }

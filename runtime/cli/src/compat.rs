@@ -1,4 +1,5 @@
-//! `streamrt compat`: what changes between two versions of a job, and whether the state of the old one can be kept.
+//! `streamrt compat`: what changes between two versions of a job, and whether the state of the old
+//! one can be kept.
 
 use crate::args::CompatArgs;
 use crate::plugin_file::Loader;
@@ -16,7 +17,9 @@ pub fn compat(args: &CompatArgs) -> Result<()> {
     let mut loader = Loader::new(&Configuration::default())?;
     let mut job = |path: &Path| -> Result<JobSpec> {
         let (plugin, _) = loader.load(path)?;
-        let plan = plugin.describe(&args.args).map_err(|e| e.at(path.display()))?;
+        let plan = plugin
+            .describe(&args.args)
+            .map_err(|e| e.at(path.display()))?;
         Ok(JobSpec::from_plan("", Arc::new(plan)))
     };
     let found = compare(&job(&args.old)?, &job(&args.new)?)?;
@@ -24,7 +27,14 @@ pub fn compat(args: &CompatArgs) -> Result<()> {
     if found.is_compatible() {
         return Ok(());
     }
-    Err(Error::new(code::INCOMPATIBLE, format!("{} cannot keep the state of {}", args.new.display(), args.old.display())))
+    Err(Error::new(
+        code::INCOMPATIBLE,
+        format!(
+            "{} cannot keep the state of {}",
+            args.new.display(),
+            args.old.display()
+        ),
+    ))
 }
 
 fn text(found: &Compatibility) -> String {
@@ -37,11 +47,18 @@ fn text(found: &Compatibility) -> String {
             Verdict::Refused => "CANNOT KEEP ITS STATE",
         };
         text += &format!("{:<24} {verdict}\n", operator.uid);
-        operator.changes.iter().for_each(|change| text += &format!("{:<24} {change}\n", ""));
+        operator
+            .changes
+            .iter()
+            .for_each(|change| text += &format!("{:<24} {change}\n", ""));
     }
     let shape = match found.same_shape {
-        true => "the shape of the graph is the same: `upgrade` gives a running job the new code in place",
-        false => "the shape of the graph is another one: `upgrade` stops the job with a checkpoint, and starts the new version from it",
+        true => {
+            "the shape of the graph is the same: `upgrade` gives a running job the new code in place"
+        }
+        false => {
+            "the shape of the graph is another one: `upgrade` stops the job with a checkpoint, and starts the new version from it"
+        }
     };
     format!("{text}{shape}\n")
 }

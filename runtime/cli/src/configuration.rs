@@ -7,7 +7,10 @@ use streamrt_types::{Configuration, Error, Result, code};
 ///
 /// # Errors
 /// `Invalid` for an unknown key or a value that does not fit.
-pub fn set_all<'a>(configuration: &mut Configuration, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<()> {
+pub fn set_all<'a>(
+    configuration: &mut Configuration,
+    pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<()> {
     for (key, value) in pairs {
         if !Configuration::KEYS.contains(&key) {
             return Err(unknown(key));
@@ -23,16 +26,33 @@ pub fn set_all<'a>(configuration: &mut Configuration, pairs: impl IntoIterator<I
 /// What to write instead of an older key that was set.
 fn hint(key: &str, configuration: &Configuration) -> Option<String> {
     let kib = configuration.exchange_bytes >> 10;
-    (key == "exchange.batches").then(|| format!("`exchange.batches` is an older name; `-D exchange.bytes={kib}KiB` says the same"))
+    (key == "exchange.batches").then(|| {
+        format!("`exchange.batches` is an older name; `-D exchange.bytes={kib}KiB` says the same")
+    })
 }
 
 fn unknown(key: &str) -> Error {
-    let near: Vec<&str> = Configuration::KEYS.iter().copied().filter(|known| is_near(key, known)).collect();
-    let (intro, names) = if near.is_empty() { ("the keys are", Configuration::KEYS) } else { ("did you mean", near.as_slice()) };
-    Error::new(code::BAD_OPTION, format!("there is no configuration key `{key}`; {intro} {}", names.join(", ")))
+    let near: Vec<&str> = Configuration::KEYS
+        .iter()
+        .copied()
+        .filter(|known| is_near(key, known))
+        .collect();
+    let (intro, names) = if near.is_empty() {
+        ("the keys are", Configuration::KEYS)
+    } else {
+        ("did you mean", near.as_slice())
+    };
+    Error::new(
+        code::BAD_OPTION,
+        format!(
+            "there is no configuration key `{key}`; {intro} {}",
+            names.join(", ")
+        ),
+    )
 }
 
-/// A third of the letters may differ; or one is a part of the other, as in `deadline` for `plugin.deadline`.
+/// A third of the letters may differ; or one is a part of the other, as in `deadline` for
+/// `plugin.deadline`.
 fn is_near(key: &str, known: &str) -> bool {
     let part = key.len() >= 3 && (known.contains(key) || key.contains(known));
     part || distance(key.as_bytes(), known.as_bytes()) <= known.len() / 3
@@ -59,15 +79,24 @@ mod tests {
 
     fn check(key: &str, message: &str) {
         let error = set_all(&mut Configuration::default(), [(key, "1")]).unwrap_err();
-        assert_eq!(error.message(), format!("there is no configuration key `{key}`; {message}"));
+        assert_eq!(
+            error.message(),
+            format!("there is no configuration key `{key}`; {message}")
+        );
     }
 
     #[test]
     fn unknown_keys_name_their_neighbours() {
         check("batch.row", "did you mean batch.rows");
-        check("plugin.memmory", "did you mean plugin.compile-memory, plugin.memory");
+        check(
+            "plugin.memmory",
+            "did you mean plugin.compile-memory, plugin.memory",
+        );
         check("deadline", "did you mean plugin.deadline");
-        check("zzz", &format!("the keys are {}", Configuration::KEYS.join(", ")));
+        check(
+            "zzz",
+            &format!("the keys are {}", Configuration::KEYS.join(", ")),
+        );
     }
 
     #[test]
@@ -75,20 +104,32 @@ mod tests {
         let mut configuration = Configuration::default();
         configuration.set("exchange.batches", "8").unwrap();
         let said = hint("exchange.batches", &configuration).unwrap();
-        assert_eq!(said, "`exchange.batches` is an older name; `-D exchange.bytes=2048KiB` says the same");
+        assert_eq!(
+            said,
+            "`exchange.batches` is an older name; `-D exchange.bytes=2048KiB` says the same"
+        );
         assert_eq!(hint("exchange.bytes", &configuration), None);
     }
 
     #[test]
     fn the_last_value_wins() {
         let mut configuration = Configuration::default();
-        set_all(&mut configuration, [("batch.rows", "1"), ("batch.rows", "2")]).unwrap();
+        set_all(
+            &mut configuration,
+            [("batch.rows", "1"), ("batch.rows", "2")],
+        )
+        .unwrap();
         assert_eq!(configuration.batch_rows, 2);
     }
 
     #[test]
     fn distances() {
-        for (a, b, expected) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3), ("abc", "abc", 0)] {
+        for (a, b, expected) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("kitten", "sitting", 3),
+            ("abc", "abc", 0),
+        ] {
             assert_eq!(distance(a.as_bytes(), b.as_bytes()), expected, "{a} {b}");
         }
     }

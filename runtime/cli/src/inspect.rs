@@ -1,7 +1,8 @@
 //! `streamrt inspect`: what a component holds, without running it as a job.
 //!
-//! What the file itself says is always printed. The plan comes from the plugin's own code, which may want arguments first. What its sources and
-//! sinks reach is shown beside them, with the flag that `run` would want for it.
+//! What the file itself says is always printed. The plan comes from the plugin's own code, which
+//! may want arguments first. What its sources and sinks reach is shown beside them, with the flag
+//! that `run` would want for it.
 
 use crate::args::{Format, InspectArgs};
 use crate::named::{self, Named};
@@ -12,22 +13,29 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use streamrt_plugin::Plugin;
 use streamrt_types::{Configuration, Result, code, without_passwords};
-use streamrt_wit::{Body, Field, Function, Input, Node, Options, Partitioning, Plan, StateDescriptor, StateKind};
+use streamrt_wit::{
+    Body, Field, Function, Input, Node, Options, Partitioning, Plan, StateDescriptor, StateKind,
+};
 
 /// Prints the component on stdout.
 ///
 /// # Errors
-/// As for loading a component; `UserCode` if its `describe` fails. Arguments that are missing are no error.
+/// As for loading a component; `UserCode` if its `describe` fails. Arguments that are missing are
+/// no error.
 pub fn inspect(args: &InspectArgs) -> Result<()> {
     let (plugin, _) = Loader::new(&Configuration::default())?.load(&args.file)?;
     let (plan, wanted) = match plugin.describe(&args.args) {
         Ok(plan) => (Some(plan), None),
-        Err(error) if error.code() == code::BAD_ARGUMENTS => (None, Some(error.message().to_owned())),
+        Err(error) if error.code() == code::BAD_ARGUMENTS => {
+            (None, Some(error.message().to_owned()))
+        }
         Err(error) => return Err(error.at(args.file.display())),
     };
     print(&shown(&plugin, plan.as_ref(), args))?;
     if let Some(wanted) = wanted {
-        report::status(&format!("the job itself is not shown, as it wants arguments behind `--`: {wanted}"));
+        report::status(&format!(
+            "the job itself is not shown, as it wants arguments behind `--`: {wanted}"
+        ));
     }
     Ok(())
 }
@@ -36,7 +44,12 @@ fn shown(plugin: &Plugin, plan: Option<&Plan>, args: &InspectArgs) -> String {
     let named = Named::new(&args.args, &[], &[]);
     match args.output {
         Format::Json => format!("{}\n", object(plugin, plan, &named)),
-        Format::Text => header(plugin) + &plan.map(|plan| describe_plan(plan, &named)).unwrap_or_default(),
+        Format::Text => {
+            header(plugin)
+                + &plan
+                    .map(|plan| describe_plan(plan, &named))
+                    .unwrap_or_default()
+        }
     }
 }
 
@@ -60,20 +73,43 @@ fn need_objects(node: &Node, named: &Named) -> Vec<Value> {
 }
 
 fn header(plugin: &Plugin) -> String {
-    let mut text = format!("digest     blake3:{}\nsize       {} bytes\n", plugin.digest(), plugin.size_bytes());
+    let mut text = format!(
+        "digest     blake3:{}\nsize       {} bytes\n",
+        plugin.digest(),
+        plugin.size_bytes()
+    );
     if let Some(meta) = plugin.meta() {
         text += &format!("made by    {}\n", pairs(meta));
     }
     for (title, names) in [("exports", plugin.exports()), ("imports", plugin.imports())] {
-        text += &format!("{title:<10} {}\n", if names.is_empty() { "nothing".to_owned() } else { names.join("\n           ") });
+        text += &format!(
+            "{title:<10} {}\n",
+            if names.is_empty() {
+                "nothing".to_owned()
+            } else {
+                names.join("\n           ")
+            }
+        );
     }
     text
 }
 
 /// `sdk streamrt-sdk 0.1.0, language rust`.
 fn pairs(meta: &Value) -> String {
-    let pair = |(key, value): (&String, &Value)| format!("{key} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-    meta.as_object().into_iter().flatten().map(pair).collect::<Vec<_>>().join(", ")
+    let pair = |(key, value): (&String, &Value)| {
+        format!(
+            "{key} {}",
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        )
+    };
+    meta.as_object()
+        .into_iter()
+        .flatten()
+        .map(pair)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn describe_plan(plan: &Plan, named: &Named) -> String {
@@ -85,23 +121,34 @@ fn describe_plan(plan: &Plan, named: &Named) -> String {
     }
     for kind in functions.chunk_by(|a, b| a.kind == b.kind) {
         let _ = write!(text, "\n{}\n", name_of(&kind[0].kind));
-        kind.iter().for_each(|function| text += &describe_function(function));
+        kind.iter()
+            .for_each(|function| text += &describe_function(function));
     }
     if !plan.nodes.is_empty() {
         text += "\njob\n";
         let nodes: HashMap<u32, &Node> = plan.nodes.iter().map(|node| (node.id, node)).collect();
-        plan.nodes.iter().for_each(|node| text += &(describe_node(node, &nodes) + &describe_needs(node, named)));
+        plan.nodes
+            .iter()
+            .for_each(|node| text += &(describe_node(node, &nodes) + &describe_needs(node, named)));
     }
     text
 }
 
 /// The name that the plan's JSON uses.
 fn name_of(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 fn describe_function(function: &Function) -> String {
-    let mut text = format!("  {:>2} {}  reads ({})", function.number, function.name, columns(&function.input));
+    let mut text = format!(
+        "  {:>2} {}  reads ({})",
+        function.number,
+        function.name,
+        columns(&function.input)
+    );
     if let Some(key) = &function.key {
         let _ = write!(text, "  by ({})", columns(key));
     }
@@ -111,39 +158,74 @@ fn describe_function(function: &Function) -> String {
     if function.timers {
         text += "  timers";
     }
-    function.grants.iter().for_each(|name| text += &format!("  asks for folder {name}"));
+    function
+        .grants
+        .iter()
+        .for_each(|name| text += &format!("  asks for folder {name}"));
     let sides = function.outputs.iter().filter(|port| !port.name.is_empty());
     sides.for_each(|port| text += &format!("  side output {}", port.name));
     text += "\n";
-    function.states.iter().for_each(|state| text += &format!("     state {}\n", describe_state(state)));
+    function
+        .states
+        .iter()
+        .for_each(|state| text += &format!("     state {}\n", describe_state(state)));
     text
 }
 
 fn columns(schema: &[Field]) -> String {
-    let column = |field: &Field| format!("{}: {}{}", field.name, name_of(&field.data_type), if field.nullable { "?" } else { "" });
+    let column = |field: &Field| {
+        format!(
+            "{}: {}{}",
+            field.name,
+            name_of(&field.data_type),
+            if field.nullable { "?" } else { "" }
+        )
+    };
     schema.iter().map(column).collect::<Vec<_>>().join(", ")
 }
 
 fn describe_state(state: &StateDescriptor) -> String {
     let kind = name_of(&state.kind);
     let contents = match state.kind {
-        StateKind::Map | StateKind::Broadcast => format!("({}) to ({})", columns(&state.key), columns(&state.value)),
+        StateKind::Map | StateKind::Broadcast => {
+            format!("({}) to ({})", columns(&state.key), columns(&state.value))
+        }
         _ => format!("({})", columns(&state.value)),
     };
-    let ttl = state.ttl_ms.map(|ms| format!(", kept for {ms} ms")).unwrap_or_default();
+    let ttl = state
+        .ttl_ms
+        .map(|ms| format!(", kept for {ms} ms"))
+        .unwrap_or_default();
     format!("{}: {kind} of {contents}{ttl}", state.name)
 }
 
 fn describe_node(node: &Node, nodes: &HashMap<u32, &Node>) -> String {
-    let inputs: Vec<String> = node.inputs.iter().map(|input| describe_input(input, nodes)).collect();
-    let from = if inputs.is_empty() { String::new() } else { format!("  from {}", inputs.join(", ")) };
-    format!("  {:>2} {}  {}{from}\n", node.id, node.uid, describe_body(&node.body))
+    let inputs: Vec<String> = node
+        .inputs
+        .iter()
+        .map(|input| describe_input(input, nodes))
+        .collect();
+    let from = if inputs.is_empty() {
+        String::new()
+    } else {
+        format!("  from {}", inputs.join(", "))
+    };
+    format!(
+        "  {:>2} {}  {}{from}\n",
+        node.id,
+        node.uid,
+        describe_body(&node.body)
+    )
 }
 
 fn describe_body(body: &Body) -> String {
     match body {
-        Body::Source { connector, options, .. } => format!("source {connector}{}", describe_options(options)),
-        Body::Sink { connector, options } => format!("sink {connector}{}", describe_options(options)),
+        Body::Source {
+            connector, options, ..
+        } => format!("source {connector}{}", describe_options(options)),
+        Body::Sink { connector, options } => {
+            format!("sink {connector}{}", describe_options(options))
+        }
         Body::FunctionSink { function, .. } => format!("sink function {function}"),
         Body::Timestamps { .. } => "timestamps and watermarks".to_owned(),
         Body::Function { function } => format!("function {function}"),
@@ -153,12 +235,18 @@ fn describe_body(body: &Body) -> String {
 }
 
 fn describe_options(options: &Options) -> String {
-    options.iter().map(|(name, value)| format!(" {name}={}", without_password(value))).collect()
+    options
+        .iter()
+        .map(|(name, value)| format!(" {name}={}", without_password(value)))
+        .collect()
 }
 
 /// The value of an option; of a URL, or of a list of settings, without the password.
 fn without_password(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), |text| json!(without_passwords(text)).to_string())
+    value.as_str().map_or_else(
+        || value.to_string(),
+        |text| json!(without_passwords(text)).to_string(),
+    )
 }
 
 /// A line for each path and server.
@@ -168,7 +256,10 @@ fn describe_needs(node: &Node, named: &Named) -> String {
         Err(error) => return format!("     {}\n", error.message()),
     };
     let line = |need| {
-        let flag = named.missing(need).map(|flag| format!(": needs {flag}")).unwrap_or_default();
+        let flag = named
+            .missing(need)
+            .map(|flag| format!(": needs {flag}"))
+            .unwrap_or_default();
         format!("     {} {}{flag}\n", named::verb(node), named::shown(need))
     };
     needs.iter().map(line).collect()
@@ -177,8 +268,10 @@ fn describe_needs(node: &Node, named: &Named) -> String {
 fn describe_input(input: &Input, nodes: &HashMap<u32, &Node>) -> String {
     let from = nodes.get(&input.node);
     let uid = from.map_or_else(|| input.node.to_string(), |node| node.uid.clone());
-    let port =
-        from.and_then(|node| node.outputs.get(usize::from(input.port))).map(|port| port.name.as_str()).filter(|name| !name.is_empty());
+    let port = from
+        .and_then(|node| node.outputs.get(usize::from(input.port)))
+        .map(|port| port.name.as_str())
+        .filter(|name| !name.is_empty());
     let name = port.map_or(uid.clone(), |port| format!("{uid}.{port}"));
     match &input.partitioning {
         Partitioning::Forward => name,
@@ -231,15 +324,23 @@ job
    2 out  sink print  from alerts.late
    3 audit  sink function 3  from alerts
 "#;
-        assert_eq!(describe_plan(&Plan::from_json(PLAN).unwrap(), &Named::default()), expected);
+        assert_eq!(
+            describe_plan(&Plan::from_json(PLAN).unwrap(), &Named::default()),
+            expected
+        );
         let named = Named::new(&["--input=a".to_owned()], &[], &[]);
-        assert!(describe_plan(&Plan::from_json(PLAN).unwrap(), &named).contains("\n     reads a\n"));
+        assert!(
+            describe_plan(&Plan::from_json(PLAN).unwrap(), &named).contains("\n     reads a\n")
+        );
     }
 
     #[test]
     fn passwords_are_not_shown() {
         for (text, expected) in [
-            ("postgresql://me:se@cret@db/x", r#""postgresql://me:***@db/x""#),
+            (
+                "postgresql://me:se@cret@db/x",
+                r#""postgresql://me:***@db/x""#,
+            ),
             ("postgresql://me@db/x", r#""postgresql://me@db/x""#),
             ("host=db password=secret", r#""host=db password=***""#),
             ("a:b@c", r#""a:b@c""#),
@@ -251,6 +352,9 @@ job
 
     #[test]
     fn an_empty_plan_says_so() {
-        assert_eq!(describe_plan(&Plan::default(), &Named::default()), "\nno functions\n");
+        assert_eq!(
+            describe_plan(&Plan::default(), &Named::default()),
+            "\nno functions\n"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! `streamrt`, the binary: reads the command line, calls one command, and says how it ended.
 //!
-//! stdout belongs to results: what a sink prints, and what `inspect` and `build` were asked for. All else goes to stderr. Exit code 0: done;
-//! 1: an error, printed by `report`; 2: a wrong use, printed by clap; 141: the reader of stdout went away, as for any filter.
+//! stdout belongs to results: what a sink prints, and what `inspect` and `build` were asked for.
+//! All else goes to stderr. Exit code 0: done; 1: an error, printed by `report`; 2: a wrong use,
+//! printed by clap; 141: the reader of stdout went away, as for any filter.
 
 mod args;
 mod cache;
@@ -69,7 +70,8 @@ fn main() -> ExitCode {
 /// Whether errors are wanted as JSON, in a command line that cannot be read.
 fn wants_json(args: impl Iterator<Item = String>) -> bool {
     let args: Vec<String> = args.take_while(|arg| arg != "--").collect();
-    args.windows(2).any(|pair| pair == ["--output", "json"]) || args.iter().any(|arg| arg == "--output=json")
+    args.windows(2).any(|pair| pair == ["--output", "json"])
+        || args.iter().any(|arg| arg == "--output=json")
 }
 
 fn exit_code(result: Result<()>) -> ExitCode {
@@ -93,24 +95,37 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Savepoint(args) => match (args.command, args.job, args.dir) {
             (Some(SavepointCommand::Inspect(args)), ..) => snapshot::inspect(&args),
             (None, Some(job), Some(dir)) => jobs::savepoint(&job, &dir),
-            _ => Err(Error::new(code::WRONG_USE, "a savepoint needs a job and a folder")),
+            _ => Err(Error::new(
+                code::WRONG_USE,
+                "a savepoint needs a job and a folder",
+            )),
         },
         Command::Stop(args) => jobs::stop(&args.job, args.savepoint.as_deref(), args.drain),
         Command::Cancel(args) => jobs::cancel(&args.job),
         Command::Checkpoints(args) => checkpoints::checkpoints(&args),
         Command::Compat(args) => compat::compat(&args),
         Command::Upgrade(args) => jobs::upgrade(&args.job, &args.component),
-        Command::State(StateArgs { command: StateCommand::Get(args) }) => snapshot::get(&args),
-        Command::State(StateArgs { command: StateCommand::Export(args) }) => export::export(&args),
+        Command::State(StateArgs {
+            command: StateCommand::Get(args),
+        }) => snapshot::get(&args),
+        Command::State(StateArgs {
+            command: StateCommand::Export(args),
+        }) => export::export(&args),
         Command::Fsck(args) => snapshot::fsck(&args),
         Command::Docs(args) => docs::docs(args.topic),
-        Command::CompileComponent(_) => Err(Error::internal("compiling is no command like the others")),
-        Command::Toolchain => toolchain::ensure(Path::new(".")).map(|_| report::status("the tool chain for components is complete")),
+        Command::CompileComponent(_) => {
+            Err(Error::internal("compiling is no command like the others"))
+        }
+        Command::Toolchain => toolchain::ensure(Path::new("."))
+            .map(|_| report::status("the tool chain for components is complete")),
     }
 }
 
-/// Writes results to stdout. They may hold what guests and snapshots say, also in JSON, where an escaped character is the same one.
+/// Writes results to stdout. They may hold what guests and snapshots say, also in JSON, where an
+/// escaped character is the same one.
 fn print(text: &str) -> Result<()> {
-    let written = std::io::stdout().lock().write_all(printable(text).as_bytes());
+    let written = std::io::stdout()
+        .lock()
+        .write_all(printable(text).as_bytes());
     written.map_err(stdout_error)
 }

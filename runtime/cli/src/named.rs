@@ -1,11 +1,12 @@
 //! What of the outside world the plan of a component may name: only what the user named.
 //!
-//! A component comes from anywhere, and its plan says which files the host opens and which servers it connects to, with the user's rights. So each
-//! path and each server of a plan must be an argument that the user gave behind `--`, or lie below one, or be allowed by a flag. What stands in a
-//! `job.toml` is the user's own, and is not asked about.
+//! A component comes from anywhere, and its plan says which files the host opens and which servers
+//! it connects to, with the user's rights. So each path and each server of a plan must be an
+//! argument that the user gave behind `--`, or lie below one, or be allowed by a flag. What stands
+//! in a `job.toml` is the user's own, and is not asked about.
 //!
-//! Words are compared as the user wrote them. A path of the plan may add parts to one of the user's, none of which is `..`, and whose links do not
-//! lead out of it.
+//! Words are compared as the user wrote them. A path of the plan may add parts to one of the
+//! user's, none of which is `..`, and whose links do not lead out of it.
 
 use std::path::{Component, Path, PathBuf, absolute};
 use streamrt_connector::{Need, sink_needs, source_needs};
@@ -39,18 +40,33 @@ enum Port {
 }
 
 impl Named {
-    /// `args` are those of the job; `paths` and `hosts` are those of `--allow-path` and `--allow-host`.
+    /// `args` are those of the job; `paths` and `hosts` are those of `--allow-path` and
+    /// `--allow-host`.
     pub fn new(args: &[String], paths: &[PathBuf], hosts: &[String]) -> Named {
-        let words: Vec<String> = args.iter().flat_map(|arg| words(arg)).map(str::to_owned).collect();
+        let words: Vec<String> = args
+            .iter()
+            .flat_map(|arg| words(arg))
+            .map(str::to_owned)
+            .collect();
         let of_words = words.iter().flat_map(|word| servers(word));
-        let allowed = hosts.iter().filter_map(|host| server(host)).map(|found| match found.port {
-            Port::Unsaid => Server { port: Port::Any, ..found },
-            _ => found,
-        });
+        let allowed = hosts
+            .iter()
+            .filter_map(|host| server(host))
+            .map(|found| match found.port {
+                Port::Unsaid => Server {
+                    port: Port::Any,
+                    ..found
+                },
+                _ => found,
+            });
         Named {
             servers: of_words.chain(allowed).collect(),
             ports: words.iter().filter_map(|word| word.parse().ok()).collect(),
-            paths: words.iter().cloned().chain(paths.iter().map(|path| path.to_string_lossy().into_owned())).collect(),
+            paths: words
+                .iter()
+                .cloned()
+                .chain(paths.iter().map(|path| path.to_string_lossy().into_owned()))
+                .collect(),
             words,
         }
     }
@@ -62,12 +78,19 @@ impl Named {
     pub fn check(&self, plan: &Plan) -> Result<()> {
         plan.nodes.iter().try_for_each(|node| {
             let at = |e: Error| e.at(format_args!("node `{}`", node.uid));
-            let missing = needs(node).map_err(at)?.into_iter().find_map(|need| Some((self.missing(&need)?, need)));
+            let missing = needs(node)
+                .map_err(at)?
+                .into_iter()
+                .find_map(|need| Some((self.missing(&need)?, need)));
             match missing {
                 None => Ok(()),
                 Some((flag, need)) => Err(at(Error::new(
                     code::NOT_GRANTED,
-                    format!("it {} {}, which stands in no argument behind `--`; {flag} allows it", verb(node), shown(&need)),
+                    format!(
+                        "it {} {}, which stands in no argument behind `--`; {flag} allows it",
+                        verb(node),
+                        shown(&need)
+                    ),
                 ))),
             }
         })
@@ -78,9 +101,21 @@ impl Named {
         match need {
             Need::Path(path) if self.paths.iter().any(|named| lies_in(path, named)) => None,
             Need::Path(path) => Some(format!("`--allow-path {}`", quoted(path))),
-            Need::Server { option, .. } if self.words.contains(option) && option.contains(['/', '=']) => None,
-            Need::Server { host, port, is_default_port, .. } => {
-                let is_named = self.servers.iter().any(|server| self.fits(server, host, *port, *is_default_port));
+            Need::Server { option, .. }
+                if self.words.contains(option) && option.contains(['/', '=']) =>
+            {
+                None
+            }
+            Need::Server {
+                host,
+                port,
+                is_default_port,
+                ..
+            } => {
+                let is_named = self
+                    .servers
+                    .iter()
+                    .any(|server| self.fits(server, host, *port, *is_default_port));
                 (!is_named).then(|| format!("`--allow-host {}`", quoted(&address(host, *port))))
             }
         }
@@ -102,7 +137,9 @@ impl Named {
 /// `Invalid` if its connector or its options are wrong.
 pub fn needs(node: &Node) -> Result<Vec<Need>> {
     match &node.body {
-        Body::Source { connector, options, .. } => source_needs(connector, options),
+        Body::Source {
+            connector, options, ..
+        } => source_needs(connector, options),
         Body::Sink { connector, options } => sink_needs(connector, options),
         _ => Ok(Vec::new()),
     }
@@ -110,7 +147,11 @@ pub fn needs(node: &Node) -> Result<Vec<Need>> {
 
 /// What it does with them.
 pub fn verb(node: &Node) -> &'static str {
-    if node.body.is_sink() { "writes to" } else { "reads" }
+    if node.body.is_sink() {
+        "writes to"
+    } else {
+        "reads"
+    }
 }
 
 /// A path, or a server without the password that may stand beside it.
@@ -122,20 +163,35 @@ pub fn shown(need: &Need) -> String {
 }
 
 fn address(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 /// As a shell takes it.
 fn quoted(text: &str) -> String {
-    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-:@,+".contains(c));
-    if is_plain { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    let is_plain = text
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "/._-:@,+".contains(c));
+    if is_plain {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
-/// The values in an argument: itself, unless it is the name of an option, and what stands behind its first `=`.
+/// The values in an argument: itself, unless it is the name of an option, and what stands behind
+/// its first `=`.
 fn words(arg: &str) -> impl Iterator<Item = &str> {
     let is_option = arg.len() > 1 && arg.starts_with('-');
     let behind = arg.split_once('=').map(|(_, value)| value);
-    (!is_option).then_some(arg).into_iter().chain(behind).filter(|word| !word.is_empty())
+    (!is_option)
+        .then_some(arg)
+        .into_iter()
+        .chain(behind)
+        .filter(|word| !word.is_empty())
 }
 
 /// The servers of a URL, or of a list such as `a:1,b`.
@@ -144,7 +200,9 @@ fn servers(word: &str) -> Vec<Server> {
         None => word,
         Some((_, rest)) => {
             let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-            authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts)
+            authority
+                .rsplit_once('@')
+                .map_or(authority, |(_, hosts)| hosts)
         }
     };
     authority.split(',').filter_map(server).collect()
@@ -160,7 +218,10 @@ fn server(text: &str) -> Option<Server> {
         },
     };
     let port = port.map_or(Some(Port::Unsaid), |port| port.parse().ok().map(Port::This))?;
-    (!host.is_empty()).then(|| Server { host: host.to_owned(), port })
+    (!host.is_empty()).then(|| Server {
+        host: host.to_owned(),
+        port,
+    })
 }
 
 /// Whether a path of a plan is one that was named, or lies below it.
@@ -168,15 +229,21 @@ fn lies_in(path: &str, named: &str) -> bool {
     if path == named {
         return true;
     }
-    let (Ok(path), Ok(named)) = (absolute(path), absolute(named)) else { return false };
-    let Ok(added) = path.strip_prefix(&named) else { return false };
+    let (Ok(path), Ok(named)) = (absolute(path), absolute(named)) else {
+        return false;
+    };
+    let Ok(added) = path.strip_prefix(&named) else {
+        return false;
+    };
     let leads_up = added.components().any(|part| part == Component::ParentDir);
     !leads_up && (added.as_os_str().is_empty() || real(&path).starts_with(real(&named)))
 }
 
 /// Where the part of a path that is there really is.
 fn real(path: &Path) -> PathBuf {
-    path.ancestors().find_map(|part| part.canonicalize().ok()).unwrap_or_default()
+    path.ancestors()
+        .find_map(|part| part.canonicalize().ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -184,13 +251,21 @@ mod tests {
     use super::*;
 
     fn named(args: &[&str]) -> Named {
-        Named::new(&args.iter().map(|arg| arg.to_string()).collect::<Vec<_>>(), &[], &[])
+        Named::new(
+            &args.iter().map(|arg| arg.to_string()).collect::<Vec<_>>(),
+            &[],
+            &[],
+        )
     }
 
     #[track_caller]
     fn check_path(args: &[&str], path: &str, is_granted: bool) {
         let missing = named(args).missing(&Need::Path(path.into()));
-        assert_eq!(missing.is_none(), is_granted, "{args:?} {path}: {missing:?}");
+        assert_eq!(
+            missing.is_none(),
+            is_granted,
+            "{args:?} {path}: {missing:?}"
+        );
     }
 
     #[test]
@@ -203,7 +278,11 @@ mod tests {
         check_path(&["--input", "/no/data"], "/no/database", false);
         check_path(&["--input", "/no/data"], "/no", false);
         check_path(&["--input", "/no/data"], "/no/data/../other", false);
-        check_path(&["--input", "/no/data/../other"], "/no/data/../other/x", true);
+        check_path(
+            &["--input", "/no/data/../other"],
+            "/no/data/../other/x",
+            true,
+        );
         check_path(&["--input", "data"], "./data/a", true);
         check_path(&["--input", "."], "a/b", true);
         check_path(&["--input", "."], "/etc/passwd", false);
@@ -233,21 +312,56 @@ mod tests {
 
     #[track_caller]
     fn check_server(named: &Named, host: &str, port: u16, flag: Option<&str>) {
-        let need = Need::Server { host: host.into(), port, is_default_port: port == 5432, option: String::new() };
+        let need = Need::Server {
+            host: host.into(),
+            port,
+            is_default_port: port == 5432,
+            option: String::new(),
+        };
         assert_eq!(named.missing(&need).as_deref(), flag, "{named:?}");
     }
 
     #[test]
     fn servers_are_named_with_their_ports() {
-        check_server(&named(&["--host", "db", "--port", "7777"]), "db", 7777, None);
-        check_server(&named(&["--host", "db"]), "db", 7777, Some("`--allow-host db:7777`"));
-        check_server(&named(&["--port", "7777"]), "localhost", 7777, Some("`--allow-host localhost:7777`"));
+        check_server(
+            &named(&["--host", "db", "--port", "7777"]),
+            "db",
+            7777,
+            None,
+        );
+        check_server(
+            &named(&["--host", "db"]),
+            "db",
+            7777,
+            Some("`--allow-host db:7777`"),
+        );
+        check_server(
+            &named(&["--port", "7777"]),
+            "localhost",
+            7777,
+            Some("`--allow-host localhost:7777`"),
+        );
         check_server(&named(&["--host", "db"]), "db", 5432, None);
         check_server(&named(&["db:7777"]), "DB", 7777, None);
-        check_server(&named(&["db:7777", "--port", "22"]), "db", 22, Some("`--allow-host db:22`"));
+        check_server(
+            &named(&["db:7777", "--port", "22"]),
+            "db",
+            22,
+            Some("`--allow-host db:22`"),
+        );
         check_server(&named(&["--to", "kafka://a:1,b:2/topic"]), "b", 2, None);
-        check_server(&named(&["postgresql://me:p@ss@db/x?host=other"]), "db", 5432, None);
-        check_server(&named(&["postgresql://evil@db/x"]), "evil", 5432, Some("`--allow-host evil:5432`"));
+        check_server(
+            &named(&["postgresql://me:p@ss@db/x?host=other"]),
+            "db",
+            5432,
+            None,
+        );
+        check_server(
+            &named(&["postgresql://evil@db/x"]),
+            "evil",
+            5432,
+            Some("`--allow-host evil:5432`"),
+        );
         check_server(&named(&["[::1]:9"]), "::1", 9, None);
         check_server(&named(&["::1"]), "::1", 9, Some("`--allow-host '[::1]:9'`"));
         let allowed = Named::new(&[], &[], &["db".into(), "other:5".into()]);
@@ -259,10 +373,23 @@ mod tests {
     #[test]
     fn a_whole_option_that_was_named_is_granted() {
         let url = "host=db,c port=1,2 user=me";
-        let need = Need::Server { host: "c".into(), port: 2, is_default_port: false, option: url.into() };
+        let need = Need::Server {
+            host: "c".into(),
+            port: 2,
+            is_default_port: false,
+            option: url.into(),
+        };
         assert_eq!(named(&["--url", url]).missing(&need), None);
-        let need = Need::Server { host: "c".into(), port: 2, is_default_port: false, option: "c".into() };
-        assert!(named(&["c"]).missing(&need).is_some(), "a name alone says nothing of the port");
+        let need = Need::Server {
+            host: "c".into(),
+            port: 2,
+            is_default_port: false,
+            option: "c".into(),
+        };
+        assert!(
+            named(&["c"]).missing(&need).is_some(),
+            "a name alone says nothing of the port"
+        );
     }
 
     #[test]
@@ -272,6 +399,10 @@ mod tests {
         let error = Named::default().check(&plan).unwrap_err();
         let message = "node `keys`: it reads /home/me/.ssh/id *, which stands in no argument behind `--`; `--allow-path '/home/me/.ssh/id *'` allows it";
         assert_eq!((error.code().id, error.message()), ("S1012", message));
-        assert!(Named::new(&[], &["/home/me/.ssh".into()], &[]).check(&plan).is_ok());
+        assert!(
+            Named::new(&[], &["/home/me/.ssh".into()], &[])
+                .check(&plan)
+                .is_ok()
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! `streamrt new`: a crate that builds at once, with the SDK's source inside, so that it needs nothing but crates.io. In a cargo workspace it
-//! becomes a member, and the SDK lies at the root, once for all of them.
+//! `streamrt new`: a crate that builds at once, with the SDK's source inside, so that it needs
+//! nothing but crates.io. In a cargo workspace it becomes a member, and the SDK lies at the root,
+//! once for all of them.
 
 use crate::args::NewArgs;
 use crate::report;
@@ -12,8 +13,14 @@ use streamrt_types::{Error, Result, code, say_line};
 
 /// The source of the SDK, under the folders that its manifests' relative paths expect.
 static SDK: [(&str, Dir<'_>); 3] = [
-    ("sdk/rust", include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust")),
-    ("sdk/rust-macros", include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust-macros")),
+    (
+        "sdk/rust",
+        include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust"),
+    ),
+    (
+        "sdk/rust-macros",
+        include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust-macros"),
+    ),
     ("wit", include_dir!("$CARGO_MANIFEST_DIR/../../wit")),
 ];
 
@@ -24,55 +31,94 @@ const TEMPLATE: [(&str, &str); 3] = [
     ("README.md", include_str!("../template/README.md.in")),
 ];
 
-/// What a crate has that is its own workspace. The lock file holds the versions that the SDK was tested with; cargo drops from it what the
-/// crate does not use.
-const ALONE: [(&str, &str); 2] = [(".gitignore", "/target\n"), ("Cargo.lock", include_str!("../../../Cargo.lock"))];
+/// What a crate has that is its own workspace. The lock file holds the versions that the SDK was
+/// tested with; cargo drops from it what the crate does not use.
+const ALONE: [(&str, &str); 2] = [
+    (".gitignore", "/target\n"),
+    ("Cargo.lock", include_str!("../../../Cargo.lock")),
+];
 
-/// Behind the manifest of such a crate. `cargo fmt` and `cargo test --workspace` are not for the SDK.
+/// Behind the manifest of such a crate. `cargo fmt` and `cargo test --workspace` are not for the
+/// SDK.
 const OWN_WORKSPACE: &str = "
 # A workspace of its own.
 [workspace]
 exclude = [\".streamrt\"]
 ";
 
-/// Beside the SDK, so that `cargo fmt --all`, which formats whatever a crate depends on by path, finds it formatted.
+/// Beside the SDK, so that `cargo fmt --all`, which formats whatever a crate depends on by path,
+/// finds it formatted.
 const RUSTFMT: &str = include_str!("../../../rustfmt.toml");
 
 /// Makes the crate.
 ///
 /// # Errors
-/// `Invalid` if the name is no crate's name or the folder exists, `Unavailable` if it cannot be written.
+/// `Invalid` if the name is no crate's name or the folder exists, `Unavailable` if it cannot be
+/// written.
 pub fn new(args: &NewArgs) -> Result<()> {
     let path = &args.path;
-    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_crate_name(name));
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .filter(|name| is_crate_name(name));
     let name = name.ok_or_else(|| {
         let rule = "letters, digits, - and _ in it, and a letter in front";
-        Error::new(code::WRONG_USE, format!("`{}` cannot name a crate: it must have {rule}", path.display()))
+        Error::new(
+            code::WRONG_USE,
+            format!(
+                "`{}` cannot name a crate: it must have {rule}",
+                path.display()
+            ),
+        )
     })?;
     if path.exists() {
-        return Err(Error::new(code::EXISTS, format!("{} exists already", path.display())));
+        return Err(Error::new(
+            code::EXISTS,
+            format!("{} exists already", path.display()),
+        ));
     }
     let around = Workspace::around(path);
     let made = match &around {
         Some(workspace) => member(workspace, path, name),
         None => alone(path, name),
     };
-    made.map_err(|e| Error::new(code::FILE_IO, format!("{} cannot be written", path.display())).with_source(e))?;
+    made.map_err(|e| {
+        Error::new(
+            code::FILE_IO,
+            format!("{} cannot be written", path.display()),
+        )
+        .with_source(e)
+    })?;
     report::status(&format!("made {}; next:", path.display()));
-    say_line(&format!("  cd {}\n  cargo test\n  streamrt run $(streamrt build) -- --input input.txt", path.display()));
+    say_line(&format!(
+        "  cd {}\n  cargo test\n  streamrt run $(streamrt build) -- --input input.txt",
+        path.display()
+    ));
     Ok(())
 }
 
 /// A crate that is a workspace of its own, with the SDK inside.
 fn alone(path: &Path, name: &str) -> io::Result<()> {
-    unpack(path, name, workspace::SDK, &format!("\n{PROFILE}{OWN_WORKSPACE}"))?;
-    ALONE.iter().try_for_each(|(file, text)| write(&path.join(file), text.as_bytes()))?;
+    unpack(
+        path,
+        name,
+        workspace::SDK,
+        &format!("\n{PROFILE}{OWN_WORKSPACE}"),
+    )?;
+    ALONE
+        .iter()
+        .try_for_each(|(file, text)| write(&path.join(file), text.as_bytes()))?;
     unpack_sdk(&path.join(workspace::SDK))
 }
 
 /// A member of a workspace, which shares the SDK at the root with the others.
 fn member(workspace: &Workspace, path: &Path, name: &str) -> io::Result<()> {
-    unpack(path, name, &format!("{}/{}", workspace.path_from(path), workspace::SDK), "")?;
+    unpack(
+        path,
+        name,
+        &format!("{}/{}", workspace.path_from(path), workspace::SDK),
+        "",
+    )?;
     let sdk = workspace.root.join(workspace::SDK);
     match sdk.exists() {
         false => unpack_sdk(&sdk)?,
@@ -85,7 +131,10 @@ fn member(workspace: &Workspace, path: &Path, name: &str) -> io::Result<()> {
     if !workspace.add(path)? {
         let manifest = workspace.root.join("Cargo.toml");
         let lacks = workspace::by_hand(path);
-        report::status(&format!("{} cannot be edited safely: it must come to contain\n{lacks}", manifest.display()));
+        report::status(&format!(
+            "{} cannot be edited safely: it must come to contain\n{lacks}",
+            manifest.display()
+        ));
     }
     Ok(())
 }
@@ -98,7 +147,10 @@ fn is_crate_name(name: &str) -> bool {
 /// Writes the crate's own files. `behind` stands behind the manifest.
 fn unpack(path: &Path, name: &str, sdk: &str, behind: &str) -> io::Result<()> {
     for (file, text) in TEMPLATE {
-        let mut text = text.replace("{name}", name).replace("{library}", &name.replace('-', "_")).replace("{sdk}", sdk);
+        let mut text = text
+            .replace("{name}", name)
+            .replace("{library}", &name.replace('-', "_"))
+            .replace("{sdk}", sdk);
         if file == "Cargo.toml" {
             text += behind;
         }
@@ -109,31 +161,43 @@ fn unpack(path: &Path, name: &str, sdk: &str, behind: &str) -> io::Result<()> {
 
 fn unpack_sdk(to: &Path) -> io::Result<()> {
     write(&to.join("rustfmt.toml"), RUSTFMT.as_bytes())?;
-    SDK.iter().try_for_each(|(folder, sources)| unpack_sources(sources, &to.join(folder)))
+    SDK.iter()
+        .try_for_each(|(folder, sources)| unpack_sources(sources, &to.join(folder)))
 }
 
 /// Whether the interface and the SDK's root in a folder are those of this version.
 fn is_ours(sdk: &Path) -> bool {
     let same = |(folder, sources): &(&str, Dir<'_>)| {
         let file = |name: &str| {
-            sources.get_file(name).is_none_or(|ours| fs::read(sdk.join(folder).join(name)).is_ok_and(|there| there == ours.contents()))
+            sources.get_file(name).is_none_or(|ours| {
+                fs::read(sdk.join(folder).join(name)).is_ok_and(|there| there == ours.contents())
+            })
         };
-        ["Cargo.toml", "src/lib.rs", "streamrt-plugin.wit"].into_iter().all(file)
+        ["Cargo.toml", "src/lib.rs", "streamrt-plugin.wit"]
+            .into_iter()
+            .all(file)
     };
     SDK.iter().all(same)
 }
 
-/// Writes what compiles: manifests, Rust, the WIT and its schema. Everything else beside them is not for users.
+/// Writes what compiles: manifests, Rust, the WIT and its schema. Everything else beside them is
+/// not for users.
 fn unpack_sources(sources: &Dir<'_>, to: &Path) -> io::Result<()> {
     sources.entries().iter().try_for_each(|entry| match entry {
         DirEntry::Dir(dir) if dir.path().starts_with("src") => unpack_sources(dir, to),
-        DirEntry::File(file) if is_source(file.path()) => write(&to.join(file.path()), file.contents()),
+        DirEntry::File(file) if is_source(file.path()) => {
+            write(&to.join(file.path()), file.contents())
+        }
         _ => Ok(()),
     })
 }
 
 fn is_source(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| ["rs", "toml", "wit", "json", "md"].iter().any(|known| extension == *known))
+    path.extension().is_some_and(|extension| {
+        ["rs", "toml", "wit", "json", "md"]
+            .iter()
+            .any(|known| extension == *known)
+    })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -147,8 +211,15 @@ mod tests {
 
     #[test]
     fn names_of_crates() {
-        for (name, expected) in [("my-op", true), ("a_1", true), ("1a", false), ("", false), ("-a", false), ("a.b", false), ("a b", false)]
-        {
+        for (name, expected) in [
+            ("my-op", true),
+            ("a_1", true),
+            ("1a", false),
+            ("", false),
+            ("-a", false),
+            ("a.b", false),
+            ("a b", false),
+        ] {
             assert_eq!(is_crate_name(name), expected, "{name}");
         }
     }
@@ -166,8 +237,14 @@ mod tests {
     #[test]
     fn the_manifests_of_the_sdk_lean_on_no_workspace() {
         for (folder, sources) in &SDK {
-            let manifest = sources.get_file("Cargo.toml").and_then(|file| file.contents_utf8()).unwrap();
-            assert!(!manifest.contains("workspace"), "{folder}: a crate outside our workspace cannot read this manifest");
+            let manifest = sources
+                .get_file("Cargo.toml")
+                .and_then(|file| file.contents_utf8())
+                .unwrap();
+            assert!(
+                !manifest.contains("workspace"),
+                "{folder}: a crate outside our workspace cannot read this manifest"
+            );
         }
     }
 }

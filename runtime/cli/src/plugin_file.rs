@@ -1,6 +1,8 @@
-//! Reading components from files. Used by `inspect` and `run`; it is where the command line meets the host of plugins.
+//! Reading components from files. Used by `inspect` and `run`; it is where the command line meets
+//! the host of plugins.
 //!
-//! Components come from anywhere: no more of a file is read than a component may have, and this program compiles it in a process of its own.
+//! Components come from anywhere: no more of a file is read than a component may have, and this
+//! program compiles it in a process of its own.
 
 use crate::{cache, report};
 use std::collections::BTreeMap;
@@ -32,11 +34,22 @@ impl Loader {
     /// # Errors
     /// `Internal` if the host cannot be made on this machine.
     pub fn new(configuration: &Configuration) -> Result<Loader> {
-        let compiled = cache::compiled().map_err(|fault| report::status(&format!("compiled plugins are not kept: {fault}")));
-        let compiler = Compiler { program: SELF.into(), args: vec![COMPILE.to_owned()] };
+        let compiled = cache::compiled()
+            .map_err(|fault| report::status(&format!("compiled plugins are not kept: {fault}")));
+        let compiler = Compiler {
+            program: SELF.into(),
+            args: vec![COMPILE.to_owned()],
+        };
         let host = PluginHost::for_strangers(configuration, compiled.ok(), compiler)?;
-        let approvals = cache::secret().ok().map(|secret| Arc::new(ApprovalKey::new(&secret)));
-        Ok(Loader { host, approvals, size_bytes: configuration.plugin_size_bytes, loaded: BTreeMap::new() })
+        let approvals = cache::secret()
+            .ok()
+            .map(|secret| Arc::new(ApprovalKey::new(&secret)));
+        Ok(Loader {
+            host,
+            approvals,
+            size_bytes: configuration.plugin_size_bytes,
+            loaded: BTreeMap::new(),
+        })
     }
 
     /// By which the user approves of upgrades; None: nobody can tell later whose they were.
@@ -50,14 +63,26 @@ impl Loader {
     /// As [`Loader::load`].
     pub fn load_for_job(&mut self, path: &Path, args: &[String]) -> Result<LoadedPlugin> {
         let (plugin, component) = self.load(path)?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(LoadedPlugin { name, plugin, component, args: args.to_vec(), replaces: None, approvals: self.approvals.clone() })
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        Ok(LoadedPlugin {
+            name,
+            plugin,
+            component,
+            args: args.to_vec(),
+            replaces: None,
+            approvals: self.approvals.clone(),
+        })
     }
 
     /// The plugin, and the bytes of its file.
     ///
     /// # Errors
-    /// `Unavailable` if the file cannot be read, `Invalid` if it is no component of ours; the message begins with the path.
+    /// `Unavailable` if the file cannot be read, `Invalid` if it is no component of ours; the
+    /// message begins with the path.
     pub fn load(&mut self, path: &Path) -> Result<(Arc<Plugin>, Arc<Vec<u8>>)> {
         if let Some(loaded) = self.loaded.get(path) {
             return Ok(loaded.clone());
@@ -65,7 +90,8 @@ impl Loader {
         // One byte more shows that there are too many.
         let bytes = Arc::new(read(path, self.size_bytes.saturating_add(1))?);
         let plugin = self.host.load(&bytes).map_err(|e| e.at(path.display()))?;
-        self.loaded.insert(path.to_path_buf(), (plugin.clone(), bytes.clone()));
+        self.loaded
+            .insert(path.to_path_buf(), (plugin.clone(), bytes.clone()));
         Ok((plugin, bytes))
     }
 
@@ -78,23 +104,32 @@ impl Loader {
     }
 }
 
-/// Reads a regular file, but no more than so many bytes of it. What is no file, such as a pipe, might never end, or never begin.
+/// Reads a regular file, but no more than so many bytes of it. What is no file, such as a pipe,
+/// might never end, or never begin.
 ///
 /// # Errors
 /// `Unavailable`, with the path.
 pub fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).map_err(|e| unreadable(path, e))?;
     if !metadata.is_file() {
-        return Err(Error::new(code::NOT_A_FILE, format!("{} is no regular file", path.display())));
+        return Err(Error::new(
+            code::NOT_A_FILE,
+            format!("{} is no regular file", path.display()),
+        ));
     }
-    let mut bytes = Vec::with_capacity(bytes_max.min(usize::try_from(metadata.len()).unwrap_or(usize::MAX)));
-    File::open(path).and_then(|file| file.take(bytes_max as u64).read_to_end(&mut bytes)).map_err(|e| unreadable(path, e))?;
+    let mut bytes =
+        Vec::with_capacity(bytes_max.min(usize::try_from(metadata.len()).unwrap_or(usize::MAX)));
+    File::open(path)
+        .and_then(|file| file.take(bytes_max as u64).read_to_end(&mut bytes))
+        .map_err(|e| unreadable(path, e))?;
     Ok(bytes)
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Error {
     let (code, what) = match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (code::FILE_MISSING, "there is no file"),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            (code::FILE_MISSING, "there is no file")
+        }
         _ => (code::FILE_IO, "cannot read the file"),
     };
     Error::new(code, format!("{what} {}", path.display())).with_source(error)

@@ -1,4 +1,5 @@
-//! Running other programs: cargo, rustc, rustup, apt-get. What they say goes to stderr, as stdout belongs to the results of a command.
+//! Running other programs: cargo, rustc, rustup, apt-get. What they say goes to stderr, as stdout
+//! belongs to the results of a command.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -21,15 +22,26 @@ pub fn rustc(dir: &Path) -> Command {
 /// # Errors
 /// `Unavailable` if it cannot be started.
 pub fn run(command: &mut Command) -> Result<bool> {
-    let status = command.stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    status.map(|status| status.success()).map_err(|e| not_started(command, e))
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status();
+    status
+        .map(|status| status.success())
+        .map_err(|e| not_started(command, e))
 }
 
 /// Runs a program for what it prints. `None` if it is not there, fails, or prints no UTF-8.
 pub fn ask(command: &mut Command) -> Option<String> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
     let text = output.status.success().then_some(output.stdout)?;
-    String::from_utf8(text).ok().map(|text| text.trim_end().to_owned())
+    String::from_utf8(text)
+        .ok()
+        .map(|text| text.trim_end().to_owned())
 }
 
 /// Like [`ask`], but what goes wrong is shown to the user.
@@ -37,20 +49,34 @@ pub fn ask(command: &mut Command) -> Option<String> {
 /// # Errors
 /// `Unavailable` if it cannot be started, `Invalid` if it fails.
 pub fn demand(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().map_err(|e| not_started(command, e))?;
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| not_started(command, e))?;
     match output.status.success() {
         true => Ok(output.stdout),
-        false => Err(Error::new(code::BUILD_FAILED, format!("`{}` failed", words(command)))),
+        false => Err(Error::new(
+            code::BUILD_FAILED,
+            format!("`{}` failed", words(command)),
+        )),
     }
 }
 
 /// The command as a user would type it.
 pub fn words(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn not_started(command: &Command, error: std::io::Error) -> Error {
     let program = command.get_program().to_string_lossy().into_owned();
-    Error::new(code::TOOLCHAIN, format!("the program {program} cannot be started")).with_source(error)
+    Error::new(
+        code::TOOLCHAIN,
+        format!("the program {program} cannot be started"),
+    )
+    .with_source(error)
 }

@@ -1,4 +1,5 @@
-//! What `streamrt run` says about a running job, on stderr: a live line on a terminal, else a line now and then, and the summary.
+//! What `streamrt run` says about a running job, on stderr: a live line on a terminal, else a line
+//! now and then, and the summary.
 //!
 //! Rendering is pure: from what was counted to text.
 
@@ -30,7 +31,8 @@ impl Style {
     /// The line for `now`; rates are those since `before`.
     pub fn progress(self, before: &Progress, now: &Progress) -> String {
         match self {
-            // Back to the first column, and what stood there is erased: the cursor never leaves the line.
+            // Back to the first column, and what stood there is erased: the cursor never leaves the
+            // line.
             Style::Live => format!("\r{}\x1b[K", line(before, now)),
             Style::Plain => format!("{}\n", line(before, now)),
             Style::Json => format!("{}\n", object("progress", now)),
@@ -50,7 +52,14 @@ impl Style {
             Style::Plain => "",
         };
         let end = if stopped { "stopped" } else { "finished" };
-        let Progress { records_in, records_out, late_records, dead_letters, elapsed, .. } = summary;
+        let Progress {
+            records_in,
+            records_out,
+            late_records,
+            dead_letters,
+            elapsed,
+            ..
+        } = summary;
         let before = before(summary);
         format!(
             "{text}{end}: {records_in} records in, {records_out} out, {late_records} late, {dead_letters} dead letters{before}, {:.2} s\n{}",
@@ -64,7 +73,10 @@ impl Style {
 fn before(summary: &Progress) -> String {
     match summary.dead_letters_before {
         0 => String::new(),
-        before => format!(" ({} dead letters since the job was first started)", before + summary.dead_letters),
+        before => format!(
+            " ({} dead letters since the job was first started)",
+            before + summary.dead_letters
+        ),
     }
 }
 
@@ -81,23 +93,35 @@ fn dropped_timers(summary: &Progress) -> String {
     }
 }
 
-/// What is said of windows and timers that the end of the input has taken away; nothing if there were none.
+/// What is said of windows and timers that the end of the input has taken away; nothing if there
+/// were none.
 fn dropped(n: u64) -> String {
     let kept = "with `-D end-of-input.processing-time=fire` only the timers are that a firing at the end registers";
     if n == 0 {
         String::new()
     } else {
-        format!("{n} windows and timers of processing time were not due at the end, and are dropped; {kept}\n")
+        format!(
+            "{n} windows and timers of processing time were not due at the end, and are dropped; {kept}\n"
+        )
     }
 }
 
 /// What a checkpoint cost that counts, or has failed, as a line of JSON.
 pub fn checkpoint(report: &CheckpointReport) -> String {
-    let CheckpointReport { checkpoint, kind, status, triggered_ms, duration_us, .. } = report;
+    let CheckpointReport {
+        checkpoint,
+        kind,
+        status,
+        triggered_ms,
+        duration_us,
+        ..
+    } = report;
     let mut object = json!({"event": "checkpoint", "checkpoint": checkpoint, "kind": kind, "triggered_ms": triggered_ms,
         "duration_us": duration_us, "bytes": report.bytes(), "full_bytes": report.full_bytes()});
     match status {
-        CheckpointStatus::Failed { reason } => (object["status"], object["reason"]) = (json!("failed"), json!(reason)),
+        CheckpointStatus::Failed { reason } => {
+            (object["status"], object["reason"]) = (json!("failed"), json!(reason))
+        }
         CheckpointStatus::Published => object["status"] = json!("published"),
         CheckpointStatus::Pending => object["status"] = json!("pending"),
     }
@@ -105,11 +129,21 @@ pub fn checkpoint(report: &CheckpointReport) -> String {
 }
 
 fn line(before: &Progress, now: &Progress) -> String {
-    let seconds = now.elapsed.saturating_sub(before.elapsed).as_secs_f64().max(1e-3);
+    let seconds = now
+        .elapsed
+        .saturating_sub(before.elapsed)
+        .as_secs_f64()
+        .max(1e-3);
     let rate = |before: u64, now: u64| thousands(now.saturating_sub(before) as f64 / seconds);
-    let (records_in, records_out) = (rate(before.records_in, now.records_in), rate(before.records_out, now.records_out));
+    let (records_in, records_out) = (
+        rate(before.records_in, now.records_in),
+        rate(before.records_out, now.records_out),
+    );
     let watermark = now.watermark.map_or("none".to_owned(), iso_time);
-    format!("in {records_in}/s  out {records_out}/s  watermark {watermark}  back-pressure {:.0} %", now.back_pressure * 100.0)
+    format!(
+        "in {records_in}/s  out {records_out}/s  watermark {watermark}  back-pressure {:.0} %",
+        now.back_pressure * 100.0
+    )
 }
 
 fn object(event: &str, progress: &Progress) -> Value {
@@ -137,7 +171,8 @@ fn thousands(number: f64) -> String {
     }
 }
 
-/// Milliseconds since the epoch as `2017-11-26T01:00:00.000Z`. The watermark behind the last record is `end`.
+/// Milliseconds since the epoch as `2017-11-26T01:00:00.000Z`. The watermark behind the last record
+/// is `end`.
 fn iso_time(ms: i64) -> String {
     match ms {
         WATERMARK_MAX => return "end".to_owned(),
@@ -147,11 +182,16 @@ fn iso_time(ms: i64) -> String {
     let (days, ms_of_day) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
     let (year, month, day) = civil_date(days);
     let (seconds, ms) = (ms_of_day / 1000, ms_of_day % 1000);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
 }
 
-/// The proleptic Gregorian date of a day since 1970-01-01. Years begin in March, so that the leap day is the last one of its year,
-/// and 400 years are a cycle of 146,097 days.
+/// The proleptic Gregorian date of a day since 1970-01-01. Years begin in March, so that the leap
+/// day is the last one of its year, and 400 years are a cycle of 146,097 days.
 fn civil_date(days: i64) -> (i64, i64, i64) {
     // From 0000-03-01, which is 719,468 days before the epoch.
     let shifted = days + 719_468;
@@ -161,14 +201,23 @@ fn civil_date(days: i64) -> (i64, i64, i64) {
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = (month_from_march + 2) % 12 + 1;
-    (cycle * 400 + year + i64::from(month <= 2), month, day_of_month)
+    (
+        cycle * 400 + year + i64::from(month <= 2),
+        month,
+        day_of_month,
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn progress(records_in: u64, records_out: u64, watermark: Option<i64>, seconds: u64) -> Progress {
+    fn progress(
+        records_in: u64,
+        records_out: u64,
+        watermark: Option<i64>,
+        seconds: u64,
+    ) -> Progress {
         let elapsed = Duration::from_secs(seconds);
         Progress {
             records_in,
@@ -209,30 +258,61 @@ mod tests {
 
     #[test]
     fn rates_are_those_since_the_last_line() {
-        let (before, now) = (progress(1_000, 10, None, 2), progress(5_001_000, 30, Some(0), 4));
-        let expected = "in 2.5 M/s  out 10/s  watermark 1970-01-01T00:00:00.000Z  back-pressure 25 %\n";
+        let (before, now) = (
+            progress(1_000, 10, None, 2),
+            progress(5_001_000, 30, Some(0), 4),
+        );
+        let expected =
+            "in 2.5 M/s  out 10/s  watermark 1970-01-01T00:00:00.000Z  back-pressure 25 %\n";
         assert_eq!(Style::Plain.progress(&before, &now), expected);
-        assert_eq!(Style::Live.progress(&before, &now), format!("\r{}\x1b[K", expected.trim_end()));
+        assert_eq!(
+            Style::Live.progress(&before, &now),
+            format!("\r{}\x1b[K", expected.trim_end())
+        );
     }
 
     #[test]
     fn summaries() {
         let done = progress(7, 2, None, 3);
-        assert_eq!(Style::Plain.summary(&done, false), "finished: 7 records in, 2 out, 3 late, 1 dead letters, 3.00 s\n");
-        let dropped = Style::Plain.summary(&Progress { dropped_at_end: 2, ..done.clone() }, false);
+        assert_eq!(
+            Style::Plain.summary(&done, false),
+            "finished: 7 records in, 2 out, 3 late, 1 dead letters, 3.00 s\n"
+        );
+        let dropped = Style::Plain.summary(
+            &Progress {
+                dropped_at_end: 2,
+                ..done.clone()
+            },
+            false,
+        );
         assert!(dropped.contains("3.00 s\n2 windows and timers of processing time were not due at the end, and are dropped;"), "{dropped}");
-        let timers = Progress { dropped_timers: 2, dropped_timer: Some("operator `op`: timer at 15 ms, key 7".into()), ..done.clone() };
+        let timers = Progress {
+            dropped_timers: 2,
+            dropped_timer: Some("operator `op`: timer at 15 ms, key 7".into()),
+            ..done.clone()
+        };
         let said = Style::Plain.summary(&timers, false);
         assert!(
-            said.contains("3.00 s\n2 timers were registered by timers") && said.ends_with("operator `op`: timer at 15 ms, key 7\n"),
+            said.contains("3.00 s\n2 timers were registered by timers")
+                && said.ends_with("operator `op`: timer at 15 ms, key 7\n"),
             "{said}"
         );
-        let again = Progress { dead_letters_before: 4, ..done.clone() };
+        let again = Progress {
+            dead_letters_before: 4,
+            ..done.clone()
+        };
         let expected = "finished: 7 records in, 2 out, 3 late, 1 dead letters (5 dead letters since the job was first started), 3.00 s\n";
         assert_eq!(Style::Plain.summary(&again, false), expected);
-        assert!(Style::Live.summary(&done, true).starts_with("\r\x1b[Kstopped: 7 records in"));
+        assert!(
+            Style::Live
+                .summary(&done, true)
+                .starts_with("\r\x1b[Kstopped: 7 records in")
+        );
         let object: Value = serde_json::from_str(&Style::Json.summary(&done, true)).unwrap();
-        assert_eq!((&object["event"], &object["records_in"], &object["stopped"]), (&json!("summary"), &json!(7), &json!(true)));
+        assert_eq!(
+            (&object["event"], &object["records_in"], &object["stopped"]),
+            (&json!("summary"), &json!(7), &json!(true))
+        );
         assert_eq!(object["state"], "stopped");
     }
 }

@@ -1,7 +1,9 @@
-//! Commands to a job that runs in another process of this machine: what is asked, what is answered, and how long each waits for the other.
+//! Commands to a job that runs in another process of this machine: what is asked, what is answered,
+//! and how long each waits for the other.
 //!
-//! A request is one line of JSON, and so is the answer. As long as a command is being carried out, a line says every second that it is; a job
-//! that says nothing for [`SILENCE_MAX`] does not answer. Each command has a thread, on both sides, so one that hangs hinders no other.
+//! A request is one line of JSON, and so is the answer. As long as a command is being carried out,
+//! a line says every second that it is; a job that says nothing for [`SILENCE_MAX`] does not
+//! answer. Each command has a thread, on both sides, so one that hangs hinders no other.
 
 use crate::cache;
 use crate::control_socket::{ControlSocket, Registered, registered};
@@ -90,13 +92,16 @@ pub struct Listening {
     n_active: Arc<AtomicUsize>,
 }
 
-/// How long the process stays for the answers to the last commands; a job that was stopped has ended before its answer is written.
+/// How long the process stays for the answers to the last commands; a job that was stopped has
+/// ended before its answer is written.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 impl Listening {
     /// 32 hex digits that begin with the job's id.
     pub fn long_id(&self) -> String {
-        self.socket.as_ref().map_or_else(String::new, |socket| socket.long_id.clone())
+        self.socket
+            .as_ref()
+            .map_or_else(String::new, |socket| socket.long_id.clone())
     }
 }
 
@@ -115,14 +120,34 @@ impl Drop for Listening {
 /// # Errors
 /// `Unavailable` if the socket cannot be made.
 pub fn listen(name: &str, job: JobRemote, load: Load) -> Result<Listening> {
-    let folder = cache::jobs().ok_or_else(|| Error::new(code::FILE_IO, "there is no folder for the socket that takes commands"))?;
-    let fault = |e| Error::new(code::FILE_IO, format!("no socket for commands could be made in {}", folder.display())).with_source(e);
+    let folder = cache::jobs().ok_or_else(|| {
+        Error::new(
+            code::FILE_IO,
+            "there is no folder for the socket that takes commands",
+        )
+    })?;
+    let fault = |e| {
+        Error::new(
+            code::FILE_IO,
+            format!(
+                "no socket for commands could be made in {}",
+                folder.display()
+            ),
+        )
+        .with_source(e)
+    };
     let (socket, listener) = ControlSocket::make(&folder, name).map_err(fault)?;
     let n_active = Arc::new(AtomicUsize::new(0));
     let active = n_active.clone();
     let accept = move || accept(&listener, &job, &load, &active);
-    std::thread::Builder::new().name("commands".into()).spawn(accept).map_err(fault)?;
-    Ok(Listening { socket: Some(socket), n_active })
+    std::thread::Builder::new()
+        .name("commands".into())
+        .spawn(accept)
+        .map_err(fault)?;
+    Ok(Listening {
+        socket: Some(socket),
+        n_active,
+    })
 }
 
 fn accept(listener: &UnixListener, job: &JobRemote, load: &Load, active: &Arc<AtomicUsize>) {
@@ -134,7 +159,11 @@ fn accept(listener: &UnixListener, job: &JobRemote, load: &Load, active: &Arc<At
             let _ = serve(&stream, &job, &load);
             n_active.fetch_sub(1, Ordering::SeqCst);
         };
-        if std::thread::Builder::new().name("command".into()).spawn(serve).is_err() {
+        if std::thread::Builder::new()
+            .name("command".into())
+            .spawn(serve)
+            .is_err()
+        {
             active.fetch_sub(1, Ordering::SeqCst);
         }
     }
@@ -145,18 +174,29 @@ fn serve(mut stream: &UnixStream, job: &JobRemote, load: &Load) -> io::Result<()
     stream.set_write_timeout(Some(SILENCE_MAX))?;
     let mut line = String::new();
     BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut line)?;
-    let request = serde_json::from_str(&line).map_err(|e| Error::internal(format!("the command cannot be read: {e}")));
+    let request = serde_json::from_str(&line)
+        .map_err(|e| Error::internal(format!("the command cannot be read: {e}")));
     let (sender, answer) = channel();
     let (job, load) = (job.clone(), load.clone());
     // Whoever asked may go meanwhile; what was begun is done nevertheless.
-    let work =
-        move || sender.send(request.map_or_else(|error| failed(&error), |request| carry_out(request, &job, &load))).unwrap_or_default();
-    std::thread::Builder::new().name("command".into()).spawn(work)?;
+    let work = move || {
+        sender
+            .send(request.map_or_else(
+                |error| failed(&error),
+                |request| carry_out(request, &job, &load),
+            ))
+            .unwrap_or_default()
+    };
+    std::thread::Builder::new()
+        .name("command".into())
+        .spawn(work)?;
     loop {
         let answer = match answer.recv_timeout(BEAT) {
             Err(RecvTimeoutError::Timeout) => Answer::Working,
             Ok(answer) => answer,
-            Err(RecvTimeoutError::Disconnected) => failed(&Error::internal("a command ended without an answer")),
+            Err(RecvTimeoutError::Disconnected) => {
+                failed(&Error::internal("a command ended without an answer"))
+            }
         };
         stream.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes())?;
         if !matches!(answer, Answer::Working) {
@@ -169,9 +209,18 @@ fn carry_out(request: Request, job: &JobRemote, load: &Load) -> Answer {
     let or_failed = |answer: Result<Answer>| answer.unwrap_or_else(|error| failed(&error));
     match request {
         Request::Describe => Answer::Described(describe(job)),
-        Request::Savepoint { folder, stop } => or_failed(job.savepoint(&folder, stop).map(|checkpoint| Answer::Savepoint { checkpoint })),
-        Request::Upgrade { component } => or_failed(load(&component).and_then(|(spec, plugins)| job.upgrade(spec, plugins)).map(upgraded)),
-        Request::Checkpoints { last } => Answer::Checkpoints { reports: job.checkpoints(last) },
+        Request::Savepoint { folder, stop } => or_failed(
+            job.savepoint(&folder, stop)
+                .map(|checkpoint| Answer::Savepoint { checkpoint }),
+        ),
+        Request::Upgrade { component } => or_failed(
+            load(&component)
+                .and_then(|(spec, plugins)| job.upgrade(spec, plugins))
+                .map(upgraded),
+        ),
+        Request::Checkpoints { last } => Answer::Checkpoints {
+            reports: job.checkpoints(last),
+        },
         Request::Drain { folder } => or_failed(job.drain(folder.as_deref()).map(|_| Answer::Done)),
         Request::Stop => {
             job.stop();
@@ -196,17 +245,32 @@ fn describe(job: &JobRemote) -> Description {
 }
 
 fn upgraded(upgraded: Upgraded) -> Answer {
-    let Upgraded { checkpoint, in_place, pause, probation } = upgraded;
-    Answer::Upgraded { checkpoint, in_place, pause_us: pause.as_micros() as u64, probation_ms: probation.as_millis() as u64 }
+    let Upgraded {
+        checkpoint,
+        in_place,
+        pause,
+        probation,
+    } = upgraded;
+    Answer::Upgraded {
+        checkpoint,
+        in_place,
+        pause_us: pause.as_micros() as u64,
+        probation_ms: probation.as_millis() as u64,
+    }
 }
 
 fn failed(error: &Error) -> Answer {
-    Answer::Failed { code: error.code().id.to_owned(), message: error.message().to_owned() }
+    Answer::Failed {
+        code: error.code().id.to_owned(),
+        message: error.message().to_owned(),
+    }
 }
 
 /// The jobs of this user that live, as far as they can be known without asking them.
 pub fn jobs() -> Vec<Registered> {
-    cache::jobs().map(|folder| registered(&folder)).unwrap_or_default()
+    cache::jobs()
+        .map(|folder| registered(&folder))
+        .unwrap_or_default()
 }
 
 /// An answer that comes on a thread of its own.
@@ -240,14 +304,26 @@ impl Asked {
             match self.0.recv_timeout(silence) {
                 Ok(Ok(Answer::Working)) => {}
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(e)) => return Err(Error::new(code::CONNECTION_LOST, "the job has ended before it answered").with_source(e)),
+                Ok(Err(e)) => {
+                    return Err(Error::new(
+                        code::CONNECTION_LOST,
+                        "the job has ended before it answered",
+                    )
+                    .with_source(e));
+                }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::new(code::CONNECTION_LOST, "the job has ended before it answered"));
+                    return Err(Error::new(
+                        code::CONNECTION_LOST,
+                        "the job has ended before it answered",
+                    ));
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(Error::new(
                         code::NO_ANSWER,
-                        format!("the job has not answered for {} s; what was asked may be done when it goes on", silence.as_secs_f64()),
+                        format!(
+                            "the job has not answered for {} s; what was asked may be done when it goes on",
+                            silence.as_secs_f64()
+                        ),
                     ));
                 }
             }
@@ -261,17 +337,38 @@ impl Asked {
 /// If there is no such job, or not one alone; S3014 if it does not answer; what the job answers.
 pub fn command(job: &str, request: &Request) -> Result<Answer> {
     let all = jobs();
-    let matching: Vec<&Registered> = all.iter().filter(|found| found.id == job || found.entry.name == job).collect();
+    let matching: Vec<&Registered> = all
+        .iter()
+        .filter(|found| found.id == job || found.entry.name == job)
+        .collect();
     let refuse = |message: String| Err(Error::new(code::WRONG_USE, message));
     let found = match matching[..] {
         [found] => found,
-        [] => return refuse(format!("no job `{job}` runs here; `streamrt list` shows those that do")),
-        _ => return refuse(format!("{} jobs are called `{job}`; take the id that `streamrt list` shows", matching.len())),
+        [] => {
+            return refuse(format!(
+                "no job `{job}` runs here; `streamrt list` shows those that do"
+            ));
+        }
+        _ => {
+            return refuse(format!(
+                "{} jobs are called `{job}`; take the id that `streamrt list` shows",
+                matching.len()
+            ));
+        }
     };
-    let place = |e: Error| e.at(format_args!("job `{job}` (process {} on {})", found.entry.pid, found.entry.host));
+    let place = |e: Error| {
+        e.at(format_args!(
+            "job `{job}` (process {} on {})",
+            found.entry.pid, found.entry.host
+        ))
+    };
     match ask(found, request).answer(SILENCE_MAX).map_err(place)? {
         Answer::Failed { code: id, message } => {
-            let code = CODES.iter().find(|code| code.id == id).copied().unwrap_or(code::INTERNAL);
+            let code = CODES
+                .iter()
+                .find(|code| code.id == id)
+                .copied()
+                .unwrap_or(code::INTERNAL);
             Err(Error::new(code, message))
         }
         answer => Ok(answer),

@@ -4,9 +4,15 @@ use crate::report;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use streamrt_graph::EdgePartitioner;
-use streamrt_taskmanager::{CheckpointReport, CheckpointStatus, JobRemote, JobState, SubtaskCounters, SubtaskReport, VertexReport};
+use streamrt_taskmanager::{
+    CheckpointReport, CheckpointStatus, JobRemote, JobState, SubtaskCounters, SubtaskReport,
+    VertexReport,
+};
 use streamrt_types::Result;
-use streamrt_web::{Bound, CheckpointDetails, ClusterApi, Edge, JobDetails, Server, SubtaskCheckpoint, SubtaskDetails, VertexDetails};
+use streamrt_web::{
+    Bound, CheckpointDetails, ClusterApi, Edge, JobDetails, Server, SubtaskCheckpoint,
+    SubtaskDetails, VertexDetails,
+};
 
 struct OneJob {
     id: String,
@@ -20,9 +26,20 @@ struct OneJob {
 /// # Errors
 /// As [`Bound::serve`].
 pub fn show(bound: Bound, id: String, name: &str, job: JobRemote) -> Result<Server> {
-    let start_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
-    let server = bound.serve(Arc::new(OneJob { id, name: name.to_owned(), start_ms, job }))?;
-    report::status(&format!("the job is shown at http://{}/jobs/overview, its metrics at /metrics", server.address()));
+    let start_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as i64;
+    let server = bound.serve(Arc::new(OneJob {
+        id,
+        name: name.to_owned(),
+        start_ms,
+        job,
+    }))?;
+    report::status(&format!(
+        "the job is shown at http://{}/jobs/overview, its metrics at /metrics",
+        server.address()
+    ));
     Ok(server)
 }
 
@@ -38,16 +55,28 @@ impl ClusterApi for OneJob {
             duration_ms: self.job.progress().elapsed.as_millis() as u64,
             max_parallelism: self.job.max_parallelism(),
             parallelism: self.job.parallelism(),
-            vertices: vertices.into_iter().map(|vertex| details(vertex, &ids)).collect(),
+            vertices: vertices
+                .into_iter()
+                .map(|vertex| details(vertex, &ids))
+                .collect(),
         }]
     }
 
     fn checkpoints(&self, job: &str, n: usize) -> Vec<CheckpointDetails> {
-        if job == self.id { self.job.checkpoints(n).into_iter().map(checkpoint).collect() } else { Vec::new() }
+        if job == self.id {
+            self.job
+                .checkpoints(n)
+                .into_iter()
+                .map(checkpoint)
+                .collect()
+        } else {
+            Vec::new()
+        }
     }
 }
 
-/// Flink knows no state for a job that is being stopped: it runs until its last checkpoint is there.
+/// Flink knows no state for a job that is being stopped: it runs until its last checkpoint is
+/// there.
 fn state(state: JobState) -> &'static str {
     match state {
         JobState::Created => "CREATED",
@@ -58,7 +87,10 @@ fn state(state: JobState) -> &'static str {
 }
 
 fn details(vertex: VertexReport, ids: &[String]) -> VertexDetails {
-    let edge = |(from, partitioner): (usize, EdgePartitioner)| Edge { from: ids[from].clone(), ship_strategy: strategy(&partitioner) };
+    let edge = |(from, partitioner): (usize, EdgePartitioner)| Edge {
+        from: ids[from].clone(),
+        ship_strategy: strategy(&partitioner),
+    };
     VertexDetails {
         id: vertex.id,
         name: vertex.name,
@@ -82,9 +114,25 @@ fn ms(time: Duration) -> u64 {
 }
 
 fn subtask(counters: SubtaskCounters) -> SubtaskDetails {
-    let SubtaskCounters { records_in, records_out, late_records, watermark, busy, idle, back_pressured } = counters;
+    let SubtaskCounters {
+        records_in,
+        records_out,
+        late_records,
+        watermark,
+        busy,
+        idle,
+        back_pressured,
+    } = counters;
     let (busy_ms, idle_ms, back_pressured_ms) = (ms(busy), ms(idle), ms(back_pressured));
-    SubtaskDetails { records_in, records_out, late_records, watermark, busy_ms, idle_ms, back_pressured_ms }
+    SubtaskDetails {
+        records_in,
+        records_out,
+        late_records,
+        watermark,
+        busy_ms,
+        idle_ms,
+        back_pressured_ms,
+    }
 }
 
 fn checkpoint(report: CheckpointReport) -> CheckpointDetails {

@@ -1,4 +1,5 @@
-//! `streamrt run`: a job in this process, from the file to the summary. The only place of the command line that calls the engine.
+//! `streamrt run`: a job in this process, from the file to the summary. The only place of the
+//! command line that calls the engine.
 //!
 //! 1. Read the job: a component that builds its own graph, or a `job.toml` that names components.
 //! 2. Submit it; everything that can be refused is refused there.
@@ -20,12 +21,16 @@ use std::time::{Duration, Instant};
 use streamrt_checkpoint::unique_token;
 use streamrt_graph::{JobFile, JobSpec};
 use streamrt_plugin::{Grants, Plugin};
-use streamrt_taskmanager::{CheckpointStatus, Ended, JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, Trust, replacement, submit};
+use streamrt_taskmanager::{
+    CheckpointStatus, Ended, JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, Trust,
+    replacement, submit,
+};
 use streamrt_types::{Configuration, Error, Result, code, finish_saying, say_as_json, say_raw};
 use streamrt_web::Bound;
 use streamrt_wit::{Body, Plan};
 
-/// How often we look whether the job has ended: short jobs end without a delay that one would notice, and 100 looks a second cost nothing.
+/// How often we look whether the job has ended: short jobs end without a delay that one would
+/// notice, and 100 looks a second cost nothing.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// How often we look which checkpoints there are: a hundred are remembered.
@@ -70,60 +75,111 @@ pub fn run(args: RunArgs) -> Result<()> {
     let (plugins, configuration, parallelism) = (job.plugins, job.configuration, args.parallelism);
     let rest = args.rest.as_deref().map(Bound::new).transpose()?;
     let grants = Grants::open(job.grants)?;
-    let submitted = JobToRun { job: job.spec, plugins, configuration, parallelism, from, grants, state, before: job.before };
+    let submitted = JobToRun {
+        job: job.spec,
+        plugins,
+        configuration,
+        parallelism,
+        from,
+        grants,
+        state,
+        before: job.before,
+    };
     let handle = match submit(submitted)? {
         Submission::Started(handle) => handle,
         Submission::Finished => {
-            report::status(&format!("the job in {folder} has finished; nothing is changed"));
+            report::status(&format!(
+                "the job in {folder} has finished; nothing is changed"
+            ));
             return Ok(());
         }
     };
     has_started.store(true, Ordering::SeqCst);
     if let Some((checkpoint, place)) = handle.resumed_from() {
-        report::status(&format!("the job goes on from checkpoint {checkpoint} in {place}"));
+        report::status(&format!(
+            "the job goes on from checkpoint {checkpoint} in {place}"
+        ));
     }
-    handle.remarks().iter().for_each(|remark| report::status(remark));
+    handle
+        .remarks()
+        .iter()
+        .for_each(|remark| report::status(remark));
     // Without a socket the job runs as well; it then takes no commands but Ctrl-C.
-    let listening = remote::listen(&name, handle.remote(), load).map_err(|error| report::status(error.message()));
-    let long_id = listening.as_ref().map_or_else(|()| unique_token(), remote::Listening::long_id);
-    let rest = rest.map(|bound| rest::show(bound, long_id, &name, handle.remote())).transpose()?;
+    let listening = remote::listen(&name, handle.remote(), load)
+        .map_err(|error| report::status(error.message()));
+    let long_id = listening
+        .as_ref()
+        .map_or_else(|()| unique_token(), remote::Listening::long_id);
+    let rest = rest
+        .map(|bound| rest::show(bound, long_id, &name, handle.remote()))
+        .transpose()?;
     let ended = watch(handle, style, &interrupts);
     drop((listening, rest));
     let (ended, stopped) = ended?;
     show(&style.summary(&ended.summary, stopped || ended.stopped_at.is_some()));
     if let Some(checkpoint) = ended.stopped_at {
-        report::status(&format!("the job was stopped at checkpoint {checkpoint} in {folder}, from which the same command goes on"));
+        report::status(&format!(
+            "the job was stopped at checkpoint {checkpoint} in {folder}, from which the same command goes on"
+        ));
     }
     Ok(())
 }
 
-/// Refuses a folder that nobody asks for: its name is misspelt, and the one that is meant would be missing. Of two with one name on the command
-/// line, `given`, nobody knows which is meant.
+/// Refuses a folder that nobody asks for: its name is misspelt, and the one that is meant would be
+/// missing. Of two with one name on the command line, `given`, nobody knows which is meant.
 fn check_grants(job: &Job, given: &[(String, PathBuf)]) -> Result<()> {
-    let twice = given
-        .iter()
-        .enumerate()
-        .find_map(|(i, (name, folder))| Some((name, folder, &given[..i].iter().find(|before| before.0 == *name)?.1)));
+    let twice = given.iter().enumerate().find_map(|(i, (name, folder))| {
+        Some((
+            name,
+            folder,
+            &given[..i].iter().find(|before| before.0 == *name)?.1,
+        ))
+    });
     if let Some((name, folder, before)) = twice {
-        let message = format!("`--grant {name}=` stands there twice, with {} and with {}", before.display(), folder.display());
+        let message = format!(
+            "`--grant {name}=` stands there twice, with {} and with {}",
+            before.display(),
+            folder.display()
+        );
         return Err(Error::new(code::WRONG_USE, message));
     }
-    let asked: BTreeSet<&str> = job.spec.functions.iter().flat_map(|function| &function.function().grants).map(String::as_str).collect();
-    let Some((name, folder)) = job.grants.iter().find(|(name, _)| !asked.contains(name.as_str())) else { return Ok(()) };
+    let asked: BTreeSet<&str> = job
+        .spec
+        .functions
+        .iter()
+        .flat_map(|function| &function.function().grants)
+        .map(String::as_str)
+        .collect();
+    let Some((name, folder)) = job
+        .grants
+        .iter()
+        .find(|(name, _)| !asked.contains(name.as_str()))
+    else {
+        return Ok(());
+    };
     let known = match asked.is_empty() {
         true => "no sink of it asks for any".to_owned(),
-        false => format!("its sinks ask for {}", asked.into_iter().collect::<Vec<_>>().join(", ")),
+        false => format!(
+            "its sinks ask for {}",
+            asked.into_iter().collect::<Vec<_>>().join(", ")
+        ),
     };
-    let message = format!("nothing in the job asks for a folder `{name}`, which {} is granted as; {known}", folder.display());
+    let message = format!(
+        "nothing in the job asks for a folder `{name}`, which {} is granted as; {known}",
+        folder.display()
+    );
     Err(Error::new(code::BAD_OPTION, message))
 }
 
 fn from(args: &RunArgs) -> Option<String> {
-    args.from.as_ref().map(|from| from.to_string_lossy().into_owned())
+    args.from
+        .as_ref()
+        .map(|from| from.to_string_lossy().into_owned())
 }
 
-/// Before the job has started there is nothing to finish: reading, compiling or looking for a database may take long, and the program ends at
-/// once. That is what a crash would leave at that moment.
+/// Before the job has started there is nothing to finish: reading, compiling or looking for a
+/// database may take long, and the program ends at once. That is what a crash would leave at that
+/// moment.
 fn interrupts(has_started: Arc<AtomicBool>) -> Result<Receiver<()>> {
     let (sender, receiver) = channel();
     let handler = move || {
@@ -135,12 +191,14 @@ fn interrupts(has_started: Arc<AtomicBool>) -> Result<Receiver<()>> {
         // The receiver is gone only when the program ends anyway.
         sender.send(()).unwrap_or(());
     };
-    ctrlc::set_handler(handler).map_err(|e| Error::internal("the handler for Ctrl-C cannot be set").with_source(e))?;
+    ctrlc::set_handler(handler)
+        .map_err(|e| Error::internal("the handler for Ctrl-C cannot be set").with_source(e))?;
     Ok(receiver)
 }
 
 fn is_job_file(file: &Path) -> bool {
-    file.extension().is_some_and(|extension| extension == "toml")
+    file.extension()
+        .is_some_and(|extension| extension == "toml")
 }
 
 fn read_job(args: &RunArgs) -> Result<Job> {
@@ -157,7 +215,10 @@ fn name_of(args: &RunArgs) -> String {
 
 /// The name of a file without its extension.
 fn stem(file: &Path) -> String {
-    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    file.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn read_component(args: &RunArgs) -> Result<Job> {
@@ -167,21 +228,33 @@ fn read_component(args: &RunArgs) -> Result<Job> {
     let (loaded, before) = upgraded(loaded, args, &mut loader, &configuration)?;
     let described = |loaded: LoadedPlugin| -> Result<(JobSpec, Vec<LoadedPlugin>)> {
         let plan = describe(&loaded.plugin, args)?;
-        Ok((JobSpec::from_plan(name_of(args), Arc::new(plan)), vec![loaded]))
+        Ok((
+            JobSpec::from_plan(name_of(args), Arc::new(plan)),
+            vec![loaded],
+        ))
     };
     let (spec, plugins) = described(loaded)?;
-    Ok(Job { spec, plugins, before: before.map(described).transpose()?, configuration, grants: args.grants.clone() })
+    Ok(Job {
+        spec,
+        plugins,
+        before: before.map(described).transpose()?,
+        configuration,
+        grants: args.grants.clone(),
+    })
 }
 
 /// The plan of a component, which names nothing that the user did not name.
 fn describe(plugin: &Plugin, args: &RunArgs) -> Result<Plan> {
-    let plan = plugin.describe(&args.args).map_err(|e| e.at(args.file.display()))?;
+    let plan = plugin
+        .describe(&args.args)
+        .map_err(|e| e.at(args.file.display()))?;
     Named::new(&args.args, &args.allowed_paths, &args.allowed_hosts).check(&plan)?;
     Ok(plan)
 }
 
-/// The component itself, or the one that an upgrade has put in its place: a job goes on with the version that it had come to. The second
-/// one is that before the upgrade, as long as that is in its probation.
+/// The component itself, or the one that an upgrade has put in its place: a job goes on with the
+/// version that it had come to. The second one is that before the upgrade, as long as that is in
+/// its probation.
 fn upgraded(
     named: LoadedPlugin,
     args: &RunArgs,
@@ -189,8 +262,13 @@ fn upgraded(
     configuration: &Configuration,
 ) -> Result<(LoadedPlugin, Option<LoadedPlugin>)> {
     let first = named.plugin.digest().to_owned();
-    let trust = Trust { approvals: loader.approvals().map(|key| &**key), accepted: args.accept.as_deref() };
-    let Some(replacing) = replacement(configuration, from(args).as_deref(), &first, trust)? else { return Ok((named, None)) };
+    let trust = Trust {
+        approvals: loader.approvals().map(|key| &**key),
+        accepted: args.accept.as_deref(),
+    };
+    let Some(replacing) = replacement(configuration, from(args).as_deref(), &first, trust)? else {
+        return Ok((named, None));
+    };
     let mut load = |name: String, bytes: Vec<u8>| -> Result<LoadedPlugin> {
         let plugin = loader.load_bytes(&bytes)?;
         let replaces = Some(first.clone()).filter(|first| first != plugin.digest());
@@ -208,32 +286,60 @@ fn upgraded(
         "the job was upgraded: it goes on with the component {}",
         loaded.plugin.digest().get(..12).unwrap_or_default()
     ));
-    let before = replacing.before.map(|(name, bytes)| load(name, bytes)).transpose()?;
+    let before = replacing
+        .before
+        .map(|(name, bytes)| load(name, bytes))
+        .transpose()?;
     Ok((loaded, before))
 }
 
-/// How `streamrt upgrade` makes a new version of this job: of another component, with the same name and arguments, or of another job file.
+/// How `streamrt upgrade` makes a new version of this job: of another component, with the same name
+/// and arguments, or of another job file.
 fn new_version(args: &RunArgs, job: &Job) -> remote::Load {
-    let (args, name, configuration, grants) = (args.clone(), job.spec.name.clone(), job.configuration.clone(), job.grants.clone());
+    let (args, name, configuration, grants) = (
+        args.clone(),
+        job.spec.name.clone(),
+        job.configuration.clone(),
+        job.grants.clone(),
+    );
     Arc::new(move |file| {
-        let new = RunArgs { file: file.to_owned(), ..args.clone() };
-        let refuse = |what: &str| Err(Error::new(code::BAD_OPTION, format!("{}: {what}", file.display())));
+        let new = RunArgs {
+            file: file.to_owned(),
+            ..args.clone()
+        };
+        let refuse = |what: &str| {
+            Err(Error::new(
+                code::BAD_OPTION,
+                format!("{}: {what}", file.display()),
+            ))
+        };
         match (is_job_file(&args.file), is_job_file(file)) {
-            (false, true) => refuse("the job was started from a component, and is upgraded to another component"),
-            (true, false) => refuse("the job was started from a job file, and is upgraded to another job file, which names the components"),
+            (false, true) => {
+                refuse("the job was started from a component, and is upgraded to another component")
+            }
+            (true, false) => refuse(
+                "the job was started from a job file, and is upgraded to another job file, which names the components",
+            ),
             (false, false) => new_component(&new, &name, &configuration),
             (true, true) => match read_job_file(&new)? {
-                new if new.spec.name != name => refuse(&format!("it is the job `{}`, and the one that runs is `{name}`", new.spec.name)),
-                new if new.configuration != configuration || new.grants != grants => {
-                    refuse("its configuration or its grants are others, and those of a running job stay: stop it, and start the new file")
-                }
+                new if new.spec.name != name => refuse(&format!(
+                    "it is the job `{}`, and the one that runs is `{name}`",
+                    new.spec.name
+                )),
+                new if new.configuration != configuration || new.grants != grants => refuse(
+                    "its configuration or its grants are others, and those of a running job stay: stop it, and start the new file",
+                ),
                 new => Ok((new.spec, new.plugins)),
             },
         }
     })
 }
 
-fn new_component(new: &RunArgs, name: &str, configuration: &Configuration) -> Result<(JobSpec, Vec<LoadedPlugin>)> {
+fn new_component(
+    new: &RunArgs,
+    name: &str,
+    configuration: &Configuration,
+) -> Result<(JobSpec, Vec<LoadedPlugin>)> {
     let loaded = Loader::new(configuration)?.load_for_job(&new.file, &new.args)?;
     let plan = describe(&loaded.plugin, new)?;
     Ok((JobSpec::from_plan(name, Arc::new(plan)), vec![loaded]))
@@ -242,35 +348,70 @@ fn new_component(new: &RunArgs, name: &str, configuration: &Configuration) -> Re
 fn read_job_file(args: &RunArgs) -> Result<Job> {
     let place = args.file.display();
     if !args.args.is_empty() {
-        return Err(Error::new(code::BAD_OPTION, format!("{place}: a job file takes no arguments; they stand in the file")));
+        return Err(Error::new(
+            code::BAD_OPTION,
+            format!("{place}: a job file takes no arguments; they stand in the file"),
+        ));
     }
     let text = read(&args.file, JOB_FILE_BYTES_MAX + 1)?;
     if text.len() > JOB_FILE_BYTES_MAX {
-        return Err(Error::new(code::PLAN_LIMIT, format!("{place}: a job file has at most {JOB_FILE_BYTES_MAX} bytes")));
+        return Err(Error::new(
+            code::PLAN_LIMIT,
+            format!("{place}: a job file has at most {JOB_FILE_BYTES_MAX} bytes"),
+        ));
     }
     let text = String::from_utf8(text);
-    let text = text.map_err(|e| Error::new(code::INVALID_JOB, format!("{place}: the file is no text")).with_source(e))?;
+    let text = text.map_err(|e| {
+        Error::new(code::INVALID_JOB, format!("{place}: the file is no text")).with_source(e)
+    })?;
     let file = JobFile::parse(&text).map_err(|e| e.at(&place))?;
     let mut configuration = Configuration::default();
     let pairs: Vec<(&str, String)> = file.configuration().collect();
-    configuration::set_all(&mut configuration, pairs.iter().map(|(key, value)| (*key, value.as_str()))).map_err(|e| e.at(&place))?;
+    configuration::set_all(
+        &mut configuration,
+        pairs.iter().map(|(key, value)| (*key, value.as_str())),
+    )
+    .map_err(|e| e.at(&place))?;
     let configuration = configured(configuration, args)?;
-    let (plugins, plans) = load_plugins(&file, args.file.parent().unwrap_or(Path::new("")), &configuration)?;
+    let (plugins, plans) = load_plugins(
+        &file,
+        args.file.parent().unwrap_or(Path::new("")),
+        &configuration,
+    )?;
     let mut spec = file.spec(&plans).map_err(|e| e.at(&place))?;
-    args.name.iter().for_each(|name| name.clone_into(&mut spec.name));
-    let granted = file.grants().map(|(name, folder)| (name.to_owned(), PathBuf::from(folder)));
+    args.name
+        .iter()
+        .for_each(|name| name.clone_into(&mut spec.name));
+    let granted = file
+        .grants()
+        .map(|(name, folder)| (name.to_owned(), PathBuf::from(folder)));
     let grants = granted.chain(args.grants.iter().cloned()).collect();
-    Ok(Job { spec, plugins, before: None, configuration, grants })
+    Ok(Job {
+        spec,
+        plugins,
+        before: None,
+        configuration,
+        grants,
+    })
 }
 
 /// The components of a job file, whose paths are relative to its folder, and their plans.
-fn load_plugins(file: &JobFile, folder: &Path, configuration: &Configuration) -> Result<(Vec<LoadedPlugin>, Vec<Arc<streamrt_wit::Plan>>)> {
+fn load_plugins(
+    file: &JobFile,
+    folder: &Path,
+    configuration: &Configuration,
+) -> Result<(Vec<LoadedPlugin>, Vec<Arc<streamrt_wit::Plan>>)> {
     let mut loader = Loader::new(configuration)?;
     let (mut plugins, mut plans) = (Vec::new(), Vec::new());
     for used in file.plugins() {
         let path = folder.join(&used.component);
         let loaded = loader.load_for_job(&path, &used.args)?;
-        plans.push(Arc::new(loaded.plugin.describe(&used.args).map_err(|e| e.at(path.display()))?));
+        plans.push(Arc::new(
+            loaded
+                .plugin
+                .describe(&used.args)
+                .map_err(|e| e.at(path.display()))?,
+        ));
         plugins.push(loaded);
     }
     Ok((plugins, plans))
@@ -278,18 +419,35 @@ fn load_plugins(file: &JobFile, folder: &Path, configuration: &Configuration) ->
 
 /// The command line comes after the job file.
 fn configured(mut configuration: Configuration, args: &RunArgs) -> Result<Configuration> {
-    configuration::set_all(&mut configuration, args.configuration.iter().map(|(key, value)| (key.as_str(), value.as_str())))?;
+    configuration::set_all(
+        &mut configuration,
+        args.configuration
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str())),
+    )?;
     let allowed = [
-        ("restore.allow-changed-arguments", args.allow_changed_arguments),
-        ("restore.allow-non-restored-state", args.allow_non_restored_state),
+        (
+            "restore.allow-changed-arguments",
+            args.allow_changed_arguments,
+        ),
+        (
+            "restore.allow-non-restored-state",
+            args.allow_non_restored_state,
+        ),
     ];
-    allowed.iter().filter(|(_, given)| *given).try_for_each(|(key, _)| configuration.set(key, "true"))?;
+    allowed
+        .iter()
+        .filter(|(_, given)| *given)
+        .try_for_each(|(key, _)| configuration.set(key, "true"))?;
     Ok(configuration)
 }
 
 /// A live line would be torn apart by results that go to the same terminal.
 fn style(format: Format, spec: &JobSpec) -> Style {
-    let prints = spec.nodes.iter().any(|node| matches!(&node.body, Body::Sink { connector, .. } if connector == "print"));
+    let prints = spec
+        .nodes
+        .iter()
+        .any(|node| matches!(&node.body, Body::Sink { connector, .. } if connector == "print"));
     let shared = prints && std::io::stdout().is_terminal();
     match format {
         Format::Json => Style::Json,
@@ -343,7 +501,11 @@ struct Checkpoints {
 
 impl Checkpoints {
     fn new(handle: &JobHandle, style: Style) -> Checkpoints {
-        Checkpoints { job: (style == Style::Json).then(|| handle.remote()), looked: Instant::now(), shown: BTreeSet::new() }
+        Checkpoints {
+            job: (style == Style::Json).then(|| handle.remote()),
+            looked: Instant::now(),
+            shown: BTreeSet::new(),
+        }
     }
 
     fn show(&mut self) {
@@ -354,9 +516,16 @@ impl Checkpoints {
     }
 
     fn show_all(&mut self) {
-        let reports = self.job.as_ref().map(|job| job.checkpoints(usize::MAX)).unwrap_or_default();
+        let reports = self
+            .job
+            .as_ref()
+            .map(|job| job.checkpoints(usize::MAX))
+            .unwrap_or_default();
         let mut known = BTreeSet::new();
-        for report in reports.iter().filter(|report| report.status != CheckpointStatus::Pending) {
+        for report in reports
+            .iter()
+            .filter(|report| report.status != CheckpointStatus::Pending)
+        {
             let this = (report.triggered_ms, report.checkpoint);
             if !self.shown.contains(&this) {
                 show(&progress::checkpoint(report));
@@ -379,17 +548,34 @@ mod tests {
     use clap::Parser;
 
     fn check(line: &str, expected: &str) {
-        let Command::Run(args) = CommandLine::parse_from(line.split(' ')).command else { panic!("{line}") };
+        let Command::Run(args) = CommandLine::parse_from(line.split(' ')).command else {
+            panic!("{line}")
+        };
         let error = read_job(&args).err().expect("it is refused");
         assert_eq!(format!("{} {}", error.code().id, error.message()), expected);
     }
 
     #[test]
     fn files_that_are_no_job_are_refused_by_name() {
-        check("streamrt run /no/such.wasm", "S3001 there is no file /no/such.wasm");
-        check("streamrt run /no/such.toml", "S3001 there is no file /no/such.toml");
-        check("streamrt run job.toml -- --input x", "S2007 job.toml: a job file takes no arguments; they stand in the file");
-        check("streamrt run a.wasm -D batch.row=1", "S2007 there is no configuration key `batch.row`; did you mean batch.rows");
-        check("streamrt run a.wasm -D batch.rows=0", "S2007 `batch.rows` is `0`, but it must be a number from 1 to 65536");
+        check(
+            "streamrt run /no/such.wasm",
+            "S3001 there is no file /no/such.wasm",
+        );
+        check(
+            "streamrt run /no/such.toml",
+            "S3001 there is no file /no/such.toml",
+        );
+        check(
+            "streamrt run job.toml -- --input x",
+            "S2007 job.toml: a job file takes no arguments; they stand in the file",
+        );
+        check(
+            "streamrt run a.wasm -D batch.row=1",
+            "S2007 there is no configuration key `batch.row`; did you mean batch.rows",
+        );
+        check(
+            "streamrt run a.wasm -D batch.rows=0",
+            "S2007 `batch.rows` is `0`, but it must be a number from 1 to 65536",
+        );
     }
 }

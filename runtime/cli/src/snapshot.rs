@@ -42,7 +42,11 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
                 json!({"name": name, "types": size.types, "entries": size.entries, "bytes": size.bytes, "on_disk": size.on_disk})
             }).collect::<Value>(), "bytes": sizes.operators.get(uid).map_or(0, |size| size.bytes)})
             };
-            let operators: Value = manifest.operators.iter().map(|entry| operator(&entry.uid)).collect();
+            let operators: Value = manifest
+                .operators
+                .iter()
+                .map(|entry| operator(&entry.uid))
+                .collect();
             let object = json!({"job": manifest.job, "checkpoint": manifest.checkpoint, "kind": manifest.kind, "wall_clock_ms": manifest.wall_clock_ms,
                 "max_parallelism": manifest.max_parallelism, "configuration": manifest.configuration, "components": components(&snapshot),
                 "bytes": sizes.bytes, "operators": operators});
@@ -59,15 +63,26 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
                 sizes.objects
             );
             for plugin in &manifest.plugins {
-                text += &format!("component {} {} with `{}`\n", plugin.name, plugin.digest, plugin.args.join(" "));
+                text += &format!(
+                    "component {} {} with `{}`\n",
+                    plugin.name,
+                    plugin.digest,
+                    plugin.args.join(" ")
+                );
             }
-            manifest.configuration.iter().for_each(|(key, value)| text += &format!("{key} = {value}\n"));
+            manifest
+                .configuration
+                .iter()
+                .for_each(|(key, value)| text += &format!("{key} = {value}\n"));
             for entry in &manifest.operators {
                 text += &format!("{} (parallelism {})\n", entry.uid, entry.parallelism);
                 for (name, size) in states(&snapshot, &entry.uid) {
                     text += &match size.on_disk {
                         true => format!("  {name}: on disk, {}\n", size.types),
-                        false => format!("  {name}: {} entries, {} bytes, {}\n", size.entries, size.bytes, size.types),
+                        false => format!(
+                            "  {name}: {} entries, {} bytes, {}\n",
+                            size.entries, size.bytes, size.types
+                        ),
                     };
                 }
             }
@@ -84,7 +99,12 @@ fn components(snapshot: &Snapshot) -> Value {
 /// The keyed states of an operator, and its lists, by name.
 fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
     let mut states: BTreeMap<String, Size> = BTreeMap::new();
-    let of_uid = snapshot.manifest().subtasks.iter().flat_map(|subtask| &subtask.operators).filter(|index| index.uid == uid);
+    let of_uid = snapshot
+        .manifest()
+        .subtasks
+        .iter()
+        .flat_map(|subtask| &subtask.operators)
+        .filter(|index| index.uid == uid);
     for index in of_uid {
         for keyed in &index.keyed {
             let size = states.entry(keyed.name.clone()).or_default();
@@ -99,7 +119,11 @@ fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
         }
         for list in &index.lists {
             let size = states.entry(list.name.clone()).or_default();
-            size.types = if list.types.is_null() { json!({"kind": "operator-list", "mode": list.mode}) } else { list.types.clone() };
+            size.types = if list.types.is_null() {
+                json!({"kind": "operator-list", "mode": list.mode})
+            } else {
+                list.types.clone()
+            };
             size.add(list.items, list.bytes);
         }
     }
@@ -113,12 +137,22 @@ fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
 pub fn get(args: &StateGetArgs) -> Result<()> {
     let mut keyed = KeyedState::open(&args.dir, &args.uid, &args.state)?;
     let decoder = Decoder::new(&keyed.types);
-    let wanted = args.key.as_ref().map(|key| key::parse(&keyed.types["key"], key)).transpose()?;
+    let wanted = args
+        .key
+        .as_ref()
+        .map(|key| key::parse(&keyed.types["key"], key))
+        .transpose()?;
     let mut text = String::new();
     keyed.each(|_, key, sub, value| {
         let key = decoder.key(key);
-        if wanted.as_ref().is_none_or(|wanted| key::is_same(&key, wanted)) {
-            text += &format!("{}\n", json!({"key": key, "sub": decoder.sub(sub), "value": decoder.value(value)}));
+        if wanted
+            .as_ref()
+            .is_none_or(|wanted| key::is_same(&key, wanted))
+        {
+            text += &format!(
+                "{}\n",
+                json!({"key": key, "sub": decoder.sub(sub), "value": decoder.value(value)})
+            );
         }
         Ok(())
     })?;
@@ -143,11 +177,27 @@ impl KeyedState {
     pub fn open(dir: &Path, uid: &str, name: &str) -> Result<KeyedState> {
         let snapshot = Snapshot::open(&dir.to_string_lossy())?;
         let parts = snapshot.parts(uid)?;
-        let keyed = parts.iter().flatten().flat_map(|part| &part.index.keyed).find(|keyed| keyed.name == name);
-        let types = keyed.map(|keyed| keyed.types.clone()).ok_or_else(|| unreadable(&snapshot, uid, name))?;
+        let keyed = parts
+            .iter()
+            .flatten()
+            .flat_map(|part| &part.index.keyed)
+            .find(|keyed| keyed.name == name);
+        let types = keyed
+            .map(|keyed| keyed.types.clone())
+            .ok_or_else(|| unreadable(&snapshot, uid, name))?;
         let max_parallelism = snapshot.manifest().max_parallelism;
-        let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(max_parallelism), max_parallelism };
-        Ok(KeyedState { name: name.to_owned(), types, max_parallelism, state: OperatorState::assemble(uid, &parts, share)? })
+        let share = Share {
+            subtask: 0,
+            parallelism: 1,
+            key_groups: KeyGroupRange::all(max_parallelism),
+            max_parallelism,
+        };
+        Ok(KeyedState {
+            name: name.to_owned(),
+            types,
+            max_parallelism,
+            state: OperatorState::assemble(uid, &parts, share)?,
+        })
     }
 
     /// Shows every entry, once: hash, key, sub-key, value.
@@ -160,18 +210,30 @@ impl KeyedState {
 }
 
 fn unreadable(snapshot: &Snapshot, uid: &str, name: &str) -> Error {
-    if states(snapshot, uid).get(name).is_some_and(|size| size.on_disk) {
-        let message =
-            format!("state `{name}` of operator `{uid}` is in files of the rocksdb backend: a savepoint of the job has its entries");
+    if states(snapshot, uid)
+        .get(name)
+        .is_some_and(|size| size.on_disk)
+    {
+        let message = format!(
+            "state `{name}` of operator `{uid}` is in files of the rocksdb backend: a savepoint of the job has its entries"
+        );
         return Error::new(code::SNAPSHOT_FOREIGN, message);
     }
     let known: Vec<String> = snapshot
         .manifest()
         .operators
         .iter()
-        .flat_map(|entry| states(snapshot, &entry.uid).into_keys().map(|name| format!("{}/{name}", entry.uid)).collect::<Vec<_>>())
+        .flat_map(|entry| {
+            states(snapshot, &entry.uid)
+                .into_keys()
+                .map(|name| format!("{}/{name}", entry.uid))
+                .collect::<Vec<_>>()
+        })
         .collect();
-    let message = format!("there is no keyed state `{name}` of operator `{uid}`; there are {}", known.join(", "));
+    let message = format!(
+        "there is no keyed state `{name}` of operator `{uid}`; there are {}",
+        known.join(", ")
+    );
     Error::new(code::WRONG_USE, message)
 }
 
@@ -200,26 +262,46 @@ impl Decoder {
     }
 
     fn sub(&self, bytes: &[u8]) -> Value {
-        if bytes.is_empty() { Value::Null } else { decoded(self.sub.as_ref(), bytes) }
+        if bytes.is_empty() {
+            Value::Null
+        } else {
+            decoded(self.sub.as_ref(), bytes)
+        }
     }
 
     fn value(&self, bytes: &[u8]) -> Value {
         match bytes.split_first_chunk().filter(|_| self.stamped) {
             None => decoded(self.value.as_ref(), bytes),
-            Some((stamp, row)) => json!({"last-access-ms": i64::from_le_bytes(*stamp), "value": decoded(self.value.as_ref(), row)}),
+            Some((stamp, row)) => {
+                json!({"last-access-ms": i64::from_le_bytes(*stamp), "value": decoded(self.value.as_ref(), row)})
+            }
         }
     }
 }
 
-/// Columns are `"Int64"`, or `["i64", nullable]`. A single one is called `name`, several `name_1` and so on.
+/// Columns are `"Int64"`, or `["i64", nullable]`. A single one is called `name`, several `name_1`
+/// and so on.
 pub fn codec(name: &str, columns: &Value) -> Option<RowCodec> {
     let columns = columns.as_array()?;
-    let name_of = |number: usize| if columns.len() == 1 { name.to_owned() } else { format!("{name}_{}", number + 1) };
+    let name_of = |number: usize| {
+        if columns.len() == 1 {
+            name.to_owned()
+        } else {
+            format!("{name}_{}", number + 1)
+        }
+    };
     let field = |(number, column): (usize, &Value)| {
         let (data_type, nullable) = column_type(column)?;
-        Some(Field { nullable, ..Field::new(name_of(number), data_type) })
+        Some(Field {
+            nullable,
+            ..Field::new(name_of(number), data_type)
+        })
     };
-    let schema: Schema = columns.iter().enumerate().map(field).collect::<Option<_>>()?;
+    let schema: Schema = columns
+        .iter()
+        .enumerate()
+        .map(field)
+        .collect::<Option<_>>()?;
     Some(RowCodec::new(&schema))
 }
 
@@ -229,7 +311,12 @@ pub fn column_type(column: &Value) -> Option<(DataType, bool)> {
         Value::Array(pair) => (pair.first()?.as_str()?, pair.get(1)?.as_bool()?),
         other => (other.as_str()?, false),
     };
-    Some((serde_json::from_value::<DataType>(json!(name)).ok().or_else(|| arrow_name(name))?, nullable))
+    Some((
+        serde_json::from_value::<DataType>(json!(name))
+            .ok()
+            .or_else(|| arrow_name(name))?,
+        nullable,
+    ))
 }
 
 fn arrow_name(name: &str) -> Option<DataType> {
@@ -248,12 +335,19 @@ fn arrow_name(name: &str) -> Option<DataType> {
 }
 
 fn decoded(codec: Option<&RowCodec>, bytes: &[u8]) -> Value {
-    let columns = codec.and_then(|codec| codec.check(bytes).and_then(|()| codec.decode(&[bytes])).ok());
+    let columns = codec.and_then(|codec| {
+        codec
+            .check(bytes)
+            .and_then(|()| codec.decode(&[bytes]))
+            .ok()
+    });
     let Some(columns) = columns else {
         return Value::String(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
     };
-    let row: Value = serde_json::from_str(&streamrt_operator::json::row(&columns, 0)).unwrap_or_default();
-    row.as_object().map_or(Value::Null, |row| row.values().cloned().collect())
+    let row: Value =
+        serde_json::from_str(&streamrt_operator::json::row(&columns, 0)).unwrap_or_default();
+    row.as_object()
+        .map_or(Value::Null, |row| row.values().cloned().collect())
 }
 
 /// `streamrt fsck`.
@@ -263,13 +357,28 @@ fn decoded(codec: Option<&RowCodec>, bytes: &[u8]) -> Value {
 pub fn fsck(args: &FsckArgs) -> Result<()> {
     let place = args.dir.to_string_lossy();
     let report = streamrt_checkpoint::fsck(&Store::existing(&place)?)?;
-    let mut text = format!("{} objects are whole, {} bytes\n", report.whole, report.whole_bytes);
-    report.missing.iter().for_each(|path| text += &format!("missing {path}\n"));
-    report.damaged.iter().for_each(|path| text += &format!("damaged {path}\n"));
-    report.unreferenced.iter().for_each(|(path, bytes)| text += &format!("unreferenced {path}, {bytes} bytes\n"));
+    let mut text = format!(
+        "{} objects are whole, {} bytes\n",
+        report.whole, report.whole_bytes
+    );
+    report
+        .missing
+        .iter()
+        .for_each(|path| text += &format!("missing {path}\n"));
+    report
+        .damaged
+        .iter()
+        .for_each(|path| text += &format!("damaged {path}\n"));
+    report
+        .unreferenced
+        .iter()
+        .for_each(|(path, bytes)| text += &format!("unreferenced {path}, {bytes} bytes\n"));
     print(&text)?;
     if report.is_sound() {
         return Ok(());
     }
-    Err(Error::new(code::SNAPSHOT_DAMAGED, format!("{place} is not whole")))
+    Err(Error::new(
+        code::SNAPSHOT_DAMAGED,
+        format!("{place} is not whole"),
+    ))
 }

@@ -14,22 +14,34 @@ use streamrt_types::{BackendKind, Configuration, Error, Result, code};
 pub fn of(configuration: &Configuration) -> Result<Option<StateBackend>> {
     match configuration.state_backend {
         BackendKind::Memory => Ok(None),
-        BackendKind::Rocksdb => {
-            Ok(Some(StateBackend { backend: rocksdb(configuration.state_disk_bytes())?, folder: folder(configuration)? }))
-        }
+        BackendKind::Rocksdb => Ok(Some(StateBackend {
+            backend: rocksdb(configuration.state_disk_bytes())?,
+            folder: folder(configuration)?,
+        })),
     }
 }
 
 fn folder(configuration: &Configuration) -> Result<PathBuf> {
     let own = || {
-        cache::state().ok_or_else(|| Error::new(code::STORE, "there is no cache folder for state on disk; `-D state.dir=DIR` names one"))
+        cache::state().ok_or_else(|| {
+            Error::new(
+                code::STORE,
+                "there is no cache folder for state on disk; `-D state.dir=DIR` names one",
+            )
+        })
     };
-    configuration.state_dir.as_ref().map(PathBuf::from).map_or_else(own, Ok)
+    configuration
+        .state_dir
+        .as_ref()
+        .map(PathBuf::from)
+        .map_or_else(own, Ok)
 }
 
 #[cfg(feature = "rocksdb")]
 fn rocksdb(memory_bytes: usize) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(streamrt_state_rocksdb::RocksBackend::new(memory_bytes)?))
+    Ok(Arc::new(streamrt_state_rocksdb::RocksBackend::new(
+        memory_bytes,
+    )?))
 }
 
 #[cfg(not(feature = "rocksdb"))]

@@ -1,11 +1,15 @@
 //! The source `datagen`: rows from a seed, for tests, demonstrations and measurements.
 //!
-//! Every value is a function of (seed, column, row number), so the rows of a job are the same for any number of splits and any batch
-//! size. Split s of n has the rows s, s + n, s + 2n and so on, and positions count the rows of the split from 1. Whole columns are
-//! made at once. There are no nulls. A reader that goes on at a position makes the rows from there on; its rate begins with its clock.
+//! Every value is a function of (seed, column, row number), so the rows of a job are the same for
+//! any number of splits and any batch size. Split s of n has the rows s, s + n, s + 2n and so on,
+//! and positions count the rows of the split from 1. Whole columns are made at once. There are no
+//! nulls. A reader that goes on at a position makes the rows from there on; its rate begins with
+//! its clock.
 
 use crate::{once, options, position};
-use arrow_array::types::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
+use arrow_array::types::{
+    ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type,
+};
 use arrow_array::{ArrayRef, BinaryArray, BooleanArray, PrimitiveArray, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, SchemaRef};
 use serde::{Deserialize, Serialize};
@@ -39,10 +43,15 @@ pub struct DatagenOptions {
 
 /// How the values of a column are made.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "kind")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "kind"
+)]
 pub enum Generator {
-    /// `start + step * row`, counting rows of all splits from 0; wraps around at the end of the type. Strings get the digits, booleans
-    /// whether it is odd.
+    /// `start + step * row`, counting rows of all splits from 0; wraps around at the end of the
+    /// type. Strings get the digits, booleans whether it is odd.
     Sequence {
         /// Default 0.
         #[serde(default)]
@@ -56,8 +65,8 @@ pub enum Generator {
         /// Numbers: the least value. Default 0.
         #[serde(default)]
         min: Option<f64>,
-        /// Numbers: the greatest value, itself included in columns of whole numbers. Default: the greatest of the type up to 2^53, or 1
-        /// in columns of floating point numbers.
+        /// Numbers: the greatest value, itself included in columns of whole numbers. Default: the
+        /// greatest of the type up to 2^53, or 1 in columns of floating point numbers.
         #[serde(default)]
         max: Option<f64>,
         /// Strings and binaries: characters from a to z. Default 8.
@@ -73,9 +82,15 @@ fn one() -> i64 {
     1
 }
 
-const RANDOM: Generator = Generator::Random { min: None, max: None, length: None, cardinality: None };
+const RANDOM: Generator = Generator::Random {
+    min: None,
+    max: None,
+    length: None,
+    cardinality: None,
+};
 
-/// A string of the generator has at most so many characters: 65,536 rows of it stay within 32-bit offsets.
+/// A string of the generator has at most so many characters: 65,536 rows of it stay within 32-bit
+/// offsets.
 const LENGTH_MAX: usize = 16 << 10;
 
 /// As many as there may be readers.
@@ -97,22 +112,51 @@ impl DatagenSource {
     ///
     /// # Errors
     /// `Invalid` if an option does not fit, or names a column that the schema does not have.
-    pub fn new(options: DatagenOptions, schema: SchemaRef, clock: Arc<dyn Clock>) -> Result<DatagenSource> {
+    pub fn new(
+        options: DatagenOptions,
+        schema: SchemaRef,
+        clock: Arc<dyn Clock>,
+    ) -> Result<DatagenSource> {
         let refuse = |reason: String| Err(options::refuse("datagen", &reason));
-        if let Some(rate) = options.rate.filter(|rate| !rate.is_finite() || *rate <= 0.0) {
+        if let Some(rate) = options
+            .rate
+            .filter(|rate| !rate.is_finite() || *rate <= 0.0)
+        {
             return refuse(format!("`rate` is {rate}, but it must be more than 0"));
         }
         if let Some(n) = options.splits.filter(|n| !(1..=SPLITS_MAX).contains(n)) {
-            return refuse(format!("`splits` is {n}, but it must be from 1 to {SPLITS_MAX}"));
+            return refuse(format!(
+                "`splits` is {n}, but it must be from 1 to {SPLITS_MAX}"
+            ));
         }
-        if let Some(name) = options.fields.keys().find(|name| schema.field_with_name(name).is_err()) {
-            return refuse(format!("`fields` names the column `{name}`, which the schema does not have"));
+        if let Some(name) = options
+            .fields
+            .keys()
+            .find(|name| schema.field_with_name(name).is_err())
+        {
+            return refuse(format!(
+                "`fields` names the column `{name}`, which the schema does not have"
+            ));
         }
         let column = |(i, field): (usize, &Arc<Field>)| {
-            Column::new(field, options.fields.get(field.name()).unwrap_or(&RANDOM), mix(options.seed ^ mix(i as u64 + 1)))
+            Column::new(
+                field,
+                options.fields.get(field.name()).unwrap_or(&RANDOM),
+                mix(options.seed ^ mix(i as u64 + 1)),
+            )
         };
-        let columns = schema.fields().iter().enumerate().map(column).collect::<Result<Arc<[Column]>>>()?;
-        Ok(DatagenSource { options, schema, columns, clock })
+        let columns = schema
+            .fields()
+            .iter()
+            .enumerate()
+            .map(column)
+            .collect::<Result<Arc<[Column]>>>()?;
+        Ok(DatagenSource {
+            options,
+            schema,
+            columns,
+            clock,
+        })
     }
 }
 
@@ -129,7 +173,13 @@ impl Source for DatagenSource {
         let n_splits = self.options.splits;
         once::enumerator("datagen", restored, move |parallelism| {
             let n = n_splits.unwrap_or(parallelism).max(1);
-            (0..n).map(|i| Split { number: i.into(), name: format!("datagen {i}").into(), detail: format!("[{i},{n}]") }).collect()
+            (0..n)
+                .map(|i| Split {
+                    number: i.into(),
+                    name: format!("datagen {i}").into(),
+                    detail: format!("[{i},{n}]"),
+                })
+                .collect()
         })
     }
 
@@ -139,15 +189,21 @@ impl Source for DatagenSource {
             None => 0,
             Some(text) => position::read::<DatagenPosition>(&split.name, text)?.rows,
         };
-        let row = n_rows.checked_mul(step.get()).and_then(|row| row.checked_add(first));
-        let row = row.ok_or_else(|| position::damaged(&split.name, position.unwrap_or_default()))?;
+        let row = n_rows
+            .checked_mul(step.get())
+            .and_then(|row| row.checked_add(first));
+        let row =
+            row.ok_or_else(|| position::damaged(&split.name, position.unwrap_or_default()))?;
         Ok(Box::new(DatagenReader {
             name: split.name.clone(),
             number: split.number,
             schema: self.schema.clone(),
             columns: self.columns.clone(),
             end: self.options.rows.unwrap_or(u64::MAX),
-            rate: self.options.rate.map(|rows_per_second| Rate::new(rows_per_second, row - first, self.clock.clone())),
+            rate: self
+                .options
+                .rate
+                .map(|rows_per_second| Rate::new(rows_per_second, row - first, self.clock.clone())),
             row,
             n_rows,
             step: step.get(),
@@ -179,7 +235,8 @@ struct DatagenReader {
 }
 
 impl DatagenReader {
-    /// The row, by the count of all splits, before which all are due; or in how many ms the next one is.
+    /// The row, by the count of all splits, before which all are due; or in how many ms the next
+    /// one is.
     fn due(&self) -> std::result::Result<u64, u64> {
         match &self.rate {
             None => Ok(self.end),
@@ -188,14 +245,32 @@ impl DatagenReader {
     }
 
     fn make(&mut self, n_rows: usize) -> Result<Batch> {
-        let rows = RowNumbers { first: self.row, step: self.step, n: n_rows };
-        let columns = self.columns.iter().map(|column| column.make(rows)).collect();
-        let columns = RecordBatch::try_new(self.schema.clone(), columns)
-            .map_err(|e| Error::internal("generated columns do not fit their schema").with_source(e))?;
-        let origin = Origin { split: self.name.clone(), split_number: self.number, rows: Rows::Range { first: self.n_rows + 1 } };
+        let rows = RowNumbers {
+            first: self.row,
+            step: self.step,
+            n: n_rows,
+        };
+        let columns = self
+            .columns
+            .iter()
+            .map(|column| column.make(rows))
+            .collect();
+        let columns = RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| {
+            Error::internal("generated columns do not fit their schema").with_source(e)
+        })?;
+        let origin = Origin {
+            split: self.name.clone(),
+            split_number: self.number,
+            rows: Rows::Range {
+                first: self.n_rows + 1,
+            },
+        };
         self.row += self.step * n_rows as u64;
         self.n_rows += n_rows as u64;
-        Ok(Batch { origin: Some(origin), ..Batch::new(columns) })
+        Ok(Batch {
+            origin: Some(origin),
+            ..Batch::new(columns)
+        })
     }
 }
 
@@ -231,13 +306,20 @@ struct Rate {
 
 impl Rate {
     fn new(rows_per_second: f64, first_row: u64, clock: Arc<dyn Clock>) -> Rate {
-        Rate { rows_per_second, first_row, start_ms: clock.monotonic_ms(), clock }
+        Rate {
+            rows_per_second,
+            first_row,
+            start_ms: clock.monotonic_ms(),
+            clock,
+        }
     }
 
     /// The row before which all are due, if `row` is; else in how many ms it is.
     fn due(&self, row: u64) -> std::result::Result<u64, u64> {
         let elapsed_ms = (self.clock.monotonic_ms() - self.start_ms) as f64;
-        let n_due = self.first_row.saturating_add((elapsed_ms * self.rows_per_second / 1000.0) as u64);
+        let n_due = self
+            .first_row
+            .saturating_add((elapsed_ms * self.rows_per_second / 1000.0) as u64);
         if n_due > row {
             return Ok(n_due);
         }
@@ -280,9 +362,18 @@ impl Column {
         let data_type = field.data_type().clone();
         let values = match *generator {
             Generator::Sequence { start, step } => Values::Sequence { start, step },
-            Generator::Random { min, max, length, cardinality } => random(field, (min, max), (length, cardinality))?,
+            Generator::Random {
+                min,
+                max,
+                length,
+                cardinality,
+            } => random(field, (min, max), (length, cardinality))?,
         };
-        Ok(Column { data_type, seed, values })
+        Ok(Column {
+            data_type,
+            seed,
+            values,
+        })
     }
 
     fn make(&self, rows: RowNumbers) -> ArrayRef {
@@ -303,19 +394,35 @@ impl Column {
         mix(self.seed ^ row)
     }
 
-    fn integers<T: ArrowPrimitiveType>(&self, rows: RowNumbers, cast: impl Fn(i64) -> T::Native) -> ArrayRef {
+    fn integers<T: ArrowPrimitiveType>(
+        &self,
+        rows: RowNumbers,
+        cast: impl Fn(i64) -> T::Native,
+    ) -> ArrayRef {
         let values: PrimitiveArray<T> = match self.values {
-            Values::Integers { min, n } => from_values(rows, |row| cast(min.wrapping_add(scale(self.random(row), n) as i64))),
-            Values::Sequence { start, step } => from_values(rows, |row| cast(sequence(start, step, row))),
+            Values::Integers { min, n } => from_values(rows, |row| {
+                cast(min.wrapping_add(scale(self.random(row), n) as i64))
+            }),
+            Values::Sequence { start, step } => {
+                from_values(rows, |row| cast(sequence(start, step, row)))
+            }
             _ => from_values(rows, |row| cast(self.random(row) as i64)),
         };
         Arc::new(values)
     }
 
-    fn floats<T: ArrowPrimitiveType>(&self, rows: RowNumbers, cast: impl Fn(f64) -> T::Native) -> ArrayRef {
+    fn floats<T: ArrowPrimitiveType>(
+        &self,
+        rows: RowNumbers,
+        cast: impl Fn(f64) -> T::Native,
+    ) -> ArrayRef {
         let values: PrimitiveArray<T> = match self.values {
-            Values::Sequence { start, step } => from_values(rows, |row| cast(sequence(start, step, row) as f64)),
-            Values::Floats { min, width } => from_values(rows, |row| cast(min + width * unit(self.random(row)))),
+            Values::Sequence { start, step } => {
+                from_values(rows, |row| cast(sequence(start, step, row) as f64))
+            }
+            Values::Floats { min, width } => {
+                from_values(rows, |row| cast(min + width * unit(self.random(row))))
+            }
             _ => from_values(rows, |row| cast(unit(self.random(row)))),
         };
         Arc::new(values)
@@ -323,31 +430,49 @@ impl Column {
 
     fn bools(&self, rows: RowNumbers) -> BooleanArray {
         match self.values {
-            Values::Sequence { start, step } => rows.iter().map(|row| Some(sequence(start, step, row) & 1 == 1)).collect(),
-            _ => rows.iter().map(|row| Some(self.random(row) >> 63 == 1)).collect(),
+            Values::Sequence { start, step } => rows
+                .iter()
+                .map(|row| Some(sequence(start, step, row) & 1 == 1))
+                .collect(),
+            _ => rows
+                .iter()
+                .map(|row| Some(self.random(row) >> 63 == 1))
+                .collect(),
         }
     }
 
     fn strings(&self, rows: RowNumbers) -> StringArray {
         match self.values {
-            Values::Texts { length, cardinality } => {
+            Values::Texts {
+                length,
+                cardinality,
+            } => {
                 let mut text = String::with_capacity(length);
-                let mut builder = arrow_array::builder::StringBuilder::with_capacity(rows.n, rows.n * length);
+                let mut builder =
+                    arrow_array::builder::StringBuilder::with_capacity(rows.n, rows.n * length);
                 for row in rows.iter() {
-                    word(self.seed ^ scale(self.random(row), cardinality), length, &mut text);
+                    word(
+                        self.seed ^ scale(self.random(row), cardinality),
+                        length,
+                        &mut text,
+                    );
                     builder.append_value(&text);
                 }
                 builder.finish()
             }
-            Values::Sequence { start, step } => {
-                StringArray::from_iter_values(rows.iter().map(|row| sequence(start, step, row).to_string()))
-            }
+            Values::Sequence { start, step } => StringArray::from_iter_values(
+                rows.iter()
+                    .map(|row| sequence(start, step, row).to_string()),
+            ),
             _ => StringArray::from_iter_values(rows.iter().map(|row| self.random(row).to_string())),
         }
     }
 }
 
-fn from_values<T: ArrowPrimitiveType>(rows: RowNumbers, value: impl Fn(u64) -> T::Native) -> PrimitiveArray<T> {
+fn from_values<T: ArrowPrimitiveType>(
+    rows: RowNumbers,
+    value: impl Fn(u64) -> T::Native,
+) -> PrimitiveArray<T> {
     PrimitiveArray::from_iter_values(rows.iter().map(value))
 }
 
@@ -356,28 +481,61 @@ fn sequence(start: i64, step: i64, row: u64) -> i64 {
 }
 
 /// Checks the limits of a random generator against the type of the column.
-fn random(field: &Field, (min, max): (Option<f64>, Option<f64>), (length, cardinality): (Option<usize>, Option<u64>)) -> Result<Values> {
-    let refuse = |reason: &str| Err(options::refuse("datagen", &format!("column `{}`: {reason}", field.name())));
+fn random(
+    field: &Field,
+    (min, max): (Option<f64>, Option<f64>),
+    (length, cardinality): (Option<usize>, Option<u64>),
+) -> Result<Values> {
+    let refuse = |reason: &str| {
+        Err(options::refuse(
+            "datagen",
+            &format!("column `{}`: {reason}", field.name()),
+        ))
+    };
     let is_text = matches!(field.data_type(), DataType::Utf8 | DataType::Binary);
-    let (has_range, has_text) = (min.is_some() || max.is_some(), length.is_some() || cardinality.is_some());
+    let (has_range, has_text) = (
+        min.is_some() || max.is_some(),
+        length.is_some() || cardinality.is_some(),
+    );
     match field.data_type() {
-        DataType::Utf8 | DataType::Binary | DataType::Boolean if has_range => refuse("`min` and `max` are for numbers"),
-        _ if has_text && !is_text => refuse("`length` and `cardinality` are for strings and binaries"),
+        DataType::Utf8 | DataType::Binary | DataType::Boolean if has_range => {
+            refuse("`min` and `max` are for numbers")
+        }
+        _ if has_text && !is_text => {
+            refuse("`length` and `cardinality` are for strings and binaries")
+        }
         DataType::Boolean => Ok(Values::Bools),
-        _ if is_text && length.is_some_and(|n| n > LENGTH_MAX) => refuse("`length` must be at most 16384"),
+        _ if is_text && length.is_some_and(|n| n > LENGTH_MAX) => {
+            refuse("`length` must be at most 16384")
+        }
         _ if is_text && cardinality == Some(0) => refuse("`cardinality` must be 1 or more"),
-        _ if is_text => Ok(Values::Texts { length: length.unwrap_or(8), cardinality: cardinality.unwrap_or(u64::MAX) }),
+        _ if is_text => Ok(Values::Texts {
+            length: length.unwrap_or(8),
+            cardinality: cardinality.unwrap_or(u64::MAX),
+        }),
         DataType::Float32 | DataType::Float64 => {
             let (min, max) = (min.unwrap_or(0.0), max.unwrap_or(1.0));
-            if min <= max { Ok(Values::Floats { min, width: max - min }) } else { refuse("`min` is greater than `max`") }
+            if min <= max {
+                Ok(Values::Floats {
+                    min,
+                    width: max - min,
+                })
+            } else {
+                refuse("`min` is greater than `max`")
+            }
         }
         whole => {
             let (least, greatest) = range(whole);
             let (min, max) = (min.unwrap_or(0.0).ceil(), max.unwrap_or(greatest).floor());
             match (least..=greatest).contains(&min) && (least..=greatest).contains(&max) {
-                true if min <= max => Ok(Values::Integers { min: min as i64, n: (max - min) as u64 + 1 }),
+                true if min <= max => Ok(Values::Integers {
+                    min: min as i64,
+                    n: (max - min) as u64 + 1,
+                }),
                 true => refuse("`min` is greater than `max`"),
-                false => refuse(&format!("`min` and `max` must be from {least} to {greatest}")),
+                false => refuse(&format!(
+                    "`min` and `max` must be from {least} to {greatest}"
+                )),
             }
         }
     }
@@ -393,7 +551,8 @@ fn range(data_type: &DataType) -> (f64, f64) {
     }
 }
 
-/// Spreads 64 bits so that neighbours have nothing in common (the finaliser of SplitMix64, Steele and others 2014).
+/// Spreads 64 bits so that neighbours have nothing in common (the finaliser of SplitMix64, Steele
+/// and others 2014).
 fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -401,7 +560,8 @@ fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// Maps 64 random bits to `0..n`, by a multiplication and without a division (Lemire 2019, without the rejection).
+/// Maps 64 random bits to `0..n`, by a multiplication and without a division (Lemire 2019, without
+/// the rejection).
 fn scale(random: u64, n: u64) -> u64 {
     ((u128::from(random) * u128::from(n)) >> 64) as u64
 }

@@ -1,8 +1,9 @@
 //! Rows to text, by whole batches: JSON lines or CSV. Called by the sinks `file` and `print`.
 //!
-//! Values are those of [`streamrt_operator::values`], and JSON is that of [`streamrt_operator::json`]. In CSV, by the rule of PostgreSQL, null
-//! is an empty field and the empty string is `""`; other values are in quotes where they hold a delimiter, a quote or a line end. The
-//! sources read all of it as it was.
+//! Values are those of [`streamrt_operator::values`], and JSON is that of
+//! [`streamrt_operator::json`]. In CSV, by the rule of PostgreSQL, null is an empty field and the
+//! empty string is `""`; other values are in quotes where they hold a delimiter, a quote or a line
+//! end. The sources read all of it as it was.
 
 use arrow_array::RecordBatch;
 use streamrt_operator::json::JsonRows;
@@ -24,9 +25,13 @@ pub struct RowEncoder {
 }
 
 impl RowEncoder {
-    pub const JSON: RowEncoder = RowEncoder { format: RowFormat::Json, delimiter: b',' };
+    pub const JSON: RowEncoder = RowEncoder {
+        format: RowFormat::Json,
+        delimiter: b',',
+    };
 
-    /// Appends the rows of `batch` to `out`, each with a line end; in front of them the column names if `header` is set (CSV alone).
+    /// Appends the rows of `batch` to `out`, each with a line end; in front of them the column
+    /// names if `header` is set (CSV alone).
     pub fn encode(self, batch: &RecordBatch, header: bool, out: &mut Vec<u8>) {
         match self.format {
             RowFormat::Json => encode_json(batch, out),
@@ -45,7 +50,12 @@ impl RowEncoder {
         }
     }
 
-    fn line<T>(self, fields: impl IntoIterator<Item = T>, put: impl Fn(T, &mut Vec<u8>), out: &mut Vec<u8>) {
+    fn line<T>(
+        self,
+        fields: impl IntoIterator<Item = T>,
+        put: impl Fn(T, &mut Vec<u8>),
+        out: &mut Vec<u8>,
+    ) {
         for (number, field) in fields.into_iter().enumerate() {
             if number > 0 {
                 out.push(self.delimiter);
@@ -68,10 +78,14 @@ impl RowEncoder {
         }
     }
 
-    /// Whether a text needs no quotes. At the begin of a file, U+FEFF would be taken for a mark of its encoding.
+    /// Whether a text needs no quotes. At the begin of a file, U+FEFF would be taken for a mark of
+    /// its encoding.
     fn is_plain(self, text: &str) -> bool {
-        let needs_quotes = |&byte: &u8| byte == self.delimiter || matches!(byte, b'"' | b'\n' | b'\r');
-        !text.is_empty() && !text.starts_with('\u{feff}') && !text.as_bytes().iter().any(needs_quotes)
+        let needs_quotes =
+            |&byte: &u8| byte == self.delimiter || matches!(byte, b'"' | b'\n' | b'\r');
+        !text.is_empty()
+            && !text.starts_with('\u{feff}')
+            && !text.as_bytes().iter().any(needs_quotes)
     }
 
     fn put_text(self, text: &str, out: &mut Vec<u8>) {
@@ -109,27 +123,52 @@ mod tests {
     use std::sync::Arc;
 
     fn check(encoder: RowEncoder, columns: Vec<(&str, ArrayRef)>, expected: &str) {
-        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap();
+        let batch = RecordBatch::try_from_iter_with_nullable(
+            columns.into_iter().map(|(name, array)| (name, array, true)),
+        )
+        .unwrap();
         let mut out = Vec::new();
         encoder.encode(&batch, encoder.format == RowFormat::Csv, &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
-    const CSV: RowEncoder = RowEncoder { format: RowFormat::Csv, delimiter: b';' };
+    const CSV: RowEncoder = RowEncoder {
+        format: RowFormat::Csv,
+        delimiter: b';',
+    };
 
     #[test]
     fn json_keeps_order_digits_and_nulls() {
         let words: ArrayRef = Arc::new(StringArray::from(vec![Some("a\"\n"), None]));
         let counts: ArrayRef = Arc::new(Int64Array::from(vec![i64::MAX, i64::MIN]));
         let expected = "{\"word\":\"a\\\"\\n\",\"count\":9223372036854775807}\n{\"word\":null,\"count\":-9223372036854775808}\n";
-        check(RowEncoder::JSON, vec![("word", words), ("count", counts)], expected);
+        check(
+            RowEncoder::JSON,
+            vec![("word", words), ("count", counts)],
+            expected,
+        );
     }
 
     #[test]
     fn csv_quotes_where_needed_and_tells_nothing_from_empty() {
-        let words: ArrayRef = Arc::new(StringArray::from(vec![Some("a;b"), None, Some(""), Some("5\" disk"), Some("a\rb"), Some("a,b")]));
-        let bytes: ArrayRef = Arc::new(BinaryArray::from_opt_vec(vec![Some(b"\x00\xff"), Some(b""), None, None, None, None]));
-        let expected = "\"the;word\";raw\n\"a;b\";00ff\n;\"\"\n\"\";\n\"5\"\" disk\";\n\"a\rb\";\na,b;\n";
+        let words: ArrayRef = Arc::new(StringArray::from(vec![
+            Some("a;b"),
+            None,
+            Some(""),
+            Some("5\" disk"),
+            Some("a\rb"),
+            Some("a,b"),
+        ]));
+        let bytes: ArrayRef = Arc::new(BinaryArray::from_opt_vec(vec![
+            Some(b"\x00\xff"),
+            Some(b""),
+            None,
+            None,
+            None,
+            None,
+        ]));
+        let expected =
+            "\"the;word\";raw\n\"a;b\";00ff\n;\"\"\n\"\";\n\"5\"\" disk\";\n\"a\rb\";\na,b;\n";
         check(CSV, vec![("the;word", words), ("raw", bytes)], expected);
     }
 
@@ -137,6 +176,13 @@ mod tests {
     fn csv_quotes_numbers_where_the_delimiter_is_one_of_their_characters() {
         let floats: ArrayRef = Arc::new(Float64Array::from(vec![1.5, f64::NAN, f64::NEG_INFINITY]));
         check(CSV, vec![("x", floats.clone())], "x\n1.5\nNaN\n-Infinity\n");
-        check(RowEncoder { delimiter: b'-', ..CSV }, vec![("x", floats)], "x\n\"1.5\"\nNaN\n\"-Infinity\"\n");
+        check(
+            RowEncoder {
+                delimiter: b'-',
+                ..CSV
+            },
+            vec![("x", floats)],
+            "x\n\"1.5\"\nNaN\n\"-Infinity\"\n",
+        );
     }
 }

@@ -1,17 +1,21 @@
-//! The source `file`: a file, the files of a folder, or those that a pattern fits; each file once, its rows in order.
+//! The source `file`: a file, the files of a folder, or those that a pattern fits; each file once,
+//! its rows in order.
 //!
-//! A file is one split, or several if it is bigger than `split-bytes`: a split has the lines that begin in its range of bytes, so
-//! every line is in exactly one, however the cuts fall. A CSV file with a quote anywhere is never cut, since line ends may stand
-//! inside quotes. Positions are line numbers, counted from 1 at the begin of the split; a header and blank lines count.
+//! A file is one split, or several if it is bigger than `split-bytes`: a split has the lines that
+//! begin in its range of bytes, so every line is in exactly one, however the cuts fall. A CSV file
+//! with a quote anywhere is never cut, since line ends may stand inside quotes. Positions are line
+//! numbers, counted from 1 at the begin of the split; a header and blank lines count.
 //!
-//! A file is read up to the length that it had when it was found, and to the end of the line there. In a watched folder it is read when it
-//! has not changed for `settle`; what is appended to it later is reported, and not read. With `follow` a file is a log: its whole lines are
-//! read as they come. Names with a dot in front are left out, and those with an end of `ignore`.
+//! A file is read up to the length that it had when it was found, and to the end of the line there.
+//! In a watched folder it is read when it has not changed for `settle`; what is appended to it
+//! later is reported, and not read. With `follow` a file is a log: its whole lines are read as they
+//! come. Names with a dot in front are left out, and those with an end of `ignore`.
 //!
-//! `.gz`, `.zst` and `.bz2` are read as what they hold; such a file is one split, and positions count what it holds. `-` is standard input.
+//! `.gz`, `.zst` and `.bz2` are read as what they hold; such a file is one split, and positions
+//! count what it holds. `-` is standard input.
 //!
-//! A reader that goes on at a position needs the file as it was: one that is gone, shorter, or plainly another one is an error. The
-//! header is read again from the begin of the file.
+//! A reader that goes on at a position needs the file as it was: one that is gone, shorter, or
+//! plainly another one is an error. The header is read again from the begin of the file.
 
 mod compressed;
 mod input;
@@ -39,14 +43,16 @@ use streamrt_types::{Error, Result, code, parse_duration_ms};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FileOptions {
-    /// A file, a folder (its regular files, not those of folders in it), or a pattern with `*`, `?`, `[...]` and `**`; a beginning of it
-    /// that is there as it stands is no pattern. Relative paths start in the current folder. Names that begin with a dot are left out, unless
-    /// one is the path itself. `-` is standard input.
+    /// A file, a folder (its regular files, not those of folders in it), or a pattern with `*`,
+    /// `?`, `[...]` and `**`; a beginning of it that is there as it stands is no pattern. Relative
+    /// paths start in the current folder. Names that begin with a dot are left out, unless one is
+    /// the path itself. `-` is standard input.
     pub path: String,
     /// `csv`, `json`, `lines` or `parquet`. Default `lines`.
     #[serde(default)]
     pub format: FileFormat,
-    /// CSV: whether each file begins with a line of column names, by which the columns are found. Default false.
+    /// CSV: whether each file begins with a line of column names, by which the columns are found.
+    /// Default false.
     #[serde(default)]
     pub header: bool,
     /// CSV: the character between two fields. Default `,`.
@@ -61,20 +67,23 @@ pub struct FileOptions {
     /// With `watch`, a file is read when it has not changed for so long. Default `1s`.
     #[serde(default = "settle")]
     pub settle: String,
-    /// With `watch`, a file that is gone for so long is forgotten: another one may come under its name. Default `24h`.
+    /// With `watch`, a file that is gone for so long is forgotten: another one may come under its
+    /// name. Default `24h`.
     #[serde(default = "forget")]
     pub forget: String,
-    /// Ends of names that are left out, such as `.tmp`: of files that somebody writes still. Default: none.
+    /// Ends of names that are left out, such as `.tmp`: of files that somebody writes still.
+    /// Default: none.
     #[serde(default)]
     pub ignore: Vec<String>,
-    /// Whether files are logs that grow: their whole lines are read as they come, and the source never ends. With `watch`, also those of
-    /// new files. Default false.
+    /// Whether files are logs that grow: their whole lines are read as they come, and the source
+    /// never ends. With `watch`, also those of new files. Default false.
     #[serde(default)]
     pub follow: bool,
     /// `fail` or `skip`: what becomes of a file that is gone when its turn comes. Default `fail`.
     #[serde(default)]
     pub missing: Missing,
-    /// A file with more bytes is cut into splits of so many, which readers share. Default 67,108,864 (64 MiB).
+    /// A file with more bytes is cut into splits of so many, which readers share. Default
+    /// 67,108,864 (64 MiB).
     #[serde(default = "split_bytes", deserialize_with = "options::size")]
     pub split_bytes: u64,
 }
@@ -87,8 +96,8 @@ pub enum FileFormat {
     Json,
     #[default]
     Lines,
-    /// Columns of the file are found by name; those that the schema does not have are not read. A row group is in the split that its
-    /// first byte is in.
+    /// Columns of the file are found by name; those that the schema does not have are not read. A
+    /// row group is in the split that its first byte is in.
     Parquet,
 }
 
@@ -123,18 +132,43 @@ impl FileOptions {
     /// # Errors
     /// `Invalid` if options do not go together.
     pub fn check(&self) -> Result<()> {
-        let (is_csv, is_stdin, is_parquet) = (self.format == FileFormat::Csv, self.path == STDIN, self.format == FileFormat::Parquet);
+        let (is_csv, is_stdin, is_parquet) = (
+            self.format == FileFormat::Csv,
+            self.path == STDIN,
+            self.format == FileFormat::Parquet,
+        );
         self.settle_ms()?;
         self.forget_ms()?;
         let refused = [
-            (self.path.is_empty(), "`path` is empty, but it must name a file, a folder or a pattern"),
-            (self.split_bytes == 0, "`split-bytes` is 0, but it must be 1 or more"),
+            (
+                self.path.is_empty(),
+                "`path` is empty, but it must name a file, a folder or a pattern",
+            ),
+            (
+                self.split_bytes == 0,
+                "`split-bytes` is 0, but it must be 1 or more",
+            ),
             (self.header && !is_csv, "`header` is for csv"),
-            (self.delimiter.is_some() && !is_csv, "`delimiter` is for csv"),
-            (is_stdin && (self.watch || self.follow), "`-` is standard input, which cannot be watched or followed"),
-            (is_stdin && is_parquet, "`-` is standard input, but a Parquet file is not read from its begin to its end"),
-            (self.follow && is_parquet, "`follow` is for lines: a Parquet file does not grow"),
-            (self.ignore.iter().any(String::is_empty), "`ignore` has an empty end, which every name has"),
+            (
+                self.delimiter.is_some() && !is_csv,
+                "`delimiter` is for csv",
+            ),
+            (
+                is_stdin && (self.watch || self.follow),
+                "`-` is standard input, which cannot be watched or followed",
+            ),
+            (
+                is_stdin && is_parquet,
+                "`-` is standard input, but a Parquet file is not read from its begin to its end",
+            ),
+            (
+                self.follow && is_parquet,
+                "`follow` is for lines: a Parquet file does not grow",
+            ),
+            (
+                self.ignore.iter().any(String::is_empty),
+                "`ignore` has an empty end, which every name has",
+            ),
         ];
         let found = refused.iter().find(|(is_refused, _)| *is_refused);
         found.map_or(Ok(()), |(_, reason)| Err(options::refuse("file", reason)))
@@ -193,14 +227,28 @@ struct FileSource {
 impl FileSource {
     fn new(options: FileOptions, format: FormatName, schema: SchemaRef) -> Result<FileSource> {
         let format = FormatSpec::new("file", format, options.delimiter.as_deref(), schema)?;
-        Ok(FileSource { options: Arc::new(options), format })
+        Ok(FileSource {
+            options: Arc::new(options),
+            format,
+        })
     }
 
     /// Opens a split that is read as lines.
-    fn read(&self, split: &Split, detail: &FileSplit, position: Option<FilePosition>) -> Result<FileReader> {
-        let line = position.map_or(Ok(1), |position| position::count(&split.name, position.line))?;
+    fn read(
+        &self,
+        split: &Split,
+        detail: &FileSplit,
+        position: Option<FilePosition>,
+    ) -> Result<FileReader> {
+        let line = position.map_or(Ok(1), |position| {
+            position::count(&split.name, position.line)
+        })?;
         let input = Input::open(detail, position, self.options.follow_ms())?;
-        let framing = if self.options.header { self.format.header_framing() } else { self.format.framing() };
+        let framing = if self.options.header {
+            self.format.header_framing()
+        } else {
+            self.format.framing()
+        };
         let mut records = RecordBuffer::at(framing, input.at(), line);
         if let Some(passed) = input.passed() {
             records.sum_from(passed);
@@ -209,12 +257,24 @@ impl FileSource {
             records.pass_over_mark();
         }
         let (format, name, poison) = (self.format.clone(), split.name.clone(), Vec::new());
-        let mut reader = FileReader { input, records, format, name, number: split.number, decoder: None, poison, ended: false };
-        let is_before_header = detail.start == 0 && position.is_none_or(|position| position.line == 1);
+        let mut reader = FileReader {
+            input,
+            records,
+            format,
+            name,
+            number: split.number,
+            decoder: None,
+            poison,
+            ended: false,
+        };
+        let is_before_header =
+            detail.start == 0 && position.is_none_or(|position| position.line == 1);
         match () {
             () if !self.options.header => reader.begin(None)?,
             // Standard input has its header once, whatever was read of it in another process.
-            () if detail.path == STDIN_SPLIT => stdin::header().map_or(Ok(()), |header| reader.begin(Some(header)))?,
+            () if detail.path == STDIN_SPLIT => {
+                stdin::header().map_or(Ok(()), |header| reader.begin(Some(header)))?
+            }
             () if is_before_header => reader.take_header()?,
             () => reader.begin(self.header(detail, position)?)?,
         }
@@ -222,8 +282,19 @@ impl FileSource {
     }
 
     /// The header of a file whose reader begins behind it.
-    fn header(&self, detail: &FileSplit, position: Option<FilePosition>) -> Result<Option<Vec<u8>>> {
-        let mut input = Input::open(&FileSplit { start: 0, ..detail.clone() }, None, self.options.follow_ms())?;
+    fn header(
+        &self,
+        detail: &FileSplit,
+        position: Option<FilePosition>,
+    ) -> Result<Option<Vec<u8>>> {
+        let mut input = Input::open(
+            &FileSplit {
+                start: 0,
+                ..detail.clone()
+            },
+            None,
+            self.options.follow_ms(),
+        )?;
         input.seal(position);
         let mut records = RecordBuffer::new(self.format.header_framing());
         if input.may_have_mark() {
@@ -248,7 +319,11 @@ impl Source for FileSource {
         if self.options.path == STDIN {
             return once::enumerator("file", restored, |_| vec![stdin_split()]);
         }
-        Ok(Box::new(FileEnumerator::new(self.options.clone(), self.format.is_csv(), restored)?))
+        Ok(Box::new(FileEnumerator::new(
+            self.options.clone(),
+            self.format.is_csv(),
+            restored,
+        )?))
     }
 
     fn admits(&self, split: &Split) -> Result<()> {
@@ -260,10 +335,14 @@ impl Source for FileSource {
         if let Some(reporter) = passed_over::reported(&detail, position) {
             return Ok(reporter);
         }
-        let at: Option<FilePosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
+        let at: Option<FilePosition> = position
+            .map(|text| position::read(&split.name, text))
+            .transpose()?;
         match self.read(split, &detail, at) {
             Ok(reader) => Ok(Box::new(reader)),
-            Err(error) if at.is_none() => passed_over::meet_missing(&detail, error, self.options.missing),
+            Err(error) if at.is_none() => {
+                passed_over::meet_missing(&detail, error, self.options.missing)
+            }
             Err(error) => Err(error),
         }
     }
@@ -292,8 +371,17 @@ fn admits(options: &FileOptions, split: &Split) -> Result<()> {
 
 /// The one split of standard input.
 fn stdin_split() -> Split {
-    let detail = FileSplit { path: STDIN_SPLIT.to_owned(), start: 0, end: 0, report: None };
-    Split { number: 0, name: "standard input".into(), detail: position::write(&detail) }
+    let detail = FileSplit {
+        path: STDIN_SPLIT.to_owned(),
+        start: 0,
+        end: 0,
+        report: None,
+    };
+    Split {
+        number: 0,
+        name: "standard input".into(),
+        detail: position::write(&detail),
+    }
 }
 
 /// Where a reader goes on.
@@ -304,7 +392,8 @@ struct FilePosition {
     byte: u64,
     /// Of the next record, from the begin of the split.
     line: u64,
-    /// Where the input was seen to end, once it was: a last line without line end is then complete, whatever was appended since.
+    /// Where the input was seen to end, once it was: a last line without line end is then complete,
+    /// whatever was appended since.
     end: Option<u64>,
     /// CRC-32 of what stands before it, where the way back leads over that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -327,7 +416,11 @@ struct FileReader {
 impl FileReader {
     /// Begins to decode what stands under `header`.
     fn begin(&mut self, header: Option<Vec<u8>>) -> Result<()> {
-        self.decoder = Some(self.format.decoder(header.as_deref(), self.name.clone(), self.number)?);
+        self.decoder = Some(self.format.decoder(
+            header.as_deref(),
+            self.name.clone(),
+            self.number,
+        )?);
         if let Some(header) = header {
             self.records.reframe(self.format.framing_under(&header));
         }
@@ -351,7 +444,10 @@ impl FileReader {
     /// Reports what cannot be read behind the records that are here, and ends.
     fn damaged(&mut self, reason: String) -> u64 {
         let rest = self.records.rest().to_vec();
-        self.poison.push(PoisonLine { code: code::BAD_FILE, ..PoisonLine::refused(self.records.line(), rest, reason) });
+        self.poison.push(PoisonLine {
+            code: code::BAD_FILE,
+            ..PoisonLine::refused(self.records.line(), rest, reason)
+        });
         self.end(true)
     }
 
@@ -361,13 +457,16 @@ impl FileReader {
         0
     }
 
-    /// Collects records until there are `rows`, or the input has no more at the moment; returns the ms after which it may have. Where it comes
-    /// slowly, the first record waits for `timeout` at most.
+    /// Collects records until there are `rows`, or the input has no more at the moment; returns the
+    /// ms after which it may have. Where it comes slowly, the first record waits for `timeout` at
+    /// most.
     fn collect(&mut self, rows: usize, timeout: Duration) -> Result<u64> {
         let start = Instant::now();
         while !self.records.frame(rows)? {
             match self.input.fill(&mut self.records)? {
-                Filled::Bytes if self.input.is_stdin() && start.elapsed() >= timeout => return self.records.frame(rows).map(|_| 0),
+                Filled::Bytes if self.input.is_stdin() && start.elapsed() >= timeout => {
+                    return self.records.frame(rows).map(|_| 0);
+                }
                 Filled::Bytes => {}
                 Filled::Dry { ms } => return Ok(ms),
                 Filled::End => return self.records.frame(rows).map(|is_full| self.end(!is_full)),
@@ -386,8 +485,14 @@ impl SplitReader for FileReader {
         if self.ended {
             return Ok(ReaderPoll::Finished);
         }
-        let wait_ms = if self.decoder.is_some() { self.collect(rows, timeout)? } else { self.input.wait_ms() };
-        let Some(decoder) = &mut self.decoder else { return Ok(ReaderPoll::Pending { ms: wait_ms }) };
+        let wait_ms = if self.decoder.is_some() {
+            self.collect(rows, timeout)?
+        } else {
+            self.input.wait_ms()
+        };
+        let Some(decoder) = &mut self.decoder else {
+            return Ok(ReaderPoll::Pending { ms: wait_ms });
+        };
         let batch = decoder.decode(self.records.block());
         self.records.consume();
         match (batch?, self.ended) {
@@ -418,7 +523,9 @@ impl SplitReader for FileReader {
     }
 
     fn held_bytes(&self) -> usize {
-        self.records.held_bytes().saturating_add(self.input.held_bytes())
+        self.records
+            .held_bytes()
+            .saturating_add(self.input.held_bytes())
     }
 
     fn skip_long_records(&mut self) {

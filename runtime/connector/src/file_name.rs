@@ -10,17 +10,27 @@ const MARK: char = '\0';
 
 /// The path itself, or if it is no UTF-8, its bytes as digits behind a mark.
 pub fn to_text(path: &Path) -> String {
-    path.to_str().map_or_else(|| format!("{MARK}{}", hexadecimal(path.as_os_str().as_bytes())), str::to_owned)
+    path.to_str().map_or_else(
+        || format!("{MARK}{}", hexadecimal(path.as_os_str().as_bytes())),
+        str::to_owned,
+    )
 }
 
 /// The path that [`to_text`] was given.
 pub fn to_path(text: &str) -> PathBuf {
     let bytes = text.strip_prefix(MARK).and_then(bytes);
-    bytes.map_or_else(|| PathBuf::from(text), |bytes| PathBuf::from(OsString::from_vec(bytes)))
+    bytes.map_or_else(
+        || PathBuf::from(text),
+        |bytes| PathBuf::from(OsString::from_vec(bytes)),
+    )
 }
 
 fn bytes(digits: &str) -> Option<Vec<u8>> {
-    let byte = |at: usize| digits.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    let byte = |at: usize| {
+        digits
+            .get(at..at + 2)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+    };
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 
@@ -30,7 +40,13 @@ mod tests {
 
     #[test]
     fn a_name_of_any_bytes_comes_back() {
-        for bytes in [&b"data/a.csv"[..], "é [1]".as_bytes(), b"caf\xe9/\xff.csv", b"\n", b"0a"] {
+        for bytes in [
+            &b"data/a.csv"[..],
+            "é [1]".as_bytes(),
+            b"caf\xe9/\xff.csv",
+            b"\n",
+            b"0a",
+        ] {
             let path = PathBuf::from(OsString::from_vec(bytes.to_vec()));
             assert_eq!(to_path(&to_text(&path)), path);
         }

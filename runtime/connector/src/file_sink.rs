@@ -1,17 +1,22 @@
-//! The sink `file`: each transaction of a subtask becomes one file `part-<transaction>.jsonl` (or `.csv`, `.parquet`), directly in a
-//! folder; or several, if files are to roll: then the second is `part-<transaction>-1.jsonl`, and so on.
+//! The sink `file`: each transaction of a subtask becomes one file `part-<transaction>.jsonl` (or
+//! `.csv`, `.parquet`), directly in a folder; or several, if files are to roll: then the second is
+//! `part-<transaction>-1.jsonl`, and so on.
 //!
-//! 1. A file is staged as `.part-<transaction>.jsonl.inprogress`, a name that sources and shells leave out. It is made with its first
-//!    row, so a transaction without rows leaves nothing.
-//! 2. A file that is ended is synced at once. `pre_commit` ends the last one, syncs the names too, and promises all of them (`promise.rs`).
-//! 3. `commit` gives each its own name by a hard link, which fails where a rename would overwrite, and takes the staged name away.
+//! 1. A file is staged as `.part-<transaction>.jsonl.inprogress`, a name that sources and shells
+//!    leave out. It is made with its first row, so a transaction without rows leaves nothing.
+//! 2. A file that is ended is synced at once. `pre_commit` ends the last one, syncs the names too,
+//!    and promises all of them (`promise.rs`).
+//! 3. `commit` gives each its own name by a hard link, which fails where a rename would overwrite,
+//!    and takes the staged name away.
 //! 4. Staged files that no promise names are removed by `abort_unlisted`.
 //!
-//! Without checkpoints the end of the job is its one commit, which never comes for one that is killed. So there a file that rolls gets its
-//! own name when it is ended, and what a killed job leaves hidden is the last file of each subtask.
+//! Without checkpoints the end of the job is its one commit, which never comes for one that is
+//! killed. So there a file that rolls gets its own name when it is ended, and what a killed job
+//! leaves hidden is the last file of each subtask.
 //!
-//! Invariants: a file with its own name is complete and is never withdrawn, and nothing that is there is overwritten. The folder is made
-//! when the sink opens, so a run without results leaves an empty one. Flink's `FileSink` works alike, but renames.
+//! Invariants: a file with its own name is complete and is never withdrawn, and nothing that is
+//! there is overwritten. The folder is made when the sink opens, so a run without results leaves an
+//! empty one. Flink's `FileSink` works alike, but renames.
 
 mod disk;
 #[cfg(feature = "parquet")]
@@ -120,12 +125,17 @@ impl Encoding {
             FileFormat::Parquet => return Encoding::parquet(options, schema),
         };
         let delimiter = options::delimiter("file", options.delimiter.as_deref().unwrap_or(","))?;
-        Ok(Encoding::Text { encoder: RowEncoder { format, delimiter }, header: options.header })
+        Ok(Encoding::Text {
+            encoder: RowEncoder { format, delimiter },
+            header: options.header,
+        })
     }
 
     #[cfg(feature = "parquet")]
     fn parquet(options: &FileSinkOptions, schema: &SchemaRef) -> Result<Encoding> {
-        Ok(Encoding::Parquet { schema: parquet::file_schema(schema, &options.timestamps) })
+        Ok(Encoding::Parquet {
+            schema: parquet::file_schema(schema, &options.timestamps),
+        })
     }
 
     #[cfg(not(feature = "parquet"))]
@@ -144,9 +154,15 @@ impl Encoding {
 
     fn writer(&self, file: File, path: &Path) -> Result<Box<dyn PartWriter>> {
         match self {
-            Encoding::Text { encoder, header } => Ok(Box::new(TextPart::new(file, path, *encoder, *header))),
+            Encoding::Text { encoder, header } => {
+                Ok(Box::new(TextPart::new(file, path, *encoder, *header)))
+            }
             #[cfg(feature = "parquet")]
-            Encoding::Parquet { schema } => Ok(Box::new(parquet::ParquetPart::new(file, path, schema.clone())?)),
+            Encoding::Parquet { schema } => Ok(Box::new(parquet::ParquetPart::new(
+                file,
+                path,
+                schema.clone(),
+            )?)),
         }
     }
 }
@@ -156,7 +172,10 @@ impl FileSinkOptions {
     /// `Invalid` if it names nothing.
     pub fn check_path(&self) -> Result<()> {
         match self.path.is_empty() {
-            true => Err(options::refuse("file", "`path` is empty, but it must name a folder")),
+            true => Err(options::refuse(
+                "file",
+                "`path` is empty, but it must name a folder",
+            )),
             false => Ok(()),
         }
     }
@@ -164,17 +183,39 @@ impl FileSinkOptions {
     fn check(&self, schema: &SchemaRef) -> Result<()> {
         self.check_path()?;
         let given = [
-            ("header", "csv", self.header && self.format != FileFormat::Csv),
-            ("delimiter", "csv", self.delimiter.is_some() && self.format != FileFormat::Csv),
-            ("timestamps", "parquet", !self.timestamps.is_empty() && self.format != FileFormat::Parquet),
+            (
+                "header",
+                "csv",
+                self.header && self.format != FileFormat::Csv,
+            ),
+            (
+                "delimiter",
+                "csv",
+                self.delimiter.is_some() && self.format != FileFormat::Csv,
+            ),
+            (
+                "timestamps",
+                "parquet",
+                !self.timestamps.is_empty() && self.format != FileFormat::Parquet,
+            ),
         ];
         if let Some((name, format, _)) = given.iter().find(|(_, _, is_misplaced)| *is_misplaced) {
-            return Err(options::refuse("file", &format!("`{name}` is for {format}")));
+            return Err(options::refuse(
+                "file",
+                &format!("`{name}` is for {format}"),
+            ));
         }
-        let is_time = |name: &&String| schema.field_with_name(name).is_ok_and(|field| *field.data_type() == DataType::Int64);
+        let is_time = |name: &&String| {
+            schema
+                .field_with_name(name)
+                .is_ok_and(|field| *field.data_type() == DataType::Int64)
+        };
         match self.timestamps.iter().find(|name| !is_time(name)) {
             None => Ok(()),
-            Some(name) => Err(options::refuse("file", &format!("`timestamps` names `{name}`, which is no i64 column of the rows"))),
+            Some(name) => Err(options::refuse(
+                "file",
+                &format!("`timestamps` names `{name}`, which is no i64 column of the rows"),
+            )),
         }
     }
 }
@@ -197,27 +238,50 @@ impl FileSink {
         })
     }
 
-    /// Makes a staged file. A transaction's name was never used before, so neither of its files is there.
+    /// Makes a staged file. A transaction's name was never used before, so neither of its files is
+    /// there.
     fn open_part(&self) -> Result<Part> {
         let name = match self.n_visible + self.ended.files.len() {
             0 => self.transaction.clone(),
             n => format!("{}-{n}", self.transaction),
         };
         let names = StagedFile::named(&name, self.encoding.extension());
-        let (staged, complete) = (self.folder.join(&names.staged), self.folder.join(&names.file));
+        let (staged, complete) = (
+            self.folder.join(&names.staged),
+            self.folder.join(&names.file),
+        );
         if look(&complete)?.is_some() {
-            return Err(Error::new(code::EXISTS, format!("{} is there already, and would be overwritten", complete.display())));
+            return Err(Error::new(
+                code::EXISTS,
+                format!(
+                    "{} is there already, and would be overwritten",
+                    complete.display()
+                ),
+            ));
         }
-        let file =
-            OpenOptions::new().write(true).create_new(true).open(&staged).map_err(|e| file_error(&staged, "cannot be created", e))?;
-        Ok(Part { writer: self.encoding.writer(file, &staged)?, names, n_rows: 0, begun_ms: self.clock.monotonic_ms() })
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&staged)
+            .map_err(|e| file_error(&staged, "cannot be created", e))?;
+        Ok(Part {
+            writer: self.encoding.writer(file, &staged)?,
+            names,
+            n_rows: 0,
+            begun_ms: self.clock.monotonic_ms(),
+        })
     }
 
-    /// Ends the open file, if there is one. It counts as open until all of it is on the disk, so that `abort` finds it after an error.
+    /// Ends the open file, if there is one. It counts as open until all of it is on the disk, so
+    /// that `abort` finds it after an error.
     fn end_part(&mut self) -> Result<()> {
-        let Some(part) = &mut self.part else { return Ok(()) };
+        let Some(part) = &mut self.part else {
+            return Ok(());
+        };
         part.names.bytes = part.writer.finish()?;
-        self.ended.files.extend(self.part.take().map(|part| part.names));
+        self.ended
+            .files
+            .extend(self.part.take().map(|part| part.names));
         Ok(())
     }
 }
@@ -234,17 +298,25 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
-        (self.clock, self.checkpointed) = (context.clock.clone(), context.configuration.checkpoint_interval_ms.is_some());
+        (self.clock, self.checkpointed) = (
+            context.clock.clone(),
+            context.configuration.checkpoint_interval_ms.is_some(),
+        );
         fs::create_dir_all(&self.folder).map_err(|e| match e.kind() {
-            ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
-                Error::new(code::EXISTS, format!("{} cannot be made a folder", self.folder.display())).with_source(e)
-            }
+            ErrorKind::AlreadyExists | ErrorKind::NotADirectory => Error::new(
+                code::EXISTS,
+                format!("{} cannot be made a folder", self.folder.display()),
+            )
+            .with_source(e),
             _ => file_error(&self.folder, "cannot be made a folder", e),
         })
     }
 
     fn begin(&mut self, transaction: &str) -> Result<()> {
-        assert!(self.part.is_none() && self.ended.files.is_empty(), "rows of two transactions would be in one file");
+        assert!(
+            self.part.is_none() && self.ended.files.is_empty(),
+            "rows of two transactions would be in one file"
+        );
         transaction.clone_into(&mut self.transaction);
         Ok(())
     }
@@ -253,11 +325,17 @@ impl Sink for FileSink {
         if self.part.is_none() {
             self.part = Some(self.open_part()?);
         }
-        let Some(part) = &mut self.part else { return Ok(()) };
+        let Some(part) = &mut self.part else {
+            return Ok(());
+        };
         part.writer.write(&batch.columns)?;
         part.n_rows += batch.n_rows() as u64;
         let age_ms = self.clock.monotonic_ms() - part.begun_ms;
-        let is_due = self.rolling.is_due(Extent { bytes: part.writer.n_bytes(), age_ms, rows: part.n_rows });
+        let is_due = self.rolling.is_due(Extent {
+            bytes: part.writer.n_bytes(),
+            age_ms,
+            rows: part.n_rows,
+        });
         match is_due {
             true if !self.checkpointed => self.show_part(),
             true if self.ended.files.len() < FILES_MAX - 1 => self.end_part(),
@@ -280,18 +358,31 @@ impl Sink for FileSink {
 
     fn abort(&mut self) -> Result<()> {
         let open = self.part.take().map(|part| part.names);
-        let files = std::mem::take(&mut self.ended).files.into_iter().chain(open);
-        files.map(|file| remove(&self.folder.join(&file.staged))).fold(Ok(()), Result::and)
+        let files = std::mem::take(&mut self.ended)
+            .files
+            .into_iter()
+            .chain(open);
+        files
+            .map(|file| remove(&self.folder.join(&file.staged)))
+            .fold(Ok(()), Result::and)
     }
 
     fn abort_unlisted(&mut self, prefix: &str, keep: &[Vec<u8>]) -> Result<()> {
         let mut kept = HashSet::new();
         for promise in keep {
-            kept.extend(Promise::read(promise)?.files.into_iter().map(|file| file.staged));
+            kept.extend(
+                Promise::read(promise)?
+                    .files
+                    .into_iter()
+                    .map(|file| file.staged),
+            );
         }
         let begin = format!("{}{prefix}", STAGED.0);
         for path in list(&self.folder)? {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
             if name.starts_with(&begin) && name.ends_with(STAGED.1) && !kept.contains(name) {
                 remove(&path)?;
             }

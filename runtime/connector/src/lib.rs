@@ -1,8 +1,9 @@
 //! Native sources and sinks, one file for each connector and one for each format.
 //!
-//! A connector is found by the name that the plan gives, and configured by the plan's options: each has a struct `...Options`
-//! whose fields are the options, in kebab-case, with unit and default. An option that the struct does not have is refused. Nothing
-//! here knows operators, windows or plugins; files, sockets and stdout are touched nowhere else in the engine.
+//! A connector is found by the name that the plan gives, and configured by the plan's options: each
+//! has a struct `...Options` whose fields are the options, in kebab-case, with unit and default. An
+//! option that the struct does not have is refused. Nothing here knows operators, windows or
+//! plugins; files, sockets and stdout are touched nowhere else in the engine.
 //!
 //! ```
 //! use streamrt_wit::{DataType, Field};
@@ -60,41 +61,68 @@ const SINKS: &str = "file, postgres, print and blackhole";
 
 /// Makes the source that a plan names: `file`, `socket`, `datagen` or `nexmark`.
 ///
-/// Nothing is opened yet: that a path is there or a server answers shows when the enumerator or a reader begins.
+/// Nothing is opened yet: that a path is there or a server answers shows when the enumerator or a
+/// reader begins.
 ///
 /// # Errors
-/// `Invalid` if the connector or an option does not exist, a value does not fit, or the format cannot give the schema.
+/// `Invalid` if the connector or an option does not exist, a value does not fit, or the format
+/// cannot give the schema.
 pub fn source(connector: &str, options: &Options, schema: &Schema) -> Result<Arc<dyn Source>> {
     let schema = arrow_schema(schema);
     match connector {
         "file" => file::source(options::read(connector, options)?, schema),
-        "socket" => Ok(Arc::new(socket::SocketSource::new(options::read(connector, options)?, schema)?)),
-        "datagen" => Ok(Arc::new(DatagenSource::new(options::read(connector, options)?, schema, SystemClock::shared())?)),
-        "nexmark" => Ok(Arc::new(nexmark::NexmarkSource::new(options::read(connector, options)?, schema)?)),
+        "socket" => Ok(Arc::new(socket::SocketSource::new(
+            options::read(connector, options)?,
+            schema,
+        )?)),
+        "datagen" => Ok(Arc::new(DatagenSource::new(
+            options::read(connector, options)?,
+            schema,
+            SystemClock::shared(),
+        )?)),
+        "nexmark" => Ok(Arc::new(nexmark::NexmarkSource::new(
+            options::read(connector, options)?,
+            schema,
+        )?)),
         _ => Err(options::unknown("source", connector, SOURCES)),
     }
 }
 
-/// Makes the writer of one subtask for the sink that a plan names: `file`, `postgres`, `print` or `blackhole`.
+/// Makes the writer of one subtask for the sink that a plan names: `file`, `postgres`, `print` or
+/// `blackhole`.
 ///
 /// # Errors
 /// `Invalid` if the connector or an option does not exist, or a value does not fit.
 pub fn sink(connector: &str, options: &Options, schema: SchemaRef) -> Result<Box<dyn Sink>> {
     if schema.fields().is_empty() {
-        return Err(Error::new(code::INVALID_JOB, format!("sink `{connector}` gets rows without columns")));
+        return Err(Error::new(
+            code::INVALID_JOB,
+            format!("sink `{connector}` gets rows without columns"),
+        ));
     }
     match connector {
-        "file" => Ok(Box::new(file_sink::FileSink::new(options::read(connector, options)?, &schema)?)),
+        "file" => Ok(Box::new(file_sink::FileSink::new(
+            options::read(connector, options)?,
+            &schema,
+        )?)),
         "postgres" => postgres(options, schema),
-        "print" => Ok(Box::new(print::PrintSink::new(options::read(connector, options)?, std::io::stdout()))),
-        "blackhole" => Ok(Box::new(blackhole::BlackholeSink::new(options::read(connector, options)?))),
+        "print" => Ok(Box::new(print::PrintSink::new(
+            options::read(connector, options)?,
+            std::io::stdout(),
+        ))),
+        "blackhole" => Ok(Box::new(blackhole::BlackholeSink::new(options::read(
+            connector, options,
+        )?))),
         _ => Err(options::unknown("sink", connector, SINKS)),
     }
 }
 
 #[cfg(feature = "postgres")]
 fn postgres(options: &Options, schema: SchemaRef) -> Result<Box<dyn Sink>> {
-    Ok(Box::new(postgres_sink::PostgresSink::new(options::read("postgres", options)?, schema)?))
+    Ok(Box::new(postgres_sink::PostgresSink::new(
+        options::read("postgres", options)?,
+        schema,
+    )?))
 }
 
 #[cfg(feature = "postgres")]
@@ -112,14 +140,23 @@ fn postgres(_options: &Options, _schema: SchemaRef) -> Result<Box<dyn Sink>> {
     Err(options::left_out("postgres", "the connector", "postgres"))
 }
 
-/// Where the data of a connector with these options is, for comparisons and messages; `None` if it is in no place. A password is no part of it.
+/// Where the data of a connector with these options is, for comparisons and messages; `None` if it
+/// is in no place. A password is no part of it.
 pub fn place(connector: &str, options: &Options) -> Option<String> {
     let text = |name: &str| options.get(name).and_then(Value::as_str);
     match connector {
         "file" => text("path").map(str::to_owned),
-        "socket" => Some(format!("{}:{}", text("host").unwrap_or("localhost"), options.get("port")?)),
+        "socket" => Some(format!(
+            "{}:{}",
+            text("host").unwrap_or("localhost"),
+            options.get("port")?
+        )),
         // The user and the password stand before the last `@`, or behind a `?`.
-        "postgres" => Some(format!("table {} of {}", text("table")?, text("url")?.split('?').next()?.rsplit('@').next()?)),
+        "postgres" => Some(format!(
+            "table {} of {}",
+            text("table")?,
+            text("url")?.split('?').next()?.rsplit('@').next()?
+        )),
         _ => None,
     }
 }
@@ -149,9 +186,16 @@ mod tests {
 
     #[test]
     fn places_tell_where_data_is_and_no_password() {
-        let place = |connector, options: Value| super::place(connector, options.as_object().unwrap());
-        assert_eq!(place("file", json!({"path": "in/*.csv", "format": "csv"})).unwrap(), "in/*.csv");
-        assert_eq!(place("socket", json!({"port": 7777})).unwrap(), "localhost:7777");
+        let place =
+            |connector, options: Value| super::place(connector, options.as_object().unwrap());
+        assert_eq!(
+            place("file", json!({"path": "in/*.csv", "format": "csv"})).unwrap(),
+            "in/*.csv"
+        );
+        assert_eq!(
+            place("socket", json!({"port": 7777})).unwrap(),
+            "localhost:7777"
+        );
         let postgres = json!({"url": "postgresql://me:secret@h:5432/d?password=p", "table": "t"});
         assert_eq!(place("postgres", postgres).unwrap(), "table t of h:5432/d");
         assert_eq!(place("print", json!({})), None);
@@ -159,45 +203,162 @@ mod tests {
 
     #[test]
     fn wrong_options_get_a_sentence_that_names_what_exists() {
-        check("source", "kafka", json!({}), "there is no source connector `kafka`; there are file, socket, datagen and nexmark");
-        check("sink", "kafka", json!({}), "there is no sink connector `kafka`; there are file, postgres, print and blackhole");
-        check("source", "file", json!({ "pth": "a" }), "connector `file`: unknown option `pth`, expected one of `path`");
-        check("source", "file", json!({}), "connector `file`: missing option `path`");
-        check("source", "file", json!({ "path": "a", "format": "xml" }), "expected one of `csv`, `json`, `lines`, `parquet`");
-        check("source", "file", json!({ "path": "a", "header": "yes" }), "expected a boolean");
-        check("source", "file", json!({ "path": "a", "format": "csv", "delimiter": "||" }), "`delimiter` is `||`");
-        check("source", "file", json!({ "path": "a", "format": "lines", "delimiter": ";" }), "`delimiter` is for csv");
-        check("source", "file", json!({ "path": "a", "split-bytes": 0 }), "`split-bytes` is 0");
-        check("source", "file", json!({ "path": "a", "split-bytes": "64kB" }), "`the size` is `64kB`, but it must be a size such as 64MiB");
-        check("source", "file", json!({ "path": "a", "split-bytes": [] }), "a size must be a number of bytes, or a text such as `64MiB`");
-        check("source", "file", json!({ "path": "" }), "`path` is empty, but it must name a file, a folder or a pattern");
-        check("source", "socket", json!({ "host": "h", "port": 70000 }), "expected u16");
+        check(
+            "source",
+            "kafka",
+            json!({}),
+            "there is no source connector `kafka`; there are file, socket, datagen and nexmark",
+        );
+        check(
+            "sink",
+            "kafka",
+            json!({}),
+            "there is no sink connector `kafka`; there are file, postgres, print and blackhole",
+        );
+        check(
+            "source",
+            "file",
+            json!({ "pth": "a" }),
+            "connector `file`: unknown option `pth`, expected one of `path`",
+        );
+        check(
+            "source",
+            "file",
+            json!({}),
+            "connector `file`: missing option `path`",
+        );
+        check(
+            "source",
+            "file",
+            json!({ "path": "a", "format": "xml" }),
+            "expected one of `csv`, `json`, `lines`, `parquet`",
+        );
+        check(
+            "source",
+            "file",
+            json!({ "path": "a", "header": "yes" }),
+            "expected a boolean",
+        );
+        check(
+            "source",
+            "file",
+            json!({ "path": "a", "format": "csv", "delimiter": "||" }),
+            "`delimiter` is `||`",
+        );
+        check(
+            "source",
+            "file",
+            json!({ "path": "a", "format": "lines", "delimiter": ";" }),
+            "`delimiter` is for csv",
+        );
+        check(
+            "source",
+            "file",
+            json!({ "path": "a", "split-bytes": 0 }),
+            "`split-bytes` is 0",
+        );
+        check(
+            "source",
+            "file",
+            json!({ "path": "a", "split-bytes": "64kB" }),
+            "`the size` is `64kB`, but it must be a size such as 64MiB",
+        );
+        check(
+            "source",
+            "file",
+            json!({ "path": "a", "split-bytes": [] }),
+            "a size must be a number of bytes, or a text such as `64MiB`",
+        );
+        check(
+            "source",
+            "file",
+            json!({ "path": "" }),
+            "`path` is empty, but it must name a file, a folder or a pattern",
+        );
+        check(
+            "source",
+            "socket",
+            json!({ "host": "h", "port": 70000 }),
+            "expected u16",
+        );
         check("source", "datagen", json!({ "rate": 0 }), "`rate` is 0");
-        check("source", "datagen", json!({ "fields": { "v": { "kind": "sequence" } } }), "names the column `v`");
-        check("sink", "file", json!({ "path": "a", "format": "lines" }), "expected one of `json`, `csv`, `parquet`");
-        check("sink", "file", json!({ "path": "a", "delimiter": ";" }), "`delimiter` is for csv");
-        check("sink", "print", json!({ "pre": "a" }), "unknown option `pre`, expected `prefix`");
-        check("sink", "blackhole", json!({ "pre": "a" }), "unknown option `pre`");
+        check(
+            "source",
+            "datagen",
+            json!({ "fields": { "v": { "kind": "sequence" } } }),
+            "names the column `v`",
+        );
+        check(
+            "sink",
+            "file",
+            json!({ "path": "a", "format": "lines" }),
+            "expected one of `json`, `csv`, `parquet`",
+        );
+        check(
+            "sink",
+            "file",
+            json!({ "path": "a", "delimiter": ";" }),
+            "`delimiter` is for csv",
+        );
+        check(
+            "sink",
+            "print",
+            json!({ "pre": "a" }),
+            "unknown option `pre`, expected `prefix`",
+        );
+        check(
+            "sink",
+            "blackhole",
+            json!({ "pre": "a" }),
+            "unknown option `pre`",
+        );
     }
 
     /// Options by connector, as the rows of a table of the README name them.
     fn told(heading: &str) -> BTreeMap<String, BTreeSet<String>> {
         let readme = include_str!("../../../README.md");
-        let section = readme.split(heading).nth(1).and_then(|rest| rest.split("\n#").next()).expect("the README has the section");
-        let (mut options, mut connector) = (BTreeMap::<String, BTreeSet<String>>::new(), String::new());
+        let section = readme
+            .split(heading)
+            .nth(1)
+            .and_then(|rest| rest.split("\n#").next())
+            .expect("the README has the section");
+        let (mut options, mut connector) =
+            (BTreeMap::<String, BTreeSet<String>>::new(), String::new());
         for line in section.lines().filter(|line| line.starts_with('|')).skip(2) {
-            let cells: Vec<String> = line.split('|').skip(1).map(|cell| cell.trim().replace('`', "")).collect();
-            connector = if cells[0].is_empty() { connector } else { cells[0].clone() };
-            let names = cells[1].split(", ").map(|name| name.split('.').next().unwrap_or_default().to_owned());
-            options.entry(connector.clone()).or_default().extend(names.filter(|name| !name.is_empty()));
+            let cells: Vec<String> = line
+                .split('|')
+                .skip(1)
+                .map(|cell| cell.trim().replace('`', ""))
+                .collect();
+            connector = if cells[0].is_empty() {
+                connector
+            } else {
+                cells[0].clone()
+            };
+            let names = cells[1]
+                .split(", ")
+                .map(|name| name.split('.').next().unwrap_or_default().to_owned());
+            options
+                .entry(connector.clone())
+                .or_default()
+                .extend(names.filter(|name| !name.is_empty()));
         }
         options
     }
 
     /// The options that a connector says it knows.
     fn known(refused: &Error) -> BTreeSet<String> {
-        let names = refused.message().split("expected").nth(1).unwrap_or_default();
-        names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+        let names = refused
+            .message()
+            .split("expected")
+            .nth(1)
+            .unwrap_or_default();
+        names
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
@@ -207,7 +368,11 @@ mod tests {
             let told = told(heading);
             assert!(told.len() >= 3, "{told:?}");
             for (name, options) in told.into_iter().filter(|(name, _)| is_here(name)) {
-                assert_eq!(options, known(&refused(kind, &name, json!({ "?": 1 }))), "{kind} {name}");
+                assert_eq!(
+                    options,
+                    known(&refused(kind, &name, json!({ "?": 1 }))),
+                    "{kind} {name}"
+                );
             }
         }
     }

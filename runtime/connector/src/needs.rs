@@ -1,7 +1,8 @@
-//! What of the outside world the options of a connector name: paths and servers. Whoever runs a job that a stranger wrote asks before anything
-//! is opened.
+//! What of the outside world the options of a connector name: paths and servers. Whoever runs a job
+//! that a stranger wrote asks before anything is opened.
 //!
-//! Each connector that touches the outside has its place here, so that none is forgotten: an unknown one is refused.
+//! Each connector that touches the outside has its place here, so that none is forgotten: an
+//! unknown one is refused.
 
 use crate::file::FileOptions;
 use crate::file_sink::FileSinkOptions;
@@ -39,7 +40,12 @@ pub fn source_needs(connector: &str, options: &Options) -> Result<Vec<Need>> {
         }
         "socket" => {
             let SocketOptions { host, port, .. } = options::read(connector, options)?;
-            Ok(vec![Need::Server { option: host.clone(), host, port, is_default_port: false }])
+            Ok(vec![Need::Server {
+                option: host.clone(),
+                host,
+                port,
+                is_default_port: false,
+            }])
         }
         "datagen" | "nexmark" => Ok(Vec::new()),
         _ => Err(options::unknown("source", connector, crate::SOURCES)),
@@ -54,7 +60,9 @@ pub fn sink_needs(connector: &str, options: &Options) -> Result<Vec<Need>> {
     match connector {
         "file" => {
             let options: FileSinkOptions = options::read(connector, options)?;
-            options.check_path().map(|()| vec![Need::Path(options.path)])
+            options
+                .check_path()
+                .map(|()| vec![Need::Path(options.path)])
         }
         "postgres" => crate::postgres_needs(options),
         "print" | "blackhole" => Ok(Vec::new()),
@@ -69,17 +77,32 @@ mod tests {
 
     fn of(connector: &str, options: serde_json::Value) -> Result<Vec<Need>> {
         let options = options.as_object().expect("it is an object").clone();
-        if connector == "socket" { source_needs(connector, &options) } else { sink_needs(connector, &options) }
+        if connector == "socket" {
+            source_needs(connector, &options)
+        } else {
+            sink_needs(connector, &options)
+        }
     }
 
     fn server(host: &str, port: u16, is_default_port: bool, option: &str) -> Need {
-        Need::Server { host: host.into(), port, is_default_port, option: option.into() }
+        Need::Server {
+            host: host.into(),
+            port,
+            is_default_port,
+            option: option.into(),
+        }
     }
 
     #[test]
     fn options_name_what_is_reached() {
-        assert_eq!(of("file", json!({ "path": "/a/b" })).unwrap(), [Need::Path("/a/b".into())]);
-        assert_eq!(of("socket", json!({ "port": 7 })).unwrap(), [server("localhost", 7, false, "localhost")]);
+        assert_eq!(
+            of("file", json!({ "path": "/a/b" })).unwrap(),
+            [Need::Path("/a/b".into())]
+        );
+        assert_eq!(
+            of("socket", json!({ "port": 7 })).unwrap(),
+            [server("localhost", 7, false, "localhost")]
+        );
         assert_eq!(of("print", json!({})).unwrap(), []);
         assert_eq!(of("kafka", json!({})).unwrap_err().code().id, "S2007");
     }
@@ -89,10 +112,22 @@ mod tests {
     fn all_hosts_of_a_database_are_named() {
         let needs = |url: &str| of("postgres", json!({ "url": url, "table": "t" })).unwrap();
         let url = "postgresql://me:secret@a,b:6000/d";
-        assert_eq!(needs(url), [server("a", 5432, true, url), server("b", 6000, false, url)]);
+        assert_eq!(
+            needs(url),
+            [server("a", 5432, true, url), server("b", 6000, false, url)]
+        );
         let url = "host=/run/db,c port=1,2";
-        assert_eq!(needs(url), [Need::Path("/run/db".into()), server("c", 2, false, url)]);
+        assert_eq!(
+            needs(url),
+            [Need::Path("/run/db".into()), server("c", 2, false, url)]
+        );
         let url = "host=a hostaddr=10.0.0.1 port=1";
-        assert_eq!(needs(url), [server("a", 1, false, url), server("10.0.0.1", 1, false, url)]);
+        assert_eq!(
+            needs(url),
+            [
+                server("a", 1, false, url),
+                server("10.0.0.1", 1, false, url)
+            ]
+        );
     }
 }

@@ -1,12 +1,15 @@
 //! The source `nexmark`: the bids of the Nexmark benchmark, made by column.
 //!
-//! Everything follows from the event number: of 50 events one is a person, three are auctions, 46 are bids, and bid b is event
-//! `b / 46 * 50 + 4 + b % 46`. Numbers are computed for each bid; the texts of a batch are cut out of a pool of ready columns, so that no
-//! byte of them is copied. Invariant: bid b is the same for every number of splits, batch size and position at which a reader began.
+//! Everything follows from the event number: of 50 events one is a person, three are auctions, 46
+//! are bids, and bid b is event `b / 46 * 50 + 4 + b % 46`. Numbers are computed for each bid; the
+//! texts of a batch are cut out of a pool of ready columns, so that no byte of them is copied.
+//! Invariant: bid b is the same for every number of splits, batch size and position at which a
+//! reader began.
 //!
 //! # Source
-//! The generator of the public Flink implementation of Nexmark: same proportions, hot keys, ids in flight and price law. Ours: other
-//! random numbers, and the bidder's offset is added once (there it is added twice, which keeps bids from joining with persons).
+//! The generator of the public Flink implementation of Nexmark: same proportions, hot keys, ids in
+//! flight and price law. Ours: other random numbers, and the bidder's offset is added once (there
+//! it is added twice, which keeps bids from joining with persons).
 
 use crate::options::refuse;
 use crate::{once, position};
@@ -30,7 +33,8 @@ pub struct NexmarkOptions {
     /// Event time of the first event, in ms. Default 0.
     #[serde(default)]
     pub base_time: i64,
-    /// If given, auctions are spread evenly over so many ids, for benchmarks of keyed state. Default: Nexmark's law.
+    /// If given, auctions are spread evenly over so many ids, for benchmarks of keyed state.
+    /// Default: Nexmark's law.
     pub auctions: Option<u64>,
 }
 
@@ -50,7 +54,8 @@ const ACTIVE_PEOPLE: u64 = 1000;
 const ID_LEAD: u64 = 10;
 /// Ready columns of texts: more than fit the second-level cache, as real ones would be.
 const POOL: usize = 32;
-/// Rows of a ready column. Batches with texts end where a column does: that is no cut at the default of `batch.rows`.
+/// Rows of a ready column. Batches with texts end where a column does: that is no cut at the
+/// default of `batch.rows`.
 const TEXT_ROWS: usize = 1024;
 /// So many bids take turns with one ready column, before the next one comes.
 const BIDS_PER_TEXT: u64 = 8192;
@@ -79,11 +84,22 @@ impl NexmarkSource {
     /// `Invalid` for a column that bids do not have.
     pub fn new(options: NexmarkOptions, schema: SchemaRef) -> Result<NexmarkSource> {
         for field in schema.fields() {
-            if !COLUMNS.iter().any(|(name, data_type)| name == field.name() && data_type == field.data_type()) {
-                let known: Vec<String> = COLUMNS.iter().map(|(name, data_type)| format!("{name} {data_type}")).collect();
+            if !COLUMNS
+                .iter()
+                .any(|(name, data_type)| name == field.name() && data_type == field.data_type())
+            {
+                let known: Vec<String> = COLUMNS
+                    .iter()
+                    .map(|(name, data_type)| format!("{name} {data_type}"))
+                    .collect();
                 return Err(refuse(
                     "nexmark",
-                    &format!("a bid has no column {} {}; it has {}", field.name(), field.data_type(), known.join(", ")),
+                    &format!(
+                        "a bid has no column {} {}; it has {}",
+                        field.name(),
+                        field.data_type(),
+                        known.join(", ")
+                    ),
                 ));
             }
         }
@@ -92,10 +108,20 @@ impl NexmarkSource {
         }
         let last_ms = u128::from(options.rows) * 2000 / u128::from(options.rate);
         if last_ms > LAST_MS_MAX || u128::from(options.base_time.unsigned_abs()) > LAST_MS_MAX {
-            return Err(refuse("nexmark", "the times of `rows` bids at this `rate`, from `base-time` on, are no times"));
+            return Err(refuse(
+                "nexmark",
+                "the times of `rows` bids at this `rate`, from `base-time` on, are no times",
+            ));
         }
-        let needs_texts = schema.fields().iter().any(|field| field.data_type() == &DataType::Utf8);
-        Ok(NexmarkSource { options, schema, texts: Arc::new(Texts::new(if needs_texts { POOL } else { 0 })) })
+        let needs_texts = schema
+            .fields()
+            .iter()
+            .any(|field| field.data_type() == &DataType::Utf8);
+        Ok(NexmarkSource {
+            options,
+            schema,
+            texts: Arc::new(Texts::new(if needs_texts { POOL } else { 0 })),
+        })
     }
 }
 
@@ -112,7 +138,8 @@ impl Source for NexmarkSource {
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
         let rows = self.options.rows;
         once::enumerator("nexmark", restored, move |parallelism| {
-            let bound = |i: u32| (u128::from(rows) * u128::from(i) / u128::from(parallelism)) as u64;
+            let bound =
+                |i: u32| (u128::from(rows) * u128::from(i) / u128::from(parallelism)) as u64;
             let split = |i: u32| Split {
                 number: i.into(),
                 name: format!("nexmark {i}").into(),
@@ -129,11 +156,30 @@ impl Source for NexmarkSource {
             Some(text) => position::read::<NexmarkPosition>(&split.name, text)?.bid,
         };
         if !(start..=end).contains(&next) {
-            return Err(position::damaged(&split.name, position.unwrap_or(&split.detail)));
+            return Err(position::damaged(
+                &split.name,
+                position.unwrap_or(&split.detail),
+            ));
         }
-        let (options, schema, texts) = (self.options.clone(), self.schema.clone(), self.texts.clone());
-        let origin = Origin { split: split.name.clone(), split_number: split.number, rows: Rows::Range { first: 1 } };
-        Ok(Box::new(NexmarkReader { options, schema, texts, origin, start, next, end }))
+        let (options, schema, texts) = (
+            self.options.clone(),
+            self.schema.clone(),
+            self.texts.clone(),
+        );
+        let origin = Origin {
+            split: split.name.clone(),
+            split_number: split.number,
+            rows: Rows::Range { first: 1 },
+        };
+        Ok(Box::new(NexmarkReader {
+            options,
+            schema,
+            texts,
+            origin,
+            start,
+            next,
+            end,
+        }))
     }
 }
 
@@ -157,16 +203,25 @@ struct NexmarkReader {
 
 impl SplitReader for NexmarkReader {
     fn poll(&mut self, rows: usize, _timeout: Duration) -> Result<ReaderPoll> {
-        let n_rows = (self.end - self.next).min(rows.min(self.texts.rows_from(self.next)) as u64) as usize;
+        let n_rows =
+            (self.end - self.next).min(rows.min(self.texts.rows_from(self.next)) as u64) as usize;
         if n_rows == 0 {
             return Ok(ReaderPoll::Finished);
         }
         let columns = bid_columns(&self.options, &self.texts, &self.schema, self.next, n_rows);
-        let columns =
-            RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| Error::internal("bids make no batch").with_source(e))?;
-        let origin = Origin { rows: Rows::Range { first: self.next - self.start + 1 }, ..self.origin.clone() };
+        let columns = RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|e| Error::internal("bids make no batch").with_source(e))?;
+        let origin = Origin {
+            rows: Rows::Range {
+                first: self.next - self.start + 1,
+            },
+            ..self.origin.clone()
+        };
         self.next += n_rows as u64;
-        Ok(ReaderPoll::Batch(Batch { origin: Some(origin), ..Batch::new(columns) }))
+        Ok(ReaderPoll::Batch(Batch {
+            origin: Some(origin),
+            ..Batch::new(columns)
+        }))
     }
 
     fn position(&self) -> String {
@@ -175,27 +230,50 @@ impl SplitReader for NexmarkReader {
 }
 
 /// Columns of bids `first..first + n_rows`, in the order of `schema`.
-fn bid_columns(options: &NexmarkOptions, texts: &Texts, schema: &SchemaRef, first: u64, n_rows: usize) -> Vec<ArrayRef> {
+fn bid_columns(
+    options: &NexmarkOptions,
+    texts: &Texts,
+    schema: &SchemaRef,
+    first: u64,
+    n_rows: usize,
+) -> Vec<ArrayRef> {
     let column = |name: &str| match (name, options.auctions) {
         ("auction", Some(auctions)) => numbers(first, n_rows, |bid| (spread(bid, auctions)) as i64),
-        ("auction", None) => ids(first, n_rows, Ids::of_auctions, |ids, bid| ids.auction(random(bid, 0))),
-        ("bidder", _) => ids(first, n_rows, Ids::of_bidders, |ids, bid| ids.bidder(random(bid, 1))),
-        ("price", _) => numbers(first, n_rows, |bid| texts.prices[random(bid, 2) as usize % PRICES]),
+        ("auction", None) => ids(first, n_rows, Ids::of_auctions, |ids, bid| {
+            ids.auction(random(bid, 0))
+        }),
+        ("bidder", _) => ids(first, n_rows, Ids::of_bidders, |ids, bid| {
+            ids.bidder(random(bid, 1))
+        }),
+        ("price", _) => numbers(first, n_rows, |bid| {
+            texts.prices[random(bid, 2) as usize % PRICES]
+        }),
         ("date_time", _) => times(options, first, n_rows),
         ("channel", _) => texts.column(0, first, n_rows),
         ("url", _) => texts.column(1, first, n_rows),
         _ => texts.column(2, first, n_rows),
     };
-    schema.fields().iter().map(|field| column(field.name())).collect()
+    schema
+        .fields()
+        .iter()
+        .map(|field| column(field.name()))
+        .collect()
 }
 
 /// Each closure is inlined into a loop of its own.
 fn numbers(first: u64, n_rows: usize, of: impl Fn(u64) -> i64) -> ArrayRef {
-    Arc::new(Int64Array::from_iter_values((first..first + n_rows as u64).map(of)))
+    Arc::new(Int64Array::from_iter_values(
+        (first..first + n_rows as u64).map(of),
+    ))
 }
 
 /// Ids of bids: what is the same for all bids of an epoch is computed once for each.
-fn ids(first: u64, n_rows: usize, of_epoch: fn(u64) -> Ids, id: impl Fn(&Ids, u64) -> u64) -> ArrayRef {
+fn ids(
+    first: u64,
+    n_rows: usize,
+    of_epoch: fn(u64) -> Ids,
+    id: impl Fn(&Ids, u64) -> u64,
+) -> ArrayRef {
     let mut values = Vec::with_capacity(n_rows);
     let (mut bid, end) = (first, first + n_rows as u64);
     while bid < end {
@@ -208,11 +286,14 @@ fn ids(first: u64, n_rows: usize, of_epoch: fn(u64) -> Ids, id: impl Fn(&Ids, u6
     Arc::new(Int64Array::from(values))
 }
 
-/// Event times in ms. The division is by a loop variable's quotient, kept up by addition: dividing for each bid would cost more than the rest.
+/// Event times in ms. The division is by a loop variable's quotient, kept up by addition: dividing
+/// for each bid would cost more than the rest.
 fn times(options: &NexmarkOptions, first: u64, n_rows: usize) -> ArrayRef {
     let mut values = Vec::with_capacity(n_rows);
     let (mut epoch, mut within) = (first / BIDS_PER_EPOCH, first % BIDS_PER_EPOCH);
-    let ms_of = |event: u64| options.base_time + (u128::from(event) * 1000 / u128::from(options.rate)) as i64;
+    let ms_of = |event: u64| {
+        options.base_time + (u128::from(event) * 1000 / u128::from(options.rate)) as i64
+    };
     let (mut from, mut ms, mut until) = (0, 0, 0);
     for _ in 0..n_rows {
         let event = epoch * EVENTS_PER_EPOCH + 4 + within;
@@ -220,7 +301,8 @@ fn times(options: &NexmarkOptions, first: u64, n_rows: usize) -> ArrayRef {
             // The time stays the same up to the first event of the next ms.
             ms = ms_of(event);
             from = event;
-            until = (u128::from((ms - options.base_time) as u64 + 1) * u128::from(options.rate)).div_ceil(1000) as u64;
+            until = (u128::from((ms - options.base_time) as u64 + 1) * u128::from(options.rate))
+                .div_ceil(1000) as u64;
         }
         values.push(ms);
         within += 1;
@@ -234,7 +316,10 @@ fn times(options: &NexmarkOptions, first: u64, n_rows: usize) -> ArrayRef {
 /// The splitmix64 finaliser over the bid's number and the number of the draw.
 #[inline]
 fn random(bid: u64, draw: u64) -> u64 {
-    let mut z = bid.wrapping_mul(4).wrapping_add(draw + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut z = bid
+        .wrapping_mul(4)
+        .wrapping_add(draw + 1)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -263,12 +348,20 @@ impl Ids {
     fn of_auctions(epoch: u64) -> Ids {
         let last = epoch * AUCTIONS_PER_EPOCH + AUCTIONS_PER_EPOCH - 1;
         let least = last.saturating_sub(AUCTIONS_IN_FLIGHT);
-        Ids { hot: FIRST_ID + last / HOT_ROUND * HOT_ROUND, least: FIRST_ID + least, n_cold: last - least + 1 + ID_LEAD }
+        Ids {
+            hot: FIRST_ID + last / HOT_ROUND * HOT_ROUND,
+            least: FIRST_ID + least,
+            n_cold: last - least + 1 + ID_LEAD,
+        }
     }
 
     fn of_bidders(epoch: u64) -> Ids {
         let active = (epoch + 1).min(ACTIVE_PEOPLE);
-        Ids { hot: FIRST_ID + epoch / HOT_ROUND * HOT_ROUND + 1, least: FIRST_ID + epoch + 1 - active, n_cold: active + ID_LEAD }
+        Ids {
+            hot: FIRST_ID + epoch / HOT_ROUND * HOT_ROUND + 1,
+            least: FIRST_ID + epoch + 1 - active,
+            n_cold: active + ID_LEAD,
+        }
     }
 
     fn cold(&self, random: u64) -> u64 {
@@ -303,13 +396,22 @@ struct Texts {
 
 impl Texts {
     fn new(n_pool: usize) -> Texts {
-        let prices = (0..PRICES).map(|i| (10f64.powf(i as f64 / PRICES as f64 * 6.0) * 100.0).round() as i64).collect();
-        Texts { pool: (0..n_pool as u64).map(text_columns).collect(), prices }
+        let prices = (0..PRICES)
+            .map(|i| (10f64.powf(i as f64 / PRICES as f64 * 6.0) * 100.0).round() as i64)
+            .collect();
+        Texts {
+            pool: (0..n_pool as u64).map(text_columns).collect(),
+            prices,
+        }
     }
 
     /// How many bids from `first` on one ready column has.
     fn rows_from(&self, first: u64) -> usize {
-        if self.pool.is_empty() { usize::MAX } else { TEXT_ROWS - first as usize % TEXT_ROWS }
+        if self.pool.is_empty() {
+            usize::MAX
+        } else {
+            TEXT_ROWS - first as usize % TEXT_ROWS
+        }
     }
 
     /// The texts of at most `rows_from(first)` bids.
@@ -326,17 +428,29 @@ fn text_columns(number: u64) -> [ArrayRef; 3] {
     let channel_number = |row| draw(row, 0) >> 8;
     let is_hot = |row| draw(row, 0) & 1 == 0;
     let channel = |row| match is_hot(row) {
-        true => ["Google", "Facebook", "Baidu", "Apple"][channel_number(row) as usize % 4].to_owned(),
+        true => {
+            ["Google", "Facebook", "Baidu", "Apple"][channel_number(row) as usize % 4].to_owned()
+        }
         false => format!("channel-{}", channel_number(row) % 10_000),
     };
     let url = |row| {
-        let folder = format!("https://www.nexmark.com/{:x}/{:x}/item.htm?query=1", draw(row, 1) & 0xf_ffff, draw(row, 1) >> 44);
+        let folder = format!(
+            "https://www.nexmark.com/{:x}/{:x}/item.htm?query=1",
+            draw(row, 1) & 0xf_ffff,
+            draw(row, 1) >> 44
+        );
         // Nine tenths of the cold ones carry their channel's id.
-        if !is_hot(row) && draw(row, 2) % 10 != 0 { format!("{folder}&channel_id={}", channel_number(row) % 10_000) } else { folder }
+        if !is_hot(row) && draw(row, 2) % 10 != 0 {
+            format!("{folder}&channel_id={}", channel_number(row) % 10_000)
+        } else {
+            folder
+        }
     };
     let extra = |row| {
         let length = 60 + draw(row, 3) % 24;
-        (0..length).map(|i| char::from(b'a' + (draw(row, 4 + i) % 26) as u8)).collect::<String>()
+        (0..length)
+            .map(|i| char::from(b'a' + (draw(row, 4 + i) % 26) as u8))
+            .collect::<String>()
     };
     [
         Arc::new(StringArray::from_iter_values(rows().map(channel))),
@@ -360,12 +474,25 @@ mod tests {
             let (_, data_type) = COLUMNS.iter().find(|(known, _)| known == name).unwrap();
             arrow_schema::Field::new(*name, data_type.clone(), false)
         });
-        let options = NexmarkOptions { rows, rate: 100_000, base_time: 0, auctions: None };
-        NexmarkSource::new(options, Arc::new(arrow_schema::Schema::new(fields.collect::<Vec<_>>()))).unwrap()
+        let options = NexmarkOptions {
+            rows,
+            rate: 100_000,
+            base_time: 0,
+            auctions: None,
+        };
+        NexmarkSource::new(
+            options,
+            Arc::new(arrow_schema::Schema::new(fields.collect::<Vec<_>>())),
+        )
+        .unwrap()
     }
 
     fn splits(source: &NexmarkSource, parallelism: u32) -> Vec<Split> {
-        let Enumeration::Splits(splits) = source.enumerator(None).unwrap().poll(parallelism).unwrap() else { panic!("splits come first") };
+        let Enumeration::Splits(splits) =
+            source.enumerator(None).unwrap().poll(parallelism).unwrap()
+        else {
+            panic!("splits come first")
+        };
         splits
     }
 
@@ -402,10 +529,18 @@ mod tests {
     fn a_position_outside_of_the_split_is_refused() {
         let source = source(100, &["price"]);
         let check = |detail: &str, position: Option<&str>, expected: &str| {
-            let split = Split { number: 0, name: "bids".into(), detail: detail.to_owned() };
+            let split = Split {
+                number: 0,
+                name: "bids".into(),
+                detail: detail.to_owned(),
+            };
             let error = source.open(&split, position).err().unwrap();
-            let expected = format!("bids: the snapshot holds `{expected}`, which nobody could go on from");
-            assert_eq!((error.code().id, error.message()), ("S7001", expected.as_str()));
+            let expected =
+                format!("bids: the snapshot holds `{expected}`, which nobody could go on from");
+            assert_eq!(
+                (error.code().id, error.message()),
+                ("S7001", expected.as_str())
+            );
         };
         check("[50,60]", Some(r#"{"bid":49}"#), r#"{"bid":49}"#);
         check("[50,60]", Some(r#"{"bid":61}"#), r#"{"bid":61}"#);
@@ -415,19 +550,40 @@ mod tests {
 
     #[test]
     fn the_law_is_nexmarks() {
-        let columns = read(&source(460_000, &["auction", "bidder", "price", "date_time"]));
+        let columns = read(&source(
+            460_000,
+            &["auction", "bidder", "price", "date_time"],
+        ));
         let n_rows = columns[0].len();
-        let hot = (0..n_rows).filter(|&bid| columns[0][bid] == (FIRST_ID + (bid as u64 / 46 * 3 + 2) / 100 * 100) as i64).count();
-        assert!((0.50..0.53).contains(&(hot as f64 / n_rows as f64)), "half of the bids are hot, and a few cold ones hit by chance");
-        assert!(columns[2].iter().all(|price| (100..=100_000_000).contains(price)));
-        assert_eq!(columns[3][n_rows - 1], 4_999, "500,000 events at 100,000 a second are 5 s");
+        let hot = (0..n_rows)
+            .filter(|&bid| {
+                columns[0][bid] == (FIRST_ID + (bid as u64 / 46 * 3 + 2) / 100 * 100) as i64
+            })
+            .count();
+        assert!(
+            (0.50..0.53).contains(&(hot as f64 / n_rows as f64)),
+            "half of the bids are hot, and a few cold ones hit by chance"
+        );
+        assert!(
+            columns[2]
+                .iter()
+                .all(|price| (100..=100_000_000).contains(price))
+        );
+        assert_eq!(
+            columns[3][n_rows - 1],
+            4_999,
+            "500,000 events at 100,000 a second are 5 s"
+        );
         assert!(columns[3].windows(2).all(|pair| pair[0] <= pair[1]));
     }
 
     #[test]
     fn a_bid_is_as_large_as_nexmarks() {
         let texts = text_columns(1);
-        let bytes: usize = texts.iter().map(|column| column.as_string::<i32>().value_data().len()).sum();
+        let bytes: usize = texts
+            .iter()
+            .map(|column| column.as_string::<i32>().value_data().len())
+            .sum();
         let size = bytes / TEXT_ROWS + 4 * 8;
         assert!((160..200).contains(&size), "{size} bytes");
     }

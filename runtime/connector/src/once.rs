@@ -1,5 +1,5 @@
-//! The enumerator of sources that know all their splits at the begin: it gives them in its first poll, and never again, also after
-//! a restore.
+//! The enumerator of sources that know all their splits at the begin: it gives them in its first
+//! poll, and never again, also after a restore.
 
 use crate::position;
 use serde::{Deserialize, Serialize};
@@ -22,11 +22,18 @@ struct Once<F> {
 ///
 /// # Errors
 /// `Data` if `restored` is no snapshot of such an enumerator.
-pub fn enumerator<F>(connector: &str, restored: Option<&str>, splits: F) -> Result<Box<dyn SplitEnumerator>>
+pub fn enumerator<F>(
+    connector: &str,
+    restored: Option<&str>,
+    splits: F,
+) -> Result<Box<dyn SplitEnumerator>>
 where
     F: Fn(u32) -> Vec<Split> + Send + 'static,
 {
-    let given = restored.map(|text| position::read(format!("source `{connector}`"), text)).transpose()?.unwrap_or_default();
+    let given = restored
+        .map(|text| position::read(format!("source `{connector}`"), text))
+        .transpose()?
+        .unwrap_or_default();
     Ok(Box::new(Once { given, splits }))
 }
 
@@ -49,7 +56,13 @@ mod tests {
 
     fn open(restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
         enumerator("s", restored, |n| {
-            (0..n).map(|number| Split { number: number.into(), name: "s".into(), detail: String::new() }).collect()
+            (0..n)
+                .map(|number| Split {
+                    number: number.into(),
+                    name: "s".into(),
+                    detail: String::new(),
+                })
+                .collect()
         })
     }
 

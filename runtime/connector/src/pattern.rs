@@ -1,7 +1,8 @@
 //! The files that a pattern names, such as `data/*/[0-9]*.csv` or `data/**`.
 //!
-//! 1. The longest beginning that is there as it stands is no pattern: a folder may be called `data [2024]`. 2. What is behind it is matched folder
-//! by folder. 3. A name that is no UTF-8 is matched by what of it is. Hidden names are left out, and `**` follows no links.
+//! 1. The longest beginning that is there as it stands is no pattern: a folder may be called `data
+//!    [2024]`. 2. What is behind it is matched folder by folder. 3. A name that is no UTF-8 is
+//!    matched by what of it is. Hidden names are left out, and `**` follows no links.
 
 use glob::{MatchOptions, Pattern};
 use std::ffi::OsString;
@@ -9,7 +10,11 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 
-const OPTIONS: MatchOptions = MatchOptions { require_literal_leading_dot: true, require_literal_separator: true, case_sensitive: true };
+const OPTIONS: MatchOptions = MatchOptions {
+    require_literal_leading_dot: true,
+    require_literal_separator: true,
+    case_sensitive: true,
+};
 
 /// What stands between two slashes.
 enum Part {
@@ -30,35 +35,70 @@ pub enum Fault {
 /// # Errors
 /// If it is no pattern, or a folder cannot be listed.
 pub fn files(pattern: &str) -> Result<Vec<PathBuf>, Fault> {
-    let ends = pattern.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
-    let literal = ends.take_while(|end| Path::new(&pattern[..*end]).exists()).last().unwrap_or(0);
-    let folder = if literal == 0 && pattern.starts_with('/') { "/" } else { &pattern[..literal] };
-    let parts = pattern[literal..].split('/').filter(|part| !part.is_empty()).map(part).collect::<Result<Vec<_>, _>>();
+    let ends = pattern
+        .match_indices('/')
+        .map(|(end, _)| end)
+        .filter(|end| *end > 0);
+    let literal = ends
+        .take_while(|end| Path::new(&pattern[..*end]).exists())
+        .last()
+        .unwrap_or(0);
+    let folder = if literal == 0 && pattern.starts_with('/') {
+        "/"
+    } else {
+        &pattern[..literal]
+    };
+    let parts = pattern[literal..]
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .map(part)
+        .collect::<Result<Vec<_>, _>>();
     let mut found = Vec::new();
-    walk(Path::new(folder), &parts.map_err(Fault::NoPattern)?, &mut found)?;
+    walk(
+        Path::new(folder),
+        &parts.map_err(Fault::NoPattern)?,
+        &mut found,
+    )?;
     found.sort();
     found.dedup();
     Ok(found)
 }
 
-/// Whether [`files`] may have found a path, or could if it were there; nothing is looked at. What was a folder called `data [2024]` may be gone
-/// since, so any beginning of the pattern may be no pattern.
+/// Whether [`files`] may have found a path, or could if it were there; nothing is looked at. What
+/// was a folder called `data [2024]` may be gone since, so any beginning of the pattern may be no
+/// pattern.
 pub fn fits(pattern: &str, path: &Path) -> bool {
-    let ends = pattern.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
+    let ends = pattern
+        .match_indices('/')
+        .map(|(end, _)| end)
+        .filter(|end| *end > 0);
     ends.chain([0]).any(|end| {
-        let folder = if end == 0 && pattern.starts_with('/') { "/" } else { &pattern[..end] };
-        let parts = pattern[end..].split('/').filter(|part| !part.is_empty()).map(part).collect::<Result<Vec<_>, _>>();
-        path.strip_prefix(folder).ok().zip(parts.ok()).is_some_and(|(rest, parts)| fit(&parts, rest))
+        let folder = if end == 0 && pattern.starts_with('/') {
+            "/"
+        } else {
+            &pattern[..end]
+        };
+        let parts = pattern[end..]
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .map(part)
+            .collect::<Result<Vec<_>, _>>();
+        path.strip_prefix(folder)
+            .ok()
+            .zip(parts.ok())
+            .is_some_and(|(rest, parts)| fit(&parts, rest))
     })
 }
 
-/// Whether the names of a path fit the parts of a pattern, each in its place. The states are those of an automaton: a path of a stranger may be
-/// long, and a pattern have several `**`.
+/// Whether the names of a path fit the parts of a pattern, each in its place. The states are those
+/// of an automaton: a path of a stranger may be long, and a pattern have several `**`.
 fn fit(parts: &[Part], path: &Path) -> bool {
     let mut states = vec![false; parts.len() + 1];
     states[0] = true;
     for name in path.components() {
-        let Component::Normal(name) = name else { return false };
+        let Component::Normal(name) = name else {
+            return false;
+        };
         let name = name.to_string_lossy();
         let mut next = vec![false; parts.len() + 1];
         for (state, part) in parts.iter().enumerate() {
@@ -72,7 +112,8 @@ fn fit(parts: &[Part], path: &Path) -> bool {
                     Part::Name(pattern) => pattern.matches_with(&name, OPTIONS),
                 };
             next[state] |= goes_on && matches!(part, Part::Folders);
-            next[state + 1] |= goes_on && (matches!(part, Part::Name(_)) || state + 1 == parts.len());
+            next[state + 1] |=
+                goes_on && (matches!(part, Part::Name(_)) || state + 1 == parts.len());
         }
         states = next;
     }
@@ -80,11 +121,17 @@ fn fit(parts: &[Part], path: &Path) -> bool {
 }
 
 fn part(text: &str) -> Result<Part, glob::PatternError> {
-    if text == "**" { Ok(Part::Folders) } else { Pattern::new(text).map(Part::Name) }
+    if text == "**" {
+        Ok(Part::Folders)
+    } else {
+        Pattern::new(text).map(Part::Name)
+    }
 }
 
 fn walk(folder: &Path, parts: &[Part], found: &mut Vec<PathBuf>) -> Result<(), Fault> {
-    let Some((first, rest)) = parts.split_first() else { return Ok(()) };
+    let Some((first, rest)) = parts.split_first() else {
+        return Ok(());
+    };
     if matches!(first, Part::Folders) && !rest.is_empty() {
         walk(folder, rest, found)?;
     }
@@ -93,7 +140,11 @@ fn walk(folder: &Path, parts: &[Part], found: &mut Vec<PathBuf>) -> Result<(), F
         let text = name.to_string_lossy();
         match first {
             Part::Folders if text.starts_with('.') => {}
-            Part::Folders if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) => walk(&path, parts, found)?,
+            Part::Folders
+                if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) =>
+            {
+                walk(&path, parts, found)?
+            }
             Part::Folders => found.extend((rest.is_empty() && path.is_file()).then_some(path)),
             Part::Name(pattern) if !pattern.matches_with(&text, OPTIONS) => {}
             Part::Name(_) if rest.is_empty() => found.extend(path.is_file().then_some(path)),
@@ -105,10 +156,20 @@ fn walk(folder: &Path, parts: &[Part], found: &mut Vec<PathBuf>) -> Result<(), F
 
 /// What is in a folder; nothing if there is no such folder.
 fn names(folder: &Path) -> Result<Vec<OsString>, Fault> {
-    let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let listed = fs::read_dir(here).and_then(|entries| entries.map(|entry| entry.map(|entry| entry.file_name())).collect());
+    let here = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let listed = fs::read_dir(here).and_then(|entries| {
+        entries
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect()
+    });
     match listed {
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
         listed => listed.map_err(|e| Fault::Folder(folder.to_owned(), e)),
     }
 }
@@ -126,8 +187,16 @@ mod tests {
             fs::create_dir_all(root.path().join(folder)).unwrap();
         }
         fs::create_dir(root.path().join(strange(b"\xfe"))).unwrap();
-        let files_there = ["a [1]/x.csv", "a [1]/b/y.csv", "a [1]/b/.z.csv", "c/x.txt", ".hidden/x.csv"];
-        files_there.iter().for_each(|file| fs::write(root.path().join(file), "").unwrap());
+        let files_there = [
+            "a [1]/x.csv",
+            "a [1]/b/y.csv",
+            "a [1]/b/.z.csv",
+            "c/x.txt",
+            ".hidden/x.csv",
+        ];
+        files_there
+            .iter()
+            .for_each(|file| fs::write(root.path().join(file), "").unwrap());
         fs::write(root.path().join("c").join(strange(b"\xff.csv")), "").unwrap();
         let all = [&files_there.map(str::as_bytes)[..], &[b"c/\xff.csv"]].concat();
         let check = |pattern: &str, expected: &[&[u8]]| {
@@ -135,13 +204,23 @@ mod tests {
             let found = files(&pattern).unwrap();
             for name in &all {
                 let path = root.path().join(strange(name));
-                assert_eq!(fits(&pattern, &path), found.contains(&path), "{pattern} {path:?}");
+                assert_eq!(
+                    fits(&pattern, &path),
+                    found.contains(&path),
+                    "{pattern} {path:?}"
+                );
             }
-            let expected: Vec<PathBuf> = expected.iter().map(|name| root.path().join(strange(name))).collect();
+            let expected: Vec<PathBuf> = expected
+                .iter()
+                .map(|name| root.path().join(strange(name)))
+                .collect();
             assert_eq!(found, expected, "{pattern}");
         };
         check("a [1]/*.csv", &[b"a [1]/x.csv"]);
-        check("**/*.csv", &[b"a [1]/b/y.csv", b"a [1]/x.csv", b"c/\xff.csv"]);
+        check(
+            "**/*.csv",
+            &[b"a [1]/b/y.csv", b"a [1]/x.csv", b"c/\xff.csv"],
+        );
         check("c/**", &[b"c/x.txt", b"c/\xff.csv"]);
         check("*/x.*", &[b"a [1]/x.csv", b"c/x.txt"]);
         check("?/*", &[b"c/x.txt", b"c/\xff.csv"]);
@@ -151,7 +230,9 @@ mod tests {
 
     #[test]
     fn a_path_that_is_not_there_fits_or_does_not() {
-        let check = |pattern: &str, path: &str, expected: bool| assert_eq!(fits(pattern, Path::new(path)), expected, "{pattern} {path}");
+        let check = |pattern: &str, path: &str, expected: bool| {
+            assert_eq!(fits(pattern, Path::new(path)), expected, "{pattern} {path}")
+        };
         check("/none/*.csv", "/none/a.csv", true);
         check("/none/*.csv", "/none/../etc/a.csv", false);
         check("/none/*/a", "/none/../a", false);

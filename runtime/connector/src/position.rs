@@ -1,7 +1,8 @@
-//! What a snapshot keeps of a connector: positions of readers, findings of enumerators, promises of sinks, all as JSON.
+//! What a snapshot keeps of a connector: positions of readers, findings of enumerators, promises of
+//! sinks, all as JSON.
 //!
-//! Each connector has a small struct for its own; this is how they are written, read again, and refused. Nothing that was read is
-//! trusted: numbers are checked where they are used.
+//! Each connector has a small struct for its own; this is how they are written, read again, and
+//! refused. Nothing that was read is trusted: numbers are checked where they are used.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,16 +30,24 @@ pub fn read<T: DeserializeOwned>(place: impl Display, text: &str) -> Result<T> {
 /// `Data` if nobody has counted so far: the next one might overflow.
 pub fn count(place: impl Display, number: u64) -> Result<u64> {
     const MOST: u64 = 1 << 62;
-    if number <= MOST { Ok(number) } else { Err(damaged(place, &number.to_string())) }
+    if number <= MOST {
+        Ok(number)
+    } else {
+        Err(damaged(place, &number.to_string()))
+    }
 }
 
 /// Something that `write` never wrote for this place.
 pub fn damaged(place: impl Display, text: &str) -> Error {
     let shown: String = text.chars().take(SHOWN_CHARS).collect();
-    Error::new(code::SNAPSHOT_DAMAGED, format!("{place}: the snapshot holds `{shown}`, which nobody could go on from"))
+    Error::new(
+        code::SNAPSHOT_DAMAGED,
+        format!("{place}: the snapshot holds `{shown}`, which nobody could go on from"),
+    )
 }
 
-/// The input behind a position is not what it was: to go on elsewhere would skip records, or read them twice.
+/// The input behind a position is not what it was: to go on elsewhere would skip records, or read
+/// them twice.
 pub fn lost(what: String) -> Error {
     Error::new(code::HISTORY_LOST, what)
 }

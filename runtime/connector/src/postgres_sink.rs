@@ -1,22 +1,29 @@
-//! The sink `postgres`: the rows that a subtask writes between two checkpoints are one transaction of the server.
+//! The sink `postgres`: the rows that a subtask writes between two checkpoints are one transaction
+//! of the server.
 //!
-//! 1. The transaction begins with its first rows, which go into the table by COPY, a batch of text at a time.
-//! 2. `pre_commit` notes the transaction's name in the table `streamrt_transactions`, within the transaction, and prepares it: from then on
-//!    it outlives connection, process and server.
-//! 3. `commit` is COMMIT PREPARED. If the server does not know the transaction, it was committed before, and then its name is in that table;
-//!    or somebody has rolled it back, and its rows are lost, which is said with their range.
-//! 4. What no promise names is rolled back by `abort_unlisted`; a transaction that was not prepared ends with its connection.
+//! 1. The transaction begins with its first rows, which go into the table by COPY, a batch of text
+//!    at a time.
+//! 2. `pre_commit` notes the transaction's name in the table `streamrt_transactions`, within the
+//!    transaction, and prepares it: from then on it outlives connection, process and server.
+//! 3. `commit` is COMMIT PREPARED. If the server does not know the transaction, it was committed
+//!    before, and then its name is in that table; or somebody has rolled it back, and its rows are
+//!    lost, which is said with their range.
+//! 4. What no promise names is rolled back by `abort_unlisted`; a transaction that was not prepared
+//!    ends with its connection.
 //!
-//! Names of transactions are kept for [`REMEMBERED`], so a savepoint that holds promises can be started from for so long.
+//! Names of transactions are kept for [`REMEMBERED`], so a savepoint that holds promises can be
+//! started from for so long.
 //!
-//! No question waits for its answer for ever (`connection.rs`): a server that stands still costs the attempt, and the next one first ends
-//! what connections the one before has left there.
+//! No question waits for its answer for ever (`connection.rs`): a server that stands still costs
+//! the attempt, and the next one first ends what connections the one before has left there.
 //!
-//! A row that the table does not take meets the job's poison policy: it is found (`rows.rs`), and left out or named. To go on without it each COPY
-//! has a savepoint, but under the policy `skip` alone; under the others the transaction is lost anyway, and the row is looked for in another one.
+//! A row that the table does not take meets the job's poison policy: it is found (`rows.rs`), and
+//! left out or named. To go on without it each COPY has a savepoint, but under the policy `skip`
+//! alone; under the others the transaction is lost anyway, and the row is looked for in another
+//! one.
 //!
-//! A lost connection costs the transaction that was open, and so the attempt; commits and clean-up are tried again. TLS is as `url` says
-//! (`tls.rs`).
+//! A lost connection costs the transaction that was open, and so the attempt; commits and clean-up
+//! are tried again. TLS is as `url` says (`tls.rs`).
 
 mod connection;
 mod copy_text;
@@ -44,21 +51,23 @@ use tokio_postgres::error::SqlState;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PostgresOptions {
-    /// `postgresql://user@host:5432/database`, or `host=/run/postgresql user=me dbname=database`, with `sslmode` and `sslrootcert` as libpq has
-    /// them. The variable `PGPASSWORD` gives the password if the URL has none.
+    /// `postgresql://user@host:5432/database`, or `host=/run/postgresql user=me dbname=database`,
+    /// with `sslmode` and `sslrootcert` as libpq has them. The variable `PGPASSWORD` gives the
+    /// password if the URL has none.
     pub url: String,
-    /// The table, `results` or `schema.results`: the one of exactly this name, else the one that SQL means by it. It must be there; columns are
-    /// found by name.
+    /// The table, `results` or `schema.results`: the one of exactly this name, else the one that
+    /// SQL means by it. It must be there; columns are found by name.
     pub table: String,
-    /// How long the server may take for one statement, as in `60s`, which is the default. Then the transaction is given up, and the job
-    /// fails or starts again. At least 1 s.
+    /// How long the server may take for one statement, as in `60s`, which is the default. Then the
+    /// transaction is given up, and the job fails or starts again. At least 1 s.
     #[serde(default)]
     pub timeout: Option<String>,
 }
 
 /// Of one statement, where the options say nothing.
 const STATEMENT_TIME: Duration = Duration::from_secs(60);
-const STATEMENT_TIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+const STATEMENT_TIMES: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 /// Text that gathers before it is sent.
 const COPY_BYTES: usize = 256 << 10;
@@ -66,13 +75,15 @@ const COPY_BYTES: usize = 256 << 10;
 /// How long names of transactions are kept.
 const REMEMBERED: &str = "30 days";
 
-/// The server's limit for names of prepared transactions is 199 bytes; generation, subtask and number need some behind the prefix.
+/// The server's limit for names of prepared transactions is 199 bytes; generation, subtask and
+/// number need some behind the prefix.
 const PREFIX_BYTES_MAX: usize = 150;
 
 /// Characters of a row that a promise keeps.
 const SHOWN_CHARS: usize = 200;
 
-/// Prepared transactions that a subtask may have at once: one that waits for its commit, and the next one.
+/// Prepared transactions that a subtask may have at once: one that waits for its commit, and the
+/// next one.
 const PREPARED_PER_SUBTASK: u32 = 2;
 
 /// Around each COPY, where rows may be left out.
@@ -102,7 +113,8 @@ pub struct PostgresSink {
 struct Promise {
     transaction: String,
     rows: u64,
-    /// The first row and the last one, their columns divided by tabulators, to find them by if the transaction is lost.
+    /// The first row and the last one, their columns divided by tabulators, to find them by if the
+    /// transaction is lost.
     first: String,
     last: String,
 }
@@ -111,20 +123,39 @@ fn is_refusal(failure: &Failure) -> bool {
     server::code_of(failure) == code::ROW_REFUSED
 }
 
-/// Whether a transaction is one that a sink of this uid began, for whichever job: `UID-JOB-GENERATION-SUBTASK-NUMBER`.
+/// Whether a transaction is one that a sink of this uid began, for whichever job:
+/// `UID-JOB-GENERATION-SUBTASK-NUMBER`.
 fn is_of(transaction: &str, uid: &str) -> bool {
     let parts: Vec<&str> = transaction.split('-').collect();
-    let [_, job, numbers @ ..] = &parts[..] else { return false };
-    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let [_, job, numbers @ ..] = &parts[..] else {
+        return false;
+    };
+    let is_number =
+        |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let is_plain = job.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    is_plain && transaction.starts_with(&transaction_prefix(job, uid)) && numbers.len() == 3 && numbers.iter().all(is_number)
+    is_plain
+        && transaction.starts_with(&transaction_prefix(job, uid))
+        && numbers.len() == 3
+        && numbers.iter().all(is_number)
 }
 
 impl PostgresOptions {
     fn statement_limit(&self) -> Result<Duration> {
-        let Some(text) = &self.timeout else { return Ok(STATEMENT_TIME) };
-        let limit = Duration::from_millis(parse_duration_ms("timeout", text).map_err(|e| options::refuse("postgres", e.message()))?);
-        if STATEMENT_TIMES.contains(&limit) { Ok(limit) } else { Err(options::refuse("postgres", "`timeout` must be from 1s to 24h")) }
+        let Some(text) = &self.timeout else {
+            return Ok(STATEMENT_TIME);
+        };
+        let limit = Duration::from_millis(
+            parse_duration_ms("timeout", text)
+                .map_err(|e| options::refuse("postgres", e.message()))?,
+        );
+        if STATEMENT_TIMES.contains(&limit) {
+            Ok(limit)
+        } else {
+            Err(options::refuse(
+                "postgres",
+                "`timeout` must be from 1s to 24h",
+            ))
+        }
     }
 }
 
@@ -133,7 +164,10 @@ impl PostgresSink {
     /// `Invalid` if the URL cannot be read.
     pub fn new(options: PostgresOptions, schema: SchemaRef) -> Result<PostgresSink> {
         if options.table.is_empty() {
-            return Err(options::refuse("postgres", "`table` is empty, but it must name a table"));
+            return Err(options::refuse(
+                "postgres",
+                "`table` is empty, but it must name a table",
+            ));
         }
         let server = Server::new(&options.url, options.statement_limit()?)?;
         Ok(PostgresSink {
@@ -149,15 +183,21 @@ impl PostgresSink {
     }
 
     fn table(&self) -> Result<&Table> {
-        self.table.as_ref().ok_or_else(|| Error::internal("a sink is opened before it is used"))
+        self.table
+            .as_ref()
+            .ok_or_else(|| Error::internal("a sink is opened before it is used"))
     }
 
     fn context(&self) -> Result<&OperatorContext> {
-        self.context.as_ref().ok_or_else(|| Error::internal("a sink is opened before it is used"))
+        self.context
+            .as_ref()
+            .ok_or_else(|| Error::internal("a sink is opened before it is used"))
     }
 
     fn skips(&self) -> bool {
-        self.context.as_ref().is_some_and(|context| context.configuration.poison_policy == PoisonPolicy::Skip)
+        self.context
+            .as_ref()
+            .is_some_and(|context| context.configuration.poison_policy == PoisonPolicy::Skip)
     }
 
     /// Sends the rows that have gathered.
@@ -168,11 +208,20 @@ impl PostgresSink {
         let connection = self.server.connection()?;
         let begun = std::mem::replace(&mut self.begun, true);
         let begin = [(!begun, "BEGIN; "), (skips, SAVEPOINT)];
-        let begin: String = begin.into_iter().filter_map(|(is_due, sql)| is_due.then_some(sql)).collect();
-        let is_ready = if begin.is_empty() { Ok(()) } else { connection.batch_execute(&begin) };
+        let begin: String = begin
+            .into_iter()
+            .filter_map(|(is_due, sql)| is_due.then_some(sql))
+            .collect();
+        let is_ready = if begin.is_empty() {
+            Ok(())
+        } else {
+            connection.batch_execute(&begin)
+        };
         let copied = is_ready.and_then(|()| connection.copy(&sql, text.clone()));
         match copied {
-            Ok(()) if skips => connection.batch_execute(RELEASE).map_err(|e| self.failed(&e)),
+            Ok(()) if skips => connection
+                .batch_execute(RELEASE)
+                .map_err(|e| self.failed(&e)),
             Ok(()) => Ok(()),
             Err(failure) if is_refusal(&failure) => self.isolate(&waiting, &text, failure),
             Err(failure) => Err(self.failed(&failure)),
@@ -180,13 +229,20 @@ impl PostgresSink {
     }
 
     fn failed(&mut self, failure: &Failure) -> Error {
-        self.server.failed(&format!("writing to table {}", self.options.table), failure)
+        self.server
+            .failed(&format!("writing to table {}", self.options.table), failure)
     }
 
-    /// Finds the rows that the server does not take, and sends the others. Under another policy than `skip` the first of them ends the job.
+    /// Finds the rows that the server does not take, and sends the others. Under another policy
+    /// than `skip` the first of them ends the job.
     fn isolate(&mut self, waiting: &Waiting, text: &Bytes, failure: Failure) -> Result<()> {
-        // What came before is kept where it can be; else the rows are looked for in a transaction that comes to nothing.
-        let again = if self.skips() { ROLLBACK_TO } else { "ROLLBACK; BEGIN; SAVEPOINT rows" };
+        // What came before is kept where it can be; else the rows are looked for in a transaction
+        // that comes to nothing.
+        let again = if self.skips() {
+            ROLLBACK_TO
+        } else {
+            "ROLLBACK; BEGIN; SAVEPOINT rows"
+        };
         let first = self.failed_words(&failure);
         self.execute(again)?;
         let starts = rows::line_starts(text);
@@ -199,12 +255,24 @@ impl PostgresSink {
             };
             match refused {
                 Ok(()) => {}
-                Err(failure) if lines.len() == 1 => self.refuse_line(waiting, lines.start, &failure)?,
-                Err(failure) => work.extend(rows::cut(&lines, failure.line()).into_iter().rev().map(|part| (part, None))),
+                Err(failure) if lines.len() == 1 => {
+                    self.refuse_line(waiting, lines.start, &failure)?
+                }
+                Err(failure) => work.extend(
+                    rows::cut(&lines, failure.line())
+                        .into_iter()
+                        .rev()
+                        .map(|part| (part, None)),
+                ),
             }
         }
-        // Each row alone is taken: it is what they are together, or with those before them, and then it is the server's word that counts.
-        if self.skips() { Ok(()) } else { Err(Error::new(code::ROW_REFUSED, first)) }
+        // Each row alone is taken: it is what they are together, or with those before them, and
+        // then it is the server's word that counts.
+        if self.skips() {
+            Ok(())
+        } else {
+            Err(Error::new(code::ROW_REFUSED, first))
+        }
     }
 
     fn failed_words(&self, failure: &Failure) -> String {
@@ -221,14 +289,20 @@ impl PostgresSink {
         let sql = self.table()?.copy.clone();
         let copied = self.server.connection()?.copy(&sql, text);
         match copied {
-            Ok(()) => self.execute("RELEASE SAVEPOINT rows; SAVEPOINT rows").map(Ok),
-            Err(failure) if is_refusal(&failure) => self.execute(ROLLBACK_TO).map(|()| Err(failure)),
+            Ok(()) => self
+                .execute("RELEASE SAVEPOINT rows; SAVEPOINT rows")
+                .map(Ok),
+            Err(failure) if is_refusal(&failure) => {
+                self.execute(ROLLBACK_TO).map(|()| Err(failure))
+            }
             Err(failure) => Err(self.failed(&failure)),
         }
     }
 
     fn refuse_line(&mut self, waiting: &Waiting, line: usize, failure: &Failure) -> Result<()> {
-        let (batch, row) = waiting.row(line).ok_or_else(|| Error::internal("a line of a COPY has no row"))?;
+        let (batch, row) = waiting
+            .row(line)
+            .ok_or_else(|| Error::internal("a line of a COPY has no row"))?;
         self.written.rows = self.written.rows.saturating_sub(1);
         self.refuse(batch, row, &failure.to_string())
     }
@@ -236,21 +310,46 @@ impl PostgresSink {
     /// By the job's policy, a row that cannot be written.
     fn refuse(&self, batch: &Batch, row: usize, reason: &str) -> Result<()> {
         let context = self.context()?;
-        let position = batch.origin.as_ref().map_or(String::new(), |origin| format!("{} line {}", origin.split, origin.position(row)));
+        let position = batch.origin.as_ref().map_or(String::new(), |origin| {
+            format!("{} line {}", origin.split, origin.position(row))
+        });
         let (record, table) = (json::row(&batch.columns, row), &self.options.table);
         let message = format!("table {table} does not take the row: {reason}");
         if !self.skips() {
-            let place = if position.is_empty() { String::new() } else { format!(" ({position})") };
-            return Err(Error::new(code::ROW_REFUSED, format!("{message}: {record}{place}")));
+            let place = if position.is_empty() {
+                String::new()
+            } else {
+                format!(" ({position})")
+            };
+            return Err(Error::new(
+                code::ROW_REFUSED,
+                format!("{message}: {record}{place}"),
+            ));
         }
         TaskMetrics::add(&context.metrics.dead_letters, 1);
-        let (uid, time_ms) = (context.uid.to_string(), batch.times().map(|times| times[row]));
-        (context.dead_letters)(DeadLetter { uid, code: code::ROW_REFUSED.id, message, position, record, time_ms, ..DeadLetter::default() })
+        let (uid, time_ms) = (
+            context.uid.to_string(),
+            batch.times().map(|times| times[row]),
+        );
+        (context.dead_letters)(DeadLetter {
+            uid,
+            code: code::ROW_REFUSED.id,
+            message,
+            position,
+            record,
+            time_ms,
+            ..DeadLetter::default()
+        })
     }
 
     /// The transaction is neither prepared nor committed.
     fn lost(&self, promise: &Promise) -> Error {
-        let Promise { transaction, rows, first, last } = promise;
+        let Promise {
+            transaction,
+            rows,
+            first,
+            last,
+        } = promise;
         let message = format!(
             "the prepared transaction `{transaction}` was rolled back outside of streamrt: {rows} rows are missing in table {}, from \
              `{first}` to `{last}`; start from a savepoint or checkpoint before them, with `--from`, into a table without the later rows",
@@ -260,32 +359,44 @@ impl PostgresSink {
     }
 
     /// # Errors
-    /// `Data` (S7001) if it promises a transaction that no sink of this uid can have begun: it would be one of somebody else.
+    /// `Data` (S7001) if it promises a transaction that no sink of this uid can have begun: it
+    /// would be one of somebody else.
     fn read(&self, committable: &[u8]) -> Result<Promise> {
         let text = String::from_utf8_lossy(committable);
         let promise: Promise = position::read("sink `postgres`", &text)?;
-        let is_ours = self.context.as_ref().is_none_or(|context| is_of(&promise.transaction, &context.uid));
-        if is_ours { Ok(promise) } else { Err(position::damaged("sink `postgres`", &text)) }
+        let is_ours = self
+            .context
+            .as_ref()
+            .is_none_or(|context| is_of(&promise.transaction, &context.uid));
+        if is_ours {
+            Ok(promise)
+        } else {
+            Err(position::damaged("sink `postgres`", &text))
+        }
     }
 
     /// Ends a prepared transaction; false if the server does not know it.
     fn end(&mut self, how: &str, transaction: &str) -> Result<bool> {
         let sql = format!("{how} PREPARED {}", quote(transaction));
-        self.server.retry(&sql, |connection| match connection.batch_execute(&sql) {
-            Err(e) if e.state() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(false),
-            ended => ended.map(|()| true),
-        })
+        self.server
+            .retry(&sql, |connection| match connection.batch_execute(&sql) {
+                Err(e) if e.state() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(false),
+                ended => ended.map(|()| true),
+            })
     }
 
-    /// Refuses a server that has no room for the transactions of this sink.
-    /// What the job itself has prepared does not count: it is about to end, or belongs to sinks that are open already.
+    /// Refuses a server that has no room for the transactions of this sink. What the job itself has
+    /// prepared does not count: it is about to end, or belongs to sinks that are open already.
     fn check_room(&mut self, context: &OperatorContext) -> Result<()> {
         let of_job = format!("-{}-", context.job);
-        let sql =
-            "SELECT current_setting('max_prepared_transactions')::bigint, count(*) FROM pg_prepared_xacts WHERE position($1 IN gid) = 0";
-        let (most, others) = self.server.retry("looking at max_prepared_transactions", |connection| {
-            connection.query_one(sql, &[&of_job]).map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
-        })?;
+        let sql = "SELECT current_setting('max_prepared_transactions')::bigint, count(*) FROM pg_prepared_xacts WHERE position($1 IN gid) = 0";
+        let (most, others) =
+            self.server
+                .retry("looking at max_prepared_transactions", |connection| {
+                    connection
+                        .query_one(sql, &[&of_job])
+                        .map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1)))
+                })?;
         let needed = i64::from(context.parallelism * PREPARED_PER_SUBTASK);
         if most - others >= needed {
             return Ok(());
@@ -302,7 +413,9 @@ impl Sink for PostgresSink {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         let prefix = transaction_prefix(&context.job, &context.uid);
         if prefix.len() > PREFIX_BYTES_MAX {
-            let message = format!("the uid is too long for the name of a transaction, which begins with `{prefix}`");
+            let message = format!(
+                "the uid is too long for the name of a transaction, which begins with `{prefix}`"
+            );
             return Err(Error::new(code::INVALID_JOB, message));
         }
         self.server.begin(&prefix, &context.cancel);
@@ -314,27 +427,51 @@ impl Sink for PostgresSink {
     }
 
     fn begin(&mut self, transaction: &str) -> Result<()> {
-        assert!(!self.begun && self.waiting.text.is_empty(), "rows of two transactions would be in one");
-        self.written = Promise { transaction: transaction.to_owned(), ..Promise::default() };
+        assert!(
+            !self.begun && self.waiting.text.is_empty(),
+            "rows of two transactions would be in one"
+        );
+        self.written = Promise {
+            transaction: transaction.to_owned(),
+            ..Promise::default()
+        };
         Ok(())
     }
 
     fn write(&mut self, batch: &Batch) -> Result<()> {
         let from = self.waiting.text.len();
-        let table = self.table.as_ref().ok_or_else(|| Error::internal("a sink is opened before it is used"))?;
+        let table = self
+            .table
+            .as_ref()
+            .ok_or_else(|| Error::internal("a sink is opened before it is used"))?;
         let refused = self.waiting.add(batch, &table.columns)?;
         let text = String::from_utf8_lossy(&self.waiting.text[from..]);
-        let mut lines = text.lines().map(|line| line.chars().take(SHOWN_CHARS).collect::<String>());
+        let mut lines = text
+            .lines()
+            .map(|line| line.chars().take(SHOWN_CHARS).collect::<String>());
         if self.written.rows == 0 {
             self.written.first = lines.clone().next().unwrap_or_default();
         }
         self.written.last = lines.next_back().unwrap_or_default();
         self.written.rows += (batch.n_rows() - refused.len()) as u64;
         for refused in refused {
-            let column = batch.columns.schema_ref().field(refused.column).name().clone();
-            self.refuse(batch, refused.row, &format!("column `{column}` {}", refused.why))?;
+            let column = batch
+                .columns
+                .schema_ref()
+                .field(refused.column)
+                .name()
+                .clone();
+            self.refuse(
+                batch,
+                refused.row,
+                &format!("column `{column}` {}", refused.why),
+            )?;
         }
-        if self.waiting.text.len() < COPY_BYTES { Ok(()) } else { self.copy() }
+        if self.waiting.text.len() < COPY_BYTES {
+            Ok(())
+        } else {
+            self.copy()
+        }
     }
 
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {
@@ -348,10 +485,17 @@ impl Sink for PostgresSink {
         let (name, note) = (self.written.transaction.clone(), self.table()?.note.clone());
         let connection = self.server.connection()?;
         let prepare = format!("PREPARE TRANSACTION {}", quote(&name));
-        let prepared = connection.execute(&note, &[&name]).and_then(|_| connection.batch_execute(&prepare));
-        prepared.map_err(|e| self.server.failed(&format!("preparing transaction `{name}`"), &e))?;
+        let prepared = connection
+            .execute(&note, &[&name])
+            .and_then(|_| connection.batch_execute(&prepare));
+        prepared.map_err(|e| {
+            self.server
+                .failed(&format!("preparing transaction `{name}`"), &e)
+        })?;
         self.begun = false;
-        Ok(Some(position::write(&std::mem::take(&mut self.written)).into_bytes()))
+        Ok(Some(
+            position::write(&std::mem::take(&mut self.written)).into_bytes(),
+        ))
     }
 
     fn commit(&mut self, committable: &[u8]) -> Result<()> {
@@ -360,9 +504,17 @@ impl Sink for PostgresSink {
             return Ok(());
         }
         let sql = self.table()?.is_noted.clone();
-        let is_noted =
-            self.server.retry("looking for a transaction", |connection| connection.query_opt(&sql, &[&promise.transaction]))?.is_some();
-        if is_noted { Ok(()) } else { Err(self.lost(&promise)) }
+        let is_noted = self
+            .server
+            .retry("looking for a transaction", |connection| {
+                connection.query_opt(&sql, &[&promise.transaction])
+            })?
+            .is_some();
+        if is_noted {
+            Ok(())
+        } else {
+            Err(self.lost(&promise))
+        }
     }
 
     /// Where the connection is gone, so is the transaction.
@@ -376,11 +528,22 @@ impl Sink for PostgresSink {
     }
 
     fn abort_unlisted(&mut self, prefix: &str, keep: &[Vec<u8>]) -> Result<()> {
-        let keep = keep.iter().map(|promise| Ok(self.read(promise)?.transaction)).collect::<Result<Vec<String>>>()?;
+        let keep = keep
+            .iter()
+            .map(|promise| Ok(self.read(promise)?.transaction))
+            .collect::<Result<Vec<String>>>()?;
         self.server.end_others()?;
         let sql = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1)";
-        let found = self.server.retry("listing prepared transactions", |connection| connection.query(sql, &[&prefix]))?;
-        for transaction in found.iter().map(|row| row.get::<_, String>(0)).filter(|name| !keep.contains(name)) {
+        let found = self
+            .server
+            .retry("listing prepared transactions", |connection| {
+                connection.query(sql, &[&prefix])
+            })?;
+        for transaction in found
+            .iter()
+            .map(|row| row.get::<_, String>(0))
+            .filter(|name| !keep.contains(name))
+        {
             self.end("ROLLBACK", &transaction)?;
         }
         Ok(())
@@ -394,9 +557,17 @@ mod tests {
     #[test]
     fn a_promise_names_transactions_of_its_sink_alone() {
         assert!(is_of("out-1a2b3c4d-1-0-17", "out") && is_of("my%20out-x-1-0-0", "my out"));
-        for foreign in
-            ["", "theirs", "out", "out-1a2b3c4d", "out-x-1-0", "out-x-1-0-a", "out-x-1-0-1-1", "other-x-1-0-0", "out-x'; DROP-1-0-0"]
-        {
+        for foreign in [
+            "",
+            "theirs",
+            "out",
+            "out-1a2b3c4d",
+            "out-x-1-0",
+            "out-x-1-0-a",
+            "out-x-1-0-1-1",
+            "other-x-1-0-0",
+            "out-x'; DROP-1-0-0",
+        ] {
             assert!(!is_of(foreign, "out"), "{foreign}");
         }
     }

@@ -1,8 +1,10 @@
-//! The sink `print`: one JSON line for each row on stdout, locked once for each batch so that lines of subtasks do not mix.
+//! The sink `print`: one JSON line for each row on stdout, locked once for each batch so that lines
+//! of subtasks do not mix.
 //!
 //! Characters that a terminal would obey are escaped; in JSON they stay the same characters.
 //!
-//! A line is seen as soon as its batch comes, and cannot be withdrawn: after a restart, rows since the last checkpoint come again.
+//! A line is seen as soon as its batch comes, and cannot be withdrawn: after a restart, rows since
+//! the last checkpoint come again.
 
 use crate::encoder::RowEncoder;
 use serde::Deserialize;
@@ -14,8 +16,8 @@ use streamrt_types::{Batch, Result, printable, printable_bytes, stdout_error};
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PrintOptions {
-    /// Stands before each line, as in `late> {...}`. Default: nothing. With several subtasks the number of the subtask, counted
-    /// from 1, follows as in Flink: `2> {...}`, or `late:2> {...}`.
+    /// Stands before each line, as in `late> {...}`. Default: nothing. With several subtasks the
+    /// number of the subtask, counted from 1, follows as in Flink: `2> {...}`, or `late:2> {...}`.
     #[serde(default)]
     pub prefix: String,
 }
@@ -31,7 +33,13 @@ pub struct PrintSink<W> {
 
 impl<W: Write + Send> PrintSink<W> {
     pub fn new(options: PrintOptions, output: W) -> PrintSink<W> {
-        PrintSink { options, output, prefix: String::new(), rows: Vec::new(), text: Vec::new() }
+        PrintSink {
+            options,
+            output,
+            prefix: String::new(),
+            rows: Vec::new(),
+            text: Vec::new(),
+        }
     }
 
     /// Fills `text` with the rows, each behind the prefix.
@@ -56,7 +64,11 @@ fn prefix(prefix: &str, subtask: u32, parallelism: u32) -> String {
 
 impl<W: Write + Send> Sink for PrintSink<W> {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
-        self.prefix = prefix(&printable(&self.options.prefix), context.subtask, context.parallelism);
+        self.prefix = prefix(
+            &printable(&self.options.prefix),
+            context.subtask,
+            context.parallelism,
+        );
         Ok(())
     }
 
@@ -93,8 +105,14 @@ mod tests {
     fn rows_do_not_command_a_terminal() {
         let texts: ArrayRef = Arc::new(StringArray::from(vec!["\u{9b}2J\u{202e}"]));
         let mut sink = PrintSink::new(PrintOptions::default(), Vec::new());
-        sink.write(&Batch::new(RecordBatch::try_from_iter([("t", texts)]).unwrap())).unwrap();
-        assert_eq!(String::from_utf8(sink.output).unwrap(), "{\"t\":\"\\u009b2J\\u202e\"}\n");
+        sink.write(&Batch::new(
+            RecordBatch::try_from_iter([("t", texts)]).unwrap(),
+        ))
+        .unwrap();
+        assert_eq!(
+            String::from_utf8(sink.output).unwrap(),
+            "{\"t\":\"\\u009b2J\\u202e\"}\n"
+        );
     }
 
     #[test]
@@ -102,8 +120,14 @@ mod tests {
         let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
         let mut sink = PrintSink::new(PrintOptions::default(), Vec::new());
         sink.prefix = prefix("", 2, 4);
-        sink.write(&Batch::new(RecordBatch::try_from_iter([("n", numbers)]).unwrap())).unwrap();
+        sink.write(&Batch::new(
+            RecordBatch::try_from_iter([("n", numbers)]).unwrap(),
+        ))
+        .unwrap();
         assert_eq!(sink.pre_commit().unwrap(), None);
-        assert_eq!(String::from_utf8(sink.output).unwrap(), "3> {\"n\":1}\n3> {\"n\":2}\n");
+        assert_eq!(
+            String::from_utf8(sink.output).unwrap(),
+            "3> {\"n\":1}\n3> {\"n\":2}\n"
+        );
     }
 }

@@ -1,14 +1,16 @@
-//! Cuts bytes into records: lines, or for CSV lines that may go on inside quotes. Called by the readers of files and sockets.
+//! Cuts bytes into records: lines, or for CSV lines that may go on inside quotes. Called by the
+//! readers of files and sockets.
 //!
 //! 1. `fill` appends what the input has.
 //! 2. `frame` finds complete records, up to as many as a batch wants.
 //! 3. `block` lends them to a format.
 //! 4. `consume` forgets them.
 //!
-//! A record that is not complete stays until more bytes come or `end_input` completes it. One that is too long stays as its beginning and its
-//! length alone, if such records are to be left out.
+//! A record that is not complete stays until more bytes come or `end_input` completes it. One that
+//! is too long stays as its beginning and its length alone, if such records are to be left out.
 //!
-//! Invariant: each byte is in exactly one line, each line is counted exactly once, and how often the input was filled does not show.
+//! Invariant: each byte is in exactly one line, each line is counted exactly once, and how often
+//! the input was filled does not show.
 
 use flate2::Crc;
 use std::io::Read;
@@ -16,21 +18,25 @@ use std::ops::Range;
 use streamrt_operator::PoisonLine;
 use streamrt_types::{Error, Result, code};
 
-/// Bytes that one `fill` asks for: large enough that system calls do not show, small enough to stay in the cache. The first ones ask for
-/// less: many files are opened for a few records, and each clears its buffer.
+/// Bytes that one `fill` asks for: large enough that system calls do not show, small enough to stay
+/// in the cache. The first ones ask for less: many files are opened for a few records, and each
+/// clears its buffer.
 const FILL_BYTES: usize = 256 << 10;
 const FIRST_FILL_BYTES: usize = 16 << 10;
 
-/// The longest record. A longer one is an error, as soon as it is that long, or is left out up to its line end.
+/// The longest record. A longer one is an error, as soon as it is that long, or is left out up to
+/// its line end.
 const RECORD_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of a record that is too long which a report keeps.
 const BEGIN_BYTES: usize = 1024;
 
-/// A block ends early when it has so many bytes, whatever else it is limited to: columns have 32-bit offsets.
+/// A block ends early when it has so many bytes, whatever else it is limited to: columns have
+/// 32-bit offsets.
 const BLOCK_BYTES_MAX: usize = 32 << 20;
 
-/// One record: where its text is, without the line end, and the number of its first line, counted from 1.
+/// One record: where its text is, without the line end, and the number of its first line, counted
+/// from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
     pub start: usize,
@@ -74,12 +80,14 @@ pub enum Framing {
     Lines,
     /// Every line that has more than blanks.
     Json,
-    /// Every line that is not empty, or empty ones too if `blank_lines` is set; a line end inside quotes does not count. A quote opens at
-    /// the begin of a field alone. One that nobody closes takes the rest of the input with it: what it was to enclose makes no rows.
+    /// Every line that is not empty, or empty ones too if `blank_lines` is set; a line end inside
+    /// quotes does not count. A quote opens at the begin of a field alone. One that nobody closes
+    /// takes the rest of the input with it: what it was to enclose makes no rows.
     Csv { delimiter: u8, blank_lines: bool },
 }
 
-/// The quotes of the record under construction: whether one is open, and the line ends inside of them.
+/// The quotes of the record under construction: whether one is open, and the line ends inside of
+/// them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Quote {
     n_line_ends: u64,
@@ -108,7 +116,8 @@ pub struct RecordBuffer {
     long: Option<LongRecord>,
     /// Those that were left out, for a report.
     skipped: Vec<PoisonLine>,
-    /// Valid up to `filled`; positions below count from `consumed`, so that moving the bytes to the front changes none of them.
+    /// Valid up to `filled`; positions below count from `consumed`, so that moving the bytes to the
+    /// front changes none of them.
     bytes: Vec<u8>,
     filled: usize,
     consumed: usize,
@@ -181,7 +190,9 @@ impl RecordBuffer {
 
     /// Where the first record begins that was not consumed.
     fn first_start(&self) -> usize {
-        self.records.first().map_or(self.start, |record| record.start)
+        self.records
+            .first()
+            .map_or(self.start, |record| record.start)
     }
 
     /// Leaves the next bytes behind.
@@ -206,7 +217,8 @@ impl RecordBuffer {
         true
     }
 
-    /// From now on a record that is too long is left out, and told by [`RecordBuffer::take_skipped`].
+    /// From now on a record that is too long is left out, and told by
+    /// [`RecordBuffer::take_skipped`].
     pub fn skip_long_records(&mut self) {
         self.skips_long = true;
     }
@@ -236,7 +248,8 @@ impl RecordBuffer {
         self.consumed = 0;
         if self.bytes.len() < self.filled + n_bytes {
             // Doubling keeps the number of moves small for long records.
-            self.bytes.resize((self.filled + n_bytes).max(self.bytes.len() * 2), 0);
+            self.bytes
+                .resize((self.filled + n_bytes).max(self.bytes.len() * 2), 0);
         }
     }
 
@@ -245,7 +258,8 @@ impl RecordBuffer {
         if self.may_have_mark && self.rest().len() >= 3 {
             self.skip_mark();
         }
-        let is_open = self.long.is_some() || !self.rest().is_empty() && self.bytes[self.filled - 1] != b'\n';
+        let is_open =
+            self.long.is_some() || !self.rest().is_empty() && self.bytes[self.filled - 1] != b'\n';
         if !self.end_of_input && is_open {
             self.make_room(1);
             self.bytes[self.filled] = b'\n';
@@ -259,7 +273,8 @@ impl RecordBuffer {
         self.bytes.capacity()
     }
 
-    /// The bytes of the record that is not complete; of one that is too long, those that were not forgotten.
+    /// The bytes of the record that is not complete; of one that is too long, those that were not
+    /// forgotten.
     pub fn rest(&self) -> &[u8] {
         &self.bytes[self.consumed + self.start..self.filled]
     }
@@ -269,14 +284,16 @@ impl RecordBuffer {
         self.line
     }
 
-    /// The byte and the line at which the first record begins that was not consumed; blank lines may stand there. A buffer made `at` this
-    /// place finds the same records. The line end that `end_input` puts behind the last line counts as a byte.
+    /// The byte and the line at which the first record begins that was not consumed; blank lines
+    /// may stand there. A buffer made `at` this place finds the same records. The line end that
+    /// `end_input` puts behind the last line counts as a byte.
     pub fn position(&self) -> (u64, u64) {
         let line = self.records.first().map_or(self.line, |record| record.line);
         (self.n_before + self.first_start() as u64, line)
     }
 
-    /// Finds records until there are `rows`, or enough bytes. Returns whether the block is to be taken as it is: else more input is needed.
+    /// Finds records until there are `rows`, or enough bytes. Returns whether the block is to be
+    /// taken as it is: else more input is needed.
     ///
     /// # Errors
     /// `Data` if a line is longer than 16 MiB, and such are not left out.
@@ -306,26 +323,37 @@ impl RecordBuffer {
     fn lengthen(&mut self, end: usize) -> Result<()> {
         if !self.skips_long {
             let mib = RECORD_BYTES_MAX >> 20;
-            let what =
-                if self.quote.open { format!("has a quote that is not closed within {mib}") } else { format!("is longer than {mib}") };
-            return Err(Error::new(code::BAD_RECORD, format!("line {} {what} MiB", self.line)));
+            let what = if self.quote.open {
+                format!("has a quote that is not closed within {mib}")
+            } else {
+                format!("is longer than {mib}")
+            };
+            return Err(Error::new(
+                code::BAD_RECORD,
+                format!("line {} {what} MiB", self.line),
+            ));
         }
         let bytes = &self.bytes[self.consumed + self.start..self.consumed + end];
         let begin = || bytes[..bytes.len().min(BEGIN_BYTES)].to_vec();
-        let long = self.long.get_or_insert_with(|| LongRecord { begin: begin(), ..LongRecord::default() });
+        let long = self.long.get_or_insert_with(|| LongRecord {
+            begin: begin(),
+            ..LongRecord::default()
+        });
         long.n_bytes += bytes.len() as u64;
         long.last = bytes.last().copied().or(long.last);
         Ok(())
     }
 
-    /// Forgets what was looked through of a record that is too long and not complete. There are no records before it.
+    /// Forgets what was looked through of a record that is too long and not complete. There are no
+    /// records before it.
     fn forget_rest(&mut self) -> Result<()> {
         // Blank lines may stand before it.
         self.consume();
         let end = self.cursor;
         self.lengthen(end)?;
         if let (Some(long), true) = (&mut self.long, self.sum.is_some()) {
-            long.sum.update(&self.bytes[self.consumed..self.consumed + end]);
+            long.sum
+                .update(&self.bytes[self.consumed..self.consumed + end]);
         }
         (self.consumed, self.cursor) = (self.consumed + end, 0);
         Ok(())
@@ -335,12 +363,23 @@ impl RecordBuffer {
     fn end_long(&mut self, end: usize) -> Result<()> {
         let here = (end - self.start) as u64;
         self.lengthen(end)?;
-        let LongRecord { begin, n_bytes, sum: forgotten, .. } = self.long.take().unwrap_or_default();
+        let LongRecord {
+            begin,
+            n_bytes,
+            sum: forgotten,
+            ..
+        } = self.long.take().unwrap_or_default();
         let reason = match self.quote.open {
-            true => format!("a quote in it is not closed: it takes the rest of the input, {n_bytes} bytes"),
-            false => format!("it is longer than {} MiB: it has {n_bytes} bytes", RECORD_BYTES_MAX >> 20),
+            true => format!(
+                "a quote in it is not closed: it takes the rest of the input, {n_bytes} bytes"
+            ),
+            false => format!(
+                "it is longer than {} MiB: it has {n_bytes} bytes",
+                RECORD_BYTES_MAX >> 20
+            ),
         };
-        self.skipped.push(PoisonLine::refused(self.line, begin, reason));
+        self.skipped
+            .push(PoisonLine::refused(self.line, begin, reason));
         self.n_before += n_bytes - here;
         if let Some(sum) = &mut self.sum {
             sum.combine(&forgotten);
@@ -382,19 +421,30 @@ impl RecordBuffer {
             }
             self.cursor += 1;
         }
-        if self.end_of_input { self.give_up_quote() } else { None }
+        if self.end_of_input {
+            self.give_up_quote()
+        } else {
+            None
+        }
     }
 
-    /// A quote that nobody closes ends with the input, at its last line end, which stood in the quotes so far.
+    /// A quote that nobody closes ends with the input, at its last line end, which stood in the
+    /// quotes so far.
     fn give_up_quote(&mut self) -> Option<usize> {
-        let end = (self.filled - self.consumed).checked_sub(1).filter(|end| self.quote.open && *end >= self.start)?;
+        let end = (self.filled - self.consumed)
+            .checked_sub(1)
+            .filter(|end| self.quote.open && *end >= self.start)?;
         self.quote.n_line_ends = self.quote.n_line_ends.saturating_sub(1);
         Some(end)
     }
 
     /// Whether a field begins at this place of the record.
     fn begins_field(&self, at: usize, delimiter: u8) -> bool {
-        let before = if at > self.start { self.byte(at - 1) } else { self.long.as_ref().and_then(|long| long.last) };
+        let before = if at > self.start {
+            self.byte(at - 1)
+        } else {
+            self.long.as_ref().and_then(|long| long.last)
+        };
         before.is_none_or(|before| before == delimiter)
     }
 
@@ -409,10 +459,16 @@ impl RecordBuffer {
         let blank = match self.framing {
             Framing::Lines => false,
             Framing::Json => text.iter().all(u8::is_ascii_whitespace),
-            Framing::Csv { blank_lines, .. } => !blank_lines && text.iter().all(|&byte| byte == b'\r'),
+            Framing::Csv { blank_lines, .. } => {
+                !blank_lines && text.iter().all(|&byte| byte == b'\r')
+            }
         };
         if !blank {
-            self.records.push(Record { start: self.start, end: self.start + length, line: self.line });
+            self.records.push(Record {
+                start: self.start,
+                end: self.start + length,
+                line: self.line,
+            });
         }
         self.end_record(end);
     }
@@ -427,7 +483,10 @@ impl RecordBuffer {
 
     /// The records that were found.
     pub fn block(&self) -> Block<'_> {
-        Block { bytes: &self.bytes[self.consumed..self.filled], records: &self.records }
+        Block {
+            bytes: &self.bytes[self.consumed..self.filled],
+            records: &self.records,
+        }
     }
 
     /// Forgets the block and the blank lines around it.

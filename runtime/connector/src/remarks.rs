@@ -1,4 +1,5 @@
-//! What a user should know of the sources and sinks of a job before it runs: a line each, and only where it matters.
+//! What a user should know of the sources and sinks of a job before it runs: a line each, and only
+//! where it matters.
 
 use crate::options;
 use streamrt_types::Result;
@@ -16,13 +17,21 @@ pub struct JobTraits {
 ///
 /// # Errors
 /// `Invalid` if two sources read standard input: each would get whatever the other one left.
-pub fn remarks<'a>(nodes: impl Iterator<Item = (&'a str, &'a Body)> + Clone, job: JobTraits) -> Result<Vec<String>> {
+pub fn remarks<'a>(
+    nodes: impl Iterator<Item = (&'a str, &'a Body)> + Clone,
+    job: JobTraits,
+) -> Result<Vec<String>> {
     let is_stdin = |(_, body): &(&str, &Body)| matches!(body, Body::Source { connector, options, .. } if reads_stdin(connector, options));
     let readers: Vec<&str> = nodes.clone().filter(is_stdin).map(|(uid, _)| uid).collect();
     if let [first, second, ..] = readers.as_slice() {
-        return Err(options::refuse("file", &format!("the sources `{first}` and `{second}` both read standard input, but one can")));
+        return Err(options::refuse(
+            "file",
+            &format!("the sources `{first}` and `{second}` both read standard input, but one can"),
+        ));
     }
-    Ok(nodes.filter_map(|(uid, body)| remark(uid, body, job)).collect())
+    Ok(nodes
+        .filter_map(|(uid, body)| remark(uid, body, job))
+        .collect())
 }
 
 /// When a file sink shows its results without checkpoints.
@@ -36,14 +45,20 @@ fn reads_stdin(connector: &str, options: &Options) -> bool {
 fn remark(uid: &str, body: &Body, job: JobTraits) -> Option<String> {
     let once = |what: &str| {
         let lost = "which cannot be read twice: after a crash, what came since the last checkpoint is lost";
-        job.has_checkpoints.then(|| format!("source `{uid}` reads {what}, {lost}"))
+        job.has_checkpoints
+            .then(|| format!("source `{uid}` reads {what}, {lost}"))
     };
     match body {
         Body::Source { connector, .. } if connector == "socket" => once("a socket"),
-        Body::Source { connector, options, .. } if reads_stdin(connector, options) => once("standard input"),
-        Body::Sink { connector, options, .. } if connector == "file" && !job.has_checkpoints && !job.is_bounded => {
-            options.get("rolling").is_none().then(|| format!("sink `{uid}` {AT_THE_END}"))
-        }
+        Body::Source {
+            connector, options, ..
+        } if reads_stdin(connector, options) => once("standard input"),
+        Body::Sink {
+            connector, options, ..
+        } if connector == "file" && !job.has_checkpoints && !job.is_bounded => options
+            .get("rolling")
+            .is_none()
+            .then(|| format!("sink `{uid}` {AT_THE_END}")),
         _ => None,
     }
 }
@@ -55,18 +70,39 @@ mod tests {
 
     fn source(connector: &str, path: &str) -> Body {
         let options = json!({ "path": path }).as_object().unwrap().clone();
-        Body::Source { connector: connector.into(), options, schema: Vec::new() }
+        Body::Source {
+            connector: connector.into(),
+            options,
+            schema: Vec::new(),
+        }
     }
 
     fn sink(connector: &str, options: serde_json::Value) -> Body {
-        Body::Sink { connector: connector.into(), options: options.as_object().unwrap().clone() }
+        Body::Sink {
+            connector: connector.into(),
+            options: options.as_object().unwrap().clone(),
+        }
     }
 
-    /// How many lines there are with checkpoints, without them, and without them in a job that ends.
+    /// How many lines there are with checkpoints, without them, and without them in a job that
+    /// ends.
     fn check(body: &Body, expected: [usize; 3]) {
-        let count =
-            |has_checkpoints, is_bounded| remarks([("x", body)].into_iter(), JobTraits { has_checkpoints, is_bounded }).unwrap().len();
-        assert_eq!([count(true, false), count(false, false), count(false, true)], expected, "{body:?}");
+        let count = |has_checkpoints, is_bounded| {
+            remarks(
+                [("x", body)].into_iter(),
+                JobTraits {
+                    has_checkpoints,
+                    is_bounded,
+                },
+            )
+            .unwrap()
+            .len()
+        };
+        assert_eq!(
+            [count(true, false), count(false, false), count(false, true)],
+            expected,
+            "{body:?}"
+        );
     }
 
     #[test]
@@ -75,15 +111,27 @@ mod tests {
         check(&source("socket", "-"), [1, 0, 0]);
         check(&source("file", "./-"), [0, 0, 0]);
         check(&sink("file", json!({})), [0, 1, 0]);
-        check(&sink("file", json!({ "rolling": { "rows": 5 } })), [0, 0, 0]);
+        check(
+            &sink("file", json!({ "rolling": { "rows": 5 } })),
+            [0, 0, 0],
+        );
         check(&sink("print", json!({})), [0, 0, 0]);
     }
 
     #[test]
     fn standard_input_has_one_reader() {
         let stdin = source("file", "-");
-        let error =
-            remarks([("a", &stdin), ("b", &stdin)].into_iter(), JobTraits { has_checkpoints: false, is_bounded: true }).unwrap_err();
-        assert_eq!(error.message(), "connector `file`: the sources `a` and `b` both read standard input, but one can");
+        let error = remarks(
+            [("a", &stdin), ("b", &stdin)].into_iter(),
+            JobTraits {
+                has_checkpoints: false,
+                is_bounded: true,
+            },
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.message(),
+            "connector `file`: the sources `a` and `b` both read standard input, but one can"
+        );
     }
 }

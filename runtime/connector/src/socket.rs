@@ -1,11 +1,13 @@
 //! The source `socket`: a TCP client that reads lines from a server, such as `nc -lk 7777`.
 //!
-//! There is one split, the connection. A batch is closed when the input runs dry, so that a row never waits for the next one. The
-//! source ends when the server closes the connection; a last line without line end counts as one, as in a file. A connection that breaks
-//! is an error. Positions are line numbers of the connection.
+//! There is one split, the connection. A batch is closed when the input runs dry, so that a row
+//! never waits for the next one. The source ends when the server closes the connection; a last line
+//! without line end counts as one, as in a file. A connection that breaks is an error. Positions
+//! are line numbers of the connection.
 //!
-//! Nothing can be read twice: a reader that goes on at a position connects anew, takes what the server sends then, and goes on
-//! counting. What the connection before had brought behind the position is lost.
+//! Nothing can be read twice: a reader that goes on at a position connects anew, takes what the
+//! server sends then, and goes on counting. What the connection before had brought behind the
+//! position is lost.
 
 use crate::format::{BlockDecoder, FormatName, FormatSpec};
 use crate::record_buffer::RecordBuffer;
@@ -22,7 +24,8 @@ use streamrt_types::{Error, Result, code};
 /// The longest that a call of the reader waits for bytes.
 const READ_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// How long a server may take to accept: longer than any that is there, shorter than a user's patience.
+/// How long a server may take to accept: longer than any that is there, shorter than a user's
+/// patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Options of the source `socket`.
@@ -55,8 +58,17 @@ impl SocketSource {
     /// # Errors
     /// `Invalid` if options do not go together, or the format cannot give the schema.
     pub fn new(options: SocketOptions, schema: SchemaRef) -> Result<SocketSource> {
-        let format = FormatSpec::new("socket", options.format, options.delimiter.as_deref(), schema)?;
-        Ok(SocketSource { address: format!("{}:{}", options.host, options.port).into(), options, format })
+        let format = FormatSpec::new(
+            "socket",
+            options.format,
+            options.delimiter.as_deref(),
+            schema,
+        )?;
+        Ok(SocketSource {
+            address: format!("{}:{}", options.host, options.port).into(),
+            options,
+            format,
+        })
     }
 
     /// Tries the addresses of the host in order, as most names have one of each protocol.
@@ -83,18 +95,44 @@ impl Source for SocketSource {
 
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
         let name = self.address.clone();
-        once::enumerator("socket", restored, move |_| vec![Split { number: 0, name: name.clone(), detail: "{}".to_owned() }])
+        once::enumerator("socket", restored, move |_| {
+            vec![Split {
+                number: 0,
+                name: name.clone(),
+                detail: "{}".to_owned(),
+            }]
+        })
     }
 
     fn open(&self, split: &Split, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
-        let position: Option<SocketPosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
-        let refused = |e: io::Error| Error::new(code::CONNECT, format!("{} cannot be reached: {e}", self.address)).with_source(e);
+        let position: Option<SocketPosition> = position
+            .map(|text| position::read(&split.name, text))
+            .transpose()?;
+        let refused = |e: io::Error| {
+            Error::new(
+                code::CONNECT,
+                format!("{} cannot be reached: {e}", self.address),
+            )
+            .with_source(e)
+        };
         let stream = self.connect().map_err(refused)?;
-        stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(refused)?;
-        let decoder = self.format.decoder(None, split.name.clone(), split.number)?;
-        let n_lines = position.map_or(Ok(0), |position| position::count(&split.name, position.lines))?;
+        stream
+            .set_read_timeout(Some(READ_TIMEOUT))
+            .map_err(refused)?;
+        let decoder = self
+            .format
+            .decoder(None, split.name.clone(), split.number)?;
+        let n_lines = position.map_or(Ok(0), |position| {
+            position::count(&split.name, position.lines)
+        })?;
         let records = RecordBuffer::at(self.format.framing(), 0, n_lines.saturating_add(1));
-        Ok(Box::new(SocketReader { address: self.address.clone(), stream, records, decoder, closed: None }))
+        Ok(Box::new(SocketReader {
+            address: self.address.clone(),
+            stream,
+            records,
+            decoder,
+            closed: None,
+        }))
     }
 }
 
@@ -124,11 +162,19 @@ struct SocketReader {
 impl SocketReader {
     /// Reads once; false if there is nothing now. Waits up to 10 ms if `wait` is set.
     fn read(&mut self, wait: bool) -> Result<bool> {
-        let filled = if wait { self.records.fill(&mut self.stream) } else { self.read_at_once() };
+        let filled = if wait {
+            self.records.fill(&mut self.stream)
+        } else {
+            self.read_at_once()
+        };
         match filled {
             Ok(0) => self.end_input(),
             Ok(_) => return Ok(true),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(e) => self.closed = Some(Closed::Broken(e)),
         }
         Ok(false)
@@ -146,13 +192,18 @@ impl SocketReader {
         filled
     }
 
-    /// Collects records until there are `rows`, the input is dry, or the first one is as old as `timeout`. Only the first read may wait,
-    /// and only if nothing is there yet: a server that trickles must not hold the task.
+    /// Collects records until there are `rows`, the input is dry, or the first one is as old as
+    /// `timeout`. Only the first read may wait, and only if nothing is there yet: a server that
+    /// trickles must not hold the task.
     fn collect(&mut self, rows: usize, timeout: Duration) -> Result<()> {
         let mut full = self.records.frame(rows)?;
         let mut wait = self.records.block().records.is_empty();
         let mut start = None;
-        while !full && self.closed.is_none() && start.is_none_or(|start: Instant| start.elapsed() < timeout) && self.read(wait)? {
+        while !full
+            && self.closed.is_none()
+            && start.is_none_or(|start: Instant| start.elapsed() < timeout)
+            && self.read(wait)?
+        {
             start.get_or_insert_with(Instant::now);
             full = self.records.frame(rows)?;
             wait = false;
@@ -227,9 +278,19 @@ mod tests {
     fn open(port: u16, format: &str, position: Option<&str>) -> Result<Box<dyn SplitReader>> {
         let options = serde_json::json!({ "host": "127.0.0.1", "port": port, "format": format });
         let name = Field::new("value", DataType::String);
-        let schema = if format == "csv" { vec![name, Field::new("n", DataType::I64)] } else { vec![name] };
-        let source = SocketSource::new(serde_json::from_value(options).unwrap(), arrow_schema(&schema)).unwrap();
-        let Enumeration::Splits(splits) = source.enumerator(None).unwrap().poll(1).unwrap() else { panic!("there is one split") };
+        let schema = if format == "csv" {
+            vec![name, Field::new("n", DataType::I64)]
+        } else {
+            vec![name]
+        };
+        let source = SocketSource::new(
+            serde_json::from_value(options).unwrap(),
+            arrow_schema(&schema),
+        )
+        .unwrap();
+        let Enumeration::Splits(splits) = source.enumerator(None).unwrap().poll(1).unwrap() else {
+            panic!("there is one split")
+        };
         source.open(&splits[0], position)
     }
 
@@ -244,7 +305,13 @@ mod tests {
     }
 
     /// Reads what one connection brings; returns where it ended.
-    fn bring(format: &str, text: &str, rows: usize, position: Option<&str>, found: &mut Found) -> String {
+    fn bring(
+        format: &str,
+        text: &str,
+        rows: usize,
+        position: Option<&str>,
+        found: &mut Found,
+    ) -> String {
         let (mut reader, mut server) = connect_for(format, position);
         server.write_all(text.as_bytes()).unwrap();
         drop(server);
@@ -285,7 +352,14 @@ mod tests {
                 ReaderPoll::Pending { .. } => panic!("a socket waits by itself"),
                 ReaderPoll::Finished => return Ok(vec!["finished".to_owned()]),
                 ReaderPoll::Batch(batch) => {
-                    return Ok(batch.columns.column(0).as_string::<i32>().iter().flatten().map(str::to_owned).collect());
+                    return Ok(batch
+                        .columns
+                        .column(0)
+                        .as_string::<i32>()
+                        .iter()
+                        .flatten()
+                        .map(str::to_owned)
+                        .collect());
                 }
             }
         }
@@ -294,7 +368,10 @@ mod tests {
     #[test]
     fn a_batch_closes_when_the_input_runs_dry() {
         let (mut reader, mut server) = connect();
-        assert!(matches!(reader.poll(10, Duration::MAX).unwrap(), ReaderPoll::Pending { .. }));
+        assert!(matches!(
+            reader.poll(10, Duration::MAX).unwrap(),
+            ReaderPoll::Pending { .. }
+        ));
         server.write_all(b"a\r\nb\nc").unwrap();
         assert_eq!(next(&mut *reader, 10).unwrap(), ["a", "b"]);
         server.write_all(b"d\ne\nf\n").unwrap();
@@ -309,16 +386,31 @@ mod tests {
     fn a_last_line_without_line_end_counts_as_one() {
         for rows in [1, 10] {
             let mut found = Found::default();
-            assert_eq!(bring("lines", "a\nb\nc d", rows, None, &mut found), r#"{"lines":3}"#);
-            assert_eq!(found.texts(), [r#"{"value":"a"}"#, r#"{"value":"b"}"#, r#"{"value":"c d"}"#]);
+            assert_eq!(
+                bring("lines", "a\nb\nc d", rows, None, &mut found),
+                r#"{"lines":3}"#
+            );
+            assert_eq!(
+                found.texts(),
+                [r#"{"value":"a"}"#, r#"{"value":"b"}"#, r#"{"value":"c d"}"#]
+            );
         }
     }
 
     #[test]
     fn a_refused_connection_names_host_and_port() {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let error = open(port, "lines", None).err().unwrap();
         assert_eq!(error.code().id, "S3004");
-        assert!(error.message().starts_with(&format!("127.0.0.1:{port} cannot be reached: ")), "{error}");
+        assert!(
+            error
+                .message()
+                .starts_with(&format!("127.0.0.1:{port} cannot be reached: ")),
+            "{error}"
+        );
     }
 }

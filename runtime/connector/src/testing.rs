@@ -1,4 +1,5 @@
-//! Reads splits in tests, in one go or opened anew at their positions. What is compared: rows with their line numbers, and poison.
+//! Reads splits in tests, in one go or opened anew at their positions. What is compared: rows with
+//! their line numbers, and poison.
 
 use std::time::Duration;
 use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitReader};
@@ -20,7 +21,10 @@ impl Found {
 
     /// The lines of the rows, and those of the poison.
     pub fn lines(&self) -> (Vec<u64>, Vec<u64>) {
-        (self.rows.iter().map(|(line, _)| *line).collect(), self.poison.iter().map(|line| line.position).collect())
+        (
+            self.rows.iter().map(|(line, _)| *line).collect(),
+            self.poison.iter().map(|line| line.position).collect(),
+        )
     }
 
     fn push(&mut self, batch: &Batch) {
@@ -29,7 +33,11 @@ impl Found {
         crate::encoder::RowEncoder::JSON.encode(&batch.columns, false, &mut text);
         let origin = batch.origin.as_ref().expect("a reader names the origin");
         let text = String::from_utf8(text).expect("JSON is text");
-        self.rows.extend(text.lines().enumerate().map(|(row, line)| (origin.position(row), line.to_owned())));
+        self.rows.extend(
+            text.lines()
+                .enumerate()
+                .map(|(row, line)| (origin.position(row), line.to_owned())),
+        );
     }
 }
 
@@ -39,7 +47,11 @@ pub fn poll(reader: &mut dyn SplitReader, rows: usize, found: &mut Found) -> Res
     found.poison.extend(reader.take_poison());
     match poll {
         ReaderPoll::Batch(batch) => {
-            assert!((1..=rows).contains(&batch.n_rows()), "{} rows instead of {rows}", batch.n_rows());
+            assert!(
+                (1..=rows).contains(&batch.n_rows()),
+                "{} rows instead of {rows}",
+                batch.n_rows()
+            );
             found.push(&batch);
             Ok(true)
         }
@@ -60,8 +72,14 @@ pub fn drain(reader: &mut dyn SplitReader, rows: usize) -> Result<Found> {
     Ok(found)
 }
 
-/// Reads a split to its end with a new reader after each number of polls of `cuts`, and then one more, also where nothing was polled.
-pub fn read_in_pieces(source: &dyn Source, split: &Split, rows: usize, cuts: &[usize]) -> Result<Found> {
+/// Reads a split to its end with a new reader after each number of polls of `cuts`, and then one
+/// more, also where nothing was polled.
+pub fn read_in_pieces(
+    source: &dyn Source,
+    split: &Split,
+    rows: usize,
+    cuts: &[usize],
+) -> Result<Found> {
     let mut found = Found::default();
     let mut reader = source.open(split, None)?;
     for &n_polls in cuts {
@@ -70,7 +88,11 @@ pub fn read_in_pieces(source: &dyn Source, split: &Split, rows: usize, cuts: &[u
         }
         let position = reader.position();
         reader = source.open(split, Some(&position))?;
-        assert_eq!(reader.position(), position, "a reader that has not read stands where it was opened");
+        assert_eq!(
+            reader.position(),
+            position,
+            "a reader that has not read stands where it was opened"
+        );
     }
     while poll(&mut *reader, rows, &mut found)? {}
     Ok(found)

@@ -1,7 +1,8 @@
 //! The channels of one gate: bounded queues under one lock, with what wakes either side.
 //!
-//! A channel is bounded in bytes, and in rows where the receiver is slow: what waits in it is then done in a moment, so a barrier behind it comes
-//! soon. Invariant: an element that is larger than a channel passes when the channel is empty, so nothing ever waits for ever.
+//! A channel is bounded in bytes, and in rows where the receiver is slow: what waits in it is then
+//! done in a moment, so a barrier behind it comes soon. Invariant: an element that is larger than a
+//! channel passes when the channel is empty, so nothing ever waits for ever.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,8 @@ use streamrt_types::StreamElement;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disconnected;
 
-/// Bytes that every element counts for, beside its rows: what it takes in the queue, and its arrays.
+/// Bytes that every element counts for, beside its rows: what it takes in the queue, and its
+/// arrays.
 const ELEMENT_BYTES: usize = 256;
 
 /// What an element takes of a channel.
@@ -26,10 +28,14 @@ struct Size {
 impl Size {
     fn of(element: &StreamElement) -> Size {
         match element {
-            StreamElement::Batch(batch) => {
-                Size { bytes: ELEMENT_BYTES + batch.n_bytes() + size_of_val(&batch.marks[..]), rows: batch.n_rows() }
-            }
-            _ => Size { bytes: ELEMENT_BYTES, rows: 0 },
+            StreamElement::Batch(batch) => Size {
+                bytes: ELEMENT_BYTES + batch.n_bytes() + size_of_val(&batch.marks[..]),
+                rows: batch.n_rows(),
+            },
+            _ => Size {
+                bytes: ELEMENT_BYTES,
+                rows: 0,
+            },
         }
     }
 }
@@ -55,11 +61,13 @@ impl Queue {
     }
 
     fn has_room(&self, size: Size, limit: Size) -> bool {
-        let fits = self.used.bytes + size.bytes <= limit.bytes && self.used.rows.saturating_add(size.rows) <= limit.rows;
+        let fits = self.used.bytes + size.bytes <= limit.bytes
+            && self.used.rows.saturating_add(size.rows) <= limit.rows;
         fits || self.elements.is_empty()
     }
 
-    /// A sender that was stopped goes on once half of its channel is free: being woken for every element costs as much as the element.
+    /// A sender that was stopped goes on once half of its channel is free: being woken for every
+    /// element costs as much as the element.
     fn is_half_free(&self, limit: Size) -> bool {
         self.used.bytes <= limit.bytes / 2 && self.used.rows <= limit.rows / 2
     }
@@ -88,7 +96,13 @@ impl Shared {
     pub(crate) fn new(n_channels: usize, capacity_bytes: usize) -> Shared {
         let channels = (0..n_channels).map(|_| Queue::default()).collect();
         Shared {
-            queues: Mutex::new(Queues { channels, turn: 0, n_blocked: 0, woken: false, closed: false }),
+            queues: Mutex::new(Queues {
+                channels,
+                turn: 0,
+                n_blocked: 0,
+                woken: false,
+                closed: false,
+            }),
             readable: Condvar::new(),
             writable: Condvar::new(),
             capacity_bytes,
@@ -102,15 +116,23 @@ impl Shared {
     }
 
     fn limit(&self) -> Size {
-        Size { bytes: self.capacity_bytes, rows: self.rows_max.load(Ordering::Relaxed) }
+        Size {
+            bytes: self.capacity_bytes,
+            rows: self.rows_max.load(Ordering::Relaxed),
+        }
     }
 
     pub(crate) fn set_rows_max(&self, rows: usize) {
         self.rows_max.store(rows, Ordering::Relaxed);
     }
 
-    /// Takes the next element of a channel that `is_read`, in turn, waiting until `deadline`. `None` also if somebody woke the task.
-    pub(crate) fn next(&self, deadline: Option<Instant>, is_read: impl Fn(usize) -> bool) -> Option<(usize, StreamElement)> {
+    /// Takes the next element of a channel that `is_read`, in turn, waiting until `deadline`.
+    /// `None` also if somebody woke the task.
+    pub(crate) fn next(
+        &self,
+        deadline: Option<Instant>,
+        is_read: impl Fn(usize) -> bool,
+    ) -> Option<(usize, StreamElement)> {
         let mut queues = self.lock();
         loop {
             if let Some(found) = self.take(&mut queues, &is_read, |_| true) {
@@ -120,10 +142,16 @@ impl Shared {
                 return None;
             }
             queues = match deadline {
-                None => self.readable.wait(queues).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .readable
+                    .wait(queues)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let left = deadline.checked_duration_since(Instant::now())?;
-                    self.readable.wait_timeout(queues, left).unwrap_or_else(PoisonError::into_inner).0
+                    self.readable
+                        .wait_timeout(queues, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
                 }
             };
         }
@@ -148,7 +176,12 @@ impl Shared {
         for step in 0..n_channels {
             let channel = (queues.turn + step) % n_channels;
             let queue = &mut queues.channels[channel];
-            if !is_read(channel) || !queue.elements.front().is_some_and(|(element, _)| wanted(element)) {
+            if !is_read(channel)
+                || !queue
+                    .elements
+                    .front()
+                    .is_some_and(|(element, _)| wanted(element))
+            {
                 continue;
             }
             if let Some(element) = queue.pop() {
@@ -167,7 +200,10 @@ impl Shared {
     pub(crate) fn wait(&self, timeout: Duration) {
         let queues = self.lock();
         let asleep = |queues: &mut Queues| !queues.woken && !queues.closed;
-        let waited = self.readable.wait_timeout_while(queues, timeout, asleep).unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .readable
+            .wait_timeout_while(queues, timeout, asleep)
+            .unwrap_or_else(PoisonError::into_inner);
         let (mut queues, _) = waited;
         queues.woken = false;
     }
@@ -196,14 +232,20 @@ impl ChannelSender {
     /// [`Disconnected`] if the receiver is gone.
     pub fn send(&self, element: StreamElement) -> std::result::Result<Duration, Disconnected> {
         let size = Size::of(&element);
-        let has_room = |queues: &Queues| queues.closed || queues.channels[self.channel].has_room(size, self.shared.limit());
+        let has_room = |queues: &Queues| {
+            queues.closed || queues.channels[self.channel].has_room(size, self.shared.limit())
+        };
         let mut queues = self.shared.lock();
         let mut waited = Duration::ZERO;
         if !has_room(&queues) {
             let start = Instant::now();
             queues.n_blocked += 1;
             while !has_room(&queues) {
-                queues = self.shared.writable.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                queues = self
+                    .shared
+                    .writable
+                    .wait(queues)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             queues.n_blocked -= 1;
             waited = start.elapsed();
@@ -255,8 +297,12 @@ mod tests {
 
     fn batch(n_rows: usize, text_bytes: usize) -> StreamElement {
         let numbers = Arc::new(Int64Array::from(vec![7; n_rows])) as ArrayRef;
-        let texts = Arc::new(StringArray::from_iter_values((0..n_rows).map(|_| "x".repeat(text_bytes)))) as ArrayRef;
-        StreamElement::Batch(Batch::new(RecordBatch::try_from_iter([("n", numbers), ("text", texts)]).unwrap()))
+        let texts = Arc::new(StringArray::from_iter_values(
+            (0..n_rows).map(|_| "x".repeat(text_bytes)),
+        )) as ArrayRef;
+        StreamElement::Batch(Batch::new(
+            RecordBatch::try_from_iter([("n", numbers), ("text", texts)]).unwrap(),
+        ))
     }
 
     /// Puts the same into a channel until there is no room, and says how often.
@@ -266,15 +312,25 @@ mod tests {
             queue.push(element.clone(), Size::of(element));
         }
         assert_eq!(queue.elements.len(), expected);
-        let n_taken = (0..).take_while(|_| !queue.is_half_free(limit) && queue.pop().is_some()).count();
-        assert!(n_taken >= expected / 2 && queue.has_room(Size::of(element), limit), "a sender that waits goes on");
+        let n_taken = (0..)
+            .take_while(|_| !queue.is_half_free(limit) && queue.pop().is_some())
+            .count();
+        assert!(
+            n_taken >= expected / 2 && queue.has_room(Size::of(element), limit),
+            "a sender that waits goes on"
+        );
         while queue.pop().is_some() {}
         assert_eq!((queue.used.bytes, queue.used.rows), (0, 0));
     }
 
     #[test]
     fn a_channel_is_bounded_in_bytes_and_rows_and_lets_one_large_element_through() {
-        check(10 * ELEMENT_BYTES, usize::MAX, &StreamElement::Status(Status::Active), 10);
+        check(
+            10 * ELEMENT_BYTES,
+            usize::MAX,
+            &StreamElement::Status(Status::Active),
+            10,
+        );
         // 1000 bytes of text, 8 of a number, 8 of offsets.
         check(4 * (ELEMENT_BYTES + 1016), usize::MAX, &batch(1, 1000), 4);
         check(1000, usize::MAX, &batch(1, 1_000_000), 1);
@@ -286,9 +342,13 @@ mod tests {
     fn a_full_channel_blocks_its_sender_until_there_is_room() {
         let shared = Arc::new(Shared::new(1, 2 * ELEMENT_BYTES));
         let sender = ChannelSender::new(shared.clone(), 0);
-        let thread = std::thread::spawn(move || (0..20).for_each(|time| assert!(sender.send(StreamElement::Watermark(time)).is_ok())));
+        let thread = std::thread::spawn(move || {
+            (0..20).for_each(|time| assert!(sender.send(StreamElement::Watermark(time)).is_ok()))
+        });
         for time in 0..20 {
-            assert!(matches!(shared.next(None, |_| true), Some((0, StreamElement::Watermark(found))) if found == time));
+            assert!(
+                matches!(shared.next(None, |_| true), Some((0, StreamElement::Watermark(found))) if found == time)
+            );
             assert!(shared.lock().channels[0].elements.len() <= 2);
         }
         thread.join().unwrap();
@@ -297,7 +357,10 @@ mod tests {
     #[test]
     fn a_closed_gate_frees_its_senders() {
         let shared = Arc::new(Shared::new(1, 1));
-        let (sender, waker) = (ChannelSender::new(shared.clone(), 0), GateWaker::new(shared));
+        let (sender, waker) = (
+            ChannelSender::new(shared.clone(), 0),
+            GateWaker::new(shared),
+        );
         sender.send(StreamElement::Status(Status::Active)).unwrap();
         let thread = std::thread::spawn(move || sender.send(StreamElement::EndOfInput));
         waker.close();

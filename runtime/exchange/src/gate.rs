@@ -1,11 +1,13 @@
 //! The receiving end of a task's channels.
 //!
-//! Elements of one channel keep their order; between channels the gate goes in turn. The gate owns the watermark valve: what comes
-//! out of it carries the combined watermark of all channels. Invariant: no batch comes out before every channel has told its status,
-//! since a channel that is silent might still hold time back.
+//! Elements of one channel keep their order; between channels the gate goes in turn. The gate owns
+//! the watermark valve: what comes out of it carries the combined watermark of all channels.
+//! Invariant: no batch comes out before every channel has told its status, since a channel that is
+//! silent might still hold time back.
 //!
-//! A checkpoint's barriers are aligned here: a channel whose barrier has come is not read until those of all others have, so that what is
-//! treated before the barrier goes on is what the checkpoint holds. A channel that has ended counts as aligned.
+//! A checkpoint's barriers are aligned here: a channel whose barrier has come is not read until
+//! those of all others have, so that what is treated before the barrier goes on is what the
+//! checkpoint holds. A channel that has ended counts as aligned.
 //!
 //! # Source
 //! Flink's `SingleCheckpointBarrierHandler`, for aligned checkpoints.
@@ -15,7 +17,9 @@ use crate::valve::{ValveEvent, WatermarkValve};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use streamrt_types::{Barrier, Batch, Error, Result, Status, StreamElement, WATERMARK_MIN, Watermark, failpoint};
+use streamrt_types::{
+    Barrier, Batch, Error, Result, Status, StreamElement, WATERMARK_MIN, Watermark, failpoint,
+};
 
 /// What a gate has for its task.
 #[derive(Debug)]
@@ -78,16 +82,21 @@ impl InputGate {
 
     /// The combined watermark that went out last; it belongs into a checkpoint.
     pub fn watermark(&self) -> Watermark {
-        self.valve.watermark_out().max(self.restored.unwrap_or(WATERMARK_MIN))
+        self.valve
+            .watermark_out()
+            .max(self.restored.unwrap_or(WATERMARK_MIN))
     }
 
-    /// Says which channels lead to the second input of the task's operator. Watermarks, status and barriers are those of all channels
-    /// together, as if there were one input.
+    /// Says which channels lead to the second input of the task's operator. Watermarks, status and
+    /// barriers are those of all channels together, as if there were one input.
     pub fn set_second_input(&mut self, channels: &[usize]) {
-        channels.iter().for_each(|&channel| self.second[channel] = true);
+        channels
+            .iter()
+            .for_each(|&channel| self.second[channel] = true);
     }
 
-    /// Begins with the watermark of a checkpoint: it goes out behind the first status, before any row.
+    /// Begins with the watermark of a checkpoint: it goes out behind the first status, before any
+    /// row.
     pub fn restore(&mut self, watermark: Watermark) {
         if watermark > WATERMARK_MIN {
             self.restored = Some(watermark);
@@ -95,10 +104,12 @@ impl InputGate {
         }
     }
 
-    /// Asks for the barrier of a checkpoint that no channel will bring: it comes out when all of them have ended, or at once where there are
-    /// none.
+    /// Asks for the barrier of a checkpoint that no channel will bring: it comes out when all of
+    /// them have ended, or at once where there are none.
     pub fn trigger(&mut self, barrier: Barrier) {
-        let newest = self.aligning.map_or(self.last_checkpoint + 1, |(current, _)| current.checkpoint);
+        let newest = self
+            .aligning
+            .map_or(self.last_checkpoint + 1, |(current, _)| current.checkpoint);
         if barrier.checkpoint >= newest {
             self.align(barrier);
         }
@@ -106,7 +117,10 @@ impl InputGate {
 
     /// Gives a checkpoint up: its channels are read again, and its barriers mean nothing any more.
     pub fn abandon(&mut self, checkpoint: u64) {
-        if self.aligning.is_some_and(|(barrier, _)| barrier.checkpoint <= checkpoint) {
+        if self
+            .aligning
+            .is_some_and(|(barrier, _)| barrier.checkpoint <= checkpoint)
+        {
             self.release();
         }
         self.last_checkpoint = self.last_checkpoint.max(checkpoint);
@@ -129,15 +143,25 @@ impl InputGate {
         }
         self.blocked[channel] = true;
         self.align(barrier);
-        if self.aligning.is_some() { failpoint("barrier.aligning") } else { Ok(()) }
+        if self.aligning.is_some() {
+            failpoint("barrier.aligning")
+        } else {
+            Ok(())
+        }
     }
 
     /// Lets the barrier out when every channel has brought it, or ended.
     fn align(&mut self, barrier: Barrier) {
         let since = self.aligning.map_or_else(Instant::now, |(_, since)| since);
         self.aligning = Some((barrier, since));
-        if self.blocked.iter().zip(&self.ended).all(|(blocked, ended)| *blocked || *ended) {
-            self.pending.push_back(GateEvent::Barrier(barrier, since.elapsed()));
+        if self
+            .blocked
+            .iter()
+            .zip(&self.ended)
+            .all(|(blocked, ended)| *blocked || *ended)
+        {
+            self.pending
+                .push_back(GateEvent::Barrier(barrier, since.elapsed()));
             self.last_checkpoint = barrier.checkpoint;
             self.release();
         }
@@ -171,10 +195,12 @@ impl InputGate {
         }
     }
 
-    /// The barriers of all channels, if no row and no end of a split stands before them; for a task that is not done with what came before.
+    /// The barriers of all channels, if no row and no end of a split stands before them; for a task
+    /// that is not done with what came before.
     ///
-    /// Watermarks, statuses and ends of channels that stand before them wait for the task. A checkpoint that is taken here has them: the watermark
-    /// of the gate is in it, and statuses and ends are told anew after a restore.
+    /// Watermarks, statuses and ends of channels that stand before them wait for the task. A
+    /// checkpoint that is taken here has them: the watermark of the gate is in it, and statuses and
+    /// ends are told anew after a restore.
     ///
     /// # Errors
     /// As [`InputGate::poll`].
@@ -187,13 +213,21 @@ impl InputGate {
                 return Ok(Some((barrier, alignment)));
             }
             let is_read = |channel: usize| self.known[channel] && !self.blocked[channel];
-            let may_wait = |element: &StreamElement| !matches!(element, StreamElement::Batch(_) | StreamElement::SplitFinished(_));
-            let Some((channel, element)) = self.shared.take_if(is_read, may_wait) else { return Ok(None) };
+            let may_wait = |element: &StreamElement| {
+                !matches!(
+                    element,
+                    StreamElement::Batch(_) | StreamElement::SplitFinished(_)
+                )
+            };
+            let Some((channel, element)) = self.shared.take_if(is_read, may_wait) else {
+                return Ok(None);
+            };
             self.handle(channel, element)?;
         }
     }
 
-    /// Says how many rows may wait in a channel, beside its limit in bytes; one batch of more passes. `usize::MAX`: any number.
+    /// Says how many rows may wait in a channel, beside its limit in bytes; one batch of more
+    /// passes. `usize::MAX`: any number.
     pub fn set_rows_max(&self, rows: usize) {
         self.shared.set_rows_max(rows);
     }
@@ -203,15 +237,25 @@ impl InputGate {
         self.shared.wait(timeout);
     }
 
-    /// The next element in turn; while some channel's status is unknown, only from the channels whose status it is.
+    /// The next element in turn; while some channel's status is unknown, only from the channels
+    /// whose status it is.
     fn next_element(&self, deadline: Option<Instant>) -> Option<(usize, StreamElement)> {
         let all_known = self.known.iter().all(|known| *known);
-        self.shared.next(deadline, |channel| (all_known || !self.known[channel]) && !self.blocked[channel])
+        self.shared.next(deadline, |channel| {
+            (all_known || !self.known[channel]) && !self.blocked[channel]
+        })
     }
 
     fn handle(&mut self, channel: usize, element: StreamElement) -> Result<()> {
-        if !self.known[channel] && !matches!(element, StreamElement::Status(_) | StreamElement::EndOfInput) {
-            return Err(Error::internal("the first element of a channel is its status"));
+        if !self.known[channel]
+            && !matches!(
+                element,
+                StreamElement::Status(_) | StreamElement::EndOfInput
+            )
+        {
+            return Err(Error::internal(
+                "the first element of a channel is its status",
+            ));
         }
         self.known[channel] = true;
         match element {
@@ -220,15 +264,25 @@ impl InputGate {
                     batch.marks = self.valve.batch_marks(channel, &batch.marks);
                 }
                 if batch.n_rows() > 0 || !batch.marks.is_empty() {
-                    self.pending.push_back(if self.second[channel] { GateEvent::SecondInput(batch) } else { GateEvent::Batch(batch) });
+                    self.pending.push_back(if self.second[channel] {
+                        GateEvent::SecondInput(batch)
+                    } else {
+                        GateEvent::Batch(batch)
+                    });
                 }
             }
             StreamElement::Watermark(watermark) => {
-                self.pending.extend(self.valve.watermark(channel, watermark).map(GateEvent::Watermark));
+                self.pending.extend(
+                    self.valve
+                        .watermark(channel, watermark)
+                        .map(GateEvent::Watermark),
+                );
             }
             StreamElement::Status(status) => self.status(channel, status),
             StreamElement::Barrier(barrier) => self.barrier(channel, barrier)?,
-            StreamElement::SplitFinished(number) => self.pending.push_back(GateEvent::SplitFinished(number)),
+            StreamElement::SplitFinished(number) => {
+                self.pending.push_back(GateEvent::SplitFinished(number))
+            }
             StreamElement::EndOfInput => {
                 self.ended[channel] = true;
                 self.status(channel, Status::Finished);
@@ -240,19 +294,26 @@ impl InputGate {
         Ok(())
     }
 
-    /// The first statuses are gathered; when the last channel has told its own, the combined one goes out.
+    /// The first statuses are gathered; when the last channel has told its own, the combined one
+    /// goes out.
     fn status(&mut self, channel: usize, status: Status) {
         for event in self.valve.status(channel, status) {
             match event {
-                ValveEvent::Watermark(watermark) => self.pending.push_back(GateEvent::Watermark(watermark)),
-                ValveEvent::Status(status) if self.told => self.pending.push_back(GateEvent::Status(status)),
+                ValveEvent::Watermark(watermark) => {
+                    self.pending.push_back(GateEvent::Watermark(watermark))
+                }
+                ValveEvent::Status(status) if self.told => {
+                    self.pending.push_back(GateEvent::Status(status))
+                }
                 ValveEvent::Status(_) => {}
             }
         }
         if !self.told && self.known.iter().all(|known| *known) {
             self.told = true;
-            self.pending.push_back(GateEvent::Status(self.valve.current_status()));
-            self.pending.extend(self.restored.take().map(GateEvent::Watermark));
+            self.pending
+                .push_back(GateEvent::Status(self.valve.current_status()));
+            self.pending
+                .extend(self.restored.take().map(GateEvent::Watermark));
         }
     }
 }
@@ -264,8 +325,15 @@ mod tests {
     use streamrt_types::Mark;
 
     fn batch(watermark: Watermark) -> StreamElement {
-        let columns = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![watermark])) as ArrayRef)]).unwrap();
-        StreamElement::Batch(Batch { marks: vec![Mark { row: 1, watermark }], ..Batch::new(columns) })
+        let columns = RecordBatch::try_from_iter([(
+            "n",
+            Arc::new(Int64Array::from(vec![watermark])) as ArrayRef,
+        )])
+        .unwrap();
+        StreamElement::Batch(Batch {
+            marks: vec![Mark { row: 1, watermark }],
+            ..Batch::new(columns)
+        })
     }
 
     /// Everything that comes out until nothing is left, in short form.
@@ -278,14 +346,20 @@ mod tests {
                     events.push("end".to_owned());
                     return events;
                 }
-                GateEvent::Batch(batch) => events.push(format!("batch {:?}", batch.marks.iter().map(|m| m.watermark).collect::<Vec<_>>())),
-                GateEvent::SecondInput(batch) => {
-                    events.push(format!("second input {:?}", batch.marks.iter().map(|m| m.watermark).collect::<Vec<_>>()))
-                }
+                GateEvent::Batch(batch) => events.push(format!(
+                    "batch {:?}",
+                    batch.marks.iter().map(|m| m.watermark).collect::<Vec<_>>()
+                )),
+                GateEvent::SecondInput(batch) => events.push(format!(
+                    "second input {:?}",
+                    batch.marks.iter().map(|m| m.watermark).collect::<Vec<_>>()
+                )),
                 GateEvent::Watermark(watermark) => events.push(format!("watermark {watermark}")),
                 GateEvent::Status(status) => events.push(format!("{status:?}")),
                 GateEvent::SplitFinished(number) => events.push(format!("split {number} finished")),
-                GateEvent::Barrier(barrier, _) => events.push(format!("barrier {}", barrier.checkpoint)),
+                GateEvent::Barrier(barrier, _) => {
+                    events.push(format!("barrier {}", barrier.checkpoint))
+                }
             }
         }
     }
@@ -309,7 +383,13 @@ mod tests {
     fn two_inputs_share_watermark_status_and_barriers() {
         let mut gate = InputGate::new(2, 1 << 20);
         gate.set_second_input(&[1]);
-        (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
+        (0..2).for_each(|channel| {
+            assert!(
+                gate.sender(channel)
+                    .send(StreamElement::Status(Status::Active))
+                    .is_ok()
+            )
+        });
         gate.sender(0).send(batch(7)).unwrap();
         assert_eq!(drain(&mut gate), ["Active", "batch []"]);
         gate.sender(1).send(batch(5)).unwrap();
@@ -325,13 +405,23 @@ mod tests {
     fn a_channel_that_does_not_begin_with_its_status_is_refused() {
         let mut gate = InputGate::new(1, 1 << 20);
         gate.sender(0).send(batch(7)).unwrap();
-        assert_eq!(gate.poll(None).unwrap_err().message(), "the first element of a channel is its status");
+        assert_eq!(
+            gate.poll(None).unwrap_err().message(),
+            "the first element of a channel is its status"
+        );
     }
 
-    /// Sends (channel, element) pairs to two active channels and compares what comes out behind each.
+    /// Sends (channel, element) pairs to two active channels and compares what comes out behind
+    /// each.
     fn check_barriers(script: &[(usize, StreamElement, &[&str])]) {
         let mut gate = InputGate::new(2, 1 << 20);
-        (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
+        (0..2).for_each(|channel| {
+            assert!(
+                gate.sender(channel)
+                    .send(StreamElement::Status(Status::Active))
+                    .is_ok()
+            )
+        });
         assert_eq!(drain(&mut gate), ["Active"]);
         for (step, (channel, element, expected)) in script.iter().enumerate() {
             gate.sender(*channel).send(element.clone()).unwrap();
@@ -371,7 +461,13 @@ mod tests {
     #[test]
     fn an_abandoned_checkpoint_frees_its_channels_and_its_late_barriers_mean_nothing() {
         let mut gate = InputGate::new(2, 1 << 20);
-        (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
+        (0..2).for_each(|channel| {
+            assert!(
+                gate.sender(channel)
+                    .send(StreamElement::Status(Status::Active))
+                    .is_ok()
+            )
+        });
         gate.sender(0).send(barrier(1)).unwrap();
         gate.sender(0).send(batch(3)).unwrap();
         assert_eq!(drain(&mut gate), ["Active"]);
@@ -398,39 +494,74 @@ mod tests {
     fn a_restored_watermark_comes_before_any_row_and_holds_until_all_have_passed_it() {
         let mut gate = InputGate::new(2, 1 << 20);
         gate.restore(7);
-        gate.sender(0).send(StreamElement::Status(Status::Active)).unwrap();
+        gate.sender(0)
+            .send(StreamElement::Status(Status::Active))
+            .unwrap();
         gate.sender(0).send(batch(9)).unwrap();
-        gate.sender(1).send(StreamElement::Status(Status::Active)).unwrap();
+        gate.sender(1)
+            .send(StreamElement::Status(Status::Active))
+            .unwrap();
         assert_eq!(drain(&mut gate), ["Active", "watermark 7", "batch []"]);
         gate.sender(1).send(StreamElement::Watermark(8)).unwrap();
-        assert_eq!((drain(&mut gate), gate.watermark()), (vec!["watermark 8".to_owned()], 8));
+        assert_eq!(
+            (drain(&mut gate), gate.watermark()),
+            (vec!["watermark 8".to_owned()], 8)
+        );
     }
 
     #[test]
     fn a_barrier_passes_a_task_that_is_not_done_if_nothing_stands_before_it() {
         let mut gate = InputGate::new(2, 1 << 20);
-        (0..2).for_each(|channel| assert!(gate.sender(channel).send(StreamElement::Status(Status::Active)).is_ok()));
+        (0..2).for_each(|channel| {
+            assert!(
+                gate.sender(channel)
+                    .send(StreamElement::Status(Status::Active))
+                    .is_ok()
+            )
+        });
         assert_eq!(drain(&mut gate), ["Active"]);
         gate.sender(0).send(barrier(1)).unwrap();
         gate.sender(1).send(batch(3)).unwrap();
         gate.sender(1).send(barrier(1)).unwrap();
-        assert!(gate.poll_barrier().unwrap().is_none(), "rows stand before it");
+        assert!(
+            gate.poll_barrier().unwrap().is_none(),
+            "rows stand before it"
+        );
         assert_eq!(drain(&mut gate), ["batch []", "barrier 1"]);
         gate.sender(0).send(barrier(2)).unwrap();
-        let next = |gate: &mut InputGate| gate.poll_barrier().unwrap().map(|(barrier, _)| barrier.checkpoint);
-        gate.sender(1).send(StreamElement::SplitFinished(1)).unwrap();
+        let next = |gate: &mut InputGate| {
+            gate.poll_barrier()
+                .unwrap()
+                .map(|(barrier, _)| barrier.checkpoint)
+        };
+        gate.sender(1)
+            .send(StreamElement::SplitFinished(1))
+            .unwrap();
         gate.sender(1).send(StreamElement::Watermark(8)).unwrap();
         gate.sender(1).send(StreamElement::EndOfInput).unwrap();
-        assert_eq!(next(&mut gate), None, "a generator of this task may have the split in its state");
+        assert_eq!(
+            next(&mut gate),
+            None,
+            "a generator of this task may have the split in its state"
+        );
         assert_eq!(drain(&mut gate), ["split 1 finished", "barrier 2"]);
         gate.sender(0).send(StreamElement::Watermark(6)).unwrap();
-        gate.sender(0).send(StreamElement::Status(Status::Idle)).unwrap();
+        gate.sender(0)
+            .send(StreamElement::Status(Status::Idle))
+            .unwrap();
         gate.sender(0).send(barrier(3)).unwrap();
-        assert_eq!((next(&mut gate), gate.watermark()), (Some(3), 8), "what waits is in the checkpoint");
+        assert_eq!(
+            (next(&mut gate), gate.watermark()),
+            (Some(3), 8),
+            "what waits is in the checkpoint"
+        );
         assert_eq!(next(&mut gate), None);
         gate.sender(0).send(StreamElement::EndOfInput).unwrap();
         gate.trigger(Barrier { checkpoint: 4 });
         assert_eq!(next(&mut gate), Some(4));
-        assert_eq!(drain(&mut gate), ["watermark 6", "watermark 8", "Idle", "Finished", "end"]);
+        assert_eq!(
+            drain(&mut gate),
+            ["watermark 6", "watermark 8", "Idle", "Finished", "end"]
+        );
     }
 }

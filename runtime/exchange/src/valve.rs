@@ -1,13 +1,15 @@
 //! Combines the watermarks and statuses of all channels of a gate into those of the task.
 //!
-//! Invariant: what comes out only rises, and never passes the watermark of an active channel that is aligned. A channel whose input is at its
-//! end has sent the final watermark, and leaves the minimum with it; one that ended without it was stopped, and holds the others for ever
-//! where it was: what it did not read is still to come, in another run. Pure: the gate calls it with every watermark, mark and status, and
-//! carries out what it answers.
+//! Invariant: what comes out only rises, and never passes the watermark of an active channel that
+//! is aligned. A channel whose input is at its end has sent the final watermark, and leaves the
+//! minimum with it; one that ended without it was stopped, and holds the others for ever where it
+//! was: what it did not read is still to come, in another run. Pure: the gate calls it with every
+//! watermark, mark and status, and carries out what it answers.
 //!
 //! # Source
-//! Flink's `StatusWatermarkValve`, with a third status: a finished channel leaves the minimum and the maximum until all are finished,
-//! so that the final watermark of one does not make late what an idle one still holds (the mistake behind FLINK-38477).
+//! Flink's `StatusWatermarkValve`, with a third status: a finished channel leaves the minimum and
+//! the maximum until all are finished, so that the final watermark of one does not make late what
+//! an idle one still holds (the mistake behind FLINK-38477).
 
 use streamrt_types::{Mark, Status, WATERMARK_MAX, WATERMARK_MIN, Watermark};
 
@@ -23,14 +25,16 @@ struct Channel {
     /// `None` until the channel has told it; it then holds time back as an active one does.
     status: Option<Status>,
     watermark: Watermark,
-    /// Whether its watermark has reached the output since it became active; if not, it does not take part in the minimum.
+    /// Whether its watermark has reached the output since it became active; if not, it does not
+    /// take part in the minimum.
     aligned: bool,
     /// Nothing was to be expected of it for now; a channel that is stopped stays as it was.
     idle: bool,
 }
 
 impl Channel {
-    /// Whether something may follow, in this run or in the next. The final watermark says that nothing does, whatever the status.
+    /// Whether something may follow, in this run or in the next. The final watermark says that
+    /// nothing does, whatever the status.
     fn is_open(&self) -> bool {
         self.watermark != WATERMARK_MAX
     }
@@ -50,8 +54,17 @@ pub struct WatermarkValve {
 
 impl WatermarkValve {
     pub fn new(n_channels: usize) -> WatermarkValve {
-        let channel = Channel { status: None, watermark: WATERMARK_MIN, aligned: true, idle: false };
-        WatermarkValve { channels: vec![channel; n_channels], watermark: WATERMARK_MIN, status: None }
+        let channel = Channel {
+            status: None,
+            watermark: WATERMARK_MIN,
+            aligned: true,
+            idle: false,
+        };
+        WatermarkValve {
+            channels: vec![channel; n_channels],
+            watermark: WATERMARK_MIN,
+            status: None,
+        }
     }
 
     /// The combined watermark.
@@ -59,14 +72,17 @@ impl WatermarkValve {
         self.watermark
     }
 
-    /// Begins with the combined watermark of a checkpoint. Every channel counts as having reached it: one that did not have it then must not
-    /// let the others run ahead before it is heard of.
+    /// Begins with the combined watermark of a checkpoint. Every channel counts as having reached
+    /// it: one that did not have it then must not let the others run ahead before it is heard of.
     pub fn restore(&mut self, watermark: Watermark) {
         self.watermark = watermark;
-        self.channels.iter_mut().for_each(|channel| channel.watermark = watermark);
+        self.channels
+            .iter_mut()
+            .for_each(|channel| channel.watermark = watermark);
     }
 
-    /// Takes a watermark of a channel; a smaller one than before is ignored. Returns the combined watermark if it rises.
+    /// Takes a watermark of a channel; a smaller one than before is ignored. Returns the combined
+    /// watermark if it rises.
     pub fn watermark(&mut self, channel: usize, watermark: Watermark) -> Option<Watermark> {
         let input = &mut self.channels[channel];
         if watermark <= input.watermark {
@@ -76,17 +92,27 @@ impl WatermarkValve {
         let held_back = !input.aligned || input.watermark <= self.watermark;
         input.watermark = watermark;
         input.aligned |= watermark >= self.watermark;
-        if held_back || watermark == WATERMARK_MAX { self.rise() } else { None }
+        if held_back || watermark == WATERMARK_MAX {
+            self.rise()
+        } else {
+            None
+        }
     }
 
     /// Turns the marks of a batch of a channel into marks of the combined watermark.
     pub fn batch_marks(&mut self, channel: usize, marks: &[Mark]) -> Vec<Mark> {
-        let combined = |mark: &Mark| Some(Mark { row: mark.row, watermark: self.watermark(channel, mark.watermark)? });
+        let combined = |mark: &Mark| {
+            Some(Mark {
+                row: mark.row,
+                watermark: self.watermark(channel, mark.watermark)?,
+            })
+        };
         marks.iter().filter_map(combined).collect()
     }
 
-    /// Takes a status of a channel, and returns what follows from it: ACTIVE comes before anything else, a last watermark before IDLE
-    /// and FINISHED. Nothing follows from a status of a finished channel.
+    /// Takes a status of a channel, and returns what follows from it: ACTIVE comes before anything
+    /// else, a last watermark before IDLE and FINISHED. Nothing follows from a status of a finished
+    /// channel.
     pub fn status(&mut self, channel: usize, status: Status) -> Vec<ValveEvent> {
         let input = &mut self.channels[channel];
         if input.status == Some(Status::Finished) || input.status == Some(status) {
@@ -97,15 +123,22 @@ impl WatermarkValve {
             input.idle = status == Status::Idle;
             input.aligned = input.watermark >= self.watermark;
         }
-        let combined = self.combined_status().filter(|combined| self.status != Some(*combined));
+        let combined = self
+            .combined_status()
+            .filter(|combined| self.status != Some(*combined));
         self.status = combined.or(self.status);
         let watermark = self.rise().map(ValveEvent::Watermark);
         let status = combined.map(ValveEvent::Status);
-        let actions = if combined == Some(Status::Active) { [status, watermark] } else { [watermark, status] };
+        let actions = if combined == Some(Status::Active) {
+            [status, watermark]
+        } else {
+            [watermark, status]
+        };
         actions.into_iter().flatten().collect()
     }
 
-    /// The combined status as far as it is known; ACTIVE while a channel that was not heard of might be.
+    /// The combined status as far as it is known; ACTIVE while a channel that was not heard of
+    /// might be.
     pub fn current_status(&self) -> Status {
         self.combined_status().unwrap_or(Status::Active)
     }
@@ -123,17 +156,25 @@ impl WatermarkValve {
 
     /// Raises the combined watermark as far as the channels allow.
     fn rise(&mut self) -> Option<Watermark> {
-        let watermark = self.bound().filter(|watermark| *watermark > self.watermark)?;
+        let watermark = self
+            .bound()
+            .filter(|watermark| *watermark > self.watermark)?;
         self.watermark = watermark;
         Some(watermark)
     }
 
-    /// The minimum over those that take part; if all that are open are idle, the maximum over them; if none is open, the final watermark.
+    /// The minimum over those that take part; if all that are open are idle, the maximum over them;
+    /// if none is open, the final watermark.
     fn bound(&self) -> Option<Watermark> {
         let open = || self.channels.iter().filter(|channel| channel.is_open());
         let watermark = |channel: &Channel| channel.watermark;
         if open().any(|channel| !channel.idle) {
-            return self.channels.iter().filter(|channel| channel.takes_part()).map(watermark).min();
+            return self
+                .channels
+                .iter()
+                .filter(|channel| channel.takes_part())
+                .map(watermark)
+                .min();
         }
         open().map(watermark).max().or(Some(WATERMARK_MAX))
     }
@@ -145,7 +186,8 @@ mod tests {
     use Status::{Active, Finished, Idle};
     use ValveEvent::{Status as S, Watermark as W};
 
-    /// Feeds (channel, input) pairs to a valve whose channels are active, and compares what comes out of each.
+    /// Feeds (channel, input) pairs to a valve whose channels are active, and compares what comes
+    /// out of each.
     fn check(n_channels: usize, script: &[(usize, ValveEvent, &[ValveEvent])]) {
         let mut valve = WatermarkValve::new(n_channels);
         (0..n_channels).for_each(|channel| drop(valve.status(channel, Active)));
@@ -156,24 +198,53 @@ mod tests {
 
     fn feed(valve: &mut WatermarkValve, channel: usize, input: ValveEvent) -> Vec<ValveEvent> {
         match input {
-            W(watermark) => valve.watermark(channel, watermark).map(W).into_iter().collect(),
+            W(watermark) => valve
+                .watermark(channel, watermark)
+                .map(W)
+                .into_iter()
+                .collect(),
             S(status) => valve.status(channel, status),
         }
     }
 
     #[test]
     fn per_channel_monotone_a_smaller_watermark_is_ignored() {
-        check(1, &[(0, W(5), &[W(5)]), (0, W(4), &[]), (0, W(5), &[]), (0, W(6), &[W(6)])]);
+        check(
+            1,
+            &[
+                (0, W(5), &[W(5)]),
+                (0, W(4), &[]),
+                (0, W(5), &[]),
+                (0, W(6), &[W(6)]),
+            ],
+        );
     }
 
     #[test]
     fn out_is_the_minimum_and_only_larger_than_the_last() {
-        check(2, &[(0, W(5), &[]), (1, W(3), &[W(3)]), (1, W(9), &[W(5)]), (0, W(7), &[W(7)]), (0, W(20), &[W(9)])]);
+        check(
+            2,
+            &[
+                (0, W(5), &[]),
+                (1, W(3), &[W(3)]),
+                (1, W(9), &[W(5)]),
+                (0, W(7), &[W(7)]),
+                (0, W(20), &[W(9)]),
+            ],
+        );
     }
 
     #[test]
     fn a_channel_that_turns_idle_leaves_the_minimum() {
-        check(2, &[(0, W(5), &[]), (1, W(3), &[W(3)]), (1, S(Idle), &[W(5)]), (0, W(8), &[W(8)])]);
+        check(
+            2,
+            &[
+                (0, W(5), &[]),
+                (1, W(3), &[W(3)]),
+                (1, S(Idle), &[W(5)]),
+                (0, W(8), &[W(8)]),
+            ],
+        );
     }
 
     #[test]
@@ -242,7 +313,11 @@ mod tests {
         assert_eq!(valve.status(1, Finished), [S(Idle)]);
         let mut valve = WatermarkValve::new(2);
         assert_eq!(valve.status(0, Active), [S(Active)]);
-        assert_eq!(valve.watermark(0, 7), None, "the other channel has not been heard of");
+        assert_eq!(
+            valve.watermark(0, 7),
+            None,
+            "the other channel has not been heard of"
+        );
         assert_eq!(valve.watermark(1, WATERMARK_MAX), Some(7));
         assert_eq!(valve.status(1, Finished), []);
     }
@@ -259,11 +334,32 @@ mod tests {
         ];
         check(2, one_stopped);
         // One that had no input ends with the final watermark, long before the other is stopped.
-        check(2, &[(0, W(WATERMARK_MAX), &[]), (0, S(Finished), &[]), (1, W(3), &[W(3)]), (1, S(Finished), &[S(Finished)])]);
+        check(
+            2,
+            &[
+                (0, W(WATERMARK_MAX), &[]),
+                (0, S(Finished), &[]),
+                (1, W(3), &[W(3)]),
+                (1, S(Finished), &[S(Finished)]),
+            ],
+        );
         // It had said nothing yet.
-        check_unheard(&[(1, S(Finished), &[]), (0, W(9), &[]), (0, S(Finished), &[S(Finished)])]);
+        check_unheard(&[
+            (1, S(Finished), &[]),
+            (0, W(9), &[]),
+            (0, S(Finished), &[S(Finished)]),
+        ]);
         // One that was idle held nothing, and holds nothing now.
-        check(2, &[(1, W(3), &[]), (1, S(Idle), &[]), (0, W(5), &[W(5)]), (1, S(Finished), &[]), (0, W(9), &[W(9)])]);
+        check(
+            2,
+            &[
+                (1, W(3), &[]),
+                (1, S(Idle), &[]),
+                (0, W(5), &[W(5)]),
+                (1, S(Finished), &[]),
+                (0, W(9), &[W(9)]),
+            ],
+        );
     }
 
     /// As [`check`], with a second channel that was not heard of.
@@ -281,14 +377,24 @@ mod tests {
         (0..2).for_each(|channel| drop(valve.status(channel, Active)));
         valve.watermark(1, 3);
         let mark = |row, watermark| Mark { row, watermark };
-        assert_eq!(valve.batch_marks(0, &[mark(1, 2), mark(2, 4), mark(2, 5)]), [mark(1, 2), mark(2, 3)]);
+        assert_eq!(
+            valve.batch_marks(0, &[mark(1, 2), mark(2, 4), mark(2, 5)]),
+            [mark(1, 2), mark(2, 3)]
+        );
         assert_eq!(valve.batch_marks(1, &[mark(0, 9)]), [mark(0, 5)]);
     }
 
     /// Every script of five inputs over two channels.
     #[test]
     fn no_script_breaks_the_invariant() {
-        let inputs = [W(1), W(2), W(WATERMARK_MAX), S(Active), S(Idle), S(Finished)];
+        let inputs = [
+            W(1),
+            W(2),
+            W(WATERMARK_MAX),
+            S(Active),
+            S(Idle),
+            S(Finished),
+        ];
         let n_choices = inputs.len() * 2;
         for script in 0..n_choices.pow(5) {
             let mut valve = WatermarkValve::new(2);
@@ -298,13 +404,30 @@ mod tests {
                 let choice = script / n_choices.pow(step) % n_choices;
                 for action in feed(&mut valve, choice % 2, inputs[choice / 2]) {
                     match action {
-                        W(watermark) => assert!(std::mem::replace(&mut output, watermark) < watermark, "script {script} falls back"),
-                        S(status) => assert_ne!(last_status.replace(status), Some(status), "script {script} repeats a status"),
+                        W(watermark) => assert!(
+                            std::mem::replace(&mut output, watermark) < watermark,
+                            "script {script} falls back"
+                        ),
+                        S(status) => assert_ne!(
+                            last_status.replace(status),
+                            Some(status),
+                            "script {script} repeats a status"
+                        ),
                     }
                 }
-                let holds = |channel: &Channel| channel.aligned && !channel.idle && channel.watermark != WATERMARK_MAX;
-                let least = valve.channels.iter().filter(|channel| holds(channel)).map(|channel| channel.watermark).min();
-                assert!(least.is_none_or(|least| output <= least), "script {script} passes an active channel");
+                let holds = |channel: &Channel| {
+                    channel.aligned && !channel.idle && channel.watermark != WATERMARK_MAX
+                };
+                let least = valve
+                    .channels
+                    .iter()
+                    .filter(|channel| holds(channel))
+                    .map(|channel| channel.watermark)
+                    .min();
+                assert!(
+                    least.is_none_or(|least| output <= least),
+                    "script {script} passes an active channel"
+                );
             }
         }
     }

@@ -1,7 +1,9 @@
-//! Folders of our own on a machine that others use as well: held open, entered along no link, closed to everybody else.
+//! Folders of our own on a machine that others use as well: held open, entered along no link,
+//! closed to everybody else.
 //!
-//! A path says where something was when it was looked up; a handle stays what it is. So what is in a [`Folder`] is reached from its handle,
-//! by one plain name at a time, and what is found there counts only if it is a regular file or folder that belongs to the same user.
+//! A path says where something was when it was looked up; a handle stays what it is. So what is in
+//! a [`Folder`] is reached from its handle, by one plain name at a time, and what is found there
+//! counts only if it is a regular file or folder that belongs to the same user.
 //!
 //! ```
 //! use streamrt_folders::Folder;
@@ -13,7 +15,10 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, linkat, mkdirat, open, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, linkat, mkdirat, open, openat, renameat,
+    unlinkat,
+};
 use rustix::io::Errno;
 use std::fs::{DirBuilder, File};
 use std::io::{Error, ErrorKind, Read, Result, Write};
@@ -23,7 +28,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Never follow a link, never wait for another process, never leave a descriptor to a child.
-const CAREFULLY: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+const CAREFULLY: OFlags = OFlags::NOFOLLOW
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(CAREFULLY);
 
 /// Of folders that we make, and of files.
@@ -49,30 +56,51 @@ pub struct Folder {
 }
 
 fn refused(path: &Path, why: &str) -> Error {
-    Error::new(ErrorKind::PermissionDenied, format!("{} {why}", path.display()))
+    Error::new(
+        ErrorKind::PermissionDenied,
+        format!("{} {why}", path.display()),
+    )
 }
 
 impl Folder {
-    /// Opens a folder that the user names, whose path may lead through links; it is made, with its parents, if it is not there.
+    /// Opens a folder that the user names, whose path may lead through links; it is made, with its
+    /// parents, if it is not there.
     ///
     /// # Errors
     /// What the system says.
     pub fn open(path: &Path) -> Result<Folder> {
-        DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(path)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(PRIVATE_FOLDER)
+            .create(path)?;
         let path = path.canonicalize()?;
-        Ok(Folder { handle: open(&path, FOLDER, Mode::empty())?, path })
+        Ok(Folder {
+            handle: open(&path, FOLDER, Mode::empty())?,
+            path,
+        })
     }
 
-    /// Opens a folder in which nobody but this user and root can have put anything: not by writing into it, nor by renaming what leads there.
-    /// `base` is named by the user; below it stand `names`, one in the other, which are made if they are not there.
+    /// Opens a folder in which nobody but this user and root can have put anything: not by writing
+    /// into it, nor by renaming what leads there. `base` is named by the user; below it stand
+    /// `names`, one in the other, which are made if they are not there.
     ///
     /// # Errors
-    /// `PermissionDenied` if a part of the way belongs to somebody else or may be changed by them, and says which.
+    /// `PermissionDenied` if a part of the way belongs to somebody else or may be changed by them,
+    /// and says which.
     pub fn guarded(base: &Path, names: &[&str]) -> Result<Folder> {
-        DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(base)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(PRIVATE_FOLDER)
+            .create(base)?;
         let base = base.canonicalize()?;
-        let mut way = vec![Folder { handle: open("/", FOLDER, Mode::empty())?, path: "/".into() }];
-        for part in base.components().filter(|part| matches!(part, Component::Normal(_))) {
+        let mut way = vec![Folder {
+            handle: open("/", FOLDER, Mode::empty())?,
+            path: "/".into(),
+        }];
+        for part in base
+            .components()
+            .filter(|part| matches!(part, Component::Normal(_)))
+        {
             let last = way.last().ok_or(ErrorKind::NotFound)?;
             way.push(last.existing(part.as_os_str())?);
         }
@@ -113,7 +141,10 @@ impl Folder {
     /// What the system says, also where the name is that of a link.
     pub fn existing(&self, name: impl AsRef<Path>) -> Result<Folder> {
         let name = name.as_ref();
-        Ok(Folder { handle: openat(&self.handle, name, FOLDER, Mode::empty())?, path: self.path.join(name) })
+        Ok(Folder {
+            handle: openat(&self.handle, name, FOLDER, Mode::empty())?,
+            path: self.path.join(name),
+        })
     }
 
     /// Where it was when it was opened.
@@ -136,23 +167,35 @@ impl Folder {
     pub fn check_private(&self, user: u32) -> Result<()> {
         let found = fstat(&self.handle)?;
         let is_private = found.st_uid == user && permissions(&found) & 0o077 == 0;
-        is_private.then_some(()).ok_or_else(|| refused(&self.path, "must be a folder that belongs to you alone (mode 0700)"))
+        is_private.then_some(()).ok_or_else(|| {
+            refused(
+                &self.path,
+                "must be a folder that belongs to you alone (mode 0700)",
+            )
+        })
     }
 
     /// Whether nobody but `user` and root can rename what is in it.
     fn check_guarded(&self, user: u32) -> Result<()> {
         let found = fstat(&self.handle)?;
         if ![ROOT, user].contains(&found.st_uid) {
-            return Err(refused(&self.path, "belongs to another user, who could put another folder in the place of one in it"));
+            return Err(refused(
+                &self.path,
+                "belongs to another user, who could put another folder in the place of one in it",
+            ));
         }
         let permissions = permissions(&found);
         if permissions & WRITTEN_BY_OTHERS != 0 && permissions & STICKY == 0 {
-            return Err(refused(&self.path, "may be written to by others, who could put another folder in the place of one in it"));
+            return Err(refused(
+                &self.path,
+                "may be written to by others, who could put another folder in the place of one in it",
+            ));
         }
         Ok(())
     }
 
-    /// The user that this process runs as, seen on a file that it makes: the standard library has no call for it.
+    /// The user that this process runs as, seen on a file that it makes: the standard library has
+    /// no call for it.
     ///
     /// # Errors
     /// What the system says.
@@ -178,17 +221,24 @@ impl Folder {
         Ok(openat(&self.handle, name, flags, Mode::from_raw_mode(PRIVATE_FILE))?.into())
     }
 
-    /// Opens a regular file of the folder's owner for reading; `None` if there is none, whatever else has its name.
+    /// Opens a regular file of the folder's owner for reading; `None` if there is none, whatever
+    /// else has its name.
     ///
     /// # Errors
     /// What the system says.
     pub fn file(&self, name: &str) -> Result<Option<File>> {
-        let opened = match openat(&self.handle, name, OFlags::RDONLY | CAREFULLY, Mode::empty()) {
+        let opened = match openat(
+            &self.handle,
+            name,
+            OFlags::RDONLY | CAREFULLY,
+            Mode::empty(),
+        ) {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
             opened => opened?,
         };
         let (found, owner) = (fstat(&opened)?, self.owner()?);
-        let is_ours = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile && found.st_uid == owner;
+        let is_ours = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
+            && found.st_uid == owner;
         Ok(is_ours.then(|| opened.into()))
     }
 
@@ -197,7 +247,9 @@ impl Folder {
     /// # Errors
     /// What the system says.
     pub fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>> {
-        let Some(file) = self.file(name)? else { return Ok(None) };
+        let Some(file) = self.file(name)? else {
+            return Ok(None);
+        };
         let mut bytes = Vec::new();
         file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= most))
@@ -256,7 +308,14 @@ impl Folder {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.handle)? {
             let entry = entry?;
-            names.extend(entry.file_name().to_str().ok().filter(|name| ![".", ".."].contains(name)).map(str::to_owned));
+            names.extend(
+                entry
+                    .file_name()
+                    .to_str()
+                    .ok()
+                    .filter(|name| ![".", ".."].contains(name))
+                    .map(str::to_owned),
+            );
         }
         Ok(names)
     }
@@ -276,7 +335,11 @@ fn permissions(found: &Stat) -> u32 {
 }
 
 fn temporary_name() -> String {
-    format!(".{}-{}", std::process::id(), N_FILES.fetch_add(1, Ordering::Relaxed))
+    format!(
+        ".{}-{}",
+        std::process::id(),
+        N_FILES.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 fn remove_all(folder: &OwnedFd) -> Result<()> {
@@ -316,10 +379,26 @@ mod tests {
         folder.write("key", &[b"2", b"3"]).unwrap();
         let path = folder.path();
         assert_eq!(path, base.path().canonicalize().unwrap().join("new/a/b"));
-        assert_eq!((mode(path), mode(path.parent().unwrap()), mode(&path.join("key"))), (0o700, 0o700, 0o600));
-        assert_eq!(folder.write_new("key", b"4").unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(
+            (
+                mode(path),
+                mode(path.parent().unwrap()),
+                mode(&path.join("key"))
+            ),
+            (0o700, 0o700, 0o600)
+        );
+        assert_eq!(
+            folder.write_new("key", b"4").unwrap_err().kind(),
+            ErrorKind::AlreadyExists
+        );
         assert_eq!(folder.read("key", 2).unwrap().unwrap(), b"23");
-        assert_eq!((folder.read("key", 1).unwrap(), folder.read("gone", 9).unwrap()), (None, None));
+        assert_eq!(
+            (
+                folder.read("key", 1).unwrap(),
+                folder.read("gone", 9).unwrap()
+            ),
+            (None, None)
+        );
         assert_eq!(folder.names().unwrap(), ["key"], "nothing is left behind");
     }
 
@@ -331,26 +410,46 @@ mod tests {
         let folder = Folder::open(base.path()).unwrap();
         symlink(outside.path(), base.path().join("folder")).unwrap();
         symlink(outside.path().join("key"), base.path().join("key")).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, base.path().join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            base.path().join("pipe"),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
         for name in ["key", "pipe", "folder"] {
             assert!(folder.file(name).unwrap().is_none(), "{name}");
         }
         assert!(folder.child("folder").is_err() && folder.existing("folder").is_err());
         assert!(Folder::guarded(base.path(), &["folder"]).is_err());
         folder.write("key", &[b"ours"]).unwrap();
-        assert_eq!(fs::read(outside.path().join("key")).unwrap(), b"of somebody");
+        assert_eq!(
+            fs::read(outside.path().join("key")).unwrap(),
+            b"of somebody"
+        );
     }
 
     #[test]
     fn every_part_of_the_way_is_looked_at() {
         let base = tempfile::tempdir().unwrap();
-        let open = || Folder::guarded(&base.path().join("a/b"), &["c"]).map(drop).map_err(|e| e.to_string());
+        let open = || {
+            Folder::guarded(&base.path().join("a/b"), &["c"])
+                .map(drop)
+                .map_err(|e| e.to_string())
+        };
         open().unwrap();
         let check = |part: &str, mode: u32, expected: &str| {
             let path = base.path().join(part);
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             let error = open().unwrap_err();
-            assert!(error.contains(&format!("{} {expected}", path.canonicalize().unwrap().display())), "{error}");
+            assert!(
+                error.contains(&format!(
+                    "{} {expected}",
+                    path.canonicalize().unwrap().display()
+                )),
+                "{error}"
+            );
             fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
             open().unwrap();
         };
@@ -371,7 +470,13 @@ mod tests {
         symlink(outside.path(), base.path().join("old/deep/link")).unwrap();
         let folder = Folder::open(base.path()).unwrap();
         folder.remove_folder("old").unwrap();
-        assert_eq!((folder.names().unwrap().len(), fs::read_dir(outside.path()).unwrap().count()), (0, 1));
+        assert_eq!(
+            (
+                folder.names().unwrap().len(),
+                fs::read_dir(outside.path()).unwrap().count()
+            ),
+            (0, 1)
+        );
         symlink(outside.path(), base.path().join("link")).unwrap();
         assert!(folder.remove_folder("link").is_err());
         assert!(outside.path().join("kept").exists());

@@ -36,10 +36,23 @@ impl ExecutionGraph {
     pub fn new(job: &JobGraph) -> ExecutionGraph {
         let subtasks_of = |(vertex, v): (usize, &crate::JobVertex)| {
             (0..v.parallelism)
-                .map(move |index| Subtask { vertex, index, n_channels: 0, second_input: Vec::new(), exits: Vec::new() })
+                .map(move |index| Subtask {
+                    vertex,
+                    index,
+                    n_channels: 0,
+                    second_input: Vec::new(),
+                    exits: Vec::new(),
+                })
                 .collect::<Vec<_>>()
         };
-        let mut graph = ExecutionGraph { subtasks: job.vertices.iter().enumerate().flat_map(subtasks_of).collect() };
+        let mut graph = ExecutionGraph {
+            subtasks: job
+                .vertices
+                .iter()
+                .enumerate()
+                .flat_map(subtasks_of)
+                .collect(),
+        };
         for sender in 0..graph.subtasks.len() {
             let exits = job.vertices[graph.subtasks[sender].vertex].exits.iter();
             let connected = exits.map(|exit| graph.connect(sender, exit)).collect();
@@ -52,10 +65,21 @@ impl ExecutionGraph {
         let index = self.subtasks[sender].index;
         let mut channels = Vec::new();
         // Subtasks stand by vertex.
-        let first = self.subtasks.partition_point(|subtask| subtask.vertex < exit.to);
-        for (to, subtask) in self.subtasks.iter_mut().enumerate().skip(first).take_while(|(_, subtask)| subtask.vertex == exit.to) {
+        let first = self
+            .subtasks
+            .partition_point(|subtask| subtask.vertex < exit.to);
+        for (to, subtask) in self
+            .subtasks
+            .iter_mut()
+            .enumerate()
+            .skip(first)
+            .take_while(|(_, subtask)| subtask.vertex == exit.to)
+        {
             if exit.partitioner != EdgePartitioner::Forward || subtask.index == index {
-                channels.push(Channel { to, channel: subtask.n_channels });
+                channels.push(Channel {
+                    to,
+                    channel: subtask.n_channels,
+                });
                 if exit.input == 1 {
                     subtask.second_input.push(subtask.n_channels);
                 }

@@ -1,8 +1,10 @@
 //! The `JobGraph`: operators chained into vertices, each of which becomes tasks.
 //!
-//! 1. A node joins the vertex of its input if the edge is forward, the only one, both have the same parallelism, and chaining is not
-//!    switched off. 2. A source is two vertices: the enumerator (parallelism 1) and the readers. 3. Functions of one plugin that follow
-//!    each other in a vertex, the first's main output read by the second alone, are fused into one operator: one guest call for all.
+//! 1. A node joins the vertex of its input if the edge is forward, the only one, both have the same
+//!    parallelism, and chaining is not switched off. 2. A source is two vertices: the enumerator
+//!    (parallelism 1) and the readers. 3. Functions of one plugin that follow each other in a
+//!    vertex, the first's main output read by the second alone, are fused into one operator: one
+//!    guest call for all.
 //!
 //! # Source
 //! Flink's `StreamingJobGraphGenerator`, for rule 1.
@@ -63,28 +65,55 @@ impl JobGraph {
     /// Chains a checked graph. `parallelism` is for nodes that name none.
     pub fn new(stream: StreamGraph, parallelism: u32) -> JobGraph {
         let mut n_readers = vec![0; stream.nodes.len()];
-        stream.nodes.iter().flat_map(|node| &node.inputs).filter(|edge| edge.port == 0).for_each(|edge| n_readers[edge.from] += 1);
-        let graph = JobGraph { stream, vertices: Vec::new() };
-        let mut builder = Builder { graph, places: Vec::new(), parallelism, n_readers, known: HashMap::new() };
+        stream
+            .nodes
+            .iter()
+            .flat_map(|node| &node.inputs)
+            .filter(|edge| edge.port == 0)
+            .for_each(|edge| n_readers[edge.from] += 1);
+        let graph = JobGraph {
+            stream,
+            vertices: Vec::new(),
+        };
+        let mut builder = Builder {
+            graph,
+            places: Vec::new(),
+            parallelism,
+            n_readers,
+            known: HashMap::new(),
+        };
         for node in 0..builder.graph.stream.nodes.len() {
             builder.place(node);
         }
         builder.graph
     }
 
-    /// The pipelined regions: the vertices that edges connect, each list in rising order. What fails in one of them does not touch the others.
+    /// The pipelined regions: the vertices that edges connect, each list in rising order. What
+    /// fails in one of them does not touch the others.
     ///
     /// # Source
-    /// Flink's failover regions. **Ours:** a region has all subtasks of its vertices, because the readers of a source share its enumerator.
+    /// Flink's failover regions. **Ours:** a region has all subtasks of its vertices, because the
+    /// readers of a source share its enumerator.
     pub fn regions(&self) -> Vec<Vec<usize>> {
-        // Each vertex points to one of its region that is not behind it; the first one of a region to itself.
+        // Each vertex points to one of its region that is not behind it; the first one of a region
+        // to itself.
         let mut first: Vec<usize> = (0..self.vertices.len()).collect();
-        for (vertex, exit) in self.vertices.iter().enumerate().flat_map(|(v, vertex)| vertex.exits.iter().map(move |exit| (v, exit))) {
+        for (vertex, exit) in self
+            .vertices
+            .iter()
+            .enumerate()
+            .flat_map(|(v, vertex)| vertex.exits.iter().map(move |exit| (v, exit)))
+        {
             let (one, other) = (first_of(&mut first, vertex), first_of(&mut first, exit.to));
             first[one.max(other)] = one.min(other);
         }
         let mut regions = BTreeMap::<usize, Vec<usize>>::new();
-        (0..first.len()).for_each(|vertex| regions.entry(first_of(&mut first, vertex)).or_default().push(vertex));
+        (0..first.len()).for_each(|vertex| {
+            regions
+                .entry(first_of(&mut first, vertex))
+                .or_default()
+                .push(vertex)
+        });
         regions.into_values().collect()
     }
 }
@@ -107,10 +136,12 @@ struct Place {
     function: usize,
 }
 
-/// Operators of a chain: each hands its rows to the next one, so the stack of the task grows with their number.
+/// Operators of a chain: each hands its rows to the next one, so the stack of the task grows with
+/// their number.
 const OPERATORS_MAX: usize = 100;
 
-/// Bytes of the name of a vertex with several operators, and what stands at its end if it would have more.
+/// Bytes of the name of a vertex with several operators, and what stands at its end if it would
+/// have more.
 const NAME_BYTES_MAX: usize = 1_000;
 const MORE: &str = " -> ...";
 
@@ -124,7 +155,8 @@ struct Builder {
     parallelism: u32,
     /// Of the main output of each node.
     n_readers: Vec<usize>,
-    /// The columns that the guest has behind the functions that an operator, by vertex and number, has so far.
+    /// The columns that the guest has behind the functions that an operator, by vertex and number,
+    /// has so far.
     known: HashMap<(usize, usize), HashSet<String>>,
 }
 
@@ -141,22 +173,32 @@ impl Builder {
     }
 
     fn parallelism_of(&self, node: usize) -> u32 {
-        self.graph.stream.nodes[node].parallelism.unwrap_or(self.parallelism)
+        self.graph.stream.nodes[node]
+            .parallelism
+            .unwrap_or(self.parallelism)
     }
 
     fn chain_to(&self, node: usize) -> Option<Place> {
         let receiver = &self.graph.stream.nodes[node];
-        let [edge] = &receiver.inputs[..] else { return None };
+        let [edge] = &receiver.inputs[..] else {
+            return None;
+        };
         let equal = self.parallelism_of(edge.from) == self.parallelism_of(node);
         let sender = self.places[edge.from];
-        let has_room = self.graph.vertices[sender.vertex].operators.len() < OPERATORS_MAX || self.fuses(sender, node);
-        (edge.partitioner == EdgePartitioner::Forward && equal && receiver.chaining && has_room).then_some(sender)
+        let has_room = self.graph.vertices[sender.vertex].operators.len() < OPERATORS_MAX
+            || self.fuses(sender, node);
+        (edge.partitioner == EdgePartitioner::Forward && equal && receiver.chaining && has_room)
+            .then_some(sender)
     }
 
     /// The plugin of a node whose function can stand in a chain behind another one, or in front.
     fn plugin_of(&self, node: usize, behind: bool) -> Option<usize> {
         let stream = &self.graph.stream;
-        let (Body::Function { function }, key) = (&stream.nodes[node].body, &stream.nodes[node].key) else { return None };
+        let (Body::Function { function }, key) =
+            (&stream.nodes[node].body, &stream.nodes[node].key)
+        else {
+            return None;
+        };
         let function = &stream.functions[*function as usize];
         let keyed = function.function().kind == FunctionKind::Process && !key.is_empty();
         // State is that of the function in front.
@@ -171,33 +213,47 @@ impl Builder {
         let is_last = fused.last() == Some(&edge.from);
         let plugin = self.plugin_of(node, true);
         let same_plugin = plugin.is_some() && plugin == self.plugin_of(edge.from, false);
-        edge.port == 0 && self.n_readers[edge.from] == 1 && is_last && fused.len() < 256 && same_plugin && self.reaches(sender, node)
+        edge.port == 0
+            && self.n_readers[edge.from] == 1
+            && is_last
+            && fused.len() < 256
+            && same_plugin
+            && self.reaches(sender, node)
     }
 
     /// Whether every column that the node reads is in the guest behind the fused functions.
     fn reaches(&self, sender: Place, node: usize) -> bool {
         let known = self.known.get(&(sender.vertex, sender.operator));
-        known.is_some_and(|known| names(&self.function(node).input).all(|name| known.contains(name)))
+        known
+            .is_some_and(|known| names(&self.function(node).input).all(|name| known.contains(name)))
     }
 
     fn function(&self, node: usize) -> &Function {
         self.graph.stream.functions_of(node)[0].function()
     }
 
-    /// Notes the columns that the guest has behind the function of a node: those that the first of an operator's functions reads and those that
-    /// they have added, or, behind one that replaces, its own.
+    /// Notes the columns that the guest has behind the function of a node: those that the first of
+    /// an operator's functions reads and those that they have added, or, behind one that replaces,
+    /// its own.
     fn note_columns(&mut self, place: Place, node: usize) {
         if !matches!(self.graph.stream.nodes[node].body, Body::Function { .. }) {
             return;
         }
-        let mut known = self.known.remove(&(place.vertex, place.operator)).unwrap_or_default();
+        let mut known = self
+            .known
+            .remove(&(place.vertex, place.operator))
+            .unwrap_or_default();
         let function = self.function(node);
         if place.function == 0 {
             known.extend(names(&function.input).map(str::to_owned));
         }
         match function.outputs.first().map(|port| &port.columns) {
-            Some(OutputColumns::Extend { schema }) => known.extend(names(schema).map(str::to_owned)),
-            Some(OutputColumns::Replace { schema }) => known = names(schema).map(str::to_owned).collect(),
+            Some(OutputColumns::Extend { schema }) => {
+                known.extend(names(schema).map(str::to_owned))
+            }
+            Some(OutputColumns::Replace { schema }) => {
+                known = names(schema).map(str::to_owned).collect()
+            }
             Some(OutputColumns::Forward) | None => {}
         }
         self.known.insert((place.vertex, place.operator), known);
@@ -206,20 +262,31 @@ impl Builder {
     fn fuse(&mut self, sender: Place, node: usize) -> Place {
         let fused = &mut self.graph.vertices[sender.vertex].operators[sender.operator].nodes;
         fused.push(node);
-        Place { function: fused.len() - 1, ..sender }
+        Place {
+            function: fused.len() - 1,
+            ..sender
+        }
     }
 
     fn append(&mut self, vertex: usize, node: usize) -> Place {
         let uid = &self.graph.stream.nodes[node].uid;
         let chain = &mut self.graph.vertices[vertex];
-        // Whoever has a longer chain does not read its name, and each of its operators would copy it.
+        // Whoever has a longer chain does not read its name, and each of its operators would copy
+        // it.
         if chain.name.len() + uid.len() <= NAME_BYTES_MAX {
             chain.name = format!("{} -> {uid}", chain.name);
         } else if !chain.name.ends_with(MORE) {
             chain.name += MORE;
         }
-        chain.operators.push(ChainedOperator { nodes: vec![node], targets: Vec::new() });
-        Place { vertex, operator: chain.operators.len() - 1, function: 0 }
+        chain.operators.push(ChainedOperator {
+            nodes: vec![node],
+            targets: Vec::new(),
+        });
+        Place {
+            vertex,
+            operator: chain.operators.len() - 1,
+            function: 0,
+        }
     }
 
     fn new_vertex(&mut self, node: usize) -> Place {
@@ -227,14 +294,41 @@ impl Builder {
         let (uid, parallelism) = (stream_node.uid.clone(), self.parallelism_of(node));
         let is_source = matches!(stream_node.body, Body::Source { .. });
         if is_source {
-            let exits = vec![Exit { to: self.graph.vertices.len() + 1, partitioner: EdgePartitioner::Rebalance, input: 0 }];
+            let exits = vec![Exit {
+                to: self.graph.vertices.len() + 1,
+                partitioner: EdgePartitioner::Rebalance,
+                input: 0,
+            }];
             let head = Head::Enumerator { node };
-            self.graph.vertices.push(JobVertex { name: format!("{uid} (splits)"), parallelism: 1, head, operators: Vec::new(), exits });
+            self.graph.vertices.push(JobVertex {
+                name: format!("{uid} (splits)"),
+                parallelism: 1,
+                head,
+                operators: Vec::new(),
+                exits,
+            });
         }
-        let head = if is_source { Head::Reader { node } } else { Head::Gate };
-        let operators = vec![ChainedOperator { nodes: vec![node], targets: Vec::new() }];
-        self.graph.vertices.push(JobVertex { name: uid, parallelism, head, operators, exits: Vec::new() });
-        Place { vertex: self.graph.vertices.len() - 1, operator: 0, function: 0 }
+        let head = if is_source {
+            Head::Reader { node }
+        } else {
+            Head::Gate
+        };
+        let operators = vec![ChainedOperator {
+            nodes: vec![node],
+            targets: Vec::new(),
+        }];
+        self.graph.vertices.push(JobVertex {
+            name: uid,
+            parallelism,
+            head,
+            operators,
+            exits: Vec::new(),
+        });
+        Place {
+            vertex: self.graph.vertices.len() - 1,
+            operator: 0,
+            function: 0,
+        }
     }
 
     /// Leads the ports that the node reads to where it is now.
@@ -245,15 +339,27 @@ impl Builder {
                 continue;
             }
             let port = (from.function as u16) << 8 | edge.port;
-            let parallelism = (self.graph.vertices[from.vertex].parallelism, self.graph.vertices[place.vertex].parallelism);
+            let parallelism = (
+                self.graph.vertices[from.vertex].parallelism,
+                self.graph.vertices[place.vertex].parallelism,
+            );
             let sender = &mut self.graph.vertices[from.vertex];
             let target = if from.vertex == place.vertex {
                 Target::Operator(place.operator)
             } else {
                 // A forward edge between different parallelisms has no partner to forward to.
-                let unequal = edge.partitioner == EdgePartitioner::Forward && parallelism.0 != parallelism.1;
-                let partitioner = if unequal { EdgePartitioner::Rebalance } else { edge.partitioner };
-                sender.exits.push(Exit { to: place.vertex, partitioner, input: edge.input });
+                let unequal =
+                    edge.partitioner == EdgePartitioner::Forward && parallelism.0 != parallelism.1;
+                let partitioner = if unequal {
+                    EdgePartitioner::Rebalance
+                } else {
+                    edge.partitioner
+                };
+                sender.exits.push(Exit {
+                    to: place.vertex,
+                    partitioner,
+                    input: edge.input,
+                });
                 Target::Exit(sender.exits.len() - 1)
             };
             sender.operators[from.operator].targets.push((port, target));

@@ -1,7 +1,8 @@
-//! From what the user wrote to what runs: `JobSpec` -> `StreamGraph` -> `JobGraph` -> `ExecutionGraph`.
+//! From what the user wrote to what runs: `JobSpec` -> `StreamGraph` -> `JobGraph` ->
+//! `ExecutionGraph`.
 //!
-//! Pure: no I/O, no threads, and no knowledge of operators. Every mistake in a job that can be seen without running it is found here,
-//! with the uid of the node in the message.
+//! Pure: no I/O, no threads, and no knowledge of operators. Every mistake in a job that can be seen
+//! without running it is found here, with the uid of the node in the message.
 //!
 //! ```
 //! use streamrt_graph::{JobSpec, StreamGraph};

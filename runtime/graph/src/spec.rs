@@ -1,4 +1,5 @@
-//! A job as one of the front doors delivers it: nodes, and the functions of one or several plugins that they call.
+//! A job as one of the front doors delivers it: nodes, and the functions of one or several plugins
+//! that they call.
 
 use std::sync::Arc;
 use streamrt_wit::{Body, Function, Node, Plan, TimeSource, WindowContents};
@@ -15,7 +16,8 @@ pub struct JobSpec {
 /// A function of one of the job's plugins.
 #[derive(Debug, Clone)]
 pub struct FunctionRef {
-    /// Index into the list of plugins that belongs to the job: a component together with its arguments.
+    /// Index into the list of plugins that belongs to the job: a component together with its
+    /// arguments.
     pub plugin: usize,
     pub plan: Arc<Plan>,
     /// In that plan.
@@ -31,8 +33,18 @@ impl FunctionRef {
 impl JobSpec {
     /// The job of a component that builds its own graph.
     pub fn from_plan(name: impl Into<String>, plan: Arc<Plan>) -> JobSpec {
-        let functions = (0..plan.functions.len() as u32).map(|number| FunctionRef { plugin: 0, plan: plan.clone(), number }).collect();
-        JobSpec { name: name.into(), nodes: plan.nodes.clone(), functions }
+        let functions = (0..plan.functions.len() as u32)
+            .map(|number| FunctionRef {
+                plugin: 0,
+                plan: plan.clone(),
+                number,
+            })
+            .collect();
+        JobSpec {
+            name: name.into(),
+            nodes: plan.nodes.clone(),
+            functions,
+        }
     }
 }
 
@@ -40,9 +52,18 @@ impl JobSpec {
 pub(crate) fn functions_of(body: &Body) -> Vec<u32> {
     match body {
         Body::Function { function } | Body::FunctionSink { function, .. } => vec![*function],
-        Body::Timestamps { time: TimeSource::Function { function }, .. } => vec![*function],
-        Body::Window { contents: WindowContents::Process { function }, .. } => vec![*function],
-        Body::Window { contents: WindowContents::Aggregate { function, then }, .. } => std::iter::once(*function).chain(*then).collect(),
+        Body::Timestamps {
+            time: TimeSource::Function { function },
+            ..
+        } => vec![*function],
+        Body::Window {
+            contents: WindowContents::Process { function },
+            ..
+        } => vec![*function],
+        Body::Window {
+            contents: WindowContents::Aggregate { function, then },
+            ..
+        } => std::iter::once(*function).chain(*then).collect(),
         _ => Vec::new(),
     }
 }

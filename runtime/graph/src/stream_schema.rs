@@ -5,8 +5,9 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 use streamrt_types::{Error, Result, arrow_schema, arrow_type, code, port_schema};
 use streamrt_wit::{
-    AggregateFunction, Body, BuiltinAggregate, Function, FunctionKind, Generator, Node, OutputColumns, ResultColumn, ResultSource,
-    StateDescriptor, TimeSource, WindowAssigner, WindowContents,
+    AggregateFunction, Body, BuiltinAggregate, Function, FunctionKind, Generator, Node,
+    OutputColumns, ResultColumn, ResultSource, StateDescriptor, TimeSource, WindowAssigner,
+    WindowContents,
 };
 
 /// Index of a column.
@@ -16,7 +17,13 @@ use streamrt_wit::{
 pub(crate) fn column(schema: &Schema, name: &str) -> Result<usize> {
     schema.index_of(name).map_err(|_| {
         let known: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        Error::new(code::SCHEMA_MISMATCH, format!("there is no column `{name}`; the stream has {}", known.join(", ")))
+        Error::new(
+            code::SCHEMA_MISMATCH,
+            format!(
+                "there is no column `{name}`; the stream has {}",
+                known.join(", ")
+            ),
+        )
     })
 }
 
@@ -28,23 +35,33 @@ pub(crate) fn outputs<'a>(
     function: &dyn Fn(u32) -> &'a Function,
 ) -> Result<Vec<SchemaRef>> {
     let input = match (&node.body, input) {
-        (Body::Source { schema, .. }, _) if schema.is_empty() => return Err(Error::new(code::INVALID_JOB, "the source has no columns")),
+        (Body::Source { schema, .. }, _) if schema.is_empty() => {
+            return Err(Error::new(code::INVALID_JOB, "the source has no columns"));
+        }
         (Body::Source { schema, .. }, _) => return Ok(vec![arrow_schema(schema)]),
         (_, Some(input)) => input,
         (_, None) => return Err(Error::internal("a node that is no source has an input")),
     };
     match &node.body {
         Body::Source { .. } | Body::Sink { .. } => Ok(Vec::new()),
-        Body::FunctionSink { function: number, write_ahead_bytes } => {
-            sink(input, function(*number), *write_ahead_bytes).map(|()| Vec::new())
-        }
-        Body::Timestamps { time, generator, .. } => timestamps(input, time, generator, function),
+        Body::FunctionSink {
+            function: number,
+            write_ahead_bytes,
+        } => sink(input, function(*number), *write_ahead_bytes).map(|()| Vec::new()),
+        Body::Timestamps {
+            time, generator, ..
+        } => timestamps(input, time, generator, function),
         Body::Function { function: number } => plain_function(input, key, function(*number)),
-        Body::Aggregate { aggregates, columns } => {
+        Body::Aggregate {
+            aggregates,
+            columns,
+        } => {
             demand_key(key)?;
             Ok(vec![builtin(input, key, aggregates, columns, false)?])
         }
-        Body::Window { assigner, contents, .. } => {
+        Body::Window {
+            assigner, contents, ..
+        } => {
             demand_key(key)?;
             check_assigner(assigner)?;
             Ok(vec![window(input, key, contents, function)?, input.clone()])
@@ -53,7 +70,14 @@ pub(crate) fn outputs<'a>(
 }
 
 fn demand_key(key: &[usize]) -> Result<()> {
-    if key.is_empty() { Err(Error::new(code::INVALID_JOB, "the input has no key; partition it by `key_by` in front")) } else { Ok(()) }
+    if key.is_empty() {
+        Err(Error::new(
+            code::INVALID_JOB,
+            "the input has no key; partition it by `key_by` in front",
+        ))
+    } else {
+        Ok(())
+    }
 }
 
 fn timestamps<'a>(
@@ -67,10 +91,16 @@ fn timestamps<'a>(
             let index = column(input, name)?;
             let found = input.field(index).data_type();
             if found != &DataType::Int64 {
-                return Err(Error::new(code::SCHEMA_MISMATCH, format!("the time column `{name}` has type {found}, but it must be i64")));
+                return Err(Error::new(
+                    code::SCHEMA_MISMATCH,
+                    format!("the time column `{name}` has type {found}, but it must be i64"),
+                ));
             }
             if *generator == Generator::Punctuated {
-                return Err(Error::new(code::INVALID_JOB, "punctuated watermarks need a timestamps function"));
+                return Err(Error::new(
+                    code::INVALID_JOB,
+                    "punctuated watermarks need a timestamps function",
+                ));
             }
         }
         TimeSource::Function { function: number } => {
@@ -86,23 +116,40 @@ fn demand_kind(function: &Function, kinds: &[FunctionKind]) -> Result<()> {
     if kinds.contains(&function.kind) {
         return Ok(());
     }
-    Err(Error::new(code::INVALID_JOB, format!("function {} is a {:?}, which cannot stand here", function.number, function.kind)))
+    Err(Error::new(
+        code::INVALID_JOB,
+        format!(
+            "function {} is a {:?}, which cannot stand here",
+            function.number, function.kind
+        ),
+    ))
 }
 
-/// Every column that the function reads stands in the stream, with its type, and without nulls if it expects none.
+/// Every column that the function reads stands in the stream, with its type, and without nulls if
+/// it expects none.
 fn check_input(input: &SchemaRef, function: &Function) -> Result<()> {
-    function.input.iter().try_for_each(|wanted| check_column(input, wanted))
+    function
+        .input
+        .iter()
+        .try_for_each(|wanted| check_column(input, wanted))
 }
 
 fn check_column(input: &SchemaRef, wanted: &streamrt_wit::Field) -> Result<()> {
     let found = input.field(column(input, &wanted.name)?);
     let expected = arrow_type(wanted.data_type);
     if found.data_type() != &expected {
-        let message = format!("column `{}` has type {}, but the function reads {expected}", wanted.name, found.data_type());
+        let message = format!(
+            "column `{}` has type {}, but the function reads {expected}",
+            wanted.name,
+            found.data_type()
+        );
         return Err(Error::new(code::SCHEMA_MISMATCH, message));
     }
     if found.is_nullable() && !wanted.nullable {
-        let message = format!("column `{}` may be null, but the function reads it as never null", wanted.name);
+        let message = format!(
+            "column `{}` may be null, but the function reads it as never null",
+            wanted.name
+        );
         return Err(Error::new(code::SCHEMA_MISMATCH, message));
     }
     Ok(())
@@ -112,8 +159,14 @@ fn check_column(input: &SchemaRef, wanted: &streamrt_wit::Field) -> Result<()> {
 fn check_key(input: &SchemaRef, key: &[usize], function: &Function) -> Result<()> {
     for wanted in function.key.iter().flatten() {
         check_column(input, wanted)?;
-        if !key.iter().any(|&index| input.field(index).name() == &wanted.name) {
-            return Err(Error::new(code::SCHEMA_MISMATCH, format!("column `{}` is not in the key of the stream", wanted.name)));
+        if !key
+            .iter()
+            .any(|&index| input.field(index).name() == &wanted.name)
+        {
+            return Err(Error::new(
+                code::SCHEMA_MISMATCH,
+                format!("column `{}` is not in the key of the stream", wanted.name),
+            ));
         }
     }
     Ok(())
@@ -121,46 +174,88 @@ fn check_key(input: &SchemaRef, key: &[usize], function: &Function) -> Result<()
 
 fn plain_function(input: &SchemaRef, key: &[usize], function: &Function) -> Result<Vec<SchemaRef>> {
     use FunctionKind::{BroadcastProcess, Filter, FlatMap, KeyProjection, Map, Process};
-    demand_kind(function, &[Map, Filter, FlatMap, KeyProjection, Process, BroadcastProcess])?;
+    demand_kind(
+        function,
+        &[
+            Map,
+            Filter,
+            FlatMap,
+            KeyProjection,
+            Process,
+            BroadcastProcess,
+        ],
+    )?;
     check_input(input, function)?;
     check_key(input, key, function)?;
     if function.key.is_some() {
         demand_key(key)?;
-    } else if function.timers || function.states.iter().any(|state| !state.kind.is_operator_state()) {
-        return Err(Error::new(code::INVALID_JOB, "state and timers need a key; partition the stream by `key_by` in front"));
+    } else if function.timers
+        || function
+            .states
+            .iter()
+            .any(|state| !state.kind.is_operator_state())
+    {
+        return Err(Error::new(
+            code::INVALID_JOB,
+            "state and timers need a key; partition the stream by `key_by` in front",
+        ));
     }
-    function.states.iter().try_for_each(|state| check_state(function, state))?;
-    function.outputs.iter().map(|port| port_schema(input, &port.columns)).collect()
+    function
+        .states
+        .iter()
+        .try_for_each(|state| check_state(function, state))?;
+    function
+        .outputs
+        .iter()
+        .map(|port| port_schema(input, &port.columns))
+        .collect()
 }
 
 /// The highest limit that a write-ahead sink may have.
 const WRITE_AHEAD_BYTES_MAX: u64 = 1 << 30;
 
 fn sink(input: &SchemaRef, function: &Function, write_ahead_bytes: Option<u64>) -> Result<()> {
-    demand_kind(function, &[FunctionKind::TwoPhaseSink, FunctionKind::WriteAheadSink])?;
+    demand_kind(
+        function,
+        &[FunctionKind::TwoPhaseSink, FunctionKind::WriteAheadSink],
+    )?;
     if write_ahead_bytes.is_some_and(|bytes| bytes > WRITE_AHEAD_BYTES_MAX) {
-        let message =
-            format!("rows of {} MiB at most wait for a write-ahead sink, in memory and in each checkpoint", WRITE_AHEAD_BYTES_MAX >> 20);
+        let message = format!(
+            "rows of {} MiB at most wait for a write-ahead sink, in memory and in each checkpoint",
+            WRITE_AHEAD_BYTES_MAX >> 20
+        );
         return Err(Error::new(code::PLAN_LIMIT, message));
     }
     if function.kind == FunctionKind::TwoPhaseSink && write_ahead_bytes.is_some() {
-        return Err(Error::new(code::BAD_OPTION, "a limit of rows that wait is for write-ahead sinks"));
+        return Err(Error::new(
+            code::BAD_OPTION,
+            "a limit of rows that wait is for write-ahead sinks",
+        ));
     }
     check_input(input, function)
 }
 
 fn check_state(function: &Function, state: &StateDescriptor) -> Result<()> {
-    let is_process = matches!(function.kind, FunctionKind::Process | FunctionKind::BroadcastProcess);
+    let is_process = matches!(
+        function.kind,
+        FunctionKind::Process | FunctionKind::BroadcastProcess
+    );
     let fault = match state.ttl_ms {
-        _ if state.kind.is_operator_state() && !is_process => "only process functions have operator state",
+        _ if state.kind.is_operator_state() && !is_process => {
+            "only process functions have operator state"
+        }
         Some(_) if state.kind.is_operator_state() => "operator state has no time to live",
         Some(0) => "its time to live is 0 ms, but it must be positive",
         _ => return Ok(()),
     };
-    Err(Error::new(code::INVALID_JOB, format!("state `{}`: {fault}", state.name)))
+    Err(Error::new(
+        code::INVALID_JOB,
+        format!("state `{}`: {fault}", state.name),
+    ))
 }
 
-/// A broadcast-process function, and nothing else, has a second input, all of whose rows go to every subtask.
+/// A broadcast-process function, and nothing else, has a second input, all of whose rows go to
+/// every subtask.
 pub(crate) fn check_second_input<'a>(
     node: &Node,
     input: Option<&SchemaRef>,
@@ -168,37 +263,75 @@ pub(crate) fn check_second_input<'a>(
     function: &dyn Fn(u32) -> &'a Function,
 ) -> Result<()> {
     let broadcast = match &node.body {
-        Body::Function { function: number } => Some(function(*number)).filter(|f| f.kind == FunctionKind::BroadcastProcess),
+        Body::Function { function: number } => {
+            Some(function(*number)).filter(|f| f.kind == FunctionKind::BroadcastProcess)
+        }
         _ => None,
     };
-    if let Some(input) = node.inputs.iter().map(|input| input.input).find(|input| *input > u16::from(broadcast.is_some())) {
-        return Err(Error::new(code::INVALID_JOB, format!("an edge leads to its input {input}, which it does not have")));
+    if let Some(input) = node
+        .inputs
+        .iter()
+        .map(|input| input.input)
+        .find(|input| *input > u16::from(broadcast.is_some()))
+    {
+        return Err(Error::new(
+            code::INVALID_JOB,
+            format!("an edge leads to its input {input}, which it does not have"),
+        ));
     }
-    let Some(function) = broadcast else { return Ok(()) };
+    let Some(function) = broadcast else {
+        return Ok(());
+    };
     let replaces = |columns: &OutputColumns| matches!(columns, OutputColumns::Replace { .. });
     let fault = match input {
         None => "its second input is missing: `connect` gives it one, or `broadcast` in a job.toml",
         Some(_) if node.inputs.len() == edges.len() => "its first input is missing",
-        Some(_) if edges.iter().any(|edge| edge.partitioner != EdgePartitioner::Broadcast) => "its second input is not broadcast",
-        Some(_) if !function.outputs.iter().all(|port| replaces(&port.columns)) => "a function with two inputs must replace the columns",
-        Some(input) => return function.second_input.iter().try_for_each(|wanted| check_column(input, wanted)),
+        Some(_)
+            if edges
+                .iter()
+                .any(|edge| edge.partitioner != EdgePartitioner::Broadcast) =>
+        {
+            "its second input is not broadcast"
+        }
+        Some(_) if !function.outputs.iter().all(|port| replaces(&port.columns)) => {
+            "a function with two inputs must replace the columns"
+        }
+        Some(input) => {
+            return function
+                .second_input
+                .iter()
+                .try_for_each(|wanted| check_column(input, wanted));
+        }
     };
     Err(Error::new(code::INVALID_JOB, fault))
 }
 
-fn window<'a>(input: &SchemaRef, key: &[usize], contents: &WindowContents, function: &dyn Fn(u32) -> &'a Function) -> Result<SchemaRef> {
+fn window<'a>(
+    input: &SchemaRef,
+    key: &[usize],
+    contents: &WindowContents,
+    function: &dyn Fn(u32) -> &'a Function,
+) -> Result<SchemaRef> {
     let last = match contents {
-        WindowContents::Builtin { aggregates, columns } => return builtin(input, key, aggregates, columns, true),
+        WindowContents::Builtin {
+            aggregates,
+            columns,
+        } => return builtin(input, key, aggregates, columns, true),
         WindowContents::Process { function: number } => {
             let process = function(*number);
             check_input(input, process)?;
             process
         }
-        WindowContents::Aggregate { function: number, then } => {
+        WindowContents::Aggregate {
+            function: number,
+            then,
+        } => {
             let aggregate = function(*number);
             demand_kind(aggregate, &[FunctionKind::Aggregate, FunctionKind::Reduce])?;
             check_input(input, aggregate)?;
-            let Some(then) = then else { return result_schema(input, aggregate) };
+            let Some(then) = then else {
+                return result_schema(input, aggregate);
+            };
             let then = function(*then);
             check_input(&result_schema(input, aggregate)?, then)?;
             then
@@ -213,31 +346,56 @@ fn window<'a>(input: &SchemaRef, key: &[usize], contents: &WindowContents, funct
 fn result_schema(input: &SchemaRef, function: &Function) -> Result<SchemaRef> {
     match (function.kind, function.outputs.first()) {
         (FunctionKind::Reduce, None) => Ok(input.clone()),
-        (_, Some(port)) if matches!(port.columns, streamrt_wit::OutputColumns::Replace { .. }) => port_schema(input, &port.columns),
-        _ => Err(Error::new(code::INVALID_JOB, format!("function {} must say which columns it returns", function.number))),
+        (_, Some(port)) if matches!(port.columns, streamrt_wit::OutputColumns::Replace { .. }) => {
+            port_schema(input, &port.columns)
+        }
+        _ => Err(Error::new(
+            code::INVALID_JOB,
+            format!(
+                "function {} must say which columns it returns",
+                function.number
+            ),
+        )),
     }
 }
 
 fn check_assigner(assigner: &WindowAssigner) -> Result<()> {
     let positive = |what: &str, ms: i64| match ms > 0 {
         true => Ok(()),
-        false => Err(Error::new(code::INVALID_JOB, format!("the {what} of the window is {ms} ms, but it must be positive"))),
+        false => Err(Error::new(
+            code::INVALID_JOB,
+            format!("the {what} of the window is {ms} ms, but it must be positive"),
+        )),
     };
-    let offset_within = |offset: i64, step: i64| match offset.checked_abs().is_some_and(|offset| offset < step) {
+    let offset_within = |offset: i64, step: i64| match offset
+        .checked_abs()
+        .is_some_and(|offset| offset < step)
+    {
         true => Ok(()),
-        false => Err(Error::new(code::INVALID_JOB, format!("the offset of the window is {offset} ms, but it must be less than {step} ms"))),
+        false => Err(Error::new(
+            code::INVALID_JOB,
+            format!("the offset of the window is {offset} ms, but it must be less than {step} ms"),
+        )),
     };
     match assigner {
-        WindowAssigner::Tumbling { size_ms, offset_ms, .. } => {
-            positive("size", *size_ms).and_then(|()| offset_within(*offset_ms, *size_ms))
-        }
-        WindowAssigner::Sliding { size_ms, slide_ms, offset_ms, .. } => {
+        WindowAssigner::Tumbling {
+            size_ms, offset_ms, ..
+        } => positive("size", *size_ms).and_then(|()| offset_within(*offset_ms, *size_ms)),
+        WindowAssigner::Sliding {
+            size_ms,
+            slide_ms,
+            offset_ms,
+            ..
+        } => {
             positive("size", *size_ms)?;
             positive("slide", *slide_ms)?;
             offset_within(*offset_ms, *slide_ms)
         }
         WindowAssigner::Session { gap_ms, .. } => positive("gap", *gap_ms),
-        WindowAssigner::Count { rows: 0 } => Err(Error::new(code::INVALID_JOB, "the count of the window is 0, but it must be positive")),
+        WindowAssigner::Count { rows: 0 } => Err(Error::new(
+            code::INVALID_JOB,
+            "the count of the window is 0, but it must be positive",
+        )),
         WindowAssigner::Count { .. } | WindowAssigner::Global => Ok(()),
     }
 }
@@ -250,28 +408,45 @@ fn builtin(
     columns: &[ResultColumn],
     windows: bool,
 ) -> Result<SchemaRef> {
-    let results = aggregates.iter().map(|aggregate| aggregate_type(input, aggregate)).collect::<Result<Vec<_>>>()?;
+    let results = aggregates
+        .iter()
+        .map(|aggregate| aggregate_type(input, aggregate))
+        .collect::<Result<Vec<_>>>()?;
     let field = |result: &ResultColumn| -> Result<Field> {
         let (data_type, nullable) = match &result.from {
             ResultSource::Key { column: name } => {
                 let index = column(input, name)?;
                 if !key.contains(&index) {
-                    return Err(Error::new(code::SCHEMA_MISMATCH, format!("column `{name}` is not in the key of the stream")));
+                    return Err(Error::new(
+                        code::SCHEMA_MISMATCH,
+                        format!("column `{name}` is not in the key of the stream"),
+                    ));
                 }
                 (input.field(index).data_type().clone(), false)
             }
-            ResultSource::WindowStart | ResultSource::WindowEnd if windows => (DataType::Int64, false),
-            ResultSource::WindowStart | ResultSource::WindowEnd => {
-                return Err(Error::new(code::INVALID_JOB, format!("column `{}`: there is no window here", result.name)));
+            ResultSource::WindowStart | ResultSource::WindowEnd if windows => {
+                (DataType::Int64, false)
             }
-            ResultSource::Aggregate { index } => results
-                .get(*index as usize)
-                .cloned()
-                .ok_or_else(|| Error::new(code::INVALID_JOB, format!("column `{}`: there is no aggregate {index}", result.name)))?,
+            ResultSource::WindowStart | ResultSource::WindowEnd => {
+                return Err(Error::new(
+                    code::INVALID_JOB,
+                    format!("column `{}`: there is no window here", result.name),
+                ));
+            }
+            ResultSource::Aggregate { index } => {
+                results.get(*index as usize).cloned().ok_or_else(|| {
+                    Error::new(
+                        code::INVALID_JOB,
+                        format!("column `{}`: there is no aggregate {index}", result.name),
+                    )
+                })?
+            }
         };
         Ok(Field::new(&result.name, data_type, nullable))
     };
-    Ok(Arc::new(Schema::new(columns.iter().map(field).collect::<Result<Vec<_>>>()?)))
+    Ok(Arc::new(Schema::new(
+        columns.iter().map(field).collect::<Result<Vec<_>>>()?,
+    )))
 }
 
 /// Type and nullability of an aggregate's result.
@@ -279,7 +454,10 @@ fn aggregate_type(input: &SchemaRef, aggregate: &BuiltinAggregate) -> Result<(Da
     let Some(name) = &aggregate.column else {
         return match aggregate.function {
             AggregateFunction::Count => Ok((DataType::Int64, false)),
-            other => Err(Error::new(code::INVALID_JOB, format!("the aggregate {other:?} needs a column"))),
+            other => Err(Error::new(
+                code::INVALID_JOB,
+                format!("the aggregate {other:?} needs a column"),
+            )),
         };
     };
     let field = input.field(column(input, name)?);
@@ -290,8 +468,15 @@ fn aggregate_type(input: &SchemaRef, aggregate: &BuiltinAggregate) -> Result<(Da
         AggregateFunction::Avg => sum_type(found).map(|_| DataType::Float64),
         _ => Some(found.clone()),
     };
-    let message = || format!("the aggregate {:?} does not work on column `{name}` of type {found}", aggregate.function);
-    result.map(|data_type| (data_type, field.is_nullable())).ok_or_else(|| Error::new(code::SCHEMA_MISMATCH, message()))
+    let message = || {
+        format!(
+            "the aggregate {:?} does not work on column `{name}` of type {found}",
+            aggregate.function
+        )
+    };
+    result
+        .map(|data_type| (data_type, field.is_nullable()))
+        .ok_or_else(|| Error::new(code::SCHEMA_MISMATCH, message()))
 }
 
 fn sum_type(data_type: &DataType) -> Option<DataType> {

@@ -1,8 +1,10 @@
-//! The contract of user code, in columns: one [`Invocation`] in, one [`Outcome`] out, all or nothing.
+//! The contract of user code, in columns: one [`Invocation`] in, one [`Outcome`] out, all or
+//! nothing.
 //!
-//! It is the host's side of `invoke` in the WIT, with Arrow arrays instead of bytes; `plugin` implements it by a component, tests and
-//! benchmarks natively. Codes and orders are those of the WIT. The caller applies the outcome: an implementation changes nothing but
-//! through [`StateAccess`], whose writes the caller holds back as well.
+//! It is the host's side of `invoke` in the WIT, with Arrow arrays instead of bytes; `plugin`
+//! implements it by a component, tests and benchmarks natively. Codes and orders are those of the
+//! WIT. The caller applies the outcome: an implementation changes nothing but through
+//! [`StateAccess`], whose writes the caller holds back as well.
 
 use arrow_array::RecordBatch;
 use std::any::Any;
@@ -14,8 +16,13 @@ pub trait FunctionChain: Send {
     /// Does one piece of work within `deadline`.
     ///
     /// # Errors
-    /// A [`Failure`]. Its effects are gone, and the chain is ready for the next call (a plugin has a new instance by then).
-    fn invoke(&mut self, invocation: Invocation<'_>, deadline: Duration) -> std::result::Result<Outcome, Failure>;
+    /// A [`Failure`]. Its effects are gone, and the chain is ready for the next call (a plugin has
+    /// a new instance by then).
+    fn invoke(
+        &mut self,
+        invocation: Invocation<'_>,
+        deadline: Duration,
+    ) -> std::result::Result<Outcome, Failure>;
 }
 
 /// User code failed, or something broke that no other record can help.
@@ -29,7 +36,10 @@ pub struct Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure { error, backtrace: String::new() }
+        Failure {
+            error,
+            backtrace: String::new(),
+        }
     }
 }
 
@@ -55,14 +65,16 @@ pub struct Invocation<'a> {
     pub call: Call,
     pub rows: Option<RowsIn<'a>>,
     pub slots: Option<SlotsIn<'a>>,
-    /// Process: one for each value state, in the order of the descriptors (other kinds of state have no entry here, `number` says
-    /// which it is). Accumulate, merge and result: the accumulators.
+    /// Process: one for each value state, in the order of the descriptors (other kinds of state
+    /// have no entry here, `number` says which it is). Accumulate, merge and result: the
+    /// accumulators.
     pub states: Vec<StateIn>,
     pub timers: &'a [TimerIn],
     pub clock: Option<ClockIn>,
-    /// List and map state of the slots. It is a box because a guest's store can only hold what it owns: an implementation may swap it out
-    /// for the time of the call, and has always swapped the same box back when `invoke` returns, also with an error. [`NoState::boxed`]
-    /// where there is none.
+    /// List and map state of the slots. It is a box because a guest's store can only hold what it
+    /// owns: an implementation may swap it out for the time of the call, and has always swapped the
+    /// same box back when `invoke` returns, also with an error. [`NoState::boxed`] where there is
+    /// none.
     pub access: &'a mut Box<dyn StateAccess>,
 }
 
@@ -121,7 +133,8 @@ pub struct ClockIn {
 /// What a call gives back.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// At most one for each port of the last function, and for each side output of the others; in no particular order of ports.
+    /// At most one for each port of the last function, and for each side output of the others; in
+    /// no particular order of ports.
     pub rows: Vec<RowsOut>,
     pub states: Vec<StateOut>,
     /// The fired ones first, in the order of firing.
@@ -131,7 +144,11 @@ pub struct Outcome {
 impl Outcome {
     /// Bytes of the rows and the state that were sent.
     pub fn n_bytes(&self) -> usize {
-        let rows = self.rows.iter().flat_map(|out| &out.columns).chain(self.states.iter().map(|out| &out.values));
+        let rows = self
+            .rows
+            .iter()
+            .flat_map(|out| &out.columns)
+            .chain(self.states.iter().map(|out| &out.values));
         rows.map(columns_bytes).sum()
     }
 }
@@ -145,7 +162,8 @@ pub struct RowsOut {
     pub n_rows: usize,
     /// The columns that were sent, typed as the plan says; `None` for a port that forwards.
     pub columns: Option<RecordBatch>,
-    /// Checked: within the input rows and the fired timers, ascending in the order of events. `None`: row n is input row n.
+    /// Checked: within the input rows and the fired timers, ascending in the order of events.
+    /// `None`: row n is input row n.
     pub origin: Option<Vec<u32>>,
 }
 
@@ -171,21 +189,41 @@ pub struct TimerOut {
 
 /// List and map state during one call; the other side of the WIT's interface `state`.
 ///
-/// Columns are those of the descriptor: the map's key first, then the value. `number` is the descriptor's. It is `Any` so that its owner
-/// gets the concrete type back: `(access as Box<dyn Any>).downcast()`, or `downcast_mut` on `&mut *access as &mut dyn Any`.
+/// Columns are those of the descriptor: the map's key first, then the value. `number` is the
+/// descriptor's. It is `Any` so that its owner gets the concrete type back: `(access as Box<dyn
+/// Any>).downcast()`, or `downcast_mut` on `&mut *access as &mut dyn Any`.
 pub trait StateAccess: Any + Send {
-    /// Elements of list state: for each of `slots` the rows `offsets[i]..offsets[i + 1]` of the answer.
+    /// Elements of list state: for each of `slots` the rows `offsets[i]..offsets[i + 1]` of the
+    /// answer.
     fn list(&mut self, number: u32, slots: &[u32]) -> Result<(RecordBatch, Vec<u32>)>;
 
-    /// Values of map state under `keys`, a row for each; absent ones are zero or empty, with 0 in the answer's bytes.
-    fn map(&mut self, number: u32, slots: &[u32], keys: &RecordBatch) -> Result<(RecordBatch, Vec<u8>)>;
+    /// Values of map state under `keys`, a row for each; absent ones are zero or empty, with 0 in
+    /// the answer's bytes.
+    fn map(
+        &mut self,
+        number: u32,
+        slots: &[u32],
+        keys: &RecordBatch,
+    ) -> Result<(RecordBatch, Vec<u8>)>;
 
     /// Writes in row order. `columns` holds the map's key columns and the value columns.
-    fn put(&mut self, number: u32, slots: &[u32], actions: &[u8], columns: &RecordBatch) -> Result<()>;
+    fn put(
+        &mut self,
+        number: u32,
+        slots: &[u32],
+        actions: &[u8],
+        columns: &RecordBatch,
+    ) -> Result<()>;
 
-    /// Up to `limit` entries of map state of one slot, in the order of their encoded keys, behind `after`; and the next cursor, or
-    /// `None` at the end.
-    fn scan(&mut self, number: u32, slot: u32, after: &[u8], limit: usize) -> Result<(RecordBatch, Option<Vec<u8>>)>;
+    /// Up to `limit` entries of map state of one slot, in the order of their encoded keys, behind
+    /// `after`; and the next cursor, or `None` at the end.
+    fn scan(
+        &mut self,
+        number: u32,
+        slot: u32,
+        after: &[u8],
+        limit: usize,
+    ) -> Result<(RecordBatch, Option<Vec<u8>>)>;
 }
 
 /// For functions without list and map state.
@@ -198,7 +236,10 @@ impl NoState {
     }
 
     fn refuse<T>() -> Result<T> {
-        Err(Error::new(streamrt_types::code::BAD_OUTPUT, "the plugin reaches for state that its function does not declare"))
+        Err(Error::new(
+            streamrt_types::code::BAD_OUTPUT,
+            "the plugin reaches for state that its function does not declare",
+        ))
     }
 }
 
@@ -212,7 +253,13 @@ impl StateAccess for NoState {
     fn put(&mut self, _: u32, _: &[u32], _: &[u8], _: &RecordBatch) -> Result<()> {
         NoState::refuse()
     }
-    fn scan(&mut self, _: u32, _: u32, _: &[u8], _: usize) -> Result<(RecordBatch, Option<Vec<u8>>)> {
+    fn scan(
+        &mut self,
+        _: u32,
+        _: u32,
+        _: &[u8],
+        _: usize,
+    ) -> Result<(RecordBatch, Option<Vec<u8>>)> {
         NoState::refuse()
     }
 }

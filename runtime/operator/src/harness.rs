@@ -1,6 +1,8 @@
-//! Drives one operator in a test: batches cut to any size go in, and what comes out is kept as lines of text.
+//! Drives one operator in a test: batches cut to any size go in, and what comes out is kept as
+//! lines of text.
 //!
-//! Lines make results comparable whatever the batches were: `time {row}`, `mark w`, `status S`, in order, for each port.
+//! Lines make results comparable whatever the batches were: `time {row}`, `mark w`, `status S`, in
+//! order, for each port.
 
 use crate::function::{Failure, FunctionChain, Invocation, Outcome};
 use crate::json;
@@ -10,7 +12,9 @@ use arrow_array::{ArrayRef, RecordBatch};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use streamrt_types::{Batch, Configuration, KeyGroupRange, ManualClock, Mark, Result, Status, Watermark};
+use streamrt_types::{
+    Batch, Configuration, KeyGroupRange, ManualClock, Mark, Result, Status, Watermark,
+};
 
 /// Max parallelism of the operator under test.
 const KEY_GROUPS: u32 = 16;
@@ -74,12 +78,21 @@ impl<O: Operator> Harness<O> {
             metrics: Arc::new(TaskMetrics::default()),
             disk: None,
             dead_letters: Arc::new(move |letter| {
-                letters.lock().expect("no test panics with the lock").push(letter);
+                letters
+                    .lock()
+                    .expect("no test panics with the lock")
+                    .push(letter);
                 Ok(())
             }),
         };
         operator.open(&context)?;
-        Ok(Harness { operator, context, clock, dead_letters, output: Lines::default() })
+        Ok(Harness {
+            operator,
+            context,
+            clock,
+            dead_letters,
+            output: Lines::default(),
+        })
     }
 
     /// Sends `batch`, cut into pieces of `rows` rows. A mark at a cut goes to the piece before it.
@@ -92,7 +105,10 @@ impl<O: Operator> Harness<O> {
             let length = rows.min(batch.n_rows() - start);
             let mut piece = batch.slice(start, length);
             while let Some(mark) = marks.next_if(|mark| mark.row as usize <= start + length) {
-                piece.marks.push(Mark { row: mark.row - start as u32, watermark: mark.watermark });
+                piece.marks.push(Mark {
+                    row: mark.row - start as u32,
+                    watermark: mark.watermark,
+                });
             }
             self.operator.batch(piece, &mut self.output)?;
             self.end_sweep()?;
@@ -150,7 +166,11 @@ impl<O: Operator> Harness<O> {
     /// The operator's.
     pub fn processing_time(&mut self, now_ms: i64) -> Result<()> {
         self.clock.set_ms(now_ms);
-        while self.operator.next_processing_time().is_some_and(|time| time <= now_ms) {
+        while self
+            .operator
+            .next_processing_time()
+            .is_some_and(|time| time <= now_ms)
+        {
             self.operator.processing_time(now_ms, &mut self.output)?;
         }
         Ok(())
@@ -158,7 +178,13 @@ impl<O: Operator> Harness<O> {
 
     /// What came out of a port so far, watermarks of no batch left out.
     pub fn lines(&self, port: u16) -> Vec<&str> {
-        self.output.ports.get(&port).into_iter().flatten().map(String::as_str).collect()
+        self.output
+            .ports
+            .get(&port)
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect()
     }
 
     /// Watermarks that no batch carried, and status.
@@ -177,7 +203,9 @@ impl Output for Lines {
                 lines.push(format!("mark {}", mark.watermark));
             }
             if row < batch.n_rows() {
-                let time = batch.times().map_or("-".to_owned(), |times| times[row].to_string());
+                let time = batch
+                    .times()
+                    .map_or("-".to_owned(), |times| times[row].to_string());
                 lines.push(format!("{time} {}", json::row(&batch.columns, row)));
             }
         }

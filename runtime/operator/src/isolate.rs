@@ -1,15 +1,19 @@
 //! Calls into user code: how much each one gets, and what happens when one fails.
 //!
-//! 1. Work is cut into calls by what earlier calls of the same kind took (see [`Pace`]): some tens of ms, and some MiB of what goes in and
-//!    comes out. The deadline is a promise about one event; a call of many has the same one.
-//! 2. A call that misses its deadline is done again, event by event: however many it had, the one that hangs is found with one more missed
-//!    deadline. One that met a limit on memory or output is done again in halves, and so is one that user code failed in.
-//! 3. An event that fails alone is poison, and meets the policy: fail, skip to the dead letters, or retry.
+//! 1. Work is cut into calls by what earlier calls of the same kind took (see [`Pace`]): some tens
+//!    of ms, and some MiB of what goes in and comes out. The deadline is a promise about one event;
+//!    a call of many has the same one.
+//! 2. A call that misses its deadline is done again, event by event: however many it had, the one
+//!    that hangs is found with one more missed deadline. One that met a limit on memory or output
+//!    is done again in halves, and so is one that user code failed in.
+//! 3. An event that fails alone is poison, and meets the policy: fail, skip to the dead letters, or
+//!    retry.
 //!
-//! Between two calls a job that is cancelled ends. Invariants: every part has run with success or was given up under the policy, in order, when
-//! `run` returns without an error. Only failures of kind `UserCode` are isolated; all others end the task. There are at most three calls for
-//! an event, so isolation ends, later the more events there are; how many of them may fail is not limited, because results would then depend
-//! on how rows were batched.
+//! Between two calls a job that is cancelled ends. Invariants: every part has run with success or
+//! was given up under the policy, in order, when `run` returns without an error. Only failures of
+//! kind `UserCode` are isolated; all others end the task. There are at most three calls for an
+//! event, so isolation ends, later the more events there are; how many of them may fail is not
+//! limited, because results would then depend on how rows were batched.
 
 use crate::function::{Call, Failure};
 use crate::operator::{DeadLetter, OperatorContext, TaskMetrics};
@@ -19,8 +23,8 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 use streamrt_types::{Batch, Error, ErrorKind, Pace, PoisonPolicy, Result, code};
 
-/// How long a call should take: a thousand times what a call costs without doing anything, and short beside what a barrier or a cancel may
-/// wait for.
+/// How long a call should take: a thousand times what a call costs without doing anything, and
+/// short beside what a barrier or a cancel may wait for.
 const CALL_TIME: Duration = Duration::from_millis(20);
 
 /// Batches that a call should be worth in bytes, with state and output.
@@ -35,14 +39,17 @@ pub trait Work {
 
     /// The kind of its calls: each has its own pace.
     fn call(&self) -> Call;
-    /// Events in the part: rows, timers that are due, windows. They are not counted beyond `limit` + 1.
+    /// Events in the part: rows, timers that are due, windows. They are not counted beyond `limit`
+    /// + 1.
     fn size(&self, part: &Self::Part, limit: usize) -> usize;
-    /// Prepares, invokes and applies one part, as a transaction; output waits for `flush`. Returns the bytes that went in and came out.
+    /// Prepares, invokes and applies one part, as a transaction; output waits for `flush`. Returns
+    /// the bytes that went in and came out.
     fn run(&mut self, part: &Self::Part, deadline: Duration) -> Result<usize, Failure>;
-    /// Sends the output of the part that has just run. Apart from `run`, because a failure behind the output is not this work's.
+    /// Sends the output of the part that has just run. Apart from `run`, because a failure behind
+    /// the output is not this work's.
     fn flush(&mut self) -> Result<()>;
-    /// Two parts that do the same one after the other, the first with `n_events` (at least 1) if it can be cut there, and each smaller than the
-    /// part; `None` if there is one event only.
+    /// Two parts that do the same one after the other, the first with `n_events` (at least 1) if it
+    /// can be cut there, and each smaller than the part; `None` if there is one event only.
     fn split(&self, part: &Self::Part, n_events: usize) -> Option<(Self::Part, Self::Part)>;
     /// Describes the one event of a part.
     fn suspect(&self, part: &Self::Part) -> Suspect;
@@ -85,7 +92,11 @@ impl Isolation {
             .min(configuration.plugin_output_bytes / 4)
             .min(configuration.plugin_memory_bytes / 16);
         let pace = || Cell::new(Pace::new(CALL_TIME.min(deadline / 4), bytes));
-        Isolation { context: context.clone(), deadline, paces: std::array::from_fn(|_| pace()) }
+        Isolation {
+            context: context.clone(),
+            deadline,
+            paces: std::array::from_fn(|_| pace()),
+        }
     }
 
     /// Events that the next call of this kind gets at most.
@@ -96,7 +107,8 @@ impl Isolation {
     /// Runs `whole` to its end, in as many calls as it takes.
     ///
     /// # Errors
-    /// `UserCode` if the policy does not allow to go on; that the job was cancelled; whatever else broke.
+    /// `UserCode` if the policy does not allow to go on; that the job was cancelled; whatever else
+    /// broke.
     #[inline]
     pub fn run<W: Work>(&self, work: &mut W, whole: W::Part) -> Result<()> {
         // Parts behind the next one, the last one first; most work is one call.
@@ -105,7 +117,11 @@ impl Isolation {
         while let Some(part) = next.take() {
             let limit = self.n_events(work.call());
             let n_events = work.size(&part, limit);
-            let parts = if n_events > limit { work.split(&part, limit) } else { None };
+            let parts = if n_events > limit {
+                work.split(&part, limit)
+            } else {
+                None
+            };
             if let Some((first, second)) = parts {
                 rest.push(second);
                 next = Some(first);
@@ -121,7 +137,12 @@ impl Isolation {
 
     /// Runs a part, and sends its output if it worked.
     #[inline]
-    fn attempt<W: Work>(&self, work: &mut W, part: &W::Part, n_events: usize) -> Result<Option<Failure>> {
+    fn attempt<W: Work>(
+        &self,
+        work: &mut W,
+        part: &W::Part,
+        n_events: usize,
+    ) -> Result<Option<Failure>> {
         self.context.check_cancel()?;
         let pace = &self.paces[work.call() as usize];
         let mut next = pace.get();
@@ -143,7 +164,8 @@ impl Isolation {
         }
     }
 
-    /// A row that the engine cannot treat, by the job's policy: the error, or a dead letter. There is nothing to try again.
+    /// A row that the engine cannot treat, by the job's policy: the error, or a dead letter. There
+    /// is nothing to try again.
     ///
     /// # Errors
     /// `error`, unless such rows are skipped.
@@ -151,15 +173,34 @@ impl Isolation {
         if self.context.configuration.poison_policy != PoisonPolicy::Skip {
             return Err(error);
         }
-        self.bury(suspect_row(batch, row, String::new()), Failure { error, backtrace: String::new() })
+        self.bury(
+            suspect_row(batch, row, String::new()),
+            Failure {
+                error,
+                backtrace: String::new(),
+            },
+        )
     }
 
     /// `whole` has failed with `failure`.
     fn isolate<W: Work>(&self, work: &mut W, whole: W::Part, failure: Failure) -> Result<()> {
-        let mut parts = vec![Waiting { part: whole, n_events: EVENTS_MAX, failure: Some(failure) }];
-        while let Some(Waiting { part, n_events, failure }) = parts.pop() {
+        let mut parts = vec![Waiting {
+            part: whole,
+            n_events: EVENTS_MAX,
+            failure: Some(failure),
+        }];
+        while let Some(Waiting {
+            part,
+            n_events,
+            failure,
+        }) = parts.pop()
+        {
             let size = work.size(&part, EVENTS_MAX);
-            let waiting = |part| Waiting { part, n_events, failure: None };
+            let waiting = |part| Waiting {
+                part,
+                n_events,
+                failure: None,
+            };
             if failure.is_none()
                 && size > n_events
                 && let Some((first, second)) = work.split(&part, n_events)
@@ -175,9 +216,18 @@ impl Isolation {
             if failure.error.kind() != ErrorKind::UserCode {
                 return Err(self.place(failure.error));
             }
-            // Event by event, an event that hangs costs one deadline more; in halves it would cost one for each time of halving.
-            let n_events = if failure.error.code() == code::DEADLINE { 1 } else { size.div_ceil(2).max(1) };
-            let waiting = |part| Waiting { part, n_events, failure: None };
+            // Event by event, an event that hangs costs one deadline more; in halves it would cost
+            // one for each time of halving.
+            let n_events = if failure.error.code() == code::DEADLINE {
+                1
+            } else {
+                size.div_ceil(2).max(1)
+            };
+            let waiting = |part| Waiting {
+                part,
+                n_events,
+                failure: None,
+            };
             match work.split(&part, n_events) {
                 Some((first, second)) => parts.extend([waiting(second), waiting(first)]),
                 None => self.meet_policy(work, &part, failure)?,
@@ -186,7 +236,12 @@ impl Isolation {
         Ok(())
     }
 
-    fn meet_policy<W: Work>(&self, work: &mut W, part: &W::Part, mut failure: Failure) -> Result<()> {
+    fn meet_policy<W: Work>(
+        &self,
+        work: &mut W,
+        part: &W::Part,
+        mut failure: Failure,
+    ) -> Result<()> {
         if let PoisonPolicy::Retry { attempts } = self.context.configuration.poison_policy {
             for _ in 0..attempts {
                 match self.attempt(work, part, 1)? {
@@ -206,10 +261,19 @@ impl Isolation {
 
     /// The error that ends the task.
     fn report(&self, suspect: Suspect, failure: Failure) -> Error {
-        let key = if suspect.key.is_empty() { String::new() } else { format!(", key {}", suspect.key) };
+        let key = if suspect.key.is_empty() {
+            String::new()
+        } else {
+            format!(", key {}", suspect.key)
+        };
         let message = format!("{} ({}{key})", failure.error.message(), suspect.what);
-        let error = Error::new(failure.error.code(), message).at(format_args!("operator `{}`", self.context.uid));
-        if failure.backtrace.is_empty() { error } else { error.with_source(failure.backtrace) }
+        let error = Error::new(failure.error.code(), message)
+            .at(format_args!("operator `{}`", self.context.uid));
+        if failure.backtrace.is_empty() {
+            error
+        } else {
+            error.with_source(failure.backtrace)
+        }
     }
 
     /// Sends what failed to the dead letters.

@@ -1,7 +1,8 @@
 //! Rows as JSON: what the sinks write, and what dead letters and errors show of a record.
 //!
-//! One object for each row, its fields in the order of the schema and nulls written out. Values are those of [`Values`]; texts, bytes, and
-//! what JSON has no number for, NaN and the infinities, stand in quotes.
+//! One object for each row, its fields in the order of the schema and nulls written out. Values are
+//! those of [`Values`]; texts, bytes, and what JSON has no number for, NaN and the infinities,
+//! stand in quotes.
 
 use crate::values::{Kind, Values};
 use arrow_array::{ArrayRef, RecordBatch};
@@ -29,9 +30,14 @@ impl<'a> JsonRows<'a> {
             let mut name = vec![if place == 0 { b'{' } else { b',' }];
             put_text(batch.schema_ref().field(number).name(), &mut name);
             name.push(b':');
-            Column { name, values: Values::of(batch.column(number)) }
+            Column {
+                name,
+                values: Values::of(batch.column(number)),
+            }
         };
-        JsonRows { columns: columns.into_iter().enumerate().map(column).collect() }
+        JsonRows {
+            columns: columns.into_iter().enumerate().map(column).collect(),
+        }
     }
 
     /// Appends a row as an object, without a line end.
@@ -91,24 +97,64 @@ mod tests {
     fn a_row_is_an_object() {
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("id", Arc::new(Int64Array::from(vec![Some(i64::MIN), None]))),
-            ("say \"hi\"", Arc::new(StringArray::from(vec!["a\nb\\", "\u{1}"]))),
+            (
+                "say \"hi\"",
+                Arc::new(StringArray::from(vec!["a\nb\\", "\u{1}"])),
+            ),
             ("f", Arc::new(Float64Array::from(vec![1.0, f64::NAN]))),
             ("b", Arc::new(BinaryArray::from_vec(vec![b"\x00\xff", b""]))),
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
-        assert_eq!(row(&batch, 0), r#"{"id":-9223372036854775808,"say \"hi\"":"a\nb\\","f":1.0,"b":"00ff"}"#);
-        assert_eq!(row(&batch, 1), r#"{"id":null,"say \"hi\"":"\u0001","f":"NaN","b":""}"#);
-        assert_eq!((object(&batch, [0], 1), object(&batch, [], 1)), (r#"{"id":null}"#.to_owned(), "{}".to_owned()));
-        assert_eq!((value(batch.column(0), 1), value(batch.column(3), 0)), ("null".to_owned(), "\"00ff\"".to_owned()));
+        assert_eq!(
+            row(&batch, 0),
+            r#"{"id":-9223372036854775808,"say \"hi\"":"a\nb\\","f":1.0,"b":"00ff"}"#
+        );
+        assert_eq!(
+            row(&batch, 1),
+            r#"{"id":null,"say \"hi\"":"\u0001","f":"NaN","b":""}"#
+        );
+        assert_eq!(
+            (object(&batch, [0], 1), object(&batch, [], 1)),
+            (r#"{"id":null}"#.to_owned(), "{}".to_owned())
+        );
+        assert_eq!(
+            (value(batch.column(0), 1), value(batch.column(3), 0)),
+            ("null".to_owned(), "\"00ff\"".to_owned())
+        );
     }
 
     #[test]
     fn floats_have_their_shortest_form() {
-        let texts = |column: ArrayRef| (0..column.len()).map(|row| value(&column, row)).collect::<Vec<_>>().join(" ");
-        let wide = vec![1.0, 0.1, -0.0, 1e21, 5e-324, f64::MAX, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
-        let expected = r#"1.0 0.1 -0.0 1e+21 5e-324 1.7976931348623157e+308 "NaN" "Infinity" "-Infinity""#;
+        let texts = |column: ArrayRef| {
+            (0..column.len())
+                .map(|row| value(&column, row))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        let wide = vec![
+            1.0,
+            0.1,
+            -0.0,
+            1e21,
+            5e-324,
+            f64::MAX,
+            -f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+        ];
+        let expected =
+            r#"1.0 0.1 -0.0 1e+21 5e-324 1.7976931348623157e+308 "NaN" "Infinity" "-Infinity""#;
         assert_eq!(texts(Arc::new(Float64Array::from(wide))), expected);
-        let narrow = Float32Array::from(vec![0.1, 16_777_216.0, f32::MIN_POSITIVE, f32::NAN, f32::NEG_INFINITY]);
-        assert_eq!(texts(Arc::new(narrow)), r#"0.1 16777216.0 1.1754944e-38 "NaN" "-Infinity""#);
+        let narrow = Float32Array::from(vec![
+            0.1,
+            16_777_216.0,
+            f32::MIN_POSITIVE,
+            f32::NAN,
+            f32::NEG_INFINITY,
+        ]);
+        assert_eq!(
+            texts(Arc::new(narrow)),
+            r#"0.1 16777216.0 1.1754944e-38 "NaN" "-Infinity""#
+        );
     }
 }

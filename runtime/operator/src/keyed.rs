@@ -1,4 +1,5 @@
-//! The keys of a batch as state wants them: hashes, and eight bytes or encoded bytes a row. Buffers are kept from batch to batch.
+//! The keys of a batch as state wants them: hashes, and eight bytes or encoded bytes a row. Buffers
+//! are kept from batch to batch.
 
 use crate::json;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
@@ -12,7 +13,8 @@ use streamrt_types::{Error, KeyEncoder, Result, code, plan_schema};
 pub struct BatchKeys {
     encoder: KeyEncoder,
     kind: KeyKind,
-    /// Canonical key bytes are rows of the key columns, none of them nullable; so this decodes them.
+    /// Canonical key bytes are rows of the key columns, none of them nullable; so this decodes
+    /// them.
     codec: RowCodec,
     hashes: Vec<u32>,
     bytes: Vec<u8>,
@@ -25,14 +27,26 @@ impl BatchKeys {
     /// # Errors
     /// `Invalid` if a column has a type that no stream carries.
     pub fn new(schema: &SchemaRef, columns: Vec<usize>) -> Result<BatchKeys> {
-        let fields: Vec<Field> = columns.iter().map(|&column| schema.field(column).clone().with_nullable(false)).collect();
+        let fields: Vec<Field> = columns
+            .iter()
+            .map(|&column| schema.field(column).clone().with_nullable(false))
+            .collect();
         let kind = match &fields[..] {
-            [field] if matches!(field.data_type(), DataType::Int64 | DataType::UInt64) => KeyKind::Fixed,
+            [field] if matches!(field.data_type(), DataType::Int64 | DataType::UInt64) => {
+                KeyKind::Fixed
+            }
             _ => KeyKind::Bytes,
         };
         let codec = RowCodec::new(&plan_schema(&Schema::new(fields))?);
         let encoder = KeyEncoder::new(columns);
-        Ok(BatchKeys { encoder, kind, codec, hashes: Vec::new(), bytes: Vec::new(), offsets: Vec::new() })
+        Ok(BatchKeys {
+            encoder,
+            kind,
+            codec,
+            hashes: Vec::new(),
+            bytes: Vec::new(),
+            offsets: Vec::new(),
+        })
     }
 
     pub fn kind(&self) -> KeyKind {
@@ -46,7 +60,10 @@ impl BatchKeys {
 
     /// What the bytes of keys in a snapshot mean: the types of the key columns.
     pub fn types(&self) -> serde_json::Value {
-        key_types(self.schema(), &(0..self.schema().fields().len()).collect::<Vec<_>>())
+        key_types(
+            self.schema(),
+            &(0..self.schema().fields().len()).collect::<Vec<_>>(),
+        )
     }
 
     /// The murmur3 hashes and the keys of all rows.
@@ -67,8 +84,11 @@ impl BatchKeys {
         if self.kind == KeyKind::Fixed {
             return self.encoder.hash(batch, &mut self.hashes);
         }
-        self.encoder.encode(batch, &mut self.bytes, &mut self.offsets)?;
-        let key = |range: &[u32]| streamrt_types::murmur3_32(&self.bytes[range[0] as usize..range[1] as usize]);
+        self.encoder
+            .encode(batch, &mut self.bytes, &mut self.offsets)?;
+        let key = |range: &[u32]| {
+            streamrt_types::murmur3_32(&self.bytes[range[0] as usize..range[1] as usize])
+        };
         self.hashes.extend(self.offsets.windows(2).map(key));
         Ok(())
     }
@@ -78,7 +98,13 @@ impl BatchKeys {
         match self.encoder.fixed(batch) {
             Ok(Some(keys)) => (&self.hashes, Keys::Fixed(keys)),
             // A null would have been found when the batch was loaded.
-            Ok(None) | Err(_) => (&self.hashes, Keys::Bytes { bytes: &self.bytes, offsets: &self.offsets }),
+            Ok(None) | Err(_) => (
+                &self.hashes,
+                Keys::Bytes {
+                    bytes: &self.bytes,
+                    offsets: &self.offsets,
+                },
+            ),
         }
     }
 
@@ -91,7 +117,12 @@ impl BatchKeys {
             Keys::Fixed(words) => {
                 let column: ArrayRef = match self.schema().field(0).data_type() {
                     DataType::UInt64 => Arc::new(UInt64Array::from(words.to_vec())),
-                    _ => Arc::new(words.iter().map(|&word| word as i64).collect::<Int64Array>()),
+                    _ => Arc::new(
+                        words
+                            .iter()
+                            .map(|&word| word as i64)
+                            .collect::<Int64Array>(),
+                    ),
                 };
                 RecordBatch::try_new(self.schema().clone(), vec![column])
             }
@@ -100,15 +131,24 @@ impl BatchKeys {
                 Ok(self.decode(&offsets.windows(2).map(key).collect::<Vec<_>>())?)
             }
         };
-        columns.and_then(|columns| columns.project(wanted)).map_err(|e| Error::internal("keys do not make columns").with_source(e))
+        columns
+            .and_then(|columns| columns.project(wanted))
+            .map_err(|e| Error::internal("keys do not make columns").with_source(e))
     }
 
     /// The key columns of keys that are given by their canonical bytes.
     ///
     /// # Errors
-    /// `Data` (S7001) if the bytes are no keys of this kind: then they came out of a snapshot, for no row has such a key.
+    /// `Data` (S7001) if the bytes are no keys of this kind: then they came out of a snapshot, for
+    /// no row has such a key.
     pub fn decode(&self, keys: &[&[u8]]) -> Result<RecordBatch> {
-        let damaged = |cause| Error::new(code::SNAPSHOT_DAMAGED, "a key of the state is none of its columns").with_source(cause);
+        let damaged = |cause| {
+            Error::new(
+                code::SNAPSHOT_DAMAGED,
+                "a key of the state is none of its columns",
+            )
+            .with_source(cause)
+        };
         self.codec.decode(keys).map_err(damaged)
     }
 
@@ -119,7 +159,10 @@ impl BatchKeys {
 
     /// A key as JSON, for reports.
     pub fn describe_bytes(&self, key: &[u8]) -> String {
-        self.decode(&[key]).map_or_else(|_| crate::values::hexadecimal(key), |columns| json::row(&columns, 0))
+        self.decode(&[key]).map_or_else(
+            |_| crate::values::hexadecimal(key),
+            |columns| json::row(&columns, 0),
+        )
     }
 }
 
@@ -143,15 +186,25 @@ mod tests {
         let mut buffer = KeyBuffer::new(kind);
         buffer.push(hashes[1], read, 1);
         assert_eq!(buffer.with_key(0, streamrt_types::murmur3_32), hashes[1]);
-        assert_eq!(json::row(&keys.columns(&buffer, &[0]).unwrap(), 0), format!("{}}}", described.split([',', '}']).next().unwrap()));
+        assert_eq!(
+            json::row(&keys.columns(&buffer, &[0]).unwrap(), 0),
+            format!("{}}}", described.split([',', '}']).next().unwrap())
+        );
         assert_eq!(keys.describe(&batch, 1), described);
-        assert_eq!(buffer.with_key(0, |key| keys.describe_bytes(key)), described);
+        assert_eq!(
+            buffer.with_key(0, |key| keys.describe_bytes(key)),
+            described
+        );
     }
 
     #[test]
     fn keys_are_read_and_described() {
         check(vec![0], KeyKind::Fixed, r#"{"id":2}"#);
         check(vec![1], KeyKind::Bytes, r#"{"name":"bc"}"#);
-        check(vec![2, 1, 0], KeyKind::Bytes, r#"{"flag":false,"name":"bc","id":2}"#);
+        check(
+            vec![2, 1, 0],
+            KeyKind::Bytes,
+            r#"{"flag":false,"name":"bc","id":2}"#,
+        );
     }
 }

@@ -1,8 +1,9 @@
-//! The contracts between the engine and what runs in it: sources, operators, sinks, user functions; and how they are chained.
+//! The contracts between the engine and what runs in it: sources, operators, sinks, user functions;
+//! and how they are chained.
 //!
-//! Rust implements operators, Wasm implements functions: an [`Operator`] owns state, timers and watermarks and is trusted, a
-//! [`FunctionChain`] is the user's code and is not. This crate does no I/O and starts no thread; everything in it is called by the
-//! one thread of a task.
+//! Rust implements operators, Wasm implements functions: an [`Operator`] owns state, timers and
+//! watermarks and is trusted, a [`FunctionChain`] is the user's code and is not. This crate does no
+//! I/O and starts no thread; everything in it is called by the one thread of a task.
 //!
 //! ```
 //! use arrow_array::{ArrayRef, Int64Array};
@@ -47,8 +48,8 @@ mod write_ahead;
 pub use aggregate::{Accumulators, FrozenTable, Overflow, RunningAggregateOperator};
 pub use chain::{Exits, OperatorChain};
 pub use function::{
-    Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, RowsOut, SlotsIn, StateAccess, StateIn, StateOut, TimerIn,
-    TimerOut,
+    Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, RowsOut, SlotsIn,
+    StateAccess, StateIn, StateOut, TimerIn, TimerOut,
 };
 pub use isolate::{Isolation, Suspect, Work, split_range};
 pub use keyed::BatchKeys;
@@ -57,7 +58,10 @@ pub use ports::port_number;
 pub use process::KeyedProcessOperator;
 pub use record_text::RecordEncoding;
 pub use sink::{COMMITTABLES, Sink, SinkOperator, subtask_prefix, transaction_prefix};
-pub use source::{Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader, SplitTime};
+pub use source::{
+    Enumeration, PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitEvent, SplitReader,
+    SplitTime,
+};
 pub use timers::{Domain, Timer, TimerKey, TimerService};
 pub use transform::{Projection, TransformOperator, suspect_row};
 pub use write_ahead::{WRITE_AHEAD_BYTES, WriteAhead, WriteAheadSink};

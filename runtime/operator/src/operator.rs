@@ -1,4 +1,5 @@
-//! The contract of an operator: it gets batches, watermarks and status in order, and puts its results into an [`Output`].
+//! The contract of an operator: it gets batches, watermarks and status in order, and puts its
+//! results into an [`Output`].
 
 use crate::isolate::Suspect;
 use crate::record_text::RecordEncoding;
@@ -6,59 +7,74 @@ use crate::source::{SplitEvent, SplitTime};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use streamrt_state::{Namespaces, OperatorSnapshot, OperatorState, StateDisk, Tier};
-use streamrt_types::{Batch, Clock, Configuration, Error, KeyGroupRange, ProcessMemory, Result, Status, WATERMARK_MIN, Watermark, code};
+use streamrt_types::{
+    Batch, Clock, Configuration, Error, KeyGroupRange, ProcessMemory, Result, Status,
+    WATERMARK_MIN, Watermark, code,
+};
 
 /// Where an operator's results go: the next operator of the chain, or the exchange.
 ///
 /// Calls keep their order. `port` 0 is the main output; watermarks and status go to all ports.
 pub trait Output {
-    /// Sends rows. The marks of the batch are watermarks: an operator that puts marks into its batches does not send the same
-    /// watermarks by [`Output::watermark`] again.
+    /// Sends rows. The marks of the batch are watermarks: an operator that puts marks into its
+    /// batches does not send the same watermarks by [`Output::watermark`] again.
     fn batch(&mut self, port: u16, batch: Batch) -> Result<()>;
     /// Sends a watermark that no batch carries.
     fn watermark(&mut self, watermark: Watermark) -> Result<()>;
     fn status(&mut self, status: Status) -> Result<()>;
-    /// Tells the operators of the same chain about a split. Beyond the end of the chain only its end is told.
+    /// Tells the operators of the same chain about a split. Beyond the end of the chain only its
+    /// end is told.
     fn split(&mut self, event: SplitEvent) -> Result<()>;
 }
 
 /// An operator instance of one subtask.
 ///
 /// # Emitting in pieces
-/// An operator that makes more than it gets sends it as it comes about, in batches of `batch.bytes` at most ([`Batch::each_piece`] cuts one):
-/// [`Output::batch`] waits while the receiver's channel is full, so what one call makes is never held whole. A mark stands in or behind the
-/// last piece of what it has caused. Between two pieces the operator looks whether the job was cancelled
-/// ([`OperatorContext::check_cancel`]; [`crate::Isolation`] does it before each call into user code).
+/// An operator that makes more than it gets sends it as it comes about, in batches of `batch.bytes`
+/// at most ([`Batch::each_piece`] cuts one): [`Output::batch`] waits while the receiver's channel
+/// is full, so what one call makes is never held whole. A mark stands in or behind the last piece
+/// of what it has caused. Between two pieces the operator looks whether the job was cancelled
+/// ([`OperatorContext::check_cancel`]; [`crate::Isolation`] does it before each call into user
+/// code).
 ///
 /// # Sweeps
-/// A watermark that makes much due starts a sweep. `watermark` carries out a piece of it, some 100 ms, and keeps the watermark back; then
-/// `is_sweeping` is true, and the chain calls `resume` until it is not. The operator sends the watermark on with the last piece. Between two
-/// pieces the task may be cancelled, or take a checkpoint if no row stands before its barrier: a snapshot then holds what has not fired, as
-/// if the watermark had not come, and after a restore it comes again. Nothing but `resume`, `snapshot`, `checkpoint_complete` and `close` is
-/// called in between, so an operator needs no queue. `batch` ends what its marks begin, but for the last one if it stands behind all rows: that
-/// one may begin a sweep as well. `processing_time` does a piece and returns; the task comes again as long as
-/// `next_processing_time` has passed.
+/// A watermark that makes much due starts a sweep. `watermark` carries out a piece of it, some 100
+/// ms, and keeps the watermark back; then `is_sweeping` is true, and the chain calls `resume` until
+/// it is not. The operator sends the watermark on with the last piece. Between two pieces the task
+/// may be cancelled, or take a checkpoint if no row stands before its barrier: a snapshot then
+/// holds what has not fired, as if the watermark had not come, and after a restore it comes again.
+/// Nothing but `resume`, `snapshot`, `checkpoint_complete` and `close` is called in between, so an
+/// operator needs no queue. `batch` ends what its marks begin, but for the last one if it stands
+/// behind all rows: that one may begin a sweep as well. `processing_time` does a piece and returns;
+/// the task comes again as long as `next_processing_time` has passed.
 ///
-/// An operator that fires in the order of time may send watermarks of its own on the way, each once all that it makes due has been sent:
-/// receivers then fire as well, and their state stays small. Where such watermarks lie must depend on times alone, not on pieces.
+/// An operator that fires in the order of time may send watermarks of its own on the way, each once
+/// all that it makes due has been sent: receivers then fire as well, and their state stays small.
+/// Where such watermarks lie must depend on times alone, not on pieces.
 ///
-/// The order of calls is `open`, `restore` if there is a snapshot, then any of the others, then `end_of_input` if the input ended by
-/// itself or was stopped, then `close`. Between `end_of_input` and `close` only `snapshot` and `checkpoint_complete` are called.
-/// The caller has already combined the watermarks of all channels: they only rise.
+/// The order of calls is `open`, `restore` if there is a snapshot, then any of the others, then
+/// `end_of_input` if the input ended by itself or was stopped, then `close`. Between `end_of_input`
+/// and `close` only `snapshot` and `checkpoint_complete` are called. The caller has already
+/// combined the watermarks of all channels: they only rise.
 pub trait Operator: Send {
     fn open(&mut self, _context: &OperatorContext) -> Result<()> {
         Ok(())
     }
 
-    /// Treats the rows of `batch`, each under the marks before it. A job without event time has no marks.
+    /// Treats the rows of `batch`, each under the marks before it. A job without event time has no
+    /// marks.
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()>;
 
-    /// As [`Operator::batch`], for rows of the second input of an operator that has two. Watermarks are those of both inputs together.
+    /// As [`Operator::batch`], for rows of the second input of an operator that has two. Watermarks
+    /// are those of both inputs together.
     fn second_input(&mut self, _batch: Batch, _output: &mut dyn Output) -> Result<()> {
-        Err(Error::internal("rows of a second input came to an operator that has one"))
+        Err(Error::internal(
+            "rows of a second input came to an operator that has one",
+        ))
     }
 
-    /// A watermark outside of a batch. It is sent on after everything it has caused; see above for much of that.
+    /// A watermark outside of a batch. It is sent on after everything it has caused; see above for
+    /// much of that.
     fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
         output.watermark(watermark)
     }
@@ -81,12 +97,14 @@ pub trait Operator: Send {
         output.split(event)
     }
 
-    /// How far a split has come here; `None` if this operator makes no watermarks. The reader of the same chain asks after each batch.
+    /// How far a split has come here; `None` if this operator makes no watermarks. The reader of
+    /// the same chain asks after each batch.
     fn split_time(&self, _number: u64) -> Option<SplitTime> {
         None
     }
 
-    /// The time, in the clock's ms, at which [`Operator::processing_time`] wants to be called; `None` for never.
+    /// The time, in the clock's ms, at which [`Operator::processing_time`] wants to be called;
+    /// `None` for never.
     fn next_processing_time(&self) -> Option<i64> {
         None
     }
@@ -95,24 +113,28 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// No row will come any more: all inputs are at their end or drained, and the final watermark has passed. With `fires`, what waits for the
-    /// clock fires, whatever its time is; what is left then is dropped, and counted in `TaskMetrics::dropped_at_end`. Called in front of
+    /// No row will come any more: all inputs are at their end or drained, and the final watermark
+    /// has passed. With `fires`, what waits for the clock fires, whatever its time is; what is left
+    /// then is dropped, and counted in `TaskMetrics::dropped_at_end`. Called in front of
     /// `end_of_input`, but not where the job was stopped: then nothing fires early.
     fn end_of_time(&mut self, _fires: bool, _output: &mut dyn Output) -> Result<()> {
         Ok(())
     }
 
-    /// Nothing more comes, because all inputs are at their end or the job was stopped. Last chance to emit.
+    /// Nothing more comes, because all inputs are at their end or the job was stopped. Last chance
+    /// to emit.
     fn end_of_input(&mut self, _output: &mut dyn Output) -> Result<()> {
         Ok(())
     }
 
-    /// Bytes of memory that its state takes, about: to say who holds them when memory is short. May look at all of it.
+    /// Bytes of memory that its state takes, about: to say who holds them when memory is short. May
+    /// look at all of it.
     fn state_bytes(&mut self) -> usize {
         0
     }
 
-    /// Freezes the state as it is now, for a checkpoint. What this thread does is short: nothing large is copied or written here.
+    /// Freezes the state as it is now, for a checkpoint. What this thread does is short: nothing
+    /// large is copied or written here.
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
         Ok(OperatorSnapshot::default())
     }
@@ -171,7 +193,8 @@ impl OperatorContext {
     /// For those who do much in one go.
     ///
     /// # Errors
-    /// `CANCELLED` (S8001) if the attempt is to end at once, `PROCESS_MEMORY` (S5012) because the process holds too much.
+    /// `CANCELLED` (S8001) if the attempt is to end at once, `PROCESS_MEMORY` (S5012) because the
+    /// process holds too much.
     #[inline]
     pub fn check_cancel(&self) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
@@ -180,12 +203,20 @@ impl OperatorContext {
         self.memory.check()
     }
 
-    /// What stands behind the keyed state `name` on disk; `None` if the job keeps its state in memory.
+    /// What stands behind the keyed state `name` on disk; `None` if the job keeps its state in
+    /// memory.
     ///
     /// # Errors
     /// As [`StateDisk::tier`].
     pub fn tier(&self, name: &str, types: &serde_json::Value) -> Result<Option<Box<Tier>>> {
-        self.disk.as_ref().map(|disk| disk.get()?.tier(name, types, self.clock.now_ms()).map(Box::new)).transpose()
+        self.disk
+            .as_ref()
+            .map(|disk| {
+                disk.get()?
+                    .tier(name, types, self.clock.now_ms())
+                    .map(Box::new)
+            })
+            .transpose()
     }
 
     /// As [`OperatorContext::tier`], for a state that has a table for each namespace.
@@ -193,7 +224,10 @@ impl OperatorContext {
     /// # Errors
     /// As [`StateDisk::namespaces`].
     pub fn namespaces(&self, name: &str, types: &serde_json::Value) -> Result<Option<Namespaces>> {
-        self.disk.as_ref().map(|disk| disk.get()?.namespaces(name, types, self.key_groups)).transpose()
+        self.disk
+            .as_ref()
+            .map(|disk| disk.get()?.namespaces(name, types, self.key_groups))
+            .transpose()
     }
 
     /// Deletes what the disk holds of a state that the operator does not have any more.
@@ -201,7 +235,9 @@ impl OperatorContext {
     /// # Errors
     /// As [`StateDisk::forget`].
     pub(crate) fn forget(&self, name: &str) -> Result<()> {
-        self.disk.as_ref().map_or(Ok(()), |disk| disk.forget(name, self.key_groups))
+        self.disk
+            .as_ref()
+            .map_or(Ok(()), |disk| disk.forget(name, self.key_groups))
     }
 }
 
@@ -213,12 +249,19 @@ pub struct LazyDisk {
 
 impl LazyDisk {
     pub fn new(open: impl Fn() -> Result<StateDisk> + Send + Sync + 'static) -> LazyDisk {
-        LazyDisk { open: Box::new(open), disk: Mutex::new(None) }
+        LazyDisk {
+            open: Box::new(open),
+            disk: Mutex::new(None),
+        }
     }
 
     /// A disk that was never opened goes as a whole.
     fn forget(&self, name: &str, key_groups: KeyGroupRange) -> Result<()> {
-        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let disk = self
+            .disk
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         disk.map_or(Ok(()), |disk| disk.forget(name, key_groups))
     }
 
@@ -244,7 +287,8 @@ pub struct DeadLetter {
     pub position: String,
     /// The key as JSON, if the operator is keyed.
     pub key: String,
-    /// The record as JSON; one that a format refused as it stood in the input; for a timer or window, what it is.
+    /// The record as JSON; one that a format refused as it stood in the input; for a timer or
+    /// window, what it is.
     pub record: String,
     /// What `record` is where that is no text.
     pub record_encoding: RecordEncoding,
@@ -302,9 +346,11 @@ impl TaskMetrics {
         counter.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// Counts timers of operator `uid` that will never fire, and keeps the first of all for the report at the end.
+    /// Counts timers of operator `uid` that will never fire, and keeps the first of all for the
+    /// report at the end.
     pub(crate) fn drop_timers(&self, uid: &str, n: u64, first: &Suspect) {
         TaskMetrics::add(&self.dropped_timers, n);
-        self.first_dropped_timer.get_or_init(|| format!("operator `{uid}`: {}, key {}", first.what, first.key));
+        self.first_dropped_timer
+            .get_or_init(|| format!("operator `{uid}`: {}, key {}", first.what, first.key));
     }
 }

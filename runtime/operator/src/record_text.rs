@@ -1,4 +1,5 @@
-//! The bytes of a record that was refused, as text: whole and exact in a dead letter, short in a message.
+//! The bytes of a record that was refused, as text: whole and exact in a dead letter, short in a
+//! message.
 
 use std::fmt::Write;
 
@@ -54,10 +55,17 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
-        let bits = three.iter().fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte)) << (8 * (3 - three.len()));
+        let bits = three
+            .iter()
+            .fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte))
+            << (8 * (3 - three.len()));
         for place in 0..4 {
             let digit = DIGITS[bits >> (18 - 6 * place) & 63];
-            text.push(if place <= three.len() { char::from(digit) } else { '=' });
+            text.push(if place <= three.len() {
+                char::from(digit)
+            } else {
+                '='
+            });
         }
     }
     text
@@ -80,9 +88,14 @@ mod tests {
         check(b"a\xffb", "Yf9i", "base64");
         check(b"\xfb\xf0caf\xe9", "+/BjYWbp", "base64");
         // The vectors of RFC 4648.
-        for (bytes, text) in
-            [("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")]
-        {
+        for (bytes, text) in [
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
     }
@@ -91,7 +104,13 @@ mod tests {
     fn a_message_shows_the_begin_in_one_line() {
         assert_eq!(short("a\tb\u{1b}[2Jé".as_bytes()), "a\\tb\\u{1b}[2Jé");
         assert_eq!(short(&[b'x'; 1000]), "x".repeat(1000));
-        assert_eq!(short(&[b'x'; 2005]), format!("{}... (2005 bytes)", "x".repeat(1000)));
-        assert_eq!(short(&[b'x'; 16 << 20]), format!("{}... (16777216 bytes)", "x".repeat(1000)));
+        assert_eq!(
+            short(&[b'x'; 2005]),
+            format!("{}... (2005 bytes)", "x".repeat(1000))
+        );
+        assert_eq!(
+            short(&[b'x'; 16 << 20]),
+            format!("{}... (16777216 bytes)", "x".repeat(1000))
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! How much of its state a guest gets at once: an answer is made in the host's memory before the guest has any of it.
+//! How much of its state a guest gets at once: an answer is made in the host's memory before the
+//! guest has any of it.
 
 use streamrt_types::{Error, Result, code};
 
-/// Bytes of one answer of `get-many`: a guest that asks for the same large list again and again would make any number of them.
+/// Bytes of one answer of `get-many`: a guest that asks for the same large list again and again
+/// would make any number of them.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// What an element or an entry costs beside its bytes while an answer is made.
@@ -19,15 +21,25 @@ pub(crate) struct Room {
 
 impl Room {
     pub fn new(number: u32) -> Room {
-        Room { number, bytes_left: ANSWER_BYTES_MAX }
+        Room {
+            number,
+            bytes_left: ANSWER_BYTES_MAX,
+        }
     }
 
     /// # Errors
     /// `UserCode` if so many elements of so many bytes together do not fit any more.
     pub fn take(&mut self, n: usize, n_bytes: usize) -> Result<()> {
-        let message =
-            || format!("state {} is asked for more than {} MiB at once; ask for fewer slots", self.number, ANSWER_BYTES_MAX >> 20);
-        let left = self.bytes_left.checked_sub(n_bytes.saturating_add(n.saturating_mul(ELEMENT_BYTES)));
+        let message = || {
+            format!(
+                "state {} is asked for more than {} MiB at once; ask for fewer slots",
+                self.number,
+                ANSWER_BYTES_MAX >> 20
+            )
+        };
+        let left = self
+            .bytes_left
+            .checked_sub(n_bytes.saturating_add(n.saturating_mul(ELEMENT_BYTES)));
         self.bytes_left = left.ok_or_else(|| Error::new(code::OUTPUT_LIMIT, message()))?;
         Ok(())
     }
@@ -47,14 +59,19 @@ mod tests {
 
     /// Broadcast state from numbers to bytes, as a call sees it.
     fn broadcast() -> CallStates {
-        let descriptor =
-            r#"{"name": "m", "kind": "broadcast", "key": [{"name": "k", "type": "i64"}], "value": [{"name": "v", "type": "binary"}]}"#;
+        let descriptor = r#"{"name": "m", "kind": "broadcast", "key": [{"name": "k", "type": "i64"}], "value": [{"name": "v", "type": "binary"}]}"#;
         let descriptor: StateDescriptor = serde_json::from_str(descriptor).unwrap();
-        CallStates::new(States::new(&[descriptor], KeyKind::Fixed, KeyGroupRange::all(1), 1), KeyKind::Fixed)
+        CallStates::new(
+            States::new(&[descriptor], KeyKind::Fixed, KeyGroupRange::all(1), 1),
+            KeyKind::Fixed,
+        )
     }
 
     fn entry(key: i64, value: &[u8]) -> RecordBatch {
-        let (keys, values) = (Arc::new(Int64Array::from(vec![key])), Arc::new(BinaryArray::from(vec![value])));
+        let (keys, values) = (
+            Arc::new(Int64Array::from(vec![key])),
+            Arc::new(BinaryArray::from(vec![value])),
+        );
         RecordBatch::try_from_iter([("k", keys as _), ("v", values as _)]).unwrap()
     }
 
@@ -63,13 +80,19 @@ mod tests {
         let mut states = broadcast();
         let value = vec![1; SCAN_BYTES / 2];
         for key in 0..5 {
-            states.put(0, &[0], &[action::SET], &entry(key, &value)).unwrap();
+            states
+                .put(0, &[0], &[action::SET], &entry(key, &value))
+                .unwrap();
         }
         let writes = std::mem::take(&mut states.writes);
-        states.states.apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
+        states
+            .states
+            .apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
         // Those that the call has taken away are looked at as well.
         for key in 2..4 {
-            states.put(0, &[0], &[action::CLEAR], &entry(key, &[])).unwrap();
+            states
+                .put(0, &[0], &[action::CLEAR], &entry(key, &[]))
+                .unwrap();
         }
         let (mut after, mut pages) = (Vec::new(), Vec::new());
         loop {

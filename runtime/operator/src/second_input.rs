@@ -1,14 +1,20 @@
-//! The second input of a broadcast-process function: rows that every subtask gets, and that may write broadcast state.
+//! The second input of a broadcast-process function: rows that every subtask gets, and that may
+//! write broadcast state.
 //!
-//! 1. A batch is cut where its marks stand. 2. The rows between two marks go in calls without a key, timers or marks.
-//! 3. Each mark is a watermark of the operator, which fires its timers as one of the first input does.
+//! 1. A batch is cut where its marks stand. 2. The rows between two marks go in calls without a
+//!    key, timers or marks.
+//! 3. Each mark is a watermark of the operator, which fires its timers as one of the first input
+//!    does.
 //!
-//! Invariant: timers and state by key do not come back from such a call; a function that sends them is refused.
+//! Invariant: timers and state by key do not come back from such a call; a function that sends them
+//! is refused.
 //!
 //! # Source
 //! Flink's `CoBroadcastWithKeyedOperator` and `CoBroadcastWithNonKeyedOperator`.
 
-use crate::function::{Call, ClockIn, Failure, FunctionChain, Invocation, Outcome, RowsIn, StateAccess};
+use crate::function::{
+    Call, ClockIn, Failure, FunctionChain, Invocation, Outcome, RowsIn, StateAccess,
+};
 use crate::isolate::{Isolation, Suspect, Work};
 use crate::operator::Output;
 use crate::ports::{CallLimits, Events, Ports};
@@ -45,15 +51,24 @@ pub(crate) enum Part {
 
 impl SecondInput {
     /// # Errors
-    /// `Invalid` if the function reads a column that is not there, or an output needs the columns of the first input.
+    /// `Invalid` if the function reads a column that is not there, or an output needs the columns
+    /// of the first input.
     pub(crate) fn new(functions: &[Function], input: &SchemaRef) -> Result<SecondInput> {
-        let first = functions.first().ok_or_else(|| Error::internal("a chain has at least one function"))?;
+        let first = functions
+            .first()
+            .ok_or_else(|| Error::internal("a chain has at least one function"))?;
         let replaces = |columns: &OutputColumns| matches!(columns, OutputColumns::Replace { .. });
         if !first.outputs.iter().all(|port| replaces(&port.columns)) {
-            let message = format!("function `{}` has two inputs, so its outputs must replace the columns", first.name);
+            let message = format!(
+                "function `{}` has two inputs, so its outputs must replace the columns",
+                first.name
+            );
             return Err(Error::new(code::INVALID_JOB, message));
         }
-        let of_second = Function { input: first.second_input.clone(), ..first.clone() };
+        let of_second = Function {
+            input: first.second_input.clone(),
+            ..first.clone()
+        };
         Ok(SecondInput {
             ports: Ports::new(functions, input)?,
             projection: Projection::new(&of_second, input)?,
@@ -65,8 +80,20 @@ impl SecondInput {
     ///
     /// # Errors
     /// What the poison policy does not swallow.
-    pub(crate) fn run<'a>(&'a self, rows: &'a Batch, lent: Lent<'a>, isolation: &Isolation, output: &'a mut dyn Output) -> Result<()> {
-        let mut work = Rows { side: self, lent, batch: rows, pending: Vec::new(), output };
+    pub(crate) fn run<'a>(
+        &'a self,
+        rows: &'a Batch,
+        lent: Lent<'a>,
+        isolation: &Isolation,
+        output: &'a mut dyn Output,
+    ) -> Result<()> {
+        let mut work = Rows {
+            side: self,
+            lent,
+            batch: rows,
+            pending: Vec::new(),
+            output,
+        };
         isolation.run(&mut work, Piece::whole(rows))
     }
 }
@@ -102,11 +129,20 @@ impl Rows<'_> {
         let (side, lent) = (self.side, &mut self.lent);
         let columns = side.projection.apply(&input.columns)?;
         let times = if side.timed { input.times() } else { None };
-        let clock = ClockIn { watermark: lent.watermark, bound: lent.watermark, processing_time: lent.now_ms };
+        let clock = ClockIn {
+            watermark: lent.watermark,
+            bound: lent.watermark,
+            processing_time: lent.now_ms,
+        };
         lent.chain.invoke(
             Invocation {
                 call: Call::SecondInput,
-                rows: Some(RowsIn { columns: &columns, times, marks: &[], slots: None }),
+                rows: Some(RowsIn {
+                    columns: &columns,
+                    times,
+                    marks: &[],
+                    slots: None,
+                }),
                 slots: None,
                 states: Vec::new(),
                 timers: &[],
@@ -138,13 +174,28 @@ impl Work for Rows<'_> {
         // Taken after a failure as well: that is the rollback.
         let writes = std::mem::take(&mut held.writes);
         let outcome = outcome?;
-        if !outcome.timers.is_empty() || outcome.states.iter().any(|state| state.values.num_rows() > 0) {
-            return Err(Error::new(code::BAD_OUTPUT, "timers or state by key came back for broadcast rows, which have no key").into());
+        if !outcome.timers.is_empty()
+            || outcome
+                .states
+                .iter()
+                .any(|state| state.values.num_rows() > 0)
+        {
+            return Err(Error::new(
+                code::BAD_OUTPUT,
+                "timers or state by key came back for broadcast rows, which have no key",
+            )
+            .into());
         }
         let joined_bytes_max = self.lent.limits.output_bytes;
-        let events = Events { input: &input, marks: &[], timers: &[], joined_bytes_max };
+        let events = Events {
+            input: &input,
+            marks: &[],
+            timers: &[],
+            joined_bytes_max,
+        };
         self.pending = self.side.ports.assemble(outcome.rows, &events)?;
-        held.states.apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
+        held.states
+            .apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
         Ok(input.n_bytes() + bytes_of(&self.pending))
     }
 

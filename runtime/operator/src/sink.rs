@@ -1,7 +1,8 @@
 //! The contract of a native sink, and the operator that drives one.
 //!
-//! What a sink writes between two checkpoints is a transaction: `begin`, `write`, `pre_commit` at the barrier, `commit` when the checkpoint
-//! is published. A job without checkpoints has one transaction, which is committed at its end.
+//! What a sink writes between two checkpoints is a transaction: `begin`, `write`, `pre_commit` at
+//! the barrier, `commit` when the checkpoint is published. A job without checkpoints has one
+//! transaction, which is committed at its end.
 //!
 //! # Source
 //! Flink's `TwoPhaseCommitSinkFunction`.
@@ -13,21 +14,23 @@ use std::sync::atomic::Ordering;
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Error, Result, Watermark, failpoint};
 
-/// One subtask's writer. A sink whose system has no transactions writes at once, and gives nothing to commit.
+/// One subtask's writer. A sink whose system has no transactions writes at once, and gives nothing
+/// to commit.
 pub trait Sink: Send {
     fn open(&mut self, _context: &OperatorContext) -> Result<()> {
         Ok(())
     }
 
-    /// Begins a transaction under a name that no other one has, ever: made of letters, digits, `-`, `_`, `.` and `%`.
+    /// Begins a transaction under a name that no other one has, ever: made of letters, digits, `-`,
+    /// `_`, `.` and `%`.
     fn begin(&mut self, _transaction: &str) -> Result<()> {
         Ok(())
     }
 
     fn write(&mut self, batch: &Batch) -> Result<()>;
 
-    /// Ends the transaction: what was written is durable and can be committed by whoever has the answer, also after a crash. `None` if there
-    /// is nothing to commit.
+    /// Ends the transaction: what was written is durable and can be committed by whoever has the
+    /// answer, also after a crash. `None` if there is nothing to commit.
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>>;
 
     /// Makes a transaction visible. Doing it again is no error.
@@ -52,7 +55,16 @@ pub trait Sink: Send {
 /// The beginning of the names of all transactions of a sink.
 pub fn transaction_prefix(job: &str, uid: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let encode = |c: char| if plain(c) { c.to_string() } else { c.to_string().bytes().map(|byte| format!("%{byte:02x}")).collect() };
+    let encode = |c: char| {
+        if plain(c) {
+            c.to_string()
+        } else {
+            c.to_string()
+                .bytes()
+                .map(|byte| format!("%{byte:02x}"))
+                .collect()
+        }
+    };
     format!("{}-{job}-", uid.chars().map(encode).collect::<String>())
 }
 
@@ -119,7 +131,11 @@ impl Operator for SinkOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         (self.metrics, self.uid) = (context.metrics.clone(), context.uid.clone());
         self.checkpointed = context.configuration.checkpoint_interval_ms.is_some();
-        self.name = subtask_prefix(&transaction_prefix(&context.job, &context.uid), context.generation, context.subtask);
+        self.name = subtask_prefix(
+            &transaction_prefix(&context.job, &context.uid),
+            context.generation,
+            context.subtask,
+        );
         self.sink.open(context).map_err(at(&self.uid))?;
         self.begin()
     }
@@ -158,11 +174,17 @@ impl Operator for SinkOperator {
 
     fn snapshot(&mut self, checkpoint: u64) -> Result<OperatorSnapshot> {
         let committable = self.pre_commit()?;
-        self.pending.extend(committable.map(|committable| (checkpoint, committable)));
+        self.pending
+            .extend(committable.map(|committable| (checkpoint, committable)));
         self.begin()?;
         let items = self.pending.values().cloned().collect();
         Ok(OperatorSnapshot {
-            lists: vec![ListSnapshot { name: COMMITTABLES.into(), mode: ListMode::Union, types: serde_json::Value::Null, items }],
+            lists: vec![ListSnapshot {
+                name: COMMITTABLES.into(),
+                mode: ListMode::Union,
+                types: serde_json::Value::Null,
+                items,
+            }],
             ..Default::default()
         })
     }
@@ -177,7 +199,10 @@ impl Operator for SinkOperator {
     fn checkpoint_complete(&mut self, checkpoint: u64) -> Result<()> {
         let later = self.pending.split_off(&(checkpoint + 1));
         let due = std::mem::replace(&mut self.pending, later);
-        due.values().map(|committable| commit(self.sink.as_mut(), committable)).fold(Ok(()), Result::and).map_err(at(&self.uid))
+        due.values()
+            .map(|committable| commit(self.sink.as_mut(), committable))
+            .fold(Ok(()), Result::and)
+            .map_err(at(&self.uid))
     }
 
     fn awaits_checkpoint(&self) -> bool {
@@ -185,7 +210,11 @@ impl Operator for SinkOperator {
     }
 
     fn close(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.open) { self.sink.abort().map_err(at(&self.uid)) } else { Ok(()) }
+        if std::mem::take(&mut self.open) {
+            self.sink.abort().map_err(at(&self.uid))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -202,8 +231,14 @@ fn commit(sink: &mut dyn Sink, committable: &[u8]) -> Result<()> {
 
 /// Some columns of a batch, with where they come from, for reports. A sink looks at no times.
 fn project(batch: &Batch, columns: &[usize]) -> Result<Batch> {
-    let projected = batch.columns.project(columns).map_err(|e| Error::internal("the columns of a sink are there").with_source(e))?;
-    Ok(Batch { origin: batch.origin.clone(), ..Batch::new(projected) })
+    let projected = batch
+        .columns
+        .project(columns)
+        .map_err(|e| Error::internal("the columns of a sink are there").with_source(e))?;
+    Ok(Batch {
+        origin: batch.origin.clone(),
+        ..Batch::new(projected)
+    })
 }
 
 #[cfg(test)]
@@ -230,7 +265,13 @@ mod tests {
         }
 
         fn write(&mut self, batch: &Batch) -> Result<()> {
-            let names: Vec<&str> = batch.columns.schema_ref().fields().iter().map(|f| f.name().as_str()).collect();
+            let names: Vec<&str> = batch
+                .columns
+                .schema_ref()
+                .fields()
+                .iter()
+                .map(|f| f.name().as_str())
+                .collect();
             self.log(names.join(","));
             Ok(())
         }
@@ -265,13 +306,24 @@ mod tests {
         }
         harness.operator.close().unwrap();
         assert_eq!(*seen.0.lock().unwrap(), expected);
-        assert_eq!(harness.context.metrics.records_in.load(Ordering::Relaxed), 1);
+        assert_eq!(
+            harness.context.metrics.records_in.load(Ordering::Relaxed),
+            1
+        );
     }
 
     #[test]
     fn a_sink_gets_the_visible_columns_and_is_committed_or_withdrawn() {
-        check(None, true, &["begin op-job-1-0-0", "a,key", "pre-commit", "commit 3"]);
-        check(Some(vec![0]), true, &["begin op-job-1-0-0", "a", "pre-commit", "commit 3"]);
+        check(
+            None,
+            true,
+            &["begin op-job-1-0-0", "a,key", "pre-commit", "commit 3"],
+        );
+        check(
+            Some(vec![0]),
+            true,
+            &["begin op-job-1-0-0", "a", "pre-commit", "commit 3"],
+        );
         check(None, false, &["begin op-job-1-0-0", "a,key", "abort"]);
     }
 
@@ -293,7 +345,14 @@ mod tests {
         harness.batches(&rows(), 1).unwrap();
         harness.end_of_input().unwrap();
         assert!(harness.operator.awaits_checkpoint());
-        let commits: Vec<String> = seen.0.lock().unwrap().iter().filter(|line| line.starts_with("commit")).cloned().collect();
+        let commits: Vec<String> = seen
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| line.starts_with("commit"))
+            .cloned()
+            .collect();
         assert_eq!(commits, ["commit 2", "commit 4", "commit 7"]);
     }
 

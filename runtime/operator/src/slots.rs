@@ -1,7 +1,8 @@
 //! The slots of a call: its distinct keys, numbered.
 //!
-//! Invariant: a slot's number is its key's place in `keys`; keys are in order of first appearance, or sorted where timers fire, so that
-//! timers of one time fire in an order that does not depend on how rows were batched.
+//! Invariant: a slot's number is its key's place in `keys`; keys are in order of first appearance,
+//! or sorted where timers fire, so that timers of one time fire in an order that does not depend on
+//! how rows were batched.
 
 use crate::timers::{Timer, TimerKey};
 use streamrt_state::{KeyBuffer, KeyKind, Keys};
@@ -22,7 +23,12 @@ const SPREAD: u32 = 0x9e37_79b9;
 
 impl Slots {
     pub(crate) fn new(kind: KeyKind) -> Slots {
-        Slots { keys: KeyBuffer::new(kind), of_rows: Vec::new(), of_timers: Vec::new(), index: Vec::new() }
+        Slots {
+            keys: KeyBuffer::new(kind),
+            of_rows: Vec::new(),
+            of_timers: Vec::new(),
+            index: Vec::new(),
+        }
     }
 
     /// Numbers the keys of rows and of timers.
@@ -30,7 +36,9 @@ impl Slots {
         self.keys.clear();
         self.of_rows.clear();
         self.of_timers.clear();
-        let capacity = ((hashes.len() + timers.len()) * 2).next_power_of_two().max(2);
+        let capacity = ((hashes.len() + timers.len()) * 2)
+            .next_power_of_two()
+            .max(2);
         self.index.clear();
         self.index.resize(capacity, 0);
         for (row, &hash) in hashes.iter().enumerate() {
@@ -41,7 +49,14 @@ impl Slots {
             let hash = timer.key.hash();
             let slot = match &timer.key {
                 TimerKey::Fixed(key) => self.slot(hash, Keys::Fixed(&[*key]), 0),
-                TimerKey::Bytes(bytes) => self.slot(hash, Keys::Bytes { bytes, offsets: &[0, bytes.len() as u32] }, 0),
+                TimerKey::Bytes(bytes) => self.slot(
+                    hash,
+                    Keys::Bytes {
+                        bytes,
+                        offsets: &[0, bytes.len() as u32],
+                    },
+                    0,
+                ),
             };
             self.of_timers.push(slot);
         }
@@ -54,7 +69,11 @@ impl Slots {
         loop {
             match self.index[at] {
                 0 => break,
-                slot if self.keys.hashes()[slot as usize - 1] == hash && self.keys.equals(slot as usize - 1, keys, row) => return slot - 1,
+                slot if self.keys.hashes()[slot as usize - 1] == hash
+                    && self.keys.equals(slot as usize - 1, keys, row) =>
+                {
+                    return slot - 1;
+                }
                 _ => at = (at + 1) & mask,
             }
         }
@@ -71,7 +90,9 @@ impl Slots {
         match keys.keys() {
             Keys::Fixed(words) => order.sort_unstable_by_key(|slot| words[rank(slot)]),
             Keys::Bytes { bytes, offsets } => {
-                order.sort_unstable_by_key(|slot| &bytes[offsets[rank(slot)] as usize..offsets[rank(slot) + 1] as usize]);
+                order.sort_unstable_by_key(|slot| {
+                    &bytes[offsets[rank(slot)] as usize..offsets[rank(slot) + 1] as usize]
+                });
             }
         }
         let mut sorted = KeyBuffer::new(keys.keys().kind());
@@ -81,7 +102,10 @@ impl Slots {
             sorted.push(keys.hashes()[slot as usize], keys.keys(), slot as usize);
         }
         self.keys = sorted;
-        self.of_rows.iter_mut().chain(&mut self.of_timers).for_each(|slot| *slot = new_number[*slot as usize]);
+        self.of_rows
+            .iter_mut()
+            .chain(&mut self.of_timers)
+            .for_each(|slot| *slot = new_number[*slot as usize]);
     }
 
     /// The key of a slot, for a timer.
@@ -100,17 +124,37 @@ mod tests {
     use streamrt_types::murmur3_32;
 
     fn check(rows: &[u64], timers: &[u64]) {
-        let hashes: Vec<u32> = rows.iter().map(|key| murmur3_32(&key.to_le_bytes())).collect();
-        let timers: Vec<Timer> = timers.iter().map(|&key| Timer { time: 0, key: TimerKey::Fixed(key) }).collect();
+        let hashes: Vec<u32> = rows
+            .iter()
+            .map(|key| murmur3_32(&key.to_le_bytes()))
+            .collect();
+        let timers: Vec<Timer> = timers
+            .iter()
+            .map(|&key| Timer {
+                time: 0,
+                key: TimerKey::Fixed(key),
+            })
+            .collect();
         let mut slots = Slots::new(KeyKind::Fixed);
         slots.assign(&hashes, Keys::Fixed(rows), &timers);
         for sorted in [false, true] {
             if sorted {
                 slots.sort();
             }
-            let Keys::Fixed(keys) = slots.keys.keys() else { panic!("keys stay of their kind") };
-            assert!(rows.iter().zip(&slots.of_rows).all(|(key, &slot)| keys[slot as usize] == *key));
-            assert!(timers.iter().zip(&slots.of_timers).all(|(timer, &slot)| TimerKey::Fixed(keys[slot as usize]) == timer.key));
+            let Keys::Fixed(keys) = slots.keys.keys() else {
+                panic!("keys stay of their kind")
+            };
+            assert!(
+                rows.iter()
+                    .zip(&slots.of_rows)
+                    .all(|(key, &slot)| keys[slot as usize] == *key)
+            );
+            assert!(
+                timers
+                    .iter()
+                    .zip(&slots.of_timers)
+                    .all(|(timer, &slot)| TimerKey::Fixed(keys[slot as usize]) == timer.key)
+            );
             let mut distinct = keys.to_vec();
             distinct.sort_unstable();
             assert!(!sorted || distinct == keys);

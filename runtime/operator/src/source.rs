@@ -1,7 +1,8 @@
 //! The contract of a source: an enumerator finds splits, readers read them.
 //!
-//! The enumerator is an operator of parallelism 1 in front of the readers; a split travels to its reader as a row, so that later
-//! on barriers order its assignment. The first listing ends before any split is read. Rows of one split keep their order.
+//! The enumerator is an operator of parallelism 1 in front of the readers; a split travels to its
+//! reader as a row, so that later on barriers order its assignment. The first listing ends before
+//! any split is read. Rows of one split keep their order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,9 @@ use streamrt_types::{Batch, Code, Result, Watermark, code};
 /// A part of the input that one reader reads from begin to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// Unique in the source when an enumerator gives it. The task then gives it one that is unique in the job, in the order of discovery: rows
-    /// of several sources may meet before watermarks are made.
+    /// Unique in the source when an enumerator gives it. The task then gives it one that is unique
+    /// in the job, in the order of discovery: rows of several sources may meet before watermarks
+    /// are made.
     pub number: u64,
     /// For people, for example a path; positions in reports stand behind it.
     pub name: Arc<str>,
@@ -19,11 +21,13 @@ pub struct Split {
     pub detail: String,
 }
 
-/// What happens to the splits of a reader. Watermark generators go by it: a known split that has not begun holds the watermark,
-/// a finished one leaves the minimum, and one whose turn it is not is silent without being idle.
+/// What happens to the splits of a reader. Watermark generators go by it: a known split that has
+/// not begun holds the watermark, a finished one leaves the minimum, and one whose turn it is not
+/// is silent without being idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SplitEvent {
-    /// A reader is at the head of this chain, and its status says whether splits may come. It tells this first.
+    /// A reader is at the head of this chain, and its status says whether splits may come. It tells
+    /// this first.
     Reader,
     /// Assigned to this subtask, not begun yet.
     Known {
@@ -54,7 +58,10 @@ pub struct SplitTime {
 impl SplitTime {
     /// Of two generators for the same split.
     pub fn min(self, other: SplitTime) -> SplitTime {
-        SplitTime { watermark: self.watermark.min(other.watermark), idle: self.idle && other.idle }
+        SplitTime {
+            watermark: self.watermark.min(other.watermark),
+            idle: self.idle && other.idle,
+        }
     }
 }
 
@@ -74,17 +81,20 @@ pub trait Source: Send + Sync {
     /// Whether the source ends by itself.
     fn bounded(&self) -> bool;
 
-    /// Whether its splits stay open, like the partitions of a log: without event time they are read in turn instead of one after the other,
-    /// and none is closed to be opened again at its position. Default false.
+    /// Whether its splits stay open, like the partitions of a log: without event time they are read
+    /// in turn instead of one after the other, and none is closed to be opened again at its
+    /// position. Default false.
     fn stays_open(&self) -> bool {
         false
     }
 
-    /// `restored` is what [`SplitEnumerator::snapshot`] gave: splits that were found before are not found again.
+    /// `restored` is what [`SplitEnumerator::snapshot`] gave: splits that were found before are not
+    /// found again.
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>>;
 
-    /// Refuses a split of a snapshot that no enumerator of this source would give: who wrote the snapshot may not say what is read. Whether it is
-    /// still there is no matter. Default: any is taken, because splits name nothing outside.
+    /// Refuses a split of a snapshot that no enumerator of this source would give: who wrote the
+    /// snapshot may not say what is read. Whether it is still there is no matter. Default: any is
+    /// taken, because splits name nothing outside.
     ///
     /// # Errors
     /// `Invalid` (S7013), `Data` if it cannot be read.
@@ -92,9 +102,10 @@ pub trait Source: Send + Sync {
         Ok(())
     }
 
-    /// Opens a split; at `position`, what [`SplitReader::position`] gave, else at its begin. The reader's batches have the source's schema
-    /// and an [`streamrt_types::Origin`]; times and marks come later. Splits are also closed and opened again while the job runs, unless they
-    /// stay open: many are read side by side.
+    /// Opens a split; at `position`, what [`SplitReader::position`] gave, else at its begin. The
+    /// reader's batches have the source's schema and an [`streamrt_types::Origin`]; times and marks
+    /// come later. Splits are also closed and opened again while the job runs, unless they stay
+    /// open: many are read side by side.
     ///
     /// # Errors
     /// `Unavailable` if the split is not there, `Data` if it has no such position any more.
@@ -122,30 +133,34 @@ pub enum ReaderPoll {
 }
 
 pub trait SplitReader: Send {
-    /// Reads up to `rows` rows, fewer if the input runs dry or the first of them is as old as `timeout`. Blocks for at most 10 ms on a
-    /// network that is silent; a file may block as disks do.
+    /// Reads up to `rows` rows, fewer if the input runs dry or the first of them is as old as
+    /// `timeout`. Blocks for at most 10 ms on a network that is silent; a file may block as disks
+    /// do.
     ///
     /// # Errors
-    /// A record that the format refuses is not an error of this call: the reader returns the rows before it and reports it through
-    /// [`SplitReader::take_poison`].
+    /// A record that the format refuses is not an error of this call: the reader returns the rows
+    /// before it and reports it through [`SplitReader::take_poison`].
     fn poll(&mut self, rows: usize, timeout: Duration) -> Result<ReaderPoll>;
 
-    /// Where the next call of `poll` goes on, in the connector's words; JSON. Rows that were returned lie before it, all others behind.
+    /// Where the next call of `poll` goes on, in the connector's words; JSON. Rows that were
+    /// returned lie before it, all others behind.
     fn position(&self) -> String;
 
-    /// Bytes of memory that the reader holds, about: those that hold the most are closed first. Default 0.
+    /// Bytes of memory that the reader holds, about: those that hold the most are closed first.
+    /// Default 0.
     fn held_bytes(&self) -> usize {
         0
     }
 
-    /// What it costs to open a reader at the position of this one, beyond what opening one at the begin costs: the bytes, or the rows, that
-    /// are read once more. A split that was closed and opened again is read until it has come twice as far. Default 0.
+    /// What it costs to open a reader at the position of this one, beyond what opening one at the
+    /// begin costs: the bytes, or the rows, that are read once more. A split that was closed and
+    /// opened again is read until it has come twice as far. Default 0.
     fn way_back(&self) -> u64 {
         0
     }
 
-    /// A checkpoint is published that has `position`, which this reader gave: no run begins before it any more. For systems that keep
-    /// offsets of their own. Called for splits that stay open.
+    /// A checkpoint is published that has `position`, which this reader gave: no run begins before
+    /// it any more. For systems that keep offsets of their own. Called for splits that stay open.
     ///
     /// # Errors
     /// What ends the task.
@@ -153,15 +168,18 @@ pub trait SplitReader: Send {
         Ok(())
     }
 
-    /// Says that a record too long for memory is to be reported as refused, and no error of `poll`. Called before the first `poll`, under the
-    /// poison policy `skip`: under another one nobody wants to wait for the end of such a record.
+    /// Says that a record too long for memory is to be reported as refused, and no error of `poll`.
+    /// Called before the first `poll`, under the poison policy `skip`: under another one nobody
+    /// wants to wait for the end of such a record.
     fn skip_long_records(&mut self) {}
 
-    /// Says that a batch is to be closed with the row by which it has so many bytes. Called before the first `poll`. A reader that cannot tell
-    /// beforehand is asked for as many rows as the last batches let expect.
+    /// Says that a batch is to be closed with the row by which it has so many bytes. Called before
+    /// the first `poll`. A reader that cannot tell beforehand is asked for as many rows as the last
+    /// batches let expect.
     fn limit_bytes(&mut self, _batch_bytes: usize) {}
 
-    /// The records that the format refused since the last call, oldest first: (position, the raw record, the reason).
+    /// The records that the format refused since the last call, oldest first: (position, the raw
+    /// record, the reason).
     ///
     /// Under the policy `fail` the task ends with the first one.
     fn take_poison(&mut self) -> Vec<PoisonLine> {
@@ -178,18 +196,30 @@ pub struct PoisonLine {
     pub record: Vec<u8>,
     /// For example: column `temperature` is `warm`, but it must be a number.
     pub reason: String,
-    /// `BAD_RECORD`, and `BAD_FILE` if the split ends here, for what meets the poison policy; `PASSED_OVER` for what is only reported.
+    /// `BAD_RECORD`, and `BAD_FILE` if the split ends here, for what meets the poison policy;
+    /// `PASSED_OVER` for what is only reported.
     pub code: Code,
 }
 
 impl PoisonLine {
     /// A record that meets the poison policy.
     pub fn refused(position: u64, record: Vec<u8>, reason: String) -> PoisonLine {
-        PoisonLine { position, record, reason, code: code::BAD_RECORD }
+        PoisonLine {
+            position,
+            record,
+            reason,
+            code: code::BAD_RECORD,
+        }
     }
 
-    /// Input that is not read because the source's options say so; the job goes on under any policy.
+    /// Input that is not read because the source's options say so; the job goes on under any
+    /// policy.
     pub fn passed_over(reason: impl Into<String>) -> PoisonLine {
-        PoisonLine { position: 0, record: Vec::new(), reason: reason.into(), code: code::PASSED_OVER }
+        PoisonLine {
+            position: 0,
+            record: Vec::new(),
+            reason: reason.into(),
+            code: code::PASSED_OVER,
+        }
     }
 }

@@ -1,10 +1,13 @@
-//! The states of a function: value state as columns for the slots of a call, list and map state through [`StateAccess`].
+//! The states of a function: value state as columns for the slots of a call, list and map state
+//! through [`StateAccess`].
 //!
-//! Reducing and aggregating state is value state here: the accumulator travels with the call, and the SDK folds.
+//! Reducing and aggregating state is value state here: the accumulator travels with the call, and
+//! the SDK folds.
 //!
-//! Invariant: during a call nothing changes but a [`Writes`], which holds back what the call writes to lists and maps, and is read
-//! first, so that a call sees its own writes. `apply` makes it the state; dropping it rolls back. A call is one moment: what is expired
-//! when it begins is expired for all of it, and what is not, is not.
+//! Invariant: during a call nothing changes but a [`Writes`], which holds back what the call writes
+//! to lists and maps, and is read first, so that a call sees its own writes. `apply` makes it the
+//! state; dropping it rolls back. A call is one moment: what is expired when it begins is expired
+//! for all of it, and what is not, is not.
 
 mod size;
 
@@ -19,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use streamrt_state::{
-    EncodedRows, EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState, OperatorState, Resident, RowCodec, Ttl,
-    ValueState,
+    EncodedRows, EntryId, KeyBuffer, KeyKind, KeyedSnapshot, ListSnapshot, ListState, MapState,
+    OperatorState, Resident, RowCodec, Ttl, ValueState,
 };
 use streamrt_types::state_types::state_types;
 use streamrt_types::{Error, KeyGroupRange, Result, code};
@@ -49,7 +52,10 @@ enum State {
 }
 
 fn too_much(bytes_max: usize) -> Error {
-    Error::new(code::MEMORY_LIMIT, format!("the state of the keys of one call has more than {bytes_max} bytes"))
+    Error::new(
+        code::MEMORY_LIMIT,
+        format!("the state of the keys of one call has more than {bytes_max} bytes"),
+    )
 }
 
 fn bad_output(message: impl Into<String>) -> Error {
@@ -57,28 +63,57 @@ fn bad_output(message: impl Into<String>) -> Error {
 }
 
 impl States {
-    pub(crate) fn new(descriptors: &[StateDescriptor], kind: KeyKind, key_groups: KeyGroupRange, max_parallelism: u32) -> States {
+    pub(crate) fn new(
+        descriptors: &[StateDescriptor],
+        kind: KeyKind,
+        key_groups: KeyGroupRange,
+        max_parallelism: u32,
+    ) -> States {
         let open = |descriptor: &StateDescriptor| {
             let (key, value, ttl) = (&descriptor.key, &descriptor.value, Ttl::of(descriptor));
             match descriptor.kind {
-                StateKind::Value | StateKind::Reducing | StateKind::Aggregating => {
-                    State::Value { state: ValueState::new(value, kind, key_groups, max_parallelism, ttl), entries: Vec::new() }
+                StateKind::Value | StateKind::Reducing | StateKind::Aggregating => State::Value {
+                    state: ValueState::new(value, kind, key_groups, max_parallelism, ttl),
+                    entries: Vec::new(),
+                },
+                StateKind::List => State::List(ListState::new(
+                    value,
+                    kind,
+                    key_groups,
+                    max_parallelism,
+                    ttl,
+                )),
+                StateKind::Map => State::Map(MapState::new(
+                    key,
+                    value,
+                    kind,
+                    key_groups,
+                    max_parallelism,
+                    ttl,
+                )),
+                StateKind::OperatorList | StateKind::UnionList => {
+                    State::Items(ItemList::new(descriptor))
                 }
-                StateKind::List => State::List(ListState::new(value, kind, key_groups, max_parallelism, ttl)),
-                StateKind::Map => State::Map(MapState::new(key, value, kind, key_groups, max_parallelism, ttl)),
-                StateKind::OperatorList | StateKind::UnionList => State::Items(ItemList::new(descriptor)),
                 StateKind::Broadcast => State::Broadcast(BroadcastMap::new(descriptor)),
             }
         };
-        States { states: descriptors.iter().map(open).collect() }
+        States {
+            states: descriptors.iter().map(open).collect(),
+        }
     }
 
     /// Puts every state on the operator's disk, if it has one. `key` says what the keys are.
     ///
     /// # Errors
     /// As [`OperatorContext::tier`].
-    pub(crate) fn attach(&mut self, descriptors: &[StateDescriptor], key: &Value, context: &OperatorContext) -> Result<()> {
-        let by_key = |(_, descriptor): &(&mut State, &StateDescriptor)| !descriptor.kind.is_operator_state();
+    pub(crate) fn attach(
+        &mut self,
+        descriptors: &[StateDescriptor],
+        key: &Value,
+        context: &OperatorContext,
+    ) -> Result<()> {
+        let by_key =
+            |(_, descriptor): &(&mut State, &StateDescriptor)| !descriptor.kind.is_operator_state();
         for (state, descriptor) in self.states.iter_mut().zip(descriptors).filter(by_key) {
             let tier = context.tier(&descriptor.name, &state_types(descriptor, key))?;
             match state {
@@ -101,7 +136,8 @@ impl States {
         });
     }
 
-    /// Looks at the next `n` entries of each state with a time to live, and takes the expired ones away.
+    /// Looks at the next `n` entries of each state with a time to live, and takes the expired ones
+    /// away.
     pub(crate) fn sweep(&mut self, n: usize) {
         self.states.iter_mut().for_each(|state| match state {
             State::Value { state, .. } => state.sweep(n),
@@ -112,7 +148,11 @@ impl States {
     }
 
     /// Freezes every state by key. `key` says what the keys are.
-    pub(crate) fn freeze(&mut self, descriptors: &[StateDescriptor], key: &Value) -> Vec<KeyedSnapshot> {
+    pub(crate) fn freeze(
+        &mut self,
+        descriptors: &[StateDescriptor],
+        key: &Value,
+    ) -> Vec<KeyedSnapshot> {
         let freeze = |(state, descriptor): (&mut State, &StateDescriptor)| {
             let entries: Box<dyn streamrt_state::Frozen> = match state {
                 State::Value { state, .. } => Box::new(state.freeze()),
@@ -120,9 +160,17 @@ impl States {
                 State::Map(state) => Box::new(state.freeze()),
                 State::Items(_) | State::Broadcast(_) => return None,
             };
-            Some(KeyedSnapshot { name: descriptor.name.clone(), types: state_types(descriptor, key), entries })
+            Some(KeyedSnapshot {
+                name: descriptor.name.clone(),
+                types: state_types(descriptor, key),
+                entries,
+            })
         };
-        self.states.iter_mut().zip(descriptors).filter_map(freeze).collect()
+        self.states
+            .iter_mut()
+            .zip(descriptors)
+            .filter_map(freeze)
+            .collect()
     }
 
     /// Freezes every operator state.
@@ -132,10 +180,15 @@ impl States {
             State::Broadcast(map) => map.freeze(descriptor),
             State::Value { .. } | State::List(_) | State::Map(_) => None,
         };
-        self.states.iter().zip(descriptors).filter_map(freeze).collect()
+        self.states
+            .iter()
+            .zip(descriptors)
+            .filter_map(freeze)
+            .collect()
     }
 
-    /// Takes every state back that a snapshot has. A state that has got a time to live since counts as accessed at `now_ms`.
+    /// Takes every state back that a snapshot has. A state that has got a time to live since counts
+    /// as accessed at `now_ms`.
     ///
     /// # Errors
     /// `Invalid` if a type has changed, `Data` if the bytes are damaged.
@@ -146,26 +199,43 @@ impl States {
         now_ms: i64,
         snapshot: &mut OperatorState,
     ) -> Result<()> {
-        self.states.iter_mut().zip(descriptors).try_for_each(|(state, descriptor)| {
-            let (name, types) = (&descriptor.name, state_types(descriptor, key));
-            let mut keyed = |each: &mut EachRestored<'_>| snapshot.keyed_with_time_to_live(name, &types, now_ms, each);
-            match state {
-                State::Value { state, .. } => keyed(&mut |hash, key, _, value| state.restore(hash, key, value)),
-                State::List(state) => keyed(&mut |hash, key, _, value| state.restore(hash, key, value)),
-                State::Map(state) => keyed(&mut |hash, key, sub, value| state.restore(hash, key, sub, value)),
-                State::Items(list) => list.restore(descriptor, snapshot),
-                State::Broadcast(map) => map.restore(descriptor, snapshot),
-            }
-        })
+        self.states
+            .iter_mut()
+            .zip(descriptors)
+            .try_for_each(|(state, descriptor)| {
+                let (name, types) = (&descriptor.name, state_types(descriptor, key));
+                let mut keyed = |each: &mut EachRestored<'_>| {
+                    snapshot.keyed_with_time_to_live(name, &types, now_ms, each)
+                };
+                match state {
+                    State::Value { state, .. } => {
+                        keyed(&mut |hash, key, _, value| state.restore(hash, key, value))
+                    }
+                    State::List(state) => {
+                        keyed(&mut |hash, key, _, value| state.restore(hash, key, value))
+                    }
+                    State::Map(state) => {
+                        keyed(&mut |hash, key, sub, value| state.restore(hash, key, sub, value))
+                    }
+                    State::Items(list) => list.restore(descriptor, snapshot),
+                    State::Broadcast(map) => map.restore(descriptor, snapshot),
+                }
+            })
     }
 
-    /// The value states of `keys`, one for each descriptor of such a kind. Lists and maps of these keys can be read afterwards.
+    /// The value states of `keys`, one for each descriptor of such a kind. Lists and maps of these
+    /// keys can be read afterwards.
     ///
     /// # Errors
-    /// `MEMORY_LIMIT` if one state of several keys has more than `bytes_max` bytes: fewer keys are to be tried. Those of the disk.
+    /// `MEMORY_LIMIT` if one state of several keys has more than `bytes_max` bytes: fewer keys are
+    /// to be tried. Those of the disk.
     pub(crate) fn values(&mut self, keys: &KeyBuffer, bytes_max: usize) -> Result<Vec<StateIn>> {
         let mut values = Vec::new();
-        let bytes_max = if keys.len() > 1 { bytes_max } else { usize::MAX };
+        let bytes_max = if keys.len() > 1 {
+            bytes_max
+        } else {
+            usize::MAX
+        };
         for (number, state) in self.states.iter_mut().enumerate() {
             match state {
                 State::Value { state, .. } => state.prepare(keys.hashes(), keys.keys())?,
@@ -178,34 +248,59 @@ impl States {
                     return Err(too_much(bytes_max));
                 }
                 let (columns, present) = state.get(keys, entries)?;
-                values.push(StateIn { number: number as u16, values: columns, present, slots: None });
+                values.push(StateIn {
+                    number: number as u16,
+                    values: columns,
+                    present,
+                    slots: None,
+                });
             }
         }
         Ok(values)
     }
 
-    /// Checks what a call wants to do to value state, so that [`States::apply`] cannot fail half-way.
+    /// Checks what a call wants to do to value state, so that [`States::apply`] cannot fail
+    /// half-way.
     pub(crate) fn check(&self, outs: &[StateOut], n_slots: usize) -> Result<()> {
         for out in outs {
-            let is_value = matches!(self.states.get(usize::from(out.number)), Some(State::Value { .. }));
+            let is_value = matches!(
+                self.states.get(usize::from(out.number)),
+                Some(State::Value { .. })
+            );
             let n_actions = out.actions.as_ref().map_or(n_slots, Vec::len);
             if !is_value || out.values.num_rows() != n_slots || n_actions != n_slots {
-                return Err(bad_output(format!("state {} came back for another number of slots than were sent", out.number)));
+                return Err(bad_output(format!(
+                    "state {} came back for another number of slots than were sent",
+                    out.number
+                )));
             }
         }
         Ok(())
     }
 
-    /// Makes checked outcomes and held-back writes the state. `keys` are those of the last [`States::values`].
+    /// Makes checked outcomes and held-back writes the state. `keys` are those of the last
+    /// [`States::values`].
     pub(crate) fn apply(&mut self, outs: &[StateOut], writes: Writes, keys: &KeyBuffer) {
         for out in outs {
-            let State::Value { state, entries } = &mut self.states[usize::from(out.number)] else { continue };
-            let action = |slot: usize| out.actions.as_ref().map_or(action::SET, |actions| actions[slot]);
-            let set = (0..keys.len()).filter(|&slot| action(slot) == action::SET).map(|slot| (slot, slot));
+            let State::Value { state, entries } = &mut self.states[usize::from(out.number)] else {
+                continue;
+            };
+            let action = |slot: usize| {
+                out.actions
+                    .as_ref()
+                    .map_or(action::SET, |actions| actions[slot])
+            };
+            let set = (0..keys.len())
+                .filter(|&slot| action(slot) == action::SET)
+                .map(|slot| (slot, slot));
             state.set(keys, entries, &out.values, set);
-            (0..keys.len()).filter(|&slot| action(slot) == action::CLEAR).for_each(|slot| state.clear(entries[slot]));
+            (0..keys.len())
+                .filter(|&slot| action(slot) == action::CLEAR)
+                .for_each(|slot| state.clear(entries[slot]));
             if state.has_ttl() {
-                (0..keys.len()).filter(|&slot| action(slot) == action::READ).for_each(|slot| state.read(entries[slot]));
+                (0..keys.len())
+                    .filter(|&slot| action(slot) == action::READ)
+                    .for_each(|slot| state.read(entries[slot]));
             }
         }
         self.apply_reads(writes.reads, keys);
@@ -219,12 +314,19 @@ impl States {
 
     fn apply_reads(&mut self, reads: Reads, keys: &KeyBuffer) {
         for (number, slot) in reads.lists {
-            let State::List(state) = &mut self.states[number as usize] else { continue };
+            let State::List(state) = &mut self.states[number as usize] else {
+                continue;
+            };
             state.read(keys, slot as usize);
         }
         for (number, slot, (from, to)) in reads.maps {
-            let State::Map(state) = &mut self.states[number as usize] else { continue };
-            let range = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
+            let State::Map(state) = &mut self.states[number as usize] else {
+                continue;
+            };
+            let range = (
+                from.as_ref().map(Vec::as_slice),
+                to.as_ref().map(Vec::as_slice),
+            );
             state.read(keys, slot as usize, range);
         }
     }
@@ -244,7 +346,8 @@ impl State {
                 if writes.cleared {
                     list.items.clear();
                 }
-                list.items.extend(writes.appended.iter().map(<[u8]>::to_vec));
+                list.items
+                    .extend(writes.appended.iter().map(<[u8]>::to_vec));
             }
             State::Value { .. } | State::Map(_) | State::Broadcast(_) => {}
         }
@@ -256,16 +359,22 @@ impl State {
                 if writes.cleared {
                     state.clear(keys, slot);
                 }
-                writes.entries.into_iter().for_each(|(key, value)| match value {
-                    Some(value) => state.put(keys, slot, &key, &value),
-                    None => state.remove(keys, slot, &key),
-                });
+                writes
+                    .entries
+                    .into_iter()
+                    .for_each(|(key, value)| match value {
+                        Some(value) => state.put(keys, slot, &key, &value),
+                        None => state.remove(keys, slot, &key),
+                    });
             }
             State::Broadcast(map) => {
                 if writes.cleared {
                     map.entries.clear();
                 }
-                writes.entries.into_iter().for_each(|(key, value)| map.write(key, value));
+                writes
+                    .entries
+                    .into_iter()
+                    .for_each(|(key, value)| map.write(key, value));
             }
             State::Value { .. } | State::List(_) | State::Items(_) => {}
         }
@@ -273,7 +382,11 @@ impl State {
 
     /// Slots of the running call, which has `n_slots`; operator state has one in every call.
     fn n_slots(&self, n_slots: usize) -> usize {
-        if matches!(self, State::Items(_) | State::Broadcast(_)) { 1 } else { n_slots }
+        if matches!(self, State::Items(_) | State::Broadcast(_)) {
+            1
+        } else {
+            n_slots
+        }
     }
 }
 
@@ -312,7 +425,8 @@ struct MapWrites {
     entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
-/// The states as one call sees them. It owns them, because a guest's store can hold only what it owns.
+/// The states as one call sees them. It owns them, because a guest's store can hold only what it
+/// owns.
 pub(crate) struct CallStates {
     pub states: States,
     /// The keys of the call's slots.
@@ -325,30 +439,53 @@ pub(crate) struct CallStates {
 impl CallStates {
     /// The states behind the box that goes through calls.
     pub(crate) fn of(access: &mut Box<dyn StateAccess>) -> &mut CallStates {
-        (&mut **access as &mut dyn Any).downcast_mut().expect("a call gives back the box that it got")
+        (&mut **access as &mut dyn Any)
+            .downcast_mut()
+            .expect("a call gives back the box that it got")
     }
 
     /// States and keys as they are outside of calls.
     pub(crate) fn new(states: States, kind: KeyKind) -> CallStates {
-        CallStates { states, keys: KeyBuffer::new(kind), writes: Writes::default(), may_broadcast: true }
+        CallStates {
+            states,
+            keys: KeyBuffer::new(kind),
+            writes: Writes::default(),
+            may_broadcast: true,
+        }
     }
 
     fn check_slot(&mut self, number: u32, slot: u32) -> Result<()> {
         let n_slots = self.keys.len();
         let known = (slot as usize) < find(&mut self.states, number)?.n_slots(n_slots);
-        if known { Ok(()) } else { Err(bad_output(format!("slot {slot} is not of this call"))) }
+        if known {
+            Ok(())
+        } else {
+            Err(bad_output(format!("slot {slot} is not of this call")))
+        }
     }
 
-    /// Adds the encoded elements of a list to `rows`, with what the call has done to it. They are not copied before they have room.
-    fn elements(&mut self, number: u32, slot: u32, room: &mut Room, rows: &mut EncodedRows) -> Result<()> {
+    /// Adds the encoded elements of a list to `rows`, with what the call has done to it. They are
+    /// not copied before they have room.
+    fn elements(
+        &mut self,
+        number: u32,
+        slot: u32,
+        room: &mut Room,
+        rows: &mut EncodedRows,
+    ) -> Result<()> {
         self.check_slot(number, slot)?;
         let writes = self.writes.lists.get(&(number, slot));
         let cleared = writes.is_some_and(|writes| writes.cleared);
-        writes.iter().flat_map(|writes| writes.appended.iter()).try_for_each(|element| room.take(1, element.len()))?;
+        writes
+            .iter()
+            .flat_map(|writes| writes.appended.iter())
+            .try_for_each(|element| room.take(1, element.len()))?;
         match find(&mut self.states, number)? {
             State::Items(_) | State::List(_) if cleared => {}
             State::Items(list) => {
-                list.items.iter().try_for_each(|element| room.take(1, element.len()))?;
+                list.items
+                    .iter()
+                    .try_for_each(|element| room.take(1, element.len()))?;
                 list.items.iter().for_each(|element| rows.push(element));
             }
             State::List(state) => {
@@ -358,7 +495,10 @@ impl CallStates {
             }
             _ => return Err(wrong_kind(number)),
         }
-        writes.iter().flat_map(|writes| writes.appended.iter()).for_each(|element| rows.push(element));
+        writes
+            .iter()
+            .flat_map(|writes| writes.appended.iter())
+            .for_each(|element| rows.push(element));
         if matches!(find(&mut self.states, number)?, State::List(state) if state.has_ttl()) {
             self.writes.reads.lists.insert((number, slot));
         }
@@ -384,17 +524,30 @@ impl CallStates {
             let read = (Bound::Included(key.to_vec()), Bound::Included(key.to_vec()));
             self.writes.reads.maps.push((number, slot, read));
         }
-        Ok(state.get(&self.keys, slot as usize, key).map(<[u8]>::to_vec))
+        Ok(state
+            .get(&self.keys, slot as usize, key)
+            .map(<[u8]>::to_vec))
     }
 
-    /// Up to `limit` entries of a map behind `after`, in order, merged from the state and the call's writes; fewer if they are large. And the key
-    /// up to which all were looked at, if there may be more.
-    fn entries(&mut self, number: u32, slot: u32, after: Option<&[u8]>, limit: usize) -> Result<(Vec<Pair>, Option<Vec<u8>>)> {
+    /// Up to `limit` entries of a map behind `after`, in order, merged from the state and the
+    /// call's writes; fewer if they are large. And the key up to which all were looked at, if there
+    /// may be more.
+    fn entries(
+        &mut self,
+        number: u32,
+        slot: u32,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<(Vec<Pair>, Option<Vec<u8>>)> {
         self.check_slot(number, slot)?;
         let nothing = MapWrites::default();
         let writes = self.writes.maps.get(&(number, slot)).unwrap_or(&nothing);
         // Each written entry can hide one old entry at most.
-        let n_old = if writes.cleared { 0 } else { limit + writes.entries.len() };
+        let n_old = if writes.cleared {
+            0
+        } else {
+            limit + writes.entries.len()
+        };
         let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
         let (mut n_bytes, mut cut) = (0, None);
         let each = |key: &[u8], value: &[u8]| {
@@ -420,10 +573,26 @@ impl CallStates {
             }
             _ => return Err(wrong_kind(number)),
         };
-        let is_behind = |key: &[u8]| after.is_none_or(|after| key > after) && cut.as_deref().is_none_or(|cut| key <= cut);
-        merged.extend(writes.entries.iter().filter(|(key, _)| is_behind(key)).map(|(key, value)| (key.clone(), value.clone())));
-        let entries: Vec<Pair> = merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect();
-        let last = entries.last().filter(|_| entries.len() == limit).map(|(key, _)| key.clone()).or(cut);
+        let is_behind = |key: &[u8]| {
+            after.is_none_or(|after| key > after) && cut.as_deref().is_none_or(|cut| key <= cut)
+        };
+        merged.extend(
+            writes
+                .entries
+                .iter()
+                .filter(|(key, _)| is_behind(key))
+                .map(|(key, value)| (key.clone(), value.clone())),
+        );
+        let entries: Vec<Pair> = merged
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)))
+            .take(limit)
+            .collect();
+        let last = entries
+            .last()
+            .filter(|_| entries.len() == limit)
+            .map(|(key, _)| key.clone())
+            .or(cut);
         if has_ttl {
             let read = (
                 after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.to_vec())),
@@ -434,25 +603,51 @@ impl CallStates {
         Ok((entries, last.filter(|_| limit > 0)))
     }
 
-    fn put_list(&mut self, number: u32, slots: &[u32], actions: &[u8], columns: &RecordBatch) -> Result<()> {
+    fn put_list(
+        &mut self,
+        number: u32,
+        slots: &[u32],
+        actions: &[u8],
+        columns: &RecordBatch,
+    ) -> Result<()> {
         let codec = list_codec(&mut self.states, number)?.clone();
         check_types(&codec, columns.columns(), number)?;
         for (row, (&slot, &what)) in slots.iter().zip(actions).enumerate() {
             self.check_slot(number, slot)?;
             let writes = self.writes.lists.entry((number, slot)).or_default();
             match what {
-                action::APPEND | action::SET => writes.appended.encode(&codec, columns.columns(), row),
-                action::CLEAR | action::CLEAR_SLOT => *writes = ListWrites { cleared: true, appended: EncodedRows::default() },
-                other => return Err(bad_output(format!("list state {number} knows no action {other}"))),
+                action::APPEND | action::SET => {
+                    writes.appended.encode(&codec, columns.columns(), row)
+                }
+                action::CLEAR | action::CLEAR_SLOT => {
+                    *writes = ListWrites {
+                        cleared: true,
+                        appended: EncodedRows::default(),
+                    }
+                }
+                other => {
+                    return Err(bad_output(format!(
+                        "list state {number} knows no action {other}"
+                    )));
+                }
             }
         }
         Ok(())
     }
 
-    fn put_map(&mut self, number: u32, slots: &[u32], actions: &[u8], columns: &RecordBatch) -> Result<()> {
+    fn put_map(
+        &mut self,
+        number: u32,
+        slots: &[u32],
+        actions: &[u8],
+        columns: &RecordBatch,
+    ) -> Result<()> {
         let (key_codec, value_codec) = map_codecs(&mut self.states, number)?;
         let (key_codec, value_codec) = (key_codec.clone(), value_codec.clone());
-        let (keys, values) = columns.columns().split_at_checked(key_codec.schema().fields().len()).ok_or_else(|| wrong_columns(number))?;
+        let (keys, values) = columns
+            .columns()
+            .split_at_checked(key_codec.schema().fields().len())
+            .ok_or_else(|| wrong_columns(number))?;
         check_types(&key_codec, keys, number)?;
         check_types(&value_codec, values, number)?;
         for (row, (&slot, &what)) in slots.iter().zip(actions).enumerate() {
@@ -460,10 +655,23 @@ impl CallStates {
             let writes = self.writes.maps.entry((number, slot)).or_default();
             let key = encoded(&key_codec, keys, row);
             match what {
-                action::SET => drop(writes.entries.insert(key, Some(encoded(&value_codec, values, row)))),
+                action::SET => drop(
+                    writes
+                        .entries
+                        .insert(key, Some(encoded(&value_codec, values, row))),
+                ),
                 action::CLEAR => drop(writes.entries.insert(key, None)),
-                action::CLEAR_SLOT => *writes = MapWrites { cleared: true, entries: BTreeMap::new() },
-                other => return Err(bad_output(format!("map state {number} knows no action {other}"))),
+                action::CLEAR_SLOT => {
+                    *writes = MapWrites {
+                        cleared: true,
+                        entries: BTreeMap::new(),
+                    }
+                }
+                other => {
+                    return Err(bad_output(format!(
+                        "map state {number} knows no action {other}"
+                    )));
+                }
             }
         }
         Ok(())
@@ -477,19 +685,28 @@ fn encoded(codec: &RowCodec, columns: &[ArrayRef], row: usize) -> Vec<u8> {
 }
 
 fn find(states: &mut States, number: u32) -> Result<&mut State> {
-    states.states.get_mut(number as usize).ok_or_else(|| bad_output(format!("there is no state {number}")))
+    states
+        .states
+        .get_mut(number as usize)
+        .ok_or_else(|| bad_output(format!("there is no state {number}")))
 }
 
 fn wrong_kind(number: u32) -> Error {
-    bad_output(format!("state {number} is of another kind than the call wants"))
+    bad_output(format!(
+        "state {number} is of another kind than the call wants"
+    ))
 }
 
 fn only_broadcast_side(number: u32) -> Error {
-    bad_output(format!("broadcast state {number} is written for a row that was not broadcast: only rows of the second input may write it"))
+    bad_output(format!(
+        "broadcast state {number} is written for a row that was not broadcast: only rows of the second input may write it"
+    ))
 }
 
 fn wrong_columns(number: u32) -> Error {
-    bad_output(format!("the columns for state {number} are not those of its descriptor"))
+    bad_output(format!(
+        "the columns for state {number} are not those of its descriptor"
+    ))
 }
 
 fn list_codec(states: &mut States, number: u32) -> Result<&RowCodec> {
@@ -510,8 +727,16 @@ fn map_codecs(states: &mut States, number: u32) -> Result<(&RowCodec, &RowCodec)
 
 fn check_types(codec: &RowCodec, columns: &[ArrayRef], number: u32) -> Result<()> {
     let fields = codec.schema().fields();
-    let fit = fields.len() == columns.len() && fields.iter().zip(columns).all(|(field, column)| field.data_type() == column.data_type());
-    if fit { Ok(()) } else { Err(wrong_columns(number)) }
+    let fit = fields.len() == columns.len()
+        && fields
+            .iter()
+            .zip(columns)
+            .all(|(field, column)| field.data_type() == column.data_type());
+    if fit {
+        Ok(())
+    } else {
+        Err(wrong_columns(number))
+    }
 }
 
 fn decoded(codec: &RowCodec, rows: &[Vec<u8>]) -> Result<RecordBatch> {
@@ -520,11 +745,26 @@ fn decoded(codec: &RowCodec, rows: &[Vec<u8>]) -> Result<RecordBatch> {
 
 /// Columns of the map's key, and behind them those of its value.
 fn joined(keys: &RecordBatch, values: &RecordBatch) -> Result<RecordBatch> {
-    let fields: Vec<_> = keys.schema_ref().fields().iter().chain(values.schema_ref().fields()).cloned().collect();
-    let columns = keys.columns().iter().chain(values.columns()).cloned().collect();
+    let fields: Vec<_> = keys
+        .schema_ref()
+        .fields()
+        .iter()
+        .chain(values.schema_ref().fields())
+        .cloned()
+        .collect();
+    let columns = keys
+        .columns()
+        .iter()
+        .chain(values.columns())
+        .cloned()
+        .collect();
     let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(values.num_rows()));
-    RecordBatch::try_new_with_options(Arc::new(arrow_schema::Schema::new(fields)), columns, &options)
-        .map_err(|e| Error::internal("entries of a map do not make columns").with_source(e))
+    RecordBatch::try_new_with_options(
+        Arc::new(arrow_schema::Schema::new(fields)),
+        columns,
+        &options,
+    )
+    .map_err(|e| Error::internal("entries of a map do not make columns").with_source(e))
 }
 
 impl StateAccess for CallStates {
@@ -534,12 +774,24 @@ impl StateAccess for CallStates {
         let mut room = Room::new(number);
         for &slot in slots {
             self.elements(number, slot, &mut room, &mut elements)?;
-            offsets.push(u32::try_from(elements.len()).map_err(|_| Error::new(code::BATCH_LIMIT, "lists of more than 2^32 elements"))?);
+            offsets.push(
+                u32::try_from(elements.len()).map_err(|_| {
+                    Error::new(code::BATCH_LIMIT, "lists of more than 2^32 elements")
+                })?,
+            );
         }
-        Ok((list_codec(&mut self.states, number)?.decode(&elements.iter().collect::<Vec<_>>())?, offsets))
+        Ok((
+            list_codec(&mut self.states, number)?.decode(&elements.iter().collect::<Vec<_>>())?,
+            offsets,
+        ))
     }
 
-    fn map(&mut self, number: u32, slots: &[u32], keys: &RecordBatch) -> Result<(RecordBatch, Vec<u8>)> {
+    fn map(
+        &mut self,
+        number: u32,
+        slots: &[u32],
+        keys: &RecordBatch,
+    ) -> Result<(RecordBatch, Vec<u8>)> {
         let codec = map_codecs(&mut self.states, number)?.0.clone();
         check_types(&codec, keys.columns(), number)?;
         let mut values = Vec::with_capacity(slots.len());
@@ -551,10 +803,19 @@ impl StateAccess for CallStates {
             present.push(u8::from(value.is_some()));
             values.push(value.unwrap_or_default());
         }
-        Ok((decoded(map_codecs(&mut self.states, number)?.1, &values)?, present))
+        Ok((
+            decoded(map_codecs(&mut self.states, number)?.1, &values)?,
+            present,
+        ))
     }
 
-    fn put(&mut self, number: u32, slots: &[u32], actions: &[u8], columns: &RecordBatch) -> Result<()> {
+    fn put(
+        &mut self,
+        number: u32,
+        slots: &[u32],
+        actions: &[u8],
+        columns: &RecordBatch,
+    ) -> Result<()> {
         if slots.len() != actions.len() || slots.len() != columns.num_rows() {
             return Err(wrong_columns(number));
         }
@@ -566,13 +827,23 @@ impl StateAccess for CallStates {
         }
     }
 
-    fn scan(&mut self, number: u32, slot: u32, after: &[u8], limit: usize) -> Result<(RecordBatch, Option<Vec<u8>>)> {
-        // A cursor is a byte and the last key, so that an empty key is not mistaken for the beginning.
+    fn scan(
+        &mut self,
+        number: u32,
+        slot: u32,
+        after: &[u8],
+        limit: usize,
+    ) -> Result<(RecordBatch, Option<Vec<u8>>)> {
+        // A cursor is a byte and the last key, so that an empty key is not mistaken for the
+        // beginning.
         let last = after.split_first().map(|(_, key)| key);
         let (entries, last) = self.entries(number, slot, last, limit)?;
         let (keys, values): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
         let cursor = last.map(|key| [&[1], key.as_slice()].concat());
         let (key_codec, value_codec) = map_codecs(&mut self.states, number)?;
-        Ok((joined(&decoded(key_codec, &keys)?, &decoded(value_codec, &values)?)?, cursor))
+        Ok((
+            joined(&decoded(key_codec, &keys)?, &decoded(value_codec, &values)?)?,
+            cursor,
+        ))
     }
 }

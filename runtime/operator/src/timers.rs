@@ -1,8 +1,9 @@
 //! Timers by key, in event time and in processing time, each firing once.
 //!
-//! One timer per (key, time) and domain; a namespace has a service of its own. They are stored per key group, ordered by time and then
-//! by key, so that the order of firing depends on neither batches nor parallelism. Invariant: `head` of a domain is at or before its
-//! earliest timer, so that a batch that makes nothing due costs one comparison.
+//! One timer per (key, time) and domain; a namespace has a service of its own. They are stored per
+//! key group, ordered by time and then by key, so that the order of firing depends on neither
+//! batches nor parallelism. Invariant: `head` of a domain is at or before its earliest timer, so
+//! that a batch that makes nothing due costs one comparison.
 //!
 //! # Source
 //! Flink's `InternalTimerServiceImpl`.
@@ -70,8 +71,16 @@ pub struct TimerService {
 
 impl TimerService {
     pub fn new(key_groups: KeyGroupRange, max_parallelism: u32) -> TimerService {
-        let queue = || Queue { groups: vec![Arc::default(); key_groups.len() as usize], head: None };
-        TimerService { key_groups, max_parallelism, event_time: queue(), processing_time: queue() }
+        let queue = || Queue {
+            groups: vec![Arc::default(); key_groups.len() as usize],
+            head: None,
+        };
+        TimerService {
+            key_groups,
+            max_parallelism,
+            event_time: queue(),
+            processing_time: queue(),
+        }
     }
 
     fn queue(&mut self, domain: Domain) -> &mut Queue {
@@ -128,7 +137,12 @@ impl TimerService {
         if queue.head.is_none_or(|head| head > bound) {
             return 0;
         }
-        queue.groups.iter().flat_map(|group| group.iter().take_while(|timer| timer.time <= bound)).take(limit).count()
+        queue
+            .groups
+            .iter()
+            .flat_map(|group| group.iter().take_while(|timer| timer.time <= bound))
+            .take(limit)
+            .count()
     }
 
     /// The time of the earliest timer.
@@ -136,14 +150,23 @@ impl TimerService {
         self.read(domain).head
     }
 
-    /// The earliest timers at or before `bound`, in order, `limit` at most. They stay until they are deleted.
+    /// The earliest timers at or before `bound`, in order, `limit` at most. They stay until they
+    /// are deleted.
     pub fn due(&self, domain: Domain, bound: i64, limit: usize) -> Vec<Timer> {
         let queue = self.read(domain);
         if queue.head.is_none_or(|head| head > bound) {
             return Vec::new();
         }
-        let mut groups: Vec<_> = queue.groups.iter().map(|group| group.iter().take_while(|timer| timer.time <= bound)).collect();
-        let mut heap: BinaryHeap<_> = groups.iter_mut().enumerate().filter_map(|(g, group)| Some(Reverse((group.next()?, g)))).collect();
+        let mut groups: Vec<_> = queue
+            .groups
+            .iter()
+            .map(|group| group.iter().take_while(|timer| timer.time <= bound))
+            .collect();
+        let mut heap: BinaryHeap<_> = groups
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(g, group)| Some(Reverse((group.next()?, g))))
+            .collect();
         let mut due = Vec::new();
         while let Some(Reverse((timer, g))) = heap.pop().filter(|_| due.len() < limit) {
             due.push(timer.clone());
@@ -154,7 +177,10 @@ impl TimerService {
 
     /// All timers as they are now: under each key its timers, told apart by domain and time.
     pub fn freeze(&self) -> impl Frozen + use<> {
-        FrozenTimers { event_time: self.event_time.groups.clone(), processing_time: self.processing_time.groups.clone() }
+        FrozenTimers {
+            event_time: self.event_time.groups.clone(),
+            processing_time: self.processing_time.groups.clone(),
+        }
     }
 
     /// Takes an entry of a snapshot back. `fixed` says whether keys are eight bytes.
@@ -165,7 +191,11 @@ impl TimerService {
         let damaged = || Error::new(code::SNAPSHOT_DAMAGED, "a timer in the snapshot is none");
         let (&domain, time) = sub.split_first().ok_or_else(damaged)?;
         let time = i64::from_be_bytes(time.try_into().map_err(|_| damaged())?);
-        let domain = if domain == 0 { Domain::EventTime } else { Domain::ProcessingTime };
+        let domain = if domain == 0 {
+            Domain::EventTime
+        } else {
+            Domain::ProcessingTime
+        };
         let key = match fixed {
             true => TimerKey::Fixed(u64::from_le_bytes(key.try_into().map_err(|_| damaged())?)),
             false => TimerKey::Bytes(key.into()),
@@ -175,7 +205,11 @@ impl TimerService {
     }
 
     pub fn len(&self, domain: Domain) -> usize {
-        self.read(domain).groups.iter().map(|group| group.len()).sum()
+        self.read(domain)
+            .groups
+            .iter()
+            .map(|group| group.len())
+            .sum()
     }
 
     /// Bytes of memory that all timers take, about.
@@ -207,7 +241,11 @@ impl Frozen for FrozenTimers {
 
 impl Queue {
     fn earliest(&self) -> Option<i64> {
-        self.groups.iter().filter_map(|group| group.first()).map(|timer| timer.time).min()
+        self.groups
+            .iter()
+            .filter_map(|group| group.first())
+            .map(|timer| timer.time)
+            .min()
     }
 }
 
@@ -221,7 +259,10 @@ mod tests {
         let mut service = TimerService::new(KeyGroupRange::all(16), 16);
         let mut model = BTreeSet::new();
         for &(register, key, time) in steps {
-            let timer = Timer { time, key: TimerKey::Fixed(key) };
+            let timer = Timer {
+                time,
+                key: TimerKey::Fixed(key),
+            };
             let hash = timer.key.hash();
             if register {
                 service.register(Domain::EventTime, hash, timer.clone());
@@ -230,15 +271,32 @@ mod tests {
                 service.delete(Domain::EventTime, hash, &timer);
                 model.remove(&timer);
             }
-            assert_eq!(service.next(Domain::EventTime), model.first().map(|timer| timer.time));
+            assert_eq!(
+                service.next(Domain::EventTime),
+                model.first().map(|timer| timer.time)
+            );
         }
-        let due: Vec<Timer> = model.iter().take_while(|timer| timer.time <= bound).take(limit).cloned().collect();
+        let due: Vec<Timer> = model
+            .iter()
+            .take_while(|timer| timer.time <= bound)
+            .take(limit)
+            .cloned()
+            .collect();
         assert_eq!(service.due(Domain::EventTime, bound, limit), due);
         assert_eq!(service.n_due(Domain::EventTime, bound, limit), due.len());
         service.consume(Domain::EventTime, &due);
         due.iter().for_each(|timer| assert!(model.remove(timer)));
-        assert_eq!(service.next(Domain::EventTime), model.first().map(|timer| timer.time));
-        assert_eq!((service.len(Domain::EventTime), service.is_empty(Domain::ProcessingTime)), (model.len(), true));
+        assert_eq!(
+            service.next(Domain::EventTime),
+            model.first().map(|timer| timer.time)
+        );
+        assert_eq!(
+            (
+                service.len(Domain::EventTime),
+                service.is_empty(Domain::ProcessingTime)
+            ),
+            (model.len(), true)
+        );
     }
 
     proptest! {

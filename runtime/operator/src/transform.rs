@@ -1,12 +1,16 @@
-//! Runs a chain of map, filter, flat-map, key projection and non-keyed process functions over batches, a call for
-//! many rows.
+//! Runs a chain of map, filter, flat-map, key projection and non-keyed process functions over
+//! batches, a call for many rows.
 //!
-//! The function in front may have operator state, which a call reaches through [`StateAccess`], and a second input.
+//! The function in front may have operator state, which a call reaches through [`StateAccess`], and
+//! a second input.
 //!
-//! Only the columns that the first function reads go in, and only what the functions made comes back; the rest is joined from the input
-//! by origin. Rows, their times and the marks between them keep their order, so results do not depend on how they are cut into calls.
+//! Only the columns that the first function reads go in, and only what the functions made comes
+//! back; the rest is joined from the input by origin. Rows, their times and the marks between them
+//! keep their order, so results do not depend on how they are cut into calls.
 
-use crate::function::{Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, StateAccess};
+use crate::function::{
+    Call, ClockIn, Failure, FunctionChain, Invocation, NoState, Outcome, RowsIn, StateAccess,
+};
 use crate::isolate::{Isolation, Suspect, Work};
 use crate::json;
 use crate::operator::{Operator, OperatorContext, Output};
@@ -18,7 +22,9 @@ use arrow_schema::SchemaRef;
 use std::ops::Range;
 use std::time::Duration;
 use streamrt_state::{KeyBuffer, KeyKind, OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Clock, Error, Mark, Result, WATERMARK_MIN, Watermark, arrow_type, code, columns_bytes};
+use streamrt_types::{
+    Batch, Clock, Error, Mark, Result, WATERMARK_MIN, Watermark, arrow_type, code, columns_bytes,
+};
 use streamrt_wit::{Function, StateDescriptor};
 
 /// The operator of a fused chain of functions without a key.
@@ -60,13 +66,20 @@ impl Projection {
         for field in &function.input {
             let wanted = arrow_type(field.data_type);
             let refuse = |found: String| {
-                let message = format!("function `{}` reads column `{}` of type {wanted}, but {found}", function.name, field.name);
+                let message = format!(
+                    "function `{}` reads column `{}` of type {wanted}, but {found}",
+                    function.name, field.name
+                );
                 Error::new(code::SCHEMA_MISMATCH, message)
             };
             match input.column_with_name(&field.name) {
                 None => return Err(refuse("its input has no such column".into())),
-                Some((_, found)) if *found.data_type() != wanted => return Err(refuse(format!("it has type {}", found.data_type()))),
-                Some((_, found)) if found.is_nullable() && !field.nullable => return Err(refuse("it may be null".into())),
+                Some((_, found)) if *found.data_type() != wanted => {
+                    return Err(refuse(format!("it has type {}", found.data_type())));
+                }
+                Some((_, found)) if found.is_nullable() && !field.nullable => {
+                    return Err(refuse("it may be null".into()));
+                }
                 Some((index, _)) => columns.push(index),
             }
         }
@@ -78,7 +91,9 @@ impl Projection {
         if self.is_whole {
             return Ok(columns.clone());
         }
-        columns.project(&self.columns).map_err(|e| Error::internal("columns could not be projected").with_source(e))
+        columns
+            .project(&self.columns)
+            .map_err(|e| Error::internal("columns could not be projected").with_source(e))
     }
 }
 
@@ -92,33 +107,70 @@ pub(crate) struct Piece {
 
 impl Piece {
     pub(crate) fn whole(batch: &Batch) -> Piece {
-        Piece { rows: 0..batch.n_rows(), marks: 0..batch.marks.len() }
+        Piece {
+            rows: 0..batch.n_rows(),
+            marks: 0..batch.marks.len(),
+        }
     }
 
-    /// Cuts behind `n_rows` rows. Marks at the cut go to the second part. `None` if the first part would be empty, or the whole.
+    /// Cuts behind `n_rows` rows. Marks at the cut go to the second part. `None` if the first part
+    /// would be empty, or the whole.
     pub(crate) fn split_rows(&self, all: &[Mark], n_rows: usize) -> Option<(Piece, Piece)> {
         let Piece { rows, marks } = self.clone();
         let row = rows.start + n_rows.min(rows.len().saturating_sub(1));
-        let mark = marks.start + all[marks.clone()].partition_point(|mark| (mark.row as usize) < row);
-        let first = Piece { rows: rows.start..row, marks: marks.start..mark };
-        (row > rows.start).then_some((first, Piece { rows: row..rows.end, marks: mark..marks.end }))
+        let mark =
+            marks.start + all[marks.clone()].partition_point(|mark| (mark.row as usize) < row);
+        let first = Piece {
+            rows: rows.start..row,
+            marks: marks.start..mark,
+        };
+        (row > rows.start).then_some((
+            first,
+            Piece {
+                rows: row..rows.end,
+                marks: mark..marks.end,
+            },
+        ))
     }
 
     /// Cuts a piece without rows in the middle of its marks; `None` if it has one.
     pub(crate) fn split_marks(&self) -> Option<(Piece, Piece)> {
         let Piece { rows, marks } = self.clone();
         let middle = marks.start + marks.len() / 2;
-        let second = Piece { rows: rows.clone(), marks: middle..marks.end };
-        (marks.len() > 1).then_some((Piece { rows, marks: marks.start..middle }, second))
+        let second = Piece {
+            rows: rows.clone(),
+            marks: middle..marks.end,
+        };
+        (marks.len() > 1).then_some((
+            Piece {
+                rows,
+                marks: marks.start..middle,
+            },
+            second,
+        ))
     }
 
     /// Of a piece of one row: the marks before it, the row, the marks behind it.
     pub(crate) fn around_row(&self, all: &[Mark]) -> (Piece, Piece, Piece) {
         let Piece { rows, marks } = self.clone();
-        let mark = marks.start + all[marks.clone()].partition_point(|mark| mark.row as usize <= rows.start);
-        let before = Piece { rows: rows.start..rows.start, marks: marks.start..mark };
-        let behind = Piece { rows: rows.end..rows.end, marks: mark..marks.end };
-        (before, Piece { rows, marks: mark..mark }, behind)
+        let mark = marks.start
+            + all[marks.clone()].partition_point(|mark| mark.row as usize <= rows.start);
+        let before = Piece {
+            rows: rows.start..rows.start,
+            marks: marks.start..mark,
+        };
+        let behind = Piece {
+            rows: rows.end..rows.end,
+            marks: mark..marks.end,
+        };
+        (
+            before,
+            Piece {
+                rows,
+                marks: mark..mark,
+            },
+            behind,
+        )
     }
 
     /// The rows as a batch, with the marks counted from its first row.
@@ -127,7 +179,10 @@ impl Piece {
             return batch.clone();
         }
         let mut piece = batch.slice(self.rows.start, self.rows.len());
-        let place = |mark: &Mark| Mark { row: mark.row - self.rows.start as u32, watermark: mark.watermark };
+        let place = |mark: &Mark| Mark {
+            row: mark.row - self.rows.start as u32,
+            watermark: mark.watermark,
+        };
         piece.marks = batch.marks[self.marks.clone()].iter().map(place).collect();
         piece
     }
@@ -140,24 +195,49 @@ pub(crate) fn bytes_of(pending: &[(u16, Batch)]) -> usize {
 
 /// Sends what a call gave, in pieces of `bytes_max` bytes.
 #[inline]
-pub(crate) fn send_pieces(pending: &mut Vec<(u16, Batch)>, bytes_max: usize, output: &mut dyn Output) -> Result<()> {
-    pending.drain(..).try_for_each(|(port, batch)| batch.each_piece(usize::MAX, bytes_max, |piece| output.batch(port, piece)))
+pub(crate) fn send_pieces(
+    pending: &mut Vec<(u16, Batch)>,
+    bytes_max: usize,
+    output: &mut dyn Output,
+) -> Result<()> {
+    pending.drain(..).try_for_each(|(port, batch)| {
+        batch.each_piece(usize::MAX, bytes_max, |piece| output.batch(port, piece))
+    })
 }
 
 /// Describes row `row` of `batch`, the record that user code failed on.
 pub fn suspect_row(batch: &Batch, row: usize, key: String) -> Suspect {
-    let position = batch.origin.as_ref().map_or(String::new(), |origin| format!("{} line {}", origin.split, origin.position(row)));
-    let what = if position.is_empty() { format!("record {}", json::row(&batch.columns, row)) } else { format!("record at {position}") };
-    Suspect { what, position, key, record: json::row(&batch.columns, row), time_ms: batch.times().map(|times| times[row]) }
+    let position = batch.origin.as_ref().map_or(String::new(), |origin| {
+        format!("{} line {}", origin.split, origin.position(row))
+    });
+    let what = if position.is_empty() {
+        format!("record {}", json::row(&batch.columns, row))
+    } else {
+        format!("record at {position}")
+    };
+    Suspect {
+        what,
+        position,
+        key,
+        record: json::row(&batch.columns, row),
+        time_ms: batch.times().map(|times| times[row]),
+    }
 }
 
 impl TransformOperator {
     /// Runs `chain`, which is made of `functions` in this order, over rows of the schema `input`.
     ///
     /// # Errors
-    /// `Invalid` if the first function reads a column that the input does not have, or an added column clashes with one that is there.
-    pub fn new(chain: Box<dyn FunctionChain>, functions: &[Function], input: &SchemaRef) -> Result<TransformOperator> {
-        let first = functions.first().ok_or_else(|| Error::internal("a chain has at least one function"))?;
+    /// `Invalid` if the first function reads a column that the input does not have, or an added
+    /// column clashes with one that is there.
+    pub fn new(
+        chain: Box<dyn FunctionChain>,
+        functions: &[Function],
+        input: &SchemaRef,
+    ) -> Result<TransformOperator> {
+        let first = functions
+            .first()
+            .ok_or_else(|| Error::internal("a chain has at least one function"))?;
         Ok(TransformOperator {
             chain,
             ports: Ports::new(functions, input)?,
@@ -174,14 +254,24 @@ impl TransformOperator {
     ///
     /// # Errors
     /// `Invalid` if the function reads a column that is not there, or forwards columns.
-    pub fn with_second_input(mut self, functions: &[Function], input: &SchemaRef) -> Result<TransformOperator> {
+    pub fn with_second_input(
+        mut self,
+        functions: &[Function],
+        input: &SchemaRef,
+    ) -> Result<TransformOperator> {
         self.second = Some(SecondInput::new(functions, input)?);
         Ok(self)
     }
 
     /// Lends what `open` made to `work`, with the time.
-    fn opened(&mut self, work: impl FnOnce(&mut TransformOperator, &mut Opened, i64) -> Result<()>) -> Result<()> {
-        let mut opened = self.opened.take().ok_or_else(|| Error::internal("a transform was not opened"))?;
+    fn opened(
+        &mut self,
+        work: impl FnOnce(&mut TransformOperator, &mut Opened, i64) -> Result<()>,
+    ) -> Result<()> {
+        let mut opened = self
+            .opened
+            .take()
+            .ok_or_else(|| Error::internal("a transform was not opened"))?;
         let now_ms = if self.timed { opened.clock.now_ms() } else { 0 };
         let done = work(self, &mut opened, now_ms);
         self.opened = Some(opened);
@@ -192,9 +282,17 @@ impl TransformOperator {
     fn broadcast_rows(&mut self, rows: &Batch, output: &mut dyn Output) -> Result<()> {
         self.opened(|operator, opened, now_ms| {
             let second = operator.second.as_ref();
-            let second = second.ok_or_else(|| Error::internal("a transform with one input was given rows of a second"))?;
+            let second = second.ok_or_else(|| {
+                Error::internal("a transform with one input was given rows of a second")
+            })?;
             let (chain, watermark) = (operator.chain.as_mut(), operator.watermark);
-            let lent = Lent { chain, access: &mut opened.access, watermark, now_ms, limits: opened.limits };
+            let lent = Lent {
+                chain,
+                access: &mut opened.access,
+                watermark,
+                now_ms,
+                limits: opened.limits,
+            };
             second.run(rows, lent, &opened.isolation, output)
         })
     }
@@ -255,15 +353,17 @@ impl Work for Transform<'_> {
     /// The row is left out; the marks around it pass.
     fn give_up(&mut self, part: &Piece) -> Result<()> {
         let marks = part.cut(self.batch).marks;
-        self.operator.watermark = marks.last().map_or(self.operator.watermark, |mark| mark.watermark);
+        self.operator.watermark = marks
+            .last()
+            .map_or(self.operator.watermark, |mark| mark.watermark);
         self.pending = self.operator.ports.marks_only(&marks);
         Ok(())
     }
 }
 
 impl Transform<'_> {
-    /// One call. What it has written to operator state counts if everything that came back holds together. Returns the bytes that went in and
-    /// came out.
+    /// One call. What it has written to operator state counts if everything that came back holds
+    /// together. Returns the bytes that went in and came out.
     fn call(&mut self, input: &Batch, deadline: Duration) -> Result<usize, Failure> {
         let columns = self.operator.projection.apply(&input.columns)?;
         let outcome = self.invoke(input, &columns, deadline);
@@ -271,15 +371,26 @@ impl Transform<'_> {
         // Taken after a failure as well: that is the rollback.
         let held = held.map(|held| (std::mem::take(&mut held.writes), held));
         let outcome = outcome?;
-        let events = Events { input, marks: &input.marks, timers: &[], joined_bytes_max: self.limits.output_bytes };
+        let events = Events {
+            input,
+            marks: &input.marks,
+            timers: &[],
+            joined_bytes_max: self.limits.output_bytes,
+        };
         self.pending = self.operator.ports.assemble(outcome.rows, &events)?;
         if let Some((writes, held)) = held {
-            held.states.apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
+            held.states
+                .apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
         }
         Ok(columns_bytes(&columns) + bytes_of(&self.pending))
     }
 
-    fn invoke(&mut self, input: &Batch, columns: &RecordBatch, deadline: Duration) -> Result<Outcome, Failure> {
+    fn invoke(
+        &mut self,
+        input: &Batch,
+        columns: &RecordBatch,
+        deadline: Duration,
+    ) -> Result<Outcome, Failure> {
         let operator = &mut *self.operator;
         let rows = RowsIn {
             columns,
@@ -288,9 +399,20 @@ impl Transform<'_> {
             slots: None,
         };
         let bound = input.last_watermark().unwrap_or(operator.watermark);
-        let clock = operator.timed.then_some(ClockIn { watermark: operator.watermark, bound, processing_time: self.now_ms });
-        let invocation =
-            Invocation { call: Call::Process, rows: Some(rows), slots: None, states: Vec::new(), timers: &[], clock, access: self.access };
+        let clock = operator.timed.then_some(ClockIn {
+            watermark: operator.watermark,
+            bound,
+            processing_time: self.now_ms,
+        });
+        let invocation = Invocation {
+            call: Call::Process,
+            rows: Some(rows),
+            slots: None,
+            states: Vec::new(),
+            timers: &[],
+            clock,
+            access: self.access,
+        };
         operator.chain.invoke(invocation, deadline)
     }
 }
@@ -298,13 +420,29 @@ impl Transform<'_> {
 impl Operator for TransformOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         let kind = KeyKind::Fixed;
-        let states = || States::new(&self.descriptors, kind, context.key_groups, context.max_parallelism);
-        let access: Box<dyn StateAccess> = match self.descriptors.is_empty() && self.second.is_none() {
-            true => NoState::boxed(),
-            false => Box::new(CallStates { may_broadcast: self.second.is_none(), ..CallStates::new(states(), kind) }),
+        let states = || {
+            States::new(
+                &self.descriptors,
+                kind,
+                context.key_groups,
+                context.max_parallelism,
+            )
         };
+        let access: Box<dyn StateAccess> =
+            match self.descriptors.is_empty() && self.second.is_none() {
+                true => NoState::boxed(),
+                false => Box::new(CallStates {
+                    may_broadcast: self.second.is_none(),
+                    ..CallStates::new(states(), kind)
+                }),
+            };
         let limits = CallLimits::new(&context.configuration);
-        self.opened = Some(Opened { isolation: Isolation::new(context), clock: context.clock.clone(), access, limits });
+        self.opened = Some(Opened {
+            isolation: Isolation::new(context),
+            clock: context.clock.clone(),
+            access,
+            limits,
+        });
         Ok(())
     }
 
@@ -312,7 +450,15 @@ impl Operator for TransformOperator {
         self.opened(|operator, opened, now_ms| {
             let access = &mut opened.access;
             let limits = opened.limits;
-            let mut work = Transform { operator, access, batch: &batch, now_ms, pending: Vec::new(), limits, output };
+            let mut work = Transform {
+                operator,
+                access,
+                batch: &batch,
+                now_ms,
+                pending: Vec::new(),
+                limits,
+                output,
+            };
             opened.isolation.run(&mut work, Piece::whole(&batch))
         })
     }
@@ -330,19 +476,46 @@ impl Operator for TransformOperator {
     }
 
     fn state_bytes(&mut self) -> usize {
-        let opened = self.opened.as_mut().filter(|_| !self.descriptors.is_empty());
-        opened.map_or(0, |opened| CallStates::of(&mut opened.access).states.used_bytes())
+        let opened = self
+            .opened
+            .as_mut()
+            .filter(|_| !self.descriptors.is_empty());
+        opened.map_or(0, |opened| {
+            CallStates::of(&mut opened.access).states.used_bytes()
+        })
     }
 
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
-        let Some(opened) = self.opened.as_mut().filter(|_| !self.descriptors.is_empty()) else { return Ok(OperatorSnapshot::default()) };
-        let lists = CallStates::of(&mut opened.access).states.freeze_lists(&self.descriptors);
-        Ok(OperatorSnapshot { lists, ..OperatorSnapshot::default() })
+        let Some(opened) = self
+            .opened
+            .as_mut()
+            .filter(|_| !self.descriptors.is_empty())
+        else {
+            return Ok(OperatorSnapshot::default());
+        };
+        let lists = CallStates::of(&mut opened.access)
+            .states
+            .freeze_lists(&self.descriptors);
+        Ok(OperatorSnapshot {
+            lists,
+            ..OperatorSnapshot::default()
+        })
     }
 
     fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
-        let Some(opened) = self.opened.as_mut().filter(|_| !self.descriptors.is_empty()) else { return Ok(()) };
-        CallStates::of(&mut opened.access).states.restore(&self.descriptors, &serde_json::Value::Null, opened.clock.now_ms(), state)
+        let Some(opened) = self
+            .opened
+            .as_mut()
+            .filter(|_| !self.descriptors.is_empty())
+        else {
+            return Ok(());
+        };
+        CallStates::of(&mut opened.access).states.restore(
+            &self.descriptors,
+            &serde_json::Value::Null,
+            opened.clock.now_ms(),
+            state,
+        )
     }
 }
 

@@ -1,7 +1,9 @@
-//! The values of a column as text, for every format that writes rows: JSON and CSV in the sinks, JSON in reports.
+//! The values of a column as text, for every format that writes rows: JSON and CSV in the sinks,
+//! JSON in reports.
 //!
-//! Whole numbers keep all digits; floating point numbers have the shortest form that reads back the same. NaN (of either sign) and the
-//! infinities are `NaN`, `Infinity` and `-Infinity`; bytes are hexadecimal digits. What is written here the sources read as it was.
+//! Whole numbers keep all digits; floating point numbers have the shortest form that reads back the
+//! same. NaN (of either sign) and the infinities are `NaN`, `Infinity` and `-Infinity`; bytes are
+//! hexadecimal digits. What is written here the sources read as it was.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
@@ -54,7 +56,10 @@ impl<'a> Values<'a> {
             DataType::Binary => Typed::Binary(column.as_binary()),
             other => Typed::Other(other),
         };
-        Values { nulls: column.nulls(), typed }
+        Values {
+            nulls: column.nulls(),
+            typed,
+        }
     }
 
     pub fn kind(&self, row: usize) -> Kind<'a> {
@@ -62,8 +67,12 @@ impl<'a> Values<'a> {
             return Kind::Null;
         }
         match &self.typed {
-            Typed::Float32(values) if !values[row].is_finite() => Kind::Text(no_number(values[row].into()).into()),
-            Typed::Float64(values) if !values[row].is_finite() => Kind::Text(no_number(values[row]).into()),
+            Typed::Float32(values) if !values[row].is_finite() => {
+                Kind::Text(no_number(values[row].into()).into())
+            }
+            Typed::Float64(values) if !values[row].is_finite() => {
+                Kind::Text(no_number(values[row]).into())
+            }
             Typed::Utf8(values) => Kind::Text(values.value(row).into()),
             Typed::Binary(values) => Kind::Text(hexadecimal(values.value(row)).into()),
             Typed::Other(other) => Kind::Text(format!("a value of type {other}").into()),
@@ -99,5 +108,8 @@ fn no_number(value: f64) -> &'static str {
 /// Two digits for each byte.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
 }

@@ -1,10 +1,13 @@
-//! A sink for systems without transactions: rows wait in the checkpoint, and are sent when it is published.
+//! A sink for systems without transactions: rows wait in the checkpoint, and are sent when it is
+//! published.
 //!
-//! 1. `write` encodes rows as they come; nothing leaves the process. 2. `pre_commit` gives them away as the committable, with the
-//!    transaction's name, their columns and a checksum. 3. `commit` decodes and sends them.
+//! 1. `write` encodes rows as they come; nothing leaves the process. 2. `pre_commit` gives them
+//!    away as the committable, with the transaction's name, their columns and a checksum. 3.
+//!    `commit` decodes and sends them.
 //!
-//! A commit is repeated when nobody knows whether it was done: after a crash, and at every start from the checkpoint that holds it. A system
-//! that recognises a transaction's name gets each row once; any other one may get the rows of the last transaction again.
+//! A commit is repeated when nobody knows whether it was done: after a crash, and at every start
+//! from the checkpoint that holds it. A system that recognises a transaction's name gets each row
+//! once; any other one may get the rows of the last transaction again.
 //!
 //! # Source
 //! Flink's `GenericWriteAheadSink`, whose committer of checkpoints is the name here.
@@ -17,7 +20,8 @@ use streamrt_state::RowCodec;
 use streamrt_types::{Batch, Error, Result, code};
 use streamrt_wit::Schema;
 
-/// How many bytes the rows of a transaction may have unless the job says otherwise: they are in memory until the checkpoint, and in it.
+/// How many bytes the rows of a transaction may have unless the job says otherwise: they are in
+/// memory until the checkpoint, and in it.
 pub const WRITE_AHEAD_BYTES: u64 = 64 << 20;
 
 /// Rows that are handed over at a time.
@@ -32,7 +36,8 @@ pub trait WriteAhead: Send {
         Ok(())
     }
 
-    /// Sends the rows of a transaction, of which there is at least one. It may have been sent before, wholly or in part, under the same name.
+    /// Sends the rows of a transaction, of which there is at least one. It may have been sent
+    /// before, wholly or in part, under the same name.
     fn send(&mut self, transaction: &str, rows: &[RecordBatch]) -> Result<()>;
 }
 
@@ -61,10 +66,15 @@ impl WriteAheadSink {
         }
     }
 
-    /// The committable: magic, name, columns and rows, each of the three with its length in front, then their checksum.
+    /// The committable: magic, name, columns and rows, each of the three with its length in front,
+    /// then their checksum.
     fn seal(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for part in [self.transaction.as_bytes(), self.columns.as_bytes(), &self.rows] {
+        for part in [
+            self.transaction.as_bytes(),
+            self.columns.as_bytes(),
+            &self.rows,
+        ] {
             bytes.extend((part.len() as u64).to_le_bytes());
             bytes.extend(part);
         }
@@ -77,8 +87,10 @@ impl WriteAheadSink {
     fn unseal<'a>(&self, committable: &'a [u8]) -> Result<(&'a str, Vec<&'a [u8]>)> {
         let (name, columns, rows) = parts(committable).ok_or_else(damaged)?;
         if columns != self.columns {
-            let message =
-                format!("rows of the transaction {name} wait to be sent with the columns {columns}, but the sink takes {}", self.columns);
+            let message = format!(
+                "rows of the transaction {name} wait to be sent with the columns {columns}, but the sink takes {}",
+                self.columns
+            );
             return Err(Error::new(code::STATE_TYPES, message));
         }
         Ok((name, cut(rows).ok_or_else(damaged)?))
@@ -86,7 +98,10 @@ impl WriteAheadSink {
 }
 
 fn damaged() -> Error {
-    Error::new(code::SNAPSHOT_DAMAGED, "the rows that wait to be sent are not as they were written")
+    Error::new(
+        code::SNAPSHOT_DAMAGED,
+        "the rows that wait to be sent are not as they were written",
+    )
 }
 
 /// Name, columns and rows, if the checksum is right.
@@ -98,11 +113,16 @@ fn parts(committable: &[u8]) -> Option<(&str, &str, &[u8])> {
     }
     let mut part = || {
         let (length, behind) = rest.split_first_chunk::<8>()?;
-        let (part, behind) = behind.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+        let (part, behind) =
+            behind.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
         rest = behind;
         Some(part)
     };
-    Some((std::str::from_utf8(part()?).ok()?, std::str::from_utf8(part()?).ok()?, part()?))
+    Some((
+        std::str::from_utf8(part()?).ok()?,
+        std::str::from_utf8(part()?).ok()?,
+        part()?,
+    ))
 }
 
 /// Rows without their lengths.
@@ -131,15 +151,18 @@ impl Sink for WriteAheadSink {
         for row in 0..batch.n_rows() {
             let start = self.rows.len();
             self.rows.extend([0; 4]);
-            self.codec.encode(batch.columns.columns(), row, &mut self.rows);
+            self.codec
+                .encode(batch.columns.columns(), row, &mut self.rows);
             let length = (self.rows.len() - start - 4) as u32;
             self.rows[start..start + 4].copy_from_slice(&length.to_le_bytes());
         }
         if self.rows.len() as u64 <= self.bytes_max {
             return Ok(());
         }
-        let message =
-            format!("a write-ahead sink keeps the rows between two checkpoints, and they have more than {} bytes", self.bytes_max);
+        let message = format!(
+            "a write-ahead sink keeps the rows between two checkpoints, and they have more than {} bytes",
+            self.bytes_max
+        );
         Err(Error::new(code::WRITE_AHEAD_LIMIT, message))
     }
 
@@ -151,7 +174,10 @@ impl Sink for WriteAheadSink {
 
     fn commit(&mut self, committable: &[u8]) -> Result<()> {
         let (name, rows) = self.unseal(committable)?;
-        let chunks = rows.chunks(CHUNK_ROWS).map(|chunk| self.codec.decode(chunk).map_err(|_| damaged())).collect::<Result<Vec<_>>>()?;
+        let chunks = rows
+            .chunks(CHUNK_ROWS)
+            .map(|chunk| self.codec.decode(chunk).map_err(|_| damaged()))
+            .collect::<Result<Vec<_>>>()?;
         self.inner.send(name, &chunks)
     }
 
@@ -175,24 +201,45 @@ mod tests {
 
     impl WriteAhead for Seen {
         fn send(&mut self, transaction: &str, rows: &[RecordBatch]) -> Result<()> {
-            self.0.lock().unwrap().push((transaction.to_owned(), rows.iter().map(RecordBatch::num_rows).collect()));
+            self.0.lock().unwrap().push((
+                transaction.to_owned(),
+                rows.iter().map(RecordBatch::num_rows).collect(),
+            ));
             Ok(())
         }
     }
 
     fn columns(second: DataType) -> Schema {
-        vec![Field::new("n", DataType::I64), Field { nullable: true, ..Field::new("s", second) }]
+        vec![
+            Field::new("n", DataType::I64),
+            Field {
+                nullable: true,
+                ..Field::new("s", second)
+            },
+        ]
     }
 
     fn sink(bytes_max: u64) -> (WriteAheadSink, Sent) {
         let sent = Sent::default();
-        (WriteAheadSink::new(Box::new(Seen(sent.clone())), &columns(DataType::String), bytes_max), sent)
+        (
+            WriteAheadSink::new(
+                Box::new(Seen(sent.clone())),
+                &columns(DataType::String),
+                bytes_max,
+            ),
+            sent,
+        )
     }
 
     fn rows(n: i64) -> Batch {
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..n));
-        let texts: ArrayRef = Arc::new(StringArray::from_iter((0..n).map(|i| (i % 3 > 0).then(|| format!("text {i}")))));
-        Batch::new(RecordBatch::try_from_iter_with_nullable([("n", numbers, false), ("s", texts, true)]).unwrap())
+        let texts: ArrayRef = Arc::new(StringArray::from_iter(
+            (0..n).map(|i| (i % 3 > 0).then(|| format!("text {i}"))),
+        ));
+        Batch::new(
+            RecordBatch::try_from_iter_with_nullable([("n", numbers, false), ("s", texts, true)])
+                .unwrap(),
+        )
     }
 
     fn sealed(sink: &mut WriteAheadSink, n: i64) -> Vec<u8> {
@@ -206,8 +253,15 @@ mod tests {
         let (mut sink, sent) = sink(WRITE_AHEAD_BYTES);
         let committable = sealed(&mut sink, 2500);
         sink.begin("out-j-1-0-8").unwrap();
-        assert_eq!(sink.pre_commit().unwrap(), None, "a transaction without rows");
-        assert!(sent.lock().unwrap().is_empty(), "nothing leaves before the commit");
+        assert_eq!(
+            sink.pre_commit().unwrap(),
+            None,
+            "a transaction without rows"
+        );
+        assert!(
+            sent.lock().unwrap().is_empty(),
+            "nothing leaves before the commit"
+        );
         sink.commit(&committable).unwrap();
         sink.commit(&committable).unwrap();
         let once = ("out-j-1-0-7".to_owned(), vec![1024, 1024, 452]);
@@ -229,7 +283,13 @@ mod tests {
         let (mut sink, _) = sink(100);
         sink.begin("a").unwrap();
         let error = (0..10).find_map(|_| sink.write(&rows(1)).err()).unwrap();
-        assert_eq!((error.code(), error.message().contains("more than 100 bytes")), (code::WRITE_AHEAD_LIMIT, true));
+        assert_eq!(
+            (
+                error.code(),
+                error.message().contains("more than 100 bytes")
+            ),
+            (code::WRITE_AHEAD_LIMIT, true)
+        );
     }
 
     #[test]
@@ -239,8 +299,16 @@ mod tests {
         for at in 0..committable.len() {
             let mut changed = committable.clone();
             changed[at] ^= 1;
-            assert_eq!(sink.commit(&changed).unwrap_err().code(), code::SNAPSHOT_DAMAGED, "byte {at}");
-            assert_eq!(sink.commit(&committable[..at]).unwrap_err().code(), code::SNAPSHOT_DAMAGED, "cut at {at}");
+            assert_eq!(
+                sink.commit(&changed).unwrap_err().code(),
+                code::SNAPSHOT_DAMAGED,
+                "byte {at}"
+            );
+            assert_eq!(
+                sink.commit(&committable[..at]).unwrap_err().code(),
+                code::SNAPSHOT_DAMAGED,
+                "cut at {at}"
+            );
         }
         assert!(sent.lock().unwrap().is_empty());
     }
@@ -249,7 +317,14 @@ mod tests {
     fn rows_of_other_columns_are_refused() {
         let (mut sink, sent) = sink(WRITE_AHEAD_BYTES);
         let committable = sealed(&mut sink, 3);
-        let mut other = WriteAheadSink::new(Box::new(Seen(sent)), &columns(DataType::Binary), WRITE_AHEAD_BYTES);
-        assert_eq!(other.commit(&committable).unwrap_err().code(), code::STATE_TYPES);
+        let mut other = WriteAheadSink::new(
+            Box::new(Seen(sent)),
+            &columns(DataType::Binary),
+            WRITE_AHEAD_BYTES,
+        );
+        assert_eq!(
+            other.commit(&committable).unwrap_err().code(),
+            code::STATE_TYPES
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! The shapes of the WIT as Rust types, by which wasmtime copies them in and out of a guest's memory.
+//! The shapes of the WIT as Rust types, by which wasmtime copies them in and out of a guest's
+//! memory.
 //!
-//! Inputs borrow: lowering `list<u8>` from a slice is one memcpy into the guest. Outputs are owned, one memcpy out of it. Field names and
-//! order are those of the WIT; wasmtime compares them when a function is looked up.
+//! Inputs borrow: lowering `list<u8>` from a slice is one memcpy into the guest. Outputs are owned,
+//! one memcpy out of it. Field names and order are those of the WIT; wasmtime compares them when a
+//! function is looked up.
 
 use wasmtime::component::{ComponentType, Lift, Lower};
 
@@ -49,7 +51,8 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// What it takes in the host: the bytes of all buffers, and something for each buffer and the section itself, so that empty ones count too.
+    /// What it takes in the host: the bytes of all buffers, and something for each buffer and the
+    /// section itself, so that empty ones count too.
     pub fn cost(&self) -> usize {
         let n_bytes: usize = self.buffers.iter().map(|buffer| buffer.bytes.len()).sum();
         n_bytes + (self.buffers.len() + 1) * PIECE_BYTES

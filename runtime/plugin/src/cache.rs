@@ -1,8 +1,9 @@
 //! Compiled code on disk, by the digest of the component, so that a job starts without compiling.
 //!
-//! Invariant: a file is loaded only if it carries the checksum that this program wrote under its name, with a key that only its user has, in a
-//! folder that nobody else can have written to: compiled code is trusted. Whatever is wrong with a file, the component is compiled again; nothing
-//! here fails a job.
+//! Invariant: a file is loaded only if it carries the checksum that this program wrote under its
+//! name, with a key that only its user has, in a folder that nobody else can have written to:
+//! compiled code is trusted. Whatever is wrong with a file, the component is compiled again;
+//! nothing here fails a job.
 
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -29,15 +30,22 @@ pub struct CompiledCode {
 }
 
 impl CompiledCode {
-    /// `folder` is one that is guarded: see [`Folder::guarded`]. `secret` is the user's, and kept elsewhere.
+    /// `folder` is one that is guarded: see [`Folder::guarded`]. `secret` is the user's, and kept
+    /// elsewhere.
     pub fn new(folder: Folder, secret: &[u8; 32]) -> CompiledCode {
-        CompiledCode { folder, key: blake3::derive_key(PURPOSE, secret) }
+        CompiledCode {
+            folder,
+            key: blake3::derive_key(PURPOSE, secret),
+        }
     }
 
     /// A file of another name, put under this one, would be other code.
     fn checksum(&self, name: &str, code: &[u8]) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes()).update(code);
+        hasher
+            .update(&(name.len() as u64).to_le_bytes())
+            .update(name.as_bytes())
+            .update(code);
         hasher.finalize()
     }
 
@@ -55,7 +63,8 @@ impl CompiledCode {
     /// Keeps a compiled component.
     pub(crate) fn store(&self, engine: &Engine, digest: &str, code: &[u8]) -> io::Result<()> {
         let name = file_name(engine, digest);
-        self.folder.write(&name, &[self.checksum(&name, code).as_bytes(), code])?;
+        self.folder
+            .write(&name, &[self.checksum(&name, code).as_bytes(), code])?;
         self.trim()
     }
 
@@ -69,7 +78,10 @@ impl CompiledCode {
         }
         files.sort();
         let surplus = files.len().saturating_sub(FILES_MAX);
-        files.iter().take(surplus).try_for_each(|(_, name)| self.folder.remove(name))
+        files
+            .iter()
+            .take(surplus)
+            .try_for_each(|(_, name)| self.folder.remove(name))
     }
 }
 
@@ -78,10 +90,11 @@ impl CompiledCode {
 /// # Errors
 /// wasmtime's, if the code is of another version or other settings.
 pub(crate) fn trusted(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `deserialize` demands bytes that `serialize` made. They come from `store` above, which is the only writer of the files of the
-    // cache: nobody else can compute their checksum, nor write into the folder; or straight from the same program (`compiler.rs`), through a
-    // pipe that nobody else holds. That they were made for this version of wasmtime and these settings is in the name of the file, and wasmtime
-    // checks it again.
+    // SAFETY: `deserialize` demands bytes that `serialize` made. They come from `store` above,
+    // which is the only writer of the files of the cache: nobody else can compute their checksum,
+    // nor write into the folder; or straight from the same program (`compiler.rs`), through a pipe
+    // that nobody else holds. That they were made for this version of wasmtime and these settings
+    // is in the name of the file, and wasmtime checks it again.
     #[allow(unsafe_code)]
     unsafe {
         Component::deserialize(engine, code)
@@ -104,6 +117,9 @@ impl Hasher for Fingerprint {
 
     fn finish(&self) -> u64 {
         let hash = self.0.finalize();
-        hash.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+        hash.as_bytes()
+            .iter()
+            .take(8)
+            .fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 }

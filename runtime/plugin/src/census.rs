@@ -1,25 +1,31 @@
-//! Counts what an instance of a component will consist of, from its sections alone, before anything is compiled.
+//! Counts what an instance of a component will consist of, from its sections alone, before anything
+//! is compiled.
 //!
-//! A component of some hundred bytes can define a component that holds two instances of another one, and so on: each level doubles what is made,
-//! in the compiler as well as in memory. Each definition is counted once here, out of the counts of what it instantiates, so the whole takes one
-//! pass over the bytes. Modules and components that come in as arguments cannot be counted so, and no tool makes them; they are refused, as are
-//! resources of a guest's own, whose handles nothing would limit.
+//! A component of some hundred bytes can define a component that holds two instances of another
+//! one, and so on: each level doubles what is made, in the compiler as well as in memory. Each
+//! definition is counted once here, out of the counts of what it instantiates, so the whole takes
+//! one pass over the bytes. Modules and components that come in as arguments cannot be counted so,
+//! and no tool makes them; they are refused, as are resources of a guest's own, whose handles
+//! nothing would limit.
 //!
-//! Whether the bytes are valid beyond that is the compiler's affair, which runs under limits of its own (`compiler.rs`).
+//! Whether the bytes are valid beyond that is the compiler's affair, which runs under limits of its
+//! own (`compiler.rs`).
 
 use streamrt_types::{Error, Result, code};
 use wasmparser::{
-    BinaryReaderError, CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, Encoding,
-    Instance, Parser, Payload,
+    BinaryReaderError, CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentInstance,
+    ComponentOuterAliasKind, Encoding, Instance, Parser, Payload,
 };
 
 /// Core instances of a component; the largest known guests (Python) have some 60.
 const CORE_INSTANCES_MAX: u64 = 100;
 
-/// Instances of components, their imports, exports, aliases and functions, counted for each instance anew. The compiler works through as many.
+/// Instances of components, their imports, exports, aliases and functions, counted for each
+/// instance anew. The compiler works through as many.
 const ITEMS_MAX: u64 = 200_000;
 
-/// Bytes that an instance has for each global, and for each function, table or memory, imported or not: what wasmtime's layout takes at most.
+/// Bytes that an instance has for each global, and for each function, table or memory, imported or
+/// not: what wasmtime's layout takes at most.
 const GLOBAL_BYTES: u64 = 16;
 const ITEM_BYTES: u64 = 64;
 
@@ -58,13 +64,17 @@ struct Frame {
 /// Counts a component.
 ///
 /// # Errors
-/// `Invalid`: S1003 if the bytes cannot be read or have what this host does not support, S1020 if there is too much of something.
+/// `Invalid`: S1003 if the bytes cannot be read or have what this host does not support, S1020 if
+/// there is too much of something.
 pub(crate) fn count(bytes: &[u8], memory_bytes: usize) -> Result<Census> {
     let mut frames: Vec<Frame> = Vec::new();
     let mut whole = Census::default();
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(damaged)? {
-            Payload::Version { encoding, .. } => frames.push(Frame { is_module: encoding == Encoding::Module, ..Frame::default() }),
+            Payload::Version { encoding, .. } => frames.push(Frame {
+                is_module: encoding == Encoding::Module,
+                ..Frame::default()
+            }),
             // The whole component is what ends last.
             Payload::End(_) => whole = close(&mut frames),
             section => read(&mut frames, section)?,
@@ -83,13 +93,21 @@ fn close(frames: &mut Vec<Frame>) -> Census {
 }
 
 fn check(census: &Census, memory_bytes: usize) -> Result<()> {
-    let Census { core_instances, items, bytes } = census;
+    let Census {
+        core_instances,
+        items,
+        bytes,
+    } = census;
     let message = if *core_instances > CORE_INSTANCES_MAX {
-        format!("the component makes {core_instances} core instances, and may make {CORE_INSTANCES_MAX}")
+        format!(
+            "the component makes {core_instances} core instances, and may make {CORE_INSTANCES_MAX}"
+        )
     } else if *items > ITEMS_MAX {
         format!("the component's instances have {items} parts together, and may have {ITEMS_MAX}")
     } else if census.bytes() > memory_bytes {
-        format!("an instance takes {bytes} bytes for globals, functions and tables alone, and may have {memory_bytes} bytes of memory")
+        format!(
+            "an instance takes {bytes} bytes for globals, functions and tables alone, and may have {memory_bytes} bytes of memory"
+        )
     } else {
         return Ok(());
     };
@@ -97,23 +115,42 @@ fn check(census: &Census, memory_bytes: usize) -> Result<()> {
 }
 
 pub(crate) fn damaged(error: BinaryReaderError) -> Error {
-    let message = error.message().lines().next().unwrap_or_default().to_owned();
-    Error::new(code::BAD_COMPONENT, format!("the component is damaged or uses what this host does not support: {message}"))
+    let message = error
+        .message()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    Error::new(
+        code::BAD_COMPONENT,
+        format!("the component is damaged or uses what this host does not support: {message}"),
+    )
 }
 
 fn unsupported(what: &str) -> Error {
-    Error::new(code::BAD_COMPONENT, format!("the component {what}, which this host does not support"))
+    Error::new(
+        code::BAD_COMPONENT,
+        format!("the component {what}, which this host does not support"),
+    )
 }
 
 fn read(frames: &mut [Frame], section: Payload<'_>) -> Result<()> {
-    let Some((frame, outer)) = frames.split_last_mut() else { return Ok(()) };
+    let Some((frame, outer)) = frames.split_last_mut() else {
+        return Ok(());
+    };
     if frame.is_module {
         return frame.read_module(&section);
     }
     match section {
-        Payload::InstanceSection(of) => of.into_iter().try_for_each(|instance| frame.core_instance(&instance.map_err(damaged)?)),
-        Payload::ComponentInstanceSection(of) => of.into_iter().try_for_each(|instance| frame.instance(&instance.map_err(damaged)?)),
-        Payload::ComponentAliasSection(aliases) => aliases.into_iter().try_for_each(|alias| frame.alias(outer, &alias.map_err(damaged)?)),
+        Payload::InstanceSection(of) => of
+            .into_iter()
+            .try_for_each(|instance| frame.core_instance(&instance.map_err(damaged)?)),
+        Payload::ComponentInstanceSection(of) => of
+            .into_iter()
+            .try_for_each(|instance| frame.instance(&instance.map_err(damaged)?)),
+        Payload::ComponentAliasSection(aliases) => aliases
+            .into_iter()
+            .try_for_each(|alias| frame.alias(outer, &alias.map_err(damaged)?)),
         Payload::ComponentImportSection(imports) => imports.into_iter().try_for_each(|import| {
             frame.declare(import.map_err(damaged)?.ty.kind(), None);
             frame.count_items(1)
@@ -123,10 +160,12 @@ fn read(frames: &mut [Frame], section: Payload<'_>) -> Result<()> {
             frame.declare(export.kind, Some(export.index));
             frame.count_items(1)
         }),
-        Payload::ComponentCanonicalSection(functions) => functions.into_iter().try_for_each(|function| {
-            check_canonical(&function.map_err(damaged)?)?;
-            frame.count_items(1)
-        }),
+        Payload::ComponentCanonicalSection(functions) => {
+            functions.into_iter().try_for_each(|function| {
+                check_canonical(&function.map_err(damaged)?)?;
+                frame.count_items(1)
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -134,15 +173,26 @@ fn read(frames: &mut [Frame], section: Payload<'_>) -> Result<()> {
 /// What a host without concurrency and a guest without resources of its own need.
 fn check_canonical(function: &CanonicalFunction) -> Result<()> {
     match function {
-        CanonicalFunction::Lift { .. } | CanonicalFunction::Lower { .. } | CanonicalFunction::ResourceDrop { .. } => Ok(()),
-        CanonicalFunction::ResourceNew { .. } | CanonicalFunction::ResourceRep { .. } => Err(unsupported("makes resources of its own")),
-        _ => Err(unsupported("uses tasks, streams or threads of the component model")),
+        CanonicalFunction::Lift { .. }
+        | CanonicalFunction::Lower { .. }
+        | CanonicalFunction::ResourceDrop { .. } => Ok(()),
+        CanonicalFunction::ResourceNew { .. } | CanonicalFunction::ResourceRep { .. } => {
+            Err(unsupported("makes resources of its own"))
+        }
+        _ => Err(unsupported(
+            "uses tasks, streams or threads of the component model",
+        )),
     }
 }
 
 impl Frame {
     fn define(&mut self, inner: &Frame) {
-        if inner.is_module { &mut self.modules } else { &mut self.components }.push(Some(inner.census));
+        if inner.is_module {
+            &mut self.modules
+        } else {
+            &mut self.components
+        }
+        .push(Some(inner.census));
     }
 
     fn count_items(&mut self, n: u64) -> Result<()> {
@@ -173,7 +223,10 @@ impl Frame {
 
     fn instance(&mut self, instance: &ComponentInstance<'_>) -> Result<()> {
         match instance {
-            ComponentInstance::Instantiate { component_index, args } => {
+            ComponentInstance::Instantiate {
+                component_index,
+                args,
+            } => {
                 self.instantiate_component(*component_index)?;
                 self.count_items(args.len() as u64)
             }
@@ -184,13 +237,19 @@ impl Frame {
     fn instantiate_module(&mut self, index: u32) -> Result<()> {
         let module = self.modules.get(index as usize).copied().flatten();
         let module = module.ok_or_else(|| unsupported("instantiates a module that it is given"))?;
-        self.census.add(Census { core_instances: 1, items: 1, ..module });
+        self.census.add(Census {
+            core_instances: 1,
+            items: 1,
+            ..module
+        });
         Ok(())
     }
 
     fn instantiate_component(&mut self, index: u32) -> Result<()> {
         let component = self.components.get(index as usize).copied().flatten();
-        self.census.add(component.ok_or_else(|| unsupported("instantiates a component that it is given"))?);
+        self.census.add(
+            component.ok_or_else(|| unsupported("instantiates a component that it is given"))?,
+        );
         self.count_items(1)
     }
 
@@ -209,14 +268,26 @@ impl Frame {
         match alias {
             ComponentAlias::InstanceExport { kind, .. } => self.declare(*kind, None),
             ComponentAlias::CoreInstanceExport { .. } => {}
-            ComponentAlias::Outer { kind, count, index } => self.alias_outer(outer, *kind, *count as usize, *index as usize),
+            ComponentAlias::Outer { kind, count, index } => {
+                self.alias_outer(outer, *kind, *count as usize, *index as usize)
+            }
         }
         self.count_items(1)
     }
 
     /// Takes an item of the frame that lies `count` frames further out.
-    fn alias_outer(&mut self, outer: &[Frame], kind: ComponentOuterAliasKind, count: usize, index: usize) {
-        let of = if count == 0 { Some(&*self) } else { outer.len().checked_sub(count).and_then(|at| outer.get(at)) };
+    fn alias_outer(
+        &mut self,
+        outer: &[Frame],
+        kind: ComponentOuterAliasKind,
+        count: usize,
+        index: usize,
+    ) {
+        let of = if count == 0 {
+            Some(&*self)
+        } else {
+            outer.len().checked_sub(count).and_then(|at| outer.get(at))
+        };
         match kind {
             ComponentOuterAliasKind::CoreModule => {
                 let module = of.and_then(|frame| frame.modules.get(index).copied().flatten());

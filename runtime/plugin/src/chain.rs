@@ -1,7 +1,9 @@
-//! A chain of a plugin's functions, called by one subtask: the contract [`FunctionChain`] kept by a component.
+//! A chain of a plugin's functions, called by one subtask: the contract [`FunctionChain`] kept by a
+//! component.
 //!
-//! Invariant: a call that fails leaves nothing behind. Its instance is dropped, whatever the reason, and the next call makes a new one, which
-//! costs microseconds; guest memory is a cache only, the truth is the host's.
+//! Invariant: a call that fails leaves nothing behind. Its instance is dropped, whatever the
+//! reason, and the next call makes a new one, which costs microseconds; guest memory is a cache
+//! only, the truth is the host's.
 
 use crate::abi::{Answer, Section};
 use crate::guest::Instance;
@@ -54,29 +56,58 @@ struct Ready {
 impl PluginChain {
     pub(crate) fn new(plugin: Arc<Plugin>, spec: ChainSpec) -> Result<PluginChain> {
         let signature = Arc::new(Signature::new(&spec.plan, &spec.functions)?);
-        let mut chain = PluginChain { plugin, spec, signature, ready: None, n_exported: 0, n_imported: 0 };
-        chain.ready = Some(chain.instantiate().map_err(|failure| failure.error.at(chain.signature.place()))?);
+        let mut chain = PluginChain {
+            plugin,
+            spec,
+            signature,
+            ready: None,
+            n_exported: 0,
+            n_imported: 0,
+        };
+        chain.ready = Some(
+            chain
+                .instantiate()
+                .map_err(|failure| failure.error.at(chain.signature.place()))?,
+        );
         Ok(chain)
     }
 
     /// Calls of `invoke`, and calls of imported functions, since the chain was made.
     pub fn calls(&self) -> (u64, u64) {
-        let running = self.ready.as_ref().map_or(0, |ready| ready.instance.store.data().n_imported);
+        let running = self
+            .ready
+            .as_ref()
+            .map_or(0, |ready| ready.instance.store.data().n_imported);
         (self.n_exported, self.n_imported + running)
     }
 
     fn instantiate(&self) -> std::result::Result<Ready, Failure> {
         let spec = &self.spec;
-        let guest = self.plugin.guest(spec.cancel.clone(), spec.log.clone(), self.signature.clone(), spec.subtask);
+        let guest = self.plugin.guest(
+            spec.cancel.clone(),
+            spec.log.clone(),
+            self.signature.clone(),
+            spec.subtask,
+        );
         let mut instance = self.plugin.described(guest, &spec.args, &spec.plan)?;
         let context = serde_json::json!({ "args": spec.args, "subtask": spec.subtask, "parallelism": spec.parallelism });
-        let opened = instance.open(&spec.functions, &context.to_string(), self.plugin.deadline())?;
+        let opened = instance.open(
+            &spec.functions,
+            &context.to_string(),
+            self.plugin.deadline(),
+        )?;
         let chain = opened.map_err(|refused| Error::new(code::USER_ERROR, refused.message))?;
         Ok(Ready { instance, chain })
     }
 
-    /// Runs a call in `ready`; the access goes into the store for that time, and comes back in any case.
-    fn run(&self, ready: &mut Ready, invocation: &mut Invocation<'_>, deadline: Duration) -> std::result::Result<Outcome, Failure> {
+    /// Runs a call in `ready`; the access goes into the store for that time, and comes back in any
+    /// case.
+    fn run(
+        &self,
+        ready: &mut Ready,
+        invocation: &mut Invocation<'_>,
+        deadline: Duration,
+    ) -> std::result::Result<Outcome, Failure> {
         let access = std::mem::replace(invocation.access, NoState::boxed());
         let asked = Asked::of(invocation);
         let running = &mut ready.instance.store.data_mut().running;
@@ -89,23 +120,42 @@ impl PluginChain {
             Ok(returned) => {
                 sections.extend(returned);
                 outcome::check_size(&sections, running.output_bytes_max)?;
-                Ok(outcome::decode(&self.signature, &Asked::of(invocation), sections)?)
+                Ok(outcome::decode(
+                    &self.signature,
+                    &Asked::of(invocation),
+                    sections,
+                )?)
             }
             Err(refused) => Err(match (refused.code, running.state_error.take()) {
                 (error::STATE, Some(cause)) => cause.into(),
-                (error::HOST, _) => {
-                    Error::internal(format!("the plugin's SDK says that this host broke its promise: {}", refused.message)).into()
-                }
-                (code, _) => Error::new(plugin::mistake(code).unwrap_or(code::USER_ERROR), refused.message).into(),
+                (error::HOST, _) => Error::internal(format!(
+                    "the plugin's SDK says that this host broke its promise: {}",
+                    refused.message
+                ))
+                .into(),
+                (code, _) => Error::new(
+                    plugin::mistake(code).unwrap_or(code::USER_ERROR),
+                    refused.message,
+                )
+                .into(),
             }),
         }
     }
 }
 
-fn call_guest(ready: &mut Ready, invocation: &Invocation<'_>, deadline: Duration) -> std::result::Result<Answer<Vec<Section>>, Failure> {
+fn call_guest(
+    ready: &mut Ready,
+    invocation: &Invocation<'_>,
+    deadline: Duration,
+) -> std::result::Result<Answer<Vec<Section>>, Failure> {
     let sections = Sections::of(invocation)?;
     let buffers = sections.buffers();
-    ready.instance.invoke(ready.chain, code_of(invocation.call), &sections.sections(&buffers), deadline)
+    ready.instance.invoke(
+        ready.chain,
+        code_of(invocation.call),
+        &sections.sections(&buffers),
+        deadline,
+    )
 }
 
 fn code_of(asked: Call) -> u16 {
@@ -119,7 +169,11 @@ fn code_of(asked: Call) -> u16 {
 }
 
 impl FunctionChain for PluginChain {
-    fn invoke(&mut self, mut invocation: Invocation<'_>, deadline: Duration) -> std::result::Result<Outcome, Failure> {
+    fn invoke(
+        &mut self,
+        mut invocation: Invocation<'_>,
+        deadline: Duration,
+    ) -> std::result::Result<Outcome, Failure> {
         let mut ready = match self.ready.take() {
             Some(ready) => ready,
             None => self.instantiate()?,
@@ -130,6 +184,9 @@ impl FunctionChain for PluginChain {
             Ok(_) => self.ready = Some(ready),
             Err(_) => self.n_imported += ready.instance.store.data().n_imported,
         }
-        result.map_err(|failure| Failure { error: failure.error.at(self.signature.place()), ..failure })
+        result.map_err(|failure| Failure {
+            error: failure.error.at(self.signature.place()),
+            ..failure
+        })
     }
 }

@@ -1,10 +1,14 @@
-//! Compiles a component in a process of its own, which is ended when it takes too long or too much memory.
+//! Compiles a component in a process of its own, which is ended when it takes too long or too much
+//! memory.
 //!
-//! A pass over the sections (`census.rs`) bounds what a component makes, but not what its functions cost a compiler: some hundred kilobytes of
-//! nested loops and locals are enough for gigabytes. Nothing within a process can bound that; another process can be watched, and ended at any
-//! time. It is the same program under another command, and what it sends back is trusted as what this process compiled would be.
+//! A pass over the sections (`census.rs`) bounds what a component makes, but not what its functions
+//! cost a compiler: some hundred kilobytes of nested loops and locals are enough for gigabytes.
+//! Nothing within a process can bound that; another process can be watched, and ended at any time.
+//! It is the same program under another command, and what it sends back is trusted as what this
+//! process compiled would be.
 //!
-//! 1. The parent sends the length of the component and its bytes, and keeps the pipe open: its end tells the child that nobody waits any more.
+//! 1. The parent sends the length of the component and its bytes, and keeps the pipe open: its end
+//!    tells the child that nobody waits any more.
 //! 2. The child answers with one byte, 0 or 1, and the compiled code or a sentence, and ends.
 
 use crate::discovery::damaged;
@@ -44,9 +48,16 @@ pub struct Compiler {
 
 /// The child's part: reads a component from `input`, writes the answer to `output`.
 ///
-/// `args` are those that the parent put behind [`Compiler::args`]. The process ends at once when `input` does before the answer is there.
-pub fn compile(args: &[String], mut input: impl Read + Send + 'static, mut output: impl Write) -> ExitCode {
-    let Ok(bytes) = read_component(&mut input) else { return ExitCode::FAILURE };
+/// `args` are those that the parent put behind [`Compiler::args`]. The process ends at once when
+/// `input` does before the answer is there.
+pub fn compile(
+    args: &[String],
+    mut input: impl Read + Send + 'static,
+    mut output: impl Write,
+) -> ExitCode {
+    let Ok(bytes) = read_component(&mut input) else {
+        return ExitCode::FAILURE;
+    };
     thread::spawn(move || {
         // Nothing more is sent, so this returns when the parent is gone.
         let _ = input.read(&mut [0]);
@@ -57,15 +68,24 @@ pub fn compile(args: &[String], mut input: impl Read + Send + 'static, mut outpu
         Ok(code) => (DONE, code),
         Err(error) => (REFUSED, error.message().as_bytes().to_vec()),
     };
-    let written = output.write_all(&[tag]).and_then(|()| output.write_all(&answer)).and_then(|()| output.flush());
-    if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let written = output
+        .write_all(&[tag])
+        .and_then(|()| output.write_all(&answer))
+        .and_then(|()| output.flush());
+    if written.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn read_component(input: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 8];
     input.read_exact(&mut length)?;
     let mut bytes = Vec::new();
-    input.take(u64::from_le_bytes(length)).read_to_end(&mut bytes)?;
+    input
+        .take(u64::from_le_bytes(length))
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -88,10 +108,23 @@ impl Compiler {
     /// # Errors
     /// `Invalid` if the component is damaged (S1003), or costs more than the limits allow (S1020).
     pub(crate) fn compile(&self, limits: &Limits, bytes: &[u8]) -> Result<Vec<u8>> {
-        let fault = |e: io::Error| Error::internal(format!("the compiler {} cannot be run", self.program.display())).with_source(e);
+        let fault = |e: io::Error| {
+            Error::internal(format!(
+                "the compiler {} cannot be run",
+                self.program.display()
+            ))
+            .with_source(e)
+        };
         let mut command = Command::new(&self.program);
-        command.args(&self.args).args((!limits.epoch).then_some(TRUSTED));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(fault)?;
+        command
+            .args(&self.args)
+            .args((!limits.epoch).then_some(TRUSTED));
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(fault)?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::internal("a pipe to the compiler is missing"));
         };
@@ -109,8 +142,14 @@ impl Compiler {
 fn read_code(mut answer: Vec<u8>) -> Result<Vec<u8>> {
     match answer.first() {
         Some(&DONE) => Ok(answer.split_off(1)),
-        Some(&REFUSED) => Err(Error::new(code::BAD_COMPONENT, String::from_utf8_lossy(&answer[1..]))),
-        _ => Err(Error::new(code::BAD_COMPONENT, "the compiler gave up on the component")),
+        Some(&REFUSED) => Err(Error::new(
+            code::BAD_COMPONENT,
+            String::from_utf8_lossy(&answer[1..]),
+        )),
+        _ => Err(Error::new(
+            code::BAD_COMPONENT,
+            "the compiler gave up on the component",
+        )),
     }
 }
 
@@ -133,12 +172,20 @@ fn read_answer(output: ChildStdout, bytes_max: u64) -> Receiver<io::Result<Vec<u
 }
 
 /// Waits for the answer of the child, while it stays within its limits.
-fn watch(child: &mut Child, limits: &Limits, answer: &Receiver<io::Result<Vec<u8>>>) -> Result<io::Result<Vec<u8>>> {
+fn watch(
+    child: &mut Child,
+    limits: &Limits,
+    answer: &Receiver<io::Result<Vec<u8>>>,
+) -> Result<io::Result<Vec<u8>>> {
     let start = Instant::now();
     loop {
         match answer.recv_timeout(LOOK) {
             Ok(answer) => return Ok(answer),
-            Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("the thread that reads from the compiler is gone")),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::internal(
+                    "the thread that reads from the compiler is gone",
+                ));
+            }
             Err(RecvTimeoutError::Timeout) => {}
         }
         check_limits(child, limits, start)?;
@@ -147,18 +194,32 @@ fn watch(child: &mut Child, limits: &Limits, answer: &Receiver<io::Result<Vec<u8
 
 fn check_limits(child: &Child, limits: &Limits, start: Instant) -> Result<()> {
     let limit = if start.elapsed() > limits.compile_time {
-        format!("{} ms, which is the limit `plugin.compile-time`", limits.compile_time.as_millis())
+        format!(
+            "{} ms, which is the limit `plugin.compile-time`",
+            limits.compile_time.as_millis()
+        )
     } else if resident_bytes(child.id()) > limits.compile_bytes {
-        format!("{} MiB of memory, which is the limit `plugin.compile-memory`", limits.compile_bytes >> 20)
+        format!(
+            "{} MiB of memory, which is the limit `plugin.compile-memory`",
+            limits.compile_bytes >> 20
+        )
     } else {
         return Ok(());
     };
-    Err(Error::new(code::COMPONENT_LIMIT, format!("compiling the component takes more than {limit}")))
+    Err(Error::new(
+        code::COMPONENT_LIMIT,
+        format!("compiling the component takes more than {limit}"),
+    ))
 }
 
 /// 0 if it cannot be said.
 fn resident_bytes(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB"));
-    resident.and_then(|text| text.trim().parse::<usize>().ok()).unwrap_or(0) << 10
+    let resident = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB"));
+    resident
+        .and_then(|text| text.trim().parse::<usize>().ok())
+        .unwrap_or(0)
+        << 10
 }

@@ -1,7 +1,9 @@
-//! Finds a custom section in a component, or in the core modules inside it, where a compiler puts it.
+//! Finds a custom section in a component, or in the core modules inside it, where a compiler puts
+//! it.
 //!
-//! The bytes come from a user: every length is checked against what is there, and nesting is bounded. It is run after the component was
-//! compiled, so damage is no longer reported here: it only ends the search.
+//! The bytes come from a user: every length is checked against what is there, and nesting is
+//! bounded. It is run after the component was compiled, so damage is no longer reported here: it
+//! only ends the search.
 
 /// How deep components may be nested for the search; tools make two levels.
 const DEPTH_MAX: usize = 4;
@@ -25,7 +27,9 @@ fn search<'a>(binary: &'a [u8], name: &str, depth: usize) -> Option<&'a [u8]> {
         rest = behind;
         let found = match *id {
             CUSTOM => custom(content, name),
-            CORE_MODULE | COMPONENT if is_component && depth > 0 => search(content, name, depth - 1),
+            CORE_MODULE | COMPONENT if is_component && depth > 0 => {
+                search(content, name, depth - 1)
+            }
             _ => None,
         };
         if found.is_some() {
@@ -66,7 +70,11 @@ mod tests {
     const MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
     fn check(sections: &[u8], expected: Option<&[u8]>) {
-        assert_eq!(find(&[COMPONENT, sections].concat(), "ab"), expected, "{sections:?}");
+        assert_eq!(
+            find(&[COMPONENT, sections].concat(), "ab"),
+            expected,
+            "{sections:?}"
+        );
     }
 
     #[test]
@@ -74,12 +82,21 @@ mod tests {
         check(b"", None);
         check(b"\0\x05\x02abxy", Some(b"xy"));
         check(b"\0\x05\x02acxy\x07\x01z\0\x04\x02abx", Some(b"x"));
-        check(&[b"\x01\x0e", MODULE, b"\0\x04\x02abm"].concat(), Some(b"m"));
+        check(
+            &[b"\x01\x0e", MODULE, b"\0\x04\x02abm"].concat(),
+            Some(b"m"),
+        );
     }
 
     #[test]
     fn damage_ends_the_search() {
-        for sections in [&b"\0"[..], b"\0\x05\x02ab", b"\0\xff\xff\xff\xff\xff\xff", b"\0\x02\x7fa", b"\x01\x02\0a"] {
+        for sections in [
+            &b"\0"[..],
+            b"\0\x05\x02ab",
+            b"\0\xff\xff\xff\xff\xff\xff",
+            b"\0\x02\x7fa",
+            b"\x01\x02\0a",
+        ] {
             check(sections, None);
         }
     }

@@ -1,8 +1,10 @@
 //! The thread that does a guest's file work, and what one call may have done there.
 //!
-//! Time in the files is not the guest's: a slow disk must not look like a loop. But a guest can sync the same file for ever, and a disk can hang. So
-//! the file calls of one call have a limit of their own, and the guest's task waits for an answer no longer than that, nor when it is cancelled:
-//! what hangs is a thread that nobody waits for. Such a thread does nothing more, and its instance gets no other.
+//! Time in the files is not the guest's: a slow disk must not look like a loop. But a guest can
+//! sync the same file for ever, and a disk can hang. So the file calls of one call have a limit of
+//! their own, and the guest's task waits for an answer no longer than that, nor when it is
+//! cancelled: what hangs is a thread that nobody waits for. Such a thread does nothing more, and
+//! its instance gets no other.
 
 use crate::trap::Stop;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +29,13 @@ pub(crate) struct FileWork {
 impl FileWork {
     /// What the file calls of each call may take together, and write.
     pub fn new(time_max: Duration, bytes_max: u64) -> FileWork {
-        FileWork { thread: None, time_max, time_left: time_max, bytes_max, bytes_left: bytes_max }
+        FileWork {
+            thread: None,
+            time_max,
+            time_left: time_max,
+            bytes_max,
+            bytes_left: bytes_max,
+        }
     }
 
     /// A call begins.
@@ -41,7 +49,9 @@ impl FileWork {
     /// Ends the guest if there are not so many left.
     pub fn spend(&mut self, n_bytes: usize) -> Result<()> {
         let left = self.bytes_left.checked_sub(n_bytes as u64);
-        self.bytes_left = left.ok_or(Stop::Written { bytes_max: self.bytes_max })?;
+        self.bytes_left = left.ok_or(Stop::Written {
+            bytes_max: self.bytes_max,
+        })?;
         Ok(())
     }
 
@@ -49,36 +59,58 @@ impl FileWork {
     ///
     /// # Errors
     /// Ends the guest if it is cancelled, or if the time for files is used up.
-    pub fn run<T: Send + 'static>(&mut self, cancel: &AtomicBool, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub fn run<T: Send + 'static>(
+        &mut self,
+        cancel: &AtomicBool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         let (sender, answer) = channel();
         let start = Instant::now();
         let job: Job = Box::new(move || drop(sender.send(work())));
-        self.thread()?.send(job).map_err(|_| Stop::Files { limit: self.time_max, hangs: true })?;
+        self.thread()?.send(job).map_err(|_| Stop::Files {
+            limit: self.time_max,
+            hangs: true,
+        })?;
         loop {
             match answer.recv_timeout(LOOK) {
                 Ok(done) => {
                     self.time_left = self.time_left.saturating_sub(start.elapsed());
-                    return if self.time_left.is_zero() { Err(self.used_up(start)) } else { Ok(done) };
+                    return if self.time_left.is_zero() {
+                        Err(self.used_up(start))
+                    } else {
+                        Ok(done)
+                    };
                 }
-                Err(RecvTimeoutError::Timeout) if cancel.load(Ordering::Relaxed) => return Err(Stop::Cancelled.into()),
+                Err(RecvTimeoutError::Timeout) if cancel.load(Ordering::Relaxed) => {
+                    return Err(Stop::Cancelled.into());
+                }
                 Err(RecvTimeoutError::Timeout) if start.elapsed() < self.time_left => {}
                 Err(_) => return Err(self.used_up(start)),
             }
         }
     }
 
-    /// One call that takes most of the time is a disk that hangs; many short ones are the guest's doing.
+    /// One call that takes most of the time is a disk that hangs; many short ones are the guest's
+    /// doing.
     fn used_up(&self, start: Instant) -> wasmtime::Error {
-        Stop::Files { limit: self.time_max, hangs: start.elapsed() > self.time_max / 2 }.into()
+        Stop::Files {
+            limit: self.time_max,
+            hangs: start.elapsed() > self.time_max / 2,
+        }
+        .into()
     }
 
     fn thread(&mut self) -> Result<&Sender<Job>> {
         if self.thread.is_none() {
             let (sender, jobs) = channel::<Job>();
-            std::thread::Builder::new().name("plugin-files".into()).spawn(move || jobs.into_iter().for_each(|job| job()))?;
+            std::thread::Builder::new()
+                .name("plugin-files".into())
+                .spawn(move || jobs.into_iter().for_each(|job| job()))?;
             self.thread = Some(sender);
         }
-        self.thread.as_ref().ok_or_else(|| wasmtime::Error::msg("the thread for files is gone"))
+        self.thread
+            .as_ref()
+            .ok_or_else(|| wasmtime::Error::msg("the thread for files is gone"))
     }
 }
 
@@ -96,8 +128,13 @@ mod tests {
         let cancel = AtomicBool::new(false);
         assert_eq!(files.run(&cancel, || 5).unwrap(), 5);
         let nap = || std::thread::sleep(Duration::from_millis(2));
-        let end = std::iter::repeat_with(|| files.run(&cancel, nap)).find(Result::is_err).unwrap();
-        assert_eq!(stop_of(end), "the plugin's calls of files took more than 200 ms together");
+        let end = std::iter::repeat_with(|| files.run(&cancel, nap))
+            .find(Result::is_err)
+            .unwrap();
+        assert_eq!(
+            stop_of(end),
+            "the plugin's calls of files took more than 200 ms together"
+        );
         files.renew();
         assert_eq!(files.run(&cancel, || 6).unwrap(), 6);
     }
@@ -108,7 +145,10 @@ mod tests {
         let cancel = AtomicBool::new(false);
         let (release, hanging) = channel::<()>();
         let hang = move || hanging.recv().is_err();
-        assert_eq!(stop_of(files.run(&cancel, hang)), "the disk did not answer a plugin's call of files within 50 ms");
+        assert_eq!(
+            stop_of(files.run(&cancel, hang)),
+            "the disk did not answer a plugin's call of files within 50 ms"
+        );
         drop(release);
     }
 

@@ -1,11 +1,14 @@
 //! A folder that was granted, as its guest may use it: everything below it, and nothing else.
 //!
-//! A path is walked part by part, each opened in the one before without following links, so that neither a name nor a link that is put there
-//! meanwhile leads out. Parts `.` and `..` are refused before anything is opened. What is neither a regular file nor a folder is not opened for
-//! use: a pipe would wait for its other end.
+//! A path is walked part by part, each opened in the one before without following links, so that
+//! neither a name nor a link that is put there meanwhile leads out. Parts `.` and `..` are refused
+//! before anything is opened. What is neither a regular file nor a folder is not opened for use: a
+//! pipe would wait for its other end.
 
 use crate::abi::{Entry, GuestError};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, mkdirat, open, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, Stat, mkdirat, open, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write};
@@ -25,7 +28,9 @@ const READ_BYTES_MAX: usize = 16 << 20;
 const ENTRIES_MAX: usize = 1 << 16;
 
 /// Never follow a link, never wait for another process, never leave a descriptor to a child.
-const CAREFULLY: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+const CAREFULLY: OFlags = OFlags::NOFOLLOW
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
 
 /// What a guest is answered.
 type Answer<T> = std::result::Result<T, GuestError>;
@@ -39,15 +44,26 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Opens a folder, which is made, with its parents, if it is not there. Its own path may lead through links: the user wrote it.
+    /// Opens a folder, which is made, with its parents, if it is not there. Its own path may lead
+    /// through links: the user wrote it.
     ///
     /// # Errors
     /// `Unavailable` if it cannot be made or opened.
     pub fn open(path: &Path) -> Result<Folder> {
-        let fault =
-            |e: io::Error| Error::new(code::FILE_IO, format!("{} cannot be used as a granted folder", path.display())).with_source(e);
+        let fault = |e: io::Error| {
+            Error::new(
+                code::FILE_IO,
+                format!("{} cannot be used as a granted folder", path.display()),
+            )
+            .with_source(e)
+        };
         std::fs::create_dir_all(path).map_err(fault)?;
-        let root = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| fault(e.into()))?;
+        let root = open(
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|e| fault(e.into()))?;
         let place = path.canonicalize().map_err(fault)?;
         Ok(Folder { root, place })
     }
@@ -68,7 +84,10 @@ impl Folder {
                 entries.extend(look_at(&folder, name).map_err(at(path))?);
             }
             if entries.len() > ENTRIES_MAX {
-                return Err(refused(path, &format!("has more than {ENTRIES_MAX} entries")));
+                return Err(refused(
+                    path,
+                    &format!("has more than {ENTRIES_MAX} entries"),
+                ));
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -85,19 +104,28 @@ impl Folder {
 
     pub fn read(&self, path: &str, offset: u64, length: u32) -> Answer<Vec<u8>> {
         let file = self.file(path, OFlags::RDONLY)?;
-        let left = file.metadata().map_err(io_at(path))?.len().saturating_sub(offset);
+        let left = file
+            .metadata()
+            .map_err(io_at(path))?
+            .len()
+            .saturating_sub(offset);
         let mut bytes = vec![0; left.min(u64::from(length)).min(READ_BYTES_MAX as u64) as usize];
-        file.read_exact_at(&mut bytes, offset).map_err(io_at(path))?;
+        file.read_exact_at(&mut bytes, offset)
+            .map_err(io_at(path))?;
         Ok(bytes)
     }
 
     pub fn write(&self, path: &str, bytes: &[u8]) -> Answer<()> {
         let mut file = self.file(path, OFlags::WRONLY | OFlags::CREATE)?;
-        file.set_len(0).and_then(|()| file.write_all(bytes)).map_err(io_at(path))
+        file.set_len(0)
+            .and_then(|()| file.write_all(bytes))
+            .map_err(io_at(path))
     }
 
     pub fn append(&self, path: &str, bytes: &[u8]) -> Answer<()> {
-        self.file(path, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)?.write_all(bytes).map_err(io_at(path))
+        self.file(path, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)?
+            .write_all(bytes)
+            .map_err(io_at(path))
     }
 
     pub fn rename(&self, old: &str, new: &str) -> Answer<()> {
@@ -106,10 +134,18 @@ impl Folder {
     }
 
     pub fn remove(&self, path: &str) -> Answer<bool> {
-        let Some(found) = self.look(path)? else { return Ok(false) };
+        let Some(found) = self.look(path)? else {
+            return Ok(false);
+        };
         let (folder, name) = self.parent(path)?;
-        let flags = if found.kind == entry::FOLDER { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        unlinkat(&folder, name, flags).map(|()| true).map_err(at(path))
+        let flags = if found.kind == entry::FOLDER {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        unlinkat(&folder, name, flags)
+            .map(|()| true)
+            .map_err(at(path))
     }
 
     pub fn make_folder(&self, path: &str) -> Answer<()> {
@@ -123,18 +159,30 @@ impl Folder {
     pub fn sync(&self, path: &str) -> Answer<()> {
         let file = File::from(self.at(path, OFlags::RDONLY)?);
         let kind = file.metadata().map_err(io_at(path))?.file_type();
-        if kind.is_file() || kind.is_dir() { file.sync_all().map_err(io_at(path)) } else { Err(refused(path, "is no regular file")) }
+        if kind.is_file() || kind.is_dir() {
+            file.sync_all().map_err(io_at(path))
+        } else {
+            Err(refused(path, "is no regular file"))
+        }
     }
 
     /// Opens a regular file.
     fn file(&self, path: &str, flags: OFlags) -> Answer<File> {
         let file = File::from(self.at(path, flags)?);
-        if file.metadata().map_err(io_at(path))?.is_file() { Ok(file) } else { Err(refused(path, "is no regular file")) }
+        if file.metadata().map_err(io_at(path))?.is_file() {
+            Ok(file)
+        } else {
+            Err(refused(path, "is no regular file"))
+        }
     }
 
     fn at(&self, path: &str, flags: OFlags) -> Answer<OwnedFd> {
         if path.is_empty() {
-            return self.root.try_clone().and_then(|root| Ok(openat(&root, ".", flags | CAREFULLY, Mode::empty())?)).map_err(io_at(path));
+            return self
+                .root
+                .try_clone()
+                .and_then(|root| Ok(openat(&root, ".", flags | CAREFULLY, Mode::empty())?))
+                .map_err(io_at(path));
         }
         let (folder, name) = self.parent(path)?;
         openat(&folder, name, flags | CAREFULLY, Mode::from_raw_mode(0o666)).map_err(at(path))
@@ -145,7 +193,13 @@ impl Folder {
         let (folders, name) = split(path)?;
         let mut folder = self.root.try_clone().map_err(io_at(path))?;
         for part in folders {
-            folder = openat(&folder, part, OFlags::RDONLY | OFlags::DIRECTORY | CAREFULLY, Mode::empty()).map_err(at(path))?;
+            folder = openat(
+                &folder,
+                part,
+                OFlags::RDONLY | OFlags::DIRECTORY | CAREFULLY,
+                Mode::empty(),
+            )
+            .map_err(at(path))?;
         }
         Ok((folder, name))
     }
@@ -156,7 +210,10 @@ fn split(path: &str) -> Answer<(Vec<&str>, &str)> {
     let mut parts: Vec<&str> = path.split('/').collect();
     let wrong = |part: &&str| part.is_empty() || matches!(*part, "." | "..") || part.contains('\0');
     match parts.pop() {
-        _ if path.len() > PATH_BYTES_MAX => Err(refused("a path", &format!("has more than {PATH_BYTES_MAX} bytes"))),
+        _ if path.len() > PATH_BYTES_MAX => Err(refused(
+            "a path",
+            &format!("has more than {PATH_BYTES_MAX} bytes"),
+        )),
         Some(name) if !wrong(&name) && !parts.iter().any(wrong) => Ok((parts, name)),
         _ => Err(refused(path, "is no path inside the granted folder")),
     }
@@ -173,17 +230,30 @@ fn look_at(folder: &OwnedFd, name: &str) -> std::result::Result<Option<Entry>, E
         FileType::Directory => (entry::FOLDER, 0),
         _ => (entry::OTHER, 0),
     };
-    Ok(Some(Entry { name: name.to_owned(), kind, size }))
+    Ok(Some(Entry {
+        name: name.to_owned(),
+        kind,
+        size,
+    }))
 }
 
 fn refused(path: &str, why: &str) -> GuestError {
-    GuestError { code: error::REFUSED, message: format!("`{}` {why}", path.escape_debug()) }
+    GuestError {
+        code: error::REFUSED,
+        message: format!("`{}` {why}", path.escape_debug()),
+    }
 }
 
 fn at(path: &str) -> impl Fn(Errno) -> GuestError + '_ {
     move |errno| match errno {
-        Errno::NOENT => GuestError { code: error::MISSING, message: format!("there is no `{path}` in the granted folder") },
-        Errno::LOOP | Errno::NOTDIR => refused(path, "leads through a link or something else that is no folder"),
+        Errno::NOENT => GuestError {
+            code: error::MISSING,
+            message: format!("there is no `{path}` in the granted folder"),
+        },
+        Errno::LOOP | Errno::NOTDIR => refused(
+            path,
+            "leads through a link or something else that is no folder",
+        ),
         // Nobody reads from the pipe, or there is no device.
         Errno::NXIO => refused(path, "is no regular file"),
         Errno::ISDIR => refused(path, "is a folder"),
@@ -192,7 +262,10 @@ fn at(path: &str) -> impl Fn(Errno) -> GuestError + '_ {
 }
 
 fn io_at(path: &str) -> impl Fn(io::Error) -> GuestError + '_ {
-    move |e| GuestError { code: error::UNAVAILABLE, message: format!("`{path}` in the granted folder: {e}") }
+    move |e| GuestError {
+        code: error::UNAVAILABLE,
+        message: format!("`{path}` in the granted folder: {e}"),
+    }
 }
 
 #[cfg(test)]

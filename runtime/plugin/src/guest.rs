@@ -1,7 +1,7 @@
 //! One instance of a plugin, and what it may use: time, memory, tables, output, log.
 //!
-//! Invariant: an instance in which a call has failed is never called again; its owner drops it and makes a new one. So nothing here has to
-//! repair a guest's memory.
+//! Invariant: an instance in which a call has failed is never called again; its owner drops it and
+//! makes a new one. So nothing here has to repair a guest's memory.
 
 use crate::abi::{Answer, Section, SectionIn};
 use crate::chain::Log;
@@ -20,17 +20,21 @@ use streamrt_operator::{Failure, NoState, StateAccess};
 use streamrt_types::{Error, code};
 use streamrt_wit::INTERFACE_VERSION;
 use streamrt_wit::codes::level;
-use wasmtime::component::{ComponentExportIndex, ComponentNamedList, ComponentType, Func, Lift, Lower};
+use wasmtime::component::{
+    ComponentExportIndex, ComponentNamedList, ComponentType, Func, Lift, Lower,
+};
 use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
 
-/// Entries of all tables of an instance together. Compilers make one entry for each function whose address is taken; the largest known
-/// guests (Python) have some 50,000.
+/// Entries of all tables of an instance together. Compilers make one entry for each function whose
+/// address is taken; the largest known guests (Python) have some 50,000.
 const TABLE_ENTRIES_MAX: usize = 1 << 20;
 
-/// Core instances, memories and tables of a component. `census.rs` has counted the instances before; the largest known guests have some 60.
+/// Core instances, memories and tables of a component. `census.rs` has counted the instances
+/// before; the largest known guests have some 60.
 const CORE_ITEMS_MAX: usize = 1000;
 
-/// Messages that one call may log, so that a loop does not fill the disk. More are dropped, with one message that says so.
+/// Messages that one call may log, so that a loop does not fill the disk. More are dropped, with
+/// one message that says so.
 const MESSAGES_MAX: usize = 256;
 
 /// Bytes of a message; the rest is cut off.
@@ -88,18 +92,32 @@ impl Running {
     /// Ends the guest if there are not so many left.
     pub fn spend(&mut self, n_bytes: usize) -> wasmtime::Result<()> {
         let left = self.output_bytes_left.checked_sub(n_bytes);
-        self.output_bytes_left = left.ok_or(Stop::Output { bytes_max: self.output_bytes_max })?;
+        self.output_bytes_left = left.ok_or(Stop::Output {
+            bytes_max: self.output_bytes_max,
+        })?;
         Ok(())
     }
 }
 
 impl Guest {
-    pub fn new(limits: &Limits, deadline: Deadline, cancel: Arc<AtomicBool>, log: Log, signature: Arc<Signature>, wasi: Inert) -> Guest {
+    pub fn new(
+        limits: &Limits,
+        deadline: Deadline,
+        cancel: Arc<AtomicBool>,
+        log: Log,
+        signature: Arc<Signature>,
+        wasi: Inert,
+    ) -> Guest {
         Guest {
             budget: Budget::new(limits.memory_bytes),
             deadline,
             cancel,
-            journal: Journal { log, n_messages: 0, panic: None, complaint: None },
+            journal: Journal {
+                log,
+                n_messages: 0,
+                panic: None,
+                complaint: None,
+            },
             running: Running::idle(limits.output_bytes),
             signature,
             wasi,
@@ -124,7 +142,11 @@ impl Guest {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Stop::Cancelled.into());
         }
-        if self.deadline.is_over() { Err(Stop::Deadline(self.deadline.duration()).into()) } else { Ok(()) }
+        if self.deadline.is_over() {
+            Err(Stop::Deadline(self.deadline.duration()).into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -153,7 +175,10 @@ impl Journal {
         self.n_messages += 1;
         match self.n_messages {
             ..=MESSAGES_MAX => (self.log)(level, message),
-            n if n == MESSAGES_MAX + 1 => (self.log)(level::WARNING, "the plugin logs too much in one call; the rest is left out"),
+            n if n == MESSAGES_MAX + 1 => (self.log)(
+                level::WARNING,
+                "the plugin logs too much in one call; the rest is left out",
+            ),
             _ => {}
         }
     }
@@ -168,30 +193,55 @@ pub(crate) struct Budget {
 
 impl Budget {
     fn new(memory_bytes: usize) -> Budget {
-        Budget { memory_bytes_left: memory_bytes, memory_bytes_max: memory_bytes, table_entries_left: TABLE_ENTRIES_MAX }
+        Budget {
+            memory_bytes_left: memory_bytes,
+            memory_bytes_max: memory_bytes,
+            table_entries_left: TABLE_ENTRIES_MAX,
+        }
     }
 
-    /// What an instance has beside its linear memory; a component that has too much of it was refused when it was loaded.
+    /// What an instance has beside its linear memory; a component that has too much of it was
+    /// refused when it was loaded.
     pub fn take(&mut self, n_bytes: usize) {
         self.memory_bytes_left = self.memory_bytes_left.saturating_sub(n_bytes);
     }
 }
 
 impl ResourceLimiter for Budget {
-    /// Ends the guest rather than telling it: allocators of most languages abort when memory does not grow, and the report would
-    /// then be about the abort.
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    /// Ends the guest rather than telling it: allocators of most languages abort when memory does
+    /// not grow, and the report would then be about the abort.
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         match self.memory_bytes_left.checked_sub(desired - current) {
             Some(left) => self.memory_bytes_left = left,
-            None => return Err(Stop::Memory { bytes_max: self.memory_bytes_max }.into()),
+            None => {
+                return Err(Stop::Memory {
+                    bytes_max: self.memory_bytes_max,
+                }
+                .into());
+            }
         }
         Ok(true)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         match self.table_entries_left.checked_sub(desired - current) {
             Some(left) => self.table_entries_left = left,
-            None => return Err(Stop::Table { entries_max: TABLE_ENTRIES_MAX }.into()),
+            None => {
+                return Err(Stop::Table {
+                    entries_max: TABLE_ENTRIES_MAX,
+                }
+                .into());
+            }
         }
         Ok(true)
     }
@@ -231,11 +281,28 @@ impl Instance {
             Ok(UpdateDeadline::Continue(1))
         });
         store.set_epoch_deadline(1);
-        let instance = plugin.component().instantiate(&mut store).map_err(|e| trap::explain(e, store.data_mut()))?;
+        let instance = plugin
+            .component()
+            .instantiate(&mut store)
+            .map_err(|e| trap::explain(e, store.data_mut()))?;
         let functions = plugin.functions();
-        let mut function = |index| instance.get_func(&mut store, index).ok_or_else(|| Error::internal("a checked export is gone"));
-        let (describe, open, invoke) = (function(&functions.describe)?, function(&functions.open)?, function(&functions.invoke)?);
-        Ok(Instance { store, exports: instance, describe, open, invoke })
+        let mut function = |index| {
+            instance
+                .get_func(&mut store, index)
+                .ok_or_else(|| Error::internal("a checked export is gone"))
+        };
+        let (describe, open, invoke) = (
+            function(&functions.describe)?,
+            function(&functions.open)?,
+            function(&functions.invoke)?,
+        );
+        Ok(Instance {
+            store,
+            exports: instance,
+            describe,
+            open,
+            invoke,
+        })
     }
 
     /// A function of an interface that not every plugin has.
@@ -243,35 +310,62 @@ impl Instance {
     /// # Errors
     /// `Internal` if the index is another component's.
     pub fn function(&mut self, index: &ComponentExportIndex) -> Result<Func, Error> {
-        self.exports.get_func(&mut self.store, index).ok_or_else(|| Error::internal("a checked export is gone"))
+        self.exports
+            .get_func(&mut self.store, index)
+            .ok_or_else(|| Error::internal("a checked export is gone"))
     }
 
-    pub fn describe(&mut self, args: &[String], deadline: Duration) -> Result<Answer<String>, Failure> {
+    pub fn describe(
+        &mut self,
+        args: &[String],
+        deadline: Duration,
+    ) -> Result<Answer<String>, Failure> {
         self.call(self.describe, (args,), deadline)
     }
 
-    pub fn open(&mut self, functions: &[u32], context: &str, deadline: Duration) -> Result<Answer<u32>, Failure> {
+    pub fn open(
+        &mut self,
+        functions: &[u32],
+        context: &str,
+        deadline: Duration,
+    ) -> Result<Answer<u32>, Failure> {
         self.call(self.open, (functions, context), deadline)
     }
 
-    pub fn invoke(&mut self, chain: u32, call: u16, input: &[SectionIn<'_>], deadline: Duration) -> Result<Answer<Vec<Section>>, Failure> {
+    pub fn invoke(
+        &mut self,
+        chain: u32,
+        call: u16,
+        input: &[SectionIn<'_>],
+        deadline: Duration,
+    ) -> Result<Answer<Vec<Section>>, Failure> {
         self.store.data_mut().running.may_emit = true;
         let answer = self.call(self.invoke, (chain, call, input), deadline);
         self.store.data_mut().running.may_emit = false;
         answer
     }
 
-    /// Calls an export. The types are compared each time, which costs some 100 ns a batch: a typed function cannot be kept for
-    /// parameters that borrow, without unsafe code.
-    pub fn call<P, R>(&mut self, function: Func, parameters: P, deadline: Duration) -> Result<R, Failure>
+    /// Calls an export. The types are compared each time, which costs some 100 ns a batch: a typed
+    /// function cannot be kept for parameters that borrow, without unsafe code.
+    pub fn call<P, R>(
+        &mut self,
+        function: Func,
+        parameters: P,
+        deadline: Duration,
+    ) -> Result<R, Failure>
     where
         P: ComponentNamedList + Lower,
         R: ComponentType + Lift,
     {
-        let typed = function.typed::<P, (R,)>(&self.store).map_err(|e| wrong_type(&e))?;
-        self.begin(deadline).map_err(|e| trap::explain(e, self.store.data_mut()))?;
+        let typed = function
+            .typed::<P, (R,)>(&self.store)
+            .map_err(|e| wrong_type(&e))?;
+        self.begin(deadline)
+            .map_err(|e| trap::explain(e, self.store.data_mut()))?;
         let returned = typed.call(&mut self.store, parameters);
-        returned.map(|(answer,)| answer).map_err(|e| trap::explain(e, self.store.data_mut()))
+        returned
+            .map(|(answer,)| answer)
+            .map_err(|e| trap::explain(e, self.store.data_mut()))
     }
 
     fn begin(&mut self, deadline: Duration) -> wasmtime::Result<()> {
@@ -280,7 +374,8 @@ impl Instance {
         guest.check_time()?;
         let fuel = guest.running.output_bytes_max;
         self.store.set_epoch_deadline(1);
-        // Fuel for host calls is what the host copies out of the guest in one call, in bytes: a limit on a result that holds before it is lifted.
+        // Fuel for host calls is what the host copies out of the guest in one call, in bytes: a
+        // limit on a result that holds before it is lifted.
         self.store.set_hostcall_fuel(fuel);
         Ok(())
     }
@@ -288,7 +383,9 @@ impl Instance {
 
 /// The interface is there, but a function of it has another type.
 fn wrong_type(error: &wasmtime::Error) -> Error {
-    let message =
-        format!("an exported function has another type than version {INTERFACE_VERSION} of its interface says: {}", error.root_cause());
+    let message = format!(
+        "an exported function has another type than version {INTERFACE_VERSION} of its interface says: {}",
+        error.root_cause()
+    );
     Error::new(code::INTERFACE_VERSION, message)
 }

@@ -10,7 +10,8 @@ use streamrt_types::{Clock, Configuration, Error, Result, SystemClock};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
 
-/// Bytes of stack for guest code. A task's thread has 2 MiB; the rest is for the host functions below the guest.
+/// Bytes of stack for guest code. A task's thread has 2 MiB; the rest is for the host functions
+/// below the guest.
 const STACK_BYTES: usize = 512 << 10;
 
 /// Loads components, and limits what they may use by a job's configuration.
@@ -44,20 +45,29 @@ pub(crate) struct Limits {
 impl PluginHost {
     /// Makes a host; its limits are those of `configuration`, and compiled code is kept in `cache`.
     ///
-    /// Starts one thread, which ends with the host and its plugins. `plugin_epoch = false` compiles without deadline checks: such code
-    /// is neither shared with nor taken from hosts that have them.
+    /// Starts one thread, which ends with the host and its plugins. `plugin_epoch = false` compiles
+    /// without deadline checks: such code is neither shared with nor taken from hosts that have
+    /// them.
     ///
     /// # Errors
     /// `Internal` if the engine or the thread cannot be made on this machine.
-    pub fn new(configuration: &Configuration, cache: Option<CompiledCode>) -> Result<Arc<PluginHost>> {
+    pub fn new(
+        configuration: &Configuration,
+        cache: Option<CompiledCode>,
+    ) -> Result<Arc<PluginHost>> {
         PluginHost::make(configuration, cache, SystemClock::shared(), None)
     }
 
-    /// Like [`PluginHost::new`], for components of strangers: they are compiled by another process, under limits of time and memory.
+    /// Like [`PluginHost::new`], for components of strangers: they are compiled by another process,
+    /// under limits of time and memory.
     ///
     /// # Errors
     /// As for [`PluginHost::new`].
-    pub fn for_strangers(configuration: &Configuration, cache: Option<CompiledCode>, compiler: Compiler) -> Result<Arc<PluginHost>> {
+    pub fn for_strangers(
+        configuration: &Configuration,
+        cache: Option<CompiledCode>,
+        compiler: Compiler,
+    ) -> Result<Arc<PluginHost>> {
         PluginHost::make(configuration, cache, SystemClock::shared(), Some(compiler))
     }
 
@@ -65,7 +75,11 @@ impl PluginHost {
     ///
     /// # Errors
     /// As for [`PluginHost::new`].
-    pub fn with_clock(configuration: &Configuration, cache: Option<CompiledCode>, clock: Arc<dyn Clock>) -> Result<Arc<PluginHost>> {
+    pub fn with_clock(
+        configuration: &Configuration,
+        cache: Option<CompiledCode>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<PluginHost>> {
         PluginHost::make(configuration, cache, clock, None)
     }
 
@@ -86,24 +100,37 @@ impl PluginHost {
             files_time: Duration::from_millis(configuration.plugin_files_ms),
             files_bytes: configuration.plugin_files_bytes as u64,
         };
-        let engine =
-            Engine::new(&config(limits.epoch)).map_err(|e| Error::internal(format!("the Wasm engine cannot be made here: {e:#}")))?;
+        let engine = Engine::new(&config(limits.epoch))
+            .map_err(|e| Error::internal(format!("the Wasm engine cannot be made here: {e:#}")))?;
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Arc::new(PluginHost { engine, ticker, clock, limits, cache, compiler }))
+        Ok(Arc::new(PluginHost {
+            engine,
+            ticker,
+            clock,
+            limits,
+            cache,
+            compiler,
+        }))
     }
 
-    /// Checks a component and makes it ready, from the cache if it is there. Compiling takes seconds for a megabyte.
+    /// Checks a component and makes it ready, from the cache if it is there. Compiling takes
+    /// seconds for a megabyte.
     ///
     /// # Errors
-    /// `Invalid`, by the first of these that holds: not Wasm, compiled code, a core module, too large, damaged, no operator interface, another
-    /// version of it, an import that nothing provides.
+    /// `Invalid`, by the first of these that holds: not Wasm, compiled code, a core module, too
+    /// large, damaged, no operator interface, another version of it, an import that nothing
+    /// provides.
     pub fn load(self: &Arc<Self>, bytes: &[u8]) -> Result<Arc<Plugin>> {
         Plugin::load(self.clone(), bytes).map(Arc::new)
     }
 
     /// The component from the cache, or compiled and then kept.
     pub(crate) fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Component> {
-        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.load(&self.engine, digest)) {
+        if let Some(component) = self
+            .cache
+            .as_ref()
+            .and_then(|cache| cache.load(&self.engine, digest))
+        {
             return Ok(component);
         }
         let (component, code) = match &self.compiler {
@@ -115,7 +142,12 @@ impl PluginHost {
             Some(compiler) => {
                 let code = compiler.compile(&self.limits, bytes)?;
                 let component = cache::trusted(&self.engine, &code);
-                (component.map_err(|e| Error::internal(format!("compiled code cannot be loaded: {e:#}")))?, Some(code))
+                (
+                    component.map_err(|e| {
+                        Error::internal(format!("compiled code cannot be loaded: {e:#}"))
+                    })?,
+                    Some(code),
+                )
             }
         };
         if let (Some(cache), Some(code)) = (&self.cache, code) {

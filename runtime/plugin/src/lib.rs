@@ -1,12 +1,16 @@
-//! The Wasm host: user functions as components, behind the contract [`streamrt_operator::FunctionChain`].
+//! The Wasm host: user functions as components, behind the contract
+//! [`streamrt_operator::FunctionChain`].
 //!
-//! It knows wasmtime, and nothing else does. It checks and compiles components, keeps the compiled code by digest, runs calls under
-//! limits of time, memory, stack and output, and turns columns into the buffers of `wit/streamrt-plugin.wit` and back. It neither
-//! keeps state nor decides what happens to a record that fails: an [`PluginChain::invoke`](PluginChain) that fails has done nothing. A
-//! [`PluginSink`] is the other kind: its calls have effects outside, and none is repeated.
+//! It knows wasmtime, and nothing else does. It checks and compiles components, keeps the compiled
+//! code by digest, runs calls under limits of time, memory, stack and output, and turns columns
+//! into the buffers of `wit/streamrt-plugin.wit` and back. It neither keeps state nor decides what
+//! happens to a record that fails: an [`PluginChain::invoke`](PluginChain) that fails has done
+//! nothing. A [`PluginSink`] is the other kind: its calls have effects outside, and none is
+//! repeated.
 //!
-//! A call's path: `chain` takes an [`Invocation`](streamrt_operator::Invocation), `lower` makes sections that borrow its columns, the
-//! guest runs in a `guest` (the store with its limits, `imports`, `grants` and `wasi`), `outcome` checks what comes back, with `lift` for the columns,
+//! A call's path: `chain` takes an [`Invocation`](streamrt_operator::Invocation), `lower` makes
+//! sections that borrow its columns, the guest runs in a `guest` (the store with its limits,
+//! `imports`, `grants` and `wasi`), `outcome` checks what comes back, with `lift` for the columns,
 //! and `trap` says in a sentence what went wrong.
 //!
 //! ```

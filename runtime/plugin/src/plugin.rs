@@ -30,7 +30,8 @@ const META_BYTES_MAX: usize = 16 << 10;
 /// Of the text of a plan.
 const PLAN_BYTES_MAX: usize = 4 << 20;
 
-/// Objects and lists of a plan. One of three bytes takes some hundred when it is read; a node has some ten of them.
+/// Objects and lists of a plan. One of three bytes takes some hundred when it is read; a node has
+/// some ten of them.
 const PLAN_VALUES_MAX: usize = 200_000;
 
 /// A loaded component. Instances of it share its code.
@@ -63,10 +64,20 @@ impl Plugin {
         let component = host.compile(&digest, bytes)?;
         let outline = discovery::outline(&host.engine, &component)?;
         let functions = Functions::find(&component)?;
-        let meta = custom_section::find(bytes, META_SECTION).filter(|text| text.len() <= META_BYTES_MAX);
+        let meta =
+            custom_section::find(bytes, META_SECTION).filter(|text| text.len() <= META_BYTES_MAX);
         let meta = meta.and_then(|text| serde_json::from_slice(text).ok());
         let component = link(&host.engine, &component)?;
-        Ok(Plugin { host, digest, size_bytes: bytes.len(), outline, meta, census, component, functions })
+        Ok(Plugin {
+            host,
+            digest,
+            size_bytes: bytes.len(),
+            outline,
+            meta,
+            census,
+            component,
+            functions,
+        })
     }
 
     /// The blake3 hash of the component, in hexadecimal digits.
@@ -88,7 +99,8 @@ impl Plugin {
         &self.outline.exports
     }
 
-    /// What the custom section `streamrt.meta` says: SDK, language, interface. `None` if there is none, or it is not JSON.
+    /// What the custom section `streamrt.meta` says: SDK, language, interface. `None` if there is
+    /// none, or it is not JSON.
     pub fn meta(&self) -> Option<&serde_json::Value> {
         self.meta.as_ref()
     }
@@ -98,7 +110,8 @@ impl Plugin {
     /// `args` are those of the job. Takes at most `plugin.deadline`.
     ///
     /// # Errors
-    /// `Invalid` if the plugin refuses the arguments or the plan cannot be read; `UserCode` if it fails.
+    /// `Invalid` if the plugin refuses the arguments or the plan cannot be read; `UserCode` if it
+    /// fails.
     pub fn describe(&self, args: &[String]) -> Result<Plan> {
         let quiet = Arc::new(|_: u8, _: &str| {});
         let guest = self.guest(Arc::default(), quiet, Arc::new(Signature::empty()), 0);
@@ -109,7 +122,8 @@ impl Plugin {
     /// Makes a chain of functions ready to be called by one subtask.
     ///
     /// # Errors
-    /// `UserCode` if the plugin fails, or describes another plan than `spec.plan`; `Invalid` if it refuses the functions.
+    /// `UserCode` if the plugin fails, or describes another plan than `spec.plan`; `Invalid` if it
+    /// refuses the functions.
     pub fn chain(self: &Arc<Self>, spec: ChainSpec) -> Result<PluginChain> {
         PluginChain::new(self.clone(), spec)
     }
@@ -117,7 +131,8 @@ impl Plugin {
     /// Makes a sink ready for one subtask, or for a recovery.
     ///
     /// # Errors
-    /// `UserCode` if the plugin fails, or describes another plan than `spec.plan`; `Invalid` if it refuses the function, or has no sinks.
+    /// `UserCode` if the plugin fails, or describes another plan than `spec.plan`; `Invalid` if it
+    /// refuses the function, or has no sinks.
     pub fn sink(self: &Arc<Self>, spec: SinkSpec) -> Result<PluginSink> {
         PluginSink::new(self.clone(), spec)
     }
@@ -126,11 +141,20 @@ impl Plugin {
     ///
     /// # Errors
     /// `UserCode` if it fails, or describes another plan than `plan`.
-    pub(crate) fn described(&self, guest: Guest, args: &[String], plan: &Plan) -> std::result::Result<Instance, Failure> {
+    pub(crate) fn described(
+        &self,
+        guest: Guest,
+        args: &[String],
+        plan: &Plan,
+    ) -> std::result::Result<Instance, Failure> {
         let mut instance = Instance::new(self, guest)?;
         match plan_of(&mut instance, args, self.deadline())? == *plan {
             true => Ok(instance),
-            false => Err(Error::new(code::PLAN_CHANGED, "the plugin describes another plan than the one that was submitted").into()),
+            false => Err(Error::new(
+                code::PLAN_CHANGED,
+                "the plugin describes another plan than the one that was submitted",
+            )
+            .into()),
         }
     }
 
@@ -155,11 +179,31 @@ impl Plugin {
         &self.functions
     }
 
-    /// The contents of a new store. Randomness is seeded by digest and subtask: a replay gets the same.
-    pub(crate) fn guest(&self, cancel: Arc<AtomicBool>, log: crate::chain::Log, signature: Arc<Signature>, subtask: u32) -> Guest {
-        let seed = self.digest.bytes().take(16).fold(u64::from(subtask), |seed, byte| seed.rotate_left(7) ^ u64::from(byte));
+    /// The contents of a new store. Randomness is seeded by digest and subtask: a replay gets the
+    /// same.
+    pub(crate) fn guest(
+        &self,
+        cancel: Arc<AtomicBool>,
+        log: crate::chain::Log,
+        signature: Arc<Signature>,
+        subtask: u32,
+    ) -> Guest {
+        let seed = self
+            .digest
+            .bytes()
+            .take(16)
+            .fold(u64::from(subtask), |seed, byte| {
+                seed.rotate_left(7) ^ u64::from(byte)
+            });
         let wasi = Inert::new(self.host.clock.clone(), seed);
-        let mut guest = Guest::new(self.limits(), self.host.ticker.deadline(self.deadline()), cancel, log, signature, wasi);
+        let mut guest = Guest::new(
+            self.limits(),
+            self.host.ticker.deadline(self.deadline()),
+            cancel,
+            log,
+            signature,
+            wasi,
+        );
         guest.budget.take(self.census.bytes());
         guest
     }
@@ -167,18 +211,40 @@ impl Plugin {
 
 impl Functions {
     fn find(component: &Component) -> Result<Functions> {
-        let missing = |name: &str| Error::new(code::NO_OPERATOR, format!("the component exports {OPERATOR_INTERFACE} without `{name}`"));
-        let interface = component.get_export_index(None, OPERATOR_INTERFACE).ok_or_else(|| missing("invoke"))?;
-        let find = |name| component.get_export_index(Some(&interface), name).ok_or_else(|| missing(name));
-        Ok(Functions { describe: find("describe")?, open: find("open")?, invoke: find("invoke")?, sink: sink::Exports::find(component)? })
+        let missing = |name: &str| {
+            Error::new(
+                code::NO_OPERATOR,
+                format!("the component exports {OPERATOR_INTERFACE} without `{name}`"),
+            )
+        };
+        let interface = component
+            .get_export_index(None, OPERATOR_INTERFACE)
+            .ok_or_else(|| missing("invoke"))?;
+        let find = |name| {
+            component
+                .get_export_index(Some(&interface), name)
+                .ok_or_else(|| missing(name))
+        };
+        Ok(Functions {
+            describe: find("describe")?,
+            open: find("open")?,
+            invoke: find("invoke")?,
+            sink: sink::Exports::find(component)?,
+        })
     }
 }
 
 /// # Errors
 /// `Invalid` if a component of so many bytes is larger than it may be.
 pub(crate) fn check_size(n_bytes: usize, bytes_max: usize) -> Result<()> {
-    let message = || format!("the component has more than {bytes_max} bytes, which is the limit `plugin.size`");
-    if n_bytes <= bytes_max { Ok(()) } else { Err(Error::new(code::COMPONENT_LIMIT, message())) }
+    let message = || {
+        format!("the component has more than {bytes_max} bytes, which is the limit `plugin.size`")
+    };
+    if n_bytes <= bytes_max {
+        Ok(())
+    } else {
+        Err(Error::new(code::COMPONENT_LIMIT, message()))
+    }
 }
 
 fn link(engine: &Engine, component: &Component) -> Result<InstancePre<Guest>> {
@@ -188,22 +254,44 @@ fn link(engine: &Engine, component: &Component) -> Result<InstancePre<Guest>> {
         .and_then(|()| wasi::define(&mut linker, engine, component))
         .and_then(|()| linker.instantiate_pre(component));
     linked.map_err(|e| {
-        let cause = e.chain().map(|cause| cause.to_string()).collect::<Vec<_>>().join(": ");
-        Error::new(code::UNKNOWN_IMPORT, format!("an import of the component has another type than this host provides: {cause}"))
+        let cause = e
+            .chain()
+            .map(|cause| cause.to_string())
+            .collect::<Vec<_>>()
+            .join(": ");
+        Error::new(
+            code::UNKNOWN_IMPORT,
+            format!("an import of the component has another type than this host provides: {cause}"),
+        )
     })
 }
 
 /// Asks an instance for its plan.
-pub(crate) fn plan_of(instance: &mut Instance, args: &[String], deadline: Duration) -> std::result::Result<Plan, Failure> {
-    let text = instance.describe(args, deadline).map_err(failed_to_build)?.map_err(refused_job)?;
+pub(crate) fn plan_of(
+    instance: &mut Instance,
+    args: &[String],
+    deadline: Duration,
+) -> std::result::Result<Plan, Failure> {
+    let text = instance
+        .describe(args, deadline)
+        .map_err(failed_to_build)?
+        .map_err(refused_job)?;
     check_plan_text(&text)?;
-    let plan = Plan::from_json(&text).map_err(|e| Error::new(code::BAD_PLAN, format!("the plugin's plan cannot be read: {e}")))?;
+    let plan = Plan::from_json(&text).map_err(|e| {
+        Error::new(
+            code::BAD_PLAN,
+            format!("the plugin's plan cannot be read: {e}"),
+        )
+    })?;
     Ok(plan)
 }
 
 /// What a plan may have before it is read; what it says is checked where the graph is built.
 fn check_plan_text(text: &str) -> Result<()> {
-    let n_values = text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    let n_values = text
+        .bytes()
+        .filter(|byte| matches!(byte, b'{' | b'['))
+        .count();
     if text.len() > PLAN_BYTES_MAX || n_values > PLAN_VALUES_MAX {
         let message = format!(
             "the plugin's plan has {} bytes and {n_values} objects and lists, and may have {PLAN_BYTES_MAX} and {PLAN_VALUES_MAX}",
@@ -223,7 +311,8 @@ fn refused_job(refused: GuestError) -> Error {
     Error::new(code, refused.message)
 }
 
-/// What it means when a plugin says that its job is put together wrongly; `None` for other codes of the WIT.
+/// What it means when a plugin says that its job is put together wrongly; `None` for other codes of
+/// the WIT.
 pub(crate) fn mistake(refusal: u16) -> Option<Code> {
     match refusal {
         error::JOB => Some(code::INVALID_JOB),
@@ -239,10 +328,23 @@ fn failed_to_build(failure: Failure) -> Failure {
     if failure.error.code() != code::TRAP {
         return failure;
     }
-    let error = Error::new(code::JOB_FUNCTION, format!("the function that builds the job failed: {}", failure.error.message()));
-    Failure { error: with_backtrace(error, &failure.backtrace), ..failure }
+    let error = Error::new(
+        code::JOB_FUNCTION,
+        format!(
+            "the function that builds the job failed: {}",
+            failure.error.message()
+        ),
+    );
+    Failure {
+        error: with_backtrace(error, &failure.backtrace),
+        ..failure
+    }
 }
 
 fn with_backtrace(error: Error, backtrace: &str) -> Error {
-    if backtrace.is_empty() { error } else { error.with_source(backtrace) }
+    if backtrace.is_empty() {
+        error
+    } else {
+        error.with_source(backtrace)
+    }
 }

@@ -1,4 +1,5 @@
-//! The types of a chain of functions, worked out of the plan once, so that no call looks anything up by name.
+//! The types of a chain of functions, worked out of the plan once, so that no call looks anything
+//! up by name.
 //!
 //! Made when a chain is made; read when outputs and state requests are checked.
 
@@ -49,13 +50,22 @@ impl Signature {
                 .ok_or_else(|| Error::internal(format!("the plan has no function {number}")))
         };
         let mut before = None;
-        let functions: Vec<FunctionTypes> = numbers.iter().map(|number| function(number, &mut before)).collect::<Result<_>>()?;
-        if functions.is_empty() { Err(Error::internal("a chain has at least one function")) } else { Ok(Signature { functions }) }
+        let functions: Vec<FunctionTypes> = numbers
+            .iter()
+            .map(|number| function(number, &mut before))
+            .collect::<Result<_>>()?;
+        if functions.is_empty() {
+            Err(Error::internal("a chain has at least one function"))
+        } else {
+            Ok(Signature { functions })
+        }
     }
 
     /// The types of an instance that only describes.
     pub fn empty() -> Signature {
-        Signature { functions: Vec::new() }
+        Signature {
+            functions: Vec::new(),
+        }
     }
 
     /// The function in front, the only one that may be keyed.
@@ -65,16 +75,24 @@ impl Signature {
 
     /// The functions' names, as a place in messages.
     pub fn place(&self) -> String {
-        self.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(" -> ")
+        self.functions
+            .iter()
+            .map(|function| function.name.as_str())
+            .collect::<Vec<_>>()
+            .join(" -> ")
     }
 }
 
 impl FunctionTypes {
-    /// `before` are the columns that the guest holds in front of the function and the host does not; afterwards those behind it.
+    /// `before` are the columns that the guest holds in front of the function and the host does
+    /// not; afterwards those behind it.
     fn new(function: &Function, before: &mut Option<Schema>) -> FunctionTypes {
         let port = |port: &streamrt_wit::OutputPort| {
             let columns = sent(before.as_ref(), &port.columns);
-            PortTypes { name: port.name.clone(), columns: columns.as_ref().map(arrow_schema) }
+            PortTypes {
+                name: port.name.clone(),
+                columns: columns.as_ref().map(arrow_schema),
+            }
         };
         let ports = function.outputs.iter().map(port).collect();
         if let Some(main) = function.outputs.first() {
@@ -90,12 +108,20 @@ impl FunctionTypes {
     }
 }
 
-/// The columns that a port sends. In a chain, what earlier functions have added or replaced is in the guest alone, so it goes along.
+/// The columns that a port sends. In a chain, what earlier functions have added or replaced is in
+/// the guest alone, so it goes along.
 fn sent(before: Option<&Schema>, columns: &OutputColumns) -> Option<Schema> {
     match columns {
         OutputColumns::Forward => before.cloned(),
         OutputColumns::Replace { schema } => Some(schema.clone()),
-        OutputColumns::Extend { schema } => Some(before.into_iter().flatten().chain(schema).cloned().collect()),
+        OutputColumns::Extend { schema } => Some(
+            before
+                .into_iter()
+                .flatten()
+                .chain(schema)
+                .cloned()
+                .collect(),
+        ),
     }
 }
 
@@ -118,21 +144,33 @@ mod tests {
     use streamrt_wit::{DataType, Field};
 
     fn schema(names: &[&str]) -> Schema {
-        names.iter().map(|name| Field::new(*name, DataType::I64)).collect()
+        names
+            .iter()
+            .map(|name| Field::new(*name, DataType::I64))
+            .collect()
     }
 
     /// Follows the main ports of a chain and compares what the last one sends.
     fn check(chain: &[OutputColumns], expected: Option<&[&str]>) {
-        let last = chain.iter().fold(None, |before: Option<Schema>, columns| sent(before.as_ref(), columns));
+        let last = chain.iter().fold(None, |before: Option<Schema>, columns| {
+            sent(before.as_ref(), columns)
+        });
         assert_eq!(last, expected.map(schema), "{chain:?}");
     }
 
     #[test]
     fn a_chain_sends_what_the_host_has_not_got() {
-        let replace = |names| OutputColumns::Replace { schema: schema(names) };
-        let extend = |names| OutputColumns::Extend { schema: schema(names) };
+        let replace = |names| OutputColumns::Replace {
+            schema: schema(names),
+        };
+        let extend = |names| OutputColumns::Extend {
+            schema: schema(names),
+        };
         check(&[OutputColumns::Forward, OutputColumns::Forward], None);
-        check(&[replace(&["a", "b"]), OutputColumns::Forward], Some(&["a", "b"]));
+        check(
+            &[replace(&["a", "b"]), OutputColumns::Forward],
+            Some(&["a", "b"]),
+        );
         check(&[extend(&["k"]), OutputColumns::Forward], Some(&["k"]));
         check(&[extend(&["k"]), extend(&["l"])], Some(&["k", "l"]));
         check(&[replace(&["a"]), extend(&["k"])], Some(&["a", "k"]));

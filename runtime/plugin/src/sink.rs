@@ -1,7 +1,9 @@
-//! A sink of a plugin, driven by one subtask or by a recovery: the contracts [`Sink`] and [`WriteAhead`] kept by a component.
+//! A sink of a plugin, driven by one subtask or by a recovery: the contracts [`Sink`] and
+//! [`WriteAhead`] kept by a component.
 //!
-//! Invariant: no call is made again in place, because it may have had its effect. Whatever fails, the instance is dropped; what it had open is
-//! then withdrawn by name, in a new instance, as a recovery would.
+//! Invariant: no call is made again in place, because it may have had its effect. Whatever fails,
+//! the instance is dropped; what it had open is then withdrawn by name, in a new instance, as a
+//! recovery would.
 
 use crate::abi::{Answer, GuestError, SectionIn};
 use crate::chain::Log;
@@ -18,7 +20,9 @@ use streamrt_operator::{Failure, Sink, WriteAhead};
 use streamrt_types::{Batch, Error, Pace, Result, code, columns_bytes};
 use streamrt_wit::codes::error;
 use streamrt_wit::{Plan, TWO_PHASE_SINK_INTERFACE};
-use wasmtime::component::{Component, ComponentExportIndex, ComponentNamedList, ComponentType, Func, Lift, Lower};
+use wasmtime::component::{
+    Component, ComponentExportIndex, ComponentNamedList, ComponentType, Func, Lift, Lower,
+};
 
 /// What one call of `write` should take, and bring.
 const WRITE_TIME: Duration = Duration::from_millis(20);
@@ -33,8 +37,9 @@ pub struct SinkSpec {
     pub function: u32,
     pub subtask: u32,
     pub parallelism: u32,
-    /// Once it is true, writing and committing end with `CANCELLED` within two ticks of 10 ms: what was not committed then, whoever settles the
-    /// sinks commits. Withdrawals go on, because they are what an end needs.
+    /// Once it is true, writing and committing end with `CANCELLED` within two ticks of 10 ms: what
+    /// was not committed then, whoever settles the sinks commits. Withdrawals go on, because they
+    /// are what an end needs.
     pub cancel: Arc<AtomicBool>,
     pub log: Log,
     /// Those of the function.
@@ -47,7 +52,15 @@ pub(crate) struct Exports([ComponentExportIndex; 7]);
 /// The same in an instance, in the order of [`NAMES`].
 type Functions = [Func; 7];
 
-const NAMES: [&str; 7] = ["open", "begin", "write", "pre-commit", "commit", "abort", "abort-unlisted"];
+const NAMES: [&str; 7] = [
+    "open",
+    "begin",
+    "write",
+    "pre-commit",
+    "commit",
+    "abort",
+    "abort-unlisted",
+];
 const OPEN: usize = 0;
 const BEGIN: usize = 1;
 const WRITE: usize = 2;
@@ -62,15 +75,40 @@ impl Exports {
     /// # Errors
     /// `Invalid` if a function of it is missing.
     pub fn find(component: &Component) -> Result<Option<Exports>> {
-        let Some(interface) = component.get_export_index(None, TWO_PHASE_SINK_INTERFACE) else { return Ok(None) };
-        let find = |name| component.get_export_index(Some(&interface), name).ok_or_else(|| missing(name));
-        let [open, begin, write, pre_commit, commit, abort, abort_unlisted] = NAMES.map(find);
-        Ok(Some(Exports([open?, begin?, write?, pre_commit?, commit?, abort?, abort_unlisted?])))
+        let Some(interface) = component.get_export_index(None, TWO_PHASE_SINK_INTERFACE) else {
+            return Ok(None);
+        };
+        let find = |name| {
+            component
+                .get_export_index(Some(&interface), name)
+                .ok_or_else(|| missing(name))
+        };
+        let [
+            open,
+            begin,
+            write,
+            pre_commit,
+            commit,
+            abort,
+            abort_unlisted,
+        ] = NAMES.map(find);
+        Ok(Some(Exports([
+            open?,
+            begin?,
+            write?,
+            pre_commit?,
+            commit?,
+            abort?,
+            abort_unlisted?,
+        ])))
     }
 }
 
 fn missing(name: &str) -> Error {
-    Error::new(code::INTERFACE_VERSION, format!("the component exports {TWO_PHASE_SINK_INTERFACE} without `{name}`"))
+    Error::new(
+        code::INTERFACE_VERSION,
+        format!("the component exports {TWO_PHASE_SINK_INTERFACE} without `{name}`"),
+    )
 }
 
 /// A sink of a plugin.
@@ -94,33 +132,78 @@ struct Ready {
 impl PluginSink {
     pub(crate) fn new(plugin: Arc<Plugin>, spec: SinkSpec) -> Result<PluginSink> {
         let time = WRITE_TIME.min(plugin.deadline() / 4);
-        let mut sink = PluginSink { plugin, spec, ready: None, transaction: None, pace: Pace::new(time, WRITE_BYTES) };
-        let ready = sink.instantiate().map_err(|failure| explain("open", failure))?;
+        let mut sink = PluginSink {
+            plugin,
+            spec,
+            ready: None,
+            transaction: None,
+            pace: Pace::new(time, WRITE_BYTES),
+        };
+        let ready = sink
+            .instantiate()
+            .map_err(|failure| explain("open", failure))?;
         sink.ready = Some(ready);
         Ok(sink)
     }
 
     fn instantiate(&self) -> std::result::Result<Ready, Failure> {
         let spec = &self.spec;
-        let mut guest = self.plugin.guest(Arc::default(), spec.log.clone(), Arc::new(Signature::empty()), spec.subtask);
+        let mut guest = self.plugin.guest(
+            Arc::default(),
+            spec.log.clone(),
+            Arc::new(Signature::empty()),
+            spec.subtask,
+        );
         guest.grants = spec.grants.clone();
         let mut instance = self.plugin.described(guest, &spec.args, &spec.plan)?;
         let without = || {
             Error::new(
                 code::INTERFACE_VERSION,
-                format!("the plan has a sink, but the component does not export {TWO_PHASE_SINK_INTERFACE}"),
+                format!(
+                    "the plan has a sink, but the component does not export {TWO_PHASE_SINK_INTERFACE}"
+                ),
             )
         };
         let exports = self.plugin.functions().sink.as_ref().ok_or_else(without)?;
-        let [open, begin, write, pre_commit, commit, abort, abort_unlisted] = exports.0.each_ref().map(|index| instance.function(index));
-        let functions = [open?, begin?, write?, pre_commit?, commit?, abort?, abort_unlisted?];
+        let [
+            open,
+            begin,
+            write,
+            pre_commit,
+            commit,
+            abort,
+            abort_unlisted,
+        ] = exports.0.each_ref().map(|index| instance.function(index));
+        let functions = [
+            open?,
+            begin?,
+            write?,
+            pre_commit?,
+            commit?,
+            abort?,
+            abort_unlisted?,
+        ];
         let context = serde_json::json!({ "args": spec.args, "subtask": spec.subtask, "parallelism": spec.parallelism });
-        let opened: Answer<u32> = instance.call(functions[OPEN], (spec.function, context.to_string()), self.plugin.deadline())?;
-        Ok(Ready { instance, functions, sink: opened.map_err(refused)? })
+        let opened: Answer<u32> = instance.call(
+            functions[OPEN],
+            (spec.function, context.to_string()),
+            self.plugin.deadline(),
+        )?;
+        Ok(Ready {
+            instance,
+            functions,
+            sink: opened.map_err(refused)?,
+        })
     }
 
-    /// Makes one call, whose parameters `parameters` makes of the sink's number. An instance in which it fails is dropped.
-    fn call<P, R>(&mut self, function: usize, cancel: Arc<AtomicBool>, parameters: impl FnOnce(u32) -> P) -> Result<R>
+    /// Makes one call, whose parameters `parameters` makes of the sink's number. An instance in
+    /// which it fails is dropped.
+    fn call<P, R>(
+        &mut self,
+        function: usize,
+        cancel: Arc<AtomicBool>,
+        parameters: impl FnOnce(u32) -> P,
+    ) -> Result<R>
     where
         P: ComponentNamedList + Lower,
         Answer<R>: ComponentType + Lift,
@@ -134,7 +217,10 @@ impl PluginSink {
         answer.map_err(|failure| explain(NAMES[function], failure))
     }
 
-    fn in_instance<R>(&mut self, call: impl FnOnce(&mut Ready) -> std::result::Result<R, Failure>) -> std::result::Result<R, Failure> {
+    fn in_instance<R>(
+        &mut self,
+        call: impl FnOnce(&mut Ready) -> std::result::Result<R, Failure>,
+    ) -> std::result::Result<R, Failure> {
         let mut ready = match self.ready.take() {
             Some(ready) => ready,
             None => self.instantiate()?,
@@ -147,17 +233,25 @@ impl PluginSink {
     /// Rows belong to the transaction that this very instance has begun.
     fn check_begun(&self) -> Result<()> {
         let begun = self.ready.is_some() && self.transaction.is_some();
-        if begun { Ok(()) } else { Err(Error::internal("rows reach a sink whose transaction is not open")) }
+        if begun {
+            Ok(())
+        } else {
+            Err(Error::internal(
+                "rows reach a sink whose transaction is not open",
+            ))
+        }
     }
 
-    /// Writes rows in calls that are well within the deadline: a call into a sink is not repeated, so it must not be too large.
+    /// Writes rows in calls that are well within the deadline: a call into a sink is not repeated,
+    /// so it must not be too large.
     fn write_rows(&mut self, rows: &RecordBatch) -> Result<()> {
         let mut start = 0;
         while start < rows.num_rows() {
             let some = rows.slice(start, self.pace.events().min(rows.num_rows() - start));
             let begun = Instant::now();
             self.write_some(&some)?;
-            self.pace.took(some.num_rows(), begun.elapsed(), columns_bytes(&some));
+            self.pace
+                .took(some.num_rows(), begun.elapsed(), columns_bytes(&some));
             start += some.num_rows();
         }
         Ok(())
@@ -167,7 +261,12 @@ impl PluginSink {
         self.check_begun()?;
         let sections = Sections::of_rows(rows)?;
         let buffers = sections.buffers();
-        let section = || sections.sections(&buffers).pop().ok_or_else(|| Error::internal("rows make a section"));
+        let section = || {
+            sections
+                .sections(&buffers)
+                .pop()
+                .ok_or_else(|| Error::internal("rows make a section"))
+        };
         let section: SectionIn<'_> = section()?;
         self.call(WRITE, self.spec.cancel.clone(), |sink| (sink, section))
     }
@@ -181,12 +280,18 @@ impl PluginSink {
 }
 
 impl Ready {
-    fn call<P, R>(&mut self, function: usize, parameters: P, deadline: Duration) -> std::result::Result<R, Failure>
+    fn call<P, R>(
+        &mut self,
+        function: usize,
+        parameters: P,
+        deadline: Duration,
+    ) -> std::result::Result<R, Failure>
     where
         P: ComponentNamedList + Lower,
         R: ComponentType + Lift,
     {
-        self.instance.call(self.functions[function], parameters, deadline)
+        self.instance
+            .call(self.functions[function], parameters, deadline)
     }
 }
 
@@ -209,7 +314,11 @@ fn explain(call: &str, failure: Failure) -> Error {
         _ => failure.error,
     };
     let error = error.at(call);
-    if failure.backtrace.is_empty() { error } else { error.with_source(failure.backtrace) }
+    if failure.backtrace.is_empty() {
+        error
+    } else {
+        error.with_source(failure.backtrace)
+    }
 }
 
 impl Sink for PluginSink {
@@ -230,8 +339,8 @@ impl Sink for PluginSink {
         self.call(COMMIT, self.spec.cancel.clone(), |sink| (sink, committable))
     }
 
-    /// In an instance that has not begun the transaction it is withdrawn by its name, which is the beginning of no other that waits: names end in
-    /// a number that only grows.
+    /// In an instance that has not begun the transaction it is withdrawn by its name, which is the
+    /// beginning of no other that waits: names end in a number that only grows.
     fn abort(&mut self) -> Result<()> {
         match self.transaction.take() {
             None => Ok(()),

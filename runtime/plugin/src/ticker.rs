@@ -1,5 +1,5 @@
-//! The thread that advances an engine's epoch every 10 ms, and counts. Compiled code looks at the epoch; the count tells how long a call
-//! has been running.
+//! The thread that advances an engine's epoch every 10 ms, and counts. Compiled code looks at the
+//! epoch; the count tells how long a call has been running.
 //!
 //! It ends when the last owner (the host, its plugins) drops it.
 
@@ -32,20 +32,36 @@ impl Ticker {
                 engine.increment_epoch();
             }
         };
-        let started = std::thread::Builder::new().name("plugin-epoch".into()).spawn(work);
-        started.map_err(|e| Error::internal("the thread that interrupts plugins could not be started").with_source(e))?;
-        Ok(Arc::new(Ticker { ticks, _stop: Mutex::new(stop) }))
+        let started = std::thread::Builder::new()
+            .name("plugin-epoch".into())
+            .spawn(work);
+        started.map_err(|e| {
+            Error::internal("the thread that interrupts plugins could not be started")
+                .with_source(e)
+        })?;
+        Ok(Arc::new(Ticker {
+            ticks,
+            _stop: Mutex::new(stop),
+        }))
     }
 
     /// A deadline that lies `duration` ahead, rounded up to ticks.
     pub fn deadline(self: &Arc<Self>, duration: Duration) -> Deadline {
-        Deadline { ticker: self.clone(), end: self.end_of(duration), duration }
+        Deadline {
+            ticker: self.clone(),
+            end: self.end_of(duration),
+            duration,
+        }
     }
 
     /// One tick more than fits, because the running one may be almost over.
     fn end_of(&self, duration: Duration) -> u64 {
-        let ticks = u64::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
-        self.ticks.load(Ordering::Relaxed).saturating_add(ticks).saturating_add(1)
+        let ticks =
+            u64::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
+        self.ticks
+            .load(Ordering::Relaxed)
+            .saturating_add(ticks)
+            .saturating_add(1)
     }
 }
 
@@ -67,7 +83,9 @@ impl Deadline {
     pub fn pause<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let before = self.ticker.ticks.load(Ordering::Relaxed);
         let done = work();
-        self.end = self.end.saturating_add(self.ticker.ticks.load(Ordering::Relaxed) - before);
+        self.end = self
+            .end
+            .saturating_add(self.ticker.ticks.load(Ordering::Relaxed) - before);
         done
     }
 

@@ -1,7 +1,7 @@
 //! Why a call into a guest did not return: wasmtime's errors as ours, one sentence and a backtrace.
 //!
-//! The reason that the host gave itself (a limit, a deadline) comes first; what the guest said of its own panic comes before what the
-//! machine said of it.
+//! The reason that the host gave itself (a limit, a deadline) comes first; what the guest said of
+//! its own panic comes before what the machine said of it.
 
 use crate::guest::Guest;
 use std::fmt;
@@ -46,20 +46,50 @@ pub(crate) enum Stop {
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Stop::Deadline(limit) => write!(f, "the plugin did not return within {} ms", limit.as_millis()),
+            Stop::Deadline(limit) => write!(
+                f,
+                "the plugin did not return within {} ms",
+                limit.as_millis()
+            ),
             Stop::Cancelled => f.write_str("the call into the plugin was cancelled"),
-            Stop::Memory { bytes_max } => write!(f, "the plugin wants more memory than the {} that it may have", size(*bytes_max)),
-            Stop::Table { entries_max } => write!(f, "the plugin wants more than {entries_max} table entries"),
-            Stop::Output { bytes_max } => write!(f, "the plugin sends more than {} in one call", size(*bytes_max)),
-            Stop::Written { bytes_max } => write!(f, "the plugin writes more than {bytes_max} bytes to files in one call"),
-            Stop::Files { limit, hangs: true } => {
-                write!(f, "the disk did not answer a plugin's call of files within {} ms", limit.as_millis())
+            Stop::Memory { bytes_max } => write!(
+                f,
+                "the plugin wants more memory than the {} that it may have",
+                size(*bytes_max)
+            ),
+            Stop::Table { entries_max } => {
+                write!(f, "the plugin wants more than {entries_max} table entries")
             }
-            Stop::Files { limit, hangs: false } => {
-                write!(f, "the plugin's calls of files took more than {} ms together", limit.as_millis())
+            Stop::Output { bytes_max } => write!(
+                f,
+                "the plugin sends more than {} in one call",
+                size(*bytes_max)
+            ),
+            Stop::Written { bytes_max } => write!(
+                f,
+                "the plugin writes more than {bytes_max} bytes to files in one call"
+            ),
+            Stop::Files { limit, hangs: true } => {
+                write!(
+                    f,
+                    "the disk did not answer a plugin's call of files within {} ms",
+                    limit.as_millis()
+                )
+            }
+            Stop::Files {
+                limit,
+                hangs: false,
+            } => {
+                write!(
+                    f,
+                    "the plugin's calls of files took more than {} ms together",
+                    limit.as_millis()
+                )
             }
             Stop::Handles { n_max } => write!(f, "the plugin holds more than {n_max} handles"),
-            Stop::NotProvided(name) => write!(f, "the plugin calls {name}, which a plugin cannot have"),
+            Stop::NotProvided(name) => {
+                write!(f, "the plugin calls {name}, which a plugin cannot have")
+            }
             Stop::Exit => f.write_str("the plugin ended itself with `exit`"),
         }
     }
@@ -82,13 +112,23 @@ impl Stop {
 }
 
 fn size(bytes: usize) -> String {
-    if bytes.is_multiple_of(1 << 20) { format!("{} MiB", bytes >> 20) } else { format!("{bytes} bytes") }
+    if bytes.is_multiple_of(1 << 20) {
+        format!("{} MiB", bytes >> 20)
+    } else {
+        format!("{bytes} bytes")
+    }
 }
 
 /// Says in our words why a call failed.
 pub(crate) fn explain(error: wasmtime::Error, guest: &mut Guest) -> Failure {
-    let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default();
-    Failure { error: reason(&error, guest), backtrace }
+    let backtrace = error
+        .downcast_ref::<WasmBacktrace>()
+        .map(frames)
+        .unwrap_or_default();
+    Failure {
+        error: reason(&error, guest),
+        backtrace,
+    }
 }
 
 fn reason(error: &wasmtime::Error, guest: &mut Guest) -> Error {
@@ -96,29 +136,44 @@ fn reason(error: &wasmtime::Error, guest: &mut Guest) -> Error {
         return Error::new(stop.code(), stop.to_string());
     }
     match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => Error::new(code::STACK_LIMIT, "the plugin's stack is exhausted"),
+        Some(Trap::StackOverflow) => {
+            Error::new(code::STACK_LIMIT, "the plugin's stack is exhausted")
+        }
         Some(trap) => trapped(*trap, guest),
         None => broken(&error.root_cause().to_string(), guest),
     }
 }
 
 fn trapped(trap: Trap, guest: &mut Guest) -> Error {
-    let said = guest.journal.panic.take().or_else(|| guest.journal.complaint.take());
+    let said = guest
+        .journal
+        .panic
+        .take()
+        .or_else(|| guest.journal.complaint.take());
     let message = match said {
         Some(said) => format!("the plugin panicked: {}", said.trim_end()),
-        None => format!("the plugin trapped: {}", trap.to_string().trim_start_matches("wasm trap: ")),
+        None => format!(
+            "the plugin trapped: {}",
+            trap.to_string().trim_start_matches("wasm trap: ")
+        ),
     };
     Error::new(code::TRAP, message)
 }
 
 /// Neither the host nor the guest stopped: what the guest sent could not be read.
 fn broken(cause: &str, guest: &Guest) -> Error {
-    // The type of this error is private to wasmtime; `limits_on_output` in the tests keeps the text honest.
+    // The type of this error is private to wasmtime; `limits_on_output` in the tests keeps the text
+    // honest.
     if cause.contains("fuel allocated for hostcalls") {
-        let stop = Stop::Output { bytes_max: guest.running.output_bytes_max };
+        let stop = Stop::Output {
+            bytes_max: guest.running.output_bytes_max,
+        };
         return Error::new(stop.code(), stop.to_string());
     }
-    Error::new(code::BAD_OUTPUT, format!("the plugin sent what cannot be read: {cause}"))
+    Error::new(
+        code::BAD_OUTPUT,
+        format!("the plugin sent what cannot be read: {cause}"),
+    )
 }
 
 /// Beginnings of names of functions that every panic passes through, and that say nothing about it.
@@ -140,8 +195,20 @@ const PANIC_MACHINERY: &[&str] = &[
 
 /// Names of functions, innermost first, a line a frame.
 fn frames(backtrace: &WasmBacktrace) -> String {
-    let names = backtrace.frames().iter().filter_map(|frame| frame.func_name());
-    let names: Vec<String> = names.map(|name| format!("{:#}", rustc_demangle::demangle(name))).collect();
-    let is_machinery = |name: &&String| *name == "abort" || PANIC_MACHINERY.iter().any(|start| name.starts_with(start));
-    names.iter().skip_while(is_machinery).map(String::as_str).collect::<Vec<_>>().join("\n")
+    let names = backtrace
+        .frames()
+        .iter()
+        .filter_map(|frame| frame.func_name());
+    let names: Vec<String> = names
+        .map(|name| format!("{:#}", rustc_demangle::demangle(name)))
+        .collect();
+    let is_machinery = |name: &&String| {
+        *name == "abort" || PANIC_MACHINERY.iter().any(|start| name.starts_with(start))
+    };
+    names
+        .iter()
+        .skip_while(is_machinery)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join("\n")
 }

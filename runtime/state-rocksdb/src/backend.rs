@@ -18,13 +18,15 @@ pub struct RocksBackend {
 }
 
 impl RocksBackend {
-    /// Sets up the memory that all disks share: half of it for what was written last, the rest for blocks, indexes and filters. Less than
-    /// 1 MiB counts as 1 MiB.
+    /// Sets up the memory that all disks share: half of it for what was written last, the rest for
+    /// blocks, indexes and filters. Less than 1 MiB counts as 1 MiB.
     ///
     /// # Errors
     /// `Internal` if the library refuses its options.
     pub fn new(memory_bytes: usize) -> Result<RocksBackend> {
-        Ok(RocksBackend { shared: Arc::new(Shared::new(memory_bytes)?) })
+        Ok(RocksBackend {
+            shared: Arc::new(Shared::new(memory_bytes)?),
+        })
     }
 
     /// Bytes of memory that the disks hold at this moment, by RocksDB's own account.
@@ -32,7 +34,12 @@ impl RocksBackend {
         self.shared.cache.get_usage()
     }
 
-    fn open_database(&self, folder: Folder, inherited: HashMap<String, String>, part: Option<&Path>) -> Result<RocksDisk> {
+    fn open_database(
+        &self,
+        folder: Folder,
+        inherited: HashMap<String, String>,
+        part: Option<&Path>,
+    ) -> Result<RocksDisk> {
         let path = folder.database();
         let failed = |cause| match part {
             Some(part) => error::damaged(part, cause),
@@ -51,9 +58,20 @@ impl RocksBackend {
 impl Backend for RocksBackend {
     fn open(&self, folder: &Path, parts: &[DiskPart]) -> Result<Arc<dyn Disk>> {
         let folder = Folder::create(folder)?;
-        if let [DiskPart { folder: part, whole: true, .. }] = parts {
+        if let [
+            DiskPart {
+                folder: part,
+                whole: true,
+                ..
+            },
+        ] = parts
+        {
             let inherited = files::unpack(part, &folder.database())?;
-            return Ok(Arc::new(self.open_database(folder, inherited, Some(part))?));
+            return Ok(Arc::new(self.open_database(
+                folder,
+                inherited,
+                Some(part),
+            )?));
         }
         let disk = self.open_database(folder, HashMap::new(), None)?;
         restore::fill(&disk, parts)?;

@@ -1,6 +1,7 @@
 //! A [`Disk`] over one database. Called by the task's thread and by the thread of the checkpoints.
 //!
-//! Invariant: after a write has failed, nobody reads or writes what may be half of a batch of the task; the first error is given to all.
+//! Invariant: after a write has failed, nobody reads or writes what may be half of a batch of the
+//! task; the first error is given to all.
 
 use crate::error::{self, Refusal};
 use crate::files::FileNames;
@@ -29,11 +30,19 @@ pub struct RocksDisk {
 
 impl RocksDisk {
     pub fn new(database: DB, names: FileNames, shared: Arc<Shared>, folder: Folder) -> RocksDisk {
-        RocksDisk { database, names, refusal: OnceLock::new(), shared, folder }
+        RocksDisk {
+            database,
+            names,
+            refusal: OnceLock::new(),
+            shared,
+            folder,
+        }
     }
 
     fn usable(&self) -> Result<&DB> {
-        self.refusal.get().map_or(Ok(&self.database), |refusal| Err(refusal.error()))
+        self.refusal
+            .get()
+            .map_or(Ok(&self.database), |refusal| Err(refusal.error()))
     }
 
     fn failed(&self, what: &str, cause: rocksdb::Error) -> Error {
@@ -57,7 +66,9 @@ impl RocksDisk {
     fn write_batch(&self, batch: WriteBatch) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.database.write_opt(batch, &options).map_err(|cause| self.failed("the state cannot be written", cause))
+        self.database
+            .write_opt(batch, &options)
+            .map_err(|cause| self.failed("the state cannot be written", cause))
     }
 
     /// Keeps the error of a write for all that comes after it.
@@ -71,7 +82,10 @@ impl RocksDisk {
 
     /// `first` are the changes that were collected until it was clear that there are many.
     fn write_files(&self, first: &WriteBatch, rest: &mut Changes<'_>) -> Result<()> {
-        let mut replay = Replay { run: self.new_run()?, done: Ok(()) };
+        let mut replay = Replay {
+            run: self.new_run()?,
+            done: Ok(()),
+        };
         first.iterate(&mut replay);
         let Replay { mut run, done } = replay;
         done?;
@@ -127,11 +141,14 @@ impl Disk for RocksDisk {
     fn get(&self, keys: &[&[u8]], found: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
         let database = self.usable()?;
         let family = database.cf_handle(rocksdb::DEFAULT_COLUMN_FAMILY_NAME);
-        let family = family.ok_or_else(|| Error::internal("a database without its column family"))?;
+        let family =
+            family.ok_or_else(|| Error::internal("a database without its column family"))?;
         for (first, chunk) in (0..).step_by(GET_KEYS).zip(keys.chunks(GET_KEYS)) {
             let values = database.batched_multi_get_cf(family, chunk.iter().copied(), true);
             for (number, value) in (first..).zip(values) {
-                if let Some(value) = value.map_err(|cause| self.failed("the state cannot be read", cause))? {
+                if let Some(value) =
+                    value.map_err(|cause| self.failed("the state cannot be read", cause))?
+                {
                     found(number, &value)?;
                 }
             }
@@ -141,22 +158,32 @@ impl Disk for RocksDisk {
 
     fn scan(&self, from: &[u8], to: &[u8], each: &mut EachPair<'_>) -> Result<()> {
         let database = self.usable()?;
-        scan(database, from, to, each, |cause| self.failed("the state cannot be read", cause))
+        scan(database, from, to, each, |cause| {
+            self.failed("the state cannot be read", cause)
+        })
     }
 
     fn first_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
         let mut pairs = self.usable()?.raw_iterator_opt(bounded(from, to));
         pairs.seek_to_first();
         let key = pairs.key().map(<[u8]>::to_vec);
-        pairs.status().map_err(|cause| self.failed("the state cannot be read", cause))?;
+        pairs
+            .status()
+            .map_err(|cause| self.failed("the state cannot be read", cause))?;
         Ok(key)
     }
 
     fn delete_ranges(&self, ranges: &[KeyRange]) -> Result<()> {
         self.usable()?;
         let mut batch = WriteBatch::default();
-        ranges.iter().for_each(|(from, to)| batch.delete_range(from, to));
-        if batch.is_empty() { Ok(()) } else { self.written(self.write_batch(batch)) }
+        ranges
+            .iter()
+            .for_each(|(from, to)| batch.delete_range(from, to));
+        if batch.is_empty() {
+            Ok(())
+        } else {
+            self.written(self.write_batch(batch))
+        }
     }
 
     fn write(&self, changes: &mut Changes<'_>) -> Result<()> {
@@ -167,17 +194,32 @@ impl Disk for RocksDisk {
     fn checkpoint(&self, to: &Path) -> Result<Vec<DiskFile>> {
         let checkpoint = Checkpoint::new(self.usable()?);
         let made = checkpoint.and_then(|checkpoint| checkpoint.create_checkpoint(to));
-        made.map_err(|cause| self.failed(&format!("a checkpoint cannot be made in {}", to.display()), cause))?;
+        made.map_err(|cause| {
+            self.failed(
+                &format!("a checkpoint cannot be made in {}", to.display()),
+                cause,
+            )
+        })?;
         self.names.apply(to)
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.database.property_int_value(rocksdb::properties::LIVE_SST_FILES_SIZE).ok().flatten().unwrap_or(0)
+        self.database
+            .property_int_value(rocksdb::properties::LIVE_SST_FILES_SIZE)
+            .ok()
+            .flatten()
+            .unwrap_or(0)
     }
 }
 
 /// Shows the pairs of a range. It is read once, so its blocks do not push others out of the cache.
-pub fn scan(database: &DB, from: &[u8], to: &[u8], each: &mut EachPair<'_>, failed: impl Fn(rocksdb::Error) -> Error) -> Result<()> {
+pub fn scan(
+    database: &DB,
+    from: &[u8],
+    to: &[u8],
+    each: &mut EachPair<'_>,
+    failed: impl Fn(rocksdb::Error) -> Error,
+) -> Result<()> {
     let mut options = bounded(from, to);
     options.fill_cache(false);
     let mut pairs = database.raw_iterator_opt(options);
@@ -204,7 +246,9 @@ impl Folder {
     /// Makes it, and the folders above it.
     pub fn create(path: &Path) -> Result<Folder> {
         let parent = path.parent().map_or(Ok(()), fs::create_dir_all);
-        parent.and_then(|()| fs::create_dir(path)).map_err(|cause| error::io("cannot be made", path, cause))?;
+        parent
+            .and_then(|()| fs::create_dir(path))
+            .map_err(|cause| error::io("cannot be made", path, cause))?;
         Ok(Folder(path.to_owned()))
     }
 

@@ -1,34 +1,50 @@
-//! What RocksDB says, as our errors: damaged data, a format of another version, or a disk that fails.
+//! What RocksDB says, as our errors: damaged data, a format of another version, or a disk that
+//! fails.
 
 use rocksdb::ErrorKind;
 use std::fmt::Display;
 use std::path::Path;
 use streamrt_types::{Code, Error, code};
 
-/// An error of a database at work. `what` is a sentence without its end, such as `the state cannot be written`.
+/// An error of a database at work. `what` is a sentence without its end, such as `the state cannot
+/// be written`.
 pub fn failed(what: &str, folder: &Path, cause: rocksdb::Error) -> Error {
     let at = folder.display();
     match cause.kind() {
-        ErrorKind::Corruption => {
-            Error::new(code::SNAPSHOT_DAMAGED, format!("{what}: a file of the database in {at} is damaged")).with_source(cause)
-        }
+        ErrorKind::Corruption => Error::new(
+            code::SNAPSHOT_DAMAGED,
+            format!("{what}: a file of the database in {at} is damaged"),
+        )
+        .with_source(cause),
         ErrorKind::InvalidArgument | ErrorKind::NotSupported => {
-            Error::internal(format!("{what}: the database in {at} refuses the call")).with_source(cause)
+            Error::internal(format!("{what}: the database in {at} refuses the call"))
+                .with_source(cause)
         }
         _ => Error::new(code::STORE, format!("{what}: the disk of {at} fails")).with_source(cause),
     }
 }
 
-/// An error of a checkpoint that is opened. What is absent there was there when it was written, so it is damage and no failing disk.
+/// An error of a checkpoint that is opened. What is absent there was there when it was written, so
+/// it is damage and no failing disk.
 pub fn damaged(part: &Path, cause: rocksdb::Error) -> Error {
     let at = part.display();
     let text = cause.as_ref();
-    if matches!(cause.kind(), ErrorKind::InvalidArgument | ErrorKind::NotSupported) || text.contains("nsupported") {
-        let sentence = format!("the checkpoint of a database in {at} has a format that this version does not read");
+    if matches!(
+        cause.kind(),
+        ErrorKind::InvalidArgument | ErrorKind::NotSupported
+    ) || text.contains("nsupported")
+    {
+        let sentence = format!(
+            "the checkpoint of a database in {at} has a format that this version does not read"
+        );
         return Error::new(code::SNAPSHOT_FOREIGN, sentence).with_source(cause);
     }
     if cause.kind() == ErrorKind::Corruption || text.contains("No such file") {
-        return Error::new(code::SNAPSHOT_DAMAGED, format!("the checkpoint of a database in {at} is damaged")).with_source(cause);
+        return Error::new(
+            code::SNAPSHOT_DAMAGED,
+            format!("the checkpoint of a database in {at} is damaged"),
+        )
+        .with_source(cause);
     }
     failed("a checkpoint of a database cannot be read", part, cause)
 }
@@ -47,11 +63,22 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn of(error: &Error) -> Refusal {
-        let cause = std::error::Error::source(error).map(|cause| format!(" ({cause})")).unwrap_or_default();
-        Refusal { code: error.code(), message: format!("{}{cause}", error.message()) }
+        let cause = std::error::Error::source(error)
+            .map(|cause| format!(" ({cause})"))
+            .unwrap_or_default();
+        Refusal {
+            code: error.code(),
+            message: format!("{}{cause}", error.message()),
+        }
     }
 
     pub fn error(&self) -> Error {
-        Error::new(self.code, format!("the disk takes no more calls since a write failed: {}", self.message))
+        Error::new(
+            self.code,
+            format!(
+                "the disk takes no more calls since a write failed: {}",
+                self.message
+            ),
+        )
     }
 }

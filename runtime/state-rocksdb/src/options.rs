@@ -4,7 +4,8 @@
 
 use crate::error;
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DataBlockIndexType, InfoLogger, LogLevel, LruCacheOptions, Options, WriteBufferManager,
+    BlockBasedOptions, Cache, DBCompressionType, DataBlockIndexType, InfoLogger, LogLevel,
+    LruCacheOptions, Options, WriteBufferManager,
 };
 use std::path::Path;
 use streamrt_types::Result;
@@ -15,7 +16,8 @@ const MEMORY_BYTES_MIN: usize = 1 << 20;
 const WRITE_BUFFER_BYTES_MAX: usize = 64 << 20;
 const BLOCK_BYTES: usize = 4 << 10;
 const BLOOM_BITS: f64 = 10.0;
-/// Open files of a database: some hundred disks stay under a usual limit of the process, and a file opens again in microseconds.
+/// Open files of a database: some hundred disks stay under a usual limit of the process, and a file
+/// opens again in microseconds.
 const OPEN_FILES_MAX: i32 = 128;
 /// Range deletions in a write buffer, which is flushed at that many.
 const RANGE_DELETIONS_MAX: usize = 4096;
@@ -36,17 +38,27 @@ impl Shared {
     pub fn new(memory_bytes: usize) -> Result<Shared> {
         let memory_bytes = memory_bytes.max(MEMORY_BYTES_MIN);
         let cache = block_cache(memory_bytes);
-        // While one half of these is flushed, the other is written to; the rest of the budget is for blocks.
-        let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(memory_bytes / 2, false, cache.clone());
+        // While one half of these is flushed, the other is written to; the rest of the budget is
+        // for blocks.
+        let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
+            memory_bytes / 2,
+            false,
+            cache.clone(),
+        );
         let write_buffer_bytes = (memory_bytes / 4).min(WRITE_BUFFER_BYTES_MAX);
         let mut database = database(write_buffer_bytes)?;
         database.set_write_buffer_manager(&buffers);
         database.set_block_based_table_factory(&tables(&cache));
-        Ok(Shared { cache, database, batch_bytes_max: write_buffer_bytes / 4 })
+        Ok(Shared {
+            cache,
+            database,
+            batch_bytes_max: write_buffer_bytes / 4,
+        })
     }
 }
 
-/// Few shards: what the write buffers are charged lies in pieces of 256 KiB, which must find room in every one.
+/// Few shards: what the write buffers are charged lies in pieces of 256 KiB, which must find room
+/// in every one.
 fn block_cache(memory_bytes: usize) -> Cache {
     let mut options = LruCacheOptions::default();
     options.set_capacity(memory_bytes);
@@ -55,11 +67,20 @@ fn block_cache(memory_bytes: usize) -> Cache {
 }
 
 fn database(write_buffer_bytes: usize) -> Result<Options> {
-    // What a closed disk had in its write buffer is wanted by nobody: its folder goes with it. And a read sorts the range deletions of the
-    // write buffer whenever one has come, so there must not be too many.
-    let texts = format!("avoid_flush_during_shutdown=true;memtable_max_range_deletions={RANGE_DELETIONS_MAX}");
+    // What a closed disk had in its write buffer is wanted by nobody: its folder goes with it. And
+    // a read sorts the range deletions of the write buffer whenever one has come, so there must not
+    // be too many.
+    let texts = format!(
+        "avoid_flush_during_shutdown=true;memtable_max_range_deletions={RANGE_DELETIONS_MAX}"
+    );
     let given = Options::default().get_options_from_string(texts);
-    let mut options = given.map_err(|cause| error::failed("the options of the database cannot be set", Path::new(""), cause))?;
+    let mut options = given.map_err(|cause| {
+        error::failed(
+            "the options of the database cannot be set",
+            Path::new(""),
+            cause,
+        )
+    })?;
     options.create_if_missing(true);
     options.set_write_buffer_size(write_buffer_bytes);
     options.set_max_write_buffer_number(2);
@@ -67,12 +88,14 @@ fn database(write_buffer_bytes: usize) -> Result<Options> {
     options.set_max_open_files(OPEN_FILES_MAX);
     options.set_max_background_jobs(BACKGROUND_JOBS);
     options.set_max_manifest_file_size(MANIFEST_BYTES_MAX);
-    // Each opened database has an identity of its own, which the names of its files carry; so a checkpoint must not hand it on.
+    // Each opened database has an identity of its own, which the names of its files carry; so a
+    // checkpoint must not hand it on.
     options.set_write_dbid_to_manifest(false);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
     options.set_skip_stats_update_on_db_open(true);
-    // No log: what goes wrong comes back as an error, and nobody would look into a folder that is gone.
+    // No log: what goes wrong comes back as an error, and nobody would look into a folder that is
+    // gone.
     options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| ()));
     Ok(options)
 }

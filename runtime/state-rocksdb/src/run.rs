@@ -1,7 +1,10 @@
-//! A run of sorted pairs that goes into the database as files: written beside it, then taken over in one step.
+//! A run of sorted pairs that goes into the database as files: written beside it, then taken over
+//! in one step.
 //!
-//! 1. Each pair goes to the open file; a file that is long enough is finished, and the next pair opens another one.
-//! 2. All files together are handed to the database, which links them in. Either all of them are in it, or none.
+//! 1. Each pair goes to the open file; a file that is long enough is finished, and the next pair
+//!    opens another one.
+//! 2. All files together are handed to the database, which links them in. Either all of them are in
+//!    it, or none.
 
 use crate::error;
 use rocksdb::{DB, Error, IngestExternalFileOptions, Options, SstFileWriter};
@@ -9,7 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use streamrt_types::Result;
 
-/// Raw bytes of a file. Files of this size are what compactions make, and what an incremental checkpoint shares.
+/// Raw bytes of a file. Files of this size are what compactions make, and what an incremental
+/// checkpoint shares.
 const FILE_BYTES: usize = 64 << 20;
 
 /// Pairs on their way into a database.
@@ -25,7 +29,13 @@ impl<'a> Run<'a> {
     /// Files are written to `folder`, which is made, and deleted at the end.
     pub fn new(options: &'a Options, folder: PathBuf) -> Result<Run<'a>> {
         fs::create_dir(&folder).map_err(|cause| error::io("cannot be made", &folder, cause))?;
-        Ok(Run { options, folder, files: Vec::new(), open: None, open_bytes: 0 })
+        Ok(Run {
+            options,
+            folder,
+            files: Vec::new(),
+            open: None,
+            open_bytes: 0,
+        })
     }
 
     /// Adds the next change; keys ascend.
@@ -47,7 +57,11 @@ impl<'a> Run<'a> {
         }
         self.open_bytes += key.len() + value.map_or(0, <[u8]>::len);
         self.open = Some(writer);
-        if self.open_bytes >= FILE_BYTES { self.finish_file() } else { Ok(()) }
+        if self.open_bytes >= FILE_BYTES {
+            self.finish_file()
+        } else {
+            Ok(())
+        }
     }
 
     fn next_file(&mut self) -> Result<SstFileWriter<'a>, Error> {
@@ -60,7 +74,9 @@ impl<'a> Run<'a> {
     }
 
     fn finish_file(&mut self) -> Result<(), Error> {
-        self.open.take().map_or(Ok(()), |mut writer| writer.finish())
+        self.open
+            .take()
+            .map_or(Ok(()), |mut writer| writer.finish())
     }
 
     /// Makes the database take over everything.
@@ -68,7 +84,9 @@ impl<'a> Run<'a> {
     /// # Errors
     /// `Unavailable` if the disk fails; then nothing of it is in the database.
     pub fn ingest(mut self, database: &DB) -> Result<()> {
-        self.finish_file().and_then(|()| take_over(database, &self.files)).map_err(|cause| self.failed(cause))?;
+        self.finish_file()
+            .and_then(|()| take_over(database, &self.files))
+            .map_err(|cause| self.failed(cause))?;
         remove(&self.folder)
     }
 

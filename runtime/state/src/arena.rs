@@ -1,7 +1,8 @@
 //! Byte strings of any length, in pages: keys that are not eight bytes, and values with strings.
 //!
-//! Invariant: every block is in use by exactly one address, or in the free list of its size class, so that state that is rewritten
-//! for ever does not grow. Blocks are multiples of 16 bytes up to a kibibyte; larger ones have a page of their own.
+//! Invariant: every block is in use by exactly one address, or in the free list of its size class,
+//! so that state that is rewritten for ever does not grow. Blocks are multiples of 16 bytes up to a
+//! kibibyte; larger ones have a page of their own.
 
 use crate::page::{Page, SharedPage};
 
@@ -47,7 +48,9 @@ fn place(address: Address) -> (usize, usize) {
 
 /// The bytes of the block at `offset` of a page.
 fn block(page: &[u8], offset: usize) -> &[u8] {
-    let header = page[offset..].first_chunk().expect("every block has a header");
+    let header = page[offset..]
+        .first_chunk()
+        .expect("every block has a header");
     &page[offset + HEADER_BYTES..][..u32::from_le_bytes(*header) as usize]
 }
 
@@ -88,7 +91,8 @@ impl Arena {
         block(self.pages[page].bytes(), offset)
     }
 
-    /// Puts `bytes` in the place of those at `old`, which may be [`NO_ADDRESS`], and returns where they are now.
+    /// Puts `bytes` in the place of those at `old`, which may be [`NO_ADDRESS`], and returns where
+    /// they are now.
     pub fn replace(&mut self, old: Address, bytes: &[u8]) -> Address {
         if old != NO_ADDRESS && block_bytes(self.length(old)) == block_bytes(bytes.len()) {
             self.write(old, bytes);
@@ -126,13 +130,20 @@ impl Arena {
     /// Bytes that the arena holds, free ones included.
     pub fn memory_bytes(&self) -> usize {
         let pages: usize = self.pages.iter().map(|page| page.bytes().len()).sum();
-        let free: usize = self.free.iter().map(|class| class.capacity() * size_of::<Address>()).sum();
+        let free: usize = self
+            .free
+            .iter()
+            .map(|class| class.capacity() * size_of::<Address>())
+            .sum();
         pages + free + self.pages.capacity() * size_of::<Page<[u8]>>()
     }
 
-    /// The arena as it is now. Pages are shared, not copied; a later write copies the page it goes to.
+    /// The arena as it is now. Pages are shared, not copied; a later write copies the page it goes
+    /// to.
     pub fn freeze(&mut self) -> ArenaSnapshot {
-        ArenaSnapshot { pages: self.pages.iter_mut().map(Page::share).collect() }
+        ArenaSnapshot {
+            pages: self.pages.iter_mut().map(Page::share).collect(),
+        }
     }
 
     fn length(&self, address: Address) -> usize {
@@ -142,7 +153,8 @@ impl Arena {
 
     fn write(&mut self, address: Address, bytes: &[u8]) {
         let (page, offset) = place(address);
-        let length = u32::try_from(bytes.len()).expect("a value is smaller than 4 GiB: batches are");
+        let length =
+            u32::try_from(bytes.len()).expect("a value is smaller than 4 GiB: batches are");
         let block = &mut self.pages[page].bytes_mut()[offset..];
         block[..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
         block[HEADER_BYTES..][..bytes.len()].copy_from_slice(bytes);
@@ -217,6 +229,10 @@ mod tests {
         for i in 0..100_000usize {
             at = arena.replace(at, &vec![1; i % 200]);
         }
-        assert!(arena.memory_bytes() < 4 * PAGE_BYTES, "{}", arena.memory_bytes());
+        assert!(
+            arena.memory_bytes() < 4 * PAGE_BYTES,
+            "{}",
+            arena.memory_bytes()
+        );
     }
 }

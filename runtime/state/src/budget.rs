@@ -12,7 +12,10 @@ pub struct MemoryBudget {
 
 impl MemoryBudget {
     pub fn new(limit_bytes: usize) -> MemoryBudget {
-        MemoryBudget { limit_bytes, used_bytes: AtomicUsize::new(0) }
+        MemoryBudget {
+            limit_bytes,
+            used_bytes: AtomicUsize::new(0),
+        }
     }
 
     /// Bytes in use, as of the last look of each state.
@@ -21,7 +24,8 @@ impl MemoryBudget {
     }
 
     pub(crate) fn change(&self, from: usize, to: usize) {
-        self.used_bytes.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+        self.used_bytes
+            .fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
     }
 
     /// What every state may hold, however little the others leave: a batch has to fit.
@@ -29,11 +33,15 @@ impl MemoryBudget {
         (self.limit_bytes / 16).min(1 << 20)
     }
 
-    /// How much of a state that holds `state_bytes` has to leave. It is more than the excess, so that eviction is rare and its batches are
-    /// large.
+    /// How much of a state that holds `state_bytes` has to leave. It is more than the excess, so
+    /// that eviction is rare and its batches are large.
     pub(crate) fn excess_bytes(&self, state_bytes: usize) -> usize {
         let used = self.used_bytes();
-        let excess = if used > self.limit_bytes { used - self.limit_bytes + self.limit_bytes / 8 } else { 0 };
+        let excess = if used > self.limit_bytes {
+            used - self.limit_bytes + self.limit_bytes / 8
+        } else {
+            0
+        };
         excess.min(state_bytes.saturating_sub(self.state_bytes_min()))
     }
 }

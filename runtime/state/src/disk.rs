@@ -1,8 +1,10 @@
-//! The contract of a store on disk behind keyed states: what the table does not hold, and what an incremental checkpoint is made of.
+//! The contract of a store on disk behind keyed states: what the table does not hold, and what an
+//! incremental checkpoint is made of.
 //!
-//! An operator of a subtask has one [`Disk`] for all its keyed states. It is ordered by bytes: a key begins with its key group and the
-//! number of its state ([`DISK_KEY_PREFIX_BYTES`]), so that the key groups of another parallelism are ranges. Invariant: writes and deletes
-//! are the only changes; a checkpoint holds exactly what was written before it.
+//! An operator of a subtask has one [`Disk`] for all its keyed states. It is ordered by bytes: a
+//! key begins with its key group and the number of its state ([`DISK_KEY_PREFIX_BYTES`]), so that
+//! the key groups of another parallelism are ranges. Invariant: writes and deletes are the only
+//! changes; a checkpoint holds exactly what was written before it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,8 +22,9 @@ pub type KeyRange = (Vec<u8>, Vec<u8>);
 /// Takes a key and its value.
 pub type EachPair<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
 
-/// An ordered map of byte strings on disk. The task's thread reads and writes it, and the thread of the checkpoints writes it and takes
-/// checkpoints of it; the states see to it that they do not cross.
+/// An ordered map of byte strings on disk. The task's thread reads and writes it, and the thread of
+/// the checkpoints writes it and takes checkpoints of it; the states see to it that they do not
+/// cross.
 pub trait Disk: Send + Sync {
     /// Shows the values of those of `keys` that are there, each with its number. `keys` ascend.
     ///
@@ -50,11 +53,13 @@ pub trait Disk: Send + Sync {
     /// Makes all changes, or none of them.
     ///
     /// # Errors
-    /// As [`Disk::get`]. The disk takes no writes any more then: the task has to start again from its last checkpoint.
+    /// As [`Disk::get`]. The disk takes no writes any more then: the task has to start again from
+    /// its last checkpoint.
     fn write(&self, changes: &mut Changes<'_>) -> Result<()>;
 
-    /// Keeps everything that was written so far in the new folder `to` on the same file system, without copying it, and names the files
-    /// there. A file of the same name in two checkpoints of one disk has the same bytes.
+    /// Keeps everything that was written so far in the new folder `to` on the same file system,
+    /// without copying it, and names the files there. A file of the same name in two checkpoints of
+    /// one disk has the same bytes.
     ///
     /// # Errors
     /// As [`Disk::get`].
@@ -69,14 +74,16 @@ pub trait Disk: Send + Sync {
 pub struct DiskFile {
     pub name: String,
     pub bytes: u64,
-    /// It never changes, so a later checkpoint can refer to it. The others are written anew each time.
+    /// It never changes, so a later checkpoint can refer to it. The others are written anew each
+    /// time.
     pub shared: bool,
 }
 
 /// A checkpoint of a [`Disk`], to make a new one of.
 #[derive(Debug, Clone)]
 pub struct DiskPart {
-    /// The files of the checkpoint, under their names. They may be moved or linked, but are not changed.
+    /// The files of the checkpoint, under their names. They may be moved or linked, but are not
+    /// changed.
     pub folder: PathBuf,
     /// The key groups whose pairs are wanted.
     pub key_groups: KeyGroupRange,
@@ -86,8 +93,8 @@ pub struct DiskPart {
 
 /// Opens the disks of a process. All of them share one budget of memory.
 pub trait Backend: Send + Sync {
-    /// Makes a disk in the new folder `folder`, with the pairs of `parts`, whose key groups do not overlap; of none, it is empty.
-    /// The folder is deleted when the disk is dropped.
+    /// Makes a disk in the new folder `folder`, with the pairs of `parts`, whose key groups do not
+    /// overlap; of none, it is empty. The folder is deleted when the disk is dropped.
     ///
     /// # Errors
     /// `Unavailable` (S7007) if the disk fails, `Data` (S7001) if a part is damaged.

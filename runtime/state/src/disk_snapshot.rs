@@ -1,16 +1,21 @@
-//! What a checkpoint keeps of states that a disk holds: its files, or, in a savepoint, every entry in the canonical format.
+//! What a checkpoint keeps of states that a disk holds: its files, or, in a savepoint, every entry
+//! in the canonical format.
 //!
 //! 1. The changes of all states of the operator are sorted together and written to the disk.
-//! 2. The disk's files are linked into a folder, or everything on it is read into the object, in the order of the keys: that is key group
-//!    by key group, and state by state within each.
+//! 2. The disk's files are linked into a folder, or everything on it is read into the object, in
+//!    the order of the keys: that is key group by key group, and state by state within each.
 //! 3. Only then may entries leave memory for the disk again.
 //!
-//! On disk the value of a key is its run: every entry that the key has in the state, as sub-key and value behind their lengths.
+//! On disk the value of a key is its run: every entry that the key has in the state, as sub-key and
+//! value behind their lengths.
 
 use crate::disk::{DISK_KEY_PREFIX_BYTES, DiskFile};
 use crate::expiry::{Expiries, sweep};
 use crate::namespaces::Namespace;
-use crate::snapshot::{GroupSpan, KeyedIndex, KeyedSnapshot, OperatorIndex, OperatorSnapshot, put_bytes, put_joined, take_bytes};
+use crate::snapshot::{
+    GroupSpan, KeyedIndex, KeyedSnapshot, OperatorIndex, OperatorSnapshot, put_bytes, put_joined,
+    take_bytes,
+};
 use crate::state_disk::{BEHIND_ALL, DiskState, KeyPlace, StateDisk};
 use crate::tier::{DiskChanges, Pairs};
 use serde::{Deserialize, Serialize};
@@ -38,7 +43,10 @@ pub struct DiskFiles {
 impl DiskFiles {
     /// Of a folder that is not there yet.
     pub fn new(folder: PathBuf) -> DiskFiles {
-        DiskFiles { folder, files: Vec::new() }
+        DiskFiles {
+            folder,
+            files: Vec::new(),
+        }
     }
 
     pub fn folder(&self) -> &Path {
@@ -68,7 +76,12 @@ pub fn push_pair(sub: &[u8], value: &[u8], run: &mut Vec<u8>) {
 /// # Errors
 /// `Data` if the bytes are no run, or what `each` says.
 pub fn each_pair(mut run: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-    let damaged = || Error::new(code::SNAPSHOT_DAMAGED, "the entries of a key on the disk of the state are damaged");
+    let damaged = || {
+        Error::new(
+            code::SNAPSHOT_DAMAGED,
+            "the entries of a key on the disk of the state are damaged",
+        )
+    };
     while !run.is_empty() {
         let sub = take_bytes(&mut run).ok_or_else(damaged)?;
         let value = take_bytes(&mut run).ok_or_else(damaged)?;
@@ -78,8 +91,9 @@ pub fn each_pair(mut run: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()
 }
 
 impl OperatorSnapshot {
-    /// Appends everything to `object`, off the task's thread, but the states on disk: their changes are written to the disk, and its files
-    /// are put into the new folder `folder`. Without a folder they are written to `object` as well, in the canonical format.
+    /// Appends everything to `object`, off the task's thread, but the states on disk: their changes
+    /// are written to the disk, and its files are put into the new folder `folder`. Without a
+    /// folder they are written to `object` as well, in the canonical format.
     ///
     /// # Errors
     /// As [`crate::Disk::write`]; the states cannot go on then.
@@ -98,12 +112,24 @@ impl OperatorSnapshot {
             }
         }
         let mut index = self.write(uid, max_parallelism, object);
-        let Some(disk) = on_disk.first().map(|(_, changes)| changes.shared.clone()) else { return Ok((index, None)) };
-        let expiries = on_disk.iter().filter_map(|(_, changes)| Some((changes.number, changes.expiry?))).collect();
+        let Some(disk) = on_disk.first().map(|(_, changes)| changes.shared.clone()) else {
+            return Ok((index, None));
+        };
+        let expiries = on_disk
+            .iter()
+            .filter_map(|(_, changes)| Some((changes.number, changes.expiry?)))
+            .collect();
         let written = write_changes(&disk, &on_disk).and_then(|()| sweep(&disk, &expiries));
         let written = written.and_then(|()| keep(&disk, folder, object, &mut index, &expiries));
-        let outcome = || written.as_ref().map(drop).map_err(|e| Error::new(e.code(), e.message()));
-        on_disk.into_iter().for_each(|(_, changes)| changes.guard.end(outcome()));
+        let outcome = || {
+            written
+                .as_ref()
+                .map(drop)
+                .map_err(|e| Error::new(e.code(), e.message()))
+        };
+        on_disk
+            .into_iter()
+            .for_each(|(_, changes)| changes.guard.end(outcome()));
         Ok((index, written?))
     }
 }
@@ -114,7 +140,10 @@ fn write_changes(disk: &StateDisk, states: &[(KeyedSnapshot, DiskChanges)]) -> R
     for (state, changes) in states {
         disk.disk().delete_ranges(&changes.purged)?;
         push_entries(disk, state, changes, &mut pairs);
-        let place = KeyPlace { number: changes.number, namespace: None };
+        let place = KeyPlace {
+            number: changes.number,
+            namespace: None,
+        };
         for key in changes.removed.iter() {
             pairs.delete(|bytes| disk.put_key(&place, murmur3_32(key), key, bytes));
         }
@@ -127,11 +156,19 @@ fn push_entries(disk: &StateDisk, state: &KeyedSnapshot, changes: &DiskChanges, 
     let mut last: Option<(Option<Namespace>, Vec<u8>)> = None;
     state.entries.visit(&mut |key, sub, value| {
         let (namespace, sub) = split_sub(changes.in_namespaces, sub);
-        if last.as_ref().is_some_and(|(last_namespace, last_key)| *last_namespace == namespace && last_key == key) {
+        if last.as_ref().is_some_and(|(last_namespace, last_key)| {
+            *last_namespace == namespace && last_key == key
+        }) {
             return pairs.extend(|run| push_pair(sub, value, run));
         }
-        let place = KeyPlace { number: changes.number, namespace };
-        pairs.push(|bytes| disk.put_key(&place, murmur3_32(key), key, bytes), |run| push_pair(sub, value, run));
+        let place = KeyPlace {
+            number: changes.number,
+            namespace,
+        };
+        pairs.push(
+            |bytes| disk.put_key(&place, murmur3_32(key), key, bytes),
+            |run| push_pair(sub, value, run),
+        );
         let (_, mut buffer) = last.take().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(key);
@@ -156,9 +193,15 @@ fn keep(
 ) -> Result<Option<DiskFiles>> {
     match folder {
         Some(folder) => {
-            let files = DiskFiles { folder: folder.to_owned(), files: disk.disk().checkpoint(folder)? };
+            let files = DiskFiles {
+                folder: folder.to_owned(),
+                files: disk.disk().checkpoint(folder)?,
+            };
             let bytes = files.files.iter().map(|file| file.bytes).sum();
-            index.disk = Some(DiskIndex { states: disk.states(), bytes });
+            index.disk = Some(DiskIndex {
+                states: disk.states(),
+                bytes,
+            });
             Ok(Some(files))
         }
         None => {
@@ -169,19 +212,45 @@ fn keep(
 }
 
 /// Appends every entry on the disk to `object` in the canonical format, but for what is expired.
-fn read_all(disk: &StateDisk, expiries: &Expiries, object: &mut Vec<u8>) -> Result<Vec<KeyedIndex>> {
+fn read_all(
+    disk: &StateDisk,
+    expiries: &Expiries,
+    object: &mut Vec<u8>,
+) -> Result<Vec<KeyedIndex>> {
     let states = disk.states();
     let mut spans: BTreeMap<u8, Vec<GroupSpan>> = BTreeMap::new();
     disk.disk().scan(&[], &BEHIND_ALL, &mut |disk_key, run| {
-        let damaged = || Error::new(code::SNAPSHOT_DAMAGED, "a key on the disk of the state is damaged");
-        let (&[high, low, number], rest) = disk_key.split_first_chunk::<DISK_KEY_PREFIX_BYTES>().ok_or_else(damaged)?;
-        let state = states.iter().find(|state| state.number == number).ok_or_else(damaged)?;
-        let (namespace, key) = rest.split_at_checked(state.namespace_bytes()).ok_or_else(damaged)?;
-        let (group, spans) = (u32::from(u16::from_be_bytes([high, low])), spans.entry(number).or_default());
+        let damaged = || {
+            Error::new(
+                code::SNAPSHOT_DAMAGED,
+                "a key on the disk of the state is damaged",
+            )
+        };
+        let (&[high, low, number], rest) = disk_key
+            .split_first_chunk::<DISK_KEY_PREFIX_BYTES>()
+            .ok_or_else(damaged)?;
+        let state = states
+            .iter()
+            .find(|state| state.number == number)
+            .ok_or_else(damaged)?;
+        let (namespace, key) = rest
+            .split_at_checked(state.namespace_bytes())
+            .ok_or_else(damaged)?;
+        let (group, spans) = (
+            u32::from(u16::from_be_bytes([high, low])),
+            spans.entry(number).or_default(),
+        );
         if spans.last().is_none_or(|span| span.group != group) {
-            spans.push(GroupSpan { group, offset: object.len() as u64, bytes: 0, entries: 0 });
+            spans.push(GroupSpan {
+                group,
+                offset: object.len() as u64,
+                bytes: 0,
+                entries: 0,
+            });
         }
-        let span = spans.last_mut().ok_or_else(|| Error::internal("the span of a key group was just made"))?;
+        let span = spans
+            .last_mut()
+            .ok_or_else(|| Error::internal("the span of a key group was just made"))?;
         let expiry = expiries.get(&number);
         each_pair(run, |sub, value| {
             let live = expiry.map_or(Some(Cow::Borrowed(value)), |expiry| expiry.live(value));
@@ -196,7 +265,16 @@ fn read_all(disk: &StateDisk, expiries: &Expiries, object: &mut Vec<u8>) -> Resu
         span.bytes = object.len() as u64 - span.offset;
         Ok(())
     })?;
-    spans.values_mut().for_each(|spans| spans.retain(|span| span.entries > 0));
+    spans
+        .values_mut()
+        .for_each(|spans| spans.retain(|span| span.entries > 0));
     let groups_of = |number: u8| spans.get(&number).cloned().unwrap_or_default();
-    Ok(states.into_iter().map(|state| KeyedIndex { groups: groups_of(state.number), name: state.name, types: state.types }).collect())
+    Ok(states
+        .into_iter()
+        .map(|state| KeyedIndex {
+            groups: groups_of(state.number),
+            name: state.name,
+            types: state.types,
+        })
+        .collect())
 }

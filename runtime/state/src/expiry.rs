@@ -1,10 +1,12 @@
-//! State with a time to live on a disk: savepoints leave out what is expired, and each checkpoint deletes it from one more key group.
+//! State with a time to live on a disk: savepoints leave out what is expired, and each checkpoint
+//! deletes it from one more key group.
 //!
-//! Changes go to the disk with what is expired among them, or the disk would keep what stood there before. Rejected: a filter in the
-//! compactions of the database, which would have to know the formats of states, and of which nobody knows when it runs.
+//! Changes go to the disk with what is expired among them, or the disk would keep what stood there
+//! before. Rejected: a filter in the compactions of the database, which would have to know the
+//! formats of states, and of which nobody knows when it runs.
 //!
-//! Invariant: keys are deleted between the changes of a checkpoint and its files, while nothing leaves memory. What memory has is newer or
-//! the same, and is written again if it was renewed.
+//! Invariant: keys are deleted between the changes of a checkpoint and its files, while nothing
+//! leaves memory. What memory has is newer or the same, and is written again if it was renewed.
 
 use crate::disk_snapshot::each_pair;
 use crate::list::live_elements;
@@ -32,7 +34,9 @@ impl Expiry {
     pub fn live<'a>(&self, value: &'a [u8]) -> Option<Cow<'a, [u8]>> {
         match self {
             Expiry::OfValues(ttl) => (!ttl.is_expired(value)).then_some(Cow::Borrowed(value)),
-            Expiry::OfElements(ttl) => Some(live_elements(value, *ttl)).filter(|live| !live.is_empty()).map(Cow::Owned),
+            Expiry::OfElements(ttl) => Some(live_elements(value, *ttl))
+                .filter(|live| !live.is_empty())
+                .map(Cow::Owned),
         }
     }
 
@@ -51,8 +55,14 @@ impl Expiry {
 /// # Errors
 /// Those of the disk.
 pub(crate) fn sweep(disk: &StateDisk, expiries: &Expiries) -> Result<()> {
-    let group = if expiries.is_empty() { None } else { disk.next_group()? };
-    let Some((from, to)) = group else { return Ok(()) };
+    let group = if expiries.is_empty() {
+        None
+    } else {
+        disk.next_group()?
+    };
+    let Some((from, to)) = group else {
+        return Ok(());
+    };
     let mut deleted = Pairs::default();
     disk.disk().scan(&from, &to, &mut |disk_key, run| {
         // Behind the two bytes of the key group.

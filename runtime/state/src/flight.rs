@@ -1,6 +1,8 @@
-//! Changes of a checkpoint that are on their way to the disk, from the freeze until they are written.
+//! Changes of a checkpoint that are on their way to the disk, from the freeze until they are
+//! written.
 //!
-//! Invariant: changes that are lost on the way are an error of everything that comes after them, or the next checkpoint would lack them.
+//! Invariant: changes that are lost on the way are an error of everything that comes after them, or
+//! the next checkpoint would lack them.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use streamrt_types::{Code, Error, Result};
@@ -26,7 +28,10 @@ impl Flight {
 
     pub(crate) fn begin(self: &Arc<Self>) -> FlightGuard {
         self.lock().n_open += 1;
-        FlightGuard { flight: self.clone(), outcome: Some(Err(lost())) }
+        FlightGuard {
+            flight: self.clone(),
+            outcome: Some(Err(lost())),
+        }
     }
 
     /// Whether changes are on their way.
@@ -47,14 +52,19 @@ impl Flight {
     pub(crate) fn wait(&self) -> Result<()> {
         let mut state = self.lock();
         while state.n_open > 0 {
-            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .ended
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         check(&state)
     }
 }
 
 fn check(state: &State) -> Result<()> {
-    state.failed.as_ref().map_or(Ok(()), |(code, message)| Err(Error::new(*code, message.clone())))
+    state.failed.as_ref().map_or(Ok(()), |(code, message)| {
+        Err(Error::new(*code, message.clone()))
+    })
 }
 
 fn lost() -> Error {
@@ -79,7 +89,9 @@ impl Drop for FlightGuard {
         let mut state = self.flight.lock();
         state.n_open -= 1;
         if let Some(Err(error)) = self.outcome.take() {
-            state.failed.get_or_insert((error.code(), error.message().to_owned()));
+            state
+                .failed
+                .get_or_insert((error.code(), error.message().to_owned()));
         }
         self.flight.ended.notify_all();
     }

@@ -1,8 +1,10 @@
 //! The index of one key group: from a hash to the entries that may hold its key.
 //!
-//! Open addressing with linear probing; a slot is (hash, entry number + 1) in one word, and 0 is free. The whole hash is the tag, so
-//! growing reads no entry, and a probe reads a wrong entry once in 2^32. Invariant: at most every second slot is used, which keeps probes short, and no free
-//! slot stands between a hash's position and its slot. A group is small, so that growing it never stops the task for long.
+//! Open addressing with linear probing; a slot is (hash, entry number + 1) in one word, and 0 is
+//! free. The whole hash is the tag, so growing reads no entry, and a probe reads a wrong entry once
+//! in 2^32. Invariant: at most every second slot is used, which keeps probes short, and no free
+//! slot stands between a hash's position and its slot. A group is small, so that growing it never
+//! stops the task for long.
 
 /// The number of an entry of a table. Stable until the entry is removed.
 pub type EntryId = u32;
@@ -10,7 +12,8 @@ pub type EntryId = u32;
 /// No entry.
 pub const NO_ENTRY: EntryId = u32::MAX;
 
-/// 2^64 over the golden ratio. The hash's low bits chose the key group, so all of its bits are spread before they choose the slot.
+/// 2^64 over the golden ratio. The hash's low bits chose the key group, so all of its bits are
+/// spread before they choose the slot.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 const SLOTS_MIN: usize = 8;
@@ -40,7 +43,11 @@ pub(crate) fn hash_of(word: u64) -> u32 {
 
 impl GroupIndex {
     pub(crate) fn new() -> GroupIndex {
-        GroupIndex { slots: Vec::new(), n_used: 0, shift: 63 }
+        GroupIndex {
+            slots: Vec::new(),
+            n_used: 0,
+            shift: 63,
+        }
     }
 
     #[inline(always)]
@@ -60,7 +67,10 @@ impl GroupIndex {
         let mask = self.slots.len().wrapping_sub(1);
         let start = self.position(hash);
         let words = (0..self.slots.len()).map(move |i| self.slots[(start + i) & mask]);
-        words.take_while(|&word| word != 0).filter(move |&word| hash_of(word) == hash).map(entry_of)
+        words
+            .take_while(|&word| word != 0)
+            .filter(move |&word| hash_of(word) == hash)
+            .map(entry_of)
     }
 
     /// Adds an entry that is not there yet.
@@ -85,20 +95,26 @@ impl GroupIndex {
         let n_slots = (self.slots.len() * 2).max(SLOTS_MIN);
         let old = std::mem::replace(&mut self.slots, vec![0; n_slots]);
         self.shift = 64 - n_slots.trailing_zeros();
-        old.into_iter().filter(|&word| word != 0).for_each(|word| self.place(word));
+        old.into_iter()
+            .filter(|&word| word != 0)
+            .for_each(|word| self.place(word));
     }
 
-    /// Takes an entry out, and closes the gap: slots behind it move up as far as their position allows.
+    /// Takes an entry out, and closes the gap: slots behind it move up as far as their position
+    /// allows.
     pub(crate) fn remove(&mut self, hash: u32, entry: EntryId) {
         let mask = self.slots.len().wrapping_sub(1);
         let start = self.position(hash);
-        let found = (0..self.slots.len()).map(|i| (start + i) & mask).find(|&at| self.slots[at] == word(hash, entry));
+        let found = (0..self.slots.len())
+            .map(|i| (start + i) & mask)
+            .find(|&at| self.slots[at] == word(hash, entry));
         let Some(mut gap) = found else { return };
         self.n_used -= 1;
         let mut at = (gap + 1) & mask;
         while self.slots[at] != 0 {
             let home = self.position(hash_of(self.slots[at]));
-            // The distance from home to the gap is less than to where the slot is: it may move there.
+            // The distance from home to the gap is less than to where the slot is: it may move
+            // there.
             if gap.wrapping_sub(home) & mask <= at.wrapping_sub(home) & mask {
                 self.slots[gap] = self.slots[at];
                 gap = at;
@@ -109,7 +125,10 @@ impl GroupIndex {
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = EntryId> + '_ {
-        self.slots.iter().filter(|&&word| word != 0).map(|&word| entry_of(word))
+        self.slots
+            .iter()
+            .filter(|&&word| word != 0)
+            .map(|&word| entry_of(word))
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {

@@ -1,4 +1,5 @@
-//! Keys of a batch: either eight bytes each, or encoded bytes with offsets. The two are never mixed in one table.
+//! Keys of a batch: either eight bytes each, or encoded bytes with offsets. The two are never mixed
+//! in one table.
 
 /// What the keys of a table look like; follows from the key columns, so it is fixed for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +52,10 @@ impl<'a> Keys<'a> {
     pub fn slice(self, start: usize, end: usize) -> Keys<'a> {
         match self {
             Keys::Fixed(keys) => Keys::Fixed(&keys[start..end]),
-            Keys::Bytes { bytes, offsets } => Keys::Bytes { bytes, offsets: &offsets[start..=end] },
+            Keys::Bytes { bytes, offsets } => Keys::Bytes {
+                bytes,
+                offsets: &offsets[start..=end],
+            },
         }
     }
 }
@@ -73,7 +77,13 @@ pub struct KeyBuffer {
 
 impl KeyBuffer {
     pub fn new(kind: KeyKind) -> KeyBuffer {
-        KeyBuffer { hashes: Vec::new(), kind, fixed: Vec::new(), bytes: Vec::new(), offsets: vec![0] }
+        KeyBuffer {
+            hashes: Vec::new(),
+            kind,
+            fixed: Vec::new(),
+            bytes: Vec::new(),
+            offsets: vec![0],
+        }
     }
 
     pub fn clear(&mut self) {
@@ -105,14 +115,18 @@ impl KeyBuffer {
     pub fn push_key(&mut self, hash: u32, key: &[u8]) {
         self.hashes.push(hash);
         match self.kind {
-            KeyKind::Fixed => self.fixed.push(u64::from_le_bytes(key.try_into().expect("fixed keys have eight bytes"))),
+            KeyKind::Fixed => self.fixed.push(u64::from_le_bytes(
+                key.try_into().expect("fixed keys have eight bytes"),
+            )),
             KeyKind::Bytes => self.push_bytes(key),
         }
     }
 
     fn push_bytes(&mut self, key: &[u8]) {
         self.bytes.extend_from_slice(key);
-        self.offsets.push(u32::try_from(self.bytes.len()).expect("the encoder refuses keys of 4 GiB a batch"));
+        self.offsets.push(
+            u32::try_from(self.bytes.len()).expect("the encoder refuses keys of 4 GiB a batch"),
+        );
     }
 
     /// Whether key `number` is key `row` of `keys`.
@@ -120,7 +134,9 @@ impl KeyBuffer {
     pub fn equals(&self, number: usize, keys: Keys<'_>, row: usize) -> bool {
         match keys {
             Keys::Fixed(keys) => self.fixed[number] == keys[row],
-            Keys::Bytes { bytes, offsets } => key_at(&self.bytes, &self.offsets, number) == key_at(bytes, offsets, row),
+            Keys::Bytes { bytes, offsets } => {
+                key_at(&self.bytes, &self.offsets, number) == key_at(bytes, offsets, row)
+            }
         }
     }
 
@@ -136,7 +152,10 @@ impl KeyBuffer {
     pub fn keys(&self) -> Keys<'_> {
         match self.kind {
             KeyKind::Fixed => Keys::Fixed(&self.fixed),
-            KeyKind::Bytes => Keys::Bytes { bytes: &self.bytes, offsets: &self.offsets },
+            KeyKind::Bytes => Keys::Bytes {
+                bytes: &self.bytes,
+                offsets: &self.offsets,
+            },
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Keyed state in memory: the paged table, and value, list and map state over it.
 //!
-//! Everything is asked for by the batch: hashes and keys of many rows go in, entry numbers come out, and values are read and written by
-//! number. Keys are the canonical bytes of [`streamrt_types::KeyEncoder`]; a namespace (a window, a pane) is a table of its own, so that
-//! retiring it is one step, also on a disk: see [`Namespaces`]. Entries may have a time to live: see [`Ttl`]. No I/O, no threads: one task owns its state.
+//! Everything is asked for by the batch: hashes and keys of many rows go in, entry numbers come
+//! out, and values are read and written by number. Keys are the canonical bytes of
+//! [`streamrt_types::KeyEncoder`]; a namespace (a window, a pane) is a table of its own, so that
+//! retiring it is one step, also on a disk: see [`Namespaces`]. Entries may have a time to live:
+//! see [`Ttl`]. No I/O, no threads: one task owns its state.
 //!
 //! ```
 //! use streamrt_state::{KeyKind, KeyTable, Keys};
@@ -40,7 +42,9 @@ mod value;
 
 pub use arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
 pub use budget::MemoryBudget;
-pub use disk::{Backend, Changes, DISK_KEY_PREFIX_BYTES, Disk, DiskFile, DiskPart, EachPair, KeyRange};
+pub use disk::{
+    Backend, Changes, DISK_KEY_PREFIX_BYTES, Disk, DiskFile, DiskPart, EachPair, KeyRange,
+};
 pub use disk_snapshot::{DiskFiles, DiskIndex, each_pair, push_pair};
 pub use index::{EntryId, NO_ENTRY};
 pub use keys::{KeyBuffer, KeyKind, Keys};
@@ -49,8 +53,8 @@ pub use map::{MapPage, MapState};
 pub use namespaces::{EachRun, Namespace, Namespaces};
 pub use row::{EncodedRows, RowCodec};
 pub use snapshot::{
-    EachEntry, Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode, ListSnapshot, OperatorIndex,
-    OperatorSnapshot, OperatorState, Part, Share, StateEntry,
+    EachEntry, Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode,
+    ListSnapshot, OperatorIndex, OperatorSnapshot, OperatorState, Part, Share, StateEntry,
 };
 pub use state_disk::{DiskState, StateDisk};
 pub use table::{KeyTable, TableSnapshot};

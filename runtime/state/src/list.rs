@@ -1,7 +1,8 @@
 //! List state: elements for each key, in the order in which they were added.
 //!
-//! A list is one run of bytes, each element behind its length, so that a short list costs one allocation. Invariant: a key whose list
-//! is empty has no entry. With a time to live, each element begins with the time of its last access: see [`crate::Ttl`].
+//! A list is one run of bytes, each element behind its length, so that a short list costs one
+//! allocation. Invariant: a key whose list is empty has no entry. With a time to live, each element
+//! begins with the time of its last access: see [`crate::Ttl`].
 
 use crate::disk_snapshot::{each_pair, push_pair};
 use crate::expiry::Expiry;
@@ -98,15 +99,20 @@ impl ListState {
         &self.codec
     }
 
-    /// Adds the encoded elements of key `slot` of `keys` to `rows`, in order, without those that are expired and nobody may see.
+    /// Adds the encoded elements of key `slot` of `keys` to `rows`, in order, without those that
+    /// are expired and nobody may see.
     pub fn get(&mut self, keys: &KeyBuffer, slot: usize, rows: &mut EncodedRows) {
         let elements = match self.find(keys, slot) {
             NO_ENTRY => return,
-            entry => Elements { rest: self.lists.get(self.table.word(entry, 0)) },
+            entry => Elements {
+                rest: self.lists.get(self.table.word(entry, 0)),
+            },
         };
         match self.ttl {
             None => elements.for_each(|element| rows.push(element)),
-            Some(ttl) => elements.filter_map(|element| ttl.visible(element)).for_each(|element| rows.push(element)),
+            Some(ttl) => elements
+                .filter_map(|element| ttl.visible(element))
+                .for_each(|element| rows.push(element)),
         }
     }
 
@@ -122,18 +128,32 @@ impl ListState {
     }
 
     fn find(&mut self, keys: &KeyBuffer, slot: usize) -> EntryId {
-        self.table.find(&keys.hashes()[slot..=slot], keys.keys().slice(slot, slot + 1), &mut self.entries);
+        self.table.find(
+            &keys.hashes()[slot..=slot],
+            keys.keys().slice(slot, slot + 1),
+            &mut self.entries,
+        );
         self.entries[0]
     }
 
     /// Adds encoded elements behind the others.
-    pub fn append<'a>(&mut self, keys: &KeyBuffer, slot: usize, elements: impl IntoIterator<Item = &'a [u8]>) {
+    pub fn append<'a>(
+        &mut self,
+        keys: &KeyBuffer,
+        slot: usize,
+        elements: impl IntoIterator<Item = &'a [u8]>,
+    ) {
         let mut elements = elements.into_iter().peekable();
         if elements.peek().is_none() {
             return;
         }
         let key = keys.keys().slice(slot, slot + 1);
-        self.table.upsert(&keys.hashes()[slot..=slot], key, &mut self.entries, &mut self.created);
+        self.table.upsert(
+            &keys.hashes()[slot..=slot],
+            key,
+            &mut self.entries,
+            &mut self.created,
+        );
         let entry = self.entries[0];
         if !self.created.is_empty() {
             let number = self.lists.insert();
@@ -157,12 +177,16 @@ impl ListState {
 
     fn replace(&mut self, entry: EntryId, list: Vec<u8>) {
         self.list_bytes += list.len();
-        let old = std::mem::replace(self.lists.get_mut(self.table.word(entry, 0)), Arc::new(list));
+        let old = std::mem::replace(
+            self.lists.get_mut(self.table.word(entry, 0)),
+            Arc::new(list),
+        );
         self.list_bytes -= old.len();
         self.changed(entry);
     }
 
-    /// Notes that user code has read a list: the expired elements go, and the time of the others begins anew if reads do that.
+    /// Notes that user code has read a list: the expired elements go, and the time of the others
+    /// begins anew if reads do that.
     pub fn read(&mut self, keys: &KeyBuffer, slot: usize) {
         if let Some(ttl) = self.ttl {
             match self.find(keys, slot) {
@@ -172,10 +196,13 @@ impl ListState {
         }
     }
 
-    /// Takes the expired elements out of a list. A list without any is not touched, unless a read renews it.
+    /// Takes the expired elements out of a list. A list without any is not touched, unless a read
+    /// renews it.
     fn keep_live(&mut self, entry: EntryId, ttl: Ttl) {
         let number = self.table.word(entry, 0);
-        let elements = || Elements { rest: self.lists.get(number) };
+        let elements = || Elements {
+            rest: self.lists.get(number),
+        };
         if !ttl.renewed_by_reads() && !elements().any(|element| ttl.is_expired(element)) {
             return;
         }
@@ -192,13 +219,16 @@ impl ListState {
         }
     }
 
-    /// Looks at the lists of the next `n` entries and takes the expired elements out; nothing without a time to live. A list whose first
-    /// element is not expired is passed over: its others were added later, so each list costs its length only when there is something to do.
+    /// Looks at the lists of the next `n` entries and takes the expired elements out; nothing
+    /// without a time to live. A list whose first element is not expired is passed over: its others
+    /// were added later, so each list costs its length only when there is something to do.
     pub fn sweep(&mut self, n: usize) {
         let Some(ttl) = self.ttl else { return };
         let mut budget = n;
         while let Some(entry) = self.sweep.next(&self.table, &mut budget) {
-            let mut elements = Elements { rest: self.lists.get(self.table.word(entry, 0)) };
+            let mut elements = Elements {
+                rest: self.lists.get(self.table.word(entry, 0)),
+            };
             if elements.next().is_some_and(|first| ttl.is_expired(first)) {
                 budget = budget.saturating_sub(elements.count());
                 self.keep_live(entry, ttl.without_renewal());
@@ -222,12 +252,21 @@ impl ListState {
         self.table.remove(entry);
     }
 
-    /// The state as it is now: under each key its elements, with a time to live each behind the time of its last access. Expired ones are
-    /// left out.
+    /// The state as it is now: under each key its elements, with a time to live each behind the
+    /// time of its last access. Expired ones are left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table, self.ttl.map(Expiry::OfElements));
+        let (table, changes) = Tier::freeze_table(
+            &mut self.tier,
+            &mut self.table,
+            self.ttl.map(Expiry::OfElements),
+        );
         let ttl = self.ttl.filter(|_| changes.is_none());
-        FrozenLists { table, lists: self.lists.freeze(), ttl, changes }
+        FrozenLists {
+            table,
+            lists: self.lists.freeze(),
+            ttl,
+            changes,
+        }
     }
 
     /// Takes an entry of a snapshot back, with the times that its elements had.
@@ -238,9 +277,15 @@ impl ListState {
         self.make_room_before(hash)?;
         let mut elements = Elements { rest: list };
         let stamped = self.ttl.is_some();
-        elements.by_ref().try_for_each(|element| self.codec.check(&element[restored_row(stamped, element)?..]))?;
+        elements.by_ref().try_for_each(|element| {
+            self.codec
+                .check(&element[restored_row(stamped, element)?..])
+        })?;
         if !elements.rest.is_empty() || list.is_empty() {
-            return Err(Error::new(code::SNAPSHOT_DAMAGED, "a list in the snapshot does not end where its elements end"));
+            return Err(Error::new(
+                code::SNAPSHOT_DAMAGED,
+                "a list in the snapshot does not end where its elements end",
+            ));
         }
         let entry = self.table.upsert_one(hash, key)?;
         let number = self.lists.insert();
@@ -278,7 +323,9 @@ struct FrozenLists {
 /// The elements of a list that are not expired, as they are stored.
 pub(crate) fn live_elements(list: &[u8], ttl: Ttl) -> Vec<u8> {
     let mut live = Vec::with_capacity(list.len());
-    Elements { rest: list }.filter(|element| !ttl.is_expired(element)).for_each(|element| push(&mut live, &[], element));
+    Elements { rest: list }
+        .filter(|element| !ttl.is_expired(element))
+        .for_each(|element| push(&mut live, &[], element));
     live
 }
 
@@ -288,20 +335,22 @@ impl Frozen for FrozenLists {
     }
 
     fn visit(&self, each: &mut EachEntry<'_>) {
-        self.table.each(&mut |key, number| match (self.lists.get(word_of(number)), self.ttl) {
-            (list, None) => each(key, &[], list),
-            (list, Some(ttl)) => {
-                let live = live_elements(list, ttl);
-                if !live.is_empty() {
-                    each(key, &[], &live);
+        self.table.each(
+            &mut |key, number| match (self.lists.get(word_of(number)), self.ttl) {
+                (list, None) => each(key, &[], list),
+                (list, Some(ttl)) => {
+                    let live = live_elements(list, ttl);
+                    if !live.is_empty() {
+                        each(key, &[], &live);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 }
 
-/// The elements of a list as a snapshot has it, in order; with a time to live each begins with the time of its last access (i64, little
-/// endian).
+/// The elements of a list as a snapshot has it, in order; with a time to live each begins with the
+/// time of its last access (i64, little endian).
 ///
 /// # Errors
 /// `Data` if the bytes are no list.
@@ -311,7 +360,10 @@ pub fn list_elements(list: &[u8]) -> Result<Vec<&[u8]>> {
     if elements.rest.is_empty() {
         return Ok(found);
     }
-    Err(Error::new(code::SNAPSHOT_DAMAGED, "a list in the snapshot does not end where its elements end"))
+    Err(Error::new(
+        code::SNAPSHOT_DAMAGED,
+        "a list in the snapshot does not end where its elements end",
+    ))
 }
 
 /// Elements as they are stored, in order.
@@ -345,7 +397,13 @@ mod tests {
 
     #[test]
     fn lists_keep_their_order_until_they_are_cleared() {
-        let mut state = ListState::new(&vec![Field::new("e", DataType::Binary)], KeyKind::Bytes, KeyGroupRange::all(8), 8, None);
+        let mut state = ListState::new(
+            &vec![Field::new("e", DataType::Binary)],
+            KeyKind::Bytes,
+            KeyGroupRange::all(8),
+            8,
+            None,
+        );
         let mut keys = KeyBuffer::new(KeyKind::Bytes);
         for key in [&b"a"[..], b"bb"] {
             keys.push_key(murmur3_32(key), key);

@@ -1,6 +1,7 @@
 //! Map state: for each key a map, ordered by the encoded bytes of its own keys.
 //!
-//! Invariant: a key whose map is empty has no entry. With a time to live, each value begins with the time of last access: see [`crate::Ttl`].
+//! Invariant: a key whose map is empty has no entry. With a time to live, each value begins with
+//! the time of last access: see [`crate::Ttl`].
 
 use crate::disk_snapshot::{each_pair, push_pair};
 use crate::expiry::Expiry;
@@ -57,11 +58,16 @@ impl Resident for MapState {
     }
 
     fn store(&self, entry: EntryId, run: &mut Vec<u8>) {
-        self.maps.get(self.table.word(entry, 0)).iter().for_each(|(key, value)| push_pair(key, value, run));
+        self.maps
+            .get(self.table.word(entry, 0))
+            .iter()
+            .for_each(|(key, value)| push_pair(key, value, run));
     }
 
     fn load(&mut self, hash: u32, key: &[u8], run: &[u8]) -> Result<()> {
-        each_pair(run, |map_key, value| self.restore(hash, key, map_key, value))
+        each_pair(run, |map_key, value| {
+            self.restore(hash, key, map_key, value)
+        })
     }
 
     fn drop_entry(&mut self, entry: EntryId) {
@@ -120,7 +126,11 @@ impl MapState {
     }
 
     fn find(&mut self, keys: &KeyBuffer, slot: usize) -> EntryId {
-        self.table.find(&keys.hashes()[slot..=slot], keys.keys().slice(slot, slot + 1), &mut self.entries);
+        self.table.find(
+            &keys.hashes()[slot..=slot],
+            keys.keys().slice(slot, slot + 1),
+            &mut self.entries,
+        );
         self.entries[0]
     }
 
@@ -149,19 +159,28 @@ impl MapState {
         self.map_bytes -= old.map_or(0, |old| entry_bytes(map_key, &old));
     }
 
-    /// The encoded value under `map_key` in the map of key `slot`; none if it is expired and nobody may see it.
+    /// The encoded value under `map_key` in the map of key `slot`; none if it is expired and nobody
+    /// may see it.
     pub fn get(&mut self, keys: &KeyBuffer, slot: usize, map_key: &[u8]) -> Option<&[u8]> {
         let ttl = self.ttl;
         let value = self.map(keys, slot)?.get(map_key)?;
         ttl.map_or(Some(value), |ttl| ttl.visible(value))
     }
 
-    /// Shows entries of one map behind `after` (none: from the first), in order, without those that are expired and nobody may see, until `each`
-    /// breaks off.
-    pub fn scan(&mut self, keys: &KeyBuffer, slot: usize, after: Option<&[u8]>, mut each: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    /// Shows entries of one map behind `after` (none: from the first), in order, without those that
+    /// are expired and nobody may see, until `each` breaks off.
+    pub fn scan(
+        &mut self,
+        keys: &KeyBuffer,
+        slot: usize,
+        after: Option<&[u8]>,
+        mut each: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) {
         let ttl = self.ttl;
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let Some(map) = self.map(keys, slot) else { return };
+        let Some(map) = self.map(keys, slot) else {
+            return;
+        };
         let mut entries = map.range::<[u8], _>((start, Bound::Unbounded));
         // That it broke off is known to `each`.
         let _ = match ttl {
@@ -173,7 +192,8 @@ impl MapState {
         };
     }
 
-    /// Notes that user code has read the entries of `range`: expired ones go, and the time of the others begins anew if reads do that.
+    /// Notes that user code has read the entries of `range`: expired ones go, and the time of the
+    /// others begins anew if reads do that.
     pub fn read(&mut self, keys: &KeyBuffer, slot: usize, range: MapRange<'_>) {
         let Some(ttl) = self.ttl else { return };
         let entry = self.find(keys, slot);
@@ -181,8 +201,14 @@ impl MapState {
             return;
         }
         let touched = |value: &[u8]| ttl.renewed_by_reads() || ttl.is_expired(value);
-        let entries = self.maps.get(self.table.word(entry, 0)).range::<[u8], _>(range);
-        let touched: Vec<Box<[u8]>> = entries.filter(|(_, value)| touched(value)).map(|(key, _)| key.clone()).collect();
+        let entries = self
+            .maps
+            .get(self.table.word(entry, 0))
+            .range::<[u8], _>(range);
+        let touched: Vec<Box<[u8]>> = entries
+            .filter(|(_, value)| touched(value))
+            .map(|(key, _)| key.clone())
+            .collect();
         touched.iter().for_each(|key| self.touch(entry, key, ttl));
         self.retire_empty(entry);
     }
@@ -200,12 +226,17 @@ impl MapState {
         }
     }
 
-    /// Looks at the next `n` entries, of the maps or of the table that holds them, and takes out the expired ones; nothing without a time
-    /// to live. A map is left in the middle when `n` is used up.
+    /// Looks at the next `n` entries, of the maps or of the table that holds them, and takes out
+    /// the expired ones; nothing without a time to live. A map is left in the middle when `n` is
+    /// used up.
     pub fn sweep(&mut self, n: usize) {
         let Some(ttl) = self.ttl else { return };
         let mut budget = n;
-        if let Some((entry, after)) = self.sweep_within.take().filter(|(entry, _)| self.table.is_live(*entry)) {
+        if let Some((entry, after)) = self
+            .sweep_within
+            .take()
+            .filter(|(entry, _)| self.table.is_live(*entry))
+        {
             self.sweep_map(entry, Bound::Excluded(&after), ttl, &mut budget);
         }
         while let Some(entry) = self.sweep.next(&self.table, &mut budget) {
@@ -216,7 +247,11 @@ impl MapState {
     fn sweep_map(&mut self, entry: EntryId, after: Bound<&[u8]>, ttl: Ttl, budget: &mut usize) {
         let mut expired = Vec::new();
         let mut last: Option<&[u8]> = None;
-        for (key, value) in self.maps.get(self.table.word(entry, 0)).range::<[u8], _>((after, Bound::Unbounded)) {
+        for (key, value) in self
+            .maps
+            .get(self.table.word(entry, 0))
+            .range::<[u8], _>((after, Bound::Unbounded))
+        {
             if *budget == 0 {
                 self.sweep_within = last.map(|last| (entry, last.into()));
                 break;
@@ -235,10 +270,17 @@ impl MapState {
 
     pub fn put(&mut self, keys: &KeyBuffer, slot: usize, map_key: &[u8], value: &[u8]) {
         let key = keys.keys().slice(slot, slot + 1);
-        self.table.upsert(&keys.hashes()[slot..=slot], key, &mut self.entries, &mut self.created);
+        self.table.upsert(
+            &keys.hashes()[slot..=slot],
+            key,
+            &mut self.entries,
+            &mut self.created,
+        );
         let entry = self.entries[0];
         self.give_map(entry);
-        let value = self.ttl.map_or_else(|| value.into(), |ttl| ttl.stamped(value));
+        let value = self
+            .ttl
+            .map_or_else(|| value.into(), |ttl| ttl.stamped(value));
         self.insert(entry, map_key, value);
     }
 
@@ -250,12 +292,21 @@ impl MapState {
         }
     }
 
-    /// The state as it is now: for each entry of each map the key, the map's own key, and the value, with a time to live behind the time of
-    /// last access. Expired ones are left out.
+    /// The state as it is now: for each entry of each map the key, the map's own key, and the
+    /// value, with a time to live behind the time of last access. Expired ones are left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table, self.ttl.map(Expiry::OfValues));
+        let (table, changes) = Tier::freeze_table(
+            &mut self.tier,
+            &mut self.table,
+            self.ttl.map(Expiry::OfValues),
+        );
         let ttl = self.ttl.filter(|_| changes.is_none());
-        FrozenMaps { table, maps: self.maps.freeze(), ttl, changes }
+        FrozenMaps {
+            table,
+            maps: self.maps.freeze(),
+            ttl,
+            changes,
+        }
     }
 
     /// Takes an entry of a snapshot back, with the time that it had.
@@ -265,7 +316,8 @@ impl MapState {
     pub fn restore(&mut self, hash: u32, key: &[u8], map_key: &[u8], value: &[u8]) -> Result<()> {
         self.make_room_before(hash)?;
         self.key_codec.check(map_key)?;
-        self.value_codec.check(&value[restored_row(self.ttl.is_some(), value)?..])?;
+        self.value_codec
+            .check(&value[restored_row(self.ttl.is_some(), value)?..])?;
         let entry = self.table.upsert_one(hash, key)?;
         self.give_map(entry);
         self.insert(entry, map_key, value.into());
@@ -294,7 +346,12 @@ impl MapState {
         if let Some(tier) = &mut self.tier {
             tier.removed(self.table.key(entry), entry);
         }
-        let bytes: usize = self.maps.get(self.table.word(entry, 0)).iter().map(|(key, value)| entry_bytes(key, value)).sum();
+        let bytes: usize = self
+            .maps
+            .get(self.table.word(entry, 0))
+            .iter()
+            .map(|(key, value)| entry_bytes(key, value))
+            .sum();
         self.map_bytes -= bytes;
         self.maps.remove(self.table.word(entry, 0));
         self.table.remove(entry);
@@ -327,7 +384,9 @@ impl Frozen for FrozenMaps {
         let is_live = |value: &[u8]| self.ttl.is_none_or(|ttl| !ttl.is_expired(value));
         self.table.each(&mut |key, number| {
             let entries = self.maps.get(word_of(number)).iter();
-            entries.filter(|(_, value)| is_live(value)).for_each(|(sub, value)| each(key, sub, value));
+            entries
+                .filter(|(_, value)| is_live(value))
+                .for_each(|(sub, value)| each(key, sub, value));
         });
     }
 }
@@ -339,7 +398,14 @@ mod tests {
 
     #[test]
     fn maps_are_ordered_and_leave_nothing_behind() {
-        let mut state = MapState::new(&Vec::new(), &Vec::new(), KeyKind::Bytes, KeyGroupRange::all(4), 4, None);
+        let mut state = MapState::new(
+            &Vec::new(),
+            &Vec::new(),
+            KeyKind::Bytes,
+            KeyGroupRange::all(4),
+            4,
+            None,
+        );
         let mut keys = KeyBuffer::new(KeyKind::Bytes);
         keys.push_key(murmur3_32(b"k"), b"k");
         for key in [&b"b"[..], b"a", b"c", b"b"] {

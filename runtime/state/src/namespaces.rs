@@ -1,11 +1,14 @@
-//! Keyed state on disk that is kept by namespace (the pane of a window): each namespace has a table and a [`Tier`] of its own.
+//! Keyed state on disk that is kept by namespace (the pane of a window): each namespace has a table
+//! and a [`Tier`] of its own.
 //!
-//! On disk the namespace stands in front of the key, so what a window fires is one range in each key group, and so is what a purge deletes.
-//! Looking up the keys of a batch costs the same as without. Rejected: the namespace behind the key, where a firing reads every key of the
-//! state, and a purge deletes keys one by one.
+//! On disk the namespace stands in front of the key, so what a window fires is one range in each
+//! key group, and so is what a purge deletes. Looking up the keys of a batch costs the same as
+//! without. Rejected: the namespace behind the key, where a firing reads every key of the state,
+//! and a purge deletes keys one by one.
 //!
-//! Invariant: namespaces are purged in their order. Until no changes of a checkpoint are on their way, a purge waits with those that come
-//! after them: such a checkpoint still holds what was purged behind its barrier.
+//! Invariant: namespaces are purged in their order. Until no changes of a checkpoint are on their
+//! way, a purge waits with those that come after them: such a checkpoint still holds what was
+//! purged behind its barrier.
 
 use crate::disk::{DISK_KEY_PREFIX_BYTES, KeyRange};
 use crate::state_disk::{KeyPlace, StateDisk};
@@ -38,21 +41,40 @@ pub struct Namespaces {
 
 impl Namespaces {
     pub(crate) fn new(shared: Arc<StateDisk>, number: u8, key_groups: KeyGroupRange) -> Namespaces {
-        Namespaces { shared, number, key_groups, purged_to: [0; 8], deleted_to: [0; 8], counted_bytes: 0 }
+        Namespaces {
+            shared,
+            number,
+            key_groups,
+            purged_to: [0; 8],
+            deleted_to: [0; 8],
+            counted_bytes: 0,
+        }
     }
 
     /// What stands behind the table of a namespace. `is_stored`: the disk has keys in it.
     pub fn tier(&self, namespace: Namespace, is_stored: bool) -> Tier {
-        Tier::new(self.shared.clone(), KeyPlace { number: self.number, namespace: Some(namespace) }, is_stored)
+        Tier::new(
+            self.shared.clone(),
+            KeyPlace {
+                number: self.number,
+                namespace: Some(namespace),
+            },
+            is_stored,
+        )
     }
 
-    /// Every namespace that a restored disk has keys in: one seek for each and each of its key groups.
+    /// Every namespace that a restored disk has keys in: one seek for each and each of its key
+    /// groups.
     ///
     /// # Errors
     /// As [`crate::Disk::get`].
     pub fn stored(&self) -> Result<BTreeSet<Namespace>> {
         let mut found = BTreeSet::new();
-        let groups = if self.shared.restored { self.key_groups.start..self.key_groups.end } else { 0..0 };
+        let groups = if self.shared.restored {
+            self.key_groups.start..self.key_groups.end
+        } else {
+            0..0
+        };
         for group in groups {
             let (mut from, end) = (self.bound(group, [0; 8]), self.bound(group, END));
             while let Some(key) = self.shared.disk().first_key(&from, &end)? {
@@ -64,15 +86,26 @@ impl Namespaces {
         Ok(found)
     }
 
-    /// Shows what the disk has of a key group in the namespaces from `from` to before `to`, in the order of namespaces and keys.
+    /// Shows what the disk has of a key group in the namespaces from `from` to before `to`, in the
+    /// order of namespaces and keys.
     ///
     /// # Errors
     /// As [`crate::Disk::scan`].
-    pub fn scan(&self, group: u32, from: Namespace, to: Namespace, each: &mut EachRun<'_>) -> Result<()> {
-        self.shared.disk().scan(&self.bound(group, from), &self.bound(group, to), &mut |disk_key, run| {
-            let (namespace, key) = split_key(disk_key)?;
-            each(namespace, key, run)
-        })
+    pub fn scan(
+        &self,
+        group: u32,
+        from: Namespace,
+        to: Namespace,
+        each: &mut EachRun<'_>,
+    ) -> Result<()> {
+        self.shared.disk().scan(
+            &self.bound(group, from),
+            &self.bound(group, to),
+            &mut |disk_key, run| {
+                let (namespace, key) = split_key(disk_key)?;
+                each(namespace, key, run)
+            },
+        )
     }
 
     /// Forgets all namespaces before `end`, whose tiers are dropped already.
@@ -90,27 +123,49 @@ impl Namespaces {
 
     /// The ranges that nobody has deleted so far.
     fn take_purged(&mut self) -> Vec<KeyRange> {
-        let (from, to) = (std::mem::replace(&mut self.deleted_to, self.purged_to), self.purged_to);
-        let groups = if from < to { self.key_groups.start..self.key_groups.end } else { 0..0 };
-        groups.map(|group| (self.bound(group, from), self.bound(group, to))).collect()
+        let (from, to) = (
+            std::mem::replace(&mut self.deleted_to, self.purged_to),
+            self.purged_to,
+        );
+        let groups = if from < to {
+            self.key_groups.start..self.key_groups.end
+        } else {
+            0..0
+        };
+        groups
+            .map(|group| (self.bound(group, from), self.bound(group, to)))
+            .collect()
     }
 
     /// What a checkpoint takes along beside the changes of the tables.
     pub fn freeze(&mut self) -> DiskChanges {
         let purged = self.take_purged();
-        DiskChanges { purged, in_namespaces: true, ..DiskChanges::new(self.shared.clone(), self.number) }
+        DiskChanges {
+            purged,
+            in_namespaces: true,
+            ..DiskChanges::new(self.shared.clone(), self.number)
+        }
     }
 
-    /// How much has to leave memory, if the tables hold `tables_bytes`, as their tiers have counted them, and the state `further_bytes`
-    /// beside them.
+    /// How much has to leave memory, if the tables hold `tables_bytes`, as their tiers have counted
+    /// them, and the state `further_bytes` beside them.
     pub fn excess_bytes(&mut self, tables_bytes: usize, further_bytes: usize) -> usize {
-        self.shared.budget.change(std::mem::replace(&mut self.counted_bytes, further_bytes), further_bytes);
-        self.shared.budget.excess_bytes(tables_bytes + further_bytes)
+        self.shared.budget.change(
+            std::mem::replace(&mut self.counted_bytes, further_bytes),
+            further_bytes,
+        );
+        self.shared
+            .budget
+            .excess_bytes(tables_bytes + further_bytes)
     }
 
     /// What the keys of a namespace begin with, and those of the ones before do not.
     fn bound(&self, group: u32, namespace: Namespace) -> Vec<u8> {
-        KeyPlace { number: self.number, namespace: Some(namespace) }.prefix(group)
+        KeyPlace {
+            number: self.number,
+            namespace: Some(namespace),
+        }
+        .prefix(group)
     }
 }
 
@@ -121,7 +176,14 @@ impl Drop for Namespaces {
 }
 
 fn split_key(disk_key: &[u8]) -> Result<(Namespace, &[u8])> {
-    let split = disk_key.get(DISK_KEY_PREFIX_BYTES..).and_then(|rest| rest.split_first_chunk());
-    let (namespace, key) = split.ok_or_else(|| Error::new(code::SNAPSHOT_DAMAGED, "a key on the disk of the state has no namespace"))?;
+    let split = disk_key
+        .get(DISK_KEY_PREFIX_BYTES..)
+        .and_then(|rest| rest.split_first_chunk());
+    let (namespace, key) = split.ok_or_else(|| {
+        Error::new(
+            code::SNAPSHOT_DAMAGED,
+            "a key on the disk of the state has no namespace",
+        )
+    })?;
     Ok((*namespace, key))
 }

@@ -1,6 +1,8 @@
-//! Pages that a snapshot shares with the live state: copied when the live state first writes to one that is still shared.
+//! Pages that a snapshot shares with the live state: copied when the live state first writes to one
+//! that is still shared.
 //!
-//! A page is looked at for every row, so the usual case is one test and one pointer; all else stands apart.
+//! A page is looked at for every row, so the usual case is one test and one pointer; all else
+//! stands apart.
 
 use std::sync::Arc;
 
@@ -49,7 +51,9 @@ where
     #[cold]
     fn unshare(&mut self) -> &mut B {
         *self = match std::mem::replace(self, Page::Changing) {
-            Page::Shared(shared) => Page::Own(Arc::try_unwrap(shared).unwrap_or_else(|shared| (*shared).clone())),
+            Page::Shared(shared) => {
+                Page::Own(Arc::try_unwrap(shared).unwrap_or_else(|shared| (*shared).clone()))
+            }
             other => other,
         };
         match self {

@@ -1,6 +1,8 @@
-//! State that was kept without a time to live and has one now, or the other way round: the times in front of its entries come or go.
+//! State that was kept without a time to live and has one now, or the other way round: the times in
+//! front of its entries come or go.
 //!
-//! What is taken over counts as accessed at the moment of the restore. Invariant: two versions of a state differ in nothing else.
+//! What is taken over counts as accessed at the moment of the restore. Invariant: two versions of a
+//! state differ in nothing else.
 //!
 //! # Source
 //! Flink since 2.1 (FLINK-35780): switching a time to live on and off over state that is there.
@@ -28,12 +30,20 @@ pub(crate) struct Restamp {
 }
 
 impl Restamp {
-    /// `None` if the types differ in nothing, or in more than this. `now_ms` is the time of the restore.
+    /// `None` if the types differ in nothing, or in more than this. `now_ms` is the time of the
+    /// restore.
     pub(crate) fn between(found: &Value, wanted: &Value, now_ms: i64) -> Option<Restamp> {
         differ_in_time_to_live(found, wanted).then(|| {
             let adds = wanted.get(TIME_TO_LIVE).is_some();
-            let change = if adds { Change::Add(now_ms.to_le_bytes()) } else { Change::Remove };
-            Restamp { change, of_elements: wanted["kind"] == "list" }
+            let change = if adds {
+                Change::Add(now_ms.to_le_bytes())
+            } else {
+                Change::Remove
+            };
+            Restamp {
+                change,
+                of_elements: wanted["kind"] == "list",
+            }
         })
     }
 
@@ -85,8 +95,15 @@ mod tests {
     use serde_json::json;
 
     fn between(kind: &str, adds: bool) -> Restamp {
-        let (without, with) = (json!({"kind": kind, "value": []}), json!({"kind": kind, "value": [], "time-to-live": true}));
-        let (found, wanted) = if adds { (without, with) } else { (with, without) };
+        let (without, with) = (
+            json!({"kind": kind, "value": []}),
+            json!({"kind": kind, "value": [], "time-to-live": true}),
+        );
+        let (found, wanted) = if adds {
+            (without, with)
+        } else {
+            (with, without)
+        };
         Restamp::between(&found, &wanted, 7).unwrap()
     }
 
@@ -95,7 +112,14 @@ mod tests {
         let stamped = [&7i64.to_le_bytes()[..], b"row"].concat();
         assert_eq!(between("value", true).value(b"row").unwrap(), stamped);
         assert_eq!(between("map", false).value(&stamped).unwrap(), b"row");
-        assert_eq!(between("value", false).value(b"short").unwrap_err().code().id, "S7001");
+        assert_eq!(
+            between("value", false)
+                .value(b"short")
+                .unwrap_err()
+                .code()
+                .id,
+            "S7001"
+        );
         let (mut plain, mut times) = (Vec::new(), Vec::new());
         for element in [&b"a"[..], b"bc"] {
             push(&mut plain, &[], element);

@@ -1,13 +1,16 @@
 //! Rows as bytes: how values of state stand in entries and arenas.
 //!
-//! A row is a bitmap of the columns that are not null (only if a column is nullable; bit i of it is column i), then the columns in
-//! order. Fixed types take their width, little endian, a boolean one byte; strings and binaries a length (u32) and their bytes. A null
-//! keeps its place as zero or empty. Invariant: the bytes of one row depend on its values alone, and zeroed bytes of a fixed row are
-//! zeros (nulls, where a column may be null).
+//! A row is a bitmap of the columns that are not null (only if a column is nullable; bit i of it is
+//! column i), then the columns in order. Fixed types take their width, little endian, a boolean one
+//! byte; strings and binaries a length (u32) and their bytes. A null keeps its place as zero or
+//! empty. Invariant: the bytes of one row depend on its values alone, and zeroed bytes of a fixed
+//! row are zeros (nulls, where a column may be null).
 
 use arrow_array::builder::{BinaryBuilder, BooleanBuilder, StringBuilder};
 use arrow_array::cast::AsArray;
-use arrow_array::types::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
+use arrow_array::types::{
+    ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type,
+};
 use arrow_array::{Array, ArrayRef, PrimitiveArray, RecordBatch, RecordBatchOptions};
 use arrow_buffer::{NullBuffer, ToByteSlice};
 use arrow_schema::SchemaRef;
@@ -49,15 +52,28 @@ fn fixed_places(types: &[DataType], bitmap_bytes: usize) -> Option<(Vec<usize>, 
 impl RowCodec {
     pub fn new(schema: &streamrt_wit::Schema) -> RowCodec {
         let types: Vec<DataType> = schema.iter().map(|field| field.data_type).collect();
-        let bitmap_bytes = if schema.iter().any(|field| field.nullable) { schema.len().div_ceil(8) } else { 0 };
+        let bitmap_bytes = if schema.iter().any(|field| field.nullable) {
+            schema.len().div_ceil(8)
+        } else {
+            0
+        };
         let fixed = fixed_places(&types, bitmap_bytes);
-        RowCodec { schema: arrow_schema(schema), types, bitmap_bytes, fixed, of_keys: false }
+        RowCodec {
+            schema: arrow_schema(schema),
+            types,
+            bitmap_bytes,
+            fixed,
+            of_keys: false,
+        }
     }
 
-    /// As [`RowCodec::new`], for rows that are found by their bytes: floats that are one key have the same, as in
-    /// [`streamrt_types::KeyEncoder`].
+    /// As [`RowCodec::new`], for rows that are found by their bytes: floats that are one key have
+    /// the same, as in [`streamrt_types::KeyEncoder`].
     pub fn of_keys(schema: &streamrt_wit::Schema) -> RowCodec {
-        RowCodec { of_keys: true, ..RowCodec::new(schema) }
+        RowCodec {
+            of_keys: true,
+            ..RowCodec::new(schema)
+        }
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -78,8 +94,12 @@ impl RowCodec {
                 bytes[start + i / 8] |= 1 << (i % 8);
             }
             match data_type {
-                DataType::F32 if self.of_keys => bytes.extend(canonical_f32(number::<Float32Type>(column, row)).to_le_bytes()),
-                DataType::F64 if self.of_keys => bytes.extend(canonical_f64(number::<Float64Type>(column, row)).to_le_bytes()),
+                DataType::F32 if self.of_keys => {
+                    bytes.extend(canonical_f32(number::<Float32Type>(column, row)).to_le_bytes())
+                }
+                DataType::F64 if self.of_keys => {
+                    bytes.extend(canonical_f64(number::<Float64Type>(column, row)).to_le_bytes())
+                }
                 _ => encode_value(column, data_type, row, bytes),
             }
         }
@@ -93,26 +113,52 @@ impl RowCodec {
         let mut rest = row.get(self.bitmap_bytes..).unwrap_or(&[]);
         let whole = match self.fixed_bytes() {
             Some(bytes) => row.len() == bytes,
-            None => self.types.iter().all(|&data_type| !rest.is_empty() && cut(&mut rest, data_type).is_some()) && rest.is_empty(),
+            None => {
+                self.types
+                    .iter()
+                    .all(|&data_type| !rest.is_empty() && cut(&mut rest, data_type).is_some())
+                    && rest.is_empty()
+            }
         };
         let texts = || self.decode(&[row]).is_ok();
-        if whole && texts() { Ok(()) } else { Err(Error::new(code::SNAPSHOT_DAMAGED, "bytes in the snapshot are no row of their state")) }
+        if whole && texts() {
+            Ok(())
+        } else {
+            Err(Error::new(
+                code::SNAPSHOT_DAMAGED,
+                "bytes in the snapshot are no row of their state",
+            ))
+        }
     }
 
-    /// Decodes rows into columns. An empty slice is an absent row: zeros and empty strings, nulls where a column may be null.
+    /// Decodes rows into columns. An empty slice is an absent row: zeros and empty strings, nulls
+    /// where a column may be null.
     ///
     /// # Errors
     /// `Internal` if the bytes are not those of this codec.
     pub fn decode(&self, rows: &[&[u8]]) -> Result<RecordBatch> {
-        let mut cursors: Vec<&[u8]> = rows.iter().map(|row| row.get(self.bitmap_bytes..).unwrap_or(&[])).collect();
+        let mut cursors: Vec<&[u8]> = rows
+            .iter()
+            .map(|row| row.get(self.bitmap_bytes..).unwrap_or(&[]))
+            .collect();
         let mut columns = Vec::with_capacity(self.types.len());
         for (i, &data_type) in self.types.iter().enumerate() {
-            let nulls = self.schema.field(i).is_nullable().then(|| validity(rows, i));
+            let nulls = self
+                .schema
+                .field(i)
+                .is_nullable()
+                .then(|| validity(rows, i));
             let column = match &self.fixed {
-                Some((places, _)) => decode_column(data_type, nulls, rows.len(), |row| Some(rows[row].get(places[i]..).unwrap_or(&[]))),
-                None => decode_column(data_type, nulls, rows.len(), |row| cut(&mut cursors[row], data_type)),
+                Some((places, _)) => decode_column(data_type, nulls, rows.len(), |row| {
+                    Some(rows[row].get(places[i]..).unwrap_or(&[]))
+                }),
+                None => decode_column(data_type, nulls, rows.len(), |row| {
+                    cut(&mut cursors[row], data_type)
+                }),
             };
-            columns.push(column.ok_or_else(|| Error::internal("a row of state does not end where its columns end"))?);
+            columns.push(column.ok_or_else(|| {
+                Error::internal("a row of state does not end where its columns end")
+            })?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
@@ -149,15 +195,23 @@ impl EncodedRows {
 
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| &self.bytes[start..end])
+        starts
+            .zip(&self.ends)
+            .map(|(start, &end)| &self.bytes[start..end])
     }
 }
 
 fn validity(rows: &[&[u8]], column: usize) -> NullBuffer {
-    rows.iter().map(|row| row.get(column / 8).is_some_and(|byte| byte >> (column % 8) & 1 == 1)).collect()
+    rows.iter()
+        .map(|row| {
+            row.get(column / 8)
+                .is_some_and(|byte| byte >> (column % 8) & 1 == 1)
+        })
+        .collect()
 }
 
-/// Takes one value off a row of variable width; the bytes of a string come without their length. Absent rows stay empty.
+/// Takes one value off a row of variable width; the bytes of a string come without their length.
+/// Absent rows stay empty.
 fn cut<'a>(cursor: &mut &'a [u8], data_type: DataType) -> Option<&'a [u8]> {
     if cursor.is_empty() {
         return Some(&[]);
@@ -178,7 +232,11 @@ fn cut<'a>(cursor: &mut &'a [u8], data_type: DataType) -> Option<&'a [u8]> {
 /// A value of a column; zero for a null.
 fn number<T: ArrowPrimitiveType>(column: &ArrayRef, row: usize) -> T::Native {
     let array = column.as_primitive::<T>();
-    if array.is_valid(row) { array.value(row) } else { T::default_value() }
+    if array.is_valid(row) {
+        array.value(row)
+    } else {
+        T::default_value()
+    }
 }
 
 fn encode_value(column: &ArrayRef, data_type: DataType, row: usize, bytes: &mut Vec<u8>) {
@@ -190,15 +248,21 @@ fn encode_value(column: &ArrayRef, data_type: DataType, row: usize, bytes: &mut 
         bytes.extend_from_slice(value);
     }
     match data_type {
-        DataType::Bool => bytes.push(u8::from(column.is_valid(row) && column.as_boolean().value(row))),
+        DataType::Bool => bytes.push(u8::from(
+            column.is_valid(row) && column.as_boolean().value(row),
+        )),
         DataType::I32 => put::<Int32Type>(column, row, bytes),
         DataType::I64 => put::<Int64Type>(column, row, bytes),
         DataType::U32 => put::<UInt32Type>(column, row, bytes),
         DataType::U64 => put::<UInt64Type>(column, row, bytes),
         DataType::F32 => put::<Float32Type>(column, row, bytes),
         DataType::F64 => put::<Float64Type>(column, row, bytes),
-        DataType::String if column.is_valid(row) => put_bytes(column.as_string::<i32>().value(row).as_bytes(), bytes),
-        DataType::Binary if column.is_valid(row) => put_bytes(column.as_binary::<i32>().value(row), bytes),
+        DataType::String if column.is_valid(row) => {
+            put_bytes(column.as_string::<i32>().value(row).as_bytes(), bytes)
+        }
+        DataType::Binary if column.is_valid(row) => {
+            put_bytes(column.as_binary::<i32>().value(row), bytes)
+        }
         DataType::String | DataType::Binary => put_bytes(&[], bytes),
     }
 }
@@ -212,8 +276,14 @@ fn decode_column<'a>(
 ) -> Option<ArrayRef> {
     macro_rules! numbers {
         ($arrow:ty, $native:ty) => {{
-            let number = |bytes: &[u8]| bytes.first_chunk().map_or(Default::default(), |bytes| <$native>::from_le_bytes(*bytes));
-            let values: Vec<$native> = (0..n_rows).map(|row| value(row).map(number)).collect::<Option<_>>()?;
+            let number = |bytes: &[u8]| {
+                bytes
+                    .first_chunk()
+                    .map_or(Default::default(), |bytes| <$native>::from_le_bytes(*bytes))
+            };
+            let values: Vec<$native> = (0..n_rows)
+                .map(|row| value(row).map(number))
+                .collect::<Option<_>>()?;
             Some(Arc::new(PrimitiveArray::<$arrow>::new(values.into(), nulls)) as ArrayRef)
         }};
     }
@@ -255,11 +325,17 @@ fn decode_column<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::{BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray, UInt64Array};
+    use arrow_array::{
+        BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray, UInt64Array,
+    };
     use streamrt_wit::Field;
 
     fn field(name: &str, data_type: DataType, nullable: bool) -> Field {
-        Field { name: name.into(), data_type, nullable }
+        Field {
+            name: name.into(),
+            data_type,
+            nullable,
+        }
     }
 
     fn check(fields: Vec<Field>, columns: Vec<ArrayRef>, fixed_bytes: Option<usize>) {
@@ -287,10 +363,23 @@ mod tests {
         let floats: ArrayRef = Arc::new(Float64Array::from(vec![0.5, -0.0, 1e300]));
         let unsigned: ArrayRef = Arc::new(UInt64Array::from(vec![u64::MAX, 0, 1]));
         use DataType::*;
-        check(vec![field("n", I64, false), field("f", F64, false)], vec![numbers.clone(), floats.clone()], Some(16));
-        check(vec![field("m", I32, true), field("b", Bool, true)], vec![maybe.clone(), flags.clone()], Some(6));
         check(
-            vec![field("t", String, true), field("u", U64, false), field("y", Binary, false), field("m", I32, true)],
+            vec![field("n", I64, false), field("f", F64, false)],
+            vec![numbers.clone(), floats.clone()],
+            Some(16),
+        );
+        check(
+            vec![field("m", I32, true), field("b", Bool, true)],
+            vec![maybe.clone(), flags.clone()],
+            Some(6),
+        );
+        check(
+            vec![
+                field("t", String, true),
+                field("u", U64, false),
+                field("y", Binary, false),
+                field("m", I32, true),
+            ],
             vec![texts, unsigned, bytes, maybe],
             None,
         );
@@ -298,10 +387,18 @@ mod tests {
 
     #[test]
     fn floats_that_are_one_key_have_the_same_bytes_in_a_key_and_their_own_in_a_value() {
-        let schema = vec![field("x", DataType::F64, true), field("y", DataType::F32, false)];
+        let schema = vec![
+            field("x", DataType::F64, true),
+            field("y", DataType::F32, false),
+        ];
         let columns: [ArrayRef; 2] = [
             Arc::new(Float64Array::from(vec![-0.0, 0.0, f64::NAN, -f64::NAN])),
-            Arc::new(arrow_array::Float32Array::from(vec![f32::NAN, -f32::NAN, -0.0, 0.0])),
+            Arc::new(arrow_array::Float32Array::from(vec![
+                f32::NAN,
+                -f32::NAN,
+                -0.0,
+                0.0,
+            ])),
         ];
         let rows = |codec: RowCodec| {
             let row = |row| {

@@ -8,13 +8,19 @@ pub(crate) struct Slab<T> {
 impl<T: Default + Clone> Slab<std::sync::Arc<T>> {
     /// The values as they are now, shared: a value that changes later is copied first.
     pub(crate) fn freeze(&self) -> Slab<std::sync::Arc<T>> {
-        Slab { values: self.values.clone(), free: Vec::new() }
+        Slab {
+            values: self.values.clone(),
+            free: Vec::new(),
+        }
     }
 }
 
 impl<T: Default> Slab<T> {
     pub(crate) fn new() -> Slab<T> {
-        Slab { values: Vec::new(), free: Vec::new() }
+        Slab {
+            values: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     pub(crate) fn insert(&mut self) -> u64 {

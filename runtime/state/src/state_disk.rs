@@ -1,7 +1,8 @@
 //! The disk of one operator of a subtask: which states it holds, and where the keys of each stand.
 //!
-//! A key on disk is the key group, the number of the state, the namespace if the state has such, and the key. Invariant: all subtasks give
-//! a state the same number, so that their disks can be merged.
+//! A key on disk is the key group, the number of the state, the namespace if the state has such,
+//! and the key. Invariant: all subtasks give a state the same number, so that their disks can be
+//! merged.
 
 use crate::budget::MemoryBudget;
 use crate::disk::{DISK_KEY_PREFIX_BYTES, Disk, KeyRange};
@@ -47,13 +48,26 @@ pub struct DiskState {
 impl DiskState {
     /// Bytes of a key on disk between the number of the state and the key.
     pub(crate) fn namespace_bytes(&self) -> usize {
-        if self.in_namespaces { size_of::<Namespace>() } else { 0 }
+        if self.in_namespaces {
+            size_of::<Namespace>()
+        } else {
+            0
+        }
     }
 
     /// Where its keys of a key group stand on disk.
     fn range(&self, group: u32) -> KeyRange {
-        let begin = |group: u32, number: u8| KeyPlace { number, namespace: None }.prefix(group);
-        let end = self.number.checked_add(1).map_or_else(|| begin(group + 1, 0), |next| begin(group, next));
+        let begin = |group: u32, number: u8| {
+            KeyPlace {
+                number,
+                namespace: None,
+            }
+            .prefix(group)
+        };
+        let end = self
+            .number
+            .checked_add(1)
+            .map_or_else(|| begin(group + 1, 0), |next| begin(group, next));
         (begin(group, self.number), end)
     }
 }
@@ -89,20 +103,40 @@ impl KeyPlace {
 
 impl StateDisk {
     /// `states` are those that `disk` holds already.
-    pub fn new(disk: Arc<dyn Disk>, budget: Arc<MemoryBudget>, max_parallelism: u32, states: Vec<DiskState>) -> StateDisk {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        budget: Arc<MemoryBudget>,
+        max_parallelism: u32,
+        states: Vec<DiskState>,
+    ) -> StateDisk {
         let restored = !states.is_empty();
-        let states = states.into_iter().map(|state| (state.name.clone(), state)).collect();
-        StateDisk { disk, budget, max_parallelism, states: Mutex::new(states), restored, flight: Arc::default(), swept: Mutex::default() }
+        let states = states
+            .into_iter()
+            .map(|state| (state.name.clone(), state))
+            .collect();
+        StateDisk {
+            disk,
+            budget,
+            max_parallelism,
+            states: Mutex::new(states),
+            restored,
+            flight: Arc::default(),
+            swept: Mutex::default(),
+        }
     }
 
-    /// What stands behind the table of state `name`. If it has got a time to live since the disk was filled, or lost it, what the disk holds is
-    /// written anew, as accessed at `now_ms`.
+    /// What stands behind the table of state `name`. If it has got a time to live since the disk
+    /// was filled, or lost it, what the disk holds is written anew, as accessed at `now_ms`.
     ///
     /// # Errors
-    /// `Invalid` if the operator has more than 256 states, or the disk holds the state with other types; those of the disk.
+    /// `Invalid` if the operator has more than 256 states, or the disk holds the state with other
+    /// types; those of the disk.
     pub fn tier(self: &Arc<Self>, name: &str, types: &Value, now_ms: i64) -> Result<Tier> {
         self.restamp(name, types, now_ms)?;
-        let place = KeyPlace { number: self.number(name, types, false)?, namespace: None };
+        let place = KeyPlace {
+            number: self.number(name, types, false)?,
+            namespace: None,
+        };
         Ok(Tier::new(self.clone(), place, self.restored))
     }
 
@@ -110,8 +144,17 @@ impl StateDisk {
     ///
     /// # Errors
     /// As [`StateDisk::tier`].
-    pub fn namespaces(self: &Arc<Self>, name: &str, types: &Value, key_groups: KeyGroupRange) -> Result<Namespaces> {
-        Ok(Namespaces::new(self.clone(), self.number(name, types, true)?, key_groups))
+    pub fn namespaces(
+        self: &Arc<Self>,
+        name: &str,
+        types: &Value,
+        key_groups: KeyGroupRange,
+    ) -> Result<Namespaces> {
+        Ok(Namespaces::new(
+            self.clone(),
+            self.number(name, types, true)?,
+            key_groups,
+        ))
     }
 
     /// Deletes everything of a state that the operator does not have any more.
@@ -119,24 +162,46 @@ impl StateDisk {
     /// # Errors
     /// As [`Disk::delete_ranges`].
     pub fn forget(&self, name: &str, key_groups: KeyGroupRange) -> Result<()> {
-        let Some(state) = self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(name) else { return Ok(()) };
-        let ranges: Vec<KeyRange> = (key_groups.start..key_groups.end).map(|group| state.range(group)).collect();
+        let Some(state) = self
+            .states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name)
+        else {
+            return Ok(());
+        };
+        let ranges: Vec<KeyRange> = (key_groups.start..key_groups.end)
+            .map(|group| state.range(group))
+            .collect();
         self.disk.delete_ranges(&ranges)
     }
 
-    /// One key group after the other, so that little is held; the disk is this subtask's own, and nobody else has it yet.
+    /// One key group after the other, so that little is held; the disk is this subtask's own, and
+    /// nobody else has it yet.
     fn restamp(&self, name: &str, types: &Value, now_ms: i64) -> Result<()> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(state) = states.get_mut(name) else { return Ok(()) };
-        let Some(restamp) = Restamp::between(&state.types, types, now_ms) else { return Ok(()) };
+        let Some(state) = states.get_mut(name) else {
+            return Ok(());
+        };
+        let Some(restamp) = Restamp::between(&state.types, types, now_ms) else {
+            return Ok(());
+        };
         let mut from = Vec::new();
-        while let Some(group) = self.disk.first_key(&from, &BEHIND_ALL)?.as_deref().and_then(<[u8]>::first_chunk) {
+        while let Some(group) = self
+            .disk
+            .first_key(&from, &BEHIND_ALL)?
+            .as_deref()
+            .and_then(<[u8]>::first_chunk)
+        {
             let group = u32::from(u16::from_be_bytes(*group));
             let (first, end) = state.range(group);
             let mut pairs = Pairs::default();
             self.disk.scan(&first, &end, &mut |key, run| {
                 let run = restamp.run(run)?;
-                pairs.push(|bytes| bytes.extend_from_slice(key), |bytes| bytes.extend_from_slice(&run));
+                pairs.push(
+                    |bytes| bytes.extend_from_slice(key),
+                    |bytes| bytes.extend_from_slice(&run),
+                );
                 Ok(())
             })?;
             pairs.write(&*self.disk)?;
@@ -150,15 +215,34 @@ impl StateDisk {
     fn number(&self, name: &str, types: &Value, in_namespaces: bool) -> Result<u8> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         match states.get(name) {
-            Some(state) if state.types == *types && state.in_namespaces == in_namespaces => Ok(state.number),
+            Some(state) if state.types == *types && state.in_namespaces == in_namespaces => {
+                Ok(state.number)
+            }
             Some(state) => {
-                let message = format!("state `{name}` is {} in the checkpoint, but {types} in the job", state.types);
+                let message = format!(
+                    "state `{name}` is {} in the checkpoint, but {types} in the job",
+                    state.types
+                );
                 Err(Error::new(code::STATE_TYPES, message))
             }
             None => {
-                let free = (0..=u8::MAX).find(|number| states.values().all(|state| state.number != *number));
-                let number = free.ok_or_else(|| Error::new(code::INVALID_JOB, "an operator can have 256 keyed states on disk at most"))?;
-                states.insert(name.to_owned(), DiskState { name: name.to_owned(), number, types: types.clone(), in_namespaces });
+                let free = (0..=u8::MAX)
+                    .find(|number| states.values().all(|state| state.number != *number));
+                let number = free.ok_or_else(|| {
+                    Error::new(
+                        code::INVALID_JOB,
+                        "an operator can have 256 keyed states on disk at most",
+                    )
+                })?;
+                states.insert(
+                    name.to_owned(),
+                    DiskState {
+                        name: name.to_owned(),
+                        number,
+                        types: types.clone(),
+                        in_namespaces,
+                    },
+                );
                 Ok(number)
             }
         }
@@ -176,7 +260,12 @@ impl StateDisk {
 
     /// Every state that the disk holds, by name.
     pub fn states(&self) -> Vec<DiskState> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// The keys of the next key group that has any, round and round.

@@ -2,11 +2,13 @@
 //!
 //! A batch is served in two passes of independent loads, so that the misses of many rows overlap:
 //! 1. for every row the index slot of its hash, which names a candidate entry;
-//! 2. for every row the candidate's key, which is nearly always the right one; only the others probe or create.
+//! 2. for every row the candidate's key, which is nearly always the right one; only the others
+//!    probe or create.
 //!
-//! Entries stand in pages of 4 KiB, each an allocation of its own, so that a snapshot can share pages and copy one on the first write.
-//! An entry is the key (eight bytes, or the address of its bytes) and then the value. Invariant: an entry number is in the index of its
-//! key group exactly once, or in the free list.
+//! Entries stand in pages of 4 KiB, each an allocation of its own, so that a snapshot can share
+//! pages and copy one on the first write. An entry is the key (eight bytes, or the address of its
+//! bytes) and then the value. Invariant: an entry number is in the index of its key group exactly
+//! once, or in the free list.
 
 use crate::arena::{Arena, ArenaSnapshot};
 use crate::index::{EntryId, GroupIndex, NO_ENTRY, entry_of, hash_of};
@@ -17,7 +19,8 @@ use streamrt_types::{Error, KeyGroupRange, Result, code, murmur3_32};
 const PAGE_BYTES: usize = 4096;
 type PageBytes = [u8; PAGE_BYTES];
 const KEY_BYTES: usize = 8;
-/// Rows whose index slots are loaded before any of them is used; enough to fill the core's queue of misses.
+/// Rows whose index slots are loaded before any of them is used; enough to fill the core's queue of
+/// misses.
 const CHUNK: usize = 64;
 
 /// A map from keys to values of a fixed number of bytes.
@@ -31,7 +34,8 @@ pub struct KeyTable {
     pages: Vec<Page<PageBytes>>,
     entry_bytes: usize,
     entries_per_page: u32,
-    /// Low bits of an entry number that count within a page. Numbers are sparse where a page does not hold a power of two.
+    /// Low bits of an entry number that count within a page. Numbers are sparse where a page does
+    /// not hold a power of two.
     slot_bits: u32,
     /// The number that comes next when the free list is empty.
     next: EntryId,
@@ -78,21 +82,32 @@ impl RowKeys for BytesKeys<'_> {
 }
 
 impl KeyTable {
-    /// The most bytes that a value may have; larger ones belong into an [`Arena`], with the address here.
+    /// The most bytes that a value may have; larger ones belong into an [`Arena`], with the address
+    /// here.
     pub const VALUE_BYTES_MAX: usize = 1024;
 
     /// An empty table for keys whose hashes fall into `key_groups`.
     ///
     /// A table takes no memory for groups without keys but some 40 bytes each.
-    pub fn new(kind: KeyKind, value_bytes: usize, key_groups: KeyGroupRange, max_parallelism: u32) -> KeyTable {
-        assert!(value_bytes <= KeyTable::VALUE_BYTES_MAX, "a value of {value_bytes} bytes does not fit into an entry");
+    pub fn new(
+        kind: KeyKind,
+        value_bytes: usize,
+        key_groups: KeyGroupRange,
+        max_parallelism: u32,
+    ) -> KeyTable {
+        assert!(
+            value_bytes <= KeyTable::VALUE_BYTES_MAX,
+            "a value of {value_bytes} bytes does not fit into an entry"
+        );
         let entry_bytes = KEY_BYTES + value_bytes;
         let entries_per_page = (PAGE_BYTES / entry_bytes) as u32;
         KeyTable {
             kind,
             key_groups,
             max_parallelism,
-            group_mask: max_parallelism.is_power_of_two().then(|| max_parallelism - 1),
+            group_mask: max_parallelism
+                .is_power_of_two()
+                .then(|| max_parallelism - 1),
             groups: (0..key_groups.len()).map(|_| GroupIndex::new()).collect(),
             pages: Vec::new(),
             entry_bytes,
@@ -108,15 +123,23 @@ impl KeyTable {
 
     /// Finds the entry of every row, or makes one with a zeroed value.
     ///
-    /// `hashes` are the murmur3 hashes of the keys. Afterwards `entries` has an entry for every row, and `created` the rows that made
-    /// theirs, ascending. Both are cleared first.
-    pub fn upsert(&mut self, hashes: &[u32], keys: Keys<'_>, entries: &mut Vec<EntryId>, created: &mut Vec<u32>) {
+    /// `hashes` are the murmur3 hashes of the keys. Afterwards `entries` has an entry for every
+    /// row, and `created` the rows that made theirs, ascending. Both are cleared first.
+    pub fn upsert(
+        &mut self,
+        hashes: &[u32],
+        keys: Keys<'_>,
+        entries: &mut Vec<EntryId>,
+        created: &mut Vec<u32>,
+    ) {
         self.check(hashes, keys);
         created.clear();
         self.candidates(hashes, entries);
         match keys {
             Keys::Fixed(keys) => self.settle(hashes, &FixedKeys(keys), entries, created),
-            Keys::Bytes { bytes, offsets } => self.settle(hashes, &BytesKeys { bytes, offsets }, entries, created),
+            Keys::Bytes { bytes, offsets } => {
+                self.settle(hashes, &BytesKeys { bytes, offsets }, entries, created)
+            }
         }
     }
 
@@ -126,7 +149,9 @@ impl KeyTable {
         self.candidates(hashes, entries);
         match keys {
             Keys::Fixed(keys) => self.confirm(hashes, &FixedKeys(keys), entries),
-            Keys::Bytes { bytes, offsets } => self.confirm(hashes, &BytesKeys { bytes, offsets }, entries),
+            Keys::Bytes { bytes, offsets } => {
+                self.confirm(hashes, &BytesKeys { bytes, offsets }, entries)
+            }
         }
     }
 
@@ -138,34 +163,62 @@ impl KeyTable {
         match self.kind {
             KeyKind::Fixed => {
                 let word = key.try_into().map(u64::from_le_bytes);
-                let word = word.map_err(|_| Error::new(code::SNAPSHOT_DAMAGED, "a key in the snapshot does not have eight bytes"))?;
+                let word = word.map_err(|_| {
+                    Error::new(
+                        code::SNAPSHOT_DAMAGED,
+                        "a key in the snapshot does not have eight bytes",
+                    )
+                })?;
                 Ok(self.search_or_create(hash, &FixedKeys(&[word]), 0))
             }
-            KeyKind::Bytes => Ok(self.search_or_create(hash, &BytesKeys { bytes: key, offsets: &[0, key.len() as u32] }, 0)),
+            KeyKind::Bytes => Ok(self.search_or_create(
+                hash,
+                &BytesKeys {
+                    bytes: key,
+                    offsets: &[0, key.len() as u32],
+                },
+                0,
+            )),
         }
     }
 
-    /// The entry of one key by its canonical bytes; [`NO_ENTRY`] if there is none, or the bytes are no key of this table.
+    /// The entry of one key by its canonical bytes; [`NO_ENTRY`] if there is none, or the bytes are
+    /// no key of this table.
     pub fn entry(&self, hash: u32, key: &[u8]) -> EntryId {
         let found = match (self.kind, <[u8; 8]>::try_from(key)) {
-            (KeyKind::Fixed, Ok(word)) => self.search(hash, &FixedKeys(&[u64::from_le_bytes(word)]), 0),
+            (KeyKind::Fixed, Ok(word)) => {
+                self.search(hash, &FixedKeys(&[u64::from_le_bytes(word)]), 0)
+            }
             (KeyKind::Fixed, Err(_)) => None,
-            (KeyKind::Bytes, _) => self.search(hash, &BytesKeys { bytes: key, offsets: &[0, key.len() as u32] }, 0),
+            (KeyKind::Bytes, _) => self.search(
+                hash,
+                &BytesKeys {
+                    bytes: key,
+                    offsets: &[0, key.len() as u32],
+                },
+                0,
+            ),
         };
         found.unwrap_or(NO_ENTRY)
     }
 
     fn search_or_create(&mut self, hash: u32, keys: &impl RowKeys, row: usize) -> EntryId {
-        self.search(hash, keys, row).unwrap_or_else(|| self.create(hash, keys, row))
+        self.search(hash, keys, row)
+            .unwrap_or_else(|| self.create(hash, keys, row))
     }
 
     fn check(&self, hashes: &[u32], keys: Keys<'_>) {
-        assert!(keys.kind() == self.kind && keys.len() == hashes.len(), "the keys are those of the table");
+        assert!(
+            keys.kind() == self.kind && keys.len() == hashes.len(),
+            "the keys are those of the table"
+        );
     }
 
     #[inline(always)]
     fn group_of(&self, hash: u32) -> usize {
-        let group = self.group_mask.map_or_else(|| hash % self.max_parallelism, |mask| hash & mask);
+        let group = self
+            .group_mask
+            .map_or_else(|| hash % self.max_parallelism, |mask| hash & mask);
         group.wrapping_sub(self.key_groups.start) as usize
     }
 
@@ -184,7 +237,11 @@ impl KeyTable {
                 *word = self.group(hash).first(hash);
             }
             for (&hash, &word) in chunk.iter().zip(&words) {
-                entries.push(if hash_of(word) == hash { entry_of(word) } else { self.probe(hash) });
+                entries.push(if hash_of(word) == hash {
+                    entry_of(word)
+                } else {
+                    self.probe(hash)
+                });
             }
         }
     }
@@ -194,8 +251,15 @@ impl KeyTable {
         self.group(hash).probe(hash).next().unwrap_or(NO_ENTRY)
     }
 
-    /// Pass 2 of `upsert`. An entry never moves, so candidates hold although rows before them create others.
-    fn settle(&mut self, hashes: &[u32], keys: &impl RowKeys, entries: &mut [EntryId], created: &mut Vec<u32>) {
+    /// Pass 2 of `upsert`. An entry never moves, so candidates hold although rows before them
+    /// create others.
+    fn settle(
+        &mut self,
+        hashes: &[u32],
+        keys: &impl RowKeys,
+        entries: &mut [EntryId],
+        created: &mut Vec<u32>,
+    ) {
         for (row, entry) in entries.iter_mut().enumerate() {
             if *entry != NO_ENTRY && keys.matches(self, row, *entry) {
                 continue;
@@ -220,7 +284,9 @@ impl KeyTable {
     }
 
     fn search(&self, hash: u32, keys: &impl RowKeys, row: usize) -> Option<EntryId> {
-        self.group(hash).probe(hash).find(|&entry| keys.matches(self, row, entry))
+        self.group(hash)
+            .probe(hash)
+            .find(|&entry| keys.matches(self, row, entry))
     }
 
     fn create(&mut self, hash: u32, keys: &impl RowKeys, row: usize) -> EntryId {
@@ -239,18 +305,29 @@ impl KeyTable {
         let slot = self.next & ((1 << self.slot_bits) - 1);
         if slot == 0 {
             self.pages.push(Page::Own(Box::new([0; PAGE_BYTES])));
-            self.live.resize((self.pages.len() << self.slot_bits).div_ceil(64), 0);
+            self.live
+                .resize((self.pages.len() << self.slot_bits).div_ceil(64), 0);
         }
         let entry = self.next;
-        let step = if slot + 1 == self.entries_per_page { (1 << self.slot_bits) - slot } else { 1 };
+        let step = if slot + 1 == self.entries_per_page {
+            (1 << self.slot_bits) - slot
+        } else {
+            1
+        };
         // The last number is NO_ENTRY; a table of so many entries would take 32 GiB.
-        self.next = self.next.checked_add(step).expect("a table of one subtask holds less than 2^32 entries");
+        self.next = self
+            .next
+            .checked_add(step)
+            .expect("a table of one subtask holds less than 2^32 entries");
         entry
     }
 
     #[inline(always)]
     fn place(&self, entry: EntryId) -> (usize, usize) {
-        ((entry >> self.slot_bits) as usize, (entry & ((1 << self.slot_bits) - 1)) as usize * self.entry_bytes)
+        (
+            (entry >> self.slot_bits) as usize,
+            (entry & ((1 << self.slot_bits) - 1)) as usize * self.entry_bytes,
+        )
     }
 
     #[inline(always)]
@@ -261,13 +338,16 @@ impl KeyTable {
     #[inline]
     fn set_key_word(&mut self, entry: EntryId, word: u64) {
         let (page, offset) = self.place(entry);
-        self.pages[page].bytes_mut()[offset..offset + KEY_BYTES].copy_from_slice(&word.to_le_bytes());
+        self.pages[page].bytes_mut()[offset..offset + KEY_BYTES]
+            .copy_from_slice(&word.to_le_bytes());
     }
 
     #[inline(always)]
     fn load(&self, entry: EntryId, at: usize) -> u64 {
         let (page, offset) = self.place(entry);
-        let bytes = self.pages[page].bytes()[offset + at..].first_chunk().expect("a word lies within its entry");
+        let bytes = self.pages[page].bytes()[offset + at..]
+            .first_chunk()
+            .expect("a word lies within its entry");
         u64::from_le_bytes(*bytes)
     }
 
@@ -308,7 +388,9 @@ impl KeyTable {
     pub fn update_word(&mut self, entry: EntryId, at: usize, change: impl FnOnce(u64) -> u64) {
         let (page, offset) = self.place(entry);
         let page = self.pages[page].bytes_mut();
-        let bytes: &mut [u8; 8] = page[offset + KEY_BYTES + at..].first_chunk_mut().expect("a word lies within its entry");
+        let bytes: &mut [u8; 8] = page[offset + KEY_BYTES + at..]
+            .first_chunk_mut()
+            .expect("a word lies within its entry");
         *bytes = change(u64::from_le_bytes(*bytes)).to_le_bytes();
     }
 
@@ -327,7 +409,12 @@ impl KeyTable {
 
     /// Takes all entries out and gives the memory back.
     pub fn clear(&mut self) {
-        *self = KeyTable::new(self.kind, self.entry_bytes - KEY_BYTES, self.key_groups, self.max_parallelism);
+        *self = KeyTable::new(
+            self.kind,
+            self.entry_bytes - KEY_BYTES,
+            self.key_groups,
+            self.max_parallelism,
+        );
     }
 
     /// All entries, key group by key group; within a group the order means nothing.
@@ -370,13 +457,16 @@ impl KeyTable {
 
     /// Bytes of memory, all told.
     pub fn memory_bytes(&self) -> usize {
-        let pages = self.pages.len() * PAGE_BYTES + self.pages.capacity() * size_of::<Page<PageBytes>>();
+        let pages =
+            self.pages.len() * PAGE_BYTES + self.pages.capacity() * size_of::<Page<PageBytes>>();
         let index: usize = self.groups.iter().map(GroupIndex::memory_bytes).sum();
-        let numbers = self.free.capacity() * size_of::<EntryId>() + self.live.capacity() * size_of::<u64>();
+        let numbers =
+            self.free.capacity() * size_of::<EntryId>() + self.live.capacity() * size_of::<u64>();
         pages + index + self.arena.memory_bytes() + numbers
     }
 
-    /// The table as it is now. Pages are shared, not copied; a later write copies the page it goes to.
+    /// The table as it is now. Pages are shared, not copied; a later write copies the page it goes
+    /// to.
     pub fn freeze(&mut self) -> TableSnapshot {
         TableSnapshot {
             kind: self.kind,
@@ -415,13 +505,21 @@ impl TableSnapshot {
 
     /// Leaves out every entry whose bit is not set.
     pub fn retain(&mut self, bits: &[u64]) {
-        self.live.iter_mut().zip(bits.iter().chain(std::iter::repeat(&0))).for_each(|(live, bits)| *live &= bits);
-        self.n_entries = self.live.iter().map(|bits| bits.count_ones() as usize).sum();
+        self.live
+            .iter_mut()
+            .zip(bits.iter().chain(std::iter::repeat(&0)))
+            .for_each(|(live, bits)| *live &= bits);
+        self.n_entries = self
+            .live
+            .iter()
+            .map(|bits| bits.count_ones() as usize)
+            .sum();
     }
 
     fn show(&self, entry: EntryId, each: &mut dyn FnMut(&[u8], &[u8])) {
         let start = (entry & ((1 << self.slot_bits) - 1)) as usize * self.entry_bytes;
-        let entry = &self.pages[(entry >> self.slot_bits) as usize][start..start + self.entry_bytes];
+        let entry =
+            &self.pages[(entry >> self.slot_bits) as usize][start..start + self.entry_bytes];
         let (key, value) = entry.split_at(KEY_BYTES);
         match self.kind {
             KeyKind::Fixed => each(key, value),
@@ -462,9 +560,15 @@ mod tests {
         buffer
     }
 
-    /// Upserts each batch and adds 1 to every row's value, then removes some keys; a HashMap does the same.
+    /// Upserts each batch and adds 1 to every row's value, then removes some keys; a HashMap does
+    /// the same.
     fn check(kind: KeyKind, max_parallelism: u32, batches: &[(Vec<u64>, Vec<u64>)]) {
-        let mut table = KeyTable::new(kind, 16, KeyGroupRange::all(max_parallelism), max_parallelism);
+        let mut table = KeyTable::new(
+            kind,
+            16,
+            KeyGroupRange::all(max_parallelism),
+            max_parallelism,
+        );
         let mut model: HashMap<Vec<u8>, u64> = HashMap::new();
         let (mut entries, mut created) = (Vec::new(), Vec::new());
         for (added, removed) in batches {
@@ -479,13 +583,23 @@ mod tests {
             }
             let keys = buffer(kind, removed);
             for row in 0..keys.len() {
-                table.find(&keys.hashes()[row..=row], keys.keys().slice(row, row + 1), &mut entries);
-                assert_eq!(entries[0] != NO_ENTRY, model.remove(&keys.with_key(row, <[u8]>::to_vec)).is_some());
+                table.find(
+                    &keys.hashes()[row..=row],
+                    keys.keys().slice(row, row + 1),
+                    &mut entries,
+                );
+                assert_eq!(
+                    entries[0] != NO_ENTRY,
+                    model.remove(&keys.with_key(row, <[u8]>::to_vec)).is_some()
+                );
                 if entries[0] != NO_ENTRY {
                     table.remove(entries[0]);
                 }
             }
-            let found: HashMap<Vec<u8>, u64> = table.entries().map(|e| (table.key(e).to_vec(), table.word(e, 8))).collect();
+            let found: HashMap<Vec<u8>, u64> = table
+                .entries()
+                .map(|e| (table.key(e).to_vec(), table.word(e, 8)))
+                .collect();
             assert_eq!((&found, table.len()), (&model, model.len()));
         }
     }
@@ -507,7 +621,10 @@ mod tests {
         let (mut entries, mut created) = (Vec::new(), Vec::new());
         for start in (0..1_000_003u64).step_by(1024) {
             let keys: Vec<u64> = (start..(start + 1024).min(1_000_003)).collect();
-            let hashes: Vec<u32> = keys.iter().map(|key| murmur3_32(&key.to_le_bytes())).collect();
+            let hashes: Vec<u32> = keys
+                .iter()
+                .map(|key| murmur3_32(&key.to_le_bytes()))
+                .collect();
             table.upsert(&hashes, Keys::Fixed(&keys), &mut entries, &mut created);
         }
         assert_eq!(table.len(), 1_000_003);

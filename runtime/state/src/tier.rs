@@ -1,17 +1,20 @@
-//! State that is larger than memory: which entries of a table have changed since the disk saw them, and which only the disk has.
+//! State that is larger than memory: which entries of a table have changed since the disk saw them,
+//! and which only the disk has.
 //!
-//! A [`Tier`] stands beside the table of one keyed state. Its owner tells it what happens to entries, and calls [`Tier::prepare`] with the
-//! keys of a batch before it touches them:
-//! 1. If the process holds more than its budget, cold entries leave (the clock's second chance): the changed ones are written to the disk,
-//!    sorted and many at a time, the others are dropped.
-//! 2. Keys of the batch that are not in the table are read from the disk, sorted and all at once. As long as no entry has left, nothing is
-//!    read: the disk then has nothing that the table does not have.
+//! A [`Tier`] stands beside the table of one keyed state. Its owner tells it what happens to
+//! entries, and calls [`Tier::prepare`] with the keys of a batch before it touches them:
+//! 1. If the process holds more than its budget, cold entries leave (the clock's second chance):
+//!    the changed ones are written to the disk, sorted and many at a time, the others are dropped.
+//! 2. Keys of the batch that are not in the table are read from the disk, sorted and all at once.
+//!    As long as no entry has left, nothing is read: the disk then has nothing that the table does
+//!    not have.
 //!
-//! A freeze shows the changed entries alone. Until they are written (see [`StateDisk::flight`]) nothing leaves, so that the disk never
-//! holds what is newer than the checkpoint that is taken of it, and a key that is not in the table is found on disk as it was last.
+//! A freeze shows the changed entries alone. Until they are written (see [`StateDisk::flight`])
+//! nothing leaves, so that the disk never holds what is newer than the checkpoint that is taken of
+//! it, and a key that is not in the table is found on disk as it was last.
 //!
-//! Invariant: a key that is neither in the table nor among the removed ones has on disk what it was last; a key in the table that is not
-//! dirty has on disk, or in the flight, what the table says.
+//! Invariant: a key that is neither in the table nor among the removed ones has on disk what it was
+//! last; a key in the table that is not dirty has on disk, or in the flight, what the table says.
 
 use crate::disk::{Disk, KeyRange};
 use crate::expiry::Expiry;
@@ -27,8 +30,8 @@ use streamrt_types::{Result, key_group, murmur3_32};
 /// How often memory is looked at, in batches.
 const BATCHES_PER_LOOK: u32 = 8;
 
-/// A state whose entries can leave the table and come back. While its tier works it is taken out of the state, so that what happens to
-/// entries then is no change.
+/// A state whose entries can leave the table and come back. While its tier works it is taken out of
+/// the state, so that what happens to entries then is no change.
 pub trait Resident: Sized {
     /// None: everything is in memory.
     fn tier(&mut self) -> &mut Option<Box<Tier>>;
@@ -61,17 +64,25 @@ pub trait Resident: Sized {
         self.with_tier(Tier::make_room)
     }
 
-    /// Lets entries leave while a snapshot is restored, before the entry of a key with this hash: only between key groups, as a key may have
-    /// several entries.
+    /// Lets entries leave while a snapshot is restored, before the entry of a key with this hash:
+    /// only between key groups, as a key may have several entries.
     ///
     /// # Errors
     /// As [`Tier::make_room`].
     fn make_room_before(&mut self, hash: u32) -> Result<()> {
-        self.with_tier(|tier, state| if tier.enters_group(hash) { tier.make_room(state) } else { Ok(()) })
+        self.with_tier(|tier, state| {
+            if tier.enters_group(hash) {
+                tier.make_room(state)
+            } else {
+                Ok(())
+            }
+        })
     }
 
     fn with_tier(&mut self, work: impl FnOnce(&mut Tier, &mut Self) -> Result<()>) -> Result<()> {
-        let Some(mut tier) = self.tier().take() else { return Ok(()) };
+        let Some(mut tier) = self.tier().take() else {
+            return Ok(());
+        };
         let worked = work(&mut tier, self);
         *self.tier() = Some(tier);
         worked
@@ -93,12 +104,16 @@ impl Bits {
     }
 
     fn get(&self, entry: EntryId) -> bool {
-        self.0.get(entry as usize / 64).is_some_and(|word| word >> (entry % 64) & 1 == 1)
+        self.0
+            .get(entry as usize / 64)
+            .is_some_and(|word| word >> (entry % 64) & 1 == 1)
     }
 
     /// What the bit was; it is clear now.
     fn take(&mut self, entry: EntryId) -> bool {
-        let Some(word) = self.0.get_mut(entry as usize / 64) else { return false };
+        let Some(word) = self.0.get_mut(entry as usize / 64) else {
+            return false;
+        };
         let was = *word >> (entry % 64) & 1 == 1;
         *word &= !(1 << (entry % 64));
         was
@@ -110,7 +125,10 @@ impl Bits {
 
     fn add(&mut self, other: &Bits) {
         self.0.resize(self.0.len().max(other.0.len()), 0);
-        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word |= other);
+        self.0
+            .iter_mut()
+            .zip(&other.0)
+            .for_each(|(word, other)| *word |= other);
     }
 }
 
@@ -176,7 +194,15 @@ pub struct DiskChanges {
 impl DiskChanges {
     pub(crate) fn new(shared: Arc<StateDisk>, number: u8) -> DiskChanges {
         let guard = shared.flight.begin();
-        DiskChanges { shared, number, in_namespaces: false, expiry: None, removed: Arc::default(), purged: Vec::new(), guard }
+        DiskChanges {
+            shared,
+            number,
+            in_namespaces: false,
+            expiry: None,
+            removed: Arc::default(),
+            purged: Vec::new(),
+            guard,
+        }
     }
 }
 
@@ -199,11 +225,17 @@ impl Tier {
         }
     }
 
-    /// Makes every key of a batch resident that the state has. No entry number from before the call is good after it.
+    /// Makes every key of a batch resident that the state has. No entry number from before the call
+    /// is good after it.
     ///
     /// # Errors
     /// As [`Disk::get`] and [`Disk::write`].
-    pub fn prepare(&mut self, state: &mut impl Resident, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
+    pub fn prepare(
+        &mut self,
+        state: &mut impl Resident,
+        hashes: &[u32],
+        keys: Keys<'_>,
+    ) -> Result<()> {
         self.batches += 1;
         if self.batches >= BATCHES_PER_LOOK {
             self.make_room(state)?;
@@ -215,8 +247,17 @@ impl Tier {
     ///
     /// # Errors
     /// As [`Disk::get`].
-    pub fn fetch(&mut self, state: &mut impl Resident, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
-        if self.cold { self.read_missing(state, hashes, keys) } else { Ok(()) }
+    pub fn fetch(
+        &mut self,
+        state: &mut impl Resident,
+        hashes: &[u32],
+        keys: Keys<'_>,
+    ) -> Result<()> {
+        if self.cold {
+            self.read_missing(state, hashes, keys)
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether the disk may have keys that the table does not have.
@@ -224,12 +265,14 @@ impl Tier {
         self.cold
     }
 
-    /// Whether the disk has keys of the table, or will have when the changes of the freezes so far are written.
+    /// Whether the disk has keys of the table, or will have when the changes of the freezes so far
+    /// are written.
     pub fn is_stored(&self) -> bool {
         self.cold || !self.stored.is_empty()
     }
 
-    /// Lets entries leave if the process holds too much. No entry number from before the call is good after it.
+    /// Lets entries leave if the process holds too much. No entry number from before the call is
+    /// good after it.
     ///
     /// # Errors
     /// As [`Disk::write`].
@@ -237,7 +280,11 @@ impl Tier {
         self.batches = 0;
         self.count(state);
         let excess = self.shared.budget.excess_bytes(self.counted_bytes);
-        if excess > 0 { self.release(state, excess) } else { Ok(()) }
+        if excess > 0 {
+            self.release(state, excess)
+        } else {
+            Ok(())
+        }
     }
 
     /// Lets entries leave that take some `bytes`; all of them, if they take no more.
@@ -245,7 +292,8 @@ impl Tier {
     /// # Errors
     /// As [`Disk::write`].
     pub fn release(&mut self, state: &mut impl Resident, bytes: usize) -> Result<()> {
-        let n = (bytes as u64 * state.table().len() as u64 / self.counted_bytes.max(1) as u64) as usize;
+        let n =
+            (bytes as u64 * state.table().len() as u64 / self.counted_bytes.max(1) as u64) as usize;
         self.evict(state, n.clamp(1, state.table().len().max(1)))?;
         self.count(state);
         Ok(())
@@ -259,20 +307,36 @@ impl Tier {
     /// Tells the budget what the state holds, and returns it.
     pub fn count(&mut self, state: &impl Resident) -> usize {
         let used = state.used_bytes();
-        self.shared.budget.change(std::mem::replace(&mut self.counted_bytes, used), used);
+        self.shared
+            .budget
+            .change(std::mem::replace(&mut self.counted_bytes, used), used);
         used
     }
 
-    fn read_missing(&mut self, state: &mut impl Resident, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
+    fn read_missing(
+        &mut self,
+        state: &mut impl Resident,
+        hashes: &[u32],
+        keys: Keys<'_>,
+    ) -> Result<()> {
         let mut entries = std::mem::take(&mut self.entries);
         state.table().find(hashes, keys, &mut entries);
-        entries.iter().filter(|&&entry| entry != NO_ENTRY).for_each(|&entry| self.touched.set(entry));
-        let missing = entries.iter().enumerate().filter(|(_, entry)| **entry == NO_ENTRY).map(|(row, _)| row);
+        entries
+            .iter()
+            .filter(|&&entry| entry != NO_ENTRY)
+            .for_each(|&entry| self.touched.set(entry));
+        let missing = entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| **entry == NO_ENTRY)
+            .map(|(row, _)| row);
         let mut wanted = SortedKeys::default();
         for row in missing {
             keys.with_key(row, |key| {
                 if !self.is_removed(key) {
-                    wanted.push(hashes[row], |bytes| self.shared.put_key(&self.place, hashes[row], key, bytes));
+                    wanted.push(hashes[row], |bytes| {
+                        self.shared.put_key(&self.place, hashes[row], key, bytes)
+                    });
                 }
             });
         }
@@ -290,7 +354,12 @@ impl Tier {
     }
 
     fn is_removed(&self, key: &[u8]) -> bool {
-        self.removed.contains(key) || self.leaving.iter().filter_map(Weak::upgrade).any(|keys| keys.contains(key))
+        self.removed.contains(key)
+            || self
+                .leaving
+                .iter()
+                .filter_map(Weak::upgrade)
+                .any(|keys| keys.contains(key))
     }
 
     /// Notes that entries were made or written to.
@@ -319,7 +388,13 @@ impl Tier {
         for &entry in victims.iter().filter(|&&entry| self.dirty.get(entry)) {
             let key = state.table().key(entry);
             self.removed.remove(key);
-            changes.push(|bytes| self.shared.put_key(&self.place, murmur3_32(key), key, bytes), |run| state.store(entry, run));
+            changes.push(
+                |bytes| {
+                    self.shared
+                        .put_key(&self.place, murmur3_32(key), key, bytes)
+                },
+                |run| state.store(entry, run),
+            );
         }
         changes.write(self.shared.disk())?;
         for entry in victims {
@@ -338,7 +413,11 @@ impl Tier {
             if victims.len() == n {
                 break;
             }
-            self.hand = if self.hand + 1 >= end { 0 } else { self.hand + 1 };
+            self.hand = if self.hand + 1 >= end {
+                0
+            } else {
+                self.hand + 1
+            };
             if table.is_live(self.hand) && !self.touched.take(self.hand) {
                 victims.push(self.hand);
             }
@@ -369,10 +448,17 @@ impl Tier {
         let removed = Arc::new(std::mem::take(&mut self.removed));
         self.leaving.retain(|keys| keys.strong_count() > 0);
         self.leaving.push(Arc::downgrade(&removed));
-        (self.take_changed(), DiskChanges { removed, ..DiskChanges::new(self.shared.clone(), self.place.number) })
+        (
+            self.take_changed(),
+            DiskChanges {
+                removed,
+                ..DiskChanges::new(self.shared.clone(), self.place.number)
+            },
+        )
     }
 
-    /// The entries that have changed since the last freeze, for a checkpoint of all tables of a state: see [`crate::Namespaces::freeze`].
+    /// The entries that have changed since the last freeze, for a checkpoint of all tables of a
+    /// state: see [`crate::Namespaces::freeze`].
     pub fn take_changed(&mut self) -> Changed {
         let dirty = std::mem::take(&mut self.dirty);
         self.stored.add(&dirty);
@@ -409,7 +495,10 @@ impl SortedKeys {
     }
 
     fn keys(&self) -> Vec<&[u8]> {
-        self.places.iter().map(|&(start, end, _)| &self.bytes[start as usize..end as usize]).collect()
+        self.places
+            .iter()
+            .map(|&(start, end, _)| &self.bytes[start as usize..end as usize])
+            .collect()
     }
 
     fn hash(&self, at: usize) -> u32 {
@@ -436,13 +525,23 @@ struct Place {
 }
 
 impl Pairs {
-    pub(crate) fn push(&mut self, key: impl FnOnce(&mut Vec<u8>), value: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn push(
+        &mut self,
+        key: impl FnOnce(&mut Vec<u8>),
+        value: impl FnOnce(&mut Vec<u8>),
+    ) {
         let start = self.bytes.len();
         key(&mut self.bytes);
         let value_start = self.bytes.len();
         value(&mut self.bytes);
         let front = front(&self.bytes[start..value_start]);
-        self.places.push(Place { front, start, value_start, end: self.bytes.len(), deletes: false });
+        self.places.push(Place {
+            front,
+            start,
+            value_start,
+            end: self.bytes.len(),
+            deletes: false,
+        });
     }
 
     /// Appends to the value that was pushed last.
@@ -470,9 +569,21 @@ impl Pairs {
             return Ok(());
         }
         let mut places = std::mem::take(&mut self.places);
-        places.sort_unstable_by(|a, b| a.front.cmp(&b.front).then_with(|| self.key(a).cmp(self.key(b))).then(a.deletes.cmp(&b.deletes)));
-        places.dedup_by(|later, earlier| later.front == earlier.front && self.key(later) == self.key(earlier));
-        let change = |place: &Place| (self.key(place), (!place.deletes).then(|| &self.bytes[place.value_start..place.end]));
+        places.sort_unstable_by(|a, b| {
+            a.front
+                .cmp(&b.front)
+                .then_with(|| self.key(a).cmp(self.key(b)))
+                .then(a.deletes.cmp(&b.deletes))
+        });
+        places.dedup_by(|later, earlier| {
+            later.front == earlier.front && self.key(later) == self.key(earlier)
+        });
+        let change = |place: &Place| {
+            (
+                self.key(place),
+                (!place.deletes).then(|| &self.bytes[place.value_start..place.end]),
+            )
+        };
         disk.write(&mut places.iter().map(change))
     }
 }

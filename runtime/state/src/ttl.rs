@@ -1,10 +1,14 @@
-//! Time to live: entries that carry the time of their last access, and are gone when it is too long ago.
+//! Time to live: entries that carry the time of their last access, and are gone when it is too long
+//! ago.
 //!
-//! The time stands in front of an encoded row, eight bytes, ms since the epoch, little endian: in memory and in snapshots alike, and for
-//! each element of a list and each entry of a map on its own. State without a time to live has no such bytes.
+//! The time stands in front of an encoded row, eight bytes, ms since the epoch, little endian: in
+//! memory and in snapshots alike, and for each element of a list and each entry of a map on its
+//! own. State without a time to live has no such bytes.
 //!
-//! An expired entry leaves in three ways: when it is read; in snapshots, which do not take it along; and by [`Sweep`], which looks at so
-//! many entries after each batch, or, on a disk, with a checkpoint (`expiry.rs`). Invariant: which of them comes first is seen by no read, unless reads may show what is expired.
+//! An expired entry leaves in three ways: when it is read; in snapshots, which do not take it
+//! along; and by [`Sweep`], which looks at so many entries after each batch, or, on a disk, with a
+//! checkpoint (`expiry.rs`). Invariant: which of them comes first is seen by no read, unless reads
+//! may show what is expired.
 //!
 //! # Source
 //! Flink's `StateTtlConfig`, `AbstractTtlDecorator` and `TtlIncrementalCleanup`.
@@ -56,7 +60,9 @@ impl Ttl {
 
     /// Whether `last access + ttl <= now`. `stored` begins with the time.
     pub(crate) fn is_expired(&self, stored: &[u8]) -> bool {
-        let last_access = stored.first_chunk().map_or(i64::MIN, |stamp| i64::from_le_bytes(*stamp));
+        let last_access = stored
+            .first_chunk()
+            .map_or(i64::MIN, |stamp| i64::from_le_bytes(*stamp));
         last_access.saturating_add(self.ttl_ms) <= self.now_ms
     }
 
@@ -65,7 +71,8 @@ impl Ttl {
         (self.shows_expired || !self.is_expired(stored)).then(|| row_of(stored))
     }
 
-    /// Whether reads give only what is not expired, so that the rest can be dropped before it is read.
+    /// Whether reads give only what is not expired, so that the rest can be dropped before it is
+    /// read.
     pub(crate) fn hides_expired(&self) -> bool {
         !self.shows_expired
     }
@@ -76,7 +83,10 @@ impl Ttl {
 
     /// The same for who looks at entries without being a read.
     pub(crate) fn without_renewal(self) -> Ttl {
-        Ttl { renewed_by_reads: false, ..self }
+        Ttl {
+            renewed_by_reads: false,
+            ..self
+        }
     }
 }
 
@@ -85,7 +95,8 @@ pub(crate) fn row_of(stored: &[u8]) -> &[u8] {
     stored.get(STAMP_BYTES..).unwrap_or(&[])
 }
 
-/// Where the row begins in an entry of a snapshot; `stamped` says whether a time stands in front of it.
+/// Where the row begins in an entry of a snapshot; `stamped` says whether a time stands in front of
+/// it.
 ///
 /// # Errors
 /// `Data` if the time is not there.
@@ -93,18 +104,23 @@ pub(crate) fn restored_row(stamped: bool, stored: &[u8]) -> Result<usize> {
     match stamped {
         false => Ok(0),
         true if stored.len() >= STAMP_BYTES => Ok(STAMP_BYTES),
-        true => Err(Error::new(code::SNAPSHOT_DAMAGED, "an entry in the snapshot has no time of last access")),
+        true => Err(Error::new(
+            code::SNAPSHOT_DAMAGED,
+            "an entry in the snapshot has no time of last access",
+        )),
     }
 }
 
-/// Where background cleaning stands in a table. It goes round for ever, a few entries at a time, and never looks at all of them at once.
+/// Where background cleaning stands in a table. It goes round for ever, a few entries at a time,
+/// and never looks at all of them at once.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
     next: EntryId,
 }
 
 impl Sweep {
-    /// The next entry to look at; `None` at the end of the table, or when the `budget` of entry numbers is used up.
+    /// The next entry to look at; `None` at the end of the table, or when the `budget` of entry
+    /// numbers is used up.
     pub(crate) fn next(&mut self, table: &KeyTable, budget: &mut usize) -> Option<EntryId> {
         while *budget > 0 {
             if self.next >= table.numbers_end() {

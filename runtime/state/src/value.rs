@@ -1,7 +1,8 @@
 //! Value state: at most one row for each key.
 //!
-//! An entry of the table holds the row, if its width is fixed and small; else the address of the row in an arena. Invariant: a key has
-//! an entry if and only if it has a value. With a time to live, the time of last access is part of the row: see [`crate::Ttl`].
+//! An entry of the table holds the row, if its width is fixed and small; else the address of the
+//! row in an arena. Invariant: a key has an entry if and only if it has a value. With a time to
+//! live, the time of last access is part of the row: see [`crate::Ttl`].
 
 use crate::arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
 use crate::disk_snapshot::{each_pair, push_pair};
@@ -70,7 +71,10 @@ impl ValueState {
     ) -> ValueState {
         let codec = RowCodec::new(schema);
         let stamp_bytes = if ttl.is_some() { STAMP_BYTES } else { 0 };
-        let inline = codec.fixed_bytes().map(|bytes| stamp_bytes + bytes).filter(|&bytes| bytes <= INLINE_BYTES_MAX);
+        let inline = codec
+            .fixed_bytes()
+            .map(|bytes| stamp_bytes + bytes)
+            .filter(|&bytes| bytes <= INLINE_BYTES_MAX);
         let value_bytes = inline.unwrap_or(size_of::<Address>());
         ValueState {
             table: KeyTable::new(kind, value_bytes, key_groups, max_parallelism),
@@ -98,31 +102,50 @@ impl ValueState {
         self.ttl.is_some()
     }
 
-    /// Reads the values of `keys`: a row for each, zero or empty where the answer's bytes say 0. Expired ones that nobody may see are gone.
+    /// Reads the values of `keys`: a row for each, zero or empty where the answer's bytes say 0.
+    /// Expired ones that nobody may see are gone.
     ///
-    /// `entries` is filled for [`ValueState::set`], [`ValueState::read`] and [`ValueState::clear`] of the same keys.
+    /// `entries` is filled for [`ValueState::set`], [`ValueState::read`] and [`ValueState::clear`]
+    /// of the same keys.
     ///
     /// # Errors
     /// `Internal` if the state is damaged.
-    pub fn get(&mut self, keys: &KeyBuffer, entries: &mut Vec<EntryId>) -> Result<(RecordBatch, Vec<u8>)> {
+    pub fn get(
+        &mut self,
+        keys: &KeyBuffer,
+        entries: &mut Vec<EntryId>,
+    ) -> Result<(RecordBatch, Vec<u8>)> {
         self.find(keys, entries);
         let mut rows: Vec<&[u8]> = entries.iter().map(|&entry| self.row(entry)).collect();
         if self.ttl.is_some() {
             rows.iter_mut().for_each(|row| *row = row_of(row));
         }
-        let present = entries.iter().map(|&entry| u8::from(entry != NO_ENTRY)).collect();
+        let present = entries
+            .iter()
+            .map(|&entry| u8::from(entry != NO_ENTRY))
+            .collect();
         Ok((self.codec.decode(&rows)?, present))
     }
 
-    /// Whether the values of `keys` have more than `bytes_max` bytes together; to be asked before [`ValueState::get`] copies them.
-    pub fn is_more_than(&mut self, bytes_max: usize, keys: &KeyBuffer, entries: &mut Vec<EntryId>) -> bool {
+    /// Whether the values of `keys` have more than `bytes_max` bytes together; to be asked before
+    /// [`ValueState::get`] copies them.
+    pub fn is_more_than(
+        &mut self,
+        bytes_max: usize,
+        keys: &KeyBuffer,
+        entries: &mut Vec<EntryId>,
+    ) -> bool {
         match &self.arena {
             None => keys.len() * self.codec.fixed_bytes().unwrap_or(0) > bytes_max,
             // All keys together have less.
             Some(arena) if arena.used_bytes() <= bytes_max => false,
             Some(_) => {
                 self.find(keys, entries);
-                entries.iter().map(|&entry| self.row(entry).len()).sum::<usize>() > bytes_max
+                entries
+                    .iter()
+                    .map(|&entry| self.row(entry).len())
+                    .sum::<usize>()
+                    > bytes_max
             }
         }
     }
@@ -132,9 +155,12 @@ impl ValueState {
         self.drop_expired(entries);
     }
 
-    /// Clears the expired ones of `entries`, and makes them [`NO_ENTRY`], unless a read may see them.
+    /// Clears the expired ones of `entries`, and makes them [`NO_ENTRY`], unless a read may see
+    /// them.
     fn drop_expired(&mut self, entries: &mut [EntryId]) {
-        let Some(ttl) = self.ttl.filter(Ttl::hides_expired) else { return };
+        let Some(ttl) = self.ttl.filter(Ttl::hides_expired) else {
+            return;
+        };
         for entry in entries.iter_mut().filter(|entry| **entry != NO_ENTRY) {
             if ttl.is_expired(self.row(*entry)) {
                 self.clear(std::mem::replace(entry, NO_ENTRY));
@@ -151,8 +177,15 @@ impl ValueState {
         }
     }
 
-    /// Gives key `slot` of `keys` the row `row` of `values`, for every (slot, row). `entries` came from [`ValueState::get`], for all keys.
-    pub fn set(&mut self, keys: &KeyBuffer, entries: &mut [EntryId], values: &RecordBatch, pairs: impl Iterator<Item = (usize, usize)>) {
+    /// Gives key `slot` of `keys` the row `row` of `values`, for every (slot, row). `entries` came
+    /// from [`ValueState::get`], for all keys.
+    pub fn set(
+        &mut self,
+        keys: &KeyBuffer,
+        entries: &mut [EntryId],
+        values: &RecordBatch,
+        pairs: impl Iterator<Item = (usize, usize)>,
+    ) {
         let stamp_bytes = if self.ttl.is_some() { STAMP_BYTES } else { 0 };
         for (slot, row) in pairs {
             if entries[slot] == NO_ENTRY {
@@ -161,10 +194,14 @@ impl ValueState {
             self.bytes.truncate(stamp_bytes);
             self.codec.encode(values.columns(), row, &mut self.bytes);
             match &mut self.arena {
-                None => self.table.value_mut(entries[slot]).copy_from_slice(&self.bytes),
+                None => self
+                    .table
+                    .value_mut(entries[slot])
+                    .copy_from_slice(&self.bytes),
                 Some(arena) => {
                     let bytes = &self.bytes;
-                    self.table.update_word(entries[slot], 0, |old| arena.replace(old, bytes));
+                    self.table
+                        .update_word(entries[slot], 0, |old| arena.replace(old, bytes));
                 }
             }
             self.changed(entries[slot]);
@@ -181,14 +218,22 @@ impl ValueState {
     fn insert(&mut self, keys: &KeyBuffer, slot: usize) -> EntryId {
         let mut entries = Vec::with_capacity(1);
         let key = keys.keys().slice(slot, slot + 1);
-        self.table.upsert(&keys.hashes()[slot..=slot], key, &mut entries, &mut self.created);
+        self.table.upsert(
+            &keys.hashes()[slot..=slot],
+            key,
+            &mut entries,
+            &mut self.created,
+        );
         entries[0]
     }
 
-    /// Notes that user code has read the value of an entry that [`ValueState::get`] gave: an expired one goes, and the time of another begins
-    /// anew if reads do that. Nothing at [`NO_ENTRY`]. The number may be void afterwards.
+    /// Notes that user code has read the value of an entry that [`ValueState::get`] gave: an
+    /// expired one goes, and the time of another begins anew if reads do that. Nothing at
+    /// [`NO_ENTRY`]. The number may be void afterwards.
     pub fn read(&mut self, entry: EntryId) {
-        let Some(ttl) = self.ttl.filter(|_| entry != NO_ENTRY) else { return };
+        let Some(ttl) = self.ttl.filter(|_| entry != NO_ENTRY) else {
+            return;
+        };
         if ttl.is_expired(self.row(entry)) {
             self.clear(entry);
         } else if ttl.renewed_by_reads() {
@@ -201,13 +246,15 @@ impl ValueState {
             None => self.table.value_mut(entry)[..STAMP_BYTES].copy_from_slice(&stamp),
             Some(arena) => {
                 let renewed = [&stamp, row_of(arena.get(self.table.word(entry, 0)))].concat();
-                self.table.update_word(entry, 0, |old| arena.replace(old, &renewed));
+                self.table
+                    .update_word(entry, 0, |old| arena.replace(old, &renewed));
             }
         }
         self.changed(entry);
     }
 
-    /// Looks at the next `n` entries and clears the expired ones of them; nothing without a time to live.
+    /// Looks at the next `n` entries and clears the expired ones of them; nothing without a time to
+    /// live.
     pub fn sweep(&mut self, n: usize) {
         let Some(ttl) = self.ttl else { return };
         let mut budget = n;
@@ -234,11 +281,21 @@ impl ValueState {
         self.table.remove(entry);
     }
 
-    /// The state as it is now: under each key its encoded row, with a time to live behind the time of last access. Expired ones are left out.
+    /// The state as it is now: under each key its encoded row, with a time to live behind the time
+    /// of last access. Expired ones are left out.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
-        let (table, changes) = Tier::freeze_table(&mut self.tier, &mut self.table, self.ttl.map(Expiry::OfValues));
+        let (table, changes) = Tier::freeze_table(
+            &mut self.tier,
+            &mut self.table,
+            self.ttl.map(Expiry::OfValues),
+        );
         let ttl = self.ttl.filter(|_| changes.is_none());
-        FrozenValues { table, arena: self.arena.as_mut().map(Arena::freeze), ttl, changes }
+        FrozenValues {
+            table,
+            arena: self.arena.as_mut().map(Arena::freeze),
+            ttl,
+            changes,
+        }
     }
 
     /// Takes an entry of a snapshot back, with the time that it had.
@@ -247,11 +304,14 @@ impl ValueState {
     /// `Data` if `row` is no row of this state.
     pub fn restore(&mut self, hash: u32, key: &[u8], row: &[u8]) -> Result<()> {
         self.make_room_before(hash)?;
-        self.codec.check(&row[restored_row(self.ttl.is_some(), row)?..])?;
+        self.codec
+            .check(&row[restored_row(self.ttl.is_some(), row)?..])?;
         let entry = self.table.upsert_one(hash, key)?;
         match &mut self.arena {
             None => self.table.value_mut(entry).copy_from_slice(row),
-            Some(arena) => self.table.update_word(entry, 0, |old| arena.replace(old, row)),
+            Some(arena) => self
+                .table
+                .update_word(entry, 0, |old| arena.replace(old, row)),
         }
         self.changed(entry);
         Ok(())
@@ -287,7 +347,10 @@ impl Frozen for FrozenValues {
     fn visit(&self, each: &mut EachEntry<'_>) {
         let is_expired = |row: &[u8]| self.ttl.is_some_and(|ttl| ttl.is_expired(row));
         self.table.each(&mut |key, value| {
-            let row = self.arena.as_ref().map_or(value, |arena| arena.get(word_of(value)));
+            let row = self
+                .arena
+                .as_ref()
+                .map_or(value, |arena| arena.get(word_of(value)));
             if !is_expired(row) {
                 each(key, &[], row);
             }
@@ -312,19 +375,34 @@ mod tests {
         }
         let mut entries = Vec::new();
         assert_eq!(state.get(&keys, &mut entries).unwrap().1, [0, 0, 0]);
-        let batch = RecordBatch::try_new(streamrt_types::arrow_schema(&schema), vec![values.clone()]).unwrap();
+        let batch =
+            RecordBatch::try_new(streamrt_types::arrow_schema(&schema), vec![values.clone()])
+                .unwrap();
         state.set(&keys, &mut entries, &batch, (0..3).map(|slot| (slot, slot)));
-        assert_eq!(state.get(&keys, &mut entries).unwrap(), (batch, vec![1, 1, 1]));
+        assert_eq!(
+            state.get(&keys, &mut entries).unwrap(),
+            (batch, vec![1, 1, 1])
+        );
         state.clear(entries[1]);
         let (rest, present) = state.get(&keys, &mut entries).unwrap();
         assert_eq!((present, state.len()), (vec![1, 0, 1], 2));
-        assert_eq!(rest.column(0).slice(2, 1).as_ref(), values.slice(2, 1).as_ref());
+        assert_eq!(
+            rest.column(0).slice(2, 1).as_ref(),
+            values.slice(2, 1).as_ref()
+        );
     }
 
     #[test]
     fn values_are_set_and_cleared() {
         check(DataType::I64, Arc::new(Int64Array::from(vec![5, 6, 7])));
-        check(DataType::String, Arc::new(StringArray::from(vec!["a", "bb", "a longer one that needs more than a grain"])));
+        check(
+            DataType::String,
+            Arc::new(StringArray::from(vec![
+                "a",
+                "bb",
+                "a longer one that needs more than a grain",
+            ])),
+        );
     }
 
     #[test]
@@ -334,10 +412,16 @@ mod tests {
         let (mut keys, mut entries) = (KeyBuffer::new(KeyKind::Fixed), Vec::new());
         (0..3u64).for_each(|key| keys.push_key(murmur3_32(&key.to_le_bytes()), &key.to_le_bytes()));
         state.get(&keys, &mut entries).unwrap();
-        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..3).map(|_| "x".repeat(10_000))));
-        let batch = RecordBatch::try_new(streamrt_types::arrow_schema(&schema), vec![texts]).unwrap();
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values(
+            (0..3).map(|_| "x".repeat(10_000)),
+        ));
+        let batch =
+            RecordBatch::try_new(streamrt_types::arrow_schema(&schema), vec![texts]).unwrap();
         state.set(&keys, &mut entries, &batch, (0..3).map(|slot| (slot, slot)));
-        assert!(state.is_more_than(29_999, &keys, &mut entries) && !state.is_more_than(31_000, &keys, &mut entries));
+        assert!(
+            state.is_more_than(29_999, &keys, &mut entries)
+                && !state.is_more_than(31_000, &keys, &mut entries)
+        );
         keys.clear();
         assert!(!state.is_more_than(29_999, &keys, &mut entries));
     }

@@ -1,4 +1,5 @@
-//! The tasks of a region: builds them, gives each what a checkpoint kept for it, and starts its thread.
+//! The tasks of a region: builds them, gives each what a checkpoint kept for it, and starts its
+//! thread.
 
 use crate::alignment::Alignment;
 use crate::control::Control;
@@ -48,40 +49,104 @@ pub(crate) struct ReadyRegion {
     pub metrics: RegionMetrics,
 }
 
-/// Builds the tasks of the region of these vertices, in the order of the execution graph. With `reports` they take part in checkpoints.
+/// Builds the tasks of the region of these vertices, in the order of the execution graph. With
+/// `reports` they take part in checkpoints.
 ///
 /// # Errors
 /// What is wrong with the job, or does not fit what the checkpoint kept.
-pub(crate) fn build(factory: &Factory<'_>, vertices: &[usize], reports: Option<&Sender<Report>>) -> Result<ReadyRegion> {
-    let Factory { definition, restored, .. } = factory;
+pub(crate) fn build(
+    factory: &Factory<'_>,
+    vertices: &[usize],
+    reports: Option<&Sender<Report>>,
+) -> Result<ReadyRegion> {
+    let Factory {
+        definition,
+        restored,
+        ..
+    } = factory;
     let subtasks: Vec<(usize, &Subtask)> = definition.tasks_of(vertices).collect();
     let capacity = definition.configuration.exchange_bytes;
-    let gates: BTreeMap<usize, InputGate> = subtasks.iter().map(|(number, subtask)| (*number, gate(subtask, capacity))).collect();
-    let places: Vec<(Arc<TaskMetrics>, DeadLetters)> =
-        subtasks.iter().map(|_| (Arc::default(), DeadLetters::new(definition.configuration.dead_letters.clone()))).collect();
-    let exits: Vec<TaskExits> = subtasks.iter().zip(&places).map(|((_, subtask), place)| exits(factory, subtask, &gates, place)).collect();
+    let gates: BTreeMap<usize, InputGate> = subtasks
+        .iter()
+        .map(|(number, subtask)| (*number, gate(subtask, capacity)))
+        .collect();
+    let places: Vec<(Arc<TaskMetrics>, DeadLetters)> = subtasks
+        .iter()
+        .map(|_| {
+            (
+                Arc::default(),
+                DeadLetters::new(definition.configuration.dead_letters.clone()),
+            )
+        })
+        .collect();
+    let exits: Vec<TaskExits> = subtasks
+        .iter()
+        .zip(&places)
+        .map(|((_, subtask), place)| exits(factory, subtask, &gates, place))
+        .collect();
     let mut readers = Readers::new(definition, &subtasks);
-    let (mut tasks, mut mailboxes, mut metrics) = (Vec::new(), Vec::new(), RegionMetrics::default());
+    let (mut tasks, mut mailboxes, mut metrics) =
+        (Vec::new(), Vec::new(), RegionMetrics::default());
     let heads = subtasks.into_iter().zip(gates.into_values());
-    for (((number, subtask), mut gate), (exits, (task_metrics, letters))) in heads.zip(exits.into_iter().zip(places)) {
+    for (((number, subtask), mut gate), (exits, (task_metrics, letters))) in
+        heads.zip(exits.into_iter().zip(places))
+    {
         let vertex = &definition.graph.vertices[subtask.vertex];
         TaskMetrics::add(&task_metrics.dead_letters, restored.letters_of(subtask));
         metrics.tasks.push(task_metrics.clone());
-        let head = head(factory, subtask, &letters, restored, &mut readers, &mut metrics)?;
-        let (chain, seats) = factory.chain((number, subtask), &task_metrics, &letters, &mut metrics.sinks)?;
+        let head = head(
+            factory,
+            subtask,
+            &letters,
+            restored,
+            &mut readers,
+            &mut metrics,
+        )?;
+        let (chain, seats) = factory.chain(
+            (number, subtask),
+            &task_metrics,
+            &letters,
+            &mut metrics.sinks,
+        )?;
         if let (ReadyHead::Gate, Some(context)) = (&head, chain.contexts().next()) {
             gate.restore(gate_watermark(restored, context)?);
         }
         factory.control.watch(gate.waker());
         let mailbox = Arc::new(Mailbox::new(gate.waker()));
         mailboxes.push((number, mailbox.clone()));
-        let checkpoints = reports.map(|reports| CheckpointLine::new(number, mailbox, reports.clone()));
+        let checkpoints =
+            reports.map(|reports| CheckpointLine::new(number, mailbox, reports.clone()));
         let (clock, control) = (definition.clock.clone(), factory.control.clone());
-        let task = Task { chain, seats, exits, clock, metrics: task_metrics, control, checkpoints, ended: false, published: None };
-        let name = format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism);
-        tasks.push(Ready { name, task, gate, head, restored: restored.clone() });
+        let task = Task {
+            chain,
+            seats,
+            exits,
+            clock,
+            metrics: task_metrics,
+            control,
+            checkpoints,
+            ended: false,
+            published: None,
+        };
+        let name = format!(
+            "{} ({}/{})",
+            vertex.name,
+            subtask.index + 1,
+            vertex.parallelism
+        );
+        tasks.push(Ready {
+            name,
+            task,
+            gate,
+            head,
+            restored: restored.clone(),
+        });
     }
-    Ok(ReadyRegion { tasks, mailboxes, metrics })
+    Ok(ReadyRegion {
+        tasks,
+        mailboxes,
+        metrics,
+    })
 }
 
 /// What readers share.
@@ -95,12 +160,28 @@ struct Readers {
 impl Readers {
     fn new(definition: &Definition, subtasks: &[(usize, &Subtask)]) -> Readers {
         let configuration = &definition.configuration;
-        let limiter = |_| configuration.source_rate.map(|rate| Arc::new(RateLimiter::new(rate)));
-        let is_reader = |subtask: &Subtask| matches!(definition.graph.vertices[subtask.vertex].head, Head::Reader { .. });
-        let n_readers = subtasks.iter().filter(|(_, subtask)| is_reader(subtask)).count();
+        let limiter = |_| {
+            configuration
+                .source_rate
+                .map(|rate| Arc::new(RateLimiter::new(rate)))
+        };
+        let is_reader = |subtask: &Subtask| {
+            matches!(
+                definition.graph.vertices[subtask.vertex].head,
+                Head::Reader { .. }
+            )
+        };
+        let n_readers = subtasks
+            .iter()
+            .filter(|(_, subtask)| is_reader(subtask))
+            .count();
         Readers {
-            rates: (0..definition.graph.stream.nodes.len()).map(limiter).collect(),
-            alignment: configuration.watermark_alignment_ms.map(|drift_ms| Arc::new(Alignment::new(drift_ms, n_readers))),
+            rates: (0..definition.graph.stream.nodes.len())
+                .map(limiter)
+                .collect(),
+            alignment: configuration
+                .watermark_alignment_ms
+                .map(|drift_ms| Arc::new(Alignment::new(drift_ms, n_readers))),
             n_readers: 0,
         }
     }
@@ -109,16 +190,23 @@ impl Readers {
     fn next(&mut self, node: usize) -> Shared {
         let number = self.n_readers;
         self.n_readers += 1;
-        Shared { rate: self.rates[node].clone(), alignment: self.alignment.clone().map(|alignment| (alignment, number)) }
+        Shared {
+            rate: self.rates[node].clone(),
+            alignment: self.alignment.clone().map(|alignment| (alignment, number)),
+        }
     }
 }
 
-/// A channel has room for so many bytes however many share a gate: some batches, or a batch cut for that many receivers would not fit.
+/// A channel has room for so many bytes however many share a gate: some batches, or a batch cut for
+/// that many receivers would not fit.
 const CHANNEL_BYTES_MIN: usize = 64 << 10;
 
 fn gate(subtask: &Subtask, exchange_bytes: usize) -> InputGate {
     let share = exchange_bytes / subtask.n_channels.max(1);
-    let mut gate = InputGate::new(subtask.n_channels, share.max(CHANNEL_BYTES_MIN.min(exchange_bytes)));
+    let mut gate = InputGate::new(
+        subtask.n_channels,
+        share.max(CHANNEL_BYTES_MIN.min(exchange_bytes)),
+    );
     gate.set_second_input(&subtask.second_input);
     gate
 }
@@ -137,8 +225,13 @@ fn head(
         Head::Gate => Ok(ReadyHead::Gate),
         Head::Enumerator { node } => {
             let n_readers = definition.graph.vertices[vertex.exits[0].to].parallelism;
-            enumerator(factory.context(node, subtask, Arc::default(), letters), &source(factory, node)?, n_readers, restored)
-                .map(ReadyHead::Enumerator)
+            enumerator(
+                factory.context(node, subtask, Arc::default(), letters),
+                &source(factory, node)?,
+                n_readers,
+                restored,
+            )
+            .map(ReadyHead::Enumerator)
         }
         Head::Reader { node } => {
             let task_metrics = metrics.tasks.last().cloned().unwrap_or_default();
@@ -154,26 +247,54 @@ fn head(
 }
 
 fn source(factory: &Factory<'_>, node: usize) -> Result<Arc<dyn Source>> {
-    factory.definition.sources[node].clone().ok_or_else(|| Error::internal("a source vertex has a source"))
+    factory.definition.sources[node]
+        .clone()
+        .ok_or_else(|| Error::internal("a source vertex has a source"))
 }
 
-fn enumerator(context: OperatorContext, source: &Arc<dyn Source>, readers: u32, restored: &Restored) -> Result<Enumerator> {
+fn enumerator(
+    context: OperatorContext,
+    source: &Arc<dyn Source>,
+    readers: u32,
+    restored: &Restored,
+) -> Result<Enumerator> {
     let uid = format!("{}{ENUMERATOR_SUFFIX}", context.uid);
     let mut state = restored.state(&uid, &context)?;
-    Enumerator::new(context.uid, source, readers, &mut state, restored.is_finished(&uid))
+    Enumerator::new(
+        context.uid,
+        source,
+        readers,
+        &mut state,
+        restored.is_finished(&uid),
+    )
 }
 
 /// The place of the first subtask that runs a stream node.
 pub(crate) fn first_subtask(definition: &Definition, node: usize) -> Subtask {
-    let runs = |vertex: &streamrt_graph::JobVertex| vertex.operators.iter().any(|operator| operator.nodes.contains(&node));
+    let runs = |vertex: &streamrt_graph::JobVertex| {
+        vertex
+            .operators
+            .iter()
+            .any(|operator| operator.nodes.contains(&node))
+    };
     let vertex = definition.graph.vertices.iter().position(runs).unwrap_or(0);
-    Subtask { vertex, index: 0, n_channels: 0, second_input: Vec::new(), exits: Vec::new() }
+    Subtask {
+        vertex,
+        index: 0,
+        n_channels: 0,
+        second_input: Vec::new(),
+        exits: Vec::new(),
+    }
 }
 
 /// The watermark that all old subtasks of a gate had reached.
 fn gate_watermark(restored: &Restored, context: &OperatorContext) -> Result<Watermark> {
-    let items = restored.state(&format!("{}{GATE_SUFFIX}", context.uid), context)?.list(GATE_WATERMARK);
-    let watermarks = items.iter().filter_map(|item| item.as_slice().try_into().ok().map(i64::from_le_bytes));
+    let items = restored
+        .state(&format!("{}{GATE_SUFFIX}", context.uid), context)?
+        .list(GATE_WATERMARK);
+    let watermarks = items
+        .iter()
+        .filter_map(|item| item.as_slice().try_into().ok().map(i64::from_le_bytes));
     Ok(watermarks.min().unwrap_or(WATERMARK_MIN))
 }
 
@@ -188,29 +309,56 @@ fn exits(
     let partition = |(exit, channels): (&streamrt_graph::Exit, &Vec<streamrt_graph::Channel>)| {
         let partitioner = match &exit.partitioner {
             EdgePartitioner::Forward => Partitioner::Forward,
-            EdgePartitioner::Hash(columns) => {
-                Partitioner::Hash { encoder: KeyEncoder::new(columns.clone()), max_parallelism: definition.max_parallelism }
-            }
+            EdgePartitioner::Hash(columns) => Partitioner::Hash {
+                encoder: KeyEncoder::new(columns.clone()),
+                max_parallelism: definition.max_parallelism,
+            },
             EdgePartitioner::Rebalance => Partitioner::Rebalance,
             EdgePartitioner::Broadcast => Partitioner::Broadcast,
             EdgePartitioner::Global => Partitioner::Global,
         };
-        let (turn, is_hash) = (subtask.index as usize, matches!(partitioner, Partitioner::Hash { .. }));
-        let senders = channels.iter().map(|channel| gates[&channel.to].sender(channel.channel)).collect();
+        let (turn, is_hash) = (
+            subtask.index as usize,
+            matches!(partitioner, Partitioner::Hash { .. }),
+        );
+        let senders = channels
+            .iter()
+            .map(|channel| gates[&channel.to].sender(channel.channel))
+            .collect();
         let partition = ResultPartition::new(partitioner, senders, turn);
         // A row without a key is one that the receiver's first operator cannot treat.
-        match definition.graph.vertices[exit.to].operators.first().filter(|_| is_hash) {
+        match definition.graph.vertices[exit.to]
+            .operators
+            .first()
+            .filter(|_| is_hash)
+        {
             Some(receiver) => {
-                let isolation = Isolation::new(&factory.context(receiver.nodes[0], subtask, metrics.clone(), letters));
-                partition.refusing(Box::new(move |batch, row, error| isolation.refuse_row(batch, row, error)))
+                let isolation = Isolation::new(&factory.context(
+                    receiver.nodes[0],
+                    subtask,
+                    metrics.clone(),
+                    letters,
+                ));
+                partition.refusing(Box::new(move |batch, row, error| {
+                    isolation.refuse_row(batch, row, error)
+                }))
             }
             None => partition,
         }
     };
     TaskExits {
         metrics: metrics.clone(),
-        partitions: vertex.exits.iter().zip(&subtask.exits).map(partition).collect(),
-        tells_splits: vertex.exits.iter().map(|exit| makes_watermarks(definition, exit.to)).collect(),
+        partitions: vertex
+            .exits
+            .iter()
+            .zip(&subtask.exits)
+            .map(partition)
+            .collect(),
+        tells_splits: vertex
+            .exits
+            .iter()
+            .map(|exit| makes_watermarks(definition, exit.to))
+            .collect(),
     }
 }
 
@@ -219,37 +367,67 @@ fn makes_watermarks(definition: &Definition, vertex: usize) -> bool {
     let (graph, nodes) = (&definition.graph, &definition.graph.stream.nodes);
     let (mut seen, mut next) = (BTreeSet::new(), vec![vertex]);
     while let Some(vertex) = next.pop() {
-        let mut chained = graph.vertices[vertex].operators.iter().flat_map(|operator| &operator.nodes);
+        let mut chained = graph.vertices[vertex]
+            .operators
+            .iter()
+            .flat_map(|operator| &operator.nodes);
         if chained.any(|&node| matches!(nodes[node].body, Body::Timestamps { .. })) {
             return true;
         }
-        next.extend(graph.vertices[vertex].exits.iter().map(|exit| exit.to).filter(|to| seen.insert(*to)));
+        next.extend(
+            graph.vertices[vertex]
+                .exits
+                .iter()
+                .map(|exit| exit.to)
+                .filter(|to| seen.insert(*to)),
+        );
     }
     false
 }
 
-/// Starts the thread of a task. Whatever ends it, its chain is closed, an error ends the region, and `ended` is told.
-pub(crate) fn start(ready: Ready, control: Arc<Control>, ended: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    let Ready { name, mut task, mut gate, head, restored } = ready;
+/// Starts the thread of a task. Whatever ends it, its chain is closed, an error ends the region,
+/// and `ended` is told.
+pub(crate) fn start(
+    ready: Ready,
+    control: Arc<Control>,
+    ended: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>> {
+    let Ready {
+        name,
+        mut task,
+        mut gate,
+        head,
+        restored,
+    } = ready;
     let cancel = control.clone();
     let body = move || {
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let ran = run(&mut task, &mut gate, head, &restored);
-            ran.map_err(|error| if error.code() == code::PROCESS_MEMORY { control.memory.report(task.chain.state_bytes()) } else { error })
+            ran.map_err(|error| {
+                if error.code() == code::PROCESS_MEMORY {
+                    control.memory.report(task.chain.state_bytes())
+                } else {
+                    error
+                }
+            })
         }));
         let closed = std::panic::catch_unwind(AssertUnwindSafe(|| task.chain.close()));
         for result in [ran, closed] {
             match result {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => control.fail(error),
-                Err(panic) => control.fail(Error::internal(format!("a task panicked: {}", panic_text(panic.as_ref())))),
+                Err(panic) => control.fail(Error::internal(format!(
+                    "a task panicked: {}",
+                    panic_text(panic.as_ref())
+                ))),
             }
         }
         ended();
     };
     let builder = std::thread::Builder::new().name(name.chars().take(15).collect());
     builder.spawn(body).map_err(|e| {
-        let error = Error::internal(format!("no thread could be started for task {name}")).with_source(e);
+        let error =
+            Error::internal(format!("no thread could be started for task {name}")).with_source(e);
         cancel.fail(Control::cancelled());
         error
     })
@@ -262,8 +440,15 @@ fn run(task: &mut Task, gate: &mut InputGate, head: ReadyHead, restored: &Restor
         _ => None,
     };
     // The state of a source is its reader's.
-    let of_reader = |context: &OperatorContext| reader.as_ref().is_some_and(|uid| *uid == context.uid);
-    task.chain.restore(|context| if of_reader(context) { Ok(OperatorState::default()) } else { restored.state(&context.uid, context) })?;
+    let of_reader =
+        |context: &OperatorContext| reader.as_ref().is_some_and(|uid| *uid == context.uid);
+    task.chain.restore(|context| {
+        if of_reader(context) {
+            Ok(OperatorState::default())
+        } else {
+            restored.state(&context.uid, context)
+        }
+    })?;
     match head {
         ReadyHead::Gate => gate_task::run(task, gate),
         ReadyHead::Reader(mut reader) => reader.run(task, gate),
@@ -273,5 +458,6 @@ fn run(task: &mut Task, gate: &mut InputGate, head: ReadyHead, restored: &Restor
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
 }

@@ -1,9 +1,10 @@
 //! The two threads behind the checkpoints of an attempt.
 //!
-//! 1. The uploader takes what tasks report, in order. It writes frozen states as one object for each task and checkpoint, and passes
-//!    everything else on behind what the same task reported before.
-//! 2. The coordinator's thread tells the pure [`Coordinator`] what happened, and carries out what that decides: commands to tasks, the
-//!    manifest, the log.
+//! 1. The uploader takes what tasks report, in order. It writes frozen states as one object for
+//!    each task and checkpoint, and passes everything else on behind what the same task reported
+//!    before.
+//! 2. The coordinator's thread tells the pure [`Coordinator`] what happened, and carries out what
+//!    that decides: commands to tasks, the manifest, the log.
 
 use crate::control::{Control, Controls};
 use crate::disk_uploads::{DiskUploads, Place};
@@ -26,14 +27,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use streamrt_checkpoint::{
-    Action, Coordinator, EndState, Entry, Purpose, Request, SnapshotKind, Store, Stored, SubtaskSnapshot, object_path,
+    Action, Coordinator, EndState, Entry, Purpose, Request, SnapshotKind, Store, Stored,
+    SubtaskSnapshot, object_path,
 };
 use streamrt_types::{Barrier, Error, Result, code, failpoint};
 
 /// How often the coordinator looks at the clock at least.
 const TICK_MAX: Duration = Duration::from_millis(50);
 
-/// The stores of savepoints that are being made, by the number of the snapshot: coordinator and uploader share it.
+/// The stores of savepoints that are being made, by the number of the snapshot: coordinator and
+/// uploader share it.
 type SavepointStores = Arc<Mutex<BTreeMap<u64, Store>>>;
 
 /// What the coordinator's thread is told.
@@ -106,7 +109,11 @@ pub(crate) fn start(
     let (messages, received) = channel();
     let savepoints = SavepointStores::default();
     let mut uploader = Uploader::new(&durable, restored, savepoints.clone(), messages.clone());
-    let uploader = spawn("checkpoints", move || reported.into_iter().for_each(|report| uploader.report(report)))?;
+    let uploader = spawn("checkpoints", move || {
+        reported
+            .into_iter()
+            .for_each(|report| uploader.report(report))
+    })?;
     let thread = CoordinatorThread {
         coordinator: Coordinator::new(durable.settings(), durable.topology()),
         places: durable.places(),
@@ -123,18 +130,32 @@ pub(crate) fn start(
         statistics: shared.statistics.clone(),
     };
     let coordinator = spawn("coordinator", move || thread.run(&received))?;
-    Ok(Checkpoints { messages, reports, uploader, coordinator })
+    Ok(Checkpoints {
+        messages,
+        reports,
+        uploader,
+        coordinator,
+    })
 }
 
-fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
-    let no_thread = |e| Error::internal("no thread could be started for checkpoints").with_source(e);
-    std::thread::Builder::new().name(name.into()).spawn(body).map_err(no_thread)
+fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    let no_thread =
+        |e| Error::internal("no thread could be started for checkpoints").with_source(e);
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map_err(no_thread)
 }
 
 impl Checkpoints {
     /// Tells the uploader, and through it the coordinator, behind what all tasks have said so far.
     pub fn report(&self, report: Report) -> Result<()> {
-        self.reports.send(report).map_err(|_| Error::internal("the thread of the checkpoints is gone"))
+        self.reports
+            .send(report)
+            .map_err(|_| Error::internal("the thread of the checkpoints is gone"))
     }
 
     /// Waits for both threads, after all tasks are gone.
@@ -155,7 +176,8 @@ struct Uploader {
     max_parallelism: u32,
     disks: Option<Arc<Disks>>,
     files: DiskUploads,
-    /// By task, the object that the store got last. A state that has not changed since is not written again.
+    /// By task, the object that the store got last. A state that has not changed since is not
+    /// written again.
     last: BTreeMap<usize, Stored>,
     /// The same of those that grow at their end: what an enumerator has found.
     grown: Grown,
@@ -166,7 +188,12 @@ struct Uploader {
 }
 
 impl Uploader {
-    fn new(durable: &Durable, restored: &Restored, savepoints: SavepointStores, messages: Sender<Message>) -> Uploader {
+    fn new(
+        durable: &Durable,
+        restored: &Restored,
+        savepoints: SavepointStores,
+        messages: Sender<Message>,
+    ) -> Uploader {
         Uploader {
             store: durable.store().clone(),
             savepoints,
@@ -177,7 +204,12 @@ impl Uploader {
             last: BTreeMap::new(),
             grown: Grown::default(),
             places: durable.places(),
-            names: durable.topology().tasks.into_iter().map(|task| task.name).collect(),
+            names: durable
+                .topology()
+                .tasks
+                .into_iter()
+                .map(|task| task.name)
+                .collect(),
             messages,
         }
     }
@@ -185,18 +217,43 @@ impl Uploader {
     fn report(&mut self, report: Report) {
         let message = match report {
             Report::Snapshot(snapshot) => {
-                let (task, checkpoint, pause, began) = (snapshot.task, snapshot.checkpoint, snapshot.pause, Instant::now());
+                let (task, checkpoint, pause, began) = (
+                    snapshot.task,
+                    snapshot.checkpoint,
+                    snapshot.pause,
+                    Instant::now(),
+                );
                 match self.upload(snapshot) {
                     Ok(snapshot) => {
                         let full_bytes = snapshot.objects().map(|object| object.bytes).sum();
                         let bytes = full_bytes - snapshot.shared_bytes(checkpoint);
                         let micros = |duration: Duration| duration.as_micros() as u64;
-                        let (alignment_us, sync_us, async_us) = (micros(pause.alignment), micros(pause.sync), micros(began.elapsed()));
+                        let (alignment_us, sync_us, async_us) = (
+                            micros(pause.alignment),
+                            micros(pause.sync),
+                            micros(began.elapsed()),
+                        );
                         let name = self.names[task].clone();
-                        let report = SubtaskReport { name, alignment_us, sync_us, async_us, bytes, full_bytes };
-                        Message::Acknowledged { task, checkpoint, snapshot, report }
+                        let report = SubtaskReport {
+                            name,
+                            alignment_us,
+                            sync_us,
+                            async_us,
+                            bytes,
+                            full_bytes,
+                        };
+                        Message::Acknowledged {
+                            task,
+                            checkpoint,
+                            snapshot,
+                            report,
+                        }
                     }
-                    Err(error) => Message::Declined { task, checkpoint, reason: error.with_causes() },
+                    Err(error) => Message::Declined {
+                        task,
+                        checkpoint,
+                        reason: error.with_causes(),
+                    },
                 }
             }
             Report::Committed { task, checkpoint } => Message::Committed { task, checkpoint },
@@ -217,42 +274,80 @@ impl Uploader {
     fn upload(&mut self, snapshot: TaskSnapshot) -> Result<SubtaskSnapshot> {
         let (vertex, subtask) = self.places[snapshot.task];
         let dead_letters = snapshot.dead_letters;
-        let savepoint = self.savepoints.lock().unwrap_or_else(PoisonError::into_inner).get(&snapshot.checkpoint).cloned();
+        let savepoint = self
+            .savepoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&snapshot.checkpoint)
+            .cloned();
         let disks = self.disks.as_ref().filter(|_| savepoint.is_none());
         let (mut bytes, mut operators, mut disk_files) = (Vec::new(), Vec::new(), Vec::new());
-        // What is on disk has to be written, whatever becomes of the checkpoint: the next one holds only what changes from here on.
+        // What is on disk has to be written, whatever becomes of the checkpoint: the next one holds
+        // only what changes from here on.
         for (number, (uid, operator)) in snapshot.operators.into_iter().enumerate() {
             let folder = disks.map(|disks| disks.new_folder());
-            let (index, files) = operator.write_with_disk(&uid, self.max_parallelism, &mut bytes, folder.as_deref())?;
+            let (index, files) = operator.write_with_disk(
+                &uid,
+                self.max_parallelism,
+                &mut bytes,
+                folder.as_deref(),
+            )?;
             operators.push(index);
             disk_files.extend(files.map(|files| (number, uid, files)));
         }
         failpoint("snapshot.upload")?;
         let (mut files, place) = (Vec::new(), Place { vertex, subtask });
         for (number, uid, on_disk) in disk_files {
-            files.extend(self.files.upload(snapshot.checkpoint, place, number, &uid, &on_disk)?);
+            files.extend(
+                self.files
+                    .upload(snapshot.checkpoint, place, number, &uid, &on_disk)?,
+            );
         }
-        let kind = if savepoint.is_some() { SnapshotKind::Savepoint } else { SnapshotKind::Checkpoint };
+        let kind = if savepoint.is_some() {
+            SnapshotKind::Savepoint
+        } else {
+            SnapshotKind::Checkpoint
+        };
         let path = object_path(kind, snapshot.checkpoint, self.generation, vertex, subtask);
-        let grows = operators.iter().all(|index| index.uid.ends_with(ENUMERATOR_SUFFIX));
+        let grows = operators
+            .iter()
+            .all(|index| index.uid.ends_with(ENUMERATOR_SUFFIX));
         let (begins, object) = match &savepoint {
             _ if operators.is_empty() => (Vec::new(), None),
             Some(store) => (Vec::new(), Some(store.put(&path, bytes)?)),
             None if grows => {
-                let (begins, object) = self.grown.put(snapshot.task, &bytes, |bytes| self.store.put(&path, bytes))?;
+                let (begins, object) = self
+                    .grown
+                    .put(snapshot.task, &bytes, |bytes| self.store.put(&path, bytes))?;
                 (begins, Some(object))
             }
-            None => (Vec::new(), Some(self.put_if_new(snapshot.task, &path, bytes)?)),
+            None => (
+                Vec::new(),
+                Some(self.put_if_new(snapshot.task, &path, bytes)?),
+            ),
         };
-        Ok(SubtaskSnapshot { vertex, subtask, finished: false, object, begins, operators, files, dead_letters })
+        Ok(SubtaskSnapshot {
+            vertex,
+            subtask,
+            finished: false,
+            object,
+            begins,
+            operators,
+            files,
+            dead_letters,
+        })
     }
 }
 
 impl Uploader {
-    /// Puts an object into the job's store, unless that has the same bytes from the checkpoint before: then this one shares them. An object that
-    /// is shared has been so by every checkpoint since it was written, so as long as one of them may be published, deletion finds it named.
+    /// Puts an object into the job's store, unless that has the same bytes from the checkpoint
+    /// before: then this one shares them. An object that is shared has been so by every checkpoint
+    /// since it was written, so as long as one of them may be published, deletion finds it named.
     fn put_if_new(&mut self, task: usize, path: &str, bytes: Vec<u8>) -> Result<Stored> {
-        let same_length = self.last.get(&task).filter(|last| last.bytes == bytes.len() as u64);
+        let same_length = self
+            .last
+            .get(&task)
+            .filter(|last| last.bytes == bytes.len() as u64);
         if let Some(last) = same_length.filter(|last| Stored::of(&last.path, &bytes) == **last) {
             return Ok(last.clone());
         }
@@ -288,7 +383,8 @@ impl CoordinatorThread {
         loop {
             let message = messages.recv_timeout(self.durable.tick().min(TICK_MAX));
             if let Ok(Message::Acknowledged { .. }) = message {
-                failpoint("snapshot.acknowledged").unwrap_or_else(|error| self.controls.fail(error));
+                failpoint("snapshot.acknowledged")
+                    .unwrap_or_else(|error| self.controls.fail(error));
             }
             let actions = match message {
                 Ok(Message::Done) | Err(RecvTimeoutError::Disconnected) => return self.end(),
@@ -309,16 +405,29 @@ impl CoordinatorThread {
     fn end(mut self) -> Ending {
         self.note_commits();
         let upgrade = self.upgrade.map(|swap| swap.reply);
-        Ending { stopped_at: self.coordinator.stopped_at(), durable: self.durable, upgrade }
+        Ending {
+            stopped_at: self.coordinator.stopped_at(),
+            durable: self.durable,
+            upgrade,
+        }
     }
 
     fn message(&mut self, message: Message) -> Actions {
         match message {
-            Message::Acknowledged { task, checkpoint, snapshot, report } => {
+            Message::Acknowledged {
+                task,
+                checkpoint,
+                snapshot,
+                report,
+            } => {
                 self.statistics.acknowledged(checkpoint, report);
                 self.coordinator.acknowledged(task, checkpoint, snapshot)
             }
-            Message::Declined { task, checkpoint, reason } => self.coordinator.declined(task, checkpoint, &reason),
+            Message::Declined {
+                task,
+                checkpoint,
+                reason,
+            } => self.coordinator.declined(task, checkpoint, &reason),
             Message::Committed { task, checkpoint } => {
                 self.committed[task] = self.committed[task].max(checkpoint);
                 self.coordinator.committed(task, checkpoint)
@@ -329,7 +438,12 @@ impl CoordinatorThread {
                 self.coordinator.finished(task)
             }
             Message::Asked(request) => self.coordinator.request(request),
-            Message::Upgrade { definition, code, restarts, reply } => self.ask_for_upgrade(&definition, (code, restarts), reply),
+            Message::Upgrade {
+                definition,
+                code,
+                restarts,
+                reply,
+            } => self.ask_for_upgrade(&definition, (code, restarts), reply),
             Message::Suspend(suspend) => self.suspend(suspend),
             Message::Resume(resume) => self.resume(resume),
             Message::Done => Vec::new(),
@@ -350,8 +464,14 @@ impl CoordinatorThread {
                 Vec::new()
             }
             Ok(version) => {
-                let request = self.wishes.add(Wish::Upgrade(Swap { version, code, reply }));
-                request.map(|request| self.coordinator.request(request)).unwrap_or_default()
+                let request = self.wishes.add(Wish::Upgrade(Swap {
+                    version,
+                    code,
+                    reply,
+                }));
+                request
+                    .map(|request| self.coordinator.request(request))
+                    .unwrap_or_default()
             }
             Err(error) => {
                 answer(&reply, Err(error));
@@ -364,12 +484,22 @@ impl CoordinatorThread {
     fn suspend(&mut self, Suspend { tasks, reply }: Suspend) -> Actions {
         let actions = self.coordinator.suspend(&tasks);
         self.note_commits();
-        let committed = tasks.iter().map(|task| self.committed[*task]).min().unwrap_or_default();
+        let committed = tasks
+            .iter()
+            .map(|task| self.committed[*task])
+            .min()
+            .unwrap_or_default();
         let suspended = match self.coordinator.is_ending() {
             true => Ok(None),
-            false => self.durable.suspended().map(|kept| Some(Suspended { kept, committed })),
+            false => self
+                .durable
+                .suspended()
+                .map(|kept| Some(Suspended { kept, committed })),
         };
-        answer(&reply, suspended.or_else(|error| self.may_lead(error).map(|()| None)));
+        answer(
+            &reply,
+            suspended.or_else(|error| self.may_lead(error).map(|()| None)),
+        );
         actions
     }
 
@@ -382,7 +512,14 @@ impl CoordinatorThread {
         Ok(())
     }
 
-    fn resume(&mut self, Resume { checkpoint, mailboxes, .. }: Resume) -> Actions {
+    fn resume(
+        &mut self,
+        Resume {
+            checkpoint,
+            mailboxes,
+            ..
+        }: Resume,
+    ) -> Actions {
         for (task, mailbox) in mailboxes {
             self.mailboxes[task] = mailbox;
             (self.committed[task], self.dead_letters[task]) = (checkpoint, 0);
@@ -392,20 +529,40 @@ impl CoordinatorThread {
 
     fn carry_out(&mut self, action: Action<SubtaskSnapshot>) -> Result<Actions> {
         match action {
-            Action::Trigger { checkpoint, purpose, tasks } => self.trigger(checkpoint, purpose, &tasks),
-            Action::Publish { checkpoint, purpose, snapshots } => return self.publish(checkpoint, purpose, snapshots),
-            Action::Complete { checkpoint, purpose } => self.complete(checkpoint, purpose)?,
-            Action::Abort { checkpoint, purpose, reason } => self.abort(checkpoint, purpose, reason),
+            Action::Trigger {
+                checkpoint,
+                purpose,
+                tasks,
+            } => self.trigger(checkpoint, purpose, &tasks),
+            Action::Publish {
+                checkpoint,
+                purpose,
+                snapshots,
+            } => return self.publish(checkpoint, purpose, snapshots),
+            Action::Complete {
+                checkpoint,
+                purpose,
+            } => self.complete(checkpoint, purpose)?,
+            Action::Abort {
+                checkpoint,
+                purpose,
+                reason,
+            } => self.abort(checkpoint, purpose, reason),
             Action::Stop => self.controls.fail(Control::cancelled()),
-            Action::Fail { reason } | Action::RollBack { reason } => return Err(Error::new(code::CHECKPOINT_FAILED, reason)),
+            Action::Fail { reason } | Action::RollBack { reason } => {
+                return Err(Error::new(code::CHECKPOINT_FAILED, reason));
+            }
             Action::Retire { checkpoint } => self.durable.retire(checkpoint)?,
-            Action::Refuse { request, reason } => self.wishes.refuse(request, Error::new(code::CHECKPOINT_FAILED, reason)),
+            Action::Refuse { request, reason } => self
+                .wishes
+                .refuse(request, Error::new(code::CHECKPOINT_FAILED, reason)),
         }
         Ok(Vec::new())
     }
 
     fn trigger(&mut self, checkpoint: u64, purpose: Purpose, tasks: &[usize]) {
-        self.statistics.begins(checkpoint, kind_name(purpose), self.durable.now_ms());
+        self.statistics
+            .begins(checkpoint, kind_name(purpose), self.durable.now_ms());
         match purpose {
             Purpose::Savepoint { request, .. } => {
                 let store = self.wishes.begin_savepoint(request);
@@ -414,19 +571,28 @@ impl CoordinatorThread {
             Purpose::Upgrade { request } => self.hand_out(checkpoint, request),
             Purpose::Checkpoint | Purpose::Stop => {}
         }
-        tasks.iter().for_each(|task| self.mailboxes[*task].send(Command::Trigger(Barrier { checkpoint })));
+        tasks
+            .iter()
+            .for_each(|task| self.mailboxes[*task].send(Command::Trigger(Barrier { checkpoint })));
     }
 
     /// Gives each task its code, before the barrier of an upgrade is anywhere.
     fn hand_out(&mut self, checkpoint: u64, request: u64) {
-        let Some(mut swap) = self.wishes.begin_upgrade(request) else { return };
+        let Some(mut swap) = self.wishes.begin_upgrade(request) else {
+            return;
+        };
         let code = std::mem::take(&mut swap.code);
-        self.mailboxes.iter().zip(code).for_each(|(mailbox, code)| mailbox.put_code(checkpoint, code));
+        self.mailboxes
+            .iter()
+            .zip(code)
+            .for_each(|(mailbox, code)| mailbox.put_code(checkpoint, code));
         self.upgrade = Some(swap);
     }
 
     fn stores(&self) -> MutexGuard<'_, BTreeMap<u64, Store>> {
-        self.savepoints.lock().unwrap_or_else(PoisonError::into_inner)
+        self.savepoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn abort(&mut self, checkpoint: u64, purpose: Purpose, reason: String) {
@@ -435,24 +601,30 @@ impl CoordinatorThread {
         match purpose {
             // One that is made anew is asked for still.
             Purpose::Savepoint { request, .. } if !self.coordinator.holds(request) => {
-                self.wishes.refuse(request, Error::new(code::CHECKPOINT_FAILED, &*reason));
+                self.wishes
+                    .refuse(request, Error::new(code::CHECKPOINT_FAILED, &*reason));
             }
             // Whoever waits for an upgrade hears of it when the job runs again.
             Purpose::Savepoint { .. } | Purpose::Upgrade { .. } => {}
-            Purpose::Checkpoint | Purpose::Stop => self.durable.say(&format!("checkpoint {checkpoint} failed: {reason}")),
+            Purpose::Checkpoint | Purpose::Stop => self
+                .durable
+                .say(&format!("checkpoint {checkpoint} failed: {reason}")),
         }
-        self.statistics.ends(checkpoint, CheckpointStatus::Failed { reason });
+        self.statistics
+            .ends(checkpoint, CheckpointStatus::Failed { reason });
     }
 
     fn complete(&mut self, checkpoint: u64, purpose: Purpose) -> Result<()> {
         // It counts, whatever fails from here on.
-        self.statistics.ends(checkpoint, CheckpointStatus::Published);
+        self.statistics
+            .ends(checkpoint, CheckpointStatus::Published);
         self.stores().remove(&checkpoint);
         match (purpose, self.upgrade.take()) {
             (Purpose::Savepoint { request, .. }, _) => self.wishes.fulfil(request, checkpoint),
             (Purpose::Upgrade { .. }, Some(swap)) => {
                 let pause = self.statistics.longest_pause(checkpoint);
-                self.versions.upgraded(self.durable.definition(), swap.version.before());
+                self.versions
+                    .upgraded(self.durable.definition(), swap.version.before());
                 answer(&swap.reply, Ok(Swapped { checkpoint, pause }));
             }
             _ => {}
@@ -464,13 +636,22 @@ impl CoordinatorThread {
         Ok(())
     }
 
-    fn publish(&mut self, checkpoint: u64, purpose: Purpose, snapshots: Vec<Option<SubtaskSnapshot>>) -> Result<Actions> {
-        let of_task = |(snapshot, task): (Option<SubtaskSnapshot>, usize)| snapshot.unwrap_or_else(|| self.finished(task));
+    fn publish(
+        &mut self,
+        checkpoint: u64,
+        purpose: Purpose,
+        snapshots: Vec<Option<SubtaskSnapshot>>,
+    ) -> Result<Actions> {
+        let of_task = |(snapshot, task): (Option<SubtaskSnapshot>, usize)| {
+            snapshot.unwrap_or_else(|| self.finished(task))
+        };
         let subtasks = snapshots.into_iter().zip(0..).map(of_task).collect();
         self.note_commits();
         match self.publish_as(checkpoint, purpose, subtasks) {
             Ok(()) => Ok(self.coordinator.published(checkpoint)),
-            Err(error) if self.durable.leads() => Ok(self.coordinator.publish_failed(checkpoint, &error.with_causes())),
+            Err(error) if self.durable.leads() => Ok(self
+                .coordinator
+                .publish_failed(checkpoint, &error.with_causes())),
             Err(error) => Err(error),
         }
     }
@@ -478,29 +659,67 @@ impl CoordinatorThread {
     /// What a checkpoint holds of a task that is gone.
     fn finished(&self, task: usize) -> SubtaskSnapshot {
         let (vertex, subtask) = self.places[task];
-        SubtaskSnapshot { dead_letters: self.dead_letters[task], ..SubtaskSnapshot::finished(vertex, subtask) }
+        SubtaskSnapshot {
+            dead_letters: self.dead_letters[task],
+            ..SubtaskSnapshot::finished(vertex, subtask)
+        }
     }
 
     /// Lets the next entry of the log say what all tasks have committed.
     fn note_commits(&mut self) {
-        self.durable.commits_done(self.committed.iter().copied().min().unwrap_or_default());
+        self.durable
+            .commits_done(self.committed.iter().copied().min().unwrap_or_default());
     }
 
     /// A checkpoint of an upgrade is one of the new version, unless it cannot be published.
-    fn publish_as(&mut self, checkpoint: u64, purpose: Purpose, subtasks: Vec<SubtaskSnapshot>) -> Result<()> {
+    fn publish_as(
+        &mut self,
+        checkpoint: u64,
+        purpose: Purpose,
+        subtasks: Vec<SubtaskSnapshot>,
+    ) -> Result<()> {
         let (commits, drained) = (purpose.commits(), self.wishes.wants_drain());
         let savepoint = self.stores().get(&checkpoint).cloned();
-        let CoordinatorThread { durable, upgrade, versions, .. } = self;
+        let CoordinatorThread {
+            durable,
+            upgrade,
+            versions,
+            ..
+        } = self;
         match (purpose, upgrade) {
             (Purpose::Upgrade { .. }, Some(swap)) => {
                 durable.exchange(&mut swap.version);
-                let before = if durable.definition().probation().is_zero() { Vec::new() } else { swap.version.before().plugins };
-                let snapshot = Publication { checkpoint, savepoint: None, commits, drained, before, subtasks };
-                durable.publish(snapshot).inspect_err(|_| durable.exchange(&mut swap.version))
+                let before = if durable.definition().probation().is_zero() {
+                    Vec::new()
+                } else {
+                    swap.version.before().plugins
+                };
+                let snapshot = Publication {
+                    checkpoint,
+                    savepoint: None,
+                    commits,
+                    drained,
+                    before,
+                    subtasks,
+                };
+                durable
+                    .publish(snapshot)
+                    .inspect_err(|_| durable.exchange(&mut swap.version))
             }
             _ => {
-                let before = if savepoint.is_some() { Vec::new() } else { versions.before() };
-                durable.publish(Publication { checkpoint, savepoint, commits, drained, before, subtasks })?;
+                let before = if savepoint.is_some() {
+                    Vec::new()
+                } else {
+                    versions.before()
+                };
+                durable.publish(Publication {
+                    checkpoint,
+                    savepoint,
+                    commits,
+                    drained,
+                    before,
+                    subtasks,
+                })?;
                 versions.published();
                 Ok(())
             }
@@ -508,7 +727,9 @@ impl CoordinatorThread {
     }
 
     fn tell_all(&self, command: Command) {
-        self.mailboxes.iter().for_each(|mailbox| mailbox.send(command));
+        self.mailboxes
+            .iter()
+            .for_each(|mailbox| mailbox.send(command));
     }
 }
 
@@ -520,19 +741,26 @@ fn kind_name(purpose: Purpose) -> &'static str {
     }
 }
 
-/// What is written when the user has cancelled the job: its sinks were told, and what no checkpoint names is withdrawn.
+/// What is written when the user has cancelled the job: its sinks were told, and what no checkpoint
+/// names is withdrawn.
 pub(crate) fn cancel(durable: &mut Durable) -> Result<()> {
     durable.withdraw()?;
-    durable.append(Entry::Ended { state: EndState::Canceled })
+    durable.append(Entry::Ended {
+        state: EndState::Canceled,
+    })
 }
 
 /// What is written when the job was stopped with a checkpoint, which its sinks have committed.
 pub(crate) fn stopped(durable: &mut Durable) -> Result<()> {
-    durable.append(Entry::Ended { state: EndState::Stopped })
+    durable.append(Entry::Ended {
+        state: EndState::Stopped,
+    })
 }
 
 /// What is written when the job has ended by itself.
 pub(crate) fn finish(durable: &mut Durable) -> Result<()> {
     failpoint("end.before-log")?;
-    durable.append(Entry::Ended { state: EndState::Finished })
+    durable.append(Entry::Ended {
+        state: EndState::Finished,
+    })
 }

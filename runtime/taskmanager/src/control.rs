@@ -1,5 +1,5 @@
-//! What the tasks of a region share: what is wanted of the job, whether to give up, and the first error; and what is said to all regions of a
-//! job.
+//! What the tasks of a region share: what is wanted of the job, whether to give up, and the first
+//! error; and what is said to all regions of a job.
 
 use crate::wishes::Wishes;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,25 +21,47 @@ pub struct Control {
 }
 
 impl Control {
-    fn new(wishes: &Arc<Wishes>, has_checkpoints: bool, memory: &Arc<ProcessMemory>) -> Arc<Control> {
-        Arc::new(Control { wishes: wishes.clone(), has_checkpoints, memory: memory.clone(), ..Control::default() })
+    fn new(
+        wishes: &Arc<Wishes>,
+        has_checkpoints: bool,
+        memory: &Arc<ProcessMemory>,
+    ) -> Arc<Control> {
+        Arc::new(Control {
+            wishes: wishes.clone(),
+            has_checkpoints,
+            memory: memory.clone(),
+            ..Control::default()
+        })
     }
 
-    /// For what is done before tasks run: who waits for something outside gives up when a user wants the job to end.
+    /// For what is done before tasks run: who waits for something outside gives up when a user
+    /// wants the job to end.
     pub fn before_tasks(wishes: &Arc<Wishes>) -> Arc<Control> {
-        Arc::new(Control { wishes: wishes.clone(), cancel: wishes.ends(), ..Control::default() })
+        Arc::new(Control {
+            wishes: wishes.clone(),
+            cancel: wishes.ends(),
+            ..Control::default()
+        })
     }
 
     pub fn watch(&self, waker: GateWaker) {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+        self.wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(waker);
     }
 
     /// Lets tasks that wait look at what is wanted.
     fn wake(&self) {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(GateWaker::wake);
+        self.wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .for_each(GateWaker::wake);
     }
 
-    /// Whether the sources are to end as if their input did: the final watermark follows, and everything fires.
+    /// Whether the sources are to end as if their input did: the final watermark follows, and
+    /// everything fires.
     pub fn is_drained(&self) -> bool {
         self.wishes.wants_drain()
     }
@@ -52,12 +74,19 @@ impl Control {
     /// Ends every task at once. The first error that is no consequence of another one is kept.
     pub fn fail(&self, error: Error) {
         let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.as_ref().is_none_or(|known| known.code() == code::CANCELLED) {
+        if first
+            .as_ref()
+            .is_none_or(|known| known.code() == code::CANCELLED)
+        {
             *first = Some(error);
         }
         drop(first);
         self.cancel.store(true, Ordering::SeqCst);
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(GateWaker::close);
+        self.wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .for_each(GateWaker::close);
     }
 
     pub fn is_cancelled(&self) -> bool {
@@ -75,11 +104,15 @@ impl Control {
     }
 
     pub fn take_error(&self) -> Option<Error> {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }
 
-/// The controls of all regions of an attempt. What is said to the job is said to each of them, also to those that start again later.
+/// The controls of all regions of an attempt. What is said to the job is said to each of them, also
+/// to those that start again later.
 #[derive(Default)]
 pub struct Controls {
     wishes: Arc<Wishes>,
@@ -98,11 +131,27 @@ struct Said {
 }
 
 impl Controls {
-    /// `wishes` are those that the job's users have, in whatever attempt; `memory` is what the process may hold.
-    pub fn new(n_regions: usize, wishes: &Arc<Wishes>, has_checkpoints: bool, memory: ProcessMemory) -> Controls {
+    /// `wishes` are those that the job's users have, in whatever attempt; `memory` is what the
+    /// process may hold.
+    pub fn new(
+        n_regions: usize,
+        wishes: &Arc<Wishes>,
+        has_checkpoints: bool,
+        memory: ProcessMemory,
+    ) -> Controls {
         let memory = Arc::new(memory);
-        let regions = (0..n_regions).map(|_| Control::new(wishes, has_checkpoints, &memory)).collect();
-        Controls { wishes: wishes.clone(), has_checkpoints, memory, said: Mutex::new(Said { regions, ..Said::default() }) }
+        let regions = (0..n_regions)
+            .map(|_| Control::new(wishes, has_checkpoints, &memory))
+            .collect();
+        Controls {
+            wishes: wishes.clone(),
+            has_checkpoints,
+            memory,
+            said: Mutex::new(Said {
+                regions,
+                ..Said::default()
+            }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Said> {
@@ -137,16 +186,25 @@ impl Controls {
 
     /// Lets all tasks look at what is wanted.
     pub fn wake(&self) {
-        self.lock().regions.iter().for_each(|control| control.wake());
+        self.lock()
+            .regions
+            .iter()
+            .for_each(|control| control.wake());
     }
 
     /// Ends all regions at once. The first error that is no consequence of another one is kept.
     pub fn fail(&self, error: Error) {
         let mut said = self.lock();
-        if said.error.as_ref().is_none_or(|known| known.code() == code::CANCELLED) {
+        if said
+            .error
+            .as_ref()
+            .is_none_or(|known| known.code() == code::CANCELLED)
+        {
             said.error = Some(error);
         }
-        said.regions.iter().for_each(|control| control.fail(Control::cancelled()));
+        said.regions
+            .iter()
+            .for_each(|control| control.fail(Control::cancelled()));
     }
 
     pub fn is_failed(&self) -> bool {

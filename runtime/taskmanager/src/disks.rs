@@ -1,8 +1,10 @@
-//! The disks of a job's keyed state in this process: where their folders are, and what they are made of at a start.
+//! The disks of a job's keyed state in this process: where their folders are, and what they are
+//! made of at a start.
 //!
-//! Invariants: a folder belongs to one process, which holds a lock in it; a folder whose lock nobody holds is removed by the next process. What
-//! does not bear our name, our marker, our user and our mode is never removed, and no link is followed: the user may have named a folder that
-//! is full of other things.
+//! Invariants: a folder belongs to one process, which holds a lock in it; a folder whose lock
+//! nobody holds is removed by the next process. What does not bear our name, our marker, our user
+//! and our mode is never removed, and no link is followed: the user may have named a folder that is
+//! full of other things.
 
 use crate::restored::Restored;
 use std::fs::File;
@@ -45,7 +47,12 @@ impl Disks {
     /// S7007 if no folder can be made.
     pub fn new(state: StateBackend, configuration: &Configuration) -> Result<Disks> {
         let budget = Arc::new(MemoryBudget::new(configuration.state_table_bytes()));
-        Ok(Disks { backend: state.backend, budget, folder: ProcessFolder::new(&state.folder)?, n_made: AtomicU64::new(0) })
+        Ok(Disks {
+            backend: state.backend,
+            budget,
+            folder: ProcessFolder::new(&state.folder)?,
+            n_made: AtomicU64::new(0),
+        })
     }
 
     /// Removes everything, when the job has ended.
@@ -55,11 +62,18 @@ impl Disks {
 
     /// A folder that is not there yet.
     pub fn new_folder(&self) -> PathBuf {
-        self.folder.path.join(self.n_made.fetch_add(1, Ordering::Relaxed).to_string())
+        self.folder
+            .path
+            .join(self.n_made.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
     /// What opens the disk of an operator of a subtask, with what a checkpoint kept of it.
-    pub fn disk(self: &Arc<Self>, restored: &Arc<Restored>, uid: &Arc<str>, share: Share) -> Arc<LazyDisk> {
+    pub fn disk(
+        self: &Arc<Self>,
+        restored: &Arc<Restored>,
+        uid: &Arc<str>,
+        share: Share,
+    ) -> Arc<LazyDisk> {
         let (disks, restored, uid) = (self.clone(), restored.clone(), uid.clone());
         Arc::new(LazyDisk::new(move || disks.open(&restored, &uid, share)))
     }
@@ -68,7 +82,12 @@ impl Disks {
         let fetched = DiskFiles::new(self.new_folder());
         let (parts, states) = restored.disk_parts(uid, share, fetched.folder())?;
         let disk = self.backend.open(&self.new_folder(), &parts)?;
-        Ok(StateDisk::new(disk, self.budget.clone(), share.max_parallelism, states))
+        Ok(StateDisk::new(
+            disk,
+            self.budget.clone(),
+            share.max_parallelism,
+            states,
+        ))
     }
 }
 
@@ -82,7 +101,13 @@ struct ProcessFolder {
 
 impl ProcessFolder {
     fn new(parent: &Path) -> Result<ProcessFolder> {
-        let failed = |e| Error::new(code::STORE, format!("no folder for state can be made in {}", parent.display())).with_source(e);
+        let failed = |e| {
+            Error::new(
+                code::STORE,
+                format!("no folder for state can be made in {}", parent.display()),
+            )
+            .with_source(e)
+        };
         let made = Folder::open(parent).and_then(ProcessFolder::make);
         made.map_err(failed)
     }
@@ -96,7 +121,12 @@ impl ProcessFolder {
         lock.lock()?;
         // From now on it may be taken for abandoned.
         folder.write_new(MARKER, MARKED)?;
-        Ok(ProcessFolder { path: folder.path().to_owned(), parent, name, _lock: lock })
+        Ok(ProcessFolder {
+            path: folder.path().to_owned(),
+            parent,
+            name,
+            _lock: lock,
+        })
     }
 
     fn remove(&self) {
@@ -111,10 +141,17 @@ impl Drop for ProcessFolder {
     }
 }
 
-/// Removes the folders of processes that were killed. Whatever is not as we make it stays: it belongs to somebody, or is no folder of ours.
+/// Removes the folders of processes that were killed. Whatever is not as we make it stays: it
+/// belongs to somebody, or is no folder of ours.
 fn remove_abandoned(parent: &Folder, user: u32) {
-    for name in parent.names().unwrap_or_default().iter().filter(|name| is_ours(name)) {
-        // What cannot be looked at or removed is no hindrance, and whoever else removes it at the same time does what is wanted.
+    for name in parent
+        .names()
+        .unwrap_or_default()
+        .iter()
+        .filter(|name| is_ours(name))
+    {
+        // What cannot be looked at or removed is no hindrance, and whoever else removes it at the
+        // same time does what is wanted.
         let _ = remove_if_abandoned(parent, name, user);
     }
 }
@@ -122,15 +159,26 @@ fn remove_abandoned(parent: &Folder, user: u32) {
 fn remove_if_abandoned(parent: &Folder, name: &str, user: u32) -> io::Result<()> {
     let folder = parent.existing(name)?;
     folder.check_private(user)?;
-    let is_marked = folder.read(MARKER, MARKED.len() as u64)?.is_some_and(|found| found == MARKED);
+    let is_marked = folder
+        .read(MARKER, MARKED.len() as u64)?
+        .is_some_and(|found| found == MARKED);
     // Held until the folder is gone.
-    let Some(lock) = folder.file(LOCK)?.filter(|_| is_marked) else { return Ok(()) };
-    if lock.try_lock().is_ok() { parent.remove_folder(name) } else { Ok(()) }
+    let Some(lock) = folder.file(LOCK)?.filter(|_| is_marked) else {
+        return Ok(());
+    };
+    if lock.try_lock().is_ok() {
+        parent.remove_folder(name)
+    } else {
+        Ok(())
+    }
 }
 
 fn is_ours(name: &str) -> bool {
     let token = name.strip_prefix(NAME).unwrap_or_default();
-    token.len() == TOKEN_DIGITS && token.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    token.len() == TOKEN_DIGITS
+        && token
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -141,7 +189,10 @@ mod tests {
 
     /// A folder that a killed process has left, with something in it.
     fn abandoned(parent: &Path, digit: char) -> PathBuf {
-        let path = parent.join(format!("{NAME}{}", String::from(digit).repeat(TOKEN_DIGITS)));
+        let path = parent.join(format!(
+            "{NAME}{}",
+            String::from(digit).repeat(TOKEN_DIGITS)
+        ));
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
         fs::write(path.join(MARKER), MARKED).unwrap();
@@ -158,7 +209,10 @@ mod tests {
         let abandoned = abandoned(parent.path(), 'a');
         let other = ProcessFolder::new(parent.path()).unwrap();
         assert_eq!((held.path.exists(), abandoned.exists()), (true, false));
-        assert_eq!(fs::metadata(&other.path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            fs::metadata(&other.path).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         let path = other.path.clone();
         drop(other);
         assert!(!path.exists());
@@ -189,7 +243,10 @@ mod tests {
         // A pipe under the name of the lock must not be waited for.
         check_kept(|path| {
             fs::remove_file(path.join(LOCK)).unwrap();
-            let made = std::process::Command::new("mkfifo").arg(path.join(LOCK)).status().unwrap();
+            let made = std::process::Command::new("mkfifo")
+                .arg(path.join(LOCK))
+                .status()
+                .unwrap();
             assert!(made.success());
         });
         // The whole folder is somewhere else, and a link stands in its place.
@@ -199,11 +256,18 @@ mod tests {
         });
     }
 
-    /// The projects, photographs and caches of other people, one of which holds a file that is called `lock`.
+    /// The projects, photographs and caches of other people, one of which holds a file that is
+    /// called `lock`.
     #[test]
     fn neighbours_stay() {
         let parent = tempfile::tempdir().unwrap();
-        let names = ["project", "0123456789abcdef0123456789abcdef", "streamrt-state-", "streamrt-state-x", "streamrt-state-00"];
+        let names = [
+            "project",
+            "0123456789abcdef0123456789abcdef",
+            "streamrt-state-",
+            "streamrt-state-x",
+            "streamrt-state-00",
+        ];
         for name in names {
             let folder = parent.path().join(name);
             fs::create_dir(&folder).unwrap();
@@ -212,6 +276,10 @@ mod tests {
             fs::write(folder.join(MARKER), MARKED).unwrap();
         }
         drop(ProcessFolder::new(parent.path()).unwrap());
-        assert!(names.iter().all(|name| parent.path().join(name).join(LOCK).exists()));
+        assert!(
+            names
+                .iter()
+                .all(|name| parent.path().join(name).join(LOCK).exists())
+        );
     }
 }

@@ -16,16 +16,23 @@ pub struct TaskExits {
 
 impl TaskExits {
     pub fn barrier(&mut self, barrier: Barrier) -> Result<()> {
-        self.partitions.iter_mut().try_for_each(|partition| partition.barrier(barrier))
+        self.partitions
+            .iter_mut()
+            .try_for_each(|partition| partition.barrier(barrier))
     }
 
     pub fn end_of_input(&mut self) -> Result<()> {
-        self.partitions.iter_mut().try_for_each(ResultPartition::end_of_input)
+        self.partitions
+            .iter_mut()
+            .try_for_each(ResultPartition::end_of_input)
     }
 
     /// How long sends have waited since the last call.
     pub fn take_blocked(&mut self) -> Duration {
-        self.partitions.iter_mut().map(ResultPartition::take_blocked).sum()
+        self.partitions
+            .iter_mut()
+            .map(ResultPartition::take_blocked)
+            .sum()
     }
 }
 
@@ -44,6 +51,10 @@ impl Exits for TaskExits {
     }
 
     fn split_finished(&mut self, exit: usize, number: u64) -> Result<()> {
-        if self.tells_splits[exit] { self.partitions[exit].split_finished(number) } else { Ok(()) }
+        if self.tells_splits[exit] {
+            self.partitions[exit].split_finished(number)
+        } else {
+            Ok(())
+        }
     }
 }

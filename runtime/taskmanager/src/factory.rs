@@ -1,4 +1,5 @@
-//! From the job graph to operators: the only place that knows which operator runs which kind of node.
+//! From the job graph to operators: the only place that knows which operator runs which kind of
+//! node.
 
 use crate::attempt;
 use crate::control::Control;
@@ -12,10 +13,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::ApprovalKey;
-use streamrt_graph::{ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask};
+use streamrt_graph::{
+    ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask,
+};
 use streamrt_operator::{
-    FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext, RunningAggregateOperator, Sink, SinkOperator, Source,
-    TaskMetrics, TransformOperator, WRITE_AHEAD_BYTES, WriteAheadSink,
+    FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext,
+    RunningAggregateOperator, Sink, SinkOperator, Source, TaskMetrics, TransformOperator,
+    WRITE_AHEAD_BYTES, WriteAheadSink,
 };
 use streamrt_plugin::{ChainSpec, Grants, Log, Plugin, SinkSpec};
 use streamrt_state::Share;
@@ -32,7 +36,8 @@ pub struct LoadedPlugin {
     pub args: Vec<String>,
     /// The component itself, which is kept beside the checkpoints.
     pub component: Arc<Vec<u8>>,
-    /// The digest of the component that the job was started with, where an upgrade has put this one in its place.
+    /// The digest of the component that the job was started with, where an upgrade has put this one
+    /// in its place.
     pub replaces: Option<String>,
     /// Approves of it in manifests, for the restarts that come; None: each of them has to be told.
     pub approvals: Option<Arc<ApprovalKey>>,
@@ -65,7 +70,11 @@ impl Definition {
 
     /// The subtasks of these vertices, with their numbers in the execution graph.
     pub fn tasks_of(&self, vertices: &[usize]) -> impl Iterator<Item = (usize, &Subtask)> {
-        self.execution.subtasks.iter().enumerate().filter(|(_, subtask)| vertices.contains(&subtask.vertex))
+        self.execution
+            .subtasks
+            .iter()
+            .enumerate()
+            .filter(|(_, subtask)| vertices.contains(&subtask.vertex))
     }
 }
 
@@ -85,9 +94,13 @@ pub(crate) struct Factory<'a> {
 /// `Invalid` if a connector or its options are wrong.
 pub(crate) fn sources(graph: &JobGraph) -> Result<Vec<Option<Arc<dyn Source>>>> {
     let source = |node: &StreamNode| match &node.body {
-        Body::Source { connector, options, schema } => {
-            streamrt_connector::source(connector, options, schema).map(Some).map_err(|e| e.at(format!("source `{}`", node.uid)))
-        }
+        Body::Source {
+            connector,
+            options,
+            schema,
+        } => streamrt_connector::source(connector, options, schema)
+            .map(Some)
+            .map_err(|e| e.at(format!("source `{}`", node.uid))),
         _ => Ok(None),
     };
     graph.stream.nodes.iter().map(source).collect()
@@ -109,14 +122,31 @@ pub(crate) fn check_grants(graph: &JobGraph, grants: &Grants) -> Result<()> {
 
 impl Factory<'_> {
     /// `letters` are those of the task.
-    pub fn context(&self, node: usize, subtask: &Subtask, metrics: Arc<TaskMetrics>, letters: &DeadLetters) -> OperatorContext {
+    pub fn context(
+        &self,
+        node: usize,
+        subtask: &Subtask,
+        metrics: Arc<TaskMetrics>,
+        letters: &DeadLetters,
+    ) -> OperatorContext {
         let (definition, letters) = (self.definition, letters.clone());
-        let (parallelism, max_parallelism) = (definition.graph.vertices[subtask.vertex].parallelism, definition.max_parallelism);
+        let (parallelism, max_parallelism) = (
+            definition.graph.vertices[subtask.vertex].parallelism,
+            definition.max_parallelism,
+        );
         let key_groups = KeyGroupRange::of_subtask(max_parallelism, parallelism, subtask.index);
-        let share = Share { subtask: subtask.index, parallelism, key_groups, max_parallelism };
+        let share = Share {
+            subtask: subtask.index,
+            parallelism,
+            key_groups,
+            max_parallelism,
+        };
         let uid: Arc<str> = Arc::from(definition.graph.stream.nodes[node].uid.as_str());
         OperatorContext {
-            disk: definition.disks.as_ref().map(|disks| disks.disk(&self.restored, &uid, share)),
+            disk: definition
+                .disks
+                .as_ref()
+                .map(|disks| disks.disk(&self.restored, &uid, share)),
             job: self.job.clone(),
             generation: self.generation,
             cancel: self.control.cancel_flag(),
@@ -133,9 +163,11 @@ impl Factory<'_> {
         }
     }
 
-    /// The operators of a subtask, and where their code is replaced. Sinks get counters of their own, which are added to `sinks`.
+    /// The operators of a subtask, and where their code is replaced. Sinks get counters of their
+    /// own, which are added to `sinks`.
     ///
-    /// `task` is the subtask's number in the job. The last operator takes part in checkpoints for the task's dead letters.
+    /// `task` is the subtask's number in the job. The last operator takes part in checkpoints for
+    /// the task's dead letters.
     pub fn chain(
         &self,
         (task, subtask): (usize, &Subtask),
@@ -149,7 +181,12 @@ impl Factory<'_> {
         for (number, chained) in vertex.operators.iter().enumerate() {
             let node = chained.nodes[0];
             let is_reader = number == 0 && matches!(vertex.head, Head::Reader { .. });
-            let place = |e: Error| e.at(format!("node `{}`", self.definition.graph.stream.nodes[node].uid));
+            let place = |e: Error| {
+                e.at(format!(
+                    "node `{}`",
+                    self.definition.graph.stream.nodes[node].uid
+                ))
+            };
             let operator = if is_reader {
                 Box::new(Forwarder) as Box<dyn Operator>
             } else {
@@ -162,12 +199,23 @@ impl Factory<'_> {
                 }
                 false => metrics.clone(),
             };
-            chain.push(operator, self.context(node, subtask, metrics, letters), chained.targets.clone());
+            chain.push(
+                operator,
+                self.context(node, subtask, metrics, letters),
+                chained.targets.clone(),
+            );
         }
         if let Some(first) = vertex.operators.first() {
             let first = self.context(first.nodes[0], subtask, Arc::default(), letters);
-            let context = OperatorContext { uid: format!("{}{DEAD_LETTERS_SUFFIX}", first.uid).into(), ..first };
-            chain.push(Box::new(DeadLetterOperator::new(letters.clone(), task as u32)), context, Vec::new());
+            let context = OperatorContext {
+                uid: format!("{}{DEAD_LETTERS_SUFFIX}", first.uid).into(),
+                ..first
+            };
+            chain.push(
+                Box::new(DeadLetterOperator::new(letters.clone(), task as u32)),
+                context,
+                Vec::new(),
+            );
         }
         Ok((chain, seats))
     }
@@ -175,27 +223,50 @@ impl Factory<'_> {
     /// New instances of the code of a subtask, opened, in the order of its seats.
     pub fn user_code(&self, subtask: &Subtask) -> Result<UserCode> {
         let vertex = &self.definition.graph.vertices[subtask.vertex];
-        vertex.operators.iter().flat_map(|chained| self.calls(chained)).map(|functions| self.user(&functions, subtask)).collect()
+        vertex
+            .operators
+            .iter()
+            .flat_map(|chained| self.calls(chained))
+            .map(|functions| self.user(&functions, subtask))
+            .collect()
     }
 
     /// The functions that an operator calls, each with those that are called together with it.
     fn calls(&self, chained: &ChainedOperator) -> Vec<Vec<&FunctionRef>> {
         let stream = &self.definition.graph.stream;
-        let functions: Vec<&FunctionRef> = chained.nodes.iter().flat_map(|node| stream.functions_of(*node)).collect();
+        let functions: Vec<&FunctionRef> = chained
+            .nodes
+            .iter()
+            .flat_map(|node| stream.functions_of(*node))
+            .collect();
         match stream.nodes[chained.nodes[0]].body {
             Body::Function { .. } => vec![functions],
             // The sink itself is the instance.
             Body::FunctionSink { .. } => Vec::new(),
-            _ => functions.into_iter().map(|function| vec![function]).collect(),
+            _ => functions
+                .into_iter()
+                .map(|function| vec![function])
+                .collect(),
         }
     }
 
-    fn operator(&self, chained: &ChainedOperator, subtask: &Subtask, seats: &mut Seats) -> Result<Box<dyn Operator>> {
+    fn operator(
+        &self,
+        chained: &ChainedOperator,
+        subtask: &Subtask,
+        seats: &mut Seats,
+    ) -> Result<Box<dyn Operator>> {
         let node = &self.definition.graph.stream.nodes[chained.nodes[0]];
-        let input = node.input_schema.as_ref().ok_or_else(|| Error::internal("an operator behind a gate or a source has an input"))?;
+        let input = node
+            .input_schema
+            .as_ref()
+            .ok_or_else(|| Error::internal("an operator behind a gate or a source has an input"))?;
         let mut users = Vec::new();
         for functions in self.calls(chained) {
-            let declared: Vec<Function> = functions.iter().map(|function| function.function().clone()).collect();
+            let declared: Vec<Function> = functions
+                .iter()
+                .map(|function| function.function().clone())
+                .collect();
             users.push((seats.take(self.user(&functions, subtask)?), declared));
         }
         match &node.body {
@@ -203,20 +274,30 @@ impl Factory<'_> {
                 let visible = self.visible(node, input)?;
                 let sink = self.sink(node, input, &visible, subtask)?;
                 let is_all = visible.iter().copied().eq(0..input.fields().len());
-                Ok(Box::new(SinkOperator::new(sink, (!is_all).then_some(visible))))
+                Ok(Box::new(SinkOperator::new(
+                    sink,
+                    (!is_all).then_some(visible),
+                )))
             }
             _ => operator_of(node, users),
         }
     }
 
-    /// A writer for every sink node of these vertices, to settle what earlier tasks have left: (node, writer).
+    /// A writer for every sink node of these vertices, to settle what earlier tasks have left:
+    /// (node, writer).
     pub fn sinks(&self, vertices: &[usize]) -> Result<Vec<(usize, Box<dyn Sink>)>> {
         let mut sinks = Vec::new();
         for (number, node) in self.definition.graph.stream.nodes.iter().enumerate() {
             let subtask = attempt::first_subtask(self.definition, number);
-            if let (true, Some(input)) = (node.body.is_sink() && vertices.contains(&subtask.vertex), &node.input_schema) {
+            if let (true, Some(input)) = (
+                node.body.is_sink() && vertices.contains(&subtask.vertex),
+                &node.input_schema,
+            ) {
                 let sink = self.sink(node, input, &self.visible(node, input)?, &subtask);
-                sinks.push((number, sink.map_err(|e| e.at(format!("node `{}`", node.uid)))?));
+                sinks.push((
+                    number,
+                    sink.map_err(|e| e.at(format!("node `{}`", node.uid)))?,
+                ));
             }
         }
         Ok(sinks)
@@ -228,7 +309,10 @@ impl Factory<'_> {
         match &stream.nodes[number].body {
             Body::FunctionSink { function, .. } => {
                 let grants = &stream.functions[*function as usize].function().grants;
-                self.definition.grants.only(grants).map(|grants| Some(grants.places()))
+                self.definition
+                    .grants
+                    .only(grants)
+                    .map(|grants| Some(grants.places()))
             }
             _ => Ok(None),
         }
@@ -238,25 +322,47 @@ impl Factory<'_> {
     pub fn sink_as(&self, number: usize, body: &Body) -> Result<Box<dyn Sink>> {
         let node = &self.definition.graph.stream.nodes[number];
         match (body, &node.input_schema) {
-            (Body::Sink { connector, options }, Some(input)) => sink(connector, options, input, &self.visible(node, input)?),
-            _ => Err(Error::internal("only native sinks have a place of their own")),
+            (Body::Sink { connector, options }, Some(input)) => {
+                sink(connector, options, input, &self.visible(node, input)?)
+            }
+            _ => Err(Error::internal(
+                "only native sinks have a place of their own",
+            )),
         }
     }
 
     /// The columns that a sink gets: those that its function reads, or all that are not hidden.
     fn visible(&self, node: &StreamNode, input: &SchemaRef) -> Result<Vec<usize>> {
         let Body::FunctionSink { function, .. } = &node.body else {
-            return Ok((0..input.fields().len()).filter(|&i| !node.hidden.contains(input.field(i).name())).collect());
+            return Ok((0..input.fields().len())
+                .filter(|&i| !node.hidden.contains(input.field(i).name()))
+                .collect());
         };
-        let index = |name: &str| input.index_of(name).map_err(|e| Error::internal("checked columns are there").with_source(e));
+        let index = |name: &str| {
+            input
+                .index_of(name)
+                .map_err(|e| Error::internal("checked columns are there").with_source(e))
+        };
         let function = self.definition.graph.stream.functions[*function as usize].function();
-        function.input.iter().map(|field| index(&field.name)).collect()
+        function
+            .input
+            .iter()
+            .map(|field| index(&field.name))
+            .collect()
     }
 
-    fn sink(&self, node: &StreamNode, input: &SchemaRef, visible: &[usize], subtask: &Subtask) -> Result<Box<dyn Sink>> {
+    fn sink(
+        &self,
+        node: &StreamNode,
+        input: &SchemaRef,
+        visible: &[usize],
+        subtask: &Subtask,
+    ) -> Result<Box<dyn Sink>> {
         let function = match &node.body {
             Body::Sink { connector, options } => return sink(connector, options, input, visible),
-            Body::FunctionSink { function, .. } => &self.definition.graph.stream.functions[*function as usize],
+            Body::FunctionSink { function, .. } => {
+                &self.definition.graph.stream.functions[*function as usize]
+            }
             _ => return Err(Error::internal("only sinks are made here")),
         };
         let declared = function.function();
@@ -274,9 +380,16 @@ impl Factory<'_> {
         };
         let sink = Box::new(plugin.plugin.sink(spec)?);
         match (&node.body, declared.kind) {
-            (Body::FunctionSink { write_ahead_bytes, .. }, FunctionKind::WriteAheadSink) => {
-                Ok(Box::new(WriteAheadSink::new(sink, &declared.input, write_ahead_bytes.unwrap_or(WRITE_AHEAD_BYTES))))
-            }
+            (
+                Body::FunctionSink {
+                    write_ahead_bytes, ..
+                },
+                FunctionKind::WriteAheadSink,
+            ) => Ok(Box::new(WriteAheadSink::new(
+                sink,
+                &declared.input,
+                write_ahead_bytes.unwrap_or(WRITE_AHEAD_BYTES),
+            ))),
             _ => Ok(sink),
         }
     }
@@ -284,11 +397,23 @@ impl Factory<'_> {
     /// How a subtask is called in logs, and the parallelism of its vertex.
     fn place(&self, subtask: &Subtask) -> (String, u32) {
         let vertex = &self.definition.graph.vertices[subtask.vertex];
-        (format!("{} ({}/{})", vertex.name, subtask.index + 1, vertex.parallelism), vertex.parallelism)
+        (
+            format!(
+                "{} ({}/{})",
+                vertex.name,
+                subtask.index + 1,
+                vertex.parallelism
+            ),
+            vertex.parallelism,
+        )
     }
 
     /// An instance of the functions' plugin, with the functions as a chain.
-    fn user(&self, functions: &[&FunctionRef], subtask: &Subtask) -> Result<Box<dyn FunctionChain>> {
+    fn user(
+        &self,
+        functions: &[&FunctionRef],
+        subtask: &Subtask,
+    ) -> Result<Box<dyn FunctionChain>> {
         let plugin = &self.definition.plugins[functions[0].plugin];
         let (place, parallelism) = self.place(subtask);
         let spec = ChainSpec {
@@ -312,30 +437,69 @@ pub(crate) type UserChain = (Box<dyn FunctionChain>, Vec<Function>);
 /// # Errors
 /// `Invalid` if something does not fit.
 pub(crate) fn operator_of(node: &StreamNode, users: Vec<UserChain>) -> Result<Box<dyn Operator>> {
-    let input = node.input_schema.as_ref().ok_or_else(|| Error::internal("an operator behind a gate or a source has an input"))?;
+    let input = node
+        .input_schema
+        .as_ref()
+        .ok_or_else(|| Error::internal("an operator behind a gate or a source has an input"))?;
     let mut users = users.into_iter();
     let missing = || Error::internal("a function that an operator calls has its chain");
     Ok(match &node.body {
         Body::Source { .. } | Body::Sink { .. } | Body::FunctionSink { .. } => {
-            return Err(Error::internal("sources and sinks stand at the ends of a chain"));
+            return Err(Error::internal(
+                "sources and sinks stand at the ends of a chain",
+            ));
         }
-        Body::Aggregate { aggregates, columns } => Box::new(RunningAggregateOperator::new(input, node.key.clone(), aggregates, columns)?),
-        Body::Timestamps { time, generator, idle_ms } => {
-            Box::new(TimestampsOperator::new(time, generator, *idle_ms, input, users.next().and_then(single))?)
-        }
+        Body::Aggregate {
+            aggregates,
+            columns,
+        } => Box::new(RunningAggregateOperator::new(
+            input,
+            node.key.clone(),
+            aggregates,
+            columns,
+        )?),
+        Body::Timestamps {
+            time,
+            generator,
+            idle_ms,
+        } => Box::new(TimestampsOperator::new(
+            time,
+            generator,
+            *idle_ms,
+            input,
+            users.next().and_then(single),
+        )?),
         Body::Function { .. } => {
             let (user, declared) = users.next().ok_or_else(missing)?;
             function_operator(user, &declared, node, input)?
         }
-        Body::Window { assigner, allowed_lateness_ms, contents } => {
+        Body::Window {
+            assigner,
+            allowed_lateness_ms,
+            contents,
+        } => {
             let mut next = || users.next().and_then(single);
             let functions = match contents {
                 WindowContents::Builtin { .. } => WindowFunctions::default(),
-                WindowContents::Process { .. } => WindowFunctions { aggregate: None, process: next() },
-                WindowContents::Aggregate { .. } => WindowFunctions { aggregate: next(), process: next() },
+                WindowContents::Process { .. } => WindowFunctions {
+                    aggregate: None,
+                    process: next(),
+                },
+                WindowContents::Aggregate { .. } => WindowFunctions {
+                    aggregate: next(),
+                    process: next(),
+                },
             };
             let (input, output) = (input.clone(), node.outputs[0].clone());
-            Box::new(WindowOperator::new(assigner, *allowed_lateness_ms, contents, functions, input, node.key.clone(), output)?)
+            Box::new(WindowOperator::new(
+                assigner,
+                *allowed_lateness_ms,
+                contents,
+                functions,
+                input,
+                node.key.clone(),
+                output,
+            )?)
         }
     })
 }
@@ -347,27 +511,47 @@ fn function_operator(
     input: &SchemaRef,
 ) -> Result<Box<dyn Operator>> {
     Ok(match (declared[0].key.is_some(), &node.second_schema) {
-        (true, None) => Box::new(KeyedProcessOperator::new(user, declared, input, node.key.clone())?),
-        (true, Some(second)) => {
-            Box::new(KeyedProcessOperator::new(user, declared, input, node.key.clone())?.with_second_input(declared, second)?)
-        }
+        (true, None) => Box::new(KeyedProcessOperator::new(
+            user,
+            declared,
+            input,
+            node.key.clone(),
+        )?),
+        (true, Some(second)) => Box::new(
+            KeyedProcessOperator::new(user, declared, input, node.key.clone())?
+                .with_second_input(declared, second)?,
+        ),
         (false, None) => Box::new(TransformOperator::new(user, declared, input)?),
-        (false, Some(second)) => Box::new(TransformOperator::new(user, declared, input)?.with_second_input(declared, second)?),
+        (false, Some(second)) => Box::new(
+            TransformOperator::new(user, declared, input)?.with_second_input(declared, second)?,
+        ),
     })
 }
 
 /// Puts what a plugin says onto stderr, as far as it is not too much.
 fn log(place: String) -> Log {
-    Arc::new(move |level, message| guest_log::say(&format!("{} {place}: {message}", level_name(level))))
+    Arc::new(move |level, message| {
+        guest_log::say(&format!("{} {place}: {message}", level_name(level)))
+    })
 }
 
 /// A chain of one function.
 fn single((chain, declared): UserChain) -> Option<(Box<dyn FunctionChain>, Function)> {
-    declared.into_iter().next().map(|function| (chain, function))
+    declared
+        .into_iter()
+        .next()
+        .map(|function| (chain, function))
 }
 
-fn sink(connector: &str, options: &Options, input: &SchemaRef, visible: &[usize]) -> Result<Box<dyn Sink>> {
-    let schema = input.project(visible).map_err(|e| Error::internal("visible columns are columns").with_source(e))?;
+fn sink(
+    connector: &str,
+    options: &Options,
+    input: &SchemaRef,
+    visible: &[usize],
+) -> Result<Box<dyn Sink>> {
+    let schema = input
+        .project(visible)
+        .map_err(|e| Error::internal("visible columns are columns").with_source(e))?;
     streamrt_connector::sink(connector, options, Arc::new(schema))
 }
 
@@ -387,7 +571,11 @@ fn level_name(level: u8) -> &'static str {
 struct Forwarder;
 
 impl Operator for Forwarder {
-    fn batch(&mut self, batch: streamrt_types::Batch, output: &mut dyn streamrt_operator::Output) -> Result<()> {
+    fn batch(
+        &mut self,
+        batch: streamrt_types::Batch,
+        output: &mut dyn streamrt_operator::Output,
+    ) -> Result<()> {
         output.batch(0, batch)
     }
 }

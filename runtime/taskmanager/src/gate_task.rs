@@ -1,7 +1,8 @@
 //! The loop of a task that is fed by other tasks: commands, timers, then the gate, then the chain.
 //!
-//! A slow chain lets few rows wait in its channels, so that a barrier behind them is soon there. What a watermark makes fire goes out piece by
-//! piece, and between two pieces a barrier passes that stands next.
+//! A slow chain lets few rows wait in its channels, so that a barrier behind them is soon there.
+//! What a watermark makes fire goes out piece by piece, and between two pieces a barrier passes
+//! that stands next.
 
 use crate::control::Control;
 use crate::task::{Task, gate_snapshot};
@@ -15,7 +16,12 @@ use streamrt_types::Result;
 /// # Errors
 /// The first error of an operator, or that the job was cancelled.
 pub fn run(task: &mut Task, gate: &mut InputGate) -> Result<()> {
-    let uid = task.chain.contexts().next().map(|context| context.uid.clone()).unwrap_or_default();
+    let uid = task
+        .chain
+        .contexts()
+        .next()
+        .map(|context| context.uid.clone())
+        .unwrap_or_default();
     let mut appetite = Appetite::new(gate);
     loop {
         let start = Instant::now();
@@ -28,12 +34,18 @@ pub fn run(task: &mut Task, gate: &mut InputGate) -> Result<()> {
             return Err(Control::cancelled());
         }
         match event {
-            GateEvent::Batch(batch) => appetite.measure(gate, batch.n_rows(), || task.batch(batch))?,
-            GateEvent::SecondInput(batch) => appetite.measure(gate, batch.n_rows(), || task.second_input(batch))?,
+            GateEvent::Batch(batch) => {
+                appetite.measure(gate, batch.n_rows(), || task.batch(batch))?
+            }
+            GateEvent::SecondInput(batch) => {
+                appetite.measure(gate, batch.n_rows(), || task.second_input(batch))?
+            }
             GateEvent::Watermark(watermark) => task.watermark(watermark)?,
             GateEvent::Status(status) => task.status(status)?,
             GateEvent::SplitFinished(number) => task.split(SplitEvent::Finished { number })?,
-            GateEvent::Barrier(barrier, alignment) => task.checkpoint(barrier, alignment, gate_snapshot(&uid, gate.watermark()))?,
+            GateEvent::Barrier(barrier, alignment) => {
+                task.checkpoint(barrier, alignment, gate_snapshot(&uid, gate.watermark()))?
+            }
             GateEvent::Nothing => {}
             GateEvent::EndOfInput => {
                 let watermark = gate.watermark();
@@ -77,11 +89,19 @@ struct Appetite {
 impl Appetite {
     fn new(gate: &InputGate) -> Appetite {
         gate.set_rows_max(ROWS_FIRST);
-        Appetite { row_ns: 0.0, rows: ROWS_FIRST }
+        Appetite {
+            row_ns: 0.0,
+            rows: ROWS_FIRST,
+        }
     }
 
     /// Measures `work` on `n_rows`, and tells the gate if that changes much.
-    fn measure(&mut self, gate: &InputGate, n_rows: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn measure(
+        &mut self,
+        gate: &InputGate,
+        n_rows: usize,
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let start = Instant::now();
         work()?;
         if n_rows > 0 {
@@ -97,7 +117,11 @@ impl Appetite {
     /// The rows that are done in [`WAITING_TIME`].
     fn took(&mut self, n_rows: usize, time: Duration) -> usize {
         let row_ns = time.as_nanos() as f64 / n_rows as f64;
-        self.row_ns = if self.row_ns == 0.0 { row_ns } else { self.row_ns * 0.75 + row_ns * 0.25 };
+        self.row_ns = if self.row_ns == 0.0 {
+            row_ns
+        } else {
+            self.row_ns * 0.75 + row_ns * 0.25
+        };
         ((WAITING_TIME.as_nanos() as f64 / self.row_ns.max(1.0)) as usize).max(1)
     }
 }

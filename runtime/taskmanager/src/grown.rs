@@ -1,9 +1,10 @@
 //! States that grow at their end: what a store has of one is not written again.
 //!
-//! 1. A state is cut into blocks, and a checksum is kept of each. Those in front that are as they were are shared, as beginnings of objects
-//!    that the store has; the rest is one new object.
-//! 2. A beginning that is shorter than twice what is written is written once more, into the new object, and so is one that is less than half of
-//!    its object. So there are about as many objects as the length has binary digits, and the store has no more than twice the bytes.
+//! 1. A state is cut into blocks, and a checksum is kept of each. Those in front that are as they
+//!    were are shared, as beginnings of objects that the store has; the rest is one new object.
+//! 2. A beginning that is shorter than twice what is written is written once more, into the new
+//!    object, and so is one that is less than half of its object. So there are about as many
+//!    objects as the length has binary digits, and the store has no more than twice the bytes.
 //!
 //! Invariant: an object that is not shared once is never shared again.
 
@@ -36,22 +37,37 @@ impl Grown {
         self.by_task.clear();
     }
 
-    /// Sees to it that the store has the state `bytes` of a task, with `put` for what it lacks. Returns what stands in front, and the object that
-    /// ends it.
+    /// Sees to it that the store has the state `bytes` of a task, with `put` for what it lacks.
+    /// Returns what stands in front, and the object that ends it.
     ///
     /// # Errors
     /// Those of `put`.
-    pub fn put(&mut self, task: usize, bytes: &[u8], put: impl FnOnce(Vec<u8>) -> Result<Stored>) -> Result<(Vec<Beginning>, Stored)> {
+    pub fn put(
+        &mut self,
+        task: usize,
+        bytes: &[u8],
+        put: impl FnOnce(Vec<u8>) -> Result<Stored>,
+    ) -> Result<(Vec<Beginning>, Stored)> {
         let whole = blake3::hash(bytes);
         let blocks: Vec<blake3::Hash> = bytes.chunks_exact(BLOCK_BYTES).map(blake3::hash).collect();
         let before = self.by_task.get(&task);
         if let Some(before) = before.filter(|before| before.whole == whole) {
             return Ok((before.begins.clone(), before.object.clone()));
         }
-        let begins = before.map_or(Vec::new(), |before| before.shared_with(&blocks, bytes.len()));
+        let begins = before.map_or(Vec::new(), |before| {
+            before.shared_with(&blocks, bytes.len())
+        });
         let shared: u64 = begins.iter().map(|begin| begin.used).sum();
         let object = put(bytes[shared as usize..].to_vec())?;
-        self.by_task.insert(task, Kept { begins: begins.clone(), object: object.clone(), blocks, whole });
+        self.by_task.insert(
+            task,
+            Kept {
+                begins: begins.clone(),
+                object: object.clone(),
+                blocks,
+                whole,
+            },
+        );
         Ok((begins, object))
     }
 }
@@ -59,16 +75,27 @@ impl Grown {
 impl Kept {
     /// The beginnings of objects that a state of these blocks shares with this one.
     fn shared_with(&self, blocks: &[blake3::Hash], n_bytes: usize) -> Vec<Beginning> {
-        let same = self.blocks.iter().zip(blocks).take_while(|(old, new)| old == new).count();
+        let same = self
+            .blocks
+            .iter()
+            .zip(blocks)
+            .take_while(|(old, new)| old == new)
+            .count();
         let (mut left, mut shared) = ((same * BLOCK_BYTES) as u64, Vec::new());
-        let last = Beginning { stored: self.object.clone(), used: self.object.bytes };
+        let last = Beginning {
+            stored: self.object.clone(),
+            used: self.object.bytes,
+        };
         for begin in self.begins.iter().chain([&last]) {
             let used = begin.used.min(left);
             if used * 2 < begin.stored.bytes || used == 0 {
                 break;
             }
             left -= used;
-            shared.push(Beginning { used, ..begin.clone() });
+            shared.push(Beginning {
+                used,
+                ..begin.clone()
+            });
         }
         let mut written = n_bytes as u64 - shared.iter().map(|begin| begin.used).sum::<u64>();
         while let Some(begin) = shared.pop_if(|begin| begin.used < 2 * written) {
@@ -95,7 +122,8 @@ mod tests {
     }
 
     impl Bench {
-        /// Puts a state; it can be read again. Returns the bytes written, and the number of objects.
+        /// Puts a state; it can be read again. Returns the bytes written, and the number of
+        /// objects.
         fn put(&mut self, bytes: &[u8]) -> (usize, usize) {
             let (mut written, name) = (0, self.objects.len().to_string());
             let objects = &mut self.objects;
@@ -129,7 +157,10 @@ mod tests {
             written += bytes;
             most = most.max(objects);
         }
-        assert!(written < 2000 * 4 * BLOCK_BYTES, "{written} bytes for two million");
+        assert!(
+            written < 2000 * 4 * BLOCK_BYTES,
+            "{written} bytes for two million"
+        );
         assert!(most <= 9, "{most} objects");
     }
 

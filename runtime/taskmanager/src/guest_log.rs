@@ -1,6 +1,8 @@
-//! What plugins write to the log, within a ceiling: a plugin that logs in a loop does not fill the disk that stderr goes to.
+//! What plugins write to the log, within a ceiling: a plugin that logs in a loop does not fill the
+//! disk that stderr goes to.
 //!
-//! A plugin may say a mebibyte at once, and then so much a second; what is more is left out, and counted.
+//! A plugin may say a mebibyte at once, and then so much a second; what is more is left out, and
+//! counted.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,16 +38,24 @@ struct Ceiling {
 
 impl Ceiling {
     fn new(now: Instant) -> Ceiling {
-        Ceiling { bytes_left: BURST_BYTES, filled: now, n_left_out: 0 }
+        Ceiling {
+            bytes_left: BURST_BYTES,
+            filled: now,
+            n_left_out: 0,
+        }
     }
 
     fn fill(&mut self, now: Instant) {
         let seconds = now.saturating_duration_since(self.filled).as_secs();
         self.filled += Duration::from_secs(seconds);
-        self.bytes_left = self.bytes_left.saturating_add(seconds.saturating_mul(BYTES_PER_SECOND)).min(BURST_BYTES);
+        self.bytes_left = self
+            .bytes_left
+            .saturating_add(seconds.saturating_mul(BYTES_PER_SECOND))
+            .min(BURST_BYTES);
     }
 
-    /// Whether a message of so many bytes may be said now, and if so, how many were left out before it.
+    /// Whether a message of so many bytes may be said now, and if so, how many were left out before
+    /// it.
     fn take(&mut self, now: Instant, n_bytes: u64) -> (bool, u64) {
         self.fill(now);
         match self.bytes_left.checked_sub(n_bytes) {
@@ -73,8 +83,14 @@ mod tests {
         assert_eq!(ceiling.take(start, BURST_BYTES), (true, 0));
         assert_eq!(ceiling.take(start, 1), (false, 1));
         assert_eq!(ceiling.take(start, 1), (false, 0));
-        assert_eq!(ceiling.take(start + Duration::from_secs(1), BYTES_PER_SECOND), (true, 2));
+        assert_eq!(
+            ceiling.take(start + Duration::from_secs(1), BYTES_PER_SECOND),
+            (true, 2)
+        );
         assert_eq!(ceiling.take(start + Duration::from_secs(1), 1), (false, 1));
-        assert_eq!(ceiling.take(start + Duration::from_secs(86_400), BURST_BYTES), (true, 1));
+        assert_eq!(
+            ceiling.take(start + Duration::from_secs(86_400), BURST_BYTES),
+            (true, 1)
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! A job from submission to its end: attempts one after the other, as the restart strategy allows.
 //!
-//! Everything that can be refused is refused in [`submit`], before a thread runs or a file is opened for writing.
+//! Everything that can be refused is refused in [`submit`], before a thread runs or a file is
+//! opened for writing.
 
 use crate::checkpoints::Message;
 use crate::control::{Control, Controls};
@@ -26,7 +27,9 @@ use streamrt_connector::{JobTraits, remarks};
 use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph};
 use streamrt_operator::TaskMetrics;
 use streamrt_plugin::Grants;
-use streamrt_types::{Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism, say};
+use streamrt_types::{
+    Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism, say,
+};
 
 /// How often one who waits for the next attempt looks whether there is to be one.
 const LOOK: Duration = Duration::from_millis(10);
@@ -106,7 +109,10 @@ impl RegionMetrics {
 }
 
 fn sum(metrics: &[Arc<TaskMetrics>], of: impl Fn(&TaskMetrics) -> &AtomicU64) -> u64 {
-    metrics.iter().map(|metrics| of(metrics).load(Ordering::Relaxed)).sum()
+    metrics
+        .iter()
+        .map(|metrics| of(metrics).load(Ordering::Relaxed))
+        .sum()
 }
 
 /// A look at a running job. What is counted is counted since it was started last.
@@ -165,30 +171,76 @@ pub struct JobToRun {
     pub before: Option<(JobSpec, Vec<LoadedPlugin>)>,
 }
 
-/// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`. A server that is away is waited for as the restart strategy
-/// says, in a job with checkpoints.
+/// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`. A server that
+/// is away is waited for as the restart strategy says, in a job with checkpoints.
 ///
 /// # Errors
-/// `Invalid` if the job or its configuration is wrong, or `checkpoint.dir` is another job's; `Unavailable` if a file or server that it
-/// names is missing, `UserCode` if a plugin cannot be started, `Data` if a checkpoint is damaged. Nothing runs then.
+/// `Invalid` if the job or its configuration is wrong, or `checkpoint.dir` is another job's;
+/// `Unavailable` if a file or server that it names is missing, `UserCode` if a plugin cannot be
+/// started, `Data` if a checkpoint is damaged. Nothing runs then.
 pub fn submit(submitted: JobToRun) -> Result<Submission> {
-    let JobToRun { job, plugins, configuration, parallelism, from, grants, state, before } = submitted;
-    // A job that went on from a folder and wrote nothing into it would write its results once more at the next start.
+    let JobToRun {
+        job,
+        plugins,
+        configuration,
+        parallelism,
+        from,
+        grants,
+        state,
+        before,
+    } = submitted;
+    // A job that went on from a folder and wrote nothing into it would write its results once more
+    // at the next start.
     if configuration.checkpoint_interval_ms.is_some() != configuration.checkpoint_dir.is_some() {
-        return Err(Error::new(code::BAD_OPTION, "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is"));
+        return Err(Error::new(
+            code::BAD_OPTION,
+            "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is",
+        ));
     }
     let kept = durable::look(&configuration, from.as_deref())?;
-    let disks = state.filter(|_| !kept.finished).map(|state| Disks::new(state, &configuration).map(Arc::new)).transpose()?;
-    let kept_max = kept.snapshot.as_ref().map(|snapshot| snapshot.manifest().max_parallelism);
-    let definition = Arc::new(define(job, plugins, grants, Arc::new(configuration), parallelism, kept_max, disks)?);
+    let disks = state
+        .filter(|_| !kept.finished)
+        .map(|state| Disks::new(state, &configuration).map(Arc::new))
+        .transpose()?;
+    let kept_max = kept
+        .snapshot
+        .as_ref()
+        .map(|snapshot| snapshot.manifest().max_parallelism);
+    let definition = Arc::new(define(
+        job,
+        plugins,
+        grants,
+        Arc::new(configuration),
+        parallelism,
+        kept_max,
+        disks,
+    )?);
     if kept.finished {
         return kept.check_same(&definition).map(|()| Submission::Finished);
     }
-    let before = before.zip(kept.snapshot.as_ref()).map(|(before, snapshot)| version_before(&definition, before, snapshot)).transpose()?;
+    let before = before
+        .zip(kept.snapshot.as_ref())
+        .map(|(before, snapshot)| version_before(&definition, before, snapshot))
+        .transpose()?;
     let has_checkpoint = kept.snapshot.is_some();
-    let bounded = definition.sources.iter().flatten().all(|source| source.bounded());
-    let traits = JobTraits { has_checkpoints: definition.configuration.checkpoint_interval_ms.is_some(), is_bounded: bounded };
-    let remarks = remarks(definition.graph.stream.nodes.iter().map(|node| (&*node.uid, &node.body)), traits)?;
+    let bounded = definition
+        .sources
+        .iter()
+        .flatten()
+        .all(|source| source.bounded());
+    let traits = JobTraits {
+        has_checkpoints: definition.configuration.checkpoint_interval_ms.is_some(),
+        is_bounded: bounded,
+    };
+    let remarks = remarks(
+        definition
+            .graph
+            .stream
+            .nodes
+            .iter()
+            .map(|node| (&*node.uid, &node.body)),
+        traits,
+    )?;
     let shared = Arc::new(Shared::new(definition.clone()));
     match before {
         Some(before) => shared.versions.go_on_in_probation(before),
@@ -200,24 +252,53 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
         Ok(None) => return Ok(Submission::Finished),
         Ok(Some((first, resumed))) => (Ok(first), resumed),
         // By now nothing can be wrong with the job that would not be found again.
-        Err(error) if definition.configuration.checkpoint_interval_ms.is_some() && strategy.may_try_again(&error) => (Err(error), None),
+        Err(error)
+            if definition.configuration.checkpoint_interval_ms.is_some()
+                && strategy.may_try_again(&error) =>
+        {
+            (Err(error), None)
+        }
         Err(error) => return Err(error),
     };
-    let master =
-        Master { from, shared: shared.clone(), strategy, start: Instant::now(), has_checkpoint, goes_back: false, interrupted: false };
+    let master = Master {
+        from,
+        shared: shared.clone(),
+        strategy,
+        start: Instant::now(),
+        has_checkpoint,
+        goes_back: false,
+        interrupted: false,
+    };
     let disks = definition.disks.clone();
     let wishes = shared.wishes.clone();
     let run = move || {
-        let was_cancelled = |error: &Error| error.code() == code::CANCELLED && wishes.wants_cancel();
-        let cancelled = |error| if was_cancelled(&error) { Error::new(code::JOB_CANCELLED, "the job was cancelled") } else { error };
+        let was_cancelled =
+            |error: &Error| error.code() == code::CANCELLED && wishes.wants_cancel();
+        let cancelled = |error| {
+            if was_cancelled(&error) {
+                Error::new(code::JOB_CANCELLED, "the job was cancelled")
+            } else {
+                error
+            }
+        };
         let ended = master.run(first).map_err(cancelled);
         wishes.close();
         disks.iter().for_each(|disks| disks.remove());
         ended
     };
     let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
-    let thread = std::thread::Builder::new().name("job".into()).spawn(run).map_err(no_thread)?;
-    Ok(Submission::Started(JobHandle { shared, thread, start: Instant::now(), bounded, resumed, remarks }))
+    let thread = std::thread::Builder::new()
+        .name("job".into())
+        .spawn(run)
+        .map_err(no_thread)?;
+    Ok(Submission::Started(JobHandle {
+        shared,
+        thread,
+        start: Instant::now(),
+        bounded,
+        resumed,
+        remarks,
+    }))
 }
 
 /// The first attempt, and the checkpoint that it goes on from; `None` if the job has finished.
@@ -227,18 +308,51 @@ fn start_first(
     from: Option<&str>,
     shared: &Shared,
 ) -> Result<Option<(Attempt, Option<(u64, String)>)>> {
-    let Some(beginning) = durable::begin(definition, kept, from, &shared.wishes)? else { return Ok(None) };
-    let Beginning { durable, restored, resumed, drained } = beginning;
+    let Some(beginning) = durable::begin(definition, kept, from, &shared.wishes)? else {
+        return Ok(None);
+    };
+    let Beginning {
+        durable,
+        restored,
+        resumed,
+        drained,
+    } = beginning;
     shared.go_on_draining(drained);
-    Ok(Some((Attempt::start(definition, durable, &restored, shared)?, resumed)))
+    Ok(Some((
+        Attempt::start(definition, durable, &restored, shared)?,
+        resumed,
+    )))
 }
 
 /// The version before an upgrade that was in its probation when this snapshot was made.
-fn version_before(running: &Definition, (job, plugins): (JobSpec, Vec<LoadedPlugin>), snapshot: &Snapshot) -> Result<Before> {
-    let Definition { grants, configuration, parallelism, max_parallelism, disks, .. } = running;
+fn version_before(
+    running: &Definition,
+    (job, plugins): (JobSpec, Vec<LoadedPlugin>),
+    snapshot: &Snapshot,
+) -> Result<Before> {
+    let Definition {
+        grants,
+        configuration,
+        parallelism,
+        max_parallelism,
+        disks,
+        ..
+    } = running;
     let (grants, configuration, disks) = (grants.clone(), configuration.clone(), disks.clone());
-    let definition = Arc::new(define(job, plugins, grants, configuration, *parallelism, Some(*max_parallelism), disks)?);
-    Ok(Before { definition, plugins: snapshot.manifest().before.clone(), newer_published: true })
+    let definition = Arc::new(define(
+        job,
+        plugins,
+        grants,
+        configuration,
+        *parallelism,
+        Some(*max_parallelism),
+        disks,
+    )?);
+    Ok(Before {
+        definition,
+        plugins: snapshot.manifest().before.clone(),
+        newer_published: true,
+    })
 }
 
 /// `kept_max` is the max parallelism of the snapshot that the job goes on from.
@@ -273,12 +387,27 @@ pub(crate) fn define(
 /// That of the snapshot, else what the user wants, else what follows from the parallelism.
 fn max_parallelism(graph: &JobGraph, wanted: Option<u32>, kept: Option<u32>) -> Result<u32> {
     let refuse = |message: String| Err(Error::new(code::BAD_OPTION, message));
-    let widest = graph.vertices.iter().map(|vertex| vertex.parallelism).max().unwrap_or(1);
+    let widest = graph
+        .vertices
+        .iter()
+        .map(|vertex| vertex.parallelism)
+        .max()
+        .unwrap_or(1);
     if let Some((wanted, kept)) = wanted.zip(kept).filter(|(wanted, kept)| wanted != kept) {
-        return refuse(format!("max-parallelism is {wanted}, but the snapshot was made with {kept}, and its keys stay where they are"));
+        return refuse(format!(
+            "max-parallelism is {wanted}, but the snapshot was made with {kept}, and its keys stay where they are"
+        ));
     }
-    let max = kept.or(wanted).unwrap_or_else(|| default_max_parallelism(widest));
-    if widest > max { refuse(format!("parallelism {widest} is more than the max parallelism {max}")) } else { Ok(max) }
+    let max = kept
+        .or(wanted)
+        .unwrap_or_else(|| default_max_parallelism(widest));
+    if widest > max {
+        refuse(format!(
+            "parallelism {widest} is more than the max parallelism {max}"
+        ))
+    } else {
+        Ok(max)
+    }
 }
 
 impl Shared {
@@ -298,10 +427,20 @@ impl Shared {
     }
 
     pub fn messages(&self) -> Result<Sender<Message>> {
-        let has_checkpoints = self.definition().configuration.checkpoint_interval_ms.is_some();
+        let has_checkpoints = self
+            .definition()
+            .configuration
+            .checkpoint_interval_ms
+            .is_some();
         let none = || match has_checkpoints {
-            true => Error::new(code::CHECKPOINT_FAILED, "the job has not started yet: what it needs is away"),
-            false => Error::new(code::BAD_OPTION, "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval"),
+            true => Error::new(
+                code::CHECKPOINT_FAILED,
+                "the job has not started yet: what it needs is away",
+            ),
+            false => Error::new(
+                code::BAD_OPTION,
+                "the job runs without checkpoints: give it checkpoint.dir and checkpoint.interval",
+            ),
         };
         self.current().messages.clone().ok_or_else(none)
     }
@@ -315,19 +454,30 @@ impl Shared {
         let metrics = &current.metrics;
         let sources = metrics.regions.iter().flat_map(|region| &region.sources);
         let sinks = metrics.regions.iter().flat_map(|region| &region.sinks);
-        let blocked = sources.map(|metrics| metrics.back_pressured_ns.load(Ordering::Relaxed)).max().unwrap_or(0);
+        let blocked = sources
+            .map(|metrics| metrics.back_pressured_ns.load(Ordering::Relaxed))
+            .max()
+            .unwrap_or(0);
         let watermarks = sinks.map(|metrics| metrics.watermark.load(Ordering::Relaxed));
         Progress {
             records_in: metrics.sum(|region| sum(&region.sources, |metrics| &metrics.records_in)),
             records_out: metrics.sum(|region| sum(&region.sinks, |metrics| &metrics.records_in)),
-            watermark: watermarks.min().filter(|watermark| *watermark != WATERMARK_MIN),
+            watermark: watermarks
+                .min()
+                .filter(|watermark| *watermark != WATERMARK_MIN),
             back_pressure: (blocked as f64 / elapsed.as_nanos().max(1) as f64).min(1.0),
             late_records: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.late_records)),
-            dropped_at_end: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_at_end)),
+            dropped_at_end: metrics
+                .sum(|region| region.sum_of_all(|metrics| &metrics.dropped_at_end)),
             dead_letters_before: metrics.dead_letters_before,
             dead_letters: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dead_letters)),
-            dropped_timers: metrics.sum(|region| region.sum_of_all(|metrics| &metrics.dropped_timers)),
-            dropped_timer: metrics.regions.iter().flat_map(|region| &region.tasks).find_map(|task| task.first_dropped_timer.get().cloned()),
+            dropped_timers: metrics
+                .sum(|region| region.sum_of_all(|metrics| &metrics.dropped_timers)),
+            dropped_timer: metrics
+                .regions
+                .iter()
+                .flat_map(|region| &region.tasks)
+                .find_map(|task| task.first_dropped_timer.get().cloned()),
             elapsed,
         }
     }
@@ -368,13 +518,17 @@ impl Shared {
         }
         current.controls.wake();
         drop(current);
-        answer.recv().map_err(|_| Error::internal("a savepoint was asked for, and nobody answered"))?
+        answer
+            .recv()
+            .map_err(|_| Error::internal("a savepoint was asked for, and nobody answered"))?
     }
 
     /// What the job goes on from may say that it was being drained.
     pub fn go_on_draining(&self, drained: bool) {
         if drained && !self.wishes.wants_drain() {
-            say!("streamrt: the job was being drained: it ends with what it had read, and reads nothing more");
+            say!(
+                "streamrt: the job was being drained: it ends with what it had read, and reads nothing more"
+            );
             self.wishes.drain();
         }
     }
@@ -383,12 +537,17 @@ impl Shared {
         let state = self.current().state;
         match () {
             () if self.wishes.wants_cancel() => JobState::Cancelling,
-            () if state == JobState::Running && (self.wishes.wants_stop() || self.wishes.wants_drain()) => JobState::Stopping,
+            () if state == JobState::Running
+                && (self.wishes.wants_stop() || self.wishes.wants_drain()) =>
+            {
+                JobState::Stopping
+            }
             () => state,
         }
     }
 
-    /// Waits for the next attempt; not longer than the user wants the job to run. `has_checkpoint`: there is one to go on from.
+    /// Waits for the next attempt; not longer than the user wants the job to run. `has_checkpoint`:
+    /// there is one to go on from.
     pub fn pause(&self, delay: Duration, has_checkpoint: bool) {
         let began = Instant::now();
         while began.elapsed() < delay && !self.wishes.forbid_restart(has_checkpoint) {
@@ -396,7 +555,8 @@ impl Shared {
         }
     }
 
-    /// An attempt begins: it is asked for what users wanted before it. Under one lock, so that it is not asked twice for what is added now.
+    /// An attempt begins: it is asked for what users wanted before it. Under one lock, so that it
+    /// is not asked twice for what is added now.
     pub fn begin(&self, attempt: Current) {
         let mut current = self.current();
         *current = attempt;
@@ -404,7 +564,10 @@ impl Shared {
             current.controls.fail(Control::cancelled());
         }
         for request in self.wishes.requests() {
-            current.messages.iter().for_each(|messages| drop(messages.send(Message::Asked(request))));
+            current
+                .messages
+                .iter()
+                .for_each(|messages| drop(messages.send(Message::Asked(request))));
         }
     }
 
@@ -425,9 +588,10 @@ fn savepoint_store(folder: &str) -> Result<Store> {
     let store = Store::open(folder)?;
     match store.list("")?.first() {
         None => Ok(store),
-        Some((path, _)) => {
-            Err(Error::new(code::BAD_OPTION, format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own")))
-        }
+        Some((path, _)) => Err(Error::new(
+            code::BAD_OPTION,
+            format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own"),
+        )),
     }
 }
 
@@ -482,11 +646,12 @@ impl JobRemote {
     /// # Errors
     /// As there.
     pub fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
-        self.shared.savepoint(folder, if stop { When::WithStop } else { When::Now })
+        self.shared
+            .savepoint(folder, if stop { When::WithStop } else { When::Now })
     }
 
-    /// Ends the sources as if their input had ended: the final watermark fires all windows and event-time timers. With `folder`, a savepoint is
-    /// made there when all tasks have ended.
+    /// Ends the sources as if their input had ended: the final watermark fires all windows and
+    /// event-time timers. With `folder`, a savepoint is made there when all tasks have ended.
     ///
     /// # Errors
     /// As [`JobHandle::savepoint`].
@@ -501,12 +666,14 @@ impl JobRemote {
         }
     }
 
-    /// Replaces the job by a new version, and waits until that runs. If only code has changed, the tasks take it behind the barrier of one
-    /// checkpoint, and everything else stays as it is; else the old version stops with a checkpoint, from which the new one goes on.
+    /// Replaces the job by a new version, and waits until that runs. If only code has changed, the
+    /// tasks take it behind the barrier of one checkpoint, and everything else stays as it is; else
+    /// the old version stops with a checkpoint, from which the new one goes on.
     ///
     /// # Errors
-    /// S7011 if an operator cannot keep its state, whatever is wrong with the new version, S7009 if the checkpoint failed or the job ended
-    /// meanwhile. The old version then runs on, from the checkpoint before if tasks had taken the new code already.
+    /// S7011 if an operator cannot keep its state, whatever is wrong with the new version, S7009 if
+    /// the checkpoint failed or the job ended meanwhile. The old version then runs on, from the
+    /// checkpoint before if tasks had taken the new code already.
     pub fn upgrade(&self, job: JobSpec, plugins: Vec<LoadedPlugin>) -> Result<Upgraded> {
         self.shared.upgrade(job, plugins)
     }
@@ -530,26 +697,35 @@ impl JobHandle {
 
     /// The checkpoint that the job goes on from, and the folder or prefix in which it stands.
     pub fn resumed_from(&self) -> Option<(u64, &str)> {
-        self.resumed.as_ref().map(|(checkpoint, place)| (*checkpoint, place.as_str()))
+        self.resumed
+            .as_ref()
+            .map(|(checkpoint, place)| (*checkpoint, place.as_str()))
     }
 
-    /// Ends the job. Without checkpoints the sources end, what is in flight is finished, and sinks make visible what they have. With them, a
-    /// last checkpoint is made and committed, from which the job can go on. There is no final watermark: open windows and timers do not fire.
+    /// Ends the job. Without checkpoints the sources end, what is in flight is finished, and sinks
+    /// make visible what they have. With them, a last checkpoint is made and committed, from which
+    /// the job can go on. There is no final watermark: open windows and timers do not fire.
     pub fn stop(&self) {
         self.shared.stop();
     }
 
-    /// Makes a savepoint in `folder`, and waits for it; with `stop`, the job ends with it. Returns the number of the savepoint.
+    /// Makes a savepoint in `folder`, and waits for it; with `stop`, the job ends with it. Returns
+    /// the number of the savepoint.
     ///
     /// # Errors
-    /// `Invalid` if the job has no checkpoints or the folder holds a snapshot already; S7009 with the reason if the savepoint failed.
+    /// `Invalid` if the job has no checkpoints or the folder holds a snapshot already; S7009 with
+    /// the reason if the savepoint failed.
     pub fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
-        self.shared.savepoint(folder, if stop { When::WithStop } else { When::Now })
+        self.shared
+            .savepoint(folder, if stop { When::WithStop } else { When::Now })
     }
 
     /// What a thread beside the one that waits can do with the job.
     pub fn remote(&self) -> JobRemote {
-        JobRemote { shared: self.shared.clone(), start: self.start }
+        JobRemote {
+            shared: self.shared.clone(),
+            start: self.start,
+        }
     }
 
     pub fn is_finished(&self) -> bool {
@@ -570,7 +746,13 @@ impl JobHandle {
     /// # Errors
     /// The error that ended the last attempt.
     pub fn wait(self) -> Result<Ended> {
-        let stopped_at = self.thread.join().map_err(|_| Error::internal("the job's thread panicked"))??;
-        Ok(Ended { summary: self.shared.progress(self.start.elapsed()), stopped_at })
+        let stopped_at = self
+            .thread
+            .join()
+            .map_err(|_| Error::internal("the job's thread panicked"))??;
+        Ok(Ended {
+            summary: self.shared.progress(self.start.elapsed()),
+            stopped_at,
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! What a region that failed goes on from, and what its tasks have left in the systems behind its sinks.
+//! What a region that failed goes on from, and what its tasks have left in the systems behind its
+//! sinks.
 
 use crate::control::Control;
 use crate::dead_letters;
@@ -36,30 +37,61 @@ impl KeptRegion {
         self.history.generation
     }
 
-    /// Reads what the region of these vertices goes on from, and settles its sinks. Its tasks had the generation `old`, and have carried out all
-    /// commits up to the checkpoint `committed`. `control` says when to give up.
+    /// Reads what the region of these vertices goes on from, and settles its sinks. Its tasks had
+    /// the generation `old`, and have carried out all commits up to the checkpoint `committed`.
+    /// `control` says when to give up.
     ///
     /// # Errors
     /// As [`crate::durable::open`].
-    pub fn settle(&self, control: Arc<Control>, vertices: &[usize], old: u64, committed: u64) -> Result<RegionBeginning> {
-        let operators: Vec<OperatorEntry> =
-            self.operators.iter().filter(|operator| vertices.contains(&(operator.vertex as usize))).cloned().collect();
+    pub fn settle(
+        &self,
+        control: Arc<Control>,
+        vertices: &[usize],
+        old: u64,
+        committed: u64,
+    ) -> Result<RegionBeginning> {
+        let operators: Vec<OperatorEntry> = self
+            .operators
+            .iter()
+            .filter(|operator| vertices.contains(&(operator.vertex as usize)))
+            .cloned()
+            .collect();
         let snapshot = newest(&self.store, &self.history)?;
-        let checkpoint = snapshot.as_ref().map_or(0, |snapshot| snapshot.manifest().checkpoint);
+        let checkpoint = snapshot
+            .as_ref()
+            .map_or(0, |snapshot| snapshot.manifest().checkpoint);
         if committed != u64::MAX && checkpoint < committed {
-            let message = format!("results were committed with savepoint {committed}, which cannot be read any more");
+            let message = format!(
+                "results were committed with savepoint {committed}, which cannot be read any more"
+            );
             return Err(Error::new(code::SNAPSHOT_DAMAGED, message));
         }
-        let read = |snapshot: &Snapshot| Restored::read_region(snapshot, &operators, checkpoint >= self.first_checkpoint);
+        let read = |snapshot: &Snapshot| {
+            Restored::read_region(snapshot, &operators, checkpoint >= self.first_checkpoint)
+        };
         let restored = Arc::new(snapshot.as_ref().map(read).transpose()?.unwrap_or_default());
-        let is_settled = committed >= checkpoint || snapshot.is_some_and(|snapshot| is_committed(&self.history, &snapshot));
+        let is_settled = committed >= checkpoint
+            || snapshot.is_some_and(|snapshot| is_committed(&self.history, &snapshot));
         let promised = Some(&*restored).filter(|_| !is_settled);
         let (definition, generation) = (&*self.definition, self.generation());
-        let factory = Factory { definition, control, job: self.job.clone(), generation, restored: Arc::default() };
+        let factory = Factory {
+            definition,
+            control,
+            job: self.job.clone(),
+            generation,
+            restored: Arc::default(),
+        };
         settle_sinks(&factory, promised, vertices)?;
         let prefix = dead_letters::prefix(&self.job);
-        let letters: Vec<String> = definition.tasks_of(vertices).map(|(task, _)| subtask_prefix(&prefix, old, task as u32)).collect();
+        let letters: Vec<String> = definition
+            .tasks_of(vertices)
+            .map(|(task, _)| subtask_prefix(&prefix, old, task as u32))
+            .collect();
         dead_letters::settle(&factory, promised, &letters)?;
-        Ok(RegionBeginning { restored, checkpoint, operators })
+        Ok(RegionBeginning {
+            restored,
+            checkpoint,
+            operators,
+        })
     }
 }

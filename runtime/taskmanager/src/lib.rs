@@ -1,7 +1,9 @@
-//! Runs a job: a thread for each subtask, the mailbox loop of each, and what joins sources, gates, chains and exits.
+//! Runs a job: a thread for each subtask, the mailbox loop of each, and what joins sources, gates,
+//! chains and exits.
 //!
-//! This crate decides nothing about the job (`graph` did) and knows no semantics (operators do): it starts threads, moves elements from
-//! gates through chains to partitions, watches the clock, and ends everything together when one part fails.
+//! This crate decides nothing about the job (`graph` did) and knows no semantics (operators do): it
+//! starts threads, moves elements from gates through chains to partitions, watches the clock, and
+//! ends everything together when one part fails.
 
 mod alignment;
 mod attempt;
@@ -44,7 +46,9 @@ mod wishes;
 
 pub use disks::StateBackend;
 pub use factory::LoadedPlugin;
-pub use job::{Ended, JobHandle, JobRemote, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit};
+pub use job::{
+    Ended, JobHandle, JobRemote, JobToRun, Progress, SnapshotTimes, Submission, Summary, submit,
+};
 pub use job_state::JobState;
 pub use replacement::{Replacing, Trust, replacement};
 pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};

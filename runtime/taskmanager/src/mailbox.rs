@@ -28,23 +28,33 @@ pub struct Mailbox {
     commands: Mutex<VecDeque<Command>>,
     /// Whether there is one, so that a busy task looks at no lock.
     waiting: AtomicBool,
-    /// The code that takes over behind the barrier of a checkpoint. It is no command: the barrier may come before the task looks at those.
+    /// The code that takes over behind the barrier of a checkpoint. It is no command: the barrier
+    /// may come before the task looks at those.
     code: Mutex<Option<(u64, UserCode)>>,
     waker: GateWaker,
 }
 
 impl Mailbox {
     pub fn new(waker: GateWaker) -> Mailbox {
-        Mailbox { commands: Mutex::default(), waiting: AtomicBool::new(false), code: Mutex::default(), waker }
+        Mailbox {
+            commands: Mutex::default(),
+            waiting: AtomicBool::new(false),
+            code: Mutex::default(),
+            waker,
+        }
     }
 
     pub fn send(&self, command: Command) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        self.commands
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(command);
         self.waiting.store(true, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Gives the task the code that it runs behind the barrier of `checkpoint`, before that is triggered anywhere.
+    /// Gives the task the code that it runs behind the barrier of `checkpoint`, before that is
+    /// triggered anywhere.
     pub fn put_code(&self, checkpoint: u64, code: UserCode) {
         *self.code.lock().unwrap_or_else(PoisonError::into_inner) = Some((checkpoint, code));
     }
@@ -52,7 +62,8 @@ impl Mailbox {
     /// Takes the code that takes over behind the barrier of `checkpoint`, if there is any.
     pub fn take_code(&self, checkpoint: u64) -> Option<UserCode> {
         let mut code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
-        code.take_if(|(awaited, _)| *awaited == checkpoint).map(|(_, code)| code)
+        code.take_if(|(awaited, _)| *awaited == checkpoint)
+            .map(|(_, code)| code)
     }
 
     /// Takes the commands that are there.
@@ -64,8 +75,8 @@ impl Mailbox {
     }
 }
 
-/// What tasks tell the coordinator, and what the job's master does between the last report of a region that failed and the first one of the
-/// same region.
+/// What tasks tell the coordinator, and what the job's master does between the last report of a
+/// region that failed and the first one of the same region.
 pub enum Report {
     /// A region has failed, and its tasks are gone.
     Suspend(Suspend),
@@ -118,7 +129,11 @@ pub struct CheckpointLine {
 
 impl CheckpointLine {
     pub fn new(task: usize, mailbox: Arc<Mailbox>, reports: Sender<Report>) -> CheckpointLine {
-        CheckpointLine { task, mailbox, reports }
+        CheckpointLine {
+            task,
+            mailbox,
+            reports,
+        }
     }
 
     /// A coordinator that is gone has ended the job, and says why itself.
@@ -130,6 +145,10 @@ impl CheckpointLine {
 /// Adds the costs of a snapshot to a task's counters.
 pub fn account(metrics: &TaskMetrics, Pause { alignment, sync }: Pause) {
     TaskMetrics::add(&metrics.checkpoints, 1);
-    metrics.alignment_ns.store(alignment.as_nanos() as u64, Ordering::Relaxed);
-    metrics.sync_ns.store(sync.as_nanos() as u64, Ordering::Relaxed);
+    metrics
+        .alignment_ns
+        .store(alignment.as_nanos() as u64, Ordering::Relaxed);
+    metrics
+        .sync_ns
+        .store(sync.as_nanos() as u64, Ordering::Relaxed);
 }

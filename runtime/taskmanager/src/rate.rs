@@ -3,7 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Shared by the readers of one source. Rows that were not read in time are not made up for later: the rate is an upper bound.
+/// Shared by the readers of one source. Rows that were not read in time are not made up for later:
+/// the rate is an upper bound.
 pub struct RateLimiter {
     rows_per_second: u64,
     /// When the next row may be read.
@@ -15,7 +16,10 @@ const SHARE_OF_SECOND: u64 = 100;
 
 impl RateLimiter {
     pub fn new(rows_per_second: u64) -> RateLimiter {
-        RateLimiter { rows_per_second, next: Mutex::new(Instant::now()) }
+        RateLimiter {
+            rows_per_second,
+            next: Mutex::new(Instant::now()),
+        }
     }
 
     /// The most rows that one poll should ask for.
@@ -32,7 +36,9 @@ impl RateLimiter {
     /// Counts rows that were read.
     pub fn took(&self, rows: usize) {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let cost = Duration::from_nanos((rows as u64).saturating_mul(1_000_000_000) / self.rows_per_second);
+        let cost = Duration::from_nanos(
+            (rows as u64).saturating_mul(1_000_000_000) / self.rows_per_second,
+        );
         *next = (*next).max(Instant::now()) + cost;
     }
 }
@@ -46,7 +52,9 @@ mod tests {
         let limiter = RateLimiter::new(1000);
         assert_eq!((limiter.rows(), limiter.wait()), (10, Duration::ZERO));
         limiter.took(10_000);
-        assert!(limiter.wait() > Duration::from_secs(9) && limiter.wait() <= Duration::from_secs(10));
+        assert!(
+            limiter.wait() > Duration::from_secs(9) && limiter.wait() <= Duration::from_secs(10)
+        );
         assert_eq!(RateLimiter::new(3).rows(), 1);
     }
 }

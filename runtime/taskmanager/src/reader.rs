@@ -1,11 +1,15 @@
-//! The loop of a source reader: takes splits from the enumerator, reads from the one whose turn it is, and feeds the chain.
+//! The loop of a source reader: takes splits from the enumerator, reads from the one whose turn it
+//! is, and feeds the chain.
 //!
-//! 1. No split is read before the first listing is complete, so that every reader knows what holds its watermark. 2. All splits that are known
-//! are told to the chain, whose watermark generators wait for their first rows. 3. After each batch the chain says how far its split has come;
-//! the split that is furthest back is read next (`splits.rs`). Where the chain makes no watermarks, splits are read in order. 4. At the end of
-//! all splits comes the final watermark; a reader that was stopped ends without it, since the windows that are open are not complete.
+//! 1. No split is read before the first listing is complete, so that every reader knows what holds
+//!    its watermark. 2. All splits that are known are told to the chain, whose watermark generators
+//!    wait for their first rows. 3. After each batch the chain says how far its split has come; the
+//!    split that is furthest back is read next (`splits.rs`). Where the chain makes no watermarks,
+//!    splits are read in order. 4. At the end of all splits comes the final watermark; a reader
+//!    that was stopped ends without it, since the windows that are open are not complete.
 //!
-//! Invariant: a split whose turn has not come holds the watermark where its own rows have left it, and counts as silent for no moment.
+//! Invariant: a split whose turn has not come holds the watermark where its own rows have left it,
+//! and counts as silent for no moment.
 
 use crate::alignment::Alignment;
 use crate::control::Control;
@@ -18,16 +22,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_exchange::{GateEvent, InputGate};
-use streamrt_operator::{DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, TaskMetrics, record_text};
+use streamrt_operator::{
+    DeadLetter, OperatorContext, PoisonLine, ReaderPoll, Source, Split, SplitEvent, TaskMetrics,
+    record_text,
+};
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
-use streamrt_types::{Batch, Error, Pace, PoisonPolicy, Result, Status, WATERMARK_MAX, Watermark, code};
+use streamrt_types::{
+    Batch, Error, Pace, PoisonPolicy, Result, Status, WATERMARK_MAX, Watermark, code,
+};
 
 /// How often a reader looks whether the others have caught up.
 const ALIGNMENT_PAUSE: Duration = Duration::from_millis(5);
-/// How long a split that stays open and has nothing lets others go first, if it does not say itself.
+/// How long a split that stays open and has nothing lets others go first, if it does not say
+/// itself.
 const DRY_PAUSE: Duration = Duration::from_millis(1);
 
-/// How long a batch may take the chain and those behind it, about: a barrier or a stop waits for so long.
+/// How long a batch may take the chain and those behind it, about: a barrier or a stop waits for so
+/// long.
 const BATCH_TIME: Duration = Duration::from_millis(100);
 
 /// What the readers of a region share.
@@ -75,8 +86,17 @@ struct KeptSplit {
 }
 
 fn kept(held: &Held) -> Vec<u8> {
-    let Split { number, name, detail } = &held.split;
-    let kept = KeptSplit { number: *number, name: name.to_string(), detail: detail.clone(), position: held.position() };
+    let Split {
+        number,
+        name,
+        detail,
+    } = &held.split;
+    let kept = KeptSplit {
+        number: *number,
+        name: name.to_string(),
+        detail: detail.clone(),
+        position: held.position(),
+    };
     serde_json::to_vec(&kept).unwrap_or_default()
 }
 
@@ -99,21 +119,38 @@ impl Reader {
         }
     }
 
-    /// Takes back the splits that [`Reader::snapshot`] kept. Where the user says that the source goes on in what it read, whatever it is to read now,
-    /// the snapshot says what that is.
+    /// Takes back the splits that [`Reader::snapshot`] kept. Where the user says that the source
+    /// goes on in what it read, whatever it is to read now, the snapshot says what that is.
     ///
     /// # Errors
-    /// `Data` if one cannot be read, `Invalid` (S7013) if it lies outside of what the source may read.
+    /// `Data` if one cannot be read, `Invalid` (S7013) if it lies outside of what the source may
+    /// read.
     pub fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
         let takes_any = self.context.configuration.allow_changed_arguments;
         for item in state.list(SPLITS) {
             let uid = &self.context.uid;
-            let damaged =
-                |e| Error::new(code::SNAPSHOT_DAMAGED, format!("source `{uid}`: a split in the snapshot cannot be read")).with_source(e);
-            let KeptSplit { number, name, detail, position } = serde_json::from_slice(&item).map_err(damaged)?;
-            let split = Split { number, name: name.into(), detail };
+            let damaged = |e| {
+                Error::new(
+                    code::SNAPSHOT_DAMAGED,
+                    format!("source `{uid}`: a split in the snapshot cannot be read"),
+                )
+                .with_source(e)
+            };
+            let KeptSplit {
+                number,
+                name,
+                detail,
+                position,
+            } = serde_json::from_slice(&item).map_err(damaged)?;
+            let split = Split {
+                number,
+                name: name.into(),
+                detail,
+            };
             if !takes_any {
-                self.source.admits(&split).map_err(|e| e.at(format_args!("source `{uid}`")))?;
+                self.source
+                    .admits(&split)
+                    .map_err(|e| e.at(format_args!("source `{uid}`")))?;
             }
             self.restored.push((split, position));
         }
@@ -122,8 +159,19 @@ impl Reader {
 
     fn snapshot(&self) -> HeadSnapshot {
         let items = self.splits.iter().map(kept).collect();
-        let lists = vec![ListSnapshot { name: SPLITS.into(), mode: ListMode::Split, types: serde_json::Value::Null, items }];
-        (self.context.uid.clone(), OperatorSnapshot { lists, ..OperatorSnapshot::default() })
+        let lists = vec![ListSnapshot {
+            name: SPLITS.into(),
+            mode: ListMode::Split,
+            types: serde_json::Value::Null,
+            items,
+        }];
+        (
+            self.context.uid.clone(),
+            OperatorSnapshot {
+                lists,
+                ..OperatorSnapshot::default()
+            },
+        )
     }
 
     /// Runs until all splits are read, or the job is stopped.
@@ -148,15 +196,18 @@ impl Reader {
             }
             let timers = task.run_timers()?;
             let pause = match () {
-                () if task.chain.is_sweeping() => task.chain.resume(&mut task.exits).map(|()| Pause::None)?,
+                () if task.chain.is_sweeping() => {
+                    task.chain.resume(&mut task.exits).map(|()| Pause::None)?
+                }
                 () if task.control.is_drained() => Pause::AtEnd,
                 () if self.listed => self.read(task)?,
                 () => Pause::ForSplits,
             };
             self.align(task, pause);
             if pause == Pause::AtEnd {
-                // A reader that never had a split holds nothing back. ACTIVE would, from there until the final watermark behind it, and
-                // whether rows of other readers come in between is chance.
+                // A reader that never had a split holds nothing back. ACTIVE would, from there
+                // until the final watermark behind it, and whether rows of other readers come in
+                // between is chance.
                 if self.status.is_none() {
                     self.tell(task, Status::Idle)?;
                 }
@@ -188,7 +239,11 @@ impl Reader {
         {
             // One that was given up says nothing.
             for (split, position) in positions.iter().filter(|_| number == checkpoint) {
-                if let Some(reader) = self.splits.get_mut(*split).and_then(|held| held.reader.as_mut()) {
+                if let Some(reader) = self
+                    .splits
+                    .get_mut(*split)
+                    .and_then(|held| held.reader.as_mut())
+                {
                     reader.checkpoint_complete(position)?;
                 }
             }
@@ -196,8 +251,14 @@ impl Reader {
         Ok(())
     }
 
-    /// Waits at the gate for at most `timeout`, takes what is there, and returns how long it waited.
-    fn take_splits(&mut self, task: &mut Task, gate: &mut InputGate, mut timeout: Option<Duration>) -> Result<Duration> {
+    /// Waits at the gate for at most `timeout`, takes what is there, and returns how long it
+    /// waited.
+    fn take_splits(
+        &mut self,
+        task: &mut Task,
+        gate: &mut InputGate,
+        mut timeout: Option<Duration>,
+    ) -> Result<Duration> {
         let start = Instant::now();
         if self.ended {
             if let Some(pause) = timeout.filter(|pause| !pause.is_zero()) {
@@ -214,7 +275,9 @@ impl Reader {
                         self.take_split(task, split, None)?;
                     }
                 }
-                GateEvent::Status(Status::Active) | GateEvent::Watermark(_) | GateEvent::SplitFinished(_) => {}
+                GateEvent::Status(Status::Active)
+                | GateEvent::Watermark(_)
+                | GateEvent::SplitFinished(_) => {}
                 GateEvent::Status(Status::Idle | Status::Finished) => self.listed = true,
                 GateEvent::Barrier(barrier, alignment) => {
                     self.tell_first(task)?;
@@ -233,13 +296,24 @@ impl Reader {
     /// Notes the positions of splits that stay open, for the time when the checkpoint is published.
     fn promise(&mut self, checkpoint: u64) {
         if self.source.stays_open() {
-            let position = |held: &Held| Some((held.split.number, held.reader.as_ref()?.position()));
-            self.promised.push_back((checkpoint, self.splits.iter().filter_map(position).collect()));
+            let position =
+                |held: &Held| Some((held.split.number, held.reader.as_ref()?.position()));
+            self.promised.push_back((
+                checkpoint,
+                self.splits.iter().filter_map(position).collect(),
+            ));
         }
     }
 
-    fn take_split(&mut self, task: &mut Task, split: Split, position: Option<String>) -> Result<()> {
-        task.split(SplitEvent::Known { number: split.number })?;
+    fn take_split(
+        &mut self,
+        task: &mut Task,
+        split: Split,
+        position: Option<String>,
+    ) -> Result<()> {
+        task.split(SplitEvent::Known {
+            number: split.number,
+        })?;
         let turn = self.turn(task, split.number);
         self.splits.insert(split, position, turn);
         Ok(())
@@ -276,14 +350,24 @@ impl Reader {
                 return Ok(Pause::For(again.saturating_duration_since(now)));
             }
         }
-        let wait = self.shared.rate.as_ref().map_or(Duration::ZERO, |rate| rate.wait());
+        let wait = self
+            .shared
+            .rate
+            .as_ref()
+            .map_or(Duration::ZERO, |rate| rate.wait());
         if !wait.is_zero() {
             return Ok(Pause::For(wait));
         }
-        if self.splits.next().is_some_and(|(turn, number)| self.is_ahead(task, number, turn)) {
+        if self
+            .splits
+            .next()
+            .is_some_and(|(turn, number)| self.is_ahead(task, number, turn))
+        {
             self.splits.give_way();
         }
-        let Some((turn, number)) = self.splits.next() else { return Ok(Pause::None) };
+        let Some((turn, number)) = self.splits.next() else {
+            return Ok(Pause::None);
+        };
         if self.is_ahead(task, number, turn) {
             self.waits(task, number)?;
             return Ok(Pause::For(ALIGNMENT_PAUSE));
@@ -307,8 +391,12 @@ impl Reader {
                 None
             }
             // It is asked again at once, unless others wait for it.
-            ReaderPoll::Pending { ms: 0 } if !self.source.stays_open() || self.splits.is_one() => None,
-            ReaderPoll::Pending { ms } => Some(Instant::now() + Duration::from_millis(ms).max(DRY_PAUSE)),
+            ReaderPoll::Pending { ms: 0 } if !self.source.stays_open() || self.splits.is_one() => {
+                None
+            }
+            ReaderPoll::Pending { ms } => {
+                Some(Instant::now() + Duration::from_millis(ms).max(DRY_PAUSE))
+            }
         };
         let turn = self.turn(task, number);
         self.splits.asked(number, rows, turn, again);
@@ -330,12 +418,19 @@ impl Reader {
 
     /// How many rows to ask a split for.
     fn rows(&self, task: &Task, number: u64) -> usize {
-        let batch_rows = self.context.configuration.batch_rows.min(self.pace.events());
+        let batch_rows = self
+            .context
+            .configuration
+            .batch_rows
+            .min(self.pace.events());
         let rows = match task.chain.split_time(number) {
             Some(_) => self.splits.rows(number, batch_rows),
             None => batch_rows,
         };
-        self.shared.rate.as_ref().map_or(rows, |rate| rows.min(rate.rows()))
+        self.shared
+            .rate
+            .as_ref()
+            .map_or(rows, |rate| rows.min(rate.rows()))
     }
 
     /// Asks a split for rows, opening it if it is not open.
@@ -355,17 +450,28 @@ impl Reader {
         let reader = held.reader.as_mut().ok_or_else(missing)?;
         let uid = &self.context.uid;
         // Other errors name the file themselves.
-        let place = |e: Error| if e.code() == code::BAD_RECORD { e.at(format_args!("source `{uid}`: {name}")) } else { e };
+        let place = |e: Error| {
+            if e.code() == code::BAD_RECORD {
+                e.at(format_args!("source `{uid}`: {name}"))
+            } else {
+                e
+            }
+        };
         let timeout = Duration::from_millis(self.context.configuration.buffer_timeout_ms);
         let poll = reader.poll(rows, timeout).map_err(place)?;
         let poison = reader.take_poison();
-        poison.into_iter().try_for_each(|line| self.poison(&name, line))?;
+        poison
+            .into_iter()
+            .try_for_each(|line| self.poison(&name, line))?;
         Ok(poll)
     }
 
     /// Makes a split the one that is asked for rows.
     fn turn_to(&mut self, task: &mut Task, number: u64) -> Result<()> {
-        if let Some(last) = self.current.filter(|last| *last != number && self.splits.is_ready(*last)) {
+        if let Some(last) = self
+            .current
+            .filter(|last| *last != number && self.splits.is_ready(*last))
+        {
             self.waits(task, last)?;
         }
         self.current = Some(number);
@@ -391,7 +497,11 @@ impl Reader {
 
     /// Whether a split has to wait for those of other readers.
     fn is_ahead(&self, task: &Task, number: u64, watermark: Watermark) -> bool {
-        let alignment = self.shared.alignment.as_ref().filter(|_| task.chain.split_time(number).is_some());
+        let alignment = self
+            .shared
+            .alignment
+            .as_ref()
+            .filter(|_| task.chain.split_time(number).is_some());
         alignment.is_some_and(|(alignment, _)| alignment.is_ahead(watermark))
     }
 
@@ -400,7 +510,11 @@ impl Reader {
         if let Some((alignment, reader)) = &self.shared.alignment
             && self.listed
         {
-            let holds = |(_, number): &(Watermark, u64)| task.chain.split_time(*number).is_some_and(|time| !time.idle);
+            let holds = |(_, number): &(Watermark, u64)| {
+                task.chain
+                    .split_time(*number)
+                    .is_some_and(|time| !time.idle)
+            };
             let turns = self.splits.first().into_iter().chain(self.splits.dry());
             let least = turns.filter(holds).map(|(watermark, _)| watermark).min();
             alignment.publish(*reader, least.filter(|_| pause != Pause::AtEnd));
@@ -415,7 +529,8 @@ impl Reader {
         task.status(status)
     }
 
-    /// A barrier may come between the end of the first listing and the first read, which would tell the same.
+    /// A barrier may come between the end of the first listing and the first read, which would tell
+    /// the same.
     fn tell_first(&mut self, task: &mut Task) -> Result<()> {
         match self.status {
             Some(_) => Ok(()),
@@ -424,13 +539,25 @@ impl Reader {
         }
     }
 
-    /// A record that the format refused, by the job's policy; trying again would read the same bytes. What is passed over meets none.
+    /// A record that the format refused, by the job's policy; trying again would read the same
+    /// bytes. What is passed over meets none.
     fn poison(&self, split: &str, line: PoisonLine) -> Result<()> {
-        let (uid, position) =
-            (&self.context.uid, if line.position == 0 { split.to_owned() } else { format!("{split} line {}", line.position) });
-        if line.code != code::PASSED_OVER && self.context.configuration.poison_policy != PoisonPolicy::Skip {
+        let (uid, position) = (
+            &self.context.uid,
+            if line.position == 0 {
+                split.to_owned()
+            } else {
+                format!("{split} line {}", line.position)
+            },
+        );
+        if line.code != code::PASSED_OVER
+            && self.context.configuration.poison_policy != PoisonPolicy::Skip
+        {
             let shown = record_text::short(&line.record);
-            return Err(Error::new(line.code, format!("source `{uid}`: {position}: {}: `{shown}`", line.reason)));
+            return Err(Error::new(
+                line.code,
+                format!("source `{uid}`: {position}: {}: `{shown}`", line.reason),
+            ));
         }
         TaskMetrics::add(&self.context.metrics.dead_letters, 1);
         let (record, record_encoding) = record_text::exact(line.record);

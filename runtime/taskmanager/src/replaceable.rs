@@ -1,7 +1,8 @@
 //! User code that can be replaced while its task runs.
 //!
-//! Every chain of functions that an operator calls sits in a [`Replaceable`]. The task's thread hands it another one between two elements,
-//! and from then on the operator calls that. No operator knows of it: state, timers and queues stay where they are.
+//! Every chain of functions that an operator calls sits in a [`Replaceable`]. The task's thread
+//! hands it another one between two elements, and from then on the operator calls that. No operator
+//! knows of it: state, timers and queues stay where they are.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -18,7 +19,11 @@ struct Replaceable {
 }
 
 impl FunctionChain for Replaceable {
-    fn invoke(&mut self, invocation: Invocation<'_>, deadline: Duration) -> std::result::Result<Outcome, Failure> {
+    fn invoke(
+        &mut self,
+        invocation: Invocation<'_>,
+        deadline: Duration,
+    ) -> std::result::Result<Outcome, Failure> {
         if let Some(next) = self.next.try_iter().last() {
             self.chain = next;
         }
@@ -46,10 +51,17 @@ impl Seats {
     /// `Internal` if there is not one for each.
     pub fn replace(&self, code: UserCode) -> Result<()> {
         if code.len() != self.seats.len() {
-            return Err(Error::internal(format!("a task with {} chains of functions was given {}", self.seats.len(), code.len())));
+            return Err(Error::internal(format!(
+                "a task with {} chains of functions was given {}",
+                self.seats.len(),
+                code.len()
+            )));
         }
         // An operator that is gone calls nobody any more.
-        self.seats.iter().zip(code).for_each(|(seat, chain)| drop(seat.send(chain)));
+        self.seats
+            .iter()
+            .zip(code)
+            .for_each(|(seat, chain)| drop(seat.send(chain)));
         Ok(())
     }
 }
@@ -63,22 +75,43 @@ mod tests {
     struct Named(&'static str);
 
     impl FunctionChain for Named {
-        fn invoke(&mut self, _: Invocation<'_>, _: Duration) -> std::result::Result<Outcome, Failure> {
+        fn invoke(
+            &mut self,
+            _: Invocation<'_>,
+            _: Duration,
+        ) -> std::result::Result<Outcome, Failure> {
             Err(Error::internal(self.0).into())
         }
     }
 
     fn who(chain: &mut Box<dyn FunctionChain>) -> String {
         let access = &mut NoState::boxed();
-        let invocation = Invocation { call: Call::Process, rows: None, slots: None, states: Vec::new(), timers: &[], clock: None, access };
-        chain.invoke(invocation, Duration::ZERO).unwrap_err().error.message().to_owned()
+        let invocation = Invocation {
+            call: Call::Process,
+            rows: None,
+            slots: None,
+            states: Vec::new(),
+            timers: &[],
+            clock: None,
+            access,
+        };
+        chain
+            .invoke(invocation, Duration::ZERO)
+            .unwrap_err()
+            .error
+            .message()
+            .to_owned()
     }
 
     #[test]
     fn the_next_call_is_to_the_newest_code_of_the_same_seat() {
         let mut seats = Seats::default();
         let mut chains = ["a", "b"].map(|name| seats.take(Box::new(Named(name))));
-        let code = |names: [&'static str; 2]| -> UserCode { names.map(|name| Box::new(Named(name)) as Box<dyn FunctionChain>).into() };
+        let code = |names: [&'static str; 2]| -> UserCode {
+            names
+                .map(|name| Box::new(Named(name)) as Box<dyn FunctionChain>)
+                .into()
+        };
         assert_eq!(chains.each_mut().map(who), ["a", "b"]);
         seats.replace(code(["c", "d"])).unwrap();
         seats.replace(code(["e", "f"])).unwrap();

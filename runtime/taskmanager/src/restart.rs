@@ -1,7 +1,8 @@
 //! Whether and when a job that failed is started again. Pure: the caller has the clock.
 //!
 //! # Source
-//! Flink's restart strategies. **Ours:** what would fail again in the same way (a record, user code, a wrong job) is not tried again.
+//! Flink's restart strategies. **Ours:** what would fail again in the same way (a record, user
+//! code, a wrong job) is not tried again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,9 +28,14 @@ pub struct RestartStrategy {
 }
 
 impl RestartStrategy {
-    /// Without checkpoints there is nothing to go on from, so nothing is tried again unless the configuration wants it.
+    /// Without checkpoints there is nothing to go on from, so nothing is tried again unless the
+    /// configuration wants it.
     pub fn new(configuration: &Configuration) -> RestartStrategy {
-        let default = if configuration.checkpoint_interval_ms.is_some() { RestartKind::ExponentialDelay } else { RestartKind::None };
+        let default = if configuration.checkpoint_interval_ms.is_some() {
+            RestartKind::ExponentialDelay
+        } else {
+            RestartKind::None
+        };
         let delay = Duration::from_millis(configuration.restart_delay_ms);
         RestartStrategy {
             kind: configuration.restart.unwrap_or(default),
@@ -46,11 +52,13 @@ impl RestartStrategy {
 
     /// Whether a failure of this kind may be followed by another attempt at all.
     pub fn may_try_again(&self, error: &Error) -> bool {
-        let may_pass = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal) && error.code() != code::FILE_MISSING;
+        let may_pass = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal)
+            && error.code() != code::FILE_MISSING;
         may_pass && self.kind != RestartKind::None
     }
 
-    /// How long to wait before the next attempt; `None` if there is none. `now` is the time since the job was submitted.
+    /// How long to wait before the next attempt; `None` if there is none. `now` is the time since
+    /// the job was submitted.
     pub fn after_failure(&mut self, now: Duration, error: &Error) -> Option<Duration> {
         if !self.may_try_again(error) {
             return None;
@@ -62,7 +70,11 @@ impl RestartStrategy {
             RestartKind::None => None,
             RestartKind::FixedDelay => (self.n_failures <= self.attempts).then_some(self.delay),
             RestartKind::FailureRate => {
-                while self.failures.front().is_some_and(|first| *first + self.interval < now) {
+                while self
+                    .failures
+                    .front()
+                    .is_some_and(|first| *first + self.interval < now)
+                {
                     self.failures.pop_front();
                 }
                 (self.failures.len() <= self.max_failures as usize).then_some(self.delay)
@@ -87,31 +99,69 @@ mod tests {
     /// Feeds failures at these seconds, and compares the delays in ms.
     fn check(settings: &[(&str, &str)], failures: &[u64], expected: &[Option<u64>]) {
         let mut configuration = Configuration::default();
-        settings.iter().for_each(|(key, value)| configuration.set(key, value).unwrap());
+        settings
+            .iter()
+            .for_each(|(key, value)| configuration.set(key, value).unwrap());
         let mut strategy = RestartStrategy::new(&configuration);
         let error = Error::new(code::STORE, "the disk is gone");
-        let delay = |at: &u64| strategy.after_failure(Duration::from_secs(*at), &error).map(|delay| delay.as_millis() as u64);
-        assert_eq!(failures.iter().map(delay).collect::<Vec<_>>(), expected, "{settings:?}");
+        let delay = |at: &u64| {
+            strategy
+                .after_failure(Duration::from_secs(*at), &error)
+                .map(|delay| delay.as_millis() as u64)
+        };
+        assert_eq!(
+            failures.iter().map(delay).collect::<Vec<_>>(),
+            expected,
+            "{settings:?}"
+        );
     }
 
     #[test]
     fn strategies_do_as_flinks() {
         check(&[], &[0], &[None]);
-        check(&[("restart.strategy", "fixed-delay"), ("restart.attempts", "2")], &[0, 1, 2], &[Some(1000), Some(1000), None]);
-        let rate = [("restart.strategy", "failure-rate"), ("restart.max-failures", "2"), ("restart.delay", "5ms")];
-        check(&rate, &[0, 1, 70, 80, 90], &[Some(5), Some(5), Some(5), Some(5), None]);
+        check(
+            &[
+                ("restart.strategy", "fixed-delay"),
+                ("restart.attempts", "2"),
+            ],
+            &[0, 1, 2],
+            &[Some(1000), Some(1000), None],
+        );
+        let rate = [
+            ("restart.strategy", "failure-rate"),
+            ("restart.max-failures", "2"),
+            ("restart.delay", "5ms"),
+        ];
+        check(
+            &rate,
+            &[0, 1, 70, 80, 90],
+            &[Some(5), Some(5), Some(5), Some(5), None],
+        );
         let growing = [Some(1000), Some(1500), Some(2000), Some(2000), Some(1000)];
-        check(&[("checkpoint.interval", "1s"), ("restart.max-delay", "2s")], &[0, 1, 2, 3, 63], &growing);
-        check(&[("checkpoint.interval", "1s"), ("restart.strategy", "none")], &[0], &[None]);
+        check(
+            &[("checkpoint.interval", "1s"), ("restart.max-delay", "2s")],
+            &[0, 1, 2, 3, 63],
+            &growing,
+        );
+        check(
+            &[("checkpoint.interval", "1s"), ("restart.strategy", "none")],
+            &[0],
+            &[None],
+        );
     }
 
     #[test]
     fn what_would_fail_again_is_not_tried_again() {
         let mut configuration = Configuration::default();
-        configuration.set("restart.strategy", "exponential-delay").unwrap();
+        configuration
+            .set("restart.strategy", "exponential-delay")
+            .unwrap();
         let error = Error::new(code::BAD_RECORD, "line 3");
         let mut strategy = RestartStrategy::new(&configuration);
-        assert!(!strategy.may_try_again(&error) && strategy.after_failure(Duration::ZERO, &error).is_none());
+        assert!(
+            !strategy.may_try_again(&error)
+                && strategy.after_failure(Duration::ZERO, &error).is_none()
+        );
         assert!(strategy.may_try_again(&Error::new(code::DATABASE, "it is away")));
     }
 }

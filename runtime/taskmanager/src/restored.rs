@@ -35,30 +35,54 @@ impl Restored {
         Restored::read_of(snapshot, |_| true)
     }
 
-    /// As [`Restored::read`], for a region that starts again: of its own operators alone. `counts` says that the checkpoint was made by tasks of
-    /// this attempt, which go on with their counters.
+    /// As [`Restored::read`], for a region that starts again: of its own operators alone. `counts`
+    /// says that the checkpoint was made by tasks of this attempt, which go on with their counters.
     ///
     /// # Errors
     /// As there.
-    pub fn read_region(snapshot: &Snapshot, operators: &[OperatorEntry], counts: bool) -> Result<Restored> {
-        let restored = Restored::read_of(snapshot, |uid| operators.iter().any(|operator| operator.uid == uid))?;
+    pub fn read_region(
+        snapshot: &Snapshot,
+        operators: &[OperatorEntry],
+        counts: bool,
+    ) -> Result<Restored> {
+        let restored = Restored::read_of(snapshot, |uid| {
+            operators.iter().any(|operator| operator.uid == uid)
+        })?;
         let subtasks = snapshot.manifest().subtasks.iter().filter(|_| counts);
-        let letters = subtasks.map(|subtask| ((subtask.vertex, subtask.subtask), subtask.dead_letters)).collect();
-        Ok(Restored { letters, ..restored })
+        let letters = subtasks
+            .map(|subtask| ((subtask.vertex, subtask.subtask), subtask.dead_letters))
+            .collect();
+        Ok(Restored {
+            letters,
+            ..restored
+        })
     }
 
     fn read_of(snapshot: &Snapshot, wanted: impl Fn(&str) -> bool) -> Result<Restored> {
         let manifest = snapshot.manifest();
-        let running: BTreeSet<u32> = manifest.subtasks.iter().filter(|subtask| !subtask.finished).map(|subtask| subtask.vertex).collect();
+        let running: BTreeSet<u32> = manifest
+            .subtasks
+            .iter()
+            .filter(|subtask| !subtask.finished)
+            .map(|subtask| subtask.vertex)
+            .collect();
         let mut restored = Restored {
             dead_letters: manifest.dead_letters(),
             store: Some(snapshot.store().clone()),
             places: Places::of(manifest),
             ..Restored::default()
         };
-        for operator in manifest.operators.iter().filter(|operator| wanted(&operator.uid)) {
-            restored.parts.insert(operator.uid.clone(), snapshot.parts(&operator.uid)?);
-            restored.files.insert(operator.uid.clone(), snapshot.files(&operator.uid));
+        for operator in manifest
+            .operators
+            .iter()
+            .filter(|operator| wanted(&operator.uid))
+        {
+            restored
+                .parts
+                .insert(operator.uid.clone(), snapshot.parts(&operator.uid)?);
+            restored
+                .files
+                .insert(operator.uid.clone(), snapshot.files(&operator.uid));
             if !running.contains(&operator.vertex) {
                 restored.finished.insert(operator.uid.clone());
             }
@@ -68,45 +92,93 @@ impl Restored {
 
     /// An operator whose state is in files of the RocksDB backend.
     pub fn on_disk(&self) -> Option<&str> {
-        let on_disk = |parts: &[Option<Part>]| parts.iter().flatten().any(|part| part.index.disk.is_some());
-        self.parts.iter().find(|(_, parts)| on_disk(parts)).map(|(uid, _)| uid.as_str())
+        let on_disk =
+            |parts: &[Option<Part>]| parts.iter().flatten().any(|part| part.index.disk.is_some());
+        self.parts
+            .iter()
+            .find(|(_, parts)| on_disk(parts))
+            .map(|(uid, _)| uid.as_str())
     }
 
-    /// Fetches the files of an operator's state that a new subtask needs into the new folder `folder`, and says what they hold.
+    /// Fetches the files of an operator's state that a new subtask needs into the new folder
+    /// `folder`, and says what they hold.
     ///
     /// # Errors
     /// `Data` if a file is missing or damaged, S7007 if the store or the disk failed.
-    pub fn disk_parts(&self, uid: &str, share: Share, folder: &Path) -> Result<(Vec<DiskPart>, Vec<DiskState>)> {
+    pub fn disk_parts(
+        &self,
+        uid: &str,
+        share: Share,
+        folder: &Path,
+    ) -> Result<(Vec<DiskPart>, Vec<DiskState>)> {
         let (mut parts, mut states) = (Vec::new(), BTreeMap::new());
         let old = self.parts(uid);
         for (number, part) in old.iter().enumerate() {
-            let Some(index) = part.as_ref().and_then(|part| part.index.disk.as_ref()) else { continue };
+            let Some(index) = part.as_ref().and_then(|part| part.index.disk.as_ref()) else {
+                continue;
+            };
             // All subtasks number their states alike, also those that get no keys of this one.
-            states.extend(index.states.iter().map(|state| (state.name.clone(), state.clone())));
-            let held = KeyGroupRange::of_subtask(share.max_parallelism, old.len() as u32, number as u32);
+            states.extend(
+                index
+                    .states
+                    .iter()
+                    .map(|state| (state.name.clone(), state.clone())),
+            );
+            let held =
+                KeyGroupRange::of_subtask(share.max_parallelism, old.len() as u32, number as u32);
             let wanted = held.common(&share.key_groups);
             if wanted.is_empty() {
                 continue;
             }
             let folder = folder.join(number.to_string());
             self.fetch(&self.files[uid][number], &folder)?;
-            parts.push(DiskPart { folder, key_groups: wanted, whole: wanted == held });
+            parts.push(DiskPart {
+                folder,
+                key_groups: wanted,
+                whole: wanted == held,
+            });
         }
         Ok((parts, states.into_values().collect()))
     }
 
     fn fetch(&self, files: &[DiskFileEntry], folder: &Path) -> Result<()> {
-        let store = self.store.as_ref().ok_or_else(|| Error::internal("files without a store"))?;
-        let failed =
-            |e| Error::new(code::STORE, format!("the files of a checkpoint cannot be put into {}", folder.display())).with_source(e);
+        let store = self
+            .store
+            .as_ref()
+            .ok_or_else(|| Error::internal("files without a store"))?;
+        let failed = |e| {
+            Error::new(
+                code::STORE,
+                format!(
+                    "the files of a checkpoint cannot be put into {}",
+                    folder.display()
+                ),
+            )
+            .with_source(e)
+        };
         std::fs::create_dir_all(folder).map_err(failed)?;
-        files.iter().try_for_each(|file| std::fs::write(folder.join(&file.name), store.get(&file.stored)?).map_err(failed))
+        files.iter().try_for_each(|file| {
+            std::fs::write(folder.join(&file.name), store.get(&file.stored)?).map_err(failed)
+        })
     }
 
-    /// The files of `store` that the disk of a subtask begins with, under their names: those of an old subtask that had the same keys.
-    pub fn known_files(&self, store: &Store, uid: &str, parallelism: u32, subtask: u32) -> &[DiskFileEntry] {
-        let same_store = self.store.as_ref().is_some_and(|own| own.location() == store.location());
-        let files = self.files.get(uid).filter(|files| same_store && files.len() == parallelism as usize);
+    /// The files of `store` that the disk of a subtask begins with, under their names: those of an
+    /// old subtask that had the same keys.
+    pub fn known_files(
+        &self,
+        store: &Store,
+        uid: &str,
+        parallelism: u32,
+        subtask: u32,
+    ) -> &[DiskFileEntry] {
+        let same_store = self
+            .store
+            .as_ref()
+            .is_some_and(|own| own.location() == store.location());
+        let files = self
+            .files
+            .get(uid)
+            .filter(|files| same_store && files.len() == parallelism as usize);
         files.map_or(&[], |files| &files[subtask as usize])
     }
 
@@ -122,7 +194,10 @@ impl Restored {
 
     /// Those of one subtask, where it goes on with its counter.
     pub fn letters_of(&self, subtask: &Subtask) -> u64 {
-        self.letters.get(&(subtask.vertex as u32, subtask.index)).copied().unwrap_or_default()
+        self.letters
+            .get(&(subtask.vertex as u32, subtask.index))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// The parts under a uid, by old subtask.
@@ -137,8 +212,12 @@ impl Restored {
 
     /// The uids under which there is state.
     pub fn with_state(&self) -> impl Iterator<Item = &str> {
-        let has_state = |parts: &[Option<Part>]| parts.iter().flatten().any(|part| !part.index.is_empty());
-        self.parts.iter().filter(move |(_, parts)| has_state(parts)).map(|(uid, _)| uid.as_str())
+        let has_state =
+            |parts: &[Option<Part>]| parts.iter().flatten().any(|part| !part.index.is_empty());
+        self.parts
+            .iter()
+            .filter(move |(_, parts)| has_state(parts))
+            .map(|(uid, _)| uid.as_str())
     }
 
     /// What the subtask of `context` gets of the state under `uid`; nothing if there is none.
@@ -146,7 +225,22 @@ impl Restored {
     /// # Errors
     /// `Data` if the bytes are damaged.
     pub fn state(&self, uid: &str, context: &OperatorContext) -> Result<OperatorState> {
-        let OperatorContext { subtask, parallelism, key_groups, max_parallelism, .. } = *context;
-        OperatorState::assemble(uid, self.parts(uid), Share { subtask, parallelism, key_groups, max_parallelism })
+        let OperatorContext {
+            subtask,
+            parallelism,
+            key_groups,
+            max_parallelism,
+            ..
+        } = *context;
+        OperatorState::assemble(
+            uid,
+            self.parts(uid),
+            Share {
+                subtask,
+                parallelism,
+                key_groups,
+                max_parallelism,
+            },
+        )
     }
 }

@@ -1,4 +1,5 @@
-//! Whether checkpoints are those of the job that is to go on from them, or that has finished with them.
+//! Whether checkpoints are those of the job that is to go on from them, or that has finished with
+//! them.
 
 use crate::factory::Definition;
 use serde_json::{Value, json};
@@ -7,27 +8,41 @@ use streamrt_checkpoint::{Manifest, PluginEntry};
 use streamrt_types::{Error, Result, code, without_passwords};
 use streamrt_wit::Body;
 
-/// Refuses a job that differs from that of `kept`: what the newest checkpoint in `folder` says, and the components that go on from it.
+/// Refuses a job that differs from that of `kept`: what the newest checkpoint in `folder` says, and
+/// the components that go on from it.
 ///
 /// # Errors
 /// `Invalid` (S7005), with the difference.
-pub(crate) fn check_same(kept: (&Manifest, &[PluginEntry]), definition: &Definition, folder: &str) -> Result<()> {
+pub(crate) fn check_same(
+    kept: (&Manifest, &[PluginEntry]),
+    definition: &Definition,
+    folder: &str,
+) -> Result<()> {
     match difference(kept, definition) {
         None => Ok(()),
-        Some(what) => Err(Error::new(code::OTHER_JOB, format!("{folder} holds checkpoints of a job that differs: {what}"))),
+        Some(what) => Err(Error::new(
+            code::OTHER_JOB,
+            format!("{folder} holds checkpoints of a job that differs: {what}"),
+        )),
     }
 }
 
-/// As [`check_same`], where the job of `kept` has finished. A job file may be changed between two starts of a job, but what has finished does
-/// not run once more because of it.
+/// As [`check_same`], where the job of `kept` has finished. A job file may be changed between two
+/// starts of a job, but what has finished does not run once more because of it.
 ///
 /// # Errors
 /// As there.
-pub(crate) fn check_finished(kept: (&Manifest, &[PluginEntry]), definition: &Definition, folder: &str) -> Result<()> {
+pub(crate) fn check_finished(
+    kept: (&Manifest, &[PluginEntry]),
+    definition: &Definition,
+    folder: &str,
+) -> Result<()> {
     match difference(kept, definition).or_else(|| other_node(kept.0, definition)) {
         None => Ok(()),
         Some(what) => {
-            let message = format!("the job in {folder} has finished, and this is another one: {what}; nothing is changed");
+            let message = format!(
+                "the job in {folder} has finished, and this is another one: {what}; nothing is changed"
+            );
             Err(Error::new(code::OTHER_JOB, message))
         }
     }
@@ -36,15 +51,31 @@ pub(crate) fn check_finished(kept: (&Manifest, &[PluginEntry]), definition: &Def
 /// A node that only one of both has, or that differs.
 fn other_node(manifest: &Manifest, definition: &Definition) -> Option<String> {
     let (kept, now) = (nodes(&manifest.plan)?, nodes(&plan_of(definition))?);
-    let gone = kept.keys().find(|uid| !now.contains_key(*uid)).map(|uid| format!("it has a node `{uid}`"));
-    let other = || now.iter().find(|(uid, body)| kept.get(*uid).is_some_and(|kept| kept != *body));
-    let new = || now.keys().find(|uid| !kept.contains_key(*uid)).map(|uid| format!("it has no node `{uid}`"));
-    gone.or_else(new).or_else(|| other().map(|(uid, _)| format!("its node `{uid}` is a different one")))
+    let gone = kept
+        .keys()
+        .find(|uid| !now.contains_key(*uid))
+        .map(|uid| format!("it has a node `{uid}`"));
+    let other = || {
+        now.iter()
+            .find(|(uid, body)| kept.get(*uid).is_some_and(|kept| kept != *body))
+    };
+    let new = || {
+        now.keys()
+            .find(|uid| !kept.contains_key(*uid))
+            .map(|uid| format!("it has no node `{uid}`"))
+    };
+    gone.or_else(new)
+        .or_else(|| other().map(|(uid, _)| format!("its node `{uid}` is a different one")))
 }
 
 /// By uid. None if one is of another version of this program, which nothing can be held against.
 fn nodes(plan: &Value) -> Option<BTreeMap<String, Body>> {
-    let node = |node: &Value| Some((node["uid"].as_str()?.to_owned(), serde_json::from_value(node["body"].clone()).ok()?));
+    let node = |node: &Value| {
+        Some((
+            node["uid"].as_str()?.to_owned(),
+            serde_json::from_value(node["body"].clone()).ok()?,
+        ))
+    };
     plan.as_array()?.iter().map(node).collect()
 }
 
@@ -66,25 +97,48 @@ fn hide_passwords(value: &mut Value) {
     }
 }
 
-fn difference((manifest, kept): (&Manifest, &[PluginEntry]), definition: &Definition) -> Option<String> {
-    let (name, n, max) = (&definition.spec.name, definition.plugins.len(), definition.max_parallelism);
+fn difference(
+    (manifest, kept): (&Manifest, &[PluginEntry]),
+    definition: &Definition,
+) -> Option<String> {
+    let (name, n, max) = (
+        &definition.spec.name,
+        definition.plugins.len(),
+        definition.max_parallelism,
+    );
     if manifest.job != *name {
         return Some(format!("its name is `{}`, not `{name}`", manifest.job));
     }
     if kept.len() != n {
         return Some(format!("it has {} components, not {n}", kept.len()));
     }
-    let of_plugins = kept.iter().zip(&definition.plugins).find_map(|(kept, plugin)| {
-        let (old, new) = (short(&kept.digest), short(plugin.plugin.digest()));
-        let (before, now) = (kept_args(&kept.args), kept_args(&plugin.args));
-        match () {
-            () if kept.digest != plugin.plugin.digest() => Some(format!("its component `{}` has the digest {old}, not {new}", kept.name)),
-            () if before != now => Some(format!("its arguments are `{}`, not `{}`", before.join(" "), now.join(" "))),
-            () => None,
-        }
-    });
+    let of_plugins = kept
+        .iter()
+        .zip(&definition.plugins)
+        .find_map(|(kept, plugin)| {
+            let (old, new) = (short(&kept.digest), short(plugin.plugin.digest()));
+            let (before, now) = (kept_args(&kept.args), kept_args(&plugin.args));
+            match () {
+                () if kept.digest != plugin.plugin.digest() => Some(format!(
+                    "its component `{}` has the digest {old}, not {new}",
+                    kept.name
+                )),
+                () if before != now => Some(format!(
+                    "its arguments are `{}`, not `{}`",
+                    before.join(" "),
+                    now.join(" ")
+                )),
+                () => None,
+            }
+        });
     let kept = manifest.max_parallelism;
-    of_plugins.or_else(|| (kept != max).then(|| format!("its max parallelism is {kept}, not {max}; `-D max-parallelism={kept}` keeps it")))
+    of_plugins.or_else(|| {
+        (kept != max).then(|| {
+            format!(
+                "its max parallelism is {kept}, not {max}; `-D max-parallelism={kept}` keeps it"
+            )
+        })
+    })
 }
 
 /// The arguments of a component as a manifest has them.

@@ -10,20 +10,43 @@ use streamrt_types::{Batch, Error, Result};
 /// One row for each split.
 pub fn to_batch(splits: &[Split]) -> Result<Batch> {
     let columns: [(&str, ArrayRef); 3] = [
-        ("number", Arc::new(UInt64Array::from_iter_values(splits.iter().map(|split| split.number)))),
-        ("name", Arc::new(StringArray::from_iter_values(splits.iter().map(|split| &split.name)))),
-        ("detail", Arc::new(StringArray::from_iter_values(splits.iter().map(|split| &split.detail)))),
+        (
+            "number",
+            Arc::new(UInt64Array::from_iter_values(
+                splits.iter().map(|split| split.number),
+            )),
+        ),
+        (
+            "name",
+            Arc::new(StringArray::from_iter_values(
+                splits.iter().map(|split| &split.name),
+            )),
+        ),
+        (
+            "detail",
+            Arc::new(StringArray::from_iter_values(
+                splits.iter().map(|split| &split.detail),
+            )),
+        ),
     ];
-    let batch = RecordBatch::try_from_iter(columns).map_err(|e| Error::internal("splits make no batch").with_source(e))?;
+    let batch = RecordBatch::try_from_iter(columns)
+        .map_err(|e| Error::internal("splits make no batch").with_source(e))?;
     Ok(Batch::new(batch))
 }
 
 /// The splits of rows that [`to_batch`] made.
 pub fn from_batch(batch: &Batch) -> Vec<Split> {
     let columns = &batch.columns;
-    let (numbers, names, details) =
-        (columns.column(0).as_primitive::<UInt64Type>(), columns.column(1).as_string::<i32>(), columns.column(2).as_string::<i32>());
-    let split = |row| Split { number: numbers.value(row), name: Arc::from(names.value(row)), detail: details.value(row).to_owned() };
+    let (numbers, names, details) = (
+        columns.column(0).as_primitive::<UInt64Type>(),
+        columns.column(1).as_string::<i32>(),
+        columns.column(2).as_string::<i32>(),
+    );
+    let split = |row| Split {
+        number: numbers.value(row),
+        name: Arc::from(names.value(row)),
+        detail: details.value(row).to_owned(),
+    };
     (0..batch.n_rows()).map(split).collect()
 }
 
@@ -33,7 +56,11 @@ mod tests {
 
     #[test]
     fn splits_survive_the_trip() {
-        let splits = vec![Split { number: 3, name: Arc::from("a.csv"), detail: "{\"start\":0}".to_owned() }];
+        let splits = vec![Split {
+            number: 3,
+            name: Arc::from("a.csv"),
+            detail: "{\"start\":0}".to_owned(),
+        }];
         assert_eq!(from_batch(&to_batch(&splits).unwrap()), splits);
     }
 }

@@ -1,4 +1,5 @@
-//! What the last checkpoints of a job cost, as a whole and for each subtask. Kept in memory, for people; it goes on over restarts.
+//! What the last checkpoints of a job cost, as a whole and for each subtask. Kept in memory, for
+//! people; it goes on over restarts.
 
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -62,7 +63,13 @@ impl CheckpointReport {
 
     /// The longest that a task stood still for it, on its thread.
     pub fn longest_pause(&self) -> Duration {
-        Duration::from_micros(self.subtasks.iter().map(|subtask| subtask.sync_us).max().unwrap_or(0))
+        Duration::from_micros(
+            self.subtasks
+                .iter()
+                .map(|subtask| subtask.sync_us)
+                .max()
+                .unwrap_or(0),
+        )
     }
 }
 
@@ -76,11 +83,20 @@ impl Statistics {
     /// A checkpoint has begun; it may be told twice.
     pub fn begins(&self, checkpoint: u64, kind: &str, now_ms: i64) {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        if reports.back().is_some_and(|(last, _)| last.checkpoint == checkpoint && last.status == CheckpointStatus::Pending) {
+        if reports.back().is_some_and(|(last, _)| {
+            last.checkpoint == checkpoint && last.status == CheckpointStatus::Pending
+        }) {
             return;
         }
         let (kind, status) = (kind.to_owned(), CheckpointStatus::Pending);
-        let report = CheckpointReport { checkpoint, kind, status, triggered_ms: now_ms, duration_us: 0, subtasks: Vec::new() };
+        let report = CheckpointReport {
+            checkpoint,
+            kind,
+            status,
+            triggered_ms: now_ms,
+            duration_us: 0,
+            subtasks: Vec::new(),
+        };
         reports.push_back((report, Instant::now()));
         let surplus = reports.len().saturating_sub(KEPT);
         reports.drain(..surplus);
@@ -108,7 +124,11 @@ impl Statistics {
 
     fn of(&self, checkpoint: u64, change: impl FnOnce(&mut CheckpointReport, Instant)) {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((report, began)) = reports.iter_mut().rev().find(|(report, _)| report.checkpoint == checkpoint) {
+        if let Some((report, began)) = reports
+            .iter_mut()
+            .rev()
+            .find(|(report, _)| report.checkpoint == checkpoint)
+        {
             change(report, *began);
         }
     }
@@ -118,7 +138,10 @@ impl Statistics {
         let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let first = reports.len().saturating_sub(n);
         let finished = |(report, began): &(CheckpointReport, Instant)| match report.status {
-            CheckpointStatus::Pending => CheckpointReport { duration_us: began.elapsed().as_micros() as u64, ..report.clone() },
+            CheckpointStatus::Pending => CheckpointReport {
+                duration_us: began.elapsed().as_micros() as u64,
+                ..report.clone()
+            },
             _ => report.clone(),
         };
         reports.iter().skip(first).map(finished).collect()
@@ -135,30 +158,67 @@ mod tests {
         for checkpoint in 1..=KEPT as u64 + 5 {
             statistics.begins(checkpoint, "checkpoint", 7);
             statistics.begins(checkpoint, "checkpoint", 8);
-            let subtask =
-                |name: &str, sync_us| SubtaskReport { name: name.into(), sync_us, bytes: 3, full_bytes: 10, ..SubtaskReport::default() };
+            let subtask = |name: &str, sync_us| SubtaskReport {
+                name: name.into(),
+                sync_us,
+                bytes: 3,
+                full_bytes: 10,
+                ..SubtaskReport::default()
+            };
             statistics.acknowledged(checkpoint, subtask("a", 5));
             statistics.acknowledged(checkpoint, subtask("b", 4));
             statistics.ends(checkpoint, CheckpointStatus::Published);
         }
-        let failed = CheckpointStatus::Failed { reason: "full".into() };
+        let failed = CheckpointStatus::Failed {
+            reason: "full".into(),
+        };
         statistics.ends(KEPT as u64 + 5, failed.clone());
         statistics.acknowledged(1, SubtaskReport::default());
         let all = statistics.last(1000);
-        assert_eq!((all.len(), all[0].checkpoint, all[0].subtasks.len(), all[0].triggered_ms), (KEPT, 6, 2, 7));
+        assert_eq!(
+            (
+                all.len(),
+                all[0].checkpoint,
+                all[0].subtasks.len(),
+                all[0].triggered_ms
+            ),
+            (KEPT, 6, 2, 7)
+        );
         let last = statistics.last(1).remove(0);
-        assert_eq!((last.bytes(), last.full_bytes(), last.longest_pause(), &last.status), (6, 20, Duration::from_micros(5), &failed));
+        assert_eq!(
+            (
+                last.bytes(),
+                last.full_bytes(),
+                last.longest_pause(),
+                &last.status
+            ),
+            (6, 20, Duration::from_micros(5), &failed)
+        );
     }
 
     #[test]
     fn a_number_that_is_used_again_behind_a_failure_has_a_report_of_its_own() {
         let statistics = Statistics::default();
         statistics.begins(4, "checkpoint", 1);
-        statistics.ends(4, CheckpointStatus::Failed { reason: "killed".into() });
+        statistics.ends(
+            4,
+            CheckpointStatus::Failed {
+                reason: "killed".into(),
+            },
+        );
         statistics.begins(4, "upgrade", 2);
         statistics.ends(4, CheckpointStatus::Published);
-        let kinds: Vec<(String, bool)> =
-            statistics.last(9).into_iter().map(|report| (report.kind, report.status == CheckpointStatus::Published)).collect();
-        assert_eq!(kinds, [("checkpoint".to_owned(), false), ("upgrade".to_owned(), true)]);
+        let kinds: Vec<(String, bool)> = statistics
+            .last(9)
+            .into_iter()
+            .map(|report| (report.kind, report.status == CheckpointStatus::Published))
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                ("checkpoint".to_owned(), false),
+                ("upgrade".to_owned(), true)
+            ]
+        );
     }
 }

@@ -14,12 +14,28 @@ mod splits;
 mod stops;
 
 /// A job of one source, a running count by the column `n`, and a file sink in `out`.
-fn start(source: Value, out: &Path, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
-    start_counting(json!({"kind": "aggregate"}), source, out, parallelism, configuration)
+fn start(
+    source: Value,
+    out: &Path,
+    parallelism: u32,
+    configuration: Configuration,
+) -> Result<JobHandle> {
+    start_counting(
+        json!({"kind": "aggregate"}),
+        source,
+        out,
+        parallelism,
+        configuration,
+    )
 }
 
 /// As `start`, with the count in windows of an hour of the clock.
-fn start_windows(source: Value, out: &Path, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
+fn start_windows(
+    source: Value,
+    out: &Path,
+    parallelism: u32,
+    configuration: Configuration,
+) -> Result<JobHandle> {
     let assigner = json!({"kind": "tumbling", "size-ms": 3_600_000, "processing-time": true});
     start_counting(
         json!({"kind": "window", "assigner": assigner, "contents": {"kind": "builtin"}}),
@@ -30,11 +46,20 @@ fn start_windows(source: Value, out: &Path, parallelism: u32, configuration: Con
     )
 }
 
-fn start_counting(mut body: Value, source: Value, out: &Path, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
-    let counts = if body.get("contents").is_some() { &mut body["contents"] } else { &mut body };
+fn start_counting(
+    mut body: Value,
+    source: Value,
+    out: &Path,
+    parallelism: u32,
+    configuration: Configuration,
+) -> Result<JobHandle> {
+    let counts = if body.get("contents").is_some() {
+        &mut body["contents"]
+    } else {
+        &mut body
+    };
     counts["aggregates"] = json!([{"function": "count"}]);
-    counts["columns"] =
-        json!([{"name": "n", "from": {"kind": "key", "column": "n"}}, {"name": "count", "from": {"kind": "aggregate", "index": 0}}]);
+    counts["columns"] = json!([{"name": "n", "from": {"kind": "key", "column": "n"}}, {"name": "count", "from": {"kind": "aggregate", "index": 0}}]);
     let plan = json!({"version": 1, "nodes": [
         {"id": 0, "uid": "numbers", "body": source},
         {"id": 1, "uid": "counts", "inputs": [{"node": 0, "partitioning": {"kind": "hash", "columns": ["n"]}}], "body": body},
@@ -47,7 +72,16 @@ fn run_plan(plan: &Value, parallelism: u32, configuration: Configuration) -> Res
     let plan = Plan::from_json(&plan.to_string()).unwrap();
     let job = JobSpec::from_plan("test", Arc::new(plan));
     let grants = Default::default();
-    match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from: None, grants, state: None, before: None })? {
+    match submit(JobToRun {
+        job,
+        plugins: Vec::new(),
+        configuration,
+        parallelism,
+        from: None,
+        grants,
+        state: None,
+        before: None,
+    })? {
         Submission::Started(handle) => Ok(handle),
         Submission::Finished => panic!("a job without checkpoints never was"),
     }
@@ -63,14 +97,20 @@ fn csv(path: &Path) -> Value {
     json!({"kind": "source", "connector": "file", "options": options, "schema": [{"name": "n", "type": "i64"}]})
 }
 
-/// The lines of all files that are visible in a folder, sorted; and the number of files that are not.
+/// The lines of all files that are visible in a folder, sorted; and the number of files that are
+/// not.
 fn output(folder: &Path) -> (Vec<String>, usize) {
     let (mut lines, mut n_hidden) = (Vec::new(), 0);
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         match path.file_name().unwrap().to_str().unwrap().starts_with('.') {
             true => n_hidden += 1,
-            false => lines.extend(std::fs::read_to_string(path).unwrap().lines().map(str::to_owned)),
+            false => lines.extend(
+                std::fs::read_to_string(path)
+                    .unwrap()
+                    .lines()
+                    .map(str::to_owned),
+            ),
         }
     }
     lines.sort();
@@ -81,7 +121,13 @@ fn output(folder: &Path) -> (Vec<String>, usize) {
 fn a_bounded_job_gives_the_same_rows_at_any_parallelism() {
     let run = |parallelism| {
         let folder = tempfile::tempdir().unwrap();
-        let job = start(datagen(Some(5_000)), folder.path(), parallelism, Configuration::default()).unwrap();
+        let job = start(
+            datagen(Some(5_000)),
+            folder.path(),
+            parallelism,
+            Configuration::default(),
+        )
+        .unwrap();
         assert!(job.is_bounded());
         let summary = job.wait().unwrap().summary;
         assert_eq!((summary.records_in, summary.records_out), (5_000, 5_000));
@@ -104,7 +150,11 @@ fn a_job_that_is_stopped_finishes_what_is_in_flight() {
     job.stop();
     let summary = job.wait().unwrap().summary;
     let (lines, n_hidden) = output(folder.path());
-    assert_eq!((lines.len() as u64, n_hidden), (summary.records_in, 0), "every row that was read came out");
+    assert_eq!(
+        (lines.len() as u64, n_hidden),
+        (summary.records_in, 0),
+        "every row that was read came out"
+    );
 }
 
 #[test]
@@ -115,11 +165,26 @@ fn windows_of_processing_time_fire_at_the_end_of_the_input_or_are_counted() {
             let (input, out) = (folder.path().join("numbers.csv"), folder.path().join("out"));
             std::fs::write(&input, "1\n2\n1\n").unwrap();
             let mut configuration = Configuration::default();
-            configuration.set("end-of-input.processing-time", fires).unwrap();
-            let summary = start_windows(csv(&input), &out, parallelism, configuration).unwrap().wait().unwrap().summary;
+            configuration
+                .set("end-of-input.processing-time", fires)
+                .unwrap();
+            let summary = start_windows(csv(&input), &out, parallelism, configuration)
+                .unwrap()
+                .wait()
+                .unwrap()
+                .summary;
             (output(&out).0, summary.dropped_at_end)
         };
-        assert_eq!(run("fire"), (vec![r#"{"n":1,"count":2}"#.to_owned(), r#"{"n":2,"count":1}"#.into()], 0));
+        assert_eq!(
+            run("fire"),
+            (
+                vec![
+                    r#"{"n":1,"count":2}"#.to_owned(),
+                    r#"{"n":2,"count":1}"#.into()
+                ],
+                0
+            )
+        );
         assert_eq!(run("drop"), (Vec::new(), 2));
     }
 }
@@ -130,8 +195,11 @@ fn a_drain_fires_what_waits_for_the_clock_and_a_stop_does_not() {
         for drains in [true, false] {
             let folder = tempfile::tempdir().unwrap();
             let mut configuration = Configuration::default();
-            configuration.set("end-of-input.processing-time", "drop").unwrap();
-            let job = start_windows(datagen(None), folder.path(), parallelism, configuration).unwrap();
+            configuration
+                .set("end-of-input.processing-time", "drop")
+                .unwrap();
+            let job =
+                start_windows(datagen(None), folder.path(), parallelism, configuration).unwrap();
             while job.progress().records_in == 0 {
                 std::thread::yield_now();
             }
@@ -141,7 +209,11 @@ fn a_drain_fires_what_waits_for_the_clock_and_a_stop_does_not() {
             }
             let summary = job.wait().unwrap().summary;
             assert_eq!(summary.dropped_at_end, 0);
-            let counted = |line: &String| serde_json::from_str::<Value>(line).unwrap()["count"].as_u64().unwrap();
+            let counted = |line: &String| {
+                serde_json::from_str::<Value>(line).unwrap()["count"]
+                    .as_u64()
+                    .unwrap()
+            };
             let counts: u64 = output(folder.path()).0.iter().map(counted).sum();
             assert_eq!(counts, if drains { summary.records_in } else { 0 });
         }
@@ -153,7 +225,10 @@ fn a_job_that_fails_withdraws_its_output_and_says_where() {
     let folder = tempfile::tempdir().unwrap();
     let (input, out) = (folder.path().join("numbers.csv"), folder.path().join("out"));
     std::fs::write(&input, "1\n2\nthree\n4\n").unwrap();
-    let error = start(csv(&input), &out, 2, Configuration::default()).unwrap().wait().unwrap_err();
+    let error = start(csv(&input), &out, 2, Configuration::default())
+        .unwrap()
+        .wait()
+        .unwrap_err();
     assert_eq!(error.code().id, "S3003");
     let place = format!("source `numbers`: {} line 3", input.display());
     assert!(error.message().starts_with(&place), "{}", error.message());
@@ -163,17 +238,33 @@ fn a_job_that_fails_withdraws_its_output_and_says_where() {
 #[test]
 fn a_skipped_line_is_kept_as_a_dead_letter_and_counted() {
     let folder = tempfile::tempdir().unwrap();
-    let (input, out, letters) = (folder.path().join("numbers.csv"), folder.path().join("out"), folder.path().join("letters"));
+    let (input, out, letters) = (
+        folder.path().join("numbers.csv"),
+        folder.path().join("out"),
+        folder.path().join("letters"),
+    );
     std::fs::write(&input, "1\n2\nthree\n4\n").unwrap();
     let mut configuration = Configuration::default();
     configuration.set("poison.policy", "skip").unwrap();
-    configuration.set("poison.dead-letters", letters.to_str().unwrap()).unwrap();
-    let summary = start(csv(&input), &out, 1, configuration).unwrap().wait().unwrap().summary;
+    configuration
+        .set("poison.dead-letters", letters.to_str().unwrap())
+        .unwrap();
+    let summary = start(csv(&input), &out, 1, configuration)
+        .unwrap()
+        .wait()
+        .unwrap()
+        .summary;
     assert_eq!((summary.records_in, summary.dead_letters), (3, 1));
-    let files: Vec<_> = std::fs::read_dir(&letters).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files: Vec<_> = std::fs::read_dir(&letters)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     assert_eq!(files.len(), 1, "{files:?}");
     let letter: Value = serde_json::from_str(&std::fs::read_to_string(&files[0]).unwrap()).unwrap();
-    assert_eq!((&letter["record"], &letter["code"]), (&json!("three"), &json!("S3003")));
+    assert_eq!(
+        (&letter["record"], &letter["code"]),
+        (&json!("three"), &json!("S3003"))
+    );
 }
 
 #[test]
@@ -182,12 +273,18 @@ fn what_cannot_run_is_refused_before_anything_is_written() {
     let out = folder.path().join("out");
     let mut configuration = Configuration::default();
     configuration.set("max-parallelism", "2").unwrap();
-    let error = start(datagen(Some(1)), &out, 3, configuration).err().unwrap();
-    assert_eq!(error.message(), "parallelism 3 is more than the max parallelism 2");
+    let error = start(datagen(Some(1)), &out, 3, configuration)
+        .err()
+        .unwrap();
+    assert_eq!(
+        error.message(),
+        "parallelism 3 is more than the max parallelism 2"
+    );
     assert!(!out.exists());
 }
 
-/// A folder alone would be gone on from and never written to, so that the next start writes the same results again.
+/// A folder alone would be gone on from and never written to, so that the next start writes the
+/// same results again.
 #[test]
 fn a_folder_of_checkpoints_and_their_interval_belong_together() {
     let folder = tempfile::tempdir().unwrap();
@@ -195,7 +292,17 @@ fn a_folder_of_checkpoints_and_their_interval_belong_together() {
     for (key, value) in [("checkpoint.dir", path), ("checkpoint.interval", "1s")] {
         let mut configuration = Configuration::default();
         configuration.set(key, value).unwrap();
-        let error = start(datagen(Some(1)), &folder.path().join("out"), 1, configuration).err().unwrap();
-        assert_eq!(error.message(), "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is");
+        let error = start(
+            datagen(Some(1)),
+            &folder.path().join("out"),
+            1,
+            configuration,
+        )
+        .err()
+        .unwrap();
+        assert_eq!(
+            error.message(),
+            "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is"
+        );
     }
 }

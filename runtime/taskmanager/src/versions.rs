@@ -1,10 +1,14 @@
-//! Which version of the job runs, and which one goes on if that fails in its probation: the one place that knows.
+//! Which version of the job runs, and which one goes on if that fails in its probation: the one
+//! place that knows.
 //!
-//! While an upgrade is in its probation (`upgrade.probation`), a failure that would end the job puts the version before back. It goes on from
-//! the newest checkpoint, whatever the new version did:
-//! - that of the upgrade, as long as no other is published: its state is the old version's, and nothing was committed behind it;
-//! - a later one, if the old version can read state that the new one has written. Results were committed with it, and going back behind it
-//!   would write them twice; so where the old version cannot read it, the first checkpoint ends the probation.
+//! While an upgrade is in its probation (`upgrade.probation`), a failure that would end the job
+//! puts the version before back. It goes on from the newest checkpoint, whatever the new version
+//! did:
+//! - that of the upgrade, as long as no other is published: its state is the old version's, and
+//!   nothing was committed behind it;
+//! - a later one, if the old version can read state that the new one has written. Results were
+//!   committed with it, and going back behind it would write them twice; so where the old version
+//!   cannot read it, the first checkpoint ends the probation.
 
 use crate::factory::Definition;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +49,11 @@ struct Known {
 
 impl Versions {
     pub fn new(running: Arc<Definition>) -> Versions {
-        Versions(Mutex::new(Known { running, probation: None, upgraded: false }))
+        Versions(Mutex::new(Known {
+            running,
+            probation: None,
+            upgraded: false,
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -68,7 +76,8 @@ impl Versions {
         self.lock().begin(before);
     }
 
-    /// The job goes on with an upgrade, and the version before is not known here: a failure names the way back.
+    /// The job goes on with an upgrade, and the version before is not known here: a failure names
+    /// the way back.
     pub fn go_on_upgraded(&self) {
         self.lock().upgraded = true;
     }
@@ -82,15 +91,24 @@ impl Versions {
     /// The components of the version before that a manifest of this moment names.
     pub fn before(&self) -> Vec<PluginEntry> {
         let known = self.lock();
-        known.probation.iter().filter(|probation| probation.is_on()).flat_map(|probation| probation.before.plugins.clone()).collect()
+        known
+            .probation
+            .iter()
+            .filter(|probation| probation.is_on())
+            .flat_map(|probation| probation.before.plugins.clone())
+            .collect()
     }
 
     /// The version that runs has published a checkpoint or savepoint.
     pub fn published(&self) {
-        self.lock().probation.iter_mut().for_each(|probation| probation.before.newer_published = true);
+        self.lock()
+            .probation
+            .iter_mut()
+            .for_each(|probation| probation.before.newer_published = true);
     }
 
-    /// The version that runs has failed. In its probation, the one before runs from now on. The error says why it cannot.
+    /// The version that runs has failed. In its probation, the one before runs from now on. The
+    /// error says why it cannot.
     pub fn go_back(&self) -> Option<Result<(), String>> {
         let mut known = self.lock();
         let Probation { before, .. } = known.probation.take().filter(Probation::is_on)?;
@@ -99,8 +117,16 @@ impl Versions {
                 Ok(found) => found,
                 Err(error) => return Some(Err(error.message().to_owned())),
             };
-            if let Some(operator) = found.operators.iter().find(|operator| operator.verdict == Verdict::Refused) {
-                return Some(Err(format!("operator `{}` could not keep its state: {}", operator.uid, operator.changes.join("; "))));
+            if let Some(operator) = found
+                .operators
+                .iter()
+                .find(|operator| operator.verdict == Verdict::Refused)
+            {
+                return Some(Err(format!(
+                    "operator `{}` could not keep its state: {}",
+                    operator.uid,
+                    operator.changes.join("; ")
+                )));
             }
         }
         (known.running, known.upgraded) = (before.definition, false);
@@ -111,12 +137,18 @@ impl Versions {
     pub fn way_back(&self) -> Option<String> {
         let known = self.lock();
         let folder = known.running.configuration.checkpoint_dir.as_deref()?;
-        let was_replaced = known.running.plugins.iter().any(|plugin| plugin.replaces.is_some());
+        let was_replaced = known
+            .running
+            .plugins
+            .iter()
+            .any(|plugin| plugin.replaces.is_some());
         match (was_replaced, known.upgraded) {
             (true, _) => Some(format!(
                 "the job was upgraded; to go back to the component that its command names, give the same command with `--from {folder}`"
             )),
-            (false, true) => Some(format!("the job was upgraded; to go back, start the version before with `--from {folder}`")),
+            (false, true) => Some(format!(
+                "the job was upgraded; to go back, start the version before with `--from {folder}`"
+            )),
             (false, false) => None,
         }
     }
@@ -125,6 +157,10 @@ impl Versions {
 impl Known {
     fn begin(&mut self, before: Before) {
         let length = self.running.probation();
-        self.probation = (!length.is_zero()).then(|| Probation { before, since: Instant::now(), length });
+        self.probation = (!length.is_zero()).then(|| Probation {
+            before,
+            since: Instant::now(),
+            length,
+        });
     }
 }

@@ -41,7 +41,8 @@ impl SubtaskCounters {
             records_in: count(&metrics.records_in),
             records_out: count(&metrics.records_out),
             late_records: count(&metrics.late_records),
-            watermark: Some(metrics.watermark.load(Ordering::Relaxed)).filter(|watermark| *watermark != WATERMARK_MIN),
+            watermark: Some(metrics.watermark.load(Ordering::Relaxed))
+                .filter(|watermark| *watermark != WATERMARK_MIN),
             busy: Duration::from_nanos(count(&metrics.busy_ns)),
             idle: Duration::from_nanos(count(&metrics.idle_ns)),
             back_pressured: Duration::from_nanos(count(&metrics.back_pressured_ns)),
@@ -52,13 +53,23 @@ impl SubtaskCounters {
 /// The vertices of a job, senders before their receivers.
 pub(crate) fn vertices(definition: &Definition, metrics: &JobMetrics) -> Vec<VertexReport> {
     let graph = &definition.graph;
-    let mut reports: Vec<VertexReport> = graph.vertices.iter().map(|vertex| empty(definition, vertex)).collect();
+    let mut reports: Vec<VertexReport> = graph
+        .vertices
+        .iter()
+        .map(|vertex| empty(definition, vertex))
+        .collect();
     for (from, vertex) in graph.vertices.iter().enumerate() {
-        vertex.exits.iter().for_each(|exit| reports[exit.to].inputs.push((from, exit.partitioner.clone())));
+        vertex.exits.iter().for_each(|exit| {
+            reports[exit.to]
+                .inputs
+                .push((from, exit.partitioner.clone()))
+        });
     }
     for (vertices, region) in graph.regions().iter().zip(&metrics.regions) {
         for ((_, subtask), metrics) in definition.tasks_of(vertices).zip(&region.tasks) {
-            reports[subtask.vertex].subtasks.push(SubtaskCounters::of(metrics));
+            reports[subtask.vertex]
+                .subtasks
+                .push(SubtaskCounters::of(metrics));
         }
     }
     reports
@@ -68,9 +79,20 @@ fn empty(definition: &Definition, vertex: &JobVertex) -> VertexReport {
     let (kind, node) = match vertex.head {
         Head::Enumerator { node } => ("enumerator", Some(node)),
         Head::Reader { node } => ("reader", Some(node)),
-        Head::Gate => ("operator", vertex.operators.first().and_then(|operator| operator.nodes.first().copied())),
+        Head::Gate => (
+            "operator",
+            vertex
+                .operators
+                .first()
+                .and_then(|operator| operator.nodes.first().copied()),
+        ),
     };
     let uid = node.map_or("", |node| definition.graph.stream.nodes[node].uid.as_str());
     let hash = blake3::hash(format!("{kind} {uid}").as_bytes()).to_hex();
-    VertexReport { id: hash[..32].to_owned(), name: vertex.name.clone(), inputs: Vec::new(), subtasks: Vec::new() }
+    VertexReport {
+        id: hash[..32].to_owned(),
+        name: vertex.name.clone(),
+        inputs: Vec::new(),
+        subtasks: Vec::new(),
+    }
 }

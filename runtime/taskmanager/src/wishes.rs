@@ -1,12 +1,15 @@
-//! What users want of a job, from the command to its answer: the one place that knows. It outlives attempts, so that no wish is lost when the
-//! job fails and starts again.
+//! What users want of a job, from the command to its answer: the one place that knows. It outlives
+//! attempts, so that no wish is lost when the job fails and starts again.
 //!
-//! 1. How the job is to end (stop, drain, cancel) is set once and never taken back. Tasks, the coordinator and the job's master look here.
-//! 2. What somebody waits for has a number, under which the coordinator knows it. Each attempt is asked for what is still open: a savepoint
-//!    that an attempt began and did not finish is made anew.
+//! 1. How the job is to end (stop, drain, cancel) is set once and never taken back. Tasks, the
+//!    coordinator and the job's master look here.
+//! 2. What somebody waits for has a number, under which the coordinator knows it. Each attempt is
+//!    asked for what is still open: a savepoint that an attempt began and did not finish is made
+//!    anew.
 //! 3. When the job is over, whoever still waits is told.
 //!
-//! An upgrade in place is for the tasks that run, whose instances were made for it: it does not outlive them.
+//! An upgrade in place is for the tasks that run, whose instances were made for it: it does not
+//! outlive them.
 
 use crate::durable::Version;
 use crate::replaceable::UserCode;
@@ -54,7 +57,12 @@ pub(crate) enum When {
 
 impl Savepoint {
     pub fn new(store: Store, when: When, reply: Sender<Result<u64>>) -> Savepoint {
-        Savepoint { store, when, reply, begun: false }
+        Savepoint {
+            store,
+            when,
+            reply,
+            begun: false,
+        }
     }
 }
 
@@ -70,8 +78,13 @@ impl Wish {
     /// How the coordinator is asked for it.
     fn request(&self, request: u64) -> Request {
         match self {
-            Wish::Savepoint(Savepoint { when: When::AtEnd, .. }) => Request::AtEnd { request },
-            Wish::Savepoint(Savepoint { when, .. }) => Request::Savepoint { request, stops: *when == When::WithStop },
+            Wish::Savepoint(Savepoint {
+                when: When::AtEnd, ..
+            }) => Request::AtEnd { request },
+            Wish::Savepoint(Savepoint { when, .. }) => Request::Savepoint {
+                request,
+                stops: *when == When::WithStop,
+            },
             Wish::Upgrade(_) => Request::Upgrade { request },
         }
     }
@@ -127,8 +140,8 @@ impl Wishes {
         self.ends.store(true, Ordering::SeqCst);
     }
 
-    /// The flag that who waits for something outside looks at before the job runs: it is set when the job is to end, in whatever way but a
-    /// drain.
+    /// The flag that who waits for something outside looks at before the job runs: it is set when
+    /// the job is to end, in whatever way but a drain.
     pub fn ends(&self) -> Arc<AtomicBool> {
         self.ends.clone()
     }
@@ -145,12 +158,14 @@ impl Wishes {
         self.cancel.load(Ordering::SeqCst)
     }
 
-    /// Whether a job that fails is not to start again. A drain goes on from a checkpoint; without one it would end with nothing.
+    /// Whether a job that fails is not to start again. A drain goes on from a checkpoint; without
+    /// one it would end with nothing.
     pub fn forbid_restart(&self, has_checkpoint: bool) -> bool {
         self.wants_stop() || self.wants_cancel() || self.wants_drain() && !has_checkpoint
     }
 
-    /// Returns how the coordinator is asked for it; `None` if the job is over, and the wish was refused.
+    /// Returns how the coordinator is asked for it; `None` if the job is over, and the wish was
+    /// refused.
     pub fn add(&self, wish: Wish) -> Option<Request> {
         let mut open = self.lock();
         if open.over {
@@ -168,36 +183,53 @@ impl Wishes {
     pub fn requests(&self) -> Vec<Request> {
         let open = self.lock();
         let stop = self.wants_stop().then_some(Request::Stop);
-        open.by_number.iter().map(|(number, wish)| wish.request(*number)).chain(stop).collect()
+        open.by_number
+            .iter()
+            .map(|(number, wish)| wish.request(*number))
+            .chain(stop)
+            .collect()
     }
 
-    /// An attempt follows another one, of which nothing runs any more. `published` says which savepoint counts that lies in a store.
+    /// An attempt follows another one, of which nothing runs any more. `published` says which
+    /// savepoint counts that lies in a store.
     pub fn next_attempt(&self, published: impl Fn(&Store) -> Option<u64>) {
         let begun = {
             let mut open = self.lock();
-            let is_left = |_: &u64, wish: &mut Wish| !matches!(wish, Wish::Savepoint(Savepoint { begun: false, .. }));
+            let is_left = |_: &u64, wish: &mut Wish| {
+                !matches!(wish, Wish::Savepoint(Savepoint { begun: false, .. }))
+            };
             open.by_number.extract_if(.., is_left).collect::<Vec<_>>()
         };
         for (number, wish) in begun {
             match wish {
-                Wish::Upgrade(_) => {
-                    wish.refuse(Error::new(code::CHECKPOINT_FAILED, "the job failed before it was upgraded: ask for it once more"))
-                }
+                Wish::Upgrade(_) => wish.refuse(Error::new(
+                    code::CHECKPOINT_FAILED,
+                    "the job failed before it was upgraded: ask for it once more",
+                )),
                 Wish::Savepoint(savepoint) => self.renew(number, savepoint, &published),
             }
         }
     }
 
-    /// The folder was empty when the savepoint was asked for, so all that is there is of the attempt that failed.
+    /// The folder was empty when the savepoint was asked for, so all that is there is of the
+    /// attempt that failed.
     fn renew(&self, number: u64, savepoint: Savepoint, published: impl Fn(&Store) -> Option<u64>) {
         if let Some(checkpoint) = published(&savepoint.store) {
             self.made(&savepoint, checkpoint);
             return;
         }
         let store = &savepoint.store;
-        let cleared = store.list("").and_then(|objects| objects.iter().try_for_each(|(path, _)| store.delete(path)));
+        let cleared = store
+            .list("")
+            .and_then(|objects| objects.iter().try_for_each(|(path, _)| store.delete(path)));
         match cleared {
-            Ok(()) => drop(self.lock().by_number.insert(number, Wish::Savepoint(Savepoint { begun: false, ..savepoint }))),
+            Ok(()) => drop(self.lock().by_number.insert(
+                number,
+                Wish::Savepoint(Savepoint {
+                    begun: false,
+                    ..savepoint
+                }),
+            )),
             Err(error) => answer(&savepoint.reply, Err(error)),
         }
     }
@@ -216,7 +248,9 @@ impl Wishes {
     /// An upgrade begins: from now on it is the coordinator's, which answers.
     pub fn begin_upgrade(&self, request: u64) -> Option<Swap> {
         let mut open = self.lock();
-        open.by_number.get(&request).filter(|wish| matches!(wish, Wish::Upgrade(_)))?;
+        open.by_number
+            .get(&request)
+            .filter(|wish| matches!(wish, Wish::Upgrade(_)))?;
         match open.by_number.remove(&request)? {
             Wish::Upgrade(swap) => Some(swap),
             Wish::Savepoint(_) => None,
@@ -264,13 +298,21 @@ impl Wishes {
     pub fn close(&self) {
         let mut open = self.lock();
         open.over = true;
-        std::mem::take(&mut open.by_number).into_values().for_each(|wish| wish.refuse(over()));
-        open.replacement.take().into_iter().for_each(|replacement| answer(&replacement.reply, Err(over())));
+        std::mem::take(&mut open.by_number)
+            .into_values()
+            .for_each(|wish| wish.refuse(over()));
+        open.replacement
+            .take()
+            .into_iter()
+            .for_each(|replacement| answer(&replacement.reply, Err(over())));
     }
 }
 
 fn over() -> Error {
-    Error::new(code::CHECKPOINT_FAILED, "the job has ended before this was done")
+    Error::new(
+        code::CHECKPOINT_FAILED,
+        "the job has ended before this was done",
+    )
 }
 
 /// Whoever asked may have gone.
@@ -295,17 +337,37 @@ mod tests {
         let (store, made, request) = savepoint(&wishes, When::AtEnd);
         assert_eq!(request, Some(Request::AtEnd { request: 1 }));
         let (_, other, _) = savepoint(&wishes, When::Now);
-        wishes.begin_savepoint(1).unwrap().put("0-0-1", b"half".to_vec()).unwrap();
+        wishes
+            .begin_savepoint(1)
+            .unwrap()
+            .put("0-0-1", b"half".to_vec())
+            .unwrap();
         wishes.next_attempt(|_| None);
-        assert_eq!(store.list("").unwrap(), [], "what the attempt before has left is gone");
-        let again = [Request::AtEnd { request: 1 }, Request::Savepoint { request: 2, stops: false }];
+        assert_eq!(
+            store.list("").unwrap(),
+            [],
+            "what the attempt before has left is gone"
+        );
+        let again = [
+            Request::AtEnd { request: 1 },
+            Request::Savepoint {
+                request: 2,
+                stops: false,
+            },
+        ];
         assert_eq!(wishes.requests(), again);
         wishes.fulfil(1, 7);
         assert_eq!(made.recv().unwrap().unwrap(), 7);
         wishes.close();
-        assert_eq!(other.recv().unwrap().unwrap_err().code(), code::CHECKPOINT_FAILED);
+        assert_eq!(
+            other.recv().unwrap().unwrap_err().code(),
+            code::CHECKPOINT_FAILED
+        );
         let (_, late, request) = savepoint(&wishes, When::Now);
-        assert!(request.is_none() && late.recv().unwrap().is_err(), "a job that is over makes none");
+        assert!(
+            request.is_none() && late.recv().unwrap().is_err(),
+            "a job that is over makes none"
+        );
     }
 
     #[test]
@@ -315,7 +377,11 @@ mod tests {
         wishes.begin_savepoint(1).unwrap();
         wishes.next_attempt(|_| Some(9));
         assert_eq!(made.recv().unwrap().unwrap(), 9);
-        assert_eq!(wishes.requests(), [Request::Stop], "the job stops with it, whatever failed behind it");
+        assert_eq!(
+            wishes.requests(),
+            [Request::Stop],
+            "the job stops with it, whatever failed behind it"
+        );
     }
 
     #[test]
@@ -323,8 +389,14 @@ mod tests {
         let wishes = Wishes::default();
         assert!(!wishes.forbid_restart(false));
         wishes.drain();
-        assert_eq!((wishes.forbid_restart(true), wishes.forbid_restart(false)), (false, true));
+        assert_eq!(
+            (wishes.forbid_restart(true), wishes.forbid_restart(false)),
+            (false, true)
+        );
         wishes.stop();
-        assert!(wishes.forbid_restart(true), "who stops is not started again");
+        assert!(
+            wishes.forbid_restart(true),
+            "who stops is not started again"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The stable codes that stand beside every message, with the likely fix. A code that was released keeps its meaning for ever.
+//! The stable codes that stand beside every message, with the likely fix. A code that was released
+//! keeps its meaning for ever.
 
 use crate::error::ErrorKind;
 
@@ -43,7 +44,8 @@ codes! {
     PRECOMPILED = "S1010", Invalid, "Give the component itself; compiled code is never taken from a file.";
     /// The component could not be compiled or instantiated.
     NOT_INSTANTIABLE = "S1011", Invalid, "Look at the cause below; often a limit in the grant is too low.";
-    /// A plugin wants a folder, a path or a server that it was not granted, or leaves a folder that it was.
+    /// A plugin wants a folder, a path or a server that it was not granted, or leaves a folder that
+    /// it was.
     NOT_GRANTED = "S1012", Invalid, "If the component may have it, say so: name it behind `--`, or with `--allow-path` or `--allow-host`; a folder that a sink asks for with `--grant NAME=FOLDER`, or under `[plugin.grant]` in a job.toml.";
     /// A component that is too large, makes too much, or costs too much to compile.
     COMPONENT_LIMIT = "S1020", Invalid, "A component that was not made to harm stays far below; `-D plugin.size`, `plugin.memory`, `plugin.compile-memory` and `plugin.compile-time` allow more.";
@@ -173,7 +175,8 @@ codes! {
     INCOMPATIBLE = "S7011", Invalid, "Keep the uids, keys and types of state that are named, or start the new version without the old state.";
     /// A checkpoint names a component that the user has not put there.
     NOT_ACCEPTED = "S7012", Invalid, "If you upgraded the job, say so with `--accept DIGEST`, or name the newer component in the command; else somebody has changed the checkpoints.";
-    /// A job that starts from a snapshot with other arguments than it was made with, which it would not follow.
+    /// A job that starts from a snapshot with other arguments than it was made with, which it would
+    /// not follow.
     CHANGED_ARGUMENTS = "S7013", Invalid, "Give the arguments that the snapshot was made with, or choose one of the ways that are named.";
 
     /// A task ended because another one did.
@@ -192,7 +195,12 @@ mod tests {
     #[test]
     fn codes_are_unique_and_ordered() {
         for pair in CODES.windows(2) {
-            assert!(pair[0].id < pair[1].id, "{} stands before {}", pair[0].id, pair[1].id);
+            assert!(
+                pair[0].id < pair[1].id,
+                "{} stands before {}",
+                pair[0].id,
+                pair[1].id
+            );
         }
     }
 }

@@ -28,7 +28,8 @@ pub enum StreamElement {
     Watermark(Watermark),
     Status(Status),
     Barrier(Barrier),
-    /// No row of this split of a source follows on the channel. Goes where watermarks are made behind an exchange.
+    /// No row of this split of a source follows on the channel. Goes where watermarks are made
+    /// behind an exchange.
     SplitFinished(u64),
     /// Nothing follows. The final watermark, if there is one, came before.
     EndOfInput,

@@ -1,4 +1,5 @@
-//! The one error of the engine: a kind that machines decide by, a code that people look up, and a sentence.
+//! The one error of the engine: a kind that machines decide by, a code that people look up, and a
+//! sentence.
 
 use crate::code::Code;
 use std::fmt;
@@ -22,7 +23,8 @@ pub enum ErrorKind {
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error with its place in the message: lowercase, no full stop, the cause kept apart in `source`.
+/// An error with its place in the message: lowercase, no full stop, the cause kept apart in
+/// `source`.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -35,7 +37,12 @@ struct Inner {
 impl Error {
     /// Makes an error. The kind follows from the code.
     pub fn new(code: Code, message: impl Into<String>) -> Error {
-        Error(Box::new(Inner { kind: code.kind, code, message: message.into(), source: None }))
+        Error(Box::new(Inner {
+            kind: code.kind,
+            code,
+            message: message.into(),
+            source: None,
+        }))
     }
 
     /// A broken promise inside the engine.
@@ -44,7 +51,10 @@ impl Error {
     }
 
     /// Keeps what caused it.
-    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    pub fn with_source(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
         self.0.source = Some(source.into());
         self
     }
@@ -75,16 +85,27 @@ impl Error {
 
     /// The message and what caused it, for a line that shows nothing else.
     pub fn with_causes(&self) -> String {
-        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source()).map(ToString::to_string);
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source())
+            .map(ToString::to_string);
         // Some libraries repeat the text of the inner error in the outer one.
-        causes.fold(self.message().to_owned(), |said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
+        causes.fold(self.message().to_owned(), |said, cause| {
+            if said.contains(&cause) {
+                said
+            } else {
+                format!("{said}: {cause}")
+            }
+        })
     }
 }
 
-/// Why stdout cannot be written: that its reader has gone, as with `| head`, is no fault of anything, and trying again does not help.
+/// Why stdout cannot be written: that its reader has gone, as with `| head`, is no fault of
+/// anything, and trying again does not help.
 pub fn stdout_error(error: std::io::Error) -> Error {
     match error.kind() {
-        std::io::ErrorKind::BrokenPipe => Error::new(crate::code::STDOUT_CLOSED, "nobody reads standard output any more"),
+        std::io::ErrorKind::BrokenPipe => Error::new(
+            crate::code::STDOUT_CLOSED,
+            "nobody reads standard output any more",
+        ),
         _ => Error::new(crate::code::FILE_IO, "standard output cannot be written"),
     }
     .with_source(error)
@@ -108,6 +129,9 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_deref().map(|e| e as &(dyn std::error::Error + 'static))
+        self.0
+            .source
+            .as_deref()
+            .map(|e| e as &(dyn std::error::Error + 'static))
     }
 }

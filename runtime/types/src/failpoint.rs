@@ -1,7 +1,7 @@
 //! Places where a test makes the process crash, or a step fail, to see that nothing is lost.
 //!
-//! `STREAMRT_FAILPOINTS` names them: `snapshot.sync=crash`, or `store.put=error:3` for the third time alone, several with `;` between them.
-//! Without it a failpoint is one load.
+//! `STREAMRT_FAILPOINTS` names them: `snapshot.sync=crash`, or `store.put=error:3` for the third
+//! time alone, several with `;` between them. Without it a failpoint is one load.
 
 use crate::code;
 use crate::error::{Error, Result};
@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Every failpoint, in the order in which a checkpoint meets them. The numbers are those of the faults that they stand for.
+/// Every failpoint, in the order in which a checkpoint meets them. The numbers are those of the
+/// faults that they stand for.
 pub const FAILPOINTS: &[&str] = &[
     // 1: a barrier has arrived at a task, and nothing was done.
     "barrier.before",
@@ -62,7 +63,11 @@ struct Armed {
 
 fn armed() -> &'static HashMap<String, Armed> {
     static ARMED: OnceLock<HashMap<String, Armed>> = OnceLock::new();
-    ARMED.get_or_init(|| std::env::var("STREAMRT_FAILPOINTS").map(|text| parse(&text)).unwrap_or_default())
+    ARMED.get_or_init(|| {
+        std::env::var("STREAMRT_FAILPOINTS")
+            .map(|text| parse(&text))
+            .unwrap_or_default()
+    })
 }
 
 fn parse(text: &str) -> HashMap<String, Armed> {
@@ -75,9 +80,19 @@ fn parse(text: &str) -> HashMap<String, Armed> {
             _ => return None,
         };
         FAILPOINTS.contains(&name).then_some(())?;
-        Some((name.to_owned(), Armed { action, at: at.parse().ok()?, passed: AtomicU64::new(0) }))
+        Some((
+            name.to_owned(),
+            Armed {
+                action,
+                at: at.parse().ok()?,
+                passed: AtomicU64::new(0),
+            },
+        ))
     };
-    text.split(';').filter(|entry| !entry.is_empty()).filter_map(one).collect()
+    text.split(';')
+        .filter(|entry| !entry.is_empty())
+        .filter_map(one)
+        .collect()
 }
 
 /// Passes, unless a test wants it otherwise.
@@ -100,7 +115,10 @@ impl Armed {
         }
         match self.action {
             Action::Crash => std::process::abort(),
-            Action::Error => Err(Error::new(code::INJECTED, format!("the failpoint `{name}` was passed for the {passage}. time"))),
+            Action::Error => Err(Error::new(
+                code::INJECTED,
+                format!("the failpoint `{name}` was passed for the {passage}. time"),
+            )),
         }
     }
 }
@@ -113,7 +131,15 @@ mod tests {
     fn a_failpoint_acts_at_its_passage() {
         let armed = parse("log.before=error:2;commit.after=error;nonsense=crash;log.before");
         let passes = |name: &str| armed[name].pass(name).is_ok();
-        assert_eq!((armed.len(), passes("log.before"), passes("log.before"), passes("log.before")), (2, true, false, true));
+        assert_eq!(
+            (
+                armed.len(),
+                passes("log.before"),
+                passes("log.before"),
+                passes("log.before")
+            ),
+            (2, true, false, true)
+        );
         assert!(!passes("commit.after") && failpoint("commit.after").is_ok());
     }
 

@@ -1,8 +1,10 @@
-//! The canonical encoding of keys, and the hash over it. Frozen: key groups in snapshots depend on every bit of it.
+//! The canonical encoding of keys, and the hash over it. Frozen: key groups in snapshots depend on
+//! every bit of it.
 //!
-//! A key is the concatenation of its columns. bool: one byte, 0 or 1. Integers: little endian, their own width. Floats: the bits of
-//! the value, little endian, with -0 written as 0 and every NaN as the quiet one. Strings and binaries: the length as u32, little
-//! endian, then the bytes. A null is an error. The hash is murmur3 (x86, 32 bit, seed 0).
+//! A key is the concatenation of its columns. bool: one byte, 0 or 1. Integers: little endian,
+//! their own width. Floats: the bits of the value, little endian, with -0 written as 0 and every
+//! NaN as the quiet one. Strings and binaries: the length as u32, little endian, then the bytes. A
+//! null is an error. The hash is murmur3 (x86, 32 bit, seed 0).
 
 use crate::code;
 use crate::error::{Error, Result};
@@ -19,11 +21,17 @@ pub fn murmur3_32(bytes: &[u8]) -> u32 {
     let mut hash = 0u32;
     let mut chunks = bytes.chunks_exact(4);
     for chunk in &mut chunks {
-        hash = mix(hash, u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
+        hash = mix(
+            hash,
+            u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]),
+        );
     }
     let tail = chunks.remainder();
     if !tail.is_empty() {
-        let word = tail.iter().rev().fold(0u32, |word, &byte| word << 8 | u32::from(byte));
+        let word = tail
+            .iter()
+            .rev()
+            .fold(0u32, |word, &byte| word << 8 | u32::from(byte));
         hash ^= scramble(word);
     }
     finish(hash, bytes.len() as u32)
@@ -31,12 +39,17 @@ pub fn murmur3_32(bytes: &[u8]) -> u32 {
 
 #[inline]
 fn scramble(word: u32) -> u32 {
-    word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593)
+    word.wrapping_mul(0xcc9e_2d51)
+        .rotate_left(15)
+        .wrapping_mul(0x1b87_3593)
 }
 
 #[inline]
 fn mix(hash: u32, word: u32) -> u32 {
-    (hash ^ scramble(word)).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64)
+    (hash ^ scramble(word))
+        .rotate_left(13)
+        .wrapping_mul(5)
+        .wrapping_add(0xe654_6b64)
 }
 
 #[inline]
@@ -69,12 +82,15 @@ impl KeyEncoder {
         &self.columns
     }
 
-    /// The key as eight bytes a row, where it is one column of type i64 or u64: the fast path of hashing and of tables.
+    /// The key as eight bytes a row, where it is one column of type i64 or u64: the fast path of
+    /// hashing and of tables.
     ///
     /// # Errors
     /// `Data` if a key is null.
     pub fn fixed<'a>(&self, batch: &'a RecordBatch) -> Result<Option<&'a [u64]>> {
-        let [column] = self.columns[..] else { return Ok(None) };
+        let [column] = self.columns[..] else {
+            return Ok(None);
+        };
         let array = batch.column(column);
         let values: &[u64] = match array.data_type() {
             DataType::Int64 => signed_as_unsigned(array.as_primitive::<Int64Type>().values()),
@@ -96,15 +112,25 @@ impl KeyEncoder {
         }
         let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
         self.encode(batch, &mut bytes, &mut offsets)?;
-        hashes.extend(offsets.windows(2).map(|w| murmur3_32(&bytes[w[0] as usize..w[1] as usize])));
+        hashes.extend(
+            offsets
+                .windows(2)
+                .map(|w| murmur3_32(&bytes[w[0] as usize..w[1] as usize])),
+        );
         Ok(())
     }
 
-    /// Writes the key of every row to `bytes`; key i stands at `offsets[i]..offsets[i + 1]`. Both are cleared first.
+    /// Writes the key of every row to `bytes`; key i stands at `offsets[i]..offsets[i + 1]`. Both
+    /// are cleared first.
     ///
     /// # Errors
     /// `Data` if a key is null.
-    pub fn encode(&self, batch: &RecordBatch, bytes: &mut Vec<u8>, offsets: &mut Vec<u32>) -> Result<()> {
+    pub fn encode(
+        &self,
+        batch: &RecordBatch,
+        bytes: &mut Vec<u8>,
+        offsets: &mut Vec<u32>,
+    ) -> Result<()> {
         self.check(batch)?;
         bytes.clear();
         offsets.clear();
@@ -113,8 +139,12 @@ impl KeyEncoder {
             for &column in &self.columns {
                 encode_value(batch.column(column), row, bytes);
             }
-            offsets
-                .push(u32::try_from(bytes.len()).map_err(|_| Error::new(code::BATCH_LIMIT, "the keys of a batch are larger than 4 GiB"))?);
+            offsets.push(u32::try_from(bytes.len()).map_err(|_| {
+                Error::new(
+                    code::BATCH_LIMIT,
+                    "the keys of a batch are larger than 4 GiB",
+                )
+            })?);
         }
         Ok(())
     }
@@ -124,7 +154,11 @@ impl KeyEncoder {
     /// # Errors
     /// `Data`, naming the column; [`KeyEncoder::null_at`] looks at one row.
     pub fn check(&self, batch: &RecordBatch) -> Result<()> {
-        match self.columns.iter().find(|&&column| batch.column(column).null_count() > 0) {
+        match self
+            .columns
+            .iter()
+            .find(|&&column| batch.column(column).null_count() > 0)
+        {
             None => Ok(()),
             Some(&column) => Err(null_key(batch, column)),
         }
@@ -132,12 +166,21 @@ impl KeyEncoder {
 
     /// What is wrong with the key of a row, if it is null.
     pub fn null_at(&self, batch: &RecordBatch, row: usize) -> Option<Error> {
-        self.columns.iter().find(|&&column| batch.column(column).is_null(row)).map(|&column| null_key(batch, column))
+        self.columns
+            .iter()
+            .find(|&&column| batch.column(column).is_null(row))
+            .map(|&column| null_key(batch, column))
     }
 }
 
 fn null_key(batch: &RecordBatch, column: usize) -> Error {
-    Error::new(code::NULL_KEY, format!("key column `{}` is null", batch.schema_ref().field(column).name()))
+    Error::new(
+        code::NULL_KEY,
+        format!(
+            "key column `{}` is null",
+            batch.schema_ref().field(column).name()
+        ),
+    )
 }
 
 /// The same eight bytes, seen as unsigned.
@@ -150,10 +193,16 @@ fn encode_value(array: &ArrayRef, row: usize, bytes: &mut Vec<u8>) {
         DataType::Boolean => bytes.push(u8::from(array.as_boolean().value(row))),
         DataType::Int32 => bytes.extend(array.as_primitive::<Int32Type>().value(row).to_le_bytes()),
         DataType::Int64 => bytes.extend(array.as_primitive::<Int64Type>().value(row).to_le_bytes()),
-        DataType::UInt32 => bytes.extend(array.as_primitive::<UInt32Type>().value(row).to_le_bytes()),
-        DataType::UInt64 => bytes.extend(array.as_primitive::<UInt64Type>().value(row).to_le_bytes()),
-        DataType::Float32 => bytes.extend(canonical_f32(array.as_primitive::<Float32Type>().value(row)).to_le_bytes()),
-        DataType::Float64 => bytes.extend(canonical_f64(array.as_primitive::<Float64Type>().value(row)).to_le_bytes()),
+        DataType::UInt32 => {
+            bytes.extend(array.as_primitive::<UInt32Type>().value(row).to_le_bytes())
+        }
+        DataType::UInt64 => {
+            bytes.extend(array.as_primitive::<UInt64Type>().value(row).to_le_bytes())
+        }
+        DataType::Float32 => bytes
+            .extend(canonical_f32(array.as_primitive::<Float32Type>().value(row)).to_le_bytes()),
+        DataType::Float64 => bytes
+            .extend(canonical_f64(array.as_primitive::<Float64Type>().value(row)).to_le_bytes()),
         DataType::Utf8 => encode_bytes(array.as_string::<i32>().value(row).as_bytes(), bytes),
         DataType::Binary => encode_bytes(array.as_binary::<i32>().value(row), bytes),
         other => unreachable!("edges have no columns of type {other}"),
@@ -165,14 +214,23 @@ fn encode_bytes(value: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend(value);
 }
 
-/// The one value that stands for all that are one key: 0 for both zeros, the quiet NaN for each NaN.
+/// The one value that stands for all that are one key: 0 for both zeros, the quiet NaN for each
+/// NaN.
 pub fn canonical_f64(value: f64) -> f64 {
-    if value.is_nan() { f64::NAN } else { value + 0.0 }
+    if value.is_nan() {
+        f64::NAN
+    } else {
+        value + 0.0
+    }
 }
 
 /// As [`canonical_f64`].
 pub fn canonical_f32(value: f32) -> f32 {
-    if value.is_nan() { f32::NAN } else { value + 0.0 }
+    if value.is_nan() {
+        f32::NAN
+    } else {
+        value + 0.0
+    }
 }
 
 #[cfg(test)]
@@ -183,9 +241,13 @@ mod tests {
 
     #[test]
     fn murmur3_agrees_with_the_published_vectors() {
-        for (input, expected) in
-            [("", 0u32), ("a", 0x3c25_69b2), ("abc", 0xb3dd_93fa), ("abcd", 0x43ed_676a), ("Hello, world!", 0xc036_3e43)]
-        {
+        for (input, expected) in [
+            ("", 0u32),
+            ("a", 0x3c25_69b2),
+            ("abc", 0xb3dd_93fa),
+            ("abcd", 0x43ed_676a),
+            ("Hello, world!", 0xc036_3e43),
+        ] {
             assert_eq!(murmur3_32(input.as_bytes()), expected, "{input:?}");
         }
     }
@@ -199,8 +261,16 @@ mod tests {
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
-        KeyEncoder::new(vec![0, 1, 2]).encode(&batch, &mut bytes, &mut offsets).unwrap();
-        assert_eq!(bytes, [254, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0, 0, 0, 0, 0]);
+        KeyEncoder::new(vec![0, 1, 2])
+            .encode(&batch, &mut bytes, &mut offsets)
+            .unwrap();
+        assert_eq!(
+            bytes,
+            [
+                254, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0, 0, 0,
+                0, 0
+            ]
+        );
         let mut hashes = Vec::new();
         KeyEncoder::new(vec![0]).hash(&batch, &mut hashes).unwrap();
         assert_eq!(hashes, [murmur3_32(&(-2i64).to_le_bytes())]);
@@ -211,23 +281,47 @@ mod tests {
         let encoded = |column: ArrayRef| {
             let batch = RecordBatch::try_from_iter([("x", column)]).unwrap();
             let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
-            KeyEncoder::new(vec![0]).encode(&batch, &mut bytes, &mut offsets).unwrap();
+            KeyEncoder::new(vec![0])
+                .encode(&batch, &mut bytes, &mut offsets)
+                .unwrap();
             bytes
         };
-        let nans = [f64::NAN, -f64::NAN, f64::from_bits(0x7ff0_0000_0000_0001), f64::from_bits(0xffff_ffff_ffff_ffff)];
+        let nans = [
+            f64::NAN,
+            -f64::NAN,
+            f64::from_bits(0x7ff0_0000_0000_0001),
+            f64::from_bits(0xffff_ffff_ffff_ffff),
+        ];
         let quiet = [0, 0, 0, 0, 0, 0, 0xf8, 0x7f];
-        assert_eq!(encoded(Arc::new(Float64Array::from(nans.to_vec()))), quiet.repeat(4));
-        assert_eq!(encoded(Arc::new(Float64Array::from(vec![-0.0, 0.0]))), [0; 16]);
+        assert_eq!(
+            encoded(Arc::new(Float64Array::from(nans.to_vec()))),
+            quiet.repeat(4)
+        );
+        assert_eq!(
+            encoded(Arc::new(Float64Array::from(vec![-0.0, 0.0]))),
+            [0; 16]
+        );
         let nans = [f32::NAN, -f32::NAN, f32::from_bits(0xff80_0001)];
-        assert_eq!(encoded(Arc::new(arrow_array::Float32Array::from(nans.to_vec()))), [0, 0, 0xc0, 0x7f].repeat(3));
-        assert_eq!(encoded(Arc::new(arrow_array::Float32Array::from(vec![-0.0f32, 0.0]))), [0; 8]);
+        assert_eq!(
+            encoded(Arc::new(arrow_array::Float32Array::from(nans.to_vec()))),
+            [0, 0, 0xc0, 0x7f].repeat(3)
+        );
+        assert_eq!(
+            encoded(Arc::new(arrow_array::Float32Array::from(vec![
+                -0.0f32, 0.0
+            ]))),
+            [0; 8]
+        );
     }
 
     #[test]
     fn a_null_key_is_refused_by_name() {
-        let columns: Vec<(&str, ArrayRef)> = vec![("id", Arc::new(Int64Array::from(vec![Some(1), None])))];
+        let columns: Vec<(&str, ArrayRef)> =
+            vec![("id", Arc::new(Int64Array::from(vec![Some(1), None])))];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
-        let error = KeyEncoder::new(vec![0]).hash(&batch, &mut Vec::new()).unwrap_err();
+        let error = KeyEncoder::new(vec![0])
+            .hash(&batch, &mut Vec::new())
+            .unwrap_err();
         assert_eq!(error.message(), "key column `id` is null");
     }
 }

@@ -1,9 +1,13 @@
-//! How many events to treat in one go, measured: a call into user code, a batch, what waits in a channel.
+//! How many events to treat in one go, measured: a call into user code, a batch, what waits in a
+//! channel.
 //!
-//! 1. It begins with one event, and grows fourfold at most with each full piece, so that a slow function is never met with many rows.
-//! 2. A piece that took twice what is aimed at, in time or bytes, makes the next one smaller at once.
+//! 1. It begins with one event, and grows fourfold at most with each full piece, so that a slow
+//!    function is never met with many rows.
+//! 2. A piece that took twice what is aimed at, in time or bytes, makes the next one smaller at
+//!    once.
 //!
-//! Invariant: no result depends on it. It is told how long things took, and decides how they are cut.
+//! Invariant: no result depends on it. It is told how long things took, and decides how they are
+//! cut.
 
 use std::time::Duration;
 
@@ -24,7 +28,11 @@ pub struct Pace {
 impl Pace {
     /// Aims at pieces that take `time_aim` and `bytes_aim`, whichever is reached first.
     pub fn new(time_aim: Duration, bytes_aim: usize) -> Pace {
-        Pace { events: 1, time_aim, bytes_aim }
+        Pace {
+            events: 1,
+            time_aim,
+            bytes_aim,
+        }
     }
 
     /// Events of the next piece at most; at least one.
@@ -66,7 +74,11 @@ mod tests {
         let sizes: Vec<usize> = (0..10)
             .map(|_| {
                 let n = pace.events();
-                pace.took(n, Duration::from_micros(event_us) * n as u32, event_bytes * n);
+                pace.took(
+                    n,
+                    Duration::from_micros(event_us) * n as u32,
+                    event_bytes * n,
+                );
                 n
             })
             .collect();
@@ -75,7 +87,11 @@ mod tests {
 
     #[test]
     fn pieces_grow_to_what_is_aimed_at() {
-        check(0, 1, &[1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536, 65_536]);
+        check(
+            0,
+            1,
+            &[1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536, 65_536],
+        );
         check(100, 1, &[1, 4, 16, 64, 200, 200, 200, 200, 200, 200]);
         check(22_000, 1, &[1; 10]);
         check(1, 1 << 18, &[1, 4, 4, 4, 4, 4, 4, 4, 4, 4]);

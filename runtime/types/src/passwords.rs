@@ -6,8 +6,8 @@ const HIDDEN: &str = "***";
 /// The names under which connections take one, as in `password=secret`.
 const NAMES: [&str; 3] = ["password=", "passwd=", "pwd="];
 
-/// A text in which a URL like `postgresql://user:secret@host` or a word like `password=secret` may stand, without the secret. Texts that differ in
-/// passwords alone become equal.
+/// A text in which a URL like `postgresql://user:secret@host` or a word like `password=secret` may
+/// stand, without the secret. Texts that differ in passwords alone become equal.
 pub fn without_passwords(text: &str) -> String {
     without_words(&without_user_infos(text))
 }
@@ -19,11 +19,15 @@ fn without_user_infos(text: &str) -> String {
         kept.push_str(front);
         kept.push_str("://");
         rest = behind;
-        let word = &rest[..rest.find(|c: char| c.is_whitespace() || ['"', '\'', '`'].contains(&c)).unwrap_or(rest.len())];
+        let word = &rest[..rest
+            .find(|c: char| c.is_whitespace() || ['"', '\'', '`'].contains(&c))
+            .unwrap_or(rest.len())];
         let authority = &word[..word.find(['/', '?', '#']).unwrap_or(word.len())];
         // A password with a slash should have been written otherwise, and is one nevertheless.
         let end = authority.rfind('@').or_else(|| word.find('@'));
-        if let Some((end, (user, _))) = end.and_then(|end| Some((end, word[..end].split_once(':')?))) {
+        if let Some((end, (user, _))) =
+            end.and_then(|end| Some((end, word[..end].split_once(':')?)))
+        {
             kept.push_str(user);
             kept.push(':');
             kept.push_str(HIDDEN);
@@ -37,7 +41,11 @@ fn without_user_infos(text: &str) -> String {
 fn without_words(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let (mut kept, mut at) = (String::with_capacity(text.len()), 0);
-    while let Some(start) = NAMES.iter().filter_map(|name| lower[at..].find(name).map(|found| at + found + name.len())).min() {
+    while let Some(start) = NAMES
+        .iter()
+        .filter_map(|name| lower[at..].find(name).map(|found| at + found + name.len()))
+        .min()
+    {
         kept.push_str(&text[at..start]);
         kept.push_str(HIDDEN);
         at = start + length_of_value(&text[start..]);
@@ -47,7 +55,9 @@ fn without_words(text: &str) -> String {
 
 fn length_of_value(text: &str) -> usize {
     let Some(quoted) = text.strip_prefix('\'') else {
-        return text.find(|c: char| c.is_whitespace() || ['&', '"', '\'', '`'].contains(&c)).unwrap_or(text.len());
+        return text
+            .find(|c: char| c.is_whitespace() || ['&', '"', '\'', '`'].contains(&c))
+            .unwrap_or(text.len());
     };
     let mut is_escaped = false;
     let is_end = |c: char| {
@@ -69,18 +79,42 @@ mod tests {
 
     #[test]
     fn no_password_stays() {
-        check("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db");
-        check("postgresql://me@host:5432/db", "postgresql://me@host:5432/db");
+        check(
+            "postgresql://me:secret@host:5432/db",
+            "postgresql://me:***@host:5432/db",
+        );
+        check(
+            "postgresql://me@host:5432/db",
+            "postgresql://me@host:5432/db",
+        );
         check("postgresql://host:5432/db", "postgresql://host:5432/db");
-        check("--url=postgres://me:s:e@c@host/db?x=a@b", "--url=postgres://me:***@host/db?x=a@b");
+        check(
+            "--url=postgres://me:s:e@c@host/db?x=a@b",
+            "--url=postgres://me:***@host/db?x=a@b",
+        );
         check("postgres://me:se/cret@host/db", "postgres://me:***@host/db");
-        check("postgres://me:%40x@host and http://you:y@there/", "postgres://me:***@host and http://you:***@there/");
-        check("postgresql://host/db?user=me&password=secret&sslmode=require", "postgresql://host/db?user=me&password=***&sslmode=require");
-        check("host=h password=secret user=me", "host=h password=*** user=me");
-        check(r"host=h PassWord='it\'s secret' user=me", "host=h PassWord=*** user=me");
+        check(
+            "postgres://me:%40x@host and http://you:y@there/",
+            "postgres://me:***@host and http://you:***@there/",
+        );
+        check(
+            "postgresql://host/db?user=me&password=secret&sslmode=require",
+            "postgresql://host/db?user=me&password=***&sslmode=require",
+        );
+        check(
+            "host=h password=secret user=me",
+            "host=h password=*** user=me",
+        );
+        check(
+            r"host=h PassWord='it\'s secret' user=me",
+            "host=h PassWord=*** user=me",
+        );
         check("sslpassword=secret pwd=other", "sslpassword=*** pwd=***");
         check("password='without an end", "password=***");
         check("äöü://ä:ß@ü password=é", "äöü://ä:***@ü password=***");
-        check("nothing to hide: a@b, 12:30, s3://bucket/path", "nothing to hide: a@b, 12:30, s3://bucket/path");
+        check(
+            "nothing to hide: a@b, 12:30, s3://bucket/path",
+            "nothing to hide: a@b, 12:30, s3://bucket/path",
+        );
     }
 }

@@ -1,11 +1,14 @@
 //! The memory of the process, with a limit at which a job ends before the kernel ends the process.
 //!
-//! 1. Whoever works asks before each batch and each call of user code. Once in [`LOOK_MS`] one of them looks up what the process holds.
+//! 1. Whoever works asks before each batch and each call of user code. Once in [`LOOK_MS`] one of
+//!    them looks up what the process holds.
 //! 2. Beyond the limit everyone who asks is told to end, and says what its operators hold.
-//! 3. After [`REPORT_MS`] each puts the error together from what all have said: those that grow have asked by then.
+//! 3. After [`REPORT_MS`] each puts the error together from what all have said: those that grow
+//!    have asked by then.
 //!
-//! What is looked up is the memory of the whole process and not a sum over states, because much of it is none that an operator could count:
-//! what the allocator keeps, instances of plugins, batches, and snapshots on their way to the store.
+//! What is looked up is the memory of the whole process and not a sum over states, because much of
+//! it is none that an operator could count: what the allocator keeps, instances of plugins,
+//! batches, and snapshots on their way to the store.
 
 use crate::code;
 use crate::error::{Error, Result};
@@ -59,7 +62,8 @@ impl ProcessMemory {
     /// Cheap enough for each batch and each call.
     ///
     /// # Errors
-    /// `PROCESS_MEMORY` (S5012), without a word on who holds it, if the process holds more than it may.
+    /// `PROCESS_MEMORY` (S5012), without a word on who holds it, if the process holds more than it
+    /// may.
     #[inline]
     pub fn check(&self) -> Result<()> {
         if self.limit_bytes == u64::MAX {
@@ -68,7 +72,12 @@ impl ProcessMemory {
         let now_ms = self.now_ms();
         let looked_ms = self.looked_ms.load(Ordering::Relaxed);
         let is_due = now_ms >= looked_ms + LOOK_MS;
-        if is_due && self.looked_ms.compare_exchange(looked_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if is_due
+            && self
+                .looked_ms
+                .compare_exchange(looked_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
             self.found(held_bytes(), now_ms);
         }
         match self.found_bytes.load(Ordering::Acquire) {
@@ -88,14 +97,28 @@ impl ProcessMemory {
         }
     }
 
-    /// Takes what the operators of a task hold, by uid, waits for those of others, and returns the error that names them.
+    /// Takes what the operators of a task hold, by uid, waits for those of others, and returns the
+    /// error that names them.
     pub fn report<'a>(&self, holders: impl IntoIterator<Item = (&'a str, usize)>) -> Error {
         for (uid, bytes) in holders {
-            *self.holders.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.to_owned()).or_default() += bytes as u64;
+            *self
+                .holders
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(uid.to_owned())
+                .or_default() += bytes as u64;
         }
         let report_ms = self.found_ms.load(Ordering::Relaxed) + REPORT_MS;
-        std::thread::sleep(Duration::from_millis(report_ms.saturating_sub(self.now_ms())));
-        let mut holders: Vec<(String, u64)> = self.holders.lock().unwrap_or_else(PoisonError::into_inner).clone().into_iter().collect();
+        std::thread::sleep(Duration::from_millis(
+            report_ms.saturating_sub(self.now_ms()),
+        ));
+        let mut holders: Vec<(String, u64)> = self
+            .holders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .into_iter()
+            .collect();
         holders.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
         let shown: Vec<String> = holders
             .iter()
@@ -103,13 +126,22 @@ impl ProcessMemory {
             .take(NAMED)
             .map(|(uid, bytes)| format!("`{uid}` {}", mib(*bytes)))
             .collect();
-        let state = if shown.is_empty() { "; no operator has 1 MiB of state".to_owned() } else { format!("; state: {}", shown.join(", ")) };
+        let state = if shown.is_empty() {
+            "; no operator has 1 MiB of state".to_owned()
+        } else {
+            format!("; state: {}", shown.join(", "))
+        };
         self.error(self.found_bytes.load(Ordering::Acquire), &state)
     }
 
     fn error(&self, bytes: u64, state: &str) -> Error {
         let (held, limit) = (mib(bytes), mib(self.limit_bytes));
-        Error::new(code::PROCESS_MEMORY, format!("the process has {held} of memory, and may have {limit} (`memory.process-size`){state}"))
+        Error::new(
+            code::PROCESS_MEMORY,
+            format!(
+                "the process has {held} of memory, and may have {limit} (`memory.process-size`){state}"
+            ),
+        )
     }
 }
 
@@ -125,35 +157,54 @@ fn held_bytes() -> u64 {
 
 /// The line of this name in a file of the system that counts in kB; 0 if there is none.
 fn kilobytes(text: &str, name: &str) -> u64 {
-    let rest = text.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.trim().strip_suffix("kB"));
-    rest.and_then(|n| n.trim().parse::<u64>().ok()).map_or(0, |n| n << 10)
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .and_then(|rest| rest.trim().strip_suffix("kB"));
+    rest.and_then(|n| n.trim().parse::<u64>().ok())
+        .map_or(0, |n| n << 10)
 }
 
-/// What a process gets that says nothing else: four fifths of the memory of the machine, or of the control group (a container) if that has
-/// less. The rest is for files that the system keeps in memory, for other processes, and for what grows until the next look.
+/// What a process gets that says nothing else: four fifths of the memory of the machine, or of the
+/// control group (a container) if that has less. The rest is for files that the system keeps in
+/// memory, for other processes, and for what grows until the next look.
 pub fn default_limit_bytes() -> u64 {
-    let machine = kilobytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal:");
+    let machine = kilobytes(
+        &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
+        "MemTotal:",
+    );
     let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limits = group_files(&group).filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+    let limits = group_files(&group)
+        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
     let least = limits.chain((machine > 0).then_some(machine)).min();
     least.map_or(u64::MAX, |bytes| bytes / 5 * 4)
 }
 
-/// The files that may hold a limit for the process: of its group, and of all around it. In a container, whose root is that of its group, that
-/// is the last one. A file without a limit says `max`.
+/// The files that may hold a limit for the process: of its group, and of all around it. In a
+/// container, whose root is that of its group, that is the last one. A file without a limit says
+/// `max`.
 fn group_files(groups: &str) -> impl Iterator<Item = std::path::PathBuf> {
     let of_line = |line: &str| {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next()?, parts.next()?);
         let (root, file) = match controllers {
             "" => ("/sys/fs/cgroup", "memory.max"),
-            _ if controllers.split(',').any(|name| name == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
             _ => return None,
         };
-        let groups = Path::new(path.trim_start_matches('/')).ancestors().map(|group| Path::new(root).join(group).join(file));
+        let groups = Path::new(path.trim_start_matches('/'))
+            .ancestors()
+            .map(|group| Path::new(root).join(group).join(file));
         Some(groups.collect::<Vec<_>>())
     };
-    groups.lines().filter_map(of_line).flatten().collect::<Vec<_>>().into_iter()
+    groups
+        .lines()
+        .filter_map(of_line)
+        .flatten()
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 #[cfg(test)]
@@ -167,8 +218,18 @@ mod tests {
         assert!(memory.check().is_ok());
         memory.found((1 << 40) + (3 << 20), 5);
         assert_eq!(memory.check().unwrap_err().code().id, "S5012");
-        memory.holders.lock().unwrap().insert("lists".into(), 7 << 20);
-        let error = memory.report([("lists", 2 << 20), ("few", 1000), ("a", 1 << 20), ("b", 3 << 20), ("c", 4 << 20)]);
+        memory
+            .holders
+            .lock()
+            .unwrap()
+            .insert("lists".into(), 7 << 20);
+        let error = memory.report([
+            ("lists", 2 << 20),
+            ("few", 1000),
+            ("a", 1 << 20),
+            ("b", 3 << 20),
+            ("c", 4 << 20),
+        ]);
         let expected = "the process has 1048579 MiB of memory, and may have 1048576 MiB (`memory.process-size`); \
                         state: `lists` 9 MiB, `c` 4 MiB, `b` 3 MiB";
         assert_eq!(error.message(), expected);
@@ -184,11 +245,25 @@ mod tests {
 
     #[test]
     fn limits_of_a_group_and_of_those_around_it() {
-        let files = |groups: &str| group_files(groups).map(|file| file.display().to_string()).collect::<Vec<_>>();
+        let files = |groups: &str| {
+            group_files(groups)
+                .map(|file| file.display().to_string())
+                .collect::<Vec<_>>()
+        };
         let root = "/sys/fs/cgroup";
-        assert_eq!(files("0::/a/b\n"), [format!("{root}/a/b/memory.max"), format!("{root}/a/memory.max"), format!("{root}/memory.max")]);
+        assert_eq!(
+            files("0::/a/b\n"),
+            [
+                format!("{root}/a/b/memory.max"),
+                format!("{root}/a/memory.max"),
+                format!("{root}/memory.max")
+            ]
+        );
         let old = "12:cpu,cpuacct:/x\n11:memory:/\n1:name=systemd:/y\n";
         assert_eq!(files(old), [format!("{root}/memory/memory.limit_in_bytes")]);
-        assert_eq!(kilobytes("VmSwap:\t  12 kB\nRssAnon:\t 3 kB\n", "RssAnon:"), 3072);
+        assert_eq!(
+            kilobytes("VmSwap:\t  12 kB\nRssAnon:\t 3 kB\n", "RssAnon:"),
+            3072
+        );
     }
 }

@@ -1,8 +1,10 @@
 //! What is said to a person on stderr, and how text of others is shown.
 //!
-//! Guests, files and snapshots have any characters in them, and a terminal takes some as commands: to move the cursor, to rewrite what stands
-//! there, to turn text around. They are shown as `\u001b`, which in JSON is the same character. A stderr that is closed or full is no reason to
-//! fail, and one that nobody reads is none to wait: a thread writes, and when it does not keep up, lines are left out and counted.
+//! Guests, files and snapshots have any characters in them, and a terminal takes some as commands:
+//! to move the cursor, to rewrite what stands there, to turn text around. They are shown as
+//! `\u001b`, which in JSON is the same character. A stderr that is closed or full is no reason to
+//! fail, and one that nobody reads is none to wait: a thread writes, and when it does not keep up,
+//! lines are left out and counted.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -18,7 +20,8 @@ const LINES_MAX: usize = 1024;
 /// How long the end of the program waits for them.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// A character that a terminal does not show but obeys: C0 but for line ends and tabulators, DEL, C1, and those that change the direction of text.
+/// A character that a terminal does not show but obeys: C0 but for line ends and tabulators, DEL,
+/// C1, and those that change the direction of text.
 fn is_command(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t')
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -42,7 +45,10 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 
 /// The same of bytes that are UTF-8; other bytes are left as they are.
 pub fn printable_bytes(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let is_plain = bytes.is_ascii() && bytes.iter().all(|byte| *byte >= b' ' && *byte != 0x7f || matches!(*byte, b'\n' | b'\t'));
+    let is_plain = bytes.is_ascii()
+        && bytes
+            .iter()
+            .all(|byte| *byte >= b' ' && *byte != 0x7f || matches!(*byte, b'\n' | b'\t'));
     match std::str::from_utf8(bytes) {
         Ok(text) if !is_plain => match printable(text) {
             Cow::Borrowed(_) => Cow::Borrowed(bytes),
@@ -73,13 +79,20 @@ pub fn says_json() -> bool {
     AS_JSON.load(Ordering::Relaxed)
 }
 
-/// Says one thing on stderr. Its further lines are indented, so that no text of others looks like one of ours. As JSON it is a `status`.
+/// Says one thing on stderr. Its further lines are indented, so that no text of others looks like
+/// one of ours. As JSON it is a `status`.
 pub fn say_line(text: &str) {
     if says_json() {
         let message = text.strip_prefix("streamrt: ").unwrap_or(text).trim_end();
-        return say_raw(format!("{}\n", serde_json::json!({"event": "status", "message": printable(message)})));
+        return say_raw(format!(
+            "{}\n",
+            serde_json::json!({"event": "status", "message": printable(message)})
+        ));
     }
-    say_raw(format!("{}\n", printable(text.trim_end()).replace('\n', "\n  ")));
+    say_raw(format!(
+        "{}\n",
+        printable(text.trim_end()).replace('\n', "\n  ")
+    ));
 }
 
 /// Puts text onto stderr as it is: it must hold nothing of others.
@@ -115,8 +128,15 @@ fn speaker() -> &'static Speaker {
         let (n_written, n_left_out) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let (written, left_out) = (n_written.clone(), n_left_out.clone());
         // Without a thread the lines wait for nobody, and are left out.
-        let _ = std::thread::Builder::new().name("stderr".into()).spawn(move || write_lines(&waiting, &written, &left_out));
-        Speaker { lines, n_sent: AtomicU64::new(0), n_written, n_left_out }
+        let _ = std::thread::Builder::new()
+            .name("stderr".into())
+            .spawn(move || write_lines(&waiting, &written, &left_out));
+        Speaker {
+            lines,
+            n_sent: AtomicU64::new(0),
+            n_written,
+            n_left_out,
+        }
     })
 }
 
@@ -127,7 +147,10 @@ fn write_lines(waiting: &Receiver<String>, n_written: &AtomicU64, n_left_out: &A
         n_written.fetch_add(1, Ordering::SeqCst);
         let n = n_left_out.swap(0, Ordering::SeqCst);
         if n > 0 {
-            let _ = writeln!(std::io::stderr(), "streamrt: {n} messages were left out, because stderr did not take them in time");
+            let _ = writeln!(
+                std::io::stderr(),
+                "streamrt: {n} messages were left out, because stderr did not take them in time"
+            );
         }
     }
 }
@@ -142,7 +165,10 @@ mod tests {
             ("plain, grün, 日本\n\tnext", "plain, grün, 日本\n\tnext"),
             ("\x1b[2Jgone\r\x07", r"\u001b[2Jgone\u000d\u0007"),
             ("\u{7f}\u{9b}31m", r"\u007f\u009b31m"),
-            ("a\u{202e}gnp.exe\u{2069}\u{61c}", r"a\u202egnp.exe\u2069\u061c"),
+            (
+                "a\u{202e}gnp.exe\u{2069}\u{61c}",
+                r"a\u202egnp.exe\u2069\u061c",
+            ),
         ] {
             assert_eq!(printable(text), expected);
             assert_eq!(&*printable_bytes(text.as_bytes()), expected.as_bytes());

@@ -1,4 +1,5 @@
-//! Plan schemas and Arrow schemas are the same thing in two notations; this is the only place that translates.
+//! Plan schemas and Arrow schemas are the same thing in two notations; this is the only place that
+//! translates.
 
 use crate::code;
 use crate::error::{Error, Result};
@@ -37,10 +38,27 @@ pub fn port_schema(input: &SchemaRef, columns: &OutputColumns) -> Result<SchemaR
         OutputColumns::Replace { schema } => return Ok(arrow_schema(schema)),
         OutputColumns::Extend { schema } => arrow_schema(schema),
     };
-    if let Some(clash) = added.fields().iter().find(|field| input.field_with_name(field.name()).is_ok()) {
-        return Err(Error::new(code::SCHEMA_MISMATCH, format!("the added column `{}` is in the input already", clash.name())));
+    if let Some(clash) = added
+        .fields()
+        .iter()
+        .find(|field| input.field_with_name(field.name()).is_ok())
+    {
+        return Err(Error::new(
+            code::SCHEMA_MISMATCH,
+            format!(
+                "the added column `{}` is in the input already",
+                clash.name()
+            ),
+        ));
     }
-    Ok(Arc::new(Schema::new(input.fields().iter().chain(added.fields()).cloned().collect::<Vec<_>>())))
+    Ok(Arc::new(Schema::new(
+        input
+            .fields()
+            .iter()
+            .chain(added.fields())
+            .cloned()
+            .collect::<Vec<_>>(),
+    )))
 }
 
 /// The plan schema of an Arrow schema.
@@ -63,8 +81,18 @@ fn plan_field(field: &Field) -> Result<streamrt_wit::Field> {
         Arrow::Utf8 => Plan::String,
         Arrow::Binary => Plan::Binary,
         other => {
-            return Err(Error::new(code::SCHEMA_MISMATCH, format!("column `{}` has type {other}, which no stream carries", field.name())));
+            return Err(Error::new(
+                code::SCHEMA_MISMATCH,
+                format!(
+                    "column `{}` has type {other}, which no stream carries",
+                    field.name()
+                ),
+            ));
         }
     };
-    Ok(streamrt_wit::Field { name: field.name().clone(), data_type, nullable: field.is_nullable() })
+    Ok(streamrt_wit::Field {
+        name: field.name().clone(),
+        data_type,
+        nullable: field.is_nullable(),
+    })
 }

@@ -1,4 +1,5 @@
-//! Where an output port of an operator leads inside a task; written by the planner, followed by the operator chain.
+//! Where an output port of an operator leads inside a task; written by the planner, followed by the
+//! operator chain.
 
 /// The other end of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! Event time and clocks. Times are i64 milliseconds since the Unix epoch, UTC; a watermark `w` says that no row with a time at or
-//! before `w` is still to come.
+//! Event time and clocks. Times are i64 milliseconds since the Unix epoch, UTC; a watermark `w`
+//! says that no row with a time at or before `w` is still to come.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -29,13 +29,17 @@ pub struct SystemClock {
 
 impl SystemClock {
     pub fn shared() -> Arc<dyn Clock> {
-        Arc::new(SystemClock { start: Instant::now() })
+        Arc::new(SystemClock {
+            start: Instant::now(),
+        })
     }
 }
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
     }
 

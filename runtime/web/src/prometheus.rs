@@ -5,18 +5,48 @@
 use crate::api::{CheckpointDetails, JobDetails, SubtaskDetails, VertexDetails};
 
 /// Metrics of a subtask: name, help, value.
-type OfSubtask = (&'static str, &'static str, fn(&SubtaskDetails) -> Option<i64>);
+type OfSubtask = (
+    &'static str,
+    &'static str,
+    fn(&SubtaskDetails) -> Option<i64>,
+);
 
 const OF_SUBTASKS: [OfSubtask; 7] = [
-    ("flink_taskmanager_job_task_numRecordsIn", "Records that the subtask has got.", |s| Some(s.records_in as i64)),
-    ("flink_taskmanager_job_task_numRecordsOut", "Records that the subtask has sent.", |s| Some(s.records_out as i64)),
-    ("flink_taskmanager_job_task_operator_numLateRecordsDropped", "Records behind the watermark.", |s| Some(s.late_records as i64)),
-    ("flink_taskmanager_job_task_currentInputWatermark", "The watermark of the subtask, in ms.", |s| s.watermark),
-    ("flink_taskmanager_job_task_accumulateBusyTimeMs", "How long it has worked, in ms.", |s| Some(s.busy_ms as i64)),
-    ("flink_taskmanager_job_task_accumulateIdleTimeMs", "How long it has waited for input, in ms.", |s| Some(s.idle_ms as i64)),
-    ("flink_taskmanager_job_task_accumulateBackPressuredTimeMs", "How long it has waited for room, in ms.", |s| {
-        Some(s.back_pressured_ms as i64)
-    }),
+    (
+        "flink_taskmanager_job_task_numRecordsIn",
+        "Records that the subtask has got.",
+        |s| Some(s.records_in as i64),
+    ),
+    (
+        "flink_taskmanager_job_task_numRecordsOut",
+        "Records that the subtask has sent.",
+        |s| Some(s.records_out as i64),
+    ),
+    (
+        "flink_taskmanager_job_task_operator_numLateRecordsDropped",
+        "Records behind the watermark.",
+        |s| Some(s.late_records as i64),
+    ),
+    (
+        "flink_taskmanager_job_task_currentInputWatermark",
+        "The watermark of the subtask, in ms.",
+        |s| s.watermark,
+    ),
+    (
+        "flink_taskmanager_job_task_accumulateBusyTimeMs",
+        "How long it has worked, in ms.",
+        |s| Some(s.busy_ms as i64),
+    ),
+    (
+        "flink_taskmanager_job_task_accumulateIdleTimeMs",
+        "How long it has waited for input, in ms.",
+        |s| Some(s.idle_ms as i64),
+    ),
+    (
+        "flink_taskmanager_job_task_accumulateBackPressuredTimeMs",
+        "How long it has waited for room, in ms.",
+        |s| Some(s.back_pressured_ms as i64),
+    ),
 ];
 
 /// All metrics of these jobs, each with its checkpoints.
@@ -27,7 +57,16 @@ pub(crate) fn text(jobs: &[(JobDetails, Vec<CheckpointDetails>)]) -> String {
         for (job, vertex, index, subtask) in subtasks(jobs) {
             if let Some(value) = value(subtask) {
                 let task = label(&vertex.name);
-                sample(&mut text, name, job, &format!(r#",task_id="{}",task_name="{task}",subtask_index="{index}""#, vertex.id), value);
+                sample(
+                    &mut text,
+                    name,
+                    job,
+                    &format!(
+                        r#",task_id="{}",task_name="{task}",subtask_index="{index}""#,
+                        vertex.id
+                    ),
+                    value,
+                );
             }
         }
     }
@@ -35,29 +74,68 @@ pub(crate) fn text(jobs: &[(JobDetails, Vec<CheckpointDetails>)]) -> String {
     text
 }
 
-fn subtasks(jobs: &[(JobDetails, Vec<CheckpointDetails>)]) -> impl Iterator<Item = (&JobDetails, &VertexDetails, usize, &SubtaskDetails)> {
-    jobs.iter().flat_map(|(job, _)| job.vertices.iter().flat_map(move |vertex| subtasks_of(job, vertex)))
+fn subtasks(
+    jobs: &[(JobDetails, Vec<CheckpointDetails>)],
+) -> impl Iterator<Item = (&JobDetails, &VertexDetails, usize, &SubtaskDetails)> {
+    jobs.iter().flat_map(|(job, _)| {
+        job.vertices
+            .iter()
+            .flat_map(move |vertex| subtasks_of(job, vertex))
+    })
 }
 
 fn subtasks_of<'a>(
     job: &'a JobDetails,
     vertex: &'a VertexDetails,
 ) -> impl Iterator<Item = (&'a JobDetails, &'a VertexDetails, usize, &'a SubtaskDetails)> {
-    vertex.subtasks.iter().enumerate().map(move |(index, subtask)| (job, vertex, index, subtask))
+    vertex
+        .subtasks
+        .iter()
+        .enumerate()
+        .map(move |(index, subtask)| (job, vertex, index, subtask))
 }
 
 fn of_jobs(text: &mut String, jobs: &[(JobDetails, Vec<CheckpointDetails>)]) {
     let uptime = |job: &JobDetails, _: &[CheckpointDetails]| Some(job.duration_ms as i64);
-    of_each_job(text, jobs, "flink_jobmanager_job_uptime", "How long the job has run, in ms.", uptime);
+    of_each_job(
+        text,
+        jobs,
+        "flink_jobmanager_job_uptime",
+        "How long the job has run, in ms.",
+        uptime,
+    );
     let completed = |of: fn(&CheckpointDetails) -> u64| {
-        move |_: &JobDetails, all: &[CheckpointDetails]| all.iter().rev().find(|c| c.status == "COMPLETED").map(|c| of(c) as i64)
+        move |_: &JobDetails, all: &[CheckpointDetails]| {
+            all.iter()
+                .rev()
+                .find(|c| c.status == "COMPLETED")
+                .map(|c| of(c) as i64)
+        }
     };
     let name = "flink_jobmanager_job_lastCheckpointDuration";
-    of_each_job(text, jobs, name, "From the beginning of the last completed checkpoint to its end, in ms.", completed(|c| c.duration_ms));
+    of_each_job(
+        text,
+        jobs,
+        name,
+        "From the beginning of the last completed checkpoint to its end, in ms.",
+        completed(|c| c.duration_ms),
+    );
     let name = "flink_jobmanager_job_lastCheckpointSize";
-    of_each_job(text, jobs, name, "What it has written, in bytes.", completed(CheckpointDetails::bytes));
+    of_each_job(
+        text,
+        jobs,
+        name,
+        "What it has written, in bytes.",
+        completed(CheckpointDetails::bytes),
+    );
     let name = "flink_jobmanager_job_lastCheckpointFullSize";
-    of_each_job(text, jobs, name, "All that it refers to, in bytes.", completed(CheckpointDetails::full_bytes));
+    of_each_job(
+        text,
+        jobs,
+        name,
+        "All that it refers to, in bytes.",
+        completed(CheckpointDetails::full_bytes),
+    );
 }
 
 fn of_each_job(
@@ -69,7 +147,9 @@ fn of_each_job(
 ) {
     head(text, name, help);
     for (job, checkpoints) in jobs {
-        value(job, checkpoints).into_iter().for_each(|value| sample(text, name, job, "", value));
+        value(job, checkpoints)
+            .into_iter()
+            .for_each(|value| sample(text, name, job, "", value));
     }
 }
 
@@ -78,12 +158,19 @@ fn head(text: &mut String, name: &str, help: &str) {
 }
 
 fn sample(text: &mut String, name: &str, job: &JobDetails, labels: &str, value: i64) {
-    text.push_str(&format!("{name}{{job_id=\"{}\",job_name=\"{}\"{labels}}} {value}\n", label(&job.id), label(&job.name)));
+    text.push_str(&format!(
+        "{name}{{job_id=\"{}\",job_name=\"{}\"{labels}}} {value}\n",
+        label(&job.id),
+        label(&job.name)
+    ));
 }
 
 /// The value of a label, as the format writes it.
 fn label(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -92,12 +179,41 @@ mod tests {
 
     #[test]
     fn each_subtask_and_each_job_has_its_samples() {
-        let subtask = SubtaskDetails { records_in: 7, watermark: None, ..SubtaskDetails::default() };
-        let subtasks = vec![subtask, SubtaskDetails { watermark: Some(-5), ..subtask }];
-        let vertex = VertexDetails { id: "0a".into(), name: "say \"hi\"\nback\\slash".into(), subtasks, ..VertexDetails::default() };
-        let job = JobDetails { id: "1f".into(), name: "words".into(), duration_ms: 12, vertices: vec![vertex], ..JobDetails::default() };
-        let failed = CheckpointDetails { status: "FAILED", duration_ms: 9, ..CheckpointDetails::default() };
-        let completed = CheckpointDetails { status: "COMPLETED", duration_ms: 3, ..CheckpointDetails::default() };
+        let subtask = SubtaskDetails {
+            records_in: 7,
+            watermark: None,
+            ..SubtaskDetails::default()
+        };
+        let subtasks = vec![
+            subtask,
+            SubtaskDetails {
+                watermark: Some(-5),
+                ..subtask
+            },
+        ];
+        let vertex = VertexDetails {
+            id: "0a".into(),
+            name: "say \"hi\"\nback\\slash".into(),
+            subtasks,
+            ..VertexDetails::default()
+        };
+        let job = JobDetails {
+            id: "1f".into(),
+            name: "words".into(),
+            duration_ms: 12,
+            vertices: vec![vertex],
+            ..JobDetails::default()
+        };
+        let failed = CheckpointDetails {
+            status: "FAILED",
+            duration_ms: 9,
+            ..CheckpointDetails::default()
+        };
+        let completed = CheckpointDetails {
+            status: "COMPLETED",
+            duration_ms: 3,
+            ..CheckpointDetails::default()
+        };
         let text = text(&[(job, vec![completed, failed])]);
         let labels = r#"job_id="1f",job_name="words",task_id="0a",task_name="say \"hi\"\nback\\slash",subtask_index"#;
         for line in [
@@ -109,7 +225,16 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        assert_eq!(text.lines().filter(|line| line.contains("currentInputWatermark{")).count(), 1, "one has no watermark");
-        assert!(text.lines().all(|line| line.starts_with("# ") || line.matches("} ").count() == 1));
+        assert_eq!(
+            text.lines()
+                .filter(|line| line.contains("currentInputWatermark{"))
+                .count(),
+            1,
+            "one has no watermark"
+        );
+        assert!(
+            text.lines()
+                .all(|line| line.starts_with("# ") || line.matches("} ").count() == 1)
+        );
     }
 }

@@ -1,11 +1,12 @@
 //! Flink's REST paths for reading: overviews, a job with its vertices, plan and checkpoints.
 //!
-//! Fields that have no meaning here are left out, but for those that Flink's own scripts and dashboards read without looking whether they are
-//! there. Ids and names are those of the job; a path that names nothing is a 404 with a sentence, as all errors are
-//! `{"errors": ["..."]}`.
+//! Fields that have no meaning here are left out, but for those that Flink's own scripts and
+//! dashboards read without looking whether they are there. Ids and names are those of the job; a
+//! path that names nothing is a 404 with a sentence, as all errors are `{"errors": ["..."]}`.
 //!
 //! # Source
-//! Flink's REST API, version 1: <https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/>.
+//! Flink's REST API, version 1:
+//! <https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/>.
 
 use crate::api::{CheckpointDetails, ClusterApi, JobDetails, SubtaskDetails, VertexDetails};
 use axum::Json;
@@ -53,15 +54,25 @@ pub(crate) fn routes() -> axum::Router<Arc<dyn ClusterApi>> {
         .route("/jobs/{job}/plan", get(plan))
         .route("/jobs/{job}/config", get(job_config))
         .route("/jobs/{job}/checkpoints", get(checkpoints))
-        .route("/jobs/{job}/checkpoints/details/{checkpoint}", get(checkpoint))
+        .route(
+            "/jobs/{job}/checkpoints/details/{checkpoint}",
+            get(checkpoint),
+        )
         .route("/jobs/{job}/vertices/{vertex}", get(vertex))
         .route("/jobs/{job}/vertices/{vertex}/watermarks", get(watermarks))
-        .route("/jobs/{job}/vertices/{vertex}/backpressure", get(back_pressure))
+        .route(
+            "/jobs/{job}/vertices/{vertex}/backpressure",
+            get(back_pressure),
+        )
 }
 
 async fn overview(State(api): Api) -> Json<Value> {
     let jobs = api.jobs();
-    let n = |states: &[&str]| jobs.iter().filter(|job| states.contains(&job.state)).count();
+    let n = |states: &[&str]| {
+        jobs.iter()
+            .filter(|job| states.contains(&job.state))
+            .count()
+    };
     let n_slots: usize = jobs.iter().map(n_slots).sum();
     Json(json!({
         "taskmanagers": 1,
@@ -78,7 +89,11 @@ async fn overview(State(api): Api) -> Json<Value> {
 
 /// A slot holds one subtask of each vertex.
 fn n_slots(job: &JobDetails) -> usize {
-    job.vertices.iter().map(|vertex| vertex.subtasks.len()).max().unwrap_or(0)
+    job.vertices
+        .iter()
+        .map(|vertex| vertex.subtasks.len())
+        .max()
+        .unwrap_or(0)
 }
 
 async fn config() -> Json<Value> {
@@ -103,7 +118,11 @@ async fn jobs_overview(State(api): Api) -> Json<Value> {
 }
 
 fn summary(job: &JobDetails) -> Value {
-    let n_tasks: usize = job.vertices.iter().map(|vertex| vertex.subtasks.len()).sum();
+    let n_tasks: usize = job
+        .vertices
+        .iter()
+        .map(|vertex| vertex.subtasks.len())
+        .sum();
     json!({
         "jid": job.id,
         "name": job.name,
@@ -118,15 +137,28 @@ fn summary(job: &JobDetails) -> Value {
 
 /// All tasks of a job are in the state of the job.
 fn tasks(state: &str, n: usize) -> Value {
-    let names =
-        ["created", "scheduled", "deploying", "running", "finished", "canceling", "canceled", "failed", "reconciling", "initializing"];
+    let names = [
+        "created",
+        "scheduled",
+        "deploying",
+        "running",
+        "finished",
+        "canceling",
+        "canceled",
+        "failed",
+        "reconciling",
+        "initializing",
+    ];
     let own = match state {
         "RUNNING" => "running",
         "CANCELLING" => "canceling",
         _ => "created",
     };
-    let counts: BTreeMap<&str, usize> =
-        names.into_iter().map(|name| (name, if name == own { n } else { 0 })).chain([("total", n)]).collect();
+    let counts: BTreeMap<&str, usize> = names
+        .into_iter()
+        .map(|name| (name, if name == own { n } else { 0 }))
+        .chain([("total", n)])
+        .collect();
     json!(counts)
 }
 
@@ -134,12 +166,25 @@ fn find(api: &Arc<dyn ClusterApi>, id: &str) -> Result<JobDetails, NotFound> {
     api.jobs()
         .into_iter()
         .find(|job| job.id == id)
-        .ok_or_else(|| NotFound(format!("there is no job {id}; /jobs shows those that are there")))
+        .ok_or_else(|| {
+            NotFound(format!(
+                "there is no job {id}; /jobs shows those that are there"
+            ))
+        })
 }
 
 fn find_vertex(job: JobDetails, id: &str) -> Result<VertexDetails, NotFound> {
-    let missing = || NotFound(format!("job {} has no vertex {id}; /jobs/{} shows those that it has", job.id, job.id));
-    job.vertices.iter().find(|vertex| vertex.id == id).cloned().ok_or_else(missing)
+    let missing = || {
+        NotFound(format!(
+            "job {} has no vertex {id}; /jobs/{} shows those that it has",
+            job.id, job.id
+        ))
+    };
+    job.vertices
+        .iter()
+        .find(|vertex| vertex.id == id)
+        .cloned()
+        .ok_or_else(missing)
 }
 
 async fn job(State(api): Api, Path(id): Path<String>) -> Answer {
@@ -205,17 +250,32 @@ fn plan_of(job: &JobDetails) -> Value {
 
 async fn job_config(State(api): Api, Path(id): Path<String>) -> Answer {
     let job = find(&api, &id)?;
-    Ok(Json(json!({"jid": job.id, "name": job.name, "execution-config": {"job-parallelism": job.parallelism}})))
+    Ok(Json(
+        json!({"jid": job.id, "name": job.name, "execution-config": {"job-parallelism": job.parallelism}}),
+    ))
 }
 
 async fn checkpoints(State(api): Api, Path(id): Path<String>) -> Answer {
     find(&api, &id)?;
     let all = api.checkpoints(&id, ALL_CHECKPOINTS);
-    let n = |status: &str| all.iter().filter(|checkpoint| checkpoint.status == status).count();
-    let last = |status: &str, is_savepoint: bool| {
-        all.iter().rev().find(|checkpoint| checkpoint.status == status && checkpoint.is_savepoint == is_savepoint).map(checkpoint_summary)
+    let n = |status: &str| {
+        all.iter()
+            .filter(|checkpoint| checkpoint.status == status)
+            .count()
     };
-    let failed = all.iter().rev().find(|checkpoint| checkpoint.status == "FAILED").map(checkpoint_summary);
+    let last = |status: &str, is_savepoint: bool| {
+        all.iter()
+            .rev()
+            .find(|checkpoint| {
+                checkpoint.status == status && checkpoint.is_savepoint == is_savepoint
+            })
+            .map(checkpoint_summary)
+    };
+    let failed = all
+        .iter()
+        .rev()
+        .find(|checkpoint| checkpoint.status == "FAILED")
+        .map(checkpoint_summary);
     Ok(Json(json!({
         "counts": {
             "restored": 0,
@@ -248,9 +308,17 @@ fn checkpoint_summary(checkpoint: &CheckpointDetails) -> Value {
 
 async fn checkpoint(State(api): Api, Path((id, number)): Path<(String, String)>) -> Answer {
     find(&api, &id)?;
-    let missing = || NotFound(format!("job {id} remembers no checkpoint {number}; /jobs/{id}/checkpoints shows the last ones"));
+    let missing = || {
+        NotFound(format!(
+            "job {id} remembers no checkpoint {number}; /jobs/{id}/checkpoints shows the last ones"
+        ))
+    };
     let all = api.checkpoints(&id, ALL_CHECKPOINTS);
-    let found = all.iter().rev().find(|checkpoint| checkpoint.id.to_string() == number).ok_or_else(missing)?;
+    let found = all
+        .iter()
+        .rev()
+        .find(|checkpoint| checkpoint.id.to_string() == number)
+        .ok_or_else(missing)?;
     let mut details = checkpoint_summary(found);
     let subtask = |subtask: &crate::api::SubtaskCheckpoint| {
         json!({
@@ -299,9 +367,18 @@ async fn watermarks(State(api): Api, Path((id, vertex)): Path<(String, String)>)
     let vertex = find_vertex(find(&api, &id)?, &vertex)?;
     // Flink leaves out those that have none.
     let of_subtask = |(index, subtask): (usize, &SubtaskDetails)| {
-        Some(json!({"id": format!("{index}.currentInputWatermark"), "value": subtask.watermark?.to_string()}))
+        Some(
+            json!({"id": format!("{index}.currentInputWatermark"), "value": subtask.watermark?.to_string()}),
+        )
     };
-    Ok(Json(vertex.subtasks.iter().enumerate().filter_map(of_subtask).collect()))
+    Ok(Json(
+        vertex
+            .subtasks
+            .iter()
+            .enumerate()
+            .filter_map(of_subtask)
+            .collect(),
+    ))
 }
 
 async fn back_pressure(State(api): Api, Path((id, vertex)): Path<(String, String)>) -> Answer {
@@ -318,9 +395,16 @@ async fn back_pressure(State(api): Api, Path((id, vertex)): Path<(String, String
             "busyRatio": ratio(subtask.busy_ms),
         })
     };
-    let most = vertex.subtasks.iter().map(|subtask| subtask.back_pressured_ms).max().unwrap_or(0);
+    let most = vertex
+        .subtasks
+        .iter()
+        .map(|subtask| subtask.back_pressured_ms)
+        .max()
+        .unwrap_or(0);
     let subtasks: Vec<Value> = vertex.subtasks.iter().enumerate().map(of_subtask).collect();
-    Ok(Json(json!({"status": "ok", "backpressure-level": level(ratio(most)), "subtasks": subtasks})))
+    Ok(Json(
+        json!({"status": "ok", "backpressure-level": level(ratio(most)), "subtasks": subtasks}),
+    ))
 }
 
 /// Flink's levels: more than a tenth of the time is low, more than a half is high.

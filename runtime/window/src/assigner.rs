@@ -1,10 +1,12 @@
-//! Which windows a time lies in. A window is `[start, end)` in ms since the epoch, and its results carry `end - 1`.
+//! Which windows a time lies in. A window is `[start, end)` in ms since the epoch, and its results
+//! carry `end - 1`.
 //!
-//! Invariant: nothing here overflows for times and watermarks within [`TIME_MAX`] of the epoch and sizes up to [`SIZE_MAX`]. Both window
-//! paths, panes and windows of a key, go by it.
+//! Invariant: nothing here overflows for times and watermarks within [`TIME_MAX`] of the epoch and
+//! sizes up to [`SIZE_MAX`]. Both window paths, panes and windows of a key, go by it.
 //!
 //! # Source
-//! Flink's `TimeWindow`, `TumblingEventTimeWindows`, `SlidingEventTimeWindows` and `EventTimeSessionWindows`.
+//! Flink's `TimeWindow`, `TumblingEventTimeWindows`, `SlidingEventTimeWindows` and
+//! `EventTimeSessionWindows`.
 
 use streamrt_types::{Error, Result, Watermark, code};
 use streamrt_wit::WindowAssigner;
@@ -13,7 +15,8 @@ use streamrt_wit::WindowAssigner;
 pub(crate) const TIME_MAX: i64 = 1 << 61;
 /// Windows may not be larger, so that their ends are times as well.
 const SIZE_MAX: i64 = 1 << 59;
-/// No time may lie in more windows: each of them fires by itself, and would give nearly the same result.
+/// No time may lie in more windows: each of them fires by itself, and would give nearly the same
+/// result.
 const OVERLAP_MAX: i64 = 10_000;
 
 /// A window of time, the end exclusive.
@@ -25,11 +28,19 @@ pub(crate) struct TimeWindow {
 
 impl TimeWindow {
     /// All time: the one window of the global and of the count assigner.
-    pub(crate) const GLOBAL: TimeWindow = TimeWindow { start: i64::MIN, end: i64::MAX };
+    pub(crate) const GLOBAL: TimeWindow = TimeWindow {
+        start: i64::MIN,
+        end: i64::MAX,
+    };
 
-    /// The last ms that lies in the window, which its results carry. The global window ends after every time there is.
+    /// The last ms that lies in the window, which its results carry. The global window ends after
+    /// every time there is.
     pub(crate) fn max_timestamp(&self) -> i64 {
-        if self.end == i64::MAX { i64::MAX } else { self.end - 1 }
+        if self.end == i64::MAX {
+            i64::MAX
+        } else {
+            self.end - 1
+        }
     }
 
     /// The watermark that takes the window away.
@@ -43,11 +54,15 @@ impl TimeWindow {
     }
 
     pub(crate) fn cover(&self, other: &TimeWindow) -> TimeWindow {
-        TimeWindow { start: self.start.min(other.start), end: self.end.max(other.end) }
+        TimeWindow {
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+        }
     }
 }
 
-/// The greatest `origin + n * step` at or before `time`: Flink's truncating rule, which rounds down before the epoch too.
+/// The greatest `origin + n * step` at or before `time`: Flink's truncating rule, which rounds down
+/// before the epoch too.
 #[inline]
 fn floor(time: i64, origin: i64, step: i64) -> i64 {
     time - (time - origin).rem_euclid(step)
@@ -63,16 +78,30 @@ pub(crate) struct SlidingWindows {
 
 impl SlidingWindows {
     /// # Errors
-    /// `Invalid` if size or slide are not positive or beyond all reason, or if too many windows cover one time.
+    /// `Invalid` if size or slide are not positive or beyond all reason, or if too many windows
+    /// cover one time.
     pub(crate) fn new(size: i64, slide: i64, offset: i64) -> Result<SlidingWindows> {
-        let refuse = |what: &str, ms: i64| Err(Error::new(code::INVALID_JOB, format!("a window cannot have a {what} of {ms} ms")));
+        let refuse = |what: &str, ms: i64| {
+            Err(Error::new(
+                code::INVALID_JOB,
+                format!("a window cannot have a {what} of {ms} ms"),
+            ))
+        };
         match (size, slide, offset) {
             (..=0 | SIZE_MAX.., ..) => refuse("size", size),
             (_, ..=0 | SIZE_MAX.., _) => refuse("slide", slide),
-            (_, _, offset) if offset.checked_abs().is_none_or(|offset| offset >= slide) => refuse("offset", offset),
+            (_, _, offset) if offset.checked_abs().is_none_or(|offset| offset >= slide) => {
+                refuse("offset", offset)
+            }
             _ => {
-                let windows = SlidingWindows { size, slide, offset };
-                windows.check_overlap(OVERLAP_MAX, "the limit is").map(|()| windows)
+                let windows = SlidingWindows {
+                    size,
+                    slide,
+                    offset,
+                };
+                windows
+                    .check_overlap(OVERLAP_MAX, "the limit is")
+                    .map(|()| windows)
             }
         }
     }
@@ -86,7 +115,10 @@ impl SlidingWindows {
         if size / slide <= most {
             return Ok(());
         }
-        let message = format!("windows of {size} ms that slide by {slide} ms put a row into {} windows; {limit} {most}", size / slide);
+        let message = format!(
+            "windows of {size} ms that slide by {slide} ms put a row into {} windows; {limit} {most}",
+            size / slide
+        );
         Err(Error::new(code::WINDOW_OVERLAP, message))
     }
 
@@ -96,8 +128,9 @@ impl SlidingWindows {
         self.size % self.slide
     }
 
-    /// Where the pane begins that `time` lies in. A pane is what lies between two neighbouring edges of windows, so there are two in a slide
-    /// at most, whatever the greatest common divisor of size and slide is.
+    /// Where the pane begins that `time` lies in. A pane is what lies between two neighbouring
+    /// edges of windows, so there are two in a slide at most, whatever the greatest common divisor
+    /// of size and slide is.
     #[inline]
     pub(crate) fn pane_start(&self, time: i64) -> i64 {
         let start = floor(time, self.offset, self.slide);
@@ -110,13 +143,24 @@ impl SlidingWindows {
     pub(crate) fn pane_end(&self, time: i64) -> i64 {
         let start = floor(time, self.offset, self.slide);
         let edge = start + self.end_in_slide();
-        if time >= edge { start + self.slide } else { edge }
+        if time >= edge {
+            start + self.slide
+        } else {
+            edge
+        }
     }
 
     /// Panes are numbered in their order.
     pub(crate) fn pane_number(&self, time: i64) -> i64 {
-        let (slide, edge) = ((time - self.offset).div_euclid(self.slide), self.end_in_slide());
-        if edge == 0 { slide } else { 2 * slide + i64::from(time - self.offset - slide * self.slide >= edge) }
+        let (slide, edge) = (
+            (time - self.offset).div_euclid(self.slide),
+            self.end_in_slide(),
+        );
+        if edge == 0 {
+            slide
+        } else {
+            2 * slide + i64::from(time - self.offset - slide * self.slide >= edge)
+        }
     }
 
     /// Where pane `number` begins.
@@ -127,8 +171,8 @@ impl SlidingWindows {
         }
     }
 
-    /// Whether `time` begins a pane as older versions cut them: all of one length, the greatest common divisor of size and slide. None of these
-    /// lies in two of ours.
+    /// Whether `time` begins a pane as older versions cut them: all of one length, the greatest
+    /// common divisor of size and slide. None of these lies in two of ours.
     pub(crate) fn begins_old_pane(&self, time: i64) -> bool {
         let (mut a, mut b) = (self.size, self.slide);
         while b != 0 {
@@ -143,7 +187,8 @@ impl SlidingWindows {
         floor(time, self.offset + self.size, self.slide)
     }
 
-    /// The end of the last window that covers `time`, if one does: there are gaps where the slide is greater than the size.
+    /// The end of the last window that covers `time`, if one does: there are gaps where the slide
+    /// is greater than the size.
     pub(crate) fn last_end(&self, time: i64) -> Option<i64> {
         let end = floor(time, self.offset, self.slide) + self.size;
         (end > time).then_some(end)
@@ -160,7 +205,10 @@ impl SlidingWindows {
         (0..)
             .map(move |n| last - n * slide)
             .take_while(move |&start| start > time - size)
-            .map(move |start| TimeWindow { start, end: start + size })
+            .map(move |start| TimeWindow {
+                start,
+                end: start + size,
+            })
     }
 }
 
@@ -181,18 +229,35 @@ impl Assigner {
     pub(crate) fn new(assigner: &WindowAssigner) -> Result<(Assigner, bool)> {
         let refuse = |message: String| Err(Error::new(code::INVALID_JOB, message));
         match *assigner {
-            WindowAssigner::Tumbling { size_ms, offset_ms, processing_time } => {
-                Ok((Assigner::Sliding(SlidingWindows::new(size_ms, size_ms, offset_ms)?), processing_time))
-            }
-            WindowAssigner::Sliding { size_ms, slide_ms, offset_ms, processing_time } => {
-                Ok((Assigner::Sliding(SlidingWindows::new(size_ms, slide_ms, offset_ms)?), processing_time))
-            }
-            WindowAssigner::Session { gap_ms: gap_ms @ (..=0 | SIZE_MAX..), .. } => {
-                refuse(format!("a session cannot have a gap of {gap_ms} ms"))
-            }
-            WindowAssigner::Session { gap_ms, processing_time } => Ok((Assigner::Session { gap_ms }, processing_time)),
+            WindowAssigner::Tumbling {
+                size_ms,
+                offset_ms,
+                processing_time,
+            } => Ok((
+                Assigner::Sliding(SlidingWindows::new(size_ms, size_ms, offset_ms)?),
+                processing_time,
+            )),
+            WindowAssigner::Sliding {
+                size_ms,
+                slide_ms,
+                offset_ms,
+                processing_time,
+            } => Ok((
+                Assigner::Sliding(SlidingWindows::new(size_ms, slide_ms, offset_ms)?),
+                processing_time,
+            )),
+            WindowAssigner::Session {
+                gap_ms: gap_ms @ (..=0 | SIZE_MAX..),
+                ..
+            } => refuse(format!("a session cannot have a gap of {gap_ms} ms")),
+            WindowAssigner::Session {
+                gap_ms,
+                processing_time,
+            } => Ok((Assigner::Session { gap_ms }, processing_time)),
             WindowAssigner::Global => Ok((Assigner::Global, false)),
-            WindowAssigner::Count { rows: 0 } => refuse("a window cannot have a count of 0 rows".into()),
+            WindowAssigner::Count { rows: 0 } => {
+                refuse("a window cannot have a count of 0 rows".into())
+            }
             WindowAssigner::Count { rows } => Ok((Assigner::Count { rows }, false)),
         }
     }
@@ -221,7 +286,10 @@ mod tests {
     fn check(size: i64, slide: i64, offset: i64, time: i64, starts: &[i64]) {
         let windows = SlidingWindows::new(size, slide, offset).unwrap();
         let found: Vec<i64> = windows.windows(time).map(|window| window.start).collect();
-        assert_eq!(found, starts, "size {size} slide {slide} offset {offset} time {time}");
+        assert_eq!(
+            found, starts,
+            "size {size} slide {slide} offset {offset} time {time}"
+        );
     }
 
     #[test]
@@ -247,7 +315,11 @@ mod tests {
         let day = 86_400_000;
         let check = |size: i64, slide: i64, panes: i64| {
             let windows = SlidingWindows::new(size, slide, 0).unwrap();
-            assert_eq!(windows.pane_number(size) - windows.pane_number(0), panes, "size {size} slide {slide}");
+            assert_eq!(
+                windows.pane_number(size) - windows.pane_number(0),
+                panes,
+                "size {size} slide {slide}"
+            );
         };
         check(day, 10_000, 8640);
         check(day + 1, 10_000, 2 * 8640 + 1);
@@ -271,7 +343,14 @@ mod tests {
     #[test]
     fn results_carry_max_timestamp_and_cleanup_saturates() {
         let window = TimeWindow { start: 0, end: 10 };
-        assert_eq!((window.max_timestamp(), window.cleanup_time(5), window.cleanup_time(i64::MAX)), (9, 14, i64::MAX));
+        assert_eq!(
+            (
+                window.max_timestamp(),
+                window.cleanup_time(5),
+                window.cleanup_time(i64::MAX)
+            ),
+            (9, 14, i64::MAX)
+        );
         assert_eq!(TimeWindow::GLOBAL.max_timestamp(), i64::MAX);
     }
 

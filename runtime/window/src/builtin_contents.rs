@@ -1,6 +1,7 @@
 //! Built-in aggregates for windows that have no panes: sessions, counts, the global window.
 //!
-//! Invariant: a cell is an entry of the table, whose key is a serial number; so cells live where the accumulators can reach them.
+//! Invariant: a cell is an entry of the table, whose key is a serial number; so cells live where
+//! the accumulators can reach them.
 
 use crate::contents::{Additions, Cell, Fired, Firing, Place, WindowState};
 use crate::result_columns::ResultColumns;
@@ -33,8 +34,20 @@ impl BuiltinContents {
     ) -> Result<BuiltinContents> {
         let accumulators = Accumulators::new(aggregates, input)?;
         let columns = ResultColumns::new(columns, key, aggregates.len(), output.clone())?;
-        let table = KeyTable::new(KeyKind::Fixed, accumulators.bytes(), KeyGroupRange::all(1), 1);
-        Ok(BuiltinContents { accumulators, columns, table, serial: 0, created: Vec::new(), entries: Vec::new() })
+        let table = KeyTable::new(
+            KeyKind::Fixed,
+            accumulators.bytes(),
+            KeyGroupRange::all(1),
+            1,
+        );
+        Ok(BuiltinContents {
+            accumulators,
+            columns,
+            table,
+            serial: 0,
+            created: Vec::new(),
+            entries: Vec::new(),
+        })
     }
 }
 
@@ -47,23 +60,44 @@ impl WindowState for BuiltinContents {
     fn create(&mut self) -> Cell {
         let key = self.serial;
         self.serial += 1;
-        self.table.upsert(&[murmur3_32(&key.to_le_bytes())], Keys::Fixed(&[key]), &mut self.entries, &mut self.created);
+        self.table.upsert(
+            &[murmur3_32(&key.to_le_bytes())],
+            Keys::Fixed(&[key]),
+            &mut self.entries,
+            &mut self.created,
+        );
         self.entries[0]
     }
 
     fn add(&mut self, place: &Place, batch: &Batch, additions: &Additions) -> Result<()> {
         let (rows, cells) = additions.pairs(0..additions.rows.len());
         let cells = &additions.cells[cells];
-        let Some(&first) = rows.first() else { return Ok(()) };
+        let Some(&first) = rows.first() else {
+            return Ok(());
+        };
         let updated = if is_run(&rows) {
             let first = first as usize;
-            self.accumulators.update(&mut self.table, cells, &batch.columns, batch.times(), first..first + rows.len())
+            self.accumulators.update(
+                &mut self.table,
+                cells,
+                &batch.columns,
+                batch.times(),
+                first..first + rows.len(),
+            )
         } else {
             let taken = batch.take(&UInt32Array::from(rows.clone()))?;
-            self.accumulators.update(&mut self.table, cells, &taken.columns, taken.times(), 0..rows.len())
+            self.accumulators.update(
+                &mut self.table,
+                cells,
+                &taken.columns,
+                taken.times(),
+                0..rows.len(),
+            )
         };
         updated.map_err(|overflow| {
-            let key = place.decoder.describe(&batch.columns, rows[overflow.position] as usize);
+            let key = place
+                .decoder
+                .describe(&batch.columns, rows[overflow.position] as usize);
             self.accumulators.overflow(overflow, &place.uid, &key)
         })
     }
@@ -72,7 +106,13 @@ impl WindowState for BuiltinContents {
         for &cell in from {
             let mut value = self.table.value(into.cell).to_vec();
             let merged = self.accumulators.merge(&mut value, self.table.value(cell));
-            merged.map_err(|overflow| self.accumulators.overflow(overflow, &place.uid, &place.decoder.describe_bytes(&into.key)))?;
+            merged.map_err(|overflow| {
+                self.accumulators.overflow(
+                    overflow,
+                    &place.uid,
+                    &place.decoder.describe_bytes(&into.key),
+                )
+            })?;
             self.table.value_mut(into.cell).copy_from_slice(&value);
             self.remove(cell);
         }
@@ -81,13 +121,28 @@ impl WindowState for BuiltinContents {
 
     fn fire(&mut self, place: &Place, firings: &[Firing]) -> Result<Fired> {
         let mut values = Vec::with_capacity(firings.len() * self.accumulators.bytes());
-        firings.iter().for_each(|firing| values.extend_from_slice(self.table.value(firing.cell)));
+        firings
+            .iter()
+            .for_each(|firing| values.extend_from_slice(self.table.value(firing.cell)));
         let keys: Vec<&[u8]> = firings.iter().map(|firing| &firing.key[..]).collect();
-        let keys = if self.columns.needs_keys() { place.decoder.decode(&keys)?.columns().to_vec() } else { Vec::new() };
-        let start: ArrayRef = Arc::new(Int64Array::from_iter_values(firings.iter().map(|firing| firing.window.start)));
-        let end: ArrayRef = Arc::new(Int64Array::from_iter_values(firings.iter().map(|firing| firing.window.end)));
-        let columns = self.columns.assemble(&keys, start, end, &self.accumulators.finish(&values))?;
-        Ok(Fired { columns: vec![columns], counts: vec![1; firings.len()] })
+        let keys = if self.columns.needs_keys() {
+            place.decoder.decode(&keys)?.columns().to_vec()
+        } else {
+            Vec::new()
+        };
+        let start: ArrayRef = Arc::new(Int64Array::from_iter_values(
+            firings.iter().map(|firing| firing.window.start),
+        ));
+        let end: ArrayRef = Arc::new(Int64Array::from_iter_values(
+            firings.iter().map(|firing| firing.window.end),
+        ));
+        let columns =
+            self.columns
+                .assemble(&keys, start, end, &self.accumulators.finish(&values))?;
+        Ok(Fired {
+            columns: vec![columns],
+            counts: vec![1; firings.len()],
+        })
     }
 
     fn remove(&mut self, cell: Cell) {
@@ -105,7 +160,8 @@ impl WindowState for BuiltinContents {
 
     fn import(&mut self, bytes: &[u8]) -> Result<Cell> {
         let cell = self.create();
-        self.accumulators.import(bytes, self.table.value_mut(cell))?;
+        self.accumulators
+            .import(bytes, self.table.value_mut(cell))?;
         Ok(cell)
     }
 }

@@ -1,7 +1,8 @@
 //! What the windows of the keys hold: built-in accumulators, accumulators of a plugin, or rows.
 //!
-//! Invariant: a cell is the contents of one window of one key; it exists from `create` until `remove`, or until it is merged into another.
-//! Everything is asked for by the batch. The windows themselves, and when they fire, are [`crate::keyed_windows`].
+//! Invariant: a cell is the contents of one window of one key; it exists from `create` until
+//! `remove`, or until it is merged into another. Everything is asked for by the batch. The windows
+//! themselves, and when they fire, are [`crate::keyed_windows`].
 
 use crate::assigner::TimeWindow;
 use crate::builtin_contents::BuiltinContents;
@@ -19,7 +20,8 @@ use streamrt_wit::{FunctionKind, WindowContents};
 /// The number of a cell.
 pub(crate) type Cell = u32;
 
-/// Rows that wait to be added: row `rows[i]` of the batch goes to the cells `cells[offsets[i]..offsets[i + 1]]`.
+/// Rows that wait to be added: row `rows[i]` of the batch goes to the cells
+/// `cells[offsets[i]..offsets[i + 1]]`.
 #[derive(Debug)]
 pub(crate) struct Additions {
     pub rows: Vec<u32>,
@@ -29,7 +31,11 @@ pub(crate) struct Additions {
 
 impl Default for Additions {
     fn default() -> Self {
-        Additions { rows: Vec::new(), offsets: vec![0], cells: Vec::new() }
+        Additions {
+            rows: Vec::new(),
+            offsets: vec![0],
+            cells: Vec::new(),
+        }
     }
 }
 
@@ -47,7 +53,10 @@ impl Additions {
     }
 
     /// The row of every pair of rows `range`, and the range of their cells.
-    pub(crate) fn pairs(&self, range: std::ops::Range<usize>) -> (Vec<u32>, std::ops::Range<usize>) {
+    pub(crate) fn pairs(
+        &self,
+        range: std::ops::Range<usize>,
+    ) -> (Vec<u32>, std::ops::Range<usize>) {
         let cells = self.offsets[range.start] as usize..self.offsets[range.end] as usize;
         let mut rows = Vec::with_capacity(cells.len());
         for i in range {
@@ -85,16 +94,36 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn new(context: &OperatorContext, decoder: BatchKeys, watermark: Watermark) -> Place {
-        Place { uid: context.uid.clone(), isolation: Isolation::new(context), clock: context.clock.clone(), decoder, watermark }
+    pub(crate) fn new(
+        context: &OperatorContext,
+        decoder: BatchKeys,
+        watermark: Watermark,
+    ) -> Place {
+        Place {
+            uid: context.uid.clone(),
+            isolation: Isolation::new(context),
+            clock: context.clock.clone(),
+            decoder,
+            watermark,
+        }
     }
 
     /// A window has no record: it is reported by key, bounds and time.
     pub(crate) fn suspect(&self, firing: &Firing) -> Suspect {
         let TimeWindow { start, end } = firing.window;
-        let what = if firing.window == TimeWindow::GLOBAL { "the global window".into() } else { format!("window [{start}, {end})") };
+        let what = if firing.window == TimeWindow::GLOBAL {
+            "the global window".into()
+        } else {
+            format!("window [{start}, {end})")
+        };
         let time_ms = Some(firing.window.max_timestamp());
-        Suspect { record: what.clone(), what, key: self.decoder.describe_bytes(&firing.key), time_ms, ..Suspect::default() }
+        Suspect {
+            record: what.clone(),
+            what,
+            key: self.decoder.describe_bytes(&firing.key),
+            time_ms,
+            ..Suspect::default()
+        }
     }
 }
 
@@ -105,7 +134,8 @@ pub(crate) trait WindowState: Send {
     fn add(&mut self, place: &Place, batch: &Batch, additions: &Additions) -> Result<()>;
     /// Merges the cells `from`, which are gone afterwards, into the cell of `into`.
     fn merge(&mut self, place: &Place, into: &Firing, from: &[Cell]) -> Result<()>;
-    /// The results of windows, in order. Contents stay. A window whose contents are empty gives nothing.
+    /// The results of windows, in order. Contents stay. A window whose contents are empty gives
+    /// nothing.
     fn fire(&mut self, place: &Place, firings: &[Firing]) -> Result<Fired>;
     fn remove(&mut self, cell: Cell);
     /// Bytes that a cell takes when it fires, about.
@@ -127,21 +157,25 @@ pub(crate) trait WindowState: Send {
     }
 }
 
-/// The most windows over one time whose contents are those of user code. Each of them takes the row by itself: a day that slides by a minute is
-/// 1,440. Built-in aggregates take a row once, whatever the number of its windows is.
+/// The most windows over one time whose contents are those of user code. Each of them takes the row
+/// by itself: a day that slides by a minute is 1,440. Built-in aggregates take a row once, whatever
+/// the number of its windows is.
 pub(crate) const OVERLAP_MAX: i64 = 2_000;
 
 /// Contents as they were built; opened with the windows.
 pub(crate) type Contents = Box<dyn WindowState>;
 
 fn missing(what: &str) -> Error {
-    Error::internal(format!("the {what} function of a window comes with its chain"))
+    Error::internal(format!(
+        "the {what} function of a window comes with its chain"
+    ))
 }
 
 /// Builds what `contents` says.
 ///
 /// # Errors
-/// `Invalid` if a column is not there, or a function is of the wrong kind: one that cannot merge never gets to a session window.
+/// `Invalid` if a column is not there, or a function is of the wrong kind: one that cannot merge
+/// never gets to a session window.
 pub(crate) fn build(
     contents: &WindowContents,
     functions: WindowFunctions,
@@ -150,15 +184,26 @@ pub(crate) fn build(
     output: &SchemaRef,
 ) -> Result<Contents> {
     match contents {
-        WindowContents::Builtin { aggregates, columns } => Ok(Box::new(BuiltinContents::new(aggregates, columns, input, key, output)?)),
+        WindowContents::Builtin {
+            aggregates,
+            columns,
+        } => Ok(Box::new(BuiltinContents::new(
+            aggregates, columns, input, key, output,
+        )?)),
         WindowContents::Process { .. } => {
             let (chain, function) = functions.process.ok_or_else(|| missing("process"))?;
             demand(function.kind, &[FunctionKind::WindowProcess])?;
-            Ok(Box::new(RowContents::new(WindowCall::new(chain, function, key, output)?, input)?))
+            Ok(Box::new(RowContents::new(
+                WindowCall::new(chain, function, key, output)?,
+                input,
+            )?))
         }
         WindowContents::Aggregate { then, .. } => {
             let (chain, function) = functions.aggregate.ok_or_else(|| missing("aggregate"))?;
-            demand(function.kind, &[FunctionKind::Aggregate, FunctionKind::Reduce])?;
+            demand(
+                function.kind,
+                &[FunctionKind::Aggregate, FunctionKind::Reduce],
+            )?;
             if then.is_none() {
                 return Ok(Box::new(UserContents::new(chain, function, input, output)?));
             }
@@ -167,7 +212,9 @@ pub(crate) fn build(
             let between = user_contents::result_schema(&function, input)?;
             let projection = Projection::new(&next, &between)?;
             let then = WindowCall::new(next_chain, next, key, output)?;
-            Ok(Box::new(UserContents::new(chain, function, input, &between)?.then(then, projection)))
+            Ok(Box::new(
+                UserContents::new(chain, function, input, &between)?.then(then, projection),
+            ))
         }
     }
 }
@@ -178,7 +225,9 @@ fn demand(kind: FunctionKind, kinds: &[FunctionKind]) -> Result<()> {
     }
     Err(Error::new(
         code::INVALID_JOB,
-        format!("a {kind:?} function cannot be what a window computes: it can neither hold nor merge its contents"),
+        format!(
+            "a {kind:?} function cannot be what a window computes: it can neither hold nor merge its contents"
+        ),
     ))
 }
 
@@ -190,7 +239,10 @@ pub(crate) struct Cells<T> {
 
 impl<T: Default> Cells<T> {
     pub(crate) fn new() -> Cells<T> {
-        Cells { cells: Vec::new(), free: Vec::new() }
+        Cells {
+            cells: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     pub(crate) fn create(&mut self) -> Cell {

@@ -1,8 +1,10 @@
-//! What one batch or watermark makes a window operator send: results on port 0, late rows on port 1.
+//! What one batch or watermark makes a window operator send: results on port 0, late rows on port
+//! 1.
 //!
-//! Invariant: both ports carry all marks of the input, each behind the results that it caused and in front of those of later rows; and
-//! results stand in the order of their causes. So the output does not depend on how rows were batched. Where one mark fires windows of
-//! several times, both ports have marks between them as well.
+//! Invariant: both ports carry all marks of the input, each behind the results that it caused and
+//! in front of those of later rows; and results stand in the order of their causes. So the output
+//! does not depend on how rows were batched. Where one mark fires windows of several times, both
+//! ports have marks between them as well.
 
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::SchemaRef;
@@ -10,12 +12,14 @@ use std::time::{Duration, Instant};
 use streamrt_operator::{OperatorContext, Output, TaskMetrics};
 use streamrt_types::{Batch, Error, Mark, Result, Times, Watermark};
 
-/// Rows of one batch that goes out: a window that fires a million keys must not become one call of a guest.
+/// Rows of one batch that goes out: a window that fires a million keys must not become one call of
+/// a guest.
 pub(crate) const PIECE_ROWS: usize = 8192;
 /// And bytes of its rows, one row more or less. Nothing that fires is held beyond a piece.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
-/// After so long, a sweep stops behind a window or key group; it goes on when the task has looked for barriers and commands.
+/// After so long, a sweep stops behind a window or key group; it goes on when the task has looked
+/// for barriers and commands.
 pub(crate) const PIECE_TIME: Duration = Duration::from_millis(100);
 
 /// The empty batches of both ports, kept because most batches fire nothing.
@@ -27,9 +31,22 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    pub(crate) fn new(results: SchemaRef, late: SchemaRef, in_event_time: bool, context: &OperatorContext) -> Ports {
-        let (results, late) = (RecordBatch::new_empty(results), RecordBatch::new_empty(late));
-        Ports { results, late, in_event_time, context: context.clone() }
+    pub(crate) fn new(
+        results: SchemaRef,
+        late: SchemaRef,
+        in_event_time: bool,
+        context: &OperatorContext,
+    ) -> Ports {
+        let (results, late) = (
+            RecordBatch::new_empty(results),
+            RecordBatch::new_empty(late),
+        );
+        Ports {
+            results,
+            late,
+            in_event_time,
+            context: context.clone(),
+        }
     }
 }
 
@@ -51,11 +68,27 @@ pub(crate) struct Emission<'a> {
 }
 
 impl<'a> Emission<'a> {
-    pub(crate) fn new(input: &'a Batch, ports: &'a Ports, output: &'a mut dyn Output) -> Emission<'a> {
+    pub(crate) fn new(
+        input: &'a Batch,
+        ports: &'a Ports,
+        output: &'a mut dyn Output,
+    ) -> Emission<'a> {
         let (results, times, late_rows) = (Vec::new(), Vec::new(), Vec::new());
         let n_marks = input.marks.len();
         let (result_marks, late_marks) = (Vec::with_capacity(n_marks), Vec::with_capacity(n_marks));
-        Emission { input, ports, output, until: None, n_marks: 0, results, result_bytes: 0, times, result_marks, late_rows, late_marks }
+        Emission {
+            input,
+            ports,
+            output,
+            until: None,
+            n_marks: 0,
+            results,
+            result_bytes: 0,
+            times,
+            result_marks,
+            late_rows,
+            late_marks,
+        }
     }
 
     /// Lets a sweep stop.
@@ -68,18 +101,28 @@ impl<'a> Emission<'a> {
         self.until.is_some_and(|until| Instant::now() >= until)
     }
 
-    /// Places a mark between the windows of a sweep: all results up to `time` are there. Operators behind then treat one window to its end
-    /// before the results of the next come, as they do where time goes on in small steps, and need not hold those of all.
+    /// Places a mark between the windows of a sweep: all results up to `time` are there. Operators
+    /// behind then treat one window to its end before the results of the next come, as they do
+    /// where time goes on in small steps, and need not hold those of all.
     pub(crate) fn passed(&mut self, time: Watermark) {
         if self.ports.in_event_time {
-            self.place(Mark { row: 0, watermark: time });
+            self.place(Mark {
+                row: 0,
+                watermark: time,
+            });
         }
     }
 
     /// Places the next mark of the input behind what was sent so far.
     fn place(&mut self, mark: Mark) {
-        self.result_marks.push(Mark { row: self.times.len() as u32, ..mark });
-        self.late_marks.push(Mark { row: self.late_rows.len() as u32, ..mark });
+        self.result_marks.push(Mark {
+            row: self.times.len() as u32,
+            ..mark
+        });
+        self.late_marks.push(Mark {
+            row: self.late_rows.len() as u32,
+            ..mark
+        });
     }
 
     /// Places marks up to number `end`, and returns the last watermark among them.
@@ -114,10 +157,15 @@ impl<'a> Emission<'a> {
     /// Those of the output, or that the job was cancelled: a long sweep hears of it here.
     pub(crate) fn send_piece(&mut self) -> Result<()> {
         self.ports.context.check_cancel()?;
-        if self.times.len() >= PIECE_ROWS || self.result_bytes >= PIECE_BYTES { self.send_results() } else { Ok(()) }
+        if self.times.len() >= PIECE_ROWS || self.result_bytes >= PIECE_BYTES {
+            self.send_results()
+        } else {
+            Ok(())
+        }
     }
 
-    /// Adds columns whose rows get their times, and so their places among the marks, by [`Emission::result_times`].
+    /// Adds columns whose rows get their times, and so their places among the marks, by
+    /// [`Emission::result_times`].
     pub(crate) fn result_columns(&mut self, columns: RecordBatch) {
         if columns.num_rows() > 0 {
             self.result_bytes += columns.get_array_memory_size();
@@ -137,9 +185,22 @@ impl<'a> Emission<'a> {
 
     fn send_results(&mut self) -> Result<()> {
         let columns = join(std::mem::take(&mut self.results), &self.ports.results)?;
-        let (times, marks) = (std::mem::take(&mut self.times), std::mem::take(&mut self.result_marks));
-        let batch = Batch { columns, times: Times::Array(times.into()), marks, origin: None };
-        send(0, batch, std::mem::take(&mut self.result_bytes), self.output)
+        let (times, marks) = (
+            std::mem::take(&mut self.times),
+            std::mem::take(&mut self.result_marks),
+        );
+        let batch = Batch {
+            columns,
+            times: Times::Array(times.into()),
+            marks,
+            origin: None,
+        };
+        send(
+            0,
+            batch,
+            std::mem::take(&mut self.result_bytes),
+            self.output,
+        )
     }
 
     /// Sends everything. All marks have been placed.
@@ -147,13 +208,25 @@ impl<'a> Emission<'a> {
         if !self.times.is_empty() || !self.result_marks.is_empty() {
             self.send_results()?;
         }
-        TaskMetrics::add(&self.ports.context.metrics.late_records, self.late_rows.len() as u64);
+        TaskMetrics::add(
+            &self.ports.context.metrics.late_records,
+            self.late_rows.len() as u64,
+        );
         let late = match self.late_rows.is_empty() {
             true if self.late_marks.is_empty() => return Ok(()),
-            true => Batch { times: Times::Array(Vec::new().into()), ..Batch::new(self.ports.late.clone()) },
+            true => Batch {
+                times: Times::Array(Vec::new().into()),
+                ..Batch::new(self.ports.late.clone())
+            },
             false => self.input.take(&UInt32Array::from(self.late_rows))?,
         };
-        self.output.batch(1, Batch { marks: self.late_marks, ..late })
+        self.output.batch(
+            1,
+            Batch {
+                marks: self.late_marks,
+                ..late
+            },
+        )
     }
 }
 
@@ -166,7 +239,8 @@ fn join(mut parts: Vec<RecordBatch>, empty: &RecordBatch) -> Result<RecordBatch>
     }
 }
 
-/// Sends a batch of so many bytes in pieces of bounded size; a mark between two of them goes with the first.
+/// Sends a batch of so many bytes in pieces of bounded size; a mark between two of them goes with
+/// the first.
 fn send(port: u16, batch: Batch, bytes: usize, output: &mut dyn Output) -> Result<()> {
     let piece_rows = (batch.n_rows() / bytes.div_ceil(PIECE_BYTES).max(1)).clamp(1, PIECE_ROWS);
     if batch.n_rows() <= piece_rows {
@@ -176,7 +250,10 @@ fn send(port: u16, batch: Batch, bytes: usize, output: &mut dyn Output) -> Resul
     for start in (0..batch.n_rows()).step_by(piece_rows) {
         let mut piece = batch.slice(start, piece_rows.min(batch.n_rows() - start));
         while let Some(mark) = marks.next_if(|mark| mark.row as usize <= start + piece.n_rows()) {
-            piece.marks.push(Mark { row: mark.row - start as u32, ..*mark });
+            piece.marks.push(Mark {
+                row: mark.row - start as u32,
+                ..*mark
+            });
         }
         output.batch(port, piece)?;
     }

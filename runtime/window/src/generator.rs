@@ -1,12 +1,15 @@
 //! Watermark generators, one for each source split, and the minimum over them.
 //!
-//! Invariant: the combined watermark only rises, and never passes that of a split that may still give rows: one that is known but has not
-//! begun holds it at its minimum, one that is finished or idle leaves it. A split that had begun when a snapshot was taken goes on from
-//! there, and holds it no lower. What a batch costs grows with the logarithm of the number of splits. Pure; the timestamps operator calls it.
+//! Invariant: the combined watermark only rises, and never passes that of a split that may still
+//! give rows: one that is known but has not begun holds it at its minimum, one that is finished or
+//! idle leaves it. A split that had begun when a snapshot was taken goes on from there, and holds
+//! it no lower. What a batch costs grows with the logarithm of the number of splits. Pure; the
+//! timestamps operator calls it.
 //!
 //! # Source
-//! Flink's `BoundedOutOfOrdernessWatermarks`, `WatermarkOutputMultiplexer` and `WatermarksWithIdleness`; but a watermark rises right after
-//! the row that raises it, and a split that waits for its turn is never idle.
+//! Flink's `BoundedOutOfOrdernessWatermarks`, `WatermarkOutputMultiplexer` and
+//! `WatermarksWithIdleness`; but a watermark rises right after the row that raises it, and a split
+//! that waits for its turn is never idle.
 
 use crate::generator_snapshot::{Kept, Restored};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,13 +29,20 @@ struct Generator {
     idle: bool,
     /// A row has come, in this run or before it.
     begun: bool,
-    /// Since when no row has come although it was asked for some, on a clock that stands still under back-pressure.
+    /// Since when no row has come although it was asked for some, on a clock that stands still
+    /// under back-pressure.
     silent_since_ms: Option<i64>,
 }
 
 impl Generator {
     fn new() -> Generator {
-        Generator { greatest: i64::MIN, watermark: WATERMARK_MIN, idle: false, begun: false, silent_since_ms: None }
+        Generator {
+            greatest: i64::MIN,
+            watermark: WATERMARK_MIN,
+            idle: false,
+            begun: false,
+            silent_since_ms: None,
+        }
     }
 }
 
@@ -52,7 +62,8 @@ pub(crate) struct Generators {
     told: bool,
 }
 
-/// The watermark after a row of time `time`: no row is expected to be more than `bound_ms` behind the greatest.
+/// The watermark after a row of time `time`: no row is expected to be more than `bound_ms` behind
+/// the greatest.
 #[inline]
 fn bounded(time: i64, bound_ms: i64) -> Watermark {
     time.saturating_sub(bound_ms).saturating_sub(1)
@@ -68,7 +79,10 @@ fn greatest_of(times: &[i64]) -> i64 {
             *lane = (*lane).max(time);
         }
     }
-    lanes.into_iter().chain(rest.iter().copied()).fold(i64::MIN, i64::max)
+    lanes
+        .into_iter()
+        .chain(rest.iter().copied())
+        .fold(i64::MIN, i64::max)
 }
 
 impl Generators {
@@ -84,11 +98,28 @@ impl Generators {
         }
     }
 
-    /// What a snapshot keeps: the generators that have begun or are idle, and those that ran here and have not come back.
+    /// What a snapshot keeps: the generators that have begun or are idle, and those that ran here
+    /// and have not come back.
     pub(crate) fn kept(&self) -> impl Iterator<Item = Kept> {
-        let keep =
-            |(&split, &Generator { greatest, watermark, idle, .. }): (&SplitNumber, &Generator)| Kept { split, greatest, watermark, idle };
-        self.by_split.iter().filter(|(_, generator)| generator.begun || generator.idle).map(keep).chain(self.restored.own())
+        let keep = |(
+            &split,
+            &Generator {
+                greatest,
+                watermark,
+                idle,
+                ..
+            },
+        ): (&SplitNumber, &Generator)| Kept {
+            split,
+            greatest,
+            watermark,
+            idle,
+        };
+        self.by_split
+            .iter()
+            .filter(|(_, generator)| generator.begun || generator.idle)
+            .map(keep)
+            .chain(self.restored.own())
     }
 
     /// Whether some split may still give rows.
@@ -103,18 +134,25 @@ impl Generators {
     /// How far a split has come.
     pub(crate) fn split_time(&self, split: u64) -> SplitTime {
         match self.by_split.get(&Some(split)) {
-            Some(generator) => SplitTime { watermark: generator.watermark, idle: generator.idle },
-            None => SplitTime { watermark: WATERMARK_MIN, idle: false },
+            Some(generator) => SplitTime {
+                watermark: generator.watermark,
+                idle: generator.idle,
+            },
+            None => SplitTime {
+                watermark: WATERMARK_MIN,
+                idle: false,
+            },
         }
     }
 
-    /// Goes on from a snapshot: `watermark` is out already, and generators wait for their splits in `restored`.
+    /// Goes on from a snapshot: `watermark` is out already, and generators wait for their splits in
+    /// `restored`.
     pub(crate) fn restore(&mut self, watermark: Watermark, restored: Restored) {
         (self.watermark, self.restored) = (watermark, restored);
     }
 
-    /// The input begins. If no split was told, none will be, because this is no source: all that ran here run on, and hold the watermark as
-    /// they did before one of them has a row.
+    /// The input begins. If no split was told, none will be, because this is no source: all that
+    /// ran here run on, and hold the watermark as they did before one of them has a row.
     pub(crate) fn settle(&mut self, now_ms: i64) {
         if !self.told {
             for kept in self.restored.take_own() {
@@ -124,8 +162,25 @@ impl Generators {
         }
     }
 
-    fn run_on(&mut self, Kept { split, greatest, watermark, idle }: Kept) {
-        self.insert(split, Generator { greatest, watermark, idle, begun: true, silent_since_ms: None });
+    fn run_on(
+        &mut self,
+        Kept {
+            split,
+            greatest,
+            watermark,
+            idle,
+        }: Kept,
+    ) {
+        self.insert(
+            split,
+            Generator {
+                greatest,
+                watermark,
+                idle,
+                begun: true,
+                silent_since_ms: None,
+            },
+        );
     }
 
     fn insert(&mut self, split: SplitNumber, generator: Generator) {
@@ -153,7 +208,11 @@ impl Generators {
 
     /// From now on the silence of a split counts.
     pub(crate) fn turn(&mut self, split: SplitNumber, now_ms: i64) {
-        if let Some(generator) = self.by_split.get_mut(&split).filter(|generator| !generator.idle && generator.silent_since_ms.is_none()) {
+        if let Some(generator) = self
+            .by_split
+            .get_mut(&split)
+            .filter(|generator| !generator.idle && generator.silent_since_ms.is_none())
+        {
             let since_ms = now_ms - self.blocked_ms;
             generator.silent_since_ms = Some(since_ms);
             self.silent.insert((since_ms, split));
@@ -162,7 +221,11 @@ impl Generators {
 
     /// Nobody asks the split for rows: its silence means nothing.
     pub(crate) fn waits(&mut self, split: SplitNumber) {
-        if let Some(since_ms) = self.by_split.get_mut(&split).and_then(|generator| generator.silent_since_ms.take()) {
+        if let Some(since_ms) = self
+            .by_split
+            .get_mut(&split)
+            .and_then(|generator| generator.silent_since_ms.take())
+        {
             self.silent.remove(&(since_ms, split));
         }
     }
@@ -194,11 +257,20 @@ impl Generators {
         self.turn(split, now_ms);
     }
 
-    /// Marks for rows of these times: the generator of the split says greatest time - `bound_ms` - 1. Rows later than `latest` say nothing.
-    pub(crate) fn bounded_marks(&mut self, split: SplitNumber, times: &[i64], bound_ms: i64, latest: i64) -> Vec<Mark> {
+    /// Marks for rows of these times: the generator of the split says greatest time - `bound_ms` -
+    /// 1. Rows later than `latest` say nothing.
+    pub(crate) fn bounded_marks(
+        &mut self,
+        split: SplitNumber,
+        times: &[i64],
+        bound_ms: i64,
+        latest: i64,
+    ) -> Vec<Mark> {
         let ceiling = self.ceiling(split);
         let mut marks = Vec::new();
-        let Some(generator) = self.by_split.get_mut(&split) else { return marks };
+        let Some(generator) = self.by_split.get_mut(&split) else {
+            return marks;
+        };
         for (number, chunk) in times.chunks(CHUNK).enumerate() {
             if greatest_of(chunk) <= generator.greatest {
                 continue;
@@ -206,7 +278,12 @@ impl Generators {
             for (i, &time) in chunk.iter().enumerate() {
                 if time > generator.greatest && time <= latest {
                     generator.greatest = time;
-                    push_mark(&mut marks, &mut self.watermark, number * CHUNK + i, bounded(time, bound_ms).min(ceiling));
+                    push_mark(
+                        &mut marks,
+                        &mut self.watermark,
+                        number * CHUNK + i,
+                        bounded(time, bound_ms).min(ceiling),
+                    );
                 }
             }
         }
@@ -215,12 +292,21 @@ impl Generators {
         marks
     }
 
-    /// Marks for rows of which some carry a watermark. One that is later than `latest` says nothing.
-    pub(crate) fn punctuated_marks(&mut self, split: SplitNumber, watermarks: &[Option<Watermark>], latest: i64) -> Vec<Mark> {
+    /// Marks for rows of which some carry a watermark. One that is later than `latest` says
+    /// nothing.
+    pub(crate) fn punctuated_marks(
+        &mut self,
+        split: SplitNumber,
+        watermarks: &[Option<Watermark>],
+        latest: i64,
+    ) -> Vec<Mark> {
         let ceiling = self.ceiling(split);
         let mut marks = Vec::new();
         let mut reached = WATERMARK_MIN;
-        let said = watermarks.iter().enumerate().filter_map(|(row, watermark)| Some((row, (*watermark)?)));
+        let said = watermarks
+            .iter()
+            .enumerate()
+            .filter_map(|(row, watermark)| Some((row, (*watermark)?)));
         for (row, watermark) in said.filter(|(_, watermark)| *watermark <= latest) {
             reached = reached.max(watermark);
             push_mark(&mut marks, &mut self.watermark, row, reached.min(ceiling));
@@ -231,7 +317,11 @@ impl Generators {
 
     /// The watermark of a split rises.
     fn reached(&mut self, split: SplitNumber, watermark: Watermark) {
-        if let Some(generator) = self.by_split.get_mut(&split).filter(|generator| generator.watermark < watermark) {
+        if let Some(generator) = self
+            .by_split
+            .get_mut(&split)
+            .filter(|generator| generator.watermark < watermark)
+        {
             self.holding.remove(&(generator.watermark, split));
             generator.watermark = watermark;
             self.holding.insert((watermark, split));
@@ -240,10 +330,14 @@ impl Generators {
 
     /// How far the others let the watermark rise.
     fn ceiling(&self, split: SplitNumber) -> Watermark {
-        self.holding.iter().find(|(_, other)| *other != split).map_or(WATERMARK_MAX, |(watermark, _)| *watermark)
+        self.holding
+            .iter()
+            .find(|(_, other)| *other != split)
+            .map_or(WATERMARK_MAX, |(watermark, _)| *watermark)
     }
 
-    /// Raises the watermark to the minimum. Without any split that holds it there is nothing to go by.
+    /// Raises the watermark to the minimum. Without any split that holds it there is nothing to go
+    /// by.
     fn rise(&mut self) -> Option<Watermark> {
         let (least, _) = *self.holding.first()?;
         self.raise(least)
@@ -258,12 +352,19 @@ impl Generators {
     /// When the next split turns idle if no row comes.
     pub(crate) fn next_idle_ms(&self, idle_ms: i64) -> Option<i64> {
         let (since_ms, _) = self.silent.first()?;
-        Some(since_ms.saturating_add(idle_ms).saturating_add(self.blocked_ms))
+        Some(
+            since_ms
+                .saturating_add(idle_ms)
+                .saturating_add(self.blocked_ms),
+        )
     }
 
-    /// Takes silent splits out of the minimum. Returns the watermark if it rises: over all, if all are idle now, the maximum.
+    /// Takes silent splits out of the minimum. Returns the watermark if it rises: over all, if all
+    /// are idle now, the maximum.
     pub(crate) fn expire(&mut self, now_ms: i64, idle_ms: i64) -> Option<Watermark> {
-        while self.next_idle_ms(idle_ms).is_some_and(|due_ms| due_ms <= now_ms)
+        while self
+            .next_idle_ms(idle_ms)
+            .is_some_and(|due_ms| due_ms <= now_ms)
             && let Some((_, split)) = self.silent.pop_first()
         {
             self.turn_idle(split);
@@ -271,7 +372,11 @@ impl Generators {
         if !self.all_idle() {
             return self.rise();
         }
-        let most = self.by_split.values().map(|generator| generator.watermark).max();
+        let most = self
+            .by_split
+            .values()
+            .map(|generator| generator.watermark)
+            .max();
         most.and_then(|most| self.raise(most))
     }
 
@@ -298,7 +403,10 @@ impl Generators {
 fn push_mark(marks: &mut Vec<Mark>, output: &mut Watermark, row: usize, watermark: Watermark) {
     if watermark > *output {
         *output = watermark;
-        marks.push(Mark { row: row as u32 + 1, watermark });
+        marks.push(Mark {
+            row: row as u32 + 1,
+            watermark,
+        });
     }
 }
 
@@ -307,20 +415,43 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn marks(generators: &mut Generators, split: Option<u64>, times: &[i64], bound_ms: i64) -> Vec<(u32, Watermark)> {
+    fn marks(
+        generators: &mut Generators,
+        split: Option<u64>,
+        times: &[i64],
+        bound_ms: i64,
+    ) -> Vec<(u32, Watermark)> {
         generators.begin(split, 0);
-        generators.bounded_marks(split, times, bound_ms, i64::MAX).iter().map(|mark| (mark.row, mark.watermark)).collect()
+        generators
+            .bounded_marks(split, times, bound_ms, i64::MAX)
+            .iter()
+            .map(|mark| (mark.row, mark.watermark))
+            .collect()
     }
 
     #[test]
     fn bounded_out_of_orderness_emits_max_less_bound_less_one_right_after_the_row() {
-        assert_eq!(marks(&mut Generators::new(), None, &[10, 9, 12, 12, 11], 2), [(1, 7), (3, 9)]);
-        assert_eq!(marks(&mut Generators::new(), None, &[10, 11], 0), [(1, 9), (2, 10)]);
+        assert_eq!(
+            marks(&mut Generators::new(), None, &[10, 9, 12, 12, 11], 2),
+            [(1, 7), (3, 9)]
+        );
+        assert_eq!(
+            marks(&mut Generators::new(), None, &[10, 11], 0),
+            [(1, 9), (2, 10)]
+        );
     }
 
     #[test]
     fn bounds_saturate() {
-        assert_eq!(marks(&mut Generators::new(), None, &[i64::MIN, i64::MIN + 5, i64::MAX], 10), [(3, i64::MAX - 11)]);
+        assert_eq!(
+            marks(
+                &mut Generators::new(),
+                None,
+                &[i64::MIN, i64::MIN + 5, i64::MAX],
+                10
+            ),
+            [(3, i64::MAX - 11)]
+        );
     }
 
     #[test]
@@ -329,7 +460,10 @@ mod tests {
         generators.known(0);
         generators.known(1);
         assert_eq!(marks(&mut generators, Some(0), &[10], 0), []);
-        assert_eq!(marks(&mut generators, Some(1), &[4, 12], 0), [(1, 3), (2, 9)]);
+        assert_eq!(
+            marks(&mut generators, Some(1), &[4, 12], 0),
+            [(1, 3), (2, 9)]
+        );
         assert_eq!(generators.finished(0), Some(11));
         assert_eq!(generators.finished(1), None);
         generators.known(2);
@@ -343,8 +477,15 @@ mod tests {
         generators.begin(Some(1), 50);
         assert_eq!(generators.bounded_marks(Some(1), &[4], 0, i64::MAX), []);
         assert_eq!(generators.next_idle_ms(100), Some(100));
-        assert_eq!((generators.expire(100, 100), generators.all_idle()), (None, false));
-        assert_eq!((generators.expire(150, 100), generators.all_idle()), (None, true), "9 was out already");
+        assert_eq!(
+            (generators.expire(100, 100), generators.all_idle()),
+            (None, false)
+        );
+        assert_eq!(
+            (generators.expire(150, 100), generators.all_idle()),
+            (None, true),
+            "9 was out already"
+        );
         generators.begin(Some(1), 160);
         assert!(!generators.all_idle());
         generators.pause(30);
@@ -356,22 +497,38 @@ mod tests {
         let mut generators = Generators::new();
         generators.begin(Some(1), 0);
         marks(&mut generators, Some(0), &[10], 0);
-        assert_eq!((generators.expire(7, 7), generators.all_idle()), (Some(9), true));
+        assert_eq!(
+            (generators.expire(7, 7), generators.all_idle()),
+            (Some(9), true)
+        );
     }
 
     #[test]
     fn a_split_that_waits_for_its_turn_is_never_idle_and_one_without_a_row_can_be() {
         let mut generators = Generators::new();
         (0..3).for_each(|split| generators.known(split));
-        assert_eq!(generators.next_idle_ms(100), None, "nobody has asked for a row");
+        assert_eq!(
+            generators.next_idle_ms(100),
+            None,
+            "nobody has asked for a row"
+        );
         assert_eq!(marks(&mut generators, Some(0), &[10], 0), []);
         generators.waits(Some(0));
         generators.turn(Some(1), 5);
         assert_eq!(generators.next_idle_ms(100), Some(105));
         generators.turn(Some(2), 50);
         assert_eq!(generators.expire(105, 100), None, "split 2 still holds it");
-        assert_eq!((generators.expire(150, 100), generators.all_idle()), (Some(9), false));
-        assert_eq!(generators.split_time(1), SplitTime { watermark: WATERMARK_MIN, idle: true });
+        assert_eq!(
+            (generators.expire(150, 100), generators.all_idle()),
+            (Some(9), false)
+        );
+        assert_eq!(
+            generators.split_time(1),
+            SplitTime {
+                watermark: WATERMARK_MIN,
+                idle: true
+            }
+        );
         assert_eq!(generators.next_idle_ms(100), None);
         generators.turn(Some(0), 900);
         assert_eq!(generators.next_idle_ms(100), Some(1000));

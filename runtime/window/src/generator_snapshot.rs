@@ -1,8 +1,9 @@
-//! What a checkpoint keeps of watermark generators: an item for each in the list `generators`, and the combined watermark of the subtask
-//! in the list `watermark`. Every new subtask reads the items of all, and takes those of its splits.
+//! What a checkpoint keeps of watermark generators: an item for each in the list `generators`, and
+//! the combined watermark of the subtask in the list `watermark`. Every new subtask reads the items
+//! of all, and takes those of its splits.
 //!
-//! Invariant: with the parallelism as it was, a subtask goes on exactly where it was; with another one, no watermark is higher than that of
-//! any subtask that still had splits.
+//! Invariant: with the parallelism as it was, a subtask goes on exactly where it was; with another
+//! one, no watermark is higher than that of any subtask that still had splits.
 
 use crate::snapshot_bytes::{Fields, damaged};
 use std::collections::BTreeMap;
@@ -13,7 +14,8 @@ use streamrt_types::{Result, WATERMARK_MIN, Watermark};
 const GENERATORS: &str = "generators";
 const WATERMARK: &str = "watermark";
 
-/// What stands before the number of a split. Numbers had 32 bits when they were unique in a source alone.
+/// What stands before the number of a split. Numbers had 32 bits when they were unique in a source
+/// alone.
 const NO_SHORT_SPLIT: u8 = 0;
 const SHORT_SPLIT: u8 = 1;
 const NO_SPLIT: u8 = 2;
@@ -48,7 +50,8 @@ impl Restored {
         Ok(restored)
     }
 
-    /// Rows of one split may have come to several subtasks: the own generator goes first, else the one that is furthest back.
+    /// Rows of one split may have come to several subtasks: the own generator goes first, else the
+    /// one that is furthest back.
     fn offer(&mut self, kept: Kept, own: bool) {
         let rank = |(kept, own): &(Kept, bool)| (!own, kept.watermark, kept.greatest);
         let found = self.0.entry(kept.split).or_insert((kept, own));
@@ -64,7 +67,10 @@ impl Restored {
 
     /// The generators that ran on this subtask.
     pub(crate) fn own(&self) -> impl Iterator<Item = Kept> {
-        self.0.values().filter(|(_, own)| *own).map(|(kept, _)| *kept)
+        self.0
+            .values()
+            .filter(|(_, own)| *own)
+            .map(|(kept, _)| *kept)
     }
 
     pub(crate) fn take_own(&mut self) -> Vec<Kept> {
@@ -81,27 +87,44 @@ pub(crate) fn lists(
     watermark: Watermark,
     has_splits: bool,
 ) -> Vec<ListSnapshot> {
-    let list = |name: &str, items| ListSnapshot { name: name.into(), mode: ListMode::Union, types: serde_json::Value::Null, items };
+    let list = |name: &str, items| ListSnapshot {
+        name: name.into(),
+        mode: ListMode::Union,
+        types: serde_json::Value::Null,
+        items,
+    };
     let (subtask, parallelism) = place(context);
     let head = [subtask.to_le_bytes(), parallelism.to_le_bytes()].concat();
     let combined = [&head[..], &watermark.to_le_bytes(), &[u8::from(has_splits)]].concat();
-    let generators = generators.map(|kept| [&head[..], &write_generator(&kept)].concat()).collect();
-    vec![list(GENERATORS, generators), list(WATERMARK, vec![combined])]
+    let generators = generators
+        .map(|kept| [&head[..], &write_generator(&kept)].concat())
+        .collect();
+    vec![
+        list(GENERATORS, generators),
+        list(WATERMARK, vec![combined]),
+    ]
 }
 
-/// The combined watermark to start from: the subtask's own; after a change of parallelism the least of those that had splits, else, since
-/// all were idle, the greatest.
+/// The combined watermark to start from: the subtask's own; after a change of parallelism the least
+/// of those that had splits, else, since all were idle, the greatest.
 ///
 /// # Errors
 /// `Data` if the items are damaged.
-pub(crate) fn combined_watermark(state: &mut OperatorState, context: &OperatorContext) -> Result<Watermark> {
+pub(crate) fn combined_watermark(
+    state: &mut OperatorState,
+    context: &OperatorContext,
+) -> Result<Watermark> {
     let (mut own, mut least, mut greatest) = (None, None::<Watermark>, WATERMARK_MIN);
     for item in state.list(WATERMARK) {
         let mut fields = Fields::new(&item, "a combined watermark");
-        let (subtask, watermark, has_splits) = (read_subtask(&mut fields)?, fields.i64()?, fields.flag()?);
+        let (subtask, watermark, has_splits) =
+            (read_subtask(&mut fields)?, fields.i64()?, fields.flag()?);
         fields.end()?;
         greatest = greatest.max(watermark);
-        least = least.into_iter().chain(has_splits.then_some(watermark)).min();
+        least = least
+            .into_iter()
+            .chain(has_splits.then_some(watermark))
+            .min();
         if subtask == place(context) {
             own = Some(watermark);
         }
@@ -119,9 +142,20 @@ fn read_subtask(fields: &mut Fields<'_>) -> Result<(u32, u32)> {
 }
 
 fn write_generator(kept: &Kept) -> Vec<u8> {
-    let tag = if kept.split.is_some() { SPLIT } else { NO_SPLIT };
+    let tag = if kept.split.is_some() {
+        SPLIT
+    } else {
+        NO_SPLIT
+    };
     let split = kept.split.unwrap_or(0).to_le_bytes();
-    [&[tag][..], &split, &kept.greatest.to_le_bytes(), &kept.watermark.to_le_bytes(), &[u8::from(kept.idle)]].concat()
+    [
+        &[tag][..],
+        &split,
+        &kept.greatest.to_le_bytes(),
+        &kept.watermark.to_le_bytes(),
+        &[u8::from(kept.idle)],
+    ]
+    .concat()
 }
 
 fn read_generator(fields: &mut Fields<'_>) -> Result<Kept> {
@@ -133,5 +167,10 @@ fn read_generator(fields: &mut Fields<'_>) -> Result<Kept> {
         _ => return Err(damaged("a watermark generator")),
     };
     let (greatest, watermark, idle) = (fields.i64()?, fields.i64()?, fields.flag()?);
-    Ok(Kept { split, greatest, watermark, idle })
+    Ok(Kept {
+        split,
+        greatest,
+        watermark,
+        idle,
+    })
 }

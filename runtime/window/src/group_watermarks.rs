@@ -1,12 +1,16 @@
-//! The watermarks up to which windows have fired, by key groups: what a snapshot knows of what has gone out.
+//! The watermarks up to which windows have fired, by key groups: what a snapshot knows of what has
+//! gone out.
 //!
-//! Each subtask writes its own into the list `watermark`, with its key groups, and a new subtask goes by those of its groups. As a rule they
-//! are one and the same, since all subtasks had the same marks before the barrier. They differ where a snapshot was taken in the middle of a
-//! large window, which fires one key group after the other; and where key groups of several subtasks meet after a change of parallelism, of
-//! which one was ahead (it saw a moment in which all channels were idle, or read its clock later). The windows that a group has fired must
-//! not fire again, and those of the others must not be lost.
+//! Each subtask writes its own into the list `watermark`, with its key groups, and a new subtask
+//! goes by those of its groups. As a rule they are one and the same, since all subtasks had the
+//! same marks before the barrier. They differ where a snapshot was taken in the middle of a large
+//! window, which fires one key group after the other; and where key groups of several subtasks meet
+//! after a change of parallelism, of which one was ahead (it saw a moment in which all channels
+//! were idle, or read its clock later). The windows that a group has fired must not fire again, and
+//! those of the others must not be lost.
 //!
-//! Invariant: windows start from the least of the watermarks, and rise to the greatest before they take a row; so no key sees time go back.
+//! Invariant: windows start from the least of the watermarks, and rise to the greatest before they
+//! take a row; so no key sees time go back.
 
 use crate::snapshot_bytes::{Fields, damaged};
 use streamrt_operator::OperatorContext;
@@ -24,12 +28,19 @@ pub(crate) struct GroupWatermarks {
 impl GroupWatermarks {
     /// One watermark for all groups.
     pub(crate) fn one(key_groups: KeyGroupRange, watermark: Watermark) -> GroupWatermarks {
-        GroupWatermarks { ranges: vec![(key_groups, watermark)] }
+        GroupWatermarks {
+            ranges: vec![(key_groups, watermark)],
+        }
     }
 
     pub(crate) fn list(&self) -> ListSnapshot {
         let item = |(range, watermark): &(KeyGroupRange, Watermark)| {
-            [&range.start.to_le_bytes()[..], &range.end.to_le_bytes(), &watermark.to_le_bytes()].concat()
+            [
+                &range.start.to_le_bytes()[..],
+                &range.end.to_le_bytes(),
+                &watermark.to_le_bytes(),
+            ]
+            .concat()
         };
         ListSnapshot {
             name: LIST.into(),
@@ -43,13 +54,29 @@ impl GroupWatermarks {
     ///
     /// # Errors
     /// `Data` if the items are damaged.
-    pub(crate) fn restore(state: &mut OperatorState, context: &OperatorContext) -> Result<Option<GroupWatermarks>> {
+    pub(crate) fn restore(
+        state: &mut OperatorState,
+        context: &OperatorContext,
+    ) -> Result<Option<GroupWatermarks>> {
         let own = context.key_groups;
         let cut = |(range, watermark): (KeyGroupRange, Watermark)| {
-            (KeyGroupRange { start: range.start.max(own.start), end: range.end.min(own.end) }, watermark)
+            (
+                KeyGroupRange {
+                    start: range.start.max(own.start),
+                    end: range.end.min(own.end),
+                },
+                watermark,
+            )
         };
-        let items = state.list(LIST).iter().map(|item| read(item).map(cut)).collect::<Result<Vec<_>>>()?;
-        let ranges: Vec<_> = items.into_iter().filter(|(range, _)| range.start < range.end).collect();
+        let items = state
+            .list(LIST)
+            .iter()
+            .map(|item| read(item).map(cut))
+            .collect::<Result<Vec<_>>>()?;
+        let ranges: Vec<_> = items
+            .into_iter()
+            .filter(|(range, _)| range.start < range.end)
+            .collect();
         Ok((!ranges.is_empty()).then_some(GroupWatermarks { ranges }))
     }
 
@@ -72,16 +99,32 @@ impl GroupWatermarks {
 
     /// Whether `time` has passed for a key group.
     pub(crate) fn has_passed(&self, group: u32, time: i64) -> bool {
-        self.ranges.iter().any(|(range, watermark)| range.contains(group) && time <= *watermark)
+        self.ranges
+            .iter()
+            .any(|(range, watermark)| range.contains(group) && time <= *watermark)
     }
 
     /// Raises the watermarks of the groups before `end` to `watermark`.
     pub(crate) fn raise(&mut self, end: u32, watermark: Watermark) {
         let parts = |(range, at): (KeyGroupRange, Watermark)| {
             let cut = end.clamp(range.start, range.end);
-            [(KeyGroupRange { end: cut, ..range }, at.max(watermark)), (KeyGroupRange { start: cut, ..range }, at)]
+            [
+                (KeyGroupRange { end: cut, ..range }, at.max(watermark)),
+                (
+                    KeyGroupRange {
+                        start: cut,
+                        ..range
+                    },
+                    at,
+                ),
+            ]
         };
-        self.ranges = self.ranges.drain(..).flat_map(parts).filter(|(range, _)| range.start < range.end).collect();
+        self.ranges = self
+            .ranges
+            .drain(..)
+            .flat_map(parts)
+            .filter(|(range, _)| range.start < range.end)
+            .collect();
         self.ranges.dedup_by(|next, range| {
             let joins = next.1 == range.1 && next.0.start == range.0.end;
             range.0.end = if joins { next.0.end } else { range.0.end };
@@ -92,9 +135,19 @@ impl GroupWatermarks {
 
 fn read(item: &[u8]) -> Result<(KeyGroupRange, Watermark)> {
     let mut fields = Fields::new(item, "a watermark");
-    let (range, watermark) = (KeyGroupRange { start: fields.u32()?, end: fields.u32()? }, fields.i64()?);
+    let (range, watermark) = (
+        KeyGroupRange {
+            start: fields.u32()?,
+            end: fields.u32()?,
+        },
+        fields.i64()?,
+    );
     fields.end()?;
-    if range.start < range.end { Ok((range, watermark)) } else { Err(damaged("a watermark")) }
+    if range.start < range.end {
+        Ok((range, watermark))
+    } else {
+        Err(damaged("a watermark"))
+    }
 }
 
 #[cfg(test)]
@@ -108,8 +161,13 @@ mod tests {
         watermarks.raise(5, 20);
         assert_eq!(watermarks.ranges, [(range(2, 5), 20), (range(5, 16), 10)]);
         watermarks.raise(7, 15);
-        assert_eq!(watermarks.ranges, [(range(2, 5), 20), (range(5, 7), 15), (range(7, 16), 10)]);
-        assert!(watermarks.has_passed(4, 20) && !watermarks.has_passed(5, 16) && !watermarks.is_one());
+        assert_eq!(
+            watermarks.ranges,
+            [(range(2, 5), 20), (range(5, 7), 15), (range(7, 16), 10)]
+        );
+        assert!(
+            watermarks.has_passed(4, 20) && !watermarks.has_passed(5, 16) && !watermarks.is_one()
+        );
         watermarks.raise(16, 20);
         assert_eq!(watermarks.ranges, [(range(2, 16), 20)]);
     }

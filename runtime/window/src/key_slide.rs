@@ -1,13 +1,17 @@
-//! One key's results in many windows that slide over its panes: a late row fires each of the windows that it lies in, at once.
+//! One key's results in many windows that slide over its panes: a late row fires each of the
+//! windows that it lies in, at once.
 //!
-//! 1. Windows are asked for from the last one back, so panes come in on the left and leave on the right.
-//! 2. `right` has a merge for each pane from `middle` on, of all panes from there to it: leaving is taking one off. `left` is the merge of those
-//!    in front of `middle`: coming is one merge. When `right` is empty, the panes of the window are merged into it anew.
+//! 1. Windows are asked for from the last one back, so panes come in on the left and leave on the
+//!    right.
+//! 2. `right` has a merge for each pane from `middle` on, of all panes from there to it: leaving is
+//!    taking one off. `left` is the merge of those in front of `middle`: coming is one merge. When
+//!    `right` is empty, the panes of the window are merged into it anew.
 //!
 //! So a window costs a few merges on average, whatever the number of its panes is.
 //!
 //! # Source
-//! The queue of two stacks, as in "Low-Latency Sliding-Window Aggregation in Worst-Case Constant Time" (Tangwongsan, Hirzel, Schneider).
+//! The queue of two stacks, as in "Low-Latency Sliding-Window Aggregation in Worst-Case Constant
+//! Time" (Tangwongsan, Hirzel, Schneider).
 
 use crate::assigner::TimeWindow;
 use streamrt_operator::{Accumulators, Overflow};
@@ -27,9 +31,21 @@ pub(crate) struct KeySlide<'a> {
 }
 
 impl<'a> KeySlide<'a> {
-    pub(crate) fn new(accumulators: &'a mut Accumulators, starts: &'a [i64], values: &'a [u8]) -> KeySlide<'a> {
+    pub(crate) fn new(
+        accumulators: &'a mut Accumulators,
+        starts: &'a [i64],
+        values: &'a [u8],
+    ) -> KeySlide<'a> {
         let left = vec![0; accumulators.bytes()];
-        KeySlide { accumulators, starts, values, right: Vec::new(), middle: 0, left, first: 0 }
+        KeySlide {
+            accumulators,
+            starts,
+            values,
+            right: Vec::new(),
+            middle: 0,
+            left,
+            first: 0,
+        }
     }
 
     /// The merge of `before` and `after`, in this order.
@@ -45,7 +61,8 @@ impl<'a> KeySlide<'a> {
         &self.values[pane * bytes..(pane + 1) * bytes]
     }
 
-    /// The accumulators of a window that begins and ends no later than the one before. The caller releases them.
+    /// The accumulators of a window that begins and ends no later than the one before. The caller
+    /// releases them.
     ///
     /// # Errors
     /// What left its range.
@@ -53,7 +70,10 @@ impl<'a> KeySlide<'a> {
         let at = |time: i64| self.starts.partition_point(|&start| start < time);
         let (first, end) = (at(window.start), at(window.end));
         while self.middle + self.right.len() > end && !self.right.is_empty() {
-            self.right.pop().iter().for_each(|value| self.accumulators.release(value));
+            self.right
+                .pop()
+                .iter()
+                .for_each(|value| self.accumulators.release(value));
         }
         if self.right.is_empty() {
             return self.begin(first, end);
@@ -73,7 +93,11 @@ impl<'a> KeySlide<'a> {
         self.left.fill(0);
         (self.first, self.middle) = (first, first);
         for pane in first..end {
-            let before = self.right.last().cloned().unwrap_or_else(|| vec![0; self.accumulators.bytes()]);
+            let before = self
+                .right
+                .last()
+                .cloned()
+                .unwrap_or_else(|| vec![0; self.accumulators.bytes()]);
             let merged = self.merge(&before, self.value(pane))?;
             self.right.push(merged);
         }
@@ -81,7 +105,13 @@ impl<'a> KeySlide<'a> {
     }
 
     fn joined(&mut self) -> Result<Vec<u8>, Overflow> {
-        let (left, right) = (self.left.clone(), self.right.last().cloned().unwrap_or_else(|| vec![0; self.accumulators.bytes()]));
+        let (left, right) = (
+            self.left.clone(),
+            self.right
+                .last()
+                .cloned()
+                .unwrap_or_else(|| vec![0; self.accumulators.bytes()]),
+        );
         self.merge(&left, &right)
     }
 }
@@ -89,6 +119,8 @@ impl<'a> KeySlide<'a> {
 impl Drop for KeySlide<'_> {
     fn drop(&mut self) {
         self.accumulators.release(&self.left);
-        self.right.iter().for_each(|value| self.accumulators.release(value));
+        self.right
+            .iter()
+            .for_each(|value| self.accumulators.release(value));
     }
 }

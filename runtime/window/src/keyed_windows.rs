@@ -1,19 +1,27 @@
-//! Windows of each key: sessions, which merge; counts; the global window; and windows of time whose contents are not kept by pane.
+//! Windows of each key: sessions, which merge; counts; the global window; and windows of time whose
+//! contents are not kept by pane.
 //!
-//! 1. Rows and marks are taken in order. What a row does to windows is decided at once; its contents wait, and so do firings.
-//! 2. `flush` adds the rows that wait with one call, fires what waits with another, and places results, late rows and marks in the order in
-//!    which they came about. It runs at the end of a batch, when much waits, and before a row goes to a window whose firing waits, or windows
-//!    merge. So a sweep in which many windows are due goes out piece by piece, and may stop between two of them.
-//! 3. A window has one timer: first for its end, then for its cleanup. Timers of one time fire in the order of their registration, which
-//!    does not depend on batches; one whose window has grown is registered anew when it comes up.
-//! 4. A snapshot is taken when nothing waits, between batches or two pieces of a sweep: `snapshot` has what it holds.
+//! 1. Rows and marks are taken in order. What a row does to windows is decided at once; its
+//!    contents wait, and so do firings.
+//! 2. `flush` adds the rows that wait with one call, fires what waits with another, and places
+//!    results, late rows and marks in the order in which they came about. It runs at the end of a
+//!    batch, when much waits, and before a row goes to a window whose firing waits, or windows
+//!    merge. So a sweep in which many windows are due goes out piece by piece, and may stop between
+//!    two of them.
+//! 3. A window has one timer: first for its end, then for its cleanup. Timers of one time fire in
+//!    the order of their registration, which does not depend on batches; one whose window has grown
+//!    is registered anew when it comes up.
+//! 4. A snapshot is taken when nothing waits, between batches or two pieces of a sweep: `snapshot`
+//!    has what it holds.
 //!
-//! Invariant: the windows of a key are all alive: their cleanup time lies behind the watermark. No two begin at one time, and two sessions of a
-//! key never touch; so what a row needs of many windows of a key is found in a logarithm of their number.
+//! Invariant: the windows of a key are all alive: their cleanup time lies behind the watermark. No
+//! two begin at one time, and two sessions of a key never touch; so what a row needs of many
+//! windows of a key is found in a logarithm of their number.
 //!
 //! # Source
-//! Flink's `WindowOperator` with `EventTimeTrigger`, `ProcessingTimeTrigger`, `PurgingTrigger(CountTrigger)` and `EndOfStreamTrigger`, and
-//! its `MergingWindowSet`. Where Flink throws because a merged window is late already, the row goes to the late side output.
+//! Flink's `WindowOperator` with `EventTimeTrigger`, `ProcessingTimeTrigger`,
+//! `PurgingTrigger(CountTrigger)` and `EndOfStreamTrigger`, and its `MergingWindowSet`. Where Flink
+//! throws because a merged window is late already, the row goes to the late side output.
 
 mod snapshot;
 
@@ -91,7 +99,11 @@ const NO_TIMER: u64 = u64::MAX;
 impl Window {
     /// When it ends, or is cleaned up.
     fn next_time(&self, lateness_ms: i64) -> i64 {
-        if self.fired { self.bounds.cleanup_time(lateness_ms) } else { self.bounds.max_timestamp() }
+        if self.fired {
+            self.bounds.cleanup_time(lateness_ms)
+        } else {
+            self.bounds.max_timestamp()
+        }
     }
 }
 
@@ -132,8 +144,13 @@ pub(crate) struct KeyedWindows {
 impl KeyedWindows {
     /// Bytes of memory that they take, about: a window stands in two trees as well.
     pub(crate) fn used_bytes(&self) -> usize {
-        let of_window = |id: &WindowId| self.contents.bytes(self.windows.get(*id).cell) + size_of::<Window>() + 64;
-        let windows = self.of_keys.iter().flat_map(|of_key| of_key.windows.values());
+        let of_window = |id: &WindowId| {
+            self.contents.bytes(self.windows.get(*id).cell) + size_of::<Window>() + 64
+        };
+        let windows = self
+            .of_keys
+            .iter()
+            .flat_map(|of_key| of_key.windows.values());
         self.table.used_bytes() + windows.map(of_window).sum::<usize>()
     }
 
@@ -145,7 +162,12 @@ impl KeyedWindows {
         decoder: BatchKeys,
         context: &OperatorContext,
     ) -> KeyedWindows {
-        let table = KeyTable::new(decoder.kind(), size_of::<u64>(), context.key_groups, context.max_parallelism);
+        let table = KeyTable::new(
+            decoder.kind(),
+            size_of::<u64>(),
+            context.key_groups,
+            context.max_parallelism,
+        );
         KeyedWindows {
             assigner,
             lateness_ms,
@@ -173,16 +195,35 @@ impl KeyedWindows {
     }
 
     /// Treats the rows and marks of a batch, whose keys are read by `keys`.
-    pub(crate) fn batch(&mut self, batch: &Batch, times: RowTimes<'_>, keys: &mut BatchKeys, emission: &mut Emission<'_>) -> Result<()> {
+    pub(crate) fn batch(
+        &mut self,
+        batch: &Batch,
+        times: RowTimes<'_>,
+        keys: &mut BatchKeys,
+        emission: &mut Emission<'_>,
+    ) -> Result<()> {
         self.catch_up(batch, emission)?;
         let (hashes, keys) = keys.read(&batch.columns)?;
-        let (mut entries, mut created) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.created));
+        let (mut entries, mut created) = (
+            std::mem::take(&mut self.entries),
+            std::mem::take(&mut self.created),
+        );
         self.table.upsert(hashes, keys, &mut entries, &mut created);
-        created.iter().for_each(|&row| self.number_key(entries[row as usize]));
-        self.row_bytes = if self.assigner.overlaps() { batch.row_bytes() } else { 0 };
+        created
+            .iter()
+            .for_each(|&row| self.number_key(entries[row as usize]));
+        self.row_bytes = if self.assigner.overlaps() {
+            batch.row_bytes()
+        } else {
+            0
+        };
         let mut mark = 0;
         for (row, &entry) in entries.iter().enumerate() {
-            while batch.marks.get(mark).is_some_and(|mark| mark.row as usize <= row) {
+            while batch
+                .marks
+                .get(mark)
+                .is_some_and(|mark| mark.row as usize <= row)
+            {
                 self.mark(batch, mark, emission)?;
                 mark += 1;
             }
@@ -196,10 +237,12 @@ impl KeyedWindows {
         Ok(())
     }
 
-    /// Raises the windows to the greatest of the restored watermarks. Those that have fired, or are gone, know it themselves. Whether that is
-    /// done.
+    /// Raises the windows to the greatest of the restored watermarks. Those that have fired, or are
+    /// gone, know it themselves. Whether that is done.
     fn catch_up(&mut self, batch: &Batch, emission: &mut Emission<'_>) -> Result<bool> {
-        let Some(greatest) = self.behind.as_ref().map(GroupWatermarks::greatest) else { return Ok(true) };
+        let Some(greatest) = self.behind.as_ref().map(GroupWatermarks::greatest) else {
+            return Ok(true);
+        };
         let is_done = self.rise(greatest, batch, emission)?;
         self.behind.take_if(|_| is_done);
         Ok(is_done)
@@ -216,7 +259,8 @@ impl KeyedWindows {
         self.shrunk.push(number);
     }
 
-    /// Takes out the keys that have no window. Not before the end of a batch, because its rows name them.
+    /// Takes out the keys that have no window. Not before the end of a batch, because its rows name
+    /// them.
     fn forget_keys(&mut self) {
         let mut shrunk = std::mem::take(&mut self.shrunk);
         shrunk.sort_unstable();
@@ -242,23 +286,39 @@ impl KeyedWindows {
         Ok(())
     }
 
-    /// Raises the watermark (for windows of processing time: the clock less one), and fires what it makes due. Whether that is done: if not,
-    /// it goes on with the next call, and no row may come before.
-    pub(crate) fn advance(&mut self, watermark: Watermark, nothing: &Batch, emission: &mut Emission<'_>) -> Result<bool> {
-        let is_done = self.catch_up(nothing, emission)? && self.rise(watermark, nothing, emission)?;
+    /// Raises the watermark (for windows of processing time: the clock less one), and fires what it
+    /// makes due. Whether that is done: if not, it goes on with the next call, and no row may come
+    /// before.
+    pub(crate) fn advance(
+        &mut self,
+        watermark: Watermark,
+        nothing: &Batch,
+        emission: &mut Emission<'_>,
+    ) -> Result<bool> {
+        let is_done =
+            self.catch_up(nothing, emission)? && self.rise(watermark, nothing, emission)?;
         self.flush(nothing, emission)?;
         self.forget_keys();
         Ok(is_done)
     }
 
-    fn rise(&mut self, watermark: Watermark, batch: &Batch, emission: &mut Emission<'_>) -> Result<bool> {
+    fn rise(
+        &mut self,
+        watermark: Watermark,
+        batch: &Batch,
+        emission: &mut Emission<'_>,
+    ) -> Result<bool> {
         if watermark > self.place.watermark {
             if self.contents.sees_watermark() && !self.waiting.firings.is_empty() {
                 self.flush(batch, emission)?;
             }
             self.place.watermark = watermark;
         }
-        while let Some(timer) = self.timers.first_entry().filter(|timer| timer.key().0 <= watermark) {
+        while let Some(timer) = self
+            .timers
+            .first_entry()
+            .filter(|timer| timer.key().0 <= watermark)
+        {
             let ((time, _), window) = timer.remove_entry();
             self.timer(window, time);
             if self.is_piece() {
@@ -274,8 +334,16 @@ impl KeyedWindows {
 
     /// Marks that windows of a later time come now: for sessions, which end at any ms, once a gap.
     fn pass(&mut self, time: i64) {
-        let step = if let Assigner::Session { gap_ms } = self.assigner { gap_ms } else { 1 };
-        if let Some(before) = self.passing.replace(time).filter(|before| before.div_euclid(step) < time.div_euclid(step)) {
+        let step = if let Assigner::Session { gap_ms } = self.assigner {
+            gap_ms
+        } else {
+            1
+        };
+        if let Some(before) = self
+            .passing
+            .replace(time)
+            .filter(|before| before.div_euclid(step) < time.div_euclid(step))
+        {
             self.waiting.events.push(Event::Passed(before));
         }
     }
@@ -283,12 +351,17 @@ impl KeyedWindows {
     /// Whether firings wait that make up a piece.
     fn is_piece(&self) -> bool {
         let n_firings = self.waiting.firings.len();
-        n_firings >= PIECE_ROWS || self.waiting.firing_bytes >= PIECE_BYTES || n_firings >= self.contents.piece(&self.place)
+        n_firings >= PIECE_ROWS
+            || self.waiting.firing_bytes >= PIECE_BYTES
+            || n_firings >= self.contents.piece(&self.place)
     }
 
     /// Windows of all keys.
     pub(crate) fn n_open(&self) -> u64 {
-        self.of_keys.iter().map(|of_key| of_key.windows.len() as u64).sum()
+        self.of_keys
+            .iter()
+            .map(|of_key| of_key.windows.len() as u64)
+            .sum()
     }
 
     /// The time of the first timer.
@@ -333,8 +406,14 @@ impl KeyedWindows {
     }
 
     fn firing(&self, id: WindowId) -> Firing {
-        let Window { key, cell, bounds, .. } = *self.windows.get(id);
-        Firing { cell, key: self.table.key(self.of_keys[key as usize].entry).to_vec(), window: bounds }
+        let Window {
+            key, cell, bounds, ..
+        } = *self.windows.get(id);
+        Firing {
+            cell,
+            key: self.table.key(self.of_keys[key as usize].entry).to_vec(),
+            window: bounds,
+        }
     }
 
     fn remove_window(&mut self, id: WindowId) {
@@ -344,7 +423,14 @@ impl KeyedWindows {
 
     /// Takes a window out, and returns its cell, which is alive.
     fn take_window(&mut self, id: WindowId) -> Cell {
-        let Window { key, bounds, cell, timer, serial, .. } = self.windows.remove(id);
+        let Window {
+            key,
+            bounds,
+            cell,
+            timer,
+            serial,
+            ..
+        } = self.windows.remove(id);
         self.of_keys[key as usize].windows.remove(&bounds.start);
         if serial != NO_TIMER {
             self.timers.remove(&(timer, serial));
@@ -353,9 +439,20 @@ impl KeyedWindows {
         cell
     }
 
-    fn row(&mut self, batch: &Batch, row: usize, key: u32, time: i64, emission: &mut Emission<'_>) -> Result<()> {
+    fn row(
+        &mut self,
+        batch: &Batch,
+        row: usize,
+        key: u32,
+        time: i64,
+        emission: &mut Emission<'_>,
+    ) -> Result<()> {
         if self.assigner.is_timed() && !(-TIME_MAX..=TIME_MAX).contains(&time) {
-            let message = format!("operator `{}`: {} has the time {time}, which no window reaches", self.place.uid, place_of(batch, row));
+            let message = format!(
+                "operator `{}`: {} has the time {time}, which no window reaches",
+                self.place.uid,
+                place_of(batch, row)
+            );
             return Err(Error::new(code::TIME_RANGE, message));
         }
         let mut live = std::mem::take(&mut self.live);
@@ -363,14 +460,21 @@ impl KeyedWindows {
         match self.assigner {
             Assigner::Sliding(windows) => {
                 let (watermark, lateness_ms) = (self.place.watermark, self.lateness_ms);
-                let bounds = windows.windows(time).take_while(|window| window.cleanup_time(lateness_ms) > watermark);
+                let bounds = windows
+                    .windows(time)
+                    .take_while(|window| window.cleanup_time(lateness_ms) > watermark);
                 live.extend(bounds.map(|bounds| self.window(key, bounds)));
             }
             Assigner::Session { gap_ms } => {
-                let opened = TimeWindow { start: time, end: time + gap_ms };
+                let opened = TimeWindow {
+                    start: time,
+                    end: time + gap_ms,
+                };
                 live.extend(self.session(key, opened, batch, emission)?);
             }
-            Assigner::Global | Assigner::Count { .. } => live.push(self.window(key, TimeWindow::GLOBAL)),
+            Assigner::Global | Assigner::Count { .. } => {
+                live.push(self.window(key, TimeWindow::GLOBAL))
+            }
         }
         if !live.is_empty() {
             self.add(batch, row, &live, emission)?;
@@ -391,8 +495,17 @@ impl KeyedWindows {
         let fired = bounds.max_timestamp() <= self.place.watermark;
         let (cell, opened) = (self.contents.create(), self.n_opened);
         self.n_opened += 1;
-        *self.windows.get_mut(id) =
-            Window { key, bounds, cell, opened, n_rows: 0, timer: i64::MAX, serial: NO_TIMER, fired, fires_in_round: 0 };
+        *self.windows.get_mut(id) = Window {
+            key,
+            bounds,
+            cell,
+            opened,
+            n_rows: 0,
+            timer: i64::MAX,
+            serial: NO_TIMER,
+            fired,
+            fires_in_round: 0,
+        };
         self.of_keys[key as usize].windows.insert(bounds.start, id);
         if !matches!(self.assigner, Assigner::Count { .. }) {
             self.set_timer(id);
@@ -401,28 +514,47 @@ impl KeyedWindows {
     }
 
     /// Merges a new session with those it touches. `None` if the result is late.
-    fn session(&mut self, key: u32, opened: TimeWindow, batch: &Batch, emission: &mut Emission<'_>) -> Result<Option<WindowId>> {
+    fn session(
+        &mut self,
+        key: u32,
+        opened: TimeWindow,
+        batch: &Batch,
+        emission: &mut Emission<'_>,
+    ) -> Result<Option<WindowId>> {
         // Sessions do not touch one another, so their ends stand in the order of their starts.
-        let before = self.of_keys[key as usize].windows.range(..=opened.end).rev();
-        let touched = before.take_while(|(_, id)| self.windows.get(**id).bounds.touches(&opened)).map(|(_, &id)| id);
+        let before = self.of_keys[key as usize]
+            .windows
+            .range(..=opened.end)
+            .rev();
+        let touched = before
+            .take_while(|(_, id)| self.windows.get(**id).bounds.touches(&opened))
+            .map(|(_, &id)| id);
         let mut touched: Vec<WindowId> = touched.collect();
-        let merged = touched.iter().fold(opened, |merged, &id| merged.cover(&self.windows.get(id).bounds));
+        let merged = touched.iter().fold(opened, |merged, &id| {
+            merged.cover(&self.windows.get(id).bounds)
+        });
         if merged.cleanup_time(self.lateness_ms) <= self.place.watermark {
             return Ok(None);
         }
         touched.sort_unstable_by_key(|&id| self.windows.get(id).opened);
-        let Some((&kept, others)) = touched.split_first() else { return Ok(Some(self.window(key, opened))) };
+        let Some((&kept, others)) = touched.split_first() else {
+            return Ok(Some(self.window(key, opened)));
+        };
         if !others.is_empty() {
             self.flush(batch, emission)?;
             let from: Vec<Cell> = others.iter().map(|&id| self.take_window(id)).collect();
-            let into = Firing { window: merged, ..self.firing(kept) };
+            let into = Firing {
+                window: merged,
+                ..self.firing(kept)
+            };
             self.contents.merge(&self.place, &into, &from)?;
         }
         self.extend(kept, merged);
         Ok(Some(kept))
     }
 
-    /// Gives a session new bounds. Its timer stays, if it comes up no later than the new end: it then finds what is to be done.
+    /// Gives a session new bounds. Its timer stays, if it comes up no later than the new end: it
+    /// then finds what is to be done.
     fn extend(&mut self, id: WindowId, bounds: TimeWindow) {
         let watermark = self.place.watermark;
         let window = self.windows.get_mut(id);
@@ -433,18 +565,33 @@ impl KeyedWindows {
         }
         let grows = window.bounds.end < bounds.end;
         window.bounds = bounds;
-        window.fired = if grows { bounds.max_timestamp() <= watermark } else { window.fired };
+        window.fired = if grows {
+            bounds.max_timestamp() <= watermark
+        } else {
+            window.fired
+        };
         if !window.fired && window.timer > bounds.max_timestamp() {
             self.set_timer(id);
         }
     }
 
     /// Puts a row into windows, and fires those that do so on a row.
-    fn add(&mut self, batch: &Batch, row: usize, live: &[WindowId], emission: &mut Emission<'_>) -> Result<()> {
+    fn add(
+        &mut self,
+        batch: &Batch,
+        row: usize,
+        live: &[WindowId],
+        emission: &mut Emission<'_>,
+    ) -> Result<()> {
         let round = self.round;
         let n_added = self.waiting.additions.cells.len() + live.len();
-        let is_much = self.row_bytes > 0 && (n_added > PIECE_ROWS || n_added * self.row_bytes > ADDED_BYTES);
-        if is_much || live.iter().any(|&id| self.windows.get(id).fires_in_round == round) {
+        let is_much =
+            self.row_bytes > 0 && (n_added > PIECE_ROWS || n_added * self.row_bytes > ADDED_BYTES);
+        if is_much
+            || live
+                .iter()
+                .any(|&id| self.windows.get(id).fires_in_round == round)
+        {
             self.flush(batch, emission)?;
         }
         let cells = live.iter().map(|&id| self.windows.get(id).cell);
@@ -454,7 +601,8 @@ impl KeyedWindows {
         Ok(())
     }
 
-    /// The default triggers: the end of a window that has passed fires at once, the last row of a count fires and purges.
+    /// The default triggers: the end of a window that has passed fires at once, the last row of a
+    /// count fires and purges.
     fn on_element(&mut self, id: WindowId) {
         let window = self.windows.get_mut(id);
         window.n_rows += 1;
@@ -475,14 +623,18 @@ impl KeyedWindows {
         let mut counts = Vec::new();
         if !waiting.firings.is_empty() {
             let fired = self.contents.fire(&self.place, &waiting.firings)?;
-            fired.columns.into_iter().for_each(|columns: RecordBatch| emission.result_columns(columns));
+            fired
+                .columns
+                .into_iter()
+                .for_each(|columns: RecordBatch| emission.result_columns(columns));
             counts = fired.counts;
         }
         let mut firings = waiting.firings.drain(..).zip(counts);
         for event in waiting.events.drain(..) {
             match event {
                 Event::Fire => {
-                    let (firing, n_rows) = firings.next().expect("a firing stands behind each event");
+                    let (firing, n_rows) =
+                        firings.next().expect("a firing stands behind each event");
                     emission.result_times(n_rows as usize, firing.window.max_timestamp());
                 }
                 Event::Late(row) => emission.late(row),
@@ -491,7 +643,10 @@ impl KeyedWindows {
             }
         }
         drop(firings);
-        waiting.dead.drain(..).for_each(|cell| self.contents.remove(cell));
+        waiting
+            .dead
+            .drain(..)
+            .for_each(|cell| self.contents.remove(cell));
         waiting.additions.clear();
         waiting.firing_bytes = 0;
         self.waiting = waiting;

@@ -1,8 +1,10 @@
-//! The window operator: takes rows and marks, hands them to panes or to the windows of each key, and sends what fires.
+//! The window operator: takes rows and marks, hands them to panes or to the windows of each key,
+//! and sends what fires.
 //!
-//! Invariant: results stand before the watermark that fired them. Windows of processing time go by the clock alone: to them, its time less
-//! one is the watermark, and marks only pass through. A watermark outside of a batch, or behind all of its rows, starts a sweep (see
-//! [`Operator`]); where a sweep stops, the windows stand as if a lower watermark had come.
+//! Invariant: results stand before the watermark that fired them. Windows of processing time go by
+//! the clock alone: to them, its time less one is the watermark, and marks only pass through. A
+//! watermark outside of a batch, or behind all of its rows, starts a sweep (see [`Operator`]);
+//! where a sweep stops, the windows stand as if a lower watermark had come.
 
 use crate::ahead;
 use crate::assigner::Assigner;
@@ -17,7 +19,10 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use streamrt_operator::{Accumulators, BatchKeys, FunctionChain, Operator, OperatorContext, Output, SplitEvent, TaskMetrics};
+use streamrt_operator::{
+    Accumulators, BatchKeys, FunctionChain, Operator, OperatorContext, Output, SplitEvent,
+    TaskMetrics,
+};
 use streamrt_state::{OperatorSnapshot, OperatorState};
 use streamrt_types::state_types::{PANES, window_types};
 use streamrt_types::{Batch, Error, Result, Status, WATERMARK_MAX, Watermark};
@@ -42,7 +47,8 @@ struct Plan {
     input: SchemaRef,
     key: Vec<usize>,
     output: SchemaRef,
-    /// What the bytes of the state in a snapshot mean. Allowed lateness is not in it: it may change.
+    /// What the bytes of the state in a snapshot mean. Allowed lateness is not in it: it may
+    /// change.
     types: Value,
 }
 
@@ -81,11 +87,12 @@ enum Prepared {
 }
 
 impl WindowOperator {
-    /// `input` is the schema of the rows, `key` the places of the key columns in it, `output` the schema of port 0.
+    /// `input` is the schema of the rows, `key` the places of the key columns in it, `output` the
+    /// schema of port 0.
     ///
     /// # Errors
-    /// `Invalid` if a size is out of range, windows overlap too often, a column is not there, or a function does not fit: for sessions it must
-    /// be able to merge.
+    /// `Invalid` if a size is out of range, windows overlap too often, a column is not there, or a
+    /// function does not fit: for sessions it must be able to merge.
     pub fn new(
         assigner: &WindowAssigner,
         allowed_lateness_ms: u64,
@@ -96,30 +103,70 @@ impl WindowOperator {
         output: SchemaRef,
     ) -> Result<WindowOperator> {
         let keys = BatchKeys::new(&input, key.clone())?;
-        let of_contents: Vec<&Function> = functions.aggregate.iter().chain(&functions.process).map(|(_, function)| function).collect();
+        let of_contents: Vec<&Function> = functions
+            .aggregate
+            .iter()
+            .chain(&functions.process)
+            .map(|(_, function)| function)
+            .collect();
         let (_, types) = window_types(assigner, contents, &of_contents, &input, &keys.types())?;
         let (assigner, processing_time) = Assigner::new(assigner)?;
         // Lateness is of event time.
-        let lateness_ms = if processing_time { 0 } else { i64::try_from(allowed_lateness_ms).unwrap_or(i64::MAX) };
+        let lateness_ms = if processing_time {
+            0
+        } else {
+            i64::try_from(allowed_lateness_ms).unwrap_or(i64::MAX)
+        };
         let key_schema = keys.schema().clone();
         let prepared = match (contents, assigner) {
-            (WindowContents::Builtin { aggregates, columns }, Assigner::Sliding(windows)) => {
+            (
+                WindowContents::Builtin {
+                    aggregates,
+                    columns,
+                },
+                Assigner::Sliding(windows),
+            ) => {
                 let accumulators = Accumulators::new(aggregates, &input)?;
-                let columns = ResultColumns::new(columns, &key_schema, aggregates.len(), output.clone())?;
+                let columns =
+                    ResultColumns::new(columns, &key_schema, aggregates.len(), output.clone())?;
                 Prepared::Panes(windows, accumulators, columns)
             }
             (_, assigner) => {
                 if let Assigner::Sliding(windows) = assigner {
-                    windows.check_overlap(contents::OVERLAP_MAX, "for functions of a plugin the limit is")?;
+                    windows.check_overlap(
+                        contents::OVERLAP_MAX,
+                        "for functions of a plugin the limit is",
+                    )?;
                 }
-                Prepared::OfKeys(contents::build(contents, functions, &input, &key_schema, &output)?)
+                Prepared::OfKeys(contents::build(
+                    contents,
+                    functions,
+                    &input,
+                    &key_schema,
+                    &output,
+                )?)
             }
         };
-        let plan = Plan { assigner, lateness_ms, input, key, output, types };
-        Ok(WindowOperator { plan, processing_time, contents: Some(prepared), opened: None, sweep: None, piece_time: PIECE_TIME })
+        let plan = Plan {
+            assigner,
+            lateness_ms,
+            input,
+            key,
+            output,
+            types,
+        };
+        Ok(WindowOperator {
+            plan,
+            processing_time,
+            contents: Some(prepared),
+            opened: None,
+            sweep: None,
+            piece_time: PIECE_TIME,
+        })
     }
 
-    /// Puts rows that are too far in the future to the late output. They were counted where they got their times.
+    /// Puts rows that are too far in the future to the late output. They were counted where they
+    /// got their times.
     fn without_rows_ahead(&mut self, batch: Batch, output: &mut dyn Output) -> Result<Batch> {
         let latest = ahead::latest_time(&opened(&mut self.opened)?.context);
         if self.processing_time || latest == i64::MAX {
@@ -139,14 +186,22 @@ impl WindowOperator {
         Ok(now_ms)
     }
 
-    /// Fires what `watermark` makes due, and sends it. Whether that is done: with `until`, the sweep stops there.
-    fn advance(&mut self, watermark: Watermark, until: Option<Instant>, output: &mut dyn Output) -> Result<bool> {
+    /// Fires what `watermark` makes due, and sends it. Whether that is done: with `until`, the
+    /// sweep stops there.
+    fn advance(
+        &mut self,
+        watermark: Watermark,
+        until: Option<Instant>,
+        output: &mut dyn Output,
+    ) -> Result<bool> {
         let opened = opened(&mut self.opened)?;
         let mut emission = Emission::new(&opened.nothing, &opened.ports, output);
         emission.stop_at(until);
         let is_done = match &mut opened.windows {
             Windows::Panes(panes) => panes.advance(watermark, &mut emission)?,
-            Windows::OfKeys(windows) => windows.advance(watermark, &opened.nothing, &mut emission)?,
+            Windows::OfKeys(windows) => {
+                windows.advance(watermark, &opened.nothing, &mut emission)?
+            }
         };
         emission.send()?;
         Ok(is_done)
@@ -159,23 +214,35 @@ impl WindowOperator {
     /// A sweep stops wherever it can.
     #[cfg(test)]
     pub(crate) fn in_least_pieces(self) -> WindowOperator {
-        WindowOperator { piece_time: Duration::ZERO, ..self }
+        WindowOperator {
+            piece_time: Duration::ZERO,
+            ..self
+        }
     }
 
     /// Takes the last mark off a batch if it stands behind all rows and makes something due.
     fn take_sweep(&self, batch: &mut Batch) -> Option<Watermark> {
         let opened = self.opened.as_ref().filter(|_| !self.processing_time)?;
-        let mark = batch.marks.last().filter(|mark| mark.row as usize == batch.n_rows())?.watermark;
+        let mark = batch
+            .marks
+            .last()
+            .filter(|mark| mark.row as usize == batch.n_rows())?
+            .watermark;
         let is_due = match &opened.windows {
             Windows::Panes(panes) => panes.passes_an_end(mark),
             Windows::OfKeys(windows) => windows.next_due().is_some_and(|time| time <= mark),
         };
-        is_due.then(|| batch.marks.pop()).flatten().map(|mark| mark.watermark)
+        is_due
+            .then(|| batch.marks.pop())
+            .flatten()
+            .map(|mark| mark.watermark)
     }
 }
 
 fn opened(opened: &mut Option<Opened>) -> Result<&mut Opened> {
-    opened.as_mut().ok_or_else(|| Error::internal("a window operator was not opened"))
+    opened
+        .as_mut()
+        .ok_or_else(|| Error::internal("a window operator was not opened"))
 }
 
 /// Counts the results of windows that are dropped: built-in aggregates call nobody.
@@ -204,10 +271,22 @@ impl Operator for WindowOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         let plan = &self.plan;
         let reader = || BatchKeys::new(&plan.input, plan.key.clone());
-        let windows = match self.contents.take().ok_or_else(|| Error::internal("a window operator is opened once"))? {
+        let windows = match self
+            .contents
+            .take()
+            .ok_or_else(|| Error::internal("a window operator is opened once"))?
+        {
             Prepared::Panes(windows, accumulators, columns) => {
                 let namespaces = context.namespaces(PANES, &plan.types)?;
-                Windows::Panes(Box::new(PaneWindows::new(windows, plan.lateness_ms, accumulators, columns, reader()?, context, namespaces)))
+                Windows::Panes(Box::new(PaneWindows::new(
+                    windows,
+                    plan.lateness_ms,
+                    accumulators,
+                    columns,
+                    reader()?,
+                    context,
+                    namespaces,
+                )))
             }
             Prepared::OfKeys(contents) => Windows::OfKeys(Box::new(KeyedWindows::new(
                 plan.assigner,
@@ -223,7 +302,12 @@ impl Operator for WindowOperator {
             now_ms: context.clock.now_ms(),
             keys: reader()?,
             windows,
-            ports: Ports::new(plan.output.clone(), plan.input.clone(), !self.processing_time, context),
+            ports: Ports::new(
+                plan.output.clone(),
+                plan.input.clone(),
+                !self.processing_time,
+                context,
+            ),
             nothing: Batch::new(RecordBatch::new_empty(plan.input.clone())),
         });
         Ok(())
@@ -233,19 +317,27 @@ impl Operator for WindowOperator {
         let mut batch = self.without_rows_ahead(batch, output)?;
         let sweep = self.take_sweep(&mut batch);
         let timed = self.plan.assigner.is_timed();
-        let now_ms = if self.processing_time { self.follow_clock(output)? } else { 0 };
+        let now_ms = if self.processing_time {
+            self.follow_clock(output)?
+        } else {
+            0
+        };
         let opened = opened(&mut self.opened)?;
         let times = match batch.times() {
             _ if self.processing_time => RowTimes::Now(now_ms),
             Some(times) => RowTimes::Each(times),
             None if batch.n_rows() == 0 => RowTimes::Each(&[]),
-            None if timed => return Err(no_time(&batch, 0).at(format_args!("operator `{}`", opened.context.uid))),
+            None if timed => {
+                return Err(no_time(&batch, 0).at(format_args!("operator `{}`", opened.context.uid)));
+            }
             None => RowTimes::Now(0),
         };
         let mut emission = Emission::new(&batch, &opened.ports, output);
         match &mut opened.windows {
             Windows::Panes(panes) => panes.batch(&batch, times, &mut opened.keys, &mut emission)?,
-            Windows::OfKeys(windows) => windows.batch(&batch, times, &mut opened.keys, &mut emission)?,
+            Windows::OfKeys(windows) => {
+                windows.batch(&batch, times, &mut opened.keys, &mut emission)?
+            }
         }
         emission.marks_to(batch.marks.len());
         emission.send()?;
@@ -265,7 +357,9 @@ impl Operator for WindowOperator {
     }
 
     fn resume(&mut self, output: &mut dyn Output) -> Result<()> {
-        let Some(watermark) = self.sweep else { return Ok(()) };
+        let Some(watermark) = self.sweep else {
+            return Ok(());
+        };
         if self.advance(watermark, self.piece_end(), output)? {
             self.sweep = None;
             output.watermark(watermark)?;
@@ -274,7 +368,12 @@ impl Operator for WindowOperator {
     }
 
     fn next_processing_time(&self) -> Option<i64> {
-        match &self.opened.as_ref().filter(|_| self.processing_time)?.windows {
+        match &self
+            .opened
+            .as_ref()
+            .filter(|_| self.processing_time)?
+            .windows
+        {
             Windows::Panes(panes) => panes.next_due(),
             Windows::OfKeys(windows) => windows.next_due().map(|time| time.saturating_add(1)),
         }
@@ -290,10 +389,12 @@ impl Operator for WindowOperator {
     }
 
     fn state_bytes(&mut self) -> usize {
-        self.opened.as_ref().map_or(0, |opened| match &opened.windows {
-            Windows::Panes(panes) => panes.used_bytes(),
-            Windows::OfKeys(windows) => windows.used_bytes(),
-        })
+        self.opened
+            .as_ref()
+            .map_or(0, |opened| match &opened.windows {
+                Windows::Panes(panes) => panes.used_bytes(),
+                Windows::OfKeys(windows) => windows.used_bytes(),
+            })
     }
 
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
@@ -302,10 +403,14 @@ impl Operator for WindowOperator {
             Windows::Panes(panes) => (panes.snapshot(types), panes.watermarks()),
             Windows::OfKeys(windows) => (windows.snapshot(types), windows.watermarks()),
         };
-        Ok(OperatorSnapshot { keyed: vec![windows], lists: vec![watermarks.list()] })
+        Ok(OperatorSnapshot {
+            keyed: vec![windows],
+            lists: vec![watermarks.list()],
+        })
     }
 
-    /// Windows that had fired do not fire again, whatever watermark comes first: the one under which the snapshot was taken is in it.
+    /// Windows that had fired do not fire again, whatever watermark comes first: the one under
+    /// which the snapshot was taken is in it.
     fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
         let (types, opened) = (&self.plan.types, opened(&mut self.opened)?);
         let watermarks = GroupWatermarks::restore(state, &opened.context)?;
@@ -318,7 +423,8 @@ impl Operator for WindowOperator {
         }
     }
 
-    /// Global windows fire, also in a job without event time. Windows of processing time that are open fire as they are, or are dropped.
+    /// Global windows fire, also in a job without event time. Windows of processing time that are
+    /// open fire as they are, or are dropped.
     fn end_of_time(&mut self, fires: bool, output: &mut dyn Output) -> Result<()> {
         if self.plan.assigner == Assigner::Global || self.processing_time && fires {
             return self.advance(WATERMARK_MAX, None, output).map(drop);
@@ -331,7 +437,10 @@ impl Operator for WindowOperator {
             Windows::OfKeys(windows) => dropped.0 = windows.n_open(),
             Windows::Panes(_) => drop(self.advance(WATERMARK_MAX, None, &mut dropped)?),
         }
-        TaskMetrics::add(&opened(&mut self.opened)?.context.metrics.dropped_at_end, dropped.0);
+        TaskMetrics::add(
+            &opened(&mut self.opened)?.context.metrics.dropped_at_end,
+            dropped.0,
+        );
         Ok(())
     }
 }

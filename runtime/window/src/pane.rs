@@ -1,6 +1,8 @@
-//! One pane of windows: the accumulators of its keys, in memory and, where the job has one, on a disk.
+//! One pane of windows: the accumulators of its keys, in memory and, where the job has one, on a
+//! disk.
 //!
-//! Invariant: a key's accumulators are in the table, or on disk as they were last. The disk is asked only if something has left the table.
+//! Invariant: a key's accumulators are in the table, or on disk as they were last. The disk is
+//! asked only if something has left the table.
 
 use streamrt_operator::{Accumulators, FrozenTable};
 use streamrt_state::{EntryId, KeyKind, KeyTable, Resident, Tier, each_pair, push_pair};
@@ -27,8 +29,17 @@ pub(crate) struct Pane {
 
 impl Pane {
     pub(crate) fn new(layout: PaneLayout, tier: Option<Tier>) -> Pane {
-        let table = KeyTable::new(layout.kind, layout.value_bytes, layout.key_groups, layout.max_parallelism);
-        Pane { table, tier: tier.map(Box::new), touched: 0 }
+        let table = KeyTable::new(
+            layout.kind,
+            layout.value_bytes,
+            layout.key_groups,
+            layout.max_parallelism,
+        );
+        Pane {
+            table,
+            tier: tier.map(Box::new),
+            touched: 0,
+        }
     }
 
     /// Whether the disk may have keys that the table does not have.
@@ -48,7 +59,8 @@ impl Pane {
         }
     }
 
-    /// The pane as it is now; if there is a disk, what has changed since the last freeze, and `None` if nothing has.
+    /// The pane as it is now; if there is a disk, what has changed since the last freeze, and
+    /// `None` if nothing has.
     pub(crate) fn freeze(&mut self, accumulators: &Accumulators) -> Option<FrozenTable> {
         let changed = self.tier.as_mut().map(|tier| tier.take_changed());
         let is_news = changed.as_ref().is_none_or(|changed| !changed.is_empty());
@@ -100,12 +112,17 @@ impl Resident for ResidentPane<'_> {
 
     fn store(&self, entry: EntryId, run: &mut Vec<u8>) {
         let mut value = Vec::with_capacity(self.accumulators.bytes());
-        self.accumulators.export(self.pane.table.value(entry), &mut value);
+        self.accumulators
+            .export(self.pane.table.value(entry), &mut value);
         push_pair(&[], &value, run);
     }
 
     fn load(&mut self, hash: u32, key: &[u8], run: &[u8]) -> Result<()> {
-        each_pair(run, |_, value| self.accumulators.restore(&mut self.pane.table, hash, key, value).map(drop))
+        each_pair(run, |_, value| {
+            self.accumulators
+                .restore(&mut self.pane.table, hash, key, value)
+                .map(drop)
+        })
     }
 
     fn drop_entry(&mut self, entry: EntryId) {

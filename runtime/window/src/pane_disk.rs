@@ -1,10 +1,13 @@
-//! The disk behind panes: lets those leave memory that have had no row for the longest time, and brings them to their firing.
+//! The disk behind panes: lets those leave memory that have had no row for the longest time, and
+//! brings them to their firing.
 //!
-//! 1. Every few batches all panes are counted. If the process holds too much, merges of panes go first, which can be made anew; then
-//!    panes, in the order of their last rows, the last of them in part. A pane whose keys are on disk in part reads those of a batch
-//!    before it takes the rows.
-//! 2. A window of which a pane is not all in memory fires one key group after the other: what its panes have of a group is merged, in the
-//!    order of the panes, from memory and from one range of the disk. A window of one pane fires a group in pieces.
+//! 1. Every few batches all panes are counted. If the process holds too much, merges of panes go
+//!    first, which can be made anew; then panes, in the order of their last rows, the last of them
+//!    in part. A pane whose keys are on disk in part reads those of a batch before it takes the
+//!    rows.
+//! 2. A window of which a pane is not all in memory fires one key group after the other: what its
+//!    panes have of a group is merged, in the order of the panes, from memory and from one range of
+//!    the disk. A window of one pane fires a group in pieces.
 //! 3. Panes that no window needs are deleted as ranges.
 //!
 //! Invariant: where memory and disk both have a key of a pane, memory is right.
@@ -33,7 +36,10 @@ pub(crate) struct PaneDisk {
 
 impl PaneDisk {
     pub(crate) fn new(namespaces: Namespaces) -> PaneDisk {
-        PaneDisk { namespaces, batches: 0 }
+        PaneDisk {
+            namespaces,
+            batches: 0,
+        }
     }
 
     /// What stands behind the pane that begins at `start`. `is_stored`: the disk has keys of it.
@@ -50,16 +56,28 @@ impl PaneDisk {
     ///
     /// # Errors
     /// As [`Tier::release`].
-    pub(crate) fn begin_batch(&mut self, panes: &mut PaneTree, accumulators: &mut Accumulators) -> Result<()> {
+    pub(crate) fn begin_batch(
+        &mut self,
+        panes: &mut PaneTree,
+        accumulators: &mut Accumulators,
+    ) -> Result<()> {
         self.batches += 1;
-        if self.batches.is_multiple_of(BATCHES_PER_LOOK) { self.make_room(panes, accumulators) } else { Ok(()) }
+        if self.batches.is_multiple_of(BATCHES_PER_LOOK) {
+            self.make_room(panes, accumulators)
+        } else {
+            Ok(())
+        }
     }
 
     /// Lets panes leave if the process holds too much.
     ///
     /// # Errors
     /// As [`Tier::release`].
-    pub(crate) fn make_room(&mut self, panes: &mut PaneTree, accumulators: &mut Accumulators) -> Result<()> {
+    pub(crate) fn make_room(
+        &mut self,
+        panes: &mut PaneTree,
+        accumulators: &mut Accumulators,
+    ) -> Result<()> {
         if self.excess_bytes(panes, accumulators) == 0 {
             return Ok(());
         }
@@ -70,16 +88,31 @@ impl PaneDisk {
             if excess == 0 {
                 break;
             }
-            excess = excess.saturating_sub(ResidentPane { pane, accumulators, further_bytes }.release(excess)?);
+            excess = excess.saturating_sub(
+                ResidentPane {
+                    pane,
+                    accumulators,
+                    further_bytes,
+                }
+                .release(excess)?,
+            );
         }
         Ok(())
     }
 
     fn excess_bytes(&mut self, panes: &mut PaneTree, accumulators: &mut Accumulators) -> usize {
         let further_bytes = panes.further_bytes(accumulators);
-        let count = |(_, pane)| ResidentPane { pane, accumulators, further_bytes }.count();
+        let count = |(_, pane)| {
+            ResidentPane {
+                pane,
+                accumulators,
+                further_bytes,
+            }
+            .count()
+        };
         let panes_bytes = panes.panes_mut().map(count).sum();
-        self.namespaces.excess_bytes(panes_bytes, panes.merges_bytes(further_bytes))
+        self.namespaces
+            .excess_bytes(panes_bytes, panes.merges_bytes(further_bytes))
     }
 
     /// The namespaces of the panes that a restored disk has.
@@ -117,12 +150,26 @@ impl PaneDisk {
         each: &mut EachPiece<'_>,
     ) -> Result<()> {
         let panes: Vec<(i64, &KeyTable)> = panes.tables(window.start, window.end).collect();
-        let Some((_, first)) = panes.first() else { return Ok(()) };
+        let Some((_, first)) = panes.first() else {
+            return Ok(());
+        };
         let merged = KeyTable::new(first.kind(), accumulators.bytes(), KeyGroupRange::all(1), 1);
         let value = vec![0; accumulators.bytes()];
-        let mut merge = Merge { panes: &panes, accumulators, results, each, group, n_begun: 0, merged, value };
+        let mut merge = Merge {
+            panes: &panes,
+            accumulators,
+            results,
+            each,
+            group,
+            n_begun: 0,
+            merged,
+            value,
+        };
         let (from, to) = (ordered(window.start), ordered(window.end));
-        self.namespaces.scan(group, from, to, &mut |namespace, key, run| merge.stored(namespace, key, run))?;
+        self.namespaces
+            .scan(group, from, to, &mut |namespace, key, run| {
+                merge.stored(namespace, key, run)
+            })?;
         merge.begin_panes(i64::MAX)?;
         merge.show()
     }
@@ -149,9 +196,15 @@ struct Merge<'a, 'b> {
 impl Merge<'_, '_> {
     /// Merges what memory has of the panes up to `start`, with it.
     fn begin_panes(&mut self, start: i64) -> Result<()> {
-        while let Some((_, table)) = self.panes.get(self.n_begun).filter(|(first, _)| *first <= start) {
+        while let Some((_, table)) = self
+            .panes
+            .get(self.n_begun)
+            .filter(|(first, _)| *first <= start)
+        {
             self.n_begun += 1;
-            table.group_entries(self.group).try_for_each(|entry| self.add(table.key(entry), table.value(entry)))?;
+            table
+                .group_entries(self.group)
+                .try_for_each(|entry| self.add(table.key(entry), table.value(entry)))?;
         }
         Ok(())
     }
@@ -160,7 +213,9 @@ impl Merge<'_, '_> {
     fn stored(&mut self, namespace: Namespace, key: &[u8], run: &[u8]) -> Result<()> {
         let start = Fields::new(&namespace, "a pane").time()?;
         self.begin_panes(start)?;
-        let pane = self.panes[..self.n_begun].last().filter(|(first, _)| *first == start);
+        let pane = self.panes[..self.n_begun]
+            .last()
+            .filter(|(first, _)| *first == start);
         if pane.is_none_or(|(_, table)| table.entry(murmur3_32(key), key) != NO_ENTRY) {
             return Ok(());
         }
@@ -176,7 +231,8 @@ impl Merge<'_, '_> {
     }
 
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        // The keys of one pane come once each, so some of them are whole before the others are read.
+        // The keys of one pane come once each, so some of them are whole before the others are
+        // read.
         if self.panes.len() == 1 && self.merged.len() >= PIECE_KEYS {
             self.show()?;
         }

@@ -1,4 +1,5 @@
-//! Turns keys and accumulators of a window into the rows that it fires, a bounded number of them at a time.
+//! Turns keys and accumulators of a window into the rows that it fires, a bounded number of them at
+//! a time.
 
 use crate::assigner::TimeWindow;
 use crate::emission::{PIECE_BYTES, PIECE_ROWS};
@@ -42,19 +43,43 @@ impl PaneResults {
                 n_bytes = 0;
             }
         }
-        if keys.is_empty() { Ok(()) } else { each(self.assemble(&keys, &values, accumulators, window)?) }
+        if keys.is_empty() {
+            Ok(())
+        } else {
+            each(self.assemble(&keys, &values, accumulators, window)?)
+        }
     }
 
     /// The results of some keys, whose accumulators stand side by side in `values`.
-    pub(crate) fn assemble(&self, keys: &[&[u8]], values: &[u8], accumulators: &Accumulators, window: TimeWindow) -> Result<RecordBatch> {
+    pub(crate) fn assemble(
+        &self,
+        keys: &[&[u8]],
+        values: &[u8],
+        accumulators: &Accumulators,
+        window: TimeWindow,
+    ) -> Result<RecordBatch> {
         let n_rows = keys.len();
-        let keys = if self.columns.needs_keys() { self.decoder.decode(keys)?.columns().to_vec() } else { Vec::new() };
+        let keys = if self.columns.needs_keys() {
+            self.decoder.decode(keys)?.columns().to_vec()
+        } else {
+            Vec::new()
+        };
         let bound = |time: i64| Arc::new(Int64Array::from_value(time, n_rows)) as ArrayRef;
-        self.columns.assemble(&keys, bound(window.start), bound(window.end), &accumulators.finish(values))
+        self.columns.assemble(
+            &keys,
+            bound(window.start),
+            bound(window.end),
+            &accumulators.finish(values),
+        )
     }
 
     /// The error of a merge for a key.
-    pub(crate) fn overflow(&self, accumulators: &Accumulators, overflow: Overflow, key: &[u8]) -> Error {
+    pub(crate) fn overflow(
+        &self,
+        accumulators: &Accumulators,
+        overflow: Overflow,
+        key: &[u8],
+    ) -> Error {
         accumulators.overflow(overflow, &self.uid, &self.decoder.describe_bytes(key))
     }
 }

@@ -1,11 +1,14 @@
-//! Panes, and merges of 4, 16, 64, ... of them that several windows share, so that a slide of a window of n panes costs some `log n` merges
-//! and not n. Only panes that are all in memory are merged so.
+//! Panes, and merges of 4, 16, 64, ... of them that several windows share, so that a slide of a
+//! window of n panes costs some `log n` merges and not n. Only panes that are all in memory are
+//! merged so.
 //!
-//! A merge is kept where it is much smaller than what it is made of: where the panes have their keys in common. So merges take less than
-//! panes do, a third where all keys are in all panes, and nothing where each key comes once.
+//! A merge is kept where it is much smaller than what it is made of: where the panes have their
+//! keys in common. So merges take less than panes do, a third where all keys are in all panes, and
+//! nothing where each key comes once.
 //!
-//! Invariant: a node holds the merge of its panes as they are now. It is built when a window first needs it, and dropped when one of its
-//! panes takes a row or goes; rows that are on time go to panes that no window has needed yet.
+//! Invariant: a node holds the merge of its panes as they are now. It is built when a window first
+//! needs it, and dropped when one of its panes takes a row or goes; rows that are on time go to
+//! panes that no window has needed yet.
 
 use crate::assigner::SlidingWindows;
 use crate::pane::{Pane, PaneLayout};
@@ -18,7 +21,8 @@ use streamrt_types::{KeyGroupRange, murmur3_32};
 /// What overflowed, and the canonical bytes of its key.
 pub(crate) type MergeOverflow = (Overflow, Vec<u8>);
 
-/// Children of a node. With two of them, merges would take as much as all panes; with more, a window would need more of them.
+/// Children of a node. With two of them, merges would take as much as all panes; with more, a
+/// window would need more of them.
 const CHILDREN: i64 = 4;
 /// A merge is kept if it has less than 3/8 of the entries that it is made of.
 const KEPT_OF_8: usize = 3;
@@ -41,12 +45,18 @@ impl Node {
 
     /// The node of a level that has a pane.
     fn of(level: u32, pane: i64) -> Node {
-        Node { level, first: pane - pane.rem_euclid(CHILDREN.pow(level)) }
+        Node {
+            level,
+            first: pane - pane.rem_euclid(CHILDREN.pow(level)),
+        }
     }
 
     fn children(self) -> impl Iterator<Item = Node> {
         let level = self.level - 1;
-        (0..CHILDREN).map(move |child| Node { level, first: self.first + child * CHILDREN.pow(level) })
+        (0..CHILDREN).map(move |child| Node {
+            level,
+            first: self.first + child * CHILDREN.pow(level),
+        })
     }
 }
 
@@ -63,19 +73,29 @@ pub(crate) struct PaneTree {
 
 impl PaneTree {
     pub(crate) fn new(windows: SlidingWindows, layout: PaneLayout) -> PaneTree {
-        let n_panes = windows.pane_number(windows.offset + windows.size) - windows.pane_number(windows.offset);
+        let n_panes = windows.pane_number(windows.offset + windows.size)
+            - windows.pane_number(windows.offset);
         let level_max = n_panes.max(1).ilog(CHILDREN);
-        PaneTree { windows, level_max, layout, panes: BTreeMap::new(), nodes: BTreeMap::new() }
+        PaneTree {
+            windows,
+            level_max,
+            layout,
+            panes: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        }
     }
 
     /// The pane that begins at `start`, which is made if need be.
     pub(crate) fn pane(&mut self, start: i64, disk: Option<&PaneDisk>) -> &mut Pane {
-        self.panes.entry(start).or_insert_with(|| Pane::new(self.layout, disk.map(|disk| disk.tier(start, false))))
+        self.panes
+            .entry(start)
+            .or_insert_with(|| Pane::new(self.layout, disk.map(|disk| disk.tier(start, false))))
     }
 
     /// Adds a pane of which the disk has keys.
     pub(crate) fn add_stored(&mut self, start: i64, disk: &PaneDisk) {
-        self.panes.insert(start, Pane::new(self.layout, Some(disk.tier(start, true))));
+        self.panes
+            .insert(start, Pane::new(self.layout, Some(disk.tier(start, true))));
     }
 
     /// The start of the first pane at or behind `time`.
@@ -85,12 +105,20 @@ impl PaneTree {
 
     /// The tables of the panes of a window, in order, with the first ms of each.
     pub(crate) fn tables(&self, start: i64, end: i64) -> impl Iterator<Item = (i64, &KeyTable)> {
-        self.panes.range(start..end).map(|(start, pane)| (*start, &pane.table))
+        self.panes
+            .range(start..end)
+            .map(|(start, pane)| (*start, &pane.table))
     }
 
     /// The panes of a window, in order, with the first ms of each. What they say stays as it is.
-    pub(crate) fn range_mut(&mut self, start: i64, end: i64) -> impl Iterator<Item = (i64, &mut Pane)> {
-        self.panes.range_mut(start..end).map(|(start, pane)| (*start, pane))
+    pub(crate) fn range_mut(
+        &mut self,
+        start: i64,
+        end: i64,
+    ) -> impl Iterator<Item = (i64, &mut Pane)> {
+        self.panes
+            .range_mut(start..end)
+            .map(|(start, pane)| (*start, pane))
     }
 
     /// Whether a pane of a window is not all in memory.
@@ -103,9 +131,14 @@ impl PaneTree {
         self.panes.iter_mut().map(|(start, pane)| (*start, pane))
     }
 
-    /// All panes that have something in memory, from the one that has had no row for the longest time.
+    /// All panes that have something in memory, from the one that has had no row for the longest
+    /// time.
     pub(crate) fn by_last_row(&mut self) -> Vec<&mut Pane> {
-        let mut panes: Vec<&mut Pane> = self.panes.values_mut().filter(|pane| !pane.table.is_empty()).collect();
+        let mut panes: Vec<&mut Pane> = self
+            .panes
+            .values_mut()
+            .filter(|pane| !pane.table.is_empty())
+            .collect();
         panes.sort_by_key(|pane| pane.touched);
         panes
     }
@@ -116,19 +149,29 @@ impl PaneTree {
 
     /// What an entry takes outside of its table, on average.
     pub(crate) fn further_bytes(&self, accumulators: &Accumulators) -> usize {
-        let tables = self.panes.values().map(|pane| &pane.table).chain(self.merges());
+        let tables = self
+            .panes
+            .values()
+            .map(|pane| &pane.table)
+            .chain(self.merges());
         accumulators.used_bytes() / tables.map(KeyTable::len).sum::<usize>().max(1)
     }
 
     /// Bytes of memory that panes and merges take, about.
     pub(crate) fn used_bytes(&self, accumulators: &Accumulators) -> usize {
-        let tables = self.panes.values().map(|pane| &pane.table).chain(self.merges());
+        let tables = self
+            .panes
+            .values()
+            .map(|pane| &pane.table)
+            .chain(self.merges());
         accumulators.used_bytes() + tables.map(KeyTable::used_bytes).sum::<usize>()
     }
 
     /// Bytes of all merges; `further_bytes` of an entry are outside of its table.
     pub(crate) fn merges_bytes(&self, further_bytes: usize) -> usize {
-        self.merges().map(|table| table.used_bytes() + table.len() * further_bytes).sum()
+        self.merges()
+            .map(|table| table.used_bytes() + table.len() * further_bytes)
+            .sum()
     }
 
     /// Entries of all merges.
@@ -139,7 +182,10 @@ impl PaneTree {
 
     /// Drops all merges; those that are wanted are made anew.
     pub(crate) fn drop_merges(&mut self, accumulators: &mut Accumulators) {
-        std::mem::take(&mut self.nodes).values().flatten().for_each(|table| release(table, accumulators));
+        std::mem::take(&mut self.nodes)
+            .values()
+            .flatten()
+            .for_each(|table| release(table, accumulators));
     }
 
     /// Drops the nodes that hold a pane which changes.
@@ -168,12 +214,27 @@ impl PaneTree {
     ///
     /// # Errors
     /// What left its range in a merge.
-    pub(crate) fn cover(&mut self, start: i64, end: i64, accumulators: &mut Accumulators) -> Result<Vec<Node>, MergeOverflow> {
-        let (mut at, end) = (self.windows.pane_number(start), self.windows.pane_number(end));
+    pub(crate) fn cover(
+        &mut self,
+        start: i64,
+        end: i64,
+        accumulators: &mut Accumulators,
+    ) -> Result<Vec<Node>, MergeOverflow> {
+        let (mut at, end) = (
+            self.windows.pane_number(start),
+            self.windows.pane_number(end),
+        );
         let mut cover = Vec::new();
         while at < end {
             let fits = |node: &Node| node.first == at && at + node.n_panes() <= end;
-            let node = (0..=self.level_max).rev().map(|level| Node::of(level, at)).find(fits).unwrap_or(Node { level: 0, first: at });
+            let node = (0..=self.level_max)
+                .rev()
+                .map(|level| Node::of(level, at))
+                .find(fits)
+                .unwrap_or(Node {
+                    level: 0,
+                    first: at,
+                });
             at += node.n_panes();
             self.cover_node(node, accumulators, &mut cover)?;
         }
@@ -181,7 +242,12 @@ impl PaneTree {
     }
 
     /// Appends the node, or what stands for it where a merge is not worth its memory.
-    fn cover_node(&mut self, node: Node, accumulators: &mut Accumulators, cover: &mut Vec<Node>) -> Result<(), MergeOverflow> {
+    fn cover_node(
+        &mut self,
+        node: Node,
+        accumulators: &mut Accumulators,
+        cover: &mut Vec<Node>,
+    ) -> Result<(), MergeOverflow> {
         match self.n_panes(node) {
             0 => return Ok(()),
             // One pane stands for all that are empty beside it.
@@ -193,7 +259,8 @@ impl PaneTree {
                     return Ok(());
                 }
                 let n_before = cover.len();
-                node.children().try_for_each(|child| self.cover_node(child, accumulators, cover))?;
+                node.children()
+                    .try_for_each(|child| self.cover_node(child, accumulators, cover))?;
                 if known.is_none() && self.build(node, &cover[n_before..], accumulators)? {
                     cover.truncate(n_before);
                     cover.push(node);
@@ -204,7 +271,10 @@ impl PaneTree {
     }
 
     fn panes_of(&self, node: Node) -> impl Iterator<Item = (&i64, &Pane)> {
-        self.panes.range(self.windows.start_of_pane(node.first)..self.windows.start_of_pane(node.first + node.n_panes()))
+        self.panes.range(
+            self.windows.start_of_pane(node.first)
+                ..self.windows.start_of_pane(node.first + node.n_panes()),
+        )
     }
 
     /// Panes of a node that are there, counted up to two.
@@ -213,17 +283,32 @@ impl PaneTree {
     }
 
     fn only_pane(&self, node: Node) -> Option<Node> {
-        self.panes_of(node).next().map(|(start, _)| Node { level: 0, first: self.windows.pane_number(*start) })
+        self.panes_of(node).next().map(|(start, _)| Node {
+            level: 0,
+            first: self.windows.pane_number(*start),
+        })
     }
 
     /// Merges the nodes that make up `node`, if that is worth it, and notes whether it was.
-    fn build(&mut self, node: Node, parts: &[Node], accumulators: &mut Accumulators) -> Result<bool, MergeOverflow> {
+    fn build(
+        &mut self,
+        node: Node,
+        parts: &[Node],
+        accumulators: &mut Accumulators,
+    ) -> Result<bool, MergeOverflow> {
         let tables: Vec<&KeyTable> = parts.iter().map(|part| self.table(*part)).collect();
         let merged = match has_common_keys(&tables, self.layout.key_groups) {
             true => {
-                let PaneLayout { kind, value_bytes, key_groups, max_parallelism } = self.layout;
+                let PaneLayout {
+                    kind,
+                    value_bytes,
+                    key_groups,
+                    max_parallelism,
+                } = self.layout;
                 let mut merged = KeyTable::new(kind, value_bytes, key_groups, max_parallelism);
-                tables.into_iter().try_for_each(|table| merge(&mut merged, table, table.entries(), accumulators))?;
+                tables.into_iter().try_for_each(|table| {
+                    merge(&mut merged, table, table.entries(), accumulators)
+                })?;
                 Some(merged)
             }
             false => None,
@@ -236,14 +321,18 @@ impl PaneTree {
     /// The table of a node that `cover` gave.
     pub(crate) fn table(&self, node: Node) -> &KeyTable {
         let table = match node.level {
-            0 => self.panes.get(&self.windows.start_of_pane(node.first)).map(|pane| &pane.table),
+            0 => self
+                .panes
+                .get(&self.windows.start_of_pane(node.first))
+                .map(|pane| &pane.table),
             _ => self.nodes.get(&node).and_then(Option::as_ref),
         };
         table.expect("a node of a cover was built, and nothing has changed since")
     }
 }
 
-/// Whether a merge of the tables is much smaller than they are. Looks at as many key groups as it takes to know.
+/// Whether a merge of the tables is much smaller than they are. Looks at as many key groups as it
+/// takes to know.
 fn has_common_keys(tables: &[&KeyTable], key_groups: KeyGroupRange) -> bool {
     let (mut n_entries, mut keys) = (0, HashSet::new());
     for group in key_groups.start..key_groups.end {
@@ -262,10 +351,13 @@ fn has_common_keys(tables: &[&KeyTable], key_groups: KeyGroupRange) -> bool {
 
 /// Frees what the accumulators of a table refer to.
 pub(crate) fn release(table: &KeyTable, accumulators: &mut Accumulators) {
-    table.entries().for_each(|entry| accumulators.release(table.value(entry)));
+    table
+        .entries()
+        .for_each(|entry| accumulators.release(table.value(entry)));
 }
 
-/// Merges some entries of a table into those of their keys in `merged`, behind what is there. The caller releases it.
+/// Merges some entries of a table into those of their keys in `merged`, behind what is there. The
+/// caller releases it.
 ///
 /// # Errors
 /// What left its range.
@@ -284,7 +376,10 @@ pub(crate) fn merge(
             return Ok(());
         }
         keys.clear();
-        sources.iter().map(|&entry| table.key(entry)).for_each(|key| keys.push_key(murmur3_32(key), key));
+        sources
+            .iter()
+            .map(|&entry| table.key(entry))
+            .for_each(|key| keys.push_key(murmur3_32(key), key));
         merged.upsert(keys.hashes(), keys.keys(), &mut targets, &mut created);
         for (&source, &target) in sources.iter().zip(&targets) {
             let added = accumulators.merge(merged.value_mut(target), table.value(source));
@@ -304,9 +399,17 @@ mod tests {
 
     /// A tree of panes with counts of 1, of which pane `n` has the keys that `keys` says.
     fn tree(n_panes: i64, keys: impl Fn(i64) -> Vec<u64>) -> (PaneTree, Accumulators) {
-        let count = [BuiltinAggregate { function: AggregateFunction::Count, column: None }];
+        let count = [BuiltinAggregate {
+            function: AggregateFunction::Count,
+            column: None,
+        }];
         let accumulators = Accumulators::new(&count, &Schema::empty()).unwrap();
-        let layout = PaneLayout { kind: KeyKind::Fixed, value_bytes: 8, key_groups: KeyGroupRange::all(GROUPS), max_parallelism: GROUPS };
+        let layout = PaneLayout {
+            kind: KeyKind::Fixed,
+            value_bytes: 8,
+            key_groups: KeyGroupRange::all(GROUPS),
+            max_parallelism: GROUPS,
+        };
         let mut tree = PaneTree::new(SlidingWindows::new(n_panes * 10, 10, 0).unwrap(), layout);
         for pane in 0..n_panes {
             let table = &mut tree.pane(pane * 10, None).table;
@@ -320,11 +423,23 @@ mod tests {
     }
 
     /// The sum of all counts of a window, and the nodes and entries that it is made of.
-    fn covered(tree: &mut PaneTree, accumulators: &mut Accumulators, start: i64, end: i64) -> (u64, usize, usize) {
+    fn covered(
+        tree: &mut PaneTree,
+        accumulators: &mut Accumulators,
+        start: i64,
+        end: i64,
+    ) -> (u64, usize, usize) {
         let cover = tree.cover(start * 10, end * 10, accumulators).unwrap();
         let tables: Vec<&KeyTable> = cover.iter().map(|node| tree.table(*node)).collect();
-        let counts = tables.iter().flat_map(|table| table.entries().map(|entry| table.word(entry, 0))).sum();
-        (counts, cover.len(), tables.iter().map(|table| table.len()).sum())
+        let counts = tables
+            .iter()
+            .flat_map(|table| table.entries().map(|entry| table.word(entry, 0)))
+            .sum();
+        (
+            counts,
+            cover.len(),
+            tables.iter().map(|table| table.len()).sum(),
+        )
     }
 
     #[test]
@@ -333,32 +448,63 @@ mod tests {
         for start in 0..64 {
             let (counts, n_nodes, n_entries) = covered(&mut tree, &mut accumulators, start, 1024);
             assert_eq!(counts, (1024 - start as u64) * 20);
-            assert!(n_nodes <= 15 && n_entries <= 15 * 20, "{n_nodes} nodes with {n_entries} entries");
+            assert!(
+                n_nodes <= 15 && n_entries <= 15 * 20,
+                "{n_nodes} nodes with {n_entries} entries"
+            );
         }
-        assert!(tree.n_merged() <= 1024 * 20 / 3, "{} entries", tree.n_merged());
+        assert!(
+            tree.n_merged() <= 1024 * 20 / 3,
+            "{} entries",
+            tree.n_merged()
+        );
     }
 
     #[test]
     fn panes_without_common_keys_are_not_merged() {
-        let (mut tree, mut accumulators) = tree(64, |pane| (0..20).map(|key| pane as u64 * 100 + key).collect());
-        assert_eq!(covered(&mut tree, &mut accumulators, 0, 64), (64 * 20, 64, 64 * 20));
+        let (mut tree, mut accumulators) = tree(64, |pane| {
+            (0..20).map(|key| pane as u64 * 100 + key).collect()
+        });
+        assert_eq!(
+            covered(&mut tree, &mut accumulators, 0, 64),
+            (64 * 20, 64, 64 * 20)
+        );
         assert_eq!(tree.n_merged(), 0);
     }
 
     #[test]
     fn merges_never_take_more_than_panes_do() {
         for n_keys in [1u64, 3, 10, 40, 200] {
-            let (mut tree, mut accumulators) = tree(256, |pane| (0..10).map(|i| (pane as u64 * 7919 + i * 104_729) % n_keys).collect());
-            let panes: usize = (0..256).map(|pane| tree.pane(pane * 10, None).table.len()).sum();
+            let (mut tree, mut accumulators) = tree(256, |pane| {
+                (0..10)
+                    .map(|i| (pane as u64 * 7919 + i * 104_729) % n_keys)
+                    .collect()
+            });
+            let panes: usize = (0..256)
+                .map(|pane| tree.pane(pane * 10, None).table.len())
+                .sum();
             covered(&mut tree, &mut accumulators, 0, 256);
-            assert!(tree.n_merged() <= panes, "{} entries beside {panes} of {n_keys} keys", tree.n_merged());
+            assert!(
+                tree.n_merged() <= panes,
+                "{} entries beside {panes} of {n_keys} keys",
+                tree.n_merged()
+            );
         }
     }
 
     #[test]
     fn a_sparse_window_costs_what_it_holds() {
-        let (mut tree, mut accumulators) = tree(10_000, |pane| if pane % 1000 == 0 { vec![pane as u64] } else { Vec::new() });
+        let (mut tree, mut accumulators) = tree(10_000, |pane| {
+            if pane % 1000 == 0 {
+                vec![pane as u64]
+            } else {
+                Vec::new()
+            }
+        });
         tree.panes.retain(|_, pane| !pane.table.is_empty());
-        assert_eq!(covered(&mut tree, &mut accumulators, 0, 10_000), (10, 10, 10));
+        assert_eq!(
+            covered(&mut tree, &mut accumulators, 0, 10_000),
+            (10, 10, 10)
+        );
     }
 }

@@ -1,15 +1,20 @@
-//! Built-in aggregates over tumbling and sliding windows, kept by pane: one update a row, whatever the number of windows it is in.
+//! Built-in aggregates over tumbling and sliding windows, kept by pane: one update a row, whatever
+//! the number of windows it is in.
 //!
-//! 1. A batch is cut where a mark passes the end of a window, and nowhere else: within such a stretch a row is on time if it is at or
-//!    behind the last end that was passed, and then it makes nothing due. Most rows of a stretch lie in one pane, whose table takes them all.
+//! 1. A batch is cut where a mark passes the end of a window, and nowhere else: within such a
+//!    stretch a row is on time if it is at or behind the last end that was passed, and then it
+//!    makes nothing due. Most rows of a stretch lie in one pane, whose table takes them all.
 //! 2. A row that is not on time is treated alone: it may fire windows at once, or be late.
-//! 3. A mark that passes ends fires them in order, one step for each end that holds rows; panes that no window needs are dropped. Results go
-//!    out a piece at a time: a large window, or one that the disk has a part of, fires one key group after the other. A sweep stops behind a
+//! 3. A mark that passes ends fires them in order, one step for each end that holds rows; panes
+//!    that no window needs are dropped. Results go out a piece at a time: a large window, or one
+//!    that the disk has a part of, fires one key group after the other. A sweep stops behind a
 //!    window or a key group, and a snapshot that is taken there knows which groups have fired.
-//! 4. A snapshot holds every pane under `panes`: its key, where the pane begins, the accumulators. Merges of panes are made anew.
+//! 4. A snapshot holds every pane under `panes`: its key, where the pane begins, the accumulators.
+//!    Merges of panes are made anew.
 //!
-//! Invariant: a window has fired by the watermark if and only if its end lies at or before the watermark + 1. So there is no timer to keep:
-//! which ends are due follows from the panes that exist. With processing time, the watermark is the clock less one.
+//! Invariant: a window has fired by the watermark if and only if its end lies at or before the
+//! watermark + 1. So there is no timer to keep: which ends are due follows from the panes that
+//! exist. With processing time, the watermark is the clock less one.
 
 use crate::assigner::{SlidingWindows, TIME_MAX, TimeWindow, within_reach};
 use crate::emission::Emission;
@@ -27,8 +32,8 @@ use serde_json::Value;
 use std::ops::Range;
 use streamrt_operator::{Accumulators, BatchKeys, FrozenTable, OperatorContext};
 use streamrt_state::{
-    DiskChanges, EachEntry, EntryId, Frozen, KeyBuffer, KeyTable, KeyedSnapshot, Keys, NO_ENTRY, Namespace, Namespaces, OperatorState,
-    Resident,
+    DiskChanges, EachEntry, EntryId, Frozen, KeyBuffer, KeyTable, KeyedSnapshot, Keys, NO_ENTRY,
+    Namespace, Namespaces, OperatorState, Resident,
 };
 use streamrt_types::state_types::PANES;
 use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code};
@@ -36,7 +41,8 @@ use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Waterma
 /// How often memory is looked at in a restore.
 const ENTRIES_PER_LOOK: u64 = 1024;
 
-/// A window of more entries is merged a key group at a time; 64 bytes an entry are some MB. Tests have small windows.
+/// A window of more entries is merged a key group at a time; 64 bytes an entry are some MB. Tests
+/// have small windows.
 const PIECE_ENTRIES: usize = if cfg!(test) { 2 } else { 65_536 };
 
 /// Event time of the rows of a batch.
@@ -66,7 +72,11 @@ impl<'a> RowTimes<'a> {
     /// The least and the greatest time of some rows.
     fn range(&self, rows: Range<usize>) -> (i64, i64) {
         match self {
-            RowTimes::Each(times) => times[rows].iter().fold((i64::MAX, i64::MIN), |(least, most), &t| (least.min(t), most.max(t))),
+            RowTimes::Each(times) => times[rows]
+                .iter()
+                .fold((i64::MAX, i64::MIN), |(least, most), &t| {
+                    (least.min(t), most.max(t))
+                }),
             RowTimes::Now(now) => (*now, *now),
         }
     }
@@ -93,7 +103,8 @@ pub(crate) struct PaneWindows {
     key_groups: KeyGroupRange,
     /// All windows have fired up to here.
     watermark: Watermark,
-    /// Up to where those of single key groups have, if some have come further: in the middle of a large window, or after a restore.
+    /// Up to where those of single key groups have, if some have come further: in the middle of a
+    /// large window, or after a restore.
     behind: Option<GroupWatermarks>,
     /// The last end of a window that the watermark has passed.
     passed_end: i64,
@@ -132,7 +143,11 @@ impl PaneWindows {
             lateness_ms,
             panes: PaneTree::new(windows, layout),
             accumulators,
-            results: PaneResults { columns, decoder, uid: context.uid.clone() },
+            results: PaneResults {
+                columns,
+                decoder,
+                uid: context.uid.clone(),
+            },
             disk: namespaces.map(PaneDisk::new),
             key_groups: context.key_groups,
             watermark: WATERMARK_MIN,
@@ -148,21 +163,38 @@ impl PaneWindows {
     /// Freezes the panes.
     pub(crate) fn snapshot(&mut self, types: Value) -> KeyedSnapshot {
         let accumulators = &self.accumulators;
-        let frozen = self.panes.panes_mut().filter_map(|(start, pane)| Some((ordered(start), pane.freeze(accumulators)?)));
-        let frozen = FrozenPanes { panes: frozen.collect(), changes: self.disk.as_mut().map(PaneDisk::freeze) };
-        KeyedSnapshot { name: PANES.into(), types, entries: Box::new(frozen) }
+        let frozen = self
+            .panes
+            .panes_mut()
+            .filter_map(|(start, pane)| Some((ordered(start), pane.freeze(accumulators)?)));
+        let frozen = FrozenPanes {
+            panes: frozen.collect(),
+            changes: self.disk.as_mut().map(PaneDisk::freeze),
+        };
+        KeyedSnapshot {
+            name: PANES.into(),
+            types,
+            entries: Box::new(frozen),
+        }
     }
 
     /// The watermarks that go with the panes into a snapshot.
     pub(crate) fn watermarks(&self) -> GroupWatermarks {
-        self.behind.clone().unwrap_or_else(|| GroupWatermarks::one(self.key_groups, self.watermark))
+        self.behind
+            .clone()
+            .unwrap_or_else(|| GroupWatermarks::one(self.key_groups, self.watermark))
     }
 
     /// Takes the panes of a snapshot back. What had fired by `watermarks` does not fire again.
     ///
     /// # Errors
     /// `Invalid` if the snapshot has other types, `Data` if it is damaged.
-    pub(crate) fn restore(&mut self, state: &mut OperatorState, types: &Value, watermarks: Option<GroupWatermarks>) -> Result<()> {
+    pub(crate) fn restore(
+        &mut self,
+        state: &mut OperatorState,
+        types: &Value,
+        watermarks: Option<GroupWatermarks>,
+    ) -> Result<()> {
         if let Some(disk) = &self.disk {
             for namespace in disk.stored()? {
                 let start = pane_of(&self.windows, &namespace)?;
@@ -172,10 +204,14 @@ impl PaneWindows {
                 self.panes.add_stored(start, disk);
             }
         }
-        state.keyed(PANES, types, |hash, key, pane, value| self.restore_entry(hash, key, pane, value))?;
+        state.keyed(PANES, types, |hash, key, pane, value| {
+            self.restore_entry(hash, key, pane, value)
+        })?;
         if let Some(watermarks) = watermarks {
             self.watermark = watermarks.least();
-            self.passed_end = self.windows.end_at_or_before(within_reach(self.watermark) + 1);
+            self.passed_end = self
+                .windows
+                .end_at_or_before(within_reach(self.watermark) + 1);
             self.behind = (!watermarks.is_one()).then_some(watermarks);
         }
         Ok(())
@@ -184,26 +220,35 @@ impl PaneWindows {
     fn restore_entry(&mut self, hash: u32, key: &[u8], pane: &[u8], value: &[u8]) -> Result<()> {
         let begin = pane_of(&self.windows, pane)?;
         self.n_restored += 1;
-        if let Some(disk) = self.disk.as_mut().filter(|_| self.n_restored.is_multiple_of(ENTRIES_PER_LOOK)) {
+        if let Some(disk) = self
+            .disk
+            .as_mut()
+            .filter(|_| self.n_restored.is_multiple_of(ENTRIES_PER_LOOK))
+        {
             disk.make_room(&mut self.panes, &mut self.accumulators)?;
         }
         let start = self.windows.pane_start(begin);
         let pane = self.panes.pane(start, self.disk.as_ref());
         let entry = match begin == start {
-            true => self.accumulators.restore(&mut pane.table, hash, key, value)?,
+            true => self
+                .accumulators
+                .restore(&mut pane.table, hash, key, value)?,
             false => {
-                // A pane of an older version, which is a part of one of ours; the key may have come with another part, and left memory.
+                // A pane of an older version, which is a part of one of ours; the key may have come
+                // with another part, and left memory.
                 let mut keys = KeyBuffer::new(pane.table.kind());
                 keys.push_key(hash, key);
                 fetch(pane, &mut self.accumulators, keys.hashes(), keys.keys())?;
-                self.accumulators.restore_part(&mut pane.table, hash, key, value)?
+                self.accumulators
+                    .restore_part(&mut pane.table, hash, key, value)?
             }
         };
         pane.changed(&[entry]);
         Ok(())
     }
 
-    /// Raises the windows to the watermark of the key group that has come furthest. Whether all have come there.
+    /// Raises the windows to the watermark of the key group that has come furthest. Whether all
+    /// have come there.
     fn catch_up(&mut self, emission: &mut Emission<'_>) -> Result<bool> {
         match self.behind.as_ref().map(GroupWatermarks::greatest) {
             Some(greatest) => self.rise(greatest, emission),
@@ -211,24 +256,45 @@ impl PaneWindows {
         }
     }
 
-    /// Treats the rows and marks of a batch, whose keys are read by `keys`. With processing time the marks make nothing due.
-    pub(crate) fn batch(&mut self, batch: &Batch, times: RowTimes<'_>, keys: &mut BatchKeys, emission: &mut Emission<'_>) -> Result<()> {
+    /// Treats the rows and marks of a batch, whose keys are read by `keys`. With processing time
+    /// the marks make nothing due.
+    pub(crate) fn batch(
+        &mut self,
+        batch: &Batch,
+        times: RowTimes<'_>,
+        keys: &mut BatchKeys,
+        emission: &mut Emission<'_>,
+    ) -> Result<()> {
         self.catch_up(emission)?;
         if let Some(disk) = &mut self.disk {
             disk.begin_batch(&mut self.panes, &mut self.accumulators)?;
         }
         let (hashes, keys) = keys.read(&batch.columns)?;
-        let rows = KeyedRows { batch, times, hashes, keys };
-        let marks = if times.each().is_some() { &batch.marks[..] } else { &[] };
+        let rows = KeyedRows {
+            batch,
+            times,
+            hashes,
+            keys,
+        };
+        let marks = if times.each().is_some() {
+            &batch.marks[..]
+        } else {
+            &[]
+        };
         let (mut row, mut mark) = (0, 0);
         loop {
-            let crossing = mark + marks[mark..].partition_point(|mark| !self.passes_an_end(mark.watermark));
-            let end = marks.get(crossing).map_or(batch.n_rows(), |mark| mark.row as usize);
+            let crossing =
+                mark + marks[mark..].partition_point(|mark| !self.passes_an_end(mark.watermark));
+            let end = marks
+                .get(crossing)
+                .map_or(batch.n_rows(), |mark| mark.row as usize);
             self.stretch(&rows, row..end, emission)?;
             if let Some(before) = marks[mark..crossing].last() {
                 self.watermark = self.watermark.max(before.watermark);
             }
-            let Some(crossed) = marks.get(crossing) else { return Ok(()) };
+            let Some(crossed) = marks.get(crossing) else {
+                return Ok(());
+            };
             emission.marks_to(crossing);
             self.rise(crossed.watermark, emission)?;
             emission.marks_to(crossing + 1);
@@ -242,7 +308,12 @@ impl PaneWindows {
     }
 
     /// Rows between two ends of windows.
-    fn stretch(&mut self, rows: &KeyedRows<'_>, range: Range<usize>, emission: &mut Emission<'_>) -> Result<()> {
+    fn stretch(
+        &mut self,
+        rows: &KeyedRows<'_>,
+        range: Range<usize>,
+        emission: &mut Emission<'_>,
+    ) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }
@@ -251,12 +322,19 @@ impl PaneWindows {
             return Err(self.out_of_range(rows, range));
         }
         // Between windows with gaps a row can be late that lies behind the last end.
-        let on_time_from = if self.windows.has_gaps() { i64::MAX } else { self.passed_end };
+        let on_time_from = if self.windows.has_gaps() {
+            i64::MAX
+        } else {
+            self.passed_end
+        };
         if least >= on_time_from {
             return self.add(rows, range, least, most);
         }
         let mut start = range.start;
-        for row in range.clone().filter(|&row| rows.times.at(row) < on_time_from) {
+        for row in range
+            .clone()
+            .filter(|&row| rows.times.at(row) < on_time_from)
+        {
             self.add_any(rows, start..row)?;
             self.treat_alone(rows, row, emission)?;
             start = row + 1;
@@ -265,7 +343,9 @@ impl PaneWindows {
     }
 
     fn out_of_range(&self, rows: &KeyedRows<'_>, mut range: Range<usize>) -> Error {
-        let row = range.find(|&row| !(-TIME_MAX..=TIME_MAX).contains(&rows.times.at(row))).unwrap_or(range.start);
+        let row = range
+            .find(|&row| !(-TIME_MAX..=TIME_MAX).contains(&rows.times.at(row)))
+            .unwrap_or(range.start);
         let message = format!(
             "operator `{}`: {} has the time {}, which no window reaches",
             self.results.uid,
@@ -276,12 +356,23 @@ impl PaneWindows {
     }
 
     /// A row that may fire windows on its arrival, or be late.
-    fn treat_alone(&mut self, rows: &KeyedRows<'_>, row: usize, emission: &mut Emission<'_>) -> Result<()> {
+    fn treat_alone(
+        &mut self,
+        rows: &KeyedRows<'_>,
+        row: usize,
+        emission: &mut Emission<'_>,
+    ) -> Result<()> {
         if rows.times.each().is_some() {
-            self.watermark = self.watermark.max(emission.marks_before(row).unwrap_or(WATERMARK_MIN));
+            self.watermark = self
+                .watermark
+                .max(emission.marks_before(row).unwrap_or(WATERMARK_MIN));
         }
         let (time, watermark, lateness_ms) = (rows.times.at(row), self.watermark, self.lateness_ms);
-        let live: Vec<TimeWindow> = self.windows.windows(time).take_while(|window| window.cleanup_time(lateness_ms) > watermark).collect();
+        let live: Vec<TimeWindow> = self
+            .windows
+            .windows(time)
+            .take_while(|window| window.cleanup_time(lateness_ms) > watermark)
+            .collect();
         if live.is_empty() {
             if time.saturating_add(lateness_ms) <= watermark {
                 emission.late(row);
@@ -289,17 +380,30 @@ impl PaneWindows {
             return Ok(());
         }
         self.add_any(rows, row..row + 1)?;
-        let at_once: Vec<TimeWindow> = live.into_iter().filter(|window| window.max_timestamp() <= watermark).collect();
+        let at_once: Vec<TimeWindow> = live
+            .into_iter()
+            .filter(|window| window.max_timestamp() <= watermark)
+            .collect();
         self.fire_key(rows, row, &at_once, emission)
     }
 
     fn add_any(&mut self, rows: &KeyedRows<'_>, range: Range<usize>) -> Result<()> {
         let (least, most) = rows.times.range(range.clone());
-        if range.is_empty() { Ok(()) } else { self.add(rows, range, least, most) }
+        if range.is_empty() {
+            Ok(())
+        } else {
+            self.add(rows, range, least, most)
+        }
     }
 
     /// Adds rows, whose times lie between `least` and `most`, to their panes.
-    fn add(&mut self, rows: &KeyedRows<'_>, range: Range<usize>, least: i64, most: i64) -> Result<()> {
+    fn add(
+        &mut self,
+        rows: &KeyedRows<'_>,
+        range: Range<usize>,
+        least: i64,
+        most: i64,
+    ) -> Result<()> {
         let pane = self.windows.pane_start(least);
         if most < self.windows.pane_end(least) {
             return self.add_to_pane(rows, range, pane);
@@ -321,24 +425,42 @@ impl PaneWindows {
             self.panes.touch(start, &mut self.accumulators);
         }
         let pane = self.panes.pane(start, self.disk.as_ref());
-        let (hashes, keys) = (&rows.hashes[range.clone()], rows.keys.slice(range.start, range.end));
+        let (hashes, keys) = (
+            &rows.hashes[range.clone()],
+            rows.keys.slice(range.start, range.end),
+        );
         if let Some(disk) = &self.disk {
             pane.touched = disk.batches();
             fetch(pane, &mut self.accumulators, hashes, keys)?;
         }
-        pane.table.upsert(hashes, keys, &mut self.entries, &mut self.created);
-        let updated = self.accumulators.update(&mut pane.table, &self.entries, &rows.batch.columns, rows.times.each(), range.clone());
+        pane.table
+            .upsert(hashes, keys, &mut self.entries, &mut self.created);
+        let updated = self.accumulators.update(
+            &mut pane.table,
+            &self.entries,
+            &rows.batch.columns,
+            rows.times.each(),
+            range.clone(),
+        );
         updated.map_err(|overflow| {
-            let key = self.results.decoder.describe(&rows.batch.columns, range.start + overflow.position);
-            self.accumulators.overflow(overflow, &self.results.uid, &key)
+            let key = self
+                .results
+                .decoder
+                .describe(&rows.batch.columns, range.start + overflow.position);
+            self.accumulators
+                .overflow(overflow, &self.results.uid, &key)
         })?;
         pane.changed(&self.entries);
         Ok(())
     }
 
-    /// Raises the watermark, fires what it makes due, and forgets what it makes late. Whether that is done: if not, it goes on with the next
-    /// call, and no row may come before.
-    pub(crate) fn advance(&mut self, watermark: Watermark, emission: &mut Emission<'_>) -> Result<bool> {
+    /// Raises the watermark, fires what it makes due, and forgets what it makes late. Whether that
+    /// is done: if not, it goes on with the next call, and no row may come before.
+    pub(crate) fn advance(
+        &mut self,
+        watermark: Watermark,
+        emission: &mut Emission<'_>,
+    ) -> Result<bool> {
         Ok(self.catch_up(emission)? && self.rise(watermark, emission)?)
     }
 
@@ -369,7 +491,13 @@ impl PaneWindows {
     fn fire_to(&mut self, bound: i64, emission: &mut Emission<'_>) -> Result<bool> {
         let mut next = self.next_due().filter(|end| *end <= bound);
         while let Some(end) = next {
-            if !self.fire(TimeWindow { start: end - self.windows.size, end }, emission)? {
+            if !self.fire(
+                TimeWindow {
+                    start: end - self.windows.size,
+                    end,
+                },
+                emission,
+            )? {
                 return Ok(false);
             }
             self.passed_end = end;
@@ -397,16 +525,23 @@ impl PaneWindows {
         if self.disk.is_some() && self.panes.is_cold(window.start, window.end) {
             return self.fire_groups(window, emission, Self::fire_from_disk);
         }
-        let cover = self.panes.cover(window.start, window.end, &mut self.accumulators);
+        let cover = self
+            .panes
+            .cover(window.start, window.end, &mut self.accumulators);
         let cover = cover.map_err(|overflow| self.overflow(&overflow))?;
         let n_entries: usize = cover.iter().map(|node| self.panes.table(*node).len()).sum();
         if n_entries <= PIECE_ENTRIES && self.behind.is_none() {
-            return self.fire_nodes(window, &cover, None, emission).map(|()| true);
+            return self
+                .fire_nodes(window, &cover, None, emission)
+                .map(|()| true);
         }
-        self.fire_groups(window, emission, |panes, window, group, emission| panes.fire_nodes(window, &cover, Some(group), emission))
+        self.fire_groups(window, emission, |panes, window, group, emission| {
+            panes.fire_nodes(window, &cover, Some(group), emission)
+        })
     }
 
-    /// Fires a window for one key group after the other, for as long as the sweep may go on. Whether that is done.
+    /// Fires a window for one key group after the other, for as long as the sweep may go on.
+    /// Whether that is done.
     fn fire_groups(
         &mut self,
         window: TimeWindow,
@@ -415,12 +550,18 @@ impl PaneWindows {
     ) -> Result<bool> {
         let time = window.max_timestamp();
         for group in self.key_groups.start..self.key_groups.end {
-            if self.behind.as_ref().is_some_and(|behind| behind.has_passed(group, time)) {
+            if self
+                .behind
+                .as_ref()
+                .is_some_and(|behind| behind.has_passed(group, time))
+            {
                 continue;
             }
             fire(self, window, group, emission)?;
             if emission.is_over() {
-                self.behind.get_or_insert_with(|| GroupWatermarks::one(self.key_groups, self.watermark)).raise(group + 1, time);
+                self.behind
+                    .get_or_insert_with(|| GroupWatermarks::one(self.key_groups, self.watermark))
+                    .raise(group + 1, time);
                 return Ok(group + 1 == self.key_groups.end);
             }
         }
@@ -428,13 +569,24 @@ impl PaneWindows {
     }
 
     /// Fires what tables hold together, of one key group or of all.
-    fn fire_nodes(&mut self, window: TimeWindow, nodes: &[Node], group: Option<u32>, emission: &mut Emission<'_>) -> Result<()> {
+    fn fire_nodes(
+        &mut self,
+        window: TimeWindow,
+        nodes: &[Node],
+        group: Option<u32>,
+        emission: &mut Emission<'_>,
+    ) -> Result<()> {
         let tables: Vec<&KeyTable> = nodes.iter().map(|node| self.panes.table(*node)).collect();
         let (results, accumulators) = (&self.results, &mut self.accumulators);
         let mut send = |columns: RecordBatch| emission.results(columns, window.max_timestamp());
         if let [table] = tables[..] {
             return match group {
-                Some(group) => results.of_table((table, table.group_entries(group)), accumulators, window, &mut send),
+                Some(group) => results.of_table(
+                    (table, table.group_entries(group)),
+                    accumulators,
+                    window,
+                    &mut send,
+                ),
                 None => results.of_table((table, table.entries()), accumulators, window, &mut send),
             };
         }
@@ -451,17 +603,40 @@ impl PaneWindows {
     }
 
     /// Fires what memory and disk hold together of one key group.
-    fn fire_from_disk(&mut self, window: TimeWindow, group: u32, emission: &mut Emission<'_>) -> Result<()> {
-        let Some(disk) = &self.disk else { return Ok(()) };
+    fn fire_from_disk(
+        &mut self,
+        window: TimeWindow,
+        group: u32,
+        emission: &mut Emission<'_>,
+    ) -> Result<()> {
+        let Some(disk) = &self.disk else {
+            return Ok(());
+        };
         let mut send = |columns: RecordBatch| emission.results(columns, window.max_timestamp());
-        disk.each_piece(window, group, &self.panes, &mut self.accumulators, &self.results, &mut |table, accumulators| {
-            self.results.of_table((table, table.entries()), accumulators, window, &mut send)
-        })
+        disk.each_piece(
+            window,
+            group,
+            &self.panes,
+            &mut self.accumulators,
+            &self.results,
+            &mut |table, accumulators| {
+                self.results
+                    .of_table((table, table.entries()), accumulators, window, &mut send)
+            },
+        )
     }
 
     /// Fires windows, the last one first, for the key of one row.
-    fn fire_key(&mut self, rows: &KeyedRows<'_>, row: usize, windows: &[TimeWindow], emission: &mut Emission<'_>) -> Result<()> {
-        let (Some(last), Some(first)) = (windows.first(), windows.last()) else { return Ok(()) };
+    fn fire_key(
+        &mut self,
+        rows: &KeyedRows<'_>,
+        row: usize,
+        windows: &[TimeWindow],
+        emission: &mut Emission<'_>,
+    ) -> Result<()> {
+        let (Some(last), Some(first)) = (windows.first(), windows.last()) else {
+            return Ok(());
+        };
         let (hashes, keys) = (&rows.hashes[row..=row], rows.keys.slice(row, row + 1));
         let (mut starts, mut values) = (Vec::new(), Vec::new());
         for (start, pane) in self.panes.range_mut(first.start, last.end) {
@@ -475,11 +650,15 @@ impl PaneWindows {
         let key = rows.keys.with_key(row, <[u8]>::to_vec);
         let mut fired = Vec::with_capacity(windows.len());
         let mut slide = KeySlide::new(&mut self.accumulators, &starts, &values);
-        let done = windows.iter().try_for_each(|window| slide.window(*window).map(|value| fired.push(value)));
+        let done = windows
+            .iter()
+            .try_for_each(|window| slide.window(*window).map(|value| fired.push(value)));
         drop(slide);
         done.map_err(|overflow| self.results.overflow(&self.accumulators, overflow, &key))?;
         for (window, value) in windows.iter().zip(fired) {
-            let results = self.results.assemble(&[&key], &value, &self.accumulators, *window)?;
+            let results = self
+                .results
+                .assemble(&[&key], &value, &self.accumulators, *window)?;
             self.accumulators.release(&value);
             emission.results(results, window.max_timestamp())?;
         }
@@ -493,12 +672,19 @@ impl PaneWindows {
     /// Drops the panes of which every window is beyond its cleanup time.
     fn forget(&mut self) -> Result<()> {
         let mut purged = None;
-        while let Some(pane) = self.panes.first_from(i64::MIN).filter(|pane| self.is_done(*pane)) {
+        while let Some(pane) = self
+            .panes
+            .first_from(i64::MIN)
+            .filter(|pane| self.is_done(*pane))
+        {
             if self.panes.remove_first(&mut self.accumulators) {
                 purged = Some(pane);
             }
         }
-        self.disk.as_mut().zip(purged).map_or(Ok(()), |(disk, pane)| disk.purge(pane))
+        self.disk
+            .as_mut()
+            .zip(purged)
+            .map_or(Ok(()), |(disk, pane)| disk.purge(pane))
     }
 
     fn is_done(&self, pane: i64) -> bool {
@@ -508,9 +694,19 @@ impl PaneWindows {
 }
 
 /// Brings what the disk has of some keys of a pane.
-fn fetch(pane: &mut Pane, accumulators: &mut Accumulators, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
+fn fetch(
+    pane: &mut Pane,
+    accumulators: &mut Accumulators,
+    hashes: &[u32],
+    keys: Keys<'_>,
+) -> Result<()> {
     match pane.is_cold() {
-        true => ResidentPane { pane, accumulators, further_bytes: 0 }.with_tier(|tier, pane| tier.fetch(pane, hashes, keys)),
+        true => ResidentPane {
+            pane,
+            accumulators,
+            further_bytes: 0,
+        }
+        .with_tier(|tier, pane| tier.fetch(pane, hashes, keys)),
         false => Ok(()),
     }
 }
@@ -522,7 +718,11 @@ fn pane_of(windows: &SlidingWindows, pane: &[u8]) -> Result<i64> {
     fields.end()?;
     // A pane begins before the times in it.
     let is_pane = (-2 * TIME_MAX..=TIME_MAX).contains(&start) && windows.begins_old_pane(start);
-    if is_pane { Ok(start) } else { Err(damaged("a pane")) }
+    if is_pane {
+        Ok(start)
+    } else {
+        Err(damaged("a pane"))
+    }
 }
 
 fn other_panes() -> Error {

@@ -1,6 +1,7 @@
 //! All rows of each window, for a window-process function without an aggregate in front.
 //!
-//! Invariant: the rows of a cell stand in the order in which they were added; a merge puts those of the other windows behind.
+//! Invariant: the rows of a cell stand in the order in which they were added; a merge puts those of
+//! the other windows behind.
 
 use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState};
 use crate::snapshot_bytes::{Fields, put_bytes};
@@ -22,13 +23,16 @@ impl Rows {
     fn append(&mut self, other: Rows) {
         let base = self.bytes.len();
         self.bytes.extend(other.bytes);
-        self.ends.extend(other.ends.into_iter().map(|end| base + end));
+        self.ends
+            .extend(other.ends.into_iter().map(|end| base + end));
         self.times.extend(other.times);
     }
 
     fn each(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| &self.bytes[start..end])
+        starts
+            .zip(&self.ends)
+            .map(|(start, &end)| &self.bytes[start..end])
     }
 }
 
@@ -48,7 +52,12 @@ impl RowContents {
     pub(crate) fn new(call: WindowCall, input: &SchemaRef) -> Result<RowContents> {
         let projection = Projection::new(call.function(), input)?;
         let codec = RowCodec::new(&call.function().input);
-        Ok(RowContents { projection, codec, cells: Cells::new(), call })
+        Ok(RowContents {
+            projection,
+            codec,
+            cells: Cells::new(),
+            call,
+        })
     }
 }
 
@@ -63,7 +72,8 @@ impl WindowState for RowContents {
         for (&row, range) in additions.rows.iter().zip(additions.offsets.windows(2)) {
             for &cell in &additions.cells[range[0] as usize..range[1] as usize] {
                 let rows = self.cells.get_mut(cell);
-                self.codec.encode(columns.columns(), row as usize, &mut rows.bytes);
+                self.codec
+                    .encode(columns.columns(), row as usize, &mut rows.bytes);
                 rows.ends.push(rows.bytes.len());
                 rows.times.extend(times.map(|times| times[row as usize]));
             }
@@ -82,7 +92,9 @@ impl WindowState for RowContents {
     fn fire(&mut self, place: &Place, firings: &[Firing]) -> Result<Fired> {
         let cells = || firings.iter().map(|firing| self.cells.get(firing.cell));
         let rows: Vec<&[u8]> = cells().flat_map(Rows::each).collect();
-        let times: Vec<i64> = cells().flat_map(|rows| rows.times.iter().copied()).collect();
+        let times: Vec<i64> = cells()
+            .flat_map(|rows| rows.times.iter().copied())
+            .collect();
         let mut offsets = vec![0];
         cells().fold(0, |end, rows| {
             offsets.push(end + rows.ends.len() as u32);
@@ -90,7 +102,15 @@ impl WindowState for RowContents {
         });
         let columns = self.codec.decode(&rows)?;
         let times = (times.len() == rows.len()).then_some(&times[..]);
-        self.call.fire(place, firings, &WindowRows { columns: &columns, times, offsets: &offsets })
+        self.call.fire(
+            place,
+            firings,
+            &WindowRows {
+                columns: &columns,
+                times,
+                offsets: &offsets,
+            },
+        )
     }
 
     fn remove(&mut self, cell: Cell) {

@@ -5,7 +5,10 @@
 use streamrt_types::{Error, Result, code};
 
 pub(crate) fn damaged(what: &str) -> Error {
-    Error::new(code::SNAPSHOT_DAMAGED, format!("the snapshot holds {what} that cannot be"))
+    Error::new(
+        code::SNAPSHOT_DAMAGED,
+        format!("the snapshot holds {what} that cannot be"),
+    )
 }
 
 /// Takes fields off the front of an entry or item.
@@ -21,7 +24,10 @@ impl<'a> Fields<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let (front, rest) = self.rest.split_first_chunk().ok_or_else(|| damaged(self.what))?;
+        let (front, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or_else(|| damaged(self.what))?;
         self.rest = rest;
         Ok(*front)
     }
@@ -60,7 +66,10 @@ impl<'a> Fields<'a> {
     /// A byte string behind its length.
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8]> {
         let length = self.u32()? as usize;
-        let (front, rest) = self.rest.split_at_checked(length).ok_or_else(|| damaged(self.what))?;
+        let (front, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or_else(|| damaged(self.what))?;
         self.rest = rest;
         Ok(front)
     }
@@ -75,7 +84,11 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn end(self) -> Result<()> {
-        if self.rest.is_empty() { Ok(()) } else { Err(damaged(self.what)) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(damaged(self.what))
+        }
     }
 }
 
@@ -100,7 +113,9 @@ mod tests {
     fn times_order_as_bytes_and_come_back() {
         let times = [i64::MIN, -5, -1, 0, 1, 300, i64::MAX];
         assert!(times.map(ordered).is_sorted());
-        times.iter().for_each(|&time| assert_eq!(Fields::new(&ordered(time), "a time").time().unwrap(), time));
+        times.iter().for_each(|&time| {
+            assert_eq!(Fields::new(&ordered(time), "a time").time().unwrap(), time)
+        });
     }
 
     #[test]
@@ -114,7 +129,12 @@ mod tests {
             fields.end()
         };
         read(&bytes).unwrap();
-        (0..bytes.len()).for_each(|cut| assert_eq!(read(&bytes[..cut]).unwrap_err().message(), "the snapshot holds a row that cannot be"));
+        (0..bytes.len()).for_each(|cut| {
+            assert_eq!(
+                read(&bytes[..cut]).unwrap_err().message(),
+                "the snapshot holds a row that cannot be"
+            )
+        });
         assert!(read(&[&bytes[..], &[0]].concat()).is_err());
         assert!(Fields::new(&[2], "a flag").flag().is_err());
     }

@@ -1,7 +1,8 @@
-//! Accumulators of an aggregate or reduce function of a plugin: a row of state for each window of a key.
+//! Accumulators of an aggregate or reduce function of a plugin: a row of state for each window of a
+//! key.
 //!
-//! Invariant: a cell without an accumulator has seen no row that its function accepted, and gives no result. One call adds all rows of a
-//! segment, one gives the results of all windows that fire.
+//! Invariant: a cell without an accumulator has seen no row that its function accepted, and gives
+//! no result. One call adds all rows of a segment, one gives the results of all windows that fire.
 
 use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState};
 use crate::keyed_windows::ADDED_BYTES;
@@ -13,8 +14,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 use streamrt_operator::{
-    BatchKeys, Call, Failure, FunctionChain, Invocation, NoState, Outcome, Projection, RowsIn, StateIn, Suspect, Work, split_range,
-    suspect_row,
+    BatchKeys, Call, Failure, FunctionChain, Invocation, NoState, Outcome, Projection, RowsIn,
+    StateIn, Suspect, Work, split_range, suspect_row,
 };
 use streamrt_state::{Address, Arena, NO_ADDRESS, RowCodec};
 use streamrt_types::state_types::accumulator;
@@ -39,10 +40,19 @@ pub(crate) struct UserContents {
 /// # Errors
 /// `Invalid` if an aggregate does not say it.
 pub(crate) fn result_schema(function: &Function, input: &SchemaRef) -> Result<SchemaRef> {
-    match (function.outputs.first().map(|port| &port.columns), function.kind) {
+    match (
+        function.outputs.first().map(|port| &port.columns),
+        function.kind,
+    ) {
         (Some(OutputColumns::Replace { schema }), _) => Ok(arrow_schema(schema)),
         (None, FunctionKind::Reduce) => Ok(input.clone()),
-        _ => Err(Error::new(code::INVALID_JOB, format!("function `{}` must say which columns it returns", function.name))),
+        _ => Err(Error::new(
+            code::INVALID_JOB,
+            format!(
+                "function `{}` must say which columns it returns",
+                function.name
+            ),
+        )),
     }
 }
 
@@ -50,17 +60,40 @@ impl UserContents {
     /// `result` is the schema of what the function gives.
     ///
     /// # Errors
-    /// `Invalid` if the function has no accumulator, reads what is not there, or reduces to other columns than it returns.
-    pub(crate) fn new(chain: Box<dyn FunctionChain>, function: Function, input: &SchemaRef, result: &SchemaRef) -> Result<UserContents> {
+    /// `Invalid` if the function has no accumulator, reads what is not there, or reduces to other
+    /// columns than it returns.
+    pub(crate) fn new(
+        chain: Box<dyn FunctionChain>,
+        function: Function,
+        input: &SchemaRef,
+        result: &SchemaRef,
+    ) -> Result<UserContents> {
         let projection = Projection::new(&function, input)?;
-        let no_accumulator = || Error::new(code::INVALID_JOB, format!("function `{}` declares no accumulator", function.name));
+        let no_accumulator = || {
+            Error::new(
+                code::INVALID_JOB,
+                format!("function `{}` declares no accumulator", function.name),
+            )
+        };
         let codec = RowCodec::new(accumulator(&function).ok_or_else(no_accumulator)?);
         if function.kind == FunctionKind::Reduce && !same_types(codec.schema(), result) {
-            let message = format!("reduce function `{}` must keep all columns of its input, in their order", function.name);
+            let message = format!(
+                "reduce function `{}` must keep all columns of its input, in their order",
+                function.name
+            );
             return Err(Error::new(code::SCHEMA_MISMATCH, message));
         }
         let (cells, arena) = (Cells::new(), Arena::new());
-        Ok(UserContents { chain, function, projection, codec, cells, arena, result: result.clone(), then: None })
+        Ok(UserContents {
+            chain,
+            function,
+            projection,
+            codec,
+            cells,
+            arena,
+            result: result.clone(),
+            then: None,
+        })
     }
 
     /// Sends results on to a window-process function.
@@ -72,17 +105,44 @@ impl UserContents {
     /// The accumulators of some cells, as they go into a call.
     fn accumulators(&self, cells: &[Cell]) -> Result<StateIn> {
         let address = |cell: &Cell| *self.cells.get(*cell);
-        let row = |cell: &Cell| if address(cell) == NO_ADDRESS { &[] } else { self.arena.get(address(cell)) };
-        let values = self.codec.decode(&cells.iter().map(row).collect::<Vec<_>>())?;
-        let present = cells.iter().map(|cell| u8::from(address(cell) != NO_ADDRESS)).collect();
-        Ok(StateIn { number: 0, values, present, slots: None })
+        let row = |cell: &Cell| {
+            if address(cell) == NO_ADDRESS {
+                &[]
+            } else {
+                self.arena.get(address(cell))
+            }
+        };
+        let values = self
+            .codec
+            .decode(&cells.iter().map(row).collect::<Vec<_>>())?;
+        let present = cells
+            .iter()
+            .map(|cell| u8::from(address(cell) != NO_ADDRESS))
+            .collect();
+        Ok(StateIn {
+            number: 0,
+            values,
+            present,
+            slots: None,
+        })
     }
 
     /// Takes the accumulators that a call gave back for some cells.
     fn store(&mut self, cells: &[Cell], outcome: Outcome) -> Result<()> {
-        let bad = |what: &str| Error::new(code::BAD_OUTPUT, format!("function `{}` returned {what}", self.function.name));
-        let state = outcome.states.into_iter().find(|state| state.number == 0).ok_or_else(|| bad("no accumulators"))?;
-        if state.values.num_rows() != cells.len() || !same_types(state.values.schema_ref(), self.codec.schema()) {
+        let bad = |what: &str| {
+            Error::new(
+                code::BAD_OUTPUT,
+                format!("function `{}` returned {what}", self.function.name),
+            )
+        };
+        let state = outcome
+            .states
+            .into_iter()
+            .find(|state| state.number == 0)
+            .ok_or_else(|| bad("no accumulators"))?;
+        if state.values.num_rows() != cells.len()
+            || !same_types(state.values.schema_ref(), self.codec.schema())
+        {
             return Err(bad("other accumulators than it was given"));
         }
         let mut bytes = Vec::new();
@@ -90,37 +150,69 @@ impl UserContents {
             bytes.clear();
             self.codec.encode(state.values.columns(), row, &mut bytes);
             let address = self.cells.get_mut(cell);
-            *address = if *address == NO_ADDRESS { self.arena.insert(&bytes) } else { self.arena.replace(*address, &bytes) };
+            *address = if *address == NO_ADDRESS {
+                self.arena.insert(&bytes)
+            } else {
+                self.arena.replace(*address, &bytes)
+            };
         }
         Ok(())
     }
 
-    fn invoke(&mut self, call: Call, rows: Option<RowsIn<'_>>, states: StateIn, deadline: Duration) -> Result<Outcome, Failure> {
+    fn invoke(
+        &mut self,
+        call: Call,
+        rows: Option<RowsIn<'_>>,
+        states: StateIn,
+        deadline: Duration,
+    ) -> Result<Outcome, Failure> {
         let access = &mut NoState::boxed();
-        self.chain.invoke(Invocation { call, rows, slots: None, states: vec![states], timers: &[], clock: None, access }, deadline)
+        self.chain.invoke(
+            Invocation {
+                call,
+                rows,
+                slots: None,
+                states: vec![states],
+                timers: &[],
+                clock: None,
+                access,
+            },
+            deadline,
+        )
     }
 
     /// Returns the bytes that went in and came out, of the largest call.
-    fn accumulate(&mut self, batch: &Batch, additions: &Additions, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
+    fn accumulate(
+        &mut self,
+        batch: &Batch,
+        additions: &Additions,
+        part: &Range<usize>,
+        deadline: Duration,
+    ) -> Result<usize, Failure> {
         let (rows, cells) = additions.pairs(part.clone());
         let cells = &additions.cells[cells];
-        // The windows of one row differ, so they can take a large one in several calls; it goes into all of them or into none.
+        // The windows of one row differ, so they can take a large one in several calls; it goes
+        // into all of them or into none.
         let n_pairs = match part.len() {
-            1 => (ADDED_BYTES / batch.slice(rows[0] as usize, 1).row_bytes().max(1)).clamp(1, rows.len().max(1)),
+            1 => (ADDED_BYTES / batch.slice(rows[0] as usize, 1).row_bytes().max(1))
+                .clamp(1, rows.len().max(1)),
             _ => rows.len().max(1),
         };
         let (mut outcomes, mut bytes_max) = (Vec::with_capacity(1), 0);
         for (rows, cells) in rows.chunks(n_pairs).zip(cells.chunks(n_pairs)) {
-            let (distinct, outcome, n_bytes) = self.accumulate_pairs(batch, rows, cells, deadline)?;
+            let (distinct, outcome, n_bytes) =
+                self.accumulate_pairs(batch, rows, cells, deadline)?;
             outcomes.push((distinct, outcome));
             bytes_max = bytes_max.max(n_bytes);
         }
-        outcomes.into_iter().try_for_each(|(distinct, outcome)| self.store(&distinct, outcome))?;
+        outcomes
+            .into_iter()
+            .try_for_each(|(distinct, outcome)| self.store(&distinct, outcome))?;
         Ok(bytes_max)
     }
 
-    /// Adds row `rows[i]` to the accumulator of `cells[i]`, for every i. Returns the cells with what has become of them, and
-    /// the bytes of the call.
+    /// Adds row `rows[i]` to the accumulator of `cells[i]`, for every i. Returns the cells with
+    /// what has become of them, and the bytes of the call.
     fn accumulate_pairs(
         &mut self,
         batch: &Batch,
@@ -131,8 +223,17 @@ impl UserContents {
         let (distinct, slots) = number(cells);
         let taken = batch.take(&UInt32Array::from(rows.to_vec()))?;
         let columns = self.projection.apply(&taken.columns)?;
-        let times = if self.function.time { taken.times() } else { None };
-        let rows = RowsIn { columns: &columns, times, marks: &[], slots: Some(&slots) };
+        let times = if self.function.time {
+            taken.times()
+        } else {
+            None
+        };
+        let rows = RowsIn {
+            columns: &columns,
+            times,
+            marks: &[],
+            slots: Some(&slots),
+        };
         let states = self.accumulators(&distinct)?;
         let n_bytes_in = columns_bytes(&columns) + columns_bytes(&states.values);
         let outcome = self.invoke(Call::Accumulate, Some(rows), states, deadline)?;
@@ -142,11 +243,18 @@ impl UserContents {
 
     /// Merges the accumulators of `cells` into the first one's.
     fn merge_cells(&mut self, cells: &[Cell], deadline: Duration) -> Result<usize, Failure> {
-        let present: Vec<Cell> = cells.iter().copied().filter(|cell| *self.cells.get(*cell) != NO_ADDRESS).collect();
+        let present: Vec<Cell> = cells
+            .iter()
+            .copied()
+            .filter(|cell| *self.cells.get(*cell) != NO_ADDRESS)
+            .collect();
         if present.is_empty() {
             return Ok(0);
         }
-        let states = StateIn { slots: Some(vec![0; present.len()]), ..self.accumulators(&present)? };
+        let states = StateIn {
+            slots: Some(vec![0; present.len()]),
+            ..self.accumulators(&present)?
+        };
         let n_bytes = columns_bytes(&states.values);
         let outcome = self.invoke(Call::Merge, None, states, deadline)?;
         self.store(&cells[..1], outcome)?;
@@ -160,24 +268,46 @@ impl UserContents {
             return Ok(self.accept(states.values)?);
         }
         let outcome = self.invoke(Call::Result, None, states, deadline)?;
-        let sent = outcome.rows.into_iter().find(|sent| sent.port == 0).and_then(|sent| sent.columns);
+        let sent = outcome
+            .rows
+            .into_iter()
+            .find(|sent| sent.port == 0)
+            .and_then(|sent| sent.columns);
         let sent = sent.filter(|sent| sent.num_rows() == cells.len());
-        let missing =
-            || Error::new(code::BAD_OUTPUT, format!("function `{}` did not return one row for each accumulator", self.function.name));
+        let missing = || {
+            Error::new(
+                code::BAD_OUTPUT,
+                format!(
+                    "function `{}` did not return one row for each accumulator",
+                    self.function.name
+                ),
+            )
+        };
         Ok(self.accept(sent.ok_or_else(missing)?)?)
     }
 
     fn accept(&self, columns: RecordBatch) -> Result<RecordBatch> {
         let options = RecordBatchOptions::new().with_row_count(Some(columns.num_rows()));
-        RecordBatch::try_new_with_options(self.result.clone(), columns.columns().to_vec(), &options).map_err(|e| {
-            Error::new(code::BAD_OUTPUT, format!("function `{}` returned other columns than it declares", self.function.name))
+        RecordBatch::try_new_with_options(self.result.clone(), columns.columns().to_vec(), &options)
+            .map_err(|e| {
+                Error::new(
+                    code::BAD_OUTPUT,
+                    format!(
+                        "function `{}` returned other columns than it declares",
+                        self.function.name
+                    ),
+                )
                 .with_source(e)
-        })
+            })
     }
 }
 
 fn same_types(a: &SchemaRef, b: &SchemaRef) -> bool {
-    a.fields().len() == b.fields().len() && a.fields().iter().zip(b.fields()).all(|(a, b)| a.data_type() == b.data_type())
+    a.fields().len() == b.fields().len()
+        && a.fields()
+            .iter()
+            .zip(b.fields())
+            .all(|(a, b)| a.data_type() == b.data_type())
 }
 
 /// The distinct cells in order of first appearance, and the number of each.
@@ -213,7 +343,8 @@ impl Work for Accumulation<'_> {
     }
 
     fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
-        self.contents.accumulate(self.batch, self.additions, part, deadline)
+        self.contents
+            .accumulate(self.batch, self.additions, part, deadline)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -226,7 +357,11 @@ impl Work for Accumulation<'_> {
 
     fn suspect(&self, part: &Range<usize>) -> Suspect {
         let row = self.additions.rows[part.start] as usize;
-        suspect_row(self.batch, row, self.place.describe(&self.batch.columns, row))
+        suspect_row(
+            self.batch,
+            row,
+            self.place.describe(&self.batch.columns, row),
+        )
     }
 
     fn give_up(&mut self, _: &Range<usize>) -> Result<()> {
@@ -297,12 +432,16 @@ impl Work for Results<'_> {
     }
 
     fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
-        let holds = |firing: &usize| *self.contents.cells.get(self.firings[*firing].cell) != NO_ADDRESS;
+        let holds =
+            |firing: &usize| *self.contents.cells.get(self.firings[*firing].cell) != NO_ADDRESS;
         let fired: Vec<usize> = part.clone().filter(holds).collect();
         if fired.is_empty() {
             return Ok(0);
         }
-        let cells: Vec<Cell> = fired.iter().map(|&firing| self.firings[firing].cell).collect();
+        let cells: Vec<Cell> = fired
+            .iter()
+            .map(|&firing| self.firings[firing].cell)
+            .collect();
         let results = self.contents.results(&cells, deadline)?;
         let n_bytes = columns_bytes(&results);
         self.columns.push(results);
@@ -334,38 +473,86 @@ impl WindowState for UserContents {
 
     fn add(&mut self, place: &Place, batch: &Batch, additions: &Additions) -> Result<()> {
         let n_rows = additions.rows.len();
-        let mut work = Accumulation { contents: self, place: &place.decoder, batch, additions };
-        if n_rows == 0 { Ok(()) } else { place.isolation.run(&mut work, 0..n_rows) }
+        let mut work = Accumulation {
+            contents: self,
+            place: &place.decoder,
+            batch,
+            additions,
+        };
+        if n_rows == 0 {
+            Ok(())
+        } else {
+            place.isolation.run(&mut work, 0..n_rows)
+        }
     }
 
     fn merge(&mut self, place: &Place, into: &Firing, from: &[Cell]) -> Result<()> {
-        let cells = std::iter::once(into.cell).chain(from.iter().copied()).collect();
-        place.isolation.run(&mut Merging { contents: self, place, into, cells }, ())?;
+        let cells = std::iter::once(into.cell)
+            .chain(from.iter().copied())
+            .collect();
+        place.isolation.run(
+            &mut Merging {
+                contents: self,
+                place,
+                into,
+                cells,
+            },
+            (),
+        )?;
         from.iter().for_each(|&cell| self.remove(cell));
         Ok(())
     }
 
     fn fire(&mut self, place: &Place, firings: &[Firing]) -> Result<Fired> {
-        let mut work = Results { contents: self, place, firings, columns: Vec::new(), fired: Vec::new() };
+        let mut work = Results {
+            contents: self,
+            place,
+            firings,
+            columns: Vec::new(),
+            fired: Vec::new(),
+        };
         if !firings.is_empty() {
             place.isolation.run(&mut work, 0..firings.len())?;
         }
         let Results { columns, fired, .. } = work;
         let mut counts = vec![0; firings.len()];
         fired.iter().for_each(|&firing| counts[firing] = 1);
-        let Some((call, projection)) = &mut self.then else { return Ok(Fired { columns, counts }) };
+        let Some((call, projection)) = &mut self.then else {
+            return Ok(Fired { columns, counts });
+        };
         if fired.is_empty() {
-            return Ok(Fired { columns: Vec::new(), counts });
+            return Ok(Fired {
+                columns: Vec::new(),
+                counts,
+            });
         }
-        let joined = arrow_select::concat::concat_batches(&self.result, &columns)
-            .map_err(|e| Error::internal("results of windows could not be joined").with_source(e))?;
+        let joined = arrow_select::concat::concat_batches(&self.result, &columns).map_err(|e| {
+            Error::internal("results of windows could not be joined").with_source(e)
+        })?;
         let rows = projection.apply(&joined)?;
         // A window without a result does not come so far.
-        let live: Vec<Firing> = fired.iter().map(|&firing| firings[firing].clone()).collect();
+        let live: Vec<Firing> = fired
+            .iter()
+            .map(|&firing| firings[firing].clone())
+            .collect();
         let offsets: Vec<u32> = (0..=live.len() as u32).collect();
-        let then = call.fire(place, &live, &WindowRows { columns: &rows, times: None, offsets: &offsets })?;
-        fired.iter().zip(then.counts).for_each(|(&firing, n)| counts[firing] = n);
-        Ok(Fired { columns: then.columns, counts })
+        let then = call.fire(
+            place,
+            &live,
+            &WindowRows {
+                columns: &rows,
+                times: None,
+                offsets: &offsets,
+            },
+        )?;
+        fired
+            .iter()
+            .zip(then.counts)
+            .for_each(|(&firing, n)| counts[firing] = n);
+        Ok(Fired {
+            columns: then.columns,
+            counts,
+        })
     }
 
     fn remove(&mut self, cell: Cell) {
@@ -385,7 +572,11 @@ impl WindowState for UserContents {
 
     fn piece(&self, place: &Place) -> usize {
         let n_results = place.isolation.n_events(Call::Result);
-        if self.then.is_some() { n_results.min(place.isolation.n_events(Call::Window)) } else { n_results }
+        if self.then.is_some() {
+            n_results.min(place.isolation.n_events(Call::Window))
+        } else {
+            n_results
+        }
     }
 
     /// The accumulator behind a 1; a 0 if there is none.

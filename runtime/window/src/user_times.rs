@@ -1,6 +1,7 @@
 //! Event times by a function of the plugin: one call a batch, under the poison policy.
 //!
-//! Invariant: the rows that remain are those that the function gave a time; a record that it fails on leaves the batch only by the policy.
+//! Invariant: the rows that remain are those that the function gave a time; a record that it fails
+//! on leaves the batch only by the policy.
 
 use crate::timestamps::{far_time, is_far, no_time};
 use arrow_array::cast::AsArray;
@@ -10,8 +11,8 @@ use arrow_schema::SchemaRef;
 use std::ops::Range;
 use std::time::Duration;
 use streamrt_operator::{
-    Call, Failure, FunctionChain, Invocation, Isolation, NoState, OperatorContext, Projection, RowsIn, Suspect, Work, split_range,
-    suspect_row,
+    Call, Failure, FunctionChain, Invocation, Isolation, NoState, OperatorContext, Projection,
+    RowsIn, Suspect, Work, split_range, suspect_row,
 };
 use streamrt_types::{Batch, Error, Result, Times, Watermark, code, columns_bytes};
 use streamrt_wit::Function;
@@ -27,26 +28,58 @@ pub(crate) struct UserTimes {
 impl UserTimes {
     /// # Errors
     /// `Invalid` if the function reads a column that is not there.
-    pub(crate) fn new(chain: Box<dyn FunctionChain>, function: &Function, input: &SchemaRef, punctuated: bool) -> Result<UserTimes> {
-        Ok(UserTimes { chain, projection: Projection::new(function, input)?, punctuated, opened: None })
+    pub(crate) fn new(
+        chain: Box<dyn FunctionChain>,
+        function: &Function,
+        input: &SchemaRef,
+        punctuated: bool,
+    ) -> Result<UserTimes> {
+        Ok(UserTimes {
+            chain,
+            projection: Projection::new(function, input)?,
+            punctuated,
+            opened: None,
+        })
     }
 
     pub(crate) fn open(&mut self, context: &OperatorContext) {
         self.opened = Some(Isolation::new(context));
     }
 
-    /// Gives the rows their times. Returns the rows that remain, and of each the watermark behind it, if it is punctuated.
+    /// Gives the rows their times. Returns the rows that remain, and of each the watermark behind
+    /// it, if it is punctuated.
     ///
     /// # Errors
     /// Under the policy, `UserCode`, or `Data` for a time that is null or too far from 1970.
-    pub(crate) fn assign(&mut self, mut batch: Batch, uid: &str) -> Result<(Batch, Vec<Option<Watermark>>)> {
-        let opened = self.opened.take().ok_or_else(|| Error::internal("a timestamps operator was not opened"))?;
+    pub(crate) fn assign(
+        &mut self,
+        mut batch: Batch,
+        uid: &str,
+    ) -> Result<(Batch, Vec<Option<Watermark>>)> {
+        let opened = self
+            .opened
+            .take()
+            .ok_or_else(|| Error::internal("a timestamps operator was not opened"))?;
         let (kept, times, watermarks, untimed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut work = Assignment { user: self, batch: &batch, kept, times, watermarks, untimed };
+        let mut work = Assignment {
+            user: self,
+            batch: &batch,
+            kept,
+            times,
+            watermarks,
+            untimed,
+        };
         let done = opened.run(&mut work, 0..batch.n_rows());
-        let Assignment { kept, times, watermarks, untimed, .. } = work;
+        let Assignment {
+            kept,
+            times,
+            watermarks,
+            untimed,
+            ..
+        } = work;
         let refuse = |(row, time): (usize, Option<i64>)| {
-            let error = time.map_or_else(|| no_time(&batch, row), |time| far_time(&batch, row, time));
+            let error =
+                time.map_or_else(|| no_time(&batch, row), |time| far_time(&batch, row, time));
             opened.refuse_row(&batch, row, error.at(format_args!("operator `{uid}`")))
         };
         let done = done.and_then(|()| untimed.into_iter().try_for_each(refuse));
@@ -59,16 +92,47 @@ impl UserTimes {
         Ok((batch, watermarks))
     }
 
-    fn call(&mut self, batch: &Batch, rows: &Range<usize>, deadline: Duration) -> Result<RecordBatch, Failure> {
-        let columns = self.projection.apply(&batch.columns.slice(rows.start, rows.len()))?;
-        let rows_in = RowsIn { columns: &columns, times: None, marks: &[], slots: None };
+    fn call(
+        &mut self,
+        batch: &Batch,
+        rows: &Range<usize>,
+        deadline: Duration,
+    ) -> Result<RecordBatch, Failure> {
+        let columns = self
+            .projection
+            .apply(&batch.columns.slice(rows.start, rows.len()))?;
+        let rows_in = RowsIn {
+            columns: &columns,
+            times: None,
+            marks: &[],
+            slots: None,
+        };
         let access = &mut NoState::boxed();
-        let invocation =
-            Invocation { call: Call::Process, rows: Some(rows_in), slots: None, states: Vec::new(), timers: &[], clock: None, access };
+        let invocation = Invocation {
+            call: Call::Process,
+            rows: Some(rows_in),
+            slots: None,
+            states: Vec::new(),
+            timers: &[],
+            clock: None,
+            access,
+        };
         let outcome = self.chain.invoke(invocation, deadline)?;
-        let sent = outcome.rows.into_iter().find(|sent| sent.port == 0).and_then(|sent| sent.columns);
-        let sent = sent.filter(|sent| sent.num_rows() == rows.len() && sent.num_columns() > usize::from(self.punctuated));
-        sent.ok_or_else(|| Error::new(code::BAD_OUTPUT, "the timestamps function returned no time for some record").into())
+        let sent = outcome
+            .rows
+            .into_iter()
+            .find(|sent| sent.port == 0)
+            .and_then(|sent| sent.columns);
+        let sent = sent.filter(|sent| {
+            sent.num_rows() == rows.len() && sent.num_columns() > usize::from(self.punctuated)
+        });
+        sent.ok_or_else(|| {
+            Error::new(
+                code::BAD_OUTPUT,
+                "the timestamps function returned no time for some record",
+            )
+            .into()
+        })
     }
 }
 
@@ -85,7 +149,12 @@ struct Assignment<'a> {
 
 fn column(sent: &RecordBatch, index: usize) -> Result<&Int64Array> {
     let column = sent.column(index).as_primitive_opt::<Int64Type>();
-    column.ok_or_else(|| Error::new(code::BAD_OUTPUT, "the timestamps function returned times that are not of type i64"))
+    column.ok_or_else(|| {
+        Error::new(
+            code::BAD_OUTPUT,
+            "the timestamps function returned times that are not of type i64",
+        )
+    })
 }
 
 fn watermark_at(watermarks: &Int64Array, row: usize) -> Option<Watermark> {
@@ -119,7 +188,9 @@ impl Work for Assignment<'_> {
                 Some(time) => {
                     self.times.push(time);
                     self.kept.push(row as u32);
-                    self.watermarks.extend(watermarks.map(|watermarks| watermark_at(watermarks, row - part.start)));
+                    self.watermarks.extend(
+                        watermarks.map(|watermarks| watermark_at(watermarks, row - part.start)),
+                    );
                 }
             }
         }

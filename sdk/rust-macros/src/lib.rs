@@ -1,21 +1,26 @@
-//! The derive macro of the SDK: `#[derive(Record)]` for structs with named fields. See `streamrt_sdk::Record`.
+//! The derive macro of the SDK: `#[derive(Record)]` for structs with named fields. See
+//! `streamrt_sdk::Record`.
 //!
-//! It writes what one would write by hand: a decoded column and a builder for each field, and a typed constant that names the column.
-//! Types are checked where the field stands, so that a wrong one is reported there.
+//! It writes what one would write by hand: a decoded column and a builder for each field, and a
+//! typed constant that names the column. Types are checked where the field stands, so that a wrong
+//! one is reported there.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Fields, Result, Type};
 
-/// Implements `streamrt_sdk::Record`, and makes a typed column constant for each field: `Click::ITEM` for a field `item`.
+/// Implements `streamrt_sdk::Record`, and makes a typed column constant for each field:
+/// `Click::ITEM` for a field `item`.
 ///
-/// A field has type `bool`, `i32`, `i64`, `u32`, `u64`, `f32`, `f64`, `String`, `Vec<u8>`, or `Option` of one of these; its name is
-/// the column's.
+/// A field has type `bool`, `i32`, `i64`, `u32`, `u64`, `f32`, `f64`, `String`, `Vec<u8>`, or
+/// `Option` of one of these; its name is the column's.
 #[proc_macro_derive(Record)]
 pub fn derive_record(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = syn::parse_macro_input!(input as DeriveInput);
-    expand(&input).unwrap_or_else(Error::into_compile_error).into()
+    expand(&input)
+        .unwrap_or_else(Error::into_compile_error)
+        .into()
 }
 
 /// A field of the struct.
@@ -28,13 +33,17 @@ struct Field<'a> {
 
 fn expand(input: &DeriveInput) -> Result<TokenStream> {
     if !input.generics.params.is_empty() {
-        return Err(Error::new(input.generics.span(), "a record cannot be generic: its columns are fixed at planning"));
+        return Err(Error::new(
+            input.generics.span(),
+            "a record cannot be generic: its columns are fixed at planning",
+        ));
     }
     let fields = fields(input)?;
     let (constants, schema, load) = (constants(input, &fields), schema(&fields), load(&fields));
     let (columns, builder) = (columns(&fields), builder(&fields));
     let ident = &input.ident;
-    let (field_idents, kinds): (Vec<_>, Vec<_>) = fields.iter().map(|field| (field.ident, field.kind)).unzip();
+    let (field_idents, kinds): (Vec<_>, Vec<_>) =
+        fields.iter().map(|field| (field.ident, field.kind)).unzip();
     Ok(quote! {
         #constants
         const _: () = {
@@ -55,7 +64,12 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
 }
 
 fn fields<'a>(input: &'a DeriveInput) -> Result<Vec<Field<'a>>> {
-    let refuse = |what| Err(Error::new(input.ident.span(), format!("{what} cannot be a record: a struct with named fields can")));
+    let refuse = |what| {
+        Err(Error::new(
+            input.ident.span(),
+            format!("{what} cannot be a record: a struct with named fields can"),
+        ))
+    };
     let named = match &input.data {
         Data::Struct(data) => match &data.fields {
             Fields::Named(named) => named,
@@ -69,7 +83,11 @@ fn fields<'a>(input: &'a DeriveInput) -> Result<Vec<Field<'a>>> {
     }
     let field = |field: &'a syn::Field| {
         let ident = field.ident.as_ref()?;
-        Some(Field { ident, kind: &field.ty, name: ident.to_string().trim_start_matches("r#").to_owned() })
+        Some(Field {
+            ident,
+            kind: &field.ty,
+            name: ident.to_string().trim_start_matches("r#").to_owned(),
+        })
     };
     Ok(named.named.iter().filter_map(field).collect())
 }
@@ -92,7 +110,9 @@ fn constants(input: &DeriveInput, fields: &[Field<'_>]) -> TokenStream {
 }
 
 fn schema(fields: &[Field<'_>]) -> TokenStream {
-    let entries = fields.iter().map(|Field { kind, name, .. }| quote_spanned!(kind.span()=> __support::field::<#kind>(#name)));
+    let entries = fields.iter().map(
+        |Field { kind, name, .. }| quote_spanned!(kind.span()=> __support::field::<#kind>(#name)),
+    );
     quote! {
         fn schema() -> __support::Schema {
             ::std::vec![#(#entries),*]
@@ -122,7 +142,8 @@ fn builder(fields: &[Field<'_>]) -> TokenStream {
 
 /// Rows in and out.
 fn load(fields: &[Field<'_>]) -> TokenStream {
-    let (idents, kinds): (Vec<_>, Vec<_>) = fields.iter().map(|field| (field.ident, field.kind)).unzip();
+    let (idents, kinds): (Vec<_>, Vec<_>) =
+        fields.iter().map(|field| (field.ident, field.kind)).unzip();
     let numbers = 0..fields.len();
     quote! {
         fn columns<'a>(table: &__support::Table<'a>) -> ::streamrt_sdk::Result<__Columns<'a>> {

@@ -1,15 +1,19 @@
-//! Aggregates that the host computes by column, and how their results become the fields of a record.
+//! Aggregates that the host computes by column, and how their results become the fields of a
+//! record.
 //!
-//! Each field of the output record is filled by name: first by a term that says `.to(name)`, then by a key column of that name, then, behind
-//! a window, by `window_start` and `window_end`.
+//! Each field of the output record is filled by name: first by a term that says `.to(name)`, then
+//! by a key column of that name, then, behind a window, by `window_start` and `window_end`.
 
 use crate::error::{Error, Result};
 use crate::record::{Column, Record};
 use crate::stream::{not_there, words};
 use crate::value::Value;
-use streamrt_wit::{AggregateFunction, BuiltinAggregate, DataType, Field, ResultColumn, ResultSource, Schema};
+use streamrt_wit::{
+    AggregateFunction, BuiltinAggregate, DataType, Field, ResultColumn, ResultSource, Schema,
+};
 
-/// Something that can stand in a field of the result: an aggregate, a key column, a bound of the window.
+/// Something that can stand in a field of the result: an aggregate, a key column, a bound of the
+/// window.
 #[derive(Debug, Clone)]
 pub struct Term {
     what: What,
@@ -18,7 +22,10 @@ pub struct Term {
 
 #[derive(Debug, Clone)]
 enum What {
-    Aggregate { function: AggregateFunction, column: Option<Field> },
+    Aggregate {
+        function: AggregateFunction,
+        column: Option<Field>,
+    },
     Key(String),
     WindowStart,
     WindowEnd,
@@ -31,20 +38,30 @@ impl Term {
 
     /// Names the field of the output record that it fills.
     pub fn to(self, field: &str) -> Term {
-        Term { name: Some(field.to_owned()), ..self }
+        Term {
+            name: Some(field.to_owned()),
+            ..self
+        }
     }
 }
 
 fn over<T, V: Value>(function: AggregateFunction, column: Column<T, V>) -> Term {
-    Term::of(What::Aggregate { function, column: Some(column.field()) })
+    Term::of(What::Aggregate {
+        function,
+        column: Some(column.field()),
+    })
 }
 
 /// Counts rows, as `i64`.
 pub fn count() -> Term {
-    Term::of(What::Aggregate { function: AggregateFunction::Count, column: None })
+    Term::of(What::Aggregate {
+        function: AggregateFunction::Count,
+        column: None,
+    })
 }
 
-/// Adds up a column: `i64` for signed integers, `u64` for unsigned ones, `f64` for floats. An overflow is an error.
+/// Adds up a column: `i64` for signed integers, `u64` for unsigned ones, `f64` for floats. An
+/// overflow is an error.
 pub fn sum<T, V: Value>(column: Column<T, V>) -> Term {
     over(AggregateFunction::Sum, column)
 }
@@ -98,7 +115,8 @@ pub(crate) struct Aggregates {
 
 impl Aggregates {
     /// # Errors
-    /// If a field has no source or another type, a term has no field, or a column cannot be aggregated so.
+    /// If a field has no source or another type, a term has no field, or a column cannot be
+    /// aggregated so.
     pub(crate) fn build<T: Record, O: Record>(
         uid: &str,
         keys: &[Field],
@@ -107,15 +125,32 @@ impl Aggregates {
     ) -> Result<Aggregates> {
         let terms: Vec<Term> = terms.into_iter().collect();
         let output = O::schema();
-        if let Some(term) = terms.iter().find(|term| !output.iter().any(|field| Some(&field.name) == term.name.as_ref())) {
+        if let Some(term) = terms.iter().find(|term| {
+            !output
+                .iter()
+                .any(|field| Some(&field.name) == term.name.as_ref())
+        }) {
             return Err(Error::columns(match &term.name {
-                Some(name) => format!("{uid}: the output record has no field {name}; it has {}", names(&output)),
-                None => format!("{uid}: an aggregate does not say which field it fills: add .to(\"field\")"),
+                Some(name) => format!(
+                    "{uid}: the output record has no field {name}; it has {}",
+                    names(&output)
+                ),
+                None => format!(
+                    "{uid}: an aggregate does not say which field it fills: add .to(\"field\")"
+                ),
             }));
         }
-        let place = Place { uid, input: &T::schema(), keys, terms: &terms, window };
+        let place = Place {
+            uid,
+            input: &T::schema(),
+            keys,
+            terms: &terms,
+            window,
+        };
         let mut built = Aggregates::default();
-        output.iter().try_for_each(|field| place.fill(field, &mut built))?;
+        output
+            .iter()
+            .try_for_each(|field| place.fill(field, &mut built))?;
         Ok(built)
     }
 }
@@ -133,21 +168,44 @@ impl Place<'_> {
     fn fill(&self, field: &Field, built: &mut Aggregates) -> Result<()> {
         let uid = self.uid;
         let what = self.source(&field.name).ok_or_else(|| {
-            let bounds = if self.window { ", window_start or window_end" } else { "" };
-            let fills = if self.keys.is_empty() { String::new() } else { format!(" ({})", names(self.keys)) };
-            Error::columns(format!("{uid}: nothing fills the field {}: it is no aggregate, key column{fills}{bounds}", field.name))
+            let bounds = if self.window {
+                ", window_start or window_end"
+            } else {
+                ""
+            };
+            let fills = if self.keys.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", names(self.keys))
+            };
+            Error::columns(format!(
+                "{uid}: nothing fills the field {}: it is no aggregate, key column{fills}{bounds}",
+                field.name
+            ))
         })?;
         let (from, made) = self.made(&what, built)?;
         if made != (field.data_type, field.nullable) {
-            let (want, got) = (words(field.data_type, field.nullable), words(made.0, made.1));
-            return Err(Error::columns(format!("{uid}: the field {} has type {want}, but what fills it has type {got}", field.name)));
+            let (want, got) = (
+                words(field.data_type, field.nullable),
+                words(made.0, made.1),
+            );
+            return Err(Error::columns(format!(
+                "{uid}: the field {} has type {want}, but what fills it has type {got}",
+                field.name
+            )));
         }
-        built.columns.push(ResultColumn { name: field.name.clone(), from });
+        built.columns.push(ResultColumn {
+            name: field.name.clone(),
+            from,
+        });
         Ok(())
     }
 
     fn source(&self, name: &str) -> Option<What> {
-        let named = self.terms.iter().find(|term| term.name.as_deref() == Some(name));
+        let named = self
+            .terms
+            .iter()
+            .find(|term| term.name.as_deref() == Some(name));
         named.map(|term| term.what.clone()).or_else(|| match name {
             _ if self.keys.iter().any(|key| key.name == name) => Some(What::Key(name.to_owned())),
             "window_start" if self.window => Some(What::WindowStart),
@@ -157,42 +215,71 @@ impl Place<'_> {
     }
 
     /// What a term makes, and its type.
-    fn made(&self, what: &What, built: &mut Aggregates) -> Result<(ResultSource, (DataType, bool))> {
+    fn made(
+        &self,
+        what: &What,
+        built: &mut Aggregates,
+    ) -> Result<(ResultSource, (DataType, bool))> {
         let uid = self.uid;
         Ok(match what {
             What::WindowStart | What::WindowEnd if !self.window => {
-                return Err(Error::job(format!("{uid}: window_start and window_end need a window")));
+                return Err(Error::job(format!(
+                    "{uid}: window_start and window_end need a window"
+                )));
             }
             What::WindowStart => (ResultSource::WindowStart, (DataType::I64, false)),
             What::WindowEnd => (ResultSource::WindowEnd, (DataType::I64, false)),
             What::Key(column) => {
                 let key = self.keys.iter().find(|key| key.name == *column);
-                let key = key.ok_or_else(|| Error::columns(format!("{uid}: {column} is no key column; those are {}", names(self.keys))))?;
-                (ResultSource::Key { column: column.clone() }, (key.data_type, key.nullable))
+                let key = key.ok_or_else(|| {
+                    Error::columns(format!(
+                        "{uid}: {column} is no key column; those are {}",
+                        names(self.keys)
+                    ))
+                })?;
+                (
+                    ResultSource::Key {
+                        column: column.clone(),
+                    },
+                    (key.data_type, key.nullable),
+                )
             }
             What::Aggregate { function, column } => {
                 let index = built.aggregates.len() as u32;
                 let made = self.aggregate_type(*function, column.as_ref())?;
-                built.aggregates.push(BuiltinAggregate { function: *function, column: column.as_ref().map(|field| field.name.clone()) });
+                built.aggregates.push(BuiltinAggregate {
+                    function: *function,
+                    column: column.as_ref().map(|field| field.name.clone()),
+                });
                 (ResultSource::Aggregate { index }, made)
             }
         })
     }
 
-    fn aggregate_type(&self, function: AggregateFunction, column: Option<&Field>) -> Result<(DataType, bool)> {
-        let Some(column) = column else { return Ok((DataType::I64, false)) };
+    fn aggregate_type(
+        &self,
+        function: AggregateFunction,
+        column: Option<&Field>,
+    ) -> Result<(DataType, bool)> {
+        let Some(column) = column else {
+            return Ok((DataType::I64, false));
+        };
         if !self.input.contains(column) {
             return Err(not_there(self.uid, column, self.input));
         }
-        let number = !matches!(column.data_type, DataType::Bool | DataType::String | DataType::Binary);
+        let number = !matches!(
+            column.data_type,
+            DataType::Bool | DataType::String | DataType::Binary
+        );
         match function {
             AggregateFunction::Count => Ok((DataType::I64, false)),
-            AggregateFunction::Min | AggregateFunction::Max | AggregateFunction::First | AggregateFunction::Last => {
-                Ok((column.data_type, column.nullable))
-            }
-            AggregateFunction::Sum | AggregateFunction::Avg if !number => {
-                Err(Error::columns(format!("{}: the column {} holds no numbers", self.uid, column.name)))
-            }
+            AggregateFunction::Min
+            | AggregateFunction::Max
+            | AggregateFunction::First
+            | AggregateFunction::Last => Ok((column.data_type, column.nullable)),
+            AggregateFunction::Sum | AggregateFunction::Avg if !number => Err(Error::columns(
+                format!("{}: the column {} holds no numbers", self.uid, column.name),
+            )),
             AggregateFunction::Avg => Ok((DataType::F64, column.nullable)),
             AggregateFunction::Sum => Ok((wide(column.data_type), column.nullable)),
         }
@@ -200,7 +287,11 @@ impl Place<'_> {
 }
 
 fn names(fields: &[Field]) -> String {
-    fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(", ")
+    fields
+        .iter()
+        .map(|field| field.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The type of a sum.

@@ -1,7 +1,8 @@
 //! The arguments of a job: what stands behind `--`, as `--name VALUE`, `--name=VALUE` and `--flag`.
 //!
-//! Which arguments a job has is written down nowhere but in the program that reads them. So a reading is noted, and when the program has
-//! run, everything that was given must have been read: a misspelt name would else mean that its default is taken without a word.
+//! Which arguments a job has is written down nowhere but in the program that reads them. So a
+//! reading is noted, and when the program has run, everything that was given must have been read: a
+//! misspelt name would else mean that its default is taken without a word.
 
 use crate::error::{Error, Result};
 use std::cell::{Cell, RefCell};
@@ -26,12 +27,19 @@ pub(crate) struct Args {
 /// `name` and `name=value` behind the two dashes; `None` if there are none.
 fn parts(arg: &str) -> Option<(&str, Option<&str>)> {
     let named = arg.strip_prefix("--")?;
-    Some(named.split_once('=').map_or((named, None), |(name, value)| (name, Some(value))))
+    Some(
+        named
+            .split_once('=')
+            .map_or((named, None), |(name, value)| (name, Some(value))),
+    )
 }
 
 impl Args {
     pub(crate) fn new(given: &[String]) -> Args {
-        Args { given: given.to_vec(), ..Args::default() }
+        Args {
+            given: given.to_vec(),
+            ..Args::default()
+        }
     }
 
     /// All of them, which are then not checked.
@@ -40,10 +48,20 @@ impl Args {
         &self.given
     }
 
-    /// What stands behind each `--name`: the value that belongs to it by `=`, or the argument that follows.
+    /// What stands behind each `--name`: the value that belongs to it by `=`, or the argument that
+    /// follows.
     fn given<'a>(&'a self, name: &str) -> impl Iterator<Item = (Option<&'a str>, Option<&'a str>)> {
-        let next = |i: usize| self.given.get(i + 1).map(String::as_str).filter(|next| parts(next).is_none());
-        let of = move |(i, arg): (usize, &'a String)| parts(arg).filter(|(found, _)| *found == name).map(|(_, value)| (value, next(i)));
+        let next = |i: usize| {
+            self.given
+                .get(i + 1)
+                .map(String::as_str)
+                .filter(|next| parts(next).is_none())
+        };
+        let of = move |(i, arg): (usize, &'a String)| {
+            parts(arg)
+                .filter(|(found, _)| *found == name)
+                .map(|(_, value)| (value, next(i)))
+        };
         self.given.iter().enumerate().filter_map(of)
     }
 
@@ -57,8 +75,16 @@ impl Args {
             if self.given(name).next().is_some() {
                 return no_value(name);
             }
-            let meant = nearest(name, self.given.iter().filter_map(|arg| Some(parts(arg)?.0)).filter(|given| !self.is_asked(given)));
-            let meant = meant.map(|given| format!("; is --{given} meant for it?")).unwrap_or_default();
+            let meant = nearest(
+                name,
+                self.given
+                    .iter()
+                    .filter_map(|arg| Some(parts(arg)?.0))
+                    .filter(|given| !self.is_asked(given)),
+            );
+            let meant = meant
+                .map(|given| format!("; is --{given} meant for it?"))
+                .unwrap_or_default();
             Error::arguments(format!("the argument --{name} is missing{meant}"))
         })
     }
@@ -66,14 +92,20 @@ impl Args {
     pub(crate) fn parse_or<V: std::str::FromStr>(&self, name: &str, default: V) -> Result<V> {
         match self.find(name) {
             None => Ok(default),
-            Some(text) => text.parse().map_err(|_| Error::arguments(format!("the argument --{name} cannot be read: {text}"))),
+            Some(text) => text.parse().map_err(|_| {
+                Error::arguments(format!("the argument --{name} cannot be read: {text}"))
+            }),
         }
     }
 
     /// Whether a flag is there; `--name false`, as a `job.toml` says it, means that it is not.
     pub(crate) fn flag(&self, name: &str) -> bool {
-        self.asked.borrow_mut().entry(name.to_owned()).or_insert(Kind::Flag);
-        self.given(name).any(|(value, next)| value.or(next.filter(|next| *next == "false")) != Some("false"))
+        self.asked
+            .borrow_mut()
+            .entry(name.to_owned())
+            .or_insert(Kind::Flag);
+        self.given(name)
+            .any(|(value, next)| value.or(next.filter(|next| *next == "false")) != Some("false"))
     }
 
     fn is_asked(&self, name: &str) -> bool {
@@ -83,31 +115,48 @@ impl Args {
     /// Checks that everything that was given has been read.
     ///
     /// # Errors
-    /// If an argument has a name that nothing has asked for, or none, or lacks its value, or is given twice.
+    /// If an argument has a name that nothing has asked for, or none, or lacks its value, or is
+    /// given twice.
     pub(crate) fn check(&self) -> Result<()> {
         let (mut rest, mut seen) = (&self.given[..], BTreeSet::new());
         while let [arg, behind @ ..] = rest {
             rest = match parts(arg) {
                 _ if self.taken.get() => return Ok(()),
-                Some((name, _)) if !seen.insert(name) => return Err(Error::arguments(format!("the argument --{name} is given twice"))),
+                Some((name, _)) if !seen.insert(name) => {
+                    return Err(Error::arguments(format!(
+                        "the argument --{name} is given twice"
+                    )));
+                }
                 Some((name, value)) => self.behind(name, value, behind)?,
                 // As a shell leaves it where a variable is empty.
                 None if arg.is_empty() => behind,
-                None => return Err(Error::arguments(format!("the argument `{arg}` belongs to no --name; {}", self.known()))),
+                None => {
+                    return Err(Error::arguments(format!(
+                        "the argument `{arg}` belongs to no --name; {}",
+                        self.known()
+                    )));
+                }
             };
         }
         Ok(())
     }
 
     /// What is left behind an argument and its value.
-    fn behind<'a>(&self, name: &str, value: Option<&str>, behind: &'a [String]) -> Result<&'a [String]> {
+    fn behind<'a>(
+        &self,
+        name: &str,
+        value: Option<&str>,
+        behind: &'a [String],
+    ) -> Result<&'a [String]> {
         let kind = self.asked.borrow().get(name).copied();
         match (kind, behind) {
             (None, _) => Err(self.unknown(name)),
             (Some(_), _) if value.is_some() => Ok(behind),
             (Some(Kind::Value), [next, further @ ..]) if parts(next).is_none() => Ok(further),
             (Some(Kind::Value), _) => Err(no_value(name)),
-            (Some(Kind::Flag), [next, further @ ..]) if next == "true" || next == "false" => Ok(further),
+            (Some(Kind::Flag), [next, further @ ..]) if next == "true" || next == "false" => {
+                Ok(further)
+            }
             (Some(Kind::Flag), _) => Ok(behind),
         }
     }
@@ -122,23 +171,37 @@ impl Args {
     }
 
     fn known(&self) -> String {
-        let names: Vec<String> = self.asked.borrow().keys().map(|name| format!("--{name}")).collect();
-        if names.is_empty() { "it reads none".to_owned() } else { format!("it reads {}", names.join(", ")) }
+        let names: Vec<String> = self
+            .asked
+            .borrow()
+            .keys()
+            .map(|name| format!("--{name}"))
+            .collect();
+        if names.is_empty() {
+            "it reads none".to_owned()
+        } else {
+            format!("it reads {}", names.join(", "))
+        }
     }
 }
 
 fn no_value(name: &str) -> Error {
-    Error::arguments(format!("the argument --{name} has no value; a value that begins with -- is written --{name}=VALUE"))
+    Error::arguments(format!(
+        "the argument --{name} has no value; a value that begins with -- is written --{name}=VALUE"
+    ))
 }
 
 /// The candidate that is least far from `name`, if it is near enough to be a slip of the hand.
 fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let within = (name.chars().count() / 3).max(1);
-    let near = candidates.map(|candidate| (distance(name, candidate), candidate)).filter(|(distance, _)| *distance <= within);
+    let near = candidates
+        .map(|candidate| (distance(name, candidate), candidate))
+        .filter(|(distance, _)| *distance <= within);
     near.min().map(|(_, candidate)| candidate)
 }
 
-/// Letters to be put in, left out, exchanged, or swapped with their neighbour, to make one word of the other.
+/// Letters to be put in, left out, exchanged, or swapped with their neighbour, to make one word of
+/// the other.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
@@ -146,8 +209,17 @@ fn distance(a: &str, b: &str) -> usize {
         let mut row = vec![i];
         for j in 1..=b.len() {
             let exchanged = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let swapped = if i > 1 && j > 1 && a[i - 2..i] == [b[j - 1], b[j - 2]] { rows[i - 2][j - 2] + 1 } else { usize::MAX };
-            row.push(exchanged.min(rows[i - 1][j] + 1).min(row[j - 1] + 1).min(swapped));
+            let swapped = if i > 1 && j > 1 && a[i - 2..i] == [b[j - 1], b[j - 2]] {
+                rows[i - 2][j - 2] + 1
+            } else {
+                usize::MAX
+            };
+            row.push(
+                exchanged
+                    .min(rows[i - 1][j] + 1)
+                    .min(row[j - 1] + 1)
+                    .min(swapped),
+            );
         }
         rows.push(row);
     }
@@ -158,15 +230,26 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// A program that reads `--input`, `--step` and the flag `--verbose`; what it got, or the sentence.
+    /// A program that reads `--input`, `--step` and the flag `--verbose`; what it got, or the
+    /// sentence.
     fn check(line: &str, expected: Result<(&str, i64, bool), &str>) {
         let args = Args::new(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
         let read = || {
-            let read = (args.get("input")?, args.parse_or("step", 2)?, args.flag("verbose"));
+            let read = (
+                args.get("input")?,
+                args.parse_or("step", 2)?,
+                args.flag("verbose"),
+            );
             args.check().map(|()| read)
         };
         let found = read().map_err(|e| e.message().to_owned());
-        assert_eq!(found, expected.map(|(input, step, verbose)| (input.to_owned(), step, verbose)).map_err(str::to_owned), "{line}");
+        assert_eq!(
+            found,
+            expected
+                .map(|(input, step, verbose)| (input.to_owned(), step, verbose))
+                .map_err(str::to_owned),
+            "{line}"
+        );
     }
 
     #[test]
@@ -177,23 +260,62 @@ mod tests {
         check("--verbose true --input a --step=4", Ok(("a", 4, true)));
         check("--verbose false --input a", Ok(("a", 2, false)));
         check("--verbose=false --input=--step", Ok(("--step", 2, false)));
-        check("--input a --step x", Err("the argument --step cannot be read: x"));
+        check(
+            "--input a --step x",
+            Err("the argument --step cannot be read: x"),
+        );
         check(" --input a ", Ok(("a", 2, false)));
     }
 
     #[test]
     fn what_nothing_reads_is_refused() {
-        check("--inptu a", Err("the argument --input is missing; is --inptu meant for it?"));
-        check("--input a --stpe 3", Err("the job has no argument --stpe; did you mean --step?"));
-        check("--input a --output b", Err("the job has no argument --output; it reads --input, --step, --verbose"));
-        check("--input a b", Err("the argument `b` belongs to no --name; it reads --input, --step, --verbose"));
-        check("--input a -step 3", Err("the argument `-step` belongs to no --name; it reads --input, --step, --verbose"));
-        check("--input a --verbose yes", Err("the argument `yes` belongs to no --name; it reads --input, --step, --verbose"));
-        check("--input a --input b", Err("the argument --input is given twice"));
-        check("--step 3 --input", Err("the argument --input has no value; a value that begins with -- is written --input=VALUE"));
+        check(
+            "--inptu a",
+            Err("the argument --input is missing; is --inptu meant for it?"),
+        );
+        check(
+            "--input a --stpe 3",
+            Err("the job has no argument --stpe; did you mean --step?"),
+        );
+        check(
+            "--input a --output b",
+            Err("the job has no argument --output; it reads --input, --step, --verbose"),
+        );
+        check(
+            "--input a b",
+            Err("the argument `b` belongs to no --name; it reads --input, --step, --verbose"),
+        );
+        check(
+            "--input a -step 3",
+            Err("the argument `-step` belongs to no --name; it reads --input, --step, --verbose"),
+        );
+        check(
+            "--input a --verbose yes",
+            Err("the argument `yes` belongs to no --name; it reads --input, --step, --verbose"),
+        );
+        check(
+            "--input a --input b",
+            Err("the argument --input is given twice"),
+        );
+        check(
+            "--step 3 --input",
+            Err(
+                "the argument --input has no value; a value that begins with -- is written --input=VALUE",
+            ),
+        );
         check("--step 3", Err("the argument --input is missing"));
-        check("--input a --step", Err("the argument --step has no value; a value that begins with -- is written --step=VALUE"));
-        check("--input a --step --verbose", Err("the argument --step has no value; a value that begins with -- is written --step=VALUE"));
+        check(
+            "--input a --step",
+            Err(
+                "the argument --step has no value; a value that begins with -- is written --step=VALUE",
+            ),
+        );
+        check(
+            "--input a --step --verbose",
+            Err(
+                "the argument --step has no value; a value that begins with -- is written --step=VALUE",
+            ),
+        );
     }
 
     #[test]
@@ -207,7 +329,14 @@ mod tests {
         let near = |name| nearest(name, ["input", "output", "step", "n"].into_iter());
         assert_eq!(
             ["inptu", "inputs", "out", "stp", "m", "intput"].map(near),
-            [Some("input"), Some("input"), None, Some("step"), Some("n"), Some("input")]
+            [
+                Some("input"),
+                Some("input"),
+                None,
+                Some("step"),
+                Some("n"),
+                Some("input")
+            ]
         );
         assert_eq!(near("checkpoint"), None);
     }

@@ -1,6 +1,8 @@
-//! What wit-bindgen makes of the WIT: the types that cross the boundary, the imports, and the macro that exports `operator`.
+//! What wit-bindgen makes of the WIT: the types that cross the boundary, the imports, and the macro
+//! that exports `operator`.
 //!
-//! Nothing here is called outside Wasm: natively the imports are unreachable, and [`crate::testing`] stands in for the host.
+//! Nothing here is called outside Wasm: natively the imports are unreachable, and
+//! [`crate::testing`] stands in for the host.
 #![allow(unsafe_code, missing_docs, clippy::all)]
 
 wit_bindgen::generate!({
@@ -11,7 +13,8 @@ wit_bindgen::generate!({
     default_bindings_module: "streamrt_sdk::bindings",
 });
 
-/// What a plugin with sinks has besides. A world of its own, so that a plugin can export `operator` alone.
+/// What a plugin with sinks has besides. A world of its own, so that a plugin can export `operator`
+/// alone.
 pub mod sinks {
     wit_bindgen::generate!({
         path: "../../wit/streamrt-plugin.wit",

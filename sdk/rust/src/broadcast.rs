@@ -1,6 +1,8 @@
-//! Functions of two inputs: a stream, keyed or not, and a broadcast stream that every subtask gets, for rules and the like.
+//! Functions of two inputs: a stream, keyed or not, and a broadcast stream that every subtask gets,
+//! for rules and the like.
 //!
-//! The first input runs as a process function does. Rows of the second come in calls of their own, without a key and without marks.
+//! The first input runs as a process function does. Rows of the second come in calls of their own,
+//! without a key and without marks.
 
 use crate::chain::{Maker, SECOND_INPUT, Stage, StageContext, StageInput, StageOutput};
 use crate::error::{Error, Result};
@@ -14,11 +16,13 @@ use crate::transform::{Collector, Output};
 use std::marker::PhantomData;
 use streamrt_wit::{Field, Function, FunctionKind, Input, Partitioning, codes};
 
-/// User code that treats a stream row by row, beside a broadcast stream of which every subtask gets every row.
+/// User code that treats a stream row by row, beside a broadcast stream of which every subtask gets
+/// every row.
 ///
-/// What is broadcast goes to [`BroadcastState`](crate::BroadcastState), which rows of the first input can read and not write. In which order
-/// rows of the two inputs come is not known. Event time is the minimum over both inputs, so a broadcast stream that does not end needs
-/// watermarks too where the function works by event time.
+/// What is broadcast goes to [`BroadcastState`](crate::BroadcastState), which rows of the first
+/// input can read and not write. In which order rows of the two inputs come is not known. Event
+/// time is the minimum over both inputs, so a broadcast stream that does not end needs watermarks
+/// too where the function works by event time.
 ///
 /// # Source
 /// Flink's KeyedBroadcastProcessFunction and BroadcastProcessFunction.
@@ -27,7 +31,8 @@ pub trait BroadcastProcessFunction: 'static {
     type In: Record;
     /// What is broadcast.
     type Broadcast: Record;
-    /// The key of the first input, as the function wants to see it; `()` if it does not, or if there is none.
+    /// The key of the first input, as the function wants to see it; `()` if it does not, or if
+    /// there is none.
     type Key: Key;
     /// What goes out.
     type Out: Record;
@@ -43,25 +48,43 @@ pub trait BroadcastProcessFunction: 'static {
     /// Treats one row of the first input.
     ///
     /// # Errors
-    /// An error is a poison record: what this call did is rolled back, and the job's policy decides.
-    fn on_element(&mut self, row: &Self::In, ctx: &mut Context<'_, Self::Key>, out: &mut Collector<Self::Out>) -> Result<()>;
+    /// An error is a poison record: what this call did is rolled back, and the job's policy
+    /// decides.
+    fn on_element(
+        &mut self,
+        row: &Self::In,
+        ctx: &mut Context<'_, Self::Key>,
+        out: &mut Collector<Self::Out>,
+    ) -> Result<()>;
 
-    /// Treats one row that is broadcast. It does the same in every subtask, and what it puts out comes once from each.
+    /// Treats one row that is broadcast. It does the same in every subtask, and what it puts out
+    /// comes once from each.
     ///
     /// # Errors
     /// As for a row of the first input.
-    fn on_broadcast(&mut self, row: &Self::Broadcast, ctx: &mut BroadcastContext<'_>, out: &mut Collector<Self::Out>) -> Result<()>;
+    fn on_broadcast(
+        &mut self,
+        row: &Self::Broadcast,
+        ctx: &mut BroadcastContext<'_>,
+        out: &mut Collector<Self::Out>,
+    ) -> Result<()>;
 
     /// Treats a timer that has fired; `time` is what it was registered for, in ms.
     ///
     /// # Errors
     /// As for a row of the first input.
-    fn on_timer(&mut self, _time: i64, _ctx: &mut Context<'_, Self::Key>, _out: &mut Collector<Self::Out>) -> Result<()> {
+    fn on_timer(
+        &mut self,
+        _time: i64,
+        _ctx: &mut Context<'_, Self::Key>,
+        _out: &mut Collector<Self::Out>,
+    ) -> Result<()> {
         Ok(())
     }
 }
 
-/// Where a function stands when it treats a row that is broadcast: times and side outputs; no key, hence no timers.
+/// Where a function stands when it treats a row that is broadcast: times and side outputs; no key,
+/// hence no timers.
 pub struct BroadcastContext<'a> {
     timestamp: Option<i64>,
     watermark: i64,
@@ -106,11 +129,21 @@ impl<F: BroadcastProcessFunction> ProcessFunction for Elements<F> {
         self.0.open(setup);
     }
 
-    fn on_element(&mut self, row: &F::In, ctx: &mut Context<'_, F::Key>, out: &mut Collector<F::Out>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        row: &F::In,
+        ctx: &mut Context<'_, F::Key>,
+        out: &mut Collector<F::Out>,
+    ) -> Result<()> {
         self.0.on_element(row, ctx, out)
     }
 
-    fn on_timer(&mut self, time: i64, ctx: &mut Context<'_, F::Key>, out: &mut Collector<F::Out>) -> Result<()> {
+    fn on_timer(
+        &mut self,
+        time: i64,
+        ctx: &mut Context<'_, F::Key>,
+        out: &mut Collector<F::Out>,
+    ) -> Result<()> {
         self.0.on_timer(time, ctx, out)
     }
 }
@@ -132,20 +165,36 @@ impl<F: BroadcastProcessFunction> Stage for BroadcastStage<F> {
         };
         let broadcast = input.sections.iter().any(is_broadcast);
         self.elements.setup.may_broadcast(broadcast);
-        if broadcast { self.broadcast(input, out) } else { self.elements.run(input, out) }
+        if broadcast {
+            self.broadcast(input, out)
+        } else {
+            self.elements.run(input, out)
+        }
     }
 }
 
 impl<F: BroadcastProcessFunction> BroadcastStage<F> {
     fn broadcast(&mut self, input: &StageInput<'_>, out: &mut StageOutput) -> Result<()> {
         let around = Around::read(input.sections)?;
-        let ProcessStage { function, setup, out: collector, sides, .. } = &mut self.elements;
+        let ProcessStage {
+            function,
+            setup,
+            out: collector,
+            sides,
+            ..
+        } = &mut self.elements;
         collector.reset();
         sides.reset();
         setup.begin(0, &[])?;
         let columns = F::Broadcast::columns(&input.table)?;
         let (watermark, processing_time) = (around.watermark, around.processing_time);
-        let mut ctx = BroadcastContext { timestamp: None, watermark, processing_time, event: 0, sides };
+        let mut ctx = BroadcastContext {
+            timestamp: None,
+            watermark,
+            processing_time,
+            event: 0,
+            sides,
+        };
         for row in 0..input.n_rows {
             F::Broadcast::load(&mut self.row, &columns, input.place(row));
             ctx.timestamp = input.times.map(|times| i64::from_le_bytes(times[row]));
@@ -171,36 +220,71 @@ pub struct BroadcastConnectedStream<T, K, B> {
 }
 
 impl<T: Record, K: Key, B: Record> BroadcastConnectedStream<T, K, B> {
-    pub(crate) fn new(stream: &Stream<T>, keyed: Option<&KeyedStream<T, K>>, broadcast: &Stream<B>) -> Self {
+    pub(crate) fn new(
+        stream: &Stream<T>,
+        keyed: Option<&KeyedStream<T, K>>,
+        broadcast: &Stream<B>,
+    ) -> Self {
         let mut inputs = keyed.map_or_else(|| stream.inputs(), KeyedStream::inputs);
         inputs.extend(broadcast.edges(&Partitioning::Broadcast, SECOND_INPUT));
         let key = keyed.map(|keyed| keyed.fields.clone());
-        BroadcastConnectedStream { stream: stream.clone(), broadcast: broadcast.clone(), inputs, key, of: PhantomData }
+        BroadcastConnectedStream {
+            stream: stream.clone(),
+            broadcast: broadcast.clone(),
+            inputs,
+            key,
+            of: PhantomData,
+        }
     }
 
-    /// Calls a function for each row of both streams. The broadcast stream is one on which [`Stream::broadcast`] was called.
+    /// Calls a function for each row of both streams. The broadcast stream is one on which
+    /// [`Stream::broadcast`] was called.
     #[track_caller]
-    pub fn process<F: BroadcastProcessFunction<In = T, Broadcast = B>>(&self, uid: &str, process: F) -> Stream<F::Out> {
+    pub fn process<F: BroadcastProcessFunction<In = T, Broadcast = B>>(
+        &self,
+        uid: &str,
+        process: F,
+    ) -> Stream<F::Out> {
         let graph = &self.stream.graph;
         let mut elements = Elements(process);
         let setup = Setup::open(&mut elements);
         if self.broadcast.partitioning != Partitioning::Broadcast {
             graph.mistake(Error::job(format!("{uid}: the stream that it is connected with must be broadcast: call broadcast() on it")));
         }
-        let base = function(FunctionKind::BroadcastProcess, uid, T::schema(), <F::Out as Output>::output_columns());
-        let base = Function { time: F::TIME, second_input: B::schema(), ..base };
+        let base = function(
+            FunctionKind::BroadcastProcess,
+            uid,
+            T::schema(),
+            <F::Out as Output>::output_columns(),
+        );
+        let base = Function {
+            time: F::TIME,
+            second_input: B::schema(),
+            ..base
+        };
         let states = setup.declared(uid);
         let function = match &self.key {
-            Some(_) => {
-                Function { key: Some(graph.check(self.key_of::<F::Key>(uid))), timers: F::TIMERS, states: graph.check(states), ..base }
-            }
-            None => Function { states: graph.check(states.and_then(|states| without_key::<F::Key>(uid, states))), ..base },
+            Some(_) => Function {
+                key: Some(graph.check(self.key_of::<F::Key>(uid))),
+                timers: F::TIMERS,
+                states: graph.check(states),
+                ..base
+            },
+            None => Function {
+                states: graph.check(states.and_then(|states| without_key::<F::Key>(uid, states))),
+                ..base
+            },
         };
-        let stage = BroadcastStage { elements: ProcessStage::new(elements, setup, self.key.is_some()), row: B::empty() };
-        self.stream.call(uid, self.inputs.clone(), function, Maker::stage(stage))
+        let stage = BroadcastStage {
+            elements: ProcessStage::new(elements, setup, self.key.is_some()),
+            row: B::empty(),
+        };
+        self.stream
+            .call(uid, self.inputs.clone(), function, Maker::stage(stage))
     }
 
     fn key_of<F: Key>(&self, uid: &str) -> Result<Vec<Field>> {
-        KeyedStream::<T, K>::new(&self.stream, self.key.clone().unwrap_or_default()).key_of::<F>(uid)
+        KeyedStream::<T, K>::new(&self.stream, self.key.clone().unwrap_or_default())
+            .key_of::<F>(uid)
     }
 }

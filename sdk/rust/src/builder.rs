@@ -1,4 +1,5 @@
-//! Builders of columns. A finished column is given away as the bytes that cross the boundary; the builder stays, empty.
+//! Builders of columns. A finished column is given away as the bytes that cross the boundary; the
+//! builder stays, empty.
 
 use crate::column::OwnedColumn;
 use crate::value::Value;
@@ -38,14 +39,19 @@ impl BoolBuilder {
 impl ColumnBuilder for BoolBuilder {
     fn finish(&mut self) -> OwnedColumn {
         self.n = 0;
-        OwnedColumn { validity: None, offsets: None, data: give(&mut self.bits) }
+        OwnedColumn {
+            validity: None,
+            offsets: None,
+            data: give(&mut self.bits),
+        }
     }
 }
 
 /// Numbers of `N` bytes.
 #[derive(Default)]
 pub struct FixedBuilder<const N: usize> {
-    /// Values, and behind them room that is zeroed: to write there is shorter than to push, in the loop over the rows.
+    /// Values, and behind them room that is zeroed: to write there is shorter than to push, in the
+    /// loop over the rows.
     values: Vec<[u8; N]>,
     n: usize,
 }
@@ -75,7 +81,11 @@ impl<const N: usize> ColumnBuilder for FixedBuilder<N> {
         let n = std::mem::take(&mut self.n);
         let mut values = std::mem::replace(&mut self.values, vec![[0; N]; n]);
         values.truncate(n);
-        OwnedColumn { validity: None, offsets: None, data: values.into_flattened() }
+        OwnedColumn {
+            validity: None,
+            offsets: None,
+            data: values.into_flattened(),
+        }
     }
 }
 
@@ -93,7 +103,8 @@ impl BytesBuilder {
             self.ends.push([0; 4]);
         }
         self.data.extend_from_slice(value);
-        let end = i32::try_from(self.data.len()).expect("a guest's memory is too small for a column of 2 GiB");
+        let end = i32::try_from(self.data.len())
+            .expect("a guest's memory is too small for a column of 2 GiB");
         self.ends.push(end.to_le_bytes());
     }
 }
@@ -103,7 +114,11 @@ impl ColumnBuilder for BytesBuilder {
         if self.ends.is_empty() {
             self.ends.push([0; 4]);
         }
-        OwnedColumn { validity: None, offsets: Some(give(&mut self.ends).into_flattened()), data: give(&mut self.data) }
+        OwnedColumn {
+            validity: None,
+            offsets: Some(give(&mut self.ends).into_flattened()),
+            data: give(&mut self.data),
+        }
     }
 }
 
@@ -116,7 +131,11 @@ pub struct OptionBuilder<V: Value> {
 
 impl<V: Value> Default for OptionBuilder<V> {
     fn default() -> Self {
-        OptionBuilder { valid: BoolBuilder::default(), has_null: false, values: V::Builder::default() }
+        OptionBuilder {
+            valid: BoolBuilder::default(),
+            has_null: false,
+            values: V::Builder::default(),
+        }
     }
 }
 
@@ -138,6 +157,9 @@ impl<V: Value> ColumnBuilder for OptionBuilder<V> {
     fn finish(&mut self) -> OwnedColumn {
         let bits = self.valid.finish().data;
         let validity = std::mem::take(&mut self.has_null).then_some(bits);
-        OwnedColumn { validity, ..self.values.finish() }
+        OwnedColumn {
+            validity,
+            ..self.values.finish()
+        }
     }
 }

@@ -1,14 +1,20 @@
-//! A chain of functions inside one guest call: the first one's main output is the next one's input, without a way through the host.
+//! A chain of functions inside one guest call: the first one's main output is the next one's input,
+//! without a way through the host.
 //!
 //! 1. The rows of the call become the first stage's input, with the columns in its order.
-//! 2. Each stage gives its main output as origins (which input row each row comes from) and new columns; the next stage sees the columns
-//!    by name, those of a forwarding stage through a selection, so that a filter copies nothing.
-//! 3. What leaves the call is counted from the call's own rows: origins are composed, and columns that were made inside are sent.
+//! 2. Each stage gives its main output as origins (which input row each row comes from) and new
+//!    columns; the next stage sees the columns by name, those of a forwarding stage through a
+//!    selection, so that a filter copies nothing.
+//! 3. What leaves the call is counted from the call's own rows: origins are composed, and columns
+//!    that were made inside are sent.
 //!
-//! Invariant: outputs are in the order of the events that caused them. Called by `glue` and the test harness.
+//! Invariant: outputs are in the order of the events that caused them. Called by `glue` and the
+//! test harness.
 
 use crate::bindings::streamrt::plugin::types::Section;
-use crate::column::{OwnedColumn, RawColumn, Table, find, fixed, gather, in_blocks, plain, section, u32_bytes};
+use crate::column::{
+    OwnedColumn, RawColumn, Table, find, fixed, gather, in_blocks, plain, section, u32_bytes,
+};
 use crate::error::{Error, Result};
 use crate::host::StateHost;
 use crate::sink::RunningSink;
@@ -86,7 +92,10 @@ impl StageInput<'_> {
     pub(crate) fn try_each(&self, mut each: impl FnMut(usize, usize) -> Result<()>) -> Result<()> {
         match self.selection {
             None => in_blocks(self.n_rows, |row| each(row, row)),
-            Some(places) => places.iter().enumerate().try_for_each(|(row, &place)| each(row, place as usize)),
+            Some(places) => places
+                .iter()
+                .enumerate()
+                .try_for_each(|(row, &place)| each(row, place as usize)),
         }
     }
 
@@ -132,18 +141,31 @@ impl Chain {
     ///
     /// # Errors
     /// If one of several cannot stand in a chain.
-    pub(crate) fn new(functions: Vec<(Function, Maker)>, host: &Rc<dyn StateHost>) -> Result<Chain> {
+    pub(crate) fn new(
+        functions: Vec<(Function, Maker)>,
+        host: &Rc<dyn StateHost>,
+    ) -> Result<Chain> {
         let alone = functions.len() == 1;
         let (mut declared, mut stages) = (Vec::new(), Vec::new());
         for (function, maker) in functions {
             match maker {
                 Maker::Whole(whole) if alone => return Ok(Chain::Whole(whole)),
                 Maker::Whole(_) | Maker::Sink(_) => {
-                    return Err(Error::unknown(format!("{}: a function of this kind cannot be chained", function.name)));
+                    return Err(Error::unknown(format!(
+                        "{}: a function of this kind cannot be chained",
+                        function.name
+                    )));
                 }
                 Maker::Stage(mut stage) => {
-                    let ports = function.outputs.iter().map(|port| port.name.clone()).collect();
-                    stage.open(&StageContext { ports, host: host.clone() });
+                    let ports = function
+                        .outputs
+                        .iter()
+                        .map(|port| port.name.clone())
+                        .collect();
+                    stage.open(&StageContext {
+                        ports,
+                        host: host.clone(),
+                    });
                     declared.push(function);
                     stages.push(stage);
                 }
@@ -156,8 +178,12 @@ impl Chain {
     pub(crate) fn invoke(&mut self, call: u16, input: &[Section]) -> Result<Vec<Section>> {
         match self {
             Chain::Whole(whole) => whole.invoke(call, input),
-            Chain::Stages(functions, stages) if call == codes::call::PROCESS => run(functions, stages, input),
-            Chain::Stages(..) => Err(Error::unknown(format!("this function does not know call {call}"))),
+            Chain::Stages(functions, stages) if call == codes::call::PROCESS => {
+                run(functions, stages, input)
+            }
+            Chain::Stages(..) => Err(Error::unknown(format!(
+                "this function does not know call {call}"
+            ))),
         }
     }
 }
@@ -198,15 +224,31 @@ impl Bytes<'_> {
     }
 }
 
-fn run(functions: &[Function], stages: &mut [Box<dyn Stage>], input: &[Section]) -> Result<Vec<Section>> {
-    let Some(front) = functions.first() else { return Ok(Vec::new()) };
-    let second = input.iter().any(|section| section.role == codes::section::ROWS && section.port == SECOND_INPUT);
-    let columns = if second { &front.second_input } else { &front.input };
+fn run(
+    functions: &[Function],
+    stages: &mut [Box<dyn Stage>],
+    input: &[Section],
+) -> Result<Vec<Section>> {
+    let Some(front) = functions.first() else {
+        return Ok(Vec::new());
+    };
+    let second = input
+        .iter()
+        .any(|section| section.role == codes::section::ROWS && section.port == SECOND_INPUT);
+    let columns = if second {
+        &front.second_input
+    } else {
+        &front.input
+    };
     let mut between = entry(columns, input)?;
     let mut sections = Vec::new();
     for ((function, stage), position) in functions.iter().zip(stages).zip(0u16..) {
         let mut out = StageOutput::default();
-        let columns = if position == 0 { columns } else { &function.input };
+        let columns = if position == 0 {
+            columns
+        } else {
+            &function.input
+        };
         let table = between.table(columns, &function.name)?;
         let stage_input = StageInput {
             table,
@@ -235,7 +277,10 @@ fn run(functions: &[Function], stages: &mut [Box<dyn Stage>], input: &[Section])
 
 /// What the host sent, as the input of the first stage.
 fn entry<'a>(schema: &'a Schema, input: &'a [Section]) -> Result<Between<'a>> {
-    let Some(rows) = input.iter().find(|section| section.role == codes::section::ROWS) else {
+    let Some(rows) = input
+        .iter()
+        .find(|section| section.role == codes::section::ROWS)
+    else {
         return Ok(Between {
             columns: known(schema, &Table::default()),
             selection: None,
@@ -247,35 +292,69 @@ fn entry<'a>(schema: &'a Schema, input: &'a [Section]) -> Result<Between<'a>> {
         });
     };
     let n_rows = rows.rows as usize;
-    let times = find(rows, buffer::TIME).map(|bytes| fixed::<8>(bytes, n_rows)).transpose()?;
+    let times = find(rows, buffer::TIME)
+        .map(|bytes| fixed::<8>(bytes, n_rows))
+        .transpose()?;
     let columns = known(schema, &Table::of(rows, schema.len()));
-    Ok(Between { columns, selection: None, n_rows, n_call_rows: n_rows, origin: None, times: times.map(Into::into), marks: marks(rows)? })
+    Ok(Between {
+        columns,
+        selection: None,
+        n_rows,
+        n_call_rows: n_rows,
+        origin: None,
+        times: times.map(Into::into),
+        marks: marks(rows)?,
+    })
 }
 
 fn known<'a>(schema: &'a Schema, table: &Table<'a>) -> Vec<Known<'a>> {
-    let column = |(i, field): (usize, &'a streamrt_wit::Field)| Known { field, bytes: Bytes::Sent(table.column(i)), inner: false };
+    let column = |(i, field): (usize, &'a streamrt_wit::Field)| Known {
+        field,
+        bytes: Bytes::Sent(table.column(i)),
+        inner: false,
+    };
     schema.iter().enumerate().map(column).collect()
 }
 
 fn marks(rows: &Section) -> Result<Vec<Mark>> {
-    let Some(bytes) = find(rows, buffer::MARK_ROW) else { return Ok(Vec::new()) };
+    let Some(bytes) = find(rows, buffer::MARK_ROW) else {
+        return Ok(Vec::new());
+    };
     let n = bytes.len() / 4;
     let watermarks = fixed::<8>(find(rows, buffer::MARK_WATERMARK).unwrap_or_default(), n)?;
-    let mark = |(row, watermark): (&[u8; 4], &[u8; 8])| Mark { row: u32::from_le_bytes(*row), watermark: i64::from_le_bytes(*watermark) };
-    Ok(fixed::<4>(bytes, n)?.iter().zip(watermarks).map(mark).collect())
+    let mark = |(row, watermark): (&[u8; 4], &[u8; 8])| Mark {
+        row: u32::from_le_bytes(*row),
+        watermark: i64::from_le_bytes(*watermark),
+    };
+    Ok(fixed::<4>(bytes, n)?
+        .iter()
+        .zip(watermarks)
+        .map(mark)
+        .collect())
 }
 
 impl<'a> Between<'a> {
     /// The columns that a function reads, in its order.
     fn table(&self, columns: &Schema, function: &str) -> Result<Table<'_>> {
-        let column = |wanted: &streamrt_wit::Field| match self.columns.iter().find(|known| known.field.name == wanted.name) {
+        let column = |wanted: &streamrt_wit::Field| match self
+            .columns
+            .iter()
+            .find(|known| known.field.name == wanted.name)
+        {
             Some(known) => Ok(known.bytes.raw()),
-            None => Err(Error::host(format!("{function}: the column {} does not reach it inside the chain", wanted.name))),
+            None => Err(Error::host(format!(
+                "{function}: the column {} does not reach it inside the chain",
+                wanted.name
+            ))),
         };
-        Ok(Table { n_rows: self.n_rows_stored(), columns: columns.iter().map(column).collect::<Result<_>>()? })
+        Ok(Table {
+            n_rows: self.n_rows_stored(),
+            columns: columns.iter().map(column).collect::<Result<_>>()?,
+        })
     }
 
-    /// Rows of the columns, which are more than the rows of the stage where a selection stands between.
+    /// Rows of the columns, which are more than the rows of the stage where a selection stands
+    /// between.
     fn n_rows_stored(&self) -> usize {
         match &self.selection {
             Some(places) => places.iter().max().map_or(0, |&last| last as usize + 1),
@@ -290,44 +369,80 @@ impl<'a> Between<'a> {
         }
         let mut sent = match columns {
             OutputColumns::Replace { .. } => Vec::new(),
-            OutputColumns::Forward | OutputColumns::Extend { .. } => self.inner_columns(rows.origin.as_deref()),
+            OutputColumns::Forward | OutputColumns::Extend { .. } => {
+                self.inner_columns(rows.origin.as_deref())
+            }
         };
         sent.extend(rows.columns);
-        let origin = compose(self.origin.as_deref(), rows.origin).filter(|origin| !is_identity(origin, self.n_call_rows));
-        let buffers = origin.map(|origin| plain(buffer::ORIGIN, u32_bytes(&origin))).into_iter().collect();
-        Some(section(codes::section::ROWS, port, rows.n_rows, buffers, sent))
+        let origin = compose(self.origin.as_deref(), rows.origin)
+            .filter(|origin| !is_identity(origin, self.n_call_rows));
+        let buffers = origin
+            .map(|origin| plain(buffer::ORIGIN, u32_bytes(&origin)))
+            .into_iter()
+            .collect();
+        Some(section(
+            codes::section::ROWS,
+            port,
+            rows.n_rows,
+            buffers,
+            sent,
+        ))
     }
 
     /// The columns that only the guest knows, at the rows that an output took.
     fn inner_columns(&self, origin: Option<&[u32]>) -> Vec<OwnedColumn> {
         let places = compose(self.selection.as_deref(), origin.map(<[u32]>::to_vec));
         let inner = self.columns.iter().filter(|known| known.inner);
-        inner.map(|known| known.at(places.as_deref(), self.n_rows)).collect()
+        inner
+            .map(|known| known.at(places.as_deref(), self.n_rows))
+            .collect()
     }
 
     /// The input of the next stage.
     fn follow(self, out: StageOutput, function: &'a Function) -> Result<Between<'a>> {
         let main = out.main;
-        let times = self.times.as_deref().map(|times| times_of(times, main.origin.as_deref(), &out.fired).into());
+        let times = self
+            .times
+            .as_deref()
+            .map(|times| times_of(times, main.origin.as_deref(), &out.fired).into());
         let marks = match out.mark_rows {
-            Some(rows) => rows.iter().zip(&self.marks).map(|(&row, mark)| Mark { row, ..*mark }).collect(),
+            Some(rows) => rows
+                .iter()
+                .zip(&self.marks)
+                .map(|(&row, mark)| Mark { row, ..*mark })
+                .collect(),
             None => moved(&self.marks, main.origin.as_deref()),
         };
         let origin = compose(self.origin.as_deref(), main.origin.clone());
         let places = compose(self.selection.as_deref(), main.origin);
         let made = |schema: &'a Schema, columns: Vec<OwnedColumn>| -> Vec<Known<'a>> {
-            let known = |(field, column): (&'a streamrt_wit::Field, _)| Known { field, bytes: Bytes::Made(column), inner: true };
+            let known = |(field, column): (&'a streamrt_wit::Field, _)| Known {
+                field,
+                bytes: Bytes::Made(column),
+                inner: true,
+            };
             schema.iter().zip(columns).map(known).collect()
         };
         let (columns, selection) = match &function.outputs[0].columns {
             OutputColumns::Forward => (self.columns, places),
             OutputColumns::Replace { schema } => (made(schema, main.columns), None),
             OutputColumns::Extend { schema } => {
-                let old = self.columns.into_iter().map(|known| known.dense(places.as_deref()));
+                let old = self
+                    .columns
+                    .into_iter()
+                    .map(|known| known.dense(places.as_deref()));
                 (old.chain(made(schema, main.columns)).collect(), None)
             }
         };
-        Ok(Between { columns, selection, n_rows: main.n_rows, n_call_rows: self.n_call_rows, origin, times, marks })
+        Ok(Between {
+            columns,
+            selection,
+            n_rows: main.n_rows,
+            n_call_rows: self.n_call_rows,
+            origin,
+            times,
+            marks,
+        })
     }
 }
 
@@ -347,19 +462,24 @@ impl<'a> Known<'a> {
     fn dense(self, places: Option<&[u32]>) -> Known<'a> {
         match places {
             None => self,
-            Some(places) => Known { bytes: Bytes::Made(self.at(Some(places), 0)), ..self },
+            Some(places) => Known {
+                bytes: Bytes::Made(self.at(Some(places), 0)),
+                ..self
+            },
         }
     }
 }
 
-/// `first`, then `second`: where a row of the second counting stands in what the first counts from. `None` is the identity. A timer's
-/// number, which only a stage in front gives, passes unchanged.
+/// `first`, then `second`: where a row of the second counting stands in what the first counts from.
+/// `None` is the identity. A timer's number, which only a stage in front gives, passes unchanged.
 fn compose(first: Option<&[u32]>, second: Option<Vec<u32>>) -> Option<Vec<u32>> {
     match (first, second) {
         (None, second) => second,
         (Some(first), None) => Some(first.to_vec()),
         (Some(first), Some(mut second)) => {
-            second.iter_mut().for_each(|row| *row = first[*row as usize]);
+            second
+                .iter_mut()
+                .for_each(|row| *row = first[*row as usize]);
             Some(second)
         }
     }
@@ -375,14 +495,25 @@ fn times_of(times: &[[u8; 8]], origin: Option<&[u32]>, fired: &[i64]) -> Vec<[u8
         None => times[row as usize],
         Some(timer) => fired[timer as usize].to_le_bytes(),
     };
-    origin.map_or_else(|| times.to_vec(), |origin| origin.iter().map(time).collect())
+    origin.map_or_else(
+        || times.to_vec(),
+        |origin| origin.iter().map(time).collect(),
+    )
 }
 
 /// Marks before the first output row that comes from a row behind them.
 fn moved(marks: &[Mark], origin: Option<&[u32]>) -> Vec<Mark> {
-    let Some(origin) = origin else { return marks.to_vec() };
+    let Some(origin) = origin else {
+        return marks.to_vec();
+    };
     let row = |mark: &Mark| origin.partition_point(|&row| row < mark.row) as u32;
-    marks.iter().map(|mark| Mark { row: row(mark), ..*mark }).collect()
+    marks
+        .iter()
+        .map(|mark| Mark {
+            row: row(mark),
+            ..*mark
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -403,27 +534,58 @@ mod tests {
     }
 
     fn even() -> Link {
-        (function(FunctionKind::Filter, "even", numbers("value"), OutputColumns::Forward), Maker::stage(Filter::new(|n: &i64| n % 2 == 0)))
+        (
+            function(
+                FunctionKind::Filter,
+                "even",
+                numbers("value"),
+                OutputColumns::Forward,
+            ),
+            Maker::stage(Filter::new(|n: &i64| n % 2 == 0)),
+        )
     }
 
     fn big() -> Link {
-        (function(FunctionKind::Filter, "big", numbers("value"), OutputColumns::Forward), Maker::stage(Filter::new(|n: &i64| *n > 2)))
+        (
+            function(
+                FunctionKind::Filter,
+                "big",
+                numbers("value"),
+                OutputColumns::Forward,
+            ),
+            Maker::stage(Filter::new(|n: &i64| *n > 2)),
+        )
     }
 
     fn tenfold() -> Link {
-        let output = OutputColumns::Replace { schema: numbers("value") };
-        (function(FunctionKind::Map, "tenfold", numbers("value"), output), Maker::stage(Map::<i64, i64, _>::new(|n| 10 * n)))
+        let output = OutputColumns::Replace {
+            schema: numbers("value"),
+        };
+        (
+            function(FunctionKind::Map, "tenfold", numbers("value"), output),
+            Maker::stage(Map::<i64, i64, _>::new(|n| 10 * n)),
+        )
     }
 
     fn key() -> Link {
-        let output = OutputColumns::Extend { schema: numbers("key") };
-        (function(FunctionKind::KeyProjection, "key", numbers("value"), output), Maker::stage(KeyProjection::<i64, i64, _>::new(|n| n % 3)))
+        let output = OutputColumns::Extend {
+            schema: numbers("key"),
+        };
+        (
+            function(FunctionKind::KeyProjection, "key", numbers("value"), output),
+            Maker::stage(KeyProjection::<i64, i64, _>::new(|n| n % 3)),
+        )
     }
 
     fn twice() -> Link {
-        let output = OutputColumns::Replace { schema: numbers("value") };
+        let output = OutputColumns::Replace {
+            schema: numbers("value"),
+        };
         let twice = |n: &i64, out: &mut Collector<i64>| (0..2).for_each(|_| out.collect(n));
-        (function(FunctionKind::FlatMap, "twice", numbers("value"), output), Maker::stage(FlatMap::<i64, i64, _>::new(twice)))
+        (
+            function(FunctionKind::FlatMap, "twice", numbers("value"), output),
+            Maker::stage(FlatMap::<i64, i64, _>::new(twice)),
+        )
     }
 
     /// Writes down under which watermark and at which time a row comes.
@@ -434,18 +596,35 @@ mod tests {
         type Key = ();
         type Out = String;
 
-        fn on_element(&mut self, row: &i64, ctx: &mut Context<'_, ()>, out: &mut Collector<String>) -> Result<()> {
-            out.collect(format!("{row} at {:?} under {}", ctx.timestamp(), ctx.watermark()));
+        fn on_element(
+            &mut self,
+            row: &i64,
+            ctx: &mut Context<'_, ()>,
+            out: &mut Collector<String>,
+        ) -> Result<()> {
+            out.collect(format!(
+                "{row} at {:?} under {}",
+                ctx.timestamp(),
+                ctx.watermark()
+            ));
             Ok(())
         }
     }
 
     fn times() -> Link {
-        let output = OutputColumns::Replace { schema: String::schema() };
+        let output = OutputColumns::Replace {
+            schema: String::schema(),
+        };
         let mut function_of_times = Times;
         let setup = Setup::open(&mut function_of_times);
-        let declared = Function { time: true, ..function(FunctionKind::Process, "times", numbers("value"), output) };
-        (declared, Maker::stage(ProcessStage::new(function_of_times, setup, false)))
+        let declared = Function {
+            time: true,
+            ..function(FunctionKind::Process, "times", numbers("value"), output)
+        };
+        (
+            declared,
+            Maker::stage(ProcessStage::new(function_of_times, setup, false)),
+        )
     }
 
     fn input() -> Section {
@@ -454,25 +633,47 @@ mod tests {
             plain(buffer::MARK_ROW, u32_bytes(&[3, 6])),
             plain(buffer::MARK_WATERMARK, i64_bytes(&[9, 20])),
         ];
-        let column = OwnedColumn { validity: None, offsets: None, data: i64_bytes(&[0, 1, 2, 3, 4, 5]) };
+        let column = OwnedColumn {
+            validity: None,
+            offsets: None,
+            data: i64_bytes(&[0, 1, 2, 3, 4, 5]),
+        };
         section(codes::section::ROWS, 0, 6, buffers, vec![column])
     }
 
     fn invoke(links: Vec<Link>) -> Vec<Section> {
         let host: Rc<dyn StateHost> = Rc::new(Imports);
-        Chain::new(links, &host).unwrap().invoke(codes::call::PROCESS, &[input()]).unwrap()
+        Chain::new(links, &host)
+            .unwrap()
+            .invoke(codes::call::PROCESS, &[input()])
+            .unwrap()
     }
 
     /// Origins (none: the identity) and the sent columns of the only output.
     fn check(links: Vec<Link>, origin: Option<&[u32]>, columns: &[&[i64]]) {
         let port = (links.len() as u16 - 1) << 8;
         let sections = invoke(links);
-        let [output] = &sections[..] else { panic!("{} sections", sections.len()) };
+        let [output] = &sections[..] else {
+            panic!("{} sections", sections.len())
+        };
         assert_eq!(output.port, port);
-        assert_eq!(find(output, buffer::ORIGIN), origin.map(u32_bytes).as_deref());
-        let sent: Vec<Vec<u8>> =
-            output.buffers.iter().filter(|buffer| buffer.role == buffer::COLUMN).map(|buffer| buffer.bytes.clone()).collect();
-        assert_eq!(sent, columns.iter().map(|column| i64_bytes(column)).collect::<Vec<_>>());
+        assert_eq!(
+            find(output, buffer::ORIGIN),
+            origin.map(u32_bytes).as_deref()
+        );
+        let sent: Vec<Vec<u8>> = output
+            .buffers
+            .iter()
+            .filter(|buffer| buffer.role == buffer::COLUMN)
+            .map(|buffer| buffer.bytes.clone())
+            .collect();
+        assert_eq!(
+            sent,
+            columns
+                .iter()
+                .map(|column| i64_bytes(column))
+                .collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -481,11 +682,19 @@ mod tests {
         check(vec![even(), big()], Some(&[4]), &[]);
         check(vec![tenfold()], None, &[&[0, 10, 20, 30, 40, 50]]);
         check(vec![even(), tenfold()], Some(&[0, 2, 4]), &[&[0, 20, 40]]);
-        check(vec![tenfold(), big()], Some(&[1, 2, 3, 4, 5]), &[&[10, 20, 30, 40, 50]]);
+        check(
+            vec![tenfold(), big()],
+            Some(&[1, 2, 3, 4, 5]),
+            &[&[10, 20, 30, 40, 50]],
+        );
         check(vec![even(), tenfold(), big()], Some(&[2, 4]), &[&[20, 40]]);
         check(vec![key()], None, &[&[0, 1, 2, 0, 1, 2]]);
         check(vec![even(), key(), big()], Some(&[4]), &[&[1]]);
-        check(vec![tenfold(), even(), key()], None, &[&[0, 10, 20, 30, 40, 50], &[0, 1, 2, 0, 1, 2]]);
+        check(
+            vec![tenfold(), even(), key()],
+            None,
+            &[&[0, 10, 20, 30, 40, 50], &[0, 1, 2, 0, 1, 2]],
+        );
         check(vec![big(), twice(), even()], Some(&[4, 4]), &[&[4, 4]]);
     }
 
@@ -494,16 +703,38 @@ mod tests {
         let sections = invoke(vec![big(), twice(), times()]);
         let table = Table::of(&sections[0], 1);
         let columns = String::columns(&table).unwrap();
-        let texts: Vec<String> = (0..table.n_rows).map(|row| crate::state::loaded(&columns, row)).collect();
+        let texts: Vec<String> = (0..table.n_rows)
+            .map(|row| crate::state::loaded(&columns, row))
+            .collect();
         let expected = [3, 4, 5].map(|n| format!("{n} at Some({}) under 9", n + 10));
-        assert_eq!(texts, expected.iter().flat_map(|text| [text.clone(), text.clone()]).collect::<Vec<_>>());
+        assert_eq!(
+            texts,
+            expected
+                .iter()
+                .flat_map(|text| [text.clone(), text.clone()])
+                .collect::<Vec<_>>()
+        );
     }
 
     #[test]
     fn a_column_that_does_not_reach_a_function_is_said() {
         let host: Rc<dyn StateHost> = Rc::new(Imports);
-        let other = (function(FunctionKind::Filter, "other", numbers("price"), OutputColumns::Forward), even().1);
-        let error = Chain::new(vec![even(), other], &host).unwrap().invoke(codes::call::PROCESS, &[input()]).unwrap_err();
-        assert_eq!(error.message(), "other: the column price does not reach it inside the chain");
+        let other = (
+            function(
+                FunctionKind::Filter,
+                "other",
+                numbers("price"),
+                OutputColumns::Forward,
+            ),
+            even().1,
+        );
+        let error = Chain::new(vec![even(), other], &host)
+            .unwrap()
+            .invoke(codes::call::PROCESS, &[input()])
+            .unwrap_err();
+        assert_eq!(
+            error.message(),
+            "other: the column price does not reach it inside the chain"
+        );
     }
 }

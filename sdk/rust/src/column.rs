@@ -1,6 +1,8 @@
-//! Columns as bytes: what a section brings in, and what a builder gives out. Arrow's layout, little endian, no alignment.
+//! Columns as bytes: what a section brings in, and what a builder gives out. Arrow's layout, little
+//! endian, no alignment.
 //!
-//! Lengths are checked once, here; the row loops behind then index slices of arrays, which is a bounds check a value and no more.
+//! Lengths are checked once, here; the row loops behind then index slices of arrays, which is a
+//! bounds check a value and no more.
 
 use crate::bindings::streamrt::plugin::types::{Buffer, Section};
 use crate::error::{Error, Result};
@@ -25,12 +27,21 @@ pub struct OwnedColumn {
 
 impl OwnedColumn {
     pub(crate) fn raw(&self) -> RawColumn<'_> {
-        RawColumn { validity: self.validity.as_deref(), offsets: self.offsets.as_deref().unwrap_or_default(), data: &self.data }
+        RawColumn {
+            validity: self.validity.as_deref(),
+            offsets: self.offsets.as_deref().unwrap_or_default(),
+            data: &self.data,
+        }
     }
 
     /// Adds the column's buffers to those of a section.
     pub(crate) fn send(self, node: u16, out: &mut Vec<Buffer>) {
-        let buffer = |part, bytes| Buffer { role: buffer::COLUMN, node, part, bytes };
+        let buffer = |part, bytes| Buffer {
+            role: buffer::COLUMN,
+            node,
+            part,
+            bytes,
+        };
         out.extend(self.validity.map(|bytes| buffer(part::VALIDITY, bytes)));
         out.extend(self.offsets.map(|bytes| buffer(part::OFFSETS, bytes)));
         out.push(buffer(part::DATA, self.data));
@@ -48,7 +59,11 @@ impl<'a> Table<'a> {
     /// The first `n_columns` columns of a section.
     pub(crate) fn of(section: &'a Section, n_columns: usize) -> Table<'a> {
         let mut columns = vec![RawColumn::default(); n_columns];
-        for buffer in section.buffers.iter().filter(|buffer| buffer.role == buffer::COLUMN) {
+        for buffer in section
+            .buffers
+            .iter()
+            .filter(|buffer| buffer.role == buffer::COLUMN)
+        {
             if let Some(column) = columns.get_mut(usize::from(buffer.node)) {
                 match buffer.part {
                     part::VALIDITY => column.validity = Some(&buffer.bytes),
@@ -57,12 +72,18 @@ impl<'a> Table<'a> {
                 }
             }
         }
-        Table { n_rows: section.rows as usize, columns }
+        Table {
+            n_rows: section.rows as usize,
+            columns,
+        }
     }
 
     /// The columns from `first` on.
     pub(crate) fn skip(&self, first: usize) -> Table<'a> {
-        Table { n_rows: self.n_rows, columns: self.columns.get(first..).unwrap_or_default().to_vec() }
+        Table {
+            n_rows: self.n_rows,
+            columns: self.columns.get(first..).unwrap_or_default().to_vec(),
+        }
     }
 
     pub(crate) fn column(&self, index: usize) -> RawColumn<'a> {
@@ -72,7 +93,11 @@ impl<'a> Table<'a> {
 
 /// The bytes of the buffer with this role.
 pub(crate) fn find(section: &Section, role: u16) -> Option<&[u8]> {
-    section.buffers.iter().find(|buffer| buffer.role == role).map(|buffer| buffer.bytes.as_slice())
+    section
+        .buffers
+        .iter()
+        .find(|buffer| buffer.role == role)
+        .map(|buffer| buffer.bytes.as_slice())
 }
 
 /// Reads a buffer as `n` values of `N` bytes.
@@ -80,17 +105,23 @@ pub(crate) fn fixed<const N: usize>(bytes: &[u8], n: usize) -> Result<&[[u8; N]]
     let (values, rest) = bytes.as_chunks::<N>();
     match values.get(..n) {
         Some(values) if rest.is_empty() => Ok(values),
-        _ => Err(Error::host(format!("the host sent {} bytes where {n} values of {N} bytes belong", bytes.len()))),
+        _ => Err(Error::host(format!(
+            "the host sent {} bytes where {n} values of {N} bytes belong",
+            bytes.len()
+        ))),
     }
 }
 
 /// Rows in a block of [`in_blocks`].
 const BLOCK_ROWS: usize = 8;
 
-/// Calls `each` for 0 to `n_rows`, in blocks of a fixed length that the compiler unrolls: the host looks at its deadline once a turn of a
-/// loop, which costs as much as a small function does.
+/// Calls `each` for 0 to `n_rows`, in blocks of a fixed length that the compiler unrolls: the host
+/// looks at its deadline once a turn of a loop, which costs as much as a small function does.
 #[inline]
-pub(crate) fn in_blocks<E>(n_rows: usize, mut each: impl FnMut(usize) -> Result<(), E>) -> Result<(), E> {
+pub(crate) fn in_blocks<E>(
+    n_rows: usize,
+    mut each: impl FnMut(usize) -> Result<(), E>,
+) -> Result<(), E> {
     let mut row = 0;
     while n_rows - row >= BLOCK_ROWS {
         for place in 0..BLOCK_ROWS {
@@ -102,26 +133,50 @@ pub(crate) fn in_blocks<E>(n_rows: usize, mut each: impl FnMut(usize) -> Result<
 }
 
 /// A section that carries `columns` besides `buffers`.
-pub(crate) fn section(role: u16, port: u16, rows: usize, mut buffers: Vec<Buffer>, columns: Vec<OwnedColumn>) -> Section {
+pub(crate) fn section(
+    role: u16,
+    port: u16,
+    rows: usize,
+    mut buffers: Vec<Buffer>,
+    columns: Vec<OwnedColumn>,
+) -> Section {
     for (column, node) in columns.into_iter().zip(0..) {
         column.send(node, &mut buffers);
     }
-    Section { role, port, rows: rows as u32, buffers }
+    Section {
+        role,
+        port,
+        rows: rows as u32,
+        buffers,
+    }
 }
 
 /// A buffer that is no column.
 pub(crate) fn plain(role: u16, bytes: Vec<u8>) -> Buffer {
-    Buffer { role, node: 0, part: part::DATA, bytes }
+    Buffer {
+        role,
+        node: 0,
+        part: part::DATA,
+        bytes,
+    }
 }
 
 /// Numbers as bytes.
 pub(crate) fn u32_bytes(values: &[u32]) -> Vec<u8> {
-    values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened()
+    values
+        .iter()
+        .map(|value| value.to_le_bytes())
+        .collect::<Vec<_>>()
+        .into_flattened()
 }
 
 /// Numbers as bytes.
 pub(crate) fn i64_bytes(values: &[i64]) -> Vec<u8> {
-    values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened()
+    values
+        .iter()
+        .map(|value| value.to_le_bytes())
+        .collect::<Vec<_>>()
+        .into_flattened()
 }
 
 /// Bytes per value; `None` for bits and for values of varying length.
@@ -137,11 +192,23 @@ fn width(data_type: DataType) -> Option<usize> {
 pub(crate) fn gather(column: RawColumn<'_>, data_type: DataType, indices: &[u32]) -> OwnedColumn {
     let validity = column.validity.map(|bits| gather_bits(bits, indices));
     match (data_type, width(data_type)) {
-        (_, Some(width)) => OwnedColumn { validity, offsets: None, data: gather_fixed(column.data, width, indices) },
-        (DataType::Bool, None) => OwnedColumn { validity, offsets: None, data: gather_bits(column.data, indices) },
+        (_, Some(width)) => OwnedColumn {
+            validity,
+            offsets: None,
+            data: gather_fixed(column.data, width, indices),
+        },
+        (DataType::Bool, None) => OwnedColumn {
+            validity,
+            offsets: None,
+            data: gather_bits(column.data, indices),
+        },
         (_, None) => {
             let (offsets, data) = gather_bytes(column, indices);
-            OwnedColumn { validity, offsets: Some(offsets), data }
+            OwnedColumn {
+                validity,
+                offsets: Some(offsets),
+                data,
+            }
         }
     }
 }
@@ -169,7 +236,10 @@ fn gather_bytes(column: RawColumn<'_>, indices: &[u32]) -> (Vec<u8>, Vec<u8>) {
     offsets.extend_from_slice(&0i32.to_le_bytes());
     for &index in indices {
         let index = index as usize;
-        let (from, to) = (i32::from_le_bytes(ends[index]) as usize, i32::from_le_bytes(ends[index + 1]) as usize);
+        let (from, to) = (
+            i32::from_le_bytes(ends[index]) as usize,
+            i32::from_le_bytes(ends[index + 1]) as usize,
+        );
         data.extend_from_slice(&column.data[from..to]);
         offsets.extend_from_slice(&(data.len() as i32).to_le_bytes());
     }

@@ -1,4 +1,5 @@
-//! Sources and sinks of the host, as options in the plan. What each option means stands in the host's connector of that name.
+//! Sources and sinks of the host, as options in the plan. What each option means stands in the
+//! host's connector of that name.
 
 use crate::record::Record;
 use serde_json::{Value, json};
@@ -26,8 +27,8 @@ pub trait Sink<T> {
 /// Files: see [`File::csv`], [`File::json`] and [`File::lines`].
 pub struct File;
 
-/// A file, a folder, a glob or `-`, standard input, as a source; a folder as a sink. Files that end in `.gz`, `.zst` or `.bz2` are read as
-/// what they hold.
+/// A file, a folder, a glob or `-`, standard input, as a source; a folder as a sink. Files that end
+/// in `.gz`, `.zst` or `.bz2` are read as what they hold.
 pub struct FileConnector<T> {
     options: Options,
     record: PhantomData<fn() -> T>,
@@ -38,7 +39,10 @@ impl File {
         let mut options = Options::new();
         options.insert("path".to_owned(), Value::String(path.into()));
         options.insert("format".to_owned(), json!(format));
-        FileConnector { options, record: PhantomData }
+        FileConnector {
+            options,
+            record: PhantomData,
+        }
     }
 
     /// Comma-separated values without a header: columns in the order of the record's fields.
@@ -79,13 +83,14 @@ impl<T> FileConnector<T> {
         self.option("delimiter", json!(delimiter.to_string()))
     }
 
-    /// Goes on looking for new files, so that the stream never ends. A file is read when it has not changed for a second; see
-    /// [`FileConnector::settle`].
+    /// Goes on looking for new files, so that the stream never ends. A file is read when it has not
+    /// changed for a second; see [`FileConnector::settle`].
     pub fn watch(self) -> Self {
         self.option("watch", json!(true))
     }
 
-    /// With [`FileConnector::watch`]: reads a file when it has not changed for so long, such as `10s`.
+    /// With [`FileConnector::watch`]: reads a file when it has not changed for so long, such as
+    /// `10s`.
     pub fn settle(self, age: &str) -> Self {
         self.option("settle", json!(age))
     }
@@ -95,7 +100,8 @@ impl<T> FileConnector<T> {
         self.option("ignore", json!(ends.as_slice()))
     }
 
-    /// Takes files for logs that grow: their whole lines are read as they come, and the stream never ends.
+    /// Takes files for logs that grow: their whole lines are read as they come, and the stream
+    /// never ends.
     pub fn follow(self) -> Self {
         self.option("follow", json!(true))
     }
@@ -115,7 +121,8 @@ impl<T> FileConnector<T> {
         self.rolling("size", json!(size))
     }
 
-    /// As a sink: begins another file when one is so old, such as `15min`. A checkpoint ends files in any case.
+    /// As a sink: begins another file when one is so old, such as `15min`. A checkpoint ends files
+    /// in any case.
     pub fn rolling_interval(self, interval: &str) -> Self {
         self.rolling("interval", json!(interval))
     }
@@ -126,7 +133,11 @@ impl<T> FileConnector<T> {
     }
 
     fn rolling(mut self, name: &str, value: Value) -> Self {
-        let mut rolling = self.options.remove("rolling").and_then(|rolling| rolling.as_object().cloned()).unwrap_or_default();
+        let mut rolling = self
+            .options
+            .remove("rolling")
+            .and_then(|rolling| rolling.as_object().cloned())
+            .unwrap_or_default();
         rolling.insert(name.to_owned(), value);
         self.option("rolling", Value::Object(rolling))
     }
@@ -158,8 +169,14 @@ pub struct SocketConnector<T> {
 
 impl Socket {
     fn of<T>(host: impl Into<String>, port: u16, format: &str) -> SocketConnector<T> {
-        let connector = SocketConnector { options: Options::new(), record: PhantomData };
-        connector.option("host", Value::String(host.into())).option("port", json!(port)).option("format", json!(format))
+        let connector = SocketConnector {
+            options: Options::new(),
+            record: PhantomData,
+        };
+        connector
+            .option("host", Value::String(host.into()))
+            .option("port", json!(port))
+            .option("format", json!(format))
     }
 
     /// Raw lines without their ends.
@@ -207,9 +224,15 @@ pub struct Datagen<T> {
 
 impl<T: Record> Datagen<T> {
     /// Rows of the record's schema, for ever and as fast as they are taken.
-    #[expect(clippy::new_without_default, reason = "a source is made where it is used, with its options")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "a source is made where it is used, with its options"
+    )]
     pub fn new() -> Self {
-        Datagen { options: Options::new(), record: PhantomData }
+        Datagen {
+            options: Options::new(),
+            record: PhantomData,
+        }
     }
 
     /// Ends after so many rows.
@@ -248,11 +271,17 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// The rows of each checkpoint become one transaction of the table, which must be there; columns are found by name. The URL is as in
-    /// `postgresql://user@host:5432/database`, and the host reads the password from its variable `PGPASSWORD`.
+    /// The rows of each checkpoint become one transaction of the table, which must be there;
+    /// columns are found by name. The URL is as in `postgresql://user@host:5432/database`, and the
+    /// host reads the password from its variable `PGPASSWORD`.
     pub fn table(url: impl Into<String>, table: impl Into<String>) -> Postgres {
-        let options = [("url".to_owned(), Value::String(url.into())), ("table".to_owned(), Value::String(table.into()))];
-        Postgres { options: options.into_iter().collect() }
+        let options = [
+            ("url".to_owned(), Value::String(url.into())),
+            ("table".to_owned(), Value::String(table.into())),
+        ];
+        Postgres {
+            options: options.into_iter().collect(),
+        }
     }
 }
 
@@ -289,7 +318,12 @@ mod tests {
 
     #[test]
     fn what_becomes_of_files_is_said_by_options() {
-        let source = File::lines("logs").watch().settle("5s").ignore([".tmp"]).follow().skip_missing();
+        let source = File::lines("logs")
+            .watch()
+            .settle("5s")
+            .ignore([".tmp"])
+            .follow()
+            .skip_missing();
         let expected = json!({
             "path": "logs", "format": "lines", "watch": true, "settle": "5s", "ignore": [".tmp"], "follow": true, "missing": "skip"
         });
@@ -298,7 +332,11 @@ mod tests {
 
     #[test]
     fn limits_of_files_are_one_option() {
-        let sink = File::parquet::<String>("out").timestamps(["time"]).rolling_size("128MiB").rolling_rows(5).rolling_interval("1h");
+        let sink = File::parquet::<String>("out")
+            .timestamps(["time"])
+            .rolling_size("128MiB")
+            .rolling_rows(5)
+            .rolling_interval("1h");
         let expected = json!({
             "path": "out", "format": "parquet", "timestamps": ["time"], "rolling": { "size": "128MiB", "rows": 5, "interval": "1h" }
         });

@@ -1,4 +1,5 @@
-//! Rows whose columns are known at run time only, for libraries. Slower than records: a value is found by its type at each access.
+//! Rows whose columns are known at run time only, for libraries. Slower than records: a value is
+//! found by its type at each access.
 
 use crate::builder::ColumnBuilder;
 use crate::chain::{Stage, StageInput, StageOutput};
@@ -80,13 +81,28 @@ macro_rules! any_type {
     };
 }
 
-any_type!((Bool, bool), (I32, i32), (I64, i64), (U32, u32), (U64, u64), (F32, f32), (F64, f64), (String, String), (Binary, Vec<u8>));
+any_type!(
+    (Bool, bool),
+    (I32, i32),
+    (I64, i64),
+    (U32, u32),
+    (U64, u64),
+    (F32, f32),
+    (F64, f64),
+    (String, String),
+    (Binary, Vec<u8>)
+);
 
 /// The value of a column of any type.
 ///
 /// # Errors
 /// If its bytes do not fit.
-pub(crate) fn cell<'a>(data_type: DataType, table: &Table<'a>, column: usize, row: usize) -> Result<Cell<'a>> {
+pub(crate) fn cell<'a>(
+    data_type: DataType,
+    table: &Table<'a>,
+    column: usize,
+    row: usize,
+) -> Result<Cell<'a>> {
     AnyColumn::decode(data_type, table, column).map(|column| column.get(row))
 }
 
@@ -97,9 +113,12 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// The value of the n-th column that the function reads; `Cell::Null` where there is no such column.
+    /// The value of the n-th column that the function reads; `Cell::Null` where there is no such
+    /// column.
     pub fn get(&self, column: usize) -> Cell<'a> {
-        self.columns.get(column).map_or(Cell::Null, |column| column.get(self.row))
+        self.columns
+            .get(column)
+            .map_or(Cell::Null, |column| column.get(self.row))
     }
 
     /// The string in the n-th column, if it is one.
@@ -121,21 +140,35 @@ pub struct RowWriter {
 
 impl RowWriter {
     fn new(schema: Schema) -> RowWriter {
-        let builders = schema.iter().map(|field| AnyBuilder::new(field.data_type)).collect();
-        RowWriter { schema, builders, written: 0 }
+        let builders = schema
+            .iter()
+            .map(|field| AnyBuilder::new(field.data_type))
+            .collect();
+        RowWriter {
+            schema,
+            builders,
+            written: 0,
+        }
     }
 
     /// Writes the next column.
     ///
     /// # Errors
-    /// If all columns are written, the value has another type, or it is a null that the column must not hold.
+    /// If all columns are written, the value has another type, or it is a null that the column must
+    /// not hold.
     pub fn push(&mut self, cell: Cell<'_>) -> Result<()> {
         let Some(field) = self.schema.get(self.written) else {
-            return Err(Error::new(format!("a row has {} appended columns, not more", self.schema.len())));
+            return Err(Error::new(format!(
+                "a row has {} appended columns, not more",
+                self.schema.len()
+            )));
         };
         let fits = field.nullable || cell != Cell::Null;
         if !fits || !self.builders[self.written].push(cell) {
-            return Err(Error::new(format!("the column {} cannot hold {cell:?}", field.name)));
+            return Err(Error::new(format!(
+                "the column {} cannot hold {cell:?}",
+                field.name
+            )));
         }
         self.written += 1;
         Ok(())
@@ -159,14 +192,25 @@ pub(crate) struct ExtendStage<F> {
 
 impl<F: FnMut(&Row<'_>, &mut RowWriter) -> Result<()>> ExtendStage<F> {
     pub(crate) fn new(input: Schema, appended: Schema, map: F) -> Self {
-        ExtendStage { input, appended, map }
+        ExtendStage {
+            input,
+            appended,
+            map,
+        }
     }
 }
 
 impl<F: FnMut(&Row<'_>, &mut RowWriter) -> Result<()>> Stage for ExtendStage<F> {
     fn run(&mut self, input: &StageInput<'_>, out: &mut StageOutput) -> Result<()> {
-        let decoded = self.input.iter().enumerate().map(|(i, field)| AnyColumn::decode(field.data_type, &input.table, i));
-        let mut row = Row { columns: decoded.collect::<Result<_>>()?, row: 0 };
+        let decoded = self
+            .input
+            .iter()
+            .enumerate()
+            .map(|(i, field)| AnyColumn::decode(field.data_type, &input.table, i));
+        let mut row = Row {
+            columns: decoded.collect::<Result<_>>()?,
+            row: 0,
+        };
         let mut writer = RowWriter::new(self.appended.clone());
         input.try_each(|_, place| {
             row.row = place;

@@ -1,6 +1,8 @@
-//! The environment that `job` builds its graph in. It collects nodes, functions and mistakes; `describe` turns it into the plan.
+//! The environment that `job` builds its graph in. It collects nodes, functions and mistakes;
+//! `describe` turns it into the plan.
 //!
-//! Invariant: the same arguments give the same plan, because `job` is run once for the plan and once in every instance.
+//! Invariant: the same arguments give the same plan, because `job` is run once for the plan and
+//! once in every instance.
 
 use crate::args::Args;
 use crate::chain::Maker;
@@ -23,20 +25,31 @@ pub struct Env {
 
 impl Env {
     pub(crate) fn new(args: &[String]) -> Env {
-        Env { graph: Graph::default(), args: Args::new(args) }
+        Env {
+            graph: Graph::default(),
+            args: Args::new(args),
+        }
     }
 
-    /// Begins a stream at a source of the host. `uid` names the source in reports and keeps its state across versions of the job.
+    /// Begins a stream at a source of the host. `uid` names the source in reports and keeps its
+    /// state across versions of the job.
     #[track_caller]
     pub fn source<S: Source>(&mut self, uid: &str, source: S) -> Stream<S::Record> {
-        let outputs = vec![main_port(OutputColumns::Replace { schema: S::Record::schema() })];
-        let body = Body::Source { connector: S::CONNECTOR.to_owned(), options: source.options(), schema: S::Record::schema() };
+        let outputs = vec![main_port(OutputColumns::Replace {
+            schema: S::Record::schema(),
+        })];
+        let body = Body::Source {
+            connector: S::CONNECTOR.to_owned(),
+            options: source.options(),
+            schema: S::Record::schema(),
+        };
         let node = self.graph.node(uid, Vec::new(), body, outputs);
         Stream::of(&self.graph, node, 0)
     }
 
-    /// All arguments behind `--` on the command line, for a job that reads them by itself. Else everything that is given must be read by one
-    /// of the methods below before the job function returns: what is not is refused, with the name that it is nearest to.
+    /// All arguments behind `--` on the command line, for a job that reads them by itself. Else
+    /// everything that is given must be read by one of the methods below before the job function
+    /// returns: what is not is refused, with the name that it is nearest to.
     pub fn args(&self) -> &[String] {
         self.args.all()
     }
@@ -99,11 +112,26 @@ struct Parts {
 
 impl Graph {
     #[track_caller]
-    pub(crate) fn node(&self, uid: &str, inputs: Vec<Input>, body: Body, outputs: Vec<OutputPort>) -> u32 {
+    pub(crate) fn node(
+        &self,
+        uid: &str,
+        inputs: Vec<Input>,
+        body: Body,
+        outputs: Vec<OutputPort>,
+    ) -> u32 {
         let place = Location::caller().to_string();
         let nodes = &mut self.0.borrow_mut().plan.nodes;
         let id = nodes.len() as u32;
-        nodes.push(Node { id, uid: uid.to_owned(), place: Some(place), parallelism: None, chaining: true, inputs, body, outputs });
+        nodes.push(Node {
+            id,
+            uid: uid.to_owned(),
+            place: Some(place),
+            parallelism: None,
+            chaining: true,
+            inputs,
+            body,
+            outputs,
+        });
         id
     }
 
@@ -119,7 +147,12 @@ impl Graph {
 
     /// Whether a function of this name was registered.
     pub(crate) fn has_function(&self, name: &str) -> bool {
-        self.0.borrow().plan.functions.iter().any(|function| function.name == name)
+        self.0
+            .borrow()
+            .plan
+            .functions
+            .iter()
+            .any(|function| function.name == name)
     }
 
     /// Takes the graph away.
@@ -130,7 +163,10 @@ impl Graph {
     /// Notes a mistake in the job. Its place is that of the verb that the user has called.
     #[track_caller]
     pub(crate) fn mistake(&self, error: Error) {
-        self.0.borrow_mut().mistakes.push(error.at(&Location::caller().to_string()));
+        self.0
+            .borrow_mut()
+            .mistakes
+            .push(error.at(&Location::caller().to_string()));
     }
 
     #[track_caller]
@@ -157,7 +193,13 @@ impl Graph {
     /// The number of the side output `name` of a node, which is added if it is new.
     #[track_caller]
     pub(crate) fn side_port(&self, node: u32, name: &str, columns: OutputColumns) -> u16 {
-        let (port, mistake) = self.0.borrow_mut().side_port(node, OutputPort { name: name.to_owned(), columns });
+        let (port, mistake) = self.0.borrow_mut().side_port(
+            node,
+            OutputPort {
+                name: name.to_owned(),
+                columns,
+            },
+        );
         if let Some(mistake) = mistake {
             self.mistake(mistake);
         }
@@ -172,14 +214,36 @@ impl Parts {
         let (uid, name) = (&node.uid, &port.name);
         if let Some(known) = node.outputs.iter().position(|known| known.name == *name) {
             let same = node.outputs[known] == port;
-            return (known as u16, (!same).then(|| Error::columns(format!("{uid}: the side output {name} is used with two types"))));
+            return (
+                known as u16,
+                (!same).then(|| {
+                    Error::columns(format!(
+                        "{uid}: the side output {name} is used with two types"
+                    ))
+                }),
+            );
         }
-        let number = if let Body::Function { function } = node.body { Some(function as usize) } else { None };
+        let number = if let Body::Function { function } = node.body {
+            Some(function as usize)
+        } else {
+            None
+        };
         let function = number.and_then(|number| self.plan.functions.get_mut(number));
-        let process = function.filter(|function| matches!(function.kind, FunctionKind::Process | FunctionKind::BroadcastProcess));
-        let none = || Error::job(format!("{uid}: it has no side output {name}: only process functions have side outputs"));
+        let process = function.filter(|function| {
+            matches!(
+                function.kind,
+                FunctionKind::Process | FunctionKind::BroadcastProcess
+            )
+        });
+        let none = || {
+            Error::job(format!(
+                "{uid}: it has no side output {name}: only process functions have side outputs"
+            ))
+        };
         let mistake = process.is_none().then(none);
-        process.into_iter().for_each(|function| function.outputs.push(port.clone()));
+        process
+            .into_iter()
+            .for_each(|function| function.outputs.push(port.clone()));
         node.outputs.push(port);
         (node.outputs.len() as u16 - 1, mistake)
     }
@@ -189,22 +253,42 @@ impl Parts {
         for node in &self.plan.nodes {
             let place = node.place.as_deref().unwrap_or_default();
             if node.uid.is_empty() {
-                self.mistakes.push(Error::missing_uid("the uid of an operator is empty: its state is found by it").at(place));
+                self.mistakes.push(
+                    Error::missing_uid("the uid of an operator is empty: its state is found by it")
+                        .at(place),
+                );
             } else if let Some(first) = places.insert(node.uid.as_str(), place) {
-                self.mistakes.push(Error::doubled_uid(format!("the uid {} is used twice, first at {first}", node.uid)).at(place));
+                self.mistakes.push(
+                    Error::doubled_uid(format!(
+                        "the uid {} is used twice, first at {first}",
+                        node.uid
+                    ))
+                    .at(place),
+                );
             }
         }
         let all = self.mistakes.into_iter().reduce(Error::and);
-        all.map_or(Ok(Built { plan: self.plan, makers: self.makers }), Err)
+        all.map_or(
+            Ok(Built {
+                plan: self.plan,
+                makers: self.makers,
+            }),
+            Err,
+        )
     }
 }
 
 pub(crate) fn main_port(columns: OutputColumns) -> OutputPort {
-    OutputPort { name: String::new(), columns }
+    OutputPort {
+        name: String::new(),
+        columns,
+    }
 }
 
 pub(crate) fn replace<T: Record>() -> OutputColumns {
-    OutputColumns::Replace { schema: T::schema() }
+    OutputColumns::Replace {
+        schema: T::schema(),
+    }
 }
 
 /// A type without a value, for the record type of a stream.

@@ -1,4 +1,5 @@
-//! Why user code, or the building of a job, did not work. Every error is one sentence; its code is one of the WIT's.
+//! Why user code, or the building of a job, did not work. Every error is one sentence; its code is
+//! one of the WIT's.
 
 use std::fmt::{self, Debug, Display, Formatter};
 use streamrt_wit::codes;
@@ -8,7 +9,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A sentence for a person, and the code of the WIT that says whose fault it is.
 ///
-/// Any `std::error::Error` becomes one by `?`; for that reason it does not implement that trait itself.
+/// Any `std::error::Error` becomes one by `?`; for that reason it does not implement that trait
+/// itself.
 #[derive(Clone, PartialEq)]
 pub struct Error {
     code: u16,
@@ -18,66 +20,108 @@ pub struct Error {
 impl Error {
     /// User code refuses its input: the record meets the job's poison policy.
     pub fn new(message: impl Into<String>) -> Error {
-        Error { code: codes::error::USER, message: message.into() }
+        Error {
+            code: codes::error::USER,
+            message: message.into(),
+        }
     }
 
     /// The arguments of the job are wrong.
     pub fn arguments(message: impl Into<String>) -> Error {
-        Error { code: codes::error::ARGUMENTS, message: message.into() }
+        Error {
+            code: codes::error::ARGUMENTS,
+            message: message.into(),
+        }
     }
 
-    /// Something outside did not answer, or failed: the job is tried again as its restart strategy says. For sinks.
+    /// Something outside did not answer, or failed: the job is tried again as its restart strategy
+    /// says. For sinks.
     pub fn unavailable(message: impl Into<String>) -> Error {
-        Error { code: codes::error::UNAVAILABLE, message: message.into() }
+        Error {
+            code: codes::error::UNAVAILABLE,
+            message: message.into(),
+        }
     }
 
-    /// A transaction of a sink cannot be committed any more: results are lost, and the job ends for good.
+    /// A transaction of a sink cannot be committed any more: results are lost, and the job ends for
+    /// good.
     pub fn lost(message: impl Into<String>) -> Error {
-        Error { code: codes::error::LOST, message: message.into() }
+        Error {
+            code: codes::error::LOST,
+            message: message.into(),
+        }
     }
 
     /// The job is put together wrongly.
     pub(crate) fn job(message: impl Into<String>) -> Error {
-        Error { code: codes::error::JOB, message: message.into() }
+        Error {
+            code: codes::error::JOB,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn missing_uid(message: impl Into<String>) -> Error {
-        Error { code: codes::error::MISSING_UID, message: message.into() }
+        Error {
+            code: codes::error::MISSING_UID,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn doubled_uid(message: impl Into<String>) -> Error {
-        Error { code: codes::error::DOUBLED_UID, message: message.into() }
+        Error {
+            code: codes::error::DOUBLED_UID,
+            message: message.into(),
+        }
     }
 
     /// Columns or their types do not fit together.
     pub(crate) fn columns(message: impl Into<String>) -> Error {
-        Error { code: codes::error::COLUMNS, message: message.into() }
+        Error {
+            code: codes::error::COLUMNS,
+            message: message.into(),
+        }
     }
 
     /// Puts a place in the user's program in front of the sentence.
     pub(crate) fn at(self, place: &str) -> Error {
-        Error { message: format!("{place}: {}", self.message), ..self }
+        Error {
+            message: format!("{place}: {}", self.message),
+            ..self
+        }
     }
 
     /// Says another error as well, in a line of its own; the code stays that of the first.
     pub(crate) fn and(self, other: Error) -> Error {
-        Error { message: format!("{}\n{}", self.message, other.message), ..self }
+        Error {
+            message: format!("{}\n{}", self.message, other.message),
+            ..self
+        }
     }
 
     pub(crate) fn unknown(message: impl Into<String>) -> Error {
-        Error { code: codes::error::UNKNOWN, message: message.into() }
+        Error {
+            code: codes::error::UNKNOWN,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn host(message: impl Into<String>) -> Error {
-        Error { code: codes::error::HOST, message: message.into() }
+        Error {
+            code: codes::error::HOST,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn coded(code: u16, message: impl Into<String>) -> Error {
-        Error { code, message: message.into() }
+        Error {
+            code,
+            message: message.into(),
+        }
     }
 
-    /// A code of `error` in the WIT: 1 user code, 2 arguments, 3 unknown call, 4 broken promise of the host, 5 state, 6 something
-    /// outside is unavailable, 7 a transaction is lost, 8 there is no such file, 9 it may not be had, 10 to 13 the job is put together wrongly.
+    /// A code of `error` in the WIT: 1 user code, 2 arguments, 3 unknown call, 4 broken promise of
+    /// the host, 5 state, 6 something outside is unavailable, 7 a transaction is lost, 8 there is
+    /// no such file, 9 it may not be had, 10 to 13 the job is put together wrongly.
     pub fn code(&self) -> u16 {
         self.code
     }
@@ -87,7 +131,8 @@ impl Error {
         self.code == codes::error::MISSING
     }
 
-    /// The sentence. That of a mistake in a job begins with its place in the program, and each further mistake has a line of its own.
+    /// The sentence. That of a mistake in a job begins with its place in the program, and each
+    /// further mistake has a line of its own.
     pub fn message(&self) -> &str {
         &self.message
     }

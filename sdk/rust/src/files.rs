@@ -4,10 +4,11 @@ use crate::error::{Error, Result};
 use std::rc::Rc;
 use streamrt_wit::codes;
 
-/// A folder that the user grants, made by [`SinkSetup::folder`](crate::SinkSetup::folder); the default is a place holder until then.
+/// A folder that the user grants, made by [`SinkSetup::folder`](crate::SinkSetup::folder); the
+/// default is a place holder until then.
 ///
-/// Paths are relative to it, with `/` between their parts; `..` and links are refused. The empty path is the folder itself. Errors of the disk
-/// are [`Error::unavailable`].
+/// Paths are relative to it, with `/` between their parts; `..` and links are refused. The empty
+/// path is the folder itself. Errors of the disk are [`Error::unavailable`].
 #[derive(Default)]
 pub struct Folder(Option<(String, Rc<dyn FileHost>)>);
 
@@ -26,7 +27,12 @@ pub struct Entry {
 
 impl Entry {
     pub(crate) fn new(name: String, kind: u8, size: u64) -> Entry {
-        Entry { name, is_file: kind == codes::entry::FILE, is_folder: kind == codes::entry::FOLDER, size }
+        Entry {
+            name,
+            is_file: kind == codes::entry::FILE,
+            is_folder: kind == codes::entry::FOLDER,
+            size,
+        }
     }
 }
 
@@ -39,7 +45,10 @@ impl Folder {
     }
 
     fn with<T>(&self, work: impl FnOnce(&str, &dyn FileHost) -> Result<T>) -> Result<T> {
-        let (grant, host) = self.0.as_ref().ok_or_else(|| Error::new("a folder is used that `open` has not asked for"))?;
+        let (grant, host) = self
+            .0
+            .as_ref()
+            .ok_or_else(|| Error::new("a folder is used that `open` has not asked for"))?;
         work(grant, host.as_ref())
     }
 
@@ -159,10 +168,14 @@ mod imports {
 
     impl FileHost for Imports {
         fn list(&self, grant: &str, path: &str) -> Result<Vec<Entry>> {
-            files::list(grant, path).map(|entries| entries.into_iter().map(entry).collect()).map_err(error)
+            files::list(grant, path)
+                .map(|entries| entries.into_iter().map(entry).collect())
+                .map_err(error)
         }
         fn look(&self, grant: &str, path: &str) -> Result<Option<Entry>> {
-            files::look(grant, path).map(|found| found.map(entry)).map_err(error)
+            files::look(grant, path)
+                .map(|found| found.map(entry))
+                .map_err(error)
         }
         fn read(&self, grant: &str, path: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
             files::read(grant, path, offset, length).map_err(error)

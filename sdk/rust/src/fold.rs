@@ -1,6 +1,8 @@
-//! Aggregate and reduce functions of the plugin, which the window operator calls by column: accumulate, merge, result.
+//! Aggregate and reduce functions of the plugin, which the window operator calls by column:
+//! accumulate, merge, result.
 //!
-//! Accumulators are the host's. They come as a column with an entry for each slot of the call, and go back as one.
+//! Accumulators are the host's. They come as a column with an entry for each slot of the call, and
+//! go back as one.
 
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::chain::Whole;
@@ -12,7 +14,8 @@ use streamrt_wit::codes::{self, action, buffer, call};
 /// User code that folds the rows of a window into an accumulator.
 ///
 /// # Source
-/// Flink's AggregateFunction. Accumulators of panes are merged, so `merge` must agree with adding row by row.
+/// Flink's AggregateFunction. Accumulators of panes are merged, so `merge` must agree with adding
+/// row by row.
 pub trait AggregateFunction: 'static {
     /// What comes in.
     type In: Record;
@@ -32,7 +35,11 @@ pub trait AggregateFunction: 'static {
     ///
     /// # Errors
     /// An error fails the window.
-    fn merge(&mut self, accumulator: &mut Self::Accumulator, other: &Self::Accumulator) -> Result<()>;
+    fn merge(
+        &mut self,
+        accumulator: &mut Self::Accumulator,
+        other: &Self::Accumulator,
+    ) -> Result<()>;
     /// The result of a window.
     ///
     /// # Errors
@@ -48,7 +55,10 @@ pub(crate) struct Fold<A: AggregateFunction> {
 
 impl<A: AggregateFunction> Fold<A> {
     pub(crate) fn new(function: A) -> Self {
-        Fold { function, row: A::In::empty() }
+        Fold {
+            function,
+            row: A::In::empty(),
+        }
     }
 
     fn accumulate(&mut self, input: &[Section]) -> Result<Vec<Section>> {
@@ -69,7 +79,9 @@ impl<A: AggregateFunction> Fold<A> {
     fn merge(&mut self, input: &[Section]) -> Result<Vec<Section>> {
         let state = find_section(input, codes::section::STATE)?;
         let slots = slots(state)?;
-        let n_slots = slots.last().map_or(0, |slot| u32::from_le_bytes(*slot) as usize + 1);
+        let n_slots = slots
+            .last()
+            .map_or(0, |slot| u32::from_le_bytes(*slot) as usize + 1);
         let mut merged: Vec<Option<A::Accumulator>> = (0..n_slots).map(|_| None).collect();
         for (other, slot) in self.accumulators(state)?.into_iter().zip(slots) {
             match (at(&mut merged, u32::from_le_bytes(*slot))?, other) {
@@ -89,7 +101,13 @@ impl<A: AggregateFunction> Fold<A> {
         }
         let mut columns = Vec::new();
         A::Out::finish(&mut builder, &mut columns);
-        Ok(vec![section(codes::section::ROWS, 0, n, Vec::new(), columns)])
+        Ok(vec![section(
+            codes::section::ROWS,
+            0,
+            n,
+            Vec::new(),
+            columns,
+        )])
     }
 
     /// Accumulators as they came; without the buffer `action` all are there.
@@ -102,11 +120,16 @@ impl<A: AggregateFunction> Fold<A> {
             accumulator
         };
         let is_there = |row: usize| there.is_none_or(|there| there.get(row) == Some(&action::SET));
-        Ok((0..state.rows as usize).map(|row| is_there(row).then(|| accumulator(row))).collect())
+        Ok((0..state.rows as usize)
+            .map(|row| is_there(row).then(|| accumulator(row)))
+            .collect())
     }
 
     fn state(&mut self, accumulators: Vec<Option<A::Accumulator>>) -> Section {
-        let (n, mut builder) = (accumulators.len(), <A::Accumulator as Record>::Builder::default());
+        let (n, mut builder) = (
+            accumulators.len(),
+            <A::Accumulator as Record>::Builder::default(),
+        );
         for accumulator in accumulators {
             let accumulator = accumulator.unwrap_or_else(|| self.function.create());
             A::Accumulator::push(&accumulator, &mut builder);
@@ -123,7 +146,9 @@ impl<A: AggregateFunction> Whole for Fold<A> {
             call::ACCUMULATE => self.accumulate(input),
             call::MERGE => self.merge(input),
             call::RESULT => self.result(input),
-            _ => Err(Error::unknown(format!("an aggregate function does not know call {call}"))),
+            _ => Err(Error::unknown(format!(
+                "an aggregate function does not know call {call}"
+            ))),
         }
     }
 }
@@ -134,14 +159,22 @@ pub(crate) fn find_section(input: &[Section], role: u16) -> Result<&Section> {
 }
 
 fn slots(section: &Section) -> Result<&[[u8; 4]]> {
-    fixed(find(section, buffer::SLOT).unwrap_or_default(), section.rows as usize)
+    fixed(
+        find(section, buffer::SLOT).unwrap_or_default(),
+        section.rows as usize,
+    )
 }
 
 fn at<T>(values: &mut [T], slot: u32) -> Result<&mut T> {
-    values.get_mut(slot as usize).ok_or_else(|| Error::host(format!("the host named the slot {slot}, which it did not send")))
+    values.get_mut(slot as usize).ok_or_else(|| {
+        Error::host(format!(
+            "the host named the slot {slot}, which it did not send"
+        ))
+    })
 }
 
-/// A reduce function: an aggregate whose accumulator is a row, and which has none before the first row.
+/// A reduce function: an aggregate whose accumulator is a row, and which has none before the first
+/// row.
 pub(crate) struct Reduce<T, F> {
     row: T,
     reduce: F,
@@ -149,7 +182,10 @@ pub(crate) struct Reduce<T, F> {
 
 impl<T: Record, F: FnMut(&T, &T) -> T> Reduce<T, F> {
     pub(crate) fn new(reduce: F) -> Self {
-        Reduce { row: T::empty(), reduce }
+        Reduce {
+            row: T::empty(),
+            reduce,
+        }
     }
 
     /// Folds rows into the records of their slots, in order.
@@ -182,11 +218,17 @@ impl<T: Record, F: FnMut(&T, &T) -> T> Whole for Reduce<T, F> {
                 self.fold(find_section(input, codes::section::ROWS)?, &mut records)?;
             }
             call::MERGE => {
-                let n_slots = slots(state)?.last().map_or(0, |slot| u32::from_le_bytes(*slot) as usize + 1);
+                let n_slots = slots(state)?
+                    .last()
+                    .map_or(0, |slot| u32::from_le_bytes(*slot) as usize + 1);
                 records.resize_with(n_slots, || None);
                 self.fold(state, &mut records)?;
             }
-            _ => return Err(Error::unknown(format!("a reduce function does not know call {call}"))),
+            _ => {
+                return Err(Error::unknown(format!(
+                    "a reduce function does not know call {call}"
+                )));
+            }
         }
         Ok(vec![rows_of(records)])
     }
@@ -194,7 +236,9 @@ impl<T: Record, F: FnMut(&T, &T) -> T> Whole for Reduce<T, F> {
 
 fn rows_of<T: Record>(records: Vec<Option<T>>) -> Section {
     let (n, mut builder, mut columns) = (records.len(), T::Builder::default(), Vec::new());
-    records.into_iter().for_each(|record| T::push(&record.unwrap_or_else(T::empty), &mut builder));
+    records
+        .into_iter()
+        .for_each(|record| T::push(&record.unwrap_or_else(T::empty), &mut builder));
     T::finish(&mut builder, &mut columns);
     section(codes::section::STATE, 0, n, Vec::new(), columns)
 }
@@ -229,45 +273,112 @@ mod tests {
     }
 
     fn numbers(values: &[i64]) -> OwnedColumn {
-        OwnedColumn { validity: None, offsets: None, data: i64_bytes(values) }
+        OwnedColumn {
+            validity: None,
+            offsets: None,
+            data: i64_bytes(values),
+        }
     }
 
     fn state(slots: Option<&[u32]>, there: &[u8], columns: &[&[i64]]) -> Section {
         let slots = slots.map(|slots| plain(buffer::SLOT, u32_bytes(slots)));
-        let buffers = slots.into_iter().chain([plain(buffer::ACTION, there.to_vec())]).collect();
-        section(codes::section::STATE, 0, there.len(), buffers, columns.iter().map(|column| numbers(column)).collect())
+        let buffers = slots
+            .into_iter()
+            .chain([plain(buffer::ACTION, there.to_vec())])
+            .collect();
+        section(
+            codes::section::STATE,
+            0,
+            there.len(),
+            buffers,
+            columns.iter().map(|column| numbers(column)).collect(),
+        )
     }
 
     fn rows(slots: &[u32], values: &[i64]) -> Section {
-        section(codes::section::ROWS, 0, values.len(), vec![plain(buffer::SLOT, u32_bytes(slots))], vec![numbers(values)])
+        section(
+            codes::section::ROWS,
+            0,
+            values.len(),
+            vec![plain(buffer::SLOT, u32_bytes(slots))],
+            vec![numbers(values)],
+        )
     }
 
     /// What a call answers, column by column.
     fn check(whole: &mut dyn Whole, call: u16, input: &[Section], columns: &[&[i64]]) {
         let answer = whole.invoke(call, input).unwrap();
-        let sent: Vec<_> = answer[0].buffers.iter().map(|buffer| buffer.bytes.clone()).collect();
-        assert_eq!(sent, columns.iter().map(|column| i64_bytes(column)).collect::<Vec<_>>());
+        let sent: Vec<_> = answer[0]
+            .buffers
+            .iter()
+            .map(|buffer| buffer.bytes.clone())
+            .collect();
+        assert_eq!(
+            sent,
+            columns
+                .iter()
+                .map(|column| i64_bytes(column))
+                .collect::<Vec<_>>()
+        );
     }
 
     #[test]
     fn an_aggregate_accumulates_merges_and_gives_results() {
         let mut mean = Fold::new(Mean);
         let before = state(None, &[1, 0], &[&[5, 77], &[1, 77]]);
-        check(&mut mean, call::ACCUMULATE, &[rows(&[0, 1, 0], &[1, 2, 3]), before], &[&[9, 2], &[3, 1]]);
-        check(&mut mean, call::MERGE, &[state(Some(&[0, 0, 1]), &[1, 1, 1], &[&[1, 2, 3], &[1, 1, 1]])], &[&[3, 3], &[2, 1]]);
-        check(&mut mean, call::RESULT, &[state(None, &[1, 1], &[&[9, 4], &[3, 2]])], &[&[3, 2]]);
+        check(
+            &mut mean,
+            call::ACCUMULATE,
+            &[rows(&[0, 1, 0], &[1, 2, 3]), before],
+            &[&[9, 2], &[3, 1]],
+        );
+        check(
+            &mut mean,
+            call::MERGE,
+            &[state(
+                Some(&[0, 0, 1]),
+                &[1, 1, 1],
+                &[&[1, 2, 3], &[1, 1, 1]],
+            )],
+            &[&[3, 3], &[2, 1]],
+        );
+        check(
+            &mut mean,
+            call::RESULT,
+            &[state(None, &[1, 1], &[&[9, 4], &[3, 2]])],
+            &[&[3, 2]],
+        );
     }
 
     #[test]
     fn a_reduce_folds_from_left_to_right() {
         let mut reduce = Reduce::new(|a: &i64, b: &i64| 10 * a + b);
-        check(&mut reduce, call::ACCUMULATE, &[rows(&[0, 1, 0], &[1, 2, 3]), state(None, &[1, 0], &[&[5, 77]])], &[&[513, 2]]);
-        check(&mut reduce, call::MERGE, &[state(Some(&[0, 0, 1]), &[1, 1, 1], &[&[1, 2, 3]])], &[&[12, 3]]);
+        check(
+            &mut reduce,
+            call::ACCUMULATE,
+            &[
+                rows(&[0, 1, 0], &[1, 2, 3]),
+                state(None, &[1, 0], &[&[5, 77]]),
+            ],
+            &[&[513, 2]],
+        );
+        check(
+            &mut reduce,
+            call::MERGE,
+            &[state(Some(&[0, 0, 1]), &[1, 1, 1], &[&[1, 2, 3]])],
+            &[&[12, 3]],
+        );
     }
 
     #[test]
     fn other_calls_are_refused() {
         let refused = Fold::new(Mean).invoke(call::WINDOW, &[]).unwrap_err();
-        assert_eq!((refused.code(), refused.message()), (codes::error::UNKNOWN, "an aggregate function does not know call 5"));
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (
+                codes::error::UNKNOWN,
+                "an aggregate function does not know call 5"
+            )
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What functions ask of the host in the middle of a call. In a component it is the imports; in a test it is the harness.
+//! What functions ask of the host in the middle of a call. In a component it is the imports; in a
+//! test it is the harness.
 
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::error::{Error, Result};

@@ -1,5 +1,6 @@
-//! Keys: the columns that say which rows share state, a window and a timer service. The host encodes and hashes them; the SDK only
-//! reads them back for user code, so a key is a record like any other, of types that have an equality.
+//! Keys: the columns that say which rows share state, a window and a timer service. The host
+//! encodes and hashes them; the SDK only reads them back for user code, so a key is a record like
+//! any other, of types that have an equality.
 
 use crate::builder::ColumnBuilder;
 use crate::column::{OwnedColumn, Table};
@@ -8,8 +9,8 @@ use crate::record::{Column, Record, decode, field};
 use crate::value::Value;
 use streamrt_wit::{Field, Schema};
 
-/// A type that keys can have: `bool`, integers, `String`, `Vec<u8>`, and tuples of up to four of them. `()` is the key of a function
-/// that does not look at its key, which saves sending it.
+/// A type that keys can have: `bool`, integers, `String`, `Vec<u8>`, and tuples of up to four of
+/// them. `()` is the key of a function that does not look at its key, which saves sending it.
 ///
 /// A column of floating point numbers, or one that may be null, is no key:
 ///
@@ -22,7 +23,10 @@ use streamrt_wit::{Field, Schema};
 ///     env.source("readings", File::csv::<Reading>("readings.csv")).key_by(Reading::CELSIUS);
 /// }
 /// ```
-#[diagnostic::on_unimplemented(message = "`{Self}` cannot be a key", note = "keys are bool, integers, String, Vec<u8>, and tuples of them")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key",
+    note = "keys are bool, integers, String, Vec<u8>, and tuples of them"
+)]
 pub trait Key: Record {}
 
 impl Key for () {}

@@ -1,5 +1,6 @@
-//! Which verbs belong to which kind of stream. A verb that is called on the wrong kind is there as well, under a condition that never holds:
-//! so the compiler says what comes first, instead of that there is no such method.
+//! Which verbs belong to which kind of stream. A verb that is called on the wrong kind is there as
+//! well, under a condition that never holds: so the compiler says what comes first, instead of that
+//! there is no such method.
 
 use crate::aggregate::Term;
 use crate::key::{Key, KeySelector};
@@ -44,7 +45,11 @@ impl<T: Record> Stream<T> {
         KeyedStream::<T, ()>::new(self, Vec::new()).window(assigner)
     }
 
-    pub fn aggregate_running<O: Record>(&self, uid: &str, terms: impl IntoIterator<Item = Term>) -> Stream<O>
+    pub fn aggregate_running<O: Record>(
+        &self,
+        uid: &str,
+        terms: impl IntoIterator<Item = Term>,
+    ) -> Stream<O>
     where
         Self: HasKey,
     {
@@ -61,14 +66,22 @@ impl<T: Record, K: Key> KeyedStream<T, K> {
         self.stream.filter(uid, keep)
     }
 
-    pub fn map<M: MapResult>(&self, uid: &str, map: impl FnMut(&T) -> M + 'static) -> Stream<M::Record>
+    pub fn map<M: MapResult>(
+        &self,
+        uid: &str,
+        map: impl FnMut(&T) -> M + 'static,
+    ) -> Stream<M::Record>
     where
         Self: HasNoKey,
     {
         self.stream.map(uid, map)
     }
 
-    pub fn flat_map<O: Record>(&self, uid: &str, map: impl FnMut(&T, &mut Collector<O>) + 'static) -> Stream<O>
+    pub fn flat_map<O: Record>(
+        &self,
+        uid: &str,
+        map: impl FnMut(&T, &mut Collector<O>) + 'static,
+    ) -> Stream<O>
     where
         Self: HasNoKey,
     {
@@ -113,7 +126,11 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
         self.keyed.stream.filter(uid, keep)
     }
 
-    pub fn map<M: MapResult>(&self, uid: &str, map: impl FnMut(&T) -> M + 'static) -> Stream<M::Record>
+    pub fn map<M: MapResult>(
+        &self,
+        uid: &str,
+        map: impl FnMut(&T) -> M + 'static,
+    ) -> Stream<M::Record>
     where
         Self: HasResults,
     {

@@ -1,7 +1,8 @@
 //! Write streamrt operators in Rust. A job is a function over [`Env`]; `job!` makes a plugin of it.
 //!
-//! The crate knows the WIT and nothing of the engine. It does not do what the host does better: files, sockets, partitioning, windows
-//! and built-in aggregates are nodes of the plan that no guest code runs for. What user code is for crosses the boundary in columns.
+//! The crate knows the WIT and nothing of the engine. It does not do what the host does better:
+//! files, sockets, partitioning, windows and built-in aggregates are nodes of the plan that no
+//! guest code runs for. What user code is for crosses the boundary in columns.
 //!
 //! ```
 //! use streamrt_sdk::prelude::*;
@@ -72,7 +73,9 @@ mod window_function;
 
 pub use aggregate::{Term, avg, count, first, key, last, max, min, sum, window_end, window_start};
 pub use broadcast::{BroadcastConnectedStream, BroadcastContext, BroadcastProcessFunction};
-pub use connector::{Blackhole, Datagen, File, FileConnector, Postgres, Print, Sink, Socket, SocketConnector, Source};
+pub use connector::{
+    Blackhole, Datagen, File, FileConnector, Postgres, Print, Sink, Socket, SocketConnector, Source,
+};
 pub use dynamic::{Cell, Row, RowWriter};
 pub use env::Env;
 pub use error::{Error, Outcome, Result};
@@ -87,14 +90,18 @@ pub use log::{log, print};
 pub use process::{Context, OutputTag, ProcessFunction, Setup, TimeDomain};
 pub use record::{Column, Record};
 pub use sink::{SinkSetup, TwoPhaseSink, WriteAheadSink};
-pub use state::{AggregatingState, BroadcastState, ListState, MapKey, MapState, ReducingState, Ttl, ValueState};
+pub use state::{
+    AggregatingState, BroadcastState, ListState, MapKey, MapState, ReducingState, Ttl, ValueState,
+};
 pub use stream::{Stream, WriteAheadNode};
 pub use streamrt_sdk_macros::Record;
 pub use streamrt_wit::{DataType, Field, Plan, Schema};
 pub use transform::{Collector, Forward, MapResult, Output};
 pub use value::{NotNull, Value};
 pub use watermarks::{TimeColumn, Watermarks};
-pub use window::{Assigner, Count, Global, LATE, Session, Sliding, Tumbling, WindowResult, WindowedStream};
+pub use window::{
+    Assigner, Count, Global, LATE, Session, Sliding, Tumbling, WindowResult, WindowedStream,
+};
 pub use window_function::{Rows, Window, WindowFunction};
 
 use std::time::Duration;
@@ -112,11 +119,13 @@ pub mod support {
 /// Everything that a job needs.
 pub mod prelude {
     pub use crate::{
-        AggregateFunction, AggregatingState, Blackhole, BroadcastContext, BroadcastProcessFunction, BroadcastState, Collector, Column,
-        Context, Count, Datagen, Env, Error, File, Folder, Forward, Global, KeyedStream, Library, ListState, MapState, OutputTag, Postgres,
-        Print, ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup, SinkSetup, Sliding, Socket, Stream, TimeDomain, Ttl,
-        Tumbling, TwoPhaseSink, ValueState, Watermarks, Window, WindowFunction, WindowResult, WindowedStream, WriteAheadSink, avg, count,
-        first, hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
+        AggregateFunction, AggregatingState, Blackhole, BroadcastContext, BroadcastProcessFunction,
+        BroadcastState, Collector, Column, Context, Count, Datagen, Env, Error, File, Folder,
+        Forward, Global, KeyedStream, Library, ListState, MapState, OutputTag, Postgres, Print,
+        ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup, SinkSetup, Sliding,
+        Socket, Stream, TimeDomain, Ttl, Tumbling, TwoPhaseSink, ValueState, Watermarks, Window,
+        WindowFunction, WindowResult, WindowedStream, WriteAheadSink, avg, count, first, hours,
+        key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
     };
 }
 
@@ -140,7 +149,8 @@ pub const fn hours(n: u64) -> Duration {
     Duration::from_secs(3600 * n)
 }
 
-/// Makes a plugin of a job: `streamrt_sdk::job!(job)`, where `job` is a `fn(&mut Env)` that returns nothing or a `Result<()>`.
+/// Makes a plugin of a job: `streamrt_sdk::job!(job)`, where `job` is a `fn(&mut Env)` that returns
+/// nothing or a `Result<()>`.
 #[macro_export]
 macro_rules! job {
     ($job:path) => {
@@ -148,7 +158,8 @@ macro_rules! job {
     };
 }
 
-/// Makes a plugin of a library: `streamrt_sdk::library!(functions)`, where `functions` is a `fn(&mut Library)`.
+/// Makes a plugin of a library: `streamrt_sdk::library!(functions)`, where `functions` is a
+/// `fn(&mut Library)`.
 #[macro_export]
 macro_rules! library {
     ($functions:path) => {

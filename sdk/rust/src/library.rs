@@ -1,7 +1,8 @@
-//! Libraries: plugins that offer functions without a graph. A `job.toml` names them, wires them and gives them arguments.
+//! Libraries: plugins that offer functions without a graph. A `job.toml` names them, wires them and
+//! gives them arguments.
 //!
-//! A typed function reads columns by the names of its record's fields. Where arguments name the columns, [`Library::extend`] reads and
-//! makes columns that are known at run time only.
+//! A typed function reads columns by the names of its record's fields. Where arguments name the
+//! columns, [`Library::extend`] reads and makes columns that are known at run time only.
 
 use crate::args::Args;
 use crate::chain::Maker;
@@ -23,7 +24,10 @@ pub struct Library {
 
 impl Library {
     pub(crate) fn new(args: &[String]) -> Library {
-        Library { graph: Graph::default(), args: Args::new(args) }
+        Library {
+            graph: Graph::default(),
+            args: Args::new(args),
+        }
     }
 
     /// The value of `--name VALUE` or `--name=VALUE`.
@@ -55,7 +59,10 @@ impl Library {
     #[track_caller]
     fn add(&mut self, function: Function, maker: Maker) {
         if self.graph.has_function(&function.name) {
-            self.graph.mistake(Error::job(format!("the library offers two functions named {}", function.name)));
+            self.graph.mistake(Error::job(format!(
+                "the library offers two functions named {}",
+                function.name
+            )));
         }
         self.graph.function(function, maker);
     }
@@ -63,25 +70,45 @@ impl Library {
     /// Offers a filter.
     #[track_caller]
     pub fn filter<T: Record>(&mut self, name: &str, keep: impl FnMut(&T) -> bool + 'static) {
-        let declared = function(FunctionKind::Filter, name, T::schema(), OutputColumns::Forward);
+        let declared = function(
+            FunctionKind::Filter,
+            name,
+            T::schema(),
+            OutputColumns::Forward,
+        );
         self.add(declared, Maker::stage(Filter::new(keep)));
     }
 
     /// Offers a map.
     #[track_caller]
     pub fn map<T: Record, M: MapResult>(&mut self, name: &str, map: impl FnMut(&T) -> M + 'static) {
-        let declared = function(FunctionKind::Map, name, T::schema(), <M::Record as Output>::output_columns());
+        let declared = function(
+            FunctionKind::Map,
+            name,
+            T::schema(),
+            <M::Record as Output>::output_columns(),
+        );
         self.add(declared, Maker::stage(Map::<T, M, _>::new(map)));
     }
 
     /// Offers a flat-map.
     #[track_caller]
-    pub fn flat_map<T: Record, O: Record>(&mut self, name: &str, map: impl FnMut(&T, &mut Collector<O>) -> Result<()> + 'static) {
-        let declared = function(FunctionKind::FlatMap, name, T::schema(), O::output_columns());
+    pub fn flat_map<T: Record, O: Record>(
+        &mut self,
+        name: &str,
+        map: impl FnMut(&T, &mut Collector<O>) -> Result<()> + 'static,
+    ) {
+        let declared = function(
+            FunctionKind::FlatMap,
+            name,
+            T::schema(),
+            O::output_columns(),
+        );
         self.add(declared, Maker::stage(FlatMap::<T, O, _>::new(map)));
     }
 
-    /// Offers a map that appends columns to each row. Both the columns that it reads and those that it appends are chosen at run time.
+    /// Offers a map that appends columns to each row. Both the columns that it reads and those that
+    /// it appends are chosen at run time.
     #[track_caller]
     pub fn extend(
         &mut self,
@@ -90,18 +117,43 @@ impl Library {
         appended: Schema,
         map: impl FnMut(&Row<'_>, &mut RowWriter) -> Result<()> + 'static,
     ) {
-        let declared = function(FunctionKind::Map, name, input.clone(), OutputColumns::Extend { schema: appended.clone() });
-        self.add(declared, Maker::stage(ExtendStage::new(input, appended, map)));
+        let declared = function(
+            FunctionKind::Map,
+            name,
+            input.clone(),
+            OutputColumns::Extend {
+                schema: appended.clone(),
+            },
+        );
+        self.add(
+            declared,
+            Maker::stage(ExtendStage::new(input, appended, map)),
+        );
     }
 
-    /// Offers a keyed process function. It must not look at its key: which columns the key has is decided where it is wired.
+    /// Offers a keyed process function. It must not look at its key: which columns the key has is
+    /// decided where it is wired.
     #[track_caller]
     pub fn process<F: ProcessFunction<Key = ()>>(&mut self, name: &str, mut process: F) {
         let setup = Setup::open(&mut process);
-        let base = function(FunctionKind::Process, name, F::In::schema(), F::Out::output_columns());
+        let base = function(
+            FunctionKind::Process,
+            name,
+            F::In::schema(),
+            F::Out::output_columns(),
+        );
         let states = self.graph.check(setup.declared(name));
-        let declared = Function { key: Some(Schema::new()), time: F::TIME, timers: F::TIMERS, states, ..base };
-        self.add(declared, Maker::stage(ProcessStage::new(process, setup, true)));
+        let declared = Function {
+            key: Some(Schema::new()),
+            time: F::TIME,
+            timers: F::TIMERS,
+            states,
+            ..base
+        };
+        self.add(
+            declared,
+            Maker::stage(ProcessStage::new(process, setup, true)),
+        );
     }
 
     /// Offers a two-phase sink.
@@ -109,7 +161,10 @@ impl Library {
     pub fn two_phase_sink<S: TwoPhaseSink>(&mut self, name: &str, sink: S) {
         let mut setup = SinkSetup::new();
         let sink = TwoPhase::open(sink, &mut setup);
-        self.add(sink_function::<S::In>(FunctionKind::TwoPhaseSink, name, setup), Maker::Sink(Box::new(sink)));
+        self.add(
+            sink_function::<S::In>(FunctionKind::TwoPhaseSink, name, setup),
+            Maker::Sink(Box::new(sink)),
+        );
     }
 
     /// Offers a write-ahead sink.
@@ -117,7 +172,10 @@ impl Library {
     pub fn write_ahead_sink<S: WriteAheadSink>(&mut self, name: &str, sink: S) {
         let mut setup = SinkSetup::new();
         let sink = WriteAhead::open(sink, &mut setup);
-        self.add(sink_function::<S::In>(FunctionKind::WriteAheadSink, name, setup), Maker::Sink(Box::new(sink)));
+        self.add(
+            sink_function::<S::In>(FunctionKind::WriteAheadSink, name, setup),
+            Maker::Sink(Box::new(sink)),
+        );
     }
 
     pub(crate) fn finish(self) -> Result<Built> {

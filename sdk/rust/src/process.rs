@@ -1,7 +1,8 @@
 //! Process functions: user code that sees rows, watermarks and timers in order, with state by key.
 //!
-//! The stage walks the script of a call as the WIT describes it: processing-time timers that are due, then rows and marks in order, and
-//! at each mark the event-time timers that it makes due. It is generic over the function, so nothing in the loop is dispatched.
+//! The stage walks the script of a call as the WIT describes it: processing-time timers that are
+//! due, then rows and marks in order, and at each mark the event-time timers that it makes due. It
+//! is generic over the function, so nothing in the loop is dispatched.
 
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::chain::{Stage, StageContext, StageInput, StageOutput};
@@ -19,7 +20,8 @@ use streamrt_wit::codes::{self, NO_MARK, ORIGIN_TIMER, buffer, domain};
 
 /// User code that treats a stream row by row, with state, timers and side outputs.
 ///
-/// `&mut self` is a cache at most: an instance serves many keys and may be replaced at any time. What must last is in state.
+/// `&mut self` is a cache at most: an instance serves many keys and may be replaced at any time.
+/// What must last is in state.
 ///
 /// # Source
 /// Flink's KeyedProcessFunction. A row is treated under the watermark that stood before it.
@@ -31,7 +33,8 @@ pub trait ProcessFunction: 'static {
     /// What goes out: a record, or [`Forward`](crate::Forward).
     type Out: Output;
 
-    /// Whether rows come with event time and watermarks. A function that looks at neither saves their way by `false`.
+    /// Whether rows come with event time and watermarks. A function that looks at neither saves
+    /// their way by `false`.
     const TIME: bool = true;
     /// Whether it registers timers, which needs a key.
     const TIMERS: bool = true;
@@ -42,14 +45,25 @@ pub trait ProcessFunction: 'static {
     /// Treats one row.
     ///
     /// # Errors
-    /// An error is a poison record: what this call did is rolled back, and the job's policy decides.
-    fn on_element(&mut self, row: &Self::In, ctx: &mut Context<'_, Self::Key>, out: &mut Collector<Self::Out>) -> Result<()>;
+    /// An error is a poison record: what this call did is rolled back, and the job's policy
+    /// decides.
+    fn on_element(
+        &mut self,
+        row: &Self::In,
+        ctx: &mut Context<'_, Self::Key>,
+        out: &mut Collector<Self::Out>,
+    ) -> Result<()>;
 
     /// Treats a timer that has fired; `time` is what it was registered for, in ms.
     ///
     /// # Errors
     /// As for a row.
-    fn on_timer(&mut self, _time: i64, _ctx: &mut Context<'_, Self::Key>, _out: &mut Collector<Self::Out>) -> Result<()> {
+    fn on_timer(
+        &mut self,
+        _time: i64,
+        _ctx: &mut Context<'_, Self::Key>,
+        _out: &mut Collector<Self::Out>,
+    ) -> Result<()> {
         Ok(())
     }
 }
@@ -108,7 +122,8 @@ impl<K: Key> Context<'_, K> {
         self.timestamp
     }
 
-    /// The watermark that stands before the row or has fired the timer, in ms; `i64::MIN` before the first.
+    /// The watermark that stands before the row or has fired the timer, in ms; `i64::MIN` before
+    /// the first.
     pub fn watermark(&self) -> i64 {
         self.watermark
     }
@@ -123,7 +138,8 @@ impl<K: Key> Context<'_, K> {
         self.time_domain
     }
 
-    /// Asks for `on_timer` once the watermark reaches `time` (ms). The same time twice for one key is one timer.
+    /// Asks for `on_timer` once the watermark reaches `time` (ms). The same time twice for one key
+    /// is one timer.
     pub fn register_event_timer(&mut self, time: i64) {
         self.change(|timers, slot| timers.register(slot, time, domain::EVENT_TIME));
     }
@@ -146,7 +162,9 @@ impl<K: Key> Context<'_, K> {
     fn change(&mut self, change: impl FnOnce(&mut Timers, u32)) {
         match self.may_time {
             true => change(self.timers, self.slot),
-            false => self.timers.refuse(Error::job("timers need a key in front of the function, and TIMERS must not be false")),
+            false => self.timers.refuse(Error::job(
+                "timers need a key in front of the function, and TIMERS must not be false",
+            )),
         }
     }
 
@@ -171,7 +189,15 @@ pub(crate) struct ProcessStage<F: ProcessFunction> {
 impl<F: ProcessFunction> ProcessStage<F> {
     pub(crate) fn new(function: F, setup: Setup, keyed: bool) -> Self {
         let (row, out) = (F::In::empty(), Collector::new());
-        ProcessStage { function, setup, row, out, sides: Sides::default(), timers: Timers::default(), keyed }
+        ProcessStage {
+            function,
+            setup,
+            row,
+            out,
+            sides: Sides::default(),
+            timers: Timers::default(),
+            keyed,
+        }
     }
 }
 
@@ -189,11 +215,21 @@ impl<'a> Around<'a> {
         let find_section = |role| sections.iter().find(|section| section.role == role);
         let slots = find_section(codes::section::SLOTS);
         let n_slots = slots.map_or(0, |slots| slots.rows as usize);
-        let clock = match find_section(codes::section::CLOCK).and_then(|clock| find(clock, buffer::CLOCK)) {
+        let clock = match find_section(codes::section::CLOCK)
+            .and_then(|clock| find(clock, buffer::CLOCK))
+        {
             None => [i64::MIN; 3],
-            Some(bytes) => std::array::from_fn(|i| fixed::<8>(bytes, 3).map_or(i64::MIN, |values| i64::from_le_bytes(values[i]))),
+            Some(bytes) => std::array::from_fn(|i| {
+                fixed::<8>(bytes, 3).map_or(i64::MIN, |values| i64::from_le_bytes(values[i]))
+            }),
         };
-        Ok(Around { slots, n_slots, watermark: clock[0], bound: clock[1], processing_time: clock[2] })
+        Ok(Around {
+            slots,
+            n_slots,
+            watermark: clock[0],
+            bound: clock[1],
+            processing_time: clock[2],
+        })
     }
 }
 
@@ -208,8 +244,14 @@ impl<F: ProcessFunction> Stage for ProcessStage<F> {
         self.out.reset();
         self.sides.reset();
         let n_timer_slots = if F::TIMERS { around.n_slots } else { 0 };
-        self.timers.begin(if input.in_front { input.sections } else { &[] }, n_timer_slots, around.bound, around.processing_time)?;
-        self.setup.begin(if self.keyed { around.n_slots } else { 0 }, input.sections)?;
+        self.timers.begin(
+            if input.in_front { input.sections } else { &[] },
+            n_timer_slots,
+            around.bound,
+            around.processing_time,
+        )?;
+        self.setup
+            .begin(if self.keyed { around.n_slots } else { 0 }, input.sections)?;
         let walk = Walk::new(self, input, &around)?;
         out.mark_rows = Some(walk.run()?);
         out.fired = self.timers.fired_times();
@@ -234,9 +276,15 @@ struct Walk<'a, F: ProcessFunction> {
 }
 
 impl<'a, F: ProcessFunction> Walk<'a, F> {
-    fn new(stage: &'a mut ProcessStage<F>, input: &'a StageInput<'a>, around: &Around<'a>) -> Result<Self> {
+    fn new(
+        stage: &'a mut ProcessStage<F>,
+        input: &'a StageInput<'a>,
+        around: &Around<'a>,
+    ) -> Result<Self> {
         let keys = match around.slots {
-            Some(slots) if stage.keyed => Some(F::Key::columns(&Table::of(slots, F::Key::schema().len()))?),
+            Some(slots) if stage.keyed => {
+                Some(F::Key::columns(&Table::of(slots, F::Key::schema().len()))?)
+            }
             _ => None,
         };
         let ctx = Context {
@@ -294,7 +342,8 @@ impl<'a, F: ProcessFunction> Walk<'a, F> {
             }
             self.ctx.timestamp = self.input.times.map(|times| i64::from_le_bytes(times[row]));
             self.event(row as u32);
-            self.function.on_element(self.row, &mut self.ctx, self.out)?;
+            self.function
+                .on_element(self.row, &mut self.ctx, self.out)?;
         }
         Ok(())
     }
@@ -303,7 +352,11 @@ impl<'a, F: ProcessFunction> Walk<'a, F> {
         while let Some((slot, time, number)) = self.ctx.timers.fire(domain, until, mark) {
             self.at(slot);
             self.ctx.timestamp = Some(time);
-            self.ctx.time_domain = Some(if domain == domain::EVENT_TIME { TimeDomain::EventTime } else { TimeDomain::ProcessingTime });
+            self.ctx.time_domain = Some(if domain == domain::EVENT_TIME {
+                TimeDomain::EventTime
+            } else {
+                TimeDomain::ProcessingTime
+            });
             self.event(ORIGIN_TIMER + number);
             self.function.on_timer(time, &mut self.ctx, self.out)?;
         }
@@ -324,6 +377,14 @@ impl<'a, F: ProcessFunction> Walk<'a, F> {
 }
 
 fn row_slots<'a>(input: &StageInput<'a>) -> Result<Option<&'a [[u8; 4]]>> {
-    let Some(rows) = input.sections.iter().find(|section| section.role == codes::section::ROWS) else { return Ok(None) };
-    find(rows, buffer::SLOT).map(|bytes| fixed::<4>(bytes, input.n_rows)).transpose()
+    let Some(rows) = input
+        .sections
+        .iter()
+        .find(|section| section.role == codes::section::ROWS)
+    else {
+        return Ok(None);
+    };
+    find(rows, buffer::SLOT)
+        .map(|bytes| fixed::<4>(bytes, input.n_rows))
+        .transpose()
 }

@@ -1,5 +1,5 @@
-//! Records: what a row of a stream looks like to user code. `#[derive(Record)]` implements it for structs; a single value is a
-//! record with one column, `value`, and `()` one with none.
+//! Records: what a row of a stream looks like to user code. `#[derive(Record)]` implements it for
+//! structs; a single value is a record with one column, `value`, and `()` one with none.
 
 use crate::builder::ColumnBuilder;
 use crate::column::{OwnedColumn, Table};
@@ -10,8 +10,8 @@ use streamrt_wit::{DataType, Field, Schema};
 
 /// A row with named, typed columns. Derive it.
 ///
-/// Closures and functions get `&T`: the SDK keeps one `T` for each input and loads row after row into it, so that strings keep
-/// their capacity and nothing is allocated for a row.
+/// Closures and functions get `&T`: the SDK keeps one `T` for each input and loads row after row
+/// into it, so that strings keep their capacity and nothing is allocated for a row.
 ///
 /// It has no methods, so that it never stands in the way of a type's own.
 ///
@@ -25,7 +25,8 @@ use streamrt_wit::{DataType, Field, Schema};
 /// assert!(<Click as Record>::schema()[1].nullable);
 /// ```
 ///
-/// Fields of other types, enums, tuples and generic structs are refused when the program is compiled:
+/// Fields of other types, enums, tuples and generic structs are refused when the program is
+/// compiled:
 ///
 /// ```compile_fail,E0277
 /// # use streamrt_sdk::prelude::*;
@@ -50,7 +51,10 @@ use streamrt_wit::{DataType, Field, Schema};
 /// #[derive(Record)]
 /// struct Click<T> { item: T }
 /// ```
-#[diagnostic::on_unimplemented(message = "`{Self}` is not a record", note = "add `#[derive(Record)]` to the struct")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a record",
+    note = "add `#[derive(Record)]` to the struct"
+)]
 pub trait Record: Sized + 'static {
     /// Decoded columns.
     type Columns<'a>;
@@ -77,7 +81,11 @@ pub trait Record: Sized + 'static {
 /// The field that a column of values has: used by the derive.
 #[doc(hidden)]
 pub fn field<V: Value>(name: &str) -> Field {
-    Field { name: name.to_owned(), data_type: V::DATA_TYPE, nullable: V::NULLABLE }
+    Field {
+        name: name.to_owned(),
+        data_type: V::DATA_TYPE,
+        nullable: V::NULLABLE,
+    }
 }
 
 /// Decodes the column at `index`: used by the derive.
@@ -133,7 +141,8 @@ macro_rules! single {
 }
 single!(bool, i32, i64, u32, u64, f32, f64, String, Vec<u8>);
 
-/// Names a column of records of type `T` whose values have type `V`; the derive makes one for each field.
+/// Names a column of records of type `T` whose values have type `V`; the derive makes one for each
+/// field.
 pub struct Column<T, V> {
     name: &'static str,
     /// In the stream; `V` says how the guest reads it.
@@ -160,24 +169,40 @@ impl<T, V: Value> Column<T, V> {
     /// Used by the derive.
     #[doc(hidden)]
     pub const fn new(name: &'static str) -> Self {
-        Column { name, data_type: V::DATA_TYPE, types: PhantomData }
+        Column {
+            name,
+            data_type: V::DATA_TYPE,
+            types: PhantomData,
+        }
     }
 
     pub(crate) fn field(self) -> Field {
-        Field { data_type: self.data_type, ..field::<V>(self.name) }
+        Field {
+            data_type: self.data_type,
+            ..field::<V>(self.name)
+        }
     }
 }
 
 impl<T> Column<T, String> {
-    /// The same column, read as the bytes of its UTF-8: whoever only compares them saves the check of every byte that `&str` needs.
+    /// The same column, read as the bytes of its UTF-8: whoever only compares them saves the check
+    /// of every byte that `&str` needs.
     pub const fn bytes(self) -> Column<T, Vec<u8>> {
-        Column { name: self.name, data_type: self.data_type, types: PhantomData }
+        Column {
+            name: self.name,
+            data_type: self.data_type,
+            types: PhantomData,
+        }
     }
 }
 
 impl<T> Column<T, Option<String>> {
     /// The same column, read as the bytes of its UTF-8: see `bytes` of a column without nulls.
     pub const fn bytes(self) -> Column<T, Option<Vec<u8>>> {
-        Column { name: self.name, data_type: self.data_type, types: PhantomData }
+        Column {
+            name: self.name,
+            data_type: self.data_type,
+            types: PhantomData,
+        }
     }
 }

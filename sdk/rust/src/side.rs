@@ -6,7 +6,8 @@ use crate::record::Record;
 use std::any::Any;
 use std::marker::PhantomData;
 
-/// Names a side output of records of type `T`. Make it a constant, and use the same one in the function and in the job.
+/// Names a side output of records of type `T`. Make it a constant, and use the same one in the
+/// function and in the job.
 pub struct OutputTag<T> {
     name: &'static str,
     record: PhantomData<fn() -> T>,
@@ -15,7 +16,10 @@ pub struct OutputTag<T> {
 impl<T> OutputTag<T> {
     /// A tag. The name is unique in the operator.
     pub const fn new(name: &'static str) -> Self {
-        OutputTag { name, record: PhantomData }
+        OutputTag {
+            name,
+            record: PhantomData,
+        }
     }
 
     /// The output's name.
@@ -62,13 +66,24 @@ where
 impl Sides {
     /// From the names of all ports; the main one, number 0, has none.
     pub(crate) fn new(ports: &[String]) -> Sides {
-        let side = |(name, port): (&String, u16)| Side { name: name.clone(), port, origin: Vec::new(), rows: None };
-        Sides { outputs: ports.iter().zip(0..).skip(1).map(side).collect() }
+        let side = |(name, port): (&String, u16)| Side {
+            name: name.clone(),
+            port,
+            origin: Vec::new(),
+            rows: None,
+        };
+        Sides {
+            outputs: ports.iter().zip(0..).skip(1).map(side).collect(),
+        }
     }
 
     pub(crate) fn collect<T: Record>(&mut self, tag: &OutputTag<T>, record: &T, event: u32) {
-        let Some(side) = self.outputs.iter_mut().find(|side| side.name == tag.name()) else { return };
-        let rows = side.rows.get_or_insert_with(|| Box::new(Builder::<T>(T::Builder::default())));
+        let Some(side) = self.outputs.iter_mut().find(|side| side.name == tag.name()) else {
+            return;
+        };
+        let rows = side
+            .rows
+            .get_or_insert_with(|| Box::new(Builder::<T>(T::Builder::default())));
         if let Some(builder) = rows.any().downcast_mut::<Builder<T>>() {
             T::push(record, &mut builder.0);
             side.origin.push(event);
@@ -82,13 +97,20 @@ impl Sides {
     }
 
     pub(crate) fn finish(&mut self) -> Vec<(u16, PortRows)> {
-        let used = self.outputs.iter_mut().filter(|side| !side.origin.is_empty());
+        let used = self
+            .outputs
+            .iter_mut()
+            .filter(|side| !side.origin.is_empty());
         used.map(|side| {
             (
                 side.port,
                 PortRows {
                     n_rows: side.origin.len(),
-                    columns: side.rows.as_mut().map(|rows| rows.finish()).unwrap_or_default(),
+                    columns: side
+                        .rows
+                        .as_mut()
+                        .map(|rows| rows.finish())
+                        .unwrap_or_default(),
                     origin: Some(std::mem::take(&mut side.origin)),
                 },
             )

@@ -1,6 +1,8 @@
-//! Sinks of a plugin: what user code implements, and the running forms that `glue` and the test harness call.
+//! Sinks of a plugin: what user code implements, and the running forms that `glue` and the test
+//! harness call.
 //!
-//! Invariant: nothing of a transaction is remembered that a commit or a withdrawal needs; the process that makes them may be another one.
+//! Invariant: nothing of a transaction is remembered that a commit or a withdrawal needs; the
+//! process that makes them may be another one.
 
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::column::Table;
@@ -11,12 +13,15 @@ use std::rc::Rc;
 
 /// A sink whose rows become visible with the checkpoint that holds them, each exactly once.
 ///
-/// What comes between two checkpoints is a transaction. Calls come as `begin`, `write` for each row, `pre_commit`; `commit` follows when the
-/// checkpoint is published, and by then the next transaction has begun. After a crash a sink that remembers nothing gets the `commit` of each
-/// transaction that the checkpoint holds, then `abort_unlisted`, then `begin`. None of these calls is made again in place: an error ends the
-/// attempt. [`Error::unavailable`] lets the job be tried again, [`Error::lost`] ends it for good; any other error is a fault of the sink.
+/// What comes between two checkpoints is a transaction. Calls come as `begin`, `write` for each
+/// row, `pre_commit`; `commit` follows when the checkpoint is published, and by then the next
+/// transaction has begun. After a crash a sink that remembers nothing gets the `commit` of each
+/// transaction that the checkpoint holds, then `abort_unlisted`, then `begin`. None of these calls
+/// is made again in place: an error ends the attempt. [`Error::unavailable`] lets the job be tried
+/// again, [`Error::lost`] ends it for good; any other error is a fault of the sink.
 ///
-/// `examples/audit-log` has one that writes files; [`testing::sink`](crate::testing::sink) runs one in `cargo test`.
+/// `examples/audit-log` has one that writes files; [`testing::sink`](crate::testing::sink) runs one
+/// in `cargo test`.
 pub trait TwoPhaseSink: 'static {
     /// The rows that it takes.
     type In: Record;
@@ -24,7 +29,8 @@ pub trait TwoPhaseSink: 'static {
     /// Asks for folders. It runs whenever the job is described, too, so it must not touch anything.
     fn open(&mut self, _setup: &mut SinkSetup) {}
 
-    /// Begins a transaction. No other one has its name, ever: letters, digits, `-`, `_`, `.` and `%`.
+    /// Begins a transaction. No other one has its name, ever: letters, digits, `-`, `_`, `.` and
+    /// `%`.
     ///
     /// # Errors
     /// If it cannot be begun.
@@ -36,17 +42,20 @@ pub trait TwoPhaseSink: 'static {
     /// If it cannot be written; no row is skipped.
     fn write(&mut self, row: &Self::In) -> Result<()>;
 
-    /// Ends the transaction: what was written is durable, and [`commit`](TwoPhaseSink::commit) can make it visible from what is returned
-    /// alone, at any later time, in any process. `None` if there is nothing to commit.
+    /// Ends the transaction: what was written is durable, and [`commit`](TwoPhaseSink::commit) can
+    /// make it visible from what is returned alone, at any later time, in any process. `None` if
+    /// there is nothing to commit.
     ///
     /// # Errors
     /// If it is not durable.
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>>;
 
-    /// Makes a transaction visible. It may have been committed before, wholly or in part: that is success.
+    /// Makes a transaction visible. It may have been committed before, wholly or in part: that is
+    /// success.
     ///
     /// # Errors
-    /// [`Error::lost`] if it cannot be committed any more; [`Error::unavailable`] if it cannot be committed now.
+    /// [`Error::lost`] if it cannot be committed any more; [`Error::unavailable`] if it cannot be
+    /// committed now.
     fn commit(&mut self, committable: &[u8]) -> Result<()>;
 
     /// Withdraws the transaction that was begun and not pre-committed.
@@ -55,17 +64,20 @@ pub trait TwoPhaseSink: 'static {
     /// If it cannot be withdrawn.
     fn abort(&mut self) -> Result<()>;
 
-    /// Withdraws every transaction whose name begins with `prefix`, whoever began it, but those of the committables `keep`.
+    /// Withdraws every transaction whose name begins with `prefix`, whoever began it, but those of
+    /// the committables `keep`.
     ///
     /// # Errors
     /// If one cannot be withdrawn. That there are none is no error.
     fn abort_unlisted(&mut self, prefix: &str, keep: &[Vec<u8>]) -> Result<()>;
 }
 
-/// A sink to a system without transactions. The host keeps the rows in the checkpoint, and has them sent when it is published.
+/// A sink to a system without transactions. The host keeps the rows in the checkpoint, and has them
+/// sent when it is published.
 ///
-/// Rows of a transaction are sent again if nobody knows whether they were: after a crash, and at each start from the checkpoint that holds
-/// them. A system that recognises the name of a transaction gets each row once; any other one gets it at least once.
+/// Rows of a transaction are sent again if nobody knows whether they were: after a crash, and at
+/// each start from the checkpoint that holds them. A system that recognises the name of a
+/// transaction gets each row once; any other one gets it at least once.
 ///
 /// # Source
 /// Flink's `GenericWriteAheadSink`.
@@ -76,7 +88,8 @@ pub trait WriteAheadSink: 'static {
     /// As [`TwoPhaseSink::open`].
     fn open(&mut self, _setup: &mut SinkSetup) {}
 
-    /// Sends all rows of a transaction. They may have been sent before, wholly or in part, under the same name.
+    /// Sends all rows of a transaction. They may have been sent before, wholly or in part, under
+    /// the same name.
     ///
     /// # Errors
     /// As for [`TwoPhaseSink::commit`].
@@ -104,10 +117,14 @@ impl SinkSetup {
 
     #[cfg(not(target_family = "wasm"))]
     pub(crate) fn over(files: Rc<dyn FileHost>) -> SinkSetup {
-        SinkSetup { grants: Vec::new(), files }
+        SinkSetup {
+            grants: Vec::new(),
+            files,
+        }
     }
 
-    /// A folder that the user grants under this name: with `--grant NAME=DIR`, or under `[plugin.grant]` in a job.toml.
+    /// A folder that the user grants under this name: with `--grant NAME=DIR`, or under
+    /// `[plugin.grant]` in a job.toml.
     pub fn folder(&mut self, name: &str) -> Folder {
         if !self.grants.iter().any(|known| known == name) {
             self.grants.push(name.to_owned());
@@ -115,7 +132,8 @@ impl SinkSetup {
         Folder::new(name, self.host())
     }
 
-    // The imports are named only where a folder is asked for, so that other components do not import them.
+    // The imports are named only where a folder is asked for, so that other components do not
+    // import them.
     #[cfg(target_family = "wasm")]
     fn host(&self) -> Rc<dyn FileHost> {
         Rc::new(crate::files::Imports)
@@ -138,7 +156,11 @@ pub(crate) trait RunningSink {
 }
 
 /// Calls `each` with every row of a section.
-fn each_row<T: Record>(rows: &Section, record: &mut T, mut each: impl FnMut(&T) -> Result<()>) -> Result<()> {
+fn each_row<T: Record>(
+    rows: &Section,
+    record: &mut T,
+    mut each: impl FnMut(&T) -> Result<()>,
+) -> Result<()> {
     let columns = T::columns(&Table::of(rows, T::schema().len()))?;
     (0..rows.rows as usize).try_for_each(|row| {
         T::load(record, &columns, row);
@@ -155,7 +177,10 @@ pub(crate) struct TwoPhase<S: TwoPhaseSink> {
 impl<S: TwoPhaseSink> TwoPhase<S> {
     pub(crate) fn open(mut sink: S, setup: &mut SinkSetup) -> TwoPhase<S> {
         sink.open(setup);
-        TwoPhase { sink, row: S::In::empty() }
+        TwoPhase {
+            sink,
+            row: S::In::empty(),
+        }
     }
 }
 
@@ -180,7 +205,8 @@ impl<S: TwoPhaseSink> RunningSink for TwoPhase<S> {
     }
 }
 
-/// A [`WriteAheadSink`] that runs: the host begins, writes and ends a transaction only when it is to be sent.
+/// A [`WriteAheadSink`] that runs: the host begins, writes and ends a transaction only when it is
+/// to be sent.
 pub(crate) struct WriteAhead<S: WriteAheadSink> {
     sink: S,
     transaction: String,
@@ -190,7 +216,11 @@ pub(crate) struct WriteAhead<S: WriteAheadSink> {
 impl<S: WriteAheadSink> WriteAhead<S> {
     pub(crate) fn open(mut sink: S, setup: &mut SinkSetup) -> WriteAhead<S> {
         sink.open(setup);
-        WriteAhead { sink, transaction: String::new(), rows: Vec::new() }
+        WriteAhead {
+            sink,
+            transaction: String::new(),
+            rows: Vec::new(),
+        }
     }
 }
 
@@ -202,7 +232,8 @@ impl<S: WriteAheadSink> RunningSink for WriteAhead<S> {
     }
     fn write(&mut self, rows: &Section) -> Result<()> {
         let columns = S::In::columns(&Table::of(rows, S::In::schema().len()))?;
-        self.rows.extend((0..rows.rows as usize).map(|row| crate::state::loaded(&columns, row)));
+        self.rows
+            .extend((0..rows.rows as usize).map(|row| crate::state::loaded(&columns, row)));
         Ok(())
     }
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {

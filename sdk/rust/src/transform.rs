@@ -1,4 +1,5 @@
-//! Map, filter, flat-map and key projection: one loop over the rows each, generic over the user's closure.
+//! Map, filter, flat-map and key projection: one loop over the rows each, generic over the user's
+//! closure.
 
 use crate::builder::ColumnBuilder;
 use crate::chain::{PortRows, Stage, StageInput, StageOutput};
@@ -12,7 +13,8 @@ use std::marker::PhantomData;
 use streamrt_wit::OutputColumns;
 use streamrt_wit::codes::ORIGIN_TIMER;
 
-/// What a function gives for its main output: a [`Record`] that replaces the input row, or [`Forward`].
+/// What a function gives for its main output: a [`Record`] that replaces the input row, or
+/// [`Forward`].
 pub trait Output: 'static {
     /// The record of the stream behind a function that reads `T`.
     type Of<T: Record>: Record;
@@ -28,14 +30,17 @@ impl<R: Record> Output for R {
     type Of<T: Record> = R;
     type Builder = R::Builder;
     fn output_columns() -> OutputColumns {
-        OutputColumns::Replace { schema: R::schema() }
+        OutputColumns::Replace {
+            schema: R::schema(),
+        }
     }
     fn finish(builder: &mut R::Builder, out: &mut Vec<OwnedColumn>) {
         R::finish(builder, out);
     }
 }
 
-/// The output of a function that lets input rows pass as they are. No column travels back: see [`Collector::forward`].
+/// The output of a function that lets input rows pass as they are. No column travels back: see
+/// [`Collector::forward`].
 #[derive(Debug, Clone, Copy)]
 pub enum Forward {}
 
@@ -57,7 +62,8 @@ pub struct Collector<O: Output> {
 }
 
 impl<O: Record> Collector<O> {
-    /// Sends a record. It gets the event time and the place in the order of the row or timer at work.
+    /// Sends a record. It gets the event time and the place in the order of the row or timer at
+    /// work.
     #[inline]
     pub fn collect(&mut self, record: impl Borrow<O>) {
         O::push(record.borrow(), &mut self.builder);
@@ -82,7 +88,11 @@ impl Collector<Forward> {
 
 impl<O: Output> Collector<O> {
     pub(crate) fn new() -> Self {
-        Collector { builder: O::Builder::default(), origins: Origins::default(), event: 0 }
+        Collector {
+            builder: O::Builder::default(),
+            origins: Origins::default(),
+            event: 0,
+        }
     }
 
     #[inline]
@@ -107,11 +117,16 @@ impl<O: Output> Collector<O> {
         let origin = self.origins.finish(n_input_rows);
         let mut columns = Vec::new();
         O::finish(&mut self.builder, &mut columns);
-        PortRows { n_rows, columns, origin }
+        PortRows {
+            n_rows,
+            columns,
+            origin,
+        }
     }
 }
 
-/// Which event each output row comes from. As long as row n comes from event n, which is all that most functions do, it only counts.
+/// Which event each output row comes from. As long as row n comes from event n, which is all that
+/// most functions do, it only counts.
 #[derive(Default)]
 struct Origins {
     n_same: u32,
@@ -147,7 +162,10 @@ pub(crate) struct Filter<T, F> {
 
 impl<T: Record, F: FnMut(&T) -> bool> Filter<T, F> {
     pub(crate) fn new(keep: F) -> Self {
-        Filter { row: T::empty(), keep }
+        Filter {
+            row: T::empty(),
+            keep,
+        }
     }
 }
 
@@ -169,7 +187,11 @@ impl<T: Record, F: FnMut(&T) -> bool> Stage for Filter<T, F> {
 
 fn kept_rows(kept: Vec<u32>, n_rows: usize) -> PortRows {
     let n_kept = kept.len();
-    PortRows { n_rows: n_kept, columns: Vec::new(), origin: (n_kept < n_rows).then_some(kept) }
+    PortRows {
+        n_rows: n_kept,
+        columns: Vec::new(),
+        origin: (n_kept < n_rows).then_some(kept),
+    }
 }
 
 pub(crate) struct FilterColumn<V, F> {
@@ -179,7 +201,10 @@ pub(crate) struct FilterColumn<V, F> {
 
 impl<V: Value, F: for<'a> FnMut(V::Ref<'a>) -> bool> FilterColumn<V, F> {
     pub(crate) fn new(keep: F) -> Self {
-        FilterColumn { keep, value: PhantomData }
+        FilterColumn {
+            keep,
+            value: PhantomData,
+        }
     }
 }
 
@@ -233,7 +258,11 @@ pub(crate) struct Map<T, M: MapResult, F> {
 
 impl<T: Record, M: MapResult, F: FnMut(&T) -> M> Map<T, M, F> {
     pub(crate) fn new(map: F) -> Self {
-        Map { row: T::empty(), map, builder: Default::default() }
+        Map {
+            row: T::empty(),
+            map,
+            builder: Default::default(),
+        }
     }
 }
 
@@ -259,11 +288,17 @@ pub(crate) struct FlatMap<T, O: Record, F> {
 
 impl<T: Record, O: Record, R: Outcome, F: FnMut(&T, &mut Collector<O>) -> R> FlatMap<T, O, F> {
     pub(crate) fn new(map: F) -> Self {
-        FlatMap { row: T::empty(), map, out: Collector::new() }
+        FlatMap {
+            row: T::empty(),
+            map,
+            out: Collector::new(),
+        }
     }
 }
 
-impl<T: Record, O: Record, R: Outcome, F: FnMut(&T, &mut Collector<O>) -> R> Stage for FlatMap<T, O, F> {
+impl<T: Record, O: Record, R: Outcome, F: FnMut(&T, &mut Collector<O>) -> R> Stage
+    for FlatMap<T, O, F>
+{
     fn run(&mut self, input: &StageInput<'_>, out: &mut StageOutput) -> Result<()> {
         self.out.reset();
         let columns = T::columns(&input.table)?;
@@ -285,7 +320,11 @@ pub(crate) struct KeyProjection<T, K: Key, F> {
 
 impl<T: Record, K: Key, F: FnMut(&T) -> K> KeyProjection<T, K, F> {
     pub(crate) fn new(key: F) -> Self {
-        KeyProjection { row: T::empty(), key, builder: K::Builder::default() }
+        KeyProjection {
+            row: T::empty(),
+            key,
+            builder: K::Builder::default(),
+        }
     }
 }
 
@@ -314,7 +353,13 @@ pub(crate) struct Timestamps<T, F> {
 
 impl<T: Record, F: FnMut(&T) -> (i64, Option<i64>)> Timestamps<T, F> {
     pub(crate) fn new(extract: F, punctuated: bool) -> Self {
-        Timestamps { row: T::empty(), extract, punctuated, times: Default::default(), watermarks: Default::default() }
+        Timestamps {
+            row: T::empty(),
+            extract,
+            punctuated,
+            times: Default::default(),
+            watermarks: Default::default(),
+        }
     }
 }
 

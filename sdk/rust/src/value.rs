@@ -1,14 +1,16 @@
-//! The types that a field of a record can have, each with its way in (a decoded column) and its way out (a builder).
+//! The types that a field of a record can have, each with its way in (a decoded column) and its way
+//! out (a builder).
 //!
-//! Everything is resolved at compile time: the loop over the rows of a batch is one monomorphic function without dispatch.
+//! Everything is resolved at compile time: the loop over the rows of a batch is one monomorphic
+//! function without dispatch.
 
 use crate::builder::{BoolBuilder, BytesBuilder, ColumnBuilder, FixedBuilder, OptionBuilder};
 use crate::column::{RawColumn, bit, fixed};
 use crate::error::{Error, Result};
 use streamrt_wit::DataType;
 
-/// A type that a field of a [`Record`](crate::Record) can have: `bool`, `i32`, `i64`, `u32`, `u64`, `f32`, `f64`, `String`,
-/// `Vec<u8>`, and `Option` of one of these.
+/// A type that a field of a [`Record`](crate::Record) can have: `bool`, `i32`, `i64`, `u32`, `u64`,
+/// `f32`, `f64`, `String`, `Vec<u8>`, and `Option` of one of these.
 ///
 /// It is implemented for these and not meant for others: they are what the edges of a job carry.
 #[diagnostic::on_unimplemented(
@@ -156,8 +158,12 @@ impl Value for String {
     type Builder = BytesBuilder;
 
     fn column(raw: RawColumn<'_>, n_rows: usize) -> Result<Spans<'_, str>> {
-        let data = std::str::from_utf8(raw.data).map_err(|_| Error::host("the host sent a string column that is not UTF-8"))?;
-        Ok(Spans { ends: ends(raw, n_rows)?, data })
+        let data = std::str::from_utf8(raw.data)
+            .map_err(|_| Error::host("the host sent a string column that is not UTF-8"))?;
+        Ok(Spans {
+            ends: ends(raw, n_rows)?,
+            data,
+        })
     }
     #[inline]
     fn get<'a>(column: &Self::Column<'a>, row: usize) -> Self::Ref<'a> {
@@ -189,7 +195,10 @@ impl Value for Vec<u8> {
     type Builder = BytesBuilder;
 
     fn column(raw: RawColumn<'_>, n_rows: usize) -> Result<Spans<'_, [u8]>> {
-        Ok(Spans { ends: ends(raw, n_rows)?, data: raw.data })
+        Ok(Spans {
+            ends: ends(raw, n_rows)?,
+            data: raw.data,
+        })
     }
     #[inline]
     fn get<'a>(column: &Self::Column<'a>, row: usize) -> Self::Ref<'a> {
@@ -228,7 +237,10 @@ impl<V: NotNull> Value for Option<V> {
     type Builder = OptionBuilder<V>;
 
     fn column(raw: RawColumn<'_>, n_rows: usize) -> Result<Self::Column<'_>> {
-        let validity = raw.validity.map(|bits| fixed::<1>(bits, n_rows.div_ceil(8)).map(<[[u8; 1]]>::as_flattened)).transpose()?;
+        let validity = raw
+            .validity
+            .map(|bits| fixed::<1>(bits, n_rows.div_ceil(8)).map(<[[u8; 1]]>::as_flattened))
+            .transpose()?;
         Ok((validity, V::column(raw, n_rows)?))
     }
     #[inline]

@@ -1,7 +1,8 @@
 //! Event time: which column or closure gives it, and how watermarks follow from it.
 //!
 //! # Source
-//! Flink documentation, "Generating Watermarks". Ours: a watermark rises right after every row that raises it, never by the clock.
+//! Flink documentation, "Generating Watermarks". Ours: a watermark rises right after every row that
+//! raises it, never by the clock.
 
 use crate::chain::Maker;
 use crate::env::Graph;
@@ -10,7 +11,9 @@ use crate::stream::function;
 use crate::transform::Timestamps;
 use std::marker::PhantomData;
 use std::time::Duration;
-use streamrt_wit::{Body, DataType, Field, FunctionKind, Generator, OutputColumns, TimeSource, TimeUnit};
+use streamrt_wit::{
+    Body, DataType, Field, FunctionKind, Generator, OutputColumns, TimeSource, TimeUnit,
+};
 
 /// A column of type i64 that holds the event time, and its unit.
 pub struct TimeColumn<T> {
@@ -28,7 +31,11 @@ impl<T> From<Column<T, i64>> for TimeColumn<T> {
 
 impl<T> Column<T, i64> {
     fn in_unit(self, unit: TimeUnit) -> TimeColumn<T> {
-        TimeColumn { name: self.name(), unit, record: PhantomData }
+        TimeColumn {
+            name: self.name(),
+            unit,
+            record: PhantomData,
+        }
     }
 
     /// The column holds seconds since the Unix epoch.
@@ -63,9 +70,14 @@ pub struct Watermarks<T> {
 }
 
 impl<T: Record> Watermarks<T> {
-    /// Rows may come up to `bound` behind the greatest time so far; the watermark is `greatest time - bound - 1 ms`.
+    /// Rows may come up to `bound` behind the greatest time so far; the watermark is `greatest time
+    /// - bound - 1 ms`.
     pub fn bounded(time: impl Into<TimeColumn<T>>, bound: Duration) -> Self {
-        Watermarks { time: Time::Column(time.into()), generator: by(bound), idle: None }
+        Watermarks {
+            time: Time::Column(time.into()),
+            generator: by(bound),
+            idle: None,
+        }
     }
 
     /// Rows come in the order of their times.
@@ -76,7 +88,11 @@ impl<T: Record> Watermarks<T> {
     /// As [`Watermarks::bounded`], where a closure gives the time in ms since the Unix epoch.
     pub fn bounded_with(mut time: impl FnMut(&T) -> i64 + 'static, bound: Duration) -> Self {
         let extract: Extract<T> = Box::new(move |row| (time(row), None));
-        Watermarks { time: Time::Closure(extract), generator: by(bound), idle: None }
+        Watermarks {
+            time: Time::Closure(extract),
+            generator: by(bound),
+            idle: None,
+        }
     }
 
     /// As [`Watermarks::monotonous`], where a closure gives the time in ms since the Unix epoch.
@@ -84,32 +100,56 @@ impl<T: Record> Watermarks<T> {
         Watermarks::bounded_with(time, Duration::ZERO)
     }
 
-    /// A closure gives the time of each row, and the watermark that it raises, if any; both in ms since the Unix epoch.
+    /// A closure gives the time of each row, and the watermark that it raises, if any; both in ms
+    /// since the Unix epoch.
     pub fn punctuated(extract: impl FnMut(&T) -> (i64, Option<i64>) + 'static) -> Self {
-        Watermarks { time: Time::Closure(Box::new(extract)), generator: Generator::Punctuated, idle: None }
+        Watermarks {
+            time: Time::Closure(Box::new(extract)),
+            generator: Generator::Punctuated,
+            idle: None,
+        }
     }
 
     /// A split that is silent for so long no longer holds the watermark back.
     pub fn idle(self, after: Duration) -> Self {
-        Watermarks { idle: Some(after), ..self }
+        Watermarks {
+            idle: Some(after),
+            ..self
+        }
     }
 
     pub(crate) fn body(self, graph: &Graph, uid: &str) -> Body {
         let punctuated = self.generator == Generator::Punctuated;
         let time = match self.time {
-            Time::Column(column) => TimeSource::Column { column: column.name.to_owned(), unit: column.unit },
+            Time::Column(column) => TimeSource::Column {
+                column: column.name.to_owned(),
+                unit: column.unit,
+            },
             Time::Closure(extract) => {
-                let output = OutputColumns::Replace { schema: schema(punctuated) };
+                let output = OutputColumns::Replace {
+                    schema: schema(punctuated),
+                };
                 let maker = Maker::stage(Timestamps::new(extract, punctuated));
-                TimeSource::Function { function: graph.function(function(FunctionKind::Timestamps, uid, T::schema(), output), maker) }
+                TimeSource::Function {
+                    function: graph.function(
+                        function(FunctionKind::Timestamps, uid, T::schema(), output),
+                        maker,
+                    ),
+                }
             }
         };
-        Body::Timestamps { time, generator: self.generator, idle_ms: self.idle.map(millis) }
+        Body::Timestamps {
+            time,
+            generator: self.generator,
+            idle_ms: self.idle.map(millis),
+        }
     }
 }
 
 fn by(bound: Duration) -> Generator {
-    Generator::Bounded { bound_ms: millis(bound) }
+    Generator::Bounded {
+        bound_ms: millis(bound),
+    }
 }
 
 /// Whole milliseconds; what does not fit is for ever.
@@ -118,6 +158,11 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 }
 
 fn schema(punctuated: bool) -> Vec<Field> {
-    let watermark = Field { nullable: true, ..Field::new("watermark", DataType::I64) };
-    std::iter::once(Field::new("time", DataType::I64)).chain(punctuated.then_some(watermark)).collect()
+    let watermark = Field {
+        nullable: true,
+        ..Field::new("watermark", DataType::I64)
+    };
+    std::iter::once(Field::new("time", DataType::I64))
+        .chain(punctuated.then_some(watermark))
+        .collect()
 }

@@ -15,7 +15,9 @@ use crate::watermarks::millis;
 use crate::window_function::{WindowFunction, WindowWhole};
 use std::ops::Deref;
 use std::time::Duration;
-use streamrt_wit::{Body, Function, FunctionKind, OutputColumns, OutputPort, WindowAssigner, WindowContents};
+use streamrt_wit::{
+    Body, Function, FunctionKind, OutputColumns, OutputPort, WindowAssigner, WindowContents,
+};
 
 /// Name of the side output that gets late rows.
 pub const LATE: &str = "late";
@@ -27,7 +29,9 @@ pub struct Assigner(WindowAssigner);
 impl Assigner {
     /// Shifts the windows of a tumbling or sliding assigner from the Unix epoch.
     pub fn offset(mut self, by: Duration) -> Assigner {
-        if let WindowAssigner::Tumbling { offset_ms, .. } | WindowAssigner::Sliding { offset_ms, .. } = &mut self.0 {
+        if let WindowAssigner::Tumbling { offset_ms, .. }
+        | WindowAssigner::Sliding { offset_ms, .. } = &mut self.0
+        {
             *offset_ms = length(by);
         }
         self
@@ -35,9 +39,15 @@ impl Assigner {
 
     /// Goes by the clock of the host instead of event time.
     pub fn processing_time(mut self) -> Assigner {
-        if let WindowAssigner::Tumbling { processing_time, .. }
-        | WindowAssigner::Sliding { processing_time, .. }
-        | WindowAssigner::Session { processing_time, .. } = &mut self.0
+        if let WindowAssigner::Tumbling {
+            processing_time, ..
+        }
+        | WindowAssigner::Sliding {
+            processing_time, ..
+        }
+        | WindowAssigner::Session {
+            processing_time, ..
+        } = &mut self.0
         {
             *processing_time = true;
         }
@@ -55,7 +65,11 @@ pub struct Tumbling;
 impl Tumbling {
     /// Windows of this size.
     pub fn of(size: Duration) -> Assigner {
-        Assigner(WindowAssigner::Tumbling { size_ms: length(size), offset_ms: 0, processing_time: false })
+        Assigner(WindowAssigner::Tumbling {
+            size_ms: length(size),
+            offset_ms: 0,
+            processing_time: false,
+        })
     }
 }
 
@@ -63,11 +77,16 @@ impl Tumbling {
 pub struct Sliding;
 
 impl Sliding {
-    /// Windows of this size, one beginning every `slide`. Up to 10,000 of them may cover one time, or 2,000 if a function of the plugin computes
-    /// what they give; the host refuses more (S2015).
+    /// Windows of this size, one beginning every `slide`. Up to 10,000 of them may cover one time,
+    /// or 2,000 if a function of the plugin computes what they give; the host refuses more (S2015).
     pub fn of(size: Duration, slide: Duration) -> Assigner {
         let (size_ms, slide_ms) = (length(size), length(slide));
-        Assigner(WindowAssigner::Sliding { size_ms, slide_ms, offset_ms: 0, processing_time: false })
+        Assigner(WindowAssigner::Sliding {
+            size_ms,
+            slide_ms,
+            offset_ms: 0,
+            processing_time: false,
+        })
     }
 }
 
@@ -77,7 +96,10 @@ pub struct Session;
 impl Session {
     /// Sessions that end after a gap of this length.
     pub fn with_gap(gap: Duration) -> Assigner {
-        Assigner(WindowAssigner::Session { gap_ms: length(gap), processing_time: false })
+        Assigner(WindowAssigner::Session {
+            gap_ms: length(gap),
+            processing_time: false,
+        })
     }
 }
 
@@ -110,30 +132,62 @@ pub struct WindowedStream<T, K> {
 impl<T: Record, K: Key> WindowedStream<T, K> {
     pub(crate) fn new(keyed: &KeyedStream<T, K>, assigner: Assigner) -> Self {
         let keyed = KeyedStream::new(&keyed.stream, keyed.fields.clone());
-        WindowedStream { keyed, assigner: assigner.0, allowed_lateness_ms: 0 }
+        WindowedStream {
+            keyed,
+            assigner: assigner.0,
+            allowed_lateness_ms: 0,
+        }
     }
 
-    /// Keeps windows for so long behind their end; a late row within that time fires its window again.
+    /// Keeps windows for so long behind their end; a late row within that time fires its window
+    /// again.
     pub fn allowed_lateness(self, lateness: Duration) -> Self {
-        WindowedStream { allowed_lateness_ms: millis(lateness), ..self }
+        WindowedStream {
+            allowed_lateness_ms: millis(lateness),
+            ..self
+        }
     }
 
     /// Computes aggregates in the host, without a call of the guest.
     #[track_caller]
-    pub fn aggregate<O: Record>(self, uid: &str, terms: impl IntoIterator<Item = Term>) -> WindowResult<O, T> {
+    pub fn aggregate<O: Record>(
+        self,
+        uid: &str,
+        terms: impl IntoIterator<Item = Term>,
+    ) -> WindowResult<O, T> {
         let built = Aggregates::build::<T, O>(uid, &self.keyed.fields, terms, true);
-        let Aggregates { aggregates, columns } = self.keyed.stream.graph.check(built);
-        self.contents(uid, WindowContents::Builtin { aggregates, columns })
+        let Aggregates {
+            aggregates,
+            columns,
+        } = self.keyed.stream.graph.check(built);
+        self.contents(
+            uid,
+            WindowContents::Builtin {
+                aggregates,
+                columns,
+            },
+        )
     }
 
     /// Folds the rows of each window by a function of the plugin.
     #[track_caller]
-    pub fn aggregate_with<A: AggregateFunction<In = T>>(self, uid: &str, aggregate: A) -> WindowResult<A::Out, T> {
+    pub fn aggregate_with<A: AggregateFunction<In = T>>(
+        self,
+        uid: &str,
+        aggregate: A,
+    ) -> WindowResult<A::Out, T> {
         let function = self.fold(uid, aggregate);
-        self.contents(uid, WindowContents::Aggregate { function, then: None })
+        self.contents(
+            uid,
+            WindowContents::Aggregate {
+                function,
+                then: None,
+            },
+        )
     }
 
-    /// As [`WindowedStream::aggregate_with`], and hands the result, with key and window, to a window function.
+    /// As [`WindowedStream::aggregate_with`], and hands the result, with key and window, to a
+    /// window function.
     #[track_caller]
     pub fn aggregate_then<A, F>(self, uid: &str, aggregate: A, then: F) -> WindowResult<F::Out, T>
     where
@@ -147,12 +201,23 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
 
     /// Folds the rows of each window into one row, from left to right.
     #[track_caller]
-    pub fn reduce(self, uid: &str, reduce: impl FnMut(&T, &T) -> T + 'static) -> WindowResult<T, T> {
+    pub fn reduce(
+        self,
+        uid: &str,
+        reduce: impl FnMut(&T, &T) -> T + 'static,
+    ) -> WindowResult<T, T> {
         let function = self.reduce_function(uid, reduce);
-        self.contents(uid, WindowContents::Aggregate { function, then: None })
+        self.contents(
+            uid,
+            WindowContents::Aggregate {
+                function,
+                then: None,
+            },
+        )
     }
 
-    /// As [`WindowedStream::reduce`], and hands the result, with key and window, to a window function.
+    /// As [`WindowedStream::reduce`], and hands the result, with key and window, to a window
+    /// function.
     #[track_caller]
     pub fn reduce_then<F: WindowFunction<In = T>>(
         self,
@@ -167,44 +232,92 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
 
     /// Keeps all rows of each window, and hands them to a window function when it fires.
     #[track_caller]
-    pub fn process<F: WindowFunction<In = T>>(self, uid: &str, process: F) -> WindowResult<F::Out, T> {
+    pub fn process<F: WindowFunction<In = T>>(
+        self,
+        uid: &str,
+        process: F,
+    ) -> WindowResult<F::Out, T> {
         let function = self.window_function(uid, process);
         self.contents(uid, WindowContents::Process { function })
     }
 
     #[track_caller]
     fn fold<A: AggregateFunction<In = T>>(&self, uid: &str, aggregate: A) -> u32 {
-        let base = function(FunctionKind::Aggregate, uid, T::schema(), replace::<A::Out>());
-        let declared = Function { accumulator: Some(A::Accumulator::schema()), ..base };
-        self.keyed.stream.graph.function(declared, Maker::whole(Fold::new(aggregate)))
+        let base = function(
+            FunctionKind::Aggregate,
+            uid,
+            T::schema(),
+            replace::<A::Out>(),
+        );
+        let declared = Function {
+            accumulator: Some(A::Accumulator::schema()),
+            ..base
+        };
+        self.keyed
+            .stream
+            .graph
+            .function(declared, Maker::whole(Fold::new(aggregate)))
     }
 
     #[track_caller]
     fn reduce_function(&self, uid: &str, reduce: impl FnMut(&T, &T) -> T + 'static) -> u32 {
         let base = function(FunctionKind::Reduce, uid, T::schema(), replace::<T>());
-        let declared = Function { accumulator: Some(T::schema()), ..base };
-        self.keyed.stream.graph.function(declared, Maker::whole(Reduce::<T, _>::new(reduce)))
+        let declared = Function {
+            accumulator: Some(T::schema()),
+            ..base
+        };
+        self.keyed
+            .stream
+            .graph
+            .function(declared, Maker::whole(Reduce::<T, _>::new(reduce)))
     }
 
     #[track_caller]
     fn window_function<F: WindowFunction>(&self, uid: &str, process: F) -> u32 {
         let graph = &self.keyed.stream.graph;
         let key = graph.check(self.keyed.key_of::<F::Key>(uid));
-        let base = function(FunctionKind::WindowProcess, uid, F::In::schema(), replace::<F::Out>());
-        graph.function(Function { key: Some(key), ..base }, Maker::whole(WindowWhole::new(process)))
+        let base = function(
+            FunctionKind::WindowProcess,
+            uid,
+            F::In::schema(),
+            replace::<F::Out>(),
+        );
+        graph.function(
+            Function {
+                key: Some(key),
+                ..base
+            },
+            Maker::whole(WindowWhole::new(process)),
+        )
     }
 
     #[track_caller]
     fn contents<O: Record>(self, uid: &str, contents: WindowContents) -> WindowResult<O, T> {
-        let late = OutputPort { name: LATE.to_owned(), columns: OutputColumns::Forward };
-        let body = Body::Window { assigner: self.assigner.clone(), allowed_lateness_ms: self.allowed_lateness_ms, contents };
+        let late = OutputPort {
+            name: LATE.to_owned(),
+            columns: OutputColumns::Forward,
+        };
+        let body = Body::Window {
+            assigner: self.assigner.clone(),
+            allowed_lateness_ms: self.allowed_lateness_ms,
+            contents,
+        };
         let graph = &self.keyed.stream.graph;
-        let node = graph.node(uid, self.keyed.inputs(), body, vec![main_port(replace::<O>()), late]);
-        WindowResult { results: Stream::of(graph, node, 0), late: Stream::of(graph, node, 1) }
+        let node = graph.node(
+            uid,
+            self.keyed.inputs(),
+            body,
+            vec![main_port(replace::<O>()), late],
+        );
+        WindowResult {
+            results: Stream::of(graph, node, 0),
+            late: Stream::of(graph, node, 1),
+        }
     }
 }
 
-/// What windows give: a stream of results, and beside it the rows that came too late for every window of theirs.
+/// What windows give: a stream of results, and beside it the rows that came too late for every
+/// window of theirs.
 pub struct WindowResult<O, T> {
     results: Stream<O>,
     late: Stream<T>,

@@ -1,4 +1,5 @@
-//! Window functions: user code that gets the rows of a window, or the result of an aggregate in front, when the window fires.
+//! Window functions: user code that gets the rows of a window, or the result of an aggregate in
+//! front, when the window fires.
 
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::chain::Whole;
@@ -26,7 +27,12 @@ pub trait WindowFunction: 'static {
     ///
     /// # Errors
     /// An error fails the window.
-    fn process(&mut self, window: &Window<Self::Key>, rows: &mut Rows<'_, Self::In>, out: &mut Collector<Self::Out>) -> Result<()>;
+    fn process(
+        &mut self,
+        window: &Window<Self::Key>,
+        rows: &mut Rows<'_, Self::In>,
+        out: &mut Collector<Self::Out>,
+    ) -> Result<()>;
 }
 
 /// The window that fires.
@@ -54,7 +60,10 @@ pub struct Rows<'a, T: Record> {
 
 impl<T: Record> Rows<'_, T> {
     /// The next row, which is valid until the one after it is asked for.
-    #[expect(clippy::should_implement_trait, reason = "an iterator could not lend its row")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator could not lend its row"
+    )]
     pub fn next(&mut self) -> Option<&T> {
         if self.next == self.end {
             return None;
@@ -83,40 +92,85 @@ pub(crate) struct WindowWhole<F: WindowFunction> {
 
 impl<F: WindowFunction> WindowWhole<F> {
     pub(crate) fn new(function: F) -> Self {
-        WindowWhole { function, out: Collector::new() }
+        WindowWhole {
+            function,
+            out: Collector::new(),
+        }
     }
 }
 
 impl<F: WindowFunction> Whole for WindowWhole<F> {
     fn invoke(&mut self, call: u16, input: &[Section]) -> Result<Vec<Section>> {
         if call != call::WINDOW {
-            return Err(Error::unknown(format!("a window function does not know call {call}")));
+            return Err(Error::unknown(format!(
+                "a window function does not know call {call}"
+            )));
         }
         self.out.reset();
-        let (slots, rows) = (find_section(input, codes::section::SLOTS)?, find_section(input, codes::section::ROWS)?);
+        let (slots, rows) = (
+            find_section(input, codes::section::SLOTS)?,
+            find_section(input, codes::section::ROWS)?,
+        );
         let columns = F::In::columns(&Table::of(rows, F::In::schema().len()))?;
         let n_slots = slots.rows as usize;
         let keys = F::Key::columns(&Table::of(slots, F::Key::schema().len()))?;
-        let ends = fixed::<4>(find(slots, buffer::OFFSETS).unwrap_or_default(), n_slots + 1)?;
+        let ends = fixed::<4>(
+            find(slots, buffer::OFFSETS).unwrap_or_default(),
+            n_slots + 1,
+        )?;
         let mut window = first_window::<F::Key>(input);
-        let mut rows = Rows { columns, next: 0, end: 0, row: F::In::empty() };
+        let mut rows = Rows {
+            columns,
+            next: 0,
+            end: 0,
+            row: F::In::empty(),
+        };
         for slot in 0..n_slots {
             F::Key::load(&mut window.key, &keys, slot);
-            (window.start, window.end) = (bound(slots, buffer::WINDOW_START, slot), bound(slots, buffer::WINDOW_END, slot));
-            (rows.next, rows.end) = (u32::from_le_bytes(ends[slot]) as usize, u32::from_le_bytes(ends[slot + 1]) as usize);
+            (window.start, window.end) = (
+                bound(slots, buffer::WINDOW_START, slot),
+                bound(slots, buffer::WINDOW_END, slot),
+            );
+            (rows.next, rows.end) = (
+                u32::from_le_bytes(ends[slot]) as usize,
+                u32::from_le_bytes(ends[slot + 1]) as usize,
+            );
             self.out.begin(slot as u32);
             self.function.process(&window, &mut rows, &mut self.out)?;
         }
         let out = self.out.finish(n_slots);
-        let origin = out.origin.map(|origin| plain(buffer::ORIGIN, u32_bytes(&origin))).into_iter().collect();
-        Ok(vec![section(codes::section::ROWS, 0, out.n_rows, origin, out.columns)])
+        let origin = out
+            .origin
+            .map(|origin| plain(buffer::ORIGIN, u32_bytes(&origin)))
+            .into_iter()
+            .collect();
+        Ok(vec![section(
+            codes::section::ROWS,
+            0,
+            out.n_rows,
+            origin,
+            out.columns,
+        )])
     }
 }
 
 fn first_window<K: Key>(input: &[Section]) -> Window<K> {
-    let clock = input.iter().find(|section| section.role == codes::section::CLOCK).and_then(|clock| find(clock, buffer::CLOCK));
-    let read = |i: usize| clock.and_then(|bytes| fixed::<8>(bytes, 3).ok()).map_or(i64::MIN, |times| i64::from_le_bytes(times[i]));
-    Window { key: K::empty(), start: 0, end: 0, watermark: read(0), processing_time: read(2) }
+    let clock = input
+        .iter()
+        .find(|section| section.role == codes::section::CLOCK)
+        .and_then(|clock| find(clock, buffer::CLOCK));
+    let read = |i: usize| {
+        clock
+            .and_then(|bytes| fixed::<8>(bytes, 3).ok())
+            .map_or(i64::MIN, |times| i64::from_le_bytes(times[i]))
+    };
+    Window {
+        key: K::empty(),
+        start: 0,
+        end: 0,
+        watermark: read(0),
+        processing_time: read(2),
+    }
 }
 
 /// A bound of a slot's window; windows without bounds, as by count, are sent none.

@@ -1,4 +1,5 @@
-//! Process functions through the harness: state, timers, side outputs, and the same results for every way of cutting batches.
+//! Process functions through the harness: state, timers, side outputs, and the same results for
+//! every way of cutting batches.
 
 use streamrt_sdk::prelude::*;
 use streamrt_sdk::testing::{self, Event, Operator};
@@ -40,7 +41,12 @@ impl ProcessFunction for Tally {
         self.by_points = setup.map("by-points");
     }
 
-    fn on_element(&mut self, vote: &Vote, ctx: &mut Context<'_, String>, out: &mut Collector<Report>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        vote: &Vote,
+        ctx: &mut Context<'_, String>,
+        out: &mut Collector<Report>,
+    ) -> Result<()> {
         if vote.points < 0 {
             return Err(Error::new("points are not negative"));
         }
@@ -60,15 +66,30 @@ impl ProcessFunction for Tally {
             ctx.side(&ODD, vote);
         }
         ctx.register_event_timer(time + 10);
-        out.collect(Report { text: format!("{} {sum} {}", ctx.key(), self.last.get().unwrap_or_default()), at: ctx.watermark() });
+        out.collect(Report {
+            text: format!(
+                "{} {sum} {}",
+                ctx.key(),
+                self.last.get().unwrap_or_default()
+            ),
+            at: ctx.watermark(),
+        });
         Ok(())
     }
 
-    fn on_timer(&mut self, time: i64, ctx: &mut Context<'_, String>, out: &mut Collector<Report>) -> Result<()> {
+    fn on_timer(
+        &mut self,
+        time: i64,
+        ctx: &mut Context<'_, String>,
+        out: &mut Collector<Report>,
+    ) -> Result<()> {
         let n = self.all.len()?;
         let entries = self.by_points.entries()?;
         let best = self.best.get().unwrap_or_default();
-        out.collect(Report { text: format!("{} timer {n} {entries:?} best {best}", ctx.key()), at: time });
+        out.collect(Report {
+            text: format!("{} timer {n} {entries:?} best {best}", ctx.key()),
+            at: time,
+        });
         if n == 2 {
             self.all.clear();
             self.by_points.remove(&1);
@@ -85,7 +106,9 @@ fn job(env: &mut Env) {
     tally.side_output(&ODD).sink("odd", Print);
     tally.sink("reports", Print);
     votes
-        .key_by_fn("initial", |vote: &Vote| vote.name.chars().take(1).collect::<String>())
+        .key_by_fn("initial", |vote: &Vote| {
+            vote.name.chars().take(1).collect::<String>()
+        })
         .process("by-initial", Tally::default())
         .sink("b", Print);
 }
@@ -95,17 +118,32 @@ fn tally() -> Operator {
 }
 
 fn vote(name: &str, points: i64, time: i64) -> Event<Vote> {
-    Event::Row(Vote { name: name.to_owned(), points }, time)
+    Event::Row(
+        Vote {
+            name: name.to_owned(),
+            points,
+        },
+        time,
+    )
 }
 
 /// One row or watermark after the other, then whatever they are cut into: all give the same.
 fn check(events: &[Event<Vote>]) -> (Vec<Report>, Vec<Vote>) {
     let mut results = [1, 2, 3, 100].map(|n| {
         let mut tally = tally();
-        events.chunks(n).for_each(|chunk| tally.batch(chunk.to_vec()));
-        (tally.output::<Report>(), tally.side_output(&ODD), tally.event_timers())
+        events
+            .chunks(n)
+            .for_each(|chunk| tally.batch(chunk.to_vec()));
+        (
+            tally.output::<Report>(),
+            tally.side_output(&ODD),
+            tally.event_timers(),
+        )
     });
-    assert!(results.iter().all(|result| *result == results[0]), "{results:#?}");
+    assert!(
+        results.iter().all(|result| *result == results[0]),
+        "{results:#?}"
+    );
     let (reports, odd, _) = std::mem::take(&mut results[0]);
     (reports, odd)
 }
@@ -123,7 +161,10 @@ fn state_timers_and_side_outputs_do_not_depend_on_the_batch() {
         vote("bob", 2, 30),
         Event::Watermark(100),
     ]);
-    let texts: Vec<String> = reports.iter().map(|report| format!("{} @{}", report.text, report.at)).collect();
+    let texts: Vec<String> = reports
+        .iter()
+        .map(|report| format!("{} @{}", report.text, report.at))
+        .collect();
     let start = i64::MIN;
     assert_eq!(
         texts,
@@ -132,16 +173,22 @@ fn state_timers_and_side_outputs_do_not_depend_on_the_batch() {
             format!("bob 2 2 @{start}"),
             format!("ann 4 13 @{start}"),
             "ann 8 134 @9".to_owned(),
-            r#"ann timer 3 [(1, "first at 0"), (3, "first at 5"), (4, "first at 1")] best 4 @10"#.to_owned(),
-            r#"ann timer 3 [(1, "first at 0"), (3, "first at 5"), (4, "first at 1")] best 4 @11"#.to_owned(),
+            r#"ann timer 3 [(1, "first at 0"), (3, "first at 5"), (4, "first at 1")] best 4 @10"#
+                .to_owned(),
+            r#"ann timer 3 [(1, "first at 0"), (3, "first at 5"), (4, "first at 1")] best 4 @11"#
+                .to_owned(),
             "bob 4 22 @13".to_owned(),
-            r#"ann timer 3 [(1, "first at 0"), (3, "first at 5"), (4, "first at 1")] best 4 @15"#.to_owned(),
+            r#"ann timer 3 [(1, "first at 0"), (3, "first at 5"), (4, "first at 1")] best 4 @15"#
+                .to_owned(),
             r#"bob timer 2 [(2, "first at 5")] best 2 @15"#.to_owned(),
             r#"bob timer 0 [(2, "first at 5")] best 2 @18"#.to_owned(),
             r#"bob timer 0 [(2, "first at 5")] best 2 @40"#.to_owned(),
         ]
     );
-    assert_eq!(odd.iter().map(|vote| vote.points).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(
+        odd.iter().map(|vote| vote.points).collect::<Vec<_>>(),
+        [1, 3]
+    );
 }
 
 #[test]
@@ -157,8 +204,20 @@ fn a_failed_call_leaves_nothing_behind() {
     let mut tally = tally();
     let failed = tally.try_batch([vote("ann", 1, 0), vote("ann", -1, 1)]);
     assert_eq!(failed.unwrap_err().message(), "points are not negative");
-    tally.push(Vote { name: "ann".into(), points: 5 }, 3);
-    assert_eq!(tally.output::<Report>(), [Report { text: "ann 5 5".into(), at: i64::MIN }]);
+    tally.push(
+        Vote {
+            name: "ann".into(),
+            points: 5,
+        },
+        3,
+    );
+    assert_eq!(
+        tally.output::<Report>(),
+        [Report {
+            text: "ann 5 5".into(),
+            at: i64::MIN
+        }]
+    );
     assert_eq!(tally.event_timers(), [13]);
 }
 
@@ -166,7 +225,11 @@ fn a_failed_call_leaves_nothing_behind() {
 fn a_key_may_be_computed() {
     let mut tally = testing::harness(job, Vec::<String>::new()).operator("by-initial");
     tally.batch([vote("ann", 1, 0), vote("alf", 2, 0), vote("bob", 4, 0)]);
-    let texts: Vec<String> = tally.output::<Report>().into_iter().map(|report| report.text).collect();
+    let texts: Vec<String> = tally
+        .output::<Report>()
+        .into_iter()
+        .map(|report| report.text)
+        .collect();
     assert_eq!(texts, ["a 1 1", "a 3 12", "b 4 4"]);
 }
 
@@ -185,7 +248,12 @@ impl ProcessFunction for Sum {
         self.0 = setup.value("sum");
     }
 
-    fn on_element(&mut self, vote: &Vote, _: &mut Context<'_, ()>, out: &mut Collector<i64>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        vote: &Vote,
+        _: &mut Context<'_, ()>,
+        out: &mut Collector<i64>,
+    ) -> Result<()> {
         let sum = self.0.get().unwrap_or_default() + vote.points;
         self.0.set(sum);
         out.collect(sum);
@@ -206,7 +274,12 @@ impl ProcessFunction for Deduplicate {
         self.0 = setup.value("seen");
     }
 
-    fn on_element(&mut self, _: &Vote, _: &mut Context<'_, ()>, out: &mut Collector<Forward>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        _: &Vote,
+        _: &mut Context<'_, ()>,
+        out: &mut Collector<Forward>,
+    ) -> Result<()> {
         if self.0.is_set() {
             return Ok(());
         }
@@ -224,14 +297,27 @@ impl ProcessFunction for Clock {
     type Key = String;
     type Out = Report;
 
-    fn on_element(&mut self, _: &Vote, ctx: &mut Context<'_, String>, _: &mut Collector<Report>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        _: &Vote,
+        ctx: &mut Context<'_, String>,
+        _: &mut Collector<Report>,
+    ) -> Result<()> {
         ctx.register_processing_timer(ctx.processing_time() + 100);
         Ok(())
     }
 
-    fn on_timer(&mut self, time: i64, ctx: &mut Context<'_, String>, out: &mut Collector<Report>) -> Result<()> {
+    fn on_timer(
+        &mut self,
+        time: i64,
+        ctx: &mut Context<'_, String>,
+        out: &mut Collector<Report>,
+    ) -> Result<()> {
         assert_eq!(ctx.time_domain(), Some(TimeDomain::ProcessingTime));
-        out.collect(Report { text: ctx.key().clone(), at: time });
+        out.collect(Report {
+            text: ctx.key().clone(),
+            at: time,
+        });
         if time < 200 {
             ctx.register_processing_timer(time + 50);
         }
@@ -241,17 +327,35 @@ impl ProcessFunction for Clock {
 
 fn small_jobs(env: &mut Env) {
     let votes = env.source("votes", Datagen::<Vote>::new().rows(10));
-    votes.key_by(Vote::NAME).process("sum", Sum::default()).sink("sums", Blackhole);
-    votes.key_by(Vote::NAME).process("first", Deduplicate::default()).sink("firsts", Blackhole);
-    votes.key_by((Vote::NAME, Vote::POINTS)).process("by-both", Deduplicate::default()).sink("both", Blackhole);
-    votes.key_by(Vote::NAME).process("clock", Clock).sink("ticks", Blackhole);
+    votes
+        .key_by(Vote::NAME)
+        .process("sum", Sum::default())
+        .sink("sums", Blackhole);
+    votes
+        .key_by(Vote::NAME)
+        .process("first", Deduplicate::default())
+        .sink("firsts", Blackhole);
+    votes
+        .key_by((Vote::NAME, Vote::POINTS))
+        .process("by-both", Deduplicate::default())
+        .sink("both", Blackhole);
+    votes
+        .key_by(Vote::NAME)
+        .process("clock", Clock)
+        .sink("ticks", Blackhole);
 }
 
 #[test]
 fn value_state_needs_no_call_of_the_host() {
     let mut sum = testing::harness(small_jobs, [""]).operator("sum");
     sum.batch([vote("a", 1, 0), vote("b", 2, 0), vote("a", 3, 0)]);
-    sum.push(Vote { name: "a".into(), points: 4 }, 0);
+    sum.push(
+        Vote {
+            name: "a".into(),
+            points: 4,
+        },
+        0,
+    );
     assert_eq!(sum.output::<i64>(), [1, 2, 4, 8]);
     assert_eq!(sum.state_calls(), 0);
 }
@@ -260,7 +364,13 @@ fn value_state_needs_no_call_of_the_host() {
 fn forwarded_rows_are_input_rows() {
     let mut jobs = testing::harness(small_jobs, [""]);
     let rows = [vote("a", 1, 0), vote("b", 2, 0), vote("a", 3, 0)];
-    let points = |operator: &mut Operator| operator.output::<Vote>().iter().map(|vote| vote.points).collect::<Vec<_>>();
+    let points = |operator: &mut Operator| {
+        operator
+            .output::<Vote>()
+            .iter()
+            .map(|vote| vote.points)
+            .collect::<Vec<_>>()
+    };
     let mut first = jobs.operator("first");
     first.batch(rows.clone());
     assert_eq!(points(&mut first), [1, 2]);
@@ -277,8 +387,22 @@ fn processing_time_timers_follow_the_clock() {
     clock.processing_time(99);
     assert_eq!(clock.output::<Report>(), []);
     clock.processing_time(160);
-    let ticks: Vec<_> = clock.output::<Report>().into_iter().map(|report| (report.at, report.text)).collect();
-    assert_eq!(ticks.iter().map(|tick| tick.0).collect::<Vec<_>>(), [100, 100, 150, 150]);
+    let ticks: Vec<_> = clock
+        .output::<Report>()
+        .into_iter()
+        .map(|report| (report.at, report.text))
+        .collect();
+    assert_eq!(
+        ticks.iter().map(|tick| tick.0).collect::<Vec<_>>(),
+        [100, 100, 150, 150]
+    );
     clock.processing_time(1000);
-    assert_eq!(clock.output::<Report>().iter().map(|report| report.at).collect::<Vec<_>>(), [200, 200]);
+    assert_eq!(
+        clock
+            .output::<Report>()
+            .iter()
+            .map(|report| report.at)
+            .collect::<Vec<_>>(),
+        [200, 200]
+    );
 }

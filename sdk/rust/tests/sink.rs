@@ -17,7 +17,8 @@ impl WriteAheadSink for Append {
     }
     fn send(&mut self, transaction: &str, rows: &[String]) -> Result<()> {
         self.folder.make_folder("days")?;
-        self.folder.append("days/all", format!("{transaction}: {}\n", rows.join(" ")))
+        self.folder
+            .append("days/all", format!("{transaction}: {}\n", rows.join(" ")))
     }
 }
 
@@ -50,7 +51,9 @@ impl TwoPhaseSink for Nothing {
 fn job(env: &mut Env) -> Result<()> {
     let lines = env.source("lines", File::lines(env.arg_or("input", "in")));
     lines.two_phase_sink("nothing", Nothing);
-    lines.write_ahead_sink("append", Append::default()).bytes_max(5);
+    lines
+        .write_ahead_sink("append", Append::default())
+        .bytes_max(5);
     Ok(())
 }
 
@@ -62,7 +65,10 @@ fn library(library: &mut Library) -> Result<()> {
 
 #[test]
 fn a_plan_says_what_sinks_read_and_ask_for() {
-    let plan = serde_json::from_str::<serde_json::Value>(&testing::plan(job, ["--input", "x"]).unwrap().to_json()).unwrap();
+    let plan = serde_json::from_str::<serde_json::Value>(
+        &testing::plan(job, ["--input", "x"]).unwrap().to_json(),
+    )
+    .unwrap();
     let schema = serde_json::json!([{"name": "value", "type": "string"}]);
     let expected = serde_json::json!([
         {"number": 0, "kind": "two-phase-sink", "name": "nothing", "input": schema, "outputs": [], "time": false, "timers": false},
@@ -72,10 +78,23 @@ fn a_plan_says_what_sinks_read_and_ask_for() {
     let bodies = serde_json::json!([
         {"kind": "function-sink", "function": 0}, {"kind": "function-sink", "function": 1, "write-ahead-bytes": 5},
     ]);
-    assert_eq!(serde_json::json!([plan["nodes"][1]["body"], plan["nodes"][2]["body"]]), bodies);
-    let kinds: Vec<_> =
-        testing::library_plan(library, [""]).unwrap().functions.into_iter().map(|function| (function.name, function.grants)).collect();
-    assert_eq!(kinds, [("nothing".to_owned(), vec![]), ("append".to_owned(), vec!["out".to_owned()])]);
+    assert_eq!(
+        serde_json::json!([plan["nodes"][1]["body"], plan["nodes"][2]["body"]]),
+        bodies
+    );
+    let kinds: Vec<_> = testing::library_plan(library, [""])
+        .unwrap()
+        .functions
+        .into_iter()
+        .map(|function| (function.name, function.grants))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            ("nothing".to_owned(), vec![]),
+            ("append".to_owned(), vec!["out".to_owned()])
+        ]
+    );
 }
 
 #[test]
@@ -83,14 +102,20 @@ fn a_write_ahead_sink_gets_the_rows_of_a_transaction_at_once() {
     let mut sink = testing::write_ahead_sink(Append::default());
     sink.send("t-1", &["a".to_owned(), "b".to_owned()]).unwrap();
     sink.send("t-2", &["c".to_owned()]).unwrap();
-    assert_eq!(sink.files("out"), [("days/all".to_owned(), b"t-1: a b\nt-2: c\n".to_vec())]);
+    assert_eq!(
+        sink.files("out"),
+        [("days/all".to_owned(), b"t-1: a b\nt-2: c\n".to_vec())]
+    );
 }
 
 #[test]
 fn errors_say_whether_to_try_again() {
     let mut sink = testing::sink(Nothing);
     sink.begin("t").unwrap();
-    assert_eq!(sink.write(&["a".to_owned()]).unwrap_err(), Error::unavailable("nobody is there"));
+    assert_eq!(
+        sink.write(&["a".to_owned()]).unwrap_err(),
+        Error::unavailable("nobody is there")
+    );
     assert_eq!(sink.commit(b"t").unwrap_err(), Error::lost("it is gone"));
     sink.abort().unwrap();
     sink.abort_unlisted("", &[]).unwrap();
@@ -125,8 +150,23 @@ fn folders_in_memory_refuse_what_the_host_refuses() {
     check(|folder| folder.rename("gone", "x"), true);
     check(|folder| folder.sync("gone"), true);
     check(|folder| folder.list("gone").map(drop), true);
-    check(|folder| folder.make_folder("a").and_then(|()| folder.write("a", "x")), true);
-    check(|folder| folder.make_folder("a").and_then(|()| folder.write("a/x", "x")).and_then(|()| folder.remove("a").map(drop)), true);
+    check(
+        |folder| {
+            folder
+                .make_folder("a")
+                .and_then(|()| folder.write("a", "x"))
+        },
+        true,
+    );
+    check(
+        |folder| {
+            folder
+                .make_folder("a")
+                .and_then(|()| folder.write("a/x", "x"))
+                .and_then(|()| folder.remove("a").map(drop))
+        },
+        true,
+    );
     check(moves, false);
 }
 
@@ -135,8 +175,15 @@ fn moves(folder: &Folder) -> Result<()> {
     folder.make_folder("a")?;
     folder.write("a/x", "one")?;
     folder.rename("a", "b")?;
-    assert_eq!((folder.read("b/x")?, folder.look("a")?, folder.remove("a")?), (b"one".to_vec(), None, false));
-    let names: Vec<_> = folder.list("b")?.into_iter().map(|entry| (entry.name, entry.is_file, entry.size)).collect();
+    assert_eq!(
+        (folder.read("b/x")?, folder.look("a")?, folder.remove("a")?),
+        (b"one".to_vec(), None, false)
+    );
+    let names: Vec<_> = folder
+        .list("b")?
+        .into_iter()
+        .map(|entry| (entry.name, entry.is_file, entry.size))
+        .collect();
     assert_eq!(names, [("x".to_owned(), true, 3)]);
     assert!(folder.list("")?[0].is_folder);
     folder.sync("b/x")?;

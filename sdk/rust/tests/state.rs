@@ -1,5 +1,5 @@
-//! What a declaration of state says to the host, and what reading it costs. The rules of time to live are in `tests/guests/states`, which is
-//! run here and in the host.
+//! What a declaration of state says to the host, and what reading it costs. The rules of time to
+//! live are in `tests/guests/states`, which is run here and in the host.
 
 use streamrt_sdk::Plan;
 use streamrt_sdk::prelude::*;
@@ -31,10 +31,17 @@ impl AggregateFunction for Mean {
     fn add(&mut self, row: &i64, accumulator: &mut SumAndCount) -> Result<()> {
         accumulator.count += 1;
         accumulator.sum += row;
-        if *row < 0 { Err(Error::new("points are not negative")) } else { Ok(()) }
+        if *row < 0 {
+            Err(Error::new("points are not negative"))
+        } else {
+            Ok(())
+        }
     }
     fn merge(&mut self, accumulator: &mut SumAndCount, other: &SumAndCount) -> Result<()> {
-        *accumulator = SumAndCount { sum: accumulator.sum + other.sum, count: accumulator.count + other.count };
+        *accumulator = SumAndCount {
+            sum: accumulator.sum + other.sum,
+            count: accumulator.count + other.count,
+        };
         Ok(())
     }
     fn result(&mut self, accumulator: &SumAndCount) -> Result<f64> {
@@ -58,10 +65,17 @@ impl ProcessFunction for Folds {
 
     fn open(&mut self, setup: &mut Setup) {
         self.best = setup.reducing("best", |best: &mut i64, other| *best = (*best).max(*other));
-        self.mean = setup.aggregating("mean", Mean).ttl(Ttl::of(secs(1)).on_read_and_write());
+        self.mean = setup
+            .aggregating("mean", Mean)
+            .ttl(Ttl::of(secs(1)).on_read_and_write());
     }
 
-    fn on_element(&mut self, vote: &Vote, _: &mut Context<'_, ()>, out: &mut Collector<String>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        vote: &Vote,
+        _: &mut Context<'_, ()>,
+        out: &mut Collector<String>,
+    ) -> Result<()> {
         if vote.points == 99 {
             self.best.clear();
             self.mean.clear();
@@ -85,10 +99,17 @@ impl<const RENEWS: bool> ProcessFunction for Lists<RENEWS> {
 
     fn open(&mut self, setup: &mut Setup) {
         let ttl = Ttl::of(millis(10));
-        self.0 = setup.list("list").ttl(if RENEWS { ttl.on_read_and_write() } else { ttl });
+        self.0 = setup
+            .list("list")
+            .ttl(if RENEWS { ttl.on_read_and_write() } else { ttl });
     }
 
-    fn on_element(&mut self, vote: &Vote, _: &mut Context<'_, ()>, out: &mut Collector<i64>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        vote: &Vote,
+        _: &mut Context<'_, ()>,
+        out: &mut Collector<i64>,
+    ) -> Result<()> {
         self.0.add(vote.points);
         out.collect(self.0.len()? as i64);
         Ok(())
@@ -105,19 +126,34 @@ impl ProcessFunction for Hasty {
     type Out = i64;
 
     fn open(&mut self, setup: &mut Setup) {
-        self.0 = setup.value("hasty").ttl(std::time::Duration::from_micros(999));
+        self.0 = setup
+            .value("hasty")
+            .ttl(std::time::Duration::from_micros(999));
     }
 
-    fn on_element(&mut self, _: &Vote, _: &mut Context<'_, ()>, _: &mut Collector<i64>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        _: &Vote,
+        _: &mut Context<'_, ()>,
+        _: &mut Collector<i64>,
+    ) -> Result<()> {
         Ok(())
     }
 }
 
 fn jobs(env: &mut Env) {
-    let votes = env.source("votes", Datagen::<Vote>::new().rows(10)).key_by(Vote::NAME);
-    votes.process("folds", Folds::default()).sink("a", Blackhole);
-    votes.process("plain", Lists::<false>::default()).sink("b", Blackhole);
-    votes.process("renewed", Lists::<true>::default()).sink("c", Blackhole);
+    let votes = env
+        .source("votes", Datagen::<Vote>::new().rows(10))
+        .key_by(Vote::NAME);
+    votes
+        .process("folds", Folds::default())
+        .sink("a", Blackhole);
+    votes
+        .process("plain", Lists::<false>::default())
+        .sink("b", Blackhole);
+    votes
+        .process("renewed", Lists::<true>::default())
+        .sink("c", Blackhole);
 }
 
 fn operator(uid: &str) -> Operator {
@@ -125,7 +161,13 @@ fn operator(uid: &str) -> Operator {
 }
 
 fn vote(name: &str, points: i64) -> Event<Vote> {
-    Event::Row(Vote { name: name.into(), points }, 0)
+    Event::Row(
+        Vote {
+            name: name.into(),
+            points,
+        },
+        0,
+    )
 }
 
 #[test]
@@ -145,11 +187,43 @@ fn folds_are_value_state_and_need_no_call_of_the_host() {
     let mut folds = operator("folds");
     folds.batch([vote("a", 4), vote("b", 1), vote("a", 7)]);
     folds.batch([vote("a", 1), vote("a", 99), vote("a", 2)]);
-    let expected = ["Some(4) Some(4.0)", "Some(1) Some(1.0)", "Some(7) Some(5.5)", "Some(7) Some(4.0)", "None None", "Some(2) Some(2.0)"];
+    let expected = [
+        "Some(4) Some(4.0)",
+        "Some(1) Some(1.0)",
+        "Some(7) Some(5.5)",
+        "Some(7) Some(4.0)",
+        "None None",
+        "Some(2) Some(2.0)",
+    ];
     assert_eq!(folds.output::<String>(), expected);
-    assert_eq!((folds.state_calls(), folds.state_entries("best"), folds.state_entries("mean")), (0, 2, 2));
-    assert_eq!(folds.try_push(Vote { name: "a".into(), points: -1 }, 0).unwrap_err().message(), "points are not negative");
-    folds.push(Vote { name: "a".into(), points: 4 }, 0);
+    assert_eq!(
+        (
+            folds.state_calls(),
+            folds.state_entries("best"),
+            folds.state_entries("mean")
+        ),
+        (0, 2, 2)
+    );
+    assert_eq!(
+        folds
+            .try_push(
+                Vote {
+                    name: "a".into(),
+                    points: -1
+                },
+                0
+            )
+            .unwrap_err()
+            .message(),
+        "points are not negative"
+    );
+    folds.push(
+        Vote {
+            name: "a".into(),
+            points: 4,
+        },
+        0,
+    );
     assert_eq!(folds.output::<String>(), ["Some(4) Some(3.0)"]);
 }
 
@@ -158,17 +232,35 @@ fn reading_one_list_renews_no_other_of_the_call() {
     for (uid, calls) in [("plain", 2), ("renewed", 3)] {
         let mut lists = operator(uid);
         lists.batch([vote("a", 1), vote("b", 2), vote("a", 3)]);
-        assert_eq!((lists.output::<i64>(), lists.state_calls()), (vec![1, 1, 2], calls), "{uid}");
+        assert_eq!(
+            (lists.output::<i64>(), lists.state_calls()),
+            (vec![1, 1, 2], calls),
+            "{uid}"
+        );
     }
 }
 
 #[test]
 fn a_time_to_live_is_at_least_a_millisecond() {
     let job = |env: &mut Env| {
-        let votes = env.source("votes", Datagen::<Vote>::new().rows(10)).key_by(Vote::NAME);
-        votes.process("quick", Hasty::default()).sink("a", Blackhole);
+        let votes = env
+            .source("votes", Datagen::<Vote>::new().rows(10))
+            .key_by(Vote::NAME);
+        votes
+            .process("quick", Hasty::default())
+            .sink("a", Blackhole);
     };
     let error = testing::plan(job, [""]).unwrap_err();
-    assert!(error.message().starts_with("sdk/rust/tests/state.rs:"), "{}", error.message());
-    assert!(error.message().ends_with(": quick: the time to live of state hasty must be at least 1 ms"), "{}", error.message());
+    assert!(
+        error.message().starts_with("sdk/rust/tests/state.rs:"),
+        "{}",
+        error.message()
+    );
+    assert!(
+        error
+            .message()
+            .ends_with(": quick: the time to live of state hasty must be at least 1 ms"),
+        "{}",
+        error.message()
+    );
 }

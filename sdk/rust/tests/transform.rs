@@ -28,14 +28,32 @@ struct Part {
 
 fn job(env: &mut Env) {
     let rows = env.source("rows", File::json::<Everything>("rows.json"));
-    rows.map("same", |row: &Everything| row.clone()).sink("1", Print);
-    rows.map("positive", |row: &Everything| if row.c < 0 { Err(Error::new("negative")) } else { Ok(row.c) }).sink("2", Print);
-    rows.filter("even", |row: &Everything| row.c % 2 == 0).sink("3", Print);
-    rows.filter_on("named", |part: &Part| part.l.is_some() && part.c > 0).sink("4", Print);
-    rows.filter_by("short", Everything::H, |h: &str| h.len() < 2).sink("5", Print);
-    rows.filter_by("short-bytes", Everything::H.bytes(), |h: &[u8]| h.len() < 2).sink("5-bytes", Print);
-    rows.filter_by("numbered", Everything::L.bytes(), |l: Option<&[u8]>| l.is_some_and(|l| l.ends_with(b"1"))).sink("5-option", Print);
-    rows.flat_map("repeat", |row: &Everything, out: &mut Collector<String>| (0..row.c).for_each(|_| out.collect(&row.h))).sink("6", Print);
+    rows.map("same", |row: &Everything| row.clone())
+        .sink("1", Print);
+    rows.map("positive", |row: &Everything| {
+        if row.c < 0 {
+            Err(Error::new("negative"))
+        } else {
+            Ok(row.c)
+        }
+    })
+    .sink("2", Print);
+    rows.filter("even", |row: &Everything| row.c % 2 == 0)
+        .sink("3", Print);
+    rows.filter_on("named", |part: &Part| part.l.is_some() && part.c > 0)
+        .sink("4", Print);
+    rows.filter_by("short", Everything::H, |h: &str| h.len() < 2)
+        .sink("5", Print);
+    rows.filter_by("short-bytes", Everything::H.bytes(), |h: &[u8]| h.len() < 2)
+        .sink("5-bytes", Print);
+    rows.filter_by("numbered", Everything::L.bytes(), |l: Option<&[u8]>| {
+        l.is_some_and(|l| l.ends_with(b"1"))
+    })
+    .sink("5-option", Print);
+    rows.flat_map("repeat", |row: &Everything, out: &mut Collector<String>| {
+        (0..row.c).for_each(|_| out.collect(&row.h))
+    })
+    .sink("6", Print);
 }
 
 fn rows() -> Vec<Everything> {
@@ -78,16 +96,31 @@ fn transforms_do_what_their_closures_say() {
     let of = |keep: fn(&Everything) -> bool| rows().into_iter().filter(keep).collect::<Vec<_>>();
     assert_eq!(check::<i64>("positive"), (0..20).collect::<Vec<_>>());
     assert_eq!(check::<Everything>("even"), of(|row| row.c % 2 == 0));
-    assert_eq!(check::<Everything>("named"), of(|row| row.l.is_some() && row.c > 0));
+    assert_eq!(
+        check::<Everything>("named"),
+        of(|row| row.l.is_some() && row.c > 0)
+    );
     assert_eq!(check::<Everything>("short"), of(|row| row.h.len() < 2));
-    assert_eq!(check::<Everything>("short-bytes"), of(|row| row.h.len() < 2));
-    assert_eq!(check::<Everything>("numbered"), of(|row| row.l.as_ref().is_some_and(|l| l.ends_with('1'))));
+    assert_eq!(
+        check::<Everything>("short-bytes"),
+        of(|row| row.h.len() < 2)
+    );
+    assert_eq!(
+        check::<Everything>("numbered"),
+        of(|row| row.l.as_ref().is_some_and(|l| l.ends_with('1')))
+    );
     assert_eq!(check::<String>("repeat").len(), 190);
 }
 
 #[test]
 fn a_refused_row_is_an_error_with_its_sentence() {
     let mut positive = testing::harness(job, [""]).operator("positive");
-    let refused = positive.try_push(Everything { c: -1, ..Everything::default() }, 0);
+    let refused = positive.try_push(
+        Everything {
+            c: -1,
+            ..Everything::default()
+        },
+        0,
+    );
     assert_eq!(refused.unwrap_err().message(), "negative");
 }

@@ -16,15 +16,28 @@ impl Visit<'_> {
     /// Fields are separated by blanks: ip, `-`, user, time, zone, method, path.
     pub fn parse(line: &str) -> Option<Visit<'_>> {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let &[ip, _, user, time, zone, method, path, ..] = fields.as_slice() else { return None };
-        Some(Visit { ip, user, time: seconds_of(time, zone)?.checked_mul(1000)?, method, path })
+        let &[ip, _, user, time, zone, method, path, ..] = fields.as_slice() else {
+            return None;
+        };
+        Some(Visit {
+            ip,
+            user,
+            time: seconds_of(time, zone)?.checked_mul(1000)?,
+            method,
+            path,
+        })
     }
 }
 
 /// Seconds since the epoch of `dd/MM/yyyy:HH:mm:ss` in a zone such as `+0200`.
 fn seconds_of(time: &str, zone: &str) -> Option<i64> {
-    let numbers: Option<Vec<i64>> = time.split(['/', ':']).map(|part| part.parse().ok()).collect();
-    let &[day, month, year, hour, minute, second] = numbers?.as_slice() else { return None };
+    let numbers: Option<Vec<i64>> = time
+        .split(['/', ':'])
+        .map(|part| part.parse().ok())
+        .collect();
+    let &[day, month, year, hour, minute, second] = numbers?.as_slice() else {
+        return None;
+    };
     let local = days_before(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
     Some(local - zone_seconds(zone)?)
 }
@@ -43,7 +56,11 @@ fn zone_seconds(zone: &str) -> Option<i64> {
 
 /// Days from 1970-01-01 to the date, counted year by year and month by month: slow and plain.
 fn days_before(year: i64, month: i64, day: i64) -> i64 {
-    let years: i64 = if year >= 1970 { (1970..year).map(days_of_year).sum() } else { -(year..1970).map(days_of_year).sum::<i64>() };
+    let years: i64 = if year >= 1970 {
+        (1970..year).map(days_of_year).sum()
+    } else {
+        -(year..1970).map(days_of_year).sum::<i64>()
+    };
     let months: i64 = (1..month).map(|m| days_of_month(year, m)).sum();
     years + months + day - 1
 }

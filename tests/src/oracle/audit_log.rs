@@ -17,7 +17,12 @@ struct Transfer {
 fn parse(line: &str) -> Option<Transfer> {
     let mut fields = line.split(',').map(|field| field.parse().ok());
     let mut next = || fields.next().flatten();
-    Some(Transfer { from: next()?, to: next()?, cents: next()?, time: next()? })
+    Some(Transfer {
+        from: next()?,
+        to: next()?,
+        cents: next()?,
+        time: next()?,
+    })
 }
 
 pub(super) fn run(lines: &[&str]) -> Result<Outputs, String> {

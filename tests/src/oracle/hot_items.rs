@@ -27,7 +27,12 @@ pub fn run(lines: &[&str]) -> Result<Outputs, String> {
         windows.advance(behaviour.time);
     }
     for row in windows.finish() {
-        outputs.main(&HotItem { window_end: row.window_end, rank: row.rank, item: row.key, count: row.count });
+        outputs.main(&HotItem {
+            window_end: row.window_end,
+            rank: row.rank,
+            item: row.key,
+            count: row.count,
+        });
     }
     Ok(outputs)
 }

@@ -32,7 +32,12 @@ pub fn run(lines: &[&str]) -> Result<Outputs, String> {
         windows.advance(visit.time);
     }
     for row in windows.finish() {
-        outputs.main(&HotPage { window_end: row.window_end, rank: row.rank, path: row.key.to_owned(), count: row.count });
+        outputs.main(&HotPage {
+            window_end: row.window_end,
+            rank: row.rank,
+            path: row.key.to_owned(),
+            count: row.count,
+        });
     }
     Ok(outputs)
 }

@@ -1,8 +1,10 @@
-//! The oracle: what each example must print, worked out without the engine, one record after the other.
+//! The oracle: what each example must print, worked out without the engine, one record after the
+//! other.
 //!
-//! It is the second opinion of the end-to-end tests: nothing here may use a crate of the engine or of the SDK. Each example is
-//! a sequential simulation by the rules of SEMANTICS.md: a record is treated under the watermark that stood before it, then the
-//! watermark rises, then what is due fires.
+//! It is the second opinion of the end-to-end tests: nothing here may use a crate of the engine or
+//! of the SDK. Each example is a sequential simulation by the rules of SEMANTICS.md: a record is
+//! treated under the watermark that stood before it, then the watermark rises, then what is due
+//! fires.
 
 mod apache_log;
 mod audit_log;
@@ -20,9 +22,18 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// The names of the examples, in the order of the README.
-pub const EXAMPLES: [&str; 7] = ["word-count", "hot-items", "hot-pages", "sensor-alerts", "ride-duration", "session-clicks", "audit-log"];
+pub const EXAMPLES: [&str; 7] = [
+    "word-count",
+    "hot-items",
+    "hot-pages",
+    "sensor-alerts",
+    "ride-duration",
+    "session-clicks",
+    "audit-log",
+];
 
-/// Lines of JSON by output: the empty name is the main output, the others are side outputs. Order within an output means nothing.
+/// Lines of JSON by output: the empty name is the main output, the others are side outputs. Order
+/// within an output means nothing.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Outputs(pub BTreeMap<String, Vec<String>>);
 
@@ -84,7 +95,8 @@ pub fn run(example: &str, lines: &[&str]) -> Result<Outputs, String> {
     outputs.map(Outputs::sorted)
 }
 
-/// The event time of a line in ms, for tests that bring lines into another order; 0 where an example has none.
+/// The event time of a line in ms, for tests that bring lines into another order; 0 where an
+/// example has none.
 ///
 /// # Panics
 /// If the line does not fit the example.

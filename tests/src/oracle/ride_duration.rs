@@ -1,4 +1,5 @@
-//! The START and the END of a ride, brought together; what finds no partner within four hours is unmatched.
+//! The START and the END of a ride, brought together; what finds no partner within four hours is
+//! unmatched.
 
 use std::collections::HashMap;
 
@@ -26,8 +27,14 @@ struct Ride<'a> {
 
 fn parse(line: &str) -> Option<Event<'_>> {
     let fields: Vec<&str> = line.split(',').collect();
-    let &[ride, kind @ ("START" | "END"), seconds] = fields.as_slice() else { return None };
-    Some(Event { ride, kind, time: seconds_to_ms(seconds)? })
+    let &[ride, kind @ ("START" | "END"), seconds] = fields.as_slice() else {
+        return None;
+    };
+    Some(Event {
+        ride,
+        kind,
+        time: seconds_to_ms(seconds)?,
+    })
 }
 
 /// The ride of two events, if they are its two ends.
@@ -38,12 +45,21 @@ fn pair<'a>(one: &Event<'a>, other: &Event<'a>) -> Option<Ride<'a>> {
         _ => return None,
     };
     let duration_ms = end.time - start.time;
-    (0..=PATIENCE_MS).contains(&duration_ms).then_some(Ride { ride: one.ride, start: start.time, end: end.time, duration_ms })
+    (0..=PATIENCE_MS).contains(&duration_ms).then_some(Ride {
+        ride: one.ride,
+        start: start.time,
+        end: end.time,
+        duration_ms,
+    })
 }
 
 /// Brings an event together with the one that waits for it longest, or lets it wait.
 fn treat<'a>(waiting: &mut Vec<Event<'a>>, event: Event<'a>, outputs: &mut Outputs) {
-    match waiting.iter().enumerate().find_map(|(i, other)| Some((i, pair(other, &event)?))) {
+    match waiting
+        .iter()
+        .enumerate()
+        .find_map(|(i, other)| Some((i, pair(other, &event)?)))
+    {
         Some((i, ride)) => {
             waiting.remove(i);
             outputs.main(&ride);

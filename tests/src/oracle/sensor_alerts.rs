@@ -35,17 +35,33 @@ struct Course<'a> {
 
 fn parse(line: &str) -> Option<Reading<'_>> {
     let fields: Vec<&str> = line.split(',').collect();
-    let &[sensor, seconds, temperature] = fields.as_slice() else { return None };
-    Some(Reading { sensor, time: seconds_to_ms(seconds)?, temperature: temperature.parse().ok()? })
+    let &[sensor, seconds, temperature] = fields.as_slice() else {
+        return None;
+    };
+    Some(Reading {
+        sensor,
+        time: seconds_to_ms(seconds)?,
+        temperature: temperature.parse().ok()?,
+    })
 }
 
 impl<'a> Course<'a> {
     fn first(reading: Reading<'a>) -> Self {
-        Course { last: reading.clone(), rise_began: reading, rise_reported: false }
+        Course {
+            last: reading.clone(),
+            rise_began: reading,
+            rise_reported: false,
+        }
     }
 
     fn next(&mut self, reading: Reading<'a>, outputs: &mut Outputs) {
-        let alert = |kind, from| Alert { sensor: reading.sensor, time: reading.time, kind, from, to: reading.temperature };
+        let alert = |kind, from| Alert {
+            sensor: reading.sensor,
+            time: reading.time,
+            kind,
+            from,
+            to: reading.temperature,
+        };
         if (reading.temperature - self.last.temperature).abs() > JUMP {
             outputs.main(&alert("jump", self.last.temperature));
         }
@@ -62,7 +78,8 @@ impl<'a> Course<'a> {
     }
 }
 
-/// Lateness goes by arrival; the rest by event time, so that what was not late is simply sorted (stable: equal times in input order).
+/// Lateness goes by arrival; the rest by event time, so that what was not late is simply sorted
+/// (stable: equal times in input order).
 pub fn run(lines: &[&str]) -> Result<Outputs, String> {
     let mut watermark = Watermark::new(2_000);
     let mut outputs = Outputs::default();

@@ -22,9 +22,17 @@ pub struct Behaviour<'a> {
 impl Behaviour<'_> {
     pub fn parse(line: &str) -> Option<Behaviour<'_>> {
         let fields: Vec<&str> = line.split(',').collect();
-        let &[user, item, category, behaviour, seconds] = fields.as_slice() else { return None };
+        let &[user, item, category, behaviour, seconds] = fields.as_slice() else {
+            return None;
+        };
         let number = |text: &str| text.parse::<i64>().ok();
-        Some(Behaviour { user: number(user)?, item: number(item)?, category: number(category)?, behaviour, time: seconds_to_ms(seconds)? })
+        Some(Behaviour {
+            user: number(user)?,
+            item: number(item)?,
+            category: number(category)?,
+            behaviour,
+            time: seconds_to_ms(seconds)?,
+        })
     }
 }
 
@@ -36,15 +44,19 @@ struct Session {
     clicks: u64,
 }
 
-/// Merges a new session into those that it overlaps or touches. None, and nothing changes: the result is late already.
+/// Merges a new session into those that it overlaps or touches. None, and nothing changes: the
+/// result is late already.
 fn merge(open: &mut Vec<Session>, new: Session, watermark: i64) -> Option<()> {
     let meets = |old: &Session| old.start <= new.end && old.end >= new.start;
-    let merged = open.iter().filter(|old| meets(old)).fold(new.clone(), |a, b| Session {
-        user: a.user,
-        start: a.start.min(b.start),
-        end: a.end.max(b.end),
-        clicks: a.clicks + b.clicks,
-    });
+    let merged = open
+        .iter()
+        .filter(|old| meets(old))
+        .fold(new.clone(), |a, b| Session {
+            user: a.user,
+            start: a.start.min(b.start),
+            end: a.end.max(b.end),
+            clicks: a.clicks + b.clicks,
+        });
     if merged.end - 1 <= watermark {
         return None;
     }
@@ -69,8 +81,19 @@ pub fn run(lines: &[&str]) -> Result<Outputs, String> {
     let mut outputs = Outputs::default();
     for (number, line) in lines.iter().enumerate() {
         let click = at(number, Behaviour::parse(line), line)?;
-        let session = Session { user: click.user, start: click.time, end: click.time + GAP_MS, clicks: 1 };
-        if merge(open.entry(click.user).or_default(), session, watermark.current()).is_none() {
+        let session = Session {
+            user: click.user,
+            start: click.time,
+            end: click.time + GAP_MS,
+            clicks: 1,
+        };
+        if merge(
+            open.entry(click.user).or_default(),
+            session,
+            watermark.current(),
+        )
+        .is_none()
+        {
             outputs.push("late", &click);
         }
         let before = watermark.current();

@@ -8,7 +8,10 @@ pub struct Watermark {
 
 impl Watermark {
     pub fn new(bound_ms: i64) -> Watermark {
-        Watermark { bound_ms, current: i64::MIN }
+        Watermark {
+            bound_ms,
+            current: i64::MIN,
+        }
     }
 
     /// In ms; `i64::MIN` before the first record.

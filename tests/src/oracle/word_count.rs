@@ -18,7 +18,10 @@ pub fn run(lines: &[&str]) -> Outputs {
     for word in lines.iter().flat_map(|line| line.split_whitespace()) {
         let count = counts.entry(word).or_default();
         *count += 1;
-        outputs.main(&WordCount { word, count: *count });
+        outputs.main(&WordCount {
+            word,
+            count: *count,
+        });
     }
     outputs
 }

@@ -1,7 +1,8 @@
-//! Components that are meant to harm whoever runs them: each is refused with a code, or ended at its limit, while the process stays within its
-//! limits of memory and time.
+//! Components that are meant to harm whoever runs them: each is refused with a code, or ended at
+//! its limit, while the process stays within its limits of memory and time.
 //!
-//! The attacks are built here, run by the binary as a user would run them, and watched by `streamrt_tests::measured`.
+//! The attacks are built here, run by the binary as a user would run them, and watched by
+//! `streamrt_tests::measured`.
 
 mod calls;
 mod components;
@@ -18,7 +19,8 @@ use streamrt_tests::binary::streamrt;
 use streamrt_tests::measured::Limits;
 use tempfile::TempDir;
 
-/// For what is refused before it begins: its limits plus 100 MB, and some seconds on a busy machine.
+/// For what is refused before it begins: its limits plus 100 MB, and some seconds on a busy
+/// machine.
 const SOON: Limits = Limits::new(200, 20);
 
 /// One row, 13, by key through the guest.
@@ -66,9 +68,15 @@ impl Attack {
     /// `streamrt run` with options of ours, and with arguments of the job.
     fn run(&self, options: &[&str], args: &[&Path]) -> Command {
         let mut command = streamrt(["run"]);
-        command.arg(self.path("attack.wasm")).args(options).arg("--").args(args);
+        command
+            .arg(self.path("attack.wasm"))
+            .args(options)
+            .arg("--")
+            .args(args);
         // Nothing of it is to stay in the cache of whoever tests.
-        command.env("XDG_CACHE_HOME", self.path("cache")).current_dir(self.folder.path());
+        command
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .current_dir(self.folder.path());
         command
     }
 
@@ -77,7 +85,11 @@ impl Attack {
         let file = self.path("job.toml");
         std::fs::write(&file, job).unwrap();
         let mut command = streamrt(["run"]);
-        command.arg(file).args(options).env("XDG_CACHE_HOME", self.path("cache")).current_dir(self.folder.path());
+        command
+            .arg(file)
+            .args(options)
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .current_dir(self.folder.path());
         command
     }
 }
@@ -106,5 +118,10 @@ fn lines(id: usize, path: &str) -> Value {
 
 /// A sink that takes everything.
 fn nowhere(id: usize, input: usize) -> Value {
-    node(id, &format!("out{id}"), &[input], json!({"kind": "sink", "connector": "blackhole"}))
+    node(
+        id,
+        &format!("out{id}"),
+        &[input],
+        json!({"kind": "sink", "connector": "blackhole"}),
+    )
 }

@@ -11,7 +11,11 @@ use streamrt_types::code;
 #[test]
 fn endless_loops_end_at_the_deadline() {
     let begin = Instant::now();
-    check_misbehaviour("(loop $forever (br $forever))", code::DEADLINE, "double: the plugin did not return within 200 ms");
+    check_misbehaviour(
+        "(loop $forever (br $forever))",
+        code::DEADLINE,
+        "double: the plugin did not return within 200 ms",
+    );
     assert!(begin.elapsed() < Duration::from_secs(5));
 }
 
@@ -19,9 +23,15 @@ fn endless_loops_end_at_the_deadline() {
 fn a_cancelled_call_ends() {
     let plugin = load(&Misbehaving::new("(loop $forever (br $forever))").component());
     let cancel = Arc::new(AtomicBool::new(false));
-    let mut chain = plugin.chain(ChainSpec { cancel: cancel.clone(), ..spec(&plugin, quiet()) }).unwrap();
+    let mut chain = plugin
+        .chain(ChainSpec {
+            cancel: cancel.clone(),
+            ..spec(&plugin, quiet())
+        })
+        .unwrap();
     let failure = std::thread::scope(|scope| {
-        let running = scope.spawn(|| run_within(&mut chain, &[POISON], Duration::from_secs(60)).unwrap_err());
+        let running =
+            scope.spawn(|| run_within(&mut chain, &[POISON], Duration::from_secs(60)).unwrap_err());
         cancel.store(true, Ordering::Relaxed);
         running.join().unwrap()
     });
@@ -31,12 +41,26 @@ fn a_cancelled_call_ends() {
 #[test]
 fn memory_tables_and_stack_are_limited() {
     let bomb = "(loop $more (drop (memory.grow (i32.const 16))) (br $more))";
-    check_misbehaviour(bomb, code::MEMORY_LIMIT, "the plugin wants more memory than the 8 MiB that it may have");
-    let table = Misbehaving::new("(loop $more (drop (table.grow $t (ref.null func) (i32.const 1000))) (br $more))");
-    check_guest(table.with_definitions("(table $t 1 funcref)"), code::MEMORY_LIMIT, "table entries");
+    check_misbehaviour(
+        bomb,
+        code::MEMORY_LIMIT,
+        "the plugin wants more memory than the 8 MiB that it may have",
+    );
+    let table = Misbehaving::new(
+        "(loop $more (drop (table.grow $t (ref.null func) (i32.const 1000))) (br $more))",
+    );
+    check_guest(
+        table.with_definitions("(table $t 1 funcref)"),
+        code::MEMORY_LIMIT,
+        "table entries",
+    );
     let recursion = Misbehaving::new("(call $deeper (i64.const 1)) drop");
     let deeper = "(func $deeper (param i64) (result i64) (i64.add (call $deeper (i64.add (local.get 0) (i64.const 1))) (local.get 0)))";
-    check_guest(recursion.with_definitions(deeper), code::STACK_LIMIT, "the plugin's stack is exhausted");
+    check_guest(
+        recursion.with_definitions(deeper),
+        code::STACK_LIMIT,
+        "the plugin's stack is exhausted",
+    );
 }
 
 #[test]
@@ -48,7 +72,8 @@ fn a_component_that_needs_too_much_memory_from_the_start_is_refused() {
 
 #[test]
 fn limits_on_output() {
-    // A hundred buffers that are all the same 128 KiB: the guest needs no memory for them, the host would.
+    // A hundred buffers that are all the same 128 KiB: the guest needs no memory for them, the host
+    // would.
     let overlapping = "
         (local.set $i (i32.const 0))
         (loop $more
@@ -56,12 +81,20 @@ fn limits_on_output() {
           (br_if $more (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 100))))
         (local.set $i (i32.const 0))
         (local.set $n-buffers (i32.const 100))";
-    check_misbehaviour(overlapping, code::OUTPUT_LIMIT, "the plugin sends more than 1 MiB in one call");
+    check_misbehaviour(
+        overlapping,
+        code::OUTPUT_LIMIT,
+        "the plugin sends more than 1 MiB in one call",
+    );
     let emitting = "
         (loop $more
           (call $emit (i32.const 1) (i32.const 0) (i32.const 2) (i32.const 32768) (i32.const 3) (i32.const 512))
           (br $more))";
-    check_misbehaviour(emitting, code::OUTPUT_LIMIT, "the plugin sends more than 1 MiB in one call");
+    check_misbehaviour(
+        emitting,
+        code::OUTPUT_LIMIT,
+        "the plugin sends more than 1 MiB in one call",
+    );
 }
 
 #[test]
@@ -71,11 +104,27 @@ fn a_trap_comes_with_the_panic_message_and_the_backtrace() {
         (func $thermometer::Gauge::read (call $log (i32.const 9) (i32.const 12288) (i32.const 34)) unreachable)
         (func $outer (call $thermometer::Gauge::read))"#,
     );
-    let failure = check_guest(guest, code::TRAP, "double: the plugin panicked: panicked at src/lib.rs:7: thirteen");
+    let failure = check_guest(
+        guest,
+        code::TRAP,
+        "double: the plugin panicked: panicked at src/lib.rs:7: thirteen",
+    );
     let frames: Vec<&str> = failure.backtrace.lines().collect();
-    assert_eq!(&frames[..2], ["thermometer::Gauge::read", "outer"], "{frames:?}");
-    check_misbehaviour("unreachable", code::TRAP, "the plugin trapped: wasm `unreachable` instruction executed");
-    check_misbehaviour("(drop (i32.load (i32.const -8)))", code::TRAP, "out of bounds memory access");
+    assert_eq!(
+        &frames[..2],
+        ["thermometer::Gauge::read", "outer"],
+        "{frames:?}"
+    );
+    check_misbehaviour(
+        "unreachable",
+        code::TRAP,
+        "the plugin trapped: wasm `unreachable` instruction executed",
+    );
+    check_misbehaviour(
+        "(drop (i32.load (i32.const -8)))",
+        code::TRAP,
+        "out of bounds memory access",
+    );
 }
 
 #[test]
@@ -86,11 +135,13 @@ fn an_error_that_the_guest_returns_is_reported_in_its_words() {
         (i32.store (i32.const 8) (i32.const 12288))
         (i32.store (i32.const 12) (i32.const 15))
         (return (i32.const 0))";
-    let guest = Misbehaving::new(error).with_definitions(r#"(data (i32.const 12288) "13 is too cold!")"#);
+    let guest =
+        Misbehaving::new(error).with_definitions(r#"(data (i32.const 12288) "13 is too cold!")"#);
     check_guest(guest, code::USER_ERROR, "double: 13 is too cold!");
 }
 
-/// What a guest sends that does not hold together, as instructions and the sentence that answers them.
+/// What a guest sends that does not hold together, as instructions and the sentence that answers
+/// them.
 const BROKEN: &[(&str, &str)] = &[
     ("(i32.store (i32.const 32780) (i32.const 8))", "column `n` has 1 values, but there are 2 rows"),
     ("(i32.store (i32.const 32780) (i32.const 15))", "column `n` has 1 values, but there are 2 rows"),

@@ -19,38 +19,84 @@ fn files_that_are_no_plugin_are_refused() {
     let component = even();
     check_refused(b"", code::NOT_WASM, "the file is empty");
     check_refused(b"hello, world", code::NOT_WASM, "not WebAssembly");
-    check_refused(&assemble("(module)"), code::CORE_MODULE, "a core WebAssembly module");
+    check_refused(
+        &assemble("(module)"),
+        code::CORE_MODULE,
+        "a core WebAssembly module",
+    );
     check_refused(&component[..6], code::BAD_COMPONENT, "cut off");
     check_refused(b"\0asm\x0e\0\x01\0", code::BAD_COMPONENT, "binary format");
-    check_refused(&component[..component.len() - 5], code::BAD_COMPONENT, "damaged");
-    check_refused(&component[..component.len() / 2], code::BAD_COMPONENT, "damaged");
-    check_refused(&assemble("(component)"), code::NO_OPERATOR, "does not export streamrt:plugin/operator@0.1.0, nor anything else");
+    check_refused(
+        &component[..component.len() - 5],
+        code::BAD_COMPONENT,
+        "damaged",
+    );
+    check_refused(
+        &component[..component.len() / 2],
+        code::BAD_COMPONENT,
+        "damaged",
+    );
+    check_refused(
+        &assemble("(component)"),
+        code::NO_OPERATOR,
+        "does not export streamrt:plugin/operator@0.1.0, nor anything else",
+    );
 }
 
 #[test]
 fn a_truncated_component_never_loads() {
     let (component, host) = (even(), host());
     for length in (0..component.len()).step_by(37) {
-        let error = host.load(&component[..length]).err().unwrap_or_else(|| panic!("{length} bytes are enough"));
-        let codes = [code::NOT_WASM.id, code::BAD_COMPONENT.id, code::NO_OPERATOR.id];
-        assert!(codes.contains(&error.code().id), "{length} bytes: {error:?}");
+        let error = host
+            .load(&component[..length])
+            .err()
+            .unwrap_or_else(|| panic!("{length} bytes are enough"));
+        let codes = [
+            code::NOT_WASM.id,
+            code::BAD_COMPONENT.id,
+            code::NO_OPERATOR.id,
+        ];
+        assert!(
+            codes.contains(&error.code().id),
+            "{length} bytes: {error:?}"
+        );
     }
 }
 
 #[test]
 fn other_versions_and_unknown_imports_are_named() {
     let newer = Misbehaving::default().component_of("streamrt:plugin/operator@0.2.0");
-    check_refused(&newer, code::INTERFACE_VERSION, "exports streamrt:plugin/operator@0.2.0, but this host has version 0.1.0");
-    let importing = |import: &str| assemble(&EVEN.replacen("(component", &format!("(component (import {import})"), 1));
+    check_refused(
+        &newer,
+        code::INTERFACE_VERSION,
+        "exports streamrt:plugin/operator@0.2.0, but this host has version 0.1.0",
+    );
+    let importing = |import: &str| {
+        assemble(&EVEN.replacen("(component", &format!("(component (import {import})"), 1))
+    };
     let foreign = importing(r#""acme:store/blobs@1.0.0" (instance (export "get" (func)))"#);
-    check_refused(&foreign, code::UNKNOWN_IMPORT, "imports acme:store/blobs@1.0.0, which nothing");
+    check_refused(
+        &foreign,
+        code::UNKNOWN_IMPORT,
+        "imports acme:store/blobs@1.0.0, which nothing",
+    );
     let function = importing(r#""run-wild" (func)"#);
     check_refused(&function, code::UNKNOWN_IMPORT, "imports run-wild");
     let grown = importing(r#""streamrt:plugin/host@0.1.0" (instance (export "shutdown" (func)))"#);
-    check_refused(&grown, code::UNKNOWN_IMPORT, "streamrt:plugin/host@0.1.0#shutdown");
+    check_refused(
+        &grown,
+        code::UNKNOWN_IMPORT,
+        "streamrt:plugin/host@0.1.0#shutdown",
+    );
     let newer = importing(r#""streamrt:plugin/host@0.3.0" (instance (export "log" (func)))"#);
-    check_refused(&newer, code::INTERFACE_VERSION, "imports streamrt:plugin/host@0.3.0, but this host has version 0.1.0");
-    let other_type = importing(r#""streamrt:plugin/host@0.1.0" (instance (export "log" (func (param "message" string))))"#);
+    check_refused(
+        &newer,
+        code::INTERFACE_VERSION,
+        "imports streamrt:plugin/host@0.3.0, but this host has version 0.1.0",
+    );
+    let other_type = importing(
+        r#""streamrt:plugin/host@0.1.0" (instance (export "log" (func (param "message" string))))"#,
+    );
     check_refused(&other_type, code::UNKNOWN_IMPORT, "another type");
 }
 
@@ -69,16 +115,26 @@ fn compiled_code_is_refused_and_the_cache_is_used() {
     };
     loaded(&even(), 1);
     let file = only_file(&cache);
-    let (first, written) = (std::fs::read(&file).unwrap(), std::fs::metadata(&file).unwrap().modified().unwrap());
+    let (first, written) = (
+        std::fs::read(&file).unwrap(),
+        std::fs::metadata(&file).unwrap().modified().unwrap(),
+    );
     loaded(&even(), 1);
-    assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), written, "the second load is a hit");
+    assert_eq!(
+        std::fs::metadata(&file).unwrap().modified().unwrap(),
+        written,
+        "the second load is a hit"
+    );
     check_refused(&first[32..], code::PRECOMPILED, "compiled code");
 
     let is_written_again = |what: &str| {
         let before = std::fs::read(&file).unwrap();
         loaded(&even(), 1);
         let after = std::fs::read(only_file(&cache)).unwrap();
-        assert!(before != after && after.len() == first.len(), "{what}: it is compiled and written again");
+        assert!(
+            before != after && after.len() == first.len(),
+            "{what}: it is compiled and written again"
+        );
     };
     let mut damaged = first.clone();
     let middle = damaged.len() / 2;
@@ -93,7 +149,11 @@ fn compiled_code_is_refused_and_the_cache_is_used() {
     // Sound, but the code of another component under this one's name.
     let other = Misbehaving::default().component();
     loaded(&other, 1);
-    let others = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).find(|path| *path != file).unwrap();
+    let others = std::fs::read_dir(&cache)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| *path != file)
+        .unwrap();
     std::fs::rename(others, &file).unwrap();
     is_written_again("another component");
     // What a link leads to is not ours, whatever it is.
@@ -101,11 +161,19 @@ fn compiled_code_is_refused_and_the_cache_is_used() {
     std::fs::rename(&file, &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
     loaded(&even(), 1);
-    assert!(std::fs::symlink_metadata(only_file(&cache)).unwrap().is_file(), "a file has taken the place of the link");
+    assert!(
+        std::fs::symlink_metadata(only_file(&cache))
+            .unwrap()
+            .is_file(),
+        "a file has taken the place of the link"
+    );
 }
 
 fn only_file(folder: &Path) -> std::path::PathBuf {
-    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     assert_eq!(files.len(), 1, "{files:?}");
     files[0].clone()
 }
@@ -113,11 +181,22 @@ fn only_file(folder: &Path) -> std::path::PathBuf {
 #[test]
 fn plans_are_checked() {
     let describe = |text: &str| {
-        let guest = Misbehaving { plan_text: Some(text.into()), ..Misbehaving::default() };
+        let guest = Misbehaving {
+            plan_text: Some(text.into()),
+            ..Misbehaving::default()
+        };
         load(&guest.component()).describe(&[]).unwrap_err()
     };
-    check_failure(&describe("{").into(), code::BAD_PLAN, "the plugin's plan cannot be read: EOF");
-    check_failure(&describe(r#"{"version":9}"#).into(), code::BAD_PLAN, "version 9");
+    check_failure(
+        &describe("{").into(),
+        code::BAD_PLAN,
+        "the plugin's plan cannot be read: EOF",
+    );
+    check_failure(
+        &describe(r#"{"version":9}"#).into(),
+        code::BAD_PLAN,
+        "version 9",
+    );
 
     let refusing = EVEN.replacen(
         "(i32.store8 (i32.const 0) (i32.const 0))\n      (i32.store (i32.const 4) (i32.const 1024))\n      (i32.store (i32.const 8) (i32.const 149))",
@@ -133,6 +212,12 @@ fn an_instance_with_another_plan_is_refused() {
     let plugin = load(&even());
     let mut other = plugin.describe(&[]).unwrap();
     other.functions[0].name = "odd".into();
-    let error = plugin.chain(ChainSpec { plan: Arc::new(other), ..spec(&plugin, quiet()) }).err().unwrap();
+    let error = plugin
+        .chain(ChainSpec {
+            plan: Arc::new(other),
+            ..spec(&plugin, quiet())
+        })
+        .err()
+        .unwrap();
     check_failure(&error.into(), code::PLAN_CHANGED, "describes another plan");
 }

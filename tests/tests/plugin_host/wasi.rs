@@ -7,7 +7,8 @@ use streamrt_plugin::Log;
 use streamrt_tests::guests::{Import, Misbehaving, POISON};
 use streamrt_types::code;
 
-/// What the runtime of a language imports, as its tools write it: resources are shared between the interfaces.
+/// What the runtime of a language imports, as its tools write it: resources are shared between the
+/// interfaces.
 const RUNTIME: &str = r#"
   (import "wasi:io/poll@0.2.3" (instance $poll
     (export "pollable" (type $pollable (sub resource)))
@@ -98,7 +99,10 @@ fn runtime() -> Import {
 
 fn guest(misbehave: &str) -> Misbehaving {
     let text = r#"(data (i32.const 12288) "thread panicked:\0acold\0anote: run")"#;
-    Misbehaving { import: runtime(), ..Misbehaving::new(misbehave).with_definitions(text) }
+    Misbehaving {
+        import: runtime(),
+        ..Misbehaving::new(misbehave).with_definitions(text)
+    }
 }
 
 #[test]
@@ -107,38 +111,67 @@ fn stderr_is_the_log_and_explains_a_trap() {
     let plugin = load(&guest(write).component());
     let messages = Arc::new(Mutex::new(Vec::new()));
     let sink = messages.clone();
-    let log: Log = Arc::new(move |level, message: &str| sink.lock().unwrap().push((level, message.to_owned())));
+    let log: Log = Arc::new(move |level, message: &str| {
+        sink.lock().unwrap().push((level, message.to_owned()))
+    });
     run(&mut plugin.chain(spec(&plugin, log)).unwrap(), &[POISON]).unwrap();
-    assert_eq!(*messages.lock().unwrap(), [(2, "thread panicked:".to_owned()), (2, "cold".to_owned())]);
-    check_guest(guest(&format!("{write} unreachable")), code::TRAP, "the plugin panicked: thread panicked: cold");
+    assert_eq!(
+        *messages.lock().unwrap(),
+        [(2, "thread panicked:".to_owned()), (2, "cold".to_owned())]
+    );
+    check_guest(
+        guest(&format!("{write} unreachable")),
+        code::TRAP,
+        "the plugin panicked: thread panicked: cold",
+    );
 }
 
 #[test]
 fn a_sleep_ends_and_never_outlasts_the_deadline() {
     let sleep = |ns: u64| {
-        format!("(call $block (local.tee $i (call $subscribe (i64.const {ns})))) (call $drop (local.get $i)) (local.set $i (i32.const 0))")
+        format!(
+            "(call $block (local.tee $i (call $subscribe (i64.const {ns})))) (call $drop (local.get $i)) (local.set $i (i32.const 0))"
+        )
     };
     let plugin = load(&guest(&sleep(1_000_000)).component());
-    let outcome = run_within(&mut plugin.chain(spec(&plugin, quiet())).unwrap(), &[POISON], Duration::from_secs(60)).unwrap();
+    let outcome = run_within(
+        &mut plugin.chain(spec(&plugin, quiet())).unwrap(),
+        &[POISON],
+        Duration::from_secs(60),
+    )
+    .unwrap();
     assert_eq!(doubled(&outcome), [2 * POISON]);
-    check_guest(guest(&sleep(3_600_000_000_000)), code::DEADLINE, "did not return within 200 ms");
+    check_guest(
+        guest(&sleep(3_600_000_000_000)),
+        code::DEADLINE,
+        "did not return within 200 ms",
+    );
 }
 
 #[test]
 fn a_guest_that_ends_itself_has_failed() {
-    check_guest(guest("(call $exit (i32.const 0))"), code::TRAP, "the plugin ended itself");
+    check_guest(
+        guest("(call $exit (i32.const 0))"),
+        code::TRAP,
+        "the plugin ended itself",
+    );
 }
 
 #[test]
 fn randomness_repeats_and_the_rest_traps_by_name() {
-    let import = |interface: &str, functions: &str| format!("(import \"wasi:{interface}@0.2.3\" (instance $wasi {functions}))");
+    let import = |interface: &str, functions: &str| {
+        format!("(import \"wasi:{interface}@0.2.3\" (instance $wasi {functions}))")
+    };
     let random = Import {
         component: import("random/random", r#"(export "get-random-u64" (func (result u64)))"#),
         lowered: r#"(alias export $wasi "get-random-u64" (func $wild)) (core func $wild (canon lower (func $wild)))"#.into(),
         exports: r#"(export "wild" (func $wild))"#.into(),
         core: r#"(import "host" "wild" (func $wild (result i64)))"#.into(),
     };
-    let guest = Misbehaving { import: random, ..Misbehaving::new("(i64.store align=1 (local.get $n) (call $wild))") };
+    let guest = Misbehaving {
+        import: random,
+        ..Misbehaving::new("(i64.store align=1 (local.get $n) (call $wild))")
+    };
     let plugin = load(&guest.component());
     let draw = || doubled(&run(&mut chain(&plugin), &[POISON]).unwrap());
     assert_eq!(draw(), draw(), "a replay gets the same");
@@ -149,6 +182,13 @@ fn randomness_repeats_and_the_rest_traps_by_name() {
         exports: r#"(export "wild" (func $wild))"#.into(),
         core: r#"(import "host" "wild" (func $wild (result i64)))"#.into(),
     };
-    let guest = Misbehaving { import: sockets, ..Misbehaving::new("(drop (call $wild))") };
-    check_guest(guest, code::TRAP, "the plugin calls wasi:sockets/network@0.2.3#connect, which a plugin cannot have");
+    let guest = Misbehaving {
+        import: sockets,
+        ..Misbehaving::new("(drop (call $wild))")
+    };
+    check_guest(
+        guest,
+        code::TRAP,
+        "the plugin calls wasi:sockets/network@0.2.3#connect, which a plugin cannot have",
+    );
 }

@@ -1,4 +1,5 @@
-//! `stop --drain` of jobs that fail or are killed meanwhile: a drain is never lost, and nothing is skipped silently.
+//! `stop --drain` of jobs that fail or are killed meanwhile: a drain is never lost, and nothing is
+//! skipped silently.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,17 +19,45 @@ fn a_drain_and_its_savepoint_outlive_a_restart() {
     let running = savepoints::start_command(&job, command);
     savepoints::await_checkpoints(&job);
     let folder = job.path("drained");
-    savepoints::command(&job, &["stop", "session-clicks", "--drain", "--savepoint", folder.to_str().unwrap()]).succeeded();
+    savepoints::command(
+        &job,
+        &[
+            "stop",
+            "session-clicks",
+            "--drain",
+            "--savepoint",
+            folder.to_str().unwrap(),
+        ],
+    )
+    .succeeded();
     let ended = running.finish(LIMIT).succeeded();
     assert!(
-        ended.stderr.contains("the failpoint `end.before-last-checkpoint`") && ended.stderr.contains("trying again"),
+        ended
+            .stderr
+            .contains("the failpoint `end.before-last-checkpoint`")
+            && ended.stderr.contains("trying again"),
         "{}",
         ended.stderr
     );
-    assert!(ended.stderr.contains("finished: "), "it ends as it was told to: {}", ended.stderr);
-    let clicks: u64 = outputs(&job.path("out")).lines("").iter().map(|line| savepoints::number(line, "clicks")).sum();
-    assert!(clicks > 0 && clicks < job.n_lines() as u64, "{clicks} of {} clicks", job.n_lines());
-    assert_eq!(hidden_files(&job.path("out")), Vec::<std::path::PathBuf>::new());
+    assert!(
+        ended.stderr.contains("finished: "),
+        "it ends as it was told to: {}",
+        ended.stderr
+    );
+    let clicks: u64 = outputs(&job.path("out"))
+        .lines("")
+        .iter()
+        .map(|line| savepoints::number(line, "clicks"))
+        .sum();
+    assert!(
+        clicks > 0 && clicks < job.n_lines() as u64,
+        "{clicks} of {} clicks",
+        job.n_lines()
+    );
+    assert_eq!(
+        hidden_files(&job.path("out")),
+        Vec::<std::path::PathBuf>::new()
+    );
     run(["savepoint", "inspect", folder.to_str().unwrap()]).succeeded();
     let again = run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
     assert!(again.stderr.contains("has finished"), "{}", again.stderr);
@@ -55,9 +84,15 @@ fn rows_of_files(job: &Versions) -> BTreeMap<usize, usize> {
     }
     for rows in of_file.values_mut() {
         rows.sort_unstable();
-        assert!(rows.iter().copied().eq(0..rows.len()), "rows are missing, or there twice");
+        assert!(
+            rows.iter().copied().eq(0..rows.len()),
+            "rows are missing, or there twice"
+        );
     }
-    of_file.into_iter().map(|(file, rows)| (file, rows.len())).collect()
+    of_file
+        .into_iter()
+        .map(|(file, rows)| (file, rows.len()))
+        .collect()
 }
 
 #[test]
@@ -75,8 +110,15 @@ fn a_job_that_is_killed_while_it_is_drained_skips_nothing_silently() {
         running.finish(LIMIT);
         let last = job.finish();
         let read: usize = rows_of_files(&job).values().sum();
-        let was_drained = ended || last.stderr.contains("was being drained") || last.stderr.contains("has finished");
-        assert_eq!(was_drained, read < n_rows, "{read} of {n_rows} rows: {}", last.stderr);
+        let was_drained = ended
+            || last.stderr.contains("was being drained")
+            || last.stderr.contains("has finished");
+        assert_eq!(
+            was_drained,
+            read < n_rows,
+            "{read} of {n_rows} rows: {}",
+            last.stderr
+        );
         n_drained += usize::from(was_drained);
     }
     println!("{n_drained} of 6 runs went on as drained");

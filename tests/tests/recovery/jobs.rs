@@ -1,4 +1,5 @@
-//! What the tests of recovery share: an example over its shipped input, with checkpoints, and the answer that it must come to.
+//! What the tests of recovery share: an example over its shipped input, with checkpoints, and the
+//! answer that it must come to.
 
 use std::path::PathBuf;
 
@@ -27,7 +28,14 @@ impl Job {
         let lines: Vec<&str> = text.lines().collect();
         data::write(&folder.path().join("input"), &lines);
         let expected = oracle::run(example, &lines).unwrap();
-        Job { example, folder, n_lines: lines.len(), expected, options: Vec::new(), arguments: Vec::new() }
+        Job {
+            example,
+            folder,
+            n_lines: lines.len(),
+            expected,
+            options: Vec::new(),
+            arguments: Vec::new(),
+        }
     }
 
     /// The guest `sinks` over numbered lines, which it is to write as they are.
@@ -37,12 +45,25 @@ impl Job {
         let lines: Vec<&str> = text.iter().map(String::as_str).collect();
         data::write(&folder.path().join("input"), &lines);
         let mut expected = Outputs::default();
-        lines.iter().for_each(|line| expected.add_line("", (*line).to_owned()));
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Job { example: "sinks", folder, n_lines, expected: expected.sorted(), options: Vec::new(), arguments }
+        lines
+            .iter()
+            .for_each(|line| expected.add_line("", (*line).to_owned()));
+        let arguments = arguments
+            .iter()
+            .map(|argument| (*argument).to_owned())
+            .collect();
+        Job {
+            example: "sinks",
+            folder,
+            n_lines,
+            expected: expected.sorted(),
+            options: Vec::new(),
+            arguments,
+        }
     }
 
-    /// An example over a folder of several files, each in time order, so that every reader has something to read.
+    /// An example over a folder of several files, each in time order, so that every reader has
+    /// something to read.
     pub fn over_files(example: &'static str) -> Job {
         let folder = TempDir::new().unwrap();
         let text = data::shipped(example);
@@ -52,13 +73,24 @@ impl Job {
             data::write(&folder.path().join(format!("input/part-{i}.txt")), hand);
         }
         let expected = oracle::run(example, &lines).unwrap();
-        Job { example, folder, n_lines: lines.len(), expected, options: Vec::new(), arguments: Vec::new() }
+        Job {
+            example,
+            folder,
+            n_lines: lines.len(),
+            expected,
+            options: Vec::new(),
+            arguments: Vec::new(),
+        }
     }
 
     /// With its keyed state on disk, and so many bytes of memory for it.
     pub fn on_disk(mut self, memory_bytes: usize) -> Job {
         let folder = self.path("state").to_string_lossy().into_owned();
-        self.options = vec!["state.backend=rocksdb".into(), format!("state.memory={memory_bytes}"), format!("state.dir={folder}")];
+        self.options = vec![
+            "state.backend=rocksdb".into(),
+            format!("state.memory={memory_bytes}"),
+            format!("state.dir={folder}"),
+        ];
         self
     }
 
@@ -66,8 +98,15 @@ impl Job {
         self.folder.path().join(name)
     }
 
-    /// The command line: parallelism, about how many seconds it takes, the folder of checkpoints, and further options.
-    pub fn args(&self, parallelism: u32, seconds: f64, checkpoints: &str, further: &[&str]) -> Vec<String> {
+    /// The command line: parallelism, about how many seconds it takes, the folder of checkpoints,
+    /// and further options.
+    pub fn args(
+        &self,
+        parallelism: u32,
+        seconds: f64,
+        checkpoints: &str,
+        further: &[&str],
+    ) -> Vec<String> {
         let text = |name: &str| self.path(name).to_string_lossy().into_owned();
         let rate = (self.n_lines as f64 / seconds) as u64 + 1;
         let options = [
@@ -76,10 +115,19 @@ impl Job {
             format!("source.rate={rate}"),
             "restart.delay=10ms".into(),
         ];
-        let mut args =
-            vec!["run".to_owned(), component(self.example).to_string_lossy().into_owned(), "--parallelism".into(), parallelism.to_string()];
+        let mut args = vec![
+            "run".to_owned(),
+            component(self.example).to_string_lossy().into_owned(),
+            "--parallelism".into(),
+            parallelism.to_string(),
+        ];
         args.extend(self.grants());
-        args.extend(options.into_iter().chain(self.options.iter().cloned()).flat_map(|option| ["-D".to_owned(), option]));
+        args.extend(
+            options
+                .into_iter()
+                .chain(self.options.iter().cloned())
+                .flat_map(|option| ["-D".to_owned(), option]),
+        );
         args.extend(further.iter().map(|&further| further.to_owned()));
         args.extend(["--".to_owned(), "--input".into(), text("input")]);
         args.extend(data::output(self.example, &self.path("out")));
@@ -89,9 +137,15 @@ impl Job {
 
     fn grants(&self) -> Vec<String> {
         match self.example {
-            "sinks" => {
-                ["out", "faults"].iter().flat_map(|name| ["--grant".to_owned(), format!("{name}={}", self.path(name).display())]).collect()
-            }
+            "sinks" => ["out", "faults"]
+                .iter()
+                .flat_map(|name| {
+                    [
+                        "--grant".to_owned(),
+                        format!("{name}={}", self.path(name).display()),
+                    ]
+                })
+                .collect(),
             example => data::options(example, &self.path("out")),
         }
     }
@@ -117,7 +171,11 @@ impl Job {
             for line in lines {
                 while rest.next_if(|next| *next < line).is_some() {}
                 let known = rest.next_if(|next| *next == line).is_some();
-                assert!(known, "{}, {when}, output `{name}`: {line} is not expected, or not so often", self.example);
+                assert!(
+                    known,
+                    "{}, {when}, output `{name}`: {line} is not expected, or not so often",
+                    self.example
+                );
             }
         }
     }
@@ -129,8 +187,18 @@ impl Job {
         let actual = outputs(&self.path("out"));
         for (name, lines) in &self.expected.0 {
             let n = actual.lines(name).len();
-            assert!(n == lines.len(), "{}, {when}, output `{name}`: {n} of {} lines", self.example, lines.len());
+            assert!(
+                n == lines.len(),
+                "{}, {when}, output `{name}`: {n} of {} lines",
+                self.example,
+                lines.len()
+            );
         }
-        assert_eq!(hidden_files(&self.path("out")), Vec::<PathBuf>::new(), "{}, {when}: uncommitted files are left", self.example);
+        assert_eq!(
+            hidden_files(&self.path("out")),
+            Vec::<PathBuf>::new(),
+            "{}, {when}: uncommitted files are left",
+            self.example
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Jobs that are killed at random moments, and started again with the same command, until they end by themselves.
+//! Jobs that are killed at random moments, and started again with the same command, until they end
+//! by themselves.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,15 @@ use crate::jobs::Job;
 /// Kills before a job is let alone.
 const KILLS: u32 = 6;
 
-/// Waits for a random moment: one in four at any time from the start, the others behind some entries in the job's log, so that a slow machine
-/// comes to checkpoints as well. Returns whether the run ended before.
-fn ends_before_its_moment(running: &mut Running, job: &Job, entries: usize, random: &mut Random) -> bool {
+/// Waits for a random moment: one in four at any time from the start, the others behind some
+/// entries in the job's log, so that a slow machine comes to checkpoints as well. Returns whether
+/// the run ended before.
+fn ends_before_its_moment(
+    running: &mut Running,
+    job: &Job,
+    entries: usize,
+    random: &mut Random,
+) -> bool {
     if random.below(4) == 0 {
         return running.ends_within(Duration::from_millis(random.below(300)));
     }
@@ -36,7 +43,8 @@ pub fn check(job: &Job, parallelism: &[u32]) {
     for (kill, parallelism) in (0..=KILLS).zip(parallelism.iter().cycle()) {
         let entries = job.n_log_entries();
         let mut running = Running::start(streamrt(job.args(*parallelism, 2.0, "checkpoints", &[])));
-        let killed = kill < KILLS && !ends_before_its_moment(&mut running, job, entries, &mut random);
+        let killed =
+            kill < KILLS && !ends_before_its_moment(&mut running, job, entries, &mut random);
         if killed {
             running.kill();
         }
@@ -51,18 +59,26 @@ pub fn check(job: &Job, parallelism: &[u32]) {
     assert!(resumed > 0, "{example}: no run went on from a checkpoint");
     job.assert_whole("at the end");
     let again = run(job.args(1, 2.0, "checkpoints", &[])).succeeded();
-    assert!(again.stderr.contains("has finished"), "{example}: {}", again.stderr);
+    assert!(
+        again.stderr.contains("has finished"),
+        "{example}: {}",
+        again.stderr
+    );
     job.assert_whole("after the end");
 }
 
 #[test]
 fn every_example_survives_kills() {
-    EXAMPLES.into_iter().for_each(|example| check(&Job::new(example), &[2]));
+    EXAMPLES
+        .into_iter()
+        .for_each(|example| check(&Job::new(example), &[2]));
 }
 
 #[test]
 fn every_example_over_several_files_survives_kills() {
-    EXAMPLES.into_iter().for_each(|example| check(&Job::over_files(example), &[7]));
+    EXAMPLES
+        .into_iter()
+        .for_each(|example| check(&Job::over_files(example), &[7]));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Recovery from failures, with the real binary: what is visible is at each moment a part of what a run without failures writes, and in
-//! the end it is all of it, once.
+//! Recovery from failures, with the real binary: what is visible is at each moment a part of what a
+//! run without failures writes, and in the end it is all of it, once.
 
 mod disks;
 mod drains;

@@ -1,5 +1,5 @@
-//! Checkpoints that somebody else has written, with every checksum right: what they say of files, folders and sizes is refused before anything
-//! is read, made or written because of it.
+//! Checkpoints that somebody else has written, with every checksum right: what they say of files,
+//! folders and sizes is refused before anything is read, made or written because of it.
 
 use std::path::Path;
 
@@ -33,7 +33,10 @@ fn entries(folder: &Path) -> Vec<std::path::PathBuf> {
 
 fn disk_files(manifest: &mut Value) -> &mut Vec<Value> {
     let subtasks = manifest["subtasks"].as_array_mut().unwrap();
-    let with_files = subtasks.iter_mut().find(|subtask| subtask.get("files").is_some()).expect("state is on disk");
+    let with_files = subtasks
+        .iter_mut()
+        .find(|subtask| subtask.get("files").is_some())
+        .expect("state is on disk");
     with_files["files"].as_array_mut().unwrap()
 }
 
@@ -45,13 +48,29 @@ fn a_file_name_that_leads_out_writes_nothing() {
     let victim = job.path("victim");
     std::fs::write(&victim, "mine").unwrap();
     let before = entries(job.path("").as_path());
-    for name in [format!("{}{}", "../".repeat(20), &victim.to_string_lossy()[1..]), victim.to_string_lossy().into_owned()] {
-        change_newest(&checkpoints, |manifest| disk_files(manifest)[0]["name"] = json!(name));
-        run(job.args(2, 0.3, "checkpoints", &[])).failed_with("S7001").names("whose name is no plain one");
+    for name in [
+        format!("{}{}", "../".repeat(20), &victim.to_string_lossy()[1..]),
+        victim.to_string_lossy().into_owned(),
+    ] {
+        change_newest(&checkpoints, |manifest| {
+            disk_files(manifest)[0]["name"] = json!(name)
+        });
+        run(job.args(2, 0.3, "checkpoints", &[]))
+            .failed_with("S7001")
+            .names("whose name is no plain one");
     }
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "mine");
-    let here = |paths: Vec<std::path::PathBuf>| paths.into_iter().filter(|path| !path.starts_with(job.path("state"))).collect::<Vec<_>>();
-    assert_eq!(here(entries(job.path("").as_path())), here(before), "something was written");
+    let here = |paths: Vec<std::path::PathBuf>| {
+        paths
+            .into_iter()
+            .filter(|path| !path.starts_with(job.path("state")))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        here(entries(job.path("").as_path())),
+        here(before),
+        "something was written"
+    );
 }
 
 /// Puts `new` in the place of `old`, which is as long, in all that the newest checkpoint refers to.
@@ -61,10 +80,18 @@ fn replace_in_states(checkpoints: &Path, old: &str, new: &str) {
         let mut n_replaced = 0;
         let folder = checkpoints.join(format!("chk-{}", manifest["checkpoint"]));
         for subtask in manifest["subtasks"].as_array_mut().unwrap() {
-            let Some(stored) = subtask.get_mut("object").filter(|stored| stored.is_object()) else { continue };
+            let Some(stored) = subtask
+                .get_mut("object")
+                .filter(|stored| stored.is_object())
+            else {
+                continue;
+            };
             let path = folder.join(stored["path"].as_str().unwrap());
             let mut bytes = std::fs::read(&path).unwrap();
-            while let Some(at) = bytes.windows(old.len()).position(|window| window == old.as_bytes()) {
+            while let Some(at) = bytes
+                .windows(old.len())
+                .position(|window| window == old.as_bytes())
+            {
                 bytes[at..at + old.len()].copy_from_slice(new.as_bytes());
                 n_replaced += 1;
             }
@@ -81,9 +108,14 @@ fn a_split_outside_of_what_the_source_may_read_is_not_read() {
     killed_behind_checkpoints(&job);
     let (input, victim) = (job.path("input"), job.path("other"));
     std::fs::copy(&input, &victim).unwrap();
-    let (input, victim) = (input.to_string_lossy().into_owned(), victim.to_string_lossy().into_owned());
+    let (input, victim) = (
+        input.to_string_lossy().into_owned(),
+        victim.to_string_lossy().into_owned(),
+    );
     replace_in_states(&job.path("checkpoints"), &input, &victim);
-    run(job.args(2, 0.3, "checkpoints", &[])).failed_with("S7013").names(&format!("would have it read {victim}"));
+    run(job.args(2, 0.3, "checkpoints", &[]))
+        .failed_with("S7013")
+        .names(&format!("would have it read {victim}"));
     // As it was, it goes on, although the user may not have the file any more.
     replace_in_states(&job.path("checkpoints"), &victim, &input);
     run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
@@ -95,10 +127,15 @@ fn numbers_that_cannot_be_are_refused() {
     let job = job();
     let refused = |change: &dyn Fn(&mut Value), what: &str| {
         change_newest(&job.path("checkpoints"), change);
-        run(job.args(2, 0.3, "checkpoints", &[])).failed_with("S7001").names(what);
+        run(job.args(2, 0.3, "checkpoints", &[]))
+            .failed_with("S7001")
+            .names(what);
     };
     for max_parallelism in [0u64, 32_769, u64::from(u32::MAX)] {
-        refused(&|manifest| manifest["max_parallelism"] = json!(max_parallelism), "max parallelism");
+        refused(
+            &|manifest| manifest["max_parallelism"] = json!(max_parallelism),
+            "max parallelism",
+        );
     }
     refused(
         &|manifest| {

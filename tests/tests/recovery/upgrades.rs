@@ -1,4 +1,5 @@
-//! Running jobs that get new code in place: every row is treated by one version alone, counted once, and no state is lost, whatever fails.
+//! Running jobs that get new code in place: every row is treated by one version alone, counted
+//! once, and no state is lost, whatever fails.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use streamrt_plugin::PluginHost;
-use streamrt_tests::binary::{Finished, LIMIT, Running, component, hidden_files, outputs, streamrt};
+use streamrt_tests::binary::{
+    Finished, LIMIT, Running, component, hidden_files, outputs, streamrt,
+};
 use streamrt_tests::guests::Misbehaving;
 use streamrt_tests::sealed::change_newest;
 use streamrt_types::Configuration;
@@ -38,11 +41,18 @@ impl Versions {
         std::fs::create_dir(folder.path().join("input")).unwrap();
         for file in 0..FILES {
             let mut text = String::new();
-            (file..n_rows).step_by(FILES).for_each(|n| writeln!(text, "{n},{}", n % KEYS).unwrap());
+            (file..n_rows)
+                .step_by(FILES)
+                .for_each(|n| writeln!(text, "{n},{}", n % KEYS).unwrap());
             std::fs::write(folder.path().join(format!("input/part-{file}.txt")), text).unwrap();
         }
         let versions = Versions { folder, n_rows };
-        for (name, version) in [("first", FIRST), ("again", SECOND), ("fails", FAILS), ("later", LATER)] {
+        for (name, version) in [
+            ("first", FIRST),
+            ("again", SECOND),
+            ("fails", FAILS),
+            ("later", LATER),
+        ] {
             versions.write_component(name, version);
         }
         versions
@@ -50,24 +60,44 @@ impl Versions {
 
     fn write_component(&self, name: &str, version: &str) {
         let mut bytes = std::fs::read(component("versions")).unwrap();
-        let at = bytes.windows(FIRST.len()).position(|window| window == FIRST.as_bytes()).expect("the guest has its version");
+        let at = bytes
+            .windows(FIRST.len())
+            .position(|window| window == FIRST.as_bytes())
+            .expect("the guest has its version");
         bytes[at..at + version.len()].copy_from_slice(version.as_bytes());
-        assert!(!bytes.windows(FIRST.len()).any(|window| window == FIRST.as_bytes()) || version == FIRST, "the text stands there once");
+        assert!(
+            !bytes
+                .windows(FIRST.len())
+                .any(|window| window == FIRST.as_bytes())
+                || version == FIRST,
+            "the text stands there once"
+        );
         std::fs::write(self.wasm(name), bytes).unwrap();
     }
 
     /// A component that describes the same job, and traps when it is opened.
     fn write_trap(&self, name: &str) {
         let host = PluginHost::new(&Configuration::default(), None).unwrap();
-        let plugin = host.load(&std::fs::read(self.wasm("first")).unwrap()).unwrap();
+        let plugin = host
+            .load(&std::fs::read(self.wasm("first")).unwrap())
+            .unwrap();
         let plan = plugin.describe(&self.job_args()).unwrap().to_json();
-        let guest = Misbehaving { plan_text: Some(plan), open: "unreachable".into(), ..Misbehaving::default() };
+        let guest = Misbehaving {
+            plan_text: Some(plan),
+            open: "unreachable".into(),
+            ..Misbehaving::default()
+        };
         std::fs::write(self.wasm(name), guest.component()).unwrap();
     }
 
     fn job_args(&self) -> [String; 4] {
         let text = |name: &str| self.path(name).to_string_lossy().into_owned();
-        ["--input".into(), text("input"), "--output".into(), text("out")]
+        [
+            "--input".into(),
+            text("input"),
+            "--output".into(),
+            text("out"),
+        ]
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -81,11 +111,23 @@ impl Versions {
     /// The command that starts the job with its first version; a rate of 0 is none.
     pub fn command(&self, parallelism: u32, rate: usize, further: &[&str]) -> Command {
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let mut args = vec!["run".to_owned(), text(&self.wasm("first")), "--parallelism".into(), parallelism.to_string()];
-        let mut options = vec![format!("checkpoint.dir={}", text(&self.path("checkpoints"))), "restart.delay=10ms".into()];
+        let mut args = vec![
+            "run".to_owned(),
+            text(&self.wasm("first")),
+            "--parallelism".into(),
+            parallelism.to_string(),
+        ];
+        let mut options = vec![
+            format!("checkpoint.dir={}", text(&self.path("checkpoints"))),
+            "restart.delay=10ms".into(),
+        ];
         options.extend((rate > 0).then(|| format!("source.rate={rate}")));
         options.extend(further.iter().map(|&further| further.to_owned()));
-        args.extend(options.into_iter().flat_map(|option| ["-D".to_owned(), option]));
+        args.extend(
+            options
+                .into_iter()
+                .flat_map(|option| ["-D".to_owned(), option]),
+        );
         args.push("--".into());
         args.extend(self.job_args());
         self.in_cache(args)
@@ -98,7 +140,8 @@ impl Versions {
     }
 
     pub fn tell(&self, args: &[&str]) -> Finished {
-        Running::start(self.in_cache(args.iter().map(|&arg| arg.to_owned()).collect())).finish(LIMIT)
+        Running::start(self.in_cache(args.iter().map(|&arg| arg.to_owned()).collect()))
+            .finish(LIMIT)
     }
 
     pub fn upgrade(&self, name: &str) -> Finished {
@@ -112,7 +155,9 @@ impl Versions {
 
     fn awaited(&self, running: Running) -> Running {
         let start = Instant::now();
-        while !self.path("out").exists() || !self.tell(&["list"]).succeeded().stdout.contains("first") {
+        while !self.path("out").exists()
+            || !self.tell(&["list"]).succeeded().stdout.contains("first")
+        {
             assert!(start.elapsed() < LIMIT, "the job does not start");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -129,40 +174,67 @@ impl Versions {
         }
     }
 
-    /// Stops the job, which has more to read than it can at its rate, and runs the same command to the end at once.
+    /// Stops the job, which has more to read than it can at its rate, and runs the same command to
+    /// the end at once.
     fn stop_and_finish(&self, running: Running) -> (Finished, Finished) {
         self.tell(&["stop", "first"]).succeeded();
         let stopped = running.finish(LIMIT).succeeded();
-        assert!(stopped.stderr.contains("was stopped at checkpoint"), "{}", stopped.stderr);
+        assert!(
+            stopped.stderr.contains("was stopped at checkpoint"),
+            "{}",
+            stopped.stderr
+        );
         self.check_part("when stopped");
         (stopped, self.finish())
     }
 
     pub fn finish(&self) -> Finished {
-        Running::start(self.command(2, 0, &["checkpoint.interval=1s"])).finish(LIMIT).succeeded()
+        Running::start(self.command(2, 0, &["checkpoint.interval=1s"]))
+            .finish(LIMIT)
+            .succeeded()
     }
 
     pub fn rows(&self) -> Vec<Value> {
-        outputs(&self.path("out")).lines("").iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+        outputs(&self.path("out"))
+            .lines("")
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
-    /// Panics unless the output is right as far as it goes. Returns how often each key went from one version to the other.
+    /// Panics unless the output is right as far as it goes. Returns how often each key went from
+    /// one version to the other.
     #[track_caller]
     fn check_part(&self, when: &str) -> usize {
         let mut of_key: BTreeMap<i64, BTreeMap<i64, (i64, String)>> = BTreeMap::new();
         for row in self.rows() {
             let number = |field: &str| row[field].as_i64().unwrap();
-            assert_eq!(row["mapped_by"], row["counted_by"], "{when}: two versions treated the row {row}");
+            assert_eq!(
+                row["mapped_by"], row["counted_by"],
+                "{when}: two versions treated the row {row}"
+            );
             let version = row["counted_by"].as_str().unwrap().to_owned();
-            let twice = of_key.entry(number("key")).or_default().insert(number("seen"), (number("n"), version));
-            assert!(twice.is_none(), "{when}: row {row} is counted like another one");
+            let twice = of_key
+                .entry(number("key"))
+                .or_default()
+                .insert(number("seen"), (number("n"), version));
+            assert!(
+                twice.is_none(),
+                "{when}: row {row} is counted like another one"
+            );
         }
         of_key
             .values()
             .map(|rows| {
-                assert!(rows.keys().copied().eq(1..=rows.len() as i64), "{when}: counts are missing");
+                assert!(
+                    rows.keys().copied().eq(1..=rows.len() as i64),
+                    "{when}: counts are missing"
+                );
                 let versions: Vec<&String> = rows.values().map(|(_, version)| version).collect();
-                versions.windows(2).filter(|pair| pair[0] != pair[1]).count()
+                versions
+                    .windows(2)
+                    .filter(|pair| pair[0] != pair[1])
+                    .count()
             })
             .max()
             .unwrap_or(0)
@@ -172,10 +244,23 @@ impl Versions {
     #[track_caller]
     fn check_whole(&self, when: &str) -> usize {
         let switches = self.check_part(when);
-        let mut numbers: Vec<i64> = self.rows().iter().map(|row| row["n"].as_i64().unwrap()).collect();
+        let mut numbers: Vec<i64> = self
+            .rows()
+            .iter()
+            .map(|row| row["n"].as_i64().unwrap())
+            .collect();
         numbers.sort_unstable();
-        assert!(numbers.iter().copied().eq(0..self.n_rows as i64), "{when}: {} of {} rows, some twice", numbers.len(), self.n_rows);
-        assert_eq!(hidden_files(&self.path("out")), Vec::<PathBuf>::new(), "{when}: uncommitted files are left");
+        assert!(
+            numbers.iter().copied().eq(0..self.n_rows as i64),
+            "{when}: {} of {} rows, some twice",
+            numbers.len(),
+            self.n_rows
+        );
+        assert_eq!(
+            hidden_files(&self.path("out")),
+            Vec::<PathBuf>::new(),
+            "{when}: uncommitted files are left"
+        );
         switches
     }
 }
@@ -185,11 +270,21 @@ fn twenty_upgrades_back_and_forth_at_a_high_rate() {
     let job = Versions::new(MANY);
     let running = job.start(job.command(3, 20_000, &["checkpoint.interval=50ms"]));
     for upgrade in 0..20 {
-        let said = job.upgrade(if upgrade % 2 == 0 { "again" } else { "first" }).succeeded().stdout;
-        assert!(said.contains(", in place; the longest pause of a task was "), "{said}");
+        let said = job
+            .upgrade(if upgrade % 2 == 0 { "again" } else { "first" })
+            .succeeded()
+            .stdout;
+        assert!(
+            said.contains(", in place; the longest pause of a task was "),
+            "{said}"
+        );
     }
     let (stopped, _) = job.stop_and_finish(running);
-    assert!(!stopped.stderr.contains("trying again"), "{}", stopped.stderr);
+    assert!(
+        !stopped.stderr.contains("trying again"),
+        "{}",
+        stopped.stderr
+    );
     let switches = job.check_whole("after twenty upgrades");
     assert!((2..=20).contains(&switches), "{switches} switches");
 }
@@ -199,15 +294,22 @@ fn what_cannot_be_opened_never_runs() {
     let job = Versions::new(MANY);
     let running = job.start(job.command(3, 20_000, &["checkpoint.interval=50ms"]));
     job.write_trap("opens");
-    job.upgrade("opens").failed_with("S4001").names("unreachable");
+    job.upgrade("opens")
+        .failed_with("S4001")
+        .names("unreachable");
     job.upgrade("again").succeeded();
     let (stopped, _) = job.stop_and_finish(running);
-    assert!(!stopped.stderr.contains("trying again") && !stopped.stderr.contains("goes on from"), "{}", stopped.stderr);
+    assert!(
+        !stopped.stderr.contains("trying again") && !stopped.stderr.contains("goes on from"),
+        "{}",
+        stopped.stderr
+    );
     assert_eq!(job.check_whole("after one upgrade of two"), 1);
 }
 
-/// Upgrades a job whose first checkpoint is that of the upgrade, with a failpoint. The job then goes on to its end, by itself or with the same
-/// command, as one version or the other from that checkpoint on.
+/// Upgrades a job whose first checkpoint is that of the upgrade, with a failpoint. The job then
+/// goes on to its end, by itself or with the same command, as one version or the other from that
+/// checkpoint on.
 fn check_failpoint(name: &str, action: &str, passage: u32) {
     let job = Versions::new(MANY / 4);
     let what = format!("{name}={action}:{passage}");
@@ -222,13 +324,31 @@ fn check_failpoint(name: &str, action: &str, passage: u32) {
     let ended = running.finish(LIMIT);
     job.check_part(&what);
     if action == "crash" {
-        assert!(ended.status.code().is_none(), "{what} did not act: {}", ended.stderr);
+        assert!(
+            ended.status.code().is_none(),
+            "{what} did not act: {}",
+            ended.stderr
+        );
     } else {
-        assert!(ended.stderr.contains(&format!("the failpoint `{name}`")), "{what} did not act: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains(&format!("the failpoint `{name}`")),
+            "{what} did not act: {}",
+            ended.stderr
+        );
         let counts = upgrade.status.success();
-        assert_eq!(ended.stderr.contains("the version before goes on"), !counts, "{what}: {upgrade:?}\n{}", ended.stderr);
-        // The commit point is the entry of the log. A checkpoint that is acknowledged may come to it although the job is failing.
-        assert!(counts == (name == "complete.before") || name == "snapshot.acknowledged", "{what}: {upgrade:?}\n{}", ended.stderr);
+        assert_eq!(
+            ended.stderr.contains("the version before goes on"),
+            !counts,
+            "{what}: {upgrade:?}\n{}",
+            ended.stderr
+        );
+        // The commit point is the entry of the log. A checkpoint that is acknowledged may come to
+        // it although the job is failing.
+        assert!(
+            counts == (name == "complete.before") || name == "snapshot.acknowledged",
+            "{what}: {upgrade:?}\n{}",
+            ended.stderr
+        );
     }
     job.finish();
     assert!(job.check_whole(&what) <= 1, "{what}");
@@ -236,10 +356,22 @@ fn check_failpoint(name: &str, action: &str, passage: u32) {
 
 #[test]
 fn a_failure_in_an_upgrade_leaves_all_old_or_all_new() {
-    let places = [("upgrade.swap", 1), ("upgrade.swap", 4), ("barrier.before", 3), ("snapshot.upload", 5), ("snapshot.acknowledged", 2)];
-    let places = places.into_iter().chain([("manifest.before", 1), ("log.before", 1), ("complete.before", 1)]);
+    let places = [
+        ("upgrade.swap", 1),
+        ("upgrade.swap", 4),
+        ("barrier.before", 3),
+        ("snapshot.upload", 5),
+        ("snapshot.acknowledged", 2),
+    ];
+    let places = places.into_iter().chain([
+        ("manifest.before", 1),
+        ("log.before", 1),
+        ("complete.before", 1),
+    ]);
     for (name, passage) in places {
-        ["error", "crash"].iter().for_each(|action| check_failpoint(name, action, passage));
+        ["error", "crash"]
+            .iter()
+            .for_each(|action| check_failpoint(name, action, passage));
     }
 }
 
@@ -247,15 +379,28 @@ fn a_failure_in_an_upgrade_leaves_all_old_or_all_new() {
 fn code_that_fails_before_its_checkpoint_is_published_is_rolled_back() {
     let job = Versions::new(MANY / 4);
     let mut command = job.command(3, 20_000, &["checkpoint.interval=1h"]);
-    // The checkpoint is never published; most often the new code fails before that is known, and before the failpoint is passed.
+    // The checkpoint is never published; most often the new code fails before that is known, and
+    // before the failpoint is passed.
     command.env("STREAMRT_FAILPOINTS", "manifest.before=error:1");
     let mut running = job.start(command);
     let refused = job.upgrade("fails");
-    assert!(refused.stderr.contains("the old version goes on, because the upgrade failed"), "{refused:?}");
-    assert!(!running.ends_within(Duration::from_millis(100)), "the old version does not go on");
+    assert!(
+        refused
+            .stderr
+            .contains("the old version goes on, because the upgrade failed"),
+        "{refused:?}"
+    );
+    assert!(
+        !running.ends_within(Duration::from_millis(100)),
+        "the old version does not go on"
+    );
     running.kill();
     let killed = running.finish(LIMIT);
-    assert!(killed.stderr.contains("the version before goes on"), "{}", killed.stderr);
+    assert!(
+        killed.stderr.contains("the version before goes on"),
+        "{}",
+        killed.stderr
+    );
     job.finish();
     assert_eq!(job.check_whole("after an upgrade that was rolled back"), 0);
     assert!(job.rows().iter().all(|row| row["counted_by"] == FIRST));
@@ -264,16 +409,23 @@ fn code_that_fails_before_its_checkpoint_is_published_is_rolled_back() {
 #[test]
 fn a_start_from_a_savepoint_says_what_runs_unless_the_job_has_gone_on_since() {
     let job = Versions::new(MANY / 4);
-    let (from, folder) = (job.path("savepoint").to_string_lossy().into_owned(), job.path("other").to_string_lossy().into_owned());
+    let (from, folder) = (
+        job.path("savepoint").to_string_lossy().into_owned(),
+        job.path("other").to_string_lossy().into_owned(),
+    );
     let running = job.start(job.command(1, 8_000, &["checkpoint.interval=1h"]));
     job.upgrade("again").succeeded();
-    job.tell(&["stop", "first", "--savepoint", &from]).succeeded();
+    job.tell(&["stop", "first", "--savepoint", &from])
+        .succeeded();
     running.finish(LIMIT).succeeded();
     // The savepoint is of the second version, and the user wants the first on it, as another job.
     let folder = format!("checkpoint.dir={folder}");
     let start = |rate| {
         let mut command = job.command(1, rate, &["checkpoint.interval=1h", &folder]);
-        let mut args: Vec<String> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        let mut args: Vec<String> = command
+            .get_args()
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect();
         let at = args.iter().position(|arg| arg == "--").unwrap();
         args.splice(at..at, ["--from".to_owned(), from.clone()]);
         command = job.in_cache(args);
@@ -283,9 +435,17 @@ fn a_start_from_a_savepoint_says_what_runs_unless_the_job_has_gone_on_since() {
     job.upgrade("again").succeeded();
     job.tell(&["stop", "first"]).succeeded();
     let ended = running.finish(LIMIT).succeeded();
-    assert!(!ended.stderr.contains("the job was upgraded"), "{}", ended.stderr);
+    assert!(
+        !ended.stderr.contains("the job was upgraded"),
+        "{}",
+        ended.stderr
+    );
     let ended = start(0).finish(LIMIT).succeeded();
-    assert!(ended.stderr.contains("the job was upgraded"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("the job was upgraded"),
+        "{}",
+        ended.stderr
+    );
     assert_eq!(job.check_whole("after two upgrades and a start between"), 3);
 }
 
@@ -295,10 +455,16 @@ fn a_job_is_killed_in_the_middle_of_upgrades() {
     let mut was_upgraded = false;
     for kill in 0..6 {
         let mut running = job.start(job.command(3, 10_000, &["checkpoint.interval=50ms"]));
-        let path = job.wasm(if kill % 2 == 0 { "again" } else { "first" }).to_string_lossy().into_owned();
+        let path = job
+            .wasm(if kill % 2 == 0 { "again" } else { "first" })
+            .to_string_lossy()
+            .into_owned();
         let asking = Running::start(job.in_cache(vec!["upgrade".into(), "first".into(), path]));
         // A different moment each time: the upgrade has not begun, is under way, or is over.
-        assert!(!running.ends_within(Duration::from_millis(kill * 40)), "the job ended before its kill");
+        assert!(
+            !running.ends_within(Duration::from_millis(kill * 40)),
+            "the job ended before its kill"
+        );
         running.kill();
         let ended = running.finish(LIMIT);
         was_upgraded |= ended.stderr.contains("the job was upgraded");
@@ -317,11 +483,26 @@ fn the_same_command_goes_on_with_the_version_that_the_job_had_come_to() {
     let running = job.start(job.command(1, 10_000, &["checkpoint.interval=1h"]));
     job.upgrade("again").succeeded();
     let (_, ended) = job.stop_and_finish(running);
-    assert!(ended.stderr.contains("the job was upgraded: it goes on with the component"), "{}", ended.stderr);
-    let versions: Vec<String> = job.rows().iter().map(|row| row["counted_by"].as_str().unwrap().to_owned()).collect();
+    assert!(
+        ended
+            .stderr
+            .contains("the job was upgraded: it goes on with the component"),
+        "{}",
+        ended.stderr
+    );
+    let versions: Vec<String> = job
+        .rows()
+        .iter()
+        .map(|row| row["counted_by"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(job.check_whole("after an upgrade and a stop"), 1);
-    assert!(versions.iter().any(|version| version == FIRST) && versions.iter().any(|version| version == SECOND));
-    let over = Running::start(job.command(1, 0, &["checkpoint.interval=1h"])).finish(LIMIT).succeeded();
+    assert!(
+        versions.iter().any(|version| version == FIRST)
+            && versions.iter().any(|version| version == SECOND)
+    );
+    let over = Running::start(job.command(1, 0, &["checkpoint.interval=1h"]))
+        .finish(LIMIT)
+        .succeeded();
     assert!(over.stderr.contains("has finished"), "{}", over.stderr);
 }
 
@@ -334,45 +515,83 @@ fn on_machine(job: &Versions, name: &str, mut command: Command) -> Command {
 /// The same command as [`Versions::finish`], with `--accept` if there is something to accept.
 fn goes_on(job: &Versions, machine: &str, accept: Option<&str>) -> Finished {
     let command = job.command(2, 0, &["checkpoint.interval=1s"]);
-    let mut args: Vec<String> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    args.splice(2..2, accept.iter().flat_map(|digest| ["--accept".to_owned(), (*digest).to_owned()]));
+    let mut args: Vec<String> = command
+        .get_args()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    args.splice(
+        2..2,
+        accept
+            .iter()
+            .flat_map(|digest| ["--accept".to_owned(), (*digest).to_owned()]),
+    );
     Running::start(on_machine(job, machine, job.in_cache(args))).finish(LIMIT)
 }
 
 fn digest(path: &Path) -> String {
-    blake3::hash(&std::fs::read(path).unwrap()).to_hex().to_string()
+    blake3::hash(&std::fs::read(path).unwrap())
+        .to_hex()
+        .to_string()
 }
 
 #[test]
 fn on_another_machine_an_upgrade_has_to_be_accepted() {
     let job = Versions::new(MANY / 4);
-    let first = |rate| on_machine(&job, "here", job.command(1, rate, &["checkpoint.interval=1h"]));
+    let first = |rate| {
+        on_machine(
+            &job,
+            "here",
+            job.command(1, rate, &["checkpoint.interval=1h"]),
+        )
+    };
     let running = job.start(first(10_000));
     job.upgrade("again").succeeded();
     job.tell(&["stop", "first"]).succeeded();
     running.finish(LIMIT).succeeded();
     let again = digest(&job.wasm("again"));
-    let refused = goes_on(&job, "there", None).failed_with("S7012").names(&format!("`--accept {again}` says that it may run"));
-    assert!(!refused.stderr.contains("goes on from checkpoint"), "{}", refused.stderr);
+    let refused = goes_on(&job, "there", None)
+        .failed_with("S7012")
+        .names(&format!("`--accept {again}` says that it may run"));
+    assert!(
+        !refused.stderr.contains("goes on from checkpoint"),
+        "{}",
+        refused.stderr
+    );
     goes_on(&job, "there", Some(&digest(&job.wasm("fails")))).failed_with("S7012");
     // Once accepted it is known there as well.
-    let mut command = on_machine(&job, "there", job.command(1, 10_000, &["checkpoint.interval=50ms"]));
-    let mut args: Vec<String> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let mut command = on_machine(
+        &job,
+        "there",
+        job.command(1, 10_000, &["checkpoint.interval=50ms"]),
+    );
+    let mut args: Vec<String> = command
+        .get_args()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
     args.splice(2..2, ["--accept".to_owned(), again]);
     command = on_machine(&job, "there", job.in_cache(args));
     let running = Running::start(command);
     running.says("the job was upgraded");
     job.awaited_only(&running);
     job.tell(&["stop", "first"]).succeeded();
-    running.finish(LIMIT).succeeded().names("was stopped at checkpoint");
-    goes_on(&job, "there", None).succeeded().names("the job was upgraded");
+    running
+        .finish(LIMIT)
+        .succeeded()
+        .names("was stopped at checkpoint");
+    goes_on(&job, "there", None)
+        .succeeded()
+        .names("the job was upgraded");
     assert_eq!(job.check_whole("after a move"), 1);
 }
 
 #[test]
 fn who_may_write_checkpoints_does_not_choose_the_code_that_runs() {
     let job = Versions::new(MANY / 4);
-    let running = job.start(on_machine(&job, "here", job.command(1, 10_000, &["checkpoint.interval=50ms"])));
+    let running = job.start(on_machine(
+        &job,
+        "here",
+        job.command(1, 10_000, &["checkpoint.interval=50ms"]),
+    ));
     job.tell(&["stop", "first"]).succeeded();
     running.finish(LIMIT).succeeded();
     // The stranger's component, in the place of the user's, with every checksum right.
@@ -380,16 +599,23 @@ fn who_may_write_checkpoints_does_not_choose_the_code_that_runs() {
     let checkpoints = job.path("checkpoints");
     let bytes = std::fs::read(job.wasm("again")).unwrap();
     std::fs::write(checkpoints.join(format!("plugins/{evil}.wasm")), &bytes).unwrap();
-    let component = json!({"path": format!("../plugins/{evil}.wasm"), "bytes": bytes.len(), "checksum": evil});
+    let component =
+        json!({"path": format!("../plugins/{evil}.wasm"), "bytes": bytes.len(), "checksum": evil});
     for approval in [Value::Null, json!(""), json!("0".repeat(64)), json!(evil)] {
         change_newest(&checkpoints, |manifest| {
             let plugin = &mut manifest["plugins"][0];
-            (plugin["digest"], plugin["replaces"], plugin["component"]) = (json!(evil), json!(first), component.clone());
+            (plugin["digest"], plugin["replaces"], plugin["component"]) =
+                (json!(evil), json!(first), component.clone());
             plugin["approval"] = approval;
         });
-        goes_on(&job, "here", None).failed_with("S7012").names(&evil);
+        goes_on(&job, "here", None)
+            .failed_with("S7012")
+            .names(&evil);
     }
-    assert!(job.rows().iter().all(|row| row["counted_by"] == FIRST), "code of somebody else has run");
+    assert!(
+        job.rows().iter().all(|row| row["counted_by"] == FIRST),
+        "code of somebody else has run"
+    );
 }
 
 /// Upgrades a job to a version that fails later, with so long between two checkpoints.
@@ -405,7 +631,10 @@ fn upgraded_to_later(interval: &str, further: &[&str]) -> (Versions, Running) {
             assert!(upgrade.stdout.contains(", in place;"), "{}", upgrade.stdout);
             return (job, running);
         }
-        assert!(upgrade.stderr.contains("this version fails at row"), "{upgrade:?}");
+        assert!(
+            upgrade.stderr.contains("this version fails at row"),
+            "{upgrade:?}"
+        );
         running.kill();
     }
     panic!("the job was not upgraded before the row that fails");
@@ -420,8 +649,16 @@ fn a_version_that_fails_in_its_probation_is_put_back() {
         let (job, running) = upgraded_to_later(interval, &[]);
         running.says(PUT_BACK);
         let (stopped, finished) = job.stop_and_finish(running);
-        assert!(stopped.stderr.contains("this version fails at row"), "{}", stopped.stderr);
-        assert!(!finished.stderr.contains("the job was upgraded"), "{}", finished.stderr);
+        assert!(
+            stopped.stderr.contains("this version fails at row"),
+            "{}",
+            stopped.stderr
+        );
+        assert!(
+            !finished.stderr.contains("the job was upgraded"),
+            "{}",
+            finished.stderr
+        );
         let found = job.check_whole(interval);
         assert!(switches.contains(&found), "{interval}: {found} switches");
         let last = job.rows().into_iter().max_by_key(|row| row["n"].as_i64());
@@ -437,7 +674,11 @@ fn a_version_that_was_put_back_stays_so_although_the_process_is_killed() {
     running.kill();
     running.finish(LIMIT);
     let finished = job.finish();
-    assert!(!finished.stderr.contains("the job was upgraded"), "{}", finished.stderr);
+    assert!(
+        !finished.stderr.contains("the job was upgraded"),
+        "{}",
+        finished.stderr
+    );
     assert_eq!(job.check_whole("after a kill behind it"), 0);
     assert!(job.rows().iter().all(|row| row["counted_by"] == FIRST));
 }
@@ -448,7 +689,11 @@ fn a_job_that_is_killed_in_a_probation_starts_in_it_again() {
     running.kill();
     running.finish(LIMIT);
     let finished = job.finish();
-    assert!(finished.stderr.contains("the job was upgraded: it goes on"), "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains("the job was upgraded: it goes on"),
+        "{}",
+        finished.stderr
+    );
     assert!(finished.stderr.contains(PUT_BACK), "{}", finished.stderr);
     job.check_whole("after a kill in it");
 }
@@ -457,10 +702,15 @@ fn a_job_that_is_killed_in_a_probation_starts_in_it_again() {
 fn a_later_failure_names_the_way_back() {
     let (job, running) = upgraded_to_later("50ms", &["upgrade.probation=0ms"]);
     let checkpoints = job.path("checkpoints").to_string_lossy().into_owned();
-    running.finish(LIMIT).failed_with("S4001").names(&format!("give the same command with `--from {checkpoints}`"));
+    running.finish(LIMIT).failed_with("S4001").names(&format!(
+        "give the same command with `--from {checkpoints}`"
+    ));
     job.check_part("after it failed");
-    let mut args: Vec<String> =
-        job.command(3, 0, &["checkpoint.interval=1s"]).get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let mut args: Vec<String> = job
+        .command(3, 0, &["checkpoint.interval=1s"])
+        .get_args()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
     let at = args.iter().position(|arg| arg == "--").unwrap();
     args.splice(at..at, ["--from".to_owned(), checkpoints]);
     Running::start(job.in_cache(args)).finish(LIMIT).succeeded();

@@ -1,4 +1,5 @@
-//! Dead letters under kills: each skipped line has one letter, which is visible when its checkpoint is, and is counted once.
+//! Dead letters under kills: each skipped line has one letter, which is visible when its checkpoint
+//! is, and is counted once.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,12 @@ fn letters(job: &Job) -> Vec<String> {
     if !job.path("letters").exists() {
         return Vec::new();
     }
-    let record = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap()["record"].as_str().unwrap().to_owned();
+    let record = |line: &String| {
+        serde_json::from_str::<serde_json::Value>(line).unwrap()["record"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     lines(&job.path("letters")).iter().map(record).collect()
 }
 
@@ -27,15 +33,37 @@ fn check(parallelism: &[u32]) {
     for parallelism in killed {
         job.run_and_kill(*parallelism, &options);
         let seen = letters(&job);
-        assert_eq!(seen.len(), seen.iter().collect::<BTreeSet<_>>().len(), "a letter is there twice: {seen:?}");
+        assert_eq!(
+            seen.len(),
+            seen.iter().collect::<BTreeSet<_>>().len(),
+            "a letter is there twice: {seen:?}"
+        );
     }
-    assert!(!letters(&job).is_empty(), "no letter is visible before the end");
+    assert!(
+        !letters(&job).is_empty(),
+        "no letter is visible before the end"
+    );
     let ended = run(job.args(*last, &options, &[])).succeeded();
-    let expected: BTreeSet<String> = (0..READINGS).step_by(EVERY as usize).map(|number| format!("bad line behind {number}")).collect();
+    let expected: BTreeSet<String> = (0..READINGS)
+        .step_by(EVERY as usize)
+        .map(|number| format!("bad line behind {number}"))
+        .collect();
     let seen = letters(&job);
-    assert_eq!((seen.len(), seen.into_iter().collect()), (expected.len(), expected.clone()));
-    assert!(ended.stderr.contains(&format!("{} dead letters", expected.len())), "{}", ended.stderr);
-    assert_eq!(hidden_files(&job.path("letters")), Vec::<std::path::PathBuf>::new());
+    assert_eq!(
+        (seen.len(), seen.into_iter().collect()),
+        (expected.len(), expected.clone())
+    );
+    assert!(
+        ended
+            .stderr
+            .contains(&format!("{} dead letters", expected.len())),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(
+        hidden_files(&job.path("letters")),
+        Vec::<std::path::PathBuf>::new()
+    );
     job.assert_whole(*parallelism.iter().max().unwrap() as usize);
 }
 

@@ -60,7 +60,11 @@ fn a_job_file_connects_a_broadcast_input() {
     for parallelism in ["1", "3"] {
         let job = Job::new();
         run(&job, TOML, parallelism).succeeded();
-        assert_eq!(lines(&job.path("out")), expected_alerts(), "parallelism {parallelism}");
+        assert_eq!(
+            lines(&job.path("out")),
+            expected_alerts(),
+            "parallelism {parallelism}"
+        );
     }
 }
 
@@ -69,9 +73,16 @@ fn a_wrong_second_input_is_refused_with_a_sentence() {
     let job = Job::new();
     let refused = |from: &str, to: &str, code: &str| {
         assert!(TOML.contains(from), "nothing to replace");
-        run(&job, &TOML.replace(from, to), "1").failed_with(code).names("node `alerts`")
+        run(&job, &TOML.replace(from, to), "1")
+            .failed_with(code)
+            .names("node `alerts`")
     };
     refused("broadcast = \"limits\"\n", "", "S2006").names("`broadcast` in a job.toml");
     refused("broadcast = \"limits\"", "broadcast = \"limit\"", "S2002").names("limit");
-    refused("broadcast = \"limits\"", "broadcast = \"readings\"", "S2005").names("highest");
+    refused(
+        "broadcast = \"limits\"",
+        "broadcast = \"readings\"",
+        "S2005",
+    )
+    .names("highest");
 }

@@ -1,4 +1,5 @@
-//! A job with operator state, a broadcast input and bad lines, with the real binary: killed, stopped, rescaled, its results moved away.
+//! A job with operator state, a broadcast input and bad lines, with the real binary: killed,
+//! stopped, rescaled, its results moved away.
 
 mod dead_letters;
 mod job_file;

@@ -13,13 +13,17 @@ use streamrt_types::FAILPOINTS;
 use crate::job::{Job, ROWS};
 
 const PARQUET: &str = "connector = \"file\"\npath = \"out\"\nformat = \"parquet\"\ntimestamps = [\"time\"]\nrolling.rows = 50";
-const CSV: &str =
-    "connector = \"file\"\npath = \"out\"\nformat = \"csv\"\ndelimiter = \"|\"\nrolling.size = \"1KiB\"\nrolling.interval = \"1h\"";
+const CSV: &str = "connector = \"file\"\npath = \"out\"\nformat = \"csv\"\ndelimiter = \"|\"\nrolling.size = \"1KiB\"\nrolling.interval = \"1h\"";
 
 /// The visible files of the sink.
 fn files(job: &Job) -> Vec<PathBuf> {
-    let listed = std::fs::read_dir(job.path("out")).into_iter().flatten().map(|entry| entry.unwrap().path());
-    listed.filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.')).collect()
+    let listed = std::fs::read_dir(job.path("out"))
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path());
+    listed
+        .filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.'))
+        .collect()
 }
 
 /// The rows of the Parquet files, whose times have to be timestamps.
@@ -28,33 +32,59 @@ fn parquet(job: &Job) -> Vec<String> {
 }
 
 fn rows(path: &Path) -> Vec<String> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap())
+        .unwrap()
+        .build()
+        .unwrap();
     reader.flat_map(|batch| texts(&batch.unwrap())).collect()
 }
 
 fn texts(batch: &RecordBatch) -> Vec<String> {
-    let (numbers, texts) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_string::<i32>());
+    let (numbers, texts) = (
+        batch.column(0).as_primitive::<Int64Type>(),
+        batch.column(1).as_string::<i32>(),
+    );
     let times = batch.column(2).as_primitive::<TimestampMillisecondType>();
-    let text = |row: usize| if texts.is_null(row) { "" } else { texts.value(row) };
-    (0..batch.num_rows()).map(|row| format!("{}|{}|{}", numbers.value(row), text(row), times.value(row))).collect()
+    let text = |row: usize| {
+        if texts.is_null(row) {
+            ""
+        } else {
+            texts.value(row)
+        }
+    };
+    (0..batch.num_rows())
+        .map(|row| format!("{}|{}|{}", numbers.value(row), text(row), times.value(row)))
+        .collect()
 }
 
 fn csv(job: &Job) -> Vec<String> {
-    if job.path("out").exists() { outputs(&job.path("out")).lines("").to_vec() } else { Vec::new() }
+    if job.path("out").exists() {
+        outputs(&job.path("out")).lines("").to_vec()
+    } else {
+        Vec::new()
+    }
 }
 
 #[test]
 fn parquet_files_that_roll_survive_kills() {
     let job = Job::new(PARQUET);
     job.survive(2.0, || parquet(&job));
-    assert_eq!(hidden_files(&job.path("out")), Vec::<PathBuf>::new(), "uncommitted files are left");
+    assert_eq!(
+        hidden_files(&job.path("out")),
+        Vec::<PathBuf>::new(),
+        "uncommitted files are left"
+    );
 }
 
 #[test]
 fn text_files_that_roll_survive_kills() {
     let job = Job::new(CSV);
     job.survive(2.0, || csv(&job));
-    assert_eq!(hidden_files(&job.path("out")), Vec::<PathBuf>::new(), "uncommitted files are left");
+    assert_eq!(
+        hidden_files(&job.path("out")),
+        Vec::<PathBuf>::new(),
+        "uncommitted files are left"
+    );
 }
 
 /// Passes each failpoint so that it acts in the middle; the next run finishes.
@@ -71,7 +101,11 @@ fn check_failpoints(action: &str) {
             job.run(2, 0.4).succeeded();
         }
         job.assert_whole(parquet(&job), name);
-        assert_eq!(hidden_files(&job.path("out")), Vec::<PathBuf>::new(), "{name}={action}: uncommitted files are left");
+        assert_eq!(
+            hidden_files(&job.path("out")),
+            Vec::<PathBuf>::new(),
+            "{name}={action}: uncommitted files are left"
+        );
     }
 }
 
@@ -90,12 +124,27 @@ fn an_error_at_any_failpoint_leaves_whole_parquet_files() {
 fn what_one_job_writes_as_parquet_another_one_reads() {
     let job = Job::new(PARQUET);
     job.run(2, 0.2).succeeded();
-    let rolled = files(&job).iter().filter(|file| file.to_string_lossy().ends_with("-1.parquet")).count();
-    assert!(rolled > 0, "no transaction has a second file: {:?}", files(&job));
-    let second = Job::new("connector = \"file\"\npath = \"out\"\nformat = \"csv\"\ndelimiter = \"|\"");
+    let rolled = files(&job)
+        .iter()
+        .filter(|file| file.to_string_lossy().ends_with("-1.parquet"))
+        .count();
+    assert!(
+        rolled > 0,
+        "no transaction has a second file: {:?}",
+        files(&job)
+    );
+    let second =
+        Job::new("connector = \"file\"\npath = \"out\"\nformat = \"csv\"\ndelimiter = \"|\"");
     let toml = std::fs::read_to_string(second.path("job.toml")).unwrap();
-    let input = format!("path = \"{}\"\nformat = \"parquet\"", job.path("out").display());
-    std::fs::write(second.path("job.toml"), toml.replace("path = \"input\"\nformat = \"csv\"", &input)).unwrap();
+    let input = format!(
+        "path = \"{}\"\nformat = \"parquet\"",
+        job.path("out").display()
+    );
+    std::fs::write(
+        second.path("job.toml"),
+        toml.replace("path = \"input\"\nformat = \"csv\"", &input),
+    )
+    .unwrap();
     second.survive(2.0, || csv(&second));
     assert_eq!(csv(&second).len(), ROWS);
 }

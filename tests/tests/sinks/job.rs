@@ -1,4 +1,5 @@
-//! A job without code: numbered rows from several files into one sink, with checkpoints. Its answer is its input.
+//! A job without code: numbered rows from several files into one sink, with checkpoints. Its answer
+//! is its input.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -26,7 +27,11 @@ pub struct Job {
 
 /// Row `n`: a number, a text that is empty now and then and null once, a time in ms.
 fn line(n: usize) -> String {
-    let text = if n.is_multiple_of(7) { String::new() } else { format!("text {n}") };
+    let text = if n.is_multiple_of(7) {
+        String::new()
+    } else {
+        format!("text {n}")
+    };
     format!("{n},{text},{}", 1_500_000_000_000i64 + n as i64)
 }
 
@@ -36,17 +41,22 @@ impl Job {
         let folder = TempDir::new().unwrap();
         std::fs::create_dir(folder.path().join("input")).unwrap();
         for file in 0..FILES {
-            let text: String = (file * FILE_ROWS..(file + 1) * FILE_ROWS).map(|n| line(n) + "\n").collect();
+            let text: String = (file * FILE_ROWS..(file + 1) * FILE_ROWS)
+                .map(|n| line(n) + "\n")
+                .collect();
             std::fs::write(folder.path().join(format!("input/{file}.csv")), text).unwrap();
         }
-        let columns =
-            r#"[ { name = "n", type = "i64" }, { name = "text", type = "string", nullable = true }, { name = "time", type = "i64" } ]"#;
+        let columns = r#"[ { name = "n", type = "i64" }, { name = "text", type = "string", nullable = true }, { name = "time", type = "i64" } ]"#;
         let toml = format!(
             "name = \"copy\"\n[[source]]\nuid = \"rows\"\nconnector = \"file\"\npath = \"input\"\nformat = \"csv\"\ncolumns = {columns}\n\
              [[sink]]\nuid = \"out\"\ninput = \"rows\"\n{sink}\n"
         );
         std::fs::write(folder.path().join("job.toml"), toml).unwrap();
-        Job { folder, checkpoints: "checkpoints".into(), environment: Vec::new() }
+        Job {
+            folder,
+            checkpoints: "checkpoints".into(),
+            environment: Vec::new(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -65,7 +75,10 @@ impl Job {
         ] {
             command.args(["-D", option]);
         }
-        command.args(further).current_dir(self.folder.path()).env("XDG_CACHE_HOME", self.path("cache"));
+        command
+            .args(further)
+            .current_dir(self.folder.path())
+            .env("XDG_CACHE_HOME", self.path("cache"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -98,8 +111,14 @@ impl Job {
     pub fn assert_part(&self, mut rows: Vec<String>, when: &str) {
         rows.sort();
         let expected = self.expected();
-        assert!(rows.windows(2).all(|pair| pair[0] != pair[1]), "{when}: a row is there twice");
-        assert!(rows.iter().all(|row| expected.binary_search(row).is_ok()), "{when}: a row is there that was not expected");
+        assert!(
+            rows.windows(2).all(|pair| pair[0] != pair[1]),
+            "{when}: a row is there twice"
+        );
+        assert!(
+            rows.iter().all(|row| expected.binary_search(row).is_ok()),
+            "{when}: a row is there that was not expected"
+        );
     }
 
     /// Panics unless every row is there once.
@@ -109,7 +128,8 @@ impl Job {
         assert_eq!(rows.len(), ROWS, "{when}: rows are missing");
     }
 
-    /// Runs it to its end under kills at random moments; `look` is given each time to see what is committed.
+    /// Runs it to its end under kills at random moments; `look` is given each time to see what is
+    /// committed.
     #[track_caller]
     pub fn survive(&self, seconds: f64, committed: impl Fn() -> Vec<String>) {
         let mut random = Random::from_environment();
@@ -137,7 +157,8 @@ impl Job {
     }
 }
 
-/// Waits until a run has committed something, and then for a moment. Returns whether it ended before.
+/// Waits until a run has committed something, and then for a moment. Returns whether it ended
+/// before.
 fn ends_before(running: &mut Running, moment: Duration, n_committed: impl Fn() -> usize) -> bool {
     let (before, start) = (n_committed(), Instant::now());
     while n_committed() == before && start.elapsed() < LIMIT {

@@ -1,5 +1,6 @@
-//! Sinks and stores that are real: files that roll, Parquet, PostgreSQL, an object store, a disk that is full. Each under kills and failures,
-//! with what is committed read by programs that share no code with the engine.
+//! Sinks and stores that are real: files that roll, Parquet, PostgreSQL, an object store, a disk
+//! that is full. Each under kills and failures, with what is committed read by programs that share
+//! no code with the engine.
 
 mod disk;
 mod files;

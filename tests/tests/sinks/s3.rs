@@ -26,7 +26,11 @@ fn job_at(minio: &Minio, port: u16) -> Job {
 }
 
 fn rows(job: &Job) -> Vec<String> {
-    if job.path("out").exists() { outputs(&job.path("out")).lines("").to_vec() } else { Vec::new() }
+    if job.path("out").exists() {
+        outputs(&job.path("out")).lines("").to_vec()
+    } else {
+        Vec::new()
+    }
 }
 
 fn command(job: &Job, args: &[&str]) -> Finished {
@@ -41,7 +45,11 @@ fn command(job: &Job, args: &[&str]) -> Finished {
 #[track_caller]
 fn assert_whole(job: &Job, when: &str) {
     job.assert_whole(rows(job), when);
-    assert_eq!(hidden_files(&job.path("out")), Vec::<PathBuf>::new(), "{when}: uncommitted files are left");
+    assert_eq!(
+        hidden_files(&job.path("out")),
+        Vec::<PathBuf>::new(),
+        "{when}: uncommitted files are left"
+    );
 }
 
 #[test]
@@ -50,7 +58,11 @@ fn a_job_with_its_checkpoints_in_a_bucket_survives_kills() {
     let job = job(&minio);
     job.survive(3.0, || rows(&job));
     let checked = command(&job, &["fsck", "s3://bucket/jobs/copy"]).succeeded();
-    assert!(checked.stdout.contains("objects are whole"), "{}", checked.stdout);
+    assert!(
+        checked.stdout.contains("objects are whole"),
+        "{}",
+        checked.stdout
+    );
 }
 
 #[test]
@@ -59,13 +71,23 @@ fn a_savepoint_in_a_bucket_starts_a_job_elsewhere() {
     let mut job = job(&minio);
     let running = job.start(2, 6.0, &[]);
     wait_until("the first rows", || !rows(&job).is_empty());
-    command(&job, &["stop", "copy", "--savepoint", "s3://bucket/savepoints/one"]).succeeded();
+    command(
+        &job,
+        &["stop", "copy", "--savepoint", "s3://bucket/savepoints/one"],
+    )
+    .succeeded();
     running.finish(LIMIT).succeeded();
-    let shown = command(&job, &["savepoint", "inspect", "s3://bucket/savepoints/one"]).succeeded();
+    let shown = command(
+        &job,
+        &["savepoint", "inspect", "s3://bucket/savepoints/one"],
+    )
+    .succeeded();
     assert!(shown.stdout.contains("of job `copy`"), "{}", shown.stdout);
     command(&job, &["fsck", "s3://bucket/savepoints/one"]).succeeded();
     job.checkpoints = "elsewhere".into();
-    job.start(3, 0.4, &["--from", "s3://bucket/savepoints/one"]).finish(LIMIT).succeeded();
+    job.start(3, 0.4, &["--from", "s3://bucket/savepoints/one"])
+        .finish(LIMIT)
+        .succeeded();
     assert_whole(&job, "from a savepoint");
 }
 
@@ -76,7 +98,11 @@ fn of_two_leaders_one_ends_and_nothing_is_written_twice() {
     let first = job.start(2, 6.0, &["-D", "restart.strategy=none"]);
     wait_until("the first rows", || !rows(&job).is_empty());
     let second = job.run(2, 0.4).succeeded();
-    assert!(second.stderr.contains("goes on from checkpoint"), "{}", second.stderr);
+    assert!(
+        second.stderr.contains("goes on from checkpoint"),
+        "{}",
+        second.stderr
+    );
     first.finish(LIMIT).failed_with("S7006");
     assert_whole(&job, "after two leaders");
 }
@@ -86,15 +112,32 @@ fn a_bucket_that_cannot_be_used_is_named() {
     let minio = Minio::start();
     let mut elsewhere = job(&minio);
     elsewhere.checkpoints = "s3://nowhere/jobs".into();
-    elsewhere.run(1, 0.4).failed_with("S7007").names("there is no bucket `nowhere`");
+    elsewhere
+        .run(1, 0.4)
+        .failed_with("S7007")
+        .names("there is no bucket `nowhere`");
     let mut stranger = job(&minio);
-    stranger.environment.retain(|(name, _)| name != "AWS_SECRET_ACCESS_KEY");
-    stranger.environment.push(("AWS_SECRET_ACCESS_KEY".into(), "wrong".into()));
-    stranger.run(1, 0.4).failed_with("S7007").names("refuses access");
+    stranger
+        .environment
+        .retain(|(name, _)| name != "AWS_SECRET_ACCESS_KEY");
+    stranger
+        .environment
+        .push(("AWS_SECRET_ACCESS_KEY".into(), "wrong".into()));
+    stranger
+        .run(1, 0.4)
+        .failed_with("S7007")
+        .names("refuses access");
     let nobody = job_at(&minio, streamrt_tests::server::free_port());
-    nobody.run(1, 0.4).failed_with("S7007").names("tried 5 times");
+    nobody
+        .run(1, 0.4)
+        .failed_with("S7007")
+        .names("tried 5 times");
     for job in [elsewhere, stranger, nobody] {
-        assert_eq!(rows(&job), [""; 0], "a job without its store must not begin");
+        assert_eq!(
+            rows(&job),
+            [""; 0],
+            "a job without its store must not begin"
+        );
     }
 }
 
@@ -106,7 +149,11 @@ fn a_store_that_stops_ends_the_job_and_one_that_comes_back_lets_it_go_on() {
     wait_until("the first rows", || !rows(&job).is_empty());
     minio.kill();
     let failed = running.finish(LIMIT);
-    assert!(!failed.status.success() && failed.stderr.contains("S7007"), "{}", failed.stderr);
+    assert!(
+        !failed.status.success() && failed.stderr.contains("S7007"),
+        "{}",
+        failed.stderr
+    );
     job.assert_part(rows(&job), "without a store");
     minio.start_again();
     job.run(2, 0.4).succeeded();
@@ -141,7 +188,9 @@ impl LossyProxy {
         let counter = n_lost.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
+                let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else {
+                    continue;
+                };
                 connect(client, server, &counter);
             }
         });
@@ -152,21 +201,29 @@ impl LossyProxy {
 /// Copies both ways, in threads that end with the connection.
 fn connect(client: TcpStream, server: TcpStream, n_lost: &Arc<AtomicUsize>) {
     let loses = Arc::new(AtomicBool::new(false));
-    let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    let (mut from_client, mut to_server) =
+        (client.try_clone().unwrap(), server.try_clone().unwrap());
     let (seen, n_seen) = (loses.clone(), n_lost.clone());
     std::thread::spawn(move || {
         copy(&mut from_client, &mut to_server, |bytes| {
             let head = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
             let is_log = head.starts_with("PUT ") && head.contains("/log/");
             // Every other one, so that some attempts come through.
-            if is_log && n_seen.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) && n_seen.load(Ordering::SeqCst) <= 2 * LOSSES {
+            if is_log
+                && n_seen.fetch_add(1, Ordering::SeqCst).is_multiple_of(2)
+                && n_seen.load(Ordering::SeqCst) <= 2 * LOSSES
+            {
                 seen.store(true, Ordering::SeqCst);
             }
             true
         });
     });
     let (mut from_server, mut to_client) = (server, client);
-    std::thread::spawn(move || copy(&mut from_server, &mut to_client, |_| !loses.load(Ordering::SeqCst)));
+    std::thread::spawn(move || {
+        copy(&mut from_server, &mut to_client, |_| {
+            !loses.load(Ordering::SeqCst)
+        })
+    });
 }
 
 /// Until one side ends, or `passes` says no; then both end.
@@ -187,6 +244,9 @@ fn writes_whose_answers_are_lost_are_settled_by_reading_back() {
     let proxy = LossyProxy::start(minio.port);
     let job = job_at(&minio, proxy.port);
     job.run(2, 2.0).succeeded();
-    assert!(proxy.n_lost.load(Ordering::SeqCst) >= 2 * LOSSES, "too few answers were lost");
+    assert!(
+        proxy.n_lost.load(Ordering::SeqCst) >= 2 * LOSSES,
+        "too few answers were lost"
+    );
     assert_whole(&job, "although answers were lost");
 }

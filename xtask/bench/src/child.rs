@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How often the memory of a child is looked at. The kernel keeps the peak, so only what is new in the last moment is missed.
+/// How often the memory of a child is looked at. The kernel keeps the peak, so only what is new in
+/// the last moment is missed.
 const POLL: Duration = Duration::from_millis(5);
 
 /// What a run took.
@@ -31,10 +32,21 @@ pub struct Job {
 impl Job {
     /// `component` is its name without `.wasm`; `options` are those of `run`, `args` the job's own.
     pub fn new(component: &str, options: &[&str], args: &[&str]) -> Result<Job> {
-        let mut command = Command::new(std::env::var("STREAMRT_BIN").context("STREAMRT_BIN is not set; `cargo xtask bench` sets it")?);
-        command.arg("run").arg(self::component(component)?).args(options).arg("--").args(args);
+        let mut command = Command::new(
+            std::env::var("STREAMRT_BIN")
+                .context("STREAMRT_BIN is not set; `cargo xtask bench` sets it")?,
+        );
+        command
+            .arg("run")
+            .arg(self::component(component)?)
+            .args(options)
+            .arg("--")
+            .args(args);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
-        Ok(Job { command, wait_for_line: false })
+        Ok(Job {
+            command,
+            wait_for_line: false,
+        })
     }
 
     /// With one more argument of the job.
@@ -57,26 +69,44 @@ impl Job {
     pub fn run(mut self) -> Result<Run> {
         let (cpu, start) = (cpu_of_children()?, Instant::now());
         let mut child = self.command.spawn().context("streamrt cannot be started")?;
-        let lines = child.stdout.take().filter(|_| self.wait_for_line).map(|stdout| std::thread::spawn(move || first_line(stdout, start)));
-        let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || std::io::read_to_string(stderr)));
+        let lines = child
+            .stdout
+            .take()
+            .filter(|_| self.wait_for_line)
+            .map(|stdout| std::thread::spawn(move || first_line(stdout, start)));
+        let stderr = child
+            .stderr
+            .take()
+            .map(|stderr| std::thread::spawn(move || std::io::read_to_string(stderr)));
         let (succeeded, peak_bytes) = peak(&mut child)?;
-        let said = stderr.and_then(|thread| thread.join().ok()).and_then(Result::ok).unwrap_or_default();
+        let said = stderr
+            .and_then(|thread| thread.join().ok())
+            .and_then(Result::ok)
+            .unwrap_or_default();
         ensure!(succeeded, "`{:?}` failed: {said}", self.command);
         let first_line = lines.and_then(|thread| thread.join().ok()).flatten();
-        Ok(Run { cpu: cpu_of_children()?.saturating_sub(cpu), peak_bytes, first_line })
+        Ok(Run {
+            cpu: cpu_of_children()?.saturating_sub(cpu),
+            peak_bytes,
+            first_line,
+        })
     }
 }
 
 /// Where a component is.
 pub fn component(name: &str) -> Result<PathBuf> {
-    let folder = std::env::var("STREAMRT_COMPONENTS").context("STREAMRT_COMPONENTS is not set; `cargo xtask bench` sets it")?;
+    let folder = std::env::var("STREAMRT_COMPONENTS")
+        .context("STREAMRT_COMPONENTS is not set; `cargo xtask bench` sets it")?;
     Ok(Path::new(&folder).join(format!("{name}.wasm")))
 }
 
-/// The lines of all part files below a folder, whatever their order: how many, and the sum of their hashes.
+/// The lines of all part files below a folder, whatever their order: how many, and the sum of their
+/// hashes.
 pub fn lines_below(folder: &Path) -> Result<(u64, u64)> {
     let (mut n, mut sum) = (0, 0u64);
-    for entry in fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))? {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?
+    {
         let path = entry?.path();
         if path.is_dir() {
             let (more, hash) = lines_below(&path)?;

@@ -1,5 +1,6 @@
-//! `bench state`, the store on disk alone: a running sum that reads and writes it by the batch, without a table in front. It is the
-//! baseline that the table is held against when state is larger than its budget of memory.
+//! `bench state`, the store on disk alone: a running sum that reads and writes it by the batch,
+//! without a table in front. It is the baseline that the table is held against when state is larger
+//! than its budget of memory.
 
 use crate::measure::{Cost, cost, pairs};
 use crate::report::{Goal, Report};
@@ -30,16 +31,52 @@ fn raw(report: &mut Report, n_keys: u64) -> Result<()> {
     let disk = RocksBackend::new(budget_bytes)?.open(&scratch.path().join("disk"), &[])?;
     let name = format!("RocksDB alone at {TIMES_THE_BUDGET}x its memory, {n_keys} keys");
     let filled = cost(|| fill(&*disk, n_keys))?;
-    report.figure(&format!("{name}: one long write"), millions(n_keys, filled.cpu.as_secs_f64()), "M/CPU-s", Goal::None);
-    report.figure(&format!("{name}: on disk"), disk.disk_bytes() as f64 / n_keys as f64, "bytes/key", Goal::None);
-    let mut sums = Sums { disk, n_keys, n_rows: 0 };
+    report.figure(
+        &format!("{name}: one long write"),
+        millions(n_keys, filled.cpu.as_secs_f64()),
+        "M/CPU-s",
+        Goal::None,
+    );
+    report.figure(
+        &format!("{name}: on disk"),
+        disk.disk_bytes() as f64 / n_keys as f64,
+        "bytes/key",
+        Goal::None,
+    );
+    let mut sums = Sums {
+        disk,
+        n_keys,
+        n_rows: 0,
+    };
     let mut tiered = TieredSums::filled(n_keys, budget_bytes)?;
     let ns = |cost: Cost| cost.cpu.as_nanos() as f64 / ROWS as f64;
-    let (front, alone, ratio) = pairs(|| Ok(ns(cost(|| tiered.run(ROWS))?)), || Ok(ns(cost(|| sums.run(ROWS))?)))?;
-    report.spread(&format!("{name}: batched get and put"), alone.rate(), "records/CPU-s", Goal::None);
-    report.spread(&format!("{name}: with the table in front"), front.rate(), "records/CPU-s", Goal::None);
-    report.spread(&format!("{name}: table in front over RocksDB alone, time"), ratio, "ratio", Goal::AtMost(1.2));
-    ensure!(sums.total()? == sums.n_rows, "the store lost some of {} rows", sums.n_rows);
+    let (front, alone, ratio) = pairs(
+        || Ok(ns(cost(|| tiered.run(ROWS))?)),
+        || Ok(ns(cost(|| sums.run(ROWS))?)),
+    )?;
+    report.spread(
+        &format!("{name}: batched get and put"),
+        alone.rate(),
+        "records/CPU-s",
+        Goal::None,
+    );
+    report.spread(
+        &format!("{name}: with the table in front"),
+        front.rate(),
+        "records/CPU-s",
+        Goal::None,
+    );
+    report.spread(
+        &format!("{name}: table in front over RocksDB alone, time"),
+        ratio,
+        "ratio",
+        Goal::AtMost(1.2),
+    );
+    ensure!(
+        sums.total()? == sums.n_rows,
+        "the store lost some of {} rows",
+        sums.n_rows
+    );
     tiered.check()
 }
 
@@ -67,14 +104,21 @@ fn disk_key(key: u64) -> [u8; KEY_BYTES] {
 }
 
 fn word(bytes: &[u8]) -> u64 {
-    bytes.iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte))
+    bytes
+        .iter()
+        .take(8)
+        .fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// All keys with a sum of 0, in one write.
 fn fill(disk: &dyn Disk, n_keys: u64) -> Result<()> {
     let in_order = (0..KEY_GROUPS).flat_map(|group| (group..n_keys).step_by(KEY_GROUPS as usize));
     let keys: Vec<[u8; KEY_BYTES]> = in_order.map(disk_key).collect();
-    Ok(disk.write(&mut keys.iter().map(|key| (&key[..], Some(&[0; VALUE_BYTES][..]))))?)
+    Ok(disk.write(
+        &mut keys
+            .iter()
+            .map(|key| (&key[..], Some(&[0; VALUE_BYTES][..]))),
+    )?)
 }
 
 /// Counts the rows of each key.
@@ -89,10 +133,12 @@ impl Sums {
         (0..n_rows.div_ceil(Rows::BATCH)).try_for_each(|_| self.batch())
     }
 
-    /// What a store without a table in front has to do for each batch: sort its keys, get them, put them.
+    /// What a store without a table in front has to do for each batch: sort its keys, get them, put
+    /// them.
     fn batch(&mut self) -> Result<()> {
-        let mut keys: Vec<[u8; KEY_BYTES]> =
-            (self.n_rows..self.n_rows + Rows::BATCH).map(|row| disk_key(Rows::key(row, self.n_keys))).collect();
+        let mut keys: Vec<[u8; KEY_BYTES]> = (self.n_rows..self.n_rows + Rows::BATCH)
+            .map(|row| disk_key(Rows::key(row, self.n_keys)))
+            .collect();
         keys.sort_unstable();
         let mut rows: Vec<(&[u8], [u8; VALUE_BYTES])> = Vec::with_capacity(keys.len());
         let mut asked: Vec<&[u8]> = Vec::with_capacity(keys.len());
@@ -104,7 +150,8 @@ impl Sums {
             rows[number].1 = value(word(&rows[number].1) + word(bytes));
             Ok(())
         })?;
-        self.disk.write(&mut rows.iter().map(|(key, sum)| (*key, Some(&sum[..]))))?;
+        self.disk
+            .write(&mut rows.iter().map(|(key, sum)| (*key, Some(&sum[..]))))?;
         self.n_rows += Rows::BATCH;
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! The loops that the engine is held against: what one would write by hand for the job, on the same bids from the same generator.
+//! The loops that the engine is held against: what one would write by hand for the job, on the same
+//! bids from the same generator.
 
 use crate::jobs::Job;
 use anyhow::{Context, Result};
@@ -16,8 +17,14 @@ const BATCH_ROWS: usize = 1024;
 /// Calls `each` with every batch of bids.
 fn bids(job: Job, rows: u64, mut each: impl FnMut(&RecordBatch)) -> Result<()> {
     let (schema, options) = (job.fields()?, job.options(rows));
-    let source = streamrt_connector::source("nexmark", options.as_object().context("options are an object")?, &schema)?;
-    let Enumeration::Splits(splits) = source.enumerator(None)?.poll(1)? else { anyhow::bail!("the generator gives its splits at once") };
+    let source = streamrt_connector::source(
+        "nexmark",
+        options.as_object().context("options are an object")?,
+        &schema,
+    )?;
+    let Enumeration::Splits(splits) = source.enumerator(None)?.poll(1)? else {
+        anyhow::bail!("the generator gives its splits at once")
+    };
     for split in splits {
         let mut reader = source.open(&split, None)?;
         while let ReaderPoll::Batch(batch) = reader.poll(BATCH_ROWS, Duration::MAX)? {
@@ -31,7 +38,8 @@ fn column(batch: &RecordBatch, index: usize) -> &[i64] {
     batch.column(index).as_primitive::<Int64Type>().values()
 }
 
-/// Runs the job's loop; every result row goes to `out` as (key, second column, third column), or is dropped where there is none.
+/// Runs the job's loop; every result row goes to `out` as (key, second column, third column), or is
+/// dropped where there is none.
 pub fn run(job: Job, rows: u64, out: &mut impl FnMut(i64, i64, i64)) -> Result<()> {
     match job {
         Job::Bid => bids(job, rows, |batch| {

@@ -28,16 +28,28 @@ impl Settings {
     }
 
     fn state(&self) -> Result<Option<StateBackend>> {
-        let Some(folder) = self.configuration.state_dir.as_ref() else { return Ok(None) };
+        let Some(folder) = self.configuration.state_dir.as_ref() else {
+            return Ok(None);
+        };
         let backend = Arc::new(RocksBackend::new(self.configuration.state_disk_bytes())?);
-        Ok(Some(StateBackend { backend, folder: folder.into() }))
+        Ok(Some(StateBackend {
+            backend,
+            folder: folder.into(),
+        }))
     }
 
     /// With checkpoints in `folder`.
     pub fn with_checkpoints(folder: &Path, interval_ms: u64) -> Settings {
         let checkpoint_dir = Some(folder.display().to_string());
-        let configuration = Configuration { checkpoint_dir, checkpoint_interval_ms: Some(interval_ms), ..Configuration::default() };
-        Settings { configuration, from: None }
+        let configuration = Configuration {
+            checkpoint_dir,
+            checkpoint_interval_ms: Some(interval_ms),
+            ..Configuration::default()
+        };
+        Settings {
+            configuration,
+            from: None,
+        }
     }
 }
 
@@ -71,7 +83,12 @@ impl Job {
 
     /// The columns with their types.
     pub fn fields(self) -> Result<Schema> {
-        let field = |(name, data_type): &(&str, &str)| Ok(Field::new(*name, serde_json::from_value(Value::from(*data_type))?));
+        let field = |(name, data_type): &(&str, &str)| {
+            Ok(Field::new(
+                *name,
+                serde_json::from_value(Value::from(*data_type))?,
+            ))
+        };
         self.columns().iter().map(field).collect()
     }
 
@@ -79,12 +96,17 @@ impl Job {
     pub fn options(self, rows: u64) -> Value {
         match self {
             Job::Bid => json!({ "rows": rows }),
-            Job::Keyed { keys } | Job::Tumbling { keys } => json!({ "rows": rows, "auctions": keys }),
+            Job::Keyed { keys } | Job::Tumbling { keys } => {
+                json!({ "rows": rows, "auctions": keys })
+            }
         }
     }
 
     fn schema(self) -> Value {
-        self.columns().iter().map(|(name, data_type)| json!({ "name": name, "type": data_type })).collect()
+        self.columns()
+            .iter()
+            .map(|(name, data_type)| json!({ "name": name, "type": data_type }))
+            .collect()
     }
 
     /// The plan; results go to `sink`, a body.
@@ -95,9 +117,11 @@ impl Job {
         let aggregate = |name: &str, index: u32| json!({"name": name, "from": {"kind": "aggregate", "index": index}});
         let operators = match self {
             Job::Bid => vec![],
-            Job::Keyed { .. } => vec![json!({"id": 1, "uid": "totals", "inputs": by_auction(0), "body": {"kind": "aggregate",
+            Job::Keyed { .. } => vec![
+                json!({"id": 1, "uid": "totals", "inputs": by_auction(0), "body": {"kind": "aggregate",
                 "aggregates": [{"function": "count"}, {"function": "sum", "column": "price"}],
-                "columns": [key, aggregate("count", 0), aggregate("sum", 1)]}})],
+                "columns": [key, aggregate("count", 0), aggregate("sum", 1)]}}),
+            ],
             Job::Tumbling { .. } => vec![
                 json!({"id": 1, "uid": "times", "inputs": [{"node": 0}], "body": {"kind": "timestamps",
                     "time": {"kind": "column", "column": "date_time", "unit": "milliseconds"}, "generator": {"kind": "bounded", "bound-ms": 0}}}),
@@ -109,23 +133,50 @@ impl Job {
         };
         let last = operators.len();
         let sink = json!({"id": last + 1, "uid": "out", "inputs": [{"node": last}], "body": sink});
-        let nodes: Vec<Value> = std::iter::once(source).chain(operators).chain([sink]).collect();
+        let nodes: Vec<Value> = std::iter::once(source)
+            .chain(operators)
+            .chain([sink])
+            .collect();
         json!({ "version": 1, "nodes": nodes })
     }
 
     /// User functions that the job's nodes call.
     pub fn n_functions(self) -> usize {
         let plan = self.plan(0, &blackhole());
-        plan["nodes"].as_array().into_iter().flatten().filter(|node| node["body"]["kind"] == "function").count()
+        plan["nodes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|node| node["body"]["kind"] == "function")
+            .count()
     }
 
-    fn submitted(self, rows: u64, parallelism: u32, sink: &Value, settings: Settings) -> Result<JobHandle> {
-        let plan = Plan::from_json(&self.plan(rows, sink).to_string()).map_err(anyhow::Error::msg)?;
+    fn submitted(
+        self,
+        rows: u64,
+        parallelism: u32,
+        sink: &Value,
+        settings: Settings,
+    ) -> Result<JobHandle> {
+        let plan =
+            Plan::from_json(&self.plan(rows, sink).to_string()).map_err(anyhow::Error::msg)?;
         let job = JobSpec::from_plan("bench", Arc::new(plan));
         let state = settings.state()?;
-        let Settings { configuration, from } = settings;
+        let Settings {
+            configuration,
+            from,
+        } = settings;
         let grants = Default::default();
-        match submit(JobToRun { job, plugins: Vec::new(), configuration, parallelism, from, grants, state, before: None })? {
+        match submit(JobToRun {
+            job,
+            plugins: Vec::new(),
+            configuration,
+            parallelism,
+            from,
+            grants,
+            state,
+            before: None,
+        })? {
             Submission::Started(job) => Ok(job),
             Submission::Finished => bail!("a job in a new folder cannot have finished before"),
         }
@@ -138,7 +189,8 @@ impl Job {
 
     /// Runs the job to a blackhole.
     pub fn to_blackhole(self, rows: u64, parallelism: u32) -> Result<()> {
-        self.submitted(rows, parallelism, &blackhole(), Settings::default())?.wait()?;
+        self.submitted(rows, parallelism, &blackhole(), Settings::default())?
+            .wait()?;
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! The benchmarks behind `cargo xtask bench`: each prints ratios that were taken in one run, beside the goals.
+//! The benchmarks behind `cargo xtask bench`: each prints ratios that were taken in one run, beside
+//! the goals.
 
 mod checkpoint;
 mod child;
@@ -31,7 +32,8 @@ fn main() -> Result<()> {
         [suite, "--output", "json"] | ["--output", "json", suite] => (suite, true),
         _ => bail!("{USAGE}"),
     };
-    let components = std::path::PathBuf::from(std::env::var("STREAMRT_COMPONENTS").unwrap_or_default());
+    let components =
+        std::path::PathBuf::from(std::env::var("STREAMRT_COMPONENTS").unwrap_or_default());
     let functions = components.join("bench-functions.wasm");
     let mut report = report::Report::new(json);
     match suite {

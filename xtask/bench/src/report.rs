@@ -1,4 +1,5 @@
-//! What a benchmark prints: a table, or one JSON object a line. A goal that is missed is printed as missed.
+//! What a benchmark prints: a table, or one JSON object a line. A goal that is missed is printed as
+//! missed.
 
 use crate::measure::Spread;
 
@@ -20,14 +21,21 @@ pub struct Report {
 impl Report {
     pub fn new(json: bool) -> Report {
         if !json {
-            println!("{:<58} {:>14} {:<16} {:<12} met", "name", "value", "unit", "goal");
+            println!(
+                "{:<58} {:>14} {:<16} {:<12} met",
+                "name", "value", "unit", "goal"
+            );
         }
         Report { json, missed: 0 }
     }
 
     /// Prints a figure with its quartiles.
     pub fn spread(&mut self, name: &str, spread: Spread, unit: &str, goal: Goal) {
-        let name = format!("{name} [{} .. {}]", short(spread.quartiles.0), short(spread.quartiles.1));
+        let name = format!(
+            "{name} [{} .. {}]",
+            short(spread.quartiles.0),
+            short(spread.quartiles.1)
+        );
         self.figure(&name, spread.median, unit, goal);
     }
 
@@ -39,10 +47,16 @@ impl Report {
         };
         self.missed += u32::from(met == Some(false));
         if self.json {
-            println!("{}", serde_json::json!({"name": name, "value": value, "unit": unit, "goal": text, "met": met}));
+            println!(
+                "{}",
+                serde_json::json!({"name": name, "value": value, "unit": unit, "goal": text, "met": met})
+            );
         } else {
             let met = met.map_or("", |met| if met { "yes" } else { "MISSED" });
-            println!("{name:<58} {:>14} {unit:<16} {text:<12} {met}", short(value));
+            println!(
+                "{name:<58} {:>14} {unit:<16} {text:<12} {met}",
+                short(value)
+            );
         }
     }
 

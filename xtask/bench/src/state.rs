@@ -1,5 +1,6 @@
-//! `bench state`: the key table beside a plain hash map in a hand-written loop, on the same rows in one thread; and what it takes to freeze
-//! a large table, to write on while the snapshot is held, and to get it back from canonical bytes.
+//! `bench state`: the key table beside a plain hash map in a hand-written loop, on the same rows in
+//! one thread; and what it takes to freeze a large table, to write on while the snapshot is held,
+//! and to get it back from canonical bytes.
 
 use crate::disk;
 use crate::measure::{PAIRS, pairs, spread, thread_cpu_time};
@@ -13,8 +14,8 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_state::{
-    EachEntry, EntryId, Frozen, KeyKind, KeyTable, KeyedSnapshot, Keys, OperatorIndex, OperatorSnapshot, OperatorState, Part, Share,
-    TableSnapshot,
+    EachEntry, EntryId, Frozen, KeyKind, KeyTable, KeyedSnapshot, Keys, OperatorIndex,
+    OperatorSnapshot, OperatorState, Part, Share, TableSnapshot,
 };
 use streamrt_types::{KeyEncoder, KeyGroupRange};
 
@@ -34,8 +35,12 @@ const LARGE_ROWS: u64 = 4_000_000;
 const FREEZES: usize = 11;
 
 /// Numbers of keys, and the goal for the table's time over the map's.
-const SIZES: [(u64, Goal); 4] =
-    [(10_000, Goal::None), (100_000, Goal::None), (1_000_000, Goal::AtMost(2.0)), (10_000_000, Goal::AtMost(2.0))];
+const SIZES: [(u64, Goal); 4] = [
+    (10_000, Goal::None),
+    (100_000, Goal::None),
+    (1_000_000, Goal::AtMost(2.0)),
+    (10_000_000, Goal::AtMost(2.0)),
+];
 
 pub fn run(report: &mut Report) -> Result<()> {
     for (n_keys, goal) in SIZES {
@@ -43,7 +48,12 @@ pub fn run(report: &mut Report) -> Result<()> {
     }
     let mut table = TableSums::new(LARGE_VALUE_BYTES);
     table.run(&every_key(LARGE_KEYS)?)?;
-    report.figure("1 GB of entries: memory of the table, all told", table.table.memory_bytes() as f64 / 1e9, "GB", Goal::None);
+    report.figure(
+        "1 GB of entries: memory of the table, all told",
+        table.table.memory_bytes() as f64 / 1e9,
+        "GB",
+        Goal::None,
+    );
     freezes(report, &mut table)?;
     restores(report, table)?;
     disk::run(report)
@@ -55,17 +65,40 @@ fn running_sum(report: &mut Report, n_keys: u64, goal: Goal) -> Result<()> {
     let (all, rows) = (every_key(n_keys)?, random_keys(n_keys, ROWS)?);
     let filling = (table.run(&all)?, map.run(&all)?);
     let (table_cost, map_cost, ratio) = pairs(|| table.run(&rows), || map.run(&rows))?;
-    ensure!(table.checksum == map.checksum, "the table's sums of {n_keys} keys are not the map's");
+    ensure!(
+        table.checksum == map.checksum,
+        "the table's sums of {n_keys} keys are not the map's"
+    );
     let name = format!("running sum, {n_keys} keys");
     report.spread(&format!("{name}: table"), table_cost, "ns/row", Goal::None);
     report.spread(&format!("{name}: hash map"), map_cost, "ns/row", Goal::None);
-    report.spread(&format!("{name}: table over map, time"), ratio, "ratio", goal);
+    report.spread(
+        &format!("{name}: table over map, time"),
+        ratio,
+        "ratio",
+        goal,
+    );
     // Fewer keys are all in before the clock of the thread has moved.
     if n_keys >= 1_000_000 {
-        report.figure(&format!("{name}: table over map, time to bring in the keys"), filling.0 / filling.1, "ratio", Goal::None);
+        report.figure(
+            &format!("{name}: table over map, time to bring in the keys"),
+            filling.0 / filling.1,
+            "ratio",
+            Goal::None,
+        );
     }
-    report.figure(&format!("{name}: table"), table.table.memory_bytes() as f64 / n_keys as f64, "bytes/key", Goal::None);
-    report.figure(&format!("{name}: hash map"), map.sums.allocation_size() as f64 / n_keys as f64, "bytes/key", Goal::None);
+    report.figure(
+        &format!("{name}: table"),
+        table.table.memory_bytes() as f64 / n_keys as f64,
+        "bytes/key",
+        Goal::None,
+    );
+    report.figure(
+        &format!("{name}: hash map"),
+        map.sums.allocation_size() as f64 / n_keys as f64,
+        "bytes/key",
+        Goal::None,
+    );
     Ok(())
 }
 
@@ -76,10 +109,16 @@ fn batches(n_rows: u64, key: impl Fn(u64) -> u64) -> Result<Vec<RecordBatch>> {
         Arc::new(Int64Array::from_iter_values(rows.map(|row| of(row) as i64)))
     };
     let batch = |first: u64| {
-        let columns = [("key", column(first, &key)), ("value", column(first, &|row| random(row) % 1000))];
+        let columns = [
+            ("key", column(first, &key)),
+            ("value", column(first, &|row| random(row) % 1000)),
+        ];
         Ok(RecordBatch::try_from_iter(columns)?)
     };
-    (0..n_rows).step_by(BATCH_ROWS as usize).map(batch).collect()
+    (0..n_rows)
+        .step_by(BATCH_ROWS as usize)
+        .map(batch)
+        .collect()
 }
 
 fn every_key(n_keys: u64) -> Result<Vec<RecordBatch>> {
@@ -148,7 +187,12 @@ struct TableSums {
 impl TableSums {
     fn new(value_bytes: usize) -> TableSums {
         TableSums {
-            table: KeyTable::new(KeyKind::Fixed, value_bytes, KeyGroupRange::all(MAX_PARALLELISM), MAX_PARALLELISM),
+            table: KeyTable::new(
+                KeyKind::Fixed,
+                value_bytes,
+                KeyGroupRange::all(MAX_PARALLELISM),
+                MAX_PARALLELISM,
+            ),
             encoder: KeyEncoder::new(vec![0]),
             hashes: Vec::new(),
             entries: Vec::new(),
@@ -164,9 +208,22 @@ impl TableSums {
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         self.hashes.clear();
         self.encoder.hash(batch, &mut self.hashes)?;
-        let keys = self.encoder.fixed(batch)?.context("the key is one number")?;
-        self.table.upsert(&self.hashes, Keys::Fixed(keys), &mut self.entries, &mut self.created);
-        for ((&entry, &key), &value) in self.entries.iter().zip(column(batch, 0)).zip(column(batch, 1)) {
+        let keys = self
+            .encoder
+            .fixed(batch)?
+            .context("the key is one number")?;
+        self.table.upsert(
+            &self.hashes,
+            Keys::Fixed(keys),
+            &mut self.entries,
+            &mut self.created,
+        );
+        for ((&entry, &key), &value) in self
+            .entries
+            .iter()
+            .zip(column(batch, 0))
+            .zip(column(batch, 1))
+        {
             self.table.update_word(entry, 0, |sum| {
                 let sum = sum as i64 + value;
                 self.checksum = mix(self.checksum, key, sum);
@@ -183,7 +240,8 @@ impl TableSums {
     }
 }
 
-/// Between two snapshots there are as many updates as in a second of a job, so that every page was written and is private again.
+/// Between two snapshots there are as many updates as in a second of a job, so that every page was
+/// written and is private again.
 fn freezes(report: &mut Report, table: &mut TableSums) -> Result<()> {
     let rows = random_keys(LARGE_KEYS, LARGE_ROWS)?;
     let (mut pauses, mut ratios) = (Vec::new(), Vec::new());
@@ -196,7 +254,12 @@ fn freezes(report: &mut Report, table: &mut TableSums) -> Result<()> {
         drop(snapshot);
         ratios.push(free / held);
     }
-    report.spread("1 GB of entries: synchronous pause of a snapshot", spread(pauses), "ms", Goal::AtMost(20.0));
+    report.spread(
+        "1 GB of entries: synchronous pause of a snapshot",
+        spread(pauses),
+        "ms",
+        Goal::AtMost(20.0),
+    );
     let name = format!("1 GB of entries: {LARGE_ROWS} updates under a snapshot over without");
     report.spread(&name, spread(ratios), "throughput ratio", Goal::None);
     Ok(())
@@ -214,18 +277,48 @@ impl Frozen for Entries {
 fn restores(report: &mut Report, mut table: TableSums) -> Result<()> {
     let expected = table.content();
     let entries = Box::new(Entries(table.table.freeze()));
-    let keyed = vec![KeyedSnapshot { name: "sums".into(), types: Value::Null, entries }];
+    let keyed = vec![KeyedSnapshot {
+        name: "sums".into(),
+        types: Value::Null,
+        entries,
+    }];
     let mut object = Vec::new();
     let start = thread_cpu_time()?;
-    let index = OperatorSnapshot { keyed, lists: Vec::new() }.write("sums", MAX_PARALLELISM, &mut object);
-    report.figure("1 GB of entries: to canonical bytes", cpu_seconds(start)?, "CPU-s", Goal::None);
-    report.figure("1 GB of entries: canonical bytes", object.len() as f64 / 1e9, "GB", Goal::None);
+    let index = OperatorSnapshot {
+        keyed,
+        lists: Vec::new(),
+    }
+    .write("sums", MAX_PARALLELISM, &mut object);
+    report.figure(
+        "1 GB of entries: to canonical bytes",
+        cpu_seconds(start)?,
+        "CPU-s",
+        Goal::None,
+    );
+    report.figure(
+        "1 GB of entries: canonical bytes",
+        object.len() as f64 / 1e9,
+        "GB",
+        Goal::None,
+    );
     drop(table);
     let object = Arc::new(object);
-    let seconds = (0..PAIRS).map(|_| restore(&object, &index, expected)).collect::<Result<Vec<_>>>()?;
+    let seconds = (0..PAIRS)
+        .map(|_| restore(&object, &index, expected))
+        .collect::<Result<Vec<_>>>()?;
     let spread = spread(seconds);
-    report.spread("1 GB of entries: restore from canonical bytes", spread, "CPU-s", Goal::None);
-    report.figure("1 GB of entries: restore", object.len() as f64 / 1e6 / spread.median, "MB/CPU-s", Goal::None);
+    report.spread(
+        "1 GB of entries: restore from canonical bytes",
+        spread,
+        "CPU-s",
+        Goal::None,
+    );
+    report.figure(
+        "1 GB of entries: restore",
+        object.len() as f64 / 1e6 / spread.median,
+        "MB/CPU-s",
+        Goal::None,
+    );
     Ok(())
 }
 
@@ -235,8 +328,16 @@ fn cpu_seconds(since: Duration) -> Result<f64> {
 
 /// CPU time of one restore into an empty table, in s.
 fn restore(object: &Arc<Vec<u8>>, index: &OperatorIndex, expected: (usize, u64)) -> Result<f64> {
-    let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(MAX_PARALLELISM), max_parallelism: MAX_PARALLELISM };
-    let part = Some(Part { object: object.clone(), index: index.clone() });
+    let share = Share {
+        subtask: 0,
+        parallelism: 1,
+        key_groups: KeyGroupRange::all(MAX_PARALLELISM),
+        max_parallelism: MAX_PARALLELISM,
+    };
+    let part = Some(Part {
+        object: object.clone(),
+        index: index.clone(),
+    });
     let start = thread_cpu_time()?;
     let mut state = OperatorState::assemble("sums", &[part], share)?;
     let mut sums = TableSums::new(LARGE_VALUE_BYTES);
@@ -246,6 +347,9 @@ fn restore(object: &Arc<Vec<u8>>, index: &OperatorIndex, expected: (usize, u64))
         Ok(())
     })?;
     let seconds = cpu_seconds(start)?;
-    ensure!(sums.content() == expected, "the restored table holds other entries");
+    ensure!(
+        sums.content() == expected,
+        "the restored table holds other entries"
+    );
     Ok(seconds)
 }

@@ -1,9 +1,13 @@
-//! `bench state`, the table in front of the store on disk: the same running sum as [`crate::disk`], on the same memory.
+//! `bench state`, the table in front of the store on disk: the same running sum as [`crate::disk`],
+//! on the same memory.
 
 use crate::disk::Rows;
 use anyhow::{Result, ensure};
 use std::sync::Arc;
-use streamrt_state::{Backend, EntryId, KeyKind, KeyTable, Keys, MemoryBudget, NO_ENTRY, Resident, StateDisk, Tier, each_pair, push_pair};
+use streamrt_state::{
+    Backend, EntryId, KeyKind, KeyTable, Keys, MemoryBudget, NO_ENTRY, Resident, StateDisk, Tier,
+    each_pair, push_pair,
+};
 use streamrt_state_rocksdb::RocksBackend;
 use streamrt_types::{Error, KeyGroupRange, code, murmur3_32};
 
@@ -34,11 +38,25 @@ impl TieredSums {
         let disk = RocksBackend::new(memory_bytes / 4)?.open(&folder.path().join("disk"), &[])?;
         let budget = Arc::new(MemoryBudget::new(memory_bytes / 4 * 3));
         let disk = Arc::new(StateDisk::new(disk, budget, MAX_PARALLELISM, Vec::new()));
-        let table = KeyTable::new(KeyKind::Fixed, VALUE_BYTES, KeyGroupRange::all(MAX_PARALLELISM), MAX_PARALLELISM);
+        let table = KeyTable::new(
+            KeyKind::Fixed,
+            VALUE_BYTES,
+            KeyGroupRange::all(MAX_PARALLELISM),
+            MAX_PARALLELISM,
+        );
         let tier = Some(Box::new(disk.tier("sums", &serde_json::Value::Null, 0)?));
         let state = State { table, tier };
         let (entries, created, hashes, keys) = Default::default();
-        let mut sums = TieredSums { state, n_keys, n_rows: 0, entries, created, hashes, keys, _folder: folder };
+        let mut sums = TieredSums {
+            state,
+            n_keys,
+            n_rows: 0,
+            entries,
+            created,
+            hashes,
+            keys,
+            _folder: folder,
+        };
         for start in (0..n_keys).step_by(Rows::BATCH as usize) {
             sums.batch(start..n_keys.min(start + Rows::BATCH), 0)?;
         }
@@ -48,7 +66,10 @@ impl TieredSums {
     pub fn run(&mut self, n_rows: u64) -> Result<()> {
         for _ in 0..n_rows.div_ceil(Rows::BATCH) {
             let (first, n_keys) = (self.n_rows, self.n_keys);
-            self.batch((first..first + Rows::BATCH).map(|row| Rows::key(row, n_keys)), 1)?;
+            self.batch(
+                (first..first + Rows::BATCH).map(|row| Rows::key(row, n_keys)),
+                1,
+            )?;
             self.n_rows += Rows::BATCH;
         }
         Ok(())
@@ -58,11 +79,16 @@ impl TieredSums {
         self.keys.clear();
         self.keys.extend(keys);
         self.hashes.clear();
-        self.hashes.extend(self.keys.iter().map(|key| murmur3_32(&key.to_le_bytes())));
+        self.hashes
+            .extend(self.keys.iter().map(|key| murmur3_32(&key.to_le_bytes())));
         let keys = Keys::Fixed(&self.keys);
         self.state.prepare(&self.hashes, keys)?;
-        self.state.table.upsert(&self.hashes, keys, &mut self.entries, &mut self.created);
-        self.entries.iter().for_each(|&entry| self.state.table.update_word(entry, 0, |sum| sum + added));
+        self.state
+            .table
+            .upsert(&self.hashes, keys, &mut self.entries, &mut self.created);
+        self.entries
+            .iter()
+            .for_each(|&entry| self.state.table.update_word(entry, 0, |sum| sum + added));
         if let Some(tier) = &mut self.state.tier {
             tier.changed(&self.entries);
         }
@@ -75,9 +101,17 @@ impl TieredSums {
         let mut total = 0;
         for start in (0..self.n_keys).step_by(Rows::BATCH as usize) {
             self.batch(start..self.n_keys.min(start + Rows::BATCH), 0)?;
-            total += self.entries.iter().map(|&entry| self.state.table.word(entry, 0)).sum::<u64>();
+            total += self
+                .entries
+                .iter()
+                .map(|&entry| self.state.table.word(entry, 0))
+                .sum::<u64>();
         }
-        ensure!(total == self.n_rows, "the table and the store lost some of {} rows", self.n_rows);
+        ensure!(
+            total == self.n_rows,
+            "the table and the store lost some of {} rows",
+            self.n_rows
+        );
         Ok(())
     }
 }
@@ -99,7 +133,10 @@ impl Resident for State {
         each_pair(run, |_, value| {
             let entry = self.table.upsert_one(hash, key)?;
             if entry == NO_ENTRY || value.len() != VALUE_BYTES {
-                return Err(Error::new(code::SNAPSHOT_DAMAGED, "a sum on disk is damaged"));
+                return Err(Error::new(
+                    code::SNAPSHOT_DAMAGED,
+                    "a sum on disk is damaged",
+                ));
             }
             self.table.value_mut(entry).copy_from_slice(value);
             Ok(())

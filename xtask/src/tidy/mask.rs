@@ -1,9 +1,12 @@
-//! Blanks out comments and literals, so that the tidy check looks at code alone. Lines stay where they are.
+//! Blanks out comments and literals, so that the tidy check looks at code alone. Lines stay where
+//! they are.
 //!
-//! Not a parser: it knows as much of Rust's lexer as is needed to tell code from text, namely comments (nested), strings (plain, raw,
-//! byte, C), and the difference between a character and a lifetime.
+//! Not a parser: it knows as much of Rust's lexer as is needed to tell code from text, namely
+//! comments (nested), strings (plain, raw, byte, C), and the difference between a character and a
+//! lifetime.
 
-/// Returns the text with every character of comments and literals replaced by a blank; line ends stay.
+/// Returns the text with every character of comments and literals replaced by a blank; line ends
+/// stay.
 pub fn mask(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len());
@@ -11,7 +14,11 @@ pub fn mask(text: &str) -> String {
     while at < chars.len() {
         let end = at + literal_length(&chars[at..], previous(&chars, at));
         match end > at {
-            true => out.extend(chars[at..end].iter().map(|&c| if c == '\n' { '\n' } else { ' ' })),
+            true => out.extend(
+                chars[at..end]
+                    .iter()
+                    .map(|&c| if c == '\n' { '\n' } else { ' ' }),
+            ),
             false => out.push(chars[at]),
         }
         at = end.max(at + 1);
@@ -35,7 +42,8 @@ fn literal_length(rest: &[char], previous: Option<char>) -> usize {
     }
 }
 
-/// In `br"..."` and `cr"..."` a letter stands before the `r`; any other word character makes it the end of a name.
+/// In `br"..."` and `cr"..."` a letter stands before the `r`; any other word character makes it the
+/// end of a name.
 fn is_word_but_prefix(c: char) -> bool {
     (c.is_alphanumeric() || c == '_') && c != 'b' && c != 'c'
 }
@@ -78,8 +86,18 @@ fn raw_string(rest: &[char]) -> usize {
     if rest.get(open) != Some(&'"') {
         return 0;
     }
-    let closes = |at: &usize| rest[*at] == '"' && rest[at + 1..].iter().take(hashes).filter(|&&c| c == '#').count() == hashes;
-    (open + 1..rest.len()).find(closes).map_or(rest.len(), |at| at + 1 + hashes)
+    let closes = |at: &usize| {
+        rest[*at] == '"'
+            && rest[at + 1..]
+                .iter()
+                .take(hashes)
+                .filter(|&&c| c == '#')
+                .count()
+                == hashes
+    };
+    (open + 1..rest.len())
+        .find(closes)
+        .map_or(rest.len(), |at| at + 1 + hashes)
 }
 
 #[cfg(test)]

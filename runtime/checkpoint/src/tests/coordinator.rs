@@ -1,10 +1,13 @@
 //! The coordinator in every order of events, at small bounds.
 //!
-//! 1. Hostile: any input at any moment, also ones that no task would send. Nothing may break the rules.
-//! 2. Honest: tasks that keep to their contract, with queues between them and the coordinator, faults and slow reports. The rules hold,
-//!    every published checkpoint is a consistent cut, and from every state that can be reached the job can still come to its end.
+//! 1. Hostile: any input at any moment, also ones that no task would send. Nothing may break the
+//!    rules.
+//! 2. Honest: tasks that keep to their contract, with queues between them and the coordinator,
+//!    faults and slow reports. The rules hold, every published checkpoint is a consistent cut, and
+//!    from every state that can be reached the job can still come to its end.
 //!
-//! States are visited once; the sets of states are finite because numbers, ticks and faults are bounded.
+//! States are visited once; the sets of states are finite because numbers, ticks and faults are
+//! bounded.
 
 use crate::coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
 use crate::requests::Request;
@@ -22,8 +25,13 @@ pub type Snapshot = (usize, u64, bool);
 type Machine = Coordinator<Snapshot>;
 
 fn machine(predecessors: &[&[usize]], tolerable_failures: u32) -> Machine {
-    let task = |(task, predecessors): (usize, &&[usize])| TaskNode { name: format!("t{task}"), predecessors: predecessors.to_vec() };
-    let topology = Topology { tasks: predecessors.iter().enumerate().map(task).collect() };
+    let task = |(task, predecessors): (usize, &&[usize])| TaskNode {
+        name: format!("t{task}"),
+        predecessors: predecessors.to_vec(),
+    };
+    let topology = Topology {
+        tasks: predecessors.iter().enumerate().map(task).collect(),
+    };
     let (interval, first_checkpoint) = (Some(INTERVAL), FIRST);
     let common = Settings {
         interval,
@@ -62,7 +70,9 @@ pub enum Input {
 fn feed(machine: &mut Machine, input: &Input) -> Vec<Action<Snapshot>> {
     match input {
         Input::Tick(now) => machine.tick(*now),
-        Input::Acknowledged(task, checkpoint, end) => machine.acknowledged(*task, *checkpoint, (*task, *checkpoint, *end)),
+        Input::Acknowledged(task, checkpoint, end) => {
+            machine.acknowledged(*task, *checkpoint, (*task, *checkpoint, *end))
+        }
         Input::Declined(task, checkpoint) => machine.declined(*task, *checkpoint, "no"),
         Input::Ended(task) => machine.ended(*task),
         Input::Finished(task) => machine.finished(*task),
@@ -89,8 +99,16 @@ struct Hostile {
 fn hostile_inputs(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Input> {
     let mut inputs = Vec::new();
     for checkpoint in FIRST - 1..=last {
-        inputs.extend((0..=n_tasks).flat_map(|task| [Input::Acknowledged(task, checkpoint, false), Input::Declined(task, checkpoint)]));
-        inputs.extend([Input::Published(checkpoint), Input::PublishFailed(checkpoint)]);
+        inputs.extend((0..=n_tasks).flat_map(|task| {
+            [
+                Input::Acknowledged(task, checkpoint, false),
+                Input::Declined(task, checkpoint),
+            ]
+        }));
+        inputs.extend([
+            Input::Published(checkpoint),
+            Input::PublishFailed(checkpoint),
+        ]);
     }
     inputs.extend((0..=n_tasks).flat_map(|task| [Input::Ended(task), Input::Finished(task)]));
     if state.losses > 0 {
@@ -102,7 +120,9 @@ fn hostile_inputs(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Input> {
     inputs.extend([INTERVAL, TIMEOUT].map(|passes| Input::Tick(state.now + passes)));
     inputs.push(Input::Tick(Duration::ZERO));
     if state.rules.stopped.is_some() {
-        inputs.extend((0..=n_tasks).flat_map(|task| (FIRST..=last).map(move |checkpoint| Input::Committed(task, checkpoint))));
+        inputs.extend((0..=n_tasks).flat_map(|task| {
+            (FIRST..=last).map(move |checkpoint| Input::Committed(task, checkpoint))
+        }));
     }
     if state.requests > 0 {
         inputs.extend(requests(state.requests).map(Input::Request));
@@ -114,7 +134,13 @@ fn hostile_inputs(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Input> {
 fn requests(number: u32) -> [Request; 5] {
     let request = u64::from(number);
     let savepoint = |stops| Request::Savepoint { request, stops };
-    [Request::Stop, Request::Upgrade { request }, savepoint(false), savepoint(true), Request::AtEnd { request }]
+    [
+        Request::Stop,
+        Request::Upgrade { request },
+        savepoint(false),
+        savepoint(true),
+        Request::AtEnd { request },
+    ]
 }
 
 fn hostile_next(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Hostile> {
@@ -137,20 +163,43 @@ fn hostile_next(state: &Hostile, n_tasks: usize, last: u64) -> Vec<Hostile> {
         }
         next
     };
-    hostile_inputs(state, n_tasks, last).iter().map(step).collect()
+    hostile_inputs(state, n_tasks, last)
+        .iter()
+        .map(step)
+        .collect()
 }
 
 fn explore_hostile(predecessors: &[&[usize]], tolerable_failures: u32, losses: u32) {
     let machine = machine(predecessors, tolerable_failures);
-    let rules = Rules { kept: [3].into(), ..Rules::default() };
-    let start = Hostile { machine, rules, now: Duration::ZERO, requests: 1, losses };
-    let (states, _) = explore(start, |state| hostile_next(state, predecessors.len(), FIRST + 1));
+    let rules = Rules {
+        kept: [3].into(),
+        ..Rules::default()
+    };
+    let start = Hostile {
+        machine,
+        rules,
+        now: Duration::ZERO,
+        requests: 1,
+        losses,
+    };
+    let (states, _) = explore(start, |state| {
+        hostile_next(state, predecessors.len(), FIRST + 1)
+    });
     assert!(states.len() > 1000, "{}", states.len());
     type Seen = fn(&Rules) -> bool;
     let kept: Seen = |rules| rules.kept.contains(&(FIRST + 1));
-    let seen: [Seen; 5] = [|rules| rules.failed, |rules| rules.publishing, |rules| rules.ended, |rules| rules.upgrade_failed, kept];
+    let seen: [Seen; 5] = [
+        |rules| rules.failed,
+        |rules| rules.publishing,
+        |rules| rules.ended,
+        |rules| rules.upgrade_failed,
+        kept,
+    ];
     for seen in seen {
-        assert!(states.iter().any(|state| seen(&state.rules)), "the bounds are too tight");
+        assert!(
+            states.iter().any(|state| seen(&state.rules)),
+            "the bounds are too tight"
+        );
     }
 }
 
@@ -185,7 +234,14 @@ struct Task {
 
 impl Task {
     fn new() -> Task {
-        Task { life: Life::Running, passed: 0, sent: 0, triggered: None, committed: false, reports: VecDeque::new() }
+        Task {
+            life: Life::Running,
+            passed: 0,
+            sent: 0,
+            triggered: None,
+            committed: false,
+            reports: VecDeque::new(),
+        }
     }
 }
 
@@ -225,26 +281,50 @@ impl World {
 
     fn obey(&mut self, action: Action<Snapshot>) {
         match action {
-            Action::Trigger { checkpoint, tasks, .. } => tasks.into_iter().for_each(|task| self.tasks[task].triggered = Some(checkpoint)),
-            Action::Publish { checkpoint, snapshots, .. } => self.publish(checkpoint, &snapshots),
-            Action::Complete { checkpoint, purpose } => {
+            Action::Trigger {
+                checkpoint, tasks, ..
+            } => tasks
+                .into_iter()
+                .for_each(|task| self.tasks[task].triggered = Some(checkpoint)),
+            Action::Publish {
+                checkpoint,
+                snapshots,
+                ..
+            } => self.publish(checkpoint, &snapshots),
+            Action::Complete {
+                checkpoint,
+                purpose,
+            } => {
                 self.over = checkpoint;
                 for (task, end) in &self.ends {
                     self.tasks[*task].committed |= purpose.commits() && *end <= checkpoint;
                 }
-                for (task, this) in self.tasks.iter_mut().enumerate().filter(|(_, this)| purpose.stops() && this.life != Life::Finished) {
+                for (task, this) in self
+                    .tasks
+                    .iter_mut()
+                    .enumerate()
+                    .filter(|(_, this)| purpose.stops() && this.life != Life::Finished)
+                {
                     this.reports.push_back(Input::Committed(task, checkpoint));
                 }
             }
             Action::Abort { checkpoint, .. } => self.over = checkpoint,
-            Action::Stop | Action::Fail { .. } | Action::RollBack { .. } | Action::Retire { .. } | Action::Refuse { .. } => (),
+            Action::Stop
+            | Action::Fail { .. }
+            | Action::RollBack { .. }
+            | Action::Retire { .. }
+            | Action::Refuse { .. } => (),
         }
     }
 
-    /// A task without snapshot does not run again: nothing that it did may lie behind the barrier of this checkpoint.
+    /// A task without snapshot does not run again: nothing that it did may lie behind the barrier
+    /// of this checkpoint.
     fn publish(&mut self, checkpoint: u64, snapshots: &[Option<Snapshot>]) {
         for (task, snapshot) in self.tasks.iter().zip(snapshots) {
-            assert!(snapshot.is_some() || task.life == Life::Finished && task.passed < checkpoint, "rows behind the barrier are lost");
+            assert!(
+                snapshot.is_some() || task.life == Life::Finished && task.passed < checkpoint,
+                "rows behind the barrier are lost"
+            );
         }
         self.publishing = Some(checkpoint);
     }
@@ -253,11 +333,21 @@ impl World {
     fn barrier(&self, task: usize, predecessors: &[usize]) -> Option<u64> {
         let this = &self.tasks[task];
         let ended = |from: &&usize| self.tasks[**from].life != Life::Running;
-        let brought = predecessors.iter().map(|from| self.tasks[*from].sent).max().unwrap_or(0);
-        let triggered = this.triggered.filter(|_| predecessors.iter().all(|from| ended(&from))).unwrap_or(0);
+        let brought = predecessors
+            .iter()
+            .map(|from| self.tasks[*from].sent)
+            .max()
+            .unwrap_or(0);
+        let triggered = this
+            .triggered
+            .filter(|_| predecessors.iter().all(|from| ended(&from)))
+            .unwrap_or(0);
         let number = brought.max(triggered);
-        let aligned = predecessors.iter().all(|from| ended(&from) || self.tasks[*from].sent >= number);
-        (this.life != Life::Finished && number > this.passed && number > self.over && aligned).then_some(number)
+        let aligned = predecessors
+            .iter()
+            .all(|from| ended(&from) || self.tasks[*from].sent >= number);
+        (this.life != Life::Finished && number > this.passed && number > self.over && aligned)
+            .then_some(number)
     }
 
     fn pass(&self, task: usize, checkpoint: u64, decline: bool) -> World {
@@ -268,7 +358,11 @@ impl World {
         if !end {
             this.sent = checkpoint;
         }
-        let input = if decline { Input::Declined(task, checkpoint) } else { Input::Acknowledged(task, checkpoint, end) };
+        let input = if decline {
+            Input::Declined(task, checkpoint)
+        } else {
+            Input::Acknowledged(task, checkpoint, end)
+        };
         this.reports.push_back(input);
         next.faults -= u32::from(decline);
         if end {
@@ -281,7 +375,11 @@ impl World {
         let mut next = self.clone();
         let this = &mut next.tasks[task];
         this.life = if waits { Life::Ended } else { Life::Finished };
-        this.reports.push_back(if waits { Input::Ended(task) } else { Input::Finished(task) });
+        this.reports.push_back(if waits {
+            Input::Ended(task)
+        } else {
+            Input::Finished(task)
+        });
         next
     }
 
@@ -327,7 +425,8 @@ impl World {
         all
     }
 
-    /// The tasks 0 and 1 fail together; what they reported has been heard. They run again from the newest checkpoint.
+    /// The tasks 0 and 1 fail together; what they reported has been heard. They run again from the
+    /// newest checkpoint.
     fn next_of_regions(&self) -> Vec<World> {
         const CHAIN: &[usize] = &[0, 1];
         if !self.gone.is_empty() {
@@ -339,8 +438,12 @@ impl World {
         if self.losses == 0 || self.publishing.is_some() || self.rules.stopped.is_some() {
             return Vec::new();
         }
-        let is_heard = CHAIN.iter().all(|task| self.tasks[*task].reports.is_empty());
-        let runs = CHAIN.iter().any(|task| self.tasks[*task].life != Life::Finished);
+        let is_heard = CHAIN
+            .iter()
+            .all(|task| self.tasks[*task].reports.is_empty());
+        let runs = CHAIN
+            .iter()
+            .any(|task| self.tasks[*task].life != Life::Finished);
         if !is_heard || !runs {
             return Vec::new();
         }
@@ -364,8 +467,13 @@ impl World {
             }
         }
         // A barrier that stands in a channel comes before the end of the channel.
-        let at_end = from.iter().all(|from| self.tasks[*from].life != Life::Running);
-        let barrier_first = !from.is_empty() && from.iter().any(|from| self.tasks[*from].sent > this.passed.max(self.over));
+        let at_end = from
+            .iter()
+            .all(|from| self.tasks[*from].life != Life::Running);
+        let barrier_first = !from.is_empty()
+            && from
+                .iter()
+                .any(|from| self.tasks[*from].sent > this.passed.max(self.over));
         if this.life == Life::Running && at_end && !barrier_first {
             all.push(self.end(task, waits));
         }
@@ -381,16 +489,26 @@ impl World {
         all
     }
 
-    /// An interval at most as often as allowed, and as often as needed when nothing else is left to wait for; an expiry as a fault.
+    /// An interval at most as often as allowed, and as often as needed when nothing else is left to
+    /// wait for; an expiry as a fault.
     fn time_passes(&self) -> Vec<World> {
         let mut all = Vec::new();
         let tick = |world: &mut World, passes: Duration| {
             world.now += passes;
             world.tell(Input::Tick(world.now));
         };
-        let all_ended = self.tasks.iter().all(|task| task.life != Life::Running && task.reports.is_empty());
-        let waits_for_retry = all_ended && self.tasks.iter().any(|task| task.life == Life::Ended && !task.committed);
-        if self.rules.pending.is_none() && (self.ticks > 0 || waits_for_retry && self.now < 10 * INTERVAL) {
+        let all_ended = self
+            .tasks
+            .iter()
+            .all(|task| task.life != Life::Running && task.reports.is_empty());
+        let waits_for_retry = all_ended
+            && self
+                .tasks
+                .iter()
+                .any(|task| task.life == Life::Ended && !task.committed);
+        if self.rules.pending.is_none()
+            && (self.ticks > 0 || waits_for_retry && self.now < 10 * INTERVAL)
+        {
             all.push(self.with(|world| {
                 world.ticks = world.ticks.saturating_sub(1);
                 tick(world, INTERVAL);
@@ -406,12 +524,17 @@ impl World {
     }
 
     fn is_done(&self) -> bool {
-        self.gone.is_empty() && self.tasks.iter().all(|task| task.life == Life::Finished && task.reports.is_empty())
+        self.gone.is_empty()
+            && self
+                .tasks
+                .iter()
+                .all(|task| task.life == Life::Finished && task.reports.is_empty())
     }
 
     /// All is committed, and nothing is under way.
     fn is_at_its_end(&self, waits: Waits) -> bool {
-        let committed = (0..self.tasks.len()).all(|task| !waits(task) || self.tasks[task].committed);
+        let committed =
+            (0..self.tasks.len()).all(|task| !waits(task) || self.tasks[task].committed);
         self.is_done() && committed && self.rules.pending.is_none() && self.rules.open.is_empty()
     }
 }
@@ -428,7 +551,10 @@ struct Bounds {
 fn explore_honest(predecessors: &[&[usize]], waits: Waits, bounds: Bounds) {
     let start = World {
         machine: machine(predecessors, bounds.tolerable_failures),
-        rules: Rules { kept: [3].into(), ..Rules::default() },
+        rules: Rules {
+            kept: [3].into(),
+            ..Rules::default()
+        },
         tasks: vec![Task::new(); predecessors.len()],
         publishing: None,
         ends: BTreeMap::new(),
@@ -441,10 +567,17 @@ fn explore_honest(predecessors: &[&[usize]], waits: Waits, bounds: Bounds) {
         gone: &[],
     };
     let (states, edges) = explore(start, |world| world.next(predecessors, waits));
-    let ends: Vec<usize> = (0..states.len()).filter(|state| is_over(&states[*state], waits)).collect();
+    let ends: Vec<usize> = (0..states.len())
+        .filter(|state| is_over(&states[*state], waits))
+        .collect();
     let reach = reaching(&edges, &ends);
     let stuck = states.iter().zip(&reach).find(|(_, reaches)| !**reaches);
-    assert!(stuck.is_none(), "of {} states, this one leads nowhere: {:#?}", states.len(), stuck.unwrap().0);
+    assert!(
+        stuck.is_none(),
+        "of {} states, this one leads nowhere: {:#?}",
+        states.len(),
+        stuck.unwrap().0
+    );
     assert!(states.iter().any(|world| world.is_at_its_end(waits)) && states.len() > 100);
     let failed = |world: &World| world.rules.failed && !world.rules.upgrade_failed;
     assert!(states.iter().any(failed) == (bounds.faults > bounds.tolerable_failures));
@@ -458,24 +591,114 @@ fn is_over(world: &World, waits: Waits) -> bool {
 fn honest_tasks_come_to_their_end_and_every_cut_is_consistent() {
     let last_waits: Waits = |task| task == 2;
     for predecessors in [CHAIN_3, JOIN] {
-        explore_honest(predecessors, last_waits, Bounds { ticks: 2, ..Bounds::default() });
-        explore_honest(predecessors, last_waits, Bounds { ticks: 1, faults: 1, tolerable_failures: 1, ..Bounds::default() });
+        explore_honest(
+            predecessors,
+            last_waits,
+            Bounds {
+                ticks: 2,
+                ..Bounds::default()
+            },
+        );
+        explore_honest(
+            predecessors,
+            last_waits,
+            Bounds {
+                ticks: 1,
+                faults: 1,
+                tolerable_failures: 1,
+                ..Bounds::default()
+            },
+        );
     }
-    explore_honest(FORK, |task| task > 0, Bounds { ticks: 1, faults: 1, ..Bounds::default() });
+    explore_honest(
+        FORK,
+        |task| task > 0,
+        Bounds {
+            ticks: 1,
+            faults: 1,
+            ..Bounds::default()
+        },
+    );
 }
 
 #[test]
 fn faults_and_savepoints_at_any_moment_do_not_stop_the_job() {
-    explore_honest(&[&[]], |_| true, Bounds { ticks: 3, faults: 2, requests: 2, tolerable_failures: 2, ..Bounds::default() });
-    explore_honest(CHAIN_2, |task| task == 1, Bounds { ticks: 2, faults: 2, requests: 1, tolerable_failures: 2, ..Bounds::default() });
-    explore_honest(CHAIN_2, |_| true, Bounds { ticks: 2, faults: 2, requests: 1, ..Bounds::default() });
-    explore_honest(CHAIN_2, |_| false, Bounds { ticks: 2, faults: 1, requests: 1, tolerable_failures: 1, ..Bounds::default() });
+    explore_honest(
+        &[&[]],
+        |_| true,
+        Bounds {
+            ticks: 3,
+            faults: 2,
+            requests: 2,
+            tolerable_failures: 2,
+            ..Bounds::default()
+        },
+    );
+    explore_honest(
+        CHAIN_2,
+        |task| task == 1,
+        Bounds {
+            ticks: 2,
+            faults: 2,
+            requests: 1,
+            tolerable_failures: 2,
+            ..Bounds::default()
+        },
+    );
+    explore_honest(
+        CHAIN_2,
+        |_| true,
+        Bounds {
+            ticks: 2,
+            faults: 2,
+            requests: 1,
+            ..Bounds::default()
+        },
+    );
+    explore_honest(
+        CHAIN_2,
+        |_| false,
+        Bounds {
+            ticks: 2,
+            faults: 1,
+            requests: 1,
+            tolerable_failures: 1,
+            ..Bounds::default()
+        },
+    );
 }
 
 #[test]
 fn a_region_that_fails_runs_again_while_the_others_run_on() {
     let last_of_each: Waits = |task| task > 0;
-    explore_honest(REGIONS, last_of_each, Bounds { ticks: 1, losses: 2, ..Bounds::default() });
-    explore_honest(REGIONS, last_of_each, Bounds { ticks: 1, losses: 1, requests: 1, ..Bounds::default() });
-    explore_honest(CHAIN_2, |_| true, Bounds { ticks: 1, faults: 1, losses: 1, requests: 1, tolerable_failures: 1 });
+    explore_honest(
+        REGIONS,
+        last_of_each,
+        Bounds {
+            ticks: 1,
+            losses: 2,
+            ..Bounds::default()
+        },
+    );
+    explore_honest(
+        REGIONS,
+        last_of_each,
+        Bounds {
+            ticks: 1,
+            losses: 1,
+            requests: 1,
+            ..Bounds::default()
+        },
+    );
+    explore_honest(
+        CHAIN_2,
+        |_| true,
+        Bounds {
+            ticks: 1,
+            faults: 1,
+            losses: 1,
+            requests: 1,
+            tolerable_failures: 1,
+        },
+    );
 }

@@ -7,7 +7,10 @@ use std::hash::Hash;
 const STATES_MAX: usize = 1_000_000;
 
 /// Visits every state once, and says which lead where.
-pub fn explore<T: Clone + Eq + Hash>(start: T, next: impl Fn(&T) -> Vec<T>) -> (Vec<T>, Vec<Vec<usize>>) {
+pub fn explore<T: Clone + Eq + Hash>(
+    start: T,
+    next: impl Fn(&T) -> Vec<T>,
+) -> (Vec<T>, Vec<Vec<usize>>) {
     let (mut states, mut edges) = (vec![start.clone()], Vec::new());
     let mut known = HashMap::from([(start, 0)]);
     while edges.len() < states.len() {
@@ -34,7 +37,12 @@ pub fn reaching(edges: &[Vec<usize>], ends: &[usize]) -> Vec<bool> {
     let mut seen: HashSet<usize> = open.iter().copied().collect();
     while let Some(state) = open.pop() {
         reach[state] = true;
-        open.extend(back[state].iter().copied().filter(|from| seen.insert(*from)));
+        open.extend(
+            back[state]
+                .iter()
+                .copied()
+                .filter(|from| seen.insert(*from)),
+        );
     }
     reach
 }

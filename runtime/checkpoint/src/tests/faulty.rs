@@ -1,12 +1,13 @@
-//! A store for tests that fails, loses answers and damages bytes when it is told to, and that asks before each operation.
+//! A store for tests that fails, loses answers and damages bytes when it is told to, and that asks
+//! before each operation.
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -42,14 +43,28 @@ pub(crate) struct Faulty {
 
 impl Faulty {
     /// `decide` is asked before each operation, and may block.
-    pub(crate) fn new(inner: Arc<dyn ObjectStore>, decide: impl Fn(Operation, &str) -> Fault + Send + Sync + 'static) -> Faulty {
-        Faulty { inner, decide: Arc::new(decide) }
+    pub(crate) fn new(
+        inner: Arc<dyn ObjectStore>,
+        decide: impl Fn(Operation, &str) -> Fault + Send + Sync + 'static,
+    ) -> Faulty {
+        Faulty {
+            inner,
+            decide: Arc::new(decide),
+        }
     }
 
-    async fn meet<T>(&self, operation: Operation, path: &Path, done: impl AsyncFnOnce(Fault) -> Result<T>) -> Result<T> {
+    async fn meet<T>(
+        &self,
+        operation: Operation,
+        path: &Path,
+        done: impl AsyncFnOnce(Fault) -> Result<T>,
+    ) -> Result<T> {
         match (self.decide)(operation, path.as_ref()) {
             Fault::Refused => Err(unavailable()),
-            Fault::Forbidden => Err(Error::PermissionDenied { path: path.to_string(), source: "planned".into() }),
+            Fault::Forbidden => Err(Error::PermissionDenied {
+                path: path.to_string(),
+                source: "planned".into(),
+            }),
             Fault::Lost => done(Fault::Lost).await.and_then(|_| Err(unavailable())),
             fault => done(fault).await,
         }
@@ -57,7 +72,10 @@ impl Faulty {
 }
 
 fn unavailable() -> Error {
-    Error::Generic { store: "faulty", source: "503, as planned".into() }
+    Error::Generic {
+        store: "faulty",
+        source: "503, as planned".into(),
+    }
 }
 
 fn flipped(payload: PutPayload) -> PutPayload {
@@ -82,30 +100,59 @@ impl fmt::Display for Faulty {
 
 #[async_trait]
 impl ObjectStore for Faulty {
-    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        let operation = if options.mode == PutMode::Create { Operation::Create } else { Operation::Put };
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        let operation = if options.mode == PutMode::Create {
+            Operation::Create
+        } else {
+            Operation::Put
+        };
         let put = async |fault| {
-            let payload = if fault == Fault::Damaged { flipped(payload) } else { payload };
+            let payload = if fault == Fault::Damaged {
+                flipped(payload)
+            } else {
+                payload
+            };
             self.inner.put_opts(path, payload, options).await
         };
         self.meet(operation, path, put).await
     }
 
-    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(
+        &self,
+        _: &Path,
+        _: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
         Err(unavailable())
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.meet(Operation::Get, path, async |_| self.inner.get_opts(path, options).await).await
+        self.meet(Operation::Get, path, async |_| {
+            self.inner.get_opts(path, options).await
+        })
+        .await
     }
 
-    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
         let (inner, decide) = (self.inner.clone(), self.decide.clone());
         let delete = move |path: Path| {
-            let this = Faulty { inner: inner.clone(), decide: decide.clone() };
+            let this = Faulty {
+                inner: inner.clone(),
+                decide: decide.clone(),
+            };
             async move {
                 let one = futures_util::stream::iter([Ok(path.clone())]).boxed();
-                this.meet(Operation::Delete, &path, async |_| this.inner.delete_stream(one).try_collect::<Vec<_>>().await).await?;
+                this.meet(Operation::Delete, &path, async |_| {
+                    this.inner.delete_stream(one).try_collect::<Vec<_>>().await
+                })
+                .await?;
                 Ok(path)
             }
         };
@@ -121,7 +168,10 @@ impl ObjectStore for Faulty {
 
     async fn list_with_delimiter(&self, folder: Option<&Path>) -> Result<ListResult> {
         let place = folder.cloned().unwrap_or_default();
-        self.meet(Operation::List, &place, async |_| self.inner.list_with_delimiter(folder).await).await
+        self.meet(Operation::List, &place, async |_| {
+            self.inner.list_with_delimiter(folder).await
+        })
+        .await
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {

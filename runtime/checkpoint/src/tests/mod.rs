@@ -1,4 +1,5 @@
-//! Cases, every order of events at small bounds, and the store that fails for the tests of this crate.
+//! Cases, every order of events at small bounds, and the store that fails for the tests of this
+//! crate.
 
 mod coordinator;
 mod coordinator_cases;

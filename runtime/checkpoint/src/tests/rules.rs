@@ -32,16 +32,30 @@ impl Rules {
         match input {
             Input::Finished(task) => {
                 self.finished.insert(*task);
-                self.stopped.iter_mut().for_each(|(_, missing)| missing.retain(|missing| missing != task));
+                self.stopped
+                    .iter_mut()
+                    .for_each(|(_, missing)| missing.retain(|missing| missing != task));
             }
             Input::Committed(task, checkpoint) => {
-                let missing = self.stopped.as_mut().filter(|(at, _)| checkpoint >= at).map(|(_, missing)| missing);
-                missing.into_iter().for_each(|missing| missing.retain(|missing| missing != task));
+                let missing = self
+                    .stopped
+                    .as_mut()
+                    .filter(|(at, _)| checkpoint >= at)
+                    .map(|(_, missing)| missing);
+                missing
+                    .into_iter()
+                    .for_each(|missing| missing.retain(|missing| missing != task));
             }
-            Input::Request(Request::Savepoint { request, .. } | Request::Upgrade { request } | Request::AtEnd { request }) => {
+            Input::Request(
+                Request::Savepoint { request, .. }
+                | Request::Upgrade { request }
+                | Request::AtEnd { request },
+            ) => {
                 assert!(self.open.insert(*request));
             }
-            Input::Acknowledged(task, checkpoint, _) if self.collects(*checkpoint) && !self.finished.contains(task) => {
+            Input::Acknowledged(task, checkpoint, _)
+                if self.collects(*checkpoint) && !self.finished.contains(task) =>
+            {
                 self.acknowledged.insert(*task);
             }
             Input::Suspend(tasks) if !self.failed && self.stopped.is_none() => {
@@ -54,37 +68,72 @@ impl Rules {
     }
 
     fn collects(&self, checkpoint: u64) -> bool {
-        self.pending.is_some_and(|(pending, _)| pending == checkpoint) && !self.publishing
+        self.pending
+            .is_some_and(|(pending, _)| pending == checkpoint)
+            && !self.publishing
     }
 
     pub fn check(&mut self, input: &Input, action: &Action<Snapshot>, n_tasks: usize) {
         let over = self.failed || self.ended;
-        assert!(!over || self.ended && matches!(action, Action::Refuse { .. }), "nothing follows the end");
+        assert!(
+            !over || self.ended && matches!(action, Action::Refuse { .. }),
+            "nothing follows the end"
+        );
         match action {
-            Action::Trigger { checkpoint, purpose, tasks } => self.check_trigger(*checkpoint, *purpose, tasks),
-            Action::Publish { checkpoint, purpose, snapshots } => {
-                assert!(self.collects(*checkpoint) && self.pending.is_some_and(|(_, pending)| pending == *purpose));
+            Action::Trigger {
+                checkpoint,
+                purpose,
+                tasks,
+            } => self.check_trigger(*checkpoint, *purpose, tasks),
+            Action::Publish {
+                checkpoint,
+                purpose,
+                snapshots,
+            } => {
+                assert!(
+                    self.collects(*checkpoint)
+                        && self.pending.is_some_and(|(_, pending)| pending == *purpose)
+                );
                 self.check_snapshots(*checkpoint, snapshots, n_tasks);
                 self.publishing = true;
             }
-            Action::Complete { checkpoint, purpose } => {
-                assert!(self.publishing && *input == Input::Published(*checkpoint), "complete only when published");
+            Action::Complete {
+                checkpoint,
+                purpose,
+            } => {
+                assert!(
+                    self.publishing && *input == Input::Published(*checkpoint),
+                    "complete only when published"
+                );
                 assert_eq!(self.pending.take(), Some((*checkpoint, *purpose)));
                 self.publishing = false;
-                self.kept.extend((purpose.kind() == Checkpoint).then_some(*checkpoint));
+                self.kept
+                    .extend((purpose.kind() == Checkpoint).then_some(*checkpoint));
                 self.answer(purpose.request());
                 if purpose.stops() {
-                    let running = (0..n_tasks).filter(|task| !self.finished.contains(task)).collect();
+                    let running = (0..n_tasks)
+                        .filter(|task| !self.finished.contains(task))
+                        .collect();
                     self.stopped = Some((*checkpoint, running));
                 }
             }
-            Action::Abort { checkpoint, purpose, .. } => {
+            Action::Abort {
+                checkpoint,
+                purpose,
+                ..
+            } => {
                 let answered = *input == Input::PublishFailed(*checkpoint);
-                assert_eq!(self.publishing, answered, "what is being published is aborted by the answer alone");
+                assert_eq!(
+                    self.publishing, answered,
+                    "what is being published is aborted by the answer alone"
+                );
                 assert_eq!(self.pending.take(), Some((*checkpoint, *purpose)));
                 self.publishing = false;
                 // A savepoint that a failure of tasks meets is made anew.
-                let is_made_anew = matches!((input, purpose), (Input::Suspend(_), Purpose::Savepoint { .. }));
+                let is_made_anew = matches!(
+                    (input, purpose),
+                    (Input::Suspend(_), Purpose::Savepoint { .. })
+                );
                 self.answer(purpose.request().filter(|_| !is_made_anew));
                 self.upgrade_failed = matches!(purpose, Purpose::Upgrade { .. });
             }
@@ -94,11 +143,20 @@ impl Rules {
                 self.failed = true;
             }
             Action::Stop => {
-                assert!(self.stopped.as_ref().is_some_and(|(_, missing)| missing.is_empty()), "all have committed");
+                assert!(
+                    self.stopped
+                        .as_ref()
+                        .is_some_and(|(_, missing)| missing.is_empty()),
+                    "all have committed"
+                );
                 self.ended = true;
             }
             Action::Retire { checkpoint } => {
-                assert_eq!(self.kept.pop_front(), Some(*checkpoint), "the oldest goes first");
+                assert_eq!(
+                    self.kept.pop_front(),
+                    Some(*checkpoint),
+                    "the oldest goes first"
+                );
                 assert!(!self.kept.is_empty());
             }
             Action::Refuse { request, .. } => {
@@ -110,18 +168,36 @@ impl Rules {
 
     /// Behind all actions of an input.
     pub fn check_done(&self) {
-        assert!(!self.upgrade_failed || self.failed, "nothing counts behind the barrier of an upgrade that failed");
-        assert!(!self.ended || self.open.is_empty(), "nobody waits for a job that is over");
-        assert_eq!(self.ended, self.stopped.as_ref().is_some_and(|(_, missing)| missing.is_empty()), "it stops when all have committed");
+        assert!(
+            !self.upgrade_failed || self.failed,
+            "nothing counts behind the barrier of an upgrade that failed"
+        );
+        assert!(
+            !self.ended || self.open.is_empty(),
+            "nobody waits for a job that is over"
+        );
+        assert_eq!(
+            self.ended,
+            self.stopped
+                .as_ref()
+                .is_some_and(|(_, missing)| missing.is_empty()),
+            "it stops when all have committed"
+        );
     }
 
     fn answer(&mut self, request: Option<u64>) {
-        assert!(request.is_none_or(|request| self.open.remove(&request)), "each wish is answered once");
+        assert!(
+            request.is_none_or(|request| self.open.remove(&request)),
+            "each wish is answered once"
+        );
     }
 
     fn check_trigger(&mut self, checkpoint: u64, purpose: Purpose, tasks: &[usize]) {
         if self.pending != Some((checkpoint, purpose)) {
-            assert!(self.stopped.is_none() && !self.suspended, "nothing begins behind what the job stops with, or while tasks are missing");
+            assert!(
+                self.stopped.is_none() && !self.suspended,
+                "nothing begins behind what the job stops with, or while tasks are missing"
+            );
             assert_eq!(self.pending, None, "one at a time");
             assert!(checkpoint > self.last, "numbers rise");
             (self.pending, self.last) = (Some((checkpoint, purpose)), checkpoint);
@@ -138,7 +214,10 @@ impl Rules {
                     assert_eq!((*by, *number), (task, checkpoint));
                     assert!(self.acknowledged.contains(&task));
                 }
-                None => assert!(self.finished.contains(&task), "who is not finished has a snapshot"),
+                None => assert!(
+                    self.finished.contains(&task),
+                    "who is not finished has a snapshot"
+                ),
             }
         }
     }

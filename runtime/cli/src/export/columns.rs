@@ -68,7 +68,10 @@ enum Sub {
 }
 
 fn damaged() -> Error {
-    Error::new(code::SNAPSHOT_DAMAGED, "the snapshot holds an entry that does not fit the types of its state")
+    Error::new(
+        code::SNAPSHOT_DAMAGED,
+        "the snapshot holds an entry that does not fit the types of its state",
+    )
 }
 
 impl Layout {
@@ -81,11 +84,27 @@ impl Layout {
             _ => Sub::None,
         };
         let stamped = types["time-to-live"] == json!(true);
-        Layout { key: codec("key", &types["key"]), sub, value: codec("value", &types["value"]), stamped }
+        Layout {
+            key: codec("key", &types["key"]),
+            sub,
+            value: codec("value", &types["value"]),
+            stamped,
+        }
     }
 
-    fn push(&self, key_group: u32, key: &[u8], sub: &[u8], value: &[u8], rows: &mut Vec<Row>) -> Result<()> {
-        let values = if matches!(self.sub, Sub::Position) { list_elements(value)? } else { vec![value] };
+    fn push(
+        &self,
+        key_group: u32,
+        key: &[u8],
+        sub: &[u8],
+        value: &[u8],
+        rows: &mut Vec<Row>,
+    ) -> Result<()> {
+        let values = if matches!(self.sub, Sub::Position) {
+            list_elements(value)?
+        } else {
+            vec![value]
+        };
         for (position, value) in values.into_iter().enumerate() {
             let (last_access, value) = self.split_stamp(value)?;
             rows.push(Row {
@@ -110,7 +129,9 @@ impl Layout {
 
     /// The columns of some rows; of none, those that every file of this state has.
     fn columns(&self, rows: &[Row]) -> Result<RecordBatch> {
-        let groups: ArrayRef = Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.key_group)));
+        let groups: ArrayRef = Arc::new(UInt32Array::from_iter_values(
+            rows.iter().map(|row| row.key_group),
+        ));
         let mut columns = vec![(Field::new("key_group", DataType::UInt32, false), groups)];
         columns.extend(decoded("key", self.key.as_ref(), rows, |row| &row.key)?);
         columns.extend(self.sub.columns(rows)?);
@@ -118,7 +139,9 @@ impl Layout {
             columns.push(times("last_access", rows.iter().map(|row| row.last_access)));
         }
         if !matches!(self.sub, Sub::Timer) {
-            columns.extend(decoded("value", self.value.as_ref(), rows, |row| &row.value)?);
+            columns.extend(decoded("value", self.value.as_ref(), rows, |row| {
+                &row.value
+            })?);
         }
         let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();
         let schema: SchemaRef = Arc::new(Schema::new(fields));
@@ -132,38 +155,71 @@ impl Sub {
             Sub::None => Ok(Vec::new()),
             Sub::MapKey(codec) => decoded("map_key", Some(codec), rows, |row| &row.sub),
             Sub::Position => {
-                let positions: ArrayRef = Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.position)));
-                Ok(vec![(Field::new("position", DataType::UInt32, false), positions)])
+                let positions: ArrayRef = Arc::new(UInt32Array::from_iter_values(
+                    rows.iter().map(|row| row.position),
+                ));
+                Ok(vec![(
+                    Field::new("position", DataType::UInt32, false),
+                    positions,
+                )])
             }
             Sub::Window => {
                 let bound = |at| rows.iter().map(move |row| ordered_time(&row.sub, at));
-                Ok(vec![times("window_start", bound(0)), times("window_end", bound(8))])
+                Ok(vec![
+                    times("window_start", bound(0)),
+                    times("window_end", bound(8)),
+                ])
             }
             Sub::Timer => {
-                let domains: ArrayRef = Arc::new(rows.iter().map(|row| row.sub.first().map(domain)).collect::<StringArray>());
-                let time = |row: &Row| row.sub.get(1..9).and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes);
-                Ok(vec![(Field::new("domain", DataType::Utf8, true), domains), times("time", rows.iter().map(time))])
+                let domains: ArrayRef = Arc::new(
+                    rows.iter()
+                        .map(|row| row.sub.first().map(domain))
+                        .collect::<StringArray>(),
+                );
+                let time = |row: &Row| {
+                    row.sub
+                        .get(1..9)
+                        .and_then(|bytes| bytes.try_into().ok())
+                        .map(i64::from_be_bytes)
+                };
+                Ok(vec![
+                    (Field::new("domain", DataType::Utf8, true), domains),
+                    times("time", rows.iter().map(time)),
+                ])
             }
         }
     }
 }
 
 fn domain(byte: &u8) -> &'static str {
-    if *byte == 0 { "event-time" } else { "processing-time" }
+    if *byte == 0 {
+        "event-time"
+    } else {
+        "processing-time"
+    }
 }
 
-/// A time as windows write it: big endian, with the sign turned, so that bytes order as times do. A pane has no end of its own.
+/// A time as windows write it: big endian, with the sign turned, so that bytes order as times do. A
+/// pane has no end of its own.
 fn ordered_time(sub: &[u8], at: usize) -> Option<i64> {
     let bytes = sub.get(at..at + 8)?.try_into().ok()?;
     Some((u64::from_be_bytes(bytes) ^ (1 << 63)) as i64)
 }
 
 fn times(name: &str, times: impl Iterator<Item = Option<i64>>) -> (Field, ArrayRef) {
-    (Field::new(name, DataType::Int64, true), Arc::new(times.collect::<Int64Array>()))
+    (
+        Field::new(name, DataType::Int64, true),
+        Arc::new(times.collect::<Int64Array>()),
+    )
 }
 
 /// The columns of a part of the rows, or its bytes where nobody knows what they mean.
-fn decoded(name: &str, codec: Option<&RowCodec>, rows: &[Row], part: impl Fn(&Row) -> &Vec<u8>) -> Result<Vec<(Field, ArrayRef)>> {
+fn decoded(
+    name: &str,
+    codec: Option<&RowCodec>,
+    rows: &[Row],
+    part: impl Fn(&Row) -> &Vec<u8>,
+) -> Result<Vec<(Field, ArrayRef)>> {
     let parts: Vec<&[u8]> = rows.iter().map(|row| part(row).as_slice()).collect();
     let Some(codec) = codec else {
         let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values(&parts));
@@ -171,5 +227,11 @@ fn decoded(name: &str, codec: Option<&RowCodec>, rows: &[Row], part: impl Fn(&Ro
     };
     parts.iter().try_for_each(|part| codec.check(part))?;
     let columns = codec.decode(&parts)?;
-    Ok(columns.schema().fields().iter().map(|field| field.as_ref().clone()).zip(columns.columns().iter().cloned()).collect())
+    Ok(columns
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone())
+        .zip(columns.columns().iter().cloned())
+        .collect())
 }

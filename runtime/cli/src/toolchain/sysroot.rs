@@ -1,4 +1,5 @@
-//! Debian's compiler without a standard library for WebAssembly: the library is built once from the source package, into the cache.
+//! Debian's compiler without a standard library for WebAssembly: the library is built once from the
+//! source package, into the cache.
 //!
 //! 1. Compile an empty crate with `-Zbuild-std`, which compiles the library beside it.
 //! 2. Copy the library's `.rlib` files into a folder of the shape of a sysroot.
@@ -28,13 +29,18 @@ impl DebianCompiler {
     /// Looks for the compiler, the source of its library, and a linker for crates in `dir`.
     pub fn find(dir: &Path, cache: Option<PathBuf>) -> Option<DebianCompiler> {
         let version = process::ask(Command::new(RUSTC).arg("-vV"))?;
-        let release = version.lines().find_map(|line| line.strip_prefix("release: "))?;
+        let release = version
+            .lines()
+            .find_map(|line| line.strip_prefix("release: "))?;
         let own = process::ask(Command::new(RUSTC).args(["--print", "sysroot"]))?;
         let source = Path::new(&own).join("lib/rustlib/src/rust/library/std");
         if !is_new_enough(release) || !source.exists() {
             return None;
         }
-        Some(DebianCompiler { sysroot: cache?.join(format!("sysroot-{release}")), linker: find_linker(dir)? })
+        Some(DebianCompiler {
+            sysroot: cache?.join(format!("sysroot-{release}")),
+            linker: find_linker(dir)?,
+        })
     }
 
     pub fn is_ready(&self) -> bool {
@@ -47,8 +53,14 @@ impl DebianCompiler {
             flag.push(path);
             flag
         };
-        let rustflags = vec![flag("--sysroot=", &self.sysroot), flag("-Clinker=", &self.linker)];
-        Toolchain { rustc: Some(RUSTC.into()), rustflags }
+        let rustflags = vec![
+            flag("--sysroot=", &self.sysroot),
+            flag("-Clinker=", &self.linker),
+        ];
+        Toolchain {
+            rustc: Some(RUSTC.into()),
+            rustflags,
+        }
     }
 
     /// Builds the library.
@@ -56,9 +68,15 @@ impl DebianCompiler {
     /// # Errors
     /// `Unavailable` if cargo fails or the cache cannot be written.
     pub fn build(&self) -> Result<()> {
-        report::status(&format!("building the standard library for {TARGET} with {RUSTC}; this is done once, and takes about a minute"));
-        let work = self.sysroot.with_extension(format!("{}.work", std::process::id()));
-        let built = self.compile(&work).and_then(|()| self.collect(&work).map_err(|e| unwritable(&work, e)));
+        report::status(&format!(
+            "building the standard library for {TARGET} with {RUSTC}; this is done once, and takes about a minute"
+        ));
+        let work = self
+            .sysroot
+            .with_extension(format!("{}.work", std::process::id()));
+        let built = self
+            .compile(&work)
+            .and_then(|()| self.collect(&work).map_err(|e| unwritable(&work, e)));
         // Best effort: what is left behind costs room, and no correctness.
         let _ = fs::remove_dir_all(&work);
         built
@@ -67,15 +85,30 @@ impl DebianCompiler {
     fn compile(&self, work: &Path) -> Result<()> {
         write_seed(work).map_err(|e| unwritable(work, e))?;
         let mut cargo = process::cargo();
-        cargo.current_dir(work).args(["build", "--release", "-Zbuild-std=std,panic_abort", "--target", TARGET, "--target-dir"]);
-        // The code inside the objects alone would rule out link-time optimisation of guests; cargo leaves the bitcode out by default.
-        cargo.arg(work.join("target")).env("CARGO_ENCODED_RUSTFLAGS", "-Cembed-bitcode=yes").env_remove("RUSTFLAGS");
+        cargo.current_dir(work).args([
+            "build",
+            "--release",
+            "-Zbuild-std=std,panic_abort",
+            "--target",
+            TARGET,
+            "--target-dir",
+        ]);
+        // The code inside the objects alone would rule out link-time optimisation of guests; cargo
+        // leaves the bitcode out by default.
+        cargo
+            .arg(work.join("target"))
+            .env("CARGO_ENCODED_RUSTFLAGS", "-Cembed-bitcode=yes")
+            .env_remove("RUSTFLAGS");
         cargo.env("RUSTC", RUSTC).env("RUSTC_BOOTSTRAP", "1");
         match process::run(&mut cargo)? {
             true => Ok(()),
             false => Err(Error::new(
                 code::TOOLCHAIN,
-                format!("the standard library could not be built; `{}` failed in {}", process::words(&cargo), work.display()),
+                format!(
+                    "the standard library could not be built; `{}` failed in {}",
+                    process::words(&cargo),
+                    work.display()
+                ),
             )),
         }
     }
@@ -101,18 +134,29 @@ impl DebianCompiler {
 
 fn write_seed(work: &Path) -> io::Result<()> {
     fs::create_dir_all(work.join("src"))?;
-    let manifest = format!("[package]\nname = \"{SEED}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n");
+    let manifest = format!(
+        "[package]\nname = \"{SEED}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n"
+    );
     fs::write(work.join("Cargo.toml"), manifest)?;
     fs::write(work.join("src/lib.rs"), "")
 }
 
 fn unwritable(work: &Path, error: io::Error) -> Error {
-    Error::new(code::TOOLCHAIN, format!("{} cannot be written", work.display())).with_source(error)
+    Error::new(
+        code::TOOLCHAIN,
+        format!("{} cannot be written", work.display()),
+    )
+    .with_source(error)
 }
 
 /// Whether a compiler can build what we ship: at least the version that our own manifest asks for.
 fn is_new_enough(release: &str) -> bool {
-    let numbers = |text: &str| text.split('.').map_while(|part| part.parse::<u32>().ok()).take(2).collect::<Vec<_>>();
+    let numbers = |text: &str| {
+        text.split('.')
+            .map_while(|part| part.parse::<u32>().ok())
+            .take(2)
+            .collect::<Vec<_>>()
+    };
     numbers(release) >= numbers(env!("CARGO_PKG_RUST_VERSION"))
 }
 
@@ -120,9 +164,15 @@ fn is_new_enough(release: &str) -> bool {
 fn find_linker(dir: &Path) -> Option<PathBuf> {
     let sysroot = process::ask(process::rustc(dir).args(["--print", "sysroot"]));
     let host = process::ask(process::rustc(dir).arg("--print=host-tuple"));
-    let own = sysroot.zip(host).map(|(sysroot, host)| Path::new(&sysroot).join("lib/rustlib").join(host).join("bin/rust-lld"));
+    let own = sysroot.zip(host).map(|(sysroot, host)| {
+        Path::new(&sysroot)
+            .join("lib/rustlib")
+            .join(host)
+            .join("bin/rust-lld")
+    });
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).flat_map(|folder| [folder.join("rust-lld"), folder.join("wasm-ld")]);
+    let on_path = std::env::split_paths(&path)
+        .flat_map(|folder| [folder.join("rust-lld"), folder.join("wasm-ld")]);
     own.into_iter().chain(on_path).find(|file| file.exists())
 }
 

@@ -1,8 +1,10 @@
 //! What a file enumerator knows of the files that it has found, and what a snapshot keeps of it.
 //!
-//! 1. A file has its place in the order of discovery, so that what a snapshot holds grows at its end. 2. In a watched folder a file that is gone
-//! for so long as `forget` says is forgotten: what comes later under its name is another file. So a folder that is kept small keeps
-//! snapshots small, for however long it is watched. 3. Those that are forgotten leave the order when they are half of it.
+//! 1. A file has its place in the order of discovery, so that what a snapshot holds grows at its
+//!    end. 2. In a watched folder a file that is gone for so long as `forget` says is forgotten:
+//!    what comes later under its name is another file. So a folder that is kept small keeps
+//!    snapshots small, for however long it is watched. 3. Those that are forgotten leave the order
+//!    when they are half of it.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -43,7 +45,11 @@ enum KeptFile {
 
 impl From<Kept> for Found {
     fn from(kept: Kept) -> Found {
-        let mut found = Found { n_splits: kept.n_splits, listed: kept.listed, ..Found::default() };
+        let mut found = Found {
+            n_splits: kept.n_splits,
+            listed: kept.listed,
+            ..Found::default()
+        };
         for file in kept.files {
             let (name, length) = match file {
                 KeptFile::Watched(name, length) => (name, Some(length)),
@@ -64,7 +70,12 @@ impl Found {
             Some(length) => KeptFile::Watched(name.to_string(), *length),
             None => KeptFile::Name(name.to_string()),
         };
-        Kept { files: self.files.iter().map(file).collect(), lengths: HashMap::new(), n_splits: self.n_splits, listed: self.listed }
+        Kept {
+            files: self.files.iter().map(file).collect(),
+            lengths: HashMap::new(),
+            n_splits: self.n_splits,
+            listed: self.listed,
+        }
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -82,18 +93,32 @@ impl Found {
         None
     }
 
-    /// Compares with a whole listing: forgets what was gone for so long before it came back, and what is gone for so long, if that is much.
+    /// Compares with a whole listing: forgets what was gone for so long before it came back, and
+    /// what is gone for so long, if that is much.
     pub fn compare(&mut self, listed: &HashSet<String>, forget: Duration) {
         let now = Instant::now();
         let is_over = |since: &Instant| now.duration_since(*since) >= forget;
-        let come_back = |name: &Arc<str>, since: &Instant| listed.contains(&**name) && is_over(since);
-        let mut forgotten: HashSet<Arc<str>> =
-            self.gone.iter().filter(|(name, since)| come_back(name, since)).map(|(name, _)| name.clone()).collect();
+        let come_back =
+            |name: &Arc<str>, since: &Instant| listed.contains(&**name) && is_over(since);
+        let mut forgotten: HashSet<Arc<str>> = self
+            .gone
+            .iter()
+            .filter(|(name, since)| come_back(name, since))
+            .map(|(name, _)| name.clone())
+            .collect();
         self.gone.retain(|name, _| !listed.contains(&**name));
-        for (name, _) in self.files.iter().filter(|(name, _)| !listed.contains(&**name)) {
+        for (name, _) in self
+            .files
+            .iter()
+            .filter(|(name, _)| !listed.contains(&**name))
+        {
             self.gone.entry(name.clone()).or_insert(now);
         }
-        let over = self.gone.iter().filter(|(_, since)| is_over(since)).map(|(name, _)| name.clone());
+        let over = self
+            .gone
+            .iter()
+            .filter(|(_, since)| is_over(since))
+            .map(|(name, _)| name.clone());
         let over: Vec<Arc<str>> = over.collect();
         if over.len() * 2 >= self.files.len() {
             forgotten.extend(over);
@@ -107,7 +132,12 @@ impl Found {
         }
         self.files.retain(|(name, _)| !names.contains(name));
         self.gone.retain(|name, _| !names.contains(name));
-        self.places = self.files.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
+        self.places = self
+            .files
+            .iter()
+            .enumerate()
+            .map(|(place, (name, _))| (name.clone(), place))
+            .collect();
     }
 }
 
@@ -142,10 +172,17 @@ mod tests {
         found.compare(&listing(&["b", "c"]), Duration::ZERO);
         assert_eq!(names(&found), ["a", "b", "c"], "a third is not worth it");
         found.compare(&listing(&["a", "b", "c"]), Duration::ZERO);
-        assert_eq!(names(&found), ["b", "c"], "what has come back is another file");
+        assert_eq!(
+            names(&found),
+            ["b", "c"],
+            "what has come back is another file"
+        );
         found.compare(&listing(&["c"]), Duration::ZERO);
         assert_eq!(names(&found), ["c"]);
-        assert_eq!((found.contains("b"), found.insert("c", Some(2))), (false, Some(1)));
+        assert_eq!(
+            (found.contains("b"), found.insert("c", Some(2))),
+            (false, Some(1))
+        );
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Compressed files, as the bytes that they hold: `.gz`, `.zst` and `.bz2`, known by their names.
 //!
-//! 1. A file is read member by member (gzip, bzip2) or frame by frame (zstd): those that begin within the length that it had when it was found,
-//!    each to its end. So what is appended later is not read, and what was cut off then is, once the file is whole.
-//! 2. What a checksum or an end says that is there must be there: a file that is cut off or damaged is an error at its place, never a
-//!    shorter file.
-//! 3. A block of bzip2 is given out when its checksum was verified. The checksums of gzip and zstd stand behind members and frames of any
-//!    length, which nobody could hold: they go out before, and damage names from where on.
+//! 1. A file is read member by member (gzip, bzip2) or frame by frame (zstd): those that begin
+//!    within the length that it had when it was found, each to its end. So what is appended later
+//!    is not read, and what was cut off then is, once the file is whole.
+//! 2. What a checksum or an end says that is there must be there: a file that is cut off or damaged
+//!    is an error at its place, never a shorter file.
+//! 3. A block of bzip2 is given out when its checksum was verified. The checksums of gzip and zstd
+//!    stand behind members and frames of any length, which nobody could hold: they go out before,
+//!    and damage names from where on.
 //!
-//! Invariant: memory is bounded by the formats' windows (32 KiB; of zstd at most 100 MiB) and blocks (900,000 bytes, which stand for 46 MB
-//! at most), whatever a file expands to, since what was expanded goes on at once.
+//! Invariant: memory is bounded by the formats' windows (32 KiB; of zstd at most 100 MiB) and
+//! blocks (900,000 bytes, which stand for 46 MB at most), whatever a file expands to, since what
+//! was expanded goes on at once.
 
 mod bzip2_blocks;
 mod gzip_members;
@@ -90,7 +93,8 @@ impl Compression {
         }
     }
 
-    /// Memory that decompressing a file takes, about; `head` are its first bytes. Of several frames of zstd the first one counts.
+    /// Memory that decompressing a file takes, about; `head` are its first bytes. Of several frames
+    /// of zstd the first one counts.
     fn held_bytes(self, head: &[u8]) -> usize {
         match self {
             Compression::Gzip => READ_BYTES + (64 << 10),
@@ -117,13 +121,21 @@ enum Decoder {
 impl Content {
     /// The bytes that the first `n_bytes` of a file stand for; `head` are its first bytes.
     pub fn new(compression: Compression, file: File, n_bytes: u64, head: &[u8]) -> Content {
-        let input = Input { file: BufReader::with_capacity(READ_BYTES, file), at: 0, end: n_bytes };
+        let input = Input {
+            file: BufReader::with_capacity(READ_BYTES, file),
+            at: 0,
+            end: n_bytes,
+        };
         let decoder = match compression {
             Compression::Gzip => Decoder::Gzip(GzipMembers::new(input)),
             Compression::Zstd => Decoder::Zstd(Box::new(ZstdFrames::new(input))),
             Compression::Bzip2 => Decoder::Bzip2(Bzip2Blocks::new(input)),
         };
-        Content { compression, decoder, held_bytes: compression.held_bytes(head) }
+        Content {
+            compression,
+            decoder,
+            held_bytes: compression.held_bytes(head),
+        }
     }
 
     /// As people call its compression.
@@ -159,14 +171,17 @@ impl Read for Content {
     }
 }
 
-/// The window of a frame, in bytes, as its header says. A frame of one segment says how much it holds instead, which is its window.
+/// The window of a frame, in bytes, as its header says. A frame of one segment says how much it
+/// holds instead, which is its window.
 ///
 /// # Source
 /// RFC 8878, section 3.1.1.1.
 fn zstd_window(head: &[u8]) -> usize {
     const SINGLE_SEGMENT: u8 = 1 << 5;
     let window = match head {
-        [0x28, 0xb5, 0x2f, 0xfd, descriptor, rest @ ..] if descriptor & SINGLE_SEGMENT != 0 => content_size(*descriptor, rest),
+        [0x28, 0xb5, 0x2f, 0xfd, descriptor, rest @ ..] if descriptor & SINGLE_SEGMENT != 0 => {
+            content_size(*descriptor, rest)
+        }
         [0x28, 0xb5, 0x2f, 0xfd, _, window, ..] => {
             // The greatest exponent is 41.
             let base = 1u64 << (10 + (window >> 3));
@@ -174,25 +189,42 @@ fn zstd_window(head: &[u8]) -> usize {
         }
         _ => 0,
     };
-    usize::try_from(window).unwrap_or(WINDOW_BYTES_MAX).min(WINDOW_BYTES_MAX)
+    usize::try_from(window)
+        .unwrap_or(WINDOW_BYTES_MAX)
+        .min(WINDOW_BYTES_MAX)
 }
 
-/// How much a frame holds whose header goes on with `rest` behind its descriptor, and without a window; 0 if it is cut off.
+/// How much a frame holds whose header goes on with `rest` behind its descriptor, and without a
+/// window; 0 if it is cut off.
 fn content_size(descriptor: u8, rest: &[u8]) -> u64 {
     let dictionary_bytes = [0, 1, 2, 4][usize::from(descriptor & 3)];
     let n_bytes = 1 << (descriptor >> 6);
-    let field = rest.get(dictionary_bytes..dictionary_bytes + n_bytes).unwrap_or_default();
-    let number = field.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let field = rest
+        .get(dictionary_bytes..dictionary_bytes + n_bytes)
+        .unwrap_or_default();
+    let number = field
+        .iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte));
     if n_bytes == 2 { number + 256 } else { number }
 }
 
 /// Whether an error is one of the disk. All others say that the file is not what its name says.
 pub fn is_of_disk(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut causes = std::iter::successors(Some(error), |cause| match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => cause.source(),
+    let mut causes = std::iter::successors(Some(error), |cause| {
+        match cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        }
     });
-    causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some()))
+    causes.any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.raw_os_error().is_some())
+    })
 }
 
 #[cfg(test)]
@@ -202,13 +234,35 @@ mod tests {
     /// 1 KiB, and 128 MiB with and without three eighths more, which is as much as is read at all.
     #[test]
     fn a_frame_of_zstd_says_what_window_it_has() {
-        let frame = |descriptor: u8, window: u8| zstd_window(&[0x28, 0xb5, 0x2f, 0xfd, descriptor, window]);
-        assert_eq!([frame(0, 0), frame(4, 17 << 3), frame(0, 17 << 3 | 3), frame(0, 0xff)], [1 << 10, 128 << 20, 128 << 20, 128 << 20]);
+        let frame =
+            |descriptor: u8, window: u8| zstd_window(&[0x28, 0xb5, 0x2f, 0xfd, descriptor, window]);
+        assert_eq!(
+            [
+                frame(0, 0),
+                frame(4, 17 << 3),
+                frame(0, 17 << 3 | 3),
+                frame(0, 0xff)
+            ],
+            [1 << 10, 128 << 20, 128 << 20, 128 << 20]
+        );
         assert_eq!([zstd_window(b"(\xb5/"), zstd_window(b"no frame")], [0; 2]);
-        // So many bytes, in a field of one byte, of two behind a dictionary's two, of four, and of eight.
-        let whole = |descriptor: u8, rest: &[u8]| zstd_window(&[&[0x28, 0xb5, 0x2f, 0xfd, 1 << 5 | descriptor], rest].concat());
-        assert_eq!([whole(0, &[7]), whole(1 << 6 | 2, &[9, 9, 1, 2]), whole(2 << 6, &[0, 0, 32, 0])], [7, 513 + 256, 2 << 20]);
-        assert_eq!([whole(3 << 6, &[0xff; 8]), whole(2 << 6, &[0, 0])], [128 << 20, 0]);
+        // So many bytes, in a field of one byte, of two behind a dictionary's two, of four, and of
+        // eight.
+        let whole = |descriptor: u8, rest: &[u8]| {
+            zstd_window(&[&[0x28, 0xb5, 0x2f, 0xfd, 1 << 5 | descriptor], rest].concat())
+        };
+        assert_eq!(
+            [
+                whole(0, &[7]),
+                whole(1 << 6 | 2, &[9, 9, 1, 2]),
+                whole(2 << 6, &[0, 0, 32, 0])
+            ],
+            [7, 513 + 256, 2 << 20]
+        );
+        assert_eq!(
+            [whole(3 << 6, &[0xff; 8]), whole(2 << 6, &[0, 0])],
+            [128 << 20, 0]
+        );
         assert!(Compression::Bzip2.held_bytes(b"BZh9") > 4 << 20);
     }
 }

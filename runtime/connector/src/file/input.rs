@@ -61,10 +61,18 @@ impl Input {
     ///
     /// # Errors
     /// `Unavailable` if the file is not there, `Data` if it is not the one that was read.
-    pub fn open(split: &FileSplit, position: Option<FilePosition>, follow_ms: Option<u64>) -> Result<Input> {
+    pub fn open(
+        split: &FileSplit,
+        position: Option<FilePosition>,
+        follow_ms: Option<u64>,
+    ) -> Result<Input> {
         match (Compression::of(&file_name::to_path(&split.path)), position) {
-            _ if split.path == STDIN_SPLIT => Ok(Input::Stream(Stream::new(StreamBytes::Stdin, position))),
-            (Some(compression), position) => Stream::compressed(split, compression, position).map(Input::Stream),
+            _ if split.path == STDIN_SPLIT => {
+                Ok(Input::Stream(Stream::new(StreamBytes::Stdin, position)))
+            }
+            (Some(compression), position) => {
+                Stream::compressed(split, compression, position).map(Input::Stream)
+            }
             (None, None) => SplitFile::begin(split, follow_ms).map(Input::File),
             (None, Some(position)) => SplitFile::go_on(split, position, follow_ms).map(Input::File),
         }
@@ -78,10 +86,15 @@ impl Input {
         }
     }
 
-    /// The checksum of what stands before the place where it began, if the way back to a place leads over all that stands before.
+    /// The checksum of what stands before the place where it began, if the way back to a place
+    /// leads over all that stands before.
     pub fn passed(&self) -> Option<Crc> {
         match self {
-            Input::Stream(Stream { bytes: StreamBytes::Compressed { .. }, passed, .. }) => {
+            Input::Stream(Stream {
+                bytes: StreamBytes::Compressed { .. },
+                passed,
+                ..
+            }) => {
                 let mut before = Crc::new();
                 before.combine(&passed.crc);
                 Some(before)
@@ -91,13 +104,22 @@ impl Input {
     }
 
     pub fn is_stdin(&self) -> bool {
-        matches!(self, Input::Stream(Stream { bytes: StreamBytes::Stdin, .. }))
+        matches!(
+            self,
+            Input::Stream(Stream {
+                bytes: StreamBytes::Stdin,
+                ..
+            })
+        )
     }
 
     /// Memory that it takes, about, beside the buffer that it fills.
     pub fn held_bytes(&self) -> usize {
         match self {
-            Input::Stream(Stream { bytes: StreamBytes::Compressed { content, .. }, .. }) => content.held_bytes(),
+            Input::Stream(Stream {
+                bytes: StreamBytes::Compressed { content, .. },
+                ..
+            }) => content.held_bytes(),
             Input::Stream(_) | Input::File(_) => 0,
         }
     }
@@ -117,7 +139,8 @@ impl Input {
         }
     }
 
-    /// Whether a byte order mark may stand at the begin of what is read. In a file it was passed over already.
+    /// Whether a byte order mark may stand at the begin of what is read. In a file it was passed
+    /// over already.
     pub fn may_have_mark(&self) -> bool {
         matches!(self, Input::Stream(stream) if stream.at == 0)
     }
@@ -148,34 +171,59 @@ pub const STDIN_SPLIT: &str = "\0-";
 impl Stream {
     fn new(bytes: StreamBytes, position: Option<FilePosition>) -> Stream {
         let (at, end) = position.map_or((0, None), |position| (position.byte, position.end));
-        Stream { bytes, passed: Passed::default(), at, ended: end.is_some() }
+        Stream {
+            bytes,
+            passed: Passed::default(),
+            at,
+            ended: end.is_some(),
+        }
     }
 
-    /// What was read before is read again, and passed over: there is no other way into the middle of such a file.
-    fn compressed(split: &FileSplit, compression: Compression, position: Option<FilePosition>) -> Result<Stream> {
+    /// What was read before is read again, and passed over: there is no other way into the middle
+    /// of such a file.
+    fn compressed(
+        split: &FileSplit,
+        compression: Compression,
+        position: Option<FilePosition>,
+    ) -> Result<Stream> {
         let path = file_name::to_path(&split.path);
         let file = File::open(&path).map_err(|e| missing(&path, e))?;
         let mut head = [0; HEAD_BYTES];
         // A file that is shorter, or that the disk does not give, says so when it is read.
         let n_head = file.read_at(&mut head, 0).unwrap_or(0);
         let content = Content::new(compression, file, split.end, &head[..n_head]);
-        let mut stream = Stream::new(StreamBytes::Compressed { path: path.display().to_string(), content }, position);
+        let mut stream = Stream::new(
+            StreamBytes::Compressed {
+                path: path.display().to_string(),
+                content,
+            },
+            position,
+        );
         if let Some(position) = position.filter(|position| position.end.is_none()) {
             stream.pass_over(position)?;
         }
         Ok(stream)
     }
 
-    /// A damaged file may have been read before its checksum was, and be whole by now: so what stands before the position is compared.
+    /// A damaged file may have been read before its checksum was, and be whole by now: so what
+    /// stands before the position is compared.
     fn pass_over(&mut self, position: FilePosition) -> Result<()> {
-        let copied = io::copy(&mut self.bytes.by_ref().take(position.byte), &mut self.passed);
+        let copied = io::copy(
+            &mut self.bytes.by_ref().take(position.byte),
+            &mut self.passed,
+        );
         let passed = &self.passed;
         let is_there = copied.is_ok_and(|n_bytes| n_bytes == position.byte);
         // A line that was not the first began behind a line end.
-        if is_there && (position.line == 1 || passed.last == Some(b'\n')) && position.sum.is_none_or(|sum| sum == passed.crc.sum()) {
+        if is_there
+            && (position.line == 1 || passed.last == Some(b'\n'))
+            && position.sum.is_none_or(|sum| sum == passed.crc.sum())
+        {
             return Ok(());
         }
-        let StreamBytes::Compressed { path, .. } = &self.bytes else { return Ok(()) };
+        let StreamBytes::Compressed { path, .. } = &self.bytes else {
+            return Ok(());
+        };
         Err(position::lost(format!(
             "{path} is not the file that was read up to byte {} of its content: put it back as it was, or read it from the beginning \
              with a source of another uid",
@@ -184,7 +232,11 @@ impl Stream {
     }
 
     fn fill(&mut self, records: &mut RecordBuffer) -> Result<Filled> {
-        match if self.ended { Ok(0) } else { records.fill(&mut self.bytes) } {
+        match if self.ended {
+            Ok(0)
+        } else {
+            records.fill(&mut self.bytes)
+        } {
             Ok(0) => {
                 self.ended = true;
                 records.end_input();
@@ -202,7 +254,9 @@ impl Stream {
 
     fn broken(&mut self, error: io::Error) -> Result<Filled> {
         match &self.bytes {
-            StreamBytes::Stdin => Err(Error::new(code::FILE_IO, "standard input cannot be read").with_source(error)),
+            StreamBytes::Stdin => {
+                Err(Error::new(code::FILE_IO, "standard input cannot be read").with_source(error))
+            }
             StreamBytes::Compressed { path, .. } if is_of_disk(&error) => {
                 Err(Error::new(code::FILE_IO, format!("{path} cannot be read")).with_source(error))
             }
@@ -216,7 +270,10 @@ impl Stream {
 
 /// What is wrong with a file whose content was read up to byte `at`, and which rows of it may be.
 fn damage(content: &Content, at: u64, error: &io::Error) -> String {
-    let what = format!("the file is damaged or cut off: it is no {} behind byte {at} of its content ({error})", content.name());
+    let what = format!(
+        "the file is damaged or cut off: it is no {} behind byte {at} of its content ({error})",
+        content.name()
+    );
     match content.n_unverified() {
         0 => what,
         n_bytes => format!(

@@ -1,9 +1,11 @@
-//! Parquet files as splits: each split is the row groups whose first byte lies in its range of bytes.
+//! Parquet files as splits: each split is the row groups whose first byte lies in its range of
+//! bytes.
 //!
-//! Columns are found by name, and the file's type may be a smaller one than the schema's: what is read is what was written, or the file is
-//! refused. Timestamps of any unit become ms, those between two ms the earlier one; INT96, which Spark and Hive write, counts days and so
-//! has its years beyond those of 64 bits of ns. Positions are row numbers, counted from 1 at the begin of the split. A row with a null where
-//! the schema has none is a poison record.
+//! Columns are found by name, and the file's type may be a smaller one than the schema's: what is
+//! read is what was written, or the file is refused. Timestamps of any unit become ms, those
+//! between two ms the earlier one; INT96, which Spark and Hive write, counts days and so has its
+//! years beyond those of 64 bits of ns. Positions are row numbers, counted from 1 at the begin of
+//! the split. A row with a null where the schema has none is a poison record.
 
 mod bounds;
 
@@ -18,7 +20,10 @@ use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use bounds::{BoundedFile, check_chunks};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
+};
 use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
@@ -58,9 +63,15 @@ impl ParquetSource {
     /// `Invalid` if the schema has no columns.
     pub fn new(options: FileOptions, schema: SchemaRef) -> Result<ParquetSource> {
         if schema.fields().is_empty() {
-            return Err(Error::new(code::SCHEMA_MISMATCH, "connector `file`: the schema has no columns"));
+            return Err(Error::new(
+                code::SCHEMA_MISMATCH,
+                "connector `file`: the schema has no columns",
+            ));
         }
-        Ok(ParquetSource { options: Arc::new(options), schema })
+        Ok(ParquetSource {
+            options: Arc::new(options),
+            schema,
+        })
     }
 
     /// Which of the file's columns are read.
@@ -68,14 +79,29 @@ impl ParquetSource {
         let found = builder.schema();
         let mut roots = Vec::new();
         for field in self.schema.fields() {
-            let refuse = |what: String| Error::new(code::SCHEMA_MISMATCH, format!("{path}: {what}"));
-            let names = || found.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-            let root = found
-                .index_of(field.name())
-                .map_err(|_| refuse(format!("no column is named `{}`; there are {}", field.name(), names())))?;
+            let refuse =
+                |what: String| Error::new(code::SCHEMA_MISMATCH, format!("{path}: {what}"));
+            let names = || {
+                found
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            };
+            let root = found.index_of(field.name()).map_err(|_| {
+                refuse(format!(
+                    "no column is named `{}`; there are {}",
+                    field.name(),
+                    names()
+                ))
+            })?;
             let (there, wanted) = (found.field(root).data_type(), field.data_type());
             if !is_readable(there, wanted) {
-                return Err(refuse(format!("column `{}` is {there}, which cannot be read as {wanted}", field.name())));
+                return Err(refuse(format!(
+                    "column `{}` is {there}, which cannot be read as {wanted}",
+                    field.name()
+                )));
             }
             roots.push(root);
         }
@@ -85,7 +111,12 @@ impl ParquetSource {
 
 impl ParquetSource {
     /// Opens a split whose rows are read.
-    fn read(&self, split: &Split, detail: &FileSplit, position: Option<ParquetPosition>) -> Result<ParquetReader> {
+    fn read(
+        &self,
+        split: &Split,
+        detail: &FileSplit,
+        position: Option<ParquetPosition>,
+    ) -> Result<ParquetReader> {
         let path = file_name::to_path(&detail.path);
         let file = File::open(&path).map_err(|e| missing(&path, e))?;
         let file_bytes = file.metadata().map_err(|e| missing(&path, e))?.len();
@@ -97,9 +128,12 @@ impl ParquetSource {
         let builder = Builder::new_with_metadata(file, metadata);
         let mask = self.mask(&path, &builder)?;
         let held_bytes = page_bytes(&builder, &mask);
-        let rows = position.map_or(Ok(0), |position| position::count(&split.name, position.rows))?;
+        let rows = position.map_or(Ok(0), |position| {
+            position::count(&split.name, position.rows)
+        })?;
         let groups = groups_of(detail, &builder);
-        let behind = usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
+        let behind =
+            usize::try_from(rows).map_err(|_| position::damaged(&split.name, &rows.to_string()))?;
         let builder = builder.with_projection(mask).with_row_groups(groups);
         Ok(ParquetReader {
             rest: Rest::Unread(Box::new(builder)),
@@ -122,7 +156,11 @@ impl Source for ParquetSource {
     }
 
     fn enumerator(&self, restored: Option<&str>) -> Result<Box<dyn SplitEnumerator>> {
-        Ok(Box::new(FileEnumerator::new(self.options.clone(), false, restored)?))
+        Ok(Box::new(FileEnumerator::new(
+            self.options.clone(),
+            false,
+            restored,
+        )?))
     }
 
     fn admits(&self, split: &Split) -> Result<()> {
@@ -134,30 +172,51 @@ impl Source for ParquetSource {
         if let Some(reporter) = passed_over::reported(&detail, position) {
             return Ok(reporter);
         }
-        let at: Option<ParquetPosition> = position.map(|text| position::read(&split.name, text)).transpose()?;
+        let at: Option<ParquetPosition> = position
+            .map(|text| position::read(&split.name, text))
+            .transpose()?;
         match self.read(split, &detail, at) {
             Ok(reader) => Ok(Box::new(reader)),
-            Err(error) if at.is_none() => passed_over::meet_missing(&detail, error, self.options.missing),
+            Err(error) if at.is_none() => {
+                passed_over::meet_missing(&detail, error, self.options.missing)
+            }
             Err(error) => Err(error),
         }
     }
 }
 
-/// What the file says of itself. Its INT96 columns are to be read as ms, for which 64 bits are always enough; ns would wrap.
+/// What the file says of itself. Its INT96 columns are to be read as ms, for which 64 bits are
+/// always enough; ns would wrap.
 fn metadata(file: &BoundedFile) -> Result<ArrowReaderMetadata, ParquetError> {
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let metadata = ArrowReaderMetadata::load(file, options.clone())?;
     let roots = metadata.parquet_schema().root_schema().get_fields();
-    let is_int96 = |root: usize| roots[root].is_primitive() && roots[root].get_physical_type() == PhysicalType::INT96;
+    let is_int96 = |root: usize| {
+        roots[root].is_primitive() && roots[root].get_physical_type() == PhysicalType::INT96
+    };
     if !(0..roots.len()).any(is_int96) {
         return Ok(metadata);
     }
     let in_ms = |(root, field): (usize, &Arc<Field>)| match is_int96(root) {
-        true => Arc::new(field.as_ref().clone().with_data_type(DataType::Timestamp(TimeUnit::Millisecond, None))),
+        true => Arc::new(
+            field
+                .as_ref()
+                .clone()
+                .with_data_type(DataType::Timestamp(TimeUnit::Millisecond, None)),
+        ),
         false => field.clone(),
     };
-    let fields: Vec<Arc<Field>> = metadata.schema().fields().iter().enumerate().map(in_ms).collect();
-    ArrowReaderMetadata::try_new(metadata.metadata().clone(), options.with_schema(Arc::new(Schema::new(fields))))
+    let fields: Vec<Arc<Field>> = metadata
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .map(in_ms)
+        .collect();
+    ArrowReaderMetadata::try_new(
+        metadata.metadata().clone(),
+        options.with_schema(Arc::new(Schema::new(fields))),
+    )
 }
 
 fn check_length(path: &str, file_bytes: u64, position: Option<ParquetPosition>) -> Result<()> {
@@ -172,24 +231,46 @@ fn check_length(path: &str, file_bytes: u64, position: Option<ParquetPosition>) 
 
 /// The row groups that begin in the range of a split.
 fn groups_of(split: &FileSplit, builder: &Builder) -> Vec<usize> {
-    let begin = |group: usize| builder.metadata().row_group(group).columns().first().map_or(0, |column| column.byte_range().0);
-    (0..builder.metadata().num_row_groups()).filter(|&group| (split.start..split.end).contains(&begin(group))).collect()
+    let begin = |group: usize| {
+        builder
+            .metadata()
+            .row_group(group)
+            .columns()
+            .first()
+            .map_or(0, |column| column.byte_range().0)
+    };
+    (0..builder.metadata().num_row_groups())
+        .filter(|&group| (split.start..split.end).contains(&begin(group)))
+        .collect()
 }
 
 /// What the pages take that a reader has at once, about: one of each column.
 fn page_bytes(builder: &Builder, mask: &ProjectionMask) -> usize {
     let of_column = |column: usize| {
-        let sizes = builder.metadata().row_groups().iter().map(|group| group.column(column).uncompressed_size());
-        usize::try_from(sizes.max().unwrap_or(0)).unwrap_or(0).min(PAGE_BYTES)
+        let sizes = builder
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(|group| group.column(column).uncompressed_size());
+        usize::try_from(sizes.max().unwrap_or(0))
+            .unwrap_or(0)
+            .min(PAGE_BYTES)
     };
-    (0..builder.parquet_schema().num_columns()).filter(|column| mask.leaf_included(*column)).map(of_column).sum()
+    (0..builder.parquet_schema().num_columns())
+        .filter(|column| mask.leaf_included(*column))
+        .map(of_column)
+        .sum()
 }
 
 /// Whether every value of one type is one of the other.
 fn is_readable(there: &DataType, wanted: &DataType) -> bool {
-    use DataType::{Binary, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp, UInt8, UInt16, UInt32, UInt64, Utf8};
+    use DataType::{
+        Binary, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp, UInt8, UInt16, UInt32,
+        UInt64, Utf8,
+    };
     match (there, wanted) {
-        (Int8 | Int16 | UInt8 | UInt16, Int32 | Int64) | (Int32 | UInt32 | Timestamp(..), Int64) => true,
+        (Int8 | Int16 | UInt8 | UInt16, Int32 | Int64)
+        | (Int32 | UInt32 | Timestamp(..), Int64) => true,
         (UInt8 | UInt16, UInt32 | UInt64) | (UInt32, UInt64) => true,
         (Float32, Float64) | (Utf8, Binary) => true,
         _ => there == wanted,
@@ -201,12 +282,23 @@ fn is_readable(there: &DataType, wanted: &DataType) -> bool {
 /// # Errors
 /// If a timestamp has no place in 64 bits of ms.
 fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowError> {
-    let strict = CastOptions { safe: false, ..Default::default() };
+    let strict = CastOptions {
+        safe: false,
+        ..Default::default()
+    };
     match column.data_type() {
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => Ok(floored::<TimestampNanosecondType>(column, 1_000_000)),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => Ok(floored::<TimestampMicrosecondType>(column, 1000)),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            Ok(floored::<TimestampNanosecondType>(column, 1_000_000))
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            Ok(floored::<TimestampMicrosecondType>(column, 1000))
+        }
         DataType::Timestamp(_, zone) => {
-            let in_ms = cast_with_options(column, &DataType::Timestamp(TimeUnit::Millisecond, zone.clone()), &strict)?;
+            let in_ms = cast_with_options(
+                column,
+                &DataType::Timestamp(TimeUnit::Millisecond, zone.clone()),
+                &strict,
+            )?;
             cast_with_options(&in_ms, wanted, &strict)
         }
         there if there == wanted => Ok(column.clone()),
@@ -217,17 +309,29 @@ fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowErro
 /// The library gives up with a panic where it did not think of some damage.
 fn unless_it_panics<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     let read = catch_unwind(AssertUnwindSafe(read));
-    read.unwrap_or_else(|_| Err(ParquetError::General("the columns do not hold together".to_owned())))
+    read.unwrap_or_else(|_| {
+        Err(ParquetError::General(
+            "the columns do not hold together".to_owned(),
+        ))
+    })
 }
 
 /// Times in ms, of which `per_ms` units make one. A cast would round towards 1970.
 fn floored<T: ArrowPrimitiveType<Native = i64>>(column: &ArrayRef, per_ms: i64) -> ArrayRef {
-    Arc::new(column.as_primitive::<T>().unary::<_, Int64Type>(|time| time.div_euclid(per_ms)))
+    Arc::new(
+        column
+            .as_primitive::<T>()
+            .unary::<_, Int64Type>(|time| time.div_euclid(per_ms)),
+    )
 }
 
 fn unreadable(path: &str, error: ParquetError) -> Error {
     // A footer that points behind the end is no error of the disk.
-    let code = if is_of_disk(&error) { code::FILE_IO } else { code::BAD_FILE };
+    let code = if is_of_disk(&error) {
+        code::FILE_IO
+    } else {
+        code::BAD_FILE
+    };
     Error::new(code, format!("{path} cannot be read as Parquet")).with_source(error)
 }
 
@@ -242,8 +346,8 @@ enum Rest {
 struct ParquetReader {
     rest: Rest,
     held_bytes: usize,
-    /// Rows at the begin that an earlier reader has given. They are decoded and dropped: when it passes over pages itself, the library also
-    /// asks for headers where none stand.
+    /// Rows at the begin that an earlier reader has given. They are decoded and dropped: when it
+    /// passes over pages itself, the library also asks for headers where none stand.
     behind: usize,
     /// Rows that were read and did not fit into the last batch.
     ahead: Option<RecordBatch>,
@@ -275,15 +379,19 @@ impl ParquetReader {
             return Ok(None);
         };
         let n_rows = found.num_rows().min(rows);
-        self.ahead = Some(found.slice(n_rows, found.num_rows() - n_rows)).filter(|ahead| ahead.num_rows() > 0);
+        self.ahead = Some(found.slice(n_rows, found.num_rows() - n_rows))
+            .filter(|ahead| ahead.num_rows() > 0);
         Ok(Some(found.slice(0, n_rows)))
     }
 
     /// The next rows that no reader has given, as many as are decoded at once.
     fn decoded(&mut self) -> Result<Option<RecordBatch>> {
         while let Rest::Reader(reader) = &mut self.rest {
-            let read = unless_it_panics(|| Ok(reader.next().transpose())).map_err(|e| unreadable(&self.path, e))?;
-            let Some(found) = read.map_err(|e| self.damaged(e))? else { return Ok(None) };
+            let read = unless_it_panics(|| Ok(reader.next().transpose()))
+                .map_err(|e| unreadable(&self.path, e))?;
+            let Some(found) = read.map_err(|e| self.damaged(e))? else {
+                return Ok(None);
+            };
             let known = self.behind.min(found.num_rows());
             self.behind -= known;
             if known < found.num_rows() {
@@ -294,41 +402,75 @@ impl ParquetReader {
     }
 
     fn damaged(&self, error: ArrowError) -> Error {
-        let code = if is_of_disk(&error) { code::FILE_IO } else { code::BAD_FILE };
-        let message = format!("{} cannot be read behind row {} of the split", self.path, self.position.rows);
+        let code = if is_of_disk(&error) {
+            code::FILE_IO
+        } else {
+            code::BAD_FILE
+        };
+        let message = format!(
+            "{} cannot be read behind row {} of the split",
+            self.path, self.position.rows
+        );
         Error::new(code, message).with_source(error)
     }
 
-    /// The columns of the schema, in its order. Rows with a null where none may be are kept apart as poison.
+    /// The columns of the schema, in its order. Rows with a null where none may be are kept apart
+    /// as poison.
     fn batch(&mut self, found: &RecordBatch) -> Result<Option<Batch>> {
         let first = self.position.rows + 1;
         let wanted = self.schema.fields();
         let columns = wanted.iter().map(|field| {
-            let column = found.column_by_name(field.name()).ok_or_else(|| ArrowError::SchemaError("a column is gone".to_owned()))?;
+            let column = found
+                .column_by_name(field.name())
+                .ok_or_else(|| ArrowError::SchemaError("a column is gone".to_owned()))?;
             converted(column, field.data_type())
         });
-        let columns: Vec<ArrayRef> = columns.collect::<Result<_, ArrowError>>().map_err(|e| self.damaged(e))?;
+        let columns: Vec<ArrayRef> = columns
+            .collect::<Result<_, ArrowError>>()
+            .map_err(|e| self.damaged(e))?;
         let refused = self.refused(&columns, found.num_rows());
         if refused.is_empty() {
             return self.rows(columns, Rows::Range { first }).map(Some);
         }
         let names = wanted.iter().map(|field| field.name());
-        let shown = RecordBatch::try_from_iter_with_nullable(names.zip(&columns).map(|(name, column)| (name, column.clone(), true)));
+        let shown = RecordBatch::try_from_iter_with_nullable(
+            names
+                .zip(&columns)
+                .map(|(name, column)| (name, column.clone(), true)),
+        );
         let shown = shown.map_err(|e| self.damaged(e))?;
         for &row in &refused {
             self.refuse(&shown, row);
         }
-        let kept: BooleanArray = (0..found.num_rows()).map(|row| Some(refused.binary_search(&row).is_err())).collect();
-        let columns = columns.iter().map(|column| arrow_select::filter::filter(column, &kept)).collect::<Result<_, _>>();
-        let positions = (0..found.num_rows()).filter(|row| refused.binary_search(row).is_err()).map(|row| first + row as u64);
-        let batch = self.rows(columns.map_err(|e| self.damaged(e))?, Rows::Array(positions.collect()))?;
+        let kept: BooleanArray = (0..found.num_rows())
+            .map(|row| Some(refused.binary_search(&row).is_err()))
+            .collect();
+        let columns = columns
+            .iter()
+            .map(|column| arrow_select::filter::filter(column, &kept))
+            .collect::<Result<_, _>>();
+        let positions = (0..found.num_rows())
+            .filter(|row| refused.binary_search(row).is_err())
+            .map(|row| first + row as u64);
+        let batch = self.rows(
+            columns.map_err(|e| self.damaged(e))?,
+            Rows::Array(positions.collect()),
+        )?;
         Ok(Some(batch).filter(|batch| batch.n_rows() > 0))
     }
 
     fn rows(&self, columns: Vec<ArrayRef>, rows: Rows) -> Result<Batch> {
-        let columns = RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| self.damaged(e))?;
-        let origin = Origin { split: self.split.clone(), split_number: self.split_number, rows };
-        Ok(Batch { origin: Some(origin), ..Batch::new(columns) })
+        let columns =
+            RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| self.damaged(e))?;
+        let origin = Origin {
+            split: self.split.clone(),
+            split_number: self.split_number,
+            rows,
+        };
+        Ok(Batch {
+            origin: Some(origin),
+            ..Batch::new(columns)
+        })
     }
 
     /// The rows that have a null where none may be.
@@ -337,25 +479,38 @@ impl ParquetReader {
         if fields.all(|(field, column)| field.is_nullable() || column.null_count() == 0) {
             return Vec::new();
         }
-        (0..n_rows).filter(|&row| self.null_column(columns, row).is_some()).collect()
+        (0..n_rows)
+            .filter(|&row| self.null_column(columns, row).is_some())
+            .collect()
     }
 
     /// The first column that has a null in this row and may not.
     fn null_column(&self, columns: &[ArrayRef], row: usize) -> Option<&str> {
         let mut fields = self.schema.fields().iter().zip(columns);
-        fields.find(|(field, column)| !field.is_nullable() && column.is_null(row)).map(|(field, _)| field.name().as_str())
+        fields
+            .find(|(field, column)| !field.is_nullable() && column.is_null(row))
+            .map(|(field, _)| field.name().as_str())
     }
 
     fn refuse(&mut self, rows: &RecordBatch, row: usize) {
         let record = json::row(rows, row).into_bytes();
-        let reason = format!("column `{}` is null, but it must have a value", self.null_column(rows.columns(), row).unwrap_or_default());
-        self.poison.push(PoisonLine::refused(self.position.rows + 1 + row as u64, record, reason));
+        let reason = format!(
+            "column `{}` is null, but it must have a value",
+            self.null_column(rows.columns(), row).unwrap_or_default()
+        );
+        self.poison.push(PoisonLine::refused(
+            self.position.rows + 1 + row as u64,
+            record,
+            reason,
+        ));
     }
 }
 
 impl SplitReader for ParquetReader {
     fn poll(&mut self, rows: usize, _timeout: Duration) -> Result<ReaderPoll> {
-        let Some(found) = self.next(rows)? else { return Ok(ReaderPoll::Finished) };
+        let Some(found) = self.next(rows)? else {
+            return Ok(ReaderPoll::Finished);
+        };
         let batch = self.batch(&found)?;
         self.position.rows += found.num_rows() as u64;
         Ok(batch.map_or(ReaderPoll::Pending { ms: 0 }, ReaderPoll::Batch))

@@ -1,4 +1,5 @@
-//! Files that are not read, and are reported instead: those that went before they were begun, and what was appended to one that was read.
+//! Files that are not read, and are reported instead: those that went before they were begun, and
+//! what was appended to one that was read.
 
 use super::FileSplit;
 use crate::enumerator::absolute;
@@ -34,13 +35,19 @@ struct Reporter {
 
 /// The reader of a file that is to be reported for `reason`.
 pub fn reader(reason: &str) -> Box<dyn SplitReader> {
-    Box::new(Reporter { reports: vec![PoisonLine::passed_over(reason)] })
+    Box::new(Reporter {
+        reports: vec![PoisonLine::passed_over(reason)],
+    })
 }
 
 /// The reader of a split that needs none: it is a report, or was one. `None` if it is to be read.
 pub fn reported(split: &FileSplit, position: Option<&str>) -> Option<Box<dyn SplitReader>> {
     match position {
-        Some(text) if position::read::<PassedOver>(&split.path, text).is_ok() => Some(Box::new(Reporter { reports: Vec::new() })),
+        Some(text) if position::read::<PassedOver>(&split.path, text).is_ok() => {
+            Some(Box::new(Reporter {
+                reports: Vec::new(),
+            }))
+        }
         _ => split.report.as_deref().map(reader),
     }
 }
@@ -48,14 +55,21 @@ pub fn reported(split: &FileSplit, position: Option<&str>) -> Option<Box<dyn Spl
 /// What becomes of a split that could not be opened, because of `error`.
 ///
 /// # Errors
-/// The error, unless it says that the file is gone, was never begun, and such files are passed over.
-pub fn meet_missing(split: &FileSplit, error: Error, missing: Missing) -> Result<Box<dyn SplitReader>> {
+/// The error, unless it says that the file is gone, was never begun, and such files are passed
+/// over.
+pub fn meet_missing(
+    split: &FileSplit,
+    error: Error,
+    missing: Missing,
+) -> Result<Box<dyn SplitReader>> {
     if error.code() != code::FILE_MISSING {
         return Err(error);
     }
     let path = absolute(&file_name::to_path(&split.path));
     match missing {
-        Missing::Skip => Ok(reader(&format!("{path} was found, and was gone before it was read"))),
+        Missing::Skip => Ok(reader(&format!(
+            "{path} was found, and was gone before it was read"
+        ))),
         Missing::Fail => {
             let what = "was found, and was gone before it was read: put it back, or let such files be passed over by `missing = \"skip\"`";
             Err(Error::new(code::FILE_MISSING, format!("{path} {what}")).with_source(error))

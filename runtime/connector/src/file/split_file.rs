@@ -1,4 +1,5 @@
-//! The bytes of one split of a file that is not compressed: its lines, from the first that begins in its range to the end of the last.
+//! The bytes of one split of a file that is not compressed: its lines, from the first that begins
+//! in its range to the end of the last.
 
 use super::input::Filled;
 use super::{FilePosition, FileSplit};
@@ -32,13 +33,25 @@ impl SplitFile {
     fn open(split: &FileSplit, follow_ms: Option<u64>) -> Result<SplitFile> {
         let path = file_name::to_path(&split.path);
         let file = File::open(&path).map_err(|e| missing(&path, e))?;
-        Ok(SplitFile { file, path, at: 0, end: split.end, open_line: false, ended: false, follow_ms })
+        Ok(SplitFile {
+            file,
+            path,
+            at: 0,
+            end: split.end,
+            open_line: false,
+            ended: false,
+            follow_ms,
+        })
     }
 
     /// Opens a split at its first line. `follow_ms` is set for a log that grows.
     pub fn begin(split: &FileSplit, follow_ms: Option<u64>) -> Result<SplitFile> {
         let mut input = SplitFile::open(split, follow_ms)?;
-        let aligned = if split.start == 0 { input.skip_byte_order_mark() } else { input.skip_to_line(split) };
+        let aligned = if split.start == 0 {
+            input.skip_byte_order_mark()
+        } else {
+            input.skip_to_line(split)
+        };
         aligned.map_err(|e| input.error(e))?;
         Ok(input)
     }
@@ -47,14 +60,19 @@ impl SplitFile {
     ///
     /// # Errors
     /// `Unavailable` if the file is not there, `Data` if it is not the one that was read.
-    pub fn go_on(split: &FileSplit, position: FilePosition, follow_ms: Option<u64>) -> Result<SplitFile> {
+    pub fn go_on(
+        split: &FileSplit,
+        position: FilePosition,
+        follow_ms: Option<u64>,
+    ) -> Result<SplitFile> {
         let mut input = SplitFile::open(split, follow_ms)?;
         input.seal(Some(position));
         input.check_length(position.byte)?;
         input.check_line_end(position)?;
         input.seek(position.byte).map_err(|e| input.error(e))?;
         // Only a mark was passed over so far.
-        input.open_line = position.line == 1 && position.byte == 3 && split.start == 0 && split.end <= 3;
+        input.open_line =
+            position.line == 1 && position.byte == 3 && split.start == 0 && split.end <= 3;
         Ok(input)
     }
 
@@ -68,7 +86,11 @@ impl SplitFile {
     fn check_length(&self, byte: u64) -> Result<()> {
         let n_bytes = self.file.metadata().map_err(|e| self.error(e))?.len();
         // A log was as long as it was read.
-        let n_bytes_then = if self.follow_ms.is_some() { byte } else { byte.max(self.end) };
+        let n_bytes_then = if self.follow_ms.is_some() {
+            byte
+        } else {
+            byte.max(self.end)
+        };
         if n_bytes >= n_bytes_then {
             return Ok(());
         }
@@ -78,8 +100,8 @@ impl SplitFile {
         )))
     }
 
-    /// A line that was not the first began behind a line end, and does so still. A cheap look that finds most of the files that were
-    /// written anew under an old name.
+    /// A line that was not the first began behind a line end, and does so still. A cheap look that
+    /// finds most of the files that were written anew under an old name.
     fn check_line_end(&mut self, position: FilePosition) -> Result<()> {
         let before = position.byte.saturating_sub(1);
         let is_end = self.follow_ms.is_none() && position.byte >= self.end;
@@ -115,7 +137,8 @@ impl SplitFile {
         self.seek(if has_mark { 3 } else { 0 })
     }
 
-    /// Goes to the first line that begins in the range: behind the first line end at `start - 1` or later.
+    /// Goes to the first line that begins in the range: behind the first line end at `start - 1` or
+    /// later.
     fn skip_to_line(&mut self, split: &FileSplit) -> io::Result<()> {
         let mut at = split.start - 1;
         let mut bytes = vec![0; 4096];
@@ -140,13 +163,18 @@ impl SplitFile {
     }
 
     fn shrank(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::UnexpectedEof, format!("the file became {} bytes shorter", self.left()))
+        io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("the file became {} bytes shorter", self.left()),
+        )
     }
 
     fn error(&self, error: io::Error) -> Error {
         let path = self.path.display();
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => position::lost(format!("{path} shrank while it was read")).with_source(error),
+            io::ErrorKind::UnexpectedEof => {
+                position::lost(format!("{path} shrank while it was read")).with_source(error)
+            }
             _ => Error::new(code::FILE_IO, format!("{path} cannot be read")).with_source(error),
         }
     }
@@ -167,15 +195,22 @@ impl SplitFile {
 
     /// A log that was cut, or begun anew under its name, has lost what was to be read.
     fn check_log(&self) -> Result<()> {
-        let (open, named) = (self.file.metadata().map_err(|e| self.error(e))?, std::fs::metadata(&self.path));
-        let is_same = named.is_ok_and(|named| (named.dev(), named.ino()) == (open.dev(), open.ino()));
+        let (open, named) = (
+            self.file.metadata().map_err(|e| self.error(e))?,
+            std::fs::metadata(&self.path),
+        );
+        let is_same =
+            named.is_ok_and(|named| (named.dev(), named.ino()) == (open.dev(), open.ino()));
         let what = match () {
             () if open.len() < self.at => format!("was cut to {} bytes", open.len()),
             () if !is_same => "is another file now, or none".to_owned(),
             () => return Ok(()),
         };
-        let message =
-            format!("{} {what}, after {} bytes of it were read: a log that is followed may only grow", self.path.display(), self.at);
+        let message = format!(
+            "{} {what}, after {} bytes of it were read: a log that is followed may only grow",
+            self.path.display(),
+            self.at
+        );
         Err(position::lost(message))
     }
 

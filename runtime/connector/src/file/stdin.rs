@@ -1,7 +1,9 @@
-//! Standard input, for the path `-`. It cannot be read twice: what a crash takes with it is lost, as with a socket.
+//! Standard input, for the path `-`. It cannot be read twice: what a crash takes with it is lost,
+//! as with a socket.
 //!
-//! A read of standard input waits as long as nobody writes, but a task must hear barriers and its end meanwhile. So one thread of the process
-//! reads, and hands over what it has through a short queue. It outlives the attempts of a job: the next one goes on where the queue is.
+//! A read of standard input waits as long as nobody writes, but a task must hear barriers and its
+//! end meanwhile. So one thread of the process reads, and hands over what it has through a short
+//! queue. It outlives the attempts of a job: the next one goes on where the queue is.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -33,9 +35,17 @@ fn queue() -> MutexGuard<'static, Queue> {
     let begin = || {
         let (sender, pieces) = sync_channel(PIECES);
         std::thread::spawn(move || pump(&mut io::stdin(), |piece| sender.send(piece).is_ok()));
-        Mutex::new(Queue { pieces, piece: Vec::new(), taken: 0, header: None })
+        Mutex::new(Queue {
+            pieces,
+            piece: Vec::new(),
+            taken: 0,
+            header: None,
+        })
     };
-    QUEUE.get_or_init(begin).lock().unwrap_or_else(PoisonError::into_inner)
+    QUEUE
+        .get_or_init(begin)
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The header, if this process has read it: the next attempt does not meet it again.
@@ -58,7 +68,10 @@ fn pump(input: &mut impl Read, mut give: impl FnMut(io::Result<Vec<u8>>) -> bool
     let mut bytes = vec![0; PIECE_BYTES];
     loop {
         let read = input.read(&mut bytes);
-        if read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::Interrupted) {
+        if read
+            .as_ref()
+            .is_err_and(|e| e.kind() == io::ErrorKind::Interrupted)
+        {
             continue;
         }
         let piece = read.map(|n_bytes| bytes[..n_bytes].to_vec());
@@ -105,16 +118,33 @@ mod tests {
     #[test]
     fn pieces_are_taken_in_order_and_silence_is_no_end() {
         let (sender, pieces) = sync_channel(10);
-        let mut queue = Queue { pieces, piece: Vec::new(), taken: 0, header: None };
+        let mut queue = Queue {
+            pieces,
+            piece: Vec::new(),
+            taken: 0,
+            header: None,
+        };
         let mut bytes = [0; 4];
-        assert_eq!(queue.read(&mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            queue.read(&mut bytes).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
         pump(&mut &b"abcdef"[..], |piece| sender.send(piece).is_ok());
         assert_eq!((queue.read(&mut bytes).unwrap(), &bytes), (4, b"abcd"));
         queue.give_back(b"cd");
         assert_eq!((queue.read(&mut bytes).unwrap(), &bytes), (4, b"cdef"));
         queue.give_back(b"ef");
-        assert_eq!((queue.read(&mut bytes).unwrap(), &bytes[..2]), (2, &b"ef"[..]));
+        assert_eq!(
+            (queue.read(&mut bytes).unwrap(), &bytes[..2]),
+            (2, &b"ef"[..])
+        );
         drop(sender);
-        assert_eq!((queue.read(&mut bytes).unwrap(), queue.read(&mut bytes).unwrap()), (0, 0));
+        assert_eq!(
+            (
+                queue.read(&mut bytes).unwrap(),
+                queue.read(&mut bytes).unwrap()
+            ),
+            (0, 0)
+        );
     }
 }

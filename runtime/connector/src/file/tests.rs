@@ -20,7 +20,10 @@ fn source(path: &Path, more: serde_json::Value) -> FileSource {
     let options: FileOptions = serde_json::from_value(options).unwrap();
     let schema = match options.format {
         FileFormat::Lines => vec![Field::new("value", DataType::String)],
-        _ => vec![Field::new("name", DataType::String), Field::new("n", DataType::I64)],
+        _ => vec![
+            Field::new("name", DataType::String),
+            Field::new("n", DataType::I64),
+        ],
     };
     let format = options.format.text().unwrap();
     FileSource::new(options, format, arrow_schema(&schema)).unwrap()
@@ -36,7 +39,16 @@ fn splits(source: &FileSource) -> Vec<Split> {
 }
 
 fn names(splits: &[Split], root: &Path) -> Vec<String> {
-    splits.iter().map(|split| split.name.strip_prefix(&format!("{}/", root.display())).unwrap().to_owned()).collect()
+    splits
+        .iter()
+        .map(|split| {
+            split
+                .name
+                .strip_prefix(&format!("{}/", root.display()))
+                .unwrap()
+                .to_owned()
+        })
+        .collect()
 }
 
 fn file(root: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
@@ -54,7 +66,10 @@ fn a_folder_is_listed_in_name_order_without_hidden_files_and_folders() {
     fs::create_dir(root.path().join("aa")).unwrap();
     let found = splits(&source(root.path(), serde_json::json!({})));
     assert_eq!(names(&found, root.path()), ["a.csv", "b.csv", "c.txt"]);
-    assert_eq!(found.iter().map(|split| split.number).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(
+        found.iter().map(|split| split.number).collect::<Vec<_>>(),
+        [0, 1, 2]
+    );
     let found = splits(&source(&root.path().join("*.csv"), serde_json::json!({})));
     assert_eq!(names(&found, root.path()), ["a.csv", "b.csv"]);
 }
@@ -62,19 +77,39 @@ fn a_folder_is_listed_in_name_order_without_hidden_files_and_folders() {
 #[test]
 fn a_missing_path_is_named_from_the_root() {
     let check = |path: &str, expected: &str| {
-        let error = source(Path::new(path), serde_json::json!({})).enumerator(None).unwrap().poll(1).unwrap_err();
+        let error = source(Path::new(path), serde_json::json!({}))
+            .enumerator(None)
+            .unwrap()
+            .poll(1)
+            .unwrap_err();
         let here = std::env::current_dir().unwrap();
-        assert_eq!((error.code().id, error.message()), ("S3001", expected.replace("HERE", here.to_str().unwrap()).as_str()));
+        assert_eq!(
+            (error.code().id, error.message()),
+            (
+                "S3001",
+                expected.replace("HERE", here.to_str().unwrap()).as_str()
+            )
+        );
     };
     check("no-such.csv", "HERE/no-such.csv does not exist");
     check("no-such/*.csv", "no file fits HERE/no-such/*.csv");
-    check("no [such]/x", "no file fits HERE/no [such]/x; where a name has a `[`, the pattern has `[[]`");
+    check(
+        "no [such]/x",
+        "no file fits HERE/no [such]/x; where a name has a `[`, the pattern has `[[]`",
+    );
 }
 
 #[test]
 fn what_is_no_file_is_told_from_what_is_not_there() {
-    let error = source(Path::new("/dev/null"), serde_json::json!({})).enumerator(None).unwrap().poll(1).unwrap_err();
-    assert_eq!((error.code().id, error.message()), ("S3030", "/dev/null is neither a regular file nor a folder"));
+    let error = source(Path::new("/dev/null"), serde_json::json!({}))
+        .enumerator(None)
+        .unwrap()
+        .poll(1)
+        .unwrap_err();
+    assert_eq!(
+        (error.code().id, error.message()),
+        ("S3030", "/dev/null is neither a regular file nor a folder")
+    );
 }
 
 #[test]
@@ -82,14 +117,22 @@ fn a_folder_whose_name_looks_like_a_pattern_is_itself() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("data [2024]/x?")).unwrap();
     fs::create_dir_all(root.path().join("data 2/xy")).unwrap();
-    for name in ["data [2024]/a.txt", "data [2024]/b[1].txt", "data [2024]/x?/c.txt", "data 2/d.txt"] {
+    for name in [
+        "data [2024]/a.txt",
+        "data [2024]/b[1].txt",
+        "data [2024]/x?/c.txt",
+        "data 2/d.txt",
+    ] {
         file(&root, name, "x\n");
     }
     let check = |pattern: &str, expected: &[&str]| {
         let found = splits(&source(&root.path().join(pattern), serde_json::json!({})));
         assert_eq!(names(&found, root.path()), expected, "{pattern}");
     };
-    check("data [2024]/*.txt", &["data [2024]/a.txt", "data [2024]/b[1].txt"]);
+    check(
+        "data [2024]/*.txt",
+        &["data [2024]/a.txt", "data [2024]/b[1].txt"],
+    );
     check("data [2024]/b[1].txt", &["data [2024]/b[1].txt"]);
     check("data [2024]/b[[]?].*", &["data [2024]/b[1].txt"]);
     check("data [2024]/x?/*.txt", &["data [2024]/x?/c.txt"]);
@@ -103,11 +146,24 @@ fn a_name_that_is_no_text_is_one_of_many() {
     fs::write(root.path().join(name), "x\n").unwrap();
     file(&root, "a.txt", "y\n");
     let source = source(root.path(), serde_json::json!({}));
-    let rows: Vec<Found> = splits(&source).iter().map(|split| testing::read(&source, split, 10).unwrap()).collect();
-    assert_eq!(rows.iter().flat_map(Found::texts).collect::<Vec<_>>(), [r#"{"value":"y"}"#, r#"{"value":"x"}"#]);
+    let rows: Vec<Found> = splits(&source)
+        .iter()
+        .map(|split| testing::read(&source, split, 10).unwrap())
+        .collect();
+    assert_eq!(
+        rows.iter().flat_map(Found::texts).collect::<Vec<_>>(),
+        [r#"{"value":"y"}"#, r#"{"value":"x"}"#]
+    );
     let mut enumerator = source.enumerator(None).unwrap();
     enumerator.poll(1).unwrap();
-    assert!(matches!(source.enumerator(Some(&enumerator.snapshot())).unwrap().poll(1).unwrap(), Enumeration::Finished));
+    assert!(matches!(
+        source
+            .enumerator(Some(&enumerator.snapshot()))
+            .unwrap()
+            .poll(1)
+            .unwrap(),
+        Enumeration::Finished
+    ));
 }
 
 #[test]
@@ -117,8 +173,17 @@ fn names_with_an_end_of_files_in_the_making_are_left_out() {
         file(&root, name, "x\n");
     }
     let ignore = serde_json::json!({ "ignore": [".tmp", ".part"] });
-    assert_eq!(names(&splits(&source(root.path(), ignore.clone())), root.path()), ["a.csv", "tmp"]);
-    assert_eq!(names(&splits(&source(&root.path().join("*.*"), ignore)), root.path()), ["a.csv"]);
+    assert_eq!(
+        names(&splits(&source(root.path(), ignore.clone())), root.path()),
+        ["a.csv", "tmp"]
+    );
+    assert_eq!(
+        names(
+            &splits(&source(&root.path().join("*.*"), ignore)),
+            root.path()
+        ),
+        ["a.csv"]
+    );
 }
 
 /// What the next poll of an enumerator restored from `snapshot` finds; the snapshot moves on.
@@ -136,64 +201,109 @@ fn enumerate(source: &FileSource, snapshot: &mut String, root: &Path) -> Vec<Str
 #[test]
 fn a_watched_folder_gives_each_file_once_over_restarts() {
     let root = tempfile::tempdir().unwrap();
-    let source = source(root.path(), serde_json::json!({ "watch": true, "watch-ms": 5, "settle": "0ms" }));
+    let source = source(
+        root.path(),
+        serde_json::json!({ "watch": true, "watch-ms": 5, "settle": "0ms" }),
+    );
     assert!(!source.bounded());
     let mut snapshot = source.enumerator(None).unwrap().snapshot();
     let mut poll = || enumerate(&source, &mut snapshot, root.path());
     assert_eq!(poll(), ["idle 5"]);
     file(&root, "b", "1\n");
     file(&root, "a", "1\n");
-    assert_eq!((poll(), poll()), (vec!["a".to_owned(), "b".to_owned()], vec!["idle 5".to_owned()]));
+    assert_eq!(
+        (poll(), poll()),
+        (
+            vec!["a".to_owned(), "b".to_owned()],
+            vec!["idle 5".to_owned()]
+        )
+    );
     file(&root, "0", "1\n");
-    assert_eq!((poll(), poll()), (vec!["0".to_owned()], vec!["idle 5".to_owned()]));
+    assert_eq!(
+        (poll(), poll()),
+        (vec!["0".to_owned()], vec!["idle 5".to_owned()])
+    );
     fs::remove_file(root.path().join("a")).unwrap();
     assert_eq!(poll(), ["idle 5"]);
     file(&root, "a", "2\n");
     assert_eq!(poll(), ["idle 5"]);
-    let numbers = |snapshot: &str| serde_json::from_str::<serde_json::Value>(snapshot).unwrap()["n-splits"].clone();
+    let numbers = |snapshot: &str| {
+        serde_json::from_str::<serde_json::Value>(snapshot).unwrap()["n-splits"].clone()
+    };
     assert_eq!(numbers(&snapshot), 3);
 }
 
 #[test]
 fn a_watched_file_that_has_changed_is_reported_once() {
     let root = tempfile::tempdir().unwrap();
-    let source = source(root.path(), serde_json::json!({ "watch": true, "settle": "0ms" }));
+    let source = source(
+        root.path(),
+        serde_json::json!({ "watch": true, "settle": "0ms" }),
+    );
     let mut enumerator = source.enumerator(None).unwrap();
     let mut poll = || match enumerator.poll(1).unwrap() {
         Enumeration::Splits(splits) => {
             let snapshot = enumerator.snapshot();
             enumerator = source.enumerator(Some(&snapshot)).unwrap();
-            splits.iter().map(|split| testing::read(&source, split, 10).unwrap()).collect::<Vec<_>>()
+            splits
+                .iter()
+                .map(|split| testing::read(&source, split, 10).unwrap())
+                .collect::<Vec<_>>()
         }
         Enumeration::Idle { .. } => Vec::new(),
         Enumeration::Finished => panic!("a watched folder has no end"),
     };
     let reports = |found: Vec<Found>| {
-        let reports = found.into_iter().flat_map(|found| found.poison).map(|line| (line.code.id, line.reason));
-        reports.map(|(code, reason)| (code, reason.replace(root.path().to_str().unwrap(), "ROOT"))).collect::<Vec<_>>()
+        let reports = found
+            .into_iter()
+            .flat_map(|found| found.poison)
+            .map(|line| (line.code.id, line.reason));
+        reports
+            .map(|(code, reason)| (code, reason.replace(root.path().to_str().unwrap(), "ROOT")))
+            .collect::<Vec<_>>()
     };
     let path = file(&root, "a", "1\n");
-    assert_eq!((poll()[0].texts(), poll().len()), (vec![r#"{"value":"1"}"#], 0));
+    assert_eq!(
+        (poll()[0].texts(), poll().len()),
+        (vec![r#"{"value":"1"}"#], 0)
+    );
     fs::write(&path, "1\n2\n").unwrap();
     let grown = "ROOT/a has grown by 2 bytes since it was found, which are not read; `follow` reads a log that grows".to_owned();
     assert_eq!((reports(poll()), poll().len()), (vec![("S3031", grown)], 0));
     fs::write(&path, "").unwrap();
-    let shrunk = "ROOT/a had 4 bytes when it was found and has 0 now, and is not read again".to_owned();
-    assert_eq!((reports(poll()), poll().len()), (vec![("S3031", shrunk)], 0));
+    let shrunk =
+        "ROOT/a had 4 bytes when it was found and has 0 now, and is not read again".to_owned();
+    assert_eq!(
+        (reports(poll()), poll().len()),
+        (vec![("S3031", shrunk)], 0)
+    );
 }
 
 #[test]
 fn a_watched_file_is_found_when_it_has_not_changed_for_a_while() {
     let root = tempfile::tempdir().unwrap();
-    let watched = source(root.path(), serde_json::json!({ "watch": true, "settle": "1h" }));
+    let watched = source(
+        root.path(),
+        serde_json::json!({ "watch": true, "settle": "1h" }),
+    );
     let path = file(&root, "a", "hal");
     let age = |seconds: i64| {
         let now = std::time::SystemTime::now();
-        let time = if seconds < 0 { now + Duration::from_secs(-seconds as u64) } else { now - Duration::from_secs(seconds as u64) };
-        OpenOptions::new().append(true).open(&path).unwrap().set_modified(time).unwrap();
+        let time = if seconds < 0 {
+            now + Duration::from_secs(-seconds as u64)
+        } else {
+            now - Duration::from_secs(seconds as u64)
+        };
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
     };
     let mut enumerator = watched.enumerator(None).unwrap();
-    let mut is_found = || matches!(enumerator.poll(1).unwrap(), Enumeration::Splits(splits) if splits.len() == 1);
+    let mut is_found =
+        || matches!(enumerator.poll(1).unwrap(), Enumeration::Splits(splits) if splits.len() == 1);
     let mut found = Vec::new();
     for seconds in [0, 3590, -3600, 3610] {
         age(seconds);
@@ -202,7 +312,10 @@ fn a_watched_file_is_found_when_it_has_not_changed_for_a_while() {
     assert_eq!(found, [false, false, false, true]);
     // Without `watch` nobody comes back for it.
     age(0);
-    assert_eq!(splits(&source(root.path(), serde_json::json!({ "settle": "1h" }))).len(), 1);
+    assert_eq!(
+        splits(&source(root.path(), serde_json::json!({ "settle": "1h" }))).len(),
+        1
+    );
 }
 
 #[test]
@@ -214,34 +327,65 @@ fn a_file_that_goes_before_its_turn_meets_its_policy() {
         let split = splits(&source).remove(0);
         fs::remove_file(&path).unwrap();
         let read = testing::read(&source, &split, 10);
-        let position = source.open(&split, None).ok().map(|reader| reader.position());
-        let again = position.map(|position| testing::drain(&mut *source.open(&split, Some(&position)).unwrap(), 10).unwrap());
+        let position = source
+            .open(&split, None)
+            .ok()
+            .map(|reader| reader.position());
+        let again = position.map(|position| {
+            testing::drain(&mut *source.open(&split, Some(&position)).unwrap(), 10).unwrap()
+        });
         fs::write(&path, "1\n").unwrap();
         (read, again)
     };
     let (found, again) = open("skip");
-    let reason = format!("{} was found, and was gone before it was read", path.display());
-    assert_eq!(found.unwrap().poison, [PoisonLine::passed_over(reason.as_str())]);
+    let reason = format!(
+        "{} was found, and was gone before it was read",
+        path.display()
+    );
+    assert_eq!(
+        found.unwrap().poison,
+        [PoisonLine::passed_over(reason.as_str())]
+    );
     assert_eq!(again, Some(Found::default()), "it is reported once");
     let (error, _) = open("fail");
     let error = error.unwrap_err();
-    let expected = format!("{reason}: put it back, or let such files be passed over by `missing = \"skip\"`");
-    assert_eq!((error.code().id, error.message()), ("S3001", expected.as_str()));
+    let expected =
+        format!("{reason}: put it back, or let such files be passed over by `missing = \"skip\"`");
+    assert_eq!(
+        (error.code().id, error.message()),
+        ("S3001", expected.as_str())
+    );
 }
 
 #[test]
 fn a_log_is_read_by_whole_lines_as_it_grows() {
     let root = tempfile::tempdir().unwrap();
     let path = file(&root, "a.log", "one\ntw");
-    let append = |text: &str| OpenOptions::new().append(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
-    let source = source(&path, serde_json::json!({ "follow": true, "watch-ms": 7, "split-bytes": 2 }));
+    let append = |text: &str| {
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap()
+    };
+    let source = source(
+        &path,
+        serde_json::json!({ "follow": true, "watch-ms": 7, "split-bytes": 2 }),
+    );
     assert!(!source.bounded());
     let split = splits(&source).remove(0);
     let mut reader = source.open(&split, None).unwrap();
     let mut found = Found::default();
     let mut poll = |reader: &mut dyn SplitReader| {
         testing::poll(reader, 10, &mut found).unwrap();
-        assert!(matches!(reader.poll(10, Duration::ZERO).unwrap(), ReaderPoll::Pending { ms: 7 }), "a log has no end");
+        assert!(
+            matches!(
+                reader.poll(10, Duration::ZERO).unwrap(),
+                ReaderPoll::Pending { ms: 7 }
+            ),
+            "a log has no end"
+        );
         std::mem::take(&mut found).rows
     };
     let row = |line, text: &str| (line, format!("{{\"value\":\"{text}\"}}"));
@@ -254,19 +398,38 @@ fn a_log_is_read_by_whole_lines_as_it_grows() {
     assert_eq!(poll(&mut *reader), [row(3, "three")]);
     fs::write(&path, "new\n").unwrap();
     let error = reader.poll(10, Duration::ZERO).unwrap_err();
-    let expected = format!("{} was cut to 4 bytes, after 14 bytes of it were read: a log that is followed may only grow", path.display());
-    assert_eq!((error.code().id, error.message()), ("S3012", expected.as_str()));
+    let expected = format!(
+        "{} was cut to 4 bytes, after 14 bytes of it were read: a log that is followed may only grow",
+        path.display()
+    );
+    assert_eq!(
+        (error.code().id, error.message()),
+        ("S3012", expected.as_str())
+    );
 }
 
 #[test]
 fn a_log_waits_for_its_header() {
     let root = tempfile::tempdir().unwrap();
     let path = file(&root, "a.csv", "n,na");
-    let append = |text: &str| OpenOptions::new().append(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
-    let source = source(&path, serde_json::json!({ "follow": true, "format": "csv", "header": true }));
+    let append = |text: &str| {
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap()
+    };
+    let source = source(
+        &path,
+        serde_json::json!({ "follow": true, "format": "csv", "header": true }),
+    );
     let split = splits(&source).remove(0);
     let mut reader = source.open(&split, None).unwrap();
-    assert!(matches!(reader.poll(10, Duration::ZERO).unwrap(), ReaderPoll::Pending { ms: 1000 }));
+    assert!(matches!(
+        reader.poll(10, Duration::ZERO).unwrap(),
+        ReaderPoll::Pending { ms: 1000 }
+    ));
     let mut reader = source.open(&split, Some(&reader.position())).unwrap();
     append("me\n1,a\n2");
     let mut found = Found::default();
@@ -275,7 +438,10 @@ fn a_log_waits_for_its_header() {
     let mut reader = source.open(&split, Some(&reader.position())).unwrap();
     append(",b\n");
     testing::poll(&mut *reader, 10, &mut found).unwrap();
-    assert_eq!(found.rows.last().unwrap(), &(3, r#"{"name":"b","n":2}"#.to_owned()));
+    assert_eq!(
+        found.rows.last().unwrap(),
+        &(3, r#"{"name":"b","n":2}"#.to_owned())
+    );
 }
 
 #[test]
@@ -287,18 +453,38 @@ fn a_folder_that_is_not_watched_is_listed_once_over_restarts() {
     assert_eq!(enumerate(&source, &mut snapshot, root.path()), ["a"]);
     file(&root, "b", "1\n");
     assert_eq!(enumerate(&source, &mut snapshot, root.path()), ["finished"]);
-    assert_eq!(source.enumerator(Some("[]")).err().unwrap().code().id, "S7001");
+    assert_eq!(
+        source.enumerator(Some("[]")).err().unwrap().code().id,
+        "S7001"
+    );
 }
 
 #[test]
 fn a_header_gives_the_columns_and_counts_as_a_line() {
     let root = tempfile::tempdir().unwrap();
-    let path = file(&root, "a.csv", "\u{feff}n,skip,name\r\n-1,x,a\r\n\r\n2,x,b\r\nbad,x,c\r\n3,x,d");
+    let path = file(
+        &root,
+        "a.csv",
+        "\u{feff}n,skip,name\r\n-1,x,a\r\n\r\n2,x,b\r\nbad,x,c\r\n3,x,d",
+    );
     for split_bytes in [1000, 22] {
-        let source = source(&path, serde_json::json!({ "format": "csv", "header": true, "split-bytes": split_bytes }));
-        let found: Vec<Found> = splits(&source).iter().map(|split| testing::read(&source, split, 2).unwrap()).collect();
+        let source = source(
+            &path,
+            serde_json::json!({ "format": "csv", "header": true, "split-bytes": split_bytes }),
+        );
+        let found: Vec<Found> = splits(&source)
+            .iter()
+            .map(|split| testing::read(&source, split, 2).unwrap())
+            .collect();
         let rows: Vec<&str> = found.iter().flat_map(Found::texts).collect();
-        assert_eq!(rows, [r#"{"name":"a","n":-1}"#, r#"{"name":"b","n":2}"#, r#"{"name":"d","n":3}"#]);
+        assert_eq!(
+            rows,
+            [
+                r#"{"name":"a","n":-1}"#,
+                r#"{"name":"b","n":2}"#,
+                r#"{"name":"d","n":3}"#
+            ]
+        );
         if split_bytes == 1000 {
             assert_eq!(found[0].lines(), (vec![2, 4, 6], vec![5]));
         }
@@ -309,9 +495,20 @@ fn a_header_gives_the_columns_and_counts_as_a_line() {
 fn a_csv_file_with_quotes_is_not_cut() {
     let root = tempfile::tempdir().unwrap();
     let count = |text: &str, format: &str| {
-        splits(&source(&file(&root, "a", text), serde_json::json!({ "format": format, "split-bytes": 4 }))).len()
+        splits(&source(
+            &file(&root, "a", text),
+            serde_json::json!({ "format": format, "split-bytes": 4 }),
+        ))
+        .len()
     };
-    assert_eq!((count("\"a\nb\",1\n", "csv"), count("aaa\n,1\n\n", "csv"), count("\"a\nb\",1\n", "lines")), (1, 2, 2));
+    assert_eq!(
+        (
+            count("\"a\nb\",1\n", "csv"),
+            count("aaa\n,1\n\n", "csv"),
+            count("\"a\nb\",1\n", "lines")
+        ),
+        (1, 2, 2)
+    );
 }
 
 #[test]
@@ -321,12 +518,28 @@ fn a_file_that_shrinks_is_an_error_and_one_that_grows_is_not() {
     let source = source(&path, serde_json::json!({}));
     let split = &splits(&source)[0];
     fs::write(&path, "one\ntwo\nthree\nfour\n").unwrap();
-    assert_eq!(testing::read(&source, split, 10).unwrap().texts(), [r#"{"value":"one"}"#, r#"{"value":"two"}"#, r#"{"value":"three"}"#]);
+    assert_eq!(
+        testing::read(&source, split, 10).unwrap().texts(),
+        [
+            r#"{"value":"one"}"#,
+            r#"{"value":"two"}"#,
+            r#"{"value":"three"}"#
+        ]
+    );
     fs::write(&path, "one\n").unwrap();
     let error = testing::read(&source, split, 10).unwrap_err();
-    assert_eq!((error.code().id, error.message()), ("S3012", format!("{} shrank while it was read", path.display()).as_str()));
+    assert_eq!(
+        (error.code().id, error.message()),
+        (
+            "S3012",
+            format!("{} shrank while it was read", path.display()).as_str()
+        )
+    );
     fs::remove_file(&path).unwrap();
-    assert_eq!(testing::read(&source, split, 10).unwrap_err().code().id, "S3001");
+    assert_eq!(
+        testing::read(&source, split, 10).unwrap_err().code().id,
+        "S3001"
+    );
 }
 
 #[test]
@@ -344,22 +557,51 @@ fn a_file_that_is_not_what_it_was_is_an_error_where_a_reader_goes_on() {
             None => fs::remove_file(&path).unwrap(),
         }
         let error = source.open(split, Some(&position)).err().unwrap();
-        assert_eq!((error.code().id, error.message()), (code, format!("{} {expected}", path.display()).as_str()));
+        assert_eq!(
+            (error.code().id, error.message()),
+            (code, format!("{} {expected}", path.display()).as_str())
+        );
     };
-    check(Some("one\n"), "S3012", "has 4 bytes, but had 14 when it was read up to byte 8: put it back as it was");
-    check(Some("one\ntwo\nthr\n"), "S3012", "has 12 bytes, but had 14 when it was read up to byte 8: put it back as it was");
-    check(Some("another file\n\n"), "S3012", "is not the file that was read up to byte 8, for no line ends there: put it back as it was");
+    check(
+        Some("one\n"),
+        "S3012",
+        "has 4 bytes, but had 14 when it was read up to byte 8: put it back as it was",
+    );
+    check(
+        Some("one\ntwo\nthr\n"),
+        "S3012",
+        "has 12 bytes, but had 14 when it was read up to byte 8: put it back as it was",
+    );
+    check(
+        Some("another file\n\n"),
+        "S3012",
+        "is not the file that was read up to byte 8, for no line ends there: put it back as it was",
+    );
     check(None, "S3001", "does not exist");
     let error = source.open(split, Some("{}")).err().unwrap();
-    assert_eq!((error.code().id, error.message().contains("the snapshot holds `{}`")), ("S7001", true));
+    assert_eq!(
+        (
+            error.code().id,
+            error.message().contains("the snapshot holds `{}`")
+        ),
+        ("S7001", true)
+    );
 }
 
 #[test]
 fn only_bad_lines_still_end() {
     let root = tempfile::tempdir().unwrap();
     let check = |text: &str, header: bool, poison: Vec<u64>| {
-        let source = source(&file(&root, "a", text), serde_json::json!({ "format": "csv", "header": header }));
-        assert_eq!(testing::read(&source, &splits(&source)[0], 2).unwrap().lines(), (vec![], poison));
+        let source = source(
+            &file(&root, "a", text),
+            serde_json::json!({ "format": "csv", "header": header }),
+        );
+        assert_eq!(
+            testing::read(&source, &splits(&source)[0], 2)
+                .unwrap()
+                .lines(),
+            (vec![], poison)
+        );
     };
     check("x\ny\nz\n", false, vec![1, 2, 3]);
     check("n,name\nx,y", true, vec![2]);
@@ -371,7 +613,10 @@ fn only_bad_lines_still_end() {
 fn a_header_that_was_read_without_its_line_end_stays_what_it_was() {
     let root = tempfile::tempdir().unwrap();
     let path = file(&root, "a", "n,name");
-    let source = source(&path, serde_json::json!({ "format": "csv", "header": true }));
+    let source = source(
+        &path,
+        serde_json::json!({ "format": "csv", "header": true }),
+    );
     let split = &splits(&source)[0];
     let position = source.open(split, None).unwrap().position();
     fs::write(&path, "n,namely\n1,a\n").unwrap();
@@ -379,10 +624,20 @@ fn a_header_that_was_read_without_its_line_end_stays_what_it_was() {
     assert_eq!(found, Found::default());
 }
 
-/// Text that is hard on every format: quotes, line ends of both kinds, blank lines, rows and poison, with and without a last line end.
+/// Text that is hard on every format: quotes, line ends of both kinds, blank lines, rows and
+/// poison, with and without a last line end.
 fn text() -> impl Strategy<Value = String> {
-    let pieces =
-        ["a,1\n", "b,2\r\n", "bad,x\n", "\"q\nq\",3\n", "\"\"\"\n\",4\r\n", "{\"name\":\"j\",\"n\":5}\n", "\n", " \r\n", "\"open,6\n"];
+    let pieces = [
+        "a,1\n",
+        "b,2\r\n",
+        "bad,x\n",
+        "\"q\nq\",3\n",
+        "\"\"\"\n\",4\r\n",
+        "{\"name\":\"j\",\"n\":5}\n",
+        "\n",
+        " \r\n",
+        "\"open,6\n",
+    ];
     let piece = prop_oneof![3 => prop::sample::select(pieces.to_vec()).prop_map(str::to_owned), 1 => "[ab1,\"\n\r]{0,6}"];
     (prop::collection::vec(piece, 0..12), 0usize..4).prop_map(|(pieces, n_bytes)| {
         let text = pieces.concat();
@@ -393,7 +648,10 @@ fn text() -> impl Strategy<Value = String> {
 /// The source over `path` for a format of the properties.
 fn source_of(path: &Path, format: &str, split_bytes: u64) -> FileSource {
     let header = format == "csv with header";
-    source(path, serde_json::json!({ "format": format.split(' ').next(), "header": header, "split-bytes": split_bytes }))
+    source(
+        path,
+        serde_json::json!({ "format": format.split(' ').next(), "header": header, "split-bytes": split_bytes }),
+    )
 }
 
 const FORMATS: [&str; 4] = ["lines", "json", "csv", "csv with header"];
@@ -407,13 +665,43 @@ fn an_empty_line_of_a_csv_file_with_one_column_is_an_empty_field() {
         let options: FileOptions = serde_json::from_value(options).unwrap();
         let source = FileSource::new(options, FormatName::Csv, arrow_schema(&vec![field])).unwrap();
         let found = testing::read(&source, &splits(&source)[0], 10).unwrap();
-        assert_eq!((found.texts().as_slice(), found.lines().1.as_slice()), expected, "{text:?}");
+        assert_eq!(
+            (found.texts().as_slice(), found.lines().1.as_slice()),
+            expected,
+            "{text:?}"
+        );
     };
-    let (string, number) = (Field::new("v", DataType::String), Field::new("v", DataType::I64));
-    check("a\n\nb\n", false, string.clone(), (&[r#"{"v":"a"}"#, r#"{"v":""}"#, r#"{"v":"b"}"#], &[]));
-    check("\nv\n\r\n\n", true, string, (&[r#"{"v":""}"#, r#"{"v":""}"#], &[]));
-    check("1\n\n2\n\n", false, number.clone(), (&[r#"{"v":1}"#, r#"{"v":2}"#], &[2, 4]));
-    check("1\n\n", false, Field { nullable: true, ..number }, (&[r#"{"v":1}"#, r#"{"v":null}"#], &[]));
+    let (string, number) = (
+        Field::new("v", DataType::String),
+        Field::new("v", DataType::I64),
+    );
+    check(
+        "a\n\nb\n",
+        false,
+        string.clone(),
+        (&[r#"{"v":"a"}"#, r#"{"v":""}"#, r#"{"v":"b"}"#], &[]),
+    );
+    check(
+        "\nv\n\r\n\n",
+        true,
+        string,
+        (&[r#"{"v":""}"#, r#"{"v":""}"#], &[]),
+    );
+    check(
+        "1\n\n2\n\n",
+        false,
+        number.clone(),
+        (&[r#"{"v":1}"#, r#"{"v":2}"#], &[2, 4]),
+    );
+    check(
+        "1\n\n",
+        false,
+        Field {
+            nullable: true,
+            ..number
+        },
+        (&[r#"{"v":1}"#, r#"{"v":null}"#], &[]),
+    );
 }
 
 #[test]
@@ -422,11 +710,21 @@ fn a_mark_that_is_larger_than_a_split_takes_no_line_with_it() {
     let path = file(&root, "a", "\u{feff}n,name\n1,a\n2,b\n");
     for split_bytes in 1..12 {
         let csv = source_of(&path, "csv with header", split_bytes);
-        let rows: Vec<Found> = splits(&csv).iter().map(|split| testing::read(&csv, split, 10).unwrap()).collect();
+        let rows: Vec<Found> = splits(&csv)
+            .iter()
+            .map(|split| testing::read(&csv, split, 10).unwrap())
+            .collect();
         let texts: Vec<&str> = rows.iter().flat_map(Found::texts).collect();
-        assert_eq!(texts, [r#"{"name":"a","n":1}"#, r#"{"name":"b","n":2}"#], "{split_bytes} bytes a split");
+        assert_eq!(
+            texts,
+            [r#"{"name":"a","n":1}"#, r#"{"name":"b","n":2}"#],
+            "{split_bytes} bytes a split"
+        );
         let lines = source_of(&path, "lines", split_bytes);
-        let n_lines: usize = splits(&lines).iter().map(|split| testing::read(&lines, split, 10).unwrap().rows.len()).sum();
+        let n_lines: usize = splits(&lines)
+            .iter()
+            .map(|split| testing::read(&lines, split, 10).unwrap().rows.len())
+            .sum();
         assert_eq!(n_lines, 3, "{split_bytes} bytes a split");
     }
 }

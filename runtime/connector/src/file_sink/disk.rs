@@ -26,8 +26,8 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Gives a file a second name. Where that name is taken or the file is gone, it was done before, or somebody else does it just now, or
-/// something is wrong: what is there afterwards says which.
+/// Gives a file a second name. Where that name is taken or the file is gone, it was done before, or
+/// somebody else does it just now, or something is wrong: what is there afterwards says which.
 pub fn link(staged: &Path, complete: &Path) -> Result<()> {
     match fs::hard_link(staged, complete) {
         Err(e) if !matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
@@ -39,7 +39,9 @@ pub fn link(staged: &Path, complete: &Path) -> Result<()> {
 
 /// Writes the names in a folder to the disk.
 pub fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| file_error(folder, "cannot be synced", e))
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|e| file_error(folder, "cannot be synced", e))
 }
 
 /// The files of a folder; none if it is not there.

@@ -1,7 +1,9 @@
-//! Parquet files: every type of a stream has one of its own there, so a file read again gives the same columns.
+//! Parquet files: every type of a stream has one of its own there, so a file read again gives the
+//! same columns.
 //!
-//! Columns of event time are `i64` in ms, as everywhere; those that the option `timestamps` names are written as Parquet's timestamps in ms,
-//! UTC, which other programs show as times. Pages are compressed by Snappy.
+//! Columns of event time are `i64` in ms, as everywhere; those that the option `timestamps` names
+//! are written as Parquet's timestamps in ms, UTC, which other programs show as times. Pages are
+//! compressed by Snappy.
 
 use super::disk::{file_error, look, sync_folder};
 use super::part::PartWriter;
@@ -35,19 +37,37 @@ pub struct ParquetPart {
 impl ParquetPart {
     /// `schema` is the one of [`file_schema`].
     pub fn new(file: File, path: &Path, schema: SchemaRef) -> Result<ParquetPart> {
-        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).set_created_by("streamrt".to_owned()).build();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_created_by("streamrt".to_owned())
+            .build();
         // Parquet's own types say everything about ours.
-        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(file, schema.clone(), options).map_err(|e| write_error(path, e))?;
-        Ok(ParquetPart { writer, path: path.to_owned(), schema })
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties)
+            .with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(file, schema.clone(), options)
+            .map_err(|e| write_error(path, e))?;
+        Ok(ParquetPart {
+            writer,
+            path: path.to_owned(),
+            schema,
+        })
     }
 }
 
 impl PartWriter for ParquetPart {
     fn write(&mut self, rows: &RecordBatch) -> Result<()> {
-        let columns = rows.columns().iter().zip(self.schema.fields()).map(|(column, field)| stamped(column, field)).collect();
-        let rows = RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| Error::internal("rows fit their file").with_source(e))?;
-        self.writer.write(&rows).map_err(|e| write_error(&self.path, e))?;
+        let columns = rows
+            .columns()
+            .iter()
+            .zip(self.schema.fields())
+            .map(|(column, field)| stamped(column, field))
+            .collect();
+        let rows = RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|e| Error::internal("rows fit their file").with_source(e))?;
+        self.writer
+            .write(&rows)
+            .map_err(|e| write_error(&self.path, e))?;
         if self.writer.in_progress_size() < ROW_GROUP_BYTES {
             return Ok(());
         }
@@ -59,10 +79,15 @@ impl PartWriter for ParquetPart {
     }
 
     fn finish(&mut self) -> Result<u64> {
-        self.writer.finish().map_err(|e| write_error(&self.path, e))?;
+        self.writer
+            .finish()
+            .map_err(|e| write_error(&self.path, e))?;
         let file = self.writer.inner();
-        file.sync_all().map_err(|e| file_error(&self.path, "cannot be synced", e))?;
-        file.metadata().map(|found| found.len()).map_err(|e| file_error(&self.path, "cannot be looked at", e))
+        file.sync_all()
+            .map_err(|e| file_error(&self.path, "cannot be synced", e))?;
+        file.metadata()
+            .map(|found| found.len())
+            .map_err(|e| file_error(&self.path, "cannot be looked at", e))
     }
 }
 
@@ -74,19 +99,36 @@ pub struct ParquetExport {
 }
 
 impl ParquetExport {
-    /// Begins a file in a folder that is there. `timestamps` are columns as in the options of the sink.
+    /// Begins a file in a folder that is there. `timestamps` are columns as in the options of the
+    /// sink.
     ///
     /// # Errors
     /// `Invalid` if something of that name is there, `Unavailable` if it cannot be made.
     pub fn create(path: &Path, schema: &SchemaRef, timestamps: &[String]) -> Result<ParquetExport> {
         if look(path)?.is_some() {
-            return Err(Error::new(code::EXISTS, format!("{} is there already, and would be overwritten", path.display())));
+            return Err(Error::new(
+                code::EXISTS,
+                format!(
+                    "{} is there already, and would be overwritten",
+                    path.display()
+                ),
+            ));
         }
-        let name = path.file_name().ok_or_else(|| Error::new(code::NOT_A_FILE, format!("{} names no file", path.display())))?;
+        let name = path.file_name().ok_or_else(|| {
+            Error::new(
+                code::NOT_A_FILE,
+                format!("{} names no file", path.display()),
+            )
+        })?;
         let staged = path.with_file_name(format!(".{}.inprogress", name.to_string_lossy()));
-        let file = File::create(&staged).map_err(|e| file_error(&staged, "cannot be created", e))?;
+        let file =
+            File::create(&staged).map_err(|e| file_error(&staged, "cannot be created", e))?;
         let part = ParquetPart::new(file, &staged, file_schema(schema, timestamps))?;
-        Ok(ParquetExport { part, staged, path: path.to_owned() })
+        Ok(ParquetExport {
+            part,
+            staged,
+            path: path.to_owned(),
+        })
     }
 
     pub fn write(&mut self, rows: &RecordBatch) -> Result<()> {
@@ -96,8 +138,14 @@ impl ParquetExport {
     /// Ends the file, and gives it its name.
     pub fn finish(mut self) -> Result<()> {
         self.part.finish()?;
-        fs::hard_link(&self.staged, &self.path).map_err(|e| file_error(&self.path, "cannot be made a hard link", e))?;
-        sync_folder(self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+        fs::hard_link(&self.staged, &self.path)
+            .map_err(|e| file_error(&self.path, "cannot be made a hard link", e))?;
+        sync_folder(
+            self.path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .unwrap_or(Path::new(".")),
+        )
     }
 }
 
@@ -111,18 +159,26 @@ impl Drop for ParquetExport {
 /// The schema of a file: that of the stream, with timestamps where they are wanted.
 pub fn file_schema(schema: &SchemaRef, timestamps: &[String]) -> SchemaRef {
     let field = |field: &Field| match timestamps.contains(field.name()) {
-        true => field.clone().with_data_type(DataType::Timestamp(TimeUnit::Millisecond, Some(ZONE.into()))),
+        true => field.clone().with_data_type(DataType::Timestamp(
+            TimeUnit::Millisecond,
+            Some(ZONE.into()),
+        )),
         false => field.clone(),
     };
-    Arc::new(Schema::new(schema.fields().iter().map(|f| field(f)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        schema.fields().iter().map(|f| field(f)).collect::<Vec<_>>(),
+    ))
 }
 
 /// The same numbers, as times where the file has times.
 fn stamped(column: &ArrayRef, field: &Field) -> ArrayRef {
     match field.data_type() {
-        DataType::Timestamp(..) => {
-            Arc::new(column.as_primitive::<Int64Type>().reinterpret_cast::<TimestampMillisecondType>().with_timezone(ZONE))
-        }
+        DataType::Timestamp(..) => Arc::new(
+            column
+                .as_primitive::<Int64Type>()
+                .reinterpret_cast::<TimestampMillisecondType>()
+                .with_timezone(ZONE),
+        ),
         _ => column.clone(),
     }
 }

@@ -1,4 +1,5 @@
-//! The file that is open: rows go in, one format's bytes come out. How a file is staged and committed is not known here.
+//! The file that is open: rows go in, one format's bytes come out. How a file is staged and
+//! committed is not known here.
 
 use super::disk::file_error;
 use crate::encoder::RowEncoder;
@@ -19,7 +20,8 @@ pub trait PartWriter: Send {
     fn finish(&mut self) -> Result<u64>;
 }
 
-/// Bytes that gather before they are written: nobody sees them before the commit, so small batches need no system call each.
+/// Bytes that gather before they are written: nobody sees them before the commit, so small batches
+/// need no system call each.
 const WRITE_BYTES: usize = 256 << 10;
 
 /// JSON lines or CSV.
@@ -35,11 +37,20 @@ pub struct TextPart {
 
 impl TextPart {
     pub fn new(file: File, path: &Path, encoder: RowEncoder, header: bool) -> TextPart {
-        TextPart { file, path: path.to_owned(), encoder, header, text: Vec::new(), n_written: 0 }
+        TextPart {
+            file,
+            path: path.to_owned(),
+            encoder,
+            header,
+            text: Vec::new(),
+            n_written: 0,
+        }
     }
 
     fn write_text(&mut self) -> Result<()> {
-        self.file.write_all(&self.text).map_err(|e| file_error(&self.path, "cannot be written", e))?;
+        self.file
+            .write_all(&self.text)
+            .map_err(|e| file_error(&self.path, "cannot be written", e))?;
         self.n_written += self.text.len() as u64;
         self.text.clear();
         Ok(())
@@ -50,7 +61,11 @@ impl PartWriter for TextPart {
     fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         let header = std::mem::take(&mut self.header);
         self.encoder.encode(rows, header, &mut self.text);
-        if self.text.len() < WRITE_BYTES { Ok(()) } else { self.write_text() }
+        if self.text.len() < WRITE_BYTES {
+            Ok(())
+        } else {
+            self.write_text()
+        }
     }
 
     fn n_bytes(&self) -> u64 {
@@ -59,7 +74,9 @@ impl PartWriter for TextPart {
 
     fn finish(&mut self) -> Result<u64> {
         self.write_text()?;
-        self.file.sync_all().map_err(|e| file_error(&self.path, "cannot be synced", e))?;
+        self.file
+            .sync_all()
+            .map_err(|e| file_error(&self.path, "cannot be synced", e))?;
         Ok(self.n_written)
     }
 }

@@ -1,10 +1,12 @@
 //! What a transaction promises, and how the promise is kept.
 //!
 //! 1. A promise lists every file of the transaction: its staged name, its own name, its length.
-//! 2. To keep it, each file gets its own name, what has that name is compared with what was promised, and the staged name goes.
+//! 2. To keep it, each file gets its own name, what has that name is compared with what was
+//!    promised, and the staged name goes.
 //! 3. The folder is synced.
 //!
-//! Each step may have been done before, by this process or by one that crashed; the outcome is the same.
+//! Each step may have been done before, by this process or by one that crashed; the outcome is the
+//! same.
 
 use super::disk::{link, look, remove, sync_folder};
 use crate::position;
@@ -24,7 +26,8 @@ pub struct Promise {
     pub files: Vec<StagedFile>,
 }
 
-/// That `bytes` bytes are in one of two files of the folder, under the staged name or under the final one.
+/// That `bytes` bytes are in one of two files of the folder, under the staged name or under the
+/// final one.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StagedFile {
@@ -35,11 +38,16 @@ pub struct StagedFile {
 
 impl Promise {
     /// # Errors
-    /// `Data` if it is no promise of this sink, which names such files as it makes itself, and of its folder alone: what it names is moved.
+    /// `Data` if it is no promise of this sink, which names such files as it makes itself, and of
+    /// its folder alone: what it names is moved.
     pub fn read(committable: &[u8]) -> Result<Promise> {
         let text = String::from_utf8_lossy(committable);
         let promise: Promise = position::read("sink `file`", &text)?;
-        if promise.files.iter().all(StagedFile::is_ours) { Ok(promise) } else { Err(position::damaged("sink `file`", &text)) }
+        if promise.files.iter().all(StagedFile::is_ours) {
+            Ok(promise)
+        } else {
+            Err(position::damaged("sink `file`", &text))
+        }
     }
 
     pub fn write(&self) -> Vec<u8> {
@@ -51,7 +59,11 @@ impl Promise {
     /// # Errors
     /// `Data` if one is not there any more; the others are visible nevertheless.
     pub fn keep(&self, folder: &Path) -> Result<()> {
-        let kept = self.files.iter().map(|file| file.keep(folder)).fold(Ok(()), Result::and);
+        let kept = self
+            .files
+            .iter()
+            .map(|file| file.keep(folder))
+            .fold(Ok(()), Result::and);
         kept.and(sync_folder(folder))
     }
 }
@@ -64,12 +76,18 @@ impl StagedFile {
     /// Two names for a file that is begun.
     pub fn named(name: &str, extension: &str) -> StagedFile {
         let file = format!("part-{name}.{extension}");
-        StagedFile { staged: staged(&file), file, bytes: 0 }
+        StagedFile {
+            staged: staged(&file),
+            file,
+            bytes: 0,
+        }
     }
 
     /// Whether the names are such as [`StagedFile::named`] gives.
     fn is_ours(&self) -> bool {
-        self.staged == staged(&self.file) && self.staged.starts_with(STAGED.0) && !self.file.contains(['/', '\0'])
+        self.staged == staged(&self.file)
+            && self.staged.starts_with(STAGED.0)
+            && !self.file.contains(['/', '\0'])
     }
 
     fn keep(&self, folder: &Path) -> Result<()> {
@@ -85,7 +103,8 @@ impl StagedFile {
         found.is_some_and(|found| found.is_file() && found.len() == self.bytes)
     }
 
-    /// Checks that the file has its own name, and that the staged name, if it is still there, is one of the same file.
+    /// Checks that the file has its own name, and that the staged name, if it is still there, is
+    /// one of the same file.
     ///
     /// # Errors
     /// `Data` if not: then results are lost.
@@ -97,8 +116,15 @@ impl StagedFile {
             return Ok(());
         }
         let (before, after) = (describe(before.as_ref()), describe(after.as_ref()));
-        let (staged, complete, other) = (staged.display(), complete.display(), if is_other { "is another file and " } else { "" });
-        let message = format!("{} bytes were promised, but {staged} {before}, and {complete} {other}{after}", self.bytes);
+        let (staged, complete, other) = (
+            staged.display(),
+            complete.display(),
+            if is_other { "is another file and " } else { "" },
+        );
+        let message = format!(
+            "{} bytes were promised, but {staged} {before}, and {complete} {other}{after}",
+            self.bytes
+        );
         Err(Error::new(code::COMMIT_LOST, message))
     }
 }

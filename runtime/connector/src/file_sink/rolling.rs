@@ -4,13 +4,15 @@ use crate::options;
 use serde::Deserialize;
 use streamrt_types::{Result, parse_bytes, parse_duration_ms};
 
-/// Options of the sink `file` under `rolling`. None of them is set by default: then a transaction is one file.
+/// Options of the sink `file` under `rolling`. None of them is set by default: then a transaction
+/// is one file.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RollingOptions {
     /// A file that has so many bytes, such as `128MiB`, is ended behind the batch that filled it.
     pub size: Option<String>,
-    /// So is one that is so old, such as `15min`, at the next batch; a checkpoint ends it in any case.
+    /// So is one that is so old, such as `15min`, at the next batch; a checkpoint ends it in any
+    /// case.
     pub interval: Option<String>,
     /// So is one of so many rows.
     pub rows: Option<u64>,
@@ -37,14 +39,35 @@ impl Rolling {
     /// `Invalid` if a value is no size, no duration, or 0.
     pub fn new(options: &RollingOptions) -> Result<Rolling> {
         let refuse = |e: streamrt_types::Error| options::refuse("file", e.message());
-        let bytes = options.size.as_deref().map(|size| parse_bytes("rolling.size", size)).transpose().map_err(refuse)?;
-        let ms = options.interval.as_deref().map(|interval| parse_duration_ms("rolling.interval", interval)).transpose().map_err(refuse)?;
-        let limits = [("rolling.size", bytes.map(|n| n as u64)), ("rolling.interval", ms), ("rolling.rows", options.rows)];
+        let bytes = options
+            .size
+            .as_deref()
+            .map(|size| parse_bytes("rolling.size", size))
+            .transpose()
+            .map_err(refuse)?;
+        let ms = options
+            .interval
+            .as_deref()
+            .map(|interval| parse_duration_ms("rolling.interval", interval))
+            .transpose()
+            .map_err(refuse)?;
+        let limits = [
+            ("rolling.size", bytes.map(|n| n as u64)),
+            ("rolling.interval", ms),
+            ("rolling.rows", options.rows),
+        ];
         if let Some((name, _)) = limits.iter().find(|(_, limit)| *limit == Some(0)) {
-            return Err(options::refuse("file", &format!("`{name}` is nothing, but it must be more")));
+            return Err(options::refuse(
+                "file",
+                &format!("`{name}` is nothing, but it must be more"),
+            ));
         }
         let [bytes, ms, rows] = limits.map(|(_, limit)| limit.unwrap_or(u64::MAX));
-        Ok(Rolling { bytes, ms: i64::try_from(ms).unwrap_or(i64::MAX), rows })
+        Ok(Rolling {
+            bytes,
+            ms: i64::try_from(ms).unwrap_or(i64::MAX),
+            rows,
+        })
     }
 
     pub fn is_due(self, extent: Extent) -> bool {
@@ -63,19 +86,47 @@ mod tests {
 
     #[test]
     fn each_limit_ends_a_file() {
-        let due = |options, bytes, age_ms, rows| rolling(options).unwrap().is_due(Extent { bytes, age_ms, rows });
+        let due = |options, bytes, age_ms, rows| {
+            rolling(options).unwrap().is_due(Extent {
+                bytes,
+                age_ms,
+                rows,
+            })
+        };
         assert!(!due(json!({}), u64::MAX - 1, i64::MAX - 1, u64::MAX - 1));
-        assert!(due(json!({"size": "1KiB"}), 1024, 0, 0) && !due(json!({"size": "1KiB"}), 1023, 0, 0));
-        assert!(due(json!({"interval": "2s"}), 0, 2000, 0) && !due(json!({"interval": "2s"}), 0, 1999, 0));
+        assert!(
+            due(json!({"size": "1KiB"}), 1024, 0, 0) && !due(json!({"size": "1KiB"}), 1023, 0, 0)
+        );
+        assert!(
+            due(json!({"interval": "2s"}), 0, 2000, 0)
+                && !due(json!({"interval": "2s"}), 0, 1999, 0)
+        );
         assert!(due(json!({"rows": 3}), 0, 0, 3) && !due(json!({"rows": 3}), 9, 9, 2));
     }
 
     #[test]
     fn what_is_no_limit_is_refused() {
-        let check = |options, expected: &str| assert_eq!(rolling(options).unwrap_err().message(), format!("connector `file`: {expected}"));
-        check(json!({"size": "big"}), "`rolling.size` is `big`, but it must be a size such as 64MiB");
-        check(json!({"interval": "5"}), "`rolling.interval` is `5`, but it must be a duration such as 10ms, 5s or 1min");
-        check(json!({"rows": 0}), "`rolling.rows` is nothing, but it must be more");
-        check(json!({"size": "0"}), "`rolling.size` is nothing, but it must be more");
+        let check = |options, expected: &str| {
+            assert_eq!(
+                rolling(options).unwrap_err().message(),
+                format!("connector `file`: {expected}")
+            )
+        };
+        check(
+            json!({"size": "big"}),
+            "`rolling.size` is `big`, but it must be a size such as 64MiB",
+        );
+        check(
+            json!({"interval": "5"}),
+            "`rolling.interval` is `5`, but it must be a duration such as 10ms, 5s or 1min",
+        );
+        check(
+            json!({"rows": 0}),
+            "`rolling.rows` is nothing, but it must be more",
+        );
+        check(
+            json!({"size": "0"}),
+            "`rolling.size` is nothing, but it must be more",
+        );
     }
 }

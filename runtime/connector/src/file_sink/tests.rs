@@ -1,4 +1,5 @@
-//! Tests of the sink `file`: the life of a transaction, crashes after each step, and what is lost or foreign.
+//! Tests of the sink `file`: the life of a transaction, crashes after each step, and what is lost
+//! or foreign.
 
 mod round_trip;
 
@@ -22,7 +23,10 @@ fn context() -> OperatorContext {
         max_parallelism: 128,
         key_groups: KeyGroupRange::all(128),
         clock: Arc::new(ManualClock::default()),
-        configuration: Arc::new(Configuration { checkpoint_interval_ms: Some(1000), ..Configuration::default() }),
+        configuration: Arc::new(Configuration {
+            checkpoint_interval_ms: Some(1000),
+            ..Configuration::default()
+        }),
         metrics: Arc::new(TaskMetrics::default()),
         dead_letters: Arc::new(|_| Ok(())),
     }
@@ -34,7 +38,12 @@ fn made(folder: &Path, mut options: serde_json::Value, schema: &SchemaRef) -> Re
 }
 
 fn closed_sink(folder: &Path, format: &str, header: bool) -> FileSink {
-    made(folder, json!({ "format": format, "header": header }), rows(vec![]).columns.schema_ref()).unwrap()
+    made(
+        folder,
+        json!({ "format": format, "header": header }),
+        rows(vec![]).columns.schema_ref(),
+    )
+    .unwrap()
 }
 
 /// A sink of JSON lines whose transaction has begun.
@@ -62,7 +71,10 @@ fn promise(folder: &Path, transaction: &str, numbers: Vec<i64>) -> Vec<u8> {
 }
 
 fn listing(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -85,10 +97,25 @@ fn a_transaction_is_visible_only_when_it_is_committed() {
     assert_eq!(String::from_utf8(first.clone()).unwrap(), expected);
     sink.begin("out-job-1-0-1").unwrap();
     sink.write(&rows(vec![3])).unwrap();
-    assert_eq!(listing(&folder), [".part-out-job-1-0-0.jsonl.inprogress", ".part-out-job-1-0-1.jsonl.inprogress"]);
+    assert_eq!(
+        listing(&folder),
+        [
+            ".part-out-job-1-0-0.jsonl.inprogress",
+            ".part-out-job-1-0-1.jsonl.inprogress"
+        ]
+    );
     sink.commit(&first).unwrap();
-    assert_eq!(listing(&folder), [".part-out-job-1-0-1.jsonl.inprogress", "part-out-job-1-0-0.jsonl"]);
-    assert_eq!(contents(&folder, "part-out-job-1-0-0.jsonl"), "{\"n\":1}\n{\"n\":2}\n");
+    assert_eq!(
+        listing(&folder),
+        [
+            ".part-out-job-1-0-1.jsonl.inprogress",
+            "part-out-job-1-0-0.jsonl"
+        ]
+    );
+    assert_eq!(
+        contents(&folder, "part-out-job-1-0-0.jsonl"),
+        "{\"n\":1}\n{\"n\":2}\n"
+    );
     sink.abort().unwrap();
     assert_eq!(listing(&folder), ["part-out-job-1-0-0.jsonl"]);
 }
@@ -115,7 +142,10 @@ fn abort_leaves_what_was_promised() {
 #[test]
 fn the_names_of_a_job_are_made_of_uid_job_generation_subtask_and_number() {
     let root = tempfile::tempdir().unwrap();
-    let mut harness = Harness::new(SinkOperator::new(Box::new(closed_sink(root.path(), "csv", false)), None));
+    let mut harness = Harness::new(SinkOperator::new(
+        Box::new(closed_sink(root.path(), "csv", false)),
+        None,
+    ));
     harness.batches(&rows(vec![1, 2]), 1).unwrap();
     harness.end_of_input().unwrap();
     assert_eq!(listing(root.path()), ["part-op-job-1-0-0.csv"]);
@@ -131,13 +161,21 @@ enum Crash {
     AfterCommit,
 }
 
-/// Lets a process crash, and another one recover: from a checkpoint that names the transaction, or from the one before.
+/// Lets a process crash, and another one recover: from a checkpoint that names the transaction, or
+/// from the one before.
 fn recover(crash: Crash, published: bool) -> Vec<String> {
     let root = tempfile::tempdir().unwrap();
-    let (staged, complete) = (root.path().join(".part-t-0.jsonl.inprogress"), root.path().join("part-t-0.jsonl"));
+    let (staged, complete) = (
+        root.path().join(".part-t-0.jsonl.inprogress"),
+        root.path().join("part-t-0.jsonl"),
+    );
     let mut crashed = sink(root.path(), "t-0");
     crashed.write(&rows(vec![7])).unwrap();
-    let promise = if crash == Crash::InWrite { None } else { crashed.pre_commit().unwrap() };
+    let promise = if crash == Crash::InWrite {
+        None
+    } else {
+        crashed.pre_commit().unwrap()
+    };
     match crash {
         Crash::InWrite | Crash::AfterPreCommit => {}
         Crash::AfterLink => fs::hard_link(&staged, &complete).unwrap(),
@@ -152,7 +190,11 @@ fn recover(crash: Crash, published: bool) -> Vec<String> {
         recovering.abort_unlisted("t-", &[]).unwrap();
     }
     if published {
-        assert_eq!(contents(root.path(), "part-t-0.jsonl"), "{\"n\":7}\n", "{crash:?}");
+        assert_eq!(
+            contents(root.path(), "part-t-0.jsonl"),
+            "{\"n\":7}\n",
+            "{crash:?}"
+        );
     }
     listing(root.path())
 }
@@ -172,19 +214,55 @@ fn a_promise_that_cannot_be_kept_is_loud() {
     let check = |spoil: &dyn Fn(&Path, &Path), before: &str, after: &str| {
         let root = tempfile::tempdir().unwrap();
         let promise = promise(root.path(), "t-0", vec![1]);
-        let (staged, complete) = (root.path().join(".part-t-0.jsonl.inprogress"), root.path().join("part-t-0.jsonl"));
+        let (staged, complete) = (
+            root.path().join(".part-t-0.jsonl.inprogress"),
+            root.path().join("part-t-0.jsonl"),
+        );
         spoil(&staged, &complete);
         let names = listing(root.path());
-        let error = closed_sink(root.path(), "json", false).commit(&promise).unwrap_err();
-        let expected = format!("8 bytes were promised, but {} {before}, and {} {after}", staged.display(), complete.display());
-        assert_eq!((error.code(), error.message()), (code::COMMIT_LOST, expected.as_str()));
+        let error = closed_sink(root.path(), "json", false)
+            .commit(&promise)
+            .unwrap_err();
+        let expected = format!(
+            "8 bytes were promised, but {} {before}, and {} {after}",
+            staged.display(),
+            complete.display()
+        );
+        assert_eq!(
+            (error.code(), error.message()),
+            (code::COMMIT_LOST, expected.as_str())
+        );
         assert_eq!(listing(root.path()), names, "what is there may be of use");
     };
-    check(&|staged, _| fs::remove_file(staged).unwrap(), "is missing", "is missing");
-    check(&|staged, _| fs::write(staged, "short").unwrap(), "has 5 bytes", "is missing");
-    check(&|staged, complete| fs::rename(staged, complete).and_then(|()| fs::write(complete, "")).unwrap(), "is missing", "has 0 bytes");
-    check(&|_, complete| fs::write(complete, "8 bytes.").unwrap(), "has 8 bytes", "is another file and has 8 bytes");
-    check(&|_, complete| fs::create_dir(complete).unwrap(), "has 8 bytes", "is another file and is no regular file");
+    check(
+        &|staged, _| fs::remove_file(staged).unwrap(),
+        "is missing",
+        "is missing",
+    );
+    check(
+        &|staged, _| fs::write(staged, "short").unwrap(),
+        "has 5 bytes",
+        "is missing",
+    );
+    check(
+        &|staged, complete| {
+            fs::rename(staged, complete)
+                .and_then(|()| fs::write(complete, ""))
+                .unwrap()
+        },
+        "is missing",
+        "has 0 bytes",
+    );
+    check(
+        &|_, complete| fs::write(complete, "8 bytes.").unwrap(),
+        "has 8 bytes",
+        "is another file and has 8 bytes",
+    );
+    check(
+        &|_, complete| fs::create_dir(complete).unwrap(),
+        "has 8 bytes",
+        "is another file and is no regular file",
+    );
 }
 
 #[test]
@@ -203,9 +281,18 @@ fn a_promise_names_files_of_its_folder_alone() {
     let root = tempfile::tempdir().unwrap();
     let check = |promise: &str| {
         let mut sink = closed_sink(root.path(), "json", false);
-        let errors = [sink.commit(promise.as_bytes()).unwrap_err(), sink.abort_unlisted("t-", &[promise.into()]).unwrap_err()];
-        let expected = format!("sink `file`: the snapshot holds `{promise}`, which nobody could go on from");
-        errors.iter().for_each(|error| assert_eq!((error.code().id, error.message()), ("S7001", expected.as_str())));
+        let errors = [
+            sink.commit(promise.as_bytes()).unwrap_err(),
+            sink.abort_unlisted("t-", &[promise.into()]).unwrap_err(),
+        ];
+        let expected =
+            format!("sink `file`: the snapshot holds `{promise}`, which nobody could go on from");
+        errors.iter().for_each(|error| {
+            assert_eq!(
+                (error.code().id, error.message()),
+                ("S7001", expected.as_str())
+            )
+        });
     };
     check("");
     check(r#"{"files":[{"staged":"../a","file":"b","bytes":1}]}"#);
@@ -221,15 +308,29 @@ fn a_promise_names_files_of_its_folder_alone() {
 #[test]
 fn two_sinks_share_a_folder() {
     let root = tempfile::tempdir().unwrap();
-    let (mut one, mut two) = (sink(root.path(), "a-job-1-0-0"), sink(root.path(), "a-job-1-1-0"));
+    let (mut one, mut two) = (
+        sink(root.path(), "a-job-1-0-0"),
+        sink(root.path(), "a-job-1-1-0"),
+    );
     one.write(&rows(vec![1])).unwrap();
     two.write(&rows(vec![2])).unwrap();
-    let promises = [one.pre_commit().unwrap().unwrap(), two.pre_commit().unwrap().unwrap()];
+    let promises = [
+        one.pre_commit().unwrap().unwrap(),
+        two.pre_commit().unwrap().unwrap(),
+    ];
     // Whichever sink recovers commits for both.
-    promises.iter().for_each(|promise| two.commit(promise).unwrap());
+    promises
+        .iter()
+        .for_each(|promise| two.commit(promise).unwrap());
     one.abort().unwrap();
-    assert_eq!(listing(root.path()), ["part-a-job-1-0-0.jsonl", "part-a-job-1-1-0.jsonl"]);
-    assert_eq!(contents(root.path(), "part-a-job-1-1-0.jsonl"), "{\"n\":2}\n");
+    assert_eq!(
+        listing(root.path()),
+        ["part-a-job-1-0-0.jsonl", "part-a-job-1-1-0.jsonl"]
+    );
+    assert_eq!(
+        contents(root.path(), "part-a-job-1-1-0.jsonl"),
+        "{\"n\":2}\n"
+    );
 }
 
 #[test]
@@ -239,7 +340,11 @@ fn many_commit_one_promise_at_once() {
         let promise = promise(root.path(), "t-0", vec![1]);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| closed_sink(root.path(), "json", false).commit(&promise).unwrap());
+                scope.spawn(|| {
+                    closed_sink(root.path(), "json", false)
+                        .commit(&promise)
+                        .unwrap()
+                });
             }
         });
         assert_eq!(listing(root.path()), ["part-t-0.jsonl"]);
@@ -258,19 +363,29 @@ fn what_is_listed_and_what_is_foreign_stays() {
         "part-a-job-1-0-1.jsonl",
         "x",
     ];
-    let ours = [".part-a-job-1-0-4.jsonl.inprogress", ".part-a-job-2-7-0.csv.inprogress"];
+    let ours = [
+        ".part-a-job-1-0-4.jsonl.inprogress",
+        ".part-a-job-2-7-0.csv.inprogress",
+    ];
     for name in foreign.iter().chain(&ours) {
         fs::write(root.path().join(name), name).unwrap();
     }
     fs::create_dir(root.path().join(".part-a-job-folder.inprogress")).unwrap();
     let mut sink = closed_sink(root.path(), "json", false);
-    sink.abort_unlisted("a-job-", std::slice::from_ref(&kept)).unwrap();
+    sink.abort_unlisted("a-job-", std::slice::from_ref(&kept))
+        .unwrap();
     let mut expected: Vec<&str> = foreign.to_vec();
-    expected.extend([".part-a-job-1-0-3.jsonl.inprogress", ".part-a-job-folder.inprogress"]);
+    expected.extend([
+        ".part-a-job-1-0-3.jsonl.inprogress",
+        ".part-a-job-folder.inprogress",
+    ]);
     expected.sort_unstable();
     assert_eq!(listing(root.path()), expected);
     sink.commit(&kept).unwrap();
-    assert_eq!(contents(root.path(), "part-a-job-1-0-3.jsonl"), "{\"n\":1}\n");
+    assert_eq!(
+        contents(root.path(), "part-a-job-1-0-3.jsonl"),
+        "{\"n\":1}\n"
+    );
 }
 
 #[test]
@@ -278,8 +393,14 @@ fn a_file_that_is_there_is_found_with_the_first_row() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("part-t-0.jsonl"), "old").unwrap();
     let error = sink(root.path(), "t-0").write(&rows(vec![1])).unwrap_err();
-    let expected = format!("{}/part-t-0.jsonl is there already, and would be overwritten", root.path().display());
-    assert_eq!((error.code().id, error.message()), ("S6003", expected.as_str()));
+    let expected = format!(
+        "{}/part-t-0.jsonl is there already, and would be overwritten",
+        root.path().display()
+    );
+    assert_eq!(
+        (error.code().id, error.message()),
+        ("S6003", expected.as_str())
+    );
     assert_eq!(contents(root.path(), "part-t-0.jsonl"), "old");
 }
 
@@ -295,7 +416,10 @@ fn csv_has_its_header_once_a_file() {
         sink.begin(name).unwrap();
     }
     assert_eq!(
-        (contents(root.path(), "part-t-0.csv").as_str(), contents(root.path(), "part-t-1.csv").as_str()),
+        (
+            contents(root.path(), "part-t-0.csv").as_str(),
+            contents(root.path(), "part-t-1.csv").as_str()
+        ),
         ("n\n1\n2\n", "n\n1\n2\n")
     );
 }
@@ -305,10 +429,18 @@ fn many_rows_are_written_on_the_way() {
     let root = tempfile::tempdir().unwrap();
     let mut sink = sink(root.path(), "t-0");
     (0..100).for_each(|_| sink.write(&rows((0..1024).collect())).unwrap());
-    assert!(fs::metadata(root.path().join(".part-t-0.jsonl.inprogress")).unwrap().len() > 0);
+    assert!(
+        fs::metadata(root.path().join(".part-t-0.jsonl.inprogress"))
+            .unwrap()
+            .len()
+            > 0
+    );
     let promise = sink.pre_commit().unwrap().unwrap();
     sink.commit(&promise).unwrap();
-    assert_eq!(contents(root.path(), "part-t-0.jsonl").lines().count(), 102_400);
+    assert_eq!(
+        contents(root.path(), "part-t-0.jsonl").lines().count(),
+        102_400
+    );
 }
 
 #[test]
@@ -322,7 +454,13 @@ fn a_full_disk_is_an_error_with_the_path_and_promises_nothing() {
     writer.write(&rows(vec![1]).columns).unwrap();
     sink.part.as_mut().unwrap().writer = writer;
     let error = sink.pre_commit().unwrap_err();
-    assert_eq!((error.code().id, error.message()), ("S3002", format!("{} cannot be written", staged.display()).as_str()));
+    assert_eq!(
+        (error.code().id, error.message()),
+        (
+            "S3002",
+            format!("{} cannot be written", staged.display()).as_str()
+        )
+    );
     sink.abort().unwrap();
     assert_eq!(listing(root.path()), [""; 0]);
 }
@@ -332,8 +470,16 @@ fn a_path_that_is_a_file_is_an_error() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("out");
     fs::write(&path, "").unwrap();
-    let error = closed_sink(&path, "json", false).open(&context()).unwrap_err();
-    assert_eq!((error.code().id, error.message()), ("S6003", format!("{} cannot be made a folder", path.display()).as_str()));
+    let error = closed_sink(&path, "json", false)
+        .open(&context())
+        .unwrap_err();
+    assert_eq!(
+        (error.code().id, error.message()),
+        (
+            "S6003",
+            format!("{} cannot be made a folder", path.display()).as_str()
+        )
+    );
 }
 
 #[test]
@@ -344,12 +490,22 @@ fn a_folder_that_vanished_is_an_error_with_its_path() {
     fs::remove_dir(&folder).unwrap();
     let error = sink.write(&rows(vec![1])).unwrap_err();
     assert_eq!(error.code().id, "S3002");
-    assert!(error.message().contains("out/.part-t-0.jsonl.inprogress cannot be created"), "{error}");
+    assert!(
+        error
+            .message()
+            .contains("out/.part-t-0.jsonl.inprogress cannot be created"),
+        "{error}"
+    );
 }
 
 /// A sink whose files roll, with its transaction begun.
 fn rolling_sink(folder: &Path, rolling: serde_json::Value, context: &OperatorContext) -> FileSink {
-    let mut sink = made(folder, json!({ "rolling": rolling }), rows(vec![]).columns.schema_ref()).unwrap();
+    let mut sink = made(
+        folder,
+        json!({ "rolling": rolling }),
+        rows(vec![]).columns.schema_ref(),
+    )
+    .unwrap();
     sink.open(context).unwrap();
     sink.begin("t-0").unwrap();
     sink
@@ -359,46 +515,102 @@ fn rolling_sink(folder: &Path, rolling: serde_json::Value, context: &OperatorCon
 fn rolled(rolling: serde_json::Value, n_batches: i64) -> Vec<String> {
     let root = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::default());
-    let mut sink = rolling_sink(root.path(), rolling, &OperatorContext { clock: clock.clone(), ..context() });
+    let mut sink = rolling_sink(
+        root.path(),
+        rolling,
+        &OperatorContext {
+            clock: clock.clone(),
+            ..context()
+        },
+    );
     for n in 0..n_batches {
         sink.write(&rows(vec![n])).unwrap();
         clock.set_ms((n + 1) * 1000);
     }
     let promise = sink.pre_commit().unwrap().unwrap();
-    assert!(listing(root.path()).iter().all(|name| name.starts_with('.')), "nothing is visible before the commit");
+    assert!(
+        listing(root.path())
+            .iter()
+            .all(|name| name.starts_with('.')),
+        "nothing is visible before the commit"
+    );
     sink.begin("t-1").unwrap();
     (0..2).for_each(|_| sink.commit(&promise).unwrap());
-    listing(root.path()).iter().map(|name| format!("{name}: {}", contents(root.path(), name).replace('\n', " ").trim_end())).collect()
+    listing(root.path())
+        .iter()
+        .map(|name| {
+            format!(
+                "{name}: {}",
+                contents(root.path(), name).replace('\n', " ").trim_end()
+            )
+        })
+        .collect()
 }
 
 #[test]
 fn files_roll_by_size_by_age_and_by_rows() {
-    let two = ["part-t-0-1.jsonl: {\"n\":2}", "part-t-0.jsonl: {\"n\":0} {\"n\":1}"];
+    let two = [
+        "part-t-0-1.jsonl: {\"n\":2}",
+        "part-t-0.jsonl: {\"n\":0} {\"n\":1}",
+    ];
     assert_eq!(rolled(json!({ "size": "9B" }), 3), two);
     assert_eq!(rolled(json!({ "interval": "1s" }), 3), two);
     assert_eq!(rolled(json!({ "rows": 2 }), 3), two);
-    assert_eq!(rolled(json!({ "rows": 1 }), 2), ["part-t-0-1.jsonl: {\"n\":1}", "part-t-0.jsonl: {\"n\":0}"]);
-    assert_eq!(rolled(json!({}), 2), ["part-t-0.jsonl: {\"n\":0} {\"n\":1}"]);
-    assert_eq!(rolled(json!({ "rows": 1 }), FILES_MAX as i64 + 5).len(), FILES_MAX);
+    assert_eq!(
+        rolled(json!({ "rows": 1 }), 2),
+        ["part-t-0-1.jsonl: {\"n\":1}", "part-t-0.jsonl: {\"n\":0}"]
+    );
+    assert_eq!(
+        rolled(json!({}), 2),
+        ["part-t-0.jsonl: {\"n\":0} {\"n\":1}"]
+    );
+    assert_eq!(
+        rolled(json!({ "rows": 1 }), FILES_MAX as i64 + 5).len(),
+        FILES_MAX
+    );
 }
 
 #[test]
 fn without_checkpoints_files_that_roll_are_visible_when_they_are_closed() {
     let root = tempfile::tempdir().unwrap();
-    let no_checkpoints = OperatorContext { configuration: Arc::default(), ..context() };
+    let no_checkpoints = OperatorContext {
+        configuration: Arc::default(),
+        ..context()
+    };
     let mut sink = rolling_sink(root.path(), json!({ "rows": 2 }), &no_checkpoints);
     (0..5).for_each(|n| sink.write(&rows(vec![n])).unwrap());
     // What a kill would leave.
-    assert_eq!(listing(root.path()), [".part-t-0-2.jsonl.inprogress", "part-t-0-1.jsonl", "part-t-0.jsonl"]);
-    assert_eq!(contents(root.path(), "part-t-0-1.jsonl"), "{\"n\":2}\n{\"n\":3}\n");
+    assert_eq!(
+        listing(root.path()),
+        [
+            ".part-t-0-2.jsonl.inprogress",
+            "part-t-0-1.jsonl",
+            "part-t-0.jsonl"
+        ]
+    );
+    assert_eq!(
+        contents(root.path(), "part-t-0-1.jsonl"),
+        "{\"n\":2}\n{\"n\":3}\n"
+    );
     let promise = sink.pre_commit().unwrap().unwrap();
     sink.commit(&promise).unwrap();
-    assert_eq!(listing(root.path()), ["part-t-0-1.jsonl", "part-t-0-2.jsonl", "part-t-0.jsonl"]);
+    assert_eq!(
+        listing(root.path()),
+        ["part-t-0-1.jsonl", "part-t-0-2.jsonl", "part-t-0.jsonl"]
+    );
     let mut failing = rolling_sink(root.path(), json!({ "rows": 2 }), &no_checkpoints);
     failing.begin("t-1").unwrap();
     (0..3).for_each(|n| failing.write(&rows(vec![n])).unwrap());
     failing.abort().unwrap();
-    assert_eq!(listing(root.path()), ["part-t-0-1.jsonl", "part-t-0-2.jsonl", "part-t-0.jsonl", "part-t-1.jsonl"]);
+    assert_eq!(
+        listing(root.path()),
+        [
+            "part-t-0-1.jsonl",
+            "part-t-0-2.jsonl",
+            "part-t-0.jsonl",
+            "part-t-1.jsonl"
+        ]
+    );
 }
 
 #[test]
@@ -413,31 +625,63 @@ fn all_files_of_a_transaction_are_withdrawn_or_kept_together() {
     assert_eq!(listing(root.path()), [""; 0]);
     let promise = written().pre_commit().unwrap().unwrap();
     let mut recovering = rolling_sink(root.path(), json!({}), &context());
-    recovering.abort_unlisted("t-", std::slice::from_ref(&promise)).unwrap();
+    recovering
+        .abort_unlisted("t-", std::slice::from_ref(&promise))
+        .unwrap();
     assert_eq!(listing(root.path()).len(), 3);
     // One of them was committed by a process that crashed then, and one is lost.
-    fs::rename(root.path().join(".part-t-0-1.jsonl.inprogress"), root.path().join("part-t-0-1.jsonl")).unwrap();
+    fs::rename(
+        root.path().join(".part-t-0-1.jsonl.inprogress"),
+        root.path().join("part-t-0-1.jsonl"),
+    )
+    .unwrap();
     fs::remove_file(root.path().join(".part-t-0.jsonl.inprogress")).unwrap();
-    assert_eq!(recovering.commit(&promise).unwrap_err().code(), code::COMMIT_LOST);
-    assert_eq!(listing(root.path()), ["part-t-0-1.jsonl", "part-t-0-2.jsonl"]);
+    assert_eq!(
+        recovering.commit(&promise).unwrap_err().code(),
+        code::COMMIT_LOST
+    );
+    assert_eq!(
+        listing(root.path()),
+        ["part-t-0-1.jsonl", "part-t-0-2.jsonl"]
+    );
 }
 
 #[test]
 fn options_that_do_not_go_together_are_refused() {
     let check = |options, expected: &str| {
-        let error = made(Path::new("x"), options, rows(vec![]).columns.schema_ref()).err().unwrap();
+        let error = made(Path::new("x"), options, rows(vec![]).columns.schema_ref())
+            .err()
+            .unwrap();
         assert_eq!(error.message(), format!("connector `file`: {expected}"));
     };
-    check(json!({ "timestamps": ["n"] }), "`timestamps` is for parquet");
-    check(json!({ "format": "parquet", "header": true }), "`header` is for csv");
-    check(json!({ "format": "parquet", "timestamps": ["m"] }), "`timestamps` names `m`, which is no i64 column of the rows");
+    check(
+        json!({ "timestamps": ["n"] }),
+        "`timestamps` is for parquet",
+    );
+    check(
+        json!({ "format": "parquet", "header": true }),
+        "`header` is for csv",
+    );
+    check(
+        json!({ "format": "parquet", "timestamps": ["m"] }),
+        "`timestamps` names `m`, which is no i64 column of the rows",
+    );
 }
 
 #[cfg(not(feature = "parquet"))]
 #[test]
 fn a_build_without_parquet_says_so() {
-    let error = made(Path::new("x"), json!({ "format": "parquet" }), rows(vec![]).columns.schema_ref()).err().unwrap();
-    assert_eq!(error.message(), "connector `file`: format `parquet` is not in this build of streamrt; build it with `--features parquet`");
+    let error = made(
+        Path::new("x"),
+        json!({ "format": "parquet" }),
+        rows(vec![]).columns.schema_ref(),
+    )
+    .err()
+    .unwrap();
+    assert_eq!(
+        error.message(),
+        "connector `file`: format `parquet` is not in this build of streamrt; build it with `--features parquet`"
+    );
 }
 
 #[cfg(feature = "parquet")]
@@ -445,7 +689,8 @@ mod parquet_files {
     use super::*;
     use crate::testing;
     use arrow_array::{
-        BinaryArray, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+        BinaryArray, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch,
+        StringArray, UInt32Array, UInt64Array,
     };
     use streamrt_operator::{Enumeration, Source};
 
@@ -453,25 +698,60 @@ mod parquet_files {
     fn every_type() -> RecordBatch {
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("bool", Arc::new(BooleanArray::from(vec![Some(true), None]))),
-            ("i32", Arc::new(Int32Array::from(vec![Some(i32::MIN), None]))),
-            ("i64", Arc::new(Int64Array::from(vec![Some(i64::MIN), None]))),
-            ("u32", Arc::new(UInt32Array::from(vec![Some(u32::MAX), None]))),
-            ("u64", Arc::new(UInt64Array::from(vec![Some(u64::MAX), None]))),
-            ("f32", Arc::new(Float32Array::from(vec![Some(f32::MIN_POSITIVE), None]))),
-            ("f64", Arc::new(Float64Array::from(vec![Some(f64::MAX), None]))),
-            ("string", Arc::new(StringArray::from(vec![Some("\u{1f600}"), None]))),
-            ("binary", Arc::new(BinaryArray::from_opt_vec(vec![Some(b"\0\xff"), None]))),
-            ("time", Arc::new(Int64Array::from(vec![Some(1_511_658_000_123), None]))),
+            (
+                "i32",
+                Arc::new(Int32Array::from(vec![Some(i32::MIN), None])),
+            ),
+            (
+                "i64",
+                Arc::new(Int64Array::from(vec![Some(i64::MIN), None])),
+            ),
+            (
+                "u32",
+                Arc::new(UInt32Array::from(vec![Some(u32::MAX), None])),
+            ),
+            (
+                "u64",
+                Arc::new(UInt64Array::from(vec![Some(u64::MAX), None])),
+            ),
+            (
+                "f32",
+                Arc::new(Float32Array::from(vec![Some(f32::MIN_POSITIVE), None])),
+            ),
+            (
+                "f64",
+                Arc::new(Float64Array::from(vec![Some(f64::MAX), None])),
+            ),
+            (
+                "string",
+                Arc::new(StringArray::from(vec![Some("\u{1f600}"), None])),
+            ),
+            (
+                "binary",
+                Arc::new(BinaryArray::from_opt_vec(vec![Some(b"\0\xff"), None])),
+            ),
+            (
+                "time",
+                Arc::new(Int64Array::from(vec![Some(1_511_658_000_123), None])),
+            ),
         ];
-        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
+        RecordBatch::try_from_iter_with_nullable(
+            columns.into_iter().map(|(name, array)| (name, array, true)),
+        )
+        .unwrap()
     }
 
     /// What the source `file` reads in the files of a folder.
     fn read(folder: &Path, schema: &SchemaRef) -> Vec<String> {
         let options = json!({ "path": folder.to_string_lossy(), "format": "parquet" });
-        let source: Arc<dyn Source> = crate::file::source(serde_json::from_value(options).unwrap(), schema.clone()).unwrap();
-        let Enumeration::Splits(splits) = source.enumerator(None).unwrap().poll(1).unwrap() else { return Vec::new() };
-        let rows = splits.iter().flat_map(|split| testing::read(&*source, split, 1024).unwrap().rows);
+        let source: Arc<dyn Source> =
+            crate::file::source(serde_json::from_value(options).unwrap(), schema.clone()).unwrap();
+        let Enumeration::Splits(splits) = source.enumerator(None).unwrap().poll(1).unwrap() else {
+            return Vec::new();
+        };
+        let rows = splits
+            .iter()
+            .flat_map(|split| testing::read(&*source, split, 1024).unwrap().rows);
         rows.map(|(_, row)| row).collect()
     }
 
@@ -479,7 +759,12 @@ mod parquet_files {
     fn what_is_written_is_what_is_read() {
         let root = tempfile::tempdir().unwrap();
         let columns = every_type();
-        let mut sink = made(root.path(), json!({ "format": "parquet", "timestamps": ["time"] }), columns.schema_ref()).unwrap();
+        let mut sink = made(
+            root.path(),
+            json!({ "format": "parquet", "timestamps": ["time"] }),
+            columns.schema_ref(),
+        )
+        .unwrap();
         sink.open(&context()).unwrap();
         sink.begin("t-0").unwrap();
         sink.write(&Batch::new(columns.clone())).unwrap();
@@ -490,37 +775,63 @@ mod parquet_files {
         let mut expected = Vec::new();
         RowEncoder::JSON.encode(&columns, false, &mut expected);
         let expected = String::from_utf8(expected).unwrap();
-        assert_eq!(read(root.path(), columns.schema_ref()), expected.lines().collect::<Vec<_>>());
+        assert_eq!(
+            read(root.path(), columns.schema_ref()),
+            expected.lines().collect::<Vec<_>>()
+        );
     }
 
     #[test]
     fn a_column_of_times_is_a_timestamp_in_the_file() {
         let root = tempfile::tempdir().unwrap();
-        let mut sink = made(root.path(), json!({ "format": "parquet", "timestamps": ["n"] }), rows(vec![]).columns.schema_ref()).unwrap();
+        let mut sink = made(
+            root.path(),
+            json!({ "format": "parquet", "timestamps": ["n"] }),
+            rows(vec![]).columns.schema_ref(),
+        )
+        .unwrap();
         sink.open(&context()).unwrap();
         sink.begin("t-0").unwrap();
         sink.write(&rows(vec![1])).unwrap();
         let promise = sink.pre_commit().unwrap().unwrap();
         sink.commit(&promise).unwrap();
         let file = File::open(root.path().join("part-t-0.parquet")).unwrap();
-        let reader = ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
-        assert_eq!(reader.schema().field(0).data_type().to_string(), "Timestamp(ms, \"UTC\")");
+        let reader =
+            ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        assert_eq!(
+            reader.schema().field(0).data_type().to_string(),
+            "Timestamp(ms, \"UTC\")"
+        );
     }
 
     #[test]
     fn files_roll_by_size_although_rows_gather() {
         let root = tempfile::tempdir().unwrap();
         let schema = rows(vec![]).columns.schema();
-        let mut sink = made(root.path(), json!({ "format": "parquet", "rolling": { "size": "64KiB" } }), &schema).unwrap();
+        let mut sink = made(
+            root.path(),
+            json!({ "format": "parquet", "rolling": { "size": "64KiB" } }),
+            &schema,
+        )
+        .unwrap();
         sink.open(&context()).unwrap();
         sink.begin("t-0").unwrap();
         // Numbers that neither a dictionary nor Snappy makes shorter.
         (0..100i64).for_each(|batch| {
-            sink.write(&rows((0..1024).map(|n| (batch * 1024 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15u64 as i64)).collect())).unwrap()
+            sink.write(&rows(
+                (0..1024)
+                    .map(|n| (batch * 1024 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15u64 as i64))
+                    .collect(),
+            ))
+            .unwrap()
         });
         let promise = sink.pre_commit().unwrap().unwrap();
         sink.commit(&promise).unwrap();
-        assert!((8..20).contains(&listing(root.path()).len()), "{:?}", listing(root.path()));
+        assert!(
+            (8..20).contains(&listing(root.path()).len()),
+            "{:?}",
+            listing(root.path())
+        );
         assert_eq!(read(root.path(), &schema).len(), 102_400);
     }
 }

@@ -1,12 +1,17 @@
-//! The columns of a block under construction, and how a text becomes a value: what CSV and JSON share.
+//! The columns of a block under construction, and how a text becomes a value: what CSV and JSON
+//! share.
 //!
-//! A record goes in field by field. One that is refused on the way leaves a row that counts for nothing: its columns are filled up, and
-//! `finish` leaves it out. So a good record costs nothing for the bad ones.
+//! A record goes in field by field. One that is refused on the way leaves a row that counts for
+//! nothing: its columns are filled up, and `finish` leaves it out. So a good record costs nothing
+//! for the bad ones.
 //!
-//! Invariant: a number is read as the value that its digits say, or is refused. Whole numbers are exact; floating point numbers are the
-//! nearest that there is, and never an infinity that nobody wrote.
+//! Invariant: a number is read as the value that its digits say, or is refused. Whole numbers are
+//! exact; floating point numbers are the nearest that there is, and never an infinity that nobody
+//! wrote.
 
-use arrow_array::builder::{ArrayBuilder, BinaryBuilder, BooleanBuilder, PrimitiveBuilder, StringBuilder};
+use arrow_array::builder::{
+    ArrayBuilder, BinaryBuilder, BooleanBuilder, PrimitiveBuilder, StringBuilder,
+};
 use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
@@ -56,8 +61,17 @@ macro_rules! with_builder {
 
 impl Columns {
     pub fn new(schema: SchemaRef) -> Columns {
-        let builders = schema.fields().iter().map(|field| Builder::new(field.data_type())).collect();
-        Columns { schema, builders, n_rows: 0, refused: Vec::new() }
+        let builders = schema
+            .fields()
+            .iter()
+            .map(|field| Builder::new(field.data_type()))
+            .collect();
+        Columns {
+            schema,
+            builders,
+            n_rows: 0,
+            refused: Vec::new(),
+        }
     }
 
     pub fn field(&self, column: usize) -> &Field {
@@ -87,7 +101,8 @@ impl Columns {
         Ok(())
     }
 
-    /// Pushes a text as it stands, where the column is one of strings; else the value that it means.
+    /// Pushes a text as it stands, where the column is one of strings; else the value that it
+    /// means.
     ///
     /// # Errors
     /// A clause that says what is wrong, if it means none.
@@ -106,14 +121,26 @@ impl Columns {
             Builder::Float32(builder) => float32(text).map(|value| builder.append_value(value)),
             Builder::Float64(builder) => float64(text).map(|value| builder.append_value(value)),
         };
-        pushed.ok_or_else(|| if text.is_empty() { wrong(self.field(column), "empty") } else { self.wrong_value(column, text) })
+        pushed.ok_or_else(|| {
+            if text.is_empty() {
+                wrong(self.field(column), "empty")
+            } else {
+                self.wrong_value(column, text)
+            }
+        })
     }
 
     /// Says that the column does not take this value.
     pub fn wrong_value(&self, column: usize, text: &str) -> String {
         let field = self.field(column);
-        if let Some(limit) = limit(field.data_type()).filter(|_| text.trim_matches('"').parse().is_ok_and(f64::is_infinite)) {
-            return format!("column `{}` is `{}`, which is beyond {limit}", field.name(), shown(text));
+        if let Some(limit) = limit(field.data_type())
+            .filter(|_| text.trim_matches('"').parse().is_ok_and(f64::is_infinite))
+        {
+            return format!(
+                "column `{}` is `{}`, which is beyond {limit}",
+                field.name(),
+                shown(text)
+            );
         }
         wrong(field, &format!("`{}`", shown(text)))
     }
@@ -124,12 +151,19 @@ impl Columns {
     /// If a column has not as many values as there were rows.
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         let columns = self.builders.iter_mut().map(Builder::finish);
-        let (n_rows, refused) = (std::mem::take(&mut self.n_rows), std::mem::take(&mut self.refused));
+        let (n_rows, refused) = (
+            std::mem::take(&mut self.n_rows),
+            std::mem::take(&mut self.refused),
+        );
         if refused.is_empty() {
             return RecordBatch::try_new(self.schema.clone(), columns.collect());
         }
-        let kept: BooleanArray = (0..n_rows).map(|row| Some(refused.binary_search(&row).is_err())).collect();
-        let columns = columns.map(|column| arrow_select::filter::filter(&column, &kept)).collect::<Result<Vec<_>, _>>()?;
+        let kept: BooleanArray = (0..n_rows)
+            .map(|row| Some(refused.binary_search(&row).is_err()))
+            .collect();
+        let columns = columns
+            .map(|column| arrow_select::filter::filter(&column, &kept))
+            .collect::<Result<Vec<_>, _>>()?;
         RecordBatch::try_new(self.schema.clone(), columns)
     }
 }
@@ -161,7 +195,11 @@ impl Builder {
 }
 
 fn wrong(field: &Field, what: &str) -> String {
-    format!("column `{}` is {what}, but it must be {}", field.name(), requirement(field.data_type()))
+    format!(
+        "column `{}` is {what}, but it must be {}",
+        field.name(),
+        requirement(field.data_type())
+    )
 }
 
 /// What a value of the column must be, for people.
@@ -204,14 +242,20 @@ fn boolean(text: &str) -> Option<bool> {
 
 /// Reads hexadecimal digits.
 fn bytes(text: &str) -> Option<Vec<u8>> {
-    let digit = |&digit: &u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit = |&digit: &u8| {
+        char::from(digit)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
     let byte = |pair: &[u8]| Some(digit(pair.first()?)? << 4 | digit(pair.get(1)?)?);
     text.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// Reads a whole number exactly. It may be written as `9007199254740993.0` or `25e1`.
 fn whole<T: FromStr + TryFrom<i128>>(text: &str) -> Option<T> {
-    text.parse().ok().or_else(|| decimal(text).and_then(|value| T::try_from(value).ok()))
+    text.parse()
+        .ok()
+        .or_else(|| decimal(text).and_then(|value| T::try_from(value).ok()))
 }
 
 /// Reads a number with a point or an exponent, if it is whole and has a place in 128 bits.
@@ -221,13 +265,18 @@ fn decimal(text: &str) -> Option<i128> {
     let fraction = fraction.trim_end_matches('0');
     let digits = format!("{units}{fraction}");
     let significant = digits.trim_end_matches('0');
-    let exponent: i64 = exponent.parse().ok().filter(|_| is_digits(&digits, mantissa))?;
+    let exponent: i64 = exponent
+        .parse()
+        .ok()
+        .filter(|_| is_digits(&digits, mantissa))?;
     if significant.trim_start_matches(['-', '+', '0']).is_empty() {
         return Some(0);
     }
     // How many zeros follow the last digit that is none.
     let n_zeros = i64::try_from(digits.len() - significant.len()).ok()?;
-    let zeros = exponent.checked_add(n_zeros)?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
+    let zeros = exponent
+        .checked_add(n_zeros)?
+        .checked_sub(i64::try_from(fraction.len()).ok()?)?;
     let value: i128 = significant.parse().ok()?;
     value.checked_mul(10_i128.checked_pow(u32::try_from(zeros).ok()?)?)
 }
@@ -235,7 +284,8 @@ fn decimal(text: &str) -> Option<i128> {
 /// Whether all is digits behind a sign, one at least in the mantissa that they are of.
 fn is_digits(digits: &str, mantissa: &str) -> bool {
     let without_sign = digits.strip_prefix(['-', '+']).unwrap_or(digits);
-    mantissa.bytes().any(|byte| byte.is_ascii_digit()) && without_sign.bytes().all(|byte| byte.is_ascii_digit())
+    mantissa.bytes().any(|byte| byte.is_ascii_digit())
+        && without_sign.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Refuses what is an infinity only because its digits say more than the type can.
@@ -256,7 +306,8 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_exact_or_refused() {
-        let check = |text: &str, expected: Option<i64>| assert_eq!(whole::<i64>(text), expected, "{text}");
+        let check =
+            |text: &str, expected: Option<i64>| assert_eq!(whole::<i64>(text), expected, "{text}");
         check("9007199254740993.0", Some(9_007_199_254_740_993));
         check("9.223372036854775807e18", Some(i64::MAX));
         check("-9223372036854775808", Some(i64::MIN));
@@ -271,36 +322,66 @@ mod tests {
         check("1.5", None);
         check("1.50e1", Some(15));
         check("1e400", None);
-        for text in ["", "-", ".", "e1", "1e", "1-2", "--1", "0x10", "1_0", " 1", "1.-5", "+-0", "NaN"] {
+        for text in [
+            "", "-", ".", "e1", "1e", "1-2", "--1", "0x10", "1_0", " 1", "1.-5", "+-0", "NaN",
+        ] {
             check(text, None);
         }
         assert_eq!(
-            (whole::<u32>("4294967295.0"), whole::<u32>("-1"), whole::<u64>("18446744073709551615.0")),
+            (
+                whole::<u32>("4294967295.0"),
+                whole::<u32>("-1"),
+                whole::<u64>("18446744073709551615.0")
+            ),
             (Some(u32::MAX), None, Some(u64::MAX))
         );
     }
 
     #[test]
     fn a_float_is_an_infinity_only_where_one_is_written() {
-        assert_eq!((float64("1e400"), float64("-1e400"), float32("1e39")), (None, None, None));
+        assert_eq!(
+            (float64("1e400"), float64("-1e400"), float32("1e39")),
+            (None, None, None)
+        );
         assert_eq!(
             (float64("Infinity"), float64("-inf"), float32("-Infinity")),
-            (Some(f64::INFINITY), Some(f64::NEG_INFINITY), Some(f32::NEG_INFINITY))
+            (
+                Some(f64::INFINITY),
+                Some(f64::NEG_INFINITY),
+                Some(f32::NEG_INFINITY)
+            )
         );
         assert!(float64("NaN").is_some_and(f64::is_nan));
-        assert_eq!((float64("1e-400"), float32("0.1"), float64("1.7976931348623157e308")), (Some(0.0), Some(0.1), Some(f64::MAX)));
+        assert_eq!(
+            (
+                float64("1e-400"),
+                float32("0.1"),
+                float64("1.7976931348623157e308")
+            ),
+            (Some(0.0), Some(0.1), Some(f64::MAX))
+        );
         let digits = "9".repeat(100_000);
-        assert_eq!((float64(&digits), float64(&format!("0.{digits}"))), (None, Some(1.0)));
+        assert_eq!(
+            (float64(&digits), float64(&format!("0.{digits}"))),
+            (None, Some(1.0))
+        );
     }
 
     #[test]
     fn a_value_that_is_refused_leaves_no_trace() {
-        let fields = vec![Field::new("n", DataType::Int64, false), Field::new("raw", DataType::Binary, true)];
+        let fields = vec![
+            Field::new("n", DataType::Int64, false),
+            Field::new("raw", DataType::Binary, true),
+        ];
         let mut columns = Columns::new(Arc::new(arrow_schema::Schema::new(fields)));
         for (number, raw, expected) in [
             ("1", "00ff", ""),
             ("2", "0", "column `raw` is `0`, but it must be hexadecimal"),
-            ("", "", "column `n` is empty, but it must be a whole number of 64 bits"),
+            (
+                "",
+                "",
+                "column `n` is empty, but it must be a whole number of 64 bits",
+            ),
             ("4", "", ""),
         ] {
             let taken = columns.push(0, number).and_then(|()| columns.push(1, raw));
@@ -308,8 +389,14 @@ mod tests {
             assert_eq!(taken.err().unwrap_or_default(), expected);
         }
         let batch = columns.finish().unwrap();
-        assert_eq!(streamrt_operator::json::row(&batch, 0), r#"{"n":1,"raw":"00ff"}"#);
-        assert_eq!((batch.num_rows(), streamrt_operator::json::row(&batch, 1)), (2, r#"{"n":4,"raw":""}"#.to_owned()));
+        assert_eq!(
+            streamrt_operator::json::row(&batch, 0),
+            r#"{"n":1,"raw":"00ff"}"#
+        );
+        assert_eq!(
+            (batch.num_rows(), streamrt_operator::json::row(&batch, 1)),
+            (2, r#"{"n":4,"raw":""}"#.to_owned())
+        );
         assert_eq!(columns.finish().unwrap().num_rows(), 0);
     }
 }

@@ -1,11 +1,12 @@
 //! CSV, a block at a time. Called by [`super::BlockDecoder`].
 //!
-//! Without a header the columns of the file are those of the schema, in order. With one they are found by name, may stand in any
-//! order, and those that the schema does not have are left out.
+//! Without a header the columns of the file are those of the schema, in order. With one they are
+//! found by name, may stand in any order, and those that the schema does not have are left out.
 //!
-//! A field that begins with a quote goes on to the next single quote, and what follows up to the delimiter belongs to it; two quotes inside
-//! stand for one. Elsewhere a quote is a character. By the rule of PostgreSQL, an empty field is null where the column takes null, and `""`
-//! is the empty string; a string column that takes no null has the empty string for both.
+//! A field that begins with a quote goes on to the next single quote, and what follows up to the
+//! delimiter belongs to it; two quotes inside stand for one. Elsewhere a quote is a character. By
+//! the rule of PostgreSQL, an empty field is null where the column takes null, and `""` is the
+//! empty string; a string column that takes no null has the empty string for both.
 
 use super::columns::Columns;
 use super::{Format, Refusal, take_texts};
@@ -26,7 +27,12 @@ pub struct CsvFormat {
 impl CsvFormat {
     pub fn new(schema: SchemaRef, delimiter: u8) -> CsvFormat {
         let places = (0..schema.fields().len()).map(Some).collect();
-        CsvFormat { columns: Columns::new(schema), delimiter, places, unquoted: String::new() }
+        CsvFormat {
+            columns: Columns::new(schema),
+            delimiter,
+            places,
+            unquoted: String::new(),
+        }
     }
 
     /// # Errors
@@ -34,19 +40,34 @@ impl CsvFormat {
     pub fn with_header(schema: SchemaRef, delimiter: u8, header: &[u8]) -> Result<CsvFormat> {
         let names = names(&String::from_utf8_lossy(header), delimiter);
         for field in schema.fields() {
-            let refuse = |what: String| Err(Error::new(code::SCHEMA_MISMATCH, format!("{what}; the header names {}", names.join(", "))));
+            let refuse = |what: String| {
+                Err(Error::new(
+                    code::SCHEMA_MISMATCH,
+                    format!("{what}; the header names {}", names.join(", ")),
+                ))
+            };
             match names.iter().filter(|name| *name == field.name()).count() {
                 0 => refuse(format!("no column is named `{}`", field.name()))?,
                 1 => {}
                 _ => refuse(format!("several columns are named `{}`", field.name()))?,
             }
         }
-        let places = names.iter().map(|name| schema.index_of(name).ok()).collect();
-        Ok(CsvFormat { places, ..CsvFormat::new(schema, delimiter) })
+        let places = names
+            .iter()
+            .map(|name| schema.index_of(name).ok())
+            .collect();
+        Ok(CsvFormat {
+            places,
+            ..CsvFormat::new(schema, delimiter)
+        })
     }
 
     fn take(&mut self, text: &str) -> Result<(), String> {
-        let mut fields = Fields { text, at: Some(0), delimiter: self.delimiter };
+        let mut fields = Fields {
+            text,
+            at: Some(0),
+            delimiter: self.delimiter,
+        };
         let mut n_fields = 0;
         while let Some(field) = fields.next(&mut self.unquoted)? {
             if let Some(Some(column)) = self.places.get(n_fields) {
@@ -55,7 +76,13 @@ impl CsvFormat {
             n_fields += 1;
         }
         let n_columns = self.places.len();
-        if n_fields == n_columns { Ok(()) } else { Err(format!("has {n_fields} columns, but {n_columns} are needed")) }
+        if n_fields == n_columns {
+            Ok(())
+        } else {
+            Err(format!(
+                "has {n_fields} columns, but {n_columns} are needed"
+            ))
+        }
     }
 }
 
@@ -69,7 +96,11 @@ fn push(columns: &mut Columns, column: usize, field: CsvField<'_>) -> Result<(),
 
 /// The fields of a header, as far as they can be told.
 pub fn names(header: &str, delimiter: u8) -> Vec<String> {
-    let mut fields = Fields { text: header, at: Some(0), delimiter };
+    let mut fields = Fields {
+        text: header,
+        at: Some(0),
+        delimiter,
+    };
     let (mut names, mut unquoted) = (Vec::new(), String::new());
     while let Ok(Some(field)) = fields.next(&mut unquoted) {
         names.push(field.text.to_owned());
@@ -78,7 +109,11 @@ pub fn names(header: &str, delimiter: u8) -> Vec<String> {
 }
 
 impl Format for CsvFormat {
-    fn decode(&mut self, block: Block<'_>, refused: &mut Vec<Refusal>) -> Result<RecordBatch, ArrowError> {
+    fn decode(
+        &mut self,
+        block: Block<'_>,
+        refused: &mut Vec<Refusal>,
+    ) -> Result<RecordBatch, ArrowError> {
         take_texts(block, refused, |text| {
             let taken = text.and_then(|text| self.take(text));
             self.columns.end_row(taken.is_ok());
@@ -103,16 +138,24 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The next field. One that has more than its text between two quotes is put together in `unquoted`.
+    /// The next field. One that has more than its text between two quotes is put together in
+    /// `unquoted`.
     fn next<'b>(&mut self, unquoted: &'b mut String) -> Result<Option<CsvField<'b>>, String>
     where
         'a: 'b,
     {
-        let Some(begin) = self.at else { return Ok(None) };
+        let Some(begin) = self.at else {
+            return Ok(None);
+        };
         if self.text.as_bytes().get(begin) == Some(&b'"') {
             return self.quoted(begin + 1, unquoted).map(Some);
         }
-        self.rest(begin).map(|text| Some(CsvField { text, is_quoted: false }))
+        self.rest(begin).map(|text| {
+            Some(CsvField {
+                text,
+                is_quoted: false,
+            })
+        })
     }
 
     /// What stands from `begin` to the next delimiter, or to the end.
@@ -136,7 +179,8 @@ impl<'a> Fields<'a> {
         unquoted.clear();
         let mut begin = begin;
         loop {
-            let length = memchr::memchr(b'"', &self.text.as_bytes()[begin..]).ok_or("a quote is not closed")?;
+            let length = memchr::memchr(b'"', &self.text.as_bytes()[begin..])
+                .ok_or("a quote is not closed")?;
             let end = begin + length + 1;
             if self.text.as_bytes().get(end) != Some(&b'"') {
                 let text: &'a str = self.text;
@@ -147,18 +191,30 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The field whose last quote stands before `end`: what was put together of it, `inside`, and what follows.
-    fn closed<'b>(&mut self, inside: &'b str, end: usize, unquoted: &'b mut String) -> Result<CsvField<'b>, String>
+    /// The field whose last quote stands before `end`: what was put together of it, `inside`, and
+    /// what follows.
+    fn closed<'b>(
+        &mut self,
+        inside: &'b str,
+        end: usize,
+        unquoted: &'b mut String,
+    ) -> Result<CsvField<'b>, String>
     where
         'a: 'b,
     {
         let rest = self.rest(end)?;
         if unquoted.is_empty() && rest.is_empty() {
-            return Ok(CsvField { text: inside, is_quoted: true });
+            return Ok(CsvField {
+                text: inside,
+                is_quoted: true,
+            });
         }
         unquoted.push_str(inside);
         unquoted.push_str(rest);
-        Ok(CsvField { text: unquoted, is_quoted: true })
+        Ok(CsvField {
+            text: unquoted,
+            is_quoted: true,
+        })
     }
 }
 
@@ -171,9 +227,15 @@ mod tests {
     use streamrt_wit::{DataType as Plan, Field as PlanField};
 
     fn decode(header: &str, line: &str) -> Result<RecordBatch> {
-        let schema = streamrt_types::arrow_schema(&vec![PlanField::new("a", Plan::I64), PlanField::new("b", Plan::String)]);
+        let schema = streamrt_types::arrow_schema(&vec![
+            PlanField::new("a", Plan::I64),
+            PlanField::new("b", Plan::String),
+        ]);
         let mut format = CsvFormat::with_header(schema, b';', header.as_bytes())?;
-        let mut buffer = RecordBuffer::new(Framing::Csv { delimiter: b';', blank_lines: false });
+        let mut buffer = RecordBuffer::new(Framing::Csv {
+            delimiter: b';',
+            blank_lines: false,
+        });
         buffer.fill(&mut line.as_bytes()).unwrap();
         buffer.frame(10).unwrap();
         Ok(format.decode(buffer.block(), &mut Vec::new()).unwrap())
@@ -182,8 +244,18 @@ mod tests {
     #[test]
     fn a_header_gives_the_order() {
         let batch = decode("x;b;\"a\"", "1;two;-3\n4;;6\n").unwrap();
-        assert_eq!(batch.column(0).as_primitive::<Int64Type>().values(), &[-3, 6]);
-        assert_eq!(batch.column(1).as_string::<i32>().iter().collect::<Vec<_>>(), [Some("two"), Some("")]);
+        assert_eq!(
+            batch.column(0).as_primitive::<Int64Type>().values(),
+            &[-3, 6]
+        );
+        assert_eq!(
+            batch
+                .column(1)
+                .as_string::<i32>()
+                .iter()
+                .collect::<Vec<_>>(),
+            [Some("two"), Some("")]
+        );
     }
 
     #[test]
@@ -193,12 +265,19 @@ mod tests {
             assert_eq!((error.code().id, error.message()), ("S2005", expected));
         };
         check("a;c", "no column is named `b`; the header names a, c");
-        check("a;b;a", "several columns are named `a`; the header names a, b, a");
+        check(
+            "a;b;a",
+            "several columns are named `a`; the header names a, b, a",
+        );
     }
 
     /// (text, in quotes), or why not.
     fn fields(record: &str) -> Result<Vec<(String, bool)>, String> {
-        let mut fields = Fields { text: record, at: Some(0), delimiter: b',' };
+        let mut fields = Fields {
+            text: record,
+            at: Some(0),
+            delimiter: b',',
+        };
         let (mut found, mut unquoted) = (Vec::new(), String::new());
         while let Some(field) = fields.next(&mut unquoted)? {
             found.push((field.text.to_owned(), field.is_quoted));
@@ -209,17 +288,28 @@ mod tests {
     #[test]
     fn a_record_is_cut_into_fields() {
         let check = |record: &str, expected: &[(&str, bool)]| {
-            let expected: Vec<(String, bool)> = expected.iter().map(|(text, is_quoted)| ((*text).to_owned(), *is_quoted)).collect();
+            let expected: Vec<(String, bool)> = expected
+                .iter()
+                .map(|(text, is_quoted)| ((*text).to_owned(), *is_quoted))
+                .collect();
             assert_eq!(fields(record).unwrap(), expected, "{record:?}");
         };
         check("", &[("", false)]);
         check("a,,\"\"", &[("a", false), ("", false), ("", true)]);
-        check("\"a,b\r\n\"\"\"\"\",\"c\"", &[("a,b\r\n\"\"", true), ("c", true)]);
-        check("5\" disk,\"x\"y\"z,", &[("5\" disk", false), ("xy\"z", true), ("", false)]);
+        check(
+            "\"a,b\r\n\"\"\"\"\",\"c\"",
+            &[("a,b\r\n\"\"", true), ("c", true)],
+        );
+        check(
+            "5\" disk,\"x\"y\"z,",
+            &[("5\" disk", false), ("xy\"z", true), ("", false)],
+        );
         check("\"\"\"\"", &[("\"", true)]);
-        for (record, reason) in
-            [("a,\"b", "a quote is not closed"), ("\"\"\"", "a quote is not closed"), ("a\rb,c", "a carriage return stands in the line")]
-        {
+        for (record, reason) in [
+            ("a,\"b", "a quote is not closed"),
+            ("\"\"\"", "a quote is not closed"),
+            ("a\rb,c", "a carriage return stands in the line"),
+        ] {
             assert_eq!(fields(record).unwrap_err(), reason);
         }
     }

@@ -1,10 +1,12 @@
-//! JSON lines, a block at a time: an object in each, by the letter of RFC 8259. Called by [`super::BlockDecoder`].
+//! JSON lines, a block at a time: an object in each, by the letter of RFC 8259. Called by
+//! [`super::BlockDecoder`].
 //!
-//! 1. A record is walked over once; where the value of a column stands is noted. Of a name that stands twice the last value counts.
+//! 1. A record is walked over once; where the value of a column stands is noted. Of a name that
+//!    stands twice the last value counts.
 //! 2. When all of the record has turned out to be JSON, the values are read.
 //!
-//! Numbers may also stand in quotes, as may what JSON has no number for: `NaN`, `Infinity`, `-Infinity`. They are never read through a
-//! floating point number on their way to a whole one.
+//! Numbers may also stand in quotes, as may what JSON has no number for: `NaN`, `Infinity`,
+//! `-Infinity`. They are never read through a floating point number on their way to a whole one.
 
 use super::columns::Columns;
 use super::{Format, Refusal, take_texts};
@@ -41,7 +43,8 @@ enum Token {
     Nested(Range<usize>),
 }
 
-/// Columns by name. Most records have their fields in the order of the schema or nearly so: the next one is tried first.
+/// Columns by name. Most records have their fields in the order of the schema or nearly so: the
+/// next one is tried first.
 struct Names {
     names: Vec<String>,
     by_name: HashMap<String, usize>,
@@ -50,9 +53,22 @@ struct Names {
 
 impl Names {
     fn new(schema: &SchemaRef) -> Names {
-        let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-        let by_name = names.iter().cloned().enumerate().map(|(column, name)| (name, column)).collect();
-        Names { names, by_name, next: 0 }
+        let names: Vec<String> = schema
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect();
+        let by_name = names
+            .iter()
+            .cloned()
+            .enumerate()
+            .map(|(column, name)| (name, column))
+            .collect();
+        Names {
+            names,
+            by_name,
+            next: 0,
+        }
     }
 
     fn find(&mut self, name: &str) -> Option<usize> {
@@ -68,7 +84,11 @@ impl Names {
 impl JsonFormat {
     pub fn new(schema: SchemaRef) -> JsonFormat {
         JsonFormat {
-            types: schema.fields().iter().map(|field| field.data_type().clone()).collect(),
+            types: schema
+                .fields()
+                .iter()
+                .map(|field| field.data_type().clone())
+                .collect(),
             names: Names::new(&schema),
             found: Vec::new(),
             columns: Columns::new(schema),
@@ -93,10 +113,15 @@ impl JsonFormat {
         scanner.blanks();
         if scanner.peek() != Some(b'{') {
             // A value of another kind is told from text that is none.
-            scanner.value(0).and_then(|_| scanner.end()).map_err(|e| format!("it is not one JSON object: {e}"))?;
+            scanner
+                .value(0)
+                .and_then(|_| scanner.end())
+                .map_err(|e| format!("it is not one JSON object: {e}"))?;
             return Err("it is not one JSON object".to_owned());
         }
-        self.object(&mut scanner).and_then(|()| scanner.end()).map_err(|e| format!("it is not one JSON object: {e}"))
+        self.object(&mut scanner)
+            .and_then(|()| scanner.end())
+            .map_err(|e| format!("it is not one JSON object: {e}"))
     }
 
     fn object(&mut self, scanner: &mut Scanner<'_>) -> Result<(), String> {
@@ -120,7 +145,8 @@ impl JsonFormat {
         if !matches!(name, Token::Text(_, true)) {
             return Ok(self.names.find(inside));
         }
-        unescape(inside, &mut self.unescaped).ok_or_else(|| scanner.wrong("a name has half a character"))?;
+        unescape(inside, &mut self.unescaped)
+            .ok_or_else(|| scanner.wrong("a name has half a character"))?;
         Ok(self.names.find(&self.unescaped))
     }
 
@@ -129,7 +155,8 @@ impl JsonFormat {
         let inside = &quoted[1..quoted.len() - 1];
         let pushed = match has_escapes {
             false => self.columns.push(column, inside).ok(),
-            true => unescape(inside, &mut self.unescaped).and_then(|()| self.columns.push(column, &self.unescaped).ok()),
+            true => unescape(inside, &mut self.unescaped)
+                .and_then(|()| self.columns.push(column, &self.unescaped).ok()),
         };
         pushed.ok_or_else(|| self.columns.wrong_value(column, quoted))
     }
@@ -139,8 +166,12 @@ impl JsonFormat {
         match token {
             Token::Missing => self.columns.push_null(column, "missing"),
             Token::Null => self.columns.push_null(column, "`null`"),
-            Token::True(_) | Token::False(_) if *data_type == DataType::Boolean => self.columns.push(column, &text[token.place()]),
-            Token::Number(place) if data_type.is_numeric() => self.columns.push(column, &text[place.clone()]),
+            Token::True(_) | Token::False(_) if *data_type == DataType::Boolean => {
+                self.columns.push(column, &text[token.place()])
+            }
+            Token::Number(place) if data_type.is_numeric() => {
+                self.columns.push(column, &text[place.clone()])
+            }
             Token::Text(place, has_escapes) if *data_type != DataType::Boolean => {
                 let (quoted, has_escapes) = (&text[place.clone()], *has_escapes);
                 self.push_text(column, quoted, has_escapes)
@@ -151,7 +182,11 @@ impl JsonFormat {
 }
 
 impl Format for JsonFormat {
-    fn decode(&mut self, block: Block<'_>, refused: &mut Vec<Refusal>) -> Result<RecordBatch, ArrowError> {
+    fn decode(
+        &mut self,
+        block: Block<'_>,
+        refused: &mut Vec<Refusal>,
+    ) -> Result<RecordBatch, ArrowError> {
         take_texts(block, refused, |text| {
             let taken = text.and_then(|text| self.take(text));
             self.columns.end_row(taken.is_ok());
@@ -166,7 +201,11 @@ impl Token {
     fn place(&self) -> Range<usize> {
         match self {
             Token::Missing | Token::Null => 0..0,
-            Token::True(place) | Token::False(place) | Token::Number(place) | Token::Text(place, _) | Token::Nested(place) => place.clone(),
+            Token::True(place)
+            | Token::False(place)
+            | Token::Number(place)
+            | Token::Text(place, _)
+            | Token::Nested(place) => place.clone(),
         }
     }
 }
@@ -196,14 +235,21 @@ impl Scanner<'_> {
     fn expected(&self, wanted: &str) -> String {
         match self.text[self.at..].chars().next() {
             None => self.wrong(&format!("it ends where {wanted} should stand")),
-            Some(found) => self.wrong(&format!("`{}` stands where {wanted} should", found.escape_debug())),
+            Some(found) => self.wrong(&format!(
+                "`{}` stands where {wanted} should",
+                found.escape_debug()
+            )),
         }
     }
 
     /// Only blanks may follow.
     fn end(&mut self) -> Result<(), String> {
         self.blanks();
-        if self.peek().is_none() { Ok(()) } else { Err(self.wrong("something follows it")) }
+        if self.peek().is_none() {
+            Ok(())
+        } else {
+            Err(self.wrong("something follows it"))
+        }
     }
 
     /// Steps into an object or array; whether it has anything in it.
@@ -306,7 +352,10 @@ impl Scanner<'_> {
     /// Steps over what stands for itself in a text.
     fn plain(&mut self) {
         let rest = &self.text.as_bytes()[self.at..];
-        self.at += rest.iter().position(|&byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
+        self.at += rest
+            .iter()
+            .position(|&byte| matches!(byte, b'"' | b'\\' | 0..0x20))
+            .unwrap_or(rest.len());
     }
 
     fn escape(&mut self) -> Result<(), String> {
@@ -344,9 +393,16 @@ impl Scanner<'_> {
     }
 
     fn digits(&mut self) -> Result<usize, String> {
-        let n_digits = self.text.as_bytes()[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let n_digits = self.text.as_bytes()[self.at..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
         self.at += n_digits;
-        if n_digits > 0 { Ok(n_digits) } else { Err(self.expected("a digit")) }
+        if n_digits > 0 {
+            Ok(n_digits)
+        } else {
+            Err(self.expected("a digit"))
+        }
     }
 }
 
@@ -379,7 +435,11 @@ fn escaped(escape: &str) -> Option<(char, usize)> {
 
 /// The character of `\uXXXX`, or of a pair of them; and the length.
 fn unit(escape: &str) -> Option<(char, usize)> {
-    let code = |at: usize| escape.get(at..at + 4).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let code = |at: usize| {
+        escape
+            .get(at..at + 4)
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+    };
     match code(2)? {
         high @ 0xD800..=0xDBFF if escape.get(6..8) == Some("\\u") => {
             let low = code(8)?.checked_sub(0xDC00).filter(|low| *low < 0x400)?;
@@ -397,7 +457,10 @@ mod tests {
     use streamrt_wit::{DataType as Plan, Field as PlanField};
 
     fn format() -> JsonFormat {
-        let nullable = |name: &str, plan| PlanField { nullable: true, ..PlanField::new(name, plan) };
+        let nullable = |name: &str, plan| PlanField {
+            nullable: true,
+            ..PlanField::new(name, plan)
+        };
         JsonFormat::new(streamrt_types::arrow_schema(&vec![
             nullable("n", Plan::I64),
             nullable("x", Plan::F64),
@@ -415,22 +478,53 @@ mod tests {
     }
 
     fn check(text: &str, expected: &str) {
-        assert_eq!(row(text).unwrap_or_else(|reason| reason), expected, "{text}");
+        assert_eq!(
+            row(text).unwrap_or_else(|reason| reason),
+            expected,
+            "{text}"
+        );
     }
 
     #[test]
     fn what_is_no_json_is_refused() {
         let no = |what: &str| format!("it is not one JSON object: {what}");
-        check(r#"{"n":1,}"#, &no("`}` stands where a name in quotes should at column 8"));
-        check(r#"{"a":[1,],"n":1}"#, &no("`]` stands where a value should at column 9"));
+        check(
+            r#"{"n":1,}"#,
+            &no("`}` stands where a name in quotes should at column 8"),
+        );
+        check(
+            r#"{"a":[1,],"n":1}"#,
+            &no("`]` stands where a value should at column 9"),
+        );
         check(r#"{"n":01}"#, &no("a number begins with 0 at column 8"));
-        check(r#"{"n":1.}"#, &no("`}` stands where a digit should at column 8"));
-        check(r#"{"n":+1}"#, &no("`+` stands where a value should at column 6"));
-        check(r#"{"n":NaN}"#, &no("`N` stands where a value should at column 6"));
-        check(r#"{"n":1"#, &no("it ends where `,` or `}` should stand at column 7"));
-        check("{\"s\":\"a\tb\"}", &no("a control character stands in a text at column 8"));
-        check(r#"{"s":"\x"}"#, &no("a broken escape stands in a text at column 7"));
-        check(r#"{"n":1} {"n":2}"#, &no("something follows it at column 9"));
+        check(
+            r#"{"n":1.}"#,
+            &no("`}` stands where a digit should at column 8"),
+        );
+        check(
+            r#"{"n":+1}"#,
+            &no("`+` stands where a value should at column 6"),
+        );
+        check(
+            r#"{"n":NaN}"#,
+            &no("`N` stands where a value should at column 6"),
+        );
+        check(
+            r#"{"n":1"#,
+            &no("it ends where `,` or `}` should stand at column 7"),
+        );
+        check(
+            "{\"s\":\"a\tb\"}",
+            &no("a control character stands in a text at column 8"),
+        );
+        check(
+            r#"{"s":"\x"}"#,
+            &no("a broken escape stands in a text at column 7"),
+        );
+        check(
+            r#"{"n":1} {"n":2}"#,
+            &no("something follows it at column 9"),
+        );
         check("[1]", "it is not one JSON object");
         check("warm", &no("`w` stands where a value should at column 1"));
         let deep = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n));
@@ -440,29 +534,69 @@ mod tests {
 
     #[test]
     fn values_are_read_as_they_were_written() {
-        check(r#"{"n":9007199254740993.0,"x":"NaN"}"#, r#"{"n":9007199254740993,"x":"NaN","s":null,"b":null}"#);
-        check(r#"{"x":"-Infinity","n":"-5","b":true}"#, r#"{"n":-5,"x":"-Infinity","s":null,"b":true}"#);
-        check(r#" { "\u006e" : 1e3 , "s" : "\ud83d\ude00\n\/\"" } "#, r#"{"n":1000,"x":null,"s":"😀\n/\"","b":null}"#);
-        check(r#"{"n":1,"n":2,"other":{"n":[3]}}"#, r#"{"n":2,"x":null,"s":null,"b":null}"#);
+        check(
+            r#"{"n":9007199254740993.0,"x":"NaN"}"#,
+            r#"{"n":9007199254740993,"x":"NaN","s":null,"b":null}"#,
+        );
+        check(
+            r#"{"x":"-Infinity","n":"-5","b":true}"#,
+            r#"{"n":-5,"x":"-Infinity","s":null,"b":true}"#,
+        );
+        check(
+            r#" { "\u006e" : 1e3 , "s" : "\ud83d\ude00\n\/\"" } "#,
+            r#"{"n":1000,"x":null,"s":"😀\n/\"","b":null}"#,
+        );
+        check(
+            r#"{"n":1,"n":2,"other":{"n":[3]}}"#,
+            r#"{"n":2,"x":null,"s":null,"b":null}"#,
+        );
         check("{}", r#"{"n":null,"x":null,"s":null,"b":null}"#);
     }
 
     #[test]
     fn values_that_do_not_fit_are_refused() {
-        check(r#"{"x":1e400}"#, "column `x` is `1e400`, which is beyond 1.8e308, the greatest number of 64 bits");
-        check(r#"{"x":"-1e400"}"#, "column `x` is `\"-1e400\"`, which is beyond 1.8e308, the greatest number of 64 bits");
-        check(r#"{"n":1.5}"#, "column `n` is `1.5`, but it must be a whole number of 64 bits");
-        check(r#"{"n":"NaN"}"#, "column `n` is `\"NaN\"`, but it must be a whole number of 64 bits");
-        check(r#"{"n":9223372036854775808}"#, "column `n` is `9223372036854775808`, but it must be a whole number of 64 bits");
-        check(r#"{"x":""}"#, "column `x` is `\"\"`, but it must be a number");
+        check(
+            r#"{"x":1e400}"#,
+            "column `x` is `1e400`, which is beyond 1.8e308, the greatest number of 64 bits",
+        );
+        check(
+            r#"{"x":"-1e400"}"#,
+            "column `x` is `\"-1e400\"`, which is beyond 1.8e308, the greatest number of 64 bits",
+        );
+        check(
+            r#"{"n":1.5}"#,
+            "column `n` is `1.5`, but it must be a whole number of 64 bits",
+        );
+        check(
+            r#"{"n":"NaN"}"#,
+            "column `n` is `\"NaN\"`, but it must be a whole number of 64 bits",
+        );
+        check(
+            r#"{"n":9223372036854775808}"#,
+            "column `n` is `9223372036854775808`, but it must be a whole number of 64 bits",
+        );
+        check(
+            r#"{"x":""}"#,
+            "column `x` is `\"\"`, but it must be a number",
+        );
         check(r#"{"s":1}"#, "column `s` is `1`, but it must be a string");
-        check(r#"{"s":"\ud83d"}"#, "column `s` is `\"\\ud83d\"`, but it must be a string");
-        check(r#"{"b":"true"}"#, "column `b` is `\"true\"`, but it must be true or false");
-        check(r#"{"b":{"a":[]}}"#, "column `b` is `{\"a\":[]}`, but it must be true or false");
+        check(
+            r#"{"s":"\ud83d"}"#,
+            "column `s` is `\"\\ud83d\"`, but it must be a string",
+        );
+        check(
+            r#"{"b":"true"}"#,
+            "column `b` is `\"true\"`, but it must be true or false",
+        );
+        check(
+            r#"{"b":{"a":[]}}"#,
+            "column `b` is `{\"a\":[]}`, but it must be true or false",
+        );
     }
 
     proptest! {
-        /// serde_json is the judge of what is JSON: of texts of the grammar's own pieces, most of which are nearly JSON.
+        /// serde_json is the judge of what is JSON: of texts of the grammar's own pieces, most of
+        /// which are nearly JSON.
         #[test]
         fn what_is_json_is_as_others_say(
             pieces in prop::collection::vec(prop::sample::select(vec![

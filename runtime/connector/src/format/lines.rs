@@ -14,12 +14,19 @@ pub struct LinesFormat {
 
 impl LinesFormat {
     pub fn new(schema: SchemaRef) -> LinesFormat {
-        LinesFormat { columns: Columns::new(schema.clone()), schema }
+        LinesFormat {
+            columns: Columns::new(schema.clone()),
+            schema,
+        }
     }
 }
 
 impl Format for LinesFormat {
-    fn decode(&mut self, block: Block<'_>, refused: &mut Vec<Refusal>) -> Result<RecordBatch, ArrowError> {
+    fn decode(
+        &mut self,
+        block: Block<'_>,
+        refused: &mut Vec<Refusal>,
+    ) -> Result<RecordBatch, ArrowError> {
         if *self.schema.field(0).data_type() == DataType::Binary {
             let lines = BinaryArray::from_iter_values(block.texts());
             return RecordBatch::try_new(self.schema.clone(), vec![Arc::new(lines)]);

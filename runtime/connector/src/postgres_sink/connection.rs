@@ -1,7 +1,9 @@
-//! One connection to the server, on which every question has an end: an answer, or a limit of time, or the end of the job's attempt.
+//! One connection to the server, on which every question has an end: an answer, or a limit of time,
+//! or the end of the job's attempt.
 //!
-//! The server's own `statement_timeout` ends what waits for a lock. It does not help where the server itself stands still, or has been
-//! cut off in a way that its machine still acknowledges what is sent; so the limit is watched on this side as well.
+//! The server's own `statement_timeout` ends what waits for a lock. It does not help where the
+//! server itself stands still, or has been cut off in a way that its machine still acknowledges
+//! what is sent; so the limit is watched on this side as well.
 
 use std::fmt;
 use std::future::Future;
@@ -55,20 +57,36 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn open(config: &Config, tls: &Tls, patience: Patience, connect_limit: Duration) -> Answer<Connection> {
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(Failure::System)?;
-        let for_connecting = Patience { limit: connect_limit.min(patience.limit), ..patience.clone() };
-        let connect = |config: &Config| wait(&runtime, &for_connecting, config.connect(tls.clone()));
+    pub fn open(
+        config: &Config,
+        tls: &Tls,
+        patience: Patience,
+        connect_limit: Duration,
+    ) -> Answer<Connection> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::System)?;
+        let for_connecting = Patience {
+            limit: connect_limit.min(patience.limit),
+            ..patience.clone()
+        };
+        let connect =
+            |config: &Config| wait(&runtime, &for_connecting, config.connect(tls.clone()));
         let connected = match connect(config) {
-            Err(Failure::Refused(error)) => {
-                tls.without(config, &error).map_or_else(|| Err(Failure::Refused(error)), |plain| connect(&plain))
-            }
+            Err(Failure::Refused(error)) => tls
+                .without(config, &error)
+                .map_or_else(|| Err(Failure::Refused(error)), |plain| connect(&plain)),
             connected => connected,
         };
         let (client, driver) = connected?;
         // Its error is what the client's next question gets.
         runtime.spawn(async move { driver.await.unwrap_or(()) });
-        Ok(Connection { runtime, client, patience })
+        Ok(Connection {
+            runtime,
+            client,
+            patience,
+        })
     }
 
     fn wait<T>(&self, question: impl Future<Output = Result<T, Error>>) -> Answer<T> {
@@ -106,15 +124,23 @@ impl Connection {
     }
 }
 
-fn wait<T>(runtime: &Runtime, patience: &Patience, question: impl Future<Output = Result<T, Error>>) -> Answer<T> {
+fn wait<T>(
+    runtime: &Runtime,
+    patience: &Patience,
+    question: impl Future<Output = Result<T, Error>>,
+) -> Answer<T> {
     let began = Instant::now();
     runtime.block_on(async {
         let mut question = pin!(question);
         loop {
             match tokio::time::timeout(LOOK, &mut question).await {
                 Ok(answer) => return answer.map_err(Failure::Refused),
-                Err(_) if patience.cancel.load(Ordering::Relaxed) => return Err(Failure::Cancelled),
-                Err(_) if began.elapsed() >= patience.limit => return Err(Failure::Silent(patience.limit)),
+                Err(_) if patience.cancel.load(Ordering::Relaxed) => {
+                    return Err(Failure::Cancelled);
+                }
+                Err(_) if began.elapsed() >= patience.limit => {
+                    return Err(Failure::Silent(patience.limit));
+                }
                 Err(_) => {}
             }
         }
@@ -130,11 +156,16 @@ impl Failure {
         }
     }
 
-    /// The line of a COPY that the server names, from 1; it speaks of it in the language that it is set to.
+    /// The line of a COPY that the server names, from 1; it speaks of it in the language that it is
+    /// set to.
     pub fn line(&self) -> Option<usize> {
-        let Failure::Refused(error) = self else { return None };
+        let Failure::Refused(error) = self else {
+            return None;
+        };
         let (_, behind) = error.as_db_error()?.where_()?.split_once(", line ")?;
-        let digits = behind.find(|c: char| !c.is_ascii_digit()).map_or(behind, |end| &behind[..end]);
+        let digits = behind
+            .find(|c: char| !c.is_ascii_digit())
+            .map_or(behind, |end| &behind[..end]);
         digits.parse().ok()
     }
 
@@ -150,8 +181,14 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Refused(error) => f.write_str(&tls::cause(error).unwrap_or_else(|| words(error))),
-            Failure::Silent(limit) => write!(f, "the server has not answered for {:.1} s", limit.as_secs_f64()),
+            Failure::Refused(error) => {
+                f.write_str(&tls::cause(error).unwrap_or_else(|| words(error)))
+            }
+            Failure::Silent(limit) => write!(
+                f,
+                "the server has not answered for {:.1} s",
+                limit.as_secs_f64()
+            ),
             Failure::Cancelled => f.write_str("the job ends, and waits no longer for the server"),
             Failure::System(error) => write!(f, "no connection can be set up here: {error}"),
         }
@@ -160,9 +197,20 @@ impl fmt::Display for Failure {
 
 fn words(error: &Error) -> String {
     let Some(said) = error.as_db_error() else {
-        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-        return causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| {
+            error.source()
+        });
+        return causes
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(": ");
     };
-    let more = [said.detail(), said.hint(), said.where_()].into_iter().flatten();
-    std::iter::once(said.message()).chain(more).map(|text| text.replace('\n', ", ")).collect::<Vec<_>>().join("; ")
+    let more = [said.detail(), said.hint(), said.where_()]
+        .into_iter()
+        .flatten();
+    std::iter::once(said.message())
+        .chain(more)
+        .map(|text| text.replace('\n', ", "))
+        .collect::<Vec<_>>()
+        .join("; ")
 }

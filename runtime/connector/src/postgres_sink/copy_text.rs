@@ -43,10 +43,22 @@ pub fn write(rows: &RecordBatch, texts: &[ColumnText], out: &mut Vec<u8>) -> Res
         return Err(Error::internal("rows have the columns of their schema"));
     }
     let options = FormatOptions::new().with_display_error(false);
-    let formatters = rows.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect::<Result<Vec<_>, ArrowError>>();
-    let formatters = formatters.map_err(|e| Error::internal("a column cannot be written as text").with_source(e))?;
-    let mut writer = Writer { rows, texts, formatters, value: String::new() };
-    Ok((0..rows.num_rows()).filter_map(|row| writer.row(row, out).err()).collect())
+    let formatters = rows
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column, &options))
+        .collect::<Result<Vec<_>, ArrowError>>();
+    let formatters = formatters
+        .map_err(|e| Error::internal("a column cannot be written as text").with_source(e))?;
+    let mut writer = Writer {
+        rows,
+        texts,
+        formatters,
+        value: String::new(),
+    };
+    Ok((0..rows.num_rows())
+        .filter_map(|row| writer.row(row, out).err())
+        .collect())
 }
 
 /// Of the rows of a batch.
@@ -85,40 +97,66 @@ impl Writer<'_> {
         match self.texts[column] {
             ColumnText::Text => escape(values.as_string::<i32>().value(row), out)?,
             ColumnText::Bytes => hexadecimal(values.as_binary::<i32>().value(row), out),
-            ColumnText::Time => time(values.as_primitive::<Int64Type>().value(row), &mut self.value)?,
-            ColumnText::Value => {
-                write!(self.value, "{}", self.formatters[column].value(row)).map_err(|_| "holds a value that has no text")?
-            }
+            ColumnText::Time => time(
+                values.as_primitive::<Int64Type>().value(row),
+                &mut self.value,
+            )?,
+            ColumnText::Value => write!(self.value, "{}", self.formatters[column].value(row))
+                .map_err(|_| "holds a value that has no text")?,
         }
         out.extend_from_slice(self.value.as_bytes());
         Ok(())
     }
 }
 
-/// Year, month and day of a day since 1970, in the calendar that goes on as it does now, before and behind.
+/// Year, month and day of a day since 1970, in the calendar that goes on as it does now, before and
+/// behind.
 ///
 /// # Source
 /// `civil_from_days`, in H. Hinnant, "chrono-Compatible Low-Level Date Algorithms".
 fn civil(day: i64) -> (i64, i64, i64) {
     let shifted = day + 719_468;
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day_of_month)
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    (
+        year_of_era + era * 400 + i64::from(month <= 2),
+        month,
+        day_of_month,
+    )
 }
 
 /// As the server writes it: years have four digits or more, and there is none with the number 0.
 fn time(ms: i64, value: &mut String) -> Result<(), &'static str> {
     if !TIMES_MS.contains(&ms) {
-        return Err("holds a number of ms since 1970 that is no time of the server, whose calendar is from 4714 BC to 294276");
+        return Err(
+            "holds a number of ms since 1970 that is no time of the server, whose calendar is from 4714 BC to 294276",
+        );
     }
     let ((year, month, day), rest) = (civil(ms.div_euclid(DAY_MS)), ms.rem_euclid(DAY_MS));
-    let (hour, minute, second, ms) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
-    let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
-    let written = write!(value, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{ms:03}+00{era}");
+    let (hour, minute, second, ms) = (
+        rest / 3_600_000,
+        rest / 60_000 % 60,
+        rest / 1000 % 60,
+        rest % 1000,
+    );
+    let (year, era) = if year > 0 {
+        (year, "")
+    } else {
+        (1 - year, " BC")
+    };
+    let written = write!(
+        value,
+        "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{ms:03}+00{era}"
+    );
     written.map_err(|_| "holds a time that has no text")
 }
 
@@ -129,7 +167,11 @@ fn escape(text: &str, out: &mut Vec<u8>) -> Result<(), &'static str> {
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
-            0 => return Err("holds a text with the character NUL, which no text of the server can have"),
+            0 => {
+                return Err(
+                    "holds a text with the character NUL, which no text of the server can have",
+                );
+            }
             byte => out.push(byte),
         }
     }
@@ -140,14 +182,19 @@ fn hexadecimal(bytes: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.extend_from_slice(b"\\\\x");
     for byte in bytes {
-        out.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        out.extend([
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 15)],
+        ]);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::{ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array};
+    use arrow_array::{
+        ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array,
+    };
     use std::sync::Arc;
 
     fn written(text: ColumnText, column: ArrayRef) -> (String, Vec<Refused>) {
@@ -163,15 +210,37 @@ mod tests {
 
     #[test]
     fn values_are_written_as_the_server_reads_them() {
-        check(ColumnText::Value, Arc::new(BooleanArray::from(vec![Some(true), None])), "true\n\\N\n");
-        check(ColumnText::Value, Arc::new(UInt64Array::from(vec![u64::MAX])), "18446744073709551615\n");
         check(
             ColumnText::Value,
-            Arc::new(Float64Array::from(vec![0.1, -0.0, 1e300, f64::NAN, f64::INFINITY])),
+            Arc::new(BooleanArray::from(vec![Some(true), None])),
+            "true\n\\N\n",
+        );
+        check(
+            ColumnText::Value,
+            Arc::new(UInt64Array::from(vec![u64::MAX])),
+            "18446744073709551615\n",
+        );
+        check(
+            ColumnText::Value,
+            Arc::new(Float64Array::from(vec![
+                0.1,
+                -0.0,
+                1e300,
+                f64::NAN,
+                f64::INFINITY,
+            ])),
             "0.1\n-0.0\n1e300\nNaN\ninf\n",
         );
-        check(ColumnText::Text, Arc::new(StringArray::from(vec!["a\tb\\N\r\n", "", "\\."])), "a\\tb\\\\N\\r\\n\n\n\\\\.\n");
-        check(ColumnText::Bytes, Arc::new(BinaryArray::from_vec(vec![b"\x00\xff", b""])), "\\\\x00ff\n\\\\x\n");
+        check(
+            ColumnText::Text,
+            Arc::new(StringArray::from(vec!["a\tb\\N\r\n", "", "\\."])),
+            "a\\tb\\\\N\\r\\n\n\n\\\\.\n",
+        );
+        check(
+            ColumnText::Bytes,
+            Arc::new(BinaryArray::from_vec(vec![b"\x00\xff", b""])),
+            "\\\\x00ff\n\\\\x\n",
+        );
     }
 
     #[test]
@@ -187,18 +256,41 @@ mod tests {
             (TIMES_MS.end - 1, "294276-12-31 23:59:59.999+00\n"),
         ];
         for (ms, expected) in times {
-            check(ColumnText::Time, Arc::new(Int64Array::from(vec![ms])), expected);
+            check(
+                ColumnText::Time,
+                Arc::new(Int64Array::from(vec![ms])),
+                expected,
+            );
         }
     }
 
     #[test]
     fn a_row_that_no_server_takes_is_left_out_and_named() {
-        let (out, refused) = written(ColumnText::Text, Arc::new(StringArray::from(vec!["a", "b\0c", "d", "\0"])));
-        assert_eq!((out.as_str(), refused.iter().map(|refused| refused.row).collect::<Vec<_>>()), ("a\nd\n", vec![1, 3]));
-        assert_eq!(refused[0].why, "holds a text with the character NUL, which no text of the server can have");
+        let (out, refused) = written(
+            ColumnText::Text,
+            Arc::new(StringArray::from(vec!["a", "b\0c", "d", "\0"])),
+        );
+        assert_eq!(
+            (
+                out.as_str(),
+                refused
+                    .iter()
+                    .map(|refused| refused.row)
+                    .collect::<Vec<_>>()
+            ),
+            ("a\nd\n", vec![1, 3])
+        );
+        assert_eq!(
+            refused[0].why,
+            "holds a text with the character NUL, which no text of the server can have"
+        );
         for ms in [i64::MIN, TIMES_MS.start - 1, TIMES_MS.end, i64::MAX] {
             let (out, refused) = written(ColumnText::Time, Arc::new(Int64Array::from(vec![0, ms])));
-            assert_eq!((out.as_str(), refused.len(), refused[0].row), ("1970-01-01 00:00:00.000+00\n", 1, 1), "{ms}");
+            assert_eq!(
+                (out.as_str(), refused.len(), refused[0].row),
+                ("1970-01-01 00:00:00.000+00\n", 1, 1),
+                "{ms}"
+            );
         }
     }
 }

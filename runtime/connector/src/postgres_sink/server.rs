@@ -1,4 +1,5 @@
-//! The connection: made when it is needed, given up after an error of its own, and tried again where that does no harm.
+//! The connection: made when it is needed, given up after an error of its own, and tried again
+//! where that does no harm.
 
 use super::PostgresOptions;
 use super::connection::{Answer, Connection, Failure, Patience};
@@ -17,12 +18,14 @@ use tokio_postgres::error::SqlState;
 
 /// Of one question to the server.
 const ATTEMPTS: u32 = 5;
-/// Before the second attempt; doubled before each further one, and up to as much again is added at random.
+/// Before the second attempt; doubled before each further one, and up to as much again is added at
+/// random.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Until the connection is lost whose other side does not acknowledge what was sent.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The server ends a statement that takes too long, and its word of it needs a moment. This much later it is not awaited any more.
+/// The server ends a statement that takes too long, and its word of it needs a moment. This much
+/// later it is not awaited any more.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Of the connections of one sink, longer ones are cut off by the server.
@@ -43,32 +46,58 @@ const DEFAULT_PORT: u16 = 5432;
 fn parse(url: &str) -> Result<(Config, TlsParameters)> {
     let (parameters, rest) = TlsParameters::take(url);
     let config = rest.parse().map_err(|e: tokio_postgres::Error| {
-        let none = options::refuse("postgres", "`url` is none, as in postgresql://user@host:5432/database");
+        let none = options::refuse(
+            "postgres",
+            "`url` is none, as in postgresql://user@host:5432/database",
+        );
         // The words of the library may be a part of the URL.
-        if without_passwords(url) == url { none.with_source(e) } else { none }
+        if without_passwords(url) == url {
+            none.with_source(e)
+        } else {
+            none
+        }
     })?;
     Ok((config, parameters))
 }
 
-/// All servers that a connection may be made to, and to which the password may go. Where a host has an address beside its name, both count.
+/// All servers that a connection may be made to, and to which the password may go. Where a host has
+/// an address beside its name, both count.
 ///
 /// # Errors
 /// `Invalid` if the URL cannot be read.
 pub fn needs(options: &PostgresOptions) -> Result<Vec<Need>> {
     let (config, parameters) = parse(&options.url)?;
-    let port = |i: usize| config.get_ports().get(i).or_else(|| config.get_ports().first()).copied().unwrap_or(DEFAULT_PORT);
+    let port = |i: usize| {
+        config
+            .get_ports()
+            .get(i)
+            .or_else(|| config.get_ports().first())
+            .copied()
+            .unwrap_or(DEFAULT_PORT)
+    };
     let server = |i: usize, host: String| Need::Server {
         host,
         port: port(i),
         is_default_port: port(i) == DEFAULT_PORT,
         option: options.url.clone(),
     };
-    let hosts = config.get_hosts().iter().enumerate().map(|(i, host)| match host {
-        Host::Tcp(name) => server(i, name.clone()),
-        Host::Unix(folder) => Need::Path(folder.to_string_lossy().into_owned()),
-    });
-    let addresses = config.get_hostaddrs().iter().enumerate().map(|(i, address)| server(i, address.to_string()));
-    let roots = parameters.roots.filter(|roots| roots != SYSTEM).map(Need::Path);
+    let hosts = config
+        .get_hosts()
+        .iter()
+        .enumerate()
+        .map(|(i, host)| match host {
+            Host::Tcp(name) => server(i, name.clone()),
+            Host::Unix(folder) => Need::Path(folder.to_string_lossy().into_owned()),
+        });
+    let addresses = config
+        .get_hostaddrs()
+        .iter()
+        .enumerate()
+        .map(|(i, address)| server(i, address.to_string()));
+    let roots = parameters
+        .roots
+        .filter(|roots| roots != SYSTEM)
+        .map(Need::Path);
     Ok(hosts.chain(addresses).chain(roots).collect())
 }
 
@@ -89,14 +118,28 @@ impl Server {
         if let (None, Ok(password)) = (config.get_password(), std::env::var("PGPASSWORD")) {
             config.password(password);
         }
-        config.connect_timeout(CONNECT_TIME).keepalives(true).keepalives_idle(SILENCE).tcp_user_timeout(SILENCE);
-        Ok(Server { config, tls, statement_limit, cancel: Arc::default(), connection: None })
+        config
+            .connect_timeout(CONNECT_TIME)
+            .keepalives(true)
+            .keepalives_idle(SILENCE)
+            .tcp_user_timeout(SILENCE);
+        Ok(Server {
+            config,
+            tls,
+            statement_limit,
+            cancel: Arc::default(),
+            connection: None,
+        })
     }
 
-    /// Names the connections of a sink, and says when nobody waits for answers any more. `prefix` is that of its transactions.
+    /// Names the connections of a sink, and says when nobody waits for answers any more. `prefix`
+    /// is that of its transactions.
     pub fn begin(&mut self, prefix: &str, cancel: &Arc<AtomicBool>) {
         // The hash tells sinks apart whose names begin alike.
-        let name: String = format!("streamrt {:08x} {prefix}", murmur3_32(prefix.as_bytes())).chars().take(NAME_BYTES_MAX).collect();
+        let name: String = format!("streamrt {:08x} {prefix}", murmur3_32(prefix.as_bytes()))
+            .chars()
+            .take(NAME_BYTES_MAX)
+            .collect();
         self.config.application_name(name);
         self.cancel = cancel.clone();
     }
@@ -109,13 +152,18 @@ impl Server {
         if self.connection.is_none() {
             self.retry("connecting", |_| Ok(()))?;
         }
-        self.connection.as_ref().ok_or_else(|| Error::internal("a connection was just made"))
+        self.connection
+            .as_ref()
+            .ok_or_else(|| Error::internal("a connection was just made"))
     }
 
-    /// A transaction may wait between two batches as long as it likes. A backslash in a string is one: a server that is set otherwise would take
-    /// it together with the quote behind it.
+    /// A transaction may wait between two batches as long as it likes. A backslash in a string is
+    /// one: a server that is set otherwise would take it together with the quote behind it.
     fn connect(&self) -> Answer<Connection> {
-        let patience = Patience { limit: self.statement_limit + GRACE, cancel: self.cancel.clone() };
+        let patience = Patience {
+            limit: self.statement_limit + GRACE,
+            cancel: self.cancel.clone(),
+        };
         let connection = Connection::open(&self.config, &self.tls, patience, CONNECT_TIME)?;
         let limit_ms = self.statement_limit.as_millis();
         connection.batch_execute(&format!(
@@ -127,15 +175,21 @@ impl Server {
     /// Does what may be done again, over a new connection if need be.
     ///
     /// # Errors
-    /// `Unavailable` if the server still does not answer after some attempts, or has stood still for too long; else at once.
-    pub fn retry<T>(&mut self, what: &str, question: impl Fn(&Connection) -> Answer<T>) -> Result<T> {
+    /// `Unavailable` if the server still does not answer after some attempts, or has stood still
+    /// for too long; else at once.
+    pub fn retry<T>(
+        &mut self,
+        what: &str,
+        question: impl Fn(&Connection) -> Answer<T>,
+    ) -> Result<T> {
         let mut attempt = 1;
         loop {
             let connection = match self.connection.take() {
                 Some(connection) => Ok(connection),
                 None => self.connect(),
             };
-            let answer = connection.and_then(|connection| question(self.connection.insert(connection)));
+            let answer =
+                connection.and_then(|connection| question(self.connection.insert(connection)));
             match answer {
                 Ok(answer) => return Ok(answer),
                 Err(e) if attempt == ATTEMPTS || !may_pass(&e) => return Err(self.failed(what, &e)),
@@ -146,8 +200,9 @@ impl Server {
         }
     }
 
-    /// Ends the connections that earlier attempts at this sink have left behind, and waits until they are gone. One that stands still may
-    /// have been sent a PREPARE that it carries out when it goes on, after everybody has looked for such transactions.
+    /// Ends the connections that earlier attempts at this sink have left behind, and waits until
+    /// they are gone. One that stands still may have been sent a PREPARE that it carries out when
+    /// it goes on, after everybody has looked for such transactions.
     ///
     /// # Errors
     /// `Unavailable` if one of them does not end.
@@ -156,12 +211,18 @@ impl Server {
                            application_name = current_setting('application_name') AND pid <> pg_backend_pid()";
         let began = Instant::now();
         loop {
-            let n_others: i64 = self.retry("ending connections of before", |connection| connection.query_one(SQL, &[]))?.get(0);
+            let n_others: i64 = self
+                .retry("ending connections of before", |connection| {
+                    connection.query_one(SQL, &[])
+                })?
+                .get(0);
             if n_others == 0 {
                 return Ok(());
             }
             if began.elapsed() > self.statement_limit {
-                let message = format!("{n_others} connections that this sink had before do not end, and may hold open transactions");
+                let message = format!(
+                    "{n_others} connections that this sink had before do not end, and may hold open transactions"
+                );
                 return Err(Error::new(code::DATABASE, message));
             }
             std::thread::sleep(FIRST_PAUSE / 10);
@@ -180,16 +241,21 @@ impl Server {
     }
 }
 
-/// Whether it may help to ask again at once. What has used up its time is not asked for as much time again.
+/// Whether it may help to ask again at once. What has used up its time is not asked for as much
+/// time again.
 fn may_pass(failure: &Failure) -> bool {
-    let is_over = matches!(failure, Failure::Silent(_)) || failure.state() == Some(&SqlState::QUERY_CANCELED);
+    let is_over =
+        matches!(failure, Failure::Silent(_)) || failure.state() == Some(&SqlState::QUERY_CANCELED);
     code_of(failure) == code::DATABASE && !is_over
 }
 
 /// With jitter, so that subtasks that failed together do not come back together.
 fn pause_after(attempt: u32) -> Duration {
     let pause = FIRST_PAUSE * 2u32.pow(attempt - 1);
-    pause + Duration::from_millis(RandomState::new().hash_one(attempt) % pause.as_millis().max(1) as u64)
+    pause
+        + Duration::from_millis(
+            RandomState::new().hash_one(attempt) % pause.as_millis().max(1) as u64,
+        )
 }
 
 /// What is to be done about a failure; where the server says why, by the class of its SQLSTATE.

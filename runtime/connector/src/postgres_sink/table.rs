@@ -1,7 +1,7 @@
 //! The table that rows go to, and the one beside it that knows which transactions were committed.
 //!
-//! Everything that can be refused is refused here, before the first row: columns that are missing or of another type, and columns that
-//! must have a value and get none.
+//! Everything that can be refused is refused here, before the first row: columns that are missing
+//! or of another type, and columns that must have a value and get none.
 
 use super::copy_text::ColumnText;
 use super::server::Server;
@@ -12,7 +12,8 @@ use tokio_postgres::Row;
 /// The table of committed transactions, in the schema of the other.
 const NOTES: &str = "streamrt_transactions";
 
-/// Tasks of several processes may open their sinks at once, and CREATE TABLE IF NOT EXISTS is not made for that.
+/// Tasks of several processes may open their sinks at once, and CREATE TABLE IF NOT EXISTS is not
+/// made for that.
 const LOCK: i64 = 0x7374_7265_616d;
 
 #[derive(Debug)]
@@ -47,7 +48,8 @@ impl Table {
     /// Looks at the table, and makes the one beside it if it is not there.
     ///
     /// # Errors
-    /// `Invalid` if the table is not there or does not fit the rows, `Unavailable` if the server does not answer.
+    /// `Invalid` if the table is not there or does not fit the rows, `Unavailable` if the server
+    /// does not answer.
     pub fn find(server: &mut Server, name: &str, schema: &SchemaRef) -> Result<Table> {
         // First as it is written, then as SQL reads it: without quotes, in small letters.
         let sql = "SELECT c.oid, c.relkind::text, quote_ident(n.nspname), quote_ident(c.relname) FROM pg_class c \
@@ -55,19 +57,33 @@ impl Table {
                    (SELECT e.oid FROM pg_class e WHERE e.relname = $1 AND e.relkind NOT IN ('i', 'I') AND pg_table_is_visible(e.oid)), \
                    (SELECT e.oid FROM pg_class e JOIN pg_namespace s ON s.oid = e.relnamespace \
                    WHERE s.nspname || '.' || e.relname = $1 AND e.relkind NOT IN ('i', 'I') LIMIT 1), to_regclass($1))";
-        let found = server.retry(&format!("looking for table {name}"), |connection| connection.query_opt(sql, &[&name]))?;
-        let found = found
-            .ok_or_else(|| mismatch(format!("there is no table {name}; it is to be made first, with columns for {}", names(schema))))?;
+        let found = server.retry(&format!("looking for table {name}"), |connection| {
+            connection.query_opt(sql, &[&name])
+        })?;
+        let found = found.ok_or_else(|| {
+            mismatch(format!(
+                "there is no table {name}; it is to be made first, with columns for {}",
+                names(schema)
+            ))
+        })?;
         if !["r", "p"].contains(&found.get(1)) {
             return Err(mismatch(format!("{name} is no table")));
         }
         let (space, table): (String, String) = (found.get(2), found.get(3));
         let columns = columns(server, found.get(0))?;
-        let texts = schema.fields().iter().map(|field| text_of(field, &columns, name)).collect::<Result<_>>()?;
+        let texts = schema
+            .fields()
+            .iter()
+            .map(|field| text_of(field, &columns, name))
+            .collect::<Result<_>>()?;
         check_rest(schema, &columns, name)?;
         let notes = format!("{space}.{NOTES}");
         make(server, &notes)?;
-        let quoted: Vec<String> = schema.fields().iter().map(|field| format!("\"{}\"", field.name().replace('"', "\"\""))).collect();
+        let quoted: Vec<String> = schema
+            .fields()
+            .iter()
+            .map(|field| format!("\"{}\"", field.name().replace('"', "\"\"")))
+            .collect();
         Ok(Table {
             copy: format!("COPY {space}.{table} ({}) FROM STDIN", quoted.join(", ")),
             columns: texts,
@@ -79,42 +95,77 @@ impl Table {
 
     /// Forgets transactions of this sink that were committed so long ago.
     pub fn forget(&self, server: &mut Server, prefix: &str, age: &str) -> Result<()> {
-        let sql = format!("DELETE FROM {} WHERE starts_with(name, $1) AND noted < now() - interval '{age}'", self.notes);
-        server.retry("forgetting old transactions", |connection| connection.execute(&sql, &[&prefix])).map(drop)
+        let sql = format!(
+            "DELETE FROM {} WHERE starts_with(name, $1) AND noted < now() - interval '{age}'",
+            self.notes
+        );
+        server
+            .retry("forgetting old transactions", |connection| {
+                connection.execute(&sql, &[&prefix])
+            })
+            .map(drop)
     }
 }
 
 fn names(schema: &SchemaRef) -> String {
-    schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
+    schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn columns(server: &mut Server, table: u32) -> Result<Vec<Column>> {
     let sql = "SELECT attname::text, format_type(atttypid, NULL), attnotnull, atthasdef OR attidentity <> '', \
                attgenerated <> '' OR attidentity = 'a' \
                FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
-    let rows = server.retry("looking at the columns of a table", |connection| connection.query(sql, &[&table]))?;
-    let column =
-        |row: &Row| Column { name: row.get(0), data_type: row.get(1), not_null: row.get(2), filled: row.get(3), generated: row.get(4) };
+    let rows = server.retry("looking at the columns of a table", |connection| {
+        connection.query(sql, &[&table])
+    })?;
+    let column = |row: &Row| Column {
+        name: row.get(0),
+        data_type: row.get(1),
+        not_null: row.get(2),
+        filled: row.get(3),
+        generated: row.get(4),
+    };
     Ok(rows.iter().map(column).collect())
 }
 
 /// How values of a column of the rows are written.
 fn text_of(field: &Field, columns: &[Column], table: &str) -> Result<ColumnText> {
     let Some(column) = columns.iter().find(|column| column.name == *field.name()) else {
-        let there = columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(mismatch(format!("table {table} has no column `{}`; it has {there}", field.name())));
+        let there = columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
+        return Err(mismatch(format!(
+            "table {table} has no column `{}`; it has {there}",
+            field.name()
+        )));
     };
     if column.generated {
-        return Err(mismatch(format!("column `{}` of table {table} is generated by the server, and takes no values", column.name)));
+        return Err(mismatch(format!(
+            "column `{}` of table {table} is generated by the server, and takes no values",
+            column.name
+        )));
     }
     if field.is_nullable() && column.not_null {
-        return Err(mismatch(format!("column `{}` of table {table} is NOT NULL, but rows may have nulls there", column.name)));
+        return Err(mismatch(format!(
+            "column `{}` of table {table} is NOT NULL, but rows may have nulls there",
+            column.name
+        )));
     }
     match text_for(field.data_type(), &column.data_type) {
         Some(text) => Ok(text),
         None => {
             let (name, there) = (&column.name, &column.data_type);
-            Err(mismatch(format!("column `{name}` of table {table} is {there}, which does not take {}", field.data_type())))
+            Err(mismatch(format!(
+                "column `{name}` of table {table} is {there}, which does not take {}",
+                field.data_type()
+            )))
         }
     }
 }
@@ -129,8 +180,12 @@ fn text_for(rows: &DataType, table: &str) -> Option<ColumnText> {
         | (UInt64, "numeric")
         | (Float32, "real" | "double precision")
         | (Float64, "double precision") => Some(ColumnText::Value),
-        (Int64, "timestamp with time zone" | "timestamp without time zone") => Some(ColumnText::Time),
-        (Utf8, "text" | "character varying" | "character" | "json" | "jsonb" | "uuid") => Some(ColumnText::Text),
+        (Int64, "timestamp with time zone" | "timestamp without time zone") => {
+            Some(ColumnText::Time)
+        }
+        (Utf8, "text" | "character varying" | "character" | "json" | "jsonb" | "uuid") => {
+            Some(ColumnText::Text)
+        }
         (Binary, "bytea") => Some(ColumnText::Bytes),
         _ => None,
     }
@@ -138,7 +193,9 @@ fn text_for(rows: &DataType, table: &str) -> Option<ColumnText> {
 
 /// Every other column of the table has to get its value from the server.
 fn check_rest(schema: &SchemaRef, columns: &[Column], table: &str) -> Result<()> {
-    let is_left = |column: &&Column| schema.field_with_name(&column.name).is_err() && column.not_null && !column.filled;
+    let is_left = |column: &&Column| {
+        schema.field_with_name(&column.name).is_err() && column.not_null && !column.filled
+    };
     match columns.iter().find(is_left) {
         None => Ok(()),
         Some(column) => {
@@ -153,9 +210,15 @@ fn check_rest(schema: &SchemaRef, columns: &[Column], table: &str) -> Result<()>
 }
 
 fn make(server: &mut Server, notes: &str) -> Result<()> {
-    let find = format!("SELECT to_regclass('{}') IS NOT NULL", notes.replace('\'', "''"));
-    let is_there = server
-        .retry("looking for the table of transactions", |connection| connection.query_one(&find, &[]).map(|row| row.get::<_, bool>(0)))?;
+    let find = format!(
+        "SELECT to_regclass('{}') IS NOT NULL",
+        notes.replace('\'', "''")
+    );
+    let is_there = server.retry("looking for the table of transactions", |connection| {
+        connection
+            .query_one(&find, &[])
+            .map(|row| row.get::<_, bool>(0))
+    })?;
     if is_there {
         return Ok(());
     }
@@ -163,5 +226,7 @@ fn make(server: &mut Server, notes: &str) -> Result<()> {
         "BEGIN; SELECT pg_advisory_xact_lock({LOCK}); \
          CREATE TABLE IF NOT EXISTS {notes} (name text PRIMARY KEY, noted timestamptz NOT NULL DEFAULT now()); COMMIT"
     );
-    server.retry(&format!("making table {notes}"), |connection| connection.batch_execute(&sql))
+    server.retry(&format!("making table {notes}"), |connection| {
+        connection.batch_execute(&sql)
+    })
 }

@@ -23,7 +23,9 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use streamrt_types::{Error, Result, code};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::Config;
@@ -51,7 +53,8 @@ fn refused(message: String) -> Error {
 
 impl Tls {
     /// # Errors
-    /// `Invalid` (S2007) if there is no such mode, or no authorities can be read where some are needed.
+    /// `Invalid` (S2007) if there is no such mode, or no authorities can be read where some are
+    /// needed.
     pub fn new(parameters: &TlsParameters) -> Result<Tls> {
         let (mode, verified) = match parameters.mode.as_deref().unwrap_or("prefer") {
             "disable" => (SslMode::Disable, Verified::Nothing),
@@ -59,22 +62,44 @@ impl Tls {
             "require" if parameters.roots.is_none() => (SslMode::Require, Verified::Nothing),
             "require" | "verify-ca" => (SslMode::Require, Verified::Authority),
             "verify-full" => (SslMode::Require, Verified::AuthorityAndName),
-            _ => return Err(refused("`sslmode` must be disable, prefer, require, verify-ca or verify-full".to_owned())),
+            _ => {
+                return Err(refused(
+                    "`sslmode` must be disable, prefer, require, verify-ca or verify-full"
+                        .to_owned(),
+                ));
+            }
         };
         let provider = Arc::new(ring::default_provider());
-        let authorities = if verified == Verified::Nothing { Authorities::none() } else { Authorities::read(parameters)? };
-        let verifier = Arc::new(Verifier { verified, authorities, provider: provider.clone() });
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let authorities = if verified == Verified::Nothing {
+            Authorities::none()
+        } else {
+            Authorities::read(parameters)?
+        };
+        let verifier = Arc::new(Verifier {
+            verified,
+            authorities,
+            provider: provider.clone(),
+        });
+        let config =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.map_err(|e| Error::internal("TLS cannot be set up").with_source(e))?;
-        let config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-        Ok(Tls { connector: TlsConnector::from(Arc::new(config)), mode, is_optional: mode == SslMode::Prefer })
+        let config = config
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        Ok(Tls {
+            connector: TlsConnector::from(Arc::new(config)),
+            mode,
+            is_optional: mode == SslMode::Prefer,
+        })
     }
 
     pub fn configure(&self, config: &mut Config) {
         config.ssl_mode(self.mode);
     }
 
-    /// What to try after this failure, if anything: as libpq does, a server whose TLS cannot be used is asked without, where that is allowed.
+    /// What to try after this failure, if anything: as libpq does, a server whose TLS cannot be
+    /// used is asked without, where that is allowed.
     pub fn without(&self, config: &Config, failure: &tokio_postgres::Error) -> Option<Config> {
         let is_due = self.is_optional && cause(failure).is_some();
         is_due.then(|| {
@@ -92,16 +117,24 @@ pub fn cause(failure: &tokio_postgres::Error) -> Option<String> {
     if source.to_string() == WITHOUT {
         return Some("the server does no TLS, and `sslmode` in `url` demands it".to_owned());
     }
-    let inner = source.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let inner = source
+        .downcast_ref::<io::Error>()?
+        .get_ref()?
+        .downcast_ref::<rustls::Error>()?;
     Some(match inner {
-        rustls::Error::InvalidCertificate(what) => format!("the certificate of the server is not trusted: {}", sentence(what)),
+        rustls::Error::InvalidCertificate(what) => format!(
+            "the certificate of the server is not trusted: {}",
+            sentence(what)
+        ),
         other => format!("TLS could not be agreed on: {other}"),
     })
 }
 
 fn sentence(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => "it is of no authority that `sslrootcert` in `url` names".to_owned(),
+        CertificateError::UnknownIssuer => {
+            "it is of no authority that `sslrootcert` in `url` names".to_owned()
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("it is not for the host in `url` ({error})")
         }
@@ -127,7 +160,10 @@ struct Authorities {
 
 impl Authorities {
     fn none() -> Authorities {
-        Authorities { roots: RootCertStore::empty(), given: Vec::new() }
+        Authorities {
+            roots: RootCertStore::empty(),
+            given: Vec::new(),
+        }
     }
 
     fn read(parameters: &TlsParameters) -> Result<Authorities> {
@@ -143,7 +179,9 @@ impl Authorities {
         let mut roots = RootCertStore::empty();
         let (n_taken, _) = roots.add_parsable_certificates(given.iter().cloned());
         if n_taken == 0 {
-            Err(refused("`sslrootcert` holds no certificate of an authority".to_owned()))
+            Err(refused(
+                "`sslrootcert` holds no certificate of an authority".to_owned(),
+            ))
         } else {
             Ok(Authorities { roots, given })
         }
@@ -152,8 +190,13 @@ impl Authorities {
 
 /// What stands in the file is not shown: a plan may have named any.
 fn from_file(path: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
-    read.map_err(|_| refused(format!("`sslrootcert` is {path}, which is no file of certificates that can be read")))
+    let read = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
+    read.map_err(|_| {
+        refused(format!(
+            "`sslrootcert` is {path}, which is no file of certificates that can be read"
+        ))
+    })
 }
 
 #[derive(Debug)]
@@ -176,13 +219,24 @@ impl Verifier {
         }
         let certificate = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        match verify_server_cert_signed_by_trust_anchor(&certificate, &self.authorities.roots, intermediates, now, algorithms) {
-            // A server that signs for itself, with a certificate that says it is an authority, as `openssl req -x509` makes it. By then its time
-            // was found right.
-            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_))) if self.authorities.given.contains(end_entity) => {}
+        match verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &self.authorities.roots,
+            intermediates,
+            now,
+            algorithms,
+        ) {
+            // A server that signs for itself, with a certificate that says it is an authority, as
+            // `openssl req -x509` makes it. By then its time was found right.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.authorities.given.contains(end_entity) => {}
             verified => verified?,
         }
-        if self.verified == Verified::AuthorityAndName { verify_server_name(&certificate, name) } else { Ok(()) }
+        if self.verified == Verified::AuthorityAndName {
+            verify_server_name(&certificate, name)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -195,7 +249,8 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        self.check(end_entity, intermediates, name, now).map(|()| ServerCertVerified::assertion())
+        self.check(end_entity, intermediates, name, now)
+            .map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -204,7 +259,12 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -213,11 +273,18 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -228,7 +295,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for T
 
     fn make_tls_connect(&mut self, host: &str) -> io::Result<Handshake> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        Ok(Handshake { connector: self.connector.clone(), name })
+        Ok(Handshake {
+            connector: self.connector.clone(),
+            name,
+        })
     }
 }
 
@@ -258,13 +328,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> tokio_postgres::tls::TlsStream for Strea
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(context, buffer)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(context, bytes)
     }
 

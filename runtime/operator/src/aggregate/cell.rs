@@ -1,4 +1,5 @@
-//! Values of columns as 64-bit words of an accumulator, and back. The bits of a float stand as they are.
+//! Values of columns as 64-bit words of an accumulator, and back. The bits of a float stand as they
+//! are.
 
 use super::Input;
 use arrow_array::cast::AsArray;
@@ -14,7 +15,8 @@ pub(super) trait Cell: Copy + Default + Send + 'static {
     const TYPE: DataType;
     fn to_word(self) -> u64;
     fn from_word(word: u64) -> Self;
-    /// A total order. Every NaN is the greatest, whatever its sign and payload, as in SQL; -0.0 stands before 0.0.
+    /// A total order. Every NaN is the greatest, whatever its sign and payload, as in SQL; -0.0
+    /// stands before 0.0.
     fn order(self, other: Self) -> Ordering;
     /// The one value that stands for all that are equal in [`Cell::order`].
     fn canonical(self) -> Self;
@@ -46,7 +48,11 @@ macro_rules! number {
                 $canonical(self)
             }
             fn reader<'a>(input: &Input<'a>) -> impl Fn(usize) -> Self + 'a {
-                let values = input.column.expect(COLUMN_IS_THERE).as_primitive::<$arrow>().values();
+                let values = input
+                    .column
+                    .expect(COLUMN_IS_THERE)
+                    .as_primitive::<$arrow>()
+                    .values();
                 move |row| values[row]
             }
             fn column(values: Vec<Self>, nulls: Option<NullBuffer>) -> ArrayRef {
@@ -70,12 +76,48 @@ macro_rules! float {
     };
 }
 
-number!(i32, Int32Type, Int32, |v| v as i64 as u64, |w| w as i32, Ord::cmp, |v| v);
-number!(i64, Int64Type, Int64, |v| v as u64, |w| w as i64, Ord::cmp, |v| v);
-number!(u32, UInt32Type, UInt32, u64::from, |w| w as u32, Ord::cmp, |v| v);
+number!(
+    i32,
+    Int32Type,
+    Int32,
+    |v| v as i64 as u64,
+    |w| w as i32,
+    Ord::cmp,
+    |v| v
+);
+number!(
+    i64,
+    Int64Type,
+    Int64,
+    |v| v as u64,
+    |w| w as i64,
+    Ord::cmp,
+    |v| v
+);
+number!(
+    u32,
+    UInt32Type,
+    UInt32,
+    u64::from,
+    |w| w as u32,
+    Ord::cmp,
+    |v| v
+);
 number!(u64, UInt64Type, UInt64, |v| v, |w| w, Ord::cmp, |v| v);
-float!(f32, Float32Type, Float32, |v: f32| u64::from(v.to_bits()), |w| f32::from_bits(w as u32));
-float!(f64, Float64Type, Float64, |v: f64| v.to_bits(), f64::from_bits);
+float!(
+    f32,
+    Float32Type,
+    Float32,
+    |v: f32| u64::from(v.to_bits()),
+    |w| f32::from_bits(w as u32)
+);
+float!(
+    f64,
+    Float64Type,
+    Float64,
+    |v: f64| v.to_bits(),
+    f64::from_bits
+);
 
 impl Cell for bool {
     const TYPE: DataType = DataType::Boolean;

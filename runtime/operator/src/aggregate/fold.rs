@@ -1,4 +1,5 @@
-//! One step of each aggregate over values of fixed width. Accumulators are words of eight bytes, all zero when empty.
+//! One step of each aggregate over values of fixed width. Accumulators are words of eight bytes,
+//! all zero when empty.
 
 use super::cell::{Cell, Item, Presence};
 use std::cmp::Ordering;
@@ -20,7 +21,11 @@ pub(super) trait Fold: Send + 'static {
 
 #[inline]
 pub(super) fn word(accumulator: &[u8], i: usize) -> u64 {
-    u64::from_le_bytes(*accumulator[i * 8..].first_chunk().expect("an accumulator has all of its words"))
+    u64::from_le_bytes(
+        *accumulator[i * 8..]
+            .first_chunk()
+            .expect("an accumulator has all of its words"),
+    )
 }
 
 #[inline]
@@ -28,7 +33,8 @@ pub(super) fn set_word(accumulator: &mut [u8], i: usize, word: u64) {
     accumulator[i * 8..i * 8 + 8].copy_from_slice(&word.to_le_bytes());
 }
 
-/// Number of rows or of values: one word. It wraps, and so do the sums of 128 bits below: only a damaged snapshot leads there.
+/// Number of rows or of values: one word. It wraps, and so do the sums of 128 bits below: only a
+/// damaged snapshot leads there.
 pub(super) struct Count;
 
 impl Fold for Count {
@@ -111,7 +117,11 @@ impl<T: Cell + Into<S>, S: Total, const NULLABLE: bool> Fold for Sum<T, S, NULLA
 pub(super) struct Extreme<T, const MAX: bool>(PhantomData<T>);
 
 impl<T: Cell, const MAX: bool> Extreme<T, MAX> {
-    const BETTER: Ordering = if MAX { Ordering::Greater } else { Ordering::Less };
+    const BETTER: Ordering = if MAX {
+        Ordering::Greater
+    } else {
+        Ordering::Less
+    };
 }
 
 impl<T: Cell, const MAX: bool> Fold for Extreme<T, MAX> {
@@ -167,12 +177,17 @@ impl<T: Cell, const LAST: bool> Fold for Edge<T, LAST> {
     }
 }
 
-/// Average of integers: an exact sum of 128 bits, which cannot overflow, then the count. Exact, so that it does not depend on the order.
+/// Average of integers: an exact sum of 128 bits, which cannot overflow, then the count. Exact, so
+/// that it does not depend on the order.
 pub(super) struct AverageExact<T>(PhantomData<T>);
 
 #[inline]
 fn wide(accumulator: &[u8]) -> i128 {
-    i128::from_le_bytes(*accumulator.first_chunk().expect("an exact average begins with its sum"))
+    i128::from_le_bytes(
+        *accumulator
+            .first_chunk()
+            .expect("an exact average begins with its sum"),
+    )
 }
 
 impl<T: Cell + Into<i128>> Fold for AverageExact<T> {
@@ -208,12 +223,20 @@ impl<T: Cell + Into<f64>> Fold for AverageFloat<T> {
     const BYTES: usize = 16;
     #[inline]
     fn add(accumulator: &mut [u8], item: T, _: i64) -> bool {
-        set_word(accumulator, 0, (f64::from_word(word(accumulator, 0)) + item.into()).to_bits());
+        set_word(
+            accumulator,
+            0,
+            (f64::from_word(word(accumulator, 0)) + item.into()).to_bits(),
+        );
         set_word(accumulator, 1, word(accumulator, 1).wrapping_add(1));
         true
     }
     fn merge(into: &mut [u8], from: &[u8]) -> bool {
-        set_word(into, 0, (f64::from_word(word(into, 0)) + f64::from_word(word(from, 0))).to_bits());
+        set_word(
+            into,
+            0,
+            (f64::from_word(word(into, 0)) + f64::from_word(word(from, 0))).to_bits(),
+        );
         set_word(into, 1, word(into, 1).wrapping_add(word(from, 1)));
         true
     }

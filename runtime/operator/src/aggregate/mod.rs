@@ -1,10 +1,13 @@
-//! The built-in aggregates: accumulators of fixed size in the entries of a [`KeyTable`], updated a column at a time.
+//! The built-in aggregates: accumulators of fixed size in the entries of a [`KeyTable`], updated a
+//! column at a time.
 //!
-//! The running aggregate keeps one set of accumulators for each key, the window operator one for each key and pane. Invariant: zeroed
-//! bytes are the empty accumulator, so a new entry needs no preparation, and merging into it copies.
+//! The running aggregate keeps one set of accumulators for each key, the window operator one for
+//! each key and pane. Invariant: zeroed bytes are the empty accumulator, so a new entry needs no
+//! preparation, and merging into it copies.
 //!
 //! # Source
-//! SQL's aggregates as Flink computes them: nulls do not take part, and an aggregate over nothing but nulls is null (count: 0).
+//! SQL's aggregates as Flink computes them: nulls do not take part, and an aggregate over nothing
+//! but nulls is null (count: 0).
 
 mod cell;
 mod fold;
@@ -69,12 +72,25 @@ struct Packed<'a> {
     offset: usize,
 }
 
-/// One aggregate of one type. The table's values hold its accumulator at `offset`. Errors are positions.
+/// One aggregate of one type. The table's values hold its accumulator at `offset`. Errors are
+/// positions.
 trait Aggregator: Send {
     fn bytes(&self) -> usize;
     fn output(&self) -> DataType;
-    fn update(&mut self, table: &mut KeyTable, entries: &[EntryId], offset: usize, input: &Input<'_>) -> Result<(), usize>;
-    fn update_running(&mut self, table: &mut KeyTable, entries: &[EntryId], offset: usize, input: &Input<'_>) -> Result<ArrayRef, usize>;
+    fn update(
+        &mut self,
+        table: &mut KeyTable,
+        entries: &[EntryId],
+        offset: usize,
+        input: &Input<'_>,
+    ) -> Result<(), usize>;
+    fn update_running(
+        &mut self,
+        table: &mut KeyTable,
+        entries: &[EntryId],
+        offset: usize,
+        input: &Input<'_>,
+    ) -> Result<ArrayRef, usize>;
     /// False if the result left its range.
     fn merge(&mut self, into: &mut [u8], from: &[u8]) -> bool;
     fn finish(&self, values: &Packed<'_>) -> ArrayRef;
@@ -96,7 +112,8 @@ trait Aggregator: Send {
     fn export(&self, accumulator: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(accumulator);
     }
-    /// Takes what `export` wrote off the front of `bytes`, into an empty accumulator; `None` if it is not that.
+    /// Takes what `export` wrote off the front of `bytes`, into an empty accumulator; `None` if it
+    /// is not that.
     fn import(&mut self, bytes: &mut &[u8], accumulator: &mut [u8]) -> Option<()> {
         let (front, rest) = bytes.split_at_checked(accumulator.len())?;
         accumulator.copy_from_slice(front);
@@ -111,14 +128,24 @@ impl Accumulators {
     /// # Errors
     /// `Invalid` if a column is not there, or its type cannot be aggregated so.
     pub fn new(aggregates: &[BuiltinAggregate], input: &Schema) -> Result<Accumulators> {
-        let mut accumulators = Accumulators { parts: Vec::with_capacity(aggregates.len()), bytes: 0, types: Value::Null };
+        let mut accumulators = Accumulators {
+            parts: Vec::with_capacity(aggregates.len()),
+            bytes: 0,
+            types: Value::Null,
+        };
         for aggregate in aggregates {
             accumulators.push(aggregate, input)?;
         }
         accumulators.types = aggregate_types(aggregates, input)?;
         match accumulators.bytes <= KeyTable::VALUE_BYTES_MAX {
             true => Ok(accumulators),
-            false => Err(Error::new(code::INVALID_JOB, format!("{} aggregates are too many for one operator", aggregates.len()))),
+            false => Err(Error::new(
+                code::INVALID_JOB,
+                format!(
+                    "{} aggregates are too many for one operator",
+                    aggregates.len()
+                ),
+            )),
         }
     }
 
@@ -128,19 +155,34 @@ impl Accumulators {
             None => (None, None),
             Some(column) => {
                 let found = input.column_with_name(column);
-                let (index, field) =
-                    found.ok_or_else(|| Error::new(code::SCHEMA_MISMATCH, format!("{name}: the input has no such column")))?;
+                let (index, field) = found.ok_or_else(|| {
+                    Error::new(
+                        code::SCHEMA_MISMATCH,
+                        format!("{name}: the input has no such column"),
+                    )
+                })?;
                 (Some(index), Some(field))
             }
         };
-        let aggregator = typed::aggregator(aggregate.function, source)
-            .ok_or_else(|| Error::new(code::SCHEMA_MISMATCH, format!("{name}: {}", refusal(source))))?;
-        let nullable = aggregate.function != AggregateFunction::Count && source.is_some_and(Field::is_nullable);
+        let aggregator = typed::aggregator(aggregate.function, source).ok_or_else(|| {
+            Error::new(
+                code::SCHEMA_MISMATCH,
+                format!("{name}: {}", refusal(source)),
+            )
+        })?;
+        let nullable = aggregate.function != AggregateFunction::Count
+            && source.is_some_and(Field::is_nullable);
         let field = Field::new(name, aggregator.output(), nullable);
         let offset = self.bytes;
         self.bytes += aggregator.bytes();
         let refers = aggregator.refers();
-        self.parts.push(Part { aggregator, offset, column, field, refers });
+        self.parts.push(Part {
+            aggregator,
+            offset,
+            column,
+            field,
+            refers,
+        });
         Ok(())
     }
 
@@ -149,17 +191,20 @@ impl Accumulators {
         self.bytes
     }
 
-    /// Type and nullability of each aggregate's result; the names are descriptions such as ``sum of `amount` ``.
+    /// Type and nullability of each aggregate's result; the names are descriptions such as ``sum of
+    /// `amount` ``.
     pub fn fields(&self) -> impl ExactSizeIterator<Item = &Field> {
         self.parts.iter().map(|part| &part.field)
     }
 
     /// Adds row `rows.start + i` of `columns` to the accumulators of `entries[i]`, for every i.
     ///
-    /// `times` are the event times of all rows of `columns`; without them, first and last go by arrival.
+    /// `times` are the event times of all rows of `columns`; without them, first and last go by
+    /// arrival.
     ///
     /// # Errors
-    /// An [`Overflow`] with the position of the first row whose sum left its range; some rows have been added by then.
+    /// An [`Overflow`] with the position of the first row whose sum left its range; some rows have
+    /// been added by then.
     pub fn update(
         &mut self,
         table: &mut KeyTable,
@@ -171,12 +216,16 @@ impl Accumulators {
         for (aggregate, part) in self.parts.iter_mut().enumerate() {
             let input = part.input(columns, times, rows.start);
             let updated = part.aggregator.update(table, entries, part.offset, &input);
-            updated.map_err(|position| Overflow { position, aggregate })?;
+            updated.map_err(|position| Overflow {
+                position,
+                aggregate,
+            })?;
         }
         Ok(())
     }
 
-    /// As [`Accumulators::update`] with all rows, and returns each aggregate's result after each row.
+    /// As [`Accumulators::update`] with all rows, and returns each aggregate's result after each
+    /// row.
     ///
     /// # Errors
     /// As `update`.
@@ -190,51 +239,85 @@ impl Accumulators {
         let mut results = Vec::with_capacity(self.parts.len());
         for (aggregate, part) in self.parts.iter_mut().enumerate() {
             let input = part.input(columns, times, 0);
-            let column = part.aggregator.update_running(table, entries, part.offset, &input);
-            results.push(column.map_err(|position| Overflow { position, aggregate })?);
+            let column = part
+                .aggregator
+                .update_running(table, entries, part.offset, &input);
+            results.push(column.map_err(|position| Overflow {
+                position,
+                aggregate,
+            })?);
         }
         Ok(results)
     }
 
-    /// Merges one value into another; rows of `into` came before those of `from` where their times are equal.
+    /// Merges one value into another; rows of `into` came before those of `from` where their times
+    /// are equal.
     ///
     /// # Errors
     /// An [`Overflow`] at position 0.
     pub fn merge(&mut self, into: &mut [u8], from: &[u8]) -> Result<(), Overflow> {
         for (aggregate, part) in self.parts.iter_mut().enumerate() {
             let range = part.range();
-            if !part.aggregator.merge(&mut into[range.clone()], &from[range]) {
-                return Err(Overflow { position: 0, aggregate });
+            if !part
+                .aggregator
+                .merge(&mut into[range.clone()], &from[range])
+            {
+                return Err(Overflow {
+                    position: 0,
+                    aggregate,
+                });
             }
         }
         Ok(())
     }
 
-    /// Merges the value of `entries[i]` into the `slots[i]`-th of the values that stand side by side in `into`, for every i in order.
+    /// Merges the value of `entries[i]` into the `slots[i]`-th of the values that stand side by
+    /// side in `into`, for every i in order.
     ///
     /// # Errors
     /// An [`Overflow`] with its i.
-    pub fn merge_entries(&mut self, table: &KeyTable, entries: &[EntryId], slots: &[u32], into: &mut [u8]) -> Result<(), Overflow> {
+    pub fn merge_entries(
+        &mut self,
+        table: &KeyTable,
+        entries: &[EntryId],
+        slots: &[u32],
+        into: &mut [u8],
+    ) -> Result<(), Overflow> {
         let stride = self.bytes;
         for (aggregate, part) in self.parts.iter_mut().enumerate() {
             let range = part.range();
             for (position, (&entry, &slot)) in entries.iter().zip(slots).enumerate() {
                 let into = &mut into[slot as usize * stride..][range.clone()];
-                if !part.aggregator.merge(into, &table.value(entry)[range.clone()]) {
-                    return Err(Overflow { position, aggregate });
+                if !part
+                    .aggregator
+                    .merge(into, &table.value(entry)[range.clone()])
+                {
+                    return Err(Overflow {
+                        position,
+                        aggregate,
+                    });
                 }
             }
         }
         Ok(())
     }
 
-    /// The results of values that stand side by side, [`Accumulators::bytes`] each: a column for each aggregate.
+    /// The results of values that stand side by side, [`Accumulators::bytes`] each: a column for
+    /// each aggregate.
     pub fn finish(&self, values: &[u8]) -> Vec<ArrayRef> {
-        let packed = |part: &Part| Packed { values, stride: self.bytes, offset: part.offset };
-        self.parts.iter().map(|part| part.aggregator.finish(&packed(part))).collect()
+        let packed = |part: &Part| Packed {
+            values,
+            stride: self.bytes,
+            offset: part.offset,
+        };
+        self.parts
+            .iter()
+            .map(|part| part.aggregator.finish(&packed(part)))
+            .collect()
     }
 
-    /// Frees what values that stand side by side refer to (strings); needed before they are dropped or removed from a table.
+    /// Frees what values that stand side by side refer to (strings); needed before they are dropped
+    /// or removed from a table.
     pub fn release(&mut self, values: &[u8]) {
         for value in values.chunks_exact(self.bytes.max(1)) {
             for part in &mut self.parts {
@@ -247,18 +330,27 @@ impl Accumulators {
     /// Bytes that the results of one value take, about.
     pub fn result_bytes(&self, value: &[u8]) -> usize {
         let referring = self.parts.iter().filter(|part| part.refers);
-        self.bytes + referring.map(|part| part.aggregator.referred_bytes(&value[part.range()])).sum::<usize>()
+        self.bytes
+            + referring
+                .map(|part| part.aggregator.referred_bytes(&value[part.range()]))
+                .sum::<usize>()
     }
 
     /// Bytes of all that accumulators refer to outside of their table.
     pub fn used_bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.aggregator.used_bytes()).sum()
+        self.parts
+            .iter()
+            .map(|part| part.aggregator.used_bytes())
+            .sum()
     }
 
     /// The error of an overflow, for the operator `uid` and a key as JSON.
     pub fn overflow(&self, overflow: Overflow, uid: &str, key: &str) -> Error {
         let name = self.parts[overflow.aggregate].field.name();
-        Error::new(code::OVERFLOW, format!("operator `{uid}`: the {name} of key {key} leaves the range of its type"))
+        Error::new(
+            code::OVERFLOW,
+            format!("operator `{uid}`: the {name} of key {key} leaves the range of its type"),
+        )
     }
 }
 
@@ -267,8 +359,17 @@ impl Part {
         self.offset..self.offset + self.aggregator.bytes()
     }
 
-    fn input<'a>(&self, columns: &'a RecordBatch, times: Option<&'a [i64]>, first_row: usize) -> Input<'a> {
-        Input { column: self.column.map(|index| columns.column(index)), times, first_row }
+    fn input<'a>(
+        &self,
+        columns: &'a RecordBatch,
+        times: Option<&'a [i64]>,
+        first_row: usize,
+    ) -> Input<'a> {
+        Input {
+            column: self.column.map(|index| columns.column(index)),
+            times,
+            first_row,
+        }
     }
 }
 
@@ -290,7 +391,10 @@ fn describe(aggregate: &BuiltinAggregate) -> String {
 
 fn refusal(source: Option<&Field>) -> String {
     match source {
-        Some(field) => format!("a column of type {} cannot be aggregated so", field.data_type()),
+        Some(field) => format!(
+            "a column of type {} cannot be aggregated so",
+            field.data_type()
+        ),
         None => "the aggregate needs a column".into(),
     }
 }

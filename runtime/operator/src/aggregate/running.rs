@@ -1,9 +1,12 @@
-//! The running aggregate: for every input row one output row, with the aggregates of its key after it.
+//! The running aggregate: for every input row one output row, with the aggregates of its key after
+//! it.
 //!
 //! 1. The keys of the batch are hashed and upserted at once.
-//! 2. Each aggregate runs one loop over the rows, which updates the accumulators and writes its output column.
+//! 2. Each aggregate runs one loop over the rows, which updates the accumulators and writes its
+//!    output column.
 //!
-//! Rows, times and marks pass in their places, so results do not depend on the batch size. A checkpoint shares the table's pages.
+//! Rows, times and marks pass in their places, so results do not depend on the batch size. A
+//! checkpoint shares the table's pages.
 
 use super::Accumulators;
 use super::state::AggregateState;
@@ -43,7 +46,8 @@ impl RunningAggregateOperator {
     /// Aggregates rows of the schema `input` by the columns `key_columns`.
     ///
     /// # Errors
-    /// `Invalid` if a column is not there, is not of the key, has a type that cannot be aggregated so, or is that of a window.
+    /// `Invalid` if a column is not there, is not of the key, has a type that cannot be aggregated
+    /// so, or is that of a window.
     pub fn new(
         input: &SchemaRef,
         key_columns: Vec<usize>,
@@ -63,7 +67,11 @@ impl RunningAggregateOperator {
         Ok(RunningAggregateOperator {
             uid: "".into(),
             keys,
-            state: AggregateState { accumulators, table, tier: None },
+            state: AggregateState {
+                accumulators,
+                table,
+                tier: None,
+            },
             columns: sources,
             schema: Arc::new(Schema::new(fields)),
             entries: Vec::new(),
@@ -85,9 +93,14 @@ impl RunningAggregateOperator {
         let place = |e: Error| e.at(format_args!("operator `{}`", self.uid));
         let (hashes, keys) = self.keys.read(&batch.columns).map_err(place)?;
         self.state.prepare(hashes, keys).map_err(place)?;
-        let AggregateState { accumulators, table, .. } = &mut self.state;
+        let AggregateState {
+            accumulators,
+            table,
+            ..
+        } = &mut self.state;
         table.upsert(hashes, keys, &mut self.entries, &mut self.created);
-        let results = accumulators.update_running(table, &self.entries, &batch.columns, batch.times());
+        let results =
+            accumulators.update_running(table, &self.entries, &batch.columns, batch.times());
         let results = results.map_err(|overflow| {
             let key = self.keys.describe(&batch.columns, overflow.position);
             accumulators.overflow(overflow, &self.uid, &key)
@@ -99,14 +112,28 @@ impl RunningAggregateOperator {
                 Column::Aggregate(index) => results[index].clone(),
             }
         };
-        RecordBatch::try_new(self.schema.clone(), self.columns.iter().map(column).collect())
-            .map_err(|e| Error::internal(format!("operator `{}`: the aggregates do not fit their schema", self.uid)).with_source(e))
+        RecordBatch::try_new(
+            self.schema.clone(),
+            self.columns.iter().map(column).collect(),
+        )
+        .map_err(|e| {
+            Error::internal(format!(
+                "operator `{}`: the aggregates do not fit their schema",
+                self.uid
+            ))
+            .with_source(e)
+        })
     }
 
     /// Times survive where their column does; else they become an array.
     fn times(&self, batch: &Batch) -> Times {
-        let Times::Column(index) = batch.times else { return batch.times.clone() };
-        let kept = self.columns.iter().position(|column| matches!(column, Column::Input(i) if *i == index));
+        let Times::Column(index) = batch.times else {
+            return batch.times.clone();
+        };
+        let kept = self
+            .columns
+            .iter()
+            .position(|column| matches!(column, Column::Input(i) if *i == index));
         kept.map_or_else(|| detached_times(batch), Times::Column)
     }
 }
@@ -117,18 +144,31 @@ fn resolve<'a>(
     key_columns: &[usize],
     accumulators: &'a Accumulators,
 ) -> Result<(Column, &'a Field)> {
-    let refuse = |reason: &str| Error::new(code::INVALID_JOB, format!("result column `{}`: {reason}", column.name));
+    let refuse = |reason: &str| {
+        Error::new(
+            code::INVALID_JOB,
+            format!("result column `{}`: {reason}", column.name),
+        )
+    };
     match &column.from {
         ResultSource::Key { column: name } => {
-            let found = input.column_with_name(name).filter(|(index, _)| key_columns.contains(index));
-            let (index, field) = found.ok_or_else(|| refuse(&format!("`{name}` is no key column of the input")))?;
+            let found = input
+                .column_with_name(name)
+                .filter(|(index, _)| key_columns.contains(index));
+            let (index, field) =
+                found.ok_or_else(|| refuse(&format!("`{name}` is no key column of the input")))?;
             Ok((Column::Input(index), field))
         }
         ResultSource::Aggregate { index } => {
-            let field = accumulators.fields().nth(*index as usize).ok_or_else(|| refuse("there is no aggregate of this number"))?;
+            let field = accumulators
+                .fields()
+                .nth(*index as usize)
+                .ok_or_else(|| refuse("there is no aggregate of this number"))?;
             Ok((Column::Aggregate(*index as usize), field))
         }
-        ResultSource::WindowStart | ResultSource::WindowEnd => Err(refuse("a running aggregate has no windows")),
+        ResultSource::WindowStart | ResultSource::WindowEnd => {
+            Err(refuse("a running aggregate has no windows"))
+        }
     }
 }
 
@@ -136,7 +176,12 @@ impl Operator for RunningAggregateOperator {
     fn open(&mut self, context: &OperatorContext) -> Result<()> {
         self.uid = context.uid.clone();
         let bytes = self.state.accumulators.bytes();
-        self.state.table = KeyTable::new(self.keys.kind(), bytes, context.key_groups, context.max_parallelism);
+        self.state.table = KeyTable::new(
+            self.keys.kind(),
+            bytes,
+            context.key_groups,
+            context.max_parallelism,
+        );
         self.state.tier = context.tier(AGGREGATES, &self.types())?;
         Ok(())
     }
@@ -144,7 +189,15 @@ impl Operator for RunningAggregateOperator {
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
         let columns = self.aggregate(&batch)?;
         let times = self.times(&batch);
-        output.batch(0, Batch { columns, times, marks: batch.marks, origin: batch.origin })
+        output.batch(
+            0,
+            Batch {
+                columns,
+                times,
+                marks: batch.marks,
+                origin: batch.origin,
+            },
+        )
     }
 
     fn state_bytes(&mut self) -> usize {
@@ -153,7 +206,14 @@ impl Operator for RunningAggregateOperator {
 
     fn snapshot(&mut self, _checkpoint: u64) -> Result<OperatorSnapshot> {
         let entries = Box::new(self.state.freeze());
-        Ok(OperatorSnapshot { keyed: vec![KeyedSnapshot { name: AGGREGATES.into(), types: self.types(), entries }], lists: Vec::new() })
+        Ok(OperatorSnapshot {
+            keyed: vec![KeyedSnapshot {
+                name: AGGREGATES.into(),
+                types: self.types(),
+                entries,
+            }],
+            lists: Vec::new(),
+        })
     }
 
     fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
@@ -172,10 +232,19 @@ mod tests {
 
     fn operator(input: &SchemaRef) -> Result<RunningAggregateOperator> {
         let aggregates = [
-            BuiltinAggregate { function: AggregateFunction::Count, column: None },
-            BuiltinAggregate { function: AggregateFunction::Sum, column: Some("x".into()) },
+            BuiltinAggregate {
+                function: AggregateFunction::Count,
+                column: None,
+            },
+            BuiltinAggregate {
+                function: AggregateFunction::Sum,
+                column: Some("x".into()),
+            },
         ];
-        let column = |name: &str, from| ResultColumn { name: name.into(), from };
+        let column = |name: &str, from| ResultColumn {
+            name: name.into(),
+            from,
+        };
         RunningAggregateOperator::new(
             input,
             vec![0],
@@ -189,13 +258,25 @@ mod tests {
     }
 
     fn rows(keys: &[&str], values: &[i64]) -> Batch {
-        batch_of([("k", Arc::new(StringArray::from(keys.to_vec())) as ArrayRef), ("x", Arc::new(Int64Array::from(values.to_vec())))])
+        batch_of([
+            ("k", Arc::new(StringArray::from(keys.to_vec())) as ArrayRef),
+            ("x", Arc::new(Int64Array::from(values.to_vec()))),
+        ])
     }
 
     fn check(batch_rows: usize) {
         let mut batch = rows(&["a", "b", "a", "a"], &[1, 10, 2, -4]);
         batch.times = Times::Column(1);
-        batch.marks = vec![Mark { row: 1, watermark: 5 }, Mark { row: 4, watermark: 9 }];
+        batch.marks = vec![
+            Mark {
+                row: 1,
+                watermark: 5,
+            },
+            Mark {
+                row: 4,
+                watermark: 9,
+            },
+        ];
         let mut harness = Harness::new(operator(batch.columns.schema_ref()).unwrap());
         harness.batches(&batch, batch_rows).unwrap();
         assert_eq!(
@@ -222,11 +303,29 @@ mod tests {
         change: impl FnOnce(&mut Part),
     ) -> Result<Harness<RunningAggregateOperator>> {
         let mut object = Vec::new();
-        let index = harness.operator.snapshot(1)?.write("op", harness.context.max_parallelism, &mut object);
-        let mut part = Part { object: Arc::new(object), index };
+        let index =
+            harness
+                .operator
+                .snapshot(1)?
+                .write("op", harness.context.max_parallelism, &mut object);
+        let mut part = Part {
+            object: Arc::new(object),
+            index,
+        };
         change(&mut part);
-        let OperatorContext { subtask, parallelism, key_groups, max_parallelism, .. } = harness.context;
-        let share = Share { subtask, parallelism, key_groups, max_parallelism };
+        let OperatorContext {
+            subtask,
+            parallelism,
+            key_groups,
+            max_parallelism,
+            ..
+        } = harness.context;
+        let share = Share {
+            subtask,
+            parallelism,
+            key_groups,
+            max_parallelism,
+        };
         let mut next = Harness::new(operator(input)?);
         let mut state = OperatorState::assemble("op", &[Some(part)], share)?;
         next.operator.restore(&mut state)?;
@@ -245,7 +344,8 @@ mod tests {
             harness.batches(&batch.slice(0, cut), 10).unwrap();
             let mut next = restored(&mut harness, &input, |_| {}).unwrap();
             harness.batches(&rows(&["a"], &[1000]), 10).unwrap();
-            next.batches(&batch.slice(cut, batch.n_rows() - cut), 10).unwrap();
+            next.batches(&batch.slice(cut, batch.n_rows() - cut), 10)
+                .unwrap();
             assert_eq!(next.lines(0), whole.lines(0)[cut..]);
         }
     }
@@ -256,10 +356,22 @@ mod tests {
         let input = batch.columns.schema();
         let mut harness = Harness::new(operator(&input).unwrap());
         harness.batches(&batch, 10).unwrap();
-        let other = Arc::new(Schema::new(vec![input.field(0).clone(), input.field(1).clone().with_nullable(true)]));
-        assert_eq!(restored(&mut harness, &other, |_| {}).err().unwrap().code(), code::STATE_TYPES);
+        let other = Arc::new(Schema::new(vec![
+            input.field(0).clone(),
+            input.field(1).clone().with_nullable(true),
+        ]));
+        assert_eq!(
+            restored(&mut harness, &other, |_| {}).err().unwrap().code(),
+            code::STATE_TYPES
+        );
         let truncate = |part: &mut Part| Arc::make_mut(&mut part.object).truncate(5);
-        assert_eq!(restored(&mut harness, &input, truncate).err().unwrap().code(), code::SNAPSHOT_DAMAGED);
+        assert_eq!(
+            restored(&mut harness, &input, truncate)
+                .err()
+                .unwrap()
+                .code(),
+            code::SNAPSHOT_DAMAGED
+        );
     }
 
     #[test]
@@ -268,18 +380,37 @@ mod tests {
         let mut harness = Harness::new(operator(batch.columns.schema_ref()).unwrap());
         let error = harness.batches(&batch, 10).unwrap_err();
         assert_eq!(error.code().id, code::OVERFLOW.id);
-        assert_eq!(error.message(), r#"operator `op`: the sum of `x` of key {"k":"a"} leaves the range of its type"#);
+        assert_eq!(
+            error.message(),
+            r#"operator `op`: the sum of `x` of key {"k":"a"} leaves the range of its type"#
+        );
     }
 
     #[test]
     fn columns_that_make_no_sense_are_refused() {
         let input = rows(&[], &[]).columns.schema();
         let message = |from| {
-            let column = ResultColumn { name: "c".into(), from };
-            RunningAggregateOperator::new(&input, vec![0], &[], &[column]).err().unwrap().message().to_owned()
+            let column = ResultColumn {
+                name: "c".into(),
+                from,
+            };
+            RunningAggregateOperator::new(&input, vec![0], &[], &[column])
+                .err()
+                .unwrap()
+                .message()
+                .to_owned()
         };
-        assert_eq!(message(ResultSource::WindowEnd), "result column `c`: a running aggregate has no windows");
-        assert_eq!(message(ResultSource::Key { column: "x".into() }), "result column `c`: `x` is no key column of the input");
-        assert_eq!(message(ResultSource::Aggregate { index: 1 }), "result column `c`: there is no aggregate of this number");
+        assert_eq!(
+            message(ResultSource::WindowEnd),
+            "result column `c`: a running aggregate has no windows"
+        );
+        assert_eq!(
+            message(ResultSource::Key { column: "x".into() }),
+            "result column `c`: `x` is no key column of the input"
+        );
+        assert_eq!(
+            message(ResultSource::Aggregate { index: 1 }),
+            "result column `c`: there is no aggregate of this number"
+        );
     }
 }

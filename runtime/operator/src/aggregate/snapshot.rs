@@ -1,7 +1,8 @@
-//! What a checkpoint keeps of accumulators: bytes that depend on what they say alone, and never on where a text happens to lie.
+//! What a checkpoint keeps of accumulators: bytes that depend on what they say alone, and never on
+//! where a text happens to lie.
 //!
-//! Invariant: where no accumulator refers to anything, its exported bytes are those in the table, so that a snapshot shares the table's
-//! pages and nothing is copied on the task's thread.
+//! Invariant: where no accumulator refers to anything, its exported bytes are those in the table,
+//! so that a snapshot shares the table's pages and nothing is copied on the task's thread.
 
 use super::Accumulators;
 use serde_json::Value;
@@ -31,7 +32,10 @@ impl Frozen for FrozenTable {
 }
 
 fn damaged() -> Error {
-    Error::new(code::SNAPSHOT_DAMAGED, "bytes in the snapshot are no accumulators of these aggregates")
+    Error::new(
+        code::SNAPSHOT_DAMAGED,
+        "bytes in the snapshot are no accumulators of these aggregates",
+    )
 }
 
 impl Accumulators {
@@ -40,9 +44,12 @@ impl Accumulators {
         &self.types
     }
 
-    /// Appends what a value says to `out`: the same bytes wherever and whenever the value was computed.
+    /// Appends what a value says to `out`: the same bytes wherever and whenever the value was
+    /// computed.
     pub fn export(&self, value: &[u8], out: &mut Vec<u8>) {
-        self.parts.iter().for_each(|part| part.aggregator.export(&value[part.range()], out));
+        self.parts
+            .iter()
+            .for_each(|part| part.aggregator.export(&value[part.range()], out));
     }
 
     /// Puts what [`Accumulators::export`] wrote into `value`, which is empty: all zeros.
@@ -52,12 +59,19 @@ impl Accumulators {
     pub fn import(&mut self, mut bytes: &[u8], value: &mut [u8]) -> Result<()> {
         for part in &mut self.parts {
             let range = part.range();
-            part.aggregator.import(&mut bytes, &mut value[range]).ok_or_else(damaged)?;
+            part.aggregator
+                .import(&mut bytes, &mut value[range])
+                .ok_or_else(damaged)?;
         }
-        if bytes.is_empty() { Ok(()) } else { Err(damaged()) }
+        if bytes.is_empty() {
+            Ok(())
+        } else {
+            Err(damaged())
+        }
     }
 
-    /// The keys of a table, whose values are these accumulators alone, as they are now. `changed`: only those that have changed.
+    /// The keys of a table, whose values are these accumulators alone, as they are now. `changed`:
+    /// only those that have changed.
     pub fn freeze(&self, table: &mut KeyTable, changed: Option<&Changed>) -> FrozenTable {
         if self.parts.iter().any(|part| part.refers) {
             return self.copy(table, changed);
@@ -72,7 +86,8 @@ impl Accumulators {
     fn copy(&self, table: &KeyTable, changed: Option<&Changed>) -> FrozenTable {
         let is_wanted = |entry: &EntryId| changed.is_none_or(|changed| changed.contains(*entry));
         let mut entries: Vec<EntryId> = table.entries().filter(is_wanted).collect();
-        // Keys that come back in the order in which they came find their old places in the index, and so fire in the old order.
+        // Keys that come back in the order in which they came find their old places in the index,
+        // and so fire in the old order.
         entries.sort_unstable();
         let export = |entry: EntryId| {
             let mut value = Vec::new();
@@ -82,11 +97,18 @@ impl Accumulators {
         FrozenTable::Copied(FrozenEntries(entries.into_iter().map(export).collect()))
     }
 
-    /// Takes an entry of a snapshot back into `table`, and returns its number. `hash` is that of `key`.
+    /// Takes an entry of a snapshot back into `table`, and returns its number. `hash` is that of
+    /// `key`.
     ///
     /// # Errors
     /// `Data` if the key is none of this table or there already, or `bytes` are no accumulators.
-    pub fn restore(&mut self, table: &mut KeyTable, hash: u32, key: &[u8], bytes: &[u8]) -> Result<EntryId> {
+    pub fn restore(
+        &mut self,
+        table: &mut KeyTable,
+        hash: u32,
+        key: &[u8],
+        bytes: &[u8],
+    ) -> Result<EntryId> {
         let n_before = table.len();
         let entry = table.upsert_one(hash, key)?;
         if table.len() == n_before {
@@ -99,8 +121,15 @@ impl Accumulators {
     /// As [`Accumulators::restore`], of an entry that is merged behind what the key has already.
     ///
     /// # Errors
-    /// `Data` if the key is none of this table, `bytes` are no accumulators, or a sum leaves its range.
-    pub fn restore_part(&mut self, table: &mut KeyTable, hash: u32, key: &[u8], bytes: &[u8]) -> Result<EntryId> {
+    /// `Data` if the key is none of this table, `bytes` are no accumulators, or a sum leaves its
+    /// range.
+    pub fn restore_part(
+        &mut self,
+        table: &mut KeyTable,
+        hash: u32,
+        key: &[u8],
+        bytes: &[u8],
+    ) -> Result<EntryId> {
         let mut value = vec![0; self.bytes()];
         self.import(bytes, &mut value)?;
         let entry = table.upsert_one(hash, key)?;

@@ -1,8 +1,12 @@
-//! The keyed state of a running aggregate: accumulators by key, in memory and, where the job has one, on a disk.
+//! The keyed state of a running aggregate: accumulators by key, in memory and, where the job has
+//! one, on a disk.
 
 use super::Accumulators;
 use super::snapshot::FrozenTable;
-use streamrt_state::{DiskChanges, EachEntry, EntryId, Frozen, KeyTable, OperatorState, Resident, Tier, each_pair, push_pair};
+use streamrt_state::{
+    DiskChanges, EachEntry, EntryId, Frozen, KeyTable, OperatorState, Resident, Tier, each_pair,
+    push_pair,
+};
 use streamrt_types::Result;
 
 /// See the module.
@@ -22,17 +26,27 @@ impl AggregateState {
 
     pub fn freeze(&mut self) -> FrozenAggregates {
         let (changed, changes) = self.tier.as_mut().map(|tier| tier.freeze()).unzip();
-        FrozenAggregates { table: self.accumulators.freeze(&mut self.table, changed.as_ref()), changes }
+        FrozenAggregates {
+            table: self.accumulators.freeze(&mut self.table, changed.as_ref()),
+            changes,
+        }
     }
 
     /// Takes back what was frozen under `name`.
     ///
     /// # Errors
     /// As [`OperatorState::keyed`], and those of the disk.
-    pub fn restore(&mut self, name: &str, types: &serde_json::Value, state: &mut OperatorState) -> Result<()> {
+    pub fn restore(
+        &mut self,
+        name: &str,
+        types: &serde_json::Value,
+        state: &mut OperatorState,
+    ) -> Result<()> {
         state.keyed(name, types, |hash, key, _, value| {
             self.make_room_before(hash)?;
-            let entry = self.accumulators.restore(&mut self.table, hash, key, value)?;
+            let entry = self
+                .accumulators
+                .restore(&mut self.table, hash, key, value)?;
             self.changed(&[entry]);
             Ok(())
         })
@@ -50,12 +64,17 @@ impl Resident for AggregateState {
 
     fn store(&self, entry: EntryId, run: &mut Vec<u8>) {
         let mut value = Vec::with_capacity(self.accumulators.bytes());
-        self.accumulators.export(self.table.value(entry), &mut value);
+        self.accumulators
+            .export(self.table.value(entry), &mut value);
         push_pair(&[], &value, run);
     }
 
     fn load(&mut self, hash: u32, key: &[u8], run: &[u8]) -> Result<()> {
-        each_pair(run, |_, value| self.accumulators.restore(&mut self.table, hash, key, value).map(drop))
+        each_pair(run, |_, value| {
+            self.accumulators
+                .restore(&mut self.table, hash, key, value)
+                .map(drop)
+        })
     }
 
     fn drop_entry(&mut self, entry: EntryId) {

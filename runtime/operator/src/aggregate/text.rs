@@ -1,4 +1,5 @@
-//! Minimum, maximum, first and last of strings and binaries: the accumulator is an address in an arena, and for first and last a time.
+//! Minimum, maximum, first and last of strings and binaries: the accumulator is an address in an
+//! arena, and for first and last a time.
 //!
 //! Invariant: an address stands in one accumulator only; merging copies.
 
@@ -37,15 +38,24 @@ fn wins(pick: Pick, new: (&[u8], i64), old: (&[u8], i64)) -> bool {
 }
 
 impl Text {
-    pub(super) fn aggregator(function: AggregateFunction, binary: bool) -> Option<Box<dyn Aggregator>> {
+    pub(super) fn aggregator(
+        function: AggregateFunction,
+        binary: bool,
+    ) -> Option<Box<dyn Aggregator>> {
         let pick = match function {
             AggregateFunction::Min => Pick::Min,
             AggregateFunction::Max => Pick::Max,
             AggregateFunction::First => Pick::First,
             AggregateFunction::Last => Pick::Last,
-            AggregateFunction::Count | AggregateFunction::Sum | AggregateFunction::Avg => return None,
+            AggregateFunction::Count | AggregateFunction::Sum | AggregateFunction::Avg => {
+                return None;
+            }
         };
-        Some(Box::new(Text { pick, binary, arena: Arena::new() }))
+        Some(Box::new(Text {
+            pick,
+            binary,
+            arena: Arena::new(),
+        }))
     }
 
     fn timed(&self) -> bool {
@@ -53,12 +63,22 @@ impl Text {
     }
 
     fn time(&self, accumulator: &[u8]) -> i64 {
-        if self.timed() { word(accumulator, 1) as i64 } else { 0 }
+        if self.timed() {
+            word(accumulator, 1) as i64
+        } else {
+            0
+        }
     }
 
     fn add(&mut self, accumulator: &mut [u8], value: &[u8], time: i64) {
         let old = word(accumulator, 0);
-        if old != NO_ADDRESS && !wins(self.pick, (value, time), (self.arena.get(old), self.time(accumulator))) {
+        if old != NO_ADDRESS
+            && !wins(
+                self.pick,
+                (value, time),
+                (self.arena.get(old), self.time(accumulator)),
+            )
+        {
             return;
         }
         set_word(accumulator, 0, self.arena.replace(old, value));
@@ -67,16 +87,30 @@ impl Text {
         }
     }
 
-    fn add_rows(&mut self, table: &mut KeyTable, entries: &[EntryId], offset: usize, input: &Input<'_>, mut seen: impl FnMut(&Arena, u64)) {
+    fn add_rows(
+        &mut self,
+        table: &mut KeyTable,
+        entries: &[EntryId],
+        offset: usize,
+        input: &Input<'_>,
+        mut seen: impl FnMut(&Arena, u64),
+    ) {
         let Some(column) = input.column else { return };
         let bytes = self.bytes();
         for (position, &entry) in entries.iter().enumerate() {
             let row = input.first_row + position;
             let accumulator = &mut table.value_mut(entry)[offset..offset + bytes];
             if column.is_valid(row) {
-                let value =
-                    if self.binary { column.as_binary::<i32>().value(row) } else { column.as_string::<i32>().value(row).as_bytes() };
-                self.add(accumulator, value, input.times.map_or(0, |times| times[row]));
+                let value = if self.binary {
+                    column.as_binary::<i32>().value(row)
+                } else {
+                    column.as_string::<i32>().value(row).as_bytes()
+                };
+                self.add(
+                    accumulator,
+                    value,
+                    input.times.map_or(0, |times| times[row]),
+                );
             }
             seen(&self.arena, word(accumulator, 0));
         }
@@ -98,16 +132,20 @@ enum Builder {
 
 impl Builder {
     fn new(binary: bool) -> Builder {
-        if binary { Builder::Binary(BinaryBuilder::new()) } else { Builder::String(StringBuilder::new()) }
+        if binary {
+            Builder::Binary(BinaryBuilder::new())
+        } else {
+            Builder::String(StringBuilder::new())
+        }
     }
 
     fn push(&mut self, arena: &Arena, address: u64) {
         let value = (address != NO_ADDRESS).then(|| arena.get(address));
         match self {
             Builder::Binary(builder) => builder.append_option(value),
-            Builder::String(builder) => {
-                builder.append_option(value.map(|v| std::str::from_utf8(v).expect("it came out of a string column")))
-            }
+            Builder::String(builder) => builder.append_option(
+                value.map(|v| std::str::from_utf8(v).expect("it came out of a string column")),
+            ),
         }
     }
 
@@ -125,17 +163,35 @@ impl Aggregator for Text {
     }
 
     fn output(&self) -> DataType {
-        if self.binary { DataType::Binary } else { DataType::Utf8 }
+        if self.binary {
+            DataType::Binary
+        } else {
+            DataType::Utf8
+        }
     }
 
-    fn update(&mut self, table: &mut KeyTable, entries: &[EntryId], offset: usize, input: &Input<'_>) -> Result<(), usize> {
+    fn update(
+        &mut self,
+        table: &mut KeyTable,
+        entries: &[EntryId],
+        offset: usize,
+        input: &Input<'_>,
+    ) -> Result<(), usize> {
         self.add_rows(table, entries, offset, input, |_, _| {});
         Ok(())
     }
 
-    fn update_running(&mut self, table: &mut KeyTable, entries: &[EntryId], offset: usize, input: &Input<'_>) -> Result<ArrayRef, usize> {
+    fn update_running(
+        &mut self,
+        table: &mut KeyTable,
+        entries: &[EntryId],
+        offset: usize,
+        input: &Input<'_>,
+    ) -> Result<ArrayRef, usize> {
         let mut builder = Builder::new(self.binary);
-        self.add_rows(table, entries, offset, input, |arena, address| builder.push(arena, address));
+        self.add_rows(table, entries, offset, input, |arena, address| {
+            builder.push(arena, address)
+        });
         Ok(builder.finish())
     }
 
@@ -151,7 +207,9 @@ impl Aggregator for Text {
 
     fn finish(&self, values: &Packed<'_>) -> ArrayRef {
         let mut builder = Builder::new(self.binary);
-        values.accumulators(self.bytes()).for_each(|accumulator| builder.push(&self.arena, word(accumulator, 0)));
+        values
+            .accumulators(self.bytes())
+            .for_each(|accumulator| builder.push(&self.arena, word(accumulator, 0)));
         builder.finish()
     }
 
@@ -171,7 +229,8 @@ impl Aggregator for Text {
         self.arena.used_bytes()
     }
 
-    /// A byte that says whether there is a value; then for first and last its time, its length (u32) and its bytes.
+    /// A byte that says whether there is a value; then for first and last its time, its length
+    /// (u32) and its bytes.
     fn export(&self, accumulator: &[u8], out: &mut Vec<u8>) {
         let address = word(accumulator, 0);
         out.push(u8::from(address != NO_ADDRESS));
@@ -191,7 +250,11 @@ impl Aggregator for Text {
         if present == 0 {
             return Some(());
         }
-        let time = if self.timed() { u64::from_le_bytes(take(bytes)?) } else { 0 };
+        let time = if self.timed() {
+            u64::from_le_bytes(take(bytes)?)
+        } else {
+            0
+        };
         let length = u32::from_le_bytes(take(bytes)?) as usize;
         let (value, rest) = bytes.split_at_checked(length)?;
         if present != 1 || !self.binary && std::str::from_utf8(value).is_err() {

@@ -1,4 +1,5 @@
-//! Chooses the code for an aggregate of a type, and runs its loop over a batch. One dynamic call a batch, none a row.
+//! Chooses the code for an aggregate of a type, and runs its loop over a batch. One dynamic call a
+//! batch, none a row.
 
 use super::cell::{Cell, Item};
 use super::fold::{AverageExact, AverageFloat, Count, Edge, Extreme, Fold, Sum};
@@ -12,7 +13,10 @@ use streamrt_state::{EntryId, KeyTable};
 use streamrt_wit::AggregateFunction;
 
 /// The aggregator of `function` over `source`; `None` if there is none for the type.
-pub(super) fn aggregator(function: AggregateFunction, source: Option<&Field>) -> Option<Box<dyn Aggregator>> {
+pub(super) fn aggregator(
+    function: AggregateFunction,
+    source: Option<&Field>,
+) -> Option<Box<dyn Aggregator>> {
     if function == AggregateFunction::Count {
         return Some(fold::<Count>());
     }
@@ -25,7 +29,9 @@ pub(super) fn aggregator(function: AggregateFunction, source: Option<&Field>) ->
         DataType::Float32 => float::<f32>(function, source.is_nullable()),
         DataType::Float64 => float::<f64>(function, source.is_nullable()),
         DataType::Boolean => pick::<bool>(function),
-        data_type @ (DataType::Utf8 | DataType::Binary) => Text::aggregator(function, data_type == &DataType::Binary),
+        data_type @ (DataType::Utf8 | DataType::Binary) => {
+            Text::aggregator(function, data_type == &DataType::Binary)
+        }
         _ => None,
     }
 }
@@ -35,7 +41,11 @@ fn fold<F: Fold>() -> Box<dyn Aggregator> {
 }
 
 fn sum<T: Cell + Into<S>, S: super::fold::Total>(nullable: bool) -> Box<dyn Aggregator> {
-    if nullable { fold::<Sum<T, S, true>>() } else { fold::<Sum<T, S, false>>() }
+    if nullable {
+        fold::<Sum<T, S, true>>()
+    } else {
+        fold::<Sum<T, S, false>>()
+    }
 }
 
 fn integer<T: Cell + Into<S> + Into<i128>, S: super::fold::Total>(
@@ -49,7 +59,10 @@ fn integer<T: Cell + Into<S> + Into<i128>, S: super::fold::Total>(
     }
 }
 
-fn float<T: Cell + Into<f64>>(function: AggregateFunction, nullable: bool) -> Option<Box<dyn Aggregator>> {
+fn float<T: Cell + Into<f64>>(
+    function: AggregateFunction,
+    nullable: bool,
+) -> Option<Box<dyn Aggregator>> {
     match function {
         AggregateFunction::Sum => Some(sum::<T, f64>(nullable)),
         AggregateFunction::Avg => Some(fold::<AverageFloat<T>>()),
@@ -79,7 +92,10 @@ struct Results<T> {
 
 impl<T: Cell> Results<T> {
     fn with_capacity(n: usize) -> Results<T> {
-        Results { values: Vec::with_capacity(n), nulls: None }
+        Results {
+            values: Vec::with_capacity(n),
+            nulls: None,
+        }
     }
 
     #[inline]
@@ -115,12 +131,23 @@ fn add_rows<F: Fold>(
     mut seen: impl FnMut(&[u8]),
 ) -> Result<(), usize> {
     let item = F::Item::reader(input);
-    let nulls = input.column.and_then(|column| column.nulls()).filter(|nulls| nulls.null_count() > 0);
-    let time = |row: usize| if F::TIMED { input.times.map_or(0, |times| times[row]) } else { 0 };
+    let nulls = input
+        .column
+        .and_then(|column| column.nulls())
+        .filter(|nulls| nulls.null_count() > 0);
+    let time = |row: usize| {
+        if F::TIMED {
+            input.times.map_or(0, |times| times[row])
+        } else {
+            0
+        }
+    };
     for (position, &entry) in entries.iter().enumerate() {
         let row = input.first_row + position;
         let accumulator = &mut table.value_mut(entry)[offset..offset + F::BYTES];
-        if nulls.is_none_or(|nulls| nulls.is_valid(row)) && !F::add(accumulator, item(row), time(row)) {
+        if nulls.is_none_or(|nulls| nulls.is_valid(row))
+            && !F::add(accumulator, item(row), time(row))
+        {
             return Err(position);
         }
         seen(accumulator);
@@ -137,13 +164,27 @@ impl<F: Fold> Aggregator for Typed<F> {
         F::Output::TYPE
     }
 
-    fn update(&mut self, table: &mut KeyTable, entries: &[EntryId], offset: usize, input: &Input<'_>) -> Result<(), usize> {
+    fn update(
+        &mut self,
+        table: &mut KeyTable,
+        entries: &[EntryId],
+        offset: usize,
+        input: &Input<'_>,
+    ) -> Result<(), usize> {
         add_rows::<F>(table, entries, offset, input, |_| {})
     }
 
-    fn update_running(&mut self, table: &mut KeyTable, entries: &[EntryId], offset: usize, input: &Input<'_>) -> Result<ArrayRef, usize> {
+    fn update_running(
+        &mut self,
+        table: &mut KeyTable,
+        entries: &[EntryId],
+        offset: usize,
+        input: &Input<'_>,
+    ) -> Result<ArrayRef, usize> {
         let mut results = Results::with_capacity(entries.len());
-        add_rows::<F>(table, entries, offset, input, |accumulator| results.push(F::result(accumulator)))?;
+        add_rows::<F>(table, entries, offset, input, |accumulator| {
+            results.push(F::result(accumulator))
+        })?;
         Ok(results.finish())
     }
 
@@ -153,7 +194,9 @@ impl<F: Fold> Aggregator for Typed<F> {
 
     fn finish(&self, values: &Packed<'_>) -> ArrayRef {
         let mut results = Results::with_capacity(values.len());
-        values.accumulators(F::BYTES).for_each(|accumulator| results.push(F::result(accumulator)));
+        values
+            .accumulators(F::BYTES)
+            .for_each(|accumulator| results.push(F::result(accumulator)));
         results.finish()
     }
 }
@@ -165,6 +208,8 @@ impl<'a> Packed<'a> {
 
     pub(super) fn accumulators(&self, bytes: usize) -> impl Iterator<Item = &'a [u8]> {
         let offset = self.offset;
-        self.values.chunks_exact(self.stride).map(move |value| &value[offset..offset + bytes])
+        self.values
+            .chunks_exact(self.stride)
+            .map(move |value| &value[offset..offset + bytes])
     }
 }

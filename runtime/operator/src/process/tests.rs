@@ -1,6 +1,8 @@
-//! A keyed function in Rust against the lines of SEMANTICS sections 4 and 5 that apply, for every batch size.
+//! A keyed function in Rust against the lines of SEMANTICS sections 4 and 5 that apply, for every
+//! batch size.
 //!
-//! The guest below follows the script of the WIT as an SDK does: rows and marks in order, timers from a heap.
+//! The guest below follows the script of the WIT as an SDK does: rows and marks in order, timers
+//! from a heap.
 
 mod sweep;
 mod ttl;
@@ -14,7 +16,9 @@ use arrow_array::{Array, ArrayRef, Int64Array, StringArray, UInt64Array};
 use std::collections::BTreeSet;
 use streamrt_types::{Configuration, PoisonPolicy, Times};
 use streamrt_wit::codes::{NO_MARK, ORIGIN_TIMER, action, domain};
-use streamrt_wit::{DataType, Field, FunctionKind, OutputColumns, OutputPort, StateKind, TtlUpdate, TtlVisibility};
+use streamrt_wit::{
+    DataType, Field, FunctionKind, OutputColumns, OutputPort, StateKind, TtlUpdate, TtlVisibility,
+};
 
 /// What user code can do while it treats an event.
 struct Context<'a> {
@@ -45,7 +49,13 @@ impl Context<'_> {
     }
 
     fn change(&mut self, time: i64, domain: u8, action: u8) {
-        self.changes.push(TimerOut { slot: self.slot, time, domain, action, mark: NO_MARK });
+        self.changes.push(TimerOut {
+            slot: self.slot,
+            time,
+            domain,
+            action,
+            mark: NO_MARK,
+        });
     }
 
     fn emit(&mut self, value: i64) {
@@ -60,7 +70,9 @@ trait User: Send + 'static {
 
 /// Plays the part of an SDK.
 fn guest(mut user: impl User) -> Box<dyn FunctionChain> {
-    Box::new(NativeChain(move |call: Invocation<'_>| run(&mut user, call)))
+    Box::new(NativeChain(move |call: Invocation<'_>| {
+        run(&mut user, call)
+    }))
 }
 
 fn run(user: &mut impl User, call: Invocation<'_>) -> Result<Outcome, Failure> {
@@ -68,9 +80,16 @@ fn run(user: &mut impl User, call: Invocation<'_>) -> Result<Outcome, Failure> {
     let clock = call.clock.unwrap();
     let values = rows.columns.column(0).as_primitive::<Int64Type>().values();
     let state = &call.states[0];
-    let mut sums = state.values.column(0).as_primitive::<Int64Type>().values().to_vec();
+    let mut sums = state
+        .values
+        .column(0)
+        .as_primitive::<Int64Type>()
+        .values()
+        .to_vec();
     let in_domain = |code: u8| call.timers.iter().filter(move |timer| timer.domain == code);
-    let mut due: BTreeSet<(i64, u32)> = in_domain(domain::EVENT_TIME).map(|timer| (timer.time, timer.slot)).collect();
+    let mut due: BTreeSet<(i64, u32)> = in_domain(domain::EVENT_TIME)
+        .map(|timer| (timer.time, timer.slot))
+        .collect();
     let (mut fired, mut changes, mut out) = (Vec::new(), Vec::new(), Vec::new());
     let mut watermark = clock.watermark;
     macro_rules! context {
@@ -91,7 +110,13 @@ fn run(user: &mut impl User, call: Invocation<'_>) -> Result<Outcome, Failure> {
     }
     for timer in in_domain(domain::PROCESSING_TIME) {
         let origin = ORIGIN_TIMER + fired.len() as u32;
-        fired.push(TimerOut { slot: timer.slot, time: timer.time, domain: timer.domain, action: action::FIRED, mark: NO_MARK });
+        fired.push(TimerOut {
+            slot: timer.slot,
+            time: timer.time,
+            domain: timer.domain,
+            action: action::FIRED,
+            mark: NO_MARK,
+        });
         user.timer(timer.time, context!(timer.slot, origin))?;
     }
     let mut marks = (0u32..).zip(rows.marks).peekable();
@@ -101,7 +126,13 @@ fn run(user: &mut impl User, call: Invocation<'_>) -> Result<Outcome, Failure> {
             while let Some(&(time, slot)) = due.first().filter(|(time, _)| *time <= watermark) {
                 due.pop_first();
                 let origin = ORIGIN_TIMER + fired.len() as u32;
-                fired.push(TimerOut { slot, time, domain: domain::EVENT_TIME, action: action::FIRED, mark: number });
+                fired.push(TimerOut {
+                    slot,
+                    time,
+                    domain: domain::EVENT_TIME,
+                    action: action::FIRED,
+                    mark: number,
+                });
                 user.timer(time, context!(slot, origin))?;
             }
         }
@@ -110,15 +141,38 @@ fn run(user: &mut impl User, call: Invocation<'_>) -> Result<Outcome, Failure> {
         }
     }
     let left = due.into_iter().map(|(time, slot)| (slot, time));
-    changes.extend(left.map(|(slot, time)| TimerOut { slot, time, domain: domain::EVENT_TIME, action: action::REGISTER, mark: NO_MARK }));
+    changes.extend(left.map(|(slot, time)| TimerOut {
+        slot,
+        time,
+        domain: domain::EVENT_TIME,
+        action: action::REGISTER,
+        mark: NO_MARK,
+    }));
     fired.extend(changes);
-    let actions = sums.iter().map(|&sum| if sum == 0 { action::CLEAR } else { action::SET }).collect();
-    let values = RecordBatch::try_new(state.values.schema(), vec![Arc::new(Int64Array::from(sums))]).unwrap();
+    let actions = sums
+        .iter()
+        .map(|&sum| if sum == 0 { action::CLEAR } else { action::SET })
+        .collect();
+    let values = RecordBatch::try_new(
+        state.values.schema(),
+        vec![Arc::new(Int64Array::from(sums))],
+    )
+    .unwrap();
     let (origin, y): (Vec<u32>, Vec<i64>) = out.into_iter().unzip();
     let columns = Some(batch_of([("y", Arc::new(Int64Array::from(y)) as ArrayRef)]).columns);
     Ok(Outcome {
-        rows: vec![RowsOut { function: 0, port: 0, n_rows: origin.len(), columns, origin: Some(origin) }],
-        states: vec![StateOut { number: state.number, values, actions: Some(actions) }],
+        rows: vec![RowsOut {
+            function: 0,
+            port: 0,
+            n_rows: origin.len(),
+            columns,
+            origin: Some(origin),
+        }],
+        states: vec![StateOut {
+            number: state.number,
+            values,
+            actions: Some(actions),
+        }],
         timers: fired,
     })
 }
@@ -128,7 +182,11 @@ fn field(name: &str) -> streamrt_wit::Schema {
 }
 
 fn state(kind: StateKind, name: &str) -> StateDescriptor {
-    let key = if kind == StateKind::Map { field("key") } else { Vec::new() };
+    let key = if kind == StateKind::Map {
+        field("key")
+    } else {
+        Vec::new()
+    };
     StateDescriptor {
         name: name.into(),
         kind,
@@ -147,11 +205,18 @@ fn function() -> Function {
         kind: FunctionKind::Process,
         name: "f".into(),
         input: field("x"),
-        outputs: vec![OutputPort { name: String::new(), columns: OutputColumns::Replace { schema: field("y") } }],
+        outputs: vec![OutputPort {
+            name: String::new(),
+            columns: OutputColumns::Replace { schema: field("y") },
+        }],
         key: None,
         time: true,
         timers: true,
-        states: vec![state(StateKind::Value, "sum"), state(StateKind::List, "list"), state(StateKind::Map, "map")],
+        states: vec![
+            state(StateKind::Value, "sum"),
+            state(StateKind::List, "list"),
+            state(StateKind::Map, "map"),
+        ],
         accumulator: None,
         grants: Vec::new(),
         second_input: Vec::new(),
@@ -159,17 +224,32 @@ fn function() -> Function {
 }
 
 fn operator(user: impl User) -> KeyedProcessOperator {
-    KeyedProcessOperator::new(guest(user), &[function()], &input(&[], &[]).columns.schema(), vec![0]).unwrap()
+    KeyedProcessOperator::new(
+        guest(user),
+        &[function()],
+        &input(&[], &[]).columns.schema(),
+        vec![0],
+    )
+    .unwrap()
 }
 
 /// Rows (key, x, time) and marks (row, watermark).
 fn input(rows: &[(&str, i64, i64)], marks: &[(u32, i64)]) -> Batch {
     let mut batch = batch_of([
-        ("k", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0))) as ArrayRef),
-        ("x", Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1)))),
+        (
+            "k",
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0))) as ArrayRef,
+        ),
+        (
+            "x",
+            Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
+        ),
     ]);
     batch.times = Times::Array(rows.iter().map(|row| row.2).collect());
-    batch.marks = marks.iter().map(|&(row, watermark)| Mark { row, watermark }).collect();
+    batch.marks = marks
+        .iter()
+        .map(|&(row, watermark)| Mark { row, watermark })
+        .collect();
     batch
 }
 
@@ -203,10 +283,28 @@ impl User for SumUntilTimer {
 
 #[test]
 fn timers_fire_once_before_the_next_record_and_before_their_mark() {
-    let rows = [("b", 1, 0), ("a", 2, 1), ("b", 4, 2), ("a", 8, 3), ("b", 16, 4)];
+    let rows = [
+        ("b", 1, 0),
+        ("a", 2, 1),
+        ("b", 4, 2),
+        ("a", 8, 3),
+        ("b", 16, 4),
+    ];
     // A row behind mark 12 registers a timer in the past, which fires at the next advance: at 13.
-    let expected = ["mark 9", r#"10 {"y":2}"#, r#"10 {"y":5}"#, "mark 12", r#"10 {"y":8}"#, r#"10 {"y":16}"#, "mark 13"];
-    check(SumUntilTimer, &input(&rows, &[(1, 9), (3, 12), (5, 13)]), &expected);
+    let expected = [
+        "mark 9",
+        r#"10 {"y":2}"#,
+        r#"10 {"y":5}"#,
+        "mark 12",
+        r#"10 {"y":8}"#,
+        r#"10 {"y":16}"#,
+        "mark 13",
+    ];
+    check(
+        SumUntilTimer,
+        &input(&rows, &[(1, 9), (3, 12), (5, 13)]),
+        &expected,
+    );
 }
 
 #[test]
@@ -214,14 +312,21 @@ fn a_watermark_outside_of_batches_fires_and_then_passes() {
     let mut harness = Harness::new(operator(SumUntilTimer));
     harness.batches(&input(&[("a", 3, 0)], &[]), 1).unwrap();
     harness.watermark(9).unwrap();
-    assert_eq!((harness.lines(0).len(), harness.common()), (0, &["watermark 9".to_owned()][..]));
+    assert_eq!(
+        (harness.lines(0).len(), harness.common()),
+        (0, &["watermark 9".to_owned()][..])
+    );
     harness.watermark(10).unwrap();
     harness.watermark(11).unwrap();
     assert_eq!(harness.lines(0), [r#"10 {"y":3}"#]);
-    assert_eq!(harness.common(), ["watermark 9", "watermark 10", "watermark 11"]);
+    assert_eq!(
+        harness.common(),
+        ["watermark 9", "watermark 10", "watermark 11"]
+    );
 }
 
-/// x > 0 registers a timer at x, x < 0 deletes the one at -x; a timer at an even time registers the next odd one.
+/// x > 0 registers a timer at x, x < 0 deletes the one at -x; a timer at an even time registers the
+/// next odd one.
 #[derive(Clone, Copy)]
 struct Chaining;
 
@@ -245,10 +350,25 @@ impl User for Chaining {
 
 #[test]
 fn callbacks_add_timers_to_the_same_sweep_and_deleted_ones_do_not_fire() {
-    let rows = [("a", 4, 0), ("a", 6, 0), ("a", 20, 0), ("b", 4, 0), ("a", -6, 0), ("b", 30, 0)];
+    let rows = [
+        ("a", 4, 0),
+        ("a", 6, 0),
+        ("a", 20, 0),
+        ("b", 4, 0),
+        ("a", -6, 0),
+        ("b", 30, 0),
+    ];
     let batch = input(&rows, &[(5, 10), (6, 25)]);
-    let expected =
-        [r#"4 {"y":4}"#, r#"4 {"y":4}"#, r#"5 {"y":5}"#, r#"5 {"y":5}"#, "mark 10", r#"20 {"y":20}"#, r#"21 {"y":21}"#, "mark 25"];
+    let expected = [
+        r#"4 {"y":4}"#,
+        r#"4 {"y":4}"#,
+        r#"5 {"y":5}"#,
+        r#"5 {"y":5}"#,
+        "mark 10",
+        r#"20 {"y":20}"#,
+        r#"21 {"y":21}"#,
+        "mark 25",
+    ];
     check(Chaining, &batch, &expected);
 }
 
@@ -271,13 +391,29 @@ impl User for Clocked {
 #[test]
 fn processing_time_timers_go_by_the_clock() {
     let mut harness = Harness::new(operator(Clocked));
-    harness.batches(&input(&[("a", 100, 0), ("b", 50, 0), ("b", 100, 0), ("b", 50, 0)], &[(4, 1_000)]), 4).unwrap();
+    harness
+        .batches(
+            &input(
+                &[("a", 100, 0), ("b", 50, 0), ("b", 100, 0), ("b", 50, 0)],
+                &[(4, 1_000)],
+            ),
+            4,
+        )
+        .unwrap();
     assert_eq!(harness.operator.next_processing_time(), Some(50));
     harness.processing_time(49).unwrap();
     harness.processing_time(60).unwrap();
     assert_eq!(harness.operator.next_processing_time(), Some(100));
     harness.processing_time(200).unwrap();
-    assert_eq!(harness.lines(0), ["mark 1000", r#"50 {"y":60}"#, r#"100 {"y":200}"#, r#"100 {"y":200}"#]);
+    assert_eq!(
+        harness.lines(0),
+        [
+            "mark 1000",
+            r#"50 {"y":60}"#,
+            r#"100 {"y":200}"#,
+            r#"100 {"y":200}"#
+        ]
+    );
     assert_eq!(harness.operator.next_processing_time(), None);
 }
 
@@ -301,18 +437,36 @@ impl User for Again {
 fn timers_of_the_clock_fire_at_the_end_and_what_they_register_is_dropped() {
     let at_the_end = |fires: bool| {
         let mut harness = Harness::new(operator(Again));
-        harness.batches(&input(&[("a", 100, 0), ("b", 50, 0), ("b", 100, 0)], &[]), 4).unwrap();
+        harness
+            .batches(
+                &input(&[("a", 100, 0), ("b", 50, 0), ("b", 100, 0)], &[]),
+                4,
+            )
+            .unwrap();
         harness.end_of_time(fires).unwrap();
-        let dropped = harness.context.metrics.dropped_at_end.load(std::sync::atomic::Ordering::Relaxed);
-        (harness.lines(0).into_iter().map(str::to_owned).collect::<Vec<_>>(), dropped)
+        let dropped = harness
+            .context
+            .metrics
+            .dropped_at_end
+            .load(std::sync::atomic::Ordering::Relaxed);
+        (
+            harness
+                .lines(0)
+                .into_iter()
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+            dropped,
+        )
     };
-    let fired = [r#"50 {"y":50}"#, r#"100 {"y":100}"#, r#"100 {"y":100}"#].map(str::to_owned).to_vec();
+    let fired = [r#"50 {"y":50}"#, r#"100 {"y":100}"#, r#"100 {"y":100}"#]
+        .map(str::to_owned)
+        .to_vec();
     assert_eq!(at_the_end(true), (fired, 3));
     assert_eq!(at_the_end(false), (Vec::new(), 3));
 }
 
-/// List and map state: x < 0 clears the list; else x is appended, and put into the map under x % 3. Emits the list's length, the sum of the
-/// map's values, and how many entries a scan gives.
+/// List and map state: x < 0 clears the list; else x is appended, and put into the map under x % 3.
+/// Emits the list's length, the sum of the map's values, and how many entries a scan gives.
 #[derive(Clone, Copy)]
 struct Collections;
 
@@ -321,20 +475,43 @@ impl User for Collections {
         let column = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
         let slot = [context.slot];
         let element = batch_of([("v", column(x))]).columns;
-        let what = if x < 0 { action::CLEAR_SLOT } else { action::APPEND };
+        let what = if x < 0 {
+            action::CLEAR_SLOT
+        } else {
+            action::APPEND
+        };
         context.access.put(1, &slot, &[what], &element)?;
         let entry = batch_of([("key", column(x % 3)), ("v", column(x))]).columns;
-        context.access.put(2, &slot, &[if x == 9 { action::CLEAR } else { action::SET }], &entry)?;
+        context.access.put(
+            2,
+            &slot,
+            &[if x == 9 { action::CLEAR } else { action::SET }],
+            &entry,
+        )?;
         let (list, offsets) = context.access.list(1, &slot)?;
-        let (value, present) = context.access.map(2, &slot, &batch_of([("key", column(x % 3))]).columns)?;
+        let (value, present) =
+            context
+                .access
+                .map(2, &slot, &batch_of([("key", column(x % 3))]).columns)?;
         let (first, cursor) = context.access.scan(2, context.slot, &[], 1)?;
         let n_rest = match &cursor {
-            Some(cursor) => context.access.scan(2, context.slot, cursor, 10)?.0.num_rows(),
+            Some(cursor) => context
+                .access
+                .scan(2, context.slot, cursor, 10)?
+                .0
+                .num_rows(),
             None => 0,
         };
         assert_eq!(offsets, [0, list.num_rows() as u32]);
-        assert_eq!(value.column(0).as_primitive::<Int64Type>().value(0), if present[0] == 1 { x } else { 0 });
-        context.emit(list.num_rows() as i64 * 100 + i64::from(present[0]) * 10 + (first.num_rows() + n_rest) as i64);
+        assert_eq!(
+            value.column(0).as_primitive::<Int64Type>().value(0),
+            if present[0] == 1 { x } else { 0 }
+        );
+        context.emit(
+            list.num_rows() as i64 * 100
+                + i64::from(present[0]) * 10
+                + (first.num_rows() + n_rest) as i64,
+        );
         if x == 7 {
             return Err(Error::new(code::USER_ERROR, "seven is refused"));
         }
@@ -347,15 +524,42 @@ impl User for Collections {
 
 #[test]
 fn lists_and_maps_see_their_own_writes_and_roll_back() {
-    let rows = [("a", 1, 0), ("a", 2, 0), ("b", 4, 0), ("a", 7, 0), ("a", 3, 0), ("a", 9, 0), ("a", -3, 0)];
+    let rows = [
+        ("a", 1, 0),
+        ("a", 2, 0),
+        ("b", 4, 0),
+        ("a", 7, 0),
+        ("a", 3, 0),
+        ("a", 9, 0),
+        ("a", -3, 0),
+    ];
     for batch_rows in 1..=8 {
-        let configuration = Configuration { poison_policy: PoisonPolicy::Skip, ..Configuration::default() };
+        let configuration = Configuration {
+            poison_policy: PoisonPolicy::Skip,
+            ..Configuration::default()
+        };
         let mut harness = Harness::with(operator(Collections), configuration).unwrap();
         harness.batches(&input(&rows, &[]), batch_rows).unwrap();
-        let y = |values: &[i64]| values.iter().map(|y| format!("0 {{\"y\":{y}}}")).collect::<Vec<_>>();
-        assert_eq!(harness.lines(0), y(&[111, 212, 111, 313, 402, 13]), "batches of {batch_rows}");
+        let y = |values: &[i64]| {
+            values
+                .iter()
+                .map(|y| format!("0 {{\"y\":{y}}}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            harness.lines(0),
+            y(&[111, 212, 111, 313, 402, 13]),
+            "batches of {batch_rows}"
+        );
         let letters = harness.dead_letters.lock().unwrap();
-        assert_eq!((letters.len(), letters[0].key.as_str(), letters[0].message.as_str()), (1, r#"{"k":"a"}"#, "seven is refused"));
+        assert_eq!(
+            (
+                letters.len(),
+                letters[0].key.as_str(),
+                letters[0].message.as_str()
+            ),
+            (1, r#"{"k":"a"}"#, "seven is refused")
+        );
     }
 }
 
@@ -367,26 +571,61 @@ impl User for FailsOnFives {
     fn row(&mut self, x: i64, context: &mut Context<'_>) -> Result<()> {
         *context.sum += 1;
         context.register(x);
-        if x % 5 == 0 && x < 100 { Err(Error::new(code::TRAP, "row of five")) } else { Ok(()) }
+        if x % 5 == 0 && x < 100 {
+            Err(Error::new(code::TRAP, "row of five"))
+        } else {
+            Ok(())
+        }
     }
     fn timer(&mut self, time: i64, context: &mut Context<'_>) -> Result<()> {
         let sum = *context.sum;
         context.emit(sum);
-        if time % 5 == 0 { Err(Error::new(code::TRAP, "timer of five")) } else { Ok(()) }
+        if time % 5 == 0 {
+            Err(Error::new(code::TRAP, "timer of five"))
+        } else {
+            Ok(())
+        }
     }
 }
 
 #[test]
 fn failing_rows_and_timers_are_found_and_left_out() {
-    let rows = [("a", 101, 0), ("a", 10, 1), ("b", 105, 2), ("b", 106, 3), ("a", 107, 4)];
+    let rows = [
+        ("a", 101, 0),
+        ("a", 10, 1),
+        ("b", 105, 2),
+        ("b", 106, 3),
+        ("a", 107, 4),
+    ];
     for batch_rows in 1..=6 {
-        let configuration = Configuration { poison_policy: PoisonPolicy::Skip, ..Configuration::default() };
+        let configuration = Configuration {
+            poison_policy: PoisonPolicy::Skip,
+            ..Configuration::default()
+        };
         let mut harness = Harness::with(operator(FailsOnFives), configuration).unwrap();
-        harness.batches(&input(&rows, &[(2, 50), (4, 104), (5, 200)]), batch_rows).unwrap();
-        assert_eq!(harness.lines(0), ["mark 50", r#"101 {"y":1}"#, "mark 104", r#"106 {"y":2}"#, r#"107 {"y":2}"#, "mark 200"]);
+        harness
+            .batches(&input(&rows, &[(2, 50), (4, 104), (5, 200)]), batch_rows)
+            .unwrap();
+        assert_eq!(
+            harness.lines(0),
+            [
+                "mark 50",
+                r#"101 {"y":1}"#,
+                "mark 104",
+                r#"106 {"y":2}"#,
+                r#"107 {"y":2}"#,
+                "mark 200"
+            ]
+        );
         let letters = harness.dead_letters.lock().unwrap();
-        let what: Vec<_> = letters.iter().map(|letter| (letter.key.as_str(), letter.record.as_str(), letter.time_ms)).collect();
-        let expected = [(r#"{"k":"a"}"#, r#"{"k":"a","x":10}"#, Some(1)), (r#"{"k":"b"}"#, r#"{"timer":105}"#, Some(105))];
+        let what: Vec<_> = letters
+            .iter()
+            .map(|letter| (letter.key.as_str(), letter.record.as_str(), letter.time_ms))
+            .collect();
+        let expected = [
+            (r#"{"k":"a"}"#, r#"{"k":"a","x":10}"#, Some(1)),
+            (r#"{"k":"b"}"#, r#"{"timer":105}"#, Some(105)),
+        ];
         assert_eq!(what, expected, "batches of {batch_rows}");
     }
 }
@@ -394,8 +633,13 @@ fn failing_rows_and_timers_are_found_and_left_out() {
 #[test]
 fn a_failing_timer_names_its_key_and_time() {
     let mut harness = Harness::new(operator(FailsOnFives));
-    let error = harness.batches(&input(&[("b", 105, 2)], &[(1, 200)]), 1).unwrap_err();
-    assert_eq!(error.message(), r#"operator `op`: timer of five (timer at 105 ms, key {"k":"b"})"#);
+    let error = harness
+        .batches(&input(&[("b", 105, 2)], &[(1, 200)]), 1)
+        .unwrap_err();
+    assert_eq!(
+        error.message(),
+        r#"operator `op`: timer of five (timer at 105 ms, key {"k":"b"})"#
+    );
 }
 
 #[test]
@@ -409,17 +653,44 @@ fn slots_show_the_key_columns_that_were_asked_for() {
         let rows = call.rows.unwrap().slots.unwrap().to_vec();
         let n_rows = rows.len();
         assert!(slots.n_slots <= n_rows);
-        assert_eq!((keys.num_columns(), keys.column(0).len()), (1, slots.n_slots));
-        let columns = arrow_select::take::take_record_batch(&keys, &arrow_array::UInt32Array::from(rows)).unwrap();
-        let as_signed = columns.column(0).as_primitive::<arrow_array::types::UInt64Type>().values().iter().map(|&id| id as i64);
-        let columns = Some(batch_of([("y", Arc::new(as_signed.collect::<Int64Array>()) as ArrayRef)]).columns);
-        Ok(Outcome { rows: vec![RowsOut { function: 0, port: 0, n_rows, columns, origin: None }], ..Outcome::default() })
+        assert_eq!(
+            (keys.num_columns(), keys.column(0).len()),
+            (1, slots.n_slots)
+        );
+        let columns =
+            arrow_select::take::take_record_batch(&keys, &arrow_array::UInt32Array::from(rows))
+                .unwrap();
+        let as_signed = columns
+            .column(0)
+            .as_primitive::<arrow_array::types::UInt64Type>()
+            .values()
+            .iter()
+            .map(|&id| id as i64);
+        let columns = Some(
+            batch_of([("y", Arc::new(as_signed.collect::<Int64Array>()) as ArrayRef)]).columns,
+        );
+        Ok(Outcome {
+            rows: vec![RowsOut {
+                function: 0,
+                port: 0,
+                n_rows,
+                columns,
+                origin: None,
+            }],
+            ..Outcome::default()
+        })
     });
     let batch = batch_of([("id", Arc::new(UInt64Array::from(vec![8, 3, 8])) as ArrayRef)]);
-    let mut harness = Harness::new(KeyedProcessOperator::new(Box::new(chain), &[asks], &batch.columns.schema(), vec![0]).unwrap());
+    let mut harness = Harness::new(
+        KeyedProcessOperator::new(Box::new(chain), &[asks], &batch.columns.schema(), vec![0])
+            .unwrap(),
+    );
     // The second call has all three rows.
     (0..2).for_each(|_| harness.batches(&batch, 3).unwrap());
-    assert_eq!(harness.lines(0)[3..], [r#"- {"y":8}"#, r#"- {"y":3}"#, r#"- {"y":8}"#]);
+    assert_eq!(
+        harness.lines(0)[3..],
+        [r#"- {"y":8}"#, r#"- {"y":3}"#, r#"- {"y":8}"#]
+    );
 }
 
 #[test]
@@ -427,14 +698,24 @@ fn what_cannot_be_kept_is_refused_at_once() {
     let schema = input(&[], &[]).columns.schema();
     let mut asks = function();
     asks.key = Some(field("x"));
-    let error = KeyedProcessOperator::new(guest(Clocked), &[asks], &schema, vec![0]).err().unwrap();
-    assert_eq!(error.message(), "function `f` wants key column `x`, which is not in the key of its input");
+    let error = KeyedProcessOperator::new(guest(Clocked), &[asks], &schema, vec![0])
+        .err()
+        .unwrap();
+    assert_eq!(
+        error.message(),
+        "function `f` wants key column `x`, which is not in the key of its input"
+    );
 }
 
 #[test]
 fn a_null_key_is_an_error_that_names_the_operator() {
-    let batch =
-        batch_of([("k", Arc::new(StringArray::from(vec![Some("a"), None])) as ArrayRef), ("x", Arc::new(Int64Array::from(vec![1, 2])))]);
+    let batch = batch_of([
+        (
+            "k",
+            Arc::new(StringArray::from(vec![Some("a"), None])) as ArrayRef,
+        ),
+        ("x", Arc::new(Int64Array::from(vec![1, 2]))),
+    ]);
     let mut harness = Harness::new(operator(Clocked));
     let error = harness.batches(&batch, 2).unwrap_err();
     assert_eq!(error.message(), "operator `op`: key column `k` is null");
@@ -448,7 +729,14 @@ impl User for Hangs {
     fn row(&mut self, x: i64, context: &mut Context<'_>) -> Result<()> {
         context.register(x);
         context.emit(x);
-        if x == 13 { Err(Error::new(code::DEADLINE, "the plugin did not return within 5000 ms")) } else { Ok(()) }
+        if x == 13 {
+            Err(Error::new(
+                code::DEADLINE,
+                "the plugin did not return within 5000 ms",
+            ))
+        } else {
+            Ok(())
+        }
     }
     fn timer(&mut self, time: i64, context: &mut Context<'_>) -> Result<()> {
         context.emit(-time);
@@ -459,15 +747,33 @@ impl User for Hangs {
 #[test]
 fn a_row_that_hangs_is_found_also_alone_between_marks() {
     let alone = input(&[("a", 13, 1)], &[(0, 5), (1, 20)]);
-    let error = Harness::new(operator(Hangs)).batches(&alone, 1).unwrap_err();
-    assert_eq!(error.message(), r#"operator `op`: the plugin did not return within 5000 ms (record {"k":"a","x":13}, key {"k":"a"})"#);
+    let error = Harness::new(operator(Hangs))
+        .batches(&alone, 1)
+        .unwrap_err();
+    assert_eq!(
+        error.message(),
+        r#"operator `op`: the plugin did not return within 5000 ms (record {"k":"a","x":13}, key {"k":"a"})"#
+    );
     assert_eq!(error.code().id, code::DEADLINE.id);
     let rows = [("a", 6, 0), ("a", 13, 1), ("b", 7, 2)];
     for batch_rows in 1..=4 {
-        let configuration = Configuration { poison_policy: PoisonPolicy::Skip, ..Configuration::default() };
+        let configuration = Configuration {
+            poison_policy: PoisonPolicy::Skip,
+            ..Configuration::default()
+        };
         let mut harness = Harness::with(operator(Hangs), configuration).unwrap();
-        harness.batches(&input(&rows, &[(1, 5), (2, 8), (3, 9)]), batch_rows).unwrap();
-        let expected = [r#"0 {"y":6}"#, "mark 5", r#"6 {"y":-6}"#, "mark 8", r#"2 {"y":7}"#, r#"7 {"y":-7}"#, "mark 9"];
+        harness
+            .batches(&input(&rows, &[(1, 5), (2, 8), (3, 9)]), batch_rows)
+            .unwrap();
+        let expected = [
+            r#"0 {"y":6}"#,
+            "mark 5",
+            r#"6 {"y":-6}"#,
+            "mark 8",
+            r#"2 {"y":7}"#,
+            r#"7 {"y":-7}"#,
+            "mark 9",
+        ];
         assert_eq!(harness.lines(0), expected, "batches of {batch_rows}");
         assert_eq!(harness.dead_letters.lock().unwrap().len(), 1);
     }

@@ -45,8 +45,15 @@ fn check_refused(place: &Place, path: &str) {
         code_of(folder.sync(path)),
     ];
     assert_eq!(codes, [error::REFUSED; 10], "{path}");
-    assert_eq!(std::fs::read_to_string(place.outside.path().join("secret")).unwrap(), "secret");
-    assert_eq!(std::fs::read_dir(place.outside.path()).unwrap().count(), 2, "something was made outside by {path}");
+    assert_eq!(
+        std::fs::read_to_string(place.outside.path().join("secret")).unwrap(),
+        "secret"
+    );
+    assert_eq!(
+        std::fs::read_dir(place.outside.path()).unwrap().count(),
+        2,
+        "something was made outside by {path}"
+    );
 }
 
 #[test]
@@ -55,7 +62,17 @@ fn nothing_leads_out() {
     place.folder.make_folder("sub").unwrap();
     let absolute = place.outside.path().join("secret");
     let long = "x/".repeat(600);
-    for path in ["..", "../secret", "sub/../../secret", "/etc/passwd", absolute.to_str().unwrap(), ".", "sub//x", "a\0b", &long] {
+    for path in [
+        "..",
+        "../secret",
+        "sub/../../secret",
+        "/etc/passwd",
+        absolute.to_str().unwrap(),
+        ".",
+        "sub//x",
+        "a\0b",
+        &long,
+    ] {
         check_refused(&place, path);
     }
 }
@@ -69,18 +86,32 @@ fn links_are_followed_nowhere() {
     for path in ["file", "up/secret", "harmless"] {
         check_refused(&place, path);
     }
-    assert_eq!(place.folder.look("file").unwrap().unwrap().kind, entry::OTHER, "a link stands for itself");
+    assert_eq!(
+        place.folder.look("file").unwrap().unwrap().kind,
+        entry::OTHER,
+        "a link stands for itself"
+    );
     place.folder.write("own", b"own").unwrap();
     place.folder.rename("own", "file").unwrap();
-    assert_eq!(place.folder.read("file", 0, 9).unwrap(), b"own", "a link is replaced, and not its target");
+    assert_eq!(
+        place.folder.read("file", 0, 9).unwrap(),
+        b"own",
+        "a link is replaced, and not its target"
+    );
     assert!(place.folder.remove("up").unwrap());
-    assert_eq!(std::fs::read_to_string(place.outside.path().join("secret")).unwrap(), "secret");
+    assert_eq!(
+        std::fs::read_to_string(place.outside.path().join("secret")).unwrap(),
+        "secret"
+    );
 }
 
 #[test]
 fn what_is_no_file_is_not_waited_for() {
     let place = Place::new();
-    let made = std::process::Command::new("mkfifo").arg(place.inside("pipe")).status().unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(place.inside("pipe"))
+        .status()
+        .unwrap();
     assert!(made.success());
     let folder = &place.folder;
     let codes = [
@@ -107,14 +138,42 @@ fn files_are_written_read_moved_and_removed() {
     folder.sync("sub/b").unwrap();
     folder.sync("sub").unwrap();
     folder.sync("").unwrap();
-    let names = |path: &str| folder.list(path).unwrap().into_iter().map(|entry| (entry.name, entry.kind, entry.size)).collect::<Vec<_>>();
+    let names = |path: &str| {
+        folder
+            .list(path)
+            .unwrap()
+            .into_iter()
+            .map(|entry| (entry.name, entry.kind, entry.size))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(names(""), [("sub".to_owned(), entry::FOLDER, 0)]);
     assert_eq!(names("sub"), [("b".to_owned(), entry::FILE, 3)]);
-    assert_eq!((folder.look("a").unwrap().is_none(), folder.look("gone/a").unwrap().is_none()), (true, true));
     assert_eq!(
-        (code_of(folder.read("a", 0, 1)), code_of(folder.rename("a", "c")), code_of(folder.list("gone"))),
+        (
+            folder.look("a").unwrap().is_none(),
+            folder.look("gone/a").unwrap().is_none()
+        ),
+        (true, true)
+    );
+    assert_eq!(
+        (
+            code_of(folder.read("a", 0, 1)),
+            code_of(folder.rename("a", "c")),
+            code_of(folder.list("gone"))
+        ),
         (error::MISSING, error::MISSING, error::MISSING)
     );
-    assert_eq!(code_of(folder.remove("sub")), error::UNAVAILABLE, "a folder that is not empty");
-    assert_eq!((folder.remove("sub/b").unwrap(), folder.remove("sub/b").unwrap(), folder.remove("sub").unwrap()), (true, false, true));
+    assert_eq!(
+        code_of(folder.remove("sub")),
+        error::UNAVAILABLE,
+        "a folder that is not empty"
+    );
+    assert_eq!(
+        (
+            folder.remove("sub/b").unwrap(),
+            folder.remove("sub/b").unwrap(),
+            folder.remove("sub").unwrap()
+        ),
+        (true, false, true)
+    );
 }

@@ -1,4 +1,5 @@
-//! `wasi:clocks` and `wasi:random`: the host's clock, and numbers that follow from the plugin and the subtask.
+//! `wasi:clocks` and `wasi:random`: the host's clock, and numbers that follow from the plugin and
+//! the subtask.
 
 use super::{At, Context, Pollable, io};
 use crate::trap::Stop;
@@ -20,29 +21,48 @@ struct Datetime {
 /// Defines one function; false if it is not one of these.
 pub(super) fn define(at: &mut At<'_>, interface: &str, name: &str) -> Result<bool> {
     match (interface, name) {
-        ("clocks/monotonic-clock", "now") => at.func_wrap(name, |context: Context<'_>, ()| Ok((monotonic_ms(&context) * NANOSECONDS,)))?,
-        ("clocks/monotonic-clock", "resolution") => at.func_wrap(name, |_: Context<'_>, ()| Ok((NANOSECONDS,)))?,
-        ("clocks/monotonic-clock", "subscribe-instant") => at.func_wrap(name, |mut context: Context<'_>, (instant,): (u64,)| {
-            subscribe(&mut context, instant.div_ceil(NANOSECONDS)).map(|of| (of,))
+        ("clocks/monotonic-clock", "now") => at.func_wrap(name, |context: Context<'_>, ()| {
+            Ok((monotonic_ms(&context) * NANOSECONDS,))
         })?,
-        ("clocks/monotonic-clock", "subscribe-duration") => at.func_wrap(name, |mut context: Context<'_>, (duration,): (u64,)| {
-            let at_ms = monotonic_ms(&context).saturating_add(duration.div_ceil(NANOSECONDS));
-            subscribe(&mut context, at_ms).map(|of| (of,))
+        ("clocks/monotonic-clock", "resolution") => {
+            at.func_wrap(name, |_: Context<'_>, ()| Ok((NANOSECONDS,)))?
+        }
+        ("clocks/monotonic-clock", "subscribe-instant") => {
+            at.func_wrap(name, |mut context: Context<'_>, (instant,): (u64,)| {
+                subscribe(&mut context, instant.div_ceil(NANOSECONDS)).map(|of| (of,))
+            })?
+        }
+        ("clocks/monotonic-clock", "subscribe-duration") => {
+            at.func_wrap(name, |mut context: Context<'_>, (duration,): (u64,)| {
+                let at_ms = monotonic_ms(&context).saturating_add(duration.div_ceil(NANOSECONDS));
+                subscribe(&mut context, at_ms).map(|of| (of,))
+            })?
+        }
+        ("clocks/wall-clock", "now") => {
+            at.func_wrap(name, |context: Context<'_>, ()| Ok((wall(&context),)))?
+        }
+        ("clocks/wall-clock", "resolution") => at.func_wrap(name, |_: Context<'_>, ()| {
+            Ok((Datetime {
+                seconds: 0,
+                nanoseconds: NANOSECONDS as u32,
+            },))
         })?,
-        ("clocks/wall-clock", "now") => at.func_wrap(name, |context: Context<'_>, ()| Ok((wall(&context),)))?,
-        ("clocks/wall-clock", "resolution") => {
-            at.func_wrap(name, |_: Context<'_>, ()| Ok((Datetime { seconds: 0, nanoseconds: NANOSECONDS as u32 },)))?
+        ("random/random", "get-random-bytes")
+        | ("random/insecure", "get-insecure-random-bytes") => {
+            at.func_wrap(name, |mut context: Context<'_>, (n,): (u64,)| {
+                random_bytes(&mut context, n).map(|bytes| (bytes,))
+            })?
         }
-        ("random/random", "get-random-bytes") | ("random/insecure", "get-insecure-random-bytes") => {
-            at.func_wrap(name, |mut context: Context<'_>, (n,): (u64,)| random_bytes(&mut context, n).map(|bytes| (bytes,)))?
+        ("random/random", "get-random-u64") | ("random/insecure", "get-insecure-random-u64") => at
+            .func_wrap(name, |mut context: Context<'_>, ()| {
+                Ok((context.data_mut().wasi.random(),))
+            })?,
+        ("random/insecure-seed", "insecure-seed") => {
+            at.func_wrap(name, |mut context: Context<'_>, ()| {
+                let wasi = &mut context.data_mut().wasi;
+                Ok(((wasi.random(), wasi.random()),))
+            })?
         }
-        ("random/random", "get-random-u64") | ("random/insecure", "get-insecure-random-u64") => {
-            at.func_wrap(name, |mut context: Context<'_>, ()| Ok((context.data_mut().wasi.random(),)))?
-        }
-        ("random/insecure-seed", "insecure-seed") => at.func_wrap(name, |mut context: Context<'_>, ()| {
-            let wasi = &mut context.data_mut().wasi;
-            Ok(((wasi.random(), wasi.random()),))
-        })?,
         _ => return Ok(false),
     }
     Ok(true)
@@ -54,7 +74,10 @@ fn monotonic_ms(context: &Context<'_>) -> u64 {
 
 fn wall(context: &Context<'_>) -> Datetime {
     let now_ms = u64::try_from(context.data().wasi.clock.now_ms()).unwrap_or(0);
-    Datetime { seconds: now_ms / 1000, nanoseconds: (now_ms % 1000 * NANOSECONDS) as u32 }
+    Datetime {
+        seconds: now_ms / 1000,
+        nanoseconds: (now_ms % 1000 * NANOSECONDS) as u32,
+    }
 }
 
 fn subscribe(context: &mut Context<'_>, at_ms: u64) -> Result<Resource<Pollable>> {

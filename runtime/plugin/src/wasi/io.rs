@@ -1,4 +1,5 @@
-//! `wasi:io`: an input that is at its end, outputs that are the log, and pollables that stand for a time.
+//! `wasi:io`: an input that is at its end, outputs that are the log, and pollables that stand for a
+//! time.
 
 use super::{At, Context, InputStream, IoError, OutputStream, Pollable};
 use crate::guest::Guest;
@@ -27,7 +28,10 @@ const NAP: Duration = Duration::from_millis(10);
 #[component(variant)]
 enum StreamError {
     #[component(name = "last-operation-failed")]
-    #[allow(dead_code, reason = "the case belongs to the type of the interface, though nothing here fails")]
+    #[allow(
+        dead_code,
+        reason = "the case belongs to the type of the interface, though nothing here fails"
+    )]
     LastOperationFailed(Resource<IoError>),
     #[component(name = "closed")]
     Closed,
@@ -43,7 +47,9 @@ pub(super) fn define(at: &mut At<'_>, interface: &str, name: &str) -> Result<boo
         "io/streams" => streams(at, name),
         "io/poll" => polls(at, name),
         "io/error" if name == "[method]error.to-debug-string" => {
-            at.func_wrap(name, |_: Context<'_>, (_,): (Resource<IoError>,)| Ok((String::from("closed"),)))?;
+            at.func_wrap(name, |_: Context<'_>, (_,): (Resource<IoError>,)| {
+                Ok((String::from("closed"),))
+            })?;
             Ok(true)
         }
         _ => Ok(false),
@@ -53,28 +59,43 @@ pub(super) fn define(at: &mut At<'_>, interface: &str, name: &str) -> Result<boo
 fn streams(at: &mut At<'_>, name: &str) -> Result<bool> {
     match name {
         "[method]input-stream.read" | "[method]input-stream.blocking-read" => {
-            at.func_wrap(name, |_: Context<'_>, (_, _): (Input, u64)| Ok::<Outcome<Vec<u8>>, _>((Err(StreamError::Closed),)))?;
+            at.func_wrap(name, |_: Context<'_>, (_, _): (Input, u64)| {
+                Ok::<Outcome<Vec<u8>>, _>((Err(StreamError::Closed),))
+            })?;
         }
         "[method]input-stream.skip" | "[method]input-stream.blocking-skip" => {
-            at.func_wrap(name, |_: Context<'_>, (_, _): (Input, u64)| Ok::<Outcome<u64>, _>((Err(StreamError::Closed),)))?;
+            at.func_wrap(name, |_: Context<'_>, (_, _): (Input, u64)| {
+                Ok::<Outcome<u64>, _>((Err(StreamError::Closed),))
+            })?;
         }
         "[method]input-stream.subscribe" => {
-            at.func_wrap(name, |mut context: Context<'_>, (_,): (Input,)| pollable(context.data_mut(), i64::MIN).map(|of| (of,)))?;
+            at.func_wrap(name, |mut context: Context<'_>, (_,): (Input,)| {
+                pollable(context.data_mut(), i64::MIN).map(|of| (of,))
+            })?;
         }
         "[method]output-stream.check-write" => {
-            at.func_wrap(name, |_: Context<'_>, (_,): (Output,)| Ok::<Outcome<u64>, _>((Ok(WRITE_BYTES_MAX),)))?;
+            at.func_wrap(name, |_: Context<'_>, (_,): (Output,)| {
+                Ok::<Outcome<u64>, _>((Ok(WRITE_BYTES_MAX),))
+            })?;
         }
         "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush" => {
-            at.func_wrap(name, |mut context: Context<'_>, (stream, bytes): (Output, Vec<u8>)| {
-                write(context.data_mut(), stream.rep(), &bytes);
+            at.func_wrap(
+                name,
+                |mut context: Context<'_>, (stream, bytes): (Output, Vec<u8>)| {
+                    write(context.data_mut(), stream.rep(), &bytes);
+                    Ok::<Outcome<()>, _>((Ok(()),))
+                },
+            )?;
+        }
+        "[method]output-stream.flush" | "[method]output-stream.blocking-flush" => {
+            at.func_wrap(name, |_: Context<'_>, (_,): (Output,)| {
                 Ok::<Outcome<()>, _>((Ok(()),))
             })?;
         }
-        "[method]output-stream.flush" | "[method]output-stream.blocking-flush" => {
-            at.func_wrap(name, |_: Context<'_>, (_,): (Output,)| Ok::<Outcome<()>, _>((Ok(()),)))?;
-        }
         "[method]output-stream.subscribe" => {
-            at.func_wrap(name, |mut context: Context<'_>, (_,): (Output,)| pollable(context.data_mut(), i64::MIN).map(|of| (of,)))?;
+            at.func_wrap(name, |mut context: Context<'_>, (_,): (Output,)| {
+                pollable(context.data_mut(), i64::MIN).map(|of| (of,))
+            })?;
         }
         _ => return Ok(false),
     }
@@ -84,13 +105,28 @@ fn streams(at: &mut At<'_>, name: &str) -> Result<bool> {
 fn polls(at: &mut At<'_>, name: &str) -> Result<bool> {
     match name {
         "[method]pollable.ready" => {
-            at.func_wrap(name, |context: Context<'_>, (pollable,): (Resource<Pollable>,)| Ok((is_ready(context.data(), &pollable),)))?;
+            at.func_wrap(
+                name,
+                |context: Context<'_>, (pollable,): (Resource<Pollable>,)| {
+                    Ok((is_ready(context.data(), &pollable),))
+                },
+            )?;
         }
         "[method]pollable.block" => {
-            at.func_wrap(name, |context: Context<'_>, (pollable,): (Resource<Pollable>,)| wait(&context, &[pollable]).map(|_| ()))?;
+            at.func_wrap(
+                name,
+                |context: Context<'_>, (pollable,): (Resource<Pollable>,)| {
+                    wait(&context, &[pollable]).map(|_| ())
+                },
+            )?;
         }
         "poll" => {
-            at.func_wrap(name, |context: Context<'_>, (of,): (Vec<Resource<Pollable>>,)| wait(&context, &of).map(|ready| (ready,)))?;
+            at.func_wrap(
+                name,
+                |context: Context<'_>, (of,): (Vec<Resource<Pollable>>,)| {
+                    wait(&context, &of).map(|ready| (ready,))
+                },
+            )?;
         }
         _ => return Ok(false),
     }
@@ -106,14 +142,25 @@ pub(super) fn pollable(guest: &mut Guest, at_ms: i64) -> Result<Resource<Pollabl
 }
 
 fn is_ready(guest: &Guest, pollable: &Resource<Pollable>) -> bool {
-    let at_ms = guest.wasi.pollables.get(&pollable.rep()).copied().unwrap_or(i64::MIN);
+    let at_ms = guest
+        .wasi
+        .pollables
+        .get(&pollable.rep())
+        .copied()
+        .unwrap_or(i64::MIN);
     at_ms <= guest.wasi.clock.monotonic_ms()
 }
 
-/// Sleeps until one of the pollables is ready, and says which are. The deadline and the cancel flag end the sleep, and the guest.
+/// Sleeps until one of the pollables is ready, and says which are. The deadline and the cancel flag
+/// end the sleep, and the guest.
 fn wait(context: &Context<'_>, of: &[Resource<Pollable>]) -> Result<Vec<u32>> {
     loop {
-        let ready: Vec<u32> = of.iter().zip(0u32..).filter(|(pollable, _)| is_ready(context.data(), pollable)).map(|(_, i)| i).collect();
+        let ready: Vec<u32> = of
+            .iter()
+            .zip(0u32..)
+            .filter(|(pollable, _)| is_ready(context.data(), pollable))
+            .map(|(_, i)| i)
+            .collect();
         if !ready.is_empty() {
             return Ok(ready);
         }
@@ -133,7 +180,14 @@ fn write(guest: &mut Guest, stream: u32, bytes: &[u8]) {
         }
         if *byte == b'\n' || line.len() >= LINE_BYTES_MAX {
             let text = String::from_utf8_lossy(line);
-            journal.write(if is_error { level::WARNING } else { level::INFORMATION }, &text);
+            journal.write(
+                if is_error {
+                    level::WARNING
+                } else {
+                    level::INFORMATION
+                },
+                &text,
+            );
             if is_error {
                 complain(&mut journal.complaint, &text);
             }
@@ -145,7 +199,10 @@ fn write(guest: &mut Guest, stream: u32, bytes: &[u8]) {
 /// Keeps the beginning of what a call wrote to stderr.
 fn complain(complaint: &mut Option<String>, line: &str) {
     let text = complaint.get_or_insert_default();
-    if text.len() + line.len() < COMPLAINT_BYTES_MAX && !line.starts_with("note: ") && !line.is_empty() {
+    if text.len() + line.len() < COMPLAINT_BYTES_MAX
+        && !line.starts_with("note: ")
+        && !line.is_empty()
+    {
         text.push_str(if text.is_empty() { "" } else { " " });
         text.push_str(line);
     }

@@ -1,8 +1,9 @@
 //! Inert WASI 0.2: what guests link against that were built for WASI, with nothing behind it.
 //!
-//! stdout and stderr go to the task's log; clocks and randomness are there (the clock is the host's, randomness is seeded, so that a replay
-//! gets the same); environment, arguments and directories are empty; a poll ends at the call's deadline. Every other function
-//! ends the guest when it is called, by name, and not before: a language's runtime imports far more than it uses.
+//! stdout and stderr go to the task's log; clocks and randomness are there (the clock is the
+//! host's, randomness is seeded, so that a replay gets the same); environment, arguments and
+//! directories are empty; a poll ends at the call's deadline. Every other function ends the guest
+//! when it is called, by name, and not before: a language's runtime imports far more than it uses.
 //!
 //! Called when a plugin is loaded; only what it imports is defined.
 
@@ -40,7 +41,14 @@ pub(crate) struct Inert {
 
 impl Inert {
     pub fn new(clock: Arc<dyn Clock>, seed: u64) -> Inert {
-        Inert { clock, random: seed, pollables: HashMap::new(), n_pollables: 0, n_handles: 0, lines: Default::default() }
+        Inert {
+            clock,
+            random: seed,
+            pollables: HashMap::new(),
+            n_pollables: 0,
+            n_handles: 0,
+            lines: Default::default(),
+        }
     }
 
     /// Gives the guest a handle; it costs memory in the host until it is dropped.
@@ -55,8 +63,9 @@ impl Inert {
         }
     }
 
-    /// SplitMix64 (Steele, Lea, Flood 2014). Guests seed hash tables with it. It is no source of secrets: whoever has the component can
-    /// compute it, which is the price of replays that repeat.
+    /// SplitMix64 (Steele, Lea, Flood 2014). Guests seed hash tables with it. It is no source of
+    /// secrets: whoever has the component can compute it, which is the price of replays that
+    /// repeat.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ self.random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -66,11 +75,21 @@ impl Inert {
 }
 
 /// Defines the WASI imports of a component.
-pub(crate) fn define(linker: &mut Linker<Guest>, engine: &Engine, component: &Component) -> Result<()> {
+pub(crate) fn define(
+    linker: &mut Linker<Guest>,
+    engine: &Engine,
+    component: &Component,
+) -> Result<()> {
     let ty = component.component_type();
     for (name, item) in ty.imports(engine) {
-        let (Some(rest), ComponentItem::ComponentInstance(instance)) = (name.strip_prefix("wasi:"), &item.ty) else { continue };
-        let interface = rest.split_once('@').map_or(rest, |(interface, _)| interface);
+        let (Some(rest), ComponentItem::ComponentInstance(instance)) =
+            (name.strip_prefix("wasi:"), &item.ty)
+        else {
+            continue;
+        };
+        let interface = rest
+            .split_once('@')
+            .map_or(rest, |(interface, _)| interface);
         // Under the full name, because a guest's version of WASI 0.2 is not known beforehand.
         let mut at = linker.instance(name)?;
         for (item_name, item) in instance.exports(engine) {
@@ -126,5 +145,7 @@ fn function(at: &mut At<'_>, full_name: &str, interface: &str, name: &str) -> Re
         return Ok(());
     }
     let full_name = format!("{full_name}#{name}");
-    at.func_new(name, move |_, _, _, _| Err(Stop::NotProvided(full_name.clone()).into()))
+    at.func_new(name, move |_, _, _, _| {
+        Err(Stop::NotProvided(full_name.clone()).into())
+    })
 }

@@ -9,13 +9,27 @@ pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A key of this key group in state 0.
 pub fn key(group: u32, number: u32) -> Vec<u8> {
-    [&(group as u16).to_be_bytes()[..], &[0], &number.to_be_bytes()].concat()
+    [
+        &(group as u16).to_be_bytes()[..],
+        &[0],
+        &number.to_be_bytes(),
+    ]
+    .concat()
 }
 
 /// The same changes to both.
-pub fn write(disk: &dyn Disk, model: &mut Model, changes: impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)>) {
+pub fn write(
+    disk: &dyn Disk,
+    model: &mut Model,
+    changes: impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+) {
     let changes: BTreeMap<Vec<u8>, Option<Vec<u8>>> = changes.collect();
-    disk.write(&mut changes.iter().map(|(key, value)| (&key[..], value.as_deref()))).unwrap();
+    disk.write(
+        &mut changes
+            .iter()
+            .map(|(key, value)| (&key[..], value.as_deref())),
+    )
+    .unwrap();
     for (key, value) in changes {
         match value {
             Some(value) => model.insert(key, value),
@@ -47,10 +61,17 @@ pub fn checked(disk: &dyn Disk, model: &Model, keys: impl Iterator<Item = Vec<u8
         Ok(())
     })
     .unwrap();
-    let expected: Vec<_> = keys.iter().filter_map(|key| model.get(key).map(|value| (key.clone(), value.clone()))).collect();
+    let expected: Vec<_> = keys
+        .iter()
+        .filter_map(|key| model.get(key).map(|value| (key.clone(), value.clone())))
+        .collect();
     assert_eq!(found, expected);
 }
 
 pub fn part(folder: &Path, key_groups: KeyGroupRange, whole: bool) -> DiskPart {
-    DiskPart { folder: folder.to_owned(), key_groups, whole }
+    DiskPart {
+        folder: folder.to_owned(),
+        key_groups,
+        whole,
+    }
 }

@@ -1,11 +1,12 @@
-//! States on a disk against maps in memory: whatever leaves, comes back, is checkpointed or restored, every read is the last write.
+//! States on a disk against maps in memory: whatever leaves, comes back, is checkpointed or
+//! restored, every read is the last write.
 
 use super::*;
 use crate::disk::{Changes, DiskFile, EachPair};
 use crate::keys::{KeyBuffer, KeyKind};
 use crate::{
-    DiskFiles, DiskState, KeyedSnapshot, MapState, MemoryBudget, OperatorIndex, OperatorSnapshot, OperatorState, Part, Share, Ttl,
-    ValueState,
+    DiskFiles, DiskState, KeyedSnapshot, MapState, MemoryBudget, OperatorIndex, OperatorSnapshot,
+    OperatorState, Part, Share, Ttl, ValueState,
 };
 use arrow_array::{Int64Array, RecordBatch};
 use proptest::prelude::*;
@@ -32,19 +33,28 @@ impl Disk for TestDisk {
     fn get(&self, keys: &[&[u8]], found: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
         assert!(keys.is_sorted());
         let pairs = self.lock();
-        keys.iter().enumerate().try_for_each(|(at, key)| pairs.get(*key).map_or(Ok(()), |value| found(at, value)))
+        keys.iter()
+            .enumerate()
+            .try_for_each(|(at, key)| pairs.get(*key).map_or(Ok(()), |value| found(at, value)))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], each: &mut EachPair<'_>) -> Result<()> {
-        self.lock().range(from.to_vec()..to.to_vec()).try_for_each(|(key, value)| each(key, value))
+        self.lock()
+            .range(from.to_vec()..to.to_vec())
+            .try_for_each(|(key, value)| each(key, value))
     }
 
     fn first_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(self.lock().range(from.to_vec()..to.to_vec()).next().map(|(key, _)| key.clone()))
+        Ok(self
+            .lock()
+            .range(from.to_vec()..to.to_vec())
+            .next()
+            .map(|(key, _)| key.clone()))
     }
 
     fn delete_ranges(&self, ranges: &[KeyRange]) -> Result<()> {
-        self.lock().retain(|key, _| !ranges.iter().any(|(from, to)| from <= key && key < to));
+        self.lock()
+            .retain(|key, _| !ranges.iter().any(|(from, to)| from <= key && key < to));
         Ok(())
     }
 
@@ -70,14 +80,27 @@ impl Disk for TestDisk {
     }
 }
 
-fn state_disk(limit_bytes: usize, pairs: BTreeMap<Vec<u8>, Vec<u8>>, states: Vec<DiskState>) -> (Arc<TestDisk>, Arc<StateDisk>) {
+fn state_disk(
+    limit_bytes: usize,
+    pairs: BTreeMap<Vec<u8>, Vec<u8>>,
+    states: Vec<DiskState>,
+) -> (Arc<TestDisk>, Arc<StateDisk>) {
     let disk = Arc::new(TestDisk(Mutex::new(pairs)));
-    (disk.clone(), Arc::new(StateDisk::new(disk, Arc::new(MemoryBudget::new(limit_bytes)), GROUPS, states)))
+    (
+        disk.clone(),
+        Arc::new(StateDisk::new(
+            disk,
+            Arc::new(MemoryBudget::new(limit_bytes)),
+            GROUPS,
+            states,
+        )),
+    )
 }
 
 fn keys_of(keys: &[u64]) -> KeyBuffer {
     let mut buffer = KeyBuffer::new(KeyKind::Fixed);
-    keys.iter().for_each(|key| buffer.push_key(murmur3_32(&key.to_le_bytes()), &key.to_le_bytes()));
+    keys.iter()
+        .for_each(|key| buffer.push_key(murmur3_32(&key.to_le_bytes()), &key.to_le_bytes()));
     buffer
 }
 
@@ -120,20 +143,43 @@ impl Resident for Values {
 
 impl Subject for Values {
     fn new(tier: Tier) -> Self {
-        let mut state = ValueState::new(&schema(), KeyKind::Fixed, KeyGroupRange::all(GROUPS), GROUPS, None);
+        let mut state = ValueState::new(
+            &schema(),
+            KeyKind::Fixed,
+            KeyGroupRange::all(GROUPS),
+            GROUPS,
+            None,
+        );
         *state.tier() = Some(Box::new(tier));
         Values(state)
     }
     fn put(&mut self, keys: &KeyBuffer, value: i64) {
         let mut entries = Vec::new();
         self.0.get(keys, &mut entries).unwrap();
-        let values = RecordBatch::try_new(arrow_schema(&schema()), vec![Arc::new(Int64Array::from(vec![value]))]).unwrap();
-        self.0.set(keys, &mut entries, &values, (0..keys.len()).map(|slot| (slot, 0)));
+        let values = RecordBatch::try_new(
+            arrow_schema(&schema()),
+            vec![Arc::new(Int64Array::from(vec![value]))],
+        )
+        .unwrap();
+        self.0.set(
+            keys,
+            &mut entries,
+            &values,
+            (0..keys.len()).map(|slot| (slot, 0)),
+        );
     }
     fn read(&mut self, keys: &KeyBuffer) -> Vec<Option<i64>> {
         let (columns, present) = self.0.get(keys, &mut Vec::new()).unwrap();
-        let values = columns.column(0).as_any().downcast_ref::<Int64Array>().unwrap();
-        present.iter().zip(values.values()).map(|(present, value)| (*present == 1).then_some(*value)).collect()
+        let values = columns
+            .column(0)
+            .as_any()
+            .downcast_ref::<Int64Array>()
+            .unwrap();
+        present
+            .iter()
+            .zip(values.values())
+            .map(|(present, value)| (*present == 1).then_some(*value))
+            .collect()
     }
     fn take(&mut self, keys: &KeyBuffer) {
         let mut entries = Vec::new();
@@ -141,7 +187,11 @@ impl Subject for Values {
         entries.into_iter().for_each(|entry| self.0.clear(entry));
     }
     fn frozen(&mut self) -> KeyedSnapshot {
-        KeyedSnapshot { name: "s".into(), types: json!("i64"), entries: Box::new(self.0.freeze()) }
+        KeyedSnapshot {
+            name: "s".into(),
+            types: json!("i64"),
+            entries: Box::new(self.0.freeze()),
+        }
     }
     fn restore_one(&mut self, hash: u32, key: &[u8], _sub: &[u8], value: &[u8]) -> Result<()> {
         self.0.restore(hash, key, value)
@@ -174,21 +224,33 @@ impl Resident for Maps {
 
 impl Subject for Maps {
     fn new(tier: Tier) -> Self {
-        let mut state = MapState::new(&schema(), &schema(), KeyKind::Fixed, KeyGroupRange::all(GROUPS), GROUPS, None);
+        let mut state = MapState::new(
+            &schema(),
+            &schema(),
+            KeyKind::Fixed,
+            KeyGroupRange::all(GROUPS),
+            GROUPS,
+            None,
+        );
         *state.tier() = Some(Box::new(tier));
         Maps(state)
     }
     fn put(&mut self, keys: &KeyBuffer, value: i64) {
         for slot in 0..keys.len() {
-            self.0.put(keys, slot, &1i64.to_le_bytes(), &value.to_le_bytes());
-            self.0.put(keys, slot, &2i64.to_le_bytes(), &(-value).to_le_bytes());
+            self.0
+                .put(keys, slot, &1i64.to_le_bytes(), &value.to_le_bytes());
+            self.0
+                .put(keys, slot, &2i64.to_le_bytes(), &(-value).to_le_bytes());
         }
     }
     fn read(&mut self, keys: &KeyBuffer) -> Vec<Option<i64>> {
         let number = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().unwrap());
         let mut read = |slot| {
             let first = self.0.get(keys, slot, &1i64.to_le_bytes()).map(number);
-            assert_eq!(first.map(|first| -first), self.0.get(keys, slot, &2i64.to_le_bytes()).map(number));
+            assert_eq!(
+                first.map(|first| -first),
+                self.0.get(keys, slot, &2i64.to_le_bytes()).map(number)
+            );
             first
         };
         (0..keys.len()).map(&mut read).collect()
@@ -200,7 +262,11 @@ impl Subject for Maps {
         }
     }
     fn frozen(&mut self) -> KeyedSnapshot {
-        KeyedSnapshot { name: "s".into(), types: json!("i64"), entries: Box::new(self.0.freeze()) }
+        KeyedSnapshot {
+            name: "s".into(),
+            types: json!("i64"),
+            entries: Box::new(self.0.freeze()),
+        }
     }
     fn restore_one(&mut self, hash: u32, key: &[u8], sub: &[u8], value: &[u8]) -> Result<()> {
         self.0.restore(hash, key, sub, value)
@@ -212,7 +278,8 @@ enum Step {
     Put(Vec<u64>),
     Take(Vec<u64>),
     Read(Vec<u64>),
-    /// A checkpoint, whose changes are written after so many more steps; nothing may leave until then.
+    /// A checkpoint, whose changes are written after so many more steps; nothing may leave until
+    /// then.
     Checkpoint,
     /// Ends all flights.
     Land,
@@ -258,11 +325,19 @@ impl<S: Subject> Run<S> {
     fn new(limit_bytes: usize) -> Run<S> {
         let (disk, shared) = state_disk(limit_bytes, BTreeMap::new(), Vec::new());
         let state = S::new(shared.tier("s", &json!("i64"), 0).unwrap());
-        Run { limit_bytes, disk, state, model: Model::new(), flights: Vec::new(), landed: Landed::default() }
+        Run {
+            limit_bytes,
+            disk,
+            state,
+            model: Model::new(),
+            flights: Vec::new(),
+            landed: Landed::default(),
+        }
     }
 
     fn prepare(&mut self, keys: &[u64]) -> KeyBuffer {
-        // Entries leave only when their changes have landed; a real task waits for another thread here.
+        // Entries leave only when their changes have landed; a real task waits for another thread
+        // here.
         if self.flights.is_empty() {
             self.state.make_room().unwrap();
         }
@@ -291,7 +366,10 @@ impl<S: Subject> Run<S> {
             }
             Step::Read(keys) => self.check(keys),
             Step::Checkpoint => {
-                let snapshot = OperatorSnapshot { keyed: vec![self.state.frozen()], lists: Vec::new() };
+                let snapshot = OperatorSnapshot {
+                    keyed: vec![self.state.frozen()],
+                    lists: Vec::new(),
+                };
                 self.flights.push((snapshot, self.model.clone()));
             }
             Step::Land => self.land(),
@@ -304,33 +382,65 @@ impl<S: Subject> Run<S> {
 
     fn check(&mut self, keys: &[u64]) {
         let buffer = self.prepare(keys);
-        let expected: Vec<Option<i64>> = keys.iter().map(|key| self.model.get(key).copied()).collect();
+        let expected: Vec<Option<i64>> = keys
+            .iter()
+            .map(|key| self.model.get(key).copied())
+            .collect();
         assert_eq!(self.state.read(&buffer), expected);
     }
 
     fn land(&mut self) {
-        for (number, (snapshot, model)) in std::mem::take(&mut self.flights).into_iter().enumerate() {
+        for (number, (snapshot, model)) in std::mem::take(&mut self.flights).into_iter().enumerate()
+        {
             let mut object = Vec::new();
             let folder = (number % 2 == 0).then_some(Path::new("/nowhere"));
-            let (index, files): (OperatorIndex, Option<DiskFiles>) = snapshot.write_with_disk("u", GROUPS, &mut object, folder).unwrap();
-            assert_eq!((files.is_some(), index.disk.is_some()), (folder.is_some(), folder.is_some()));
-            let canonical = folder.is_none().then(|| Part { object: Arc::new(object), index: index.clone() });
-            let states = index.disk.map_or_else(|| self.landed.states.clone(), |disk| disk.states);
-            self.landed = Landed { pairs: self.disk.lock().clone(), states, model, canonical };
+            let (index, files): (OperatorIndex, Option<DiskFiles>) = snapshot
+                .write_with_disk("u", GROUPS, &mut object, folder)
+                .unwrap();
+            assert_eq!(
+                (files.is_some(), index.disk.is_some()),
+                (folder.is_some(), folder.is_some())
+            );
+            let canonical = folder.is_none().then(|| Part {
+                object: Arc::new(object),
+                index: index.clone(),
+            });
+            let states = index
+                .disk
+                .map_or_else(|| self.landed.states.clone(), |disk| disk.states);
+            self.landed = Landed {
+                pairs: self.disk.lock().clone(),
+                states,
+                model,
+                canonical,
+            };
         }
     }
 
     fn restore(&mut self, canonical: bool) {
         let landed = self.landed.clone();
         let part = landed.canonical.clone().filter(|_| canonical);
-        let (pairs, states) = if part.is_some() { Default::default() } else { (landed.pairs, landed.states) };
+        let (pairs, states) = if part.is_some() {
+            Default::default()
+        } else {
+            (landed.pairs, landed.states)
+        };
         let (disk, shared) = state_disk(self.limit_bytes, pairs, states);
         self.disk = disk;
         self.state = S::new(shared.tier("s", &json!("i64"), 0).unwrap());
         self.model = landed.model;
-        let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(GROUPS), max_parallelism: GROUPS };
+        let share = Share {
+            subtask: 0,
+            parallelism: 1,
+            key_groups: KeyGroupRange::all(GROUPS),
+            max_parallelism: GROUPS,
+        };
         let mut snapshot = OperatorState::assemble("u", &[part], share).unwrap();
-        snapshot.keyed("s", &json!("i64"), |hash, key, sub, value| self.state.restore_one(hash, key, sub, value)).unwrap();
+        snapshot
+            .keyed("s", &json!("i64"), |hash, key, sub, value| {
+                self.state.restore_one(hash, key, sub, value)
+            })
+            .unwrap();
         snapshot.check_taken().unwrap();
         self.check(&(0..400).collect::<Vec<_>>());
     }
@@ -338,7 +448,10 @@ impl<S: Subject> Run<S> {
 
 fn check<S: Subject>(steps: &[Step]) {
     let mut run: Run<S> = Run::new(4000);
-    steps.iter().enumerate().for_each(|(number, step)| run.step(number as i64 + 1, step));
+    steps
+        .iter()
+        .enumerate()
+        .for_each(|(number, step)| run.step(number as i64 + 1, step));
     run.land();
     run.check(&(0..400).collect::<Vec<_>>());
 }
@@ -360,7 +473,11 @@ fn what_leaves_is_what_the_budget_asks_for() {
         state.prepare(keys.hashes(), keys.keys()).unwrap();
         state.put(&keys, 1);
         // A look every few batches, and what a batch may add.
-        assert!(state.used_bytes() < (64 << 10) + 900 * 40, "{}", state.used_bytes());
+        assert!(
+            state.used_bytes() < (64 << 10) + 900 * 40,
+            "{}",
+            state.used_bytes()
+        );
     }
     assert_eq!(disk.lock().len() + state.table().len(), 20_000);
 }
@@ -392,14 +509,24 @@ fn nothing_is_read_before_anything_has_left() {
         }
     }
     let disk = Arc::new(Blind(TestDisk::default()));
-    let shared = Arc::new(StateDisk::new(disk, Arc::new(MemoryBudget::new(1 << 30)), GROUPS, Vec::new()));
+    let shared = Arc::new(StateDisk::new(
+        disk,
+        Arc::new(MemoryBudget::new(1 << 30)),
+        GROUPS,
+        Vec::new(),
+    ));
     let mut state = Values::new(shared.tier("s", &json!("i64"), 0).unwrap());
     for value in 0..50 {
         let keys = keys_of(&(0..100).collect::<Vec<_>>());
         state.prepare(keys.hashes(), keys.keys()).unwrap();
         state.put(&keys, value);
-        let snapshot = OperatorSnapshot { keyed: vec![state.frozen()], lists: Vec::new() };
-        snapshot.write_with_disk("u", GROUPS, &mut Vec::new(), Some(Path::new("/nowhere"))).unwrap();
+        let snapshot = OperatorSnapshot {
+            keyed: vec![state.frozen()],
+            lists: Vec::new(),
+        };
+        snapshot
+            .write_with_disk("u", GROUPS, &mut Vec::new(), Some(Path::new("/nowhere")))
+            .unwrap();
     }
 }
 
@@ -409,43 +536,99 @@ fn changes_that_were_lost_end_everything_after_them() {
     let mut state = Values::new(shared.tier("s", &json!("i64"), 0).unwrap());
     state.put(&keys_of(&(0..400).collect::<Vec<_>>()), 1);
     drop(state.frozen());
-    assert!(state.make_room().unwrap_err().message().contains("were not written"));
-    let snapshot = OperatorSnapshot { keyed: vec![state.frozen()], lists: Vec::new() };
-    assert!(snapshot.write_with_disk("u", GROUPS, &mut Vec::new(), None).is_err());
+    assert!(
+        state
+            .make_room()
+            .unwrap_err()
+            .message()
+            .contains("were not written")
+    );
+    let snapshot = OperatorSnapshot {
+        keyed: vec![state.frozen()],
+        lists: Vec::new(),
+    };
+    assert!(
+        snapshot
+            .write_with_disk("u", GROUPS, &mut Vec::new(), None)
+            .is_err()
+    );
 }
 
 #[test]
 fn a_state_of_other_types_is_refused() {
-    let states = vec![DiskState { name: "s".into(), number: 3, types: json!("i64"), in_namespaces: false }];
+    let states = vec![DiskState {
+        name: "s".into(),
+        number: 3,
+        types: json!("i64"),
+        in_namespaces: false,
+    }];
     let (_, shared) = state_disk(1000, BTreeMap::new(), states);
-    assert_eq!(shared.tier("s", &json!("string"), 0).err().unwrap().code(), code::STATE_TYPES);
     assert_eq!(
-        (shared.tier("s", &json!("i64"), 0).unwrap().place.number, shared.tier("t", &json!("i64"), 0).unwrap().place.number),
+        shared.tier("s", &json!("string"), 0).err().unwrap().code(),
+        code::STATE_TYPES
+    );
+    assert_eq!(
+        (
+            shared.tier("s", &json!("i64"), 0).unwrap().place.number,
+            shared.tier("t", &json!("i64"), 0).unwrap().place.number
+        ),
         (3, 0)
     );
 }
 
 #[test]
 fn entries_on_disk_get_times_and_lose_them() {
-    let (without, with) = (json!({"kind": "map"}), json!({"kind": "map", "time-to-live": true}));
-    let open = |shared: &Arc<StateDisk>, types: &serde_json::Value, ttl: Option<Ttl>, now_ms: i64| {
-        let mut state = MapState::new(&schema(), &schema(), KeyKind::Fixed, KeyGroupRange::all(GROUPS), GROUPS, ttl);
-        *state.tier() = Some(Box::new(shared.tier("s", types, now_ms).unwrap()));
-        state.set_time(now_ms);
-        state
-    };
+    let (without, with) = (
+        json!({"kind": "map"}),
+        json!({"kind": "map", "time-to-live": true}),
+    );
+    let open =
+        |shared: &Arc<StateDisk>, types: &serde_json::Value, ttl: Option<Ttl>, now_ms: i64| {
+            let mut state = MapState::new(
+                &schema(),
+                &schema(),
+                KeyKind::Fixed,
+                KeyGroupRange::all(GROUPS),
+                GROUPS,
+                ttl,
+            );
+            *state.tier() = Some(Box::new(shared.tier("s", types, now_ms).unwrap()));
+            state.set_time(now_ms);
+            state
+        };
     let keys = keys_of(&(0..300).collect::<Vec<_>>());
     let live = |state: &mut MapState, now_ms: i64| {
         state.set_time(now_ms);
         state.prepare(keys.hashes(), keys.keys()).unwrap();
-        (0..300).filter(|&slot| state.get(&keys, slot, &7i64.to_le_bytes()) == Some(&(slot as i64).to_le_bytes()[..])).count()
+        (0..300)
+            .filter(|&slot| {
+                state.get(&keys, slot, &7i64.to_le_bytes())
+                    == Some(&(slot as i64).to_le_bytes()[..])
+            })
+            .count()
     };
     let (disk, shared) = state_disk(1 << 30, BTreeMap::new(), Vec::new());
     let mut state = open(&shared, &without, None, 0);
-    (0..300).for_each(|slot| state.put(&keys, slot, &7i64.to_le_bytes(), &(slot as i64).to_le_bytes()));
-    let frozen = KeyedSnapshot { name: "s".into(), types: without.clone(), entries: Box::new(state.freeze()) };
-    let snapshot = OperatorSnapshot { keyed: vec![frozen], lists: Vec::new() };
-    snapshot.write_with_disk("u", GROUPS, &mut Vec::new(), Some(Path::new("/nowhere"))).unwrap();
+    (0..300).for_each(|slot| {
+        state.put(
+            &keys,
+            slot,
+            &7i64.to_le_bytes(),
+            &(slot as i64).to_le_bytes(),
+        )
+    });
+    let frozen = KeyedSnapshot {
+        name: "s".into(),
+        types: without.clone(),
+        entries: Box::new(state.freeze()),
+    };
+    let snapshot = OperatorSnapshot {
+        keyed: vec![frozen],
+        lists: Vec::new(),
+    };
+    snapshot
+        .write_with_disk("u", GROUPS, &mut Vec::new(), Some(Path::new("/nowhere")))
+        .unwrap();
 
     let (timed_disk, timed) = state_disk(1 << 30, disk.lock().clone(), shared.states());
     let mut state = open(&timed, &with, Ttl::of(&descriptor(10)), 1000);
@@ -461,29 +644,57 @@ fn entries_on_disk_get_times_and_lose_them() {
 /// A state whose entries live for 10 ms, on a disk, with so many keys.
 fn expiring(shared: &Arc<StateDisk>, n_keys: u64) -> (MapState, KeyBuffer) {
     let ttl = Ttl::of(&descriptor(10));
-    let mut state = MapState::new(&schema(), &schema(), KeyKind::Fixed, KeyGroupRange::all(GROUPS), GROUPS, ttl);
+    let mut state = MapState::new(
+        &schema(),
+        &schema(),
+        KeyKind::Fixed,
+        KeyGroupRange::all(GROUPS),
+        GROUPS,
+        ttl,
+    );
     *state.tier() = Some(Box::new(shared.tier("s", &json!("i64"), 0).unwrap()));
     (state, keys_of(&(0..n_keys).collect::<Vec<_>>()))
 }
 
 fn descriptor(ttl_ms: u64) -> streamrt_wit::StateDescriptor {
-    serde_json::from_value(json!({"name": "s", "kind": "map", "value": [], "ttl-ms": ttl_ms})).unwrap()
+    serde_json::from_value(json!({"name": "s", "kind": "map", "value": [], "ttl-ms": ttl_ms}))
+        .unwrap()
 }
 
 /// Takes a checkpoint, or a savepoint, whose entries it returns by key.
 fn landed(state: &mut MapState, folder: Option<&Path>) -> Vec<Vec<u8>> {
-    let frozen = KeyedSnapshot { name: "s".into(), types: json!("i64"), entries: Box::new(state.freeze()) };
+    let frozen = KeyedSnapshot {
+        name: "s".into(),
+        types: json!("i64"),
+        entries: Box::new(state.freeze()),
+    };
     let mut object = Vec::new();
-    let snapshot = OperatorSnapshot { keyed: vec![frozen], lists: Vec::new() };
-    let (index, _) = snapshot.write_with_disk("u", GROUPS, &mut object, folder).unwrap();
-    let share = Share { subtask: 0, parallelism: 1, key_groups: KeyGroupRange::all(GROUPS), max_parallelism: GROUPS };
+    let snapshot = OperatorSnapshot {
+        keyed: vec![frozen],
+        lists: Vec::new(),
+    };
+    let (index, _) = snapshot
+        .write_with_disk("u", GROUPS, &mut object, folder)
+        .unwrap();
+    let share = Share {
+        subtask: 0,
+        parallelism: 1,
+        key_groups: KeyGroupRange::all(GROUPS),
+        max_parallelism: GROUPS,
+    };
     let mut keys = Vec::new();
-    let part = Part { object: Arc::new(object), index };
+    let part = Part {
+        object: Arc::new(object),
+        index,
+    };
     let each = |_, key: &[u8], _: &[u8], _: &[u8]| {
         keys.push(key.to_vec());
         Ok(())
     };
-    OperatorState::assemble("u", &[Some(part)], share).unwrap().keyed("s", &json!("i64"), each).unwrap();
+    OperatorState::assemble("u", &[Some(part)], share)
+        .unwrap()
+        .keyed("s", &json!("i64"), each)
+        .unwrap();
     keys.sort();
     keys
 }
@@ -502,7 +713,11 @@ fn what_is_expired_on_disk_is_in_no_savepoint_and_is_deleted_by_checkpoints() {
     state.put(&renewed, 1, &2i64.to_le_bytes(), &8i64.to_le_bytes());
     state.make_room().unwrap();
     state.set_time(12);
-    assert_eq!(landed(&mut state, None), [2u64.to_le_bytes().to_vec()], "one entry of the key is live");
+    assert_eq!(
+        landed(&mut state, None),
+        [2u64.to_le_bytes().to_vec()],
+        "one entry of the key is live"
+    );
     for _ in 1..GROUPS {
         assert!(disk.lock().len() > 1, "one key group at a time");
         landed(&mut state, Some(Path::new("/nowhere")));
@@ -528,14 +743,26 @@ fn an_entry_that_was_removed_does_not_come_back_when_the_rest_of_its_key_expires
 #[test]
 fn a_state_that_is_forgotten_leaves_the_disk_and_its_number_to_others() {
     for number in [0, 7, u8::MAX] {
-        let state = |name: &str, number| DiskState { name: name.into(), number, types: json!("i64"), in_namespaces: false };
+        let state = |name: &str, number| DiskState {
+            name: name.into(),
+            number,
+            types: json!("i64"),
+            in_namespaces: false,
+        };
         let key = |group: u8, number: u8, key: u8| vec![0, group, number, key];
         let other = number / 2 + 1;
         let pairs: BTreeMap<Vec<u8>, Vec<u8>> = (0..GROUPS as u8)
-            .flat_map(|group| [number, other].map(|number| [0, u8::MAX].map(|last| (key(group, number, last), vec![1]))))
+            .flat_map(|group| {
+                [number, other]
+                    .map(|number| [0, u8::MAX].map(|last| (key(group, number, last), vec![1])))
+            })
             .flatten()
             .collect();
-        let (disk, shared) = state_disk(usize::MAX, pairs, vec![state("gone", number), state("kept", other)]);
+        let (disk, shared) = state_disk(
+            usize::MAX,
+            pairs,
+            vec![state("gone", number), state("kept", other)],
+        );
         shared.forget("gone", KeyGroupRange::all(GROUPS)).unwrap();
         shared.forget("gone", KeyGroupRange::all(GROUPS)).unwrap();
         assert_eq!(shared.states(), [state("kept", other)]);

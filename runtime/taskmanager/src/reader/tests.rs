@@ -1,4 +1,5 @@
-//! The reader over splits in memory, with a chain that makes watermarks: in which order it reads, what is ahead, what is late, what is open.
+//! The reader over splits in memory, with a chain that makes watermarks: in which order it reads,
+//! what is ahead, what is late, what is open.
 
 use super::*;
 use arrow_array::cast::AsArray;
@@ -10,7 +11,9 @@ use streamrt_exchange::InputGate;
 use streamrt_operator::harness::Harness;
 use streamrt_operator::{Operator, OperatorChain, Output, SplitEnumerator, SplitReader};
 use streamrt_state::Part;
-use streamrt_types::{Clock, Configuration, ManualClock, Origin, Rows, StreamElement, Target, WATERMARK_MIN};
+use streamrt_types::{
+    Clock, Configuration, ManualClock, Origin, Rows, StreamElement, Target, WATERMARK_MIN,
+};
 use streamrt_window::TimestampsOperator;
 use streamrt_wit::{Generator, TimeSource, TimeUnit};
 
@@ -59,7 +62,13 @@ impl Source for Fake {
         seen.n_opened += 1;
         seen.most_open = seen.most_open.max(seen.open);
         let steps = self.splits[split.number as usize].clone();
-        Ok(Box::new(FakeReader { number: split.number, steps, at, clock: self.clock.clone(), seen: self.seen.clone() }))
+        Ok(Box::new(FakeReader {
+            number: split.number,
+            steps,
+            at,
+            clock: self.clock.clone(),
+            seen: self.seen.clone(),
+        }))
     }
 }
 
@@ -81,7 +90,17 @@ impl SplitReader for FakeReader {
     fn poll(&mut self, rows: usize, _: Duration) -> Result<ReaderPoll> {
         let first = self.at as u64 + 1;
         let rest = &self.steps[self.at..];
-        let times: Vec<i64> = rest.iter().map_while(|step| if let Row(time) = step { Some(*time) } else { None }).take(rows).collect();
+        let times: Vec<i64> = rest
+            .iter()
+            .map_while(|step| {
+                if let Row(time) = step {
+                    Some(*time)
+                } else {
+                    None
+                }
+            })
+            .take(rows)
+            .collect();
         match rest.first() {
             None => return Ok(ReaderPoll::Finished),
             Some(Row(_)) => self.at += times.len(),
@@ -95,15 +114,28 @@ impl SplitReader for FakeReader {
                 return Ok(ReaderPoll::Pending { ms: 1 });
             }
         }
-        let columns = RecordBatch::try_from_iter([("time", Arc::new(Int64Array::from(times)) as ArrayRef)]).unwrap();
-        let origin = Origin { split: "fake".into(), split_number: self.number, rows: Rows::Range { first } };
-        Ok(ReaderPoll::Batch(Batch { origin: Some(origin), ..Batch::new(columns) }))
+        let columns =
+            RecordBatch::try_from_iter([("time", Arc::new(Int64Array::from(times)) as ArrayRef)])
+                .unwrap();
+        let origin = Origin {
+            split: "fake".into(),
+            split_number: self.number,
+            rows: Rows::Range { first },
+        };
+        Ok(ReaderPoll::Batch(Batch {
+            origin: Some(origin),
+            ..Batch::new(columns)
+        }))
     }
     fn position(&self) -> String {
         self.at.to_string()
     }
     fn checkpoint_complete(&mut self, position: &str) -> Result<()> {
-        self.seen.lock().unwrap().told.push((self.number, position.to_owned()));
+        self.seen
+            .lock()
+            .unwrap()
+            .told
+            .push((self.number, position.to_owned()));
         Ok(())
     }
 }
@@ -111,7 +143,11 @@ impl SplitReader for FakeReader {
 /// A row with the watermark in front of it, or what the chain said else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Out {
-    Row { split: u64, time: i64, under: Watermark },
+    Row {
+        split: u64,
+        time: i64,
+        under: Watermark,
+    },
     Watermark(Watermark),
     Status(Status),
 }
@@ -126,14 +162,23 @@ impl Operator for Recorder {
     fn batch(&mut self, batch: Batch, _: &mut dyn Output) -> Result<()> {
         batch.check()?;
         let mut out = self.out.lock().unwrap();
-        let times = batch.columns.column(0).as_primitive::<Int64Type>().values().clone();
+        let times = batch
+            .columns
+            .column(0)
+            .as_primitive::<Int64Type>()
+            .values()
+            .clone();
         let split = batch.origin.as_ref().unwrap().split_number;
         let mut marks = batch.marks.iter().peekable();
         for (row, &time) in times.iter().enumerate() {
             while let Some(mark) = marks.next_if(|mark| mark.row as usize <= row) {
                 self.watermark = mark.watermark;
             }
-            out.push(Out::Row { split, time, under: self.watermark });
+            out.push(Out::Row {
+                split,
+                time,
+                under: self.watermark,
+            });
         }
         marks.for_each(|mark| self.watermark = mark.watermark);
         Ok(())
@@ -154,9 +199,20 @@ struct Filter(i64);
 
 impl Operator for Filter {
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()> {
-        let times = batch.columns.column(0).as_primitive::<Int64Type>().values().clone();
-        let rows: Vec<u32> = (0..times.len() as u32).filter(|row| times[*row as usize] >= self.0).collect();
-        if rows.is_empty() { Ok(()) } else { output.batch(0, batch.take(&rows.into())?) }
+        let times = batch
+            .columns
+            .column(0)
+            .as_primitive::<Int64Type>()
+            .values()
+            .clone();
+        let rows: Vec<u32> = (0..times.len() as u32)
+            .filter(|row| times[*row as usize] >= self.0)
+            .collect();
+        if rows.is_empty() {
+            Ok(())
+        } else {
+            output.batch(0, batch.take(&rows.into())?)
+        }
     }
 }
 
@@ -185,33 +241,85 @@ const BOUND_MS: i64 = 3;
 impl Job {
     fn bench(&self, subtask: u32, parallelism: u32) -> Bench {
         let (seen, out): (Arc<Mutex<Seen>>, Arc<Mutex<Vec<Out>>>) = Default::default();
-        let harness = Harness::new(Recorder { watermark: WATERMARK_MIN, out: out.clone() });
-        let configuration = Configuration { batch_rows: self.batch_rows.max(1), ..Configuration::default() };
-        let context = OperatorContext { subtask, parallelism, configuration: Arc::new(configuration), ..harness.context };
+        let harness = Harness::new(Recorder {
+            watermark: WATERMARK_MIN,
+            out: out.clone(),
+        });
+        let configuration = Configuration {
+            batch_rows: self.batch_rows.max(1),
+            ..Configuration::default()
+        };
+        let context = OperatorContext {
+            subtask,
+            parallelism,
+            configuration: Arc::new(configuration),
+            ..harness.context
+        };
         let clock = harness.clock;
         let mut chain = OperatorChain::new();
-        let named = |uid: &str| OperatorContext { uid: uid.into(), ..context.clone() };
+        let named = |uid: &str| OperatorContext {
+            uid: uid.into(),
+            ..context.clone()
+        };
         chain.push(
-            Box::new(Filter(if self.filter == 0 { i64::MIN } else { self.filter })),
+            Box::new(Filter(if self.filter == 0 {
+                i64::MIN
+            } else {
+                self.filter
+            })),
             named("filter"),
             vec![(0, Target::Operator(1))],
         );
         if !self.without_time {
-            let schema = RecordBatch::try_from_iter([("time", Arc::new(Int64Array::from(vec![0])) as ArrayRef)]).unwrap().schema();
-            let time = TimeSource::Column { column: "time".into(), unit: TimeUnit::Milliseconds };
-            let generator = Generator::Bounded { bound_ms: BOUND_MS as u64 };
-            let timestamps = TimestampsOperator::new(&time, &generator, self.idle_ms, &schema, None).unwrap();
-            chain.push(Box::new(timestamps), named("timestamps"), vec![(0, Target::Operator(2))]);
+            let schema = RecordBatch::try_from_iter([(
+                "time",
+                Arc::new(Int64Array::from(vec![0])) as ArrayRef,
+            )])
+            .unwrap()
+            .schema();
+            let time = TimeSource::Column {
+                column: "time".into(),
+                unit: TimeUnit::Milliseconds,
+            };
+            let generator = Generator::Bounded {
+                bound_ms: BOUND_MS as u64,
+            };
+            let timestamps =
+                TimestampsOperator::new(&time, &generator, self.idle_ms, &schema, None).unwrap();
+            chain.push(
+                Box::new(timestamps),
+                named("timestamps"),
+                vec![(0, Target::Operator(2))],
+            );
         }
-        chain.push(Box::new(Recorder { watermark: WATERMARK_MIN, out: out.clone() }), named("recorder"), Vec::new());
+        chain.push(
+            Box::new(Recorder {
+                watermark: WATERMARK_MIN,
+                out: out.clone(),
+            }),
+            named("recorder"),
+            Vec::new(),
+        );
         chain.open().unwrap();
-        let source = Fake { splits: self.splits.clone(), stays_open: self.stays_open, clock: clock.clone(), seen: seen.clone() };
-        let shared = Shared { alignment: self.alignment.clone(), ..Shared::default() };
+        let source = Fake {
+            splits: self.splits.clone(),
+            stays_open: self.stays_open,
+            clock: clock.clone(),
+            seen: seen.clone(),
+        };
+        let shared = Shared {
+            alignment: self.alignment.clone(),
+            ..Shared::default()
+        };
         let clock: Arc<dyn Clock> = clock;
         let task = Task {
             chain,
             seats: Default::default(),
-            exits: crate::exits::TaskExits { partitions: Vec::new(), metrics: Arc::default(), tells_splits: Vec::new() },
+            exits: crate::exits::TaskExits {
+                partitions: Vec::new(),
+                metrics: Arc::default(),
+                tells_splits: Vec::new(),
+            },
             clock,
             metrics: Arc::default(),
             control: Arc::default(),
@@ -219,7 +327,13 @@ impl Job {
             ended: false,
             published: None,
         };
-        Bench { reader: Reader::new(Arc::new(source), named("source"), shared), task, gate: InputGate::new(1, 1 << 20), seen, out }
+        Bench {
+            reader: Reader::new(Arc::new(source), named("source"), shared),
+            task,
+            gate: InputGate::new(1, 1 << 20),
+            seen,
+            out,
+        }
     }
 
     /// All splits, on one reader, to the end.
@@ -231,7 +345,11 @@ impl Job {
 }
 
 fn split(number: u64) -> Split {
-    Split { number, name: format!("split {number}").into(), detail: String::new() }
+    Split {
+        number,
+        name: format!("split {number}").into(),
+        detail: String::new(),
+    }
 }
 
 impl Bench {
@@ -239,7 +357,9 @@ impl Bench {
         let splits: Vec<Split> = numbers.map(split).collect();
         let sender = self.gate.sender(0);
         sender.send(StreamElement::Status(Status::Active)).unwrap();
-        sender.send(StreamElement::Batch(split_rows::to_batch(&splits).unwrap())).unwrap();
+        sender
+            .send(StreamElement::Batch(split_rows::to_batch(&splits).unwrap()))
+            .unwrap();
         sender.send(StreamElement::EndOfInput).unwrap();
     }
 
@@ -253,7 +373,9 @@ impl Bench {
 
     /// Takes all splits and reads so many times.
     fn read(&mut self, n: usize) {
-        self.reader.take_splits(&mut self.task, &mut self.gate, Some(Duration::ZERO)).unwrap();
+        self.reader
+            .take_splits(&mut self.task, &mut self.gate, Some(Duration::ZERO))
+            .unwrap();
         for _ in 0..n {
             self.reader.read(&mut self.task).unwrap();
         }
@@ -261,7 +383,13 @@ impl Bench {
 }
 
 fn rows(out: &[Out]) -> Vec<(u64, i64, Watermark)> {
-    let row = |out: &Out| if let Out::Row { split, time, under } = out { Some((*split, *time, *under)) } else { None };
+    let row = |out: &Out| {
+        if let Out::Row { split, time, under } = out {
+            Some((*split, *time, *under))
+        } else {
+            None
+        }
+    };
     out.iter().filter_map(row).collect()
 }
 
@@ -286,61 +414,137 @@ fn in_order(times: impl Iterator<Item = i64>) -> Vec<Step> {
 
 #[test]
 fn the_first_rows_of_each_split_come_first_and_then_those_that_are_furthest_back() {
-    let splits = vec![in_order([0, 40, 41].into_iter()), in_order([10, 20].into_iter()), in_order([30, 50].into_iter())];
-    let (out, _) = Job { splits, batch_rows: 1, ..Job::default() }.run();
-    let order: Vec<(u64, i64)> = rows(&out).iter().map(|(split, time, _)| (*split, *time)).collect();
-    assert_eq!(order, [(0, 0), (1, 10), (2, 30), (0, 40), (1, 20), (2, 50), (0, 41)]);
+    let splits = vec![
+        in_order([0, 40, 41].into_iter()),
+        in_order([10, 20].into_iter()),
+        in_order([30, 50].into_iter()),
+    ];
+    let (out, _) = Job {
+        splits,
+        batch_rows: 1,
+        ..Job::default()
+    }
+    .run();
+    let order: Vec<(u64, i64)> = rows(&out)
+        .iter()
+        .map(|(split, time, _)| (*split, *time))
+        .collect();
+    assert_eq!(
+        order,
+        [(0, 0), (1, 10), (2, 30), (0, 40), (1, 20), (2, 50), (0, 41)]
+    );
     assert_eq!(out.last(), Some(&Out::Watermark(WATERMARK_MAX)));
 }
 
 #[test]
 fn splits_in_time_order_are_read_one_after_the_other_and_time_goes_on_meanwhile() {
     // Their numbers are not in time order.
-    let splits: Vec<Vec<Step>> = (0..100).map(|i| in_order((0..300).map(|row| i64::from(i * 37 % 100) * 300 + row))).collect();
-    let (out, seen) = Job { splits, batch_rows: 64, ..Job::default() }.run();
+    let splits: Vec<Vec<Step>> = (0..100)
+        .map(|i| in_order((0..300).map(|row| i64::from(i * 37 % 100) * 300 + row)))
+        .collect();
+    let (out, seen) = Job {
+        splits,
+        batch_rows: 64,
+        ..Job::default()
+    }
+    .run();
     assert_eq!(rows(&out).len(), 30_000);
     let most = most_ahead(&out);
     assert!(most <= 101 * 64, "{most} rows were held");
     assert!(seen.most_open <= 256);
     // Once all first rows are out, the last rows of one are followed by those of the next.
-    let switches = rows(&out)[6_400..].windows(2).filter(|pair| pair[0].0 != pair[1].0).count();
+    let switches = rows(&out)[6_400..]
+        .windows(2)
+        .filter(|pair| pair[0].0 != pair[1].0)
+        .count();
     assert!(switches <= 200, "{switches}");
 }
 
 #[test]
 fn splits_that_cover_the_same_time_are_merged_by_time() {
-    let splits: Vec<Vec<Step>> = (0..50).map(|split| in_order((0..2000).map(|row| row * 10 + split % 7))).collect();
-    let (out, _) = Job { splits, batch_rows: 64, ..Job::default() }.run();
+    let splits: Vec<Vec<Step>> = (0..50)
+        .map(|split| in_order((0..2000).map(|row| row * 10 + split % 7)))
+        .collect();
+    let (out, _) = Job {
+        splits,
+        batch_rows: 64,
+        ..Job::default()
+    }
+    .run();
     assert_eq!(rows(&out).len(), 100_000);
     assert!(most_ahead(&out) <= 50 * 2 * 64, "{}", most_ahead(&out));
 }
 
 #[test]
 fn many_splits_are_neither_open_nor_held_at_once() {
-    let splits: Vec<Vec<Step>> = (0..5_000).map(|i| in_order((0..20).map(|row| i * 20 + row))).collect();
-    let (out, seen) = Job { splits, batch_rows: 1024, ..Job::default() }.run();
+    let splits: Vec<Vec<Step>> = (0..5_000)
+        .map(|i| in_order((0..20).map(|row| i * 20 + row)))
+        .collect();
+    let (out, seen) = Job {
+        splits,
+        batch_rows: 1024,
+        ..Job::default()
+    }
+    .run();
     assert_eq!((rows(&out).len(), seen.open), (100_000, 0));
     assert!(seen.most_open <= 257, "{}", seen.most_open);
     assert!(seen.n_opened <= 10_000, "{}", seen.n_opened);
     // Of each split the first rows, of which there are 65,536 / 5,000.
-    assert!(most_ahead(&out) <= 5_000 * 13 + 1024, "{}", most_ahead(&out));
+    assert!(
+        most_ahead(&out) <= 5_000 * 13 + 1024,
+        "{}",
+        most_ahead(&out)
+    );
 }
 
 #[test]
 fn without_event_time_splits_are_read_in_order_and_those_that_stay_open_in_turn() {
-    let splits = vec![in_order([1, 2, 3].into_iter()), in_order([4, 5, 6].into_iter())];
-    let job = Job { splits, batch_rows: 1, without_time: true, ..Job::default() };
-    let order = |job: &Job| rows(&job.run().0).iter().map(|row| row.1).collect::<Vec<_>>();
+    let splits = vec![
+        in_order([1, 2, 3].into_iter()),
+        in_order([4, 5, 6].into_iter()),
+    ];
+    let job = Job {
+        splits,
+        batch_rows: 1,
+        without_time: true,
+        ..Job::default()
+    };
+    let order = |job: &Job| {
+        rows(&job.run().0)
+            .iter()
+            .map(|row| row.1)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(order(&job), [1, 2, 3, 4, 5, 6]);
-    assert_eq!(order(&Job { stays_open: true, ..job }), [1, 4, 2, 5, 3, 6]);
+    assert_eq!(
+        order(&Job {
+            stays_open: true,
+            ..job
+        }),
+        [1, 4, 2, 5, 3, 6]
+    );
 }
 
 #[test]
 fn a_split_whose_first_rows_a_filter_drops_is_read_on_before_time_goes_on() {
-    let splits = vec![in_order((100..200).chain(1000..1010)), in_order([5000, 5001].into_iter()), in_order(0..50), Vec::new()];
-    let (out, _) = Job { splits, batch_rows: 8, filter: 1000, ..Job::default() }.run();
+    let splits = vec![
+        in_order((100..200).chain(1000..1010)),
+        in_order([5000, 5001].into_iter()),
+        in_order(0..50),
+        Vec::new(),
+    ];
+    let (out, _) = Job {
+        splits,
+        batch_rows: 8,
+        filter: 1000,
+        ..Job::default()
+    }
+    .run();
     assert_eq!(rows(&out).len(), 12);
-    assert!(rows(&out).iter().all(|(_, time, under)| time > under), "{out:?}");
+    assert!(
+        rows(&out).iter().all(|(_, time, under)| time > under),
+        "{out:?}"
+    );
 }
 
 #[test]
@@ -348,8 +552,18 @@ fn a_split_that_waits_for_its_turn_is_not_idle_and_one_that_has_nothing_is() {
     // Split 0 has one row, and is dry from then on; time passes while split 1 is read.
     let dry = vec![Row(10), Dry, At(500), Dry, At(2000), Dry, Row(6000)];
     let busy = vec![Row(1000), At(40), Row(2000), Row(3000), Row(3001)];
-    let (out, _) = Job { splits: vec![dry, busy], batch_rows: 1, idle_ms: Some(100), stays_open: true, ..Job::default() }.run();
-    assert!(rows(&out).iter().all(|(_, time, under)| time > under), "{out:?}");
+    let (out, _) = Job {
+        splits: vec![dry, busy],
+        batch_rows: 1,
+        idle_ms: Some(100),
+        stays_open: true,
+        ..Job::default()
+    }
+    .run();
+    assert!(
+        rows(&out).iter().all(|(_, time, under)| time > under),
+        "{out:?}"
+    );
     let at = |time| rows(&out).iter().find(|row| row.1 == time).map(|row| row.2);
     assert!(at(3001) > at(1000), "an idle split holds nothing: {out:?}");
     assert!(at(6000).is_some_and(|under| under >= 2996), "{out:?}");
@@ -358,13 +572,24 @@ fn a_split_that_waits_for_its_turn_is_not_idle_and_one_that_has_nothing_is() {
 #[test]
 fn a_split_is_told_of_a_published_checkpoint_what_it_had_said_for_it() {
     let splits = vec![in_order(0..9), in_order(0..9)];
-    let mut bench = Job { splits, batch_rows: 2, stays_open: true, ..Job::default() }.bench(0, 1);
+    let mut bench = Job {
+        splits,
+        batch_rows: 2,
+        stays_open: true,
+        ..Job::default()
+    }
+    .bench(0, 1);
     bench.deal(0..2);
     bench.read(2);
     bench.reader.promise(1);
     bench.read(1);
     bench.reader.promise(2);
-    let promised: Vec<_> = bench.reader.promised.iter().map(|(_, positions)| positions.clone()).collect();
+    let promised: Vec<_> = bench
+        .reader
+        .promised
+        .iter()
+        .map(|(_, positions)| positions.clone())
+        .collect();
     bench.read(3);
     bench.reader.checkpoint_complete(2).unwrap();
     let told = bench.seen.lock().unwrap().told.clone();
@@ -378,7 +603,12 @@ fn a_split_is_told_of_a_published_checkpoint_what_it_had_said_for_it() {
 fn a_reader_that_is_ahead_waits_for_the_others() {
     let alignment = Arc::new(Alignment::new(100, 2));
     let splits = vec![in_order((0..100).map(|row| row * 10))];
-    let job = Job { splits, batch_rows: 1, alignment: Some((alignment.clone(), 0)), ..Job::default() };
+    let job = Job {
+        splits,
+        batch_rows: 1,
+        alignment: Some((alignment.clone(), 0)),
+        ..Job::default()
+    };
     let mut bench = job.bench(0, 2);
     bench.deal(0..1);
     let mut read = |n| {
@@ -414,7 +644,16 @@ fn nearly_sorted() -> impl Strategy<Value = Vec<Step>> {
 
 fn expected(splits: &[Vec<Step>]) -> Vec<(u64, i64)> {
     let rows = |(split, steps): (usize, &Vec<Step>)| {
-        steps.iter().filter_map(|step| if let Row(time) = step { Some((split as u64, *time)) } else { None }).collect::<Vec<_>>()
+        steps
+            .iter()
+            .filter_map(|step| {
+                if let Row(time) = step {
+                    Some((split as u64, *time))
+                } else {
+                    None
+                }
+            })
+            .collect::<Vec<_>>()
     };
     let mut all: Vec<(u64, i64)> = splits.iter().enumerate().flat_map(rows).collect();
     all.sort_unstable();
@@ -422,12 +661,16 @@ fn expected(splits: &[Vec<Step>]) -> Vec<(u64, i64)> {
 }
 
 fn sorted(out: &[Out]) -> Vec<(u64, i64)> {
-    let mut all: Vec<(u64, i64)> = rows(out).iter().map(|(split, time, _)| (*split, *time)).collect();
+    let mut all: Vec<(u64, i64)> = rows(out)
+        .iter()
+        .map(|(split, time, _)| (*split, *time))
+        .collect();
     all.sort_unstable();
     all
 }
 
-/// Stops after `n` reads, and goes on with `parallelism` readers. Returns everything that came out, of each.
+/// Stops after `n` reads, and goes on with `parallelism` readers. Returns everything that came out,
+/// of each.
 fn interrupted(job: &Job, n: usize, parallelism: u32) -> Vec<Vec<Out>> {
     let mut bench = job.bench(0, 1);
     bench.deal(0..job.splits.len() as u64);
@@ -435,16 +678,40 @@ fn interrupted(job: &Job, n: usize, parallelism: u32) -> Vec<Vec<Out>> {
     let mut kept = bench.task.chain.snapshot(1).unwrap();
     kept.push(bench.reader.snapshot());
     let mut object = Vec::new();
-    let indexes: Vec<_> = kept.into_iter().map(|(uid, snapshot)| snapshot.write(&uid, 128, &mut object)).collect();
+    let indexes: Vec<_> = kept
+        .into_iter()
+        .map(|(uid, snapshot)| snapshot.write(&uid, 128, &mut object))
+        .collect();
     let object = Arc::new(object);
     let mut outs = vec![std::mem::take(&mut *bench.out.lock().unwrap())];
     for subtask in 0..parallelism {
         let mut bench = job.bench(subtask, parallelism);
         let state = |context: &OperatorContext| {
-            let index = indexes.iter().find(|index| index.uid == *context.uid).cloned();
-            let parts = [index.map(|index| Part { object: object.clone(), index })];
-            let OperatorContext { subtask, parallelism, key_groups, max_parallelism, .. } = *context;
-            OperatorState::assemble(&context.uid, &parts, streamrt_state::Share { subtask, parallelism, key_groups, max_parallelism })
+            let index = indexes
+                .iter()
+                .find(|index| index.uid == *context.uid)
+                .cloned();
+            let parts = [index.map(|index| Part {
+                object: object.clone(),
+                index,
+            })];
+            let OperatorContext {
+                subtask,
+                parallelism,
+                key_groups,
+                max_parallelism,
+                ..
+            } = *context;
+            OperatorState::assemble(
+                &context.uid,
+                &parts,
+                streamrt_state::Share {
+                    subtask,
+                    parallelism,
+                    key_groups,
+                    max_parallelism,
+                },
+            )
         };
         bench.task.chain.restore(state).unwrap();
         let mut own = state(&bench.reader.context).unwrap();
@@ -458,7 +725,8 @@ fn interrupted(job: &Job, n: usize, parallelism: u32) -> Vec<Vec<Out>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the splits are, each row comes once, and none is late, because none is late in its own split.
+    /// Whatever the splits are, each row comes once, and none is late, because none is late in its
+    /// own split.
     #[test]
     fn no_row_is_late_that_was_not_late_in_one_sorted_file(
         splits in prop::collection::vec(nearly_sorted(), 0..12), batch_rows in 1usize..40,

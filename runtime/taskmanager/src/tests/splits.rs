@@ -1,4 +1,5 @@
-//! Jobs with event time over files that are cut in every way: the results are those of one sorted file.
+//! Jobs with event time over files that are cut in every way: the results are those of one sorted
+//! file.
 
 use super::{output, run_plan};
 use serde_json::{Value, json};
@@ -28,7 +29,11 @@ pub(super) fn windows(source: &Value, out: &Path) -> Value {
 
 pub(super) fn csv(path: &Path, options: &Value) -> Value {
     let mut all = json!({"path": path, "format": "csv"});
-    options.as_object().into_iter().flatten().for_each(|(name, value)| all[name] = value.clone());
+    options
+        .as_object()
+        .into_iter()
+        .flatten()
+        .for_each(|(name, value)| all[name] = value.clone());
     let schema = json!([{"name": "n", "type": "i64", "nullable": true}, {"name": "time", "type": "i64", "nullable": true}]);
     json!({"kind": "source", "connector": "file", "options": all, "schema": schema})
 }
@@ -51,7 +56,10 @@ fn lines() -> Vec<String> {
 /// Writes the lines into `n` files; `of` says which file a line goes to.
 fn write(folder: &Path, lines: &[String], n: usize, of: impl Fn(usize) -> usize) {
     let mut files = vec![String::new(); n];
-    lines.iter().enumerate().for_each(|(i, line)| write!(files[of(i)], "{line}").unwrap());
+    lines
+        .iter()
+        .enumerate()
+        .for_each(|(i, line)| write!(files[of(i)], "{line}").unwrap());
     std::fs::create_dir_all(folder).unwrap();
     for (i, text) in files.iter().enumerate() {
         // The order of names is not that of times.
@@ -59,9 +67,19 @@ fn write(folder: &Path, lines: &[String], n: usize, of: impl Fn(usize) -> usize)
     }
 }
 
-fn run(source: &Value, parallelism: u32, configuration: &Configuration) -> Result<(Vec<String>, u64)> {
+fn run(
+    source: &Value,
+    parallelism: u32,
+    configuration: &Configuration,
+) -> Result<(Vec<String>, u64)> {
     let out = tempfile::tempdir().unwrap();
-    let summary = run_plan(&windows(source, out.path()), parallelism, configuration.clone())?.wait()?.summary;
+    let summary = run_plan(
+        &windows(source, out.path()),
+        parallelism,
+        configuration.clone(),
+    )?
+    .wait()?
+    .summary;
     Ok((output(out.path()).0, summary.late_records))
 }
 
@@ -72,12 +90,25 @@ fn however_the_input_is_cut_the_results_are_those_of_one_sorted_file() {
     let one = folder.path().join("one");
     write(&one, &lines, 1, |_| 0);
     let expected = run(&csv(&one, &json!({})), 1, &default).unwrap();
-    assert!(expected.0.len() > 400 && expected.1 == 0, "{} windows, {} late", expected.0.len(), expected.1);
+    assert!(
+        expected.0.len() > 400 && expected.1 == 0,
+        "{} windows, {} late",
+        expected.0.len(),
+        expected.1
+    );
     let cut = json!({"split-bytes": 1000});
     let check = |name: &str, options: &Value, configuration: &Configuration| {
         for parallelism in [1, 2, 7] {
-            let found = run(&csv(&folder.path().join(name), options), parallelism, configuration).unwrap();
-            assert_eq!(found, expected, "{name}, {options}, parallelism {parallelism}");
+            let found = run(
+                &csv(&folder.path().join(name), options),
+                parallelism,
+                configuration,
+            )
+            .unwrap();
+            assert_eq!(
+                found, expected,
+                "{name}, {options}, parallelism {parallelism}"
+            );
         }
     };
     check("one", &cut, &default);
@@ -86,8 +117,18 @@ fn however_the_input_is_cut_the_results_are_those_of_one_sorted_file() {
     check("in order", &json!({}), &default);
     write(&folder.path().join("side by side"), &lines, 50, |i| i % 50);
     check("side by side", &json!({}), &default);
-    check("side by side", &json!({}), &Configuration { batch_rows: 3, watermark_alignment_ms: Some(20), ..default.clone() });
-    write(&folder.path().join("both"), &lines, 60, |i| i / 400 * 6 + i % 6);
+    check(
+        "side by side",
+        &json!({}),
+        &Configuration {
+            batch_rows: 3,
+            watermark_alignment_ms: Some(20),
+            ..default.clone()
+        },
+    );
+    write(&folder.path().join("both"), &lines, 60, |i| {
+        i / 400 * 6 + i % 6
+    });
     check("both", &json!({"split-bytes": 300}), &default);
 }
 
@@ -95,18 +136,42 @@ fn however_the_input_is_cut_the_results_are_those_of_one_sorted_file() {
 fn a_row_without_time_or_key_meets_the_poison_policy_at_any_parallelism() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("input.csv");
-    let skip = Configuration { poison_policy: streamrt_types::PoisonPolicy::Skip, ..Configuration::default() };
+    let skip = Configuration {
+        poison_policy: streamrt_types::PoisonPolicy::Skip,
+        ..Configuration::default()
+    };
     for parallelism in [1, 2, 7] {
-        for (line, code, what) in [("3,", "S5001", "has no event time"), (",7", "S5002", "key column `n` is null")] {
+        for (line, code, what) in [
+            ("3,", "S5001", "has no event time"),
+            (",7", "S5002", "key column `n` is null"),
+        ] {
             std::fs::write(&input, format!("1,5\n{line}\n2,6\n{line}\n1,9\n")).unwrap();
-            let error = run(&csv(&input, &json!({})), parallelism, &Configuration::default()).unwrap_err();
-            assert!(error.code().id == code && error.message().contains(what), "{error}");
+            let error = run(
+                &csv(&input, &json!({})),
+                parallelism,
+                &Configuration::default(),
+            )
+            .unwrap_err();
+            assert!(
+                error.code().id == code && error.message().contains(what),
+                "{error}"
+            );
             assert!(error.message().contains("input.csv line 2"), "{error}");
             let out = tempfile::tempdir().unwrap();
             let plan = windows(&csv(&input, &json!({})), out.path());
-            let summary = run_plan(&plan, parallelism, skip.clone()).unwrap().wait().unwrap().summary;
-            let expected = [r#"{"n":1,"start":0,"count":2}"#, r#"{"n":2,"start":0,"count":1}"#];
-            assert_eq!((output(out.path()).0.as_slice(), summary.dead_letters), (&expected.map(str::to_owned)[..], 2));
+            let summary = run_plan(&plan, parallelism, skip.clone())
+                .unwrap()
+                .wait()
+                .unwrap()
+                .summary;
+            let expected = [
+                r#"{"n":1,"start":0,"count":2}"#,
+                r#"{"n":2,"start":0,"count":1}"#,
+            ];
+            assert_eq!(
+                (output(out.path()).0.as_slice(), summary.dead_letters),
+                (&expected.map(str::to_owned)[..], 2)
+            );
         }
     }
 }
@@ -118,12 +183,22 @@ fn a_row_of_another_century_makes_no_other_late() {
     std::fs::write(&input, "1,5\n1,9999999999999999\n1,6\n2,250\n").unwrap();
     let source = csv(&input, &json!({}));
     let mut configuration = Configuration::default();
-    assert_eq!(run(&source, 1, &configuration).unwrap().1, 2, "without the limit, what follows is late");
+    assert_eq!(
+        run(&source, 1, &configuration).unwrap().1,
+        2,
+        "without the limit, what follows is late"
+    );
     configuration.set("watermark.max-ahead", "1h").unwrap();
     for parallelism in [1, 2] {
         let (lines, late) = run(&source, parallelism, &configuration).unwrap();
-        let expected = [r#"{"n":1,"start":0,"count":2}"#, r#"{"n":2,"start":200,"count":1}"#];
-        assert_eq!((lines.as_slice(), late), (&expected.map(str::to_owned)[..], 1));
+        let expected = [
+            r#"{"n":1,"start":0,"count":2}"#,
+            r#"{"n":2,"start":200,"count":1}"#,
+        ];
+        assert_eq!(
+            (lines.as_slice(), late),
+            (&expected.map(str::to_owned)[..], 1)
+        );
     }
 }
 
@@ -144,24 +219,41 @@ fn time_goes_on_where_watermarks_are_made_behind_an_exchange() {
     let start = std::time::Instant::now();
     while job.progress().records_out < 185 {
         let progress = job.progress();
-        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{} windows of {} rows", progress.records_out, progress.records_in);
+        assert!(
+            start.elapsed() < std::time::Duration::from_secs(60),
+            "{} windows of {} rows",
+            progress.records_out,
+            progress.records_in
+        );
         std::thread::yield_now();
     }
     job.stop();
     assert_eq!(job.wait().unwrap().summary.late_records, 0);
-    assert!(output(&out).0.iter().all(|line| line.ends_with("\"count\":100}")));
+    assert!(
+        output(&out)
+            .0
+            .iter()
+            .all(|line| line.ends_with("\"count\":100}"))
+    );
 }
 
-/// A log that stays open holds the watermark where it is, whatever becomes of the splits of another source.
+/// A log that stays open holds the watermark where it is, whatever becomes of the splits of another
+/// source.
 #[test]
 fn two_sources_hold_the_watermark_behind_their_union_each_for_itself() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     std::fs::create_dir(path("files")).unwrap();
     let mut log = std::fs::File::create(path("log")).unwrap();
-    let mut plan = windows(&csv(&path("log"), &json!({"follow": true, "watch-ms": 5})), &path("out"));
+    let mut plan = windows(
+        &csv(&path("log"), &json!({"follow": true, "watch-ms": 5})),
+        &path("out"),
+    );
     let nodes = plan["nodes"].as_array_mut().unwrap();
-    let files = csv(&path("files"), &json!({"watch": true, "watch-ms": 5, "settle": "0ms"}));
+    let files = csv(
+        &path("files"),
+        &json!({"watch": true, "watch-ms": 5, "settle": "0ms"}),
+    );
     nodes[1]["inputs"] = json!([{"node": 0}, {"node": 5}]);
     // What has passed the watermarks is counted there.
     nodes.push(json!({"id": 4, "uid": "seen", "inputs": [{"node": 1}], "body": {"kind": "sink", "connector": "blackhole", "options": {}}}));
@@ -170,7 +262,11 @@ fn two_sources_hold_the_watermark_behind_their_union_each_for_itself() {
     let await_seen = |n| {
         let start = std::time::Instant::now();
         while job.progress().records_out < n {
-            assert!(start.elapsed() < std::time::Duration::from_secs(60), "{:?}", job.progress());
+            assert!(
+                start.elapsed() < std::time::Duration::from_secs(60),
+                "{:?}",
+                job.progress()
+            );
             std::thread::yield_now();
         }
     };
@@ -188,7 +284,14 @@ fn two_sources_hold_the_watermark_behind_their_union_each_for_itself() {
     let summary = job.wait().unwrap().summary;
     assert_eq!(summary.late_records, 0);
     let window = |n, start, count| json!({"n": n, "start": start, "count": count}).to_string();
-    let found: Vec<Value> = output(&path("out")).0.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found: Vec<Value> = output(&path("out"))
+        .0
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let found: Vec<String> = found.iter().map(Value::to_string).collect();
-    assert_eq!(found, [window(1, 0, 2), window(1, 900, 1), window(2, 900, 2)]);
+    assert_eq!(
+        found,
+        [window(1, 0, 2), window(1, 900, 1), window(2, 900, 2)]
+    );
 }

@@ -1,6 +1,7 @@
 //! Every way to end a job before its input ends: no window fires that is not due.
 //!
-//! The source makes a row for each ms, so a window that came out is right if and only if it has as many rows as ms.
+//! The source makes a row for each ms, so a window that came out is right if and only if it has as
+//! many rows as ms.
 
 use super::splits::{csv, windows};
 use super::{output, run_plan};
@@ -25,7 +26,12 @@ enum End {
 
 fn with_checkpoints(folder: &Path) -> Configuration {
     let mut configuration = Configuration::default();
-    configuration.set("checkpoint.dir", folder.join("checkpoints").to_str().unwrap()).unwrap();
+    configuration
+        .set(
+            "checkpoint.dir",
+            folder.join("checkpoints").to_str().unwrap(),
+        )
+        .unwrap();
     configuration.set("checkpoint.interval", "20ms").unwrap();
     configuration
 }
@@ -33,26 +39,47 @@ fn with_checkpoints(folder: &Path) -> Configuration {
 /// Panics unless every window in the output has its 100 rows. Returns how many there are.
 fn check_windows(folder: &Path, place: &str) -> usize {
     let (lines, n_hidden) = output(folder);
-    let partial: Vec<&String> = lines.iter().filter(|line| !line.ends_with("\"count\":100}")).collect();
-    assert!(partial.is_empty(), "{place}: of {} windows {} are not whole: {:?}", lines.len(), partial.len(), partial.first());
+    let partial: Vec<&String> = lines
+        .iter()
+        .filter(|line| !line.ends_with("\"count\":100}"))
+        .collect();
+    assert!(
+        partial.is_empty(),
+        "{place}: of {} windows {} are not whole: {:?}",
+        lines.len(),
+        partial.len(),
+        partial.first()
+    );
     assert_eq!(n_hidden, 0, "{place}");
     lines.len()
 }
 
 /// Ends a job when results have come out, and checks what it leaves.
 fn check(end: End, n_splits: u32, parallelism: u32, checkpoints: bool) -> Result<()> {
-    let place = format!("{end:?} of {n_splits} splits at parallelism {parallelism}, checkpoints: {checkpoints}");
+    let place = format!(
+        "{end:?} of {n_splits} splits at parallelism {parallelism}, checkpoints: {checkpoints}"
+    );
     let folder = tempfile::tempdir().unwrap();
     let (out, configuration) = (folder.path().join("out"), with_checkpoints(folder.path()));
-    let configuration = if checkpoints { configuration } else { Configuration::default() };
-    let job = run_plan(&windows(&endless(n_splits), &out), parallelism, configuration)?;
+    let configuration = if checkpoints {
+        configuration
+    } else {
+        Configuration::default()
+    };
+    let job = run_plan(
+        &windows(&endless(n_splits), &out),
+        parallelism,
+        configuration,
+    )?;
     while job.progress().records_out < 20 || checkpoints && job.checkpoints(1).is_empty() {
         assert!(!job.is_finished(), "{place}: it ended by itself");
         std::thread::yield_now();
     }
     match end {
         End::Stop => job.stop(),
-        End::Savepoint => drop(job.savepoint(folder.path().join("savepoint").to_str().unwrap(), true)?),
+        End::Savepoint => {
+            job.savepoint(folder.path().join("savepoint").to_str().unwrap(), true)?;
+        }
         End::Cancel => job.remote().cancel(),
     }
     let ended = job.wait();
@@ -86,10 +113,17 @@ fn a_job_that_is_stopped_between_its_splits_fires_nothing_that_is_not_due() {
         let folder = tempfile::tempdir().unwrap();
         let (input, out) = (folder.path().join("input"), folder.path().join("out"));
         std::fs::create_dir(&input).unwrap();
-        let rows = |range: std::ops::Range<i64>| range.map(|time| format!("0,{time}\n")).collect::<String>();
+        let rows = |range: std::ops::Range<i64>| {
+            range.map(|time| format!("0,{time}\n")).collect::<String>()
+        };
         std::fs::write(input.join("a.csv"), rows(0..550)).unwrap();
         let source = csv(&input, &json!({"watch": true, "watch-ms": 5}));
-        let job = run_plan(&windows(&source, &out), parallelism, Configuration::default()).unwrap();
+        let job = run_plan(
+            &windows(&source, &out),
+            parallelism,
+            Configuration::default(),
+        )
+        .unwrap();
         while job.progress().records_in < 550 {
             std::thread::yield_now();
         }
@@ -102,14 +136,32 @@ fn a_job_that_is_stopped_between_its_splits_fires_nothing_that_is_not_due() {
 
 #[test]
 fn a_job_that_fails_leaves_no_window_that_is_not_due() {
-    for (parallelism, checkpoints) in [(1, false), (2, false), (7, false), (1, true), (2, true), (7, true)] {
+    for (parallelism, checkpoints) in [
+        (1, false),
+        (2, false),
+        (7, false),
+        (1, true),
+        (2, true),
+        (7, true),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let (input, out) = (folder.path().join("input.csv"), folder.path().join("out"));
         let rows: String = (0..40_000).map(|time| format!("0,{time}\n")).collect();
         std::fs::write(&input, format!("{rows}0,now\n")).unwrap();
-        let mut configuration = if checkpoints { with_checkpoints(folder.path()) } else { Configuration::default() };
+        let mut configuration = if checkpoints {
+            with_checkpoints(folder.path())
+        } else {
+            Configuration::default()
+        };
         configuration.set("source.rate", "400000").unwrap();
-        let error = run_plan(&windows(&csv(&input, &json!({})), &out), parallelism, configuration).unwrap().wait().unwrap_err();
+        let error = run_plan(
+            &windows(&csv(&input, &json!({})), &out),
+            parallelism,
+            configuration,
+        )
+        .unwrap()
+        .wait()
+        .unwrap_err();
         assert_eq!(error.code().id, "S3003");
         let n_windows = check_windows(&out, "a failure");
         assert!(checkpoints || n_windows == 0);

@@ -1,4 +1,5 @@
-//! Random rows through every way of keeping windows, against a plain simulation of Flink's rules, one row at a time.
+//! Random rows through every way of keeping windows, against a plain simulation of Flink's rules,
+//! one row at a time.
 
 use super::functions::{collecting, counting};
 use super::*;
@@ -20,9 +21,16 @@ impl Oracle {
     fn assign(&self, time: i64) -> Vec<(i64, i64)> {
         match self.assigner {
             WindowAssigner::Session { gap_ms, .. } => vec![(time, time + gap_ms)],
-            WindowAssigner::Sliding { size_ms, slide_ms, .. } => {
+            WindowAssigner::Sliding {
+                size_ms, slide_ms, ..
+            } => {
                 let remainder = time % slide_ms;
-                let last = time - if remainder < 0 { remainder + slide_ms } else { remainder };
+                let last = time
+                    - if remainder < 0 {
+                        remainder + slide_ms
+                    } else {
+                        remainder
+                    };
                 (0..)
                     .map(|n| last - n * slide_ms)
                     .take_while(|start| *start > time - size_ms)
@@ -35,19 +43,37 @@ impl Oracle {
 
     fn fire(&mut self, window: (i64, i64, i64)) {
         let times = &self.windows[&window];
-        self.lines.push(format!("+ {} {} {} {} {times:?} @{}", window.0, window.1, window.2, times.len(), window.2 - 1));
+        self.lines.push(format!(
+            "+ {} {} {} {} {times:?} @{}",
+            window.0,
+            window.1,
+            window.2,
+            times.len(),
+            window.2 - 1
+        ));
     }
 
     /// Merges the windows that touch into one, for sessions.
     fn merge(&mut self, key: i64, bounds: (i64, i64)) -> Option<(i64, i64)> {
-        let WindowAssigner::Session { .. } = self.assigner else { return Some(bounds) };
-        let touched: Vec<_> = self.windows.keys().copied().filter(|w| w.0 == key && w.1 <= bounds.1 && w.2 >= bounds.0).collect();
-        let merged = touched.iter().fold(bounds, |m, w| (m.0.min(w.1), m.1.max(w.2)));
+        let WindowAssigner::Session { .. } = self.assigner else {
+            return Some(bounds);
+        };
+        let touched: Vec<_> = self
+            .windows
+            .keys()
+            .copied()
+            .filter(|w| w.0 == key && w.1 <= bounds.1 && w.2 >= bounds.0)
+            .collect();
+        let merged = touched
+            .iter()
+            .fold(bounds, |m, w| (m.0.min(w.1), m.1.max(w.2)));
         if merged.1 - 1 + self.lateness <= self.watermark {
             return None;
         }
         let mut times = Vec::new();
-        touched.iter().for_each(|w| times.extend(self.windows.remove(w).unwrap()));
+        touched
+            .iter()
+            .for_each(|w| times.extend(self.windows.remove(w).unwrap()));
         if !times.is_empty() {
             self.windows.insert((key, merged.0, merged.1), times);
         }
@@ -57,12 +83,17 @@ impl Oracle {
     fn row(&mut self, key: i64, time: i64) {
         let mut skipped = true;
         for bounds in self.assign(time) {
-            let Some((start, end)) = self.merge(key, bounds) else { continue };
+            let Some((start, end)) = self.merge(key, bounds) else {
+                continue;
+            };
             if end - 1 + self.lateness <= self.watermark {
                 continue;
             }
             skipped = false;
-            self.windows.entry((key, start, end)).or_default().push(time);
+            self.windows
+                .entry((key, start, end))
+                .or_default()
+                .push(time);
             if end - 1 <= self.watermark {
                 self.fire((key, start, end));
             }
@@ -73,25 +104,44 @@ impl Oracle {
     }
 
     fn rise(&mut self, watermark: i64) {
-        let mut due: Vec<_> = self.windows.keys().copied().filter(|w| self.watermark < w.2 - 1 && w.2 - 1 <= watermark).collect();
+        let mut due: Vec<_> = self
+            .windows
+            .keys()
+            .copied()
+            .filter(|w| self.watermark < w.2 - 1 && w.2 - 1 <= watermark)
+            .collect();
         due.sort_by_key(|w| w.2);
-        let step = if let WindowAssigner::Session { gap_ms, .. } = self.assigner { gap_ms } else { 1 };
+        let step = if let WindowAssigner::Session { gap_ms, .. } = self.assigner {
+            gap_ms
+        } else {
+            1
+        };
         let mut last = None;
         for window in due {
             let time = window.2 - 1;
-            if let Some(before) = last.replace(time).filter(|before: &i64| before.div_euclid(step) < time.div_euclid(step)) {
+            if let Some(before) = last
+                .replace(time)
+                .filter(|before: &i64| before.div_euclid(step) < time.div_euclid(step))
+            {
                 self.lines.push(format!("w {before}"));
             }
             self.fire(window);
         }
         self.watermark = watermark;
         let lateness = self.lateness;
-        self.windows.retain(|w, _| (w.2 - 1).saturating_add(lateness) > watermark);
+        self.windows
+            .retain(|w, _| (w.2 - 1).saturating_add(lateness) > watermark);
     }
 }
 
 fn simulate(assigner: &WindowAssigner, lateness: i64, bound: i64, input: Input<'_>) -> Vec<String> {
-    let mut oracle = Oracle { assigner: assigner.clone(), lateness, watermark: i64::MIN, windows: Windows::new(), lines: Vec::new() };
+    let mut oracle = Oracle {
+        assigner: assigner.clone(),
+        lateness,
+        watermark: i64::MIN,
+        windows: Windows::new(),
+        lines: Vec::new(),
+    };
     for &(key, time) in input {
         oracle.row(key, time);
         if time - bound - 1 > oracle.watermark {
@@ -104,22 +154,42 @@ fn simulate(assigner: &WindowAssigner, lateness: i64, bound: i64, input: Input<'
     oracle.lines
 }
 
-/// Keys that fire at one time come in no particular order: sorts the results between two other lines that have one time. Late rows stand
-/// on another port, and are compared apart.
+/// Keys that fire at one time come in no particular order: sorts the results between two other
+/// lines that have one time. Late rows stand on another port, and are compared apart.
 fn normal(lines: &[String], shape: impl Fn(&str) -> String) -> (Vec<String>, Vec<String>) {
-    let late = lines.iter().filter(|line| line.starts_with("late ")).cloned().collect();
+    let late = lines
+        .iter()
+        .filter(|line| line.starts_with("late "))
+        .cloned()
+        .collect();
     let end = lines.iter().position(|line| line == "end").unwrap();
-    let mut others: Vec<String> = lines[..end].iter().filter(|line| !line.starts_with("late ")).cloned().collect();
-    others.iter_mut().filter(|line| line.starts_with('+')).for_each(|line| *line = shape(line));
+    let mut others: Vec<String> = lines[..end]
+        .iter()
+        .filter(|line| !line.starts_with("late "))
+        .cloned()
+        .collect();
+    others
+        .iter_mut()
+        .filter(|line| line.starts_with('+'))
+        .for_each(|line| *line = shape(line));
     let time = |line: &String| line.rsplit_once('@').map(|(_, time)| time.to_owned());
-    others.chunk_by_mut(|a, b| time(a).is_some() && time(a) == time(b)).for_each(<[String]>::sort);
+    others
+        .chunk_by_mut(|a, b| time(a).is_some() && time(a) == time(b))
+        .for_each(<[String]>::sort);
     (others, late)
 }
 
 /// Key, start, end and count of a line of the oracle, which has the times as well.
 fn counted(line: &str) -> String {
     let parts: Vec<&str> = line.split(' ').collect();
-    format!("+ {} {} {} {} @{}", parts[1], parts[2], parts[3], parts[4].trim_matches('"'), line.rsplit_once('@').unwrap().1)
+    format!(
+        "+ {} {} {} {} @{}",
+        parts[1],
+        parts[2],
+        parts[3],
+        parts[4].trim_matches('"'),
+        line.rsplit_once('@').unwrap().1
+    )
 }
 
 /// With the times in ascending order: a merge of sessions does not keep their order.
@@ -127,7 +197,10 @@ fn collected(line: &str) -> String {
     let (head, time) = line.rsplit_once('@').unwrap();
     let parts: Vec<&str> = head.splitn(5, ' ').collect();
     let list = parts[4].rsplit_once('[').map_or(parts[4], |(_, list)| list);
-    let mut times: Vec<i64> = list.split(|c: char| !c.is_ascii_digit() && c != '-').filter_map(|text| text.parse().ok()).collect();
+    let mut times: Vec<i64> = list
+        .split(|c: char| !c.is_ascii_digit() && c != '-')
+        .filter_map(|text| text.parse().ok())
+        .collect();
     times.sort_unstable();
     format!("+ {} {} {} {times:?} @{time}", parts[1], parts[2], parts[3])
 }
@@ -137,9 +210,27 @@ fn check(assigner: &WindowAssigner, lateness: i64, bound: i64, input: Input<'_>)
     let (by_count, by_times) = (normal(&expected, counted), normal(&expected, collected));
     for batch_rows in [1, 2, 7, 1024] {
         let run = |window: WindowOperator| run(bound as u64, window, input, batch_rows);
-        assert_eq!(normal(&run(builtin(assigner.clone(), lateness as u64)), counted), by_count, "built-in, {batch_rows} rows");
-        assert_eq!(normal(&run(counting(assigner.clone(), lateness as u64, None)), counted), by_count, "aggregate, {batch_rows} rows");
-        assert_eq!(normal(&run(collecting(assigner.clone(), lateness as u64, None)), collected), by_times, "process, {batch_rows} rows");
+        assert_eq!(
+            normal(&run(builtin(assigner.clone(), lateness as u64)), counted),
+            by_count,
+            "built-in, {batch_rows} rows"
+        );
+        assert_eq!(
+            normal(
+                &run(counting(assigner.clone(), lateness as u64, None)),
+                counted
+            ),
+            by_count,
+            "aggregate, {batch_rows} rows"
+        );
+        assert_eq!(
+            normal(
+                &run(collecting(assigner.clone(), lateness as u64, None)),
+                collected
+            ),
+            by_times,
+            "process, {batch_rows} rows"
+        );
     }
 }
 

@@ -1,5 +1,6 @@
-//! Panes on a disk against panes in memory: whatever leaves, fires, is purged, checkpointed or restored at another parallelism, both send the
-//! same rows, and checkpoints of both hold the same entries.
+//! Panes on a disk against panes in memory: whatever leaves, fires, is purged, checkpointed or
+//! restored at another parallelism, both send the same rows, and checkpoints of both hold the same
+//! entries.
 
 use super::restore::{Make, named_rows, share, texts, write};
 use super::*;
@@ -10,7 +11,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use streamrt_operator::LazyDisk;
 use streamrt_state::{
-    Changes, Disk, DiskFile, DiskState, EachPair, KeyRange, MemoryBudget, OperatorSnapshot, OperatorState, Part, StateDisk,
+    Changes, Disk, DiskFile, DiskState, EachPair, KeyRange, MemoryBudget, OperatorSnapshot,
+    OperatorState, Part, StateDisk,
 };
 use streamrt_types::{Mark, Times, key_group, key_group_owner, murmur3_32};
 
@@ -26,11 +28,17 @@ struct TestDisk {
 
 impl TestDisk {
     fn new(pairs: Pairs, blind: bool) -> Arc<TestDisk> {
-        Arc::new(TestDisk { pairs: Mutex::new(pairs), blind })
+        Arc::new(TestDisk {
+            pairs: Mutex::new(pairs),
+            blind,
+        })
     }
 
     fn reads(&self) -> std::sync::MutexGuard<'_, Pairs> {
-        assert!(!self.blind, "there is nothing on disk that the panes do not have");
+        assert!(
+            !self.blind,
+            "there is nothing on disk that the panes do not have"
+        );
         self.pairs.lock().unwrap()
     }
 
@@ -42,19 +50,30 @@ impl TestDisk {
 impl Disk for TestDisk {
     fn get(&self, keys: &[&[u8]], found: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
         let pairs = self.reads();
-        keys.iter().enumerate().try_for_each(|(at, key)| pairs.get(*key).map_or(Ok(()), |value| found(at, value)))
+        keys.iter()
+            .enumerate()
+            .try_for_each(|(at, key)| pairs.get(*key).map_or(Ok(()), |value| found(at, value)))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], each: &mut EachPair<'_>) -> Result<()> {
-        self.reads().range(from.to_vec()..to.to_vec()).try_for_each(|(key, value)| each(key, value))
+        self.reads()
+            .range(from.to_vec()..to.to_vec())
+            .try_for_each(|(key, value)| each(key, value))
     }
 
     fn first_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(self.reads().range(from.to_vec()..to.to_vec()).next().map(|(key, _)| key.clone()))
+        Ok(self
+            .reads()
+            .range(from.to_vec()..to.to_vec())
+            .next()
+            .map(|(key, _)| key.clone()))
     }
 
     fn delete_ranges(&self, ranges: &[KeyRange]) -> Result<()> {
-        self.pairs.lock().unwrap().retain(|key, _| !ranges.iter().any(|(from, to)| from <= key && key < to));
+        self.pairs
+            .lock()
+            .unwrap()
+            .retain(|key, _| !ranges.iter().any(|(from, to)| from <= key && key < to));
         Ok(())
     }
 
@@ -104,36 +123,94 @@ enum Memory {
 struct Subtasks(Vec<Subtask>);
 
 impl Subtasks {
-    fn start(parallelism: u32, make: &dyn Fn() -> WindowOperator, memory: Memory, on_disk: &OnDisk) -> Subtasks {
-        let budget = Arc::new(MemoryBudget::new(if let Memory::Bytes(bytes) = memory { bytes } else { 1 << 30 }));
+    fn start(
+        parallelism: u32,
+        make: &dyn Fn() -> WindowOperator,
+        memory: Memory,
+        on_disk: &OnDisk,
+    ) -> Subtasks {
+        let budget = Arc::new(MemoryBudget::new(if let Memory::Bytes(bytes) = memory {
+            bytes
+        } else {
+            1 << 30
+        }));
         let start = |subtask| {
             let key_groups = KeyGroupRange::of_subtask(MAX_PARALLELISM, parallelism, subtask);
-            let is_own = |key: &Vec<u8>| key_groups.contains(u32::from(u16::from_be_bytes([key[0], key[1]])));
-            let pairs = on_disk.pairs.iter().filter(|(key, _)| is_own(key)).map(|(key, run)| (key.clone(), run.clone())).collect();
+            let is_own = |key: &Vec<u8>| {
+                key_groups.contains(u32::from(u16::from_be_bytes([key[0], key[1]])))
+            };
+            let pairs = on_disk
+                .pairs
+                .iter()
+                .filter(|(key, _)| is_own(key))
+                .map(|(key, run)| (key.clone(), run.clone()))
+                .collect();
             let disk = TestDisk::new(pairs, matches!(memory, Memory::Blind));
             let (opened, budget, states) = (disk.clone(), budget.clone(), on_disk.states.clone());
-            let lazy = LazyDisk::new(move || Ok(StateDisk::new(opened.clone(), budget.clone(), MAX_PARALLELISM, states.clone())));
+            let lazy = LazyDisk::new(move || {
+                Ok(StateDisk::new(
+                    opened.clone(),
+                    budget.clone(),
+                    MAX_PARALLELISM,
+                    states.clone(),
+                ))
+            });
             let lazy = (!matches!(memory, Memory::All)).then(|| Arc::new(lazy));
-            let context = OperatorContext { subtask, parallelism, key_groups, max_parallelism: MAX_PARALLELISM, disk: lazy, ..context().0 };
+            let context = OperatorContext {
+                subtask,
+                parallelism,
+                key_groups,
+                max_parallelism: MAX_PARALLELISM,
+                disk: lazy,
+                ..context().0
+            };
             let mut chain = OperatorChain::new();
-            chain.push(Box::new(make()), context, vec![(0, Target::Exit(0)), (1, Target::Exit(1))]);
+            chain.push(
+                Box::new(make()),
+                context,
+                vec![(0, Target::Exit(0)), (1, Target::Exit(1))],
+            );
             chain.open().unwrap();
             Subtask { chain, disk }
         };
         Subtasks((0..parallelism).map(start).collect())
     }
 
-    /// Rows go to the owners of their keys, and a watermark behind them to all. Returns what comes out, in no order.
+    /// Rows go to the owners of their keys, and a watermark behind them to all. Returns what comes
+    /// out, in no order.
     fn batch(&mut self, input: Input<'_>, watermark: Option<Watermark>) -> Vec<String> {
         let parallelism = self.0.len() as u32;
         let mut lines = Vec::new();
         for (subtask, Subtask { chain, .. }) in self.0.iter_mut().enumerate() {
-            let owner =
-                |key: i64| key_group_owner(key_group(murmur3_32(&key.to_le_bytes()), MAX_PARALLELISM), MAX_PARALLELISM, parallelism);
-            let rows: Vec<(i64, i64)> = input.iter().copied().filter(|(key, _)| owner(*key) == subtask as u32).collect();
-            let marks = watermark.iter().map(|&watermark| Mark { row: rows.len() as u32, watermark }).collect();
+            let owner = |key: i64| {
+                key_group_owner(
+                    key_group(murmur3_32(&key.to_le_bytes()), MAX_PARALLELISM),
+                    MAX_PARALLELISM,
+                    parallelism,
+                )
+            };
+            let rows: Vec<(i64, i64)> = input
+                .iter()
+                .copied()
+                .filter(|(key, _)| owner(*key) == subtask as u32)
+                .collect();
+            let marks = watermark
+                .iter()
+                .map(|&watermark| Mark {
+                    row: rows.len() as u32,
+                    watermark,
+                })
+                .collect();
             let mut recorder = Recorder::default();
-            feed(chain, &mut recorder, Batch { times: Times::Column(1), marks, ..Batch::new(named_rows(&rows)) });
+            feed(
+                chain,
+                &mut recorder,
+                Batch {
+                    times: Times::Column(1),
+                    marks,
+                    ..Batch::new(named_rows(&rows))
+                },
+            );
             lines.extend(recorder.lines());
         }
         lines.sort();
@@ -141,17 +218,25 @@ impl Subtasks {
     }
 
     fn snapshot(&mut self) -> Vec<OperatorSnapshot> {
-        self.0.iter_mut().map(|subtask| subtask.chain.snapshot(1).unwrap().remove(0).1).collect()
+        self.0
+            .iter_mut()
+            .map(|subtask| subtask.chain.snapshot(1).unwrap().remove(0).1)
+            .collect()
     }
 
     fn restore(&mut self, parts: &[Option<Part>]) {
         self.0.iter_mut().for_each(|Subtask { chain, .. }| {
-            chain.restore(|context| OperatorState::assemble("op", parts, share(context))).unwrap();
+            chain
+                .restore(|context| OperatorState::assemble("op", parts, share(context)))
+                .unwrap();
         });
     }
 
     fn pairs(&self) -> Pairs {
-        self.0.iter().flat_map(|subtask| subtask.disk.pairs()).collect()
+        self.0
+            .iter()
+            .flat_map(|subtask| subtask.disk.pairs())
+            .collect()
     }
 }
 
@@ -159,7 +244,12 @@ impl Subtasks {
 type Entries = Vec<(Vec<u8>, Vec<u8>, Vec<u8>)>;
 
 fn entries_of(parts: &[Option<Part>]) -> Entries {
-    let types = parts.iter().flatten().flat_map(|part| &part.index.keyed).map(|keyed| keyed.types.clone()).next();
+    let types = parts
+        .iter()
+        .flatten()
+        .flat_map(|part| &part.index.keyed)
+        .map(|keyed| keyed.types.clone())
+        .next();
     let whole = streamrt_state::Share {
         subtask: 0,
         parallelism: 1,
@@ -172,7 +262,10 @@ fn entries_of(parts: &[Option<Part>]) -> Entries {
         Ok(())
     };
     if let Some(types) = types {
-        OperatorState::assemble("op", parts, whole).unwrap().keyed("panes", &types, each).unwrap();
+        OperatorState::assemble("op", parts, whole)
+            .unwrap()
+            .keyed("panes", &types, each)
+            .unwrap();
     }
     entries.sort();
     entries
@@ -248,19 +341,40 @@ impl<'a> Twins<'a> {
         let on_disk = Subtasks::start(1, make, memory, &OnDisk::default());
         let in_memory = Subtasks::start(1, make, Memory::All, &OnDisk::default());
         let (flights, landed) = (Vec::new(), Landed::default());
-        Twins { make, memory, on_disk, in_memory, n_batches: 0, now: 0, flights, landed }
+        Twins {
+            make,
+            memory,
+            on_disk,
+            in_memory,
+            n_batches: 0,
+            now: 0,
+            flights,
+            landed,
+        }
     }
 
     fn step(&mut self, step: &Step) {
         match step {
             Step::Rows(rows, rise) => {
                 self.now += rise.unwrap_or(0);
-                let input: Vec<(i64, i64)> = rows.iter().map(|(key, time)| (*key, self.now + time)).collect();
+                let input: Vec<(i64, i64)> = rows
+                    .iter()
+                    .map(|(key, time)| (*key, self.now + time))
+                    .collect();
                 self.batch(&input, rise.map(|_| self.now - 5));
             }
             Step::Checkpoint { canonical } => {
-                let in_memory = self.in_memory.snapshot().into_iter().map(|snapshot| Some(write(snapshot))).collect();
-                self.flights.push(Flight { canonical: *canonical, on_disk: self.on_disk.snapshot(), in_memory });
+                let in_memory = self
+                    .in_memory
+                    .snapshot()
+                    .into_iter()
+                    .map(|snapshot| Some(write(snapshot)))
+                    .collect();
+                self.flights.push(Flight {
+                    canonical: *canonical,
+                    on_disk: self.on_disk.snapshot(),
+                    in_memory,
+                });
             }
             Step::Land => self.land(),
             Step::Restart { parallelism } => {
@@ -273,10 +387,14 @@ impl<'a> Twins<'a> {
     fn batch(&mut self, input: Input<'_>, watermark: Option<Watermark>) {
         self.n_batches += 1;
         if self.n_batches.is_multiple_of(BATCHES_PER_LOOK) {
-            // Panes leave only when the changes have landed; a real task waits for another thread here.
+            // Panes leave only when the changes have landed; a real task waits for another thread
+            // here.
             self.land();
         }
-        assert_eq!(self.on_disk.batch(input, watermark), self.in_memory.batch(input, watermark));
+        assert_eq!(
+            self.on_disk.batch(input, watermark),
+            self.in_memory.batch(input, watermark)
+        );
     }
 
     fn land(&mut self) {
@@ -285,14 +403,38 @@ impl<'a> Twins<'a> {
             let (mut parts, mut states) = (Vec::new(), Vec::new());
             for snapshot in flight.on_disk {
                 let mut object = b"of another operator".to_vec();
-                let (index, _files) = snapshot.write_with_disk("op", MAX_PARALLELISM, &mut object, folder).unwrap();
-                states = index.disk.as_ref().map_or(states, |disk| disk.states.clone());
-                parts.push(Some(Part { object: Arc::new(object), index }));
+                let (index, _files) = snapshot
+                    .write_with_disk("op", MAX_PARALLELISM, &mut object, folder)
+                    .unwrap();
+                states = index
+                    .disk
+                    .as_ref()
+                    .map_or(states, |disk| disk.states.clone());
+                parts.push(Some(Part {
+                    object: Arc::new(object),
+                    index,
+                }));
             }
-            let pairs = if flight.canonical { Pairs::new() } else { self.on_disk.pairs() };
-            let entries = if flight.canonical { entries_of(&parts) } else { entries_on(&pairs) };
-            assert_eq!(entries, entries_of(&flight.in_memory), "a checkpoint has the panes of its barrier");
-            self.landed = Landed { on_disk: OnDisk { pairs, states }, parts, in_memory: flight.in_memory };
+            let pairs = if flight.canonical {
+                Pairs::new()
+            } else {
+                self.on_disk.pairs()
+            };
+            let entries = if flight.canonical {
+                entries_of(&parts)
+            } else {
+                entries_on(&pairs)
+            };
+            assert_eq!(
+                entries,
+                entries_of(&flight.in_memory),
+                "a checkpoint has the panes of its barrier"
+            );
+            self.landed = Landed {
+                on_disk: OnDisk { pairs, states },
+                parts,
+                in_memory: flight.in_memory,
+            };
         }
     }
 
@@ -310,7 +452,11 @@ impl<'a> Twins<'a> {
         // What was purged behind a barrier may have waited for the next one.
         self.step(&Step::Checkpoint { canonical: false });
         self.land();
-        assert_eq!(self.on_disk.pairs(), Pairs::new(), "what no window needs is deleted");
+        assert_eq!(
+            self.on_disk.pairs(),
+            Pairs::new(),
+            "what no window needs is deleted"
+        );
     }
 }
 
@@ -341,7 +487,9 @@ proptest! {
 
 /// Rows of many keys, a few of each time.
 fn many_keys(batch: i64) -> Vec<(i64, i64)> {
-    (0..200).map(|row| ((batch * 200 + row) * 7919 % 5003, batch)).collect()
+    (0..200)
+        .map(|row| ((batch * 200 + row) * 7919 % 5003, batch))
+        .collect()
 }
 
 #[test]
@@ -385,11 +533,23 @@ fn a_purge_waits_for_the_checkpoint_before_it() {
     twins.step(&Step::Checkpoint { canonical: false });
     twins.batch(&[(1, 15)], Some(12));
     twins.land();
-    assert_eq!(entries_on(&twins.landed.on_disk.pairs).len(), 2, "the panes of the barrier");
-    assert_eq!(twins.on_disk.pairs().len(), 2, "nothing has come to the disk since");
+    assert_eq!(
+        entries_on(&twins.landed.on_disk.pairs).len(),
+        2,
+        "the panes of the barrier"
+    );
+    assert_eq!(
+        twins.on_disk.pairs().len(),
+        2,
+        "nothing has come to the disk since"
+    );
     twins.step(&Step::Checkpoint { canonical: false });
     twins.land();
-    assert_eq!(entries_on(&twins.on_disk.pairs()).len(), 1, "the first pane is gone");
+    assert_eq!(
+        entries_on(&twins.on_disk.pairs()).len(),
+        1,
+        "the first pane is gone"
+    );
 }
 
 #[test]
@@ -399,11 +559,18 @@ fn a_pane_on_disk_that_cannot_be_is_damage() {
     twins.batch(&[(1, 3)], None);
     twins.step(&Step::Checkpoint { canonical: false });
     twins.land();
-    let Landed { mut on_disk, parts, .. } = twins.landed.clone();
+    let Landed {
+        mut on_disk, parts, ..
+    } = twins.landed.clone();
     let (mut disk_key, run) = on_disk.pairs.pop_first().unwrap();
     disk_key[streamrt_state::DISK_KEY_PREFIX_BYTES + 7] ^= 1;
     on_disk.pairs.insert(disk_key, run);
     let mut subtasks = Subtasks::start(1, &make, Memory::Bytes(0), &on_disk);
-    let restored = subtasks.0[0].chain.restore(|context| OperatorState::assemble("op", &parts, share(context)));
-    assert_eq!(restored.unwrap_err().code(), streamrt_types::code::SNAPSHOT_DAMAGED);
+    let restored = subtasks.0[0]
+        .chain
+        .restore(|context| OperatorState::assemble("op", &parts, share(context)));
+    assert_eq!(
+        restored.unwrap_err().code(),
+        streamrt_types::code::SNAPSHOT_DAMAGED
+    );
 }

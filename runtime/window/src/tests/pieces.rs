@@ -1,4 +1,5 @@
-//! Many windows that are due at once, and windows that are large: what fires goes out piece by piece, and is never held whole.
+//! Many windows that are due at once, and windows that are large: what fires goes out piece by
+//! piece, and is never held whole.
 
 use super::functions::{collecting, counting, reducing, try_collecting, watched};
 use super::restore::{CONTENTS, event_time, named_rows, share, some_rows, texts, write};
@@ -46,14 +47,34 @@ impl Job {
     fn new(window: WindowOperator, cancels: bool) -> Job {
         let (context, _) = context();
         let mut chain = OperatorChain::new();
-        chain.push(Box::new(window), context.clone(), vec![(0, Target::Exit(0)), (1, Target::Exit(1))]);
+        chain.push(
+            Box::new(window),
+            context.clone(),
+            vec![(0, Target::Exit(0)), (1, Target::Exit(1))],
+        );
         chain.open().unwrap();
-        Job { chain, pieces: Pieces { context, cancels, n_rows: Vec::new(), bytes: Vec::new(), lines: Recorder::default() } }
+        Job {
+            chain,
+            pieces: Pieces {
+                context,
+                cancels,
+                n_rows: Vec::new(),
+                bytes: Vec::new(),
+                lines: Recorder::default(),
+            },
+        }
     }
 
     fn feed(&mut self, columns: RecordBatch) {
-        let mut batch = Some(Batch { times: Times::Column(1), ..Batch::new(columns) });
-        self.chain.head(&mut self.pieces, &mut |operator, output| operator.batch(batch.take().unwrap(), output)).unwrap();
+        let mut batch = Some(Batch {
+            times: Times::Column(1),
+            ..Batch::new(columns)
+        });
+        self.chain
+            .head(&mut self.pieces, &mut |operator, output| {
+                operator.batch(batch.take().unwrap(), output)
+            })
+            .unwrap();
     }
 
     fn watermark(&mut self, watermark: Watermark) -> Result<()> {
@@ -66,27 +87,38 @@ impl Job {
 
     /// The first piece of a sweep.
     fn begin_watermark(&mut self, watermark: Watermark) -> Result<()> {
-        self.chain.head(&mut self.pieces, &mut |operator, output| operator.watermark(watermark, output))
+        self.chain.head(&mut self.pieces, &mut |operator, output| {
+            operator.watermark(watermark, output)
+        })
     }
 
     /// Stops here, and goes on in another run. What was sent is kept.
     fn restart(mut self, window: WindowOperator) -> Job {
         let part = write(self.chain.snapshot(1).unwrap().remove(0).1);
         let mut next = Job::new(window, false);
-        next.chain.restore(|context| OperatorState::assemble("op", &[Some(part.clone())], share(context))).unwrap();
+        next.chain
+            .restore(|context| OperatorState::assemble("op", &[Some(part.clone())], share(context)))
+            .unwrap();
         next.pieces.lines = self.pieces.lines;
         next
     }
 
-    /// The results by time, and those of one time in the order of their text. None comes behind a mark of its time.
+    /// The results by time, and those of one time in the order of their text. None comes behind a
+    /// mark of its time.
     fn results(self) -> Vec<String> {
         let (mut last, mut results) = (WATERMARK_MIN, Vec::new());
         for line in self.pieces.lines.main() {
-            match (line.strip_prefix("w ").map(str::parse), line.rsplit_once('@').map(|(_, time)| time.parse::<i64>())) {
+            match (
+                line.strip_prefix("w ").map(str::parse),
+                line.rsplit_once('@').map(|(_, time)| time.parse::<i64>()),
+            ) {
                 (Some(mark), _) => last = mark.unwrap(),
-                (_, Some(time)) => {
-                    results.push((time.clone().unwrap(), (time.unwrap() > last).then(|| line.clone()).expect("a mark passed it")))
-                }
+                (_, Some(time)) => results.push((
+                    time.clone().unwrap(),
+                    (time.unwrap() > last)
+                        .then(|| line.clone())
+                        .expect("a mark passed it"),
+                )),
                 _ => {}
             }
         }
@@ -114,11 +146,23 @@ fn a_sweep_of_many_windows_hears_that_the_job_is_cancelled() {
         let n_keys = 3 * PIECE_ROWS as i64;
         for cancels in [false, true] {
             let mut job = Job::new(window(), cancels);
-            keys(n_keys).chunks(1000).for_each(|rows| job.feed(super::rows(rows)));
+            keys(n_keys)
+                .chunks(1000)
+                .for_each(|rows| job.feed(super::rows(rows)));
             let done = job.watermark(watermark);
-            assert_eq!(done.err().map(|e| e.code()), cancels.then_some(code::CANCELLED));
+            assert_eq!(
+                done.err().map(|e| e.code()),
+                cancels.then_some(code::CANCELLED)
+            );
             let n_rows = job.pieces.n_rows.iter().sum::<usize>();
-            assert!(if cancels { n_rows < 2 * PIECE_ROWS } else { n_rows == n_keys as usize }, "{n_rows} rows");
+            assert!(
+                if cancels {
+                    n_rows < 2 * PIECE_ROWS
+                } else {
+                    n_rows == n_keys as usize
+                },
+                "{n_rows} rows"
+            );
             assert!(job.pieces.n_rows.iter().all(|n| *n <= PIECE_ROWS));
         }
     }
@@ -139,7 +183,14 @@ fn the_windows_of_a_sweep_pass_one_by_one() {
         job.feed(rows.clone());
         job.watermark(29).unwrap();
         let lines = job.pieces.lines.main();
-        assert_eq!(lines.iter().filter(|line| line.starts_with('w')).collect::<Vec<_>>(), expected, "{lines:?}");
+        assert_eq!(
+            lines
+                .iter()
+                .filter(|line| line.starts_with('w'))
+                .collect::<Vec<_>>(),
+            expected,
+            "{lines:?}"
+        );
         assert!(lines[0].starts_with('+') && lines[1].starts_with('+') && lines[2] == expected[0]);
     }
 }
@@ -155,7 +206,9 @@ fn a_sweep_stops_anywhere_and_goes_on_in_another_run() {
                 let make = || make(assigner.clone(), lateness_ms).in_least_pieces();
                 let begin = || {
                     let mut job = Job::new(make(), false);
-                    some_rows(60).chunks(9).for_each(|rows| job.feed(named_rows(rows)));
+                    some_rows(60)
+                        .chunks(9)
+                        .for_each(|rows| job.feed(named_rows(rows)));
                     job.begin_watermark(70).unwrap();
                     job
                 };
@@ -168,7 +221,11 @@ fn a_sweep_stops_anywhere_and_goes_on_in_another_run() {
                     let is_done = !job.chain.is_sweeping();
                     let mut job = job.restart(make());
                     job.watermark(70).unwrap();
-                    assert_eq!(job.results(), expected, "{assigner:?}, {name}, lateness {lateness_ms}, {n_pieces} pieces");
+                    assert_eq!(
+                        job.results(),
+                        expected,
+                        "{assigner:?}, {name}, lateness {lateness_ms}, {n_pieces} pieces"
+                    );
                     if is_done {
                         break;
                     }
@@ -183,15 +240,26 @@ fn a_sweep_stops_anywhere_and_goes_on_in_another_run() {
 #[test]
 fn one_call_gets_a_piece_of_the_windows_and_of_their_rows() {
     let (most_windows, most_rows) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let mut job = Job::new(watched(tumbling(10), most_windows.clone(), most_rows.clone()), false);
+    let mut job = Job::new(
+        watched(tumbling(10), most_windows.clone(), most_rows.clone()),
+        false,
+    );
     // 8 bytes a row, and its place: a piece of bytes is full before one of windows is.
     for _ in 0..20 {
-        keys(20_000).chunks(10_000).for_each(|rows| job.feed(super::rows(rows)));
+        keys(20_000)
+            .chunks(10_000)
+            .for_each(|rows| job.feed(super::rows(rows)));
     }
     job.watermark(9).unwrap();
     assert_eq!(job.pieces.n_rows.iter().sum::<usize>(), 20_000);
-    assert!(most_rows.load(Ordering::Relaxed) <= PIECE_BYTES / 16 + 20, "{most_rows:?} rows");
-    assert!(most_windows.load(Ordering::Relaxed) <= PIECE_ROWS, "{most_windows:?} windows");
+    assert!(
+        most_rows.load(Ordering::Relaxed) <= PIECE_BYTES / 16 + 20,
+        "{most_rows:?} rows"
+    );
+    assert!(
+        most_windows.load(Ordering::Relaxed) <= PIECE_ROWS,
+        "{most_windows:?} windows"
+    );
 }
 
 #[test]
@@ -201,8 +269,9 @@ fn results_of_wide_rows_go_out_by_their_bytes() {
         let mut job = Job::new(texts(assigner, 0), false);
         for rows in keys(300).chunks(10) {
             let narrow = named_rows(rows);
-            let wide: ArrayRef =
-                Arc::new(arrow_array::StringArray::from_iter_values(rows.iter().map(|row| row.0.to_string().repeat(10_000))));
+            let wide: ArrayRef = Arc::new(arrow_array::StringArray::from_iter_values(
+                rows.iter().map(|row| row.0.to_string().repeat(10_000)),
+            ));
             let columns = vec![narrow.column(0).clone(), narrow.column(1).clone(), wide];
             job.feed(RecordBatch::try_new(narrow.schema(), columns).unwrap());
         }
@@ -215,18 +284,35 @@ fn results_of_wide_rows_go_out_by_their_bytes() {
 
 #[test]
 fn sessions_of_one_key_are_found_among_many() {
-    // Every second of 60,000 places, in an order without any; then those between, which join everything.
+    // Every second of 60,000 places, in an order without any; then those between, which join
+    // everything.
     let n = 60_000i64;
     let place = |i: i64| i * 48_271 % n * 10;
-    let rows: Vec<(i64, i64)> = (0..n).filter(|i| place(*i) % 20 == 0).map(|i| (1, place(i))).collect();
+    let rows: Vec<(i64, i64)> = (0..n)
+        .filter(|i| place(*i) % 20 == 0)
+        .map(|i| (1, place(i)))
+        .collect();
     let mut job = Job::new(builtin(session(10), 0), false);
-    rows.chunks(1000).for_each(|rows| job.feed(super::rows(rows)));
+    rows.chunks(1000)
+        .for_each(|rows| job.feed(super::rows(rows)));
     job.watermark(n * 5).unwrap();
-    assert_eq!(job.pieces.n_rows.iter().sum::<usize>(), 15_000, "sessions that end by then");
-    let between: Vec<(i64, i64)> = (0..n).map(|i| (1, place(i))).filter(|row| row.1 % 20 != 0 && row.1 > n * 5 + 20).collect();
-    between.chunks(1000).for_each(|rows| job.feed(super::rows(rows)));
+    assert_eq!(
+        job.pieces.n_rows.iter().sum::<usize>(),
+        15_000,
+        "sessions that end by then"
+    );
+    let between: Vec<(i64, i64)> = (0..n)
+        .map(|i| (1, place(i)))
+        .filter(|row| row.1 % 20 != 0 && row.1 > n * 5 + 20)
+        .collect();
+    between
+        .chunks(1000)
+        .for_each(|rows| job.feed(super::rows(rows)));
     job.watermark(WATERMARK_MAX).unwrap();
-    assert!(job.pieces.n_rows.iter().sum::<usize>() <= 15_003, "the others have become one");
+    assert!(
+        job.pieces.n_rows.iter().sum::<usize>() <= 15_003,
+        "the others have become one"
+    );
 }
 
 #[test]
@@ -234,5 +320,8 @@ fn windows_of_user_code_that_overlap_too_often_are_refused() {
     assert!(try_collecting(sliding(20_000, 10), 0, None).is_ok());
     let error = try_collecting(sliding(20_000, 9), 0, None).err().unwrap();
     let message = "windows of 20000 ms that slide by 9 ms put a row into 2222 windows; for functions of a plugin the limit is 2000";
-    assert_eq!((error.code(), error.message()), (code::WINDOW_OVERLAP, message));
+    assert_eq!(
+        (error.code(), error.message()),
+        (code::WINDOW_OVERLAP, message)
+    );
 }

@@ -1,5 +1,5 @@
-//! Every way of keeping windows, stopped after any row and started anew from what was written: both runs together give, line for line,
-//! what one run gives.
+//! Every way of keeping windows, stopped after any row and started anew from what was written: both
+//! runs together give, line for line, what one run gives.
 
 use super::differential::assigners;
 use super::functions::{collecting, counting, reducing};
@@ -14,36 +14,89 @@ pub(super) type Make = fn(WindowAssigner, u64) -> WindowOperator;
 /// Rows with a column of text behind, which only `texts` reads.
 pub(super) fn named_rows(input: Input<'_>) -> RecordBatch {
     let batch = rows(input);
-    let names = input.iter().map(|(key, time)| "x".repeat((time * 7 + key).rem_euclid(40) as usize) + &time.to_string());
-    let columns = vec![batch.column(0).clone(), batch.column(1).clone(), Arc::new(StringArray::from_iter_values(names)) as ArrayRef];
+    let names = input.iter().map(|(key, time)| {
+        "x".repeat((time * 7 + key).rem_euclid(40) as usize) + &time.to_string()
+    });
+    let columns = vec![
+        batch.column(0).clone(),
+        batch.column(1).clone(),
+        Arc::new(StringArray::from_iter_values(names)) as ArrayRef,
+    ];
     RecordBatch::try_new(named_schema(), columns).unwrap()
 }
 
 fn named_schema() -> SchemaRef {
-    let fields = input_schema().fields().iter().cloned().chain([Arc::new(Field::new("name", DataType::Utf8, false))]).collect::<Vec<_>>();
+    let fields = input_schema()
+        .fields()
+        .iter()
+        .cloned()
+        .chain([Arc::new(Field::new("name", DataType::Utf8, false))])
+        .collect::<Vec<_>>();
     Arc::new(Schema::new(fields))
 }
 
 /// Least and greatest, first and last text, the average of times, and the number of rows.
 pub(super) fn texts(assigner: WindowAssigner, lateness_ms: u64) -> WindowOperator {
     use AggregateFunction::{Avg, First, Last, Max, Min};
-    let of = |function, column: &str| BuiltinAggregate { function, column: Some(column.into()) };
-    let aggregates = vec![of(Min, "name"), of(Max, "name"), of(First, "name"), of(Last, "name"), of(Avg, "time"), count()];
-    let types = [DataType::Utf8, DataType::Utf8, DataType::Utf8, DataType::Utf8, DataType::Float64, DataType::Int64];
-    let column = |index: u32| ResultColumn { name: format!("c{index}"), from: ResultSource::Aggregate { index } };
+    let of = |function, column: &str| BuiltinAggregate {
+        function,
+        column: Some(column.into()),
+    };
+    let aggregates = vec![
+        of(Min, "name"),
+        of(Max, "name"),
+        of(First, "name"),
+        of(Last, "name"),
+        of(Avg, "time"),
+        count(),
+    ];
+    let types = [
+        DataType::Utf8,
+        DataType::Utf8,
+        DataType::Utf8,
+        DataType::Utf8,
+        DataType::Float64,
+        DataType::Int64,
+    ];
+    let column = |index: u32| ResultColumn {
+        name: format!("c{index}"),
+        from: ResultSource::Aggregate { index },
+    };
     let mut columns: Vec<ResultColumn> = (0..types.len() as u32).map(column).collect();
-    columns.push(ResultColumn { name: "end".into(), from: ResultSource::WindowEnd });
-    let fields = columns.iter().zip(types.into_iter().chain([DataType::Int64])).map(|(c, data_type)| Field::new(&c.name, data_type, false));
+    columns.push(ResultColumn {
+        name: "end".into(),
+        from: ResultSource::WindowEnd,
+    });
+    let fields = columns
+        .iter()
+        .zip(types.into_iter().chain([DataType::Int64]))
+        .map(|(c, data_type)| Field::new(&c.name, data_type, false));
     let output = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let contents = WindowContents::Builtin { aggregates, columns };
-    WindowOperator::new(&assigner, lateness_ms, &contents, WindowFunctions::default(), named_schema(), vec![0], output).unwrap()
+    let contents = WindowContents::Builtin {
+        aggregates,
+        columns,
+    };
+    WindowOperator::new(
+        &assigner,
+        lateness_ms,
+        &contents,
+        WindowFunctions::default(),
+        named_schema(),
+        vec![0],
+        output,
+    )
+    .unwrap()
 }
 
 pub(super) const CONTENTS: [(&str, Make); 5] = [
     ("built-in", builtin),
     ("texts", texts),
-    ("aggregate", |assigner, lateness_ms| counting(assigner, lateness_ms, None)),
-    ("rows", |assigner, lateness_ms| collecting(assigner, lateness_ms, None)),
+    ("aggregate", |assigner, lateness_ms| {
+        counting(assigner, lateness_ms, None)
+    }),
+    ("rows", |assigner, lateness_ms| {
+        collecting(assigner, lateness_ms, None)
+    }),
     ("reduce", |assigner, _| reducing(assigner)),
 ];
 
@@ -51,12 +104,26 @@ pub(super) const CONTENTS: [(&str, Make); 5] = [
 pub(super) fn write(snapshot: OperatorSnapshot) -> Part {
     let mut object = b"of another operator".to_vec();
     let index = snapshot.write("op", 16, &mut object);
-    Part { object: Arc::new(object), index }
+    Part {
+        object: Arc::new(object),
+        index,
+    }
 }
 
 pub(super) fn share(context: &OperatorContext) -> Share {
-    let OperatorContext { subtask, parallelism, key_groups, max_parallelism, .. } = *context;
-    Share { subtask, parallelism, key_groups, max_parallelism }
+    let OperatorContext {
+        subtask,
+        parallelism,
+        key_groups,
+        max_parallelism,
+        ..
+    } = *context;
+    Share {
+        subtask,
+        parallelism,
+        key_groups,
+        max_parallelism,
+    }
 }
 
 type Order = fn(OperatorSnapshot) -> OperatorSnapshot;
@@ -65,7 +132,9 @@ type Order = fn(OperatorSnapshot) -> OperatorSnapshot;
 fn reversed(mut snapshot: OperatorSnapshot) -> OperatorSnapshot {
     for state in &mut snapshot.keyed {
         let mut entries = Vec::new();
-        state.entries.visit(&mut |key, sub, value| entries.push((key.to_vec(), sub.to_vec(), value.to_vec())));
+        state.entries.visit(&mut |key, sub, value| {
+            entries.push((key.to_vec(), sub.to_vec(), value.to_vec()))
+        });
         entries.reverse();
         state.entries = Box::new(FrozenEntries(entries));
     }
@@ -84,44 +153,78 @@ impl Job {
         Job { chain, clock }
     }
 
-    /// Stops the job, and starts another one from its snapshot, whose entries `order` may put into another order.
-    fn restart(mut self, bound_ms: u64, window: WindowOperator, recorder: &mut Recorder, order: Order) -> Job {
+    /// Stops the job, and starts another one from its snapshot, whose entries `order` may put into
+    /// another order.
+    fn restart(
+        mut self,
+        bound_ms: u64,
+        window: WindowOperator,
+        recorder: &mut Recorder,
+        order: Order,
+    ) -> Job {
         let snapshots = self.chain.snapshot(1).unwrap();
-        let mut parts = snapshots.into_iter().map(|(_, snapshot)| write(order(snapshot)));
+        let mut parts = snapshots
+            .into_iter()
+            .map(|(_, snapshot)| write(order(snapshot)));
         let mut next = Job::start(bound_ms, window);
         next.clock.set_ms(self.clock.now_ms());
-        let restored = |context: &OperatorContext| OperatorState::assemble("op", &[parts.next()], share(context));
+        let restored = |context: &OperatorContext| {
+            OperatorState::assemble("op", &[parts.next()], share(context))
+        };
         next.chain.restore(restored).unwrap();
-        next.chain.head(recorder, &mut |operator, output| operator.status(Status::Active, output)).unwrap();
+        next.chain
+            .head(recorder, &mut |operator, output| {
+                operator.status(Status::Active, output)
+            })
+            .unwrap();
         next
     }
 
     fn rows(&mut self, input: Input<'_>, batch_rows: usize, recorder: &mut Recorder) {
-        input.chunks(batch_rows).for_each(|piece| feed(&mut self.chain, recorder, Batch::new(named_rows(piece))));
+        input
+            .chunks(batch_rows)
+            .for_each(|piece| feed(&mut self.chain, recorder, Batch::new(named_rows(piece))));
     }
 
     fn tick(&mut self, now_ms: i64, recorder: &mut Recorder) {
         self.clock.set_ms(now_ms);
-        if self.chain.next_processing_time().is_some_and(|time| time <= now_ms) {
+        if self
+            .chain
+            .next_processing_time()
+            .is_some_and(|time| time <= now_ms)
+        {
             self.chain.processing_time(now_ms, recorder).unwrap();
         }
     }
 
     fn end(mut self, recorder: &mut Recorder) {
-        self.chain.head(recorder, &mut |operator, output| operator.watermark(WATERMARK_MAX, output)).unwrap();
-        self.chain.end_of_input(Some(EndOfTime::Drop), recorder).unwrap();
+        self.chain
+            .head(recorder, &mut |operator, output| {
+                operator.watermark(WATERMARK_MAX, output)
+            })
+            .unwrap();
+        self.chain
+            .end_of_input(Some(EndOfTime::Drop), recorder)
+            .unwrap();
     }
 }
 
 /// Without the status of a start, and the watermark that a restored job sends again.
 fn without_starts(lines: Vec<String>) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
-    let is_news = |line: &String| line != "Active" && (!line.contains("w ") || seen.insert(line.clone()));
+    let is_news =
+        |line: &String| line != "Active" && (!line.contains("w ") || seen.insert(line.clone()));
     lines.into_iter().filter(is_news).collect()
 }
 
 /// Runs `input`, stopped and started anew after each number of rows in `cuts`.
-fn run_cut(bound_ms: u64, make: impl Fn() -> WindowOperator, input: Input<'_>, cuts: &[usize], batch_rows: usize) -> Vec<String> {
+fn run_cut(
+    bound_ms: u64,
+    make: impl Fn() -> WindowOperator,
+    input: Input<'_>,
+    cuts: &[usize],
+    batch_rows: usize,
+) -> Vec<String> {
     run_ordered(bound_ms, make, input, cuts, batch_rows, |snapshot| snapshot)
 }
 
@@ -150,10 +253,19 @@ fn run_ordered(
 pub(super) fn some_rows(n_rows: usize) -> Vec<(i64, i64)> {
     let mut random = 7u64;
     let mut next = |n: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) as i64 % n as i64
     };
-    (0..n_rows as i64).map(|row| (next(4), row * 2 - 20 + next(9) - if next(6) == 0 { 25 } else { 0 })).collect()
+    (0..n_rows as i64)
+        .map(|row| {
+            (
+                next(4),
+                row * 2 - 20 + next(9) - if next(6) == 0 { 25 } else { 0 },
+            )
+        })
+        .collect()
 }
 
 pub(super) fn event_time() -> Vec<WindowAssigner> {
@@ -179,9 +291,16 @@ fn a_cut_after_any_row_changes_nothing() {
                 let whole = run_cut(4, make, &input, &[], 1024);
                 for cut in 0..=input.len() {
                     let found = run_cut(4, make, &input, &[cut], [1, 3, 1024][cut % 3]);
-                    assert_eq!(found, whole, "{assigner:?} with {name}, lateness {lateness_ms}, cut after {cut} rows");
+                    assert_eq!(
+                        found, whole,
+                        "{assigner:?} with {name}, lateness {lateness_ms}, cut after {cut} rows"
+                    );
                 }
-                assert_eq!(run_cut(4, make, &input, &(0..=input.len()).collect::<Vec<_>>(), 1), whole, "{assigner:?} with {name}");
+                assert_eq!(
+                    run_cut(4, make, &input, &(0..=input.len()).collect::<Vec<_>>(), 1),
+                    whole,
+                    "{assigner:?} with {name}"
+                );
             }
         }
     }
@@ -195,7 +314,11 @@ fn windows_of_a_key_and_their_timers_keep_their_order_whatever_that_of_the_entri
             let make = || make(assigner.clone(), 9);
             let whole = run_cut(4, make, &input, &[], 1024);
             for cut in 0..=input.len() {
-                assert_eq!(run_ordered(4, make, &input, &[cut], 1024, reversed), whole, "{assigner:?} with {name}, cut after {cut} rows");
+                assert_eq!(
+                    run_ordered(4, make, &input, &[cut], 1024, reversed),
+                    whole,
+                    "{assigner:?} with {name}, cut after {cut} rows"
+                );
             }
         }
     }
@@ -221,7 +344,11 @@ proptest! {
 }
 
 /// (clock, rows that come then), stopped and started anew before step `cut`.
-fn run_clock(make: impl Fn() -> WindowOperator, input: &[(i64, Vec<(i64, i64)>)], cut: Option<usize>) -> Vec<String> {
+fn run_clock(
+    make: impl Fn() -> WindowOperator,
+    input: &[(i64, Vec<(i64, i64)>)],
+    cut: Option<usize>,
+) -> Vec<String> {
     let mut recorder = Recorder::default();
     let mut job = Job::start(0, make());
     for (step, (now_ms, rows)) in input.iter().enumerate() {
@@ -233,19 +360,45 @@ fn run_clock(make: impl Fn() -> WindowOperator, input: &[(i64, Vec<(i64, i64)>)]
     }
     job.end(&mut recorder);
     let lines = without_starts(recorder.lines());
-    lines.into_iter().filter(|line| line.starts_with('+')).collect()
+    lines
+        .into_iter()
+        .filter(|line| line.starts_with('+'))
+        .collect()
 }
 
 #[test]
 fn windows_of_processing_time_come_back() {
     // The clock falls back once, which no window sees.
     let times = (0..40).map(|step| if step == 20 { 10 } else { step * 3 });
-    let input: Vec<_> =
-        times.zip(some_rows(40)).map(|(now_ms, row)| (now_ms, if now_ms % 4 == 0 { Vec::new() } else { vec![row] })).collect();
+    let input: Vec<_> = times
+        .zip(some_rows(40))
+        .map(|(now_ms, row)| {
+            (
+                now_ms,
+                if now_ms % 4 == 0 {
+                    Vec::new()
+                } else {
+                    vec![row]
+                },
+            )
+        })
+        .collect();
     let assigners = [
-        WindowAssigner::Tumbling { size_ms: 10, offset_ms: 0, processing_time: true },
-        WindowAssigner::Sliding { size_ms: 12, slide_ms: 4, offset_ms: 1, processing_time: true },
-        WindowAssigner::Session { gap_ms: 4, processing_time: true },
+        WindowAssigner::Tumbling {
+            size_ms: 10,
+            offset_ms: 0,
+            processing_time: true,
+        },
+        WindowAssigner::Sliding {
+            size_ms: 12,
+            slide_ms: 4,
+            offset_ms: 1,
+            processing_time: true,
+        },
+        WindowAssigner::Session {
+            gap_ms: 4,
+            processing_time: true,
+        },
     ];
     for assigner in assigners {
         for (name, make) in CONTENTS {
@@ -253,21 +406,36 @@ fn windows_of_processing_time_come_back() {
             let whole = run_clock(make, &input, None);
             assert!(whole.len() > 5);
             for cut in 0..input.len() {
-                assert_eq!(run_clock(make, &input, Some(cut)), whole, "{assigner:?} with {name}, cut before step {cut}");
+                assert_eq!(
+                    run_clock(make, &input, Some(cut)),
+                    whole,
+                    "{assigner:?} with {name}, cut before step {cut}"
+                );
             }
         }
     }
 }
 
 /// The windows alone, restored from what `old` left behind after `input`.
-fn restored(old: WindowOperator, input: Input<'_>, new: WindowOperator, change: impl FnOnce(&mut Part)) -> Result<Job> {
+fn restored(
+    old: WindowOperator,
+    input: Input<'_>,
+    new: WindowOperator,
+    change: impl FnOnce(&mut Part),
+) -> Result<Job> {
     let mut job = Job::start(0, old);
     job.rows(input, 1024, &mut Recorder::default());
-    let mut parts: Vec<Part> = job.chain.snapshot(1)?.into_iter().map(|(_, snapshot)| write(snapshot)).collect();
+    let mut parts: Vec<Part> = job
+        .chain
+        .snapshot(1)?
+        .into_iter()
+        .map(|(_, snapshot)| write(snapshot))
+        .collect();
     change(&mut parts[1]);
     let mut next = Job::start(0, new);
     let mut parts = parts.into_iter();
-    next.chain.restore(|context| OperatorState::assemble("op", &[parts.next()], share(context)))?;
+    next.chain
+        .restore(|context| OperatorState::assemble("op", &[parts.next()], share(context)))?;
     Ok(next)
 }
 
@@ -275,28 +443,59 @@ fn restored(old: WindowOperator, input: Input<'_>, new: WindowOperator, change: 
 fn other_windows_or_aggregates_are_refused() {
     let input = some_rows(20);
     let check = |old: WindowOperator, new: WindowOperator, fits: bool| {
-        let error = restored(old, &input, new, |_| {}).err().map(|error| error.code().id);
+        let error = restored(old, &input, new, |_| {})
+            .err()
+            .map(|error| error.code().id);
         assert_eq!(error, (!fits).then_some(code::STATE_TYPES.id));
     };
     check(builtin(tumbling(10), 0), builtin(tumbling(10), 0), true);
     check(builtin(tumbling(10), 0), builtin(tumbling(20), 0), false);
     check(builtin(tumbling(10), 0), texts(tumbling(10), 0), false);
     check(builtin(session(10), 0), texts(session(10), 0), false);
-    check(counting(session(10), 0, None), collecting(session(10), 0, None), false);
-    check(counting(session(10), 0, None), counting(WindowAssigner::Count { rows: 5 }, 0, None), false);
-    let gone = restored(builtin(session(10), 0), &input, builtin(tumbling(10), 0), |_| {}).err().unwrap();
+    check(
+        counting(session(10), 0, None),
+        collecting(session(10), 0, None),
+        false,
+    );
+    check(
+        counting(session(10), 0, None),
+        counting(WindowAssigner::Count { rows: 5 }, 0, None),
+        false,
+    );
+    let gone = restored(
+        builtin(session(10), 0),
+        &input,
+        builtin(tumbling(10), 0),
+        |_| {},
+    )
+    .err()
+    .unwrap();
     assert_eq!(gone.code().id, code::STATE_GONE.id);
 }
 
-/// What `rest` gives after a restore with another lateness. The session [5, 15) of key 1 has fired, and the watermark is 19.
+/// What `rest` gives after a restore with another lateness. The session [5, 15) of key 1 has fired,
+/// and the watermark is 19.
 fn check_lateness(old: u64, new: u64, rest: Input<'_>, expected: &[&str]) {
-    let mut job = restored(builtin(session(10), old), &[(1, 5), (2, 20)], builtin(session(10), new), |_| {}).unwrap();
+    let mut job = restored(
+        builtin(session(10), old),
+        &[(1, 5), (2, 20)],
+        builtin(session(10), new),
+        |_| {},
+    )
+    .unwrap();
     let mut recorder = Recorder::default();
     job.rows(rest, 1, &mut recorder);
     job.end(&mut recorder);
     let lines = recorder.lines();
-    let lines = lines.iter().filter(|line| line.starts_with("+ 1") || line.starts_with("late "));
-    assert_eq!(lines.map(|line| line.split(['"', '@']).next().unwrap().trim_end()).collect::<Vec<_>>(), expected);
+    let lines = lines
+        .iter()
+        .filter(|line| line.starts_with("+ 1") || line.starts_with("late "));
+    assert_eq!(
+        lines
+            .map(|line| line.split(['"', '@']).next().unwrap().trim_end())
+            .collect::<Vec<_>>(),
+        expected
+    );
 }
 
 #[test]
@@ -314,24 +513,44 @@ fn a_change_of_lateness_is_compatible() {
 #[test]
 fn damaged_bytes_never_panic() {
     let input = some_rows(10);
-    let clock = WindowAssigner::Session { gap_ms: 4, processing_time: true };
-    for assigner in [sliding(12, 4), session(8), WindowAssigner::Count { rows: 4 }, WindowAssigner::Global, clock] {
+    let clock = WindowAssigner::Session {
+        gap_ms: 4,
+        processing_time: true,
+    };
+    for assigner in [
+        sliding(12, 4),
+        session(8),
+        WindowAssigner::Count { rows: 4 },
+        WindowAssigner::Global,
+        clock,
+    ] {
         for (_, make) in CONTENTS {
             let make = || make(assigner.clone(), 9);
             let length = write_length(make(), &input);
             for at in 0..length {
                 for flip in [0xff, 0x80, 0x01] {
                     let damage = |part: &mut Part| Arc::make_mut(&mut part.object)[at] ^= flip;
-                    let Ok(mut job) = restored(make(), &input, make(), damage) else { continue };
+                    let Ok(mut job) = restored(make(), &input, make(), damage) else {
+                        continue;
+                    };
                     let mut batch = Some(Batch::new(named_rows(&input)));
                     let mut recorder = Recorder::default();
-                    let run = job.chain.head(&mut recorder, &mut |operator, output| operator.batch(batch.take().unwrap(), output));
+                    let run = job.chain.head(&mut recorder, &mut |operator, output| {
+                        operator.batch(batch.take().unwrap(), output)
+                    });
                     if run.is_ok() {
-                        drop(job.chain.head(&mut recorder, &mut |operator, output| operator.watermark(WATERMARK_MAX, output)));
+                        drop(job.chain.head(&mut recorder, &mut |operator, output| {
+                            operator.watermark(WATERMARK_MAX, output)
+                        }));
                     }
                 }
-                let cut = restored(make(), &input, make(), |part| Arc::make_mut(&mut part.object).truncate(at));
-                assert!(at < 19 || cut.is_err(), "truncated to {at} of {length} bytes");
+                let cut = restored(make(), &input, make(), |part| {
+                    Arc::make_mut(&mut part.object).truncate(at)
+                });
+                assert!(
+                    at < 19 || cut.is_err(),
+                    "truncated to {at} of {length} bytes"
+                );
             }
         }
     }
@@ -340,7 +559,9 @@ fn damaged_bytes_never_panic() {
 fn write_length(window: WindowOperator, input: Input<'_>) -> usize {
     let mut job = Job::start(0, window);
     job.rows(input, 1024, &mut Recorder::default());
-    write(job.chain.snapshot(1).unwrap().pop().unwrap().1).object.len()
+    write(job.chain.snapshot(1).unwrap().pop().unwrap().1)
+        .object
+        .len()
 }
 
 /// An older version cut all panes of a window alike, here to 1 ms.
@@ -350,16 +571,29 @@ fn panes_of_an_older_version_are_parts_of_ours() {
     let whole = run_cut(100, || builtin(sliding(9, 5), 0), &input, &[], 1024);
     for cut in 0..=input.len() {
         let mut recorder = Recorder::default();
-        let (mut old, mut new) = (Job::start(100, builtin(tumbling(1), 0)), Job::start(100, builtin(sliding(9, 5), 0)));
+        let (mut old, mut new) = (
+            Job::start(100, builtin(tumbling(1), 0)),
+            Job::start(100, builtin(sliding(9, 5), 0)),
+        );
         let types = new.chain.snapshot(1).unwrap()[1].1.keyed[0].types.clone();
         old.rows(&input[..cut], 1024, &mut recorder);
         let mut snapshots = old.chain.snapshot(1).unwrap();
         snapshots[1].1.keyed[0].types = types;
         let mut parts = snapshots.into_iter().map(|(_, snapshot)| write(snapshot));
-        new.chain.restore(|context| OperatorState::assemble("op", &[parts.next()], share(context))).unwrap();
-        new.chain.head(&mut recorder, &mut |operator, output| operator.status(Status::Active, output)).unwrap();
+        new.chain
+            .restore(|context| OperatorState::assemble("op", &[parts.next()], share(context)))
+            .unwrap();
+        new.chain
+            .head(&mut recorder, &mut |operator, output| {
+                operator.status(Status::Active, output)
+            })
+            .unwrap();
         new.rows(&input[cut..], 1024, &mut recorder);
         new.end(&mut recorder);
-        assert_eq!(without_starts(recorder.lines()), whole, "cut after {cut} rows");
+        assert_eq!(
+            without_starts(recorder.lines()),
+            whole,
+            "cut after {cut} rows"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Broadcast state: a map of which every subtask keeps a copy.
 //!
-//! Where a function has a broadcast input, rows of that input alone may write it: every subtask gets these, so the copies stay the same.
+//! Where a function has a broadcast input, rows of that input alone may write it: every subtask
+//! gets these, so the copies stay the same.
 
 use super::map::MapTable;
 use super::{MapKey, Shared, UNBOUND};
@@ -25,7 +26,11 @@ impl<K: MapKey, V: Record + Clone> Default for BroadcastState<K, V> {
 
 impl<K: MapKey, V: Record + Clone> BroadcastState<K, V> {
     pub(super) fn new(name: &str, shared: Rc<Shared>, table: Rc<MapTable<K, V>>) -> Self {
-        BroadcastState(Some(Bound { name: name.to_owned(), shared, table }))
+        BroadcastState(Some(Bound {
+            name: name.to_owned(),
+            shared,
+            table,
+        }))
     }
 
     fn bound(&self) -> &Bound<K, V> {
@@ -85,7 +90,10 @@ impl<K: MapKey, V: Record + Clone> BroadcastState<K, V> {
         if !bound.shared.read_only.get() {
             return Ok(&bound.table);
         }
-        let message = format!("broadcast state {} can be written in on_broadcast alone, or the subtasks' copies would differ", bound.name);
+        let message = format!(
+            "broadcast state {} can be written in on_broadcast alone, or the subtasks' copies would differ",
+            bound.name
+        );
         Err(Error::job(message))
     }
 }

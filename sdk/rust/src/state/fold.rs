@@ -1,5 +1,5 @@
-//! Reducing and aggregating state: one accumulator a key, into which what is added is folded here. To the host it is value state, so it
-//! comes with the call and goes back with its result.
+//! Reducing and aggregating state: one accumulator a key, into which what is added is folded here.
+//! To the host it is value state, so it comes with the call and goes back with its result.
 
 use super::{Ttl, UNBOUND, ValueState};
 use crate::error::Result;
@@ -7,7 +7,8 @@ use crate::fold::AggregateFunction;
 use crate::record::Record;
 use std::cell::{RefCell, RefMut};
 
-/// One value a key, into which others of the same type are folded. Made by [`Setup::reducing`](super::Setup::reducing).
+/// One value a key, into which others of the same type are folded. Made by
+/// [`Setup::reducing`](super::Setup::reducing).
 pub struct ReducingState<T: Record> {
     value: ValueState<T>,
     reduce: Option<Reduce<T>>,
@@ -18,18 +19,27 @@ type Reduce<T> = Box<dyn Fn(&mut T, &T)>;
 
 impl<T: Record> Default for ReducingState<T> {
     fn default() -> Self {
-        ReducingState { value: ValueState::default(), reduce: None }
+        ReducingState {
+            value: ValueState::default(),
+            reduce: None,
+        }
     }
 }
 
 impl<T: Record> ReducingState<T> {
     pub(super) fn new(value: ValueState<T>, reduce: impl Fn(&mut T, &T) + 'static) -> Self {
-        ReducingState { value, reduce: Some(Box::new(reduce)) }
+        ReducingState {
+            value,
+            reduce: Some(Box::new(reduce)),
+        }
     }
 
     /// Lets the result expire: see [`Ttl`]. Adding is a write.
     pub fn ttl(self, ttl: impl Into<Ttl>) -> Self {
-        ReducingState { value: self.value.ttl(ttl), ..self }
+        ReducingState {
+            value: self.value.ttl(ttl),
+            ..self
+        }
     }
 
     /// Folds a value in; the first one is taken as it is.
@@ -56,7 +66,8 @@ impl<T: Record> ReducingState<T> {
     }
 }
 
-/// One accumulator a key, into which rows of another type may be folded. Made by [`Setup::aggregating`](super::Setup::aggregating).
+/// One accumulator a key, into which rows of another type may be folded. Made by
+/// [`Setup::aggregating`](super::Setup::aggregating).
 ///
 /// # Source
 /// Flink's `AggregatingState`.
@@ -67,18 +78,27 @@ pub struct AggregatingState<A: AggregateFunction> {
 
 impl<A: AggregateFunction> Default for AggregatingState<A> {
     fn default() -> Self {
-        AggregatingState { accumulator: ValueState::default(), function: None }
+        AggregatingState {
+            accumulator: ValueState::default(),
+            function: None,
+        }
     }
 }
 
 impl<A: AggregateFunction> AggregatingState<A> {
     pub(super) fn new(accumulator: ValueState<A::Accumulator>, function: A) -> Self {
-        AggregatingState { accumulator, function: Some(RefCell::new(function)) }
+        AggregatingState {
+            accumulator,
+            function: Some(RefCell::new(function)),
+        }
     }
 
     /// Lets the accumulator expire: see [`Ttl`]. Adding is a write.
     pub fn ttl(self, ttl: impl Into<Ttl>) -> Self {
-        AggregatingState { accumulator: self.accumulator.ttl(ttl), ..self }
+        AggregatingState {
+            accumulator: self.accumulator.ttl(ttl),
+            ..self
+        }
     }
 
     fn function(&self) -> RefMut<'_, A> {
@@ -94,7 +114,8 @@ impl<A: AggregateFunction> AggregatingState<A> {
         if !self.accumulator.is_set() {
             self.accumulator.set(function.create());
         }
-        self.accumulator.update(|accumulator| function.add(row, accumulator))
+        self.accumulator
+            .update(|accumulator| function.add(row, accumulator))
     }
 
     /// The result so far, if anything was added.
@@ -103,7 +124,11 @@ impl<A: AggregateFunction> AggregatingState<A> {
     /// That of the function.
     pub fn get(&self) -> Result<Option<A::Out>> {
         let mut function = self.function();
-        self.accumulator.with(|accumulator| accumulator.map(|accumulator| function.result(accumulator)).transpose())
+        self.accumulator.with(|accumulator| {
+            accumulator
+                .map(|accumulator| function.result(accumulator))
+                .transpose()
+        })
     }
 
     /// Begins anew.

@@ -1,6 +1,8 @@
-//! List state: the elements of all slots of a call are fetched when one is first read; what is added without a read costs no fetch.
+//! List state: the elements of all slots of a call are fetched when one is first read; what is
+//! added without a read costs no fetch.
 //!
-//! Where a time to live makes the host count reads, only the slot at work is fetched: the others were not read.
+//! Where a time to live makes the host count reads, only the slot at work is fetched: the others
+//! were not read.
 
 use super::{Shared, StateTable, Ttl, UNBOUND};
 use crate::bindings::streamrt::plugin::types::Section;
@@ -11,8 +13,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use streamrt_wit::codes::{self, action, buffer};
 
-/// A list of elements a key, in the order in which they were added. Made by [`Setup::list`](super::Setup::list); or as operator state a
-/// list a subtask, made by [`Setup::operator_list`](super::Setup::operator_list) or [`Setup::union_list`](super::Setup::union_list).
+/// A list of elements a key, in the order in which they were added. Made by
+/// [`Setup::list`](super::Setup::list); or as operator state a list a subtask, made by
+/// [`Setup::operator_list`](super::Setup::operator_list) or
+/// [`Setup::union_list`](super::Setup::union_list).
 pub struct ListState<T: Record>(Option<Rc<ListTable<T>>>);
 
 impl<T: Record> Default for ListState<T> {
@@ -118,13 +122,23 @@ struct Slot<T> {
 
 impl<T> Default for Slot<T> {
     fn default() -> Self {
-        Slot { stored: Vec::new(), loaded: false, cleared: false, appended: Vec::new() }
+        Slot {
+            stored: Vec::new(),
+            loaded: false,
+            cleared: false,
+            appended: Vec::new(),
+        }
     }
 }
 
 impl<T: Record> ListTable<T> {
     pub(super) fn new(shared: Rc<Shared>, number: u16) -> Self {
-        ListTable { shared, number, ttl: Cell::default(), slots: RefCell::default() }
+        ListTable {
+            shared,
+            number,
+            ttl: Cell::default(),
+            slots: RefCell::default(),
+        }
     }
 
     fn at<R>(&self, change: impl FnOnce(&mut Slot<T>) -> R) -> R {
@@ -138,22 +152,48 @@ impl<T: Record> ListTable<T> {
         }
         let at_work = self.shared.slot();
         let mut slots = self.slots.borrow_mut();
-        let wanted = if self.ttl.get().is_some_and(Ttl::counts_reads) { at_work..at_work + 1 } else { 0..slots.len() };
+        let wanted = if self.ttl.get().is_some_and(Ttl::counts_reads) {
+            at_work..at_work + 1
+        } else {
+            0..slots.len()
+        };
         self.fetch(&mut slots[wanted.clone()], wanted.start as u32)
     }
 
     /// Fetches the lists of `slots`, of which the first has the number `start`.
     fn fetch(&self, slots: &mut [Slot<T>], start: u32) -> Result<()> {
         let all: Vec<u32> = (start..start + slots.len() as u32).collect();
-        let keys = section(codes::section::STATE, 0, all.len(), vec![plain(buffer::SLOT, u32_bytes(&all))], Vec::new());
-        let answer = self.shared.host()?.get_many(u32::from(self.number), &keys)?;
-        let ends = fixed::<4>(find(&answer, buffer::OFFSETS).unwrap_or_default(), all.len() + 1)?;
+        let keys = section(
+            codes::section::STATE,
+            0,
+            all.len(),
+            vec![plain(buffer::SLOT, u32_bytes(&all))],
+            Vec::new(),
+        );
+        let answer = self
+            .shared
+            .host()?
+            .get_many(u32::from(self.number), &keys)?;
+        let ends = fixed::<4>(
+            find(&answer, buffer::OFFSETS).unwrap_or_default(),
+            all.len() + 1,
+        )?;
         // The answer has a row for each slot, its columns one for each element.
-        let n_elements = ends.last().map_or(0, |end| u32::from_le_bytes(*end) as usize);
-        let columns = T::columns(&Table { n_rows: n_elements, ..Table::of(&answer, T::schema().len()) })?;
-        for (slot, span) in slots.iter_mut().zip(ends.windows(2)).filter(|(slot, _)| !slot.cleared) {
+        let n_elements = ends
+            .last()
+            .map_or(0, |end| u32::from_le_bytes(*end) as usize);
+        let columns = T::columns(&Table {
+            n_rows: n_elements,
+            ..Table::of(&answer, T::schema().len())
+        })?;
+        for (slot, span) in slots
+            .iter_mut()
+            .zip(ends.windows(2))
+            .filter(|(slot, _)| !slot.cleared)
+        {
             let rows = u32::from_le_bytes(span[0]) as usize..u32::from_le_bytes(span[1]) as usize;
-            slot.stored.extend(rows.map(|row| super::loaded(&columns, row)));
+            slot.stored
+                .extend(rows.map(|row| super::loaded(&columns, row)));
             slot.loaded = true;
         }
         Ok(())
@@ -184,7 +224,9 @@ impl<T: Record> StateTable for ListTable<T> {
             if slot.cleared {
                 write(number, action::CLEAR_SLOT, &nothing);
             }
-            slot.appended.iter().for_each(|element| write(number, action::APPEND, element));
+            slot.appended
+                .iter()
+                .for_each(|element| write(number, action::APPEND, element));
         }
         let mut columns = Vec::new();
         T::finish(&mut builder, &mut columns);

@@ -1,4 +1,5 @@
-//! Map state: an entry is fetched when it is first read, and remembered for the call; iterating fetches a slot's entries in pages.
+//! Map state: an entry is fetched when it is first read, and remembered for the call; iterating
+//! fetches a slot's entries in pages.
 
 use super::{Shared, StateTable, Ttl, UNBOUND};
 use crate::bindings::streamrt::plugin::types::Section;
@@ -93,7 +94,8 @@ pub(crate) struct MapTable<K: MapKey, V: Record + Clone> {
 
 struct Slot<K, V> {
     known: HashMap<K, Entry<V>>,
-    /// The keys that were written, in order of their first write: what goes out must not depend on the hash.
+    /// The keys that were written, in order of their first write: what goes out must not depend on
+    /// the hash.
     written: Vec<K>,
     cleared: bool,
     /// What is not known is not there.
@@ -107,13 +109,21 @@ struct Entry<V> {
 
 impl<K, V> Default for Slot<K, V> {
     fn default() -> Self {
-        Slot { known: HashMap::new(), written: Vec::new(), cleared: false, complete: false }
+        Slot {
+            known: HashMap::new(),
+            written: Vec::new(),
+            cleared: false,
+            complete: false,
+        }
     }
 }
 
 impl<K: MapKey, V: Record + Clone> Slot<K, V> {
     fn write(&mut self, key: K, value: Option<V>) {
-        let entry = self.known.entry(key.clone()).or_insert(Entry { value: None, written: false });
+        let entry = self.known.entry(key.clone()).or_insert(Entry {
+            value: None,
+            written: false,
+        });
         entry.value = value;
         if !std::mem::replace(&mut entry.written, true) {
             self.written.push(key);
@@ -121,7 +131,10 @@ impl<K: MapKey, V: Record + Clone> Slot<K, V> {
     }
 
     fn learn(&mut self, key: K, value: Option<V>) {
-        self.known.entry(key).or_insert(Entry { value, written: false });
+        self.known.entry(key).or_insert(Entry {
+            value,
+            written: false,
+        });
     }
 
     fn present(&self) -> Vec<(K, V)> {
@@ -132,7 +145,12 @@ impl<K: MapKey, V: Record + Clone> Slot<K, V> {
 
 impl<K: MapKey, V: Record + Clone> MapTable<K, V> {
     pub(super) fn new(shared: Rc<Shared>, number: u16) -> Self {
-        MapTable { shared, number, ttl: Cell::default(), slots: RefCell::default() }
+        MapTable {
+            shared,
+            number,
+            ttl: Cell::default(),
+            slots: RefCell::default(),
+        }
     }
 
     fn at<R>(&self, change: impl FnOnce(&mut Slot<K, V>) -> R) -> R {
@@ -144,7 +162,13 @@ impl<K: MapKey, V: Record + Clone> MapTable<K, V> {
     }
 
     pub(super) fn clear(&self) {
-        self.at(|slot| *slot = Slot { cleared: true, complete: true, ..Slot::default() });
+        self.at(|slot| {
+            *slot = Slot {
+                cleared: true,
+                complete: true,
+                ..Slot::default()
+            }
+        });
     }
 
     pub(super) fn entries(&self) -> Result<Vec<(K, V)>> {
@@ -170,8 +194,17 @@ impl<K: MapKey, V: Record + Clone> MapTable<K, V> {
         K::push(key, &mut builder);
         K::finish(&mut builder, &mut columns);
         let slot = u32_bytes(&[self.shared.slot() as u32]);
-        let keys = section(codes::section::STATE, 0, 1, vec![plain(buffer::SLOT, slot)], columns);
-        let answer = self.shared.host()?.get_many(u32::from(self.number), &keys)?;
+        let keys = section(
+            codes::section::STATE,
+            0,
+            1,
+            vec![plain(buffer::SLOT, slot)],
+            columns,
+        );
+        let answer = self
+            .shared
+            .host()?
+            .get_many(u32::from(self.number), &keys)?;
         let there = find(&answer, buffer::ACTION) == Some(&[action::SET]);
         let columns = V::columns(&Table::of(&answer, V::schema().len()))?;
         let value: Option<V> = there.then(|| super::loaded(&columns, 0));
@@ -185,10 +218,19 @@ impl<K: MapKey, V: Record + Clone> MapTable<K, V> {
         let (n_key, n_value) = (K::schema().len(), V::schema().len());
         let mut after = Vec::new();
         while !self.at(|slot| slot.complete) {
-            let page = host.scan(u32::from(self.number), self.shared.slot() as u32, &after, PAGE)?;
+            let page = host.scan(
+                u32::from(self.number),
+                self.shared.slot() as u32,
+                &after,
+                PAGE,
+            )?;
             let table = Table::of(&page, n_key + n_value);
             let (keys, values) = (K::columns(&table)?, V::columns(&table.skip(n_key))?);
-            self.at(|slot| (0..table.n_rows).for_each(|row| slot.learn(super::loaded(&keys, row), Some(super::loaded(&values, row)))));
+            self.at(|slot| {
+                (0..table.n_rows).for_each(|row| {
+                    slot.learn(super::loaded(&keys, row), Some(super::loaded(&values, row)))
+                })
+            });
             match find(&page, buffer::CURSOR) {
                 Some(cursor) => after = cursor.to_vec(),
                 None => self.at(|slot| slot.complete = true),
@@ -218,13 +260,23 @@ impl<K: MapKey, V: Record + Clone> StateTable for MapTable<K, V> {
             }
             for key in &slot.written {
                 let value = slot.known.get(key).and_then(|entry| entry.value.as_ref());
-                writes.add(number, if value.is_some() { action::SET } else { action::CLEAR }, key, value);
+                writes.add(
+                    number,
+                    if value.is_some() {
+                        action::SET
+                    } else {
+                        action::CLEAR
+                    },
+                    key,
+                    value,
+                );
             }
         }
         let mut columns = Vec::new();
         K::finish(&mut writes.keys, &mut columns);
         V::finish(&mut writes.values, &mut columns);
-        self.shared.put(self.number, &writes.slots, writes.actions, columns)
+        self.shared
+            .put(self.number, &writes.slots, writes.actions, columns)
     }
 }
 
@@ -239,7 +291,13 @@ struct Writes<K: MapKey, V: Record> {
 
 impl<K: MapKey, V: Record> Writes<K, V> {
     fn new() -> Self {
-        Writes { slots: Vec::new(), actions: Vec::new(), keys: K::Builder::default(), values: V::Builder::default(), nothing: V::empty() }
+        Writes {
+            slots: Vec::new(),
+            actions: Vec::new(),
+            keys: K::Builder::default(),
+            values: V::Builder::default(),
+            nothing: V::empty(),
+        }
     }
 
     fn add(&mut self, slot: u32, action: u8, key: &K, value: Option<&V>) {

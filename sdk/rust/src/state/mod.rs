@@ -1,8 +1,9 @@
 //! State: typed handles that user code holds, and the tables behind them that live for one call.
 //!
-//! Value, reducing and aggregating state comes with the call and goes back with its result: no way to the host at all. List and map state is fetched when it is
-//! first touched and written back once, before the call returns. The truth is the host's; a table is empty between calls.
-//! Operator state lives in the same tables: it has one slot, number 0, in every call.
+//! Value, reducing and aggregating state comes with the call and goes back with its result: no way
+//! to the host at all. List and map state is fetched when it is first touched and written back
+//! once, before the call returns. The truth is the host's; a table is empty between calls. Operator
+//! state lives in the same tables: it has one slot, number 0, in every call.
 
 mod broadcast;
 mod fold;
@@ -41,7 +42,8 @@ pub(crate) struct Shared {
     read_only: Cell<bool>,
 }
 
-/// The slot of a call without keys. Tables keep entries of earlier calls for their memory, so it must not be taken for one of theirs.
+/// The slot of a call without keys. Tables keep entries of earlier calls for their memory, so it
+/// must not be taken for one of theirs.
 const NO_SLOT: u32 = u32::MAX;
 
 impl Shared {
@@ -56,16 +58,30 @@ impl Shared {
     }
 
     fn host(&self) -> Result<&Rc<dyn StateHost>> {
-        self.host.get().ok_or_else(|| Error::host("state is not open yet"))
+        self.host
+            .get()
+            .ok_or_else(|| Error::host("state is not open yet"))
     }
 
     /// Writes entries of list or map state, all in one go.
-    fn put(&self, number: u16, slots: &[u32], actions: Vec<u8>, columns: Vec<OwnedColumn>) -> Result<()> {
+    fn put(
+        &self,
+        number: u16,
+        slots: &[u32],
+        actions: Vec<u8>,
+        columns: Vec<OwnedColumn>,
+    ) -> Result<()> {
         if slots.is_empty() {
             return Ok(());
         }
-        let buffers = vec![plain(buffer::SLOT, u32_bytes(slots)), plain(buffer::ACTION, actions)];
-        self.host()?.put_many(u32::from(number), &section(codes::section::STATE, 0, slots.len(), buffers, columns))
+        let buffers = vec![
+            plain(buffer::SLOT, u32_bytes(slots)),
+            plain(buffer::ACTION, actions),
+        ];
+        self.host()?.put_many(
+            u32::from(number),
+            &section(codes::section::STATE, 0, slots.len(), buffers, columns),
+        )
     }
 }
 
@@ -86,8 +102,8 @@ pub(crate) trait StateTable {
     fn finish(&self, out: &mut Vec<Section>) -> Result<()>;
 }
 
-/// Declares the state of a process function: value, list, map, reducing and aggregating, each for ever or with a [`Ttl`]; and operator
-/// state, which belongs to a subtask and needs no key.
+/// Declares the state of a process function: value, list, map, reducing and aggregating, each for
+/// ever or with a [`Ttl`]; and operator state, which belongs to a subtask and needs no key.
 pub struct Setup {
     shared: Rc<Shared>,
     /// Of operator state.
@@ -98,67 +114,119 @@ pub struct Setup {
 
 impl Setup {
     pub(crate) fn open<F: ProcessFunction>(function: &mut F) -> Setup {
-        let mut setup = Setup { shared: Rc::default(), operator: Rc::default(), descriptors: Vec::new(), tables: Vec::new() };
+        let mut setup = Setup {
+            shared: Rc::default(),
+            operator: Rc::default(),
+            descriptors: Vec::new(),
+            tables: Vec::new(),
+        };
         function.open(&mut setup);
         setup
     }
 
-    /// One value a key. The name is unique in the function, and what a later version of the job finds the state by.
+    /// One value a key. The name is unique in the function, and what a later version of the job
+    /// finds the state by.
     pub fn value<T: Record>(&mut self, name: &str) -> ValueState<T> {
         self.value_of_kind(name, StateKind::Value)
     }
 
     fn value_of_kind<T: Record>(&mut self, name: &str, kind: StateKind) -> ValueState<T> {
-        let table = Rc::new(value::ValueTable::<T>::new(self.shared.clone(), self.number()));
+        let table = Rc::new(value::ValueTable::<T>::new(
+            self.shared.clone(),
+            self.number(),
+        ));
         self.declare(name, kind, Schema::new(), T::schema(), table.clone());
         ValueState::new(table)
     }
 
     /// One value a key, into which `reduce` folds what is added.
-    pub fn reducing<T: Record>(&mut self, name: &str, reduce: impl Fn(&mut T, &T) + 'static) -> ReducingState<T> {
+    pub fn reducing<T: Record>(
+        &mut self,
+        name: &str,
+        reduce: impl Fn(&mut T, &T) + 'static,
+    ) -> ReducingState<T> {
         ReducingState::new(self.value_of_kind(name, StateKind::Reducing), reduce)
     }
 
-    /// One accumulator a key, into which `function` folds what is added. Accumulators of a key are never merged.
-    pub fn aggregating<A: AggregateFunction>(&mut self, name: &str, function: A) -> AggregatingState<A> {
+    /// One accumulator a key, into which `function` folds what is added. Accumulators of a key are
+    /// never merged.
+    pub fn aggregating<A: AggregateFunction>(
+        &mut self,
+        name: &str,
+        function: A,
+    ) -> AggregatingState<A> {
         AggregatingState::new(self.value_of_kind(name, StateKind::Aggregating), function)
     }
 
     /// A list of elements a key.
     pub fn list<T: Record>(&mut self, name: &str) -> ListState<T> {
-        let table = Rc::new(list::ListTable::<T>::new(self.shared.clone(), self.number()));
-        self.declare(name, StateKind::List, Schema::new(), T::schema(), table.clone());
+        let table = Rc::new(list::ListTable::<T>::new(
+            self.shared.clone(),
+            self.number(),
+        ));
+        self.declare(
+            name,
+            StateKind::List,
+            Schema::new(),
+            T::schema(),
+            table.clone(),
+        );
         ListState::new(table)
     }
 
     /// A map a key.
     pub fn map<K: MapKey, V: Record + Clone>(&mut self, name: &str) -> MapState<K, V> {
-        let table = Rc::new(map::MapTable::<K, V>::new(self.shared.clone(), self.number()));
-        self.declare(name, StateKind::Map, map_key::<K>(), V::schema(), table.clone());
+        let table = Rc::new(map::MapTable::<K, V>::new(
+            self.shared.clone(),
+            self.number(),
+        ));
+        self.declare(
+            name,
+            StateKind::Map,
+            map_key::<K>(),
+            V::schema(),
+            table.clone(),
+        );
         MapState::new(table)
     }
 
-    /// Operator state: a list a subtask. After a start with another parallelism all elements are dealt out anew, in contiguous blocks.
+    /// Operator state: a list a subtask. After a start with another parallelism all elements are
+    /// dealt out anew, in contiguous blocks.
     pub fn operator_list<T: Record>(&mut self, name: &str) -> ListState<T> {
         self.list_of_subtask(name, StateKind::OperatorList)
     }
 
-    /// Operator state: a list a subtask. Each subtask starts again with the elements of all subtasks, and keeps what concerns it.
+    /// Operator state: a list a subtask. Each subtask starts again with the elements of all
+    /// subtasks, and keeps what concerns it.
     pub fn union_list<T: Record>(&mut self, name: &str) -> ListState<T> {
         self.list_of_subtask(name, StateKind::UnionList)
     }
 
     fn list_of_subtask<T: Record>(&mut self, name: &str, kind: StateKind) -> ListState<T> {
-        let table = Rc::new(list::ListTable::<T>::new(self.operator.clone(), self.number()));
+        let table = Rc::new(list::ListTable::<T>::new(
+            self.operator.clone(),
+            self.number(),
+        ));
         self.declare(name, kind, Schema::new(), T::schema(), table.clone());
         ListState::new(table)
     }
 
-    /// Operator state: a map, of which each subtask has a copy. The copies are the same if all subtasks write the same, which a
-    /// [`BroadcastProcessFunction`](crate::BroadcastProcessFunction) does for the rows that are broadcast.
+    /// Operator state: a map, of which each subtask has a copy. The copies are the same if all
+    /// subtasks write the same, which a
+    /// [`BroadcastProcessFunction`](crate::BroadcastProcessFunction) does for the rows that are
+    /// broadcast.
     pub fn broadcast<K: MapKey, V: Record + Clone>(&mut self, name: &str) -> BroadcastState<K, V> {
-        let table = Rc::new(map::MapTable::<K, V>::new(self.operator.clone(), self.number()));
-        self.declare(name, StateKind::Broadcast, map_key::<K>(), V::schema(), table.clone());
+        let table = Rc::new(map::MapTable::<K, V>::new(
+            self.operator.clone(),
+            self.number(),
+        ));
+        self.declare(
+            name,
+            StateKind::Broadcast,
+            map_key::<K>(),
+            V::schema(),
+            table.clone(),
+        );
         BroadcastState::new(name, self.operator.clone(), table)
     }
 
@@ -166,7 +234,14 @@ impl Setup {
         self.tables.len() as u16
     }
 
-    fn declare(&mut self, name: &str, kind: StateKind, key: Schema, value: Schema, table: Rc<dyn StateTable>) {
+    fn declare(
+        &mut self,
+        name: &str,
+        kind: StateKind,
+        key: Schema,
+        value: Schema,
+        table: Rc<dyn StateTable>,
+    ) {
         self.descriptors.push(StateDescriptor {
             name: name.to_owned(),
             kind,
@@ -184,20 +259,44 @@ impl Setup {
     /// # Errors
     /// If two have the same name, or a time to live is less than a millisecond.
     pub(crate) fn declared(&self, uid: &str) -> Result<Vec<StateDescriptor>> {
-        let names = || self.descriptors.iter().map(|descriptor| descriptor.name.as_str());
-        if let Some((_, name)) = names().enumerate().find(|(i, name)| names().take(*i).any(|earlier| earlier == *name)) {
-            return Err(Error::job(format!("{uid}: it declares two states named {name}")));
+        let names = || {
+            self.descriptors
+                .iter()
+                .map(|descriptor| descriptor.name.as_str())
+        };
+        if let Some((_, name)) = names()
+            .enumerate()
+            .find(|(i, name)| names().take(*i).any(|earlier| earlier == *name))
+        {
+            return Err(Error::job(format!(
+                "{uid}: it declares two states named {name}"
+            )));
         }
         let mut descriptors = self.descriptors.clone();
         for (descriptor, table) in descriptors.iter_mut().zip(&self.tables) {
-            table.ttl().into_iter().for_each(|ttl| ttl.declare(descriptor));
+            table
+                .ttl()
+                .into_iter()
+                .for_each(|ttl| ttl.declare(descriptor));
         }
-        match descriptors.iter().find(|descriptor| descriptor.ttl_ms == Some(0)) {
-            Some(state) => Err(Error::job(format!("{uid}: the time to live of state {} must be at least 1 ms", state.name))),
+        match descriptors
+            .iter()
+            .find(|descriptor| descriptor.ttl_ms == Some(0))
+        {
+            Some(state) => Err(Error::job(format!(
+                "{uid}: the time to live of state {} must be at least 1 ms",
+                state.name
+            ))),
             None => Ok(()),
         }?;
-        match descriptors.iter().find(|descriptor| descriptor.ttl_ms.is_some() && descriptor.kind.is_operator_state()) {
-            Some(state) => Err(Error::job(format!("{uid}: operator state has no time to live, but {} is given one", state.name))),
+        match descriptors
+            .iter()
+            .find(|descriptor| descriptor.ttl_ms.is_some() && descriptor.kind.is_operator_state())
+        {
+            Some(state) => Err(Error::job(format!(
+                "{uid}: operator state has no time to live, but {} is given one",
+                state.name
+            ))),
             None => Ok(descriptors),
         }
     }
@@ -222,8 +321,14 @@ impl Setup {
             self.at(NO_SLOT);
         }
         for ((table, declared), number) in self.tables.iter().zip(&self.descriptors).zip(0u16..) {
-            let of_table = |section: &&Section| section.role == streamrt_wit::codes::section::STATE && section.port == number;
-            let n_slots = if declared.kind.is_operator_state() { 1 } else { n_slots };
+            let of_table = |section: &&Section| {
+                section.role == streamrt_wit::codes::section::STATE && section.port == number
+            };
+            let n_slots = if declared.kind.is_operator_state() {
+                1
+            } else {
+                n_slots
+            };
             table.begin(n_slots, sections.iter().find(of_table))?;
         }
         Ok(())
@@ -237,7 +342,8 @@ impl Setup {
 /// The columns of a map's key, under names that its value does not have.
 fn map_key<K: MapKey>() -> Schema {
     let mut key = K::schema();
-    key.iter_mut().for_each(|field| field.name = field.name.replacen("value", "key", 1));
+    key.iter_mut()
+        .for_each(|field| field.name = field.name.replacen("value", "key", 1));
     key
 }
 

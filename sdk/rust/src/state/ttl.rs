@@ -4,11 +4,14 @@ use crate::watermarks::millis;
 use std::time::Duration;
 use streamrt_wit::{StateDescriptor, TtlUpdate, TtlVisibility};
 
-/// How long an entry of state lives after its last access: a value, an element of a list, an entry of a map, each on its own.
+/// How long an entry of state lives after its last access: a value, an element of a list, an entry
+/// of a map, each on its own.
 ///
-/// Time is the clock of the host, in ms; an entry is expired when `last access + ttl <= now`. A call of the plugin is one moment. By default
-/// only writes begin the time anew, and what is expired is never seen again. Expired entries leave the state when they are read, in
-/// snapshots, and in the background. A later version of the job may change the duration; adding or taking away a time to live is refused.
+/// Time is the clock of the host, in ms; an entry is expired when `last access + ttl <= now`. A
+/// call of the plugin is one moment. By default only writes begin the time anew, and what is
+/// expired is never seen again. Expired entries leave the state when they are read, in snapshots,
+/// and in the background. A later version of the job may change the duration; adding or taking away
+/// a time to live is refused.
 ///
 /// ```
 /// use streamrt_sdk::prelude::*;
@@ -33,8 +36,9 @@ use streamrt_wit::{StateDescriptor, TtlUpdate, TtlVisibility};
 /// ```
 ///
 /// # Source
-/// Flink's `StateTtlConfig`: the same defaults, the same rules. Ours: time stands still within a call, so a value that may be returned
-/// although it is expired can be read several times in the call that reads it first, and is gone afterwards.
+/// Flink's `StateTtlConfig`: the same defaults, the same rules. Ours: time stands still within a
+/// call, so a value that may be returned although it is expired can be read several times in the
+/// call that reads it first, and is gone afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ttl {
     after: Duration,
@@ -45,22 +49,35 @@ pub struct Ttl {
 impl Ttl {
     /// Entries expire so long after they were last written. Whole milliseconds, at least one.
     pub fn of(after: Duration) -> Ttl {
-        Ttl { after, update: TtlUpdate::default(), visibility: TtlVisibility::default() }
+        Ttl {
+            after,
+            update: TtlUpdate::default(),
+            visibility: TtlVisibility::default(),
+        }
     }
 
-    /// Reading an entry begins its time anew as well. A list is then fetched for one key at a time, and not for all keys of a call.
+    /// Reading an entry begins its time anew as well. A list is then fetched for one key at a time,
+    /// and not for all keys of a call.
     pub fn on_read_and_write(self) -> Ttl {
-        Ttl { update: TtlUpdate::OnReadAndWrite, ..self }
+        Ttl {
+            update: TtlUpdate::OnReadAndWrite,
+            ..self
+        }
     }
 
-    /// An expired entry is still given to a read that comes before it was cleaned away; that read cleans it away.
+    /// An expired entry is still given to a read that comes before it was cleaned away; that read
+    /// cleans it away.
     pub fn return_expired_if_not_cleaned_up(self) -> Ttl {
-        Ttl { visibility: TtlVisibility::ReturnExpiredIfNotCleanedUp, ..self }
+        Ttl {
+            visibility: TtlVisibility::ReturnExpiredIfNotCleanedUp,
+            ..self
+        }
     }
 
     /// Whether the host has to know what was read.
     pub(super) fn counts_reads(self) -> bool {
-        self.update == TtlUpdate::OnReadAndWrite || self.visibility == TtlVisibility::ReturnExpiredIfNotCleanedUp
+        self.update == TtlUpdate::OnReadAndWrite
+            || self.visibility == TtlVisibility::ReturnExpiredIfNotCleanedUp
     }
 
     pub(super) fn declare(self, descriptor: &mut StateDescriptor) {

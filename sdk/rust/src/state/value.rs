@@ -1,4 +1,5 @@
-//! Value state: a column with one entry for each slot of the call, on the way in and on the way out.
+//! Value state: a column with one entry for each slot of the call, on the way in and on the way
+//! out.
 
 use super::{Shared, StateTable, Ttl, UNBOUND};
 use crate::bindings::streamrt::plugin::types::Section;
@@ -9,9 +10,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use streamrt_wit::codes::{self, action, buffer};
 
-/// One value a key. A handle: what it reads and writes belongs to the key of the row or timer at work.
+/// One value a key. A handle: what it reads and writes belongs to the key of the row or timer at
+/// work.
 ///
-/// Made by [`Setup::value`](super::Setup::value) in `open`; the default is a place holder until then.
+/// Made by [`Setup::value`](super::Setup::value) in `open`; the default is a place holder until
+/// then.
 pub struct ValueState<T: Record>(Option<Rc<ValueTable<T>>>);
 
 impl<T: Record> Default for ValueState<T> {
@@ -61,10 +64,16 @@ impl<T: Record> ValueState<T> {
     /// Sets the value.
     #[inline]
     pub fn set(&self, value: T) {
-        self.at(|entry| *entry = Entry { value, action: Cell::new(action::SET) });
+        self.at(|entry| {
+            *entry = Entry {
+                value,
+                action: Cell::new(action::SET),
+            }
+        });
     }
 
-    /// Changes the value in place; where there is none, it begins with zeros, empty strings and nulls.
+    /// Changes the value in place; where there is none, it begins with zeros, empty strings and
+    /// nulls.
     #[inline]
     pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         self.at(|entry| {
@@ -107,7 +116,8 @@ struct Entry<T> {
 
 /// The action of an entry that was not there and is still not: the host is told to keep that.
 const ABSENT: u8 = u8::MAX;
-/// The action of an entry that was not read yet, where the host has to know: it is told to keep it, as if there were no such thing.
+/// The action of an entry that was not read yet, where the host has to know: it is told to keep it,
+/// as if there were no such thing.
 const UNREAD: u8 = u8::MAX - 1;
 
 impl<T> Entry<T> {
@@ -129,7 +139,11 @@ impl<T> Entry<T> {
 
     /// What the host is told.
     fn told(&self) -> u8 {
-        if self.action.get() >= UNREAD { action::KEEP } else { self.action.get() }
+        if self.action.get() >= UNREAD {
+            action::KEEP
+        } else {
+            self.action.get()
+        }
     }
 }
 
@@ -155,22 +169,38 @@ impl<T: Record> StateTable for ValueTable<T> {
         let entries = &mut *self.entries.borrow_mut();
         self.n_slots.set(n_slots);
         if entries.len() < n_slots {
-            entries.resize_with(n_slots, || Entry { value: T::empty(), action: Cell::new(ABSENT) });
+            entries.resize_with(n_slots, || Entry {
+                value: T::empty(),
+                action: Cell::new(ABSENT),
+            });
         }
         let entries = &mut entries[..n_slots];
         let n_sent = section.map_or(0, |section| n_slots.min(section.rows as usize));
         if let Some(section) = section {
             let columns = T::columns(&Table::of(section, T::schema().len()))?;
-            let there = fixed::<1>(find(section, buffer::ACTION).unwrap_or_default(), section.rows as usize)?;
+            let there = fixed::<1>(
+                find(section, buffer::ACTION).unwrap_or_default(),
+                section.rows as usize,
+            )?;
             let (sent, there) = (&mut entries[..n_sent], &there[..n_sent]);
-            let present = if self.ttl.get().is_some_and(Ttl::counts_reads) { UNREAD } else { action::KEEP };
+            let present = if self.ttl.get().is_some_and(Ttl::counts_reads) {
+                UNREAD
+            } else {
+                action::KEEP
+            };
             in_blocks(n_sent, |slot| {
                 T::load(&mut sent[slot].value, &columns, slot);
-                sent[slot].action.set(if there[slot] == [action::SET] { present } else { ABSENT });
+                sent[slot].action.set(if there[slot] == [action::SET] {
+                    present
+                } else {
+                    ABSENT
+                });
                 Ok::<_, Error>(())
             })?;
         }
-        entries[n_sent..].iter_mut().for_each(|entry| entry.action.set(ABSENT));
+        entries[n_sent..]
+            .iter_mut()
+            .for_each(|entry| entry.action.set(ABSENT));
         Ok(())
     }
 
@@ -188,8 +218,18 @@ impl<T: Record> StateTable for ValueTable<T> {
         let mut columns = Vec::new();
         T::finish(builder, &mut columns);
         let all_set = told.iter().all(|&action| action == action::SET);
-        let buffers = if all_set { Vec::new() } else { vec![plain(buffer::ACTION, told)] };
-        out.push(section(codes::section::STATE, self.number, entries.len(), buffers, columns));
+        let buffers = if all_set {
+            Vec::new()
+        } else {
+            vec![plain(buffer::ACTION, told)]
+        };
+        out.push(section(
+            codes::section::STATE,
+            self.number,
+            entries.len(),
+            buffers,
+            columns,
+        ));
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
-//! The host's aggregates, plainly: what each of them makes of the rows of a group, one row after the other.
+//! The host's aggregates, plainly: what each of them makes of the rows of a group, one row after
+//! the other.
 //!
 //! # Source
-//! SQL's aggregates as Flink computes them: nulls do not take part, and an aggregate over nothing but nulls is null (count: 0). NaN is the
-//! greatest of the floats.
+//! SQL's aggregates as Flink computes them: nulls do not take part, and an aggregate over nothing
+//! but nulls is null (count: 0). NaN is the greatest of the floats.
 
 use super::flow::Row;
 use super::frame::Frame;
@@ -12,7 +13,9 @@ use crate::dynamic::{Cell, cell};
 use crate::error::{Error, Result};
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use streamrt_wit::{AggregateFunction, BuiltinAggregate, DataType, Field, ResultColumn, ResultSource, Schema};
+use streamrt_wit::{
+    AggregateFunction, BuiltinAggregate, DataType, Field, ResultColumn, ResultSource, Schema,
+};
 
 /// One aggregate of one group.
 #[derive(Clone, Default)]
@@ -37,36 +40,62 @@ impl Group {
     /// Adds a row, which has a time of its own or counts as being at 0.
     pub(super) fn add(&mut self, aggregates: &[BuiltinAggregate], row: &Row) -> Result<()> {
         let time = row.time.unwrap_or_default();
-        aggregates.iter().zip(&mut self.0).try_for_each(|(aggregate, accumulator)| match &aggregate.column {
-            None => {
-                accumulator.n += 1;
-                Ok(())
-            }
-            Some(name) => accumulator.add(aggregate.function, &row.columns.select(std::iter::once(name.clone())), time),
-        })
+        aggregates
+            .iter()
+            .zip(&mut self.0)
+            .try_for_each(|(aggregate, accumulator)| match &aggregate.column {
+                None => {
+                    accumulator.n += 1;
+                    Ok(())
+                }
+                Some(name) => accumulator.add(
+                    aggregate.function,
+                    &row.columns.select(std::iter::once(name.clone())),
+                    time,
+                ),
+            })
     }
 
     /// The columns of the result.
     pub(super) fn result(&self, spec: &Spec<'_>, key: &Frame, window: (i64, i64)) -> Frame {
         let column = |column: &ResultColumn| -> (Field, OwnedColumn) {
-            let field = |data_type, nullable| Field { name: column.name.clone(), data_type, nullable };
+            let field = |data_type, nullable| Field {
+                name: column.name.clone(),
+                data_type,
+                nullable,
+            };
             match &column.from {
                 ResultSource::Key { column: name } => {
                     let key = key.select(std::iter::once(name.clone()));
-                    (field(key.schema[0].data_type, key.schema[0].nullable), key.columns[0].clone())
+                    (
+                        field(key.schema[0].data_type, key.schema[0].nullable),
+                        key.columns[0].clone(),
+                    )
                 }
-                ResultSource::WindowStart => (field(DataType::I64, false), eight(window.0.to_le_bytes())),
-                ResultSource::WindowEnd => (field(DataType::I64, false), eight(window.1.to_le_bytes())),
+                ResultSource::WindowStart => {
+                    (field(DataType::I64, false), eight(window.0.to_le_bytes()))
+                }
+                ResultSource::WindowEnd => {
+                    (field(DataType::I64, false), eight(window.1.to_le_bytes()))
+                }
                 ResultSource::Aggregate { index } => {
-                    let (aggregate, accumulator) = (&spec.aggregates[*index as usize], &self.0[*index as usize]);
-                    let read = spec.input.iter().find(|field| aggregate.column.as_ref() == Some(&field.name));
+                    let (aggregate, accumulator) =
+                        (&spec.aggregates[*index as usize], &self.0[*index as usize]);
+                    let read = spec
+                        .input
+                        .iter()
+                        .find(|field| aggregate.column.as_ref() == Some(&field.name));
                     let (data_type, nullable, made) = accumulator.result(aggregate.function, read);
                     (field(data_type, nullable), made)
                 }
             }
         };
         let (schema, columns) = spec.columns.iter().map(column).unzip();
-        Frame { n_rows: 1, schema, columns }
+        Frame {
+            n_rows: 1,
+            schema,
+            columns,
+        }
     }
 }
 
@@ -79,7 +108,11 @@ pub(super) struct Spec<'a> {
 }
 
 fn eight(bytes: [u8; 8]) -> OwnedColumn {
-    OwnedColumn { validity: None, offsets: None, data: bytes.to_vec() }
+    OwnedColumn {
+        validity: None,
+        offsets: None,
+        data: bytes.to_vec(),
+    }
 }
 
 /// The one value of a frame of one column and row.
@@ -88,7 +121,15 @@ fn only(frame: &Frame) -> Result<Cell<'_>> {
 }
 
 fn value_of(column: &OwnedColumn, data_type: DataType) -> Result<Cell<'_>> {
-    cell(data_type, &Table { n_rows: 1, columns: vec![column.raw()] }, 0, 0)
+    cell(
+        data_type,
+        &Table {
+            n_rows: 1,
+            columns: vec![column.raw()],
+        },
+        0,
+        0,
+    )
 }
 
 impl Accumulator {
@@ -120,7 +161,11 @@ impl Accumulator {
             _ => return Err(Error::host("a sum is of numbers")),
         };
         // A mean is reckoned exactly, and cannot overflow.
-        if within || function == AggregateFunction::Avg { Ok(()) } else { Err(Error::new("a sum has left the range of its type")) }
+        if within || function == AggregateFunction::Avg {
+            Ok(())
+        } else {
+            Err(Error::new("a sum has left the range of its type"))
+        }
     }
 
     fn whole(&mut self, value: i128, range: std::ops::RangeInclusive<i128>) -> bool {
@@ -134,8 +179,16 @@ impl Accumulator {
     }
 
     /// Whether a value takes the place of the one that is kept.
-    fn is_displaced(&self, function: AggregateFunction, value: Cell<'_>, data_type: DataType, time: i64) -> Result<bool> {
-        let Some((kept, kept_at)) = &self.value else { return Ok(true) };
+    fn is_displaced(
+        &self,
+        function: AggregateFunction,
+        value: Cell<'_>,
+        data_type: DataType,
+        time: i64,
+    ) -> Result<bool> {
+        let Some((kept, kept_at)) = &self.value else {
+            return Ok(true);
+        };
         let order = order(value, value_of(kept, data_type)?);
         Ok(match function {
             AggregateFunction::Min => order == Ordering::Less,
@@ -146,7 +199,11 @@ impl Accumulator {
     }
 
     /// Type, nullability and value of the result; `read` is the column that is aggregated.
-    fn result(&self, function: AggregateFunction, read: Option<&Field>) -> (DataType, bool, OwnedColumn) {
+    fn result(
+        &self,
+        function: AggregateFunction,
+        read: Option<&Field>,
+    ) -> (DataType, bool, OwnedColumn) {
         let Some(field) = read.filter(|_| function != AggregateFunction::Count) else {
             return (DataType::I64, false, eight(self.n.to_le_bytes()));
         };
@@ -158,10 +215,19 @@ impl Accumulator {
             }
             AggregateFunction::Sum => (DataType::I64, eight((self.whole as i64).to_le_bytes())),
             AggregateFunction::Avg => {
-                let total = if is_float { self.float } else { self.whole as f64 };
+                let total = if is_float {
+                    self.float
+                } else {
+                    self.whole as f64
+                };
                 (DataType::F64, eight((total / self.n as f64).to_le_bytes()))
             }
-            _ => (field.data_type, self.value.as_ref().map_or_else(|| nothing(field), |(value, _)| value.clone())),
+            _ => (
+                field.data_type,
+                self.value
+                    .as_ref()
+                    .map_or_else(|| nothing(field), |(value, _)| value.clone()),
+            ),
         };
         let validity = (self.n == 0).then(|| vec![0]);
         (data_type, field.nullable, OwnedColumn { validity, ..value })
@@ -197,15 +263,34 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn new(aggregates: Vec<BuiltinAggregate>, columns: Vec<ResultColumn>, key: Vec<String>) -> Running {
-        Running { aggregates, columns, key, groups: HashMap::new() }
+    pub(super) fn new(
+        aggregates: Vec<BuiltinAggregate>,
+        columns: Vec<ResultColumn>,
+        key: Vec<String>,
+    ) -> Running {
+        Running {
+            aggregates,
+            columns,
+            key,
+            groups: HashMap::new(),
+        }
     }
 
     pub(super) fn row(&mut self, row: Row) -> Result<Row> {
         let key = row.columns.select(self.key.iter().cloned());
-        let group = self.groups.entry(key.bytes()).or_insert_with(|| Group::new(self.aggregates.len()));
+        let group = self
+            .groups
+            .entry(key.bytes())
+            .or_insert_with(|| Group::new(self.aggregates.len()));
         group.add(&self.aggregates, &row)?;
-        let spec = Spec { aggregates: &self.aggregates, columns: &self.columns, input: &row.columns.schema };
-        Ok(Row { columns: group.result(&spec, &key, (0, 0)), ..row })
+        let spec = Spec {
+            aggregates: &self.aggregates,
+            columns: &self.columns,
+            input: &row.columns.schema,
+        };
+        Ok(Row {
+            columns: group.result(&spec, &key, (0, 0)),
+            ..row
+        })
     }
 }

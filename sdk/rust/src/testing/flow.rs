@@ -1,5 +1,5 @@
-//! What flows between the operators of a job under test, and how time passes along: the valve in front of each operator, and the operator that
-//! gives rows their event time.
+//! What flows between the operators of a job under test, and how time passes along: the valve in
+//! front of each operator, and the operator that gives rows their event time.
 
 use super::frame::Frame;
 use super::operator::Sent;
@@ -20,7 +20,8 @@ pub(super) struct Row {
     pub(super) columns: Frame,
     /// In ms; `None` as long as nothing has assigned it.
     pub(super) time: Option<i64>,
-    /// The source that it comes from, as long as it is the source's row: watermarks are generated for each by itself.
+    /// The source that it comes from, as long as it is the source's row: watermarks are generated
+    /// for each by itself.
     pub(super) split: Option<u32>,
 }
 
@@ -40,8 +41,17 @@ pub(super) type Out = (Option<u16>, Element);
 pub(super) fn rows_of(sent: Vec<(u16, Sent)>, split: Option<u32>) -> Vec<Out> {
     let mut out = Vec::new();
     for (port, Sent { rows, times }) in sent {
-        let row = |(i, time)| Row { columns: rows.row(i), time, split };
-        out.extend(times.into_iter().enumerate().map(|at| (Some(port), Element::Row(row(at)))));
+        let row = |(i, time)| Row {
+            columns: rows.row(i),
+            time,
+            split,
+        };
+        out.extend(
+            times
+                .into_iter()
+                .enumerate()
+                .map(|at| (Some(port), Element::Row(row(at)))),
+        );
     }
     out
 }
@@ -52,8 +62,9 @@ struct Edge {
     idle: bool,
 }
 
-/// The watermarks of the edges into an operator, as one. See SEMANTICS of Flink's `StatusWatermarkValve`: an edge that is idle, or has ended,
-/// leaves the minimum; one that comes back takes part again once it has reached what went out meanwhile.
+/// The watermarks of the edges into an operator, as one. See SEMANTICS of Flink's
+/// `StatusWatermarkValve`: an edge that is idle, or has ended, leaves the minimum; one that comes
+/// back takes part again once it has reached what went out meanwhile.
 pub(super) struct Valve {
     edges: Vec<Edge>,
     pub(super) watermark: i64,
@@ -62,7 +73,17 @@ pub(super) struct Valve {
 
 impl Valve {
     pub(super) fn new(n_edges: usize) -> Valve {
-        Valve { edges: vec![Edge { watermark: i64::MIN, idle: false }; n_edges], watermark: i64::MIN, idle: false }
+        Valve {
+            edges: vec![
+                Edge {
+                    watermark: i64::MIN,
+                    idle: false
+                };
+                n_edges
+            ],
+            watermark: i64::MIN,
+            idle: false,
+        }
     }
 
     pub(super) fn watermark(&mut self, edge: usize, watermark: i64) -> Vec<Element> {
@@ -84,9 +105,15 @@ impl Valve {
         let watermark = match () {
             () if open().next().is_none() => Some(END),
             () if idle => open().map(|edge| edge.watermark).max(),
-            () => active().map(|edge| edge.watermark).filter(|watermark| *watermark >= self.watermark).min(),
+            () => active()
+                .map(|edge| edge.watermark)
+                .filter(|watermark| *watermark >= self.watermark)
+                .min(),
         };
-        self.news(watermark.filter(|watermark| *watermark > self.watermark), idle)
+        self.news(
+            watermark.filter(|watermark| *watermark > self.watermark),
+            idle,
+        )
     }
 
     /// Active comes before a watermark, idle behind it.
@@ -94,7 +121,11 @@ impl Valve {
         let changes = (idle != self.idle).then_some(Element::Idle(idle));
         (self.watermark, self.idle) = (rises.unwrap_or(self.watermark), idle);
         let rises = rises.map(Element::Watermark);
-        let news = if idle { [rises, changes] } else { [changes, rises] };
+        let news = if idle {
+            [rises, changes]
+        } else {
+            [changes, rises]
+        };
         news.into_iter().flatten().collect()
     }
 }
@@ -118,11 +149,27 @@ pub(super) struct Timestamps {
 }
 
 impl Timestamps {
-    pub(super) fn new(time: TimeSource, generator: Generator, idle_ms: Option<u64>, function: Option<(Function, Maker)>) -> Result<Self> {
-        let function =
-            function.map(|(function, maker)| Ok::<_, Error>((function.clone(), super::stateless(function, maker)?))).transpose()?;
+    pub(super) fn new(
+        time: TimeSource,
+        generator: Generator,
+        idle_ms: Option<u64>,
+        function: Option<(Function, Maker)>,
+    ) -> Result<Self> {
+        let function = function
+            .map(|(function, maker)| {
+                Ok::<_, Error>((function.clone(), super::stateless(function, maker)?))
+            })
+            .transpose()?;
         let idle_ms = idle_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
-        Ok(Timestamps { time, generator, idle_ms, function, splits: BTreeMap::new(), watermark: i64::MIN, idle: false })
+        Ok(Timestamps {
+            time,
+            generator,
+            idle_ms,
+            function,
+            splits: BTreeMap::new(),
+            watermark: i64::MIN,
+            idle: false,
+        })
     }
 
     pub(super) fn watermark(&self) -> i64 {
@@ -131,11 +178,18 @@ impl Timestamps {
 
     pub(super) fn row(&mut self, row: Row, now_ms: i64) -> Result<Vec<Element>> {
         let (time, raised) = self.time_of(&row.columns)?;
-        let split = self.splits.entry(row.split).or_insert(Split { watermark: i64::MIN, idle: false, last_row_ms: now_ms });
+        let split = self.splits.entry(row.split).or_insert(Split {
+            watermark: i64::MIN,
+            idle: false,
+            last_row_ms: now_ms,
+        });
         split.watermark = raised.map_or(split.watermark, |raised| split.watermark.max(raised));
         (split.idle, split.last_row_ms) = (false, now_ms);
         let mut out = self.status();
-        out.push(Element::Row(Row { time: Some(time), ..row }));
+        out.push(Element::Row(Row {
+            time: Some(time),
+            ..row
+        }));
         out.extend(self.rise());
         Ok(out)
     }
@@ -145,14 +199,33 @@ impl Timestamps {
         let (time, raised) = match (&self.time, &mut self.function) {
             (TimeSource::Function { .. }, Some((function, chain))) => {
                 let sent = row.select(function.input.iter().map(|field| field.name.clone()));
-                let answer = chain.invoke(call::PROCESS, &[section(codes::section::ROWS, 0, 1, Vec::new(), sent.columns)])?;
-                let made = answer.first().map(|answer| Frame::received(answer, super::operator::added(&function.outputs[0].columns)));
+                let answer = chain.invoke(
+                    call::PROCESS,
+                    &[section(
+                        codes::section::ROWS,
+                        0,
+                        1,
+                        Vec::new(),
+                        sent.columns,
+                    )],
+                )?;
+                let made = answer.first().map(|answer| {
+                    Frame::received(answer, super::operator::added(&function.outputs[0].columns))
+                });
                 let made = made.ok_or_else(|| Error::host("a timestamps function gave nothing"))?;
-                let raised = if made.schema.len() > 1 { made.values::<Option<i64>>("watermark")?[0] } else { None };
+                let raised = if made.schema.len() > 1 {
+                    made.values::<Option<i64>>("watermark")?[0]
+                } else {
+                    None
+                };
                 (made.values::<i64>("time")?[0], raised)
             }
-            (TimeSource::Column { column, unit }, _) => (in_ms(row.values::<i64>(column)?[0], *unit), None),
-            (TimeSource::Function { .. }, None) => return Err(Error::host("a timestamps function comes with its code")),
+            (TimeSource::Column { column, unit }, _) => {
+                (in_ms(row.values::<i64>(column)?[0], *unit), None)
+            }
+            (TimeSource::Function { .. }, None) => {
+                return Err(Error::host("a timestamps function comes with its code"));
+            }
         };
         match self.generator {
             Generator::Punctuated => Ok((time, raised)),
@@ -165,8 +238,12 @@ impl Timestamps {
 
     /// Finds the sources that have been silent for too long.
     pub(super) fn tick(&mut self, now_ms: i64) -> Vec<Element> {
-        let Some(idle_ms) = self.idle_ms else { return Vec::new() };
-        self.splits.values_mut().for_each(|split| split.idle |= split.last_row_ms.saturating_add(idle_ms) <= now_ms);
+        let Some(idle_ms) = self.idle_ms else {
+            return Vec::new();
+        };
+        self.splits
+            .values_mut()
+            .for_each(|split| split.idle |= split.last_row_ms.saturating_add(idle_ms) <= now_ms);
         let mut out = self.rise();
         out.extend(self.status());
         out
@@ -174,7 +251,11 @@ impl Timestamps {
 
     /// Watermarks from further up are made anew here; the last one is not.
     pub(super) fn upstream(&mut self, watermark: i64) -> Vec<Element> {
-        if watermark == END { vec![Element::Watermark(END)] } else { Vec::new() }
+        if watermark == END {
+            vec![Element::Watermark(END)]
+        } else {
+            Vec::new()
+        }
     }
 
     fn status(&mut self) -> Vec<Element> {
@@ -184,7 +265,12 @@ impl Timestamps {
     }
 
     fn rise(&mut self) -> Vec<Element> {
-        let active = self.splits.values().filter(|split| !split.idle).map(|split| split.watermark).min();
+        let active = self
+            .splits
+            .values()
+            .filter(|split| !split.idle)
+            .map(|split| split.watermark)
+            .min();
         let watermark = active.or_else(|| self.splits.values().map(|split| split.watermark).max());
         let rises = watermark.filter(|watermark| *watermark > self.watermark);
         self.watermark = rises.unwrap_or(self.watermark);
@@ -225,13 +311,32 @@ mod tests {
         assert_eq!(words(valve.idle(1, true)), "idle");
         // The first one is behind what went out: it does not hold the other back.
         assert_eq!(words(valve.idle(0, false)), "active");
-        assert_eq!((words(valve.watermark(0, 8)), words(valve.idle(1, false))), (String::new(), String::new()));
-        assert_eq!((words(valve.watermark(1, 12)), words(valve.watermark(0, 11))), ("12".to_owned(), String::new()));
-        assert_eq!((words(valve.watermark(0, END)), words(valve.watermark(1, END))), (String::new(), "end".to_owned()));
+        assert_eq!(
+            (words(valve.watermark(0, 8)), words(valve.idle(1, false))),
+            (String::new(), String::new())
+        );
+        assert_eq!(
+            (words(valve.watermark(1, 12)), words(valve.watermark(0, 11))),
+            ("12".to_owned(), String::new())
+        );
+        assert_eq!(
+            (
+                words(valve.watermark(0, END)),
+                words(valve.watermark(1, END))
+            ),
+            (String::new(), "end".to_owned())
+        );
     }
 
     #[test]
     fn times_before_1970_are_cut_downwards() {
-        assert_eq!([in_ms(-1, TimeUnit::Microseconds), in_ms(-1, TimeUnit::Seconds), in_ms(7, TimeUnit::Milliseconds)], [-1, -1000, 7]);
+        assert_eq!(
+            [
+                in_ms(-1, TimeUnit::Microseconds),
+                in_ms(-1, TimeUnit::Seconds),
+                in_ms(7, TimeUnit::Milliseconds)
+            ],
+            [-1, -1000, 7]
+        );
     }
 }

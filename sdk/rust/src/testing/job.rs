@@ -1,11 +1,14 @@
 //! A whole job under test: every operator of its graph, as one subtask runs them, a row at a time.
 //!
-//! 1. A row goes from its source along every edge, depth first, as far as it goes; then the next one is pushed.
-//! 2. What an operator sends stands in the order of Flink: a row, then the watermark that it raises; results of a window, then the watermark
-//!    that fired it.
-//! 3. A kill drops all code and runs the job function again. What goes on is what a host keeps: state, timers, windows, watermarks.
+//! 1. A row goes from its source along every edge, depth first, as far as it goes; then the next
+//!    one is pushed.
+//! 2. What an operator sends stands in the order of Flink: a row, then the watermark that it
+//!    raises; results of a window, then the watermark that fired it.
+//! 3. A kill drops all code and runs the job function again. What goes on is what a host keeps:
+//!    state, timers, windows, watermarks.
 //!
-//! Invariant: nothing here depends on a real clock, on threads or on batches, so a test gives the same each time.
+//! Invariant: nothing here depends on a real clock, on threads or on batches, so a test gives the
+//! same each time.
 
 use super::aggregate::Running;
 use super::flow::{END, Element, Out, Row, Timestamps, Valve, rows_of};
@@ -19,12 +22,16 @@ use crate::error::{Error, Outcome, Result};
 use crate::glue::build_job;
 use crate::record::Record;
 use std::collections::HashSet;
-use streamrt_wit::{Body, Function, FunctionKind, Node, OutputColumns, Plan, TimeSource, WindowContents};
+use streamrt_wit::{
+    Body, Function, FunctionKind, Node, OutputColumns, Plan, TimeSource, WindowContents,
+};
 
-/// Builds a job for a test of the whole of it: rows are pushed into its sources, and what comes out at its sinks are vectors. Sources and sinks
-/// themselves are not run: no file is read or written, and a sink of your own gets no calls, for which there is [`sink`](super::sink).
+/// Builds a job for a test of the whole of it: rows are pushed into its sources, and what comes out
+/// at its sinks are vectors. Sources and sinks themselves are not run: no file is read or written,
+/// and a sink of your own gets no calls, for which there is [`sink`](super::sink).
 ///
-/// It runs as one subtask. With more of them, or over several sources, the order of rows of different keys is not known.
+/// It runs as one subtask. With more of them, or over several sources, the order of rows of
+/// different keys is not known.
 ///
 /// ```
 /// use streamrt_sdk::prelude::*;
@@ -61,7 +68,10 @@ use streamrt_wit::{Body, Function, FunctionKind, Node, OutputColumns, Plan, Time
 /// # Panics
 /// If the job does not build, with the sentence that the user would see.
 #[track_caller]
-pub fn job<O: Outcome + 'static>(job: fn(&mut Env) -> O, args: impl IntoIterator<Item = impl Into<String>>) -> Job {
+pub fn job<O: Outcome + 'static>(
+    job: fn(&mut Env) -> O,
+    args: impl IntoIterator<Item = impl Into<String>>,
+) -> Job {
     let args: Vec<String> = args.into_iter().map(Into::into).collect();
     match Job::new(Box::new(move || build_job(job, &args))) {
         Ok(job) => job,
@@ -69,8 +79,8 @@ pub fn job<O: Outcome + 'static>(job: fn(&mut Env) -> O, args: impl IntoIterator
     }
 }
 
-/// A job under test. Its times are virtual: watermarks follow from the rows that are pushed, and the clock stands still at 0 until the test
-/// moves it.
+/// A job under test. Its times are virtual: watermarks follow from the rows that are pushed, and
+/// the clock stands still at 0 until the test moves it.
 pub struct Job {
     build: Box<dyn Fn() -> Result<Built>>,
     plan: Plan,
@@ -102,8 +112,14 @@ struct Functions(Built);
 
 impl Functions {
     fn take(&mut self, number: u32) -> Result<(Function, Maker)> {
-        let maker = self.0.makers.get_mut(number as usize).and_then(Option::take);
-        let maker = maker.ok_or_else(|| Error::host(format!("the function {number} is called by two operators")))?;
+        let maker = self
+            .0
+            .makers
+            .get_mut(number as usize)
+            .and_then(Option::take);
+        let maker = maker.ok_or_else(|| {
+            Error::host(format!("the function {number} is called by two operators"))
+        })?;
         Ok((self.0.plan.functions[number as usize].clone(), maker))
     }
 
@@ -114,10 +130,14 @@ impl Functions {
 
     fn contents(&mut self, contents: &WindowContents) -> Result<Contents> {
         Ok(match contents {
-            WindowContents::Builtin { aggregates, columns } => Contents::Builtin(aggregates.clone(), columns.clone()),
-            WindowContents::Aggregate { function, then } => {
-                Contents::Aggregate(self.called(*function)?, then.map(|then| self.called(then)).transpose()?)
-            }
+            WindowContents::Builtin {
+                aggregates,
+                columns,
+            } => Contents::Builtin(aggregates.clone(), columns.clone()),
+            WindowContents::Aggregate { function, then } => Contents::Aggregate(
+                self.called(*function)?,
+                then.map(|then| self.called(then)).transpose()?,
+            ),
             WindowContents::Process { function } => Contents::Process(self.called(*function)?),
         })
     }
@@ -126,29 +146,62 @@ impl Functions {
         let key = key_columns(node).unwrap_or_default();
         Ok(match &node.body {
             Body::Source { .. } | Body::Sink { .. } | Body::FunctionSink { .. } => Work::Edge,
-            Body::Timestamps { time, generator, idle_ms } => {
+            Body::Timestamps {
+                time,
+                generator,
+                idle_ms,
+            } => {
                 let function = match time {
                     TimeSource::Function { function } => Some(self.take(*function)?),
                     TimeSource::Column { .. } => None,
                 };
-                Work::Timestamps(Timestamps::new(time.clone(), generator.clone(), *idle_ms, function)?)
+                Work::Timestamps(Timestamps::new(
+                    time.clone(),
+                    generator.clone(),
+                    *idle_ms,
+                    function,
+                )?)
             }
-            Body::Function { function } => Work::Function(Box::new(Operator::new(key_columns(node), self.take(*function)?, None))),
-            Body::Aggregate { aggregates, columns } => Work::Aggregate(Running::new(aggregates.clone(), columns.clone(), key)),
-            Body::Window { assigner, allowed_lateness_ms, contents } => {
-                Work::Windows(Windows::new(assigner.clone(), *allowed_lateness_ms, key, self.contents(contents)?))
-            }
+            Body::Function { function } => Work::Function(Box::new(Operator::new(
+                key_columns(node),
+                self.take(*function)?,
+                None,
+            ))),
+            Body::Aggregate {
+                aggregates,
+                columns,
+            } => Work::Aggregate(Running::new(aggregates.clone(), columns.clone(), key)),
+            Body::Window {
+                assigner,
+                allowed_lateness_ms,
+                contents,
+            } => Work::Windows(Windows::new(
+                assigner.clone(),
+                *allowed_lateness_ms,
+                key,
+                self.contents(contents)?,
+            )),
         })
     }
 
     /// Gives an operator new code, which knows nothing but what is kept for it.
     fn replace(&mut self, node: &Node, work: &mut Work) -> Result<()> {
         match (&node.body, work) {
-            (Body::Function { function }, Work::Function(operator)) => operator.replace_code(self.take(*function)?.1),
-            (Body::Timestamps { time: TimeSource::Function { function }, .. }, Work::Timestamps(timestamps)) => {
+            (Body::Function { function }, Work::Function(operator)) => {
+                operator.replace_code(self.take(*function)?.1)
+            }
+            (
+                Body::Timestamps {
+                    time: TimeSource::Function { function },
+                    ..
+                },
+                Work::Timestamps(timestamps),
+            ) => {
                 timestamps.function = Some(self.called(*function)?);
             }
-            (Body::Window { contents, .. }, Work::Windows(windows)) => windows.contents = self.contents(contents)?,
+            (Body::Window { contents, .. }, Work::Windows(windows)) => {
+                windows.contents = self.contents(contents)?
+            }
             _ => {}
         }
         Ok(())
@@ -166,7 +219,9 @@ impl JobOperator {
         let mut out = Vec::new();
         for event in events {
             match (event, &mut self.work) {
-                (Element::Watermark(watermark), Work::Timestamps(timestamps)) => out.extend(to_all(timestamps.upstream(watermark))),
+                (Element::Watermark(watermark), Work::Timestamps(timestamps)) => {
+                    out.extend(to_all(timestamps.upstream(watermark)))
+                }
                 (Element::Watermark(watermark), _) => {
                     out.extend(self.rise(watermark)?);
                     out.push((None, Element::Watermark(watermark)));
@@ -227,7 +282,10 @@ impl JobOperator {
 /// Elements for the main output, or for all of them.
 fn to_all(elements: Vec<Element>) -> Vec<Out> {
     let port = |element: &Element| matches!(element, Element::Row(_)).then_some(0);
-    elements.into_iter().map(|element| (port(&element), element)).collect()
+    elements
+        .into_iter()
+        .map(|element| (port(&element), element))
+        .collect()
 }
 
 impl Job {
@@ -236,10 +294,21 @@ impl Job {
         let plan = functions.0.plan.clone();
         let operator = |node: &Node| {
             let (valve, work) = (Valve::new(node.inputs.len()), functions.work(node)?);
-            Ok(JobOperator { node: node.clone(), valve, work, rows: Vec::new() })
+            Ok(JobOperator {
+                node: node.clone(),
+                valve,
+                work,
+                rows: Vec::new(),
+            })
         };
         let operators = plan.nodes.iter().map(operator).collect::<Result<_>>()?;
-        Ok(Job { build, plan, operators, now_ms: 0, kills: false })
+        Ok(Job {
+            build,
+            plan,
+            operators,
+            now_ms: 0,
+            kills: false,
+        })
     }
 
     /// Pushes rows into the source `uid`, one after the other, each as far as it goes.
@@ -253,25 +322,40 @@ impl Job {
         }
     }
 
-    /// As [`Job::push`], for rows that a function refuses. What came before the row that is refused stays done.
+    /// As [`Job::push`], for rows that a function refuses. What came before the row that is refused
+    /// stays done.
     ///
     /// # Errors
     /// That of the function, with the uid of its operator in front.
     #[track_caller]
-    pub fn try_push<T: Record>(&mut self, uid: &str, rows: impl IntoIterator<Item = T>) -> Result<()> {
+    pub fn try_push<T: Record>(
+        &mut self,
+        uid: &str,
+        rows: impl IntoIterator<Item = T>,
+    ) -> Result<()> {
         let source = self.source(uid);
-        let Body::Source { schema, .. } = &self.plan.nodes[source].body else { return Ok(()) };
+        let Body::Source { schema, .. } = &self.plan.nodes[source].body else {
+            return Ok(());
+        };
         let (given, wanted) = (described(&T::schema()), described(schema));
-        assert!(T::schema() == *schema, "the rows of the source {uid} are ({wanted}), not ({given})");
+        assert!(
+            T::schema() == *schema,
+            "the rows of the source {uid} are ({wanted}), not ({given})"
+        );
         for row in rows {
-            let row = Row { columns: Frame::of(std::slice::from_ref(&row)), time: None, split: Some(source as u32) };
+            let row = Row {
+                columns: Frame::of(std::slice::from_ref(&row)),
+                time: None,
+                split: Some(source as u32),
+            };
             self.before_call()?;
             self.send(source, vec![(Some(0), Element::Row(row))])?;
         }
         Ok(())
     }
 
-    /// Moves the clock to so many ms: timers and windows of processing time fire, and sources that are silent for too long turn idle.
+    /// Moves the clock to so many ms: timers and windows of processing time fire, and sources that
+    /// are silent for too long turn idle.
     ///
     /// # Panics
     /// If a function fails.
@@ -288,7 +372,9 @@ impl Job {
     fn tick(&mut self, operator: usize) -> Result<()> {
         self.before_call()?;
         let now_ms = self.now_ms;
-        let out = self.operators[operator].tick(now_ms).map_err(|error| self.at(operator, error))?;
+        let out = self.operators[operator]
+            .tick(now_ms)
+            .map_err(|error| self.at(operator, error))?;
         self.send(operator, out)
     }
 
@@ -310,13 +396,20 @@ impl Job {
     /// If a function fails.
     #[track_caller]
     pub fn finish(&mut self) {
-        let sources: Vec<String> = self.plan.nodes.iter().filter(|node| node.inputs.is_empty()).map(|node| node.uid.clone()).collect();
+        let sources: Vec<String> = self
+            .plan
+            .nodes
+            .iter()
+            .filter(|node| node.inputs.is_empty())
+            .map(|node| node.uid.clone())
+            .collect();
         for uid in sources {
             self.end(&uid);
         }
     }
 
-    /// Drops all code with what it has in its own memory, as a crash does, and goes on with new code and the state that the host keeps.
+    /// Drops all code with what it has in its own memory, as a crash does, and goes on with new
+    /// code and the state that the host keeps.
     ///
     /// # Panics
     /// If the job does not build another time as it did.
@@ -327,7 +420,8 @@ impl Job {
         }
     }
 
-    /// Kills the job before each row, and before each operator that the clock is told to, from now on.
+    /// Kills the job before each row, and before each operator that the clock is told to, from now
+    /// on.
     pub fn kill_always(&mut self) {
         self.kills = true;
     }
@@ -338,37 +432,68 @@ impl Job {
     /// If there is no such sink, or `T` is not the record of its rows.
     #[track_caller]
     pub fn output<T: Record>(&mut self, uid: &str) -> Vec<T> {
-        let Some(sink) = self.operators.iter_mut().find(|operator| operator.node.uid == uid && operator.node.body.is_sink()) else {
-            panic!("the job has no sink {uid}; it has {}", uids(&self.plan, |node| node.body.is_sink()));
+        let Some(sink) = self
+            .operators
+            .iter_mut()
+            .find(|operator| operator.node.uid == uid && operator.node.body.is_sink())
+        else {
+            panic!(
+                "the job has no sink {uid}; it has {}",
+                uids(&self.plan, |node| node.body.is_sink())
+            );
         };
         let hidden = hidden_columns(&self.plan);
         let mut records = Vec::new();
         for row in std::mem::take(&mut sink.rows) {
-            let shown =
-                row.schema.iter().map(|field| field.name.clone()).filter(|name| !hidden.contains(name.as_str())).collect::<Vec<_>>();
+            let shown = row
+                .schema
+                .iter()
+                .map(|field| field.name.clone())
+                .filter(|name| !hidden.contains(name.as_str()))
+                .collect::<Vec<_>>();
             records.extend(row.select(shown.into_iter()).typed::<T>());
         }
         records
     }
 
-    /// The watermark behind the operator `uid`, in ms: `i64::MIN` before the first one, `i64::MAX` at the end.
+    /// The watermark behind the operator `uid`, in ms: `i64::MIN` before the first one, `i64::MAX`
+    /// at the end.
     ///
     /// # Panics
     /// If there is no such operator.
     #[track_caller]
     pub fn watermark(&self, uid: &str) -> i64 {
-        match self.operators.iter().find(|operator| operator.node.uid == uid) {
-            Some(JobOperator { work: Work::Timestamps(timestamps), valve, .. }) => timestamps.watermark().max(ended(valve.watermark)),
+        match self
+            .operators
+            .iter()
+            .find(|operator| operator.node.uid == uid)
+        {
+            Some(JobOperator {
+                work: Work::Timestamps(timestamps),
+                valve,
+                ..
+            }) => timestamps.watermark().max(ended(valve.watermark)),
             Some(operator) => operator.valve.watermark,
-            None => panic!("the job has no operator {uid}; it has {}", uids(&self.plan, |_| true)),
+            None => panic!(
+                "the job has no operator {uid}; it has {}",
+                uids(&self.plan, |_| true)
+            ),
         }
     }
 
     #[track_caller]
     fn source(&self, uid: &str) -> usize {
-        match self.plan.nodes.iter().position(|node| node.uid == uid && matches!(node.body, Body::Source { .. })) {
+        match self
+            .plan
+            .nodes
+            .iter()
+            .position(|node| node.uid == uid && matches!(node.body, Body::Source { .. }))
+        {
             Some(source) => source,
-            None => panic!("the job has no source {uid}; it has {}", uids(&self.plan, |node| node.inputs.is_empty())),
+            None => panic!(
+                "the job has no source {uid}; it has {}",
+                uids(&self.plan, |node| node.inputs.is_empty())
+            ),
         }
     }
 
@@ -379,7 +504,9 @@ impl Job {
     fn restart(&mut self) -> Result<()> {
         let mut functions = Functions((self.build)()?);
         if functions.0.plan != self.plan {
-            return Err(Error::job("the job function builds another plan when it runs a second time with the same arguments"));
+            return Err(Error::job(
+                "the job function builds another plan when it runs a second time with the same arguments",
+            ));
         }
         let mut operators = self.operators.iter_mut();
         operators.try_for_each(|operator| functions.replace(&operator.node, &mut operator.work))
@@ -390,18 +517,28 @@ impl Job {
         for (port, element) in out {
             for (to, edge) in self.readers(from, port) {
                 let now_ms = self.now_ms;
-                let sent = self.operators[to].take(edge, element.clone(), now_ms).map_err(|error| self.at(to, error))?;
+                let sent = self.operators[to]
+                    .take(edge, element.clone(), now_ms)
+                    .map_err(|error| self.at(to, error))?;
                 self.send(to, sent)?;
             }
         }
         Ok(())
     }
 
-    /// The operators that read a port of `from`, or any of its ports, with the number of the edge at each.
+    /// The operators that read a port of `from`, or any of its ports, with the number of the edge
+    /// at each.
     fn readers(&self, from: usize, port: Option<u16>) -> Vec<(usize, usize)> {
         let from = self.plan.nodes[from].id;
-        let edges = self.plan.nodes.iter().enumerate().flat_map(|(to, node)| node.inputs.iter().enumerate().map(move |at| (to, at)));
-        let reads = edges.filter(|(_, (_, input))| input.node == from && port.is_none_or(|port| input.port == port));
+        let edges = self
+            .plan
+            .nodes
+            .iter()
+            .enumerate()
+            .flat_map(|(to, node)| node.inputs.iter().enumerate().map(move |at| (to, at)));
+        let reads = edges.filter(|(_, (_, input))| {
+            input.node == from && port.is_none_or(|port| input.port == port)
+        });
         reads.map(|(to, (edge, _))| (to, edge)).collect()
     }
 
@@ -416,7 +553,10 @@ fn ended(watermark: i64) -> i64 {
 
 /// Columns that carry keys, which a host does not give to sinks.
 fn hidden_columns(plan: &Plan) -> HashSet<&str> {
-    let projections = plan.functions.iter().filter(|function| function.kind == FunctionKind::KeyProjection);
+    let projections = plan
+        .functions
+        .iter()
+        .filter(|function| function.kind == FunctionKind::KeyProjection);
     let added = projections.filter_map(|function| match &function.outputs.first()?.columns {
         OutputColumns::Extend { schema } => Some(schema),
         _ => None,

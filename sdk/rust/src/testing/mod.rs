@@ -1,8 +1,12 @@
-//! Tests of jobs with plain `cargo test`: a harness that stands in for the host at the `invoke` boundary.
+//! Tests of jobs with plain `cargo test`: a harness that stands in for the host at the `invoke`
+//! boundary.
 //!
-//! [`job`] runs a whole job, from vectors as sources to vectors as sinks, with windows, virtual time and kills. For one operator by itself
-//! [`harness`] builds the job natively; [`Harness::operator`] takes one of its functions by uid, and keeps state, timers and a clock for
-//! it as the host would. State with a time to live goes by that clock: see [`Operator::processing_time`]. Everything that user code sees, and the bytes that carry it, are the same as in a component.
+//! [`job`] runs a whole job, from vectors as sources to vectors as sinks, with windows, virtual
+//! time and kills. For one operator by itself [`harness`] builds the job natively;
+//! [`Harness::operator`] takes one of its functions by uid, and keeps state, timers and a clock for
+//! it as the host would. State with a time to live goes by that clock: see
+//! [`Operator::processing_time`]. Everything that user code sees, and the bytes that carry it, are
+//! the same as in a component.
 //!
 //! ```
 //! use streamrt_sdk::prelude::*;
@@ -89,7 +93,10 @@ use streamrt_wit::{Body, Function, Node, Partitioning, Plan};
 ///
 /// # Errors
 /// What `describe` would say.
-pub fn plan<O: Outcome>(job: fn(&mut Env) -> O, args: impl IntoIterator<Item = impl Into<String>>) -> Result<Plan> {
+pub fn plan<O: Outcome>(
+    job: fn(&mut Env) -> O,
+    args: impl IntoIterator<Item = impl Into<String>>,
+) -> Result<Plan> {
     let args: Vec<String> = args.into_iter().map(Into::into).collect();
     build_job(job, &args).map(|built| built.plan)
 }
@@ -99,7 +106,10 @@ pub fn plan<O: Outcome>(job: fn(&mut Env) -> O, args: impl IntoIterator<Item = i
 /// # Panics
 /// If the job does not build, with the sentence that the user would see.
 #[track_caller]
-pub fn harness<O: Outcome>(job: fn(&mut Env) -> O, args: impl IntoIterator<Item = impl Into<String>>) -> Harness {
+pub fn harness<O: Outcome>(
+    job: fn(&mut Env) -> O,
+    args: impl IntoIterator<Item = impl Into<String>>,
+) -> Harness {
     let args: Vec<String> = args.into_iter().map(Into::into).collect();
     match build_job(job, &args) {
         Ok(built) => Harness { built },
@@ -111,7 +121,10 @@ pub fn harness<O: Outcome>(job: fn(&mut Env) -> O, args: impl IntoIterator<Item 
 ///
 /// # Errors
 /// What `describe` would say.
-pub fn library_plan<O: Outcome>(functions: fn(&mut Library) -> O, args: impl IntoIterator<Item = impl Into<String>>) -> Result<Plan> {
+pub fn library_plan<O: Outcome>(
+    functions: fn(&mut Library) -> O,
+    args: impl IntoIterator<Item = impl Into<String>>,
+) -> Result<Plan> {
     let args: Vec<String> = args.into_iter().map(Into::into).collect();
     build_library(functions, &args).map(|built| built.plan)
 }
@@ -121,7 +134,10 @@ pub fn library_plan<O: Outcome>(functions: fn(&mut Library) -> O, args: impl Int
 /// # Panics
 /// If the library does not build, with the sentence that the user would see.
 #[track_caller]
-pub fn library<O: Outcome>(functions: fn(&mut Library) -> O, args: impl IntoIterator<Item = impl Into<String>>) -> Harness {
+pub fn library<O: Outcome>(
+    functions: fn(&mut Library) -> O,
+    args: impl IntoIterator<Item = impl Into<String>>,
+) -> Harness {
     let args: Vec<String> = args.into_iter().map(Into::into).collect();
     match build_library(functions, &args) {
         Ok(built) => Harness { built },
@@ -133,15 +149,35 @@ pub fn library<O: Outcome>(functions: fn(&mut Library) -> O, args: impl IntoIter
 ///
 /// # Errors
 /// That of the function.
-pub fn window<F: WindowFunction>(function: F, window: Window<F::Key>, rows: &[F::In]) -> Result<Vec<F::Out>> {
+pub fn window<F: WindowFunction>(
+    function: F,
+    window: Window<F::Key>,
+    rows: &[F::In],
+) -> Result<Vec<F::Out>> {
     let keys = Frame::of(std::slice::from_ref(&window.key));
     let ends = plain(buffer::OFFSETS, u32_bytes(&[0, rows.len() as u32]));
-    let bounds = [(buffer::WINDOW_START, window.start), (buffer::WINDOW_END, window.end)];
-    let buffers = bounds.iter().map(|(role, time)| plain(*role, i64_bytes(&[*time]))).chain([ends]).collect();
-    let clock = plain(buffer::CLOCK, i64_bytes(&[window.watermark, window.watermark, window.processing_time]));
+    let bounds = [
+        (buffer::WINDOW_START, window.start),
+        (buffer::WINDOW_END, window.end),
+    ];
+    let buffers = bounds
+        .iter()
+        .map(|(role, time)| plain(*role, i64_bytes(&[*time])))
+        .chain([ends])
+        .collect();
+    let clock = plain(
+        buffer::CLOCK,
+        i64_bytes(&[window.watermark, window.watermark, window.processing_time]),
+    );
     let input = [
         section(codes::section::SLOTS, 0, 1, buffers, keys.columns),
-        section(codes::section::ROWS, 0, rows.len(), Vec::new(), Frame::of(rows).columns),
+        section(
+            codes::section::ROWS,
+            0,
+            rows.len(),
+            Vec::new(),
+            Frame::of(rows).columns,
+        ),
         section(codes::section::CLOCK, 0, 1, vec![clock], Vec::new()),
     ];
     let answer = WindowWhole::new(function).invoke(codes::call::WINDOW, &input)?;
@@ -160,13 +196,27 @@ impl Harness {
     /// If there is no such operator, it calls no such function, or its function was taken already.
     #[track_caller]
     pub fn operator(&mut self, uid: &str) -> Operator {
-        let Some(node) = self.built.plan.nodes.iter().find(|node| node.uid == uid).cloned() else {
-            panic!("the job has no operator {uid}; it has {}", uids(&self.built.plan, |_| true));
+        let Some(node) = self
+            .built
+            .plan
+            .nodes
+            .iter()
+            .find(|node| node.uid == uid)
+            .cloned()
+        else {
+            panic!(
+                "the job has no operator {uid}; it has {}",
+                uids(&self.built.plan, |_| true)
+            );
         };
-        let input = &self.built.plan.nodes[node.inputs.first().map_or(0, |input| input.node as usize)].clone();
+        let input = &self.built.plan.nodes
+            [node.inputs.first().map_or(0, |input| input.node as usize)]
+        .clone();
         let projection = self.key_projection(input);
         let Some(function) = self.take(&node) else {
-            panic!("the operator {uid} calls no function that takes rows one by one, or it was taken; testing::job runs windows as well");
+            panic!(
+                "the operator {uid} calls no function that takes rows one by one, or it was taken; testing::job runs windows as well"
+            );
         };
         Operator::new(key_columns(&node), function, projection)
     }
@@ -177,14 +227,27 @@ impl Harness {
     /// If there is none, or it was taken already.
     #[track_caller]
     pub fn function(&mut self, name: &str) -> Operator {
-        let Some(number) = self.built.plan.functions.iter().position(|function| function.name == name) else {
+        let Some(number) = self
+            .built
+            .plan
+            .functions
+            .iter()
+            .position(|function| function.name == name)
+        else {
             panic!("the library has no function {name}");
         };
-        let Some(maker) = self.built.makers[number].take() else { panic!("the function {name} was taken") };
-        Operator::new(None, (self.built.plan.functions[number].clone(), maker), None)
+        let Some(maker) = self.built.makers[number].take() else {
+            panic!("the function {name} was taken")
+        };
+        Operator::new(
+            None,
+            (self.built.plan.functions[number].clone(), maker),
+            None,
+        )
     }
 
-    /// Takes a keyed process function of a library, by name; `key` names the key columns of the rows that will be pushed.
+    /// Takes a keyed process function of a library, by name; `key` names the key columns of the
+    /// rows that will be pushed.
     ///
     /// # Panics
     /// If there is none, or it was taken already.
@@ -197,13 +260,22 @@ impl Harness {
 
     /// The key projection in front of a function, if that is what its input is.
     fn key_projection(&mut self, input: &Node) -> Option<(Function, Maker)> {
-        let Body::Function { function } = input.body else { return None };
-        let is_projection = self.built.plan.functions[function as usize].kind == streamrt_wit::FunctionKind::KeyProjection;
-        if is_projection { self.take(input) } else { None }
+        let Body::Function { function } = input.body else {
+            return None;
+        };
+        let is_projection = self.built.plan.functions[function as usize].kind
+            == streamrt_wit::FunctionKind::KeyProjection;
+        if is_projection {
+            self.take(input)
+        } else {
+            None
+        }
     }
 
     fn take(&mut self, node: &Node) -> Option<(Function, Maker)> {
-        let Body::Function { function } = node.body else { return None };
+        let Body::Function { function } = node.body else {
+            return None;
+        };
         let maker = self.built.makers[function as usize].take()?;
         Some((self.built.plan.functions[function as usize].clone(), maker))
     }
@@ -211,7 +283,12 @@ impl Harness {
 
 /// The uids of some nodes, for a message.
 fn uids(plan: &Plan, which: impl Fn(&Node) -> bool) -> String {
-    plan.nodes.iter().filter(|node| which(node)).map(|node| node.uid.as_str()).collect::<Vec<_>>().join(", ")
+    plan.nodes
+        .iter()
+        .filter(|node| which(node))
+        .map(|node| node.uid.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// A function that keeps no state with the host, ready to be called.

@@ -1,4 +1,5 @@
-//! One function under test, with what the host keeps for it: keyed state, timers, the watermark, a clock, and what it has sent.
+//! One function under test, with what the host keeps for it: keyed state, timers, the watermark, a
+//! clock, and what it has sent.
 
 use super::frame::Frame;
 pub(super) use super::state::KeyBytes;
@@ -25,7 +26,8 @@ pub enum Event<T> {
     Watermark(i64),
 }
 
-/// A function under test. Its times are virtual: the watermark and the clock stand still until the test moves them.
+/// A function under test. Its times are virtual: the watermark and the clock stand still until the
+/// test moves them.
 pub struct Operator {
     function: Function,
     chain: Chain,
@@ -60,11 +62,16 @@ struct Call {
 }
 
 impl Operator {
-    pub(super) fn new(key: Option<Vec<String>>, (function, maker): (Function, Maker), projection: Option<(Function, Maker)>) -> Operator {
+    pub(super) fn new(
+        key: Option<Vec<String>>,
+        (function, maker): (Function, Maker),
+        projection: Option<(Function, Maker)>,
+    ) -> Operator {
         let host = Rc::new(FakeHost::new(function.states.clone()));
         Operator {
             chain: open(&function, maker, &host),
-            projection: projection.map(|(function, maker)| (function.clone(), open(&function, maker, &host))),
+            projection: projection
+                .map(|(function, maker)| (function.clone(), open(&function, maker, &host))),
             key: key.filter(|_| function.key.is_some()),
             host: host.clone(),
             keys: BTreeMap::new(),
@@ -100,7 +107,12 @@ impl Operator {
     /// What all ports have sent since the last look, with their numbers.
     pub(super) fn sent(&mut self) -> Vec<(u16, Sent)> {
         let all = self.outputs.iter_mut().zip(0u16..);
-        all.flat_map(|(sent, port)| std::mem::take(sent).into_iter().map(move |sent| (port, sent))).collect()
+        all.flat_map(|(sent, port)| {
+            std::mem::take(sent)
+                .into_iter()
+                .map(move |sent| (port, sent))
+        })
+        .collect()
     }
 
     /// Sends a row with its event time in ms.
@@ -112,7 +124,8 @@ impl Operator {
         self.batch([Event::Row(row, time)]);
     }
 
-    /// As [`Operator::push`], for rows that the function refuses. What a failed call has done is undone.
+    /// As [`Operator::push`], for rows that the function refuses. What a failed call has done is
+    /// undone.
     ///
     /// # Errors
     /// That of the function.
@@ -129,7 +142,8 @@ impl Operator {
         self.batch([Event::<()>::Watermark(watermark)]);
     }
 
-    /// Moves the clock to so many ms, which fires processing-time timers, and which times to live go by.
+    /// Moves the clock to so many ms, which fires processing-time timers, and which times to live
+    /// go by.
     ///
     /// # Panics
     /// If the function fails.
@@ -139,7 +153,8 @@ impl Operator {
         self.batch::<()>([]);
     }
 
-    /// Sends rows and watermarks in one call, as a batch of the host does. The results are the same as one by one.
+    /// Sends rows and watermarks in one call, as a batch of the host does. The results are the same
+    /// as one by one.
     ///
     /// # Panics
     /// If the function fails.
@@ -154,7 +169,10 @@ impl Operator {
     ///
     /// # Errors
     /// That of the function.
-    pub fn try_batch<T: Record>(&mut self, events: impl IntoIterator<Item = Event<T>>) -> Result<()> {
+    pub fn try_batch<T: Record>(
+        &mut self,
+        events: impl IntoIterator<Item = Event<T>>,
+    ) -> Result<()> {
         let (mut rows, mut times, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         for event in events {
             match event {
@@ -166,7 +184,10 @@ impl Operator {
     }
 
     fn call(&mut self, rows: Frame, times: Vec<Option<i64>>, marks: Vec<(u32, i64)>) -> Result<()> {
-        let projected = self.projection.iter().flat_map(|(function, _)| &function.input);
+        let projected = self
+            .projection
+            .iter()
+            .flat_map(|(function, _)| &function.input);
         self.check_columns(&rows, self.function.input.iter().chain(projected))?;
         let call = self.prepare(rows, times, marks)?;
         let undo = self.host.begin(call.slots.clone(), self.now);
@@ -185,7 +206,8 @@ impl Operator {
         }
     }
 
-    /// As [`Operator::push_broadcast`], for rows that the function refuses. What a failed call has done is undone.
+    /// As [`Operator::push_broadcast`], for rows that the function refuses. What a failed call has
+    /// done is undone.
     ///
     /// # Errors
     /// That of the function.
@@ -196,11 +218,25 @@ impl Operator {
     /// Treats one row of the second input.
     pub(super) fn second_row(&mut self, rows: Frame, time: Option<i64>) -> Result<()> {
         self.check_columns(&rows, self.function.second_input.iter())?;
-        let sent = rows.select(self.function.second_input.iter().map(|field| field.name.clone()));
+        let sent = rows.select(
+            self.function
+                .second_input
+                .iter()
+                .map(|field| field.name.clone()),
+        );
         let times = self.time_buffer(&[time]).into_iter().collect();
-        let clock = plain(buffer::CLOCK, i64_bytes(&[self.watermark, self.watermark, self.now]));
+        let clock = plain(
+            buffer::CLOCK,
+            i64_bytes(&[self.watermark, self.watermark, self.now]),
+        );
         let sections = [
-            section(codes::section::ROWS, SECOND_INPUT, rows.n_rows, times, sent.columns),
+            section(
+                codes::section::ROWS,
+                SECOND_INPUT,
+                rows.n_rows,
+                times,
+                sent.columns,
+            ),
             section(codes::section::CLOCK, 0, 1, vec![clock], Vec::new()),
         ];
         let call = Call {
@@ -217,7 +253,11 @@ impl Operator {
     }
 
     /// Checks that rows have the columns that are read of them.
-    fn check_columns<'a>(&self, rows: &Frame, mut read: impl Iterator<Item = &'a Field>) -> Result<()> {
+    fn check_columns<'a>(
+        &self,
+        rows: &Frame,
+        mut read: impl Iterator<Item = &'a Field>,
+    ) -> Result<()> {
         match read.find(|field| rows.n_rows > 0 && !rows.has(field)) {
             Some(field) => Err(not_there(&self.function.name, field, &rows.schema)),
             None => Ok(()),
@@ -229,8 +269,14 @@ impl Operator {
         match self.chain.invoke(call::PROCESS, sections) {
             Ok(answer) => {
                 self.watermark = call.marks.last().map_or(self.watermark, |mark| mark.1);
-                let fired = answer.iter().find(|section| section.role == codes::section::TIMERS).map(fired_times).unwrap_or_default();
-                answer.iter().for_each(|section| self.apply(section, call, &fired));
+                let fired = answer
+                    .iter()
+                    .find(|section| section.role == codes::section::TIMERS)
+                    .map(fired_times)
+                    .unwrap_or_default();
+                answer
+                    .iter()
+                    .for_each(|section| self.apply(section, call, &fired));
                 Ok(())
             }
             Err(error) => {
@@ -255,7 +301,12 @@ impl Operator {
     /// If the job does not use that output, or `S` is not its record.
     #[track_caller]
     pub fn side_output<S: Record>(&mut self, tag: &OutputTag<S>) -> Vec<S> {
-        match self.function.outputs.iter().position(|port| port.name == tag.name()) {
+        match self
+            .function
+            .outputs
+            .iter()
+            .position(|port| port.name == tag.name())
+        {
             Some(port) => self.take(port),
             None => panic!("the job does not use the side output {}", tag.name()),
         }
@@ -266,14 +317,19 @@ impl Operator {
         self.timers[0].iter().map(|(time, _)| *time).collect()
     }
 
-    /// The number of entries that the host keeps of the state `name`: values, elements of lists, entries of maps, expired ones too as long as
-    /// nothing has cleaned them away.
+    /// The number of entries that the host keeps of the state `name`: values, elements of lists,
+    /// entries of maps, expired ones too as long as nothing has cleaned them away.
     ///
     /// # Panics
     /// If the function declares no such state.
     #[track_caller]
     pub fn state_entries(&self, name: &str) -> usize {
-        match self.function.states.iter().position(|state| state.name == name) {
+        match self
+            .function
+            .states
+            .iter()
+            .position(|state| state.name == name)
+        {
             Some(number) => self.host.n_entries(number as u32),
             None => panic!("the function declares no state {name}"),
         }
@@ -293,16 +349,45 @@ impl Operator {
         records
     }
 
-    fn prepare(&mut self, rows: Frame, times: Vec<Option<i64>>, marks: Vec<(u32, i64)>) -> Result<Call> {
+    fn prepare(
+        &mut self,
+        rows: Frame,
+        times: Vec<Option<i64>>,
+        marks: Vec<(u32, i64)>,
+    ) -> Result<Call> {
         let bound = marks.last().map_or(self.watermark, |mark| mark.1);
-        let call = Call { rows, times, marks, slots: Vec::new(), row_slots: Vec::new(), due: Vec::new(), bound };
-        let Some(names) = self.key.clone().filter(|_| call.rows.n_rows > 0) else { return Ok(self.with_slots(call, &[])) };
+        let call = Call {
+            rows,
+            times,
+            marks,
+            slots: Vec::new(),
+            row_slots: Vec::new(),
+            due: Vec::new(),
+            bound,
+        };
+        let Some(names) = self.key.clone().filter(|_| call.rows.n_rows > 0) else {
+            return Ok(self.with_slots(call, &[]));
+        };
         let wide = match &mut self.projection {
             None => call.rows.clone(),
             Some((function, chain)) => {
-                let sent = call.rows.select(function.input.iter().map(|field| field.name.clone()));
-                let answer = chain.invoke(call::PROCESS, &[section(codes::section::ROWS, 0, sent.n_rows, Vec::new(), sent.columns)])?;
-                call.rows.clone().beside(Frame::received(&answer[0], added(&function.outputs[0].columns)))
+                let sent = call
+                    .rows
+                    .select(function.input.iter().map(|field| field.name.clone()));
+                let answer = chain.invoke(
+                    call::PROCESS,
+                    &[section(
+                        codes::section::ROWS,
+                        0,
+                        sent.n_rows,
+                        Vec::new(),
+                        sent.columns,
+                    )],
+                )?;
+                call.rows.clone().beside(Frame::received(
+                    &answer[0],
+                    added(&function.outputs[0].columns),
+                ))
             }
         };
         let keys = wide.select(names.into_iter());
@@ -316,16 +401,27 @@ impl Operator {
         Ok(self.with_slots(call, &row_keys))
     }
 
-    /// Numbers the keys of rows and due timers in the order of their bytes, so that timers of the same time fire in the same order
-    /// whatever else is in the call.
+    /// Numbers the keys of rows and due timers in the order of their bytes, so that timers of the
+    /// same time fire in the same order whatever else is in the call.
     fn with_slots(&self, mut call: Call, row_keys: &[KeyBytes]) -> Call {
-        let due_until = |domain: u8, until: i64| self.timers[usize::from(domain)].iter().take_while(move |(time, _)| *time <= until);
+        let due_until = |domain: u8, until: i64| {
+            self.timers[usize::from(domain)]
+                .iter()
+                .take_while(move |(time, _)| *time <= until)
+        };
         let (clock, event) = (domain::PROCESSING_TIME, domain::EVENT_TIME);
-        let due = due_until(clock, self.now).map(|timer| (clock, timer)).chain(due_until(event, call.bound).map(|timer| (event, timer)));
-        let keys: BTreeSet<&KeyBytes> = row_keys.iter().chain(due.clone().map(|(_, (_, key))| key)).collect();
+        let due = due_until(clock, self.now)
+            .map(|timer| (clock, timer))
+            .chain(due_until(event, call.bound).map(|timer| (event, timer)));
+        let keys: BTreeSet<&KeyBytes> = row_keys
+            .iter()
+            .chain(due.clone().map(|(_, (_, key))| key))
+            .collect();
         let slot = |key: &KeyBytes| keys.range::<KeyBytes, _>(..key).count() as u32;
         call.row_slots = row_keys.iter().map(slot).collect();
-        call.due = due.map(|(domain, (time, key))| (slot(key), *time, domain)).collect();
+        call.due = due
+            .map(|(domain, (time, key))| (slot(key), *time, domain))
+            .collect();
         call.slots = keys.into_iter().cloned().collect();
         call
     }
@@ -334,7 +430,8 @@ impl Operator {
         let sent = if call.rows.n_rows == 0 {
             Frame::default()
         } else {
-            call.rows.select(self.function.input.iter().map(|field| field.name.clone()))
+            call.rows
+                .select(self.function.input.iter().map(|field| field.name.clone()))
         };
         let (mark_rows, watermarks): (Vec<u32>, Vec<i64>) = call.marks.iter().copied().unzip();
         let mut buffers = Vec::new();
@@ -346,21 +443,46 @@ impl Operator {
         if self.key.is_some() {
             buffers.push(plain(buffer::SLOT, u32_bytes(&call.row_slots)));
         }
-        let mut sections = vec![section(codes::section::ROWS, 0, call.rows.n_rows, buffers, sent.columns)];
+        let mut sections = vec![section(
+            codes::section::ROWS,
+            0,
+            call.rows.n_rows,
+            buffers,
+            sent.columns,
+        )];
         if let (Some(declared), Some(_)) = (&self.function.key, &self.key) {
             let keys: Vec<&Frame> = call.slots.iter().map(|key| &self.keys[key]).collect();
-            sections.push(section(codes::section::SLOTS, 0, call.slots.len(), Vec::new(), Frame::concat(declared, &keys).columns));
+            sections.push(section(
+                codes::section::SLOTS,
+                0,
+                call.slots.len(),
+                Vec::new(),
+                Frame::concat(declared, &keys).columns,
+            ));
         }
         sections.extend(self.host.value_sections());
         sections.push(timer_section(&call.due));
-        let clock = plain(buffer::CLOCK, i64_bytes(&[self.watermark, call.bound, self.now]));
-        sections.push(section(codes::section::CLOCK, 0, 1, vec![clock], Vec::new()));
+        let clock = plain(
+            buffer::CLOCK,
+            i64_bytes(&[self.watermark, call.bound, self.now]),
+        );
+        sections.push(section(
+            codes::section::CLOCK,
+            0,
+            1,
+            vec![clock],
+            Vec::new(),
+        ));
         sections
     }
 
     /// Event times, as far as the function wants them and the rows have them.
     fn time_buffer(&self, times: &[Option<i64>]) -> Option<Buffer> {
-        let times: Vec<i64> = times.iter().copied().collect::<Option<_>>().filter(|_| self.function.time)?;
+        let times: Vec<i64> = times
+            .iter()
+            .copied()
+            .collect::<Option<_>>()
+            .filter(|_| self.function.time)?;
         Some(plain(buffer::TIME, i64_bytes(&times)))
     }
 
@@ -378,7 +500,10 @@ impl Operator {
 
     fn apply_timers(&mut self, answer: &Section, call: &Call) {
         let bytes = |role| find(answer, role).expect("timers carry all their buffers");
-        let (slots, times) = (bytes(buffer::SLOT).as_chunks::<4>().0, bytes(buffer::TIME).as_chunks::<8>().0);
+        let (slots, times) = (
+            bytes(buffer::SLOT).as_chunks::<4>().0,
+            bytes(buffer::TIME).as_chunks::<8>().0,
+        );
         for i in 0..answer.rows as usize {
             let key = call.slots[u32::from_le_bytes(slots[i]) as usize].clone();
             let timer = (i64::from_le_bytes(times[i]), key);
@@ -393,8 +518,14 @@ impl Operator {
 
 fn timer_section(due: &[(u32, i64, u8)]) -> Section {
     let buffers = vec![
-        plain(buffer::SLOT, u32_bytes(&due.iter().map(|timer| timer.0).collect::<Vec<_>>())),
-        plain(buffer::TIME, i64_bytes(&due.iter().map(|timer| timer.1).collect::<Vec<_>>())),
+        plain(
+            buffer::SLOT,
+            u32_bytes(&due.iter().map(|timer| timer.0).collect::<Vec<_>>()),
+        ),
+        plain(
+            buffer::TIME,
+            i64_bytes(&due.iter().map(|timer| timer.1).collect::<Vec<_>>()),
+        ),
         plain(buffer::DOMAIN, due.iter().map(|timer| timer.2).collect()),
     ];
     section(codes::section::TIMERS, 0, due.len(), buffers, Vec::new())
@@ -411,8 +542,14 @@ pub(super) fn added(columns: &OutputColumns) -> &Schema {
 /// Times of the timers that fired, in order.
 fn fired_times(timers: &Section) -> Vec<i64> {
     let actions = find(timers, buffer::ACTION).unwrap_or_default();
-    let times = find(timers, buffer::TIME).unwrap_or_default().as_chunks::<8>().0;
-    let fired = times.iter().zip(actions).filter(|(_, action)| **action == action::FIRED);
+    let times = find(timers, buffer::TIME)
+        .unwrap_or_default()
+        .as_chunks::<8>()
+        .0;
+    let fired = times
+        .iter()
+        .zip(actions)
+        .filter(|(_, action)| **action == action::FIRED);
     fired.map(|(time, _)| i64::from_le_bytes(*time)).collect()
 }
 
@@ -420,7 +557,12 @@ fn fired_times(timers: &Section) -> Vec<i64> {
 fn output_rows(answer: &Section, columns: &OutputColumns, call: &Call, fired: &[i64]) -> Sent {
     let sent = Frame::received(answer, added(columns));
     let origin = match find(answer, buffer::ORIGIN) {
-        Some(bytes) => bytes.as_chunks::<4>().0.iter().map(|row| u32::from_le_bytes(*row)).collect(),
+        Some(bytes) => bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|row| u32::from_le_bytes(*row))
+            .collect(),
         None => (0..answer.rows).collect::<Vec<u32>>(),
     };
     let time = |&row: &u32| match row.checked_sub(codes::ORIGIN_TIMER) {
@@ -428,7 +570,11 @@ fn output_rows(answer: &Section, columns: &OutputColumns, call: &Call, fired: &[
         None => call.times.get(row as usize).copied().flatten(),
     };
     let times = origin.iter().map(time).collect();
-    let rows = if matches!(columns, OutputColumns::Replace { .. }) { sent } else { call.rows.rows(&origin).beside(sent) };
+    let rows = if matches!(columns, OutputColumns::Replace { .. }) {
+        sent
+    } else {
+        call.rows.rows(&origin).beside(sent)
+    };
     Sent { rows, times }
 }
 

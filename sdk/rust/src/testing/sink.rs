@@ -1,4 +1,5 @@
-//! Tests of sinks without Wasm: their calls in the order in which a host makes them, over folders in memory.
+//! Tests of sinks without Wasm: their calls in the order in which a host makes them, over folders
+//! in memory.
 
 use super::frame::Frame;
 use crate::column::section;
@@ -71,7 +72,9 @@ pub fn sink<S: TwoPhaseSink>(sink: S) -> SinkHarness {
 
 /// Runs a write-ahead sink whose folders are empty; its call is [`SinkHarness::send`].
 pub fn write_ahead_sink<S: WriteAheadSink>(sink: S) -> SinkHarness {
-    SinkHarness::of(Rc::default(), |setup| Box::new(WriteAhead::open(sink, setup)))
+    SinkHarness::of(Rc::default(), |setup| {
+        Box::new(WriteAhead::open(sink, setup))
+    })
 }
 
 /// A sink that runs, and the folders that it was granted.
@@ -81,8 +84,14 @@ pub struct SinkHarness {
 }
 
 impl SinkHarness {
-    fn of(files: Rc<MemoryFiles>, open: impl FnOnce(&mut SinkSetup) -> Box<dyn RunningSink>) -> SinkHarness {
-        SinkHarness { sink: open(&mut SinkSetup::over(files.clone())), files }
+    fn of(
+        files: Rc<MemoryFiles>,
+        open: impl FnOnce(&mut SinkSetup) -> Box<dyn RunningSink>,
+    ) -> SinkHarness {
+        SinkHarness {
+            sink: open(&mut SinkSetup::over(files.clone())),
+            files,
+        }
     }
 
     /// Another sink over the same folders, as after a crash of this one.
@@ -99,7 +108,13 @@ impl SinkHarness {
     /// # Errors
     /// That of the sink.
     pub fn write<T: Record>(&mut self, rows: &[T]) -> Result<()> {
-        self.sink.write(&section(codes::section::ROWS, 0, rows.len(), Vec::new(), Frame::of(rows).columns))
+        self.sink.write(&section(
+            codes::section::ROWS,
+            0,
+            rows.len(),
+            Vec::new(),
+            Frame::of(rows).columns,
+        ))
     }
 
     /// # Errors
@@ -139,7 +154,11 @@ impl SinkHarness {
     /// The files that are in a granted folder, by path, with their contents.
     pub fn files(&self, grant: &str) -> Vec<(String, Vec<u8>)> {
         let files = self.files.0.borrow();
-        files.iter().filter(|((of, _), _)| of == grant).filter_map(|((_, path), file)| Some((path.clone(), file.clone()?))).collect()
+        files
+            .iter()
+            .filter(|((of, _), _)| of == grant)
+            .filter_map(|((_, path), file)| Some((path.clone(), file.clone()?)))
+            .collect()
     }
 }
 
@@ -150,29 +169,52 @@ pub(crate) struct MemoryFiles(RefCell<BTreeMap<(String, String), Option<Vec<u8>>
 impl MemoryFiles {
     /// Checks a path as the host does.
     fn at(&self, grant: &str, path: &str) -> Result<(String, String)> {
-        let refuse = || Error::coded(codes::error::REFUSED, format!("`{path}` is no path inside the granted folder"));
+        let refuse = || {
+            Error::coded(
+                codes::error::REFUSED,
+                format!("`{path}` is no path inside the granted folder"),
+            )
+        };
         let wrong = |part: &str| matches!(part, "" | "." | "..");
         if path.split('/').any(wrong) {
             return Err(refuse());
         }
-        let parent = path.rsplit_once('/').map(|(parent, _)| (grant.to_owned(), parent.to_owned()));
+        let parent = path
+            .rsplit_once('/')
+            .map(|(parent, _)| (grant.to_owned(), parent.to_owned()));
         match parent.is_none_or(|parent| self.0.borrow().get(&parent) == Some(&None)) {
             true => Ok((grant.to_owned(), path.to_owned())),
             false => Err(missing(path)),
         }
     }
 
-    fn change<T>(&self, grant: &str, path: &str, change: impl FnOnce(&mut Vec<u8>) -> T) -> Result<T> {
+    fn change<T>(
+        &self,
+        grant: &str,
+        path: &str,
+        change: impl FnOnce(&mut Vec<u8>) -> T,
+    ) -> Result<T> {
         let at = self.at(grant, path)?;
-        match self.0.borrow_mut().entry(at).or_insert_with(|| Some(Vec::new())) {
+        match self
+            .0
+            .borrow_mut()
+            .entry(at)
+            .or_insert_with(|| Some(Vec::new()))
+        {
             Some(bytes) => Ok(change(bytes)),
-            None => Err(Error::coded(codes::error::REFUSED, format!("`{path}` is a folder"))),
+            None => Err(Error::coded(
+                codes::error::REFUSED,
+                format!("`{path}` is a folder"),
+            )),
         }
     }
 }
 
 fn missing(path: &str) -> Error {
-    Error::coded(codes::error::MISSING, format!("there is no `{path}` in the granted folder"))
+    Error::coded(
+        codes::error::MISSING,
+        format!("there is no `{path}` in the granted folder"),
+    )
 }
 
 fn entry_of(path: &str, file: &Option<Vec<u8>>) -> Entry {
@@ -207,8 +249,16 @@ impl FileHost for MemoryFiles {
     fn read(&self, grant: &str, path: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
         let at = self.at(grant, path)?;
         let files = self.0.borrow();
-        let bytes = files.get(&at).and_then(Option::as_ref).ok_or_else(|| missing(path))?;
-        Ok(bytes.iter().skip(offset as usize).take(length as usize).copied().collect())
+        let bytes = files
+            .get(&at)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| missing(path))?;
+        Ok(bytes
+            .iter()
+            .skip(offset as usize)
+            .take(length as usize)
+            .copied()
+            .collect())
     }
 
     fn write(&self, grant: &str, path: &str, bytes: &[u8]) -> Result<()> {
@@ -223,7 +273,11 @@ impl FileHost for MemoryFiles {
         let (from, to) = (self.at(grant, old)?, self.at(grant, new)?);
         let mut files = self.0.borrow_mut();
         let below = |at: &(String, String)| {
-            at.0 == from.0 && at.1.strip_prefix(&from.1).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            at.0 == from.0
+                && at
+                    .1
+                    .strip_prefix(&from.1)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         let moved: Vec<(String, String)> = files.keys().filter(|at| below(at)).cloned().collect();
         if moved.is_empty() {
@@ -238,8 +292,12 @@ impl FileHost for MemoryFiles {
     }
 
     fn remove(&self, grant: &str, path: &str) -> Result<bool> {
-        if self.look(grant, path)?.is_some_and(|found| found.is_folder) && !self.list(grant, path)?.is_empty() {
-            return Err(Error::unavailable(format!("`{path}` in the granted folder: it is not empty")));
+        if self.look(grant, path)?.is_some_and(|found| found.is_folder)
+            && !self.list(grant, path)?.is_empty()
+        {
+            return Err(Error::unavailable(format!(
+                "`{path}` in the granted folder: it is not empty"
+            )));
         }
         let at = self.at(grant, path)?;
         Ok(self.0.borrow_mut().remove(&at).is_some())

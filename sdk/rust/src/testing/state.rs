@@ -1,4 +1,5 @@
-//! Keyed state as the host keeps it, for one function under test. Expired entries leave when they are read; nothing cleans in the background.
+//! Keyed state as the host keeps it, for one function under test. Expired entries leave when they
+//! are read; nothing cleans in the background.
 
 use super::frame::Frame;
 use crate::bindings::streamrt::plugin::types::Section;
@@ -13,7 +14,8 @@ use streamrt_wit::{Schema, StateDescriptor, StateKind, TtlUpdate, TtlVisibility}
 /// A key as bytes.
 pub(super) type KeyBytes = Vec<u8>;
 
-/// Entries of one state under one key, by the map's key; a value has one under the empty key, a list by number.
+/// Entries of one state under one key, by the map's key; a value has one under the empty key, a
+/// list by number.
 type Entries = BTreeMap<Vec<u8>, Entry>;
 
 /// A row, and the virtual time of its last access.
@@ -38,7 +40,13 @@ pub(super) struct FakeHost {
 
 impl FakeHost {
     pub(super) fn new(descriptors: Vec<StateDescriptor>) -> FakeHost {
-        FakeHost { descriptors, entries: RefCell::default(), slots: RefCell::default(), now: Cell::new(0), n_calls: Cell::new(0) }
+        FakeHost {
+            descriptors,
+            entries: RefCell::default(),
+            slots: RefCell::default(),
+            now: Cell::new(0),
+            n_calls: Cell::new(0),
+        }
     }
 
     pub(super) fn n_calls(&self) -> usize {
@@ -57,38 +65,64 @@ impl FakeHost {
     }
 
     pub(super) fn n_entries(&self, state: u32) -> usize {
-        self.entries.borrow().iter().filter(|((number, _), _)| *number == state).map(|(_, entries)| entries.len()).sum()
+        self.entries
+            .borrow()
+            .iter()
+            .filter(|((number, _), _)| *number == state)
+            .map(|(_, entries)| entries.len())
+            .sum()
     }
 
     /// The sections of value, reducing and aggregating state.
     pub(super) fn value_sections(&self) -> Vec<Section> {
         use StateKind::{Aggregating, Reducing, Value};
-        let is_value = |descriptor: &StateDescriptor| matches!(descriptor.kind, Value | Reducing | Aggregating);
-        let values = self.descriptors.iter().zip(0u16..).filter(|(descriptor, _)| is_value(descriptor));
-        values.map(|(descriptor, number)| self.value_section(descriptor, number)).collect()
+        let is_value = |descriptor: &StateDescriptor| {
+            matches!(descriptor.kind, Value | Reducing | Aggregating)
+        };
+        let values = self
+            .descriptors
+            .iter()
+            .zip(0u16..)
+            .filter(|(descriptor, _)| is_value(descriptor));
+        values
+            .map(|(descriptor, number)| self.value_section(descriptor, number))
+            .collect()
     }
 
     fn value_section(&self, descriptor: &StateDescriptor, number: u16) -> Section {
         let slots = self.slots.borrow().clone();
-        let found: Vec<Option<Frame>> = slots.iter().map(|key| self.sent(u32::from(number), key)).collect();
+        let found: Vec<Option<Frame>> = slots
+            .iter()
+            .map(|key| self.sent(u32::from(number), key))
+            .collect();
         let (actions, values) = presence(&found, &descriptor.value);
-        section(codes::section::STATE, number, slots.len(), vec![plain(buffer::ACTION, actions)], values.columns)
+        section(
+            codes::section::STATE,
+            number,
+            slots.len(),
+            vec![plain(buffer::ACTION, actions)],
+            values.columns,
+        )
     }
 
     fn is_expired(&self, state: u32, entry: &Entry) -> bool {
-        let ttl_ms = self.descriptors[state as usize].ttl_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+        let ttl_ms = self.descriptors[state as usize]
+            .ttl_ms
+            .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
         ttl_ms.is_some_and(|ttl_ms| entry.last_access.saturating_add(ttl_ms) <= self.now.get())
     }
 
     /// The entry as user code may see it.
     fn visible(&self, state: u32, key: &[u8], map_key: &[u8]) -> Option<Frame> {
-        let shows_expired = self.descriptors[state as usize].ttl_visibility == TtlVisibility::ReturnExpiredIfNotCleanedUp;
+        let shows_expired = self.descriptors[state as usize].ttl_visibility
+            == TtlVisibility::ReturnExpiredIfNotCleanedUp;
         let all = self.entries.borrow();
         let entry = all.get(&(state, key.to_vec()))?.get(map_key)?;
         (shows_expired || !self.is_expired(state, entry)).then(|| entry.row.clone())
     }
 
-    /// The value that a call gets, which is no read yet; but an expired one that nobody may see goes.
+    /// The value that a call gets, which is no read yet; but an expired one that nobody may see
+    /// goes.
     fn sent(&self, state: u32, key: &[u8]) -> Option<Frame> {
         let row = self.visible(state, key, &[]);
         if row.is_none() {
@@ -97,11 +131,14 @@ impl FakeHost {
         row
     }
 
-    /// What a read does to an entry: an expired one goes, and the time of another begins anew if reads do that.
+    /// What a read does to an entry: an expired one goes, and the time of another begins anew if
+    /// reads do that.
     fn touch(&self, state: u32, key: &[u8], map_key: &[u8]) {
         let renewed = self.descriptors[state as usize].ttl_update == TtlUpdate::OnReadAndWrite;
         let mut all = self.entries.borrow_mut();
-        let Some(entries) = all.get_mut(&(state, key.to_vec())) else { return };
+        let Some(entries) = all.get_mut(&(state, key.to_vec())) else {
+            return;
+        };
         match entries.get_mut(map_key) {
             Some(entry) if self.is_expired(state, entry) => drop(entries.remove(map_key)),
             Some(entry) if renewed => entry.last_access = self.now.get(),
@@ -117,14 +154,33 @@ impl FakeHost {
     }
 
     /// All entries under a key behind `after`, read in order, up to `limit` of them.
-    fn all(&self, state: u32, key: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Frame)> {
-        let under = self.entries.borrow().get(&(state, key.to_vec())).cloned().unwrap_or_default();
-        let behind = under.into_keys().filter(|map_key| after.is_none_or(|after| map_key.as_slice() > after));
-        behind.filter_map(|map_key| self.entry(state, key, &map_key).map(|row| (map_key, row))).take(limit).collect()
+    fn all(
+        &self,
+        state: u32,
+        key: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Vec<(Vec<u8>, Frame)> {
+        let under = self
+            .entries
+            .borrow()
+            .get(&(state, key.to_vec()))
+            .cloned()
+            .unwrap_or_default();
+        let behind = under
+            .into_keys()
+            .filter(|map_key| after.is_none_or(|after| map_key.as_slice() > after));
+        behind
+            .filter_map(|map_key| self.entry(state, key, &map_key).map(|row| (map_key, row)))
+            .take(limit)
+            .collect()
     }
 
     fn written(&self, row: Frame) -> Entry {
-        Entry { row, last_access: self.now.get() }
+        Entry {
+            row,
+            last_access: self.now.get(),
+        }
     }
 
     /// Takes value state back.
@@ -134,7 +190,9 @@ impl FakeHost {
         let actions = find(answer, buffer::ACTION);
         for (slot, key) in self.slots.borrow().iter().enumerate() {
             let mut all = self.entries.borrow_mut();
-            let entries = all.entry((u32::from(answer.port), key.clone())).or_default();
+            let entries = all
+                .entry((u32::from(answer.port), key.clone()))
+                .or_default();
             match actions.map_or(action::SET, |actions| actions[slot]) {
                 action::SET => drop(entries.insert(Vec::new(), self.written(values.row(slot)))),
                 action::CLEAR => entries.clear(),
@@ -152,28 +210,57 @@ impl FakeHost {
         if self.descriptors[state as usize].kind.is_operator_state() && slot == 0 {
             return Ok(KeyBytes::new());
         }
-        self.slots.borrow().get(slot as usize).cloned().ok_or_else(|| Error::host(format!("there is no slot {slot}")))
+        self.slots
+            .borrow()
+            .get(slot as usize)
+            .cloned()
+            .ok_or_else(|| Error::host(format!("there is no slot {slot}")))
     }
 
     fn list(&self, state: u32, slots: &[u32]) -> Result<Section> {
         let descriptor = &self.descriptors[state as usize];
         let (mut ends, mut elements) = (vec![0], Vec::new());
         for &slot in slots {
-            elements.extend(self.all(state, &self.key_of(state, slot)?, None, usize::MAX).into_iter().map(|(_, row)| row));
+            elements.extend(
+                self.all(state, &self.key_of(state, slot)?, None, usize::MAX)
+                    .into_iter()
+                    .map(|(_, row)| row),
+            );
             ends.push(elements.len() as u32);
         }
         let rows = Frame::concat(&descriptor.value, &elements.iter().collect::<Vec<_>>());
-        Ok(section(codes::section::STATE, 0, slots.len(), vec![plain(buffer::OFFSETS, u32_bytes(&ends))], rows.columns))
+        Ok(section(
+            codes::section::STATE,
+            0,
+            slots.len(),
+            vec![plain(buffer::OFFSETS, u32_bytes(&ends))],
+            rows.columns,
+        ))
     }
 
     fn map(&self, state: u32, slots: &[u32], keys: &Section) -> Result<Section> {
         let descriptor = &self.descriptors[state as usize];
         let keys = Frame::received(keys, &descriptor.key);
-        let entry = |(row, &slot): (usize, &u32)| Ok(self.entry(state, &self.key_of(state, slot)?, &keys.row(row).bytes()));
-        let found = slots.iter().enumerate().map(entry).collect::<Result<Vec<_>>>()?;
-        let values: Vec<Option<Frame>> = found.into_iter().map(|row| row.map(|row| row.split(descriptor.key.len()).1)).collect();
+        let entry = |(row, &slot): (usize, &u32)| {
+            Ok(self.entry(state, &self.key_of(state, slot)?, &keys.row(row).bytes()))
+        };
+        let found = slots
+            .iter()
+            .enumerate()
+            .map(entry)
+            .collect::<Result<Vec<_>>>()?;
+        let values: Vec<Option<Frame>> = found
+            .into_iter()
+            .map(|row| row.map(|row| row.split(descriptor.key.len()).1))
+            .collect();
         let (actions, values) = presence(&values, &descriptor.value);
-        Ok(section(codes::section::STATE, 0, slots.len(), vec![plain(buffer::ACTION, actions)], values.columns))
+        Ok(section(
+            codes::section::STATE,
+            0,
+            slots.len(),
+            vec![plain(buffer::ACTION, actions)],
+            values.columns,
+        ))
     }
 }
 
@@ -183,12 +270,26 @@ pub(super) struct Undo(HashMap<(u32, KeyBytes), Entries>);
 fn presence(found: &[Option<Frame>], schema: &Schema) -> (Vec<u8>, Frame) {
     let nothing = Frame::zeros(schema, 1);
     let actions = found.iter().map(|row| u8::from(row.is_some())).collect();
-    (actions, Frame::concat(schema, &found.iter().map(|row| row.as_ref().unwrap_or(&nothing)).collect::<Vec<_>>()))
+    (
+        actions,
+        Frame::concat(
+            schema,
+            &found
+                .iter()
+                .map(|row| row.as_ref().unwrap_or(&nothing))
+                .collect::<Vec<_>>(),
+        ),
+    )
 }
 
 fn slots_of(section: &Section) -> Vec<u32> {
     let bytes = find(section, buffer::SLOT).unwrap_or_default();
-    bytes.as_chunks::<4>().0.iter().map(|slot| u32::from_le_bytes(*slot)).collect()
+    bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|slot| u32::from_le_bytes(*slot))
+        .collect()
 }
 
 impl StateHost for FakeHost {
@@ -196,7 +297,9 @@ impl StateHost for FakeHost {
         self.n_calls.set(self.n_calls.get() + 1);
         let slots = slots_of(keys);
         match self.descriptors[state as usize].kind {
-            StateKind::List | StateKind::OperatorList | StateKind::UnionList => self.list(state, &slots),
+            StateKind::List | StateKind::OperatorList | StateKind::UnionList => {
+                self.list(state, &slots)
+            }
             _ => self.map(state, &slots, keys),
         }
     }
@@ -204,7 +307,12 @@ impl StateHost for FakeHost {
     fn put_many(&self, state: u32, writes: &Section) -> Result<()> {
         self.n_calls.set(self.n_calls.get() + 1);
         let descriptor = &self.descriptors[state as usize];
-        let schema = descriptor.key.iter().chain(&descriptor.value).cloned().collect();
+        let schema = descriptor
+            .key
+            .iter()
+            .chain(&descriptor.value)
+            .cloned()
+            .collect();
         let rows = Frame::received(writes, &schema);
         let actions = find(writes, buffer::ACTION).unwrap_or_default();
         for (row, slot) in slots_of(writes).into_iter().enumerate() {
@@ -216,8 +324,9 @@ impl StateHost for FakeHost {
                 action::SET => drop(entries.insert(map_key, self.written(whole))),
                 action::CLEAR => drop(entries.remove(&map_key)),
                 action::APPEND => {
-                    let number =
-                        entries.last_key_value().map_or(0, |(last, _)| u32::from_be_bytes(last[..4].try_into().expect("4 bytes")) + 1);
+                    let number = entries.last_key_value().map_or(0, |(last, _)| {
+                        u32::from_be_bytes(last[..4].try_into().expect("4 bytes")) + 1
+                    });
                     entries.insert(number.to_be_bytes().to_vec(), self.written(whole));
                 }
                 _ => entries.clear(),
@@ -229,11 +338,33 @@ impl StateHost for FakeHost {
     fn scan(&self, state: u32, slot: u32, after: &[u8], limit: u32) -> Result<Section> {
         self.n_calls.set(self.n_calls.get() + 1);
         let descriptor = &self.descriptors[state as usize];
-        let schema: Schema = descriptor.key.iter().chain(&descriptor.value).cloned().collect();
-        let rows = self.all(state, &self.key_of(state, slot)?, Some(after).filter(|after| !after.is_empty()), limit as usize);
+        let schema: Schema = descriptor
+            .key
+            .iter()
+            .chain(&descriptor.value)
+            .cloned()
+            .collect();
+        let rows = self.all(
+            state,
+            &self.key_of(state, slot)?,
+            Some(after).filter(|after| !after.is_empty()),
+            limit as usize,
+        );
         let more = rows.len() == limit as usize;
-        let cursor = rows.last().filter(|_| more).map(|(key, _)| plain(buffer::CURSOR, key.clone()));
-        let page = Frame::concat(&schema, &rows.iter().map(|(_, row)| row).collect::<Vec<_>>());
-        Ok(section(codes::section::STATE, 0, page.n_rows, cursor.into_iter().collect(), page.columns))
+        let cursor = rows
+            .last()
+            .filter(|_| more)
+            .map(|(key, _)| plain(buffer::CURSOR, key.clone()));
+        let page = Frame::concat(
+            &schema,
+            &rows.iter().map(|(_, row)| row).collect::<Vec<_>>(),
+        );
+        Ok(section(
+            codes::section::STATE,
+            0,
+            page.n_rows,
+            cursor.into_iter().collect(),
+            page.columns,
+        ))
     }
 }

@@ -1,8 +1,9 @@
-//! Windows of a job under test: each row is kept, or folded, in the windows of its key, one after the other, with nothing shared between them.
+//! Windows of a job under test: each row is kept, or folded, in the windows of its key, one after
+//! the other, with nothing shared between them.
 //!
 //! # Source
-//! Flink's `WindowOperator` with its default triggers, and its `MergingWindowSet`. Where a merged session is late already, the row goes to the
-//! late side output.
+//! Flink's `WindowOperator` with its default triggers, and its `MergingWindowSet`. Where a merged
+//! session is late already, the row goes to the late side output.
 
 use super::aggregate::{Group, Spec};
 use super::flow::{END, Element, Out, Row};
@@ -65,20 +66,48 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    pub(super) fn new(assigner: WindowAssigner, lateness_ms: u64, key: Vec<String>, contents: Contents) -> Windows {
-        let lateness_ms = if by_clock(&assigner) { 0 } else { i64::try_from(lateness_ms).unwrap_or(i64::MAX) };
-        Windows { assigner, lateness_ms, key, contents, windows: Vec::new(), watermark: i64::MIN, now_ms: 0 }
+    pub(super) fn new(
+        assigner: WindowAssigner,
+        lateness_ms: u64,
+        key: Vec<String>,
+        contents: Contents,
+    ) -> Windows {
+        let lateness_ms = if by_clock(&assigner) {
+            0
+        } else {
+            i64::try_from(lateness_ms).unwrap_or(i64::MAX)
+        };
+        Windows {
+            assigner,
+            lateness_ms,
+            key,
+            contents,
+            windows: Vec::new(),
+            watermark: i64::MIN,
+            now_ms: 0,
+        }
     }
 
     /// Treats a row.
     pub(super) fn row(&mut self, row: Row) -> Result<Vec<Out>> {
-        let is_timed = !matches!(self.assigner, WindowAssigner::Global | WindowAssigner::Count { .. });
-        let mut out = if by_clock(&self.assigner) { self.advance(self.now_ms - 1)? } else { Vec::new() };
+        let is_timed = !matches!(
+            self.assigner,
+            WindowAssigner::Global | WindowAssigner::Count { .. }
+        );
+        let mut out = if by_clock(&self.assigner) {
+            self.advance(self.now_ms - 1)?
+        } else {
+            Vec::new()
+        };
         let time = match row.time {
             _ if by_clock(&self.assigner) => self.now_ms,
             Some(time) => time,
             None if !is_timed => 0,
-            None => return Err(Error::new("a row has no event time: call watermarks in front of the window")),
+            None => {
+                return Err(Error::new(
+                    "a row has no event time: call watermarks in front of the window",
+                ));
+            }
         };
         let key = row.columns.select(self.key.iter().cloned());
         let live = self.assign(&key, time)?;
@@ -98,20 +127,31 @@ impl Windows {
 
     /// Raises the watermark.
     pub(super) fn rise(&mut self, watermark: i64) -> Result<Vec<Out>> {
-        if by_clock(&self.assigner) { Ok(Vec::new()) } else { self.advance(watermark) }
+        if by_clock(&self.assigner) {
+            Ok(Vec::new())
+        } else {
+            self.advance(watermark)
+        }
     }
 
     /// Moves the clock.
     pub(super) fn tick(&mut self, now_ms: i64) -> Result<Vec<Out>> {
         self.now_ms = now_ms;
-        if by_clock(&self.assigner) { self.advance(now_ms - 1) } else { Ok(Vec::new()) }
+        if by_clock(&self.assigner) {
+            self.advance(now_ms - 1)
+        } else {
+            Ok(Vec::new())
+        }
     }
 
     fn advance(&mut self, watermark: i64) -> Result<Vec<Out>> {
         self.watermark = self.watermark.max(watermark);
         let counts = matches!(self.assigner, WindowAssigner::Count { .. });
-        let is_due = |window: &Window| !counts && !window.fired && window.max_timestamp() <= self.watermark;
-        let mut due: Vec<usize> = (0..self.windows.len()).filter(|&at| is_due(&self.windows[at])).collect();
+        let is_due =
+            |window: &Window| !counts && !window.fired && window.max_timestamp() <= self.watermark;
+        let mut due: Vec<usize> = (0..self.windows.len())
+            .filter(|&at| is_due(&self.windows[at]))
+            .collect();
         due.sort_by_key(|&at| self.windows[at].max_timestamp());
         let mut out = Vec::new();
         for at in due {
@@ -119,7 +159,9 @@ impl Windows {
             out.extend(self.fire(at)?);
         }
         let (watermark, lateness_ms) = (self.watermark, self.lateness_ms);
-        self.windows.retain(|window| counts || window.max_timestamp().saturating_add(lateness_ms) > watermark);
+        self.windows.retain(|window| {
+            counts || window.max_timestamp().saturating_add(lateness_ms) > watermark
+        });
         Ok(out)
     }
 
@@ -130,49 +172,103 @@ impl Windows {
     /// The windows of a row that are not gone, which are opened if need be.
     fn assign(&mut self, key: &Frame, time: i64) -> Result<Vec<usize>> {
         match self.assigner {
-            WindowAssigner::Tumbling { size_ms, offset_ms, .. } => Ok(self.sliding(key, time, (size_ms, size_ms, offset_ms))),
-            WindowAssigner::Sliding { size_ms, slide_ms, offset_ms, .. } => Ok(self.sliding(key, time, (size_ms, slide_ms, offset_ms))),
-            WindowAssigner::Session { gap_ms, .. } => Ok(self.session(key, (time, time.saturating_add(gap_ms)))?.into_iter().collect()),
-            WindowAssigner::Global | WindowAssigner::Count { .. } => Ok(vec![self.window(key, (i64::MIN, END))]),
+            WindowAssigner::Tumbling {
+                size_ms, offset_ms, ..
+            } => Ok(self.sliding(key, time, (size_ms, size_ms, offset_ms))),
+            WindowAssigner::Sliding {
+                size_ms,
+                slide_ms,
+                offset_ms,
+                ..
+            } => Ok(self.sliding(key, time, (size_ms, slide_ms, offset_ms))),
+            WindowAssigner::Session { gap_ms, .. } => Ok(self
+                .session(key, (time, time.saturating_add(gap_ms)))?
+                .into_iter()
+                .collect()),
+            WindowAssigner::Global | WindowAssigner::Count { .. } => {
+                Ok(vec![self.window(key, (i64::MIN, END))])
+            }
         }
     }
 
-    fn sliding(&mut self, key: &Frame, time: i64, (size, slide, offset): (i64, i64, i64)) -> Vec<usize> {
+    fn sliding(
+        &mut self,
+        key: &Frame,
+        time: i64,
+        (size, slide, offset): (i64, i64, i64),
+    ) -> Vec<usize> {
         let last = time - (time - offset).rem_euclid(slide);
-        let starts = (0..).map(|n| last - n * slide).take_while(|start| *start > time - size);
-        let live: Vec<(i64, i64)> = starts.map(|start| (start, start + size)).filter(|(_, end)| !self.is_gone(*end)).collect();
-        live.into_iter().map(|bounds| self.window(key, bounds)).collect()
+        let starts = (0..)
+            .map(|n| last - n * slide)
+            .take_while(|start| *start > time - size);
+        let live: Vec<(i64, i64)> = starts
+            .map(|start| (start, start + size))
+            .filter(|(_, end)| !self.is_gone(*end))
+            .collect();
+        live.into_iter()
+            .map(|bounds| self.window(key, bounds))
+            .collect()
     }
 
     fn window(&mut self, key: &Frame, (start, end): (i64, i64)) -> usize {
         let key_bytes = key.bytes();
-        let same = |window: &Window| window.key_bytes == key_bytes && (window.start, window.end) == (start, end);
+        let same = |window: &Window| {
+            window.key_bytes == key_bytes && (window.start, window.end) == (start, end)
+        };
         if let Some(at) = self.windows.iter().position(same) {
             return at;
         }
         let fired = last_of(end) <= self.watermark;
         let key = key.clone();
-        self.windows.push(Window { key, key_bytes, start, end, rows: Vec::new(), accumulator: None, n_rows: 0, fired });
+        self.windows.push(Window {
+            key,
+            key_bytes,
+            start,
+            end,
+            rows: Vec::new(),
+            accumulator: None,
+            n_rows: 0,
+            fired,
+        });
         self.windows.len() - 1
     }
 
     /// Merges a new session with those that it touches; `None` if the result is gone already.
     fn session(&mut self, key: &Frame, opened: (i64, i64)) -> Result<Option<usize>> {
         let key_bytes = key.bytes();
-        let touches = |window: &Window| window.key_bytes == key_bytes && window.start <= opened.1 && window.end >= opened.0;
-        let touched: Vec<usize> = (0..self.windows.len()).filter(|&at| touches(&self.windows[at])).collect();
-        let cover = |(start, end): (i64, i64), &at: &usize| (start.min(self.windows[at].start), end.max(self.windows[at].end));
+        let touches = |window: &Window| {
+            window.key_bytes == key_bytes && window.start <= opened.1 && window.end >= opened.0
+        };
+        let touched: Vec<usize> = (0..self.windows.len())
+            .filter(|&at| touches(&self.windows[at]))
+            .collect();
+        let cover = |(start, end): (i64, i64), &at: &usize| {
+            (
+                start.min(self.windows[at].start),
+                end.max(self.windows[at].end),
+            )
+        };
         let merged = touched.iter().fold(opened, cover);
         if self.is_gone(merged.1) {
             return Ok(None);
         }
-        let Some((&kept, others)) = touched.split_first() else { return Ok(Some(self.window(key, opened))) };
+        let Some((&kept, others)) = touched.split_first() else {
+            return Ok(Some(self.window(key, opened)));
+        };
         // Removed from behind, merged from the front.
-        let mut others: Vec<Window> = others.iter().rev().map(|&at| self.windows.remove(at)).collect();
+        let mut others: Vec<Window> = others
+            .iter()
+            .rev()
+            .map(|&at| self.windows.remove(at))
+            .collect();
         others.reverse();
         self.merge(kept, others)?;
         let window = &mut self.windows[kept];
-        window.fired = if window.end < merged.1 { last_of(merged.1) <= self.watermark } else { window.fired };
+        window.fired = if window.end < merged.1 {
+            last_of(merged.1) <= self.watermark
+        } else {
+            window.fired
+        };
         (window.start, window.end) = merged;
         Ok(Some(kept))
     }
@@ -182,8 +278,14 @@ impl Windows {
             let window = &mut self.windows[kept];
             window.n_rows += other.n_rows;
             window.rows.extend(other.rows);
-            window.accumulator = match (take(&mut window.accumulator), other.accumulator, &mut self.contents) {
-                (Some(ours), Some(theirs), Contents::Aggregate(called, _)) => Some(merged(called, &ours, &theirs)?),
+            window.accumulator = match (
+                take(&mut window.accumulator),
+                other.accumulator,
+                &mut self.contents,
+            ) {
+                (Some(ours), Some(theirs), Contents::Aggregate(called, _)) => {
+                    Some(merged(called, &ours, &theirs)?)
+                }
                 (ours, theirs, _) => ours.or(theirs),
             };
         }
@@ -197,11 +299,17 @@ impl Windows {
             window.rows.push(row.clone());
             return Ok(());
         };
-        window.accumulator = Some(accumulated(function, chain, window.accumulator.take(), row)?);
+        window.accumulator = Some(accumulated(
+            function,
+            chain,
+            window.accumulator.take(),
+            row,
+        )?);
         Ok(())
     }
 
-    /// The default triggers: a window whose end has passed fires with each row, a full one fires and goes.
+    /// The default triggers: a window whose end has passed fires with each row, a full one fires
+    /// and goes.
     fn on_element(&mut self, at: usize) -> Result<Vec<Out>> {
         match self.assigner {
             WindowAssigner::Count { rows } if self.windows[at].n_rows >= rows => {
@@ -221,11 +329,18 @@ impl Windows {
         let results = match &mut self.contents {
             Contents::Builtin(aggregates, columns) => builtin(window, aggregates, columns)?,
             Contents::Process(process) => {
-                let rows = window.rows.iter().map(|row| read_by(&process.0, &row.columns)).collect();
+                let rows = window
+                    .rows
+                    .iter()
+                    .map(|row| read_by(&process.0, &row.columns))
+                    .collect();
                 processed(process, window, rows, clock)?
             }
             Contents::Aggregate((function, chain), then) => {
-                let accumulator = window.accumulator.clone().ok_or_else(|| Error::host("a window without rows does not fire"))?;
+                let accumulator = window
+                    .accumulator
+                    .clone()
+                    .ok_or_else(|| Error::host("a window without rows does not fire"))?;
                 let result = result_of(function, chain, accumulator)?;
                 match then {
                     None => result,
@@ -237,16 +352,31 @@ impl Windows {
             }
         };
         let time = Some(window.max_timestamp());
-        let row = |i| (Some(0), Element::Row(Row { columns: results.row(i), time, split: None }));
+        let row = |i| {
+            (
+                Some(0),
+                Element::Row(Row {
+                    columns: results.row(i),
+                    time,
+                    split: None,
+                }),
+            )
+        };
         Ok((0..results.n_rows).map(row).collect())
     }
 }
 
 fn by_clock(assigner: &WindowAssigner) -> bool {
     match assigner {
-        WindowAssigner::Tumbling { processing_time, .. }
-        | WindowAssigner::Sliding { processing_time, .. }
-        | WindowAssigner::Session { processing_time, .. } => *processing_time,
+        WindowAssigner::Tumbling {
+            processing_time, ..
+        }
+        | WindowAssigner::Sliding {
+            processing_time, ..
+        }
+        | WindowAssigner::Session {
+            processing_time, ..
+        } => *processing_time,
         WindowAssigner::Global | WindowAssigner::Count { .. } => false,
     }
 }
@@ -262,22 +392,45 @@ fn there(n: usize) -> crate::bindings::streamrt::plugin::types::Buffer {
 }
 
 fn accumulator_schema(function: &Function) -> Result<streamrt_wit::Schema> {
-    function.accumulator.clone().ok_or_else(|| Error::host(format!("{}: it declares no accumulator", function.name)))
+    function
+        .accumulator
+        .clone()
+        .ok_or_else(|| Error::host(format!("{}: it declares no accumulator", function.name)))
 }
 
 fn accumulator_of(function: &Function, answer: &[Section]) -> Result<Frame> {
-    let state = answer.iter().find(|section| section.role == codes::section::STATE);
-    let state = state.ok_or_else(|| Error::host(format!("{}: it gave no accumulator", function.name)))?;
+    let state = answer
+        .iter()
+        .find(|section| section.role == codes::section::STATE);
+    let state =
+        state.ok_or_else(|| Error::host(format!("{}: it gave no accumulator", function.name)))?;
     Ok(Frame::received(state, &accumulator_schema(function)?))
 }
 
 /// An accumulator, or none yet, with a row added.
-fn accumulated(function: &Function, chain: &mut Chain, before: Option<Frame>, row: &Row) -> Result<Frame> {
+fn accumulated(
+    function: &Function,
+    chain: &mut Chain,
+    before: Option<Frame>,
+    row: &Row,
+) -> Result<Frame> {
     let sent = read_by(function, &row.columns);
-    let rows = section(codes::section::ROWS, 0, 1, vec![plain(buffer::SLOT, u32_bytes(&[0]))], sent.columns);
+    let rows = section(
+        codes::section::ROWS,
+        0,
+        1,
+        vec![plain(buffer::SLOT, u32_bytes(&[0]))],
+        sent.columns,
+    );
     let actions = plain(buffer::ACTION, vec![u8::from(before.is_some())]);
     let zeros = Frame::zeros(&accumulator_schema(function)?, 1);
-    let state = section(codes::section::STATE, 0, 1, vec![actions], before.unwrap_or(zeros).columns);
+    let state = section(
+        codes::section::STATE,
+        0,
+        1,
+        vec![actions],
+        before.unwrap_or(zeros).columns,
+    );
     accumulator_of(function, &chain.invoke(call::ACCUMULATE, &[rows, state])?)
 }
 
@@ -285,7 +438,13 @@ fn accumulated(function: &Function, chain: &mut Chain, before: Option<Frame>, ro
 fn merged((function, chain): &mut Called, ours: &Frame, theirs: &Frame) -> Result<Frame> {
     let both = Frame::concat(&ours.schema, &[ours, theirs]);
     let slots = plain(buffer::SLOT, u32_bytes(&[0, 0]));
-    let state = section(codes::section::STATE, 0, 2, vec![slots, there(2)], both.columns);
+    let state = section(
+        codes::section::STATE,
+        0,
+        2,
+        vec![slots, there(2)],
+        both.columns,
+    );
     accumulator_of(function, &chain.invoke(call::MERGE, &[state])?)
 }
 
@@ -294,31 +453,88 @@ fn result_of(function: &Function, chain: &mut Chain, accumulator: Frame) -> Resu
     if function.kind == FunctionKind::Reduce {
         return Ok(accumulator);
     }
-    let state = section(codes::section::STATE, 0, 1, vec![there(1)], accumulator.columns);
+    let state = section(
+        codes::section::STATE,
+        0,
+        1,
+        vec![there(1)],
+        accumulator.columns,
+    );
     let answer = chain.invoke(call::RESULT, &[state])?;
-    Ok(Frame::received(&answer[0], added(&function.outputs[0].columns)))
+    Ok(Frame::received(
+        &answer[0],
+        added(&function.outputs[0].columns),
+    ))
 }
 
-fn builtin(window: &Window, aggregates: &[BuiltinAggregate], columns: &[ResultColumn]) -> Result<Frame> {
+fn builtin(
+    window: &Window,
+    aggregates: &[BuiltinAggregate],
+    columns: &[ResultColumn],
+) -> Result<Frame> {
     let mut group = Group::new(aggregates.len());
-    window.rows.iter().try_for_each(|row| group.add(aggregates, row))?;
-    let input = window.rows.first().map(|row| row.columns.schema.clone()).unwrap_or_default();
-    Ok(group.result(&Spec { aggregates, columns, input: &input }, &window.key, (window.start, window.end)))
+    window
+        .rows
+        .iter()
+        .try_for_each(|row| group.add(aggregates, row))?;
+    let input = window
+        .rows
+        .first()
+        .map(|row| row.columns.schema.clone())
+        .unwrap_or_default();
+    Ok(group.result(
+        &Spec {
+            aggregates,
+            columns,
+            input: &input,
+        },
+        &window.key,
+        (window.start, window.end),
+    ))
 }
 
 /// Hands rows of a window to a window function.
-fn processed((function, chain): &mut Called, window: &Window, rows: Vec<Frame>, clock: [i64; 3]) -> Result<Frame> {
-    let schema = rows.first().map(|row| row.schema.clone()).unwrap_or_default();
+fn processed(
+    (function, chain): &mut Called,
+    window: &Window,
+    rows: Vec<Frame>,
+    clock: [i64; 3],
+) -> Result<Frame> {
+    let schema = rows
+        .first()
+        .map(|row| row.schema.clone())
+        .unwrap_or_default();
     let all = Frame::concat(&schema, &rows.iter().collect::<Vec<_>>());
-    let key = window.key.select(function.key.iter().flatten().map(|field| field.name.clone()));
-    let bounds = [(buffer::WINDOW_START, window.start), (buffer::WINDOW_END, window.end)];
+    let key = window.key.select(
+        function
+            .key
+            .iter()
+            .flatten()
+            .map(|field| field.name.clone()),
+    );
+    let bounds = [
+        (buffer::WINDOW_START, window.start),
+        (buffer::WINDOW_END, window.end),
+    ];
     let bounds = bounds.map(|(role, time)| plain(role, i64_bytes(&[time])));
-    let buffers = bounds.into_iter().chain([plain(buffer::OFFSETS, u32_bytes(&[0, all.n_rows as u32]))]).collect();
+    let buffers = bounds
+        .into_iter()
+        .chain([plain(buffer::OFFSETS, u32_bytes(&[0, all.n_rows as u32]))])
+        .collect();
     let input = [
         section(codes::section::SLOTS, 0, 1, buffers, key.columns),
         section(codes::section::ROWS, 0, all.n_rows, Vec::new(), all.columns),
-        section(codes::section::CLOCK, 0, 1, vec![plain(buffer::CLOCK, i64_bytes(&clock))], Vec::new()),
+        section(
+            codes::section::CLOCK,
+            0,
+            1,
+            vec![plain(buffer::CLOCK, i64_bytes(&clock))],
+            Vec::new(),
+        ),
     ];
     let answer = chain.invoke(call::WINDOW, &input)?;
-    Ok(Frame::received(&answer[0], added(&function.outputs[0].columns)))
+    Ok(Frame::received(
+        &answer[0],
+        added(&function.outputs[0].columns),
+    ))
 }

@@ -1,5 +1,6 @@
-//! The test guest that fails on the line `bad`, in the way that `--how` says. It counts to N million on `busy N`, and makes N lines of 1 MiB of
-//! `wide N`; other lines pass. Or its job is put together wrongly, in the way that `--mistake` says. Run by `tests/tests/bad_input.rs` and
+//! The test guest that fails on the line `bad`, in the way that `--how` says. It counts to N
+//! million on `busy N`, and makes N lines of 1 MiB of `wide N`; other lines pass. Or its job is put
+//! together wrongly, in the way that `--mistake` says. Run by `tests/tests/bad_input.rs` and
 //! `tests/tests/mistakes.rs`.
 
 use std::hint::black_box;
@@ -36,8 +37,8 @@ fn hoard() -> ! {
     }
 }
 
-/// Has something to do behind the call, so that it cannot become a loop; and keeps nothing in memory, so that the stack of calls, and not
-/// that of the guest's own, is what ends.
+/// Has something to do behind the call, so that it cannot become a loop; and keeps nothing in
+/// memory, so that the stack of calls, and not that of the guest's own, is what ends.
 #[expect(unconditional_recursion, reason = "the host must survive it")]
 #[inline(never)]
 fn dig(depth: u64) -> u64 {
@@ -71,7 +72,12 @@ impl ProcessFunction for Timed {
     type Key = ();
     type Out = Forward;
 
-    fn on_element(&mut self, _: &Line, ctx: &mut Context<'_, ()>, out: &mut Collector<Forward>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        _: &Line,
+        ctx: &mut Context<'_, ()>,
+        out: &mut Collector<Forward>,
+    ) -> Result<()> {
         ctx.register_processing_timer(1);
         out.forward()
     }
@@ -89,7 +95,12 @@ impl ProcessFunction for ByNumber {
         let (_, _): (ValueState<i64>, ValueState<i64>) = (setup.value("seen"), setup.value("seen"));
     }
 
-    fn on_element(&mut self, _: &Line, _: &mut Context<'_, i64>, out: &mut Collector<Forward>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        _: &Line,
+        _: &mut Context<'_, i64>,
+        out: &mut Collector<Forward>,
+    ) -> Result<()> {
         out.forward()
     }
 }
@@ -108,13 +119,21 @@ fn mistake(what: &str, lines: &Stream<Line>) -> Result<()> {
         "doubled-uid" => lines.filter("output", |_| true).sink("second", Print),
         "no-uid" => lines.filter("", |_| true).sink("second", Print),
         "no-key" => lines.process("by-number", ByNumber).sink("second", Print),
-        "wrong-key" => lines.key_by(Line::LINE).process("by-number", ByNumber).sink("second", Print),
-        "aggregate" => lines.key_by(Line::LINE).aggregate_running::<Counted>("counts", [count().to("count")]).sink("second", Print),
+        "wrong-key" => lines
+            .key_by(Line::LINE)
+            .process("by-number", ByNumber)
+            .sink("second", Print),
+        "aggregate" => lines
+            .key_by(Line::LINE)
+            .aggregate_running::<Counted>("counts", [count().to("count")])
+            .sink("second", Print),
         "timers" => lines.process("timed", Timed).sink("second", Print),
         "window" => lines
             .key_by(Line::LINE)
             .window(Tumbling::of(secs(0)))
-            .reduce("none", |a: &Line, _| Line { line: a.line.clone() })
+            .reduce("none", |a: &Line, _| Line {
+                line: a.line.clone(),
+            })
             .sink("second", Print),
         "dead-end" => drop(lines.filter("unused", |_| true)),
         "panic" => panic!("the job is more than I can bear"),
@@ -137,21 +156,32 @@ fn job(env: &mut Env) -> Result<()> {
         spin();
     }
     let lines = env.source("lines", File::lines(env.arg_or("input", "input")));
-    let passed: Stream<Line> = lines.flat_map("faulty", move |line: &String, out: &mut Collector<Line>| -> Result<()> {
-        let (word, n) = line.split_once(' ').map_or((line.as_str(), 0), |(word, n)| (word, n.parse().unwrap_or(0)));
-        match (word, how.as_str()) {
-            ("bad", "flood") => flood(out),
-            ("bad", "print") => print(line),
-            ("bad", how) => return fail(how),
-            ("wide", _) => (0..n).for_each(|_| out.collect(Line { line: "x".repeat(1 << 20) })),
-            ("busy", _) => {
-                work(n);
-                out.collect(Line { line: line.clone() });
+    let passed: Stream<Line> = lines.flat_map(
+        "faulty",
+        move |line: &String, out: &mut Collector<Line>| -> Result<()> {
+            let (word, n) = line
+                .split_once(' ')
+                .map_or((line.as_str(), 0), |(word, n)| {
+                    (word, n.parse().unwrap_or(0))
+                });
+            match (word, how.as_str()) {
+                ("bad", "flood") => flood(out),
+                ("bad", "print") => print(line),
+                ("bad", how) => return fail(how),
+                ("wide", _) => (0..n).for_each(|_| {
+                    out.collect(Line {
+                        line: "x".repeat(1 << 20),
+                    })
+                }),
+                ("busy", _) => {
+                    work(n);
+                    out.collect(Line { line: line.clone() });
+                }
+                _ => out.collect(Line { line: line.clone() }),
             }
-            _ => out.collect(Line { line: line.clone() }),
-        }
-        Ok(())
-    });
+            Ok(())
+        },
+    );
     mistake(&env.arg_or("mistake", "none"), &passed)?;
     passed.sink("output", File::json(env.arg_or("output", "out")));
     Ok(())

@@ -1,5 +1,6 @@
-//! Jobs of every kind, for a comparison of the SDK's test harness with the host: `--scenario NAME` chooses one. Each reads rows from the sources
-//! `a` and, if it has two, `b`, and writes lines of text to the sinks `out` and `late`.
+//! Jobs of every kind, for a comparison of the SDK's test harness with the host: `--scenario NAME`
+//! chooses one. Each reads rows from the sources `a` and, if it has two, `b`, and writes lines of
+//! text to the sinks `out` and `late`.
 
 use streamrt_sdk::prelude::*;
 
@@ -85,16 +86,27 @@ impl AggregateFunction for Ranges {
     type Out = Range;
 
     fn create(&mut self) -> Range {
-        Range { least: i64::MAX, greatest: i64::MIN, text: String::new() }
+        Range {
+            least: i64::MAX,
+            greatest: i64::MIN,
+            text: String::new(),
+        }
     }
 
     fn add(&mut self, row: &Row, range: &mut Range) -> Result<()> {
-        let other = Range { least: row.value, greatest: row.value, text: row.value.to_string() };
+        let other = Range {
+            least: row.value,
+            greatest: row.value,
+            text: row.value.to_string(),
+        };
         self.merge(range, &other)
     }
 
     fn merge(&mut self, range: &mut Range, other: &Range) -> Result<()> {
-        (range.least, range.greatest) = (range.least.min(other.least), range.greatest.max(other.greatest));
+        (range.least, range.greatest) = (
+            range.least.min(other.least),
+            range.greatest.max(other.greatest),
+        );
         range.text = format!("{} {}", range.text, other.text);
         Ok(())
     }
@@ -112,8 +124,19 @@ impl<T: Record + std::fmt::Debug> WindowFunction for Told<T> {
     type Key = String;
     type Out = String;
 
-    fn process(&mut self, window: &Window<String>, rows: &mut Rows<'_, T>, out: &mut Collector<String>) -> Result<()> {
-        let mut text = format!("{} [{}, {}) {}", window.key, window.start, window.end, rows.len());
+    fn process(
+        &mut self,
+        window: &Window<String>,
+        rows: &mut Rows<'_, T>,
+        out: &mut Collector<String>,
+    ) -> Result<()> {
+        let mut text = format!(
+            "{} [{}, {}) {}",
+            window.key,
+            window.start,
+            window.end,
+            rows.len()
+        );
         while let Some(row) = rows.next() {
             text += &format!(" {row:?}");
         }
@@ -150,7 +173,12 @@ impl ProcessFunction for Timed {
         self.total = setup.reducing("total", |total, added: &i64| *total += added);
     }
 
-    fn on_element(&mut self, row: &Row, ctx: &mut Context<'_, String>, out: &mut Collector<String>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        row: &Row,
+        ctx: &mut Context<'_, String>,
+        out: &mut Collector<String>,
+    ) -> Result<()> {
         let before = self.last.get();
         self.last.set(row.value);
         self.all.add(row.value);
@@ -165,11 +193,21 @@ impl ProcessFunction for Timed {
         }
         ctx.register_event_timer(row.time.div_euclid(20) * 20 + 20);
         ctx.register_event_timer(row.time.div_euclid(20) * 20 + 21);
-        out.collect(format!("{} {:?} {before:?} {seen} at {:?}", ctx.key(), row.value, ctx.timestamp()));
+        out.collect(format!(
+            "{} {:?} {before:?} {seen} at {:?}",
+            ctx.key(),
+            row.value,
+            ctx.timestamp()
+        ));
         Ok(())
     }
 
-    fn on_timer(&mut self, time: i64, ctx: &mut Context<'_, String>, out: &mut Collector<String>) -> Result<()> {
+    fn on_timer(
+        &mut self,
+        time: i64,
+        ctx: &mut Context<'_, String>,
+        out: &mut Collector<String>,
+    ) -> Result<()> {
         let (all, total) = (self.all.get()?, self.total.get());
         out.collect(format!("{} timer {time} {all:?} {total:?}", ctx.key()));
         if time % 20 == 1 {
@@ -194,17 +232,30 @@ impl ProcessFunction for Ranks {
         self.counts = setup.list("counts");
     }
 
-    fn on_element(&mut self, counted: &Counted, ctx: &mut Context<'_, i64>, _: &mut Collector<String>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        counted: &Counted,
+        ctx: &mut Context<'_, i64>,
+        _: &mut Collector<String>,
+    ) -> Result<()> {
         self.counts.add(counted.clone());
         ctx.register_event_timer(counted.window_end + 1);
         Ok(())
     }
 
-    fn on_timer(&mut self, time: i64, ctx: &mut Context<'_, i64>, out: &mut Collector<String>) -> Result<()> {
+    fn on_timer(
+        &mut self,
+        time: i64,
+        ctx: &mut Context<'_, i64>,
+        out: &mut Collector<String>,
+    ) -> Result<()> {
         let mut counts = self.counts.get()?;
         counts.sort_by_key(|counted| (-counted.rows, counted.key.clone()));
         self.counts.clear();
-        let keys: Vec<String> = counts.iter().map(|counted| format!("{} {}", counted.key, counted.rows)).collect();
+        let keys: Vec<String> = counts
+            .iter()
+            .map(|counted| format!("{} {}", counted.key, counted.rows))
+            .collect();
         out.collect(format!("{} at {time}: {}", ctx.key(), keys.join(", ")));
         Ok(())
     }
@@ -213,12 +264,14 @@ impl ProcessFunction for Ranks {
 /// A source whose rows are at most so many ms out of order.
 fn source(env: &mut Env, uid: &str, bound_ms: u64) -> Stream<Row> {
     let rows = File::csv::<Row>(format!("{}/{uid}.csv", env.arg_or("input", "input")));
-    env.source(uid, rows).watermarks(Watermarks::bounded(Row::TIME, millis(bound_ms)))
+    env.source(uid, rows)
+        .watermarks(Watermarks::bounded(Row::TIME, millis(bound_ms)))
 }
 
 fn sink<T: Record + std::fmt::Debug>(env: &Env, uid: &str, rows: &Stream<T>) {
     let output = format!("{}/{uid}", env.arg_or("output", "output"));
-    rows.map(&format!("{uid}-text"), |row: &T| format!("{row:?}")).sink(uid, File::json(output));
+    rows.map(&format!("{uid}-text"), |row: &T| format!("{row:?}"))
+        .sink(uid, File::json(output));
 }
 
 fn all() -> [streamrt_sdk::Term; 8] {
@@ -235,7 +288,10 @@ fn all() -> [streamrt_sdk::Term; 8] {
 }
 
 /// Windows by key, from the assigner on.
-fn windows(env: &mut Env, assigner: impl Into<streamrt_sdk::Assigner>) -> WindowedStream<Row, String> {
+fn windows(
+    env: &mut Env,
+    assigner: impl Into<streamrt_sdk::Assigner>,
+) -> WindowedStream<Row, String> {
     source(env, "a", 20).key_by(Row::KEY).window(assigner)
 }
 
@@ -249,8 +305,17 @@ fn keyed_scenario(env: &mut Env, name: &str) {
     let keyed = rows.key_by(Row::KEY);
     match name {
         "running" => {
-            let terms = [count().to("rows"), sum(Row::VALUE).to("sum"), avg(Row::PRICE).to("mean"), last(Row::VALUE).to("last")];
-            sink(env, "out", &keyed.aggregate_running::<Running>("running", terms));
+            let terms = [
+                count().to("rows"),
+                sum(Row::VALUE).to("sum"),
+                avg(Row::PRICE).to("mean"),
+                last(Row::VALUE).to("last"),
+            ];
+            sink(
+                env,
+                "out",
+                &keyed.aggregate_running::<Running>("running", terms),
+            );
         }
         "timers" => {
             let timed = keyed.process("timed", Timed::default());
@@ -258,23 +323,56 @@ fn keyed_scenario(env: &mut Env, name: &str) {
             sink(env, "out", &timed);
         }
         "ranks" => {
-            let counts = keyed.window(Sliding::of(millis(60), millis(20))).aggregate::<Counted>("counts", [count().to("rows")]);
-            sink(env, "out", &counts.key_by(Counted::WINDOW_END).process("ranks", Ranks::default()));
+            let counts = keyed
+                .window(Sliding::of(millis(60), millis(20)))
+                .aggregate::<Counted>("counts", [count().to("rows")]);
+            sink(
+                env,
+                "out",
+                &counts
+                    .key_by(Counted::WINDOW_END)
+                    .process("ranks", Ranks::default()),
+            );
         }
         "computed-key" => {
-            let parity = rows.filter("some", |row: &Row| row.value != 3).key_by_fn("parity", |row: &Row| row.value % 2 == 0);
-            sink(env, "out", &parity.window(Tumbling::of(millis(50))).aggregate_with("ranges", Ranges));
+            let parity = rows
+                .filter("some", |row: &Row| row.value != 3)
+                .key_by_fn("parity", |row: &Row| row.value % 2 == 0);
+            sink(
+                env,
+                "out",
+                &parity
+                    .window(Tumbling::of(millis(50)))
+                    .aggregate_with("ranges", Ranges),
+            );
         }
         "punctuated" => {
-            let plain = env.source("p", File::csv::<Row>(format!("{}/a.csv", env.arg_or("input", "input"))));
+            let plain = env.source(
+                "p",
+                File::csv::<Row>(format!("{}/a.csv", env.arg_or("input", "input"))),
+            );
             rows.sink("unused", Blackhole);
-            let marked = plain.watermarks(Watermarks::punctuated(|row: &Row| (row.time, (row.value % 4 == 0).then_some(row.time - 30))));
-            ends(env, marked.key_by(Row::KEY).window(Tumbling::of(millis(40))).aggregate::<Counted>("counts", [count().to("rows")]));
+            let marked = plain.watermarks(Watermarks::punctuated(|row: &Row| {
+                (row.time, (row.value % 4 == 0).then_some(row.time - 30))
+            }));
+            ends(
+                env,
+                marked
+                    .key_by(Row::KEY)
+                    .window(Tumbling::of(millis(40)))
+                    .aggregate::<Counted>("counts", [count().to("rows")]),
+            );
         }
         _ => {
             // No row is late, whichever source is read first.
             let union = rows.union(&source(env, "b", 200));
-            ends(env, union.key_by(Row::KEY).window(Tumbling::of(millis(40))).aggregate::<Counted>("counts", [count().to("rows")]));
+            ends(
+                env,
+                union
+                    .key_by(Row::KEY)
+                    .window(Tumbling::of(millis(40)))
+                    .aggregate::<Counted>("counts", [count().to("rows")]),
+            );
         }
     }
 }
@@ -288,7 +386,8 @@ pub fn job(env: &mut Env) -> Result<()> {
             ends(env, windows.aggregate::<All>("windows", all()));
         }
         "sliding-with-lateness" => {
-            let windows = windows(env, Sliding::of(millis(50), millis(20))).allowed_lateness(millis(15));
+            let windows =
+                windows(env, Sliding::of(millis(50), millis(20))).allowed_lateness(millis(15));
             ends(env, windows.aggregate::<All>("windows", all()));
         }
         "sliding-with-gaps" => {
@@ -305,11 +404,20 @@ pub fn job(env: &mut Env) -> Result<()> {
         }
         "sessions-folded" => {
             let windows = windows(env, Session::with_gap(millis(25)));
-            ends(env, windows.aggregate_then("windows", Ranges, told::<Range>()));
+            ends(
+                env,
+                windows.aggregate_then("windows", Ranges, told::<Range>()),
+            );
         }
         "sessions-reduced" => {
             let windows = windows(env, Session::with_gap(millis(25)));
-            ends(env, windows.reduce("windows", |a: &Row, b: &Row| Row { value: 10 * a.value + b.value, ..b.clone() }));
+            ends(
+                env,
+                windows.reduce("windows", |a: &Row, b: &Row| Row {
+                    value: 10 * a.value + b.value,
+                    ..b.clone()
+                }),
+            );
         }
         "counts" => {
             let windows = windows(env, Count::of(3));
@@ -324,15 +432,27 @@ pub fn job(env: &mut Env) -> Result<()> {
             ends(env, windows.aggregate_with("windows", Ranges));
         }
         "folded" => {
-            let windows = windows(env, Sliding::of(millis(60), millis(20))).allowed_lateness(millis(20));
+            let windows =
+                windows(env, Sliding::of(millis(60), millis(20))).allowed_lateness(millis(20));
             ends(env, windows.aggregate_with("windows", Ranges));
         }
         "reduced-then" => {
             let windows = windows(env, Tumbling::of(millis(30)));
-            ends(env, windows.reduce_then("windows", |a: &Row, b: &Row| Row { value: a.value.max(b.value), ..a.clone() }, told::<Row>()));
+            ends(
+                env,
+                windows.reduce_then(
+                    "windows",
+                    |a: &Row, b: &Row| Row {
+                        value: a.value.max(b.value),
+                        ..a.clone()
+                    },
+                    told::<Row>(),
+                ),
+            );
         }
         "rows-of-windows" => {
-            let windows = windows(env, Sliding::of(millis(40), millis(20))).allowed_lateness(millis(10));
+            let windows =
+                windows(env, Sliding::of(millis(40), millis(20))).allowed_lateness(millis(10));
             ends(env, windows.process("windows", told::<Row>()));
         }
         other => keyed_scenario(env, other),

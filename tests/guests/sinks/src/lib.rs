@@ -1,7 +1,8 @@
-//! The test guest of sinks: a two-phase sink and a write-ahead sink that write lines into a granted folder, and fail as they are told.
+//! The test guest of sinks: a two-phase sink and a write-ahead sink that write lines into a granted
+//! folder, and fail as they are told.
 //!
-//! `--fail-in CALL --how HOW --times N` lets the first N calls of that name fail, counted in the folder `faults`, so that the count outlives the
-//! process. Run by `tests/tests/recovery/sinks.rs`.
+//! `--fail-in CALL --how HOW --times N` lets the first N calls of that name fail, counted in the
+//! folder `faults`, so that the count outlives the process. Run by `tests/tests/recovery/sinks.rs`.
 
 use std::hint::black_box;
 
@@ -19,12 +20,18 @@ struct Fault {
 impl Fault {
     fn of(env: &Env) -> Result<Fault> {
         let (call, how) = (env.arg_or("fail-in", ""), env.arg_or("how", ""));
-        Ok(Fault { call, how, times: env.parse_or("times", 1)?, count: Folder::default() })
+        Ok(Fault {
+            call,
+            how,
+            times: env.parse_or("times", 1)?,
+            count: Folder::default(),
+        })
     }
 
     /// Fails, if it is the turn of this call.
     fn in_call(&self, call: &str, out: &Folder) -> Result<()> {
-        if self.call != call || self.count.look("count")?.map_or(0, |file| file.size) >= self.times {
+        if self.call != call || self.count.look("count")?.map_or(0, |file| file.size) >= self.times
+        {
             return Ok(());
         }
         self.count.append("count", "x")?;
@@ -65,7 +72,12 @@ struct Files {
 
 impl Files {
     fn new(fault: Fault) -> Files {
-        Files { fault, out: Folder::default(), transaction: String::new(), text: String::new() }
+        Files {
+            fault,
+            out: Folder::default(),
+            transaction: String::new(),
+            text: String::new(),
+        }
     }
 
     fn ask(&mut self, setup: &mut SinkSetup) {
@@ -99,7 +111,8 @@ impl TwoPhaseSink for Files {
         self.in_call("begin")
     }
     fn write(&mut self, row: &String) -> Result<()> {
-        self.out.append(&format!(".{}", self.transaction), format!("{row}\n"))?;
+        self.out
+            .append(&format!(".{}", self.transaction), format!("{row}\n"))?;
         self.text += row;
         self.in_call("write")
     }
@@ -124,7 +137,12 @@ impl TwoPhaseSink for Files {
     fn abort_unlisted(&mut self, prefix: &str, _: &[Vec<u8>]) -> Result<()> {
         self.in_call("abort-unlisted")?;
         let begin = format!(".{prefix}");
-        let mut open = self.out.list("")?.into_iter().map(|entry| entry.name).filter(|name| name.starts_with(&begin));
+        let mut open = self
+            .out
+            .list("")?
+            .into_iter()
+            .map(|entry| entry.name)
+            .filter(|name| name.starts_with(&begin));
         open.try_for_each(|name| self.out.remove(&name).map(drop))
     }
 }
@@ -141,7 +159,12 @@ impl WriteAheadSink for Sender {
     fn send(&mut self, transaction: &str, rows: &[String]) -> Result<()> {
         self.0.in_call("send")?;
         let staged = format!(".{transaction}");
-        self.0.out.write(&staged, rows.iter().map(|row| format!("{row}\n")).collect::<String>())?;
+        self.0.out.write(
+            &staged,
+            rows.iter()
+                .map(|row| format!("{row}\n"))
+                .collect::<String>(),
+        )?;
         self.0.out.rename(&staged, transaction)?;
         self.0.in_call("sent")
     }

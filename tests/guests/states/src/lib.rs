@@ -1,6 +1,8 @@
-//! The test guest of state with a time to live, and of reducing and aggregating state: it does what its rows say.
+//! The test guest of state with a time to live, and of reducing and aggregating state: it does what
+//! its rows say.
 //!
-//! `scenario.txt` beside it is run twice: in the test harness of the SDK, below, and through the plugin host by `tests/tests/states.rs`.
+//! `scenario.txt` beside it is run twice: in the test harness of the SDK, below, and through the
+//! plugin host by `tests/tests/states.rs`.
 
 use streamrt_sdk::prelude::*;
 
@@ -69,19 +71,34 @@ impl ProcessFunction for States {
         let ttl = Ttl::of(millis(10));
         self.value = setup.value("value").ttl(millis(10));
         self.renewed = setup.value("renewed").ttl(ttl.on_read_and_write());
-        self.shown = setup.value("shown").ttl(ttl.return_expired_if_not_cleaned_up());
+        self.shown = setup
+            .value("shown")
+            .ttl(ttl.return_expired_if_not_cleaned_up());
         self.list = setup.list("list").ttl(ttl);
         self.renewed_list = setup.list("renewed-list").ttl(ttl.on_read_and_write());
         self.map = setup.map("map").ttl(ttl);
-        self.total = setup.reducing("total", |sum: &mut i64, other| *sum += other).ttl(ttl);
+        self.total = setup
+            .reducing("total", |sum: &mut i64, other| *sum += other)
+            .ttl(ttl);
         self.mean = setup.aggregating("mean", Mean).ttl(ttl);
         self.kept = setup.reducing("kept", |sum: &mut i64, other| *sum += other);
     }
 
-    fn on_element(&mut self, command: &Command, _: &mut Context<'_, ()>, out: &mut Collector<String>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        command: &Command,
+        _: &mut Context<'_, ()>,
+        out: &mut Collector<String>,
+    ) -> Result<()> {
         let mut words = command.text.split(' ');
-        let (state, verb) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let number = words.next().map_or(Ok(0), |word| word.parse()).map_err(|_| Error::new("the last word is no number"))?;
+        let (state, verb) = (
+            words.next().unwrap_or_default(),
+            words.next().unwrap_or_default(),
+        );
+        let number = words
+            .next()
+            .map_or(Ok(0), |word| word.parse())
+            .map_err(|_| Error::new("the last word is no number"))?;
         out.collect(self.obey(state, verb, number)?);
         Ok(())
     }
@@ -93,7 +110,11 @@ fn text<T: ToString>(value: Option<T>) -> String {
 }
 
 fn all(values: impl IntoIterator<Item = i64>) -> String {
-    values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(" ")
+    values
+        .into_iter()
+        .map(|value| value.to_string())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 impl States {
@@ -104,7 +125,12 @@ impl States {
             ("shown", "get") => text(self.shown.get()),
             ("list", "get") => all(self.list.get()?),
             ("renewed-list", "get") => all(self.renewed_list.get()?),
-            ("map", "get") => if self.map.contains(&number)? { "yes" } else { "no" }.to_owned(),
+            ("map", "get") => if self.map.contains(&number)? {
+                "yes"
+            } else {
+                "no"
+            }
+            .to_owned(),
             ("map", "entries") => all(self.map.entries()?.into_iter().map(|(key, _)| key)),
             ("total", "get") => text(self.total.get()),
             ("mean", "get") => text(self.mean.get()?),
@@ -135,8 +161,14 @@ impl States {
 }
 
 fn job(env: &mut Env) {
-    let commands = env.source("commands", File::csv::<Command>(env.arg_or("input", "input")));
-    commands.key_by(Command::KEY).process("states", States::default()).sink("answers", Print);
+    let commands = env.source(
+        "commands",
+        File::csv::<Command>(env.arg_or("input", "input")),
+    );
+    commands
+        .key_by(Command::KEY)
+        .process("states", States::default())
+        .sink("answers", Print);
 }
 
 streamrt_sdk::job!(job);
@@ -149,15 +181,34 @@ mod tests {
     #[test]
     fn the_scenario_in_the_harness_of_the_sdk() {
         let mut states = testing::harness(job, [""]).operator("states");
-        for line in include_str!("../scenario.txt").lines().filter(|line| !line.starts_with('#')) {
+        for line in include_str!("../scenario.txt")
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+        {
             let (step, answer) = line.split_once(" =>").expect("a line has an answer");
             let mut words = step.splitn(3, ' ');
-            let mut word = || words.next().expect("a line has time, key and command").to_owned();
+            let mut word = || {
+                words
+                    .next()
+                    .expect("a line has time, key and command")
+                    .to_owned()
+            };
             states.processing_time(word().parse().expect("a line begins with a time"));
-            states.push(Command { key: word(), text: word() }, 0);
+            states.push(
+                Command {
+                    key: word(),
+                    text: word(),
+                },
+                0,
+            );
             assert_eq!(states.output::<String>(), [answer.trim()], "{line}");
         }
-        let counts = ["value", "list", "map", "total", "mean", "kept"].map(|state| states.state_entries(state));
-        assert_eq!(counts, [0, 0, 0, 0, 0, 1], "what was read when it was expired is gone");
+        let counts = ["value", "list", "map", "total", "mean", "kept"]
+            .map(|state| states.state_entries(state));
+        assert_eq!(
+            counts,
+            [0, 0, 0, 0, 0, 1],
+            "what was read when it was expired is gone"
+        );
     }
 }

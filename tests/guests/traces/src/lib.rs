@@ -1,8 +1,10 @@
-//! The test guest of the two traces: tumbling windows of 5 s over `sensor,seconds,temperature`, one line for each firing.
+//! The test guest of the two traces: tumbling windows of 5 s over `sensor,seconds,temperature`, one
+//! line for each firing.
 //!
-//! `--lateness SECONDS` allows lateness. The main output comes from a window-process function: the window, the seconds of its readings in
-//! the order in which it sees them, and the watermark at which it fired. `counts/` says the same through aggregates of the host; late
-//! readings go to `late/`. Run by `tests/tests/traces.rs`.
+//! `--lateness SECONDS` allows lateness. The main output comes from a window-process function: the
+//! window, the seconds of its readings in the order in which it sees them, and the watermark at
+//! which it fired. `counts/` says the same through aggregates of the host; late readings go to
+//! `late/`. Run by `tests/tests/traces.rs`.
 
 use streamrt_sdk::prelude::*;
 
@@ -41,27 +43,48 @@ impl WindowFunction for Times {
     type Key = String;
     type Out = Firing;
 
-    fn process(&mut self, window: &Window<String>, rows: &mut Rows<'_, Reading>, out: &mut Collector<Firing>) -> Result<()> {
+    fn process(
+        &mut self,
+        window: &Window<String>,
+        rows: &mut Rows<'_, Reading>,
+        out: &mut Collector<Firing>,
+    ) -> Result<()> {
         let mut times = Vec::new();
         while let Some(reading) = rows.next() {
             times.push(reading.time.to_string());
         }
         let (sensor, times) = (window.key.clone(), times.join(" "));
-        out.collect(Firing { sensor, start: window.start, end: window.end, times, watermark: window.watermark });
+        out.collect(Firing {
+            sensor,
+            start: window.start,
+            end: window.end,
+            times,
+            watermark: window.watermark,
+        });
         Ok(())
     }
 }
 
 fn job(env: &mut Env) -> Result<()> {
-    let (input, output, lateness) = (env.arg_or("input", "input"), env.arg_or("output", "out"), secs(env.parse_or("lateness", 0)?));
+    let (input, output, lateness) = (
+        env.arg_or("input", "input"),
+        env.arg_or("output", "out"),
+        secs(env.parse_or("lateness", 0)?),
+    );
     let readings = env
         .source("readings", File::csv::<Reading>(input))
         .watermarks(Watermarks::bounded(Reading::TIME.seconds(), secs(2)))
         .key_by(Reading::SENSOR);
-    let windows = || readings.window(Tumbling::of(secs(5))).allowed_lateness(lateness);
+    let windows = || {
+        readings
+            .window(Tumbling::of(secs(5)))
+            .allowed_lateness(lateness)
+    };
     let firings = windows().process("firings", Times);
     firings.sink("output", File::json(&output));
-    firings.late().sink("late", File::json(format!("{output}/late")));
+    firings
+        .late()
+        .sink("late", File::json(format!("{output}/late")));
     let terms = [
         window_start().to("start"),
         window_end().to("end"),
@@ -69,7 +92,9 @@ fn job(env: &mut Env) -> Result<()> {
         first(Reading::TIME).to("first"),
         last(Reading::TIME).to("last"),
     ];
-    windows().aggregate::<Count>("counts", terms).sink("counts-output", File::json(format!("{output}/counts")));
+    windows()
+        .aggregate::<Count>("counts", terms)
+        .sink("counts-output", File::json(format!("{output}/counts")));
     Ok(())
 }
 

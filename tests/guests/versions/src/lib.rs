@@ -1,7 +1,9 @@
-//! The test guest of upgrades: it says of every row which version of it treated the row in the first task, and which in the second.
+//! The test guest of upgrades: it says of every row which version of it treated the row in the
+//! first task, and which in the second.
 //!
-//! A test makes another version by writing another text over [`VERSION`] in the component. One that ends in `fails` fails at the first row,
-//! one that ends in `later` at the row [`LATER`] and those behind it.
+//! A test makes another version by writing another text over [`VERSION`] in the component. One that
+//! ends in `fails` fails at the first row, one that ends in `later` at the row [`LATER`] and those
+//! behind it.
 
 use streamrt_sdk::prelude::*;
 
@@ -53,11 +55,22 @@ impl ProcessFunction for Count {
         self.seen = setup.value("seen");
     }
 
-    fn on_element(&mut self, row: &Mapped, _: &mut Context<'_, i64>, out: &mut Collector<Counted>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        row: &Mapped,
+        _: &mut Context<'_, i64>,
+        out: &mut Collector<Counted>,
+    ) -> Result<()> {
         let seen = self.seen.get().unwrap_or(0) + 1;
         self.seen.set(seen);
         let Mapped { n, key, mapped_by } = row.clone();
-        out.collect(Counted { n, key, seen, mapped_by, counted_by: version() });
+        out.collect(Counted {
+            n,
+            key,
+            seen,
+            mapped_by,
+            counted_by: version(),
+        });
         Ok(())
     }
 }
@@ -65,14 +78,27 @@ impl ProcessFunction for Count {
 fn mapped(row: &Number) -> Mapped {
     let mapped_by = version();
     assert!(!mapped_by.ends_with("fails"), "this version fails");
-    assert!(!(mapped_by.ends_with("later") && row.n >= LATER), "this version fails at row {}", row.n);
-    Mapped { n: row.n, key: row.key, mapped_by }
+    assert!(
+        !(mapped_by.ends_with("later") && row.n >= LATER),
+        "this version fails at row {}",
+        row.n
+    );
+    Mapped {
+        n: row.n,
+        key: row.key,
+        mapped_by,
+    }
 }
 
 fn job(env: &mut Env) {
     let (input, output) = (env.arg_or("input", "input"), env.arg_or("output", "out"));
-    let numbers = env.source("numbers", File::csv::<Number>(input)).map("mapped", mapped);
-    numbers.key_by(Mapped::KEY).process("counted", Count::default()).sink("output", File::json(output));
+    let numbers = env
+        .source("numbers", File::csv::<Number>(input))
+        .map("mapped", mapped);
+    numbers
+        .key_by(Mapped::KEY)
+        .process("counted", Count::default())
+        .sink("output", File::json(output));
 }
 
 streamrt_sdk::job!(job);
@@ -89,7 +115,10 @@ mod tests {
             counted.push(mapped(&Number { n, key: 7 }), 0);
             let row = counted.output::<Counted>().remove(0);
             assert_eq!((row.n, row.key, row.seen), (n, 7, n));
-            assert_eq!((row.mapped_by.as_str(), row.counted_by.as_str()), (VERSION, VERSION));
+            assert_eq!(
+                (row.mapped_by.as_str(), row.counted_by.as_str()),
+                (VERSION, VERSION)
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The functions that `bench plugin` times, each with a native twin in the benchmark, over the same columns; and the jobs of `bench scale`.
+//! The functions that `bench plugin` times, each with a native twin in the benchmark, over the same
+//! columns; and the jobs of `bench scale`.
 
 use streamrt_sdk::prelude::*;
 
@@ -40,7 +41,12 @@ impl ProcessFunction for RunningSum {
         self.total = setup.value("total");
     }
 
-    fn on_element(&mut self, sale: &Sale, _ctx: &mut Context<'_, ()>, out: &mut Collector<Total>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        sale: &Sale,
+        _ctx: &mut Context<'_, ()>,
+        out: &mut Collector<Total>,
+    ) -> Result<()> {
         let total = self.total.update(|total| {
             *total = total.wrapping_add(sale.price);
             *total
@@ -76,7 +82,12 @@ impl ProcessFunction for Bytes {
         self.bytes = setup.value("bytes");
     }
 
-    fn on_element(&mut self, row: &Wide, _ctx: &mut Context<'_, i64>, out: &mut Collector<Total>) -> Result<()> {
+    fn on_element(
+        &mut self,
+        row: &Wide,
+        _ctx: &mut Context<'_, i64>,
+        out: &mut Collector<Total>,
+    ) -> Result<()> {
         let total = self.bytes.update(|bytes| {
             *bytes += row.text.len() as i64;
             *bytes
@@ -100,35 +111,58 @@ fn job(env: &mut Env) -> Result<()> {
 
 /// A map that takes long for each row.
 fn slow(env: &mut Env) -> Result<()> {
-    let spins: u64 = env.arg("spins")?.parse().map_err(|_| Error::new("--spins is no number"))?;
+    let spins: u64 = env
+        .arg("spins")?
+        .parse()
+        .map_err(|_| Error::new("--spins is no number"))?;
     let spin = move |row: &Number| {
         let start = row.number as u64;
-        let number =
-            (0..spins).fold(start, |number, _| std::hint::black_box(number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1)));
-        Number { number: number as i64 }
+        let number = (0..spins).fold(start, |number, _| {
+            std::hint::black_box(
+                number
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1),
+            )
+        });
+        Number {
+            number: number as i64,
+        }
     };
-    env.source("numbers", File::csv::<Number>(env.arg("input")?)).map("slow", spin).sink("out", Blackhole);
+    env.source("numbers", File::csv::<Number>(env.arg("input")?))
+        .map("slow", spin)
+        .sink("out", Blackhole);
     Ok(())
 }
 
 fn wide(env: &mut Env) -> Result<()> {
     let rows = env.source("rows", File::csv::<Wide>(env.arg("input")?));
-    rows.key_by(Wide::NUMBER).process("bytes", Bytes::default()).sink("out", File::json(env.arg("output")?));
+    rows.key_by(Wide::NUMBER)
+        .process("bytes", Bytes::default())
+        .sink("out", File::json(env.arg("output")?));
     Ok(())
 }
 
 fn numbers(env: &mut Env) -> Result<()> {
-    env.source("numbers", File::csv::<Number>(env.arg("input")?)).sink("out", Print);
+    env.source("numbers", File::csv::<Number>(env.arg("input")?))
+        .sink("out", Print);
     Ok(())
 }
 
 fn functions(env: &mut Env) {
     let prices = env.source("prices", Datagen::<Price>::new());
-    prices.map("map", |row: &Price| Price { price: row.price.wrapping_mul(89).wrapping_add(7) }).sink("mapped", Blackhole);
+    prices
+        .map("map", |row: &Price| Price {
+            price: row.price.wrapping_mul(89).wrapping_add(7),
+        })
+        .sink("mapped", Blackhole);
     let urls = env.source("urls", Datagen::<Url>::new());
-    urls.filter_by("filter", Url::URL.bytes(), |url: &[u8]| url.ends_with(b"7")).sink("filtered", Blackhole);
+    urls.filter_by("filter", Url::URL.bytes(), |url: &[u8]| url.ends_with(b"7"))
+        .sink("filtered", Blackhole);
     let sales = env.source("sales", Datagen::<Sale>::new());
-    sales.key_by(Sale::AUCTION).process("keyed-sum", RunningSum::default()).sink("summed", Blackhole);
+    sales
+        .key_by(Sale::AUCTION)
+        .process("keyed-sum", RunningSum::default())
+        .sink("summed", Blackhole);
 }
 
 streamrt_sdk::job!(job);

@@ -29,7 +29,8 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Clicks as hot-items reads them: user, item, category, behaviour, seconds; 14 a second, a quarter of them on a few items.
+/// Clicks as hot-items reads them: user, item, category, behaviour, seconds; 14 a second, a quarter
+/// of them on a few items.
 pub struct Behaviours {
     /// About so many bytes.
     pub bytes: u64,
@@ -52,7 +53,8 @@ const LINE_BYTES: u64 = 36;
 impl Behaviours {
     /// Writes them into the new folder `folder`; a single file is meant by its own path.
     pub fn write(&self, layout: Layout, folder: &Path) -> Result<Written> {
-        fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("{} cannot be made", folder.display()))?;
         let rows = self.bytes / LINE_BYTES;
         let n_files = match layout {
             Layout::OneFile => 1,
@@ -71,15 +73,31 @@ impl Behaviours {
             line(&mut files[file as usize], row, user)?;
         }
         files.iter_mut().try_for_each(Write::flush)?;
-        Ok(Written { path: if layout == Layout::OneFile { path(0) } else { folder.to_owned() }, rows })
+        Ok(Written {
+            path: if layout == Layout::OneFile {
+                path(0)
+            } else {
+                folder.to_owned()
+            },
+            rows,
+        })
     }
 }
 
 fn line(file: &mut impl Write, row: u64, user: u64) -> Result<()> {
     let chance = mix(row ^ 0x5bd1_e995);
-    let item = if chance.is_multiple_of(4) { chance / 4 % HOT_ITEMS } else { HOT_ITEMS + chance / 4 % ITEMS };
+    let item = if chance.is_multiple_of(4) {
+        chance / 4 % HOT_ITEMS
+    } else {
+        HOT_ITEMS + chance / 4 % ITEMS
+    };
     let behaviour = if chance % 10 < 9 { "pv" } else { "buy" };
-    writeln!(file, "{user},{item},{},{behaviour},{}", 1_000_000 + item % 5_000, START_S + row / A_SECOND)?;
+    writeln!(
+        file,
+        "{user},{item},{},{behaviour},{}",
+        1_000_000 + item % 5_000,
+        START_S + row / A_SECOND
+    )?;
     Ok(())
 }
 
@@ -101,11 +119,19 @@ pub fn write_wide(path: &Path, rows: usize, bytes: usize) -> Result<()> {
 
 /// Files of three rows with a number each.
 pub fn write_small_files(folder: &Path, files: usize) -> Result<()> {
-    let write = |file: usize| fs::write(folder.join(format!("{file:06}.csv")), format!("{file}\n{file}\n{file}\n"));
+    let write = |file: usize| {
+        fs::write(
+            folder.join(format!("{file:06}.csv")),
+            format!("{file}\n{file}\n{file}\n"),
+        )
+    };
     Ok((0..files).try_for_each(write)?)
 }
 
 /// A batch of one column `number`.
 pub fn numbers(numbers: &[i64]) -> Result<RecordBatch> {
-    Ok(RecordBatch::try_from_iter([("number", Arc::new(Int64Array::from(numbers.to_vec())) as ArrayRef)])?)
+    Ok(RecordBatch::try_from_iter([(
+        "number",
+        Arc::new(Int64Array::from(numbers.to_vec())) as ArrayRef,
+    )])?)
 }

@@ -1,7 +1,8 @@
 //! The content of a bzip2 file, each block only when its checksum was verified.
 //!
-//! The checksum of a block stands before it, and the library compares it when the whole block has been given out. It then takes input for the
-//! next one, or says that the stream has ended, and takes none before: so what was given before a call that takes input is verified.
+//! The checksum of a block stands before it, and the library compares it when the whole block has
+//! been given out. It then takes input for the next one, or says that the stream has ended, and
+//! takes none before: so what was given before a call that takes input is verified.
 
 use super::Input;
 use bzip2::{Decompress, Status};
@@ -26,7 +27,13 @@ pub struct Bzip2Blocks {
 impl Bzip2Blocks {
     pub fn new(input: Input) -> Bzip2Blocks {
         // A file without any stream was cut off before its first byte.
-        Bzip2Blocks { input, decoder: Some(Decompress::new(false)), content: Vec::new(), n_taken: 0, n_verified: 0 }
+        Bzip2Blocks {
+            input,
+            decoder: Some(Decompress::new(false)),
+            content: Vec::new(),
+            n_taken: 0,
+            n_verified: 0,
+        }
     }
 
     pub fn held_bytes(&self) -> usize {
@@ -66,7 +73,9 @@ impl Bzip2Blocks {
         };
         let (n_before, n_in_before) = (self.content.len(), decoder.total_in());
         self.content.reserve(CALL_BYTES);
-        let status = decoder.decompress_vec(input, &mut self.content).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+        let status = decoder
+            .decompress_vec(input, &mut self.content)
+            .map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         // It takes no more than it was given.
         let n_in = (decoder.total_in() - n_in_before) as usize;
         self.input.consume(n_in);
@@ -74,7 +83,9 @@ impl Bzip2Blocks {
             Status::StreamEnd => (self.decoder, self.n_verified) = (None, self.content.len()),
             Status::MemNeeded => return Err(ErrorKind::OutOfMemory.into()),
             _ if n_in > 0 => self.n_verified = n_before,
-            _ if is_at_end && self.content.len() == n_before => return Err(ErrorKind::UnexpectedEof.into()),
+            _ if is_at_end && self.content.len() == n_before => {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
             _ => {}
         }
         Ok(true)

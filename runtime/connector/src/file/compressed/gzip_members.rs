@@ -1,5 +1,5 @@
-//! The members of a gzip file, one behind the other. The checksum of a member stands behind it. Zeros behind a member fill up a block of a
-//! tape or disk, and mean nothing, as to gzip itself.
+//! The members of a gzip file, one behind the other. The checksum of a member stands behind it.
+//! Zeros behind a member fill up a block of a tape or disk, and mean nothing, as to gzip itself.
 
 use super::Input;
 use flate2::bufread::GzDecoder;
@@ -13,7 +13,10 @@ pub struct GzipMembers {
 
 impl GzipMembers {
     pub fn new(input: Input) -> GzipMembers {
-        GzipMembers { decoder: Some(GzDecoder::new(input)), n_unverified: 0 }
+        GzipMembers {
+            decoder: Some(GzDecoder::new(input)),
+            n_unverified: 0,
+        }
     }
 
     /// Bytes of the member that were read, and whose checksum was not.
@@ -37,10 +40,15 @@ impl GzipMembers {
 
     fn next_member(&mut self) -> io::Result<()> {
         self.n_unverified = 0;
-        let Some(mut input) = self.decoder.take().map(GzDecoder::into_inner) else { return Ok(()) };
+        let Some(mut input) = self.decoder.take().map(GzDecoder::into_inner) else {
+            return Ok(());
+        };
         loop {
             let bytes = input.fill_buf()?;
-            let (n_zeros, is_empty) = (bytes.iter().take_while(|byte| **byte == 0).count(), bytes.is_empty());
+            let (n_zeros, is_empty) = (
+                bytes.iter().take_while(|byte| **byte == 0).count(),
+                bytes.is_empty(),
+            );
             match (n_zeros, is_empty || input.is_past_end()) {
                 (_, true) => return Ok(()),
                 (0, false) => break,

@@ -1,4 +1,5 @@
-//! The frames of a zstd file, one behind the other. The checksum of a frame stands behind it, if it has one.
+//! The frames of a zstd file, one behind the other. The checksum of a frame stands behind it, if it
+//! has one.
 
 use super::Input;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
@@ -17,7 +18,13 @@ pub struct ZstdFrames {
 
 impl ZstdFrames {
     pub fn new(input: Input) -> ZstdFrames {
-        ZstdFrames { input, decoder: FrameDecoder::new(), is_open: false, is_begun: false, n_unverified: 0 }
+        ZstdFrames {
+            input,
+            decoder: FrameDecoder::new(),
+            is_open: false,
+            is_begun: false,
+            n_unverified: 0,
+        }
     }
 
     /// Bytes of the frame that were read, and whose checksum was not.
@@ -33,7 +40,9 @@ impl ZstdFrames {
                 return Ok(0);
             }
             while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
-                self.decoder.decode_blocks(&mut self.input, BlockDecodingStrategy::UptoBlocks(1)).map_err(io::Error::other)?;
+                self.decoder
+                    .decode_blocks(&mut self.input, BlockDecodingStrategy::UptoBlocks(1))
+                    .map_err(io::Error::other)?;
             }
             match self.decoder.read(bytes)? {
                 0 if !bytes.is_empty() => self.close()?,
@@ -58,7 +67,10 @@ impl ZstdFrames {
                     self.is_open = true;
                     return Ok(true);
                 }
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => self.skip(length.into())?,
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                    length,
+                    ..
+                })) => self.skip(length.into())?,
                 Err(e) => return Err(io::Error::other(e)),
             }
         }
@@ -68,17 +80,27 @@ impl ZstdFrames {
     /// Passes over a frame that is for others.
     fn skip(&mut self, n_bytes: u64) -> io::Result<()> {
         let n_skipped = io::copy(&mut self.input.by_ref().take(n_bytes), &mut io::sink())?;
-        if n_skipped == n_bytes { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
+        if n_skipped == n_bytes {
+            Ok(())
+        } else {
+            Err(ErrorKind::UnexpectedEof.into())
+        }
     }
 
     /// Ends the frame, all of which was read.
     fn close(&mut self) -> io::Result<()> {
         self.is_open = false;
-        let (written, found) = (self.decoder.get_checksum_from_data(), self.decoder.get_calculated_checksum());
+        let (written, found) = (
+            self.decoder.get_checksum_from_data(),
+            self.decoder.get_calculated_checksum(),
+        );
         if written.is_none() || written == found {
             self.n_unverified = 0;
             return Ok(());
         }
-        Err(io::Error::new(ErrorKind::InvalidData, "the checksum is not that of the content"))
+        Err(io::Error::new(
+            ErrorKind::InvalidData,
+            "the checksum is not that of the content",
+        ))
     }
 }

@@ -1,7 +1,9 @@
-//! A file as the Parquet library may read it: no length that stands in it is believed before it was held against what is there.
+//! A file as the Parquet library may read it: no length that stands in it is believed before it was
+//! held against what is there.
 //!
-//! The library reserves what a page header or a list in the footer announces. So both are walked here first, and what announces more than it
-//! can hold is refused: a file of some hundred bytes would else take gigabytes, or end the process.
+//! The library reserves what a page header or a list in the footer announces. So both are walked
+//! here first, and what announces more than it can hold is refused: a file of some hundred bytes
+//! would else take gigabytes, or end the process.
 
 use bytes::Bytes;
 use parquet::errors::ParquetError;
@@ -44,13 +46,21 @@ fn refused(what: impl Into<String>) -> ParquetError {
 impl BoundedFile {
     /// `bytes` is the length of the file.
     pub fn new(file: File, bytes: u64) -> BoundedFile {
-        BoundedFile { file: Arc::new(file), bytes }
+        BoundedFile {
+            file: Arc::new(file),
+            bytes,
+        }
     }
 
     fn read(&self, start: u64, length: u64) -> Result<Vec<u8>, ParquetError> {
-        let is_there = start.checked_add(length).is_some_and(|end| end <= self.bytes);
+        let is_there = start
+            .checked_add(length)
+            .is_some_and(|end| end <= self.bytes);
         if !is_there {
-            return Err(refused(format!("{length} bytes are announced at byte {start}, but the file has {}", self.bytes)));
+            return Err(refused(format!(
+                "{length} bytes are announced at byte {start}, but the file has {}",
+                self.bytes
+            )));
         }
         let mut bytes = vec![0; usize::try_from(length)?];
         self.file.read_exact_at(&mut bytes, start)?;
@@ -63,7 +73,10 @@ impl BoundedFile {
         let mut n_bytes = HEADER_BYTES;
         loop {
             let mut bytes = self.read(start, n_bytes.min(left))?;
-            let mut walk = Walk { rest: &bytes, page: Page::default() };
+            let mut walk = Walk {
+                rest: &bytes,
+                page: Page::default(),
+            };
             match walk.page_header() {
                 Ok(()) => {
                     let header_bytes = bytes.len() - walk.rest.len();
@@ -90,15 +103,28 @@ impl ChunkReader for BoundedFile {
     /// The library asks in this way for the tail of the file, and for page headers.
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
         let is_tail = start.checked_add(TAIL_BYTES) == Some(self.bytes);
-        Ok(Cursor::new(if is_tail { self.read(start, TAIL_BYTES)? } else { self.page_header(start)? }))
+        Ok(Cursor::new(if is_tail {
+            self.read(start, TAIL_BYTES)?
+        } else {
+            self.page_header(start)?
+        }))
     }
 
     /// And in this one for the metadata, and for the contents of pages.
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         let bytes = self.read(start, length as u64)?;
         let is_metadata = start + length as u64 + TAIL_BYTES == self.bytes;
-        if is_metadata && (Walk { rest: &bytes, page: Page::default() }).metadata().is_err() {
-            return Err(refused("the metadata at its end announces more than it holds"));
+        if is_metadata
+            && (Walk {
+                rest: &bytes,
+                page: Page::default(),
+            })
+            .metadata()
+            .is_err()
+        {
+            return Err(refused(
+                "the metadata at its end announces more than it holds",
+            ));
         }
         Ok(bytes.into())
     }
@@ -112,15 +138,30 @@ pub fn check_chunks(metadata: &ParquetMetaData, file_bytes: u64) -> Result<(), P
     for (number, group) in metadata.row_groups().iter().enumerate() {
         let lies_within = |start: i64, bytes: i64| {
             let range = u64::try_from(start).ok().zip(u64::try_from(bytes).ok());
-            range.and_then(|(start, bytes)| start.checked_add(bytes)).is_some_and(|end| end <= file_bytes)
+            range
+                .and_then(|(start, bytes)| start.checked_add(bytes))
+                .is_some_and(|end| end <= file_bytes)
         };
         let is_there = |column: &parquet::file::metadata::ColumnChunkMetaData| {
-            let starts = [Some(column.data_page_offset()), column.dictionary_page_offset()];
-            starts.into_iter().flatten().all(|start| lies_within(start, 0))
-                && starts.into_iter().flatten().min().is_some_and(|start| lies_within(start, column.compressed_size()))
+            let starts = [
+                Some(column.data_page_offset()),
+                column.dictionary_page_offset(),
+            ];
+            starts
+                .into_iter()
+                .flatten()
+                .all(|start| lies_within(start, 0))
+                && starts
+                    .into_iter()
+                    .flatten()
+                    .min()
+                    .is_some_and(|start| lies_within(start, column.compressed_size()))
         };
         if group.num_rows() < 0 || !group.columns().iter().all(is_there) {
-            return Err(refused(format!("row group {} does not lie in the file", number + 1)));
+            return Err(refused(format!(
+                "row group {} does not lie in the file",
+                number + 1
+            )));
         }
     }
     Ok(())
@@ -138,9 +179,19 @@ struct Page {
 impl Page {
     /// `left` are the bytes of the file behind the header.
     fn check(&self, left: u64) -> Result<(), ParquetError> {
-        let number = |n: Option<i32>| u64::try_from(n.unwrap_or(0)).map_err(|_| refused("a page header announces less than nothing"));
-        let (uncompressed, compressed, values) = (number(self.uncompressed)?, number(self.compressed)?, number(self.dictionary_values)?);
-        if compressed > left || uncompressed > compressed * EXPANSION_MAX + EXPANSION_ROOM || values > uncompressed {
+        let number = |n: Option<i32>| {
+            u64::try_from(n.unwrap_or(0))
+                .map_err(|_| refused("a page header announces less than nothing"))
+        };
+        let (uncompressed, compressed, values) = (
+            number(self.uncompressed)?,
+            number(self.compressed)?,
+            number(self.dictionary_values)?,
+        );
+        if compressed > left
+            || uncompressed > compressed * EXPANSION_MAX + EXPANSION_ROOM
+            || values > uncompressed
+        {
             return Err(refused(format!(
                 "a page header announces {uncompressed} bytes out of {compressed}, and {values} values of a dictionary, with {left} bytes \
                  left in the file"
@@ -175,7 +226,8 @@ mod thrift {
     pub const STRUCT: u8 = 12;
 }
 
-/// A walk over a structure of the compact protocol, which finds every length smaller than what is left.
+/// A walk over a structure of the compact protocol, which finds every length smaller than what is
+/// left.
 ///
 /// # Source
 /// "Thrift Compact protocol encoding", specification of Apache Thrift.
@@ -191,8 +243,12 @@ impl Walk<'_> {
         const DICTIONARY: i64 = 7;
         self.fields(|walk, field, kind| {
             match (field, kind) {
-                (UNCOMPRESSED, thrift::I32) => walk.page.uncompressed = Some(walk.once(walk.page.uncompressed)?),
-                (COMPRESSED, thrift::I32) => walk.page.compressed = Some(walk.once(walk.page.compressed)?),
+                (UNCOMPRESSED, thrift::I32) => {
+                    walk.page.uncompressed = Some(walk.once(walk.page.uncompressed)?)
+                }
+                (COMPRESSED, thrift::I32) => {
+                    walk.page.compressed = Some(walk.once(walk.page.compressed)?)
+                }
                 (DICTIONARY, thrift::STRUCT) => walk.dictionary_header()?,
                 (_, kind) => walk.skip(kind, DEPTH_MAX)?,
             }
@@ -218,8 +274,12 @@ impl Walk<'_> {
         })
     }
 
-    /// Shows every field of a structure: its number and its type. What is shown is to be walked over.
-    fn fields(&mut self, mut each: impl FnMut(&mut Self, i64, u8) -> Result<(), Fault>) -> Result<(), Fault> {
+    /// Shows every field of a structure: its number and its type. What is shown is to be walked
+    /// over.
+    fn fields(
+        &mut self,
+        mut each: impl FnMut(&mut Self, i64, u8) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let mut field = 0i64;
         loop {
             let head = self.byte()?;
@@ -227,7 +287,11 @@ impl Walk<'_> {
             if kind == thrift::STOP {
                 return Ok(());
             }
-            field = if delta == 0 { self.number()? } else { field.saturating_add(i64::from(delta)) };
+            field = if delta == 0 {
+                self.number()?
+            } else {
+                field.saturating_add(i64::from(delta))
+            };
             each(self, field, kind)?;
         }
     }
@@ -255,10 +319,18 @@ impl Walk<'_> {
         let below = depth.checked_sub(1).ok_or(Fault::Foreign)?;
         let head = self.byte()?;
         let (short, kind) = (head >> 4, head & 0x0f);
-        let length = if short == LONG { self.varint()? } else { u64::from(short) };
+        let length = if short == LONG {
+            self.varint()?
+        } else {
+            u64::from(short)
+        };
         // Every element has a byte at least.
         if length > most || length > self.rest.len() as u64 {
-            return Err(if length > most { Fault::Foreign } else { Fault::Ends });
+            return Err(if length > most {
+                Fault::Foreign
+            } else {
+                Fault::Ends
+            });
         }
         (0..length).try_for_each(|_| match kind {
             // In a list a truth value has a byte of its own.
@@ -293,10 +365,15 @@ impl Walk<'_> {
         Err(Fault::Foreign)
     }
 
-    /// A number of 32 bits, in a field that was not there before: of two the library might take the other one.
+    /// A number of 32 bits, in a field that was not there before: of two the library might take the
+    /// other one.
     fn once(&mut self, before: Option<i32>) -> Result<i32, Fault> {
         let number = i32::try_from(self.number()?).map_err(|_| Fault::Foreign)?;
-        if before.is_none() { Ok(number) } else { Err(Fault::Foreign) }
+        if before.is_none() {
+            Ok(number)
+        } else {
+            Err(Fault::Foreign)
+        }
     }
 
     /// A number with a sign, which stands in its last bit.
@@ -353,12 +430,25 @@ mod tests {
     #[test]
     fn what_a_page_header_announces_is_held_against_the_file() {
         let check = |uncompressed, compressed, values, expected: &str| {
-            let error = file(&dictionary(uncompressed, compressed, values, 90)).get_read(0).unwrap_err().to_string();
+            let error = file(&dictionary(uncompressed, compressed, values, 90))
+                .get_read(0)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(expected), "{error}");
         };
-        check(i64::from(i32::MAX), 90, 1, "announces 2147483647 bytes out of 90");
+        check(
+            i64::from(i32::MAX),
+            90,
+            1,
+            "announces 2147483647 bytes out of 90",
+        );
         check(100, i64::from(i32::MAX), 1, "out of 2147483647");
-        check(100, 90, i64::from(i32::MAX), "2147483647 values of a dictionary");
+        check(
+            100,
+            90,
+            i64::from(i32::MAX),
+            "2147483647 values of a dictionary",
+        );
         for negative in [(-1, 90, 1), (100, -1, 1), (100, 90, -1)] {
             check(negative.0, negative.1, negative.2, "less than nothing");
         }
@@ -372,10 +462,22 @@ mod tests {
         varint(signed(i64::from(i32::MAX)), &mut bytes);
         bytes.push(0);
         bytes.resize(200, 7);
-        assert!(file(&bytes).get_read(0).unwrap_err().to_string().contains("no page header stands at byte 0"));
+        assert!(
+            file(&bytes)
+                .get_read(0)
+                .unwrap_err()
+                .to_string()
+                .contains("no page header stands at byte 0")
+        );
         // The library takes the last 32 bits of it, which are those of a great number.
         let long = dictionary((1 << 32) + i64::from(i32::MAX), 90, 1, 90);
-        assert!(file(&long).get_read(0).unwrap_err().to_string().contains("no page header stands at byte 0"));
+        assert!(
+            file(&long)
+                .get_read(0)
+                .unwrap_err()
+                .to_string()
+                .contains("no page header stands at byte 0")
+        );
     }
 
     #[test]

@@ -40,13 +40,32 @@ fn read(path: &Path, options: serde_json::Value) -> Found {
 fn members_are_read_one_behind_the_other_and_a_file_is_one_split() {
     let root = tempfile::tempdir().unwrap();
     for end in ENDS {
-        let members = [compress(end, b"\xEF\xBB\xBFa\nb"), compress(end, b""), compress(end, b"c\nd")].concat();
-        let source = source(&write(&root, end, &members), serde_json::json!({ "split-bytes": 4 }));
+        let members = [
+            compress(end, b"\xEF\xBB\xBFa\nb"),
+            compress(end, b""),
+            compress(end, b"c\nd"),
+        ]
+        .concat();
+        let source = source(
+            &write(&root, end, &members),
+            serde_json::json!({ "split-bytes": 4 }),
+        );
         let splits = splits(&source);
         assert_eq!(splits.len(), 1);
         let found = testing::read(&source, &splits[0], 2).unwrap();
-        assert_eq!(found.texts(), [r#"{"value":"a"}"#, r#"{"value":"bc"}"#, r#"{"value":"d"}"#], "{end}");
-        assert_eq!(read(&write(&root, end, &compress(end, b"")), serde_json::json!({})), Found::default(), "{end}");
+        assert_eq!(
+            found.texts(),
+            [r#"{"value":"a"}"#, r#"{"value":"bc"}"#, r#"{"value":"d"}"#],
+            "{end}"
+        );
+        assert_eq!(
+            read(
+                &write(&root, end, &compress(end, b"")),
+                serde_json::json!({})
+            ),
+            Found::default(),
+            "{end}"
+        );
     }
 }
 
@@ -54,9 +73,21 @@ fn members_are_read_one_behind_the_other_and_a_file_is_one_split() {
 fn a_frame_of_zstd_for_others_is_passed_over() {
     let root = tempfile::tempdir().unwrap();
     let skippable = [&[0x53, 0x2A, 0x4D, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
-    let bytes = [&skippable[..], &compress("zst", b"a\n"), &skippable, &compress("zst", b"b\n")].concat();
-    assert_eq!(read(&write(&root, "zst", &bytes), serde_json::json!({})).texts(), [r#"{"value":"a"}"#, r#"{"value":"b"}"#]);
-    let found = read(&write(&root, "zst", &bytes[..skippable.len() - 1]), serde_json::json!({}));
+    let bytes = [
+        &skippable[..],
+        &compress("zst", b"a\n"),
+        &skippable,
+        &compress("zst", b"b\n"),
+    ]
+    .concat();
+    assert_eq!(
+        read(&write(&root, "zst", &bytes), serde_json::json!({})).texts(),
+        [r#"{"value":"a"}"#, r#"{"value":"b"}"#]
+    );
+    let found = read(
+        &write(&root, "zst", &bytes[..skippable.len() - 1]),
+        serde_json::json!({}),
+    );
     assert_eq!((found.rows.len(), found.poison.len()), (0, 1));
 }
 
@@ -67,11 +98,22 @@ fn what_is_appended_later_is_not_read() {
         let path = write(&root, end, &compress(end, b"a\n"));
         let source = source(&path, serde_json::json!({}));
         let split = splits(&source).remove(0);
-        OpenOptions::new().append(true).open(&path).unwrap().write_all(&compress(end, b"b\n")[..5]).unwrap();
-        assert_eq!(testing::read(&source, &split, 10).unwrap().texts(), [r#"{"value":"a"}"#], "{end}");
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(&compress(end, b"b\n")[..5])
+            .unwrap();
+        assert_eq!(
+            testing::read(&source, &split, 10).unwrap().texts(),
+            [r#"{"value":"a"}"#],
+            "{end}"
+        );
         fs::write(&path, b"x").unwrap();
         assert_eq!(
-            testing::read(&source, &split, 10).unwrap().poison[0].code.id,
+            testing::read(&source, &split, 10).unwrap().poison[0]
+                .code
+                .id,
             "S3007",
             "{end}: it is another file, and none that is whole"
         );
@@ -81,23 +123,52 @@ fn what_is_appended_later_is_not_read() {
 #[test]
 fn a_file_that_is_cut_off_or_damaged_is_never_only_a_shorter_one() {
     let root = tempfile::tempdir().unwrap();
-    let text: String = (0..3000).map(|n| format!("line {} of many\n", n * 7919 % 3001)).collect();
+    let text: String = (0..3000)
+        .map(|n| format!("line {} of many\n", n * 7919 % 3001))
+        .collect();
     let n_lines = text.lines().count();
     for end in ENDS {
         let whole = compress(end, text.as_bytes());
         let two = [&whole[..], &whole[..]].concat();
-        let cuts = (0..whole.len()).step_by(whole.len() / 37).chain([0, 1, 5, whole.len() - 1, whole.len() - 5]);
+        let cuts = (0..whole.len()).step_by(whole.len() / 37).chain([
+            0,
+            1,
+            5,
+            whole.len() - 1,
+            whole.len() - 5,
+        ]);
         for cut in cuts {
             let found = read(&write(&root, end, &whole[..cut]), serde_json::json!({}));
             assert_eq!(found.poison.len(), 1, "{end} cut at {cut}");
             let report = &found.poison[0];
-            assert_eq!((report.code.id, report.position), ("S3007", found.rows.len() as u64 + 1), "{}", report.reason);
-            assert!(report.reason.starts_with("the file is damaged or cut off: it is no "), "{}", report.reason);
-            let expected: Vec<String> = text.lines().take(found.rows.len()).map(|line| format!("{{\"value\":\"{line}\"}}")).collect();
+            assert_eq!(
+                (report.code.id, report.position),
+                ("S3007", found.rows.len() as u64 + 1),
+                "{}",
+                report.reason
+            );
+            assert!(
+                report
+                    .reason
+                    .starts_with("the file is damaged or cut off: it is no "),
+                "{}",
+                report.reason
+            );
+            let expected: Vec<String> = text
+                .lines()
+                .take(found.rows.len())
+                .map(|line| format!("{{\"value\":\"{line}\"}}"))
+                .collect();
             assert_eq!(found.texts(), expected, "{end} cut at {cut}");
             if cut > 0 {
-                let found = read(&write(&root, end, &two[..whole.len() + cut]), serde_json::json!({}));
-                assert!(found.rows.len() >= n_lines && found.poison.len() == 1, "{end} cut at {cut} of the second member");
+                let found = read(
+                    &write(&root, end, &two[..whole.len() + cut]),
+                    serde_json::json!({}),
+                );
+                assert!(
+                    found.rows.len() >= n_lines && found.poison.len() == 1,
+                    "{end} cut at {cut} of the second member"
+                );
             }
         }
         for at in (0..whole.len()).step_by(whole.len() / 61) {
@@ -105,11 +176,23 @@ fn a_file_that_is_cut_off_or_damaged_is_never_only_a_shorter_one() {
             bytes[at] ^= 0x55;
             let found = read(&write(&root, end, &bytes), serde_json::json!({}));
             // The head of gzip has bytes that mean nothing to its content.
-            let is_whole = found.rows.len() == n_lines && found.poison.is_empty() && at < 10 && end == "gz";
-            assert!(found.poison.len() == 1 || is_whole, "{end} damaged at {at}: {} rows", found.rows.len());
+            let is_whole =
+                found.rows.len() == n_lines && found.poison.is_empty() && at < 10 && end == "gz";
+            assert!(
+                found.poison.len() == 1 || is_whole,
+                "{end} damaged at {at}: {} rows",
+                found.rows.len()
+            );
         }
-        let found = read(&write(&root, end, &[&whole[..], b"garbage"].concat()), serde_json::json!({}));
-        assert_eq!((found.rows.len(), found.poison.len()), (n_lines, 1), "{end} with something behind it");
+        let found = read(
+            &write(&root, end, &[&whole[..], b"garbage"].concat()),
+            serde_json::json!({}),
+        );
+        assert_eq!(
+            (found.rows.len(), found.poison.len()),
+            (n_lines, 1),
+            "{end} with something behind it"
+        );
     }
 }
 
@@ -130,8 +213,16 @@ fn a_file_that_was_cut_when_it_was_found_is_read_to_its_end_once_it_is_whole() {
         // The one block of zstd is cut, and gives nothing: it is read from its begin.
         let position = found.poison.is_empty().then(|| reader.position());
         fs::write(&path, &whole).unwrap();
-        let rest = testing::drain(&mut *source.open(&split, position.as_deref()).unwrap(), 10_000).unwrap();
-        assert_eq!((found.rows.len() + rest.rows.len(), rest.poison.len()), (20_000, 0), "{end}");
+        let rest = testing::drain(
+            &mut *source.open(&split, position.as_deref()).unwrap(),
+            10_000,
+        )
+        .unwrap();
+        assert_eq!(
+            (found.rows.len() + rest.rows.len(), rest.poison.len()),
+            (20_000, 0),
+            "{end}"
+        );
     }
 }
 
@@ -139,27 +230,43 @@ fn a_file_that_was_cut_when_it_was_found_is_read_to_its_end_once_it_is_whole() {
 fn zeros_behind_a_gzip_member_mean_nothing() {
     let root = tempfile::tempdir().unwrap();
     let (one, two) = (compress("gz", b"one\n"), compress("gz", b"two\n"));
-    for bytes in [[&one[..], &[0; 100_000], &two].concat(), [&one[..], &two, &[0; 512]].concat()] {
+    for bytes in [
+        [&one[..], &[0; 100_000], &two].concat(),
+        [&one[..], &two, &[0; 512]].concat(),
+    ] {
         let found = read(&write(&root, "gz", &bytes), serde_json::json!({}));
         assert_eq!((found.rows.len(), found.poison.len()), (2, 0));
     }
 }
 
-/// Bits of bzip2's codes that fall over make other text, which only the checksum of their block tells.
+/// Bits of bzip2's codes that fall over make other text, which only the checksum of their block
+/// tells.
 #[test]
 fn rows_of_a_damaged_block_of_bzip2_are_no_rows() {
     let root = tempfile::tempdir().unwrap();
     // Some 1.1 MB, in blocks of 100,000 bytes.
-    let text: String = (0..60_000u64).map(|n| format!("line {} of many\n", n * 7919 % 60_013)).collect();
+    let text: String = (0..60_000u64)
+        .map(|n| format!("line {} of many\n", n * 7919 % 60_013))
+        .collect();
     let whole = compress("bz2", text.as_bytes());
     for at in (200..whole.len()).step_by(whole.len() / 23) {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x10;
         let found = read(&write(&root, "bz2", &bytes), serde_json::json!({}));
         assert_eq!(found.poison.len(), 1, "damaged at {at}");
-        let expected = text.lines().take(found.rows.len()).map(|line| format!("{{\"value\":\"{line}\"}}"));
-        assert!(found.texts().into_iter().eq(expected), "damaged at {at}: {} rows, not all of them true", found.rows.len());
-        assert!(at < whole.len() / 2 || found.rows.len() > 10_000, "damaged at {at}: the blocks before it are read");
+        let expected = text
+            .lines()
+            .take(found.rows.len())
+            .map(|line| format!("{{\"value\":\"{line}\"}}"));
+        assert!(
+            found.texts().into_iter().eq(expected),
+            "damaged at {at}: {} rows, not all of them true",
+            found.rows.len()
+        );
+        assert!(
+            at < whole.len() / 2 || found.rows.len() > 10_000,
+            "damaged at {at}: the blocks before it are read"
+        );
     }
 }
 
@@ -175,13 +282,27 @@ fn damage_that_a_checksum_behind_the_rows_tells_names_from_where_on_they_may_be_
     let root = tempfile::tempdir().unwrap();
     let wrong = |text: &str, from: &str, to: &str| {
         let mut bytes = stored(text);
-        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        let at = bytes
+            .windows(from.len())
+            .position(|window| window == from.as_bytes())
+            .unwrap();
         bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
         bytes
     };
-    let bytes = [compress("gz", b"first\n"), wrong("one\ntwo\n", "one", "eno")].concat();
+    let bytes = [
+        compress("gz", b"first\n"),
+        wrong("one\ntwo\n", "one", "eno"),
+    ]
+    .concat();
     let found = read(&write(&root, "gz", &bytes), serde_json::json!({}));
-    assert_eq!(found.texts(), [r#"{"value":"first"}"#, r#"{"value":"eno"}"#, r#"{"value":"two"}"#]);
+    assert_eq!(
+        found.texts(),
+        [
+            r#"{"value":"first"}"#,
+            r#"{"value":"eno"}"#,
+            r#"{"value":"two"}"#
+        ]
+    );
     let reason = &found.poison[0].reason;
     assert!(
         reason.ends_with("what stands behind byte 6 was read before the checksum that follows it, and may be wrong as well"),
@@ -206,7 +327,11 @@ fn a_file_that_was_mended_is_read_on_only_if_what_was_read_of_it_was_right() {
     let error = source.open(&split, Some(&position)).err().unwrap();
     assert_eq!(error.code().id, "S3012", "{error}");
     // Positions of versions before say nothing of it.
-    assert!(source.open(&split, Some(r#"{"byte":8,"line":3,"end":null}"#)).is_ok());
+    assert!(
+        source
+            .open(&split, Some(r#"{"byte":8,"line":3,"end":null}"#))
+            .is_ok()
+    );
 }
 
 #[test]
@@ -215,14 +340,25 @@ fn the_line_before_the_damage_is_in_the_report() {
     let bytes = [&compress("gz", b"a\nhalf a li")[..], b"garbage"].concat();
     let found = read(&write(&root, "gz", &bytes), serde_json::json!({}));
     assert_eq!(found.texts(), [r#"{"value":"a"}"#]);
-    assert_eq!((found.poison[0].position, found.poison[0].record.as_slice()), (2, &b"half a li"[..]));
+    assert_eq!(
+        (found.poison[0].position, found.poison[0].record.as_slice()),
+        (2, &b"half a li"[..])
+    );
     let source = source(&root.path().join("a.gz"), serde_json::json!({}));
     let split = splits(&source).remove(0);
     let mut reader = source.open(&split, None).unwrap();
     let mut before = Found::default();
     testing::poll(&mut *reader, 10, &mut before).unwrap();
-    let after = testing::drain(&mut *source.open(&split, Some(&reader.position())).unwrap(), 10).unwrap();
-    assert_eq!((before.poison.len(), after), (1, Found::default()), "it is reported once");
+    let after = testing::drain(
+        &mut *source.open(&split, Some(&reader.position())).unwrap(),
+        10,
+    )
+    .unwrap();
+    assert_eq!(
+        (before.poison.len(), after),
+        (1, Found::default()),
+        "it is reported once"
+    );
 }
 
 #[test]
