@@ -328,7 +328,9 @@ impl Operator for WindowOperator {
             Some(times) => RowTimes::Each(times),
             None if batch.n_rows() == 0 => RowTimes::Each(&[]),
             None if timed => {
-                return Err(no_time(&batch, 0).at(format_args!("operator `{}`", opened.context.uid)));
+                return Err(
+                    no_time(&batch, 0).at(format_args!("operator `{}`", opened.context.uid))
+                );
             }
             None => RowTimes::Now(0),
         };
