@@ -46,10 +46,6 @@ const OWN_WORKSPACE: &str = "
 exclude = [\".streamrt\"]
 ";
 
-/// Beside the SDK, so that `cargo fmt --all`, which formats whatever a crate depends on by path,
-/// finds it formatted.
-const RUSTFMT: &str = include_str!("../../../rustfmt.toml");
-
 /// Makes the crate.
 ///
 /// # Errors
@@ -160,7 +156,6 @@ fn unpack(path: &Path, name: &str, sdk: &str, behind: &str) -> io::Result<()> {
 }
 
 fn unpack_sdk(to: &Path) -> io::Result<()> {
-    write(&to.join("rustfmt.toml"), RUSTFMT.as_bytes())?;
     SDK.iter()
         .try_for_each(|(folder, sources)| unpack_sources(sources, &to.join(folder)))
 }
