@@ -5,7 +5,8 @@ use crate::args::{CheckpointsArgs, Format};
 use crate::{jobs, print};
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use streamrt_taskmanager::{CheckpointReport, CheckpointStatus, SubtaskReport};
+use streamrt_jobmanager::job_master::{CheckpointReport, CheckpointStatus};
+use streamrt_rpc::SubtaskReport;
 use streamrt_types::Result;
 
 /// Prints the last checkpoints, the newest last.

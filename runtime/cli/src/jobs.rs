@@ -7,7 +7,7 @@ use crate::remote::{Answer, Asked, Description, GLANCE, Request, ask, command, j
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
-use streamrt_taskmanager::CheckpointReport;
+use streamrt_jobmanager::job_master::CheckpointReport;
 use streamrt_types::{Error, Result, code};
 
 /// How a job is listed that does not answer.

@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::JobSpec;
-use streamrt_taskmanager::{CheckpointReport, JobRemote, LoadedPlugin, Upgraded};
+use streamrt_jobmanager::job_master::{CheckpointReport, Upgraded};
+use streamrt_minicluster::{JobRemote, LoadedPlugin};
 use streamrt_types::{CODES, Error, Result, code};
 
 /// How often a job says that it is at work on a command.

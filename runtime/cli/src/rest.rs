@@ -4,10 +4,10 @@ use crate::report;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use streamrt_graph::EdgePartitioner;
-use streamrt_taskmanager::{
-    CheckpointReport, CheckpointStatus, JobRemote, JobState, SubtaskCounters, SubtaskReport,
-    VertexReport,
-};
+use streamrt_jobmanager::job_master::{CheckpointReport, CheckpointStatus, JobState};
+use streamrt_minicluster::JobRemote;
+use streamrt_rpc::SubtaskReport;
+use streamrt_taskmanager::{SubtaskCounters, VertexReport};
 use streamrt_types::Result;
 use streamrt_web::{
     Bound, CheckpointDetails, ClusterApi, Edge, JobDetails, Server, SubtaskCheckpoint,

@@ -20,11 +20,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_checkpoint::unique_token;
 use streamrt_graph::{JobFile, JobSpec};
-use streamrt_plugin::{Grants, Plugin};
-use streamrt_taskmanager::{
-    CheckpointStatus, Ended, JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, Trust,
-    replacement, submit,
+use streamrt_jobmanager::job_master::{CheckpointStatus, Trust, replacement};
+use streamrt_minicluster::{
+    Ended, JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, submit,
 };
+use streamrt_plugin::{Grants, Plugin};
 use streamrt_types::{Configuration, Error, Result, code, finish_saying, say_as_json, say_raw};
 use streamrt_web::Bound;
 use streamrt_wit::{Body, Plan};

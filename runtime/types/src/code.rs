@@ -184,6 +184,9 @@ codes! {
     /// A user has cancelled the job.
     JOB_CANCELLED = "S8002", Unavailable, "Somebody gave `streamrt cancel`; the command that started the job goes on from its newest checkpoint, if it makes any.";
 
+    /// Bytes from another process that are no message of this version.
+    BAD_MESSAGE = "S8003", Invalid, "Give all processes of the cluster the same version of streamrt, or an older one to those that send.";
+
     /// A bug of the engine.
     INTERNAL = "S9001", Internal, "This is a bug of streamrt; please report it with this message.";
 }

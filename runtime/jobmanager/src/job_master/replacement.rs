@@ -1,7 +1,7 @@
 //! Which component a start of an upgraded job runs: what the newest checkpoint names, if the user
 //! has approved of it.
 
-use crate::durable::newest;
+use super::kept::newest;
 use streamrt_checkpoint::{ApprovalKey, History, PluginEntry, Published, Snapshot, Store};
 use streamrt_types::{Configuration, Error, Result, code};
 

@@ -1,7 +1,5 @@
 //! Whole jobs without user code: how they end, and what is left when they do.
 
-mod compat;
-
 use crate::{JobHandle, JobToRun, Submission, submit};
 use serde_json::{Value, json};
 use std::path::Path;

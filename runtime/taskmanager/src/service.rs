@@ -1,0 +1,774 @@
+//! The tasks of a job on this TaskManager: carries out what the JobMaster wants, and tells it what
+//! came of it.
+//!
+//! What may take long (reading a snapshot, settling sinks, making tasks) is done on a thread of its
+//! own for each step, so that a user who cancels is heard meanwhile; the JobMaster asks for the next
+//! one when it has the answer. Commands to running tasks are passed on at once.
+//!
+//! Invariant: tasks that were prepared and not started hold nothing that others see. A region is
+//! reported as ended when its threads are gone, after everything that its tasks have reported.
+
+use crate::attempt::{self, Ready, ReadyRegion};
+use crate::control::{Control, Ends};
+use crate::definition::{Around, Definition, Plugins};
+use crate::disks::{Disks, StateBackend};
+use crate::factory::Factory;
+use crate::fits;
+use crate::mailbox::{Command, Mailbox, Report};
+use crate::metrics::{JobMetrics, Progress, SnapshotTimes};
+use crate::replaceable::UserCode;
+use crate::restored::Restored;
+use crate::settle::{settle, settle_region};
+use crate::uploader::{Begin, Snapshots, Uploader};
+use crate::vertices::{VertexReport, vertices};
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use streamrt_checkpoint::{Snapshot, Store};
+use streamrt_connector::{JobTraits, remarks};
+use streamrt_plugin::Grants;
+use streamrt_rpc::{
+    Answered, FromTaskManager, JobPlan, Opened, Restore, Scope, ToTaskManager, WireError,
+};
+use streamrt_types::{Barrier, Clock, Error, ProcessMemory, Result};
+
+/// What a job finds on this TaskManager.
+pub struct Surroundings {
+    pub plugins: Plugins,
+    /// Folders for sinks that ask for them.
+    pub grants: Grants,
+    pub clock: Arc<dyn Clock>,
+    /// What `state.backend` asks for; None: memory.
+    pub state: Option<StateBackend>,
+}
+
+/// The line to the JobMaster.
+pub type Tell = Arc<dyn Fn(FromTaskManager) + Send + Sync>;
+
+/// See the module.
+#[derive(Clone)]
+pub struct JobTasks(Arc<Shared>);
+
+struct Shared {
+    tell: Tell,
+    ends: Arc<Ends>,
+    state: Mutex<State>,
+}
+
+struct State {
+    around: Around,
+    /// Made into `around.disks` when a version is opened first.
+    backend: Option<StateBackend>,
+    /// By number.
+    definitions: BTreeMap<u32, Arc<Definition>>,
+    /// The version that was opened last, or whose code tasks have taken.
+    current: Option<u32>,
+    opened: Option<OpenedSnapshot>,
+    regions: Vec<RegionTasks>,
+    /// By task.
+    mailboxes: Vec<Option<Arc<Mailbox>>>,
+    /// To the uploader, in a job with checkpoints.
+    reports: Option<Sender<Report>>,
+    snapshots: Arc<Snapshots>,
+    memory: Arc<ProcessMemory>,
+    metrics: JobMetrics,
+    /// Instances of the code of a version that is to take over, by task.
+    code: Option<(u32, Vec<UserCode>)>,
+}
+
+/// What was read for tasks that are to follow.
+#[derive(Clone)]
+struct OpenedSnapshot {
+    scope: Scope,
+    restore: Option<Restore>,
+    restored: Arc<Restored>,
+}
+
+#[derive(Default)]
+struct RegionTasks {
+    generation: u64,
+    control: Arc<Control>,
+    prepared: Vec<Ready>,
+    threads: Vec<JoinHandle<()>>,
+    /// Those that have not said that they end.
+    running: usize,
+}
+
+impl JobTasks {
+    pub fn new(surroundings: Surroundings, tell: Tell) -> JobTasks {
+        let Surroundings {
+            plugins,
+            grants,
+            clock,
+            state,
+        } = surroundings;
+        let around = Around {
+            plugins,
+            grants,
+            clock,
+            disks: None,
+        };
+        let state = State {
+            around,
+            backend: state,
+            definitions: BTreeMap::new(),
+            current: None,
+            opened: None,
+            regions: Vec::new(),
+            mailboxes: Vec::new(),
+            reports: None,
+            snapshots: Arc::default(),
+            memory: Arc::default(),
+            metrics: JobMetrics::default(),
+            code: None,
+        };
+        JobTasks(Arc::new(Shared {
+            tell,
+            ends: Arc::default(),
+            state: Mutex::new(state),
+        }))
+    }
+
+    /// Takes a message; whatever takes long is done elsewhere.
+    pub fn take(&self, message: ToTaskManager) {
+        match message {
+            ToTaskManager::Open { step, .. }
+            | ToTaskManager::Settle { step, .. }
+            | ToTaskManager::Prepare { step, .. }
+            | ToTaskManager::PrepareUpgrade { step, .. } => self.step(step, message),
+            ToTaskManager::Start { scope } => self.start(scope),
+            ToTaskManager::Trigger {
+                checkpoint,
+                tasks,
+                savepoint,
+                upgrade,
+            } => self.trigger(checkpoint, &tasks, savepoint.as_deref(), upgrade),
+            ToTaskManager::Complete { checkpoint } => {
+                self.0.lock().tell_all(Command::Complete(checkpoint));
+            }
+            ToTaskManager::Abort { checkpoint } => {
+                self.0.lock().tell_all(Command::Abort(checkpoint));
+            }
+            ToTaskManager::Cancel { regions } => self.cancel(&regions),
+            ToTaskManager::Wish { wish } => {
+                self.0.ends.wish(wish);
+                let state = self.0.lock();
+                state
+                    .regions
+                    .iter()
+                    .for_each(|region| region.control.wake());
+            }
+        }
+    }
+
+    /// Carries out a step on a thread of its own, and answers.
+    fn step(&self, step: u64, message: ToTaskManager) {
+        let (shared, tell) = (self.0.clone(), self.0.tell.clone());
+        let body = move || {
+            let done = std::panic::catch_unwind(AssertUnwindSafe(|| shared.carry_out(message)));
+            let done = done.unwrap_or_else(|panic| {
+                let text = attempt::panic_text(panic.as_ref());
+                Err(Error::internal(format!("a step panicked: {text}")))
+            });
+            let result = done.map_err(WireError::from);
+            (shared.tell)(FromTaskManager::Answer { step, result });
+        };
+        let spawned = std::thread::Builder::new().name("step".into()).spawn(body);
+        if let Err(error) = spawned {
+            let error = Error::internal("no thread could be started").with_source(error);
+            let result = Err(WireError::from(error));
+            tell(FromTaskManager::Answer { step, result });
+        }
+    }
+
+    fn start(&self, scope: Scope) {
+        let regions: Vec<usize> = match scope {
+            Scope::Job => (0..self.0.lock().regions.len()).collect(),
+            Scope::Region { region, .. } => vec![region],
+        };
+        for number in regions {
+            self.start_region(number);
+        }
+    }
+
+    fn start_region(&self, number: usize) {
+        let mut state = self.0.lock();
+        let region = &mut state.regions[number];
+        let (control, generation) = (region.control.clone(), region.generation);
+        let prepared = std::mem::take(&mut region.prepared);
+        let n_tasks = prepared.len();
+        for ready in prepared {
+            let shared = self.0.clone();
+            let ended = move || shared.task_ended(number, generation);
+            match attempt::start(ready, control.clone(), ended) {
+                Ok(thread) => {
+                    region.threads.push(thread);
+                    region.running += 1;
+                }
+                // Some of its tasks may run: they end, and no other begins.
+                Err(error) => {
+                    control.fail(error);
+                    break;
+                }
+            }
+        }
+        if n_tasks > 0 && region.running == 0 {
+            drop(state);
+            self.0.region_ended(number, generation);
+        }
+    }
+
+    fn trigger(
+        &self,
+        checkpoint: u64,
+        tasks: &[usize],
+        savepoint: Option<&str>,
+        upgrade: Option<u32>,
+    ) {
+        let mut state = self.0.lock();
+        if let Some(location) = savepoint {
+            match Store::open(location) {
+                Ok(store) => state.snapshots.begin_savepoint(checkpoint, store),
+                Err(error) => {
+                    let reason = error.with_causes();
+                    return self.decline(tasks, checkpoint, &state, &reason);
+                }
+            }
+        }
+        // Before the barrier is anywhere.
+        if let Some((version, code)) = state.code.take_if(|(version, _)| Some(*version) == upgrade)
+        {
+            let mailboxes = state.mailboxes.iter().flatten();
+            mailboxes
+                .zip(code)
+                .for_each(|(mailbox, code)| mailbox.put_code(checkpoint, code));
+            state.current = Some(version);
+        }
+        for mailbox in tasks.iter().filter_map(|task| state.mailboxes.get(*task)) {
+            if let Some(mailbox) = mailbox {
+                mailbox.send(Command::Trigger(Barrier { checkpoint }));
+            }
+        }
+    }
+
+    /// A snapshot that cannot lie where it should is declined by one of its tasks.
+    fn decline(&self, tasks: &[usize], checkpoint: u64, state: &State, reason: &str) {
+        let Some(task) = tasks.first().copied() else {
+            return;
+        };
+        let generation = state.generation_of(task);
+        (self.0.tell)(FromTaskManager::Declined {
+            task,
+            generation: generation.unwrap_or_default(),
+            checkpoint,
+            reason: reason.to_owned(),
+        });
+    }
+
+    fn cancel(&self, regions: &[usize]) {
+        let mut state = self.0.lock();
+        for number in regions {
+            if let Some(region) = state.regions.get_mut(*number) {
+                region.control.fail(Control::cancelled());
+                region.prepared.clear();
+            }
+        }
+    }
+
+    /// What the tasks have counted since they were started last. `elapsed` is the time since then.
+    pub fn progress(&self, elapsed: Duration) -> Progress {
+        self.0.lock().metrics.progress(elapsed)
+    }
+
+    /// What the last snapshots have cost.
+    pub fn snapshot_times(&self) -> SnapshotTimes {
+        self.0.lock().metrics.snapshot_times()
+    }
+
+    /// The vertices, senders before their receivers, with what their subtasks have counted; empty
+    /// before the job was opened.
+    pub fn vertices(&self) -> Vec<VertexReport> {
+        let state = self.0.lock();
+        let definition = state.definition();
+        definition.map_or_else(
+            |_| Vec::new(),
+            |definition| vertices(&definition, &state.metrics),
+        )
+    }
+
+    /// Removes what the job has on the disks of this machine, when it has ended.
+    pub fn remove_disks(&self) {
+        let disks = self.0.lock().around.disks.clone();
+        disks.iter().for_each(|disks| disks.remove());
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.around.disks.iter().for_each(|disks| disks.remove());
+    }
+}
+
+impl State {
+    fn definition(&self) -> Result<Arc<Definition>> {
+        let none = || Error::internal("no version of the job was opened");
+        let current = self
+            .current
+            .and_then(|current| self.definitions.get(&current));
+        current.cloned().ok_or_else(none)
+    }
+
+    fn tell_all(&self, command: Command) {
+        if let Command::Complete(checkpoint) | Command::Abort(checkpoint) = command {
+            self.snapshots.end(checkpoint);
+        }
+        let mailboxes = self.mailboxes.iter().flatten();
+        mailboxes.for_each(|mailbox| mailbox.send(command));
+    }
+
+    fn generation_of(&self, task: usize) -> Option<u64> {
+        let definition = self.definition().ok()?;
+        let vertex = definition.execution.subtasks.get(task)?.vertex;
+        let regions = definition.graph.regions();
+        let region = regions.iter().position(|region| region.contains(&vertex))?;
+        self.regions.get(region).map(|region| region.generation)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn carry_out(self: &Arc<Shared>, message: ToTaskManager) -> Result<Answered> {
+        match message {
+            ToTaskManager::Open {
+                scope,
+                version,
+                plan,
+                restore,
+                job,
+                ..
+            } => {
+                let definition = self.define(version, &plan)?;
+                self.open(scope, version, &definition, restore, &job)
+                    .map(Answered::Opened)
+            }
+            ToTaskManager::Settle {
+                scope,
+                version,
+                plan,
+                job,
+                generation,
+                promised,
+                interruptible,
+                ..
+            } => {
+                let definition = self.define(version, &plan)?;
+                let restored = promised.map(|restore| self.read(restore, &definition));
+                let restored = restored.transpose()?;
+                let control = match interruptible {
+                    true => Control::before_tasks(&self.ends),
+                    false => Control::default(),
+                };
+                let factory = Factory {
+                    definition: &definition,
+                    control: Arc::new(control),
+                    job: job.into(),
+                    generation,
+                    restored: Arc::default(),
+                };
+                match scope {
+                    Scope::Job => settle(&factory, restored.as_deref())?,
+                    Scope::Region {
+                        region,
+                        old_generation,
+                        ..
+                    } => {
+                        let vertices = &definition.graph.regions()[region];
+                        settle_region(&factory, restored.as_deref(), vertices, old_generation)?;
+                    }
+                }
+                Ok(Answered::Settled)
+            }
+            ToTaskManager::Prepare {
+                scope,
+                job,
+                generation,
+                ..
+            } => self.prepare(scope, &job, generation),
+            ToTaskManager::PrepareUpgrade {
+                version,
+                plan,
+                in_place,
+                ..
+            } => self.prepare_upgrade(version, &plan, in_place),
+            _ => Err(Error::internal("only steps are answered")),
+        }
+    }
+
+    /// The definition of a version; made when it is named first.
+    fn define(&self, version: u32, plan: &JobPlan) -> Result<Arc<Definition>> {
+        let mut state = self.lock();
+        if let Some(known) = state.definitions.get(&version) {
+            return Ok(known.clone());
+        }
+        if let Some(backend) = state.backend.take() {
+            let disks = Disks::new(backend, &plan.configuration)?;
+            state.around.disks = Some(Arc::new(disks));
+        }
+        let around = state.around.clone();
+        drop(state);
+        let definition = Arc::new(Definition::new(plan, &around)?);
+        self.lock().definitions.insert(version, definition.clone());
+        Ok(definition)
+    }
+
+    /// Reads what tasks go on from, and checks that it fits.
+    fn open(
+        &self,
+        scope: Scope,
+        version: u32,
+        definition: &Arc<Definition>,
+        restore: Option<Restore>,
+        job: &str,
+    ) -> Result<Opened> {
+        let operators = definition.operators();
+        let snapshot = restore.as_ref().map(|restore| load(restore, definition));
+        let snapshot = snapshot.transpose()?;
+        let restored = match scope {
+            Scope::Region { region, counts, .. } => {
+                let vertices = &definition.graph.regions()[region];
+                let of_region: Vec<_> = operators
+                    .iter()
+                    .filter(|operator| vertices.contains(&(operator.vertex as usize)))
+                    .cloned()
+                    .collect();
+                let read =
+                    |snapshot: &Snapshot| Restored::read_region(snapshot, &of_region, counts);
+                snapshot.as_ref().map(read).transpose()?.unwrap_or_default()
+            }
+            Scope::Job => {
+                let restored = snapshot.as_ref().map(Restored::read).transpose()?;
+                let restored = restored.unwrap_or_default();
+                fits::check_backend(&restored, definition)?;
+                restored.places.check_sources(definition)?;
+                restored.places.check_sinks(definition, job)?;
+                fits::check_uids(&restored, &operators, definition)?;
+                if snapshot.is_some() {
+                    fits::name_new_operators(&restored, definition);
+                }
+                restored
+            }
+        };
+        let traits = JobTraits {
+            has_checkpoints: definition.configuration.checkpoint_interval_ms.is_some(),
+            is_bounded: definition.is_bounded(),
+        };
+        let nodes = definition.graph.stream.nodes.iter();
+        let opened = Opened {
+            dead_letters: restored.dead_letters(),
+            is_bounded: traits.is_bounded,
+            remarks: remarks(nodes.map(|node| (&*node.uid, &node.body)), traits)?,
+            operators,
+        };
+        let mut state = self.lock();
+        state.current = Some(version);
+        state.opened = Some(OpenedSnapshot {
+            scope,
+            restore,
+            restored: Arc::new(restored),
+        });
+        Ok(opened)
+    }
+
+    /// What a snapshot holds; one that was opened is not read again.
+    fn read(&self, restore: Restore, definition: &Definition) -> Result<Arc<Restored>> {
+        let opened = self.lock().opened.clone();
+        match opened.filter(|opened| opened.restore.as_ref() == Some(&restore)) {
+            Some(opened) => Ok(opened.restored),
+            None => Restored::read(&load(&restore, definition)?).map(Arc::new),
+        }
+    }
+
+    fn prepare(self: &Arc<Shared>, scope: Scope, job: &str, generation: u64) -> Result<Answered> {
+        let (definition, opened) = {
+            let state = self.lock();
+            (state.definition()?, state.opened.clone())
+        };
+        let opened = opened.filter(|opened| opened.scope == scope);
+        let restored = opened.map(|opened| opened.restored).unwrap_or_default();
+        match scope {
+            Scope::Job => self.prepare_job(&definition, restored, job, generation)?,
+            Scope::Region { region, .. } => {
+                let reports = self.lock().reports.clone();
+                let ready = self.build(
+                    &definition,
+                    &restored,
+                    region,
+                    (job, generation),
+                    reports.as_ref(),
+                )?;
+                let begin = begin(&definition, Some(region), generation, restored);
+                self.put_region(region, ready);
+                // A thread that is gone has ended with the attempt.
+                reports.map(|reports| reports.send(Report::Begin(begin)));
+            }
+        }
+        self.lock().opened = None;
+        Ok(Answered::Prepared)
+    }
+
+    fn prepare_job(
+        self: &Arc<Shared>,
+        definition: &Arc<Definition>,
+        restored: Arc<Restored>,
+        job: &str,
+        generation: u64,
+    ) -> Result<()> {
+        let n_regions = definition.graph.regions().len();
+        let is_durable = definition.configuration.checkpoint_interval_ms.is_some();
+        let snapshots = Arc::<Snapshots>::default();
+        let begin = begin(definition, None, generation, restored.clone());
+        let reports = match is_durable {
+            true => Some(self.start_uploader(definition, &begin, &snapshots)?),
+            false => None,
+        };
+        {
+            let mut state = self.lock();
+            state.memory = Arc::new(definition.configuration.process_memory());
+            state.regions = (0..n_regions).map(|_| RegionTasks::default()).collect();
+            state.mailboxes = definition.execution.subtasks.iter().map(|_| None).collect();
+            state.metrics = JobMetrics {
+                dead_letters_before: restored.dead_letters(),
+                ..JobMetrics::default()
+            };
+            (state.reports, state.snapshots, state.code) = (reports.clone(), snapshots, None);
+        }
+        for region in 0..n_regions {
+            let name = (job, generation);
+            let ready = self.build(definition, &restored, region, name, reports.as_ref())?;
+            self.put_region(region, ready);
+        }
+        Ok(())
+    }
+
+    fn start_uploader(
+        self: &Arc<Shared>,
+        definition: &Definition,
+        begin: &Begin,
+        snapshots: &Arc<Snapshots>,
+    ) -> Result<Sender<Report>> {
+        let tell = self.tell.clone();
+        let mut uploader = Uploader::new(
+            store_of(definition)?,
+            snapshots.clone(),
+            (definition.max_parallelism, definition.disks.clone()),
+            begin,
+            names(definition),
+            Box::new(move |told| tell(told)),
+        );
+        let (reports, reported) = channel();
+        let body = move || {
+            reported
+                .into_iter()
+                .for_each(|report| uploader.report(report));
+        };
+        let builder = std::thread::Builder::new().name("checkpoints".into());
+        builder.spawn(body).map_err(|e| {
+            Error::internal("no thread could be started for checkpoints").with_source(e)
+        })?;
+        Ok(reports)
+    }
+
+    fn build(
+        &self,
+        definition: &Arc<Definition>,
+        restored: &Arc<Restored>,
+        region: usize,
+        (job, generation): (&str, u64),
+        reports: Option<&Sender<Report>>,
+    ) -> Result<(u64, Arc<Control>, ReadyRegion)> {
+        let memory = self.lock().memory.clone();
+        let control = Arc::new(Control::new(&self.ends, reports.is_some(), &memory));
+        let factory = Factory {
+            definition,
+            control: control.clone(),
+            job: job.into(),
+            generation,
+            restored: restored.clone(),
+        };
+        let vertices = &definition.graph.regions()[region];
+        let ready = attempt::build(&factory, vertices, reports)?;
+        Ok((generation, control, ready))
+    }
+
+    fn put_region(&self, number: usize, ready: (u64, Arc<Control>, ReadyRegion)) {
+        let (generation, control, ready) = ready;
+        let mut state = self.lock();
+        for (task, mailbox) in ready.mailboxes {
+            state.mailboxes[task] = Some(mailbox);
+        }
+        match number < state.metrics.regions.len() {
+            true => state.metrics.regions[number] = ready.metrics,
+            false => state.metrics.regions.push(ready.metrics),
+        }
+        state.regions[number] = RegionTasks {
+            generation,
+            control,
+            prepared: ready.tasks,
+            ..RegionTasks::default()
+        };
+    }
+
+    /// Makes instances of a version's code: for the tasks that run, or once in vain, so that what
+    /// cannot be made is refused while the old version runs on.
+    fn prepare_upgrade(&self, version: u32, plan: &JobPlan, in_place: bool) -> Result<Answered> {
+        let definition = self.define(version, plan)?;
+        let factory = |control: Arc<Control>| Factory {
+            definition: &definition,
+            control,
+            job: "".into(),
+            generation: 0,
+            restored: Arc::default(),
+        };
+        if !in_place {
+            for vertices in definition.graph.regions() {
+                attempt::build(&factory(Arc::default()), &vertices, None)?;
+            }
+            return Ok(Answered::UpgradePrepared);
+        }
+        let subtasks = definition.execution.subtasks.iter();
+        let mut code: Vec<UserCode> = subtasks.map(|_| UserCode::new()).collect();
+        for (number, vertices) in definition.graph.regions().iter().enumerate() {
+            let control = self.lock().regions.get(number).map(|r| r.control.clone());
+            let factory = factory(control.unwrap_or_default());
+            for (task, subtask) in definition.tasks_of(vertices) {
+                code[task] = factory.user_code(subtask)?;
+            }
+        }
+        self.lock().code = Some((version, code));
+        Ok(Answered::UpgradePrepared)
+    }
+
+    /// A task has nothing more to do. The last one of its region lets a thread wait for all.
+    fn task_ended(self: &Arc<Shared>, number: usize, generation: u64) {
+        let mut state = self.lock();
+        let region = &mut state.regions[number];
+        region.running -= 1;
+        if region.running > 0 {
+            return;
+        }
+        let threads = std::mem::take(&mut region.threads);
+        let control = region.control.clone();
+        drop(state);
+        let shared = self.clone();
+        let reap = move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    control.fail(Error::internal("a task thread could not be joined"));
+                }
+            }
+            shared.region_ended(number, generation);
+        };
+        if std::thread::Builder::new()
+            .name("reaper".into())
+            .spawn(reap)
+            .is_err()
+        {
+            // Nobody waits for the threads, which are about to end.
+            self.region_ended(number, generation);
+        }
+    }
+
+    fn region_ended(&self, number: usize, generation: u64) {
+        let (control, reports) = {
+            let mut state = self.lock();
+            let region = &mut state.regions[number];
+            region.threads.clear();
+            (region.control.clone(), state.reports.clone())
+        };
+        let error = control.take_error().map(WireError::from);
+        match reports {
+            // After everything that its tasks have reported.
+            Some(reports) => {
+                let region = number;
+                let _ = reports.send(Report::RegionEnded {
+                    region,
+                    generation,
+                    error,
+                });
+            }
+            None => (self.tell)(FromTaskManager::RegionEnded {
+                region: number,
+                generation,
+                error,
+            }),
+        }
+    }
+}
+
+fn store_of(definition: &Definition) -> Result<Store> {
+    let none = || Error::internal("a job without checkpoints has no store");
+    let dir = definition.configuration.checkpoint_dir.as_deref();
+    Store::open(dir.ok_or_else(none)?)
+}
+
+/// The snapshot that a JobMaster names.
+fn load(restore: &Restore, definition: &Definition) -> Result<Snapshot> {
+    let dir = definition.configuration.checkpoint_dir.as_deref();
+    let own = dir.map(Store::open).transpose()?;
+    let own = own.filter(|own| own.location() == restore.location);
+    let mut published = restore.published.clone();
+    match own {
+        Some(own) => {
+            published.location = None;
+            Snapshot::load(&own, &published)
+        }
+        None => Snapshot::load(&Store::existing(&restore.location)?, &published),
+    }
+}
+
+/// The (vertex, subtask, name) of every task.
+fn names(definition: &Definition) -> Vec<(u32, u32, String)> {
+    let subtasks = definition.execution.subtasks.iter();
+    let name = |subtask: &streamrt_graph::Subtask| {
+        let vertex = &definition.graph.vertices[subtask.vertex];
+        let name = format!(
+            "{} ({}/{})",
+            vertex.name,
+            subtask.index + 1,
+            vertex.parallelism
+        );
+        (subtask.vertex as u32, subtask.index, name)
+    };
+    subtasks.map(name).collect()
+}
+
+fn begin(
+    definition: &Definition,
+    region: Option<usize>,
+    generation: u64,
+    restored: Arc<Restored>,
+) -> Begin {
+    let vertices: Vec<usize> = match region {
+        Some(region) => definition.graph.regions().swap_remove(region),
+        None => (0..definition.graph.vertices.len()).collect(),
+    };
+    let operators = definition.operators().into_iter();
+    Begin {
+        tasks: definition
+            .tasks_of(&vertices)
+            .map(|(task, _)| task)
+            .collect(),
+        generation,
+        operators: operators
+            .filter(|operator| vertices.contains(&(operator.vertex as usize)))
+            .collect(),
+        restored,
+    }
+}
