@@ -195,6 +195,8 @@ impl Core {
             Event::Tick => {}
         }
         self.tick();
+        // What ends an attempt may be found in the middle of something that still needs it.
+        self.conclude();
         std::mem::take(&mut self.actions)
     }
 
@@ -447,7 +449,6 @@ impl Core {
             }
             None => {}
         }
-        self.conclude();
     }
 
     fn savepoint_opened(

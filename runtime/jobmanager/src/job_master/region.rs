@@ -82,7 +82,6 @@ impl Core {
                 false => self.fail_job(error),
             }
         }
-        self.conclude();
     }
 
     fn start_next_region(&mut self) {
@@ -197,7 +196,7 @@ impl Core {
         if !self.is_running() {
             // What was prepared is dropped with everything else.
             self.attempt.restart = None;
-            return self.conclude();
+            return;
         }
         let Some(restart) = &mut self.attempt.restart else {
             return;
@@ -341,7 +340,6 @@ impl Core {
             let regions = (0..self.attempt.regions.len()).collect();
             self.send(ToTaskManager::Cancel { regions });
         }
-        self.conclude();
     }
 }
 
