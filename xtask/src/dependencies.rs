@@ -32,7 +32,7 @@ const LEVELS: &[&[&str]] = &[
     ],
     &["streamrt-web"],
     &["streamrt-cli"],
-    &["streamrt-tests", "streamrt-bench", "xtask"],
+    &["streamrt-tests", "streamrt-sim", "streamrt-bench", "xtask"],
 ];
 
 /// Crates whose dependencies among our own are listed in full.
