@@ -259,8 +259,8 @@ impl Generators {
         self.turn(split, now_ms);
     }
 
-    /// Marks for rows of these times: the generator of the split returns `greatest time - bound_ms -
-    /// 1`. Rows later than `latest` are ignored.
+    /// Marks for rows of these times: the watermark of the split is `greatest time - bound_ms - 1`.
+    /// Rows later than `latest` are ignored.
     pub(crate) fn bounded_marks(
         &mut self,
         split: SplitNumber,
