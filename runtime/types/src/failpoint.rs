@@ -1,7 +1,7 @@
 //! Places where a test makes the process crash, or a step fail, to see that nothing is lost.
 //!
 //! `STREAMRT_FAILPOINTS` names them: `snapshot.sync=crash`, or `store.put=error:3` for the third
-//! time alone, several with `;` between them. Without it a failpoint is one load.
+//! time only, several with `;` between them. Without it a failpoint costs one load.
 
 use crate::code;
 use crate::error::{Error, Result};
@@ -56,7 +56,7 @@ enum Action {
 
 struct Armed {
     action: Action,
-    /// The passage that it acts on, from 1; 0: every one.
+    /// The passage on which it acts, counted from 1; 0 means every one.
     at: u64,
     passed: AtomicU64,
 }

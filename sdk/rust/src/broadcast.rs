@@ -22,7 +22,7 @@ use streamrt_wit::{Field, Function, FunctionKind, Input, Partitioning, codes};
 /// What is broadcast goes to [`BroadcastState`](crate::BroadcastState), which rows of the first
 /// input can read and not write. In which order rows of the two inputs come is not known. Event
 /// time is the minimum over both inputs, so a broadcast stream that does not end needs watermarks
-/// too where the function works by event time.
+/// too if the function works by event time.
 ///
 /// # Source
 /// Flink's KeyedBroadcastProcessFunction and BroadcastProcessFunction.
@@ -61,7 +61,7 @@ pub trait BroadcastProcessFunction: 'static {
     /// comes once from each.
     ///
     /// # Errors
-    /// As for a row of the first input.
+    /// The same as for a row of the first input.
     fn on_broadcast(
         &mut self,
         row: &Self::Broadcast,
@@ -72,7 +72,7 @@ pub trait BroadcastProcessFunction: 'static {
     /// Treats a timer that has fired; `time` is what it was registered for, in ms.
     ///
     /// # Errors
-    /// As for a row of the first input.
+    /// The same as for a row of the first input.
     fn on_timer(
         &mut self,
         _time: i64,
@@ -83,8 +83,8 @@ pub trait BroadcastProcessFunction: 'static {
     }
 }
 
-/// Where a function stands when it treats a row that is broadcast: times and side outputs; no key,
-/// hence no timers.
+/// The context of a function that treats a broadcast row: times and side outputs; no key, hence no
+/// timers.
 pub struct BroadcastContext<'a> {
     timestamp: Option<i64>,
     watermark: i64,
@@ -209,7 +209,7 @@ impl<F: BroadcastProcessFunction> BroadcastStage<F> {
     }
 }
 
-/// A stream of `T`, with the key `K` or without one, and beside it a broadcast stream of `B`.
+/// A stream of `T`, with the key `K` or without one, together with a broadcast stream of `B`.
 pub struct BroadcastConnectedStream<T, K, B> {
     stream: Stream<T>,
     broadcast: Stream<B>,

@@ -1,5 +1,5 @@
 //! A chain of functions inside one guest call: the first one's main output is the next one's input,
-//! without a way through the host.
+//! without a detour through the host.
 //!
 //! 1. The rows of the call become the first stage's input, with the columns in its order.
 //! 2. Each stage gives its main output as origins (which input row each row comes from) and new
@@ -77,7 +77,7 @@ pub(crate) struct StageInput<'a> {
     /// Where row i stands in `table`; `None`: at i.
     pub(crate) selection: Option<&'a [u32]>,
     pub(crate) n_rows: usize,
-    /// ms.
+    /// In ms.
     pub(crate) times: Option<&'a [[u8; 8]]>,
     pub(crate) marks: &'a [Mark],
     /// Everything that the host sent; for slots, state and timers.
@@ -119,7 +119,7 @@ pub(crate) struct PortRows {
 #[derive(Default)]
 pub(crate) struct StageOutput {
     pub(crate) main: PortRows,
-    /// By number of the port.
+    /// Rows by port number.
     pub(crate) sides: Vec<(u16, PortRows)>,
     /// State and timers.
     pub(crate) sections: Vec<Section>,
@@ -131,7 +131,7 @@ pub(crate) struct StageOutput {
 
 /// An opened chain.
 pub(crate) enum Chain {
-    /// Declarations, and as many stages.
+    /// Declarations, with one stage for each.
     Stages(Vec<Function>, Vec<Box<dyn Stage>>),
     Whole(Box<dyn Whole>),
 }
@@ -190,7 +190,7 @@ impl Chain {
 
 /// The columns that are known between two stages.
 struct Between<'a> {
-    /// Columns that the call brought in, or an earlier stage made; with where they are read from.
+    /// Columns that the call brought in or an earlier stage made, with where to read them.
     columns: Vec<Known<'a>>,
     /// Where row i stands in the columns; `None`: at i.
     selection: Option<Vec<u32>>,
@@ -206,7 +206,7 @@ struct Between<'a> {
 struct Known<'a> {
     field: &'a streamrt_wit::Field,
     bytes: Bytes<'a>,
-    /// Made inside the chain, so that the host does not have it.
+    /// Made inside the chain, so the host does not have it.
     inner: bool,
 }
 
@@ -353,8 +353,7 @@ impl<'a> Between<'a> {
         })
     }
 
-    /// Rows of the columns, which are more than the rows of the stage where a selection stands
-    /// between.
+    /// Rows of the columns; more than the rows of the stage where a selection stands in between.
     fn n_rows_stored(&self) -> usize {
         match &self.selection {
             Some(places) => places.iter().max().map_or(0, |&last| last as usize + 1),
@@ -470,8 +469,9 @@ impl<'a> Known<'a> {
     }
 }
 
-/// `first`, then `second`: where a row of the second counting stands in what the first counts from.
-/// `None` is the identity. A timer's number, which only a stage in front gives, passes unchanged.
+/// `first`, then `second`: where a row of the second numbering stands in what the first one counts
+/// from. `None` is the identity. A timer's number, which only a stage in front gives, passes
+/// unchanged.
 fn compose(first: Option<&[u32]>, second: Option<Vec<u32>>) -> Option<Vec<u32>> {
     match (first, second) {
         (None, second) => second,
@@ -501,7 +501,7 @@ fn times_of(times: &[[u8; 8]], origin: Option<&[u32]>, fired: &[i64]) -> Vec<[u8
     )
 }
 
-/// Marks before the first output row that comes from a row behind them.
+/// Moves marks to the first output row that comes from a row after them.
 fn moved(marks: &[Mark], origin: Option<&[u32]>) -> Vec<Mark> {
     let Some(origin) = origin else {
         return marks.to_vec();

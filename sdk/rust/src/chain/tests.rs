@@ -70,7 +70,7 @@ fn twice() -> Link {
     )
 }
 
-/// Writes down under which watermark and at which time a row comes.
+/// Records under which watermark and at which time a row comes.
 struct Times;
 
 impl ProcessFunction for Times {

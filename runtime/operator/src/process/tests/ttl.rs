@@ -210,7 +210,7 @@ fn frozen(harness: &mut Harness<KeyedProcessOperator>) -> (streamrt_state::Opera
     (index, object)
 }
 
-/// A harness of `function` with what is in `from` now, restored when the clock stands at 0.
+/// A harness of `function` with the current contents of `from`, restored with the clock at 0.
 fn restored(
     from: &mut Harness<KeyedProcessOperator>,
     function: Function,
