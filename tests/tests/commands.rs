@@ -166,6 +166,7 @@ fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+// Long: what one job shows, under one path after the other.
 #[test]
 fn a_job_is_shown_over_http_as_in_flink() {
     let jobs = Jobs::new();

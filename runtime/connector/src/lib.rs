@@ -201,6 +201,7 @@ mod tests {
         assert_eq!(place("print", json!({})), None);
     }
 
+    // Long: a table.
     #[test]
     fn wrong_options_get_a_sentence_that_names_what_exists() {
         check(

@@ -29,6 +29,7 @@ mod keys;
 mod list;
 mod map;
 mod namespaces;
+mod operator_state;
 mod page;
 mod restamp;
 mod row;
@@ -51,10 +52,11 @@ pub use keys::{KeyBuffer, KeyKind, Keys};
 pub use list::{ListState, list_elements};
 pub use map::{MapPage, MapState};
 pub use namespaces::{EachRun, Namespace, Namespaces};
+pub use operator_state::{OperatorState, Share};
 pub use row::{EncodedRows, RowCodec};
 pub use snapshot::{
     EachEntry, Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode,
-    ListSnapshot, OperatorIndex, OperatorSnapshot, OperatorState, Part, Share, StateEntry,
+    ListSnapshot, OperatorIndex, OperatorSnapshot, Part, StateEntry,
 };
 pub use state_disk::{DiskState, StateDisk};
 pub use table::{KeyTable, TableSnapshot};

@@ -10,10 +10,13 @@
 //! bytes) and then the value. Invariant: an entry number is in the index of its key group exactly
 //! once, or in the free list.
 
-use crate::arena::{Arena, ArenaSnapshot};
+mod frozen;
+
+pub use self::frozen::TableSnapshot;
+use crate::arena::Arena;
 use crate::index::{EntryId, GroupIndex, NO_ENTRY, entry_of, hash_of};
 use crate::keys::{KeyKind, Keys, key_at};
-use crate::page::{Page, SharedPage};
+use crate::page::Page;
 use streamrt_types::{Error, KeyGroupRange, Result, code, murmur3_32};
 
 const PAGE_BYTES: usize = 4096;
@@ -477,62 +480,6 @@ impl KeyTable {
             arena: self.arena.freeze(),
             n_entries: self.n_entries,
         }
-    }
-}
-
-/// A table as it was at one moment.
-pub struct TableSnapshot {
-    kind: KeyKind,
-    pages: Vec<SharedPage<PageBytes>>,
-    live: Vec<u64>,
-    entry_bytes: usize,
-    slot_bits: u32,
-    arena: ArenaSnapshot,
-    n_entries: usize,
-}
-
-impl TableSnapshot {
-    /// Shows the key and the value of every entry, in the order of their numbers.
-    pub fn each(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
-        for (word, &bits) in self.live.iter().enumerate() {
-            let mut bits = bits;
-            while bits != 0 {
-                self.show((word * 64) as EntryId + bits.trailing_zeros(), each);
-                bits &= bits - 1;
-            }
-        }
-    }
-
-    /// Leaves out every entry whose bit is not set.
-    pub fn retain(&mut self, bits: &[u64]) {
-        self.live
-            .iter_mut()
-            .zip(bits.iter().chain(std::iter::repeat(&0)))
-            .for_each(|(live, bits)| *live &= bits);
-        self.n_entries = self
-            .live
-            .iter()
-            .map(|bits| bits.count_ones() as usize)
-            .sum();
-    }
-
-    fn show(&self, entry: EntryId, each: &mut dyn FnMut(&[u8], &[u8])) {
-        let start = (entry & ((1 << self.slot_bits) - 1)) as usize * self.entry_bytes;
-        let entry =
-            &self.pages[(entry >> self.slot_bits) as usize][start..start + self.entry_bytes];
-        let (key, value) = entry.split_at(KEY_BYTES);
-        match self.kind {
-            KeyKind::Fixed => each(key, value),
-            KeyKind::Bytes => each(self.arena.get(word_of(key)), value),
-        }
-    }
-
-    pub fn len(&self) -> usize {
-        self.n_entries
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.n_entries == 0
     }
 }
 

@@ -264,6 +264,7 @@ impl Configuration {
     ///
     /// # Errors
     /// `Invalid` for an unknown key or a value that does not fit; the message names both.
+    // Long: an arm for each key.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "batch.rows" => self.batch_rows = number(key, value, 1, 65_536)? as usize,

@@ -34,6 +34,7 @@ mod pane_tree;
 mod panes;
 mod result_columns;
 mod row_contents;
+mod row_times;
 mod snapshot_bytes;
 mod timestamps;
 mod user_contents;

@@ -12,8 +12,9 @@ use crate::contents::{self, Contents};
 use crate::emission::{Emission, PIECE_TIME, Ports};
 use crate::group_watermarks::GroupWatermarks;
 use crate::keyed_windows::KeyedWindows;
-use crate::panes::{PaneWindows, RowTimes};
+use crate::panes::PaneWindows;
 use crate::result_columns::ResultColumns;
+use crate::row_times::RowTimes;
 use crate::timestamps::no_time;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -86,6 +87,39 @@ enum Prepared {
     OfKeys(Contents),
 }
 
+/// What the contents keep, before there is a place for it.
+fn prepare(
+    contents: &WindowContents,
+    assigner: Assigner,
+    functions: WindowFunctions,
+    input: &SchemaRef,
+    key: &SchemaRef,
+    output: &SchemaRef,
+) -> Result<Prepared> {
+    match (contents, assigner) {
+        (
+            WindowContents::Builtin {
+                aggregates,
+                columns,
+            },
+            Assigner::Sliding(windows),
+        ) => {
+            let accumulators = Accumulators::new(aggregates, input)?;
+            let columns = ResultColumns::new(columns, key, aggregates.len(), output.clone())?;
+            Ok(Prepared::Panes(windows, accumulators, columns))
+        }
+        (_, assigner) => {
+            if let Assigner::Sliding(windows) = assigner {
+                windows.check_overlap(
+                    contents::OVERLAP_MAX,
+                    "for functions of a plugin the limit is",
+                )?;
+            }
+            contents::build(contents, functions, input, key, output).map(Prepared::OfKeys)
+        }
+    }
+}
+
 impl WindowOperator {
     /// `input` is the schema of the rows, `key` the places of the key columns in it, `output` the
     /// schema of port 0.
@@ -117,36 +151,14 @@ impl WindowOperator {
         } else {
             i64::try_from(allowed_lateness_ms).unwrap_or(i64::MAX)
         };
-        let key_schema = keys.schema().clone();
-        let prepared = match (contents, assigner) {
-            (
-                WindowContents::Builtin {
-                    aggregates,
-                    columns,
-                },
-                Assigner::Sliding(windows),
-            ) => {
-                let accumulators = Accumulators::new(aggregates, &input)?;
-                let columns =
-                    ResultColumns::new(columns, &key_schema, aggregates.len(), output.clone())?;
-                Prepared::Panes(windows, accumulators, columns)
-            }
-            (_, assigner) => {
-                if let Assigner::Sliding(windows) = assigner {
-                    windows.check_overlap(
-                        contents::OVERLAP_MAX,
-                        "for functions of a plugin the limit is",
-                    )?;
-                }
-                Prepared::OfKeys(contents::build(
-                    contents,
-                    functions,
-                    &input,
-                    &key_schema,
-                    &output,
-                )?)
-            }
-        };
+        let prepared = prepare(
+            contents,
+            assigner,
+            functions,
+            &input,
+            keys.schema(),
+            &output,
+        )?;
         let plan = Plan {
             assigner,
             lateness_ms,

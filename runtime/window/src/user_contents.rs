@@ -4,6 +4,9 @@
 //! Invariant: a cell without an accumulator has seen no row that its function accepted, and gives
 //! no result. One call adds all rows of a segment, one gives the results of all windows that fire.
 
+mod calls;
+
+use self::calls::{Accumulation, Merging, Results};
 use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState};
 use crate::keyed_windows::ADDED_BYTES;
 use crate::snapshot_bytes::Fields;
@@ -14,8 +17,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 use streamrt_operator::{
-    BatchKeys, Call, Failure, FunctionChain, Invocation, NoState, Outcome, Projection, RowsIn,
-    StateIn, Suspect, Work, split_range, suspect_row,
+    Call, Failure, FunctionChain, Invocation, NoState, Outcome, Projection, RowsIn, StateIn,
 };
 use streamrt_state::{Address, Arena, NO_ADDRESS, RowCodec};
 use streamrt_types::state_types::accumulator;
@@ -321,149 +323,6 @@ fn number(cells: &[Cell]) -> (Vec<Cell>, Vec<u32>) {
     };
     let slots = cells.iter().map(slot).collect();
     (distinct, slots)
-}
-
-/// Rows on their way into accumulators.
-struct Accumulation<'a> {
-    contents: &'a mut UserContents,
-    place: &'a BatchKeys,
-    batch: &'a Batch,
-    additions: &'a Additions,
-}
-
-impl Work for Accumulation<'_> {
-    type Part = Range<usize>;
-
-    fn call(&self) -> Call {
-        Call::Accumulate
-    }
-
-    fn size(&self, part: &Range<usize>, _: usize) -> usize {
-        part.len()
-    }
-
-    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
-        self.contents
-            .accumulate(self.batch, self.additions, part, deadline)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn split(&self, part: &Range<usize>, n_events: usize) -> Option<(Range<usize>, Range<usize>)> {
-        split_range(part, n_events)
-    }
-
-    fn suspect(&self, part: &Range<usize>) -> Suspect {
-        let row = self.additions.rows[part.start] as usize;
-        suspect_row(
-            self.batch,
-            row,
-            self.place.describe(&self.batch.columns, row),
-        )
-    }
-
-    fn give_up(&mut self, _: &Range<usize>) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// A merge of the accumulators of one window; it is one event, and cannot be split.
-struct Merging<'a> {
-    contents: &'a mut UserContents,
-    place: &'a Place,
-    into: &'a Firing,
-    cells: Vec<Cell>,
-}
-
-impl Work for Merging<'_> {
-    type Part = ();
-
-    fn call(&self) -> Call {
-        Call::Merge
-    }
-
-    fn size(&self, (): &(), _: usize) -> usize {
-        1
-    }
-
-    fn run(&mut self, (): &(), deadline: Duration) -> Result<usize, Failure> {
-        self.contents.merge_cells(&self.cells, deadline)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn split(&self, (): &(), _: usize) -> Option<((), ())> {
-        None
-    }
-
-    fn suspect(&self, (): &()) -> Suspect {
-        self.place.suspect(self.into)
-    }
-
-    /// The window goes on with the accumulator that it had.
-    fn give_up(&mut self, (): &()) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Windows that fire.
-struct Results<'a> {
-    contents: &'a mut UserContents,
-    place: &'a Place,
-    firings: &'a [Firing],
-    columns: Vec<RecordBatch>,
-    /// The firings that gave a row.
-    fired: Vec<usize>,
-}
-
-impl Work for Results<'_> {
-    type Part = Range<usize>;
-
-    fn call(&self) -> Call {
-        Call::Result
-    }
-
-    fn size(&self, part: &Range<usize>, _: usize) -> usize {
-        part.len()
-    }
-
-    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
-        let holds =
-            |firing: &usize| *self.contents.cells.get(self.firings[*firing].cell) != NO_ADDRESS;
-        let fired: Vec<usize> = part.clone().filter(holds).collect();
-        if fired.is_empty() {
-            return Ok(0);
-        }
-        let cells: Vec<Cell> = fired
-            .iter()
-            .map(|&firing| self.firings[firing].cell)
-            .collect();
-        let results = self.contents.results(&cells, deadline)?;
-        let n_bytes = columns_bytes(&results);
-        self.columns.push(results);
-        self.fired.extend(fired);
-        Ok(n_bytes)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn split(&self, part: &Range<usize>, n_events: usize) -> Option<(Range<usize>, Range<usize>)> {
-        split_range(part, n_events)
-    }
-
-    fn suspect(&self, part: &Range<usize>) -> Suspect {
-        self.place.suspect(&self.firings[part.start])
-    }
-
-    fn give_up(&mut self, _: &Range<usize>) -> Result<()> {
-        Ok(())
-    }
 }
 
 impl WindowState for UserContents {

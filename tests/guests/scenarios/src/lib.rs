@@ -300,6 +300,7 @@ fn ends<O: Record + std::fmt::Debug>(env: &Env, windows: WindowResult<O, Row>) {
     sink(env, "out", &windows);
 }
 
+// Long: an arm for each scenario.
 fn keyed_scenario(env: &mut Env, name: &str) {
     let rows = source(env, "a", if name == "union" { 200 } else { 20 });
     let keyed = rows.key_by(Row::KEY);
@@ -378,6 +379,7 @@ fn keyed_scenario(env: &mut Env, name: &str) {
 }
 
 /// Builds the scenario that the arguments name.
+// Long: an arm for each scenario.
 pub fn job(env: &mut Env) -> Result<()> {
     let name = env.arg("scenario")?;
     match name.as_str() {
