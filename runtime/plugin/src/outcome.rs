@@ -1,7 +1,7 @@
-//! What a call gave back, checked against what it was asked and against the plan.
+//! What a call returned, checked against what it was asked and against the plan.
 //!
 //! Steps: the timers that fired, because origins refer to them; then the rows, segment by segment;
-//! then the state. An [`Outcome`] that leaves this file holds together; what does not is
+//! then the state. An [`Outcome`] that leaves this file is consistent; anything else is
 //! `BAD_OUTPUT` with the place.
 
 mod order;
@@ -67,8 +67,8 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Of one call; each looks for those of the same port. What is worth a section of its own has a
-/// mebibyte.
+/// The most segments of one call; each searches for those of the same port. Separate sections are
+/// meant for a mebibyte each.
 const SECTIONS_MAX: usize = 10_000;
 
 /// Emitted and returned sections together may not be larger than the limit.
@@ -91,7 +91,7 @@ pub(crate) fn check_size(sections: &[Section], bytes_max: usize) -> Result<()> {
 }
 
 /// # Errors
-/// `UserCode` for the first thing that does not hold together.
+/// `UserCode` for the first inconsistency.
 pub(crate) fn decode(
     signature: &Signature,
     asked: &Asked<'_>,
@@ -136,7 +136,7 @@ fn check_doubled(states: &[StateOut]) -> Result<()> {
     })
 }
 
-/// One segment of a port, or what segments were joined to.
+/// One segment of a port, or several joined.
 struct Segment {
     function: usize,
     port: u16,

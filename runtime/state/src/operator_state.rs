@@ -1,5 +1,5 @@
-//! The state of an operator on its way back: assembled from the parts of all subtasks that had some,
-//! and taken by name.
+//! The state of an operator during a restore: assembled from the parts of all subtasks that had
+//! some, and taken by name.
 
 use crate::ListIndex;
 use crate::restamp::Restamp;
@@ -18,7 +18,7 @@ pub struct Share {
 }
 
 /// The part of a snapshot that one operator of one subtask takes back. Each state is taken once;
-/// what is left at the end has no owner any more, and [`OperatorState::check_taken`] says so.
+/// what is left at the end no longer has an owner, which [`OperatorState::check_taken`] reports.
 #[derive(Default)]
 pub struct OperatorState {
     uid: String,
@@ -83,10 +83,11 @@ impl OperatorState {
     }
 
     /// Shows every entry of a keyed state that belongs to this subtask: hash, key, sub-key, value.
-    /// Nothing if there is no such state, or it is on the operator's disk already.
+    /// Shows nothing if there is no such state, or if it is on the operator's disk already.
     ///
     /// # Errors
-    /// `Invalid` if the snapshot has other `types`, `Data` if it is damaged, or what `each` says.
+    /// `Invalid` if the snapshot has other `types`, `Data` if it is damaged, or what `each`
+    /// returns.
     pub fn keyed(
         &mut self,
         name: &str,
@@ -96,11 +97,11 @@ impl OperatorState {
         self.take_keyed(name, types, None, each)
     }
 
-    /// As [`OperatorState::keyed`], of a state that may have got or lost its time to live: entries
-    /// come as the state keeps them now, accessed at `now_ms`.
+    /// Like [`OperatorState::keyed`], for a state that may have gained or lost its time to live:
+    /// entries come as the state keeps them now, accessed at `now_ms`.
     ///
     /// # Errors
-    /// As [`OperatorState::keyed`].
+    /// The same as for [`OperatorState::keyed`].
     pub fn keyed_with_time_to_live(
         &mut self,
         name: &str,
@@ -170,10 +171,10 @@ impl OperatorState {
             .map_or(Vec::new(), |list| list.items)
     }
 
-    /// As [`OperatorState::list`], of a list that user code declares.
+    /// Like [`OperatorState::list`], for a list that user code declares.
     ///
     /// # Errors
-    /// `Invalid` if the snapshot has other `types`, or finds its subtasks in another way.
+    /// `Invalid` if the snapshot has other `types`, or assigns items to subtasks in another way.
     pub fn typed_list(
         &mut self,
         name: &str,
@@ -256,8 +257,8 @@ fn share_of(
     }
 }
 
-/// The copy of old subtask `subtask mod p_old`; where that one had finished and has left none, the
-/// next copy that there is.
+/// The copy of old subtask `subtask mod p_old`; if that one had finished and left none, the next
+/// existing copy.
 fn copy_for(subtask: usize, parts: &[Option<Part>]) -> Option<&Part> {
     let first = subtask % parts.len().max(1);
     parts[first..]

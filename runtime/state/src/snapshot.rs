@@ -1,4 +1,4 @@
-//! What a checkpoint keeps of an operator, and how it is cut anew for another parallelism.
+//! What a checkpoint keeps of an operator, and how it is divided for another parallelism.
 //!
 //! 1. An operator freezes its states on its own thread: a [`Frozen`] shares memory with the live
 //!    state and never sees a later change.
@@ -8,10 +8,10 @@
 //!    its share of the lists.
 //!
 //! The bytes are the canonical format, the same for every backend. A keyed state is, for each key
-//! group, a run of entries, each of them three byte strings behind their lengths (LEB128): the key
-//! in its canonical encoding; what tells several entries of one key apart (the key within a map, a
-//! window, a timer; else empty); and the value. Invariant: every key lies in the group that its
-//! hash says.
+//! group, a run of entries, each of them three byte strings preceded by their lengths (LEB128): the
+//! key in its canonical encoding; what distinguishes several entries of one key (the key within a
+//! map, a window, a timer; otherwise empty); and the value. Invariant: every key is in the group
+//! that its hash determines.
 //!
 //! # Source
 //! Flink's `KeyGroupRangeAssignment` and `RoundRobinOperatorStateRepartitioner`.
@@ -28,8 +28,7 @@ pub type EachEntry<'a> = dyn FnMut(&[u8], &[u8], &[u8]) + 'a;
 
 /// A keyed state as it was at one moment.
 pub trait Frozen: Send {
-    /// Shows every entry: key, sub-key, value. The order means nothing, but it is the same every
-    /// time.
+    /// Shows every entry: key, sub-key, value. The order is arbitrary, but the same every time.
     fn visit(&self, each: &mut EachEntry<'_>);
 
     /// For a state on a disk: `visit` shows only what has changed, all entries of a key one after
@@ -94,7 +93,7 @@ pub struct OperatorSnapshot {
     pub lists: Vec<ListSnapshot>,
 }
 
-/// Where the bytes of one operator of one subtask stand in the subtask's object.
+/// Where the bytes of one operator of one subtask are in the subtask's object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OperatorIndex {
     pub uid: String,
@@ -102,7 +101,7 @@ pub struct OperatorIndex {
     pub keyed: Vec<KeyedIndex>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lists: Vec<ListIndex>,
-    /// Its states that are in files of their own.
+    /// The states that are in files of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskIndex>,
 }
@@ -117,7 +116,7 @@ impl OperatorIndex {
 pub struct KeyedIndex {
     pub name: String,
     pub types: Value,
-    /// Ascending; groups without entries are left out.
+    /// Ascending; groups without entries are omitted.
     pub groups: Vec<GroupSpan>,
 }
 
@@ -146,7 +145,7 @@ impl OperatorSnapshot {
         self.keyed.is_empty() && self.lists.is_empty()
     }
 
-    /// Appends everything to `object`, which gets long, off the task's thread.
+    /// Appends everything to `object`, which becomes large, off the task's thread.
     pub fn write(self, uid: &str, max_parallelism: u32, object: &mut Vec<u8>) -> OperatorIndex {
         let keyed = self
             .keyed
@@ -168,8 +167,8 @@ impl OperatorSnapshot {
 }
 
 /// The first visit finds out how many bytes each group takes, the second puts every entry into its
-/// place: no byte is copied twice, and the object has its length at once. Memory that grows step by
-/// step costs more than all the rest, because the system clears it.
+/// place: no byte is copied twice, and the object has its full length at once. Memory that grows
+/// step by step costs more than all the rest, because the system clears it.
 fn write_keyed(state: KeyedSnapshot, max_parallelism: u32, object: &mut Vec<u8>) -> KeyedIndex {
     let group_of = |key: &[u8]| key_group(murmur3_32(key), max_parallelism) as usize;
     let mut spans: Vec<GroupSpan> = (0..max_parallelism)
@@ -200,7 +199,7 @@ fn write_keyed(state: KeyedSnapshot, max_parallelism: u32, object: &mut Vec<u8>)
     }
 }
 
-/// Gives every group its place behind the others, and returns where it starts in `object`, which
+/// Gives every group its place after the others, and returns where it starts in `object`, which
 /// gets zeros for all of them.
 fn lay_out(spans: &mut [GroupSpan], object: &mut Vec<u8>) -> Vec<usize> {
     let mut end = object.len() as u64;
@@ -211,7 +210,7 @@ fn lay_out(spans: &mut [GroupSpan], object: &mut Vec<u8>) -> Vec<usize> {
     };
     let starts = spans.iter_mut().map(place).collect();
     match object.is_empty() {
-        // Zeros that the system gives are not written once more.
+        // Zeros from the system are not written once more.
         true => *object = vec![0; end as usize],
         false => object.resize(end as usize, 0),
     }
@@ -238,7 +237,7 @@ pub(crate) fn put_bytes(part: &[u8], bytes: &mut Vec<u8>) {
     write_bytes(part, &mut bytes[start..]);
 }
 
-/// As [`put_bytes`] of both parts as one.
+/// Like [`put_bytes`], with both parts as one byte string.
 pub(crate) fn put_joined(front: &[u8], rest: &[u8], bytes: &mut Vec<u8>) {
     match front {
         [] => put_bytes(rest, bytes),
@@ -246,14 +245,14 @@ pub(crate) fn put_joined(front: &[u8], rest: &[u8], bytes: &mut Vec<u8>) {
     }
 }
 
-/// Bytes that a byte string takes, with its length.
+/// The number of bytes that a byte string takes, including its length.
 fn stored_bytes(part: &[u8]) -> usize {
     let bits = usize::BITS - (part.len() | 1).leading_zeros();
     bits.div_ceil(7) as usize + part.len()
 }
 
-/// Writes a byte string behind its length to the front of `bytes`, and returns how many bytes it
-/// took.
+/// Writes a byte string, preceded by its length, to the front of `bytes`, and returns how many
+/// bytes it took.
 #[inline]
 fn write_bytes(part: &[u8], bytes: &mut [u8]) -> usize {
     let (mut length, mut at) = (part.len(), 0);

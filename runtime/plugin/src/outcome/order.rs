@@ -6,7 +6,7 @@ use streamrt_operator::{Call, TimerOut};
 use streamrt_types::{Mark, Result};
 use streamrt_wit::codes::{NO_MARK, ORIGIN_TIMER, action};
 
-/// The events of a call that output rows come from.
+/// The events of a call from which output rows come.
 pub(super) struct Order<'a> {
     pub(super) n_origins: usize,
     pub(super) marks: &'a [Mark],
@@ -58,8 +58,8 @@ impl<'a> Order<'a> {
         Ok(())
     }
 
-    /// Where an event stands: timers of processing time first, then marks and rows in turn; timers
-    /// of one mark in the order of firing.
+    /// The place of an event: processing-time timers first, then marks and rows in turn; timers of
+    /// one mark in the order of firing.
     fn place(&self, origin: u32) -> Option<(u64, u32)> {
         let Some(timer) = origin.checked_sub(ORIGIN_TIMER) else {
             return ((origin as usize) < self.n_origins).then_some((2 * u64::from(origin) + 2, 0));

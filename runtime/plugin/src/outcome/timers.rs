@@ -1,4 +1,4 @@
-//! What a call says of timers, and what it may say.
+//! What a call returns about timers, and what it may return.
 
 use super::Asked;
 use crate::abi::Section;
@@ -77,7 +77,7 @@ pub(super) fn check_timer(timer: &TimerOut, asked: &Asked<'_>) -> std::result::R
     }
 }
 
-/// The fired ones come first, those of processing time before all, then mark by mark.
+/// The fired ones come first, those of processing time before all others, then mark by mark.
 pub(super) fn check_firing(timers: &[TimerOut]) -> Result<()> {
     let n_fired = timers
         .iter()

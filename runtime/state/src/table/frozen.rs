@@ -29,7 +29,7 @@ impl TableSnapshot {
         }
     }
 
-    /// Leaves out every entry whose bit is not set.
+    /// Omits every entry whose bit is not set.
     pub fn retain(&mut self, bits: &[u64]) {
         self.live
             .iter_mut()
