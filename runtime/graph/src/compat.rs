@@ -1,9 +1,9 @@
 //! What changes from one version of a job to the next, and whether its state can be kept. Pure: two
 //! jobs in, a verdict for each operator out.
 //!
-//! State is found by uid, so an operator is the same if its uid is. What its states are is asked of
-//! `streamrt_types::state_types`, as the operators do, so the verdict is that of a restore: names
-//! of columns do not matter where the bytes do not depend on them.
+//! State is found by uid, so an operator is the same if its uid is. `streamrt_types::state_types`
+//! says what its states are, as it does for the operators, so the verdict is that of a restore:
+//! names of columns do not matter where the bytes do not depend on them.
 
 use crate::spec::{JobSpec, functions_of};
 use crate::stream::{EdgePartitioner, StreamGraph, StreamNode};
@@ -29,16 +29,16 @@ pub enum Verdict {
     Keeps,
     /// It is new, or has a new state, and starts empty.
     StartsEmpty,
-    /// It is gone, and had nothing to lose.
+    /// It is gone, and had no state to lose.
     Gone,
     /// It cannot keep its state.
     Refused,
 }
 
-/// All that changes.
+/// Everything that changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compatibility {
-    /// By uid.
+    /// Verdicts by uid.
     pub operators: Vec<OperatorChange>,
     /// Only code has changed: nodes, their options, edges, columns, states and what functions
     /// declare are the same. A running job can then be given the new code in place.
@@ -46,7 +46,7 @@ pub struct Compatibility {
 }
 
 impl Compatibility {
-    /// Whether the new version can go on with the state of the old one.
+    /// Whether the new version can continue with the state of the old one.
     pub fn is_compatible(&self) -> bool {
         self.operators
             .iter()
@@ -57,7 +57,7 @@ impl Compatibility {
 /// Compares two versions of a job.
 ///
 /// # Errors
-/// `Invalid` if one of them is no job at all, with the uid of the node that is wrong.
+/// `Invalid` if one of them is not a valid job, with the uid of the wrong node.
 pub fn compare(old: &JobSpec, new: &JobSpec) -> Result<Compatibility> {
     let same_shape = shape(old) == shape(new) && !has_own_sinks(old);
     let (old, new) = (StreamGraph::new(old)?, StreamGraph::new(new)?);
@@ -135,7 +135,7 @@ impl<'a> Operator<'a> {
                 json!({"connector": connector})
             }
             Body::Timestamps { generator, .. } => json!({"generator": json!(generator)["kind"]}),
-            // Rows that wait to be sent are in the checkpoint; of a two-phase sink there is only
+            // Rows that wait to be sent are in the checkpoint; for a two-phase sink it holds only
             // what its own code understands.
             Body::FunctionSink { .. } => {
                 let waiting = |function: &&Function| {
@@ -150,7 +150,7 @@ impl<'a> Operator<'a> {
         }
     }
 
-    /// Whether there is something to lose.
+    /// Whether there is state to lose.
     fn has_state(&self) -> bool {
         !self.states.is_empty() || !self.lists().is_null()
     }
@@ -159,7 +159,7 @@ impl<'a> Operator<'a> {
         json!(self.node.body)["kind"].clone()
     }
 
-    /// How rows are dealt to it, for people.
+    /// How rows are distributed to it, for people.
     fn dealing(&self) -> String {
         match (
             self.node.inputs.first().map(|edge| &edge.partitioner),
@@ -187,7 +187,7 @@ fn has_own_sinks(job: &JobSpec) -> bool {
         .any(|node| matches!(node.body, Body::FunctionSink { .. }))
 }
 
-/// All that a plan says, but for the numbers of the functions: these follow from the order in which
+/// Everything in a plan except the numbers of the functions: these follow from the order in which
 /// the code registers them.
 fn shape(job: &JobSpec) -> Value {
     let node = |node: &Node| {
@@ -204,14 +204,14 @@ fn shape(job: &JobSpec) -> Value {
         let functions: Value = functions_of(&node.body).iter().map(called).collect();
         let mut node = json!(node);
         forget_numbers(&mut node["body"]);
-        // Lines of the program move when it changes elsewhere.
+        // Lines of the program move when other parts of it change.
         node["place"] = Value::Null;
         json!([node, functions])
     };
     job.nodes.iter().map(node).collect()
 }
 
-/// Which functions a body calls stands beside it; whether it calls one stays.
+/// The functions that a body calls are compared separately; whether it calls one is kept.
 fn forget_numbers(body: &mut Value) {
     for pointer in [
         "/function",
@@ -294,7 +294,7 @@ fn compare_node(old: &Operator<'_>, new: &Operator<'_>) -> OperatorChange {
     }
 }
 
-/// How a state is called in a sentence.
+/// The name of a state in a sentence.
 fn called(name: &str) -> String {
     if name == TIMERS {
         "its timers".into()

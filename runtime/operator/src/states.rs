@@ -4,10 +4,10 @@
 //! Reducing and aggregating state is value state here: the accumulator travels with the call, and
 //! the SDK folds.
 //!
-//! Invariant: during a call nothing changes but a [`Writes`], which holds back what the call writes
-//! to lists and maps, and is read first, so that a call sees its own writes. `apply` makes it the
-//! state; dropping it rolls back. A call is one moment: what is expired when it begins is expired
-//! for all of it, and what is not, is not.
+//! Invariant: during a call nothing changes except a [`Writes`], which holds back what the call
+//! writes to lists and maps, and is read first, so that a call sees its own writes. `apply` makes
+//! it the state; dropping it rolls back. A call is one moment: what is expired when it begins is
+//! expired for all of it, and what is not, is not.
 
 mod call_states;
 mod size;
@@ -36,7 +36,7 @@ pub(crate) struct States {
 }
 
 enum State {
-    /// Also reducing and aggregating state: the value is the accumulator.
+    /// This includes reducing and aggregating state: the value is the accumulator.
     Value {
         state: ValueState,
         entries: Vec<EntryId>,
@@ -99,10 +99,10 @@ impl States {
         }
     }
 
-    /// Puts every state on the operator's disk, if it has one. `key` says what the keys are.
+    /// Puts every state on the operator's disk, if it has one. `key` gives the types of the keys.
     ///
     /// # Errors
-    /// As [`OperatorContext::tier`].
+    /// The same as for [`OperatorContext::tier`].
     pub(crate) fn attach(
         &mut self,
         descriptors: &[StateDescriptor],
@@ -123,7 +123,7 @@ impl States {
         Ok(())
     }
 
-    /// Tells states with a time to live what time it is, in the clock's ms.
+    /// Sets the time of states with a time to live, in the clock's ms.
     pub(crate) fn set_time(&mut self, now_ms: i64) {
         self.states.iter_mut().for_each(|state| match state {
             State::Value { state, .. } => state.set_time(now_ms),
@@ -133,8 +133,8 @@ impl States {
         });
     }
 
-    /// Looks at the next `n` entries of each state with a time to live, and takes the expired ones
-    /// away.
+    /// Looks at the next `n` entries of each state with a time to live, and removes the expired
+    /// ones.
     pub(crate) fn sweep(&mut self, n: usize) {
         self.states.iter_mut().for_each(|state| match state {
             State::Value { state, .. } => state.sweep(n),
@@ -144,7 +144,7 @@ impl States {
         });
     }
 
-    /// Freezes every state by key. `key` says what the keys are.
+    /// Freezes every keyed state. `key` gives the types of the keys.
     pub(crate) fn freeze(
         &mut self,
         descriptors: &[StateDescriptor],
@@ -184,8 +184,8 @@ impl States {
             .collect()
     }
 
-    /// Takes every state back that a snapshot has. A state that has got a time to live since counts
-    /// as accessed at `now_ms`.
+    /// Takes back every state that a snapshot has. A state that has gained a time to live since
+    /// then counts as accessed at `now_ms`.
     ///
     /// # Errors
     /// `Invalid` if a type has changed, `Data` if the bytes are damaged.
@@ -220,12 +220,12 @@ impl States {
             })
     }
 
-    /// The value states of `keys`, one for each descriptor of such a kind. Lists and maps of these
-    /// keys can be read afterwards.
+    /// The value states of `keys`, one per descriptor of such a kind. Lists and maps of these keys
+    /// can be read afterwards.
     ///
     /// # Errors
     /// `MEMORY_LIMIT` if one state of several keys has more than `bytes_max` bytes: fewer keys are
-    /// to be tried. Those of the disk.
+    /// to be tried. Also the errors of the disk.
     pub(crate) fn values(&mut self, keys: &KeyBuffer, bytes_max: usize) -> Result<Vec<StateIn>> {
         let mut values = Vec::new();
         let bytes_max = if keys.len() > 1 {
@@ -330,7 +330,7 @@ impl States {
 }
 
 impl State {
-    /// Writes come from a call that has looked: they are of the state's kind.
+    /// Writes come from a call that has checked that they are of the state's kind.
     fn write_list(&mut self, keys: &KeyBuffer, slot: usize, writes: ListWrites) {
         match self {
             State::List(state) => {

@@ -1,20 +1,20 @@
-//! Built-in aggregates over tumbling and sliding windows, kept by pane: one update a row, whatever
-//! the number of windows it is in.
+//! Built-in aggregates over tumbling and sliding windows, kept by pane: one update per row,
+//! whatever the number of windows that contain it.
 //!
 //! 1. A batch is cut where a mark passes the end of a window, and nowhere else: within such a
-//!    stretch a row is on time if it is at or behind the last end that was passed, and then it
-//!    makes nothing due. Most rows of a stretch lie in one pane, whose table takes them all.
-//! 2. A row that is not on time is treated alone: it may fire windows at once, or be late.
+//!    stretch a row is on time if it is at or after the last end that was passed, and then it makes
+//!    nothing due. Most rows of a stretch are in one pane, whose table takes them all.
+//! 2. A row that is not on time is processed alone: it may fire windows at once, or be late.
 //! 3. A mark that passes ends fires them in order, one step for each end that holds rows; panes
-//!    that no window needs are dropped. Results go out a piece at a time: a large window, or one
-//!    that the disk has a part of, fires one key group after the other. A sweep stops behind a
-//!    window or a key group, and a snapshot that is taken there knows which groups have fired.
+//!    that no window needs are dropped. Results go out one piece at a time: a large window, or one
+//!    that is partly on disk, fires one key group after the other. A sweep stops after a window or
+//!    a key group, and a snapshot that is taken there knows which groups have fired.
 //! 4. A snapshot holds every pane under `panes`: its key, where the pane begins, the accumulators.
-//!    Merges of panes are made anew.
+//!    Merges of panes are rebuilt.
 //!
 //! Invariant: a window has fired by the watermark if and only if its end lies at or before the
 //! watermark + 1. So there is no timer to keep: which ends are due follows from the panes that
-//! exist. With processing time, the watermark is the clock less one.
+//! exist. With processing time, the watermark is the clock minus one.
 
 mod snapshot;
 
@@ -35,14 +35,14 @@ use streamrt_operator::{Accumulators, BatchKeys, OperatorContext};
 use streamrt_state::{EntryId, KeyTable, Keys, NO_ENTRY, Namespaces, Resident};
 use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code};
 
-/// How often memory is looked at in a restore.
+/// How often memory is checked in a restore.
 const ENTRIES_PER_LOOK: u64 = 1024;
 
-/// A window of more entries is merged a key group at a time; 64 bytes an entry are some MB. Tests
-/// have small windows.
+/// A window with more entries is merged one key group at a time; at 64 bytes per entry this is some
+/// MB. Tests have small windows.
 const PIECE_ENTRIES: usize = if cfg!(test) { 2 } else { 65_536 };
 
-/// The rows of a batch with what is known of each.
+/// The rows of a batch with what is known about each.
 #[derive(Clone, Copy)]
 struct KeyedRows<'a> {
     batch: &'a Batch,
@@ -58,26 +58,26 @@ pub(crate) struct PaneWindows {
     panes: PaneTree,
     accumulators: Accumulators,
     results: PaneResults,
-    /// None: all panes are in memory.
+    /// `None` means that all panes are in memory.
     disk: Option<PaneDisk>,
     key_groups: KeyGroupRange,
     /// All windows have fired up to here.
     watermark: Watermark,
-    /// Up to where those of single key groups have, if some have come further: in the middle of a
+    /// Up to where those of single key groups have fired, if some are further: in the middle of a
     /// large window, or after a restore.
     behind: Option<GroupWatermarks>,
     /// The last end of a window that the watermark has passed.
     passed_end: i64,
     /// Entries of a snapshot that were taken back.
     n_restored: u64,
-    /// Empty between two firings; it keeps its room.
+    /// Empty between two firings; it keeps its capacity.
     merged: KeyTable,
     entries: Vec<EntryId>,
     created: Vec<u32>,
 }
 
 impl PaneWindows {
-    /// Bytes of memory that they take, about.
+    /// The approximate number of bytes of memory that they take.
     pub(crate) fn used_bytes(&self) -> usize {
         self.panes.used_bytes(&self.accumulators)
     }
@@ -120,8 +120,8 @@ impl PaneWindows {
         }
     }
 
-    /// Raises the windows to the watermark of the key group that has come furthest. Whether all
-    /// have come there.
+    /// Raises the windows to the watermark of the key group that is furthest. Returns whether all
+    /// have arrived there.
     fn catch_up(&mut self, emission: &mut Emission<'_>) -> Result<bool> {
         match self.behind.as_ref().map(GroupWatermarks::greatest) {
             Some(greatest) => self.rise(greatest, emission),
@@ -129,7 +129,7 @@ impl PaneWindows {
         }
     }
 
-    /// Treats the rows and marks of a batch, whose keys are read by `keys`. With processing time
+    /// Processes the rows and marks of a batch, whose keys are read by `keys`. With processing time
     /// the marks make nothing due.
     pub(crate) fn batch(
         &mut self,
@@ -175,7 +175,7 @@ impl PaneWindows {
         }
     }
 
-    /// Whether ends of windows lie behind the last one that was passed, up to there.
+    /// Whether there are ends of windows after the last one that was passed, up to there.
     pub(crate) fn passes_an_end(&self, watermark: Watermark) -> bool {
         within_reach(watermark) + 1 >= self.passed_end + self.windows.slide
     }
@@ -194,7 +194,7 @@ impl PaneWindows {
         if least < -TIME_MAX || most > TIME_MAX {
             return Err(self.out_of_range(rows, range));
         }
-        // Between windows with gaps a row can be late that lies behind the last end.
+        // Between windows with gaps a row can be late although it lies after the last end.
         let on_time_from = if self.windows.has_gaps() {
             i64::MAX
         } else {
@@ -327,8 +327,8 @@ impl PaneWindows {
         Ok(())
     }
 
-    /// Raises the watermark, fires what it makes due, and forgets what it makes late. Whether that
-    /// is done: if not, it goes on with the next call, and no row may come before.
+    /// Raises the watermark, fires what it makes due, and forgets what it makes late. Returns
+    /// whether that is done: if not, it continues with the next call, and no row may come before.
     pub(crate) fn advance(
         &mut self,
         watermark: Watermark,
@@ -360,7 +360,7 @@ impl PaneWindows {
         self.behind.take_if(|behind| behind.is_one());
     }
 
-    /// Fires the windows that end at or before `bound`, in order. Whether that is done.
+    /// Fires the windows that end at or before `bound`, in order. Returns whether that is done.
     fn fire_to(&mut self, bound: i64, emission: &mut Emission<'_>) -> Result<bool> {
         let mut next = self.next_due().filter(|end| *end <= bound);
         while let Some(end) = next {
@@ -393,7 +393,7 @@ impl PaneWindows {
         Some(next.max(self.windows.end_at_or_before(pane) + self.windows.slide))
     }
 
-    /// Fires a window for the keys that have not fired it. Whether that is done.
+    /// Fires a window for the keys that have not fired it. Returns whether that is done.
     fn fire(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<bool> {
         if self.disk.is_some() && self.panes.is_cold(window.start, window.end) {
             return self.fire_groups(window, emission, Self::fire_from_disk);
@@ -413,8 +413,8 @@ impl PaneWindows {
         })
     }
 
-    /// Fires a window for one key group after the other, for as long as the sweep may go on.
-    /// Whether that is done.
+    /// Fires a window for one key group after the other, for as long as the sweep may continue.
+    /// Returns whether that is done.
     fn fire_groups(
         &mut self,
         window: TimeWindow,
@@ -441,7 +441,7 @@ impl PaneWindows {
         Ok(true)
     }
 
-    /// Fires what tables hold together, of one key group or of all.
+    /// Fires what tables hold together, for one key group or for all.
     fn fire_nodes(
         &mut self,
         window: TimeWindow,
@@ -475,7 +475,7 @@ impl PaneWindows {
         Ok(())
     }
 
-    /// Fires what memory and disk hold together of one key group.
+    /// Fires what memory and disk hold together for one key group.
     fn fire_from_disk(
         &mut self,
         window: TimeWindow,
@@ -542,7 +542,7 @@ impl PaneWindows {
         self.results.overflow(&self.accumulators, *overflow, key)
     }
 
-    /// Drops the panes of which every window is beyond its cleanup time.
+    /// Drops the panes all of whose windows are past their cleanup time.
     fn forget(&mut self) -> Result<()> {
         let mut purged = None;
         while let Some(pane) = self
@@ -566,7 +566,7 @@ impl PaneWindows {
     }
 }
 
-/// Brings what the disk has of some keys of a pane.
+/// Loads what the disk has for some keys of a pane.
 fn fetch(
     pane: &mut Pane,
     accumulators: &mut Accumulators,

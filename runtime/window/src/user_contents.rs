@@ -1,4 +1,4 @@
-//! Accumulators of an aggregate or reduce function of a plugin: a row of state for each window of a
+//! Accumulators of an aggregate or reduce function of a plugin: one row of state per window of a
 //! key.
 //!
 //! Invariant: a cell without an accumulator has seen no row that its function accepted, and gives
@@ -24,7 +24,7 @@ use streamrt_types::state_types::accumulator;
 use streamrt_types::{Batch, Error, Result, arrow_schema, code, columns_bytes};
 use streamrt_wit::{Function, FunctionKind, OutputColumns};
 
-/// The function, its accumulators, and what comes behind.
+/// The function, its accumulators, and what follows it.
 pub(crate) struct UserContents {
     chain: Box<dyn FunctionChain>,
     function: Function,
@@ -37,10 +37,10 @@ pub(crate) struct UserContents {
     then: Option<(WindowCall, Projection)>,
 }
 
-/// The schema of what an aggregate or reduce function gives.
+/// The schema of the results of an aggregate or reduce function.
 ///
 /// # Errors
-/// `Invalid` if an aggregate does not say it.
+/// `Invalid` if an aggregate does not declare it.
 pub(crate) fn result_schema(function: &Function, input: &SchemaRef) -> Result<SchemaRef> {
     match (
         function.outputs.first().map(|port| &port.columns),
@@ -59,11 +59,11 @@ pub(crate) fn result_schema(function: &Function, input: &SchemaRef) -> Result<Sc
 }
 
 impl UserContents {
-    /// `result` is the schema of what the function gives.
+    /// `result` is the schema of the function's results.
     ///
     /// # Errors
-    /// `Invalid` if the function has no accumulator, reads what is not there, or reduces to other
-    /// columns than it returns.
+    /// `Invalid` if the function has no accumulator, reads what is not there, or reduces to columns
+    /// other than those that it returns.
     pub(crate) fn new(
         chain: Box<dyn FunctionChain>,
         function: Function,
@@ -129,7 +129,7 @@ impl UserContents {
         })
     }
 
-    /// Takes the accumulators that a call gave back for some cells.
+    /// Takes the accumulators that a call returned for some cells.
     fn store(&mut self, cells: &[Cell], outcome: Outcome) -> Result<()> {
         let bad = |what: &str| {
             Error::new(
@@ -183,7 +183,7 @@ impl UserContents {
         )
     }
 
-    /// Returns the bytes that went in and came out, of the largest call.
+    /// Returns the bytes that went in and came out in the largest call.
     fn accumulate(
         &mut self,
         batch: &Batch,
@@ -193,8 +193,8 @@ impl UserContents {
     ) -> Result<usize, Failure> {
         let (rows, cells) = additions.pairs(part.clone());
         let cells = &additions.cells[cells];
-        // The windows of one row differ, so they can take a large one in several calls; it goes
-        // into all of them or into none.
+        // The windows of a row can take a large row in several calls; it goes into all of them or
+        // into none.
         let n_pairs = match part.len() {
             1 => (ADDED_BYTES / batch.slice(rows[0] as usize, 1).row_bytes().max(1))
                 .clamp(1, rows.len().max(1)),
@@ -389,7 +389,7 @@ impl WindowState for UserContents {
             Error::internal("results of windows could not be joined").with_source(e)
         })?;
         let rows = projection.apply(&joined)?;
-        // A window without a result does not come so far.
+        // A window without a result does not get this far.
         let live: Vec<Firing> = fired
             .iter()
             .map(|&firing| firings[firing].clone())
@@ -438,7 +438,7 @@ impl WindowState for UserContents {
         }
     }
 
-    /// The accumulator behind a 1; a 0 if there is none.
+    /// A 1 and the accumulator; a 0 if there is none.
     fn export(&self, cell: Cell, out: &mut Vec<u8>) {
         let address = *self.cells.get(cell);
         out.push(u8::from(address != NO_ADDRESS));

@@ -1,12 +1,12 @@
-//! JSON lines, a block at a time: an object in each, by the letter of RFC 8259. Called by
+//! JSON lines, one block at a time: one object per line, strictly by RFC 8259. Called by
 //! [`super::BlockDecoder`].
 //!
-//! 1. A record is walked over once; where the value of a column stands is noted. Of a name that
-//!    stands twice the last value counts.
-//! 2. When all of the record has turned out to be JSON, the values are read.
+//! 1. A record is scanned once, recording where the value of each column is. If a name occurs
+//!    twice, the last value counts.
+//! 2. When the whole record has turned out to be JSON, the values are read.
 //!
-//! Numbers may also stand in quotes, as may what JSON has no number for: `NaN`, `Infinity`,
-//! `-Infinity`. They are never read through a floating point number on their way to a whole one.
+//! Numbers may also be quoted, as may what JSON has no number for: `NaN`, `Infinity`, `-Infinity`.
+//! Whole numbers are never read through a floating point number.
 
 mod scanner;
 
@@ -18,14 +18,14 @@ use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use std::collections::HashMap;
 
-/// Values inside of values that a record may have: the walk over them is a recursion.
+/// How deeply values of a record may be nested: the scan is recursive.
 const DEPTH_MAX: usize = 128;
 
 pub struct JsonFormat {
     columns: Columns,
     types: Vec<DataType>,
     names: Names,
-    /// For each column, what the record at hand has.
+    /// For each column, what the current record has.
     found: Vec<Token>,
     /// A text without its escapes.
     unescaped: String,
@@ -92,7 +92,7 @@ impl JsonFormat {
         Ok(())
     }
 
-    /// Walks over the record.
+    /// Scans the record.
     fn scan(&mut self, text: &str) -> Result<(), String> {
         self.found.clear();
         self.found.resize(self.types.len(), Token::Missing);
@@ -100,7 +100,7 @@ impl JsonFormat {
         let mut scanner = Scanner { text, at: 0 };
         scanner.blanks();
         if scanner.peek() != Some(b'{') {
-            // A value of another kind is told from text that is none.
+            // A value of another kind is distinguished from text that is not a value.
             scanner
                 .value(0)
                 .and_then(|_| scanner.end())
@@ -138,7 +138,7 @@ impl JsonFormat {
         Ok(self.names.find(&self.unescaped))
     }
 
-    /// Pushes what stands between quotes; a report shows them.
+    /// Pushes what is between quotes; a report shows them.
     fn push_text(&mut self, column: usize, quoted: &str, has_escapes: bool) -> Result<(), String> {
         let inside = &quoted[1..quoted.len() - 1];
         let pushed = match has_escapes {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     proptest! {
-        /// serde_json is the judge of what is JSON: of texts of the grammar's own pieces, most of
+        /// serde_json decides what is JSON, for texts made from the grammar's own pieces, most of
         /// which are nearly JSON.
         #[test]
         fn what_is_json_is_as_others_say(

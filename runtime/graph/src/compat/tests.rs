@@ -21,7 +21,7 @@ fn job(change: impl FnOnce(&mut Value)) -> JobSpec {
     JobSpec::from_plan("job", Arc::new(Plan::from_json(&plan.to_string()).unwrap()))
 }
 
-/// Leaves out the sink of user code, which stands last.
+/// Omits the sink of user code, which comes last.
 fn drop_audit(plan: &mut Value) {
     for list in ["nodes", "functions"] {
         plan[list].as_array_mut().unwrap().pop();

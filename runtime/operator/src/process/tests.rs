@@ -1,5 +1,5 @@
-//! A keyed function in Rust against the lines of SEMANTICS sections 4 and 5 that apply, for every
-//! batch size.
+//! A keyed function in Rust against the applicable rules of Flink on timers and keyed state, for
+//! every batch size.
 //!
 //! The guest below follows the script of the WIT as an SDK does: rows and marks in order, timers
 //! from a heap.
@@ -136,7 +136,7 @@ fn timers_fire_once_before_the_next_record_and_before_their_mark() {
         ("a", 8, 3),
         ("b", 16, 4),
     ];
-    // A row behind mark 12 registers a timer in the past, which fires at the next advance: at 13.
+    // A row after mark 12 registers a timer in the past, which fires at the next advance: at 13.
     let expected = [
         "mark 9",
         r#"10 {"y":2}"#,

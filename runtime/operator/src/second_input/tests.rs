@@ -258,7 +258,7 @@ fn outputs_that_forward_are_refused() {
     );
 }
 
-/// The rules of an operator, in subtask `subtask` of 3 behind a restart.
+/// The rules of an operator, in subtask `subtask` of 3 after a restart.
 fn restored(
     object: &Arc<Vec<u8>>,
     index: &streamrt_state::OperatorIndex,

@@ -35,7 +35,7 @@ type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 #[derive(Default)]
 pub(super) struct ListWrites {
-    /// What was there before the call is gone.
+    /// Whether what was there before the call is gone.
     pub(super) cleared: bool,
     pub(super) appended: EncodedRows,
 }
@@ -43,7 +43,7 @@ pub(super) struct ListWrites {
 #[derive(Default)]
 pub(super) struct MapWrites {
     pub(super) cleared: bool,
-    /// `None`: the entry is gone.
+    /// `None` means that the entry is gone.
     pub(super) entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
@@ -59,14 +59,14 @@ pub(crate) struct CallStates {
 }
 
 impl CallStates {
-    /// The states behind the box that goes through calls.
+    /// The states in the box that goes through calls.
     pub(crate) fn of(access: &mut Box<dyn StateAccess>) -> &mut CallStates {
         (&mut **access as &mut dyn Any)
             .downcast_mut()
             .expect("a call gives back the box that it got")
     }
 
-    /// States and keys as they are outside of calls.
+    /// States and keys as they are outside calls.
     pub(crate) fn new(states: States, kind: KeyKind) -> CallStates {
         CallStates {
             states,
@@ -87,7 +87,7 @@ impl CallStates {
     }
 
     /// Adds the encoded elements of a list to `rows`, with what the call has done to it. They are
-    /// not copied before they have room.
+    /// not copied before there is room for them.
     fn elements(
         &mut self,
         number: u32,
@@ -151,9 +151,9 @@ impl CallStates {
             .map(<[u8]>::to_vec))
     }
 
-    /// Up to `limit` entries of a map behind `after`, in order, merged from the state and the
-    /// call's writes; fewer if they are large. And the key up to which all were looked at, if there
-    /// may be more.
+    /// Up to `limit` entries of a map that follow `after`, in order, merged from the state and the
+    /// call's writes; fewer if they are large. Also the key up to which all were looked at, if
+    /// there may be more.
     fn entries(
         &mut self,
         number: u32,
@@ -365,7 +365,7 @@ fn decoded(codec: &RowCodec, rows: &[Vec<u8>]) -> Result<RecordBatch> {
     codec.decode(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
-/// Columns of the map's key, and behind them those of its value.
+/// Columns of the map's key, followed by those of its value.
 fn joined(keys: &RecordBatch, values: &RecordBatch) -> Result<RecordBatch> {
     let fields: Vec<_> = keys
         .schema_ref()

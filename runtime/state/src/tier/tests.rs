@@ -1,5 +1,5 @@
-//! States on a disk against maps in memory: whatever leaves, comes back, is checkpointed or
-//! restored, every read is the last write.
+//! States on a disk against maps in memory: whatever is evicted, loaded, checkpointed or restored,
+//! every read returns the last write.
 
 mod expiry;
 
@@ -106,7 +106,7 @@ fn keys_of(keys: &[u64]) -> KeyBuffer {
     buffer
 }
 
-/// What both kinds of state are tested by: numbers under keys.
+/// What both kinds of state are tested with: numbers under keys.
 trait Subject: Resident {
     fn new(tier: Tier) -> Self;
     fn put(&mut self, keys: &KeyBuffer, value: i64);
@@ -280,12 +280,12 @@ enum Step {
     Put(Vec<u64>),
     Take(Vec<u64>),
     Read(Vec<u64>),
-    /// A checkpoint, whose changes are written after so many more steps; nothing may leave until
+    /// A checkpoint, whose changes are written after this many more steps; nothing may leave until
     /// then.
     Checkpoint,
     /// Ends all flights.
     Land,
-    /// Goes on from the last checkpoint that has landed, on a disk or from the canonical format.
+    /// Resumes from the last checkpoint that has landed, on a disk or from the canonical format.
     Restore {
         canonical: bool,
     },
@@ -305,7 +305,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 type Model = BTreeMap<u64, i64>;
 
-/// A checkpoint that is whole: what the disk held, and what the state was.
+/// A complete checkpoint: what the disk held, and what the state was.
 #[derive(Clone, Default)]
 struct Landed {
     pairs: BTreeMap<Vec<u8>, Vec<u8>>,

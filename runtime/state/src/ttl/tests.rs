@@ -1,5 +1,5 @@
-//! The table of SEMANTICS section 6, for each kind of state. The time to live is 10 ms; a script is
-//! steps of (now, what, answer).
+//! The rules of Flink's time to live, for each kind of state. The time to live is 10 ms; a script
+//! is steps of (now, what, answer).
 
 mod collections;
 
@@ -44,7 +44,7 @@ fn text_of(row: &[u8]) -> String {
 }
 
 /// A state under test: `get` looks, `read` looks as user code does, `sweep` cleans, `n` counts what
-/// is stored, `snapshot` what is saved, `restore` begins anew from a snapshot.
+/// is stored, `snapshot` what is saved, `restore` starts over from a snapshot.
 trait Subject {
     fn step(&mut self, now_ms: i64, what: &str, argument: &str) -> String;
     fn freeze(&mut self) -> Box<dyn Frozen>;

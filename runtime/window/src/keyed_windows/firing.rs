@@ -37,7 +37,8 @@ impl KeyedWindows {
         Ok(true)
     }
 
-    /// Marks that windows of a later time come now: for sessions, which end at any ms, once a gap.
+    /// Marks that windows of a later time come now: for sessions, which end at any ms, once per
+    /// gap.
     fn pass(&mut self, time: i64) {
         let step = if let Assigner::Session { gap_ms } = self.assigner {
             gap_ms
@@ -118,7 +119,7 @@ impl KeyedWindows {
         self.waiting.dead.push(cell);
     }
 
-    /// Takes a window out, and returns its cell, which is alive.
+    /// Removes a window, and returns its cell, which is alive.
     pub(super) fn take_window(&mut self, id: WindowId) -> Cell {
         let Window {
             key,

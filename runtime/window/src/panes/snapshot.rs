@@ -13,7 +13,7 @@ use streamrt_state::{
 use streamrt_types::state_types::PANES;
 use streamrt_types::{Error, Result, code};
 
-/// Where the pane of a snapshot begins, which may be one of an older version.
+/// The start of a pane of a snapshot, which may be from an older version.
 fn pane_of(windows: &SlidingWindows, pane: &[u8]) -> Result<i64> {
     let mut fields = Fields::new(pane, "a pane");
     let start = fields.time()?;

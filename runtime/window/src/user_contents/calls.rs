@@ -91,7 +91,7 @@ impl Work for Merging<'_> {
         self.place.suspect(self.into)
     }
 
-    /// The window goes on with the accumulator that it had.
+    /// The window continues with the accumulator that it had.
     fn give_up(&mut self, (): &()) -> Result<()> {
         Ok(())
     }
@@ -103,7 +103,7 @@ pub(super) struct Results<'a> {
     pub(super) place: &'a Place,
     pub(super) firings: &'a [Firing],
     pub(super) columns: Vec<RecordBatch>,
-    /// The firings that gave a row.
+    /// The firings that returned a row.
     pub(super) fired: Vec<usize>,
 }
 

@@ -11,14 +11,14 @@ pub(super) enum Token {
     True(Range<usize>),
     False(Range<usize>),
     Number(Range<usize>),
-    /// With its quotes; and whether escapes are in it.
+    /// A text with its quotes, and whether it contains escapes.
     Text(Range<usize>, bool),
     /// An object or an array.
     Nested(Range<usize>),
 }
 
 impl Token {
-    /// With the quotes of a text.
+    /// The value with the quotes of a text.
     pub(super) fn place(&self) -> Range<usize> {
         match self {
             Token::Missing | Token::Null => 0..0,
@@ -31,7 +31,7 @@ impl Token {
     }
 }
 
-/// Walks over one record.
+/// Scans one record.
 pub(super) struct Scanner<'a> {
     pub(super) text: &'a str,
     pub(super) at: usize,
@@ -52,7 +52,7 @@ impl Scanner<'_> {
         format!("{what} at column {}", self.at + 1)
     }
 
-    /// Says what stands where `wanted` should.
+    /// The clause that says what is there instead of `wanted`.
     fn expected(&self, wanted: &str) -> String {
         match self.text[self.at..].chars().next() {
             None => self.wrong(&format!("it ends where {wanted} should stand")),
@@ -99,7 +99,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// The name of a field, with the colon behind it.
+    /// The name of a field, with the colon after it.
     pub(super) fn name(&mut self) -> Result<Token, String> {
         if self.peek() != Some(b'"') {
             return Err(self.expected("a name in quotes"));
@@ -170,7 +170,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Steps over what stands for itself in a text.
+    /// Steps over literal characters of a text.
     fn plain(&mut self) {
         let rest = &self.text.as_bytes()[self.at..];
         self.at += rest
@@ -227,7 +227,7 @@ impl Scanner<'_> {
     }
 }
 
-/// Puts the text that is meant into `unescaped`; `None` if a half of a surrogate pair is missing.
+/// Puts the decoded text into `unescaped`; `None` if half of a surrogate pair is missing.
 pub(super) fn unescape(text: &str, unescaped: &mut String) -> Option<()> {
     unescaped.clear();
     let mut rest = text;
@@ -241,7 +241,7 @@ pub(super) fn unescape(text: &str, unescaped: &mut String) -> Option<()> {
     Some(())
 }
 
-/// The character that an escape stands for, and the length of the escape.
+/// The character that an escape means, and the length of the escape.
 fn escaped(escape: &str) -> Option<(char, usize)> {
     match escape.as_bytes().get(1)? {
         b'b' => Some(('\u{8}', 2)),

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// List and map state: x < 0 clears the list; else x is appended, and put into the map under x % 3.
-/// Emits the list's length, the sum of the map's values, and how many entries a scan gives.
+/// List and map state: x < 0 clears the list; otherwise x is appended, and put into the map under x
+/// % 3. Emits the list's length, the sum of the map's values, and how many entries a scan gives.
 #[derive(Clone, Copy)]
 struct Collections;
 

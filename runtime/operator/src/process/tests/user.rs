@@ -3,7 +3,7 @@
 use super::*;
 use crate::StateIn;
 
-/// What user code can do while it treats an event.
+/// What user code can do while it processes an event.
 pub(super) struct Context<'a> {
     pub(super) slot: u32,
     pub(super) sum: &'a mut i64,

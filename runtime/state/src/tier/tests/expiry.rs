@@ -67,7 +67,7 @@ fn entries_on_disk_get_times_and_lose_them() {
     assert_eq!(*plain_disk.lock(), *disk.lock());
 }
 
-/// A state whose entries live for 10 ms, on a disk, with so many keys.
+/// A state whose entries live for 10 ms, on a disk, with `n_keys` keys.
 fn expiring(shared: &Arc<StateDisk>, n_keys: u64) -> (MapState, KeyBuffer) {
     let ttl = Ttl::of(&descriptor(10));
     let mut state = MapState::new(
