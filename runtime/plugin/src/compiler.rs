@@ -33,7 +33,7 @@ const GROWTH_MAX: u64 = 32;
 /// The size for a component without any code: compiled code has a frame.
 const CODE_BYTES_MIN: u64 = 1 << 20;
 
-/// Asks the child to leave out the checks of the epoch.
+/// Asks the child to omit the checks of the epoch.
 const TRUSTED: &str = "trusted";
 
 const DONE: u8 = 0;

@@ -1,4 +1,4 @@
-//! State with a time to live on a disk: savepoints leave out what is expired, and each checkpoint
+//! State with a time to live on a disk: savepoints omit what is expired, and each checkpoint
 //! deletes it from one more key group.
 //!
 //! Changes go to the disk including what is expired among them, or the disk would keep the earlier

@@ -466,7 +466,7 @@ fn split_unit(value: &str) -> (&str, &str) {
 /// Reads a duration such as `10ms`, `5s`, `1min` or `1h` into ms; `key` is for the message.
 ///
 /// # Errors
-/// `Invalid` if the text is no duration.
+/// `Invalid` if the text is not a duration.
 pub fn parse_duration_ms(key: &str, value: &str) -> Result<u64> {
     let (digits, unit) = split_unit(value);
     let factor = match unit {
@@ -487,7 +487,7 @@ pub fn parse_duration_ms(key: &str, value: &str) -> Result<u64> {
 /// Reads a size such as `64MiB`, `10KiB`, `1GiB` or `100` into bytes; `key` is for the message.
 ///
 /// # Errors
-/// `Invalid` if the text is no size.
+/// `Invalid` if the text is not a size.
 pub fn parse_bytes(key: &str, value: &str) -> Result<usize> {
     let (digits, unit) = split_unit(value);
     let factor = match unit {

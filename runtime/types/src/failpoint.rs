@@ -28,7 +28,7 @@ pub const FAILPOINTS: &[&str] = &[
     "manifest.before",
     // 7: the manifest is there, and the log does not name it.
     "log.before",
-    // 8: the log names it, and nobody was told.
+    // 8: the log names it, and nobody knows yet.
     "complete.before",
     // 9: some sinks have committed, others have not.
     "commit.before",

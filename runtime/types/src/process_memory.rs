@@ -149,7 +149,8 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-/// What the process holds that no file could give again, in bytes; 0 if the system does not say.
+/// What the process holds that no file could give again, in bytes; 0 if the system does not report
+/// it.
 fn held_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     kilobytes(&status, "RssAnon:") + kilobytes(&status, "VmSwap:")

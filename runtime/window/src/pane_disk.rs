@@ -190,7 +190,7 @@ struct Merge<'a, 'b> {
     /// Panes whose entries in memory are merged.
     n_begun: usize,
     merged: KeyTable,
-    /// Of an entry that comes from the disk.
+    /// The value of an entry that comes from the disk.
     value: Vec<u8>,
 }
 

@@ -151,7 +151,7 @@ pub(crate) fn section(
     }
 }
 
-/// A buffer that is no column.
+/// A buffer that is not a column.
 pub(crate) fn plain(role: u16, bytes: Vec<u8>) -> Buffer {
     Buffer {
         role,

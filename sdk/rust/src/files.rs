@@ -21,7 +21,7 @@ pub struct Entry {
     pub is_file: bool,
     /// Whether it is a folder.
     pub is_folder: bool,
-    /// Bytes of a regular file, else 0.
+    /// Bytes of a regular file, otherwise 0.
     pub size: u64,
 }
 
@@ -85,7 +85,7 @@ impl Folder {
         })
     }
 
-    /// Gives a file these contents; makes it, or replaces what it had.
+    /// Gives a file these contents: creates it, or replaces what it had.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -93,7 +93,7 @@ impl Folder {
         self.with(|grant, host| host.write(grant, path, bytes.as_ref()))
     }
 
-    /// Appends bytes to a file, which is made if it is not there.
+    /// Appends bytes to a file, which is created if it is not there.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -117,7 +117,7 @@ impl Folder {
         self.with(|grant, host| host.remove(grant, path))
     }
 
-    /// Makes a folder; one that is there is no error. Its parent must be there.
+    /// Creates a folder; it is not an error if it exists. Its parent must exist.
     ///
     /// # Errors
     /// If it cannot be made.

@@ -29,14 +29,14 @@ pub trait TwoPhaseSink: 'static {
     /// Asks for folders. It also runs whenever the job is described, so it must not touch anything.
     fn open(&mut self, _setup: &mut SinkSetup) {}
 
-    /// Begins a transaction. No other one has its name, ever: letters, digits, `-`, `_`, `.` and
+    /// Begins a transaction. No other one ever has its name: letters, digits, `-`, `_`, `.` and
     /// `%`.
     ///
     /// # Errors
     /// If it cannot be begun.
     fn begin(&mut self, transaction: &str) -> Result<()>;
 
-    /// Takes a row into the transaction that was begun last.
+    /// Adds a row to the transaction that was begun last.
     ///
     /// # Errors
     /// If it cannot be written; no row is skipped.
@@ -50,8 +50,8 @@ pub trait TwoPhaseSink: 'static {
     /// If it is not durable.
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>>;
 
-    /// Makes a transaction visible. It may have been committed before, wholly or in part: that is
-    /// success.
+    /// Makes a transaction visible. It may have been committed before, wholly or in part: that
+    /// counts as success.
     ///
     /// # Errors
     /// [`Error::lost`] if it cannot be committed any more; [`Error::unavailable`] if it cannot be
@@ -64,11 +64,11 @@ pub trait TwoPhaseSink: 'static {
     /// If it cannot be withdrawn.
     fn abort(&mut self) -> Result<()>;
 
-    /// Withdraws every transaction whose name begins with `prefix`, whoever began it, but those of
-    /// the committables `keep`.
+    /// Withdraws every transaction whose name begins with `prefix`, whoever began it, except those
+    /// of the committables `keep`.
     ///
     /// # Errors
-    /// If one cannot be withdrawn. That there are none is no error.
+    /// If one cannot be withdrawn. It is not an error if there are none.
     fn abort_unlisted(&mut self, prefix: &str, keep: &[Vec<u8>]) -> Result<()>;
 }
 

@@ -8,10 +8,10 @@ use streamrt_wit::{StateDescriptor, TtlUpdate, TtlVisibility};
 /// entry of a map, each on its own.
 ///
 /// Time is the clock of the host, in ms; an entry is expired when `last access + ttl <= now`. A
-/// call of the plugin is one moment. By default only writes begin the time anew, and what is
-/// expired is never seen again. Expired entries are removed when they are read, in snapshots, and
-/// in the background. A later version of the job may change the duration; adding or taking away a
-/// time to live is refused.
+/// call of the plugin is one moment. By default only writes restart the time, and what is expired
+/// is never seen again. Expired entries are removed when they are read, in snapshots, and in the
+/// background. A later version of the job may change the duration, or add or remove a time to live:
+/// existing entries then count as accessed at the restore.
 ///
 /// ```
 /// use streamrt_sdk::prelude::*;
@@ -56,7 +56,7 @@ impl Ttl {
         }
     }
 
-    /// Reading an entry begins its time anew as well. A list is then fetched for one key at a time,
+    /// Reading an entry restarts its time as well. A list is then fetched for one key at a time,
     /// and not for all keys of a call.
     pub fn on_read_and_write(self) -> Ttl {
         Ttl {

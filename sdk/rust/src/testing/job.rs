@@ -4,7 +4,7 @@
 //!    one is pushed.
 //! 2. What an operator sends stands in the order of Flink: a row, then the watermark that it
 //!    raises; results of a window, then the watermark that fired it.
-//! 3. A kill drops all code and runs the job function again. What goes on is what a host keeps:
+//! 3. A kill drops all code and runs the job function again. What survives is what a host keeps:
 //!    state, timers, windows, watermarks.
 //!
 //! Invariant: nothing here depends on a real clock, on threads or on batches, so a test gives the
@@ -408,7 +408,7 @@ impl Job {
         }
     }
 
-    /// Drops all code with what it has in its own memory, as a crash does, and goes on with new
+    /// Drops all code with what it has in its own memory, as a crash does, and continues with new
     /// code and the state that the host keeps.
     ///
     /// # Panics

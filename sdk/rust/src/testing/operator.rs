@@ -83,7 +83,7 @@ impl Operator {
         }
     }
 
-    /// Goes on with new code, which knows nothing but the state that is kept here.
+    /// Continues with new code, which knows only the state that is kept here.
     pub(super) fn replace_code(&mut self, maker: Maker) {
         self.chain = open(&self.function, maker, &self.host);
     }

@@ -131,8 +131,8 @@ impl FakeHost {
         row
     }
 
-    /// What a read does to an entry: an expired one is removed, and the time of any other begins
-    /// anew if reads do that.
+    /// What a read does to an entry: an expired one is removed, and the time of any other restarts
+    /// if reads do that.
     fn touch(&self, state: u32, key: &[u8], map_key: &[u8]) {
         let renewed = self.descriptors[state as usize].ttl_update == TtlUpdate::OnReadAndWrite;
         let mut all = self.entries.borrow_mut();

@@ -114,7 +114,7 @@ fn states_expire_by_the_clock_of_the_operator() {
             (129, 2, 2),
         ],
     );
-    // Reads renew list and map, and the elements behind.
+    // Reads renew list and map, and the elements after.
     let on_read = || {
         living(
             Some(10),

@@ -246,7 +246,7 @@ fn entries_of_a_map_expire_one_by_one() {
             (115, "scan", ""),
         ]),
     );
-    // Cleaning goes on in the middle of a map.
+    // Cleaning continues in the middle of a map.
     check(
         Map::new(SHOWN),
         &with(&[
