@@ -1,4 +1,5 @@
-//! Commands to running jobs: which are listed, and that one which does not answer hinders no other.
+//! Commands to running jobs: which are listed, and that one which does not answer does not block
+//! the others.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -17,7 +17,7 @@ pub struct Outcome {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     Passed,
-    /// The findings, a sentence each.
+    /// The findings, one sentence each.
     Failed(Vec<String>),
     /// What is missing, and how to get it.
     Skipped(String),

@@ -22,7 +22,7 @@ struct Bug<'a> {
     name: &'a str,
     /// Relative to the root.
     file: &'a str,
-    /// Stands in the file once, however the lines are broken.
+    /// Occurs once in the file, however the lines are broken.
     find: &'a str,
     replace: &'a str,
     /// Part of the names of the tests that must fail.
@@ -48,7 +48,7 @@ impl<'a> Bug<'a> {
     /// Where the bug belongs in the text of its file.
     ///
     /// # Errors
-    /// A sentence, if that stands there never or several times.
+    /// A sentence, if it does not occur there exactly once.
     fn place(&self, text: &str) -> Result<Range<usize>, String> {
         let (text, find) = (tokens(text), tokens(self.find));
         let is_it = |window: &&[(usize, char)]| {
@@ -66,8 +66,8 @@ impl<'a> Bug<'a> {
     }
 }
 
-/// All that does not depend on where lines are broken, with where it stands: no white space, and no
-/// comma before a bracket that closes.
+/// Everything that does not depend on where lines are broken, with its place: no white space, and
+/// no comma before a closing bracket.
 fn tokens(text: &str) -> Vec<(usize, char)> {
     let mut tokens: Vec<(usize, char)> = Vec::new();
     for (at, c) in text.char_indices().filter(|(_, c)| !c.is_whitespace()) {
@@ -304,7 +304,7 @@ fn copy(from: &Path, to: &Path, target: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// What stands in `text` where `find` is looked for.
+    /// What is in `text` where `find` is looked for.
     fn found<'a>(text: &'a str, find: &str) -> Option<&'a str> {
         let bug = Bug {
             name: "a bug",

@@ -1,4 +1,4 @@
-//! Running jobs that get new code in place: every row is treated by one version alone, counted
+//! Running jobs that get new code in place: every row is processed by exactly one version, counted
 //! once, and no state is lost, whatever fails.
 
 use crate::versions::{FIRST, MANY, SECOND, Versions};
@@ -363,7 +363,7 @@ fn who_may_write_checkpoints_does_not_choose_the_code_that_runs() {
     );
 }
 
-/// Upgrades a job to a version that fails later, with so long between two checkpoints.
+/// Upgrades a job to a version that fails later, with this interval between two checkpoints.
 fn upgraded_to_later(interval: &str, further: &[&str]) -> (Versions, Running) {
     let interval = format!("checkpoint.interval={interval}");
     let further: Vec<&str> = further.iter().copied().chain([interval.as_str()]).collect();
@@ -389,7 +389,7 @@ const PUT_BACK: &str = "the upgrade failed in its probation, and the version bef
 
 #[test]
 fn a_version_that_fails_in_its_probation_is_put_back() {
-    // With a checkpoint behind that of the upgrade, and without.
+    // With a checkpoint after that of the upgrade, and without.
     for (interval, switches) in [("1h", 0..=0), ("50ms", 0..=2)] {
         let (job, running) = upgraded_to_later(interval, &[]);
         running.says(PUT_BACK);

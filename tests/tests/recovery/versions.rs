@@ -21,7 +21,7 @@ pub(super) const SECOND: &str = "the version of this guest is: again";
 
 const FAILS: &str = "the version of this guest is: fails";
 
-/// It fails at the row `LATER` of the guest and behind it.
+/// It fails at the row `LATER` of the guest and those after it.
 const LATER: &str = "the version of this guest is: later";
 
 pub const FILES: usize = 9;
@@ -242,7 +242,7 @@ impl Versions {
             .unwrap_or(0)
     }
 
-    /// As [`Versions::check_part`], of a job that has finished.
+    /// Like [`Versions::check_part`], for a job that has finished.
     #[track_caller]
     pub(super) fn check_whole(&self, when: &str) -> usize {
         let switches = self.check_part(when);

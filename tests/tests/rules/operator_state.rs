@@ -1,5 +1,5 @@
 //! Operator state of user code: a job of `tests/guests/rules` that is killed and goes on, at the
-//! same and at another parallelism; and how its lists are dealt out anew, through the plugin host.
+//! same and at another parallelism; and how its lists are redistributed, through the plugin host.
 
 use arrow_array::{ArrayRef, Int64Array, StringArray};
 use std::sync::Arc;

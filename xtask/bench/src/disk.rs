@@ -1,6 +1,6 @@
 //! `bench state`, the store on disk alone: a running sum that reads and writes it by the batch,
-//! without a table in front. It is the baseline that the table is held against when state is larger
-//! than its budget of memory.
+//! without a table in front. It is the baseline for the table when state is larger than its memory
+//! budget.
 
 use crate::measure::{Cost, cost, pairs};
 use crate::report::{Goal, Report};

@@ -1,8 +1,8 @@
 //! The tidy check: what a reader may count on in every Rust file of the repository, and a ratchet
 //! that keeps averages from getting worse.
 //!
-//! The rules are in [`findings`], the ratchet in `xtask/ratchet.json`: a limit for each figure,
-//! lowered by hand when a figure has become better, never raised.
+//! The rules are in [`findings`], the ratchet in `xtask/ratchet.json`: one limit per figure,
+//! lowered by hand when a figure has improved, never raised.
 
 mod mask;
 mod source;
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
 
-/// Files whose sizes are not looked at: they are being rebuilt, and leave this list with that.
+/// Files whose sizes are not checked: they are being rebuilt, and leave this list with that.
 const REBUILT: &[&str] = &[
     "runtime/taskmanager/src/job.rs",
     "runtime/taskmanager/src/checkpoints.rs",
