@@ -1,4 +1,5 @@
-//! A job that is upgraded while it runs, the versions of its component, and what its output has to be.
+//! A job that is upgraded while it runs, the versions of its component, and what its output has to
+//! be.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
