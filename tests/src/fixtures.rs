@@ -37,7 +37,7 @@ pub enum Origin {
 
 /// One snapshot of one version.
 pub struct Fixture {
-    /// Of the version.
+    /// The folder of the version.
     version: PathBuf,
     backend: &'static str,
     from: Origin,

@@ -42,7 +42,7 @@ pub const FAILPOINTS: &[&str] = &[
     "recovery.commit",
     // 16: what no manifest names is being withdrawn.
     "recovery.abort",
-    // 50: all input is treated, and the last checkpoint is not begun.
+    // 50: all input is processed, and the last checkpoint is not begun.
     "end.before-last-checkpoint",
     // 50: the last checkpoint is published, and the log does not say that the job has ended.
     "end.before-log",

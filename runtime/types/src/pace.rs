@@ -1,4 +1,4 @@
-//! How many events to treat in one go, measured: a call into user code, a batch, what waits in a
+//! How many events to process in one go, measured: a call into user code, a batch, what waits in a
 //! channel.
 //!
 //! 1. It begins with one event, and grows at most fourfold with each full piece, so a slow function
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// The factor by which a piece may have more events than the last one.
 const GROWTH: usize = 4;
 
-/// More events than this are never treated in one go: their bookkeeping alone is some MiB.
+/// More events than this are never processed in one go: their bookkeeping alone is some MiB.
 const EVENTS_MAX: usize = 1 << 16;
 
 /// The size of the next piece of some work.

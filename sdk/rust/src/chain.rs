@@ -47,7 +47,7 @@ pub(crate) trait Stage {
     /// Called once, before the first call.
     fn open(&mut self, _context: &StageContext) {}
 
-    /// Treats the rows of one call.
+    /// Processes the rows of one call.
     fn run(&mut self, input: &StageInput<'_>, out: &mut StageOutput) -> Result<()>;
 }
 

@@ -18,13 +18,13 @@ use crate::transform::{Collector, Output};
 use std::cell::{Cell, OnceCell};
 use streamrt_wit::codes::{self, NO_MARK, ORIGIN_TIMER, buffer, domain};
 
-/// User code that treats a stream row by row, with state, timers and side outputs.
+/// User code that processes a stream row by row, with state, timers and side outputs.
 ///
 /// `&mut self` is a cache at most: an instance serves many keys and may be replaced at any time.
 /// What must last is in state.
 ///
 /// # Source
-/// Flink's KeyedProcessFunction. A row is treated under the watermark that stood before it.
+/// Flink's KeyedProcessFunction. A row is processed under the watermark that stood before it.
 pub trait ProcessFunction: 'static {
     /// What comes in.
     type In: Record;
@@ -42,7 +42,7 @@ pub trait ProcessFunction: 'static {
     /// Declares state, once, before anything else.
     fn open(&mut self, _setup: &mut Setup) {}
 
-    /// Treats one row.
+    /// Processes one row.
     ///
     /// # Errors
     /// An error is a poison record: what this call did is rolled back, and the job's policy
@@ -54,7 +54,7 @@ pub trait ProcessFunction: 'static {
         out: &mut Collector<Self::Out>,
     ) -> Result<()>;
 
-    /// Treats a timer that has fired; `time` is what it was registered for, in ms.
+    /// Handles a timer that has fired; `time` is the time for which it was registered, in ms.
     ///
     /// # Errors
     /// The same as for a row.

@@ -150,7 +150,7 @@ impl Job {
         }
     }
 
-    /// Of the input.
+    /// The number of lines of the input.
     pub fn n_lines(&self) -> usize {
         self.n_lines
     }

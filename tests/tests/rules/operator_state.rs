@@ -193,7 +193,7 @@ fn batch(numbers: &[i64]) -> Vec<String> {
 
 #[test]
 fn a_list_is_dealt_out_in_blocks_and_a_union_list_is_given_to_all() {
-    // Of each subtask two readings are held; -8 is refused, so it is as if it had not come.
+    // Two readings of each subtask are held; -8 is refused, so it is as if it had not come.
     let before: &[&[i64]] = &[&[1, -8, 2], &[3, 4], &[5]];
     assert_eq!(
         restored("batches", before, 3),

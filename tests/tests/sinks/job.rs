@@ -21,7 +21,7 @@ pub struct Job {
     folder: TempDir,
     /// Where checkpoints are kept.
     pub checkpoints: String,
-    /// Of every run.
+    /// The environment of every run.
     pub environment: Vec<(String, String)>,
 }
 

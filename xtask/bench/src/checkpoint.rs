@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use streamrt_taskmanager::{JobHandle, SnapshotTimes};
 
-/// More than any run treats.
+/// More rows than any run processes.
 pub const ENDLESS: u64 = 1 << 50;
 const INTERVAL_MS: u64 = 1_000;
 /// A run is looked at from here on: all keys are there, and the first checkpoint is past.
@@ -34,7 +34,7 @@ const LARGE_ROWS: u64 = 3 * LARGE_KEYS;
 /// Table, snapshot, bytes, and the bytes as they are read back.
 const LARGE_MEMORY_BYTES: u64 = 12_000_000_000;
 const LARGE_CHECKPOINTS: usize = 5;
-/// Of checkpoints that are asked for one by one.
+/// The interval of checkpoints that are requested one by one.
 const NEVER_MS: u64 = 86_400_000;
 
 pub fn run(report: &mut Report) -> Result<()> {

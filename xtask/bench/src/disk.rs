@@ -84,7 +84,7 @@ fn raw(report: &mut Report, n_keys: u64) -> Result<()> {
 pub struct Rows;
 
 impl Rows {
-    /// Of a batch, as the engine's default.
+    /// Rows of a batch, as in the engine's default.
     pub const BATCH: u64 = 1024;
 
     pub fn key(row: u64, n_keys: u64) -> u64 {

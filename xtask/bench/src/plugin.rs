@@ -28,7 +28,7 @@ const ROWS: u64 = 10_000_000;
 const KEYS: u64 = 100_000;
 
 struct Case {
-    /// Of the function in the guest.
+    /// The name of the function in the guest.
     name: &'static str,
     title: &'static str,
     native: Native,

@@ -88,7 +88,7 @@ impl Operator {
         self.chain = open(&self.function, maker, &self.host);
     }
 
-    /// Treats one row of the first input.
+    /// Processes one row of the first input.
     pub(super) fn row(&mut self, row: Frame, time: Option<i64>) -> Result<()> {
         self.call(row, vec![time], Vec::new())
     }
@@ -215,7 +215,7 @@ impl Operator {
         self.second_row(Frame::of(&[row]), Some(time))
     }
 
-    /// Treats one row of the second input.
+    /// Processes one row of the second input.
     pub(super) fn second_row(&mut self, rows: Frame, time: Option<i64>) -> Result<()> {
         self.check_columns(&rows, self.function.second_input.iter())?;
         let sent = rows.select(

@@ -88,7 +88,7 @@ impl Windows {
         }
     }
 
-    /// Treats a row.
+    /// Processes a row.
     pub(super) fn row(&mut self, row: Row) -> Result<Vec<Out>> {
         let is_timed = !matches!(
             self.assigner,

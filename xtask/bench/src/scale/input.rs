@@ -29,8 +29,8 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Clicks as hot-items reads them: user, item, category, behaviour, seconds; 14 a second, a quarter
-/// of them on a few items.
+/// Clicks as hot-items reads them: user, item, category, behaviour, seconds; 14 per second, a
+/// quarter of them on a few items.
 pub struct Behaviours {
     /// About this many bytes.
     pub bytes: u64,
