@@ -285,9 +285,13 @@ impl World {
             let free = &mut self.processes[number].to_core_free;
             *free = (*free).max(self.now + delay);
             let when = *free;
-            let is_report = !matches!(told, FromTaskManager::Answer { .. });
-            if is_report && self.hits(Fault::Repeated, 40) {
-                let later = when + ms(self.random.below(8000));
+            let rarity = match told {
+                FromTaskManager::Answer { .. } => None,
+                FromTaskManager::Acknowledged { .. } => Some(8),
+                _ => Some(40),
+            };
+            if rarity.is_some_and(|rarity| self.hits(Fault::Repeated, rarity)) {
+                let later = when + ms(self.random.below(6000));
                 let again = Event::Told(told.clone());
                 self.at(later, Happening::ToCore(number, again));
             }
