@@ -1,6 +1,7 @@
 //! A job from submission to its end.
 
 use crate::plugins::{KnownPlugins, LoadedPlugin};
+use crate::wire::pass;
 use std::sync::Arc;
 use std::time::Instant;
 use streamrt_checkpoint::unique_token;
@@ -111,7 +112,7 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
             clock: SystemClock::shared(),
             state,
         };
-        JobTasks::new(surroundings, Arc::new(move |told| line.tell(told)))
+        JobTasks::new(surroundings, Arc::new(move |told| line.tell(pass(told))))
     };
     let components = {
         let known = known.clone();
@@ -122,7 +123,7 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
         clock: SystemClock::shared(),
         tokens: Box::new(unique_token),
         store: JobStore::new(dir.as_deref(), components, approvals)?,
-        gateway: Box::new(move |message| gateway.take(message)),
+        gateway: Box::new(move |message| gateway.take(pass(message))),
     };
     let submission = Submitted { plan, from, before };
     let start = Instant::now();

@@ -8,6 +8,7 @@ mod job;
 mod plugins;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use job::{Ended, JobHandle, JobRemote, JobToRun, Submission, Summary, submit};
 pub use plugins::LoadedPlugin;

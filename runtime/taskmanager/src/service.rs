@@ -478,6 +478,10 @@ impl Shared {
         };
         let mut state = self.lock();
         state.current = Some(version);
+        if scope == Scope::Job {
+            // One that is put back comes with its plan.
+            state.definitions.retain(|number, _| *number == version);
+        }
         state.opened = Some(OpenedSnapshot {
             scope,
             restore,
