@@ -52,6 +52,8 @@ pub(crate) struct Shell {
 /// Where the bytes are.
 enum Place {
     Folder(Folder),
+    // A build without the feature keeps checkpoints in folders alone.
+    #[cfg_attr(not(any(test, feature = "s3")), expect(dead_code))]
     Remote(Arc<dyn ObjectStore>),
 }
 
