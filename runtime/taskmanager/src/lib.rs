@@ -28,6 +28,7 @@ mod replaceable;
 mod restored;
 mod service;
 mod settle;
+mod snapshot_states;
 mod split_rows;
 mod splits;
 mod task;
@@ -38,7 +39,8 @@ pub use definition::Plugins;
 pub use disks::StateBackend;
 pub use metrics::{Progress, SnapshotTimes};
 pub use service::{JobTasks, Surroundings};
+pub use snapshot_states::{SnapshotStates, read_indexes};
 pub use vertices::{SubtaskCounters, VertexReport};
 
 #[cfg(test)]
-mod compat_tests;
+mod tests;

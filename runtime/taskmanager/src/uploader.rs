@@ -7,6 +7,7 @@ use crate::enumerator::ENUMERATOR_SUFFIX;
 use crate::grown::Grown;
 use crate::mailbox::{Pause, Report, TaskSnapshot};
 use crate::restored::Restored;
+use crate::snapshot_states::entries;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -226,6 +227,7 @@ impl Uploader {
             let uploaded = self.files.upload(checkpoint, place, number, &uid, &on_disk);
             files.extend(uploaded?);
         }
+        let operators = entries(&operators, self.max_parallelism, &bytes)?;
         let kind = match savepoint {
             Some(_) => SnapshotKind::Savepoint,
             None => SnapshotKind::Checkpoint,
