@@ -281,7 +281,7 @@ impl Core {
     }
 
     /// The number of a question whose answer is waited for.
-    pub(super) fn expect(&mut self, pending: Pending) -> u64 {
+    pub(super) fn await_answer(&mut self, pending: Pending) -> u64 {
         self.n_asked += 1;
         self.pending.insert(self.n_asked, pending);
         self.n_asked
@@ -289,7 +289,7 @@ impl Core {
 
     /// Asks the store.
     pub(super) fn store(&mut self, request: StoreRequest, pending: Pending) -> u64 {
-        let id = self.expect(pending);
+        let id = self.await_answer(pending);
         let committed = self.attempt.all_committed();
         self.actions.push(Action::Store {
             id,

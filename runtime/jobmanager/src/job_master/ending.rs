@@ -254,7 +254,7 @@ impl Core {
                 closing.stage = Stage::Withdrawing;
                 self.history = history;
                 let job = super::store::job_id(&self.history.job);
-                let (step, version) = (self.expect(Pending::Closing), self.version().clone());
+                let (step, version) = (self.await_answer(Pending::Closing), self.version().clone());
                 self.send(ToTaskManager::Settle {
                     step,
                     scope: Scope::Job,

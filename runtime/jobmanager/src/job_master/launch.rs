@@ -91,7 +91,7 @@ impl Core {
 
     /// Asks the TaskManager for the next step of the launch.
     fn next_step(&mut self, message: impl FnOnce(u64, &Launch) -> ToTaskManager) {
-        let step = self.expect(Pending::Launch);
+        let step = self.await_answer(Pending::Launch);
         if let Phase::Launching(launch) = &mut self.phase {
             launch.step = step;
             let message = message(step, launch);

@@ -166,7 +166,7 @@ impl Core {
 
     /// Lets a TaskManager read what the region goes on from.
     fn open_region(&mut self) {
-        let step = self.expect(Pending::Region);
+        let step = self.await_answer(Pending::Region);
         let (version, first) = (self.version().clone(), self.attempt.first_checkpoint);
         let Some(restart) = &mut self.attempt.restart else {
             return;
@@ -215,7 +215,7 @@ impl Core {
     }
 
     fn settle_region(&mut self) {
-        let step = self.expect(Pending::Region);
+        let step = self.await_answer(Pending::Region);
         let version = self.version().clone();
         let (history, first) = (self.history.clone(), self.attempt.first_checkpoint);
         let Some(restart) = &mut self.attempt.restart else {
@@ -278,7 +278,7 @@ impl Core {
     }
 
     fn prepare_region(&mut self) {
-        let step = self.expect(Pending::Region);
+        let step = self.await_answer(Pending::Region);
         let first = self.attempt.first_checkpoint;
         let Some(restart) = &mut self.attempt.restart else {
             return;

@@ -104,7 +104,7 @@ impl Core {
         let max = old.plan.max_parallelism;
         let version = Arc::new(Version::new(self.versions.next_number(), plan, Some(max))?);
         let in_place = same_shape && old.graph.vertices == version.graph.vertices;
-        let step = self.expect(Pending::Upgrade);
+        let step = self.await_answer(Pending::Upgrade);
         self.send(ToTaskManager::PrepareUpgrade {
             step,
             version: version.number,
