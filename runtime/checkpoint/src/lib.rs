@@ -50,5 +50,6 @@ pub use manifest::{
 };
 pub use names::{component_path, file_path, object_path};
 pub use requests::{Purpose, Request};
+pub use sealed::{seal, unseal};
 pub use snapshot::{OperatorSize, Sizes, Snapshot};
 pub use store::{Creation, Store, Stored};

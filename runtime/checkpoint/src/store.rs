@@ -540,7 +540,7 @@ impl Store {
     ///
     /// # Errors
     /// `Unavailable` (S7007) if a file cannot be deleted.
-    pub(crate) fn remove_unfinished(&self, folder: &str) -> Result<()> {
+    pub fn remove_unfinished(&self, folder: &str) -> Result<()> {
         let Objects::Folder(root) = &self.0.objects else {
             return Ok(());
         };
