@@ -1,8 +1,8 @@
 //! Runs the `streamrt` binary as a user would, and collects what it leaves behind.
 //!
 //! Invariant: no run outlives its limit, so that a job that hangs is a failed test and not a
-//! hanging one. Called by the tests in `tests/tests`; that it panics where something is missing is
-//! meant: the message is the test's.
+//! hanging one. Called by the tests in `tests/tests`; it panics on purpose if something is missing:
+//! the message is the test's.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -73,7 +73,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Panics with all that was said unless the exit code is 0.
+    /// Panics with the whole output unless the exit code is 0.
     #[track_caller]
     pub fn succeeded(self) -> Finished {
         assert!(
@@ -127,7 +127,7 @@ pub struct Running {
 /// What comes out of a pipe.
 struct Pipe {
     so_far: Arc<Mutex<Vec<u8>>>,
-    /// Told when the other side has closed it, or reading failed.
+    /// Notified when the other side has closed it, or reading failed.
     closed: mpsc::Receiver<std::io::Result<()>>,
 }
 
@@ -151,12 +151,12 @@ impl Running {
         self.child.id()
     }
 
-    /// What it has said on stderr so far.
+    /// Its stderr so far.
     pub fn said(&self) -> String {
         self.stderr.text()
     }
 
-    /// Waits until it has said this on stderr.
+    /// Waits until this appears on stderr.
     #[track_caller]
     pub fn says(&self, what: &str) {
         let start = std::time::Instant::now();
@@ -185,7 +185,7 @@ impl Running {
         self.child.kill().expect("a child can be killed");
     }
 
-    /// Whether it has ended by itself within so long.
+    /// Whether it has ended by itself within this time.
     pub fn ends_within(&mut self, limit: Duration) -> bool {
         let start = std::time::Instant::now();
         while start.elapsed() < limit {
@@ -202,7 +202,7 @@ impl Running {
         false
     }
 
-    /// Waits for the end, at most so long, then kills it and panics.
+    /// Waits for the end, at most this long, then kills it and panics.
     #[track_caller]
     pub fn finish(mut self, limit: Duration) -> Finished {
         let in_time = self.stderr.is_closed_within(limit);
@@ -269,8 +269,8 @@ pub fn run<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> Fini
 }
 
 /// What a reader of a file sink's folder sees: files directly in it, and those of side outputs in
-/// sub-folders. Files whose names begin with a dot are left out, as `*` leaves them out;
-/// [`hidden_files`] has those.
+/// sub-folders. Files whose names begin with a dot are omitted, as by `*`; [`hidden_files`] has
+/// those.
 pub fn outputs(folder: &Path) -> Outputs {
     let mut outputs = Outputs::default();
     for path in entries(folder) {

@@ -17,7 +17,7 @@ pub fn example(name: &str) -> PathBuf {
     repository().join("examples").join(name)
 }
 
-/// What an example wants on the command line beside its arguments, to write into `output`.
+/// What an example needs on the command line in addition to its arguments, to write into `output`.
 pub fn options(example: &str, output: &Path) -> Vec<String> {
     match example {
         "audit-log" => vec!["--grant".to_owned(), format!("audit={}", output.display())],
@@ -77,7 +77,7 @@ pub fn in_time_order<'a>(example: &str, text: &'a str) -> Vec<&'a str> {
     lines
 }
 
-/// Makes every n-th line come so much later than its time says.
+/// Makes every n-th line come this much later than its time says.
 pub fn delay<'a>(example: &str, text: &'a str, every: usize, delay_ms: i64) -> Vec<&'a str> {
     let arrival = |(i, line): &(usize, &str)| match i % every {
         1 => oracle::time_of(example, line) + delay_ms,
@@ -99,7 +99,7 @@ pub fn deal<'a>(lines: &[&'a str], n: usize) -> Vec<Vec<&'a str>> {
     hands
 }
 
-/// Writes lines with a line end behind each.
+/// Writes lines, each followed by a line end.
 pub fn write(path: &Path, lines: &[&str]) {
     let text: String = lines.iter().flat_map(|line| [*line, "\n"]).collect();
     std::fs::write(path, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));

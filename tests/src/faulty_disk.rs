@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use crate::binary::target;
 
-/// Which calls fail. A program is given one of these.
+/// Which calls fail. A program receives one of these.
 #[derive(Debug, Clone, Copy)]
 pub struct Faults {
     /// Some of `open read write sync rename`.

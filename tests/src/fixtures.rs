@@ -4,8 +4,8 @@
 //! 1. [`make`] runs the job in a folder of its own until it is in the middle of its input, and
 //!    keeps what a crash leaves: checkpoints, files that are promised and not committed, dead
 //!    letters. It does so for each backend, with a checkpoint and with a savepoint.
-//! 2. [`Fixture::restore`] goes on from a copy, to the end, with the same component: what both have
-//!    written is what one run without a break does.
+//! 2. [`Fixture::restore`] resumes from a copy, to the end, with the same component: what both have
+//!    written is what one run without a break writes.
 //!
 //! All paths in a fixture are relative, so the job runs in the folder. What is in `tests/fixtures`
 //! is never made again: a new version adds its own, see `tests/fixtures/README.md`.
@@ -21,7 +21,7 @@ use crate::binary::{LIMIT, Running, component, repository, streamrt};
 const ROWS: usize = 900;
 const RATE: usize = 200;
 
-/// Each backend, with what its job goes on from.
+/// Each backend, with what its job resumes from.
 pub const KINDS: [(&str, Origin); 4] = [
     ("memory", Origin::Checkpoint),
     ("memory", Origin::Savepoint),
@@ -37,7 +37,7 @@ pub enum Origin {
 
 /// One snapshot of one version.
 pub struct Fixture {
-    /// Of the version.
+    /// The folder of the version.
     version: PathBuf,
     backend: &'static str,
     from: Origin,
@@ -95,7 +95,7 @@ impl Fixture {
             .to_owned()
     }
 
-    /// Goes on from a copy in `folder`, to the end. Returns all that was written.
+    /// Resumes from a copy in `folder`, to the end. Returns all that was written.
     #[track_caller]
     pub fn restore(&self, folder: &Path) -> Lines {
         copy(&self.folder(), folder);
@@ -167,7 +167,7 @@ fn letter(line: &str) -> String {
     format!("{} {}", letter["uid"], letter["code"])
 }
 
-/// All that the sinks of a job have made visible.
+/// Everything that the sinks of a job have made visible.
 fn lines(folder: &Path) -> Lines {
     let mut lines = Lines::new();
     for path in files(folder) {
@@ -241,7 +241,7 @@ pub fn expected(version: &Path) -> Lines {
 /// Makes the fixtures of the version that was built last, in a new folder.
 ///
 /// # Panics
-/// If there are some already, or something fails on the way: nothing of use is left then.
+/// If there are some already, or something fails on the way: nothing useful is left then.
 pub fn make() -> PathBuf {
     let version = repository()
         .join("tests/fixtures")

@@ -53,7 +53,7 @@ pub struct Misbehaving {
     /// Imports of the component, their lowered functions, how these are handed to the core module
     /// and how it imports them.
     pub import: Import,
-    /// Of its function.
+    /// The states of its function.
     pub states: Vec<StateDescriptor>,
     /// Written instead of the plan.
     pub plan_text: Option<String>,

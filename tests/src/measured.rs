@@ -26,7 +26,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// So many MiB and seconds.
+    /// Limits in MiB and seconds.
     pub const fn new(mebibytes: u64, seconds: u64) -> Limits {
         Limits {
             bytes: mebibytes << 20,
@@ -36,7 +36,7 @@ impl Limits {
 
     /// Runs a command to its end.
     ///
-    /// Panics, with what it said, if it takes more memory or time.
+    /// Panics, with its output, if it takes more memory or time.
     #[track_caller]
     pub fn run(self, command: Command) -> Measured {
         self.watch(Running::start(command), |_| {})
@@ -44,7 +44,7 @@ impl Limits {
 
     /// Waits for the end of a run; `look` is called every millisecond.
     ///
-    /// Panics as [`Limits::run`].
+    /// Panics like [`Limits::run`].
     #[track_caller]
     pub fn watch(self, mut running: Running, mut look: impl FnMut(&Running)) -> Measured {
         let (start, mut peak_bytes) = (Instant::now(), 0);

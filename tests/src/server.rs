@@ -99,7 +99,7 @@ impl Drop for Lock {
 }
 
 impl Drop for Postgres {
-    /// Processes that stand still would not see that the server has ended.
+    /// Suspended processes would not see that the server has ended.
     fn drop(&mut self) {
         self.thaw();
     }
@@ -201,7 +201,7 @@ impl Postgres {
         server
     }
 
-    /// As [`Postgres::start`], of a server that takes nothing but TLS. Its certificate is `server`,
+    /// Like [`Postgres::start`], for a server that accepts only TLS. Its certificate is `server`,
     /// for 127.0.0.1 by the authority `ca.pem`, or `ca`, that of the authority itself.
     pub fn start_with_tls(certificate: &str, settings: &[&str]) -> Postgres {
         let mut server = Postgres::start(settings);
@@ -230,7 +230,7 @@ impl Postgres {
         server
     }
 
-    /// A file beside the cluster.
+    /// A file next to the cluster.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -319,7 +319,7 @@ impl Postgres {
             .collect()
     }
 
-    /// Lets these processes of the server stand still; they go on by [`Postgres::thaw`].
+    /// Suspends these processes of the server; [`Postgres::thaw`] resumes them.
     pub fn freeze(&mut self, processes: &[u32]) {
         processes
             .iter()
@@ -327,11 +327,11 @@ impl Postgres {
         self.frozen.extend(processes);
     }
 
-    /// Lets the whole server stand still: it takes connections, since its machine does, and never
+    /// Suspends the whole server: it accepts connections, since its machine does, and never
     /// answers.
     pub fn freeze_all(&mut self) {
         let first = self.process.as_ref().expect("it runs").0.id();
-        // Nothing is started any more once the first one stands still.
+        // Nothing is started any more once the first one is suspended.
         self.freeze(&[first]);
         let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children"))
             .expect("it runs");
@@ -348,7 +348,7 @@ impl Postgres {
             .for_each(|process| signal("-CONT", process));
     }
 
-    /// The answer, a line for each row, its columns divided by `|`.
+    /// The answer, one line per row, its columns separated by `|`.
     #[track_caller]
     pub fn ask(&self, sql: &str) -> Vec<String> {
         let answer = self.psql(sql);

@@ -1,4 +1,5 @@
-//! Commands to running jobs: which are listed, and that one which does not answer hinders no other.
+//! Commands to running jobs: which are listed, and that one which does not answer does not block
+//! the others.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -166,6 +167,7 @@ fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+// Long: what one job shows, under one path after the other.
 #[test]
 fn a_job_is_shown_over_http_as_in_flink() {
     let jobs = Jobs::new();

@@ -68,7 +68,7 @@ fn assert_same(actual: &Outputs, expected: &Outputs, what: &str) {
     }
 }
 
-/// One check for each parallelism and batch size.
+/// One check per parallelism and batch size.
 #[track_caller]
 fn check(example: &str, input: &Path, lines: &[&str]) {
     let expected = oracle::run(example, lines).unwrap();

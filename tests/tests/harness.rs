@@ -147,7 +147,7 @@ fn the_harness_and_the_host_say_the_same() {
             &hosted(scenario, folder.path(), &["-D", "batch.rows=7"]),
         );
     }
-    // Else nothing would have been said about late rows.
+    // Otherwise nothing would have been tested about late rows.
     assert!(n_late > 50, "{n_late}");
 }
 

@@ -241,6 +241,7 @@ fn visits_of(pattern: &str) -> String {
     )
 }
 
+// Long: the life of one job, before, in and after its upgrade.
 #[test]
 fn a_running_job_is_upgraded_to_another_job_file() {
     let lines: Vec<String> = (0..2 * VISITORS)

@@ -14,7 +14,8 @@ use streamrt_tests::binary::{Finished, component, run, streamrt};
 use streamrt_tests::data;
 use tempfile::TempDir;
 
-/// The folder of an example that crashed behind its second checkpoint, at so many rows a second.
+/// The folder of an example that crashed behind its second checkpoint, at this many rows per
+/// second.
 fn crashed(example: &str, rate: u32) -> TempDir {
     let folder = TempDir::new().unwrap();
     let text = |name: &str| folder.path().join(name).to_string_lossy().into_owned();

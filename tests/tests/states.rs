@@ -1,5 +1,5 @@
 //! State with a time to live, and reducing and aggregating state, through the plugin host: a guest
-//! that does what `scenario.txt` beside it says, under a clock that the test moves. The same file
+//! that does what `scenario.txt` next to it says, under a clock that the test moves. The same file
 //! is run in the test harness of the SDK, in the guest itself.
 
 use arrow_array::{ArrayRef, StringArray};

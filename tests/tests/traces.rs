@@ -14,7 +14,8 @@ use tempfile::TempDir;
 /// What the seconds of the traces are counted from.
 const EPOCH: i64 = 1_547_718_000;
 
-/// A firing: the window, the readings in it, the reading it fired on (None: the end of the input).
+/// A firing: the window, the readings in it, the reading it fired on (`None` at the end of the
+/// input).
 type Firing = (i64, i64, &'static [i64], Option<i64>);
 
 struct Trace {

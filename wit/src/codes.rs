@@ -53,8 +53,8 @@ pub mod action {
     pub const APPEND: u8 = 3;
     /// State only: clear all entries of the slot.
     pub const CLEAR_SLOT: u8 = 4;
-    /// Value state only: keep, but it was read. Matters for state whose time to live a read begins
-    /// anew, or that a read may find expired.
+    /// Value state only: keep, but it was read. It matters for state whose time to live a read
+    /// restarts, or that a read may find expired.
     pub const READ: u8 = 5;
 
     pub const FIRED: u8 = 1;

@@ -1,8 +1,8 @@
 //! The plugin interface as data: the WIT's text, its codes as constants, and the plan that
 //! `describe` returns.
 //!
-//! Both the host and the SDK for Rust depend on this crate, so a code or a field of the plan is
-//! written down once. It knows neither wasmtime nor wit-bindgen, and compiles for a guest.
+//! Both the host and the SDK for Rust depend on this crate, so each code and each field of the plan
+//! is written down once. It knows neither wasmtime nor wit-bindgen, and compiles for a guest.
 //!
 //! ```
 //! let plan = streamrt_wit::Plan::default();
@@ -14,7 +14,7 @@ mod plan;
 
 pub use plan::*;
 
-/// Version of the package `streamrt:plugin`; it stands behind the `@` in the names of imports and
+/// Version of the package `streamrt:plugin`; it follows the `@` in the names of imports and
 /// exports.
 pub const INTERFACE_VERSION: &str = "0.1.0";
 

@@ -15,7 +15,7 @@ pub const PLAN_VERSION: u32 = 1;
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Plan {
     pub version: u32,
-    /// In the order of the user's program; inputs stand before their users.
+    /// In the order of the user's program; inputs come before the nodes that use them.
     #[serde(default)]
     pub nodes: Vec<Node>,
     /// In the order of registration; `functions[i].number == i`.
@@ -72,14 +72,14 @@ pub struct Node {
     /// The identity of its state across versions of the job, and the name that a user sees. Empty
     /// is an error at build time.
     pub uid: String,
-    /// Where the user's program makes it, such as `src/lib.rs:12:10`; for reports alone, two plans
-    /// that differ in nothing else are one.
+    /// Where the user's program makes it, such as `src/lib.rs:12:10`. It serves reports only: plans
+    /// that differ in nothing else are equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
-    /// None: the job's.
+    /// `None` means the job's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallelism: Option<u32>,
-    /// False: never share a task with the operator in front.
+    /// If false, it never shares a task with the operator before it.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub chaining: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -120,13 +120,13 @@ pub enum Partitioning {
     /// The subtask of the same number; becomes rebalance where the parallelism differs.
     #[default]
     Forward,
-    /// By the key group of these columns, which are also the key of the receiver.
+    /// Chosen by the key group of these columns, which are also the key of the receiver.
     Hash { columns: Vec<String> },
-    /// In turn.
+    /// Each subtask in turn.
     Rebalance,
     /// Every subtask gets every row.
     Broadcast,
-    /// All to subtask 0.
+    /// All rows go to subtask 0.
     Global,
 }
 
@@ -134,21 +134,21 @@ pub enum Partitioning {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct OutputPort {
-    /// Empty for the main output; else the name of the side output.
+    /// Empty for the main output, otherwise the name of the side output.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     pub columns: OutputColumns,
 }
 
-/// The columns of an output, seen from the input.
+/// The columns of an output in terms of the input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
 pub enum OutputColumns {
     /// The input row as it was.
     Forward,
-    /// The input row and these behind it.
+    /// The input row, followed by these.
     Extend { schema: Schema },
-    /// These alone.
+    /// Only these.
     Replace { schema: Schema },
 }
 
@@ -205,7 +205,7 @@ pub enum Body {
     Source {
         /// `file`, `socket` or `datagen`.
         connector: String,
-        /// What the connector's documentation names.
+        /// The options in the connector's documentation.
         #[serde(default)]
         options: Options,
         schema: Schema,
@@ -214,13 +214,13 @@ pub enum Body {
     Timestamps {
         time: TimeSource,
         generator: Generator,
-        /// A split that is silent for so long no longer holds the watermark back.
+        /// A split that is silent for this long no longer holds the watermark back.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         idle_ms: Option<u64>,
     },
     /// A map, filter, flat-map, key projection or process function of the plugin.
     Function { function: u32 },
-    /// A running built-in aggregate by the key of the input: one row out for each row in.
+    /// A running built-in aggregate by the key of the input: one row out per row in.
     Aggregate {
         aggregates: Vec<BuiltinAggregate>,
         columns: Vec<ResultColumn>,
@@ -242,7 +242,7 @@ pub enum Body {
     /// A two-phase or write-ahead sink of the plugin.
     FunctionSink {
         function: u32,
-        /// The most bytes that a transaction of a write-ahead sink may have; None: 64 MiB.
+        /// The maximum size in bytes of a transaction of a write-ahead sink; `None` means 64 MiB.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         write_ahead_bytes: Option<u64>,
     },
@@ -258,14 +258,14 @@ impl Body {
 /// Options of a connector, by name.
 pub type Options = serde_json::Map<String, serde_json::Value>;
 
-/// Where the event time of a row stands.
+/// Where the event time of a row comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
 pub enum TimeSource {
     /// A column of type i64.
     Column { column: String, unit: TimeUnit },
-    /// A function of kind timestamps. Its output replaces: column 0 the time in ms, for a
-    /// punctuated generator column 1 the watermark or null.
+    /// A function of kind timestamps. Its output kind is `replace`: column 0 is the time in ms, and
+    /// for a punctuated generator column 1 is the watermark or null.
     Function { function: u32 },
 }
 
@@ -286,9 +286,9 @@ pub enum TimeUnit {
     tag = "kind"
 )]
 pub enum Generator {
-    /// `greatest time - bound - 1`; a bound of 0 is for rows in time order.
+    /// `greatest time - bound - 1`; use a bound of 0 for rows in time order.
     Bounded { bound_ms: u64 },
-    /// What the timestamps function says of the row.
+    /// What the timestamps function returns for the row.
     Punctuated,
 }
 
@@ -327,7 +327,7 @@ pub enum WindowAssigner {
     Count { rows: u64 },
 }
 
-/// What a window keeps and gives.
+/// What a window keeps and emits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
 pub enum WindowContents {
@@ -352,7 +352,7 @@ pub enum WindowContents {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct BuiltinAggregate {
     pub function: AggregateFunction,
-    /// None for `count` alone.
+    /// `None` only for `count`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
 }
@@ -386,7 +386,7 @@ pub enum ResultSource {
     Key { column: String },
     /// First ms of the window.
     WindowStart,
-    /// First ms behind the window.
+    /// First ms after the window.
     WindowEnd,
     /// The n-th of the node's aggregates.
     Aggregate { index: u32 },
@@ -399,16 +399,16 @@ pub struct Function {
     /// Its place in the order of registration.
     pub number: u32,
     pub kind: FunctionKind,
-    /// The uid of the node that calls it, or in a library the name that a `job.toml` gives; for
-    /// reports.
+    /// The uid of the node that calls it, or in a library the name that a `job.toml` uses.
     pub name: String,
     /// The columns that it reads, in the order in which they are sent.
     #[serde(default)]
     pub input: Schema,
-    /// One entry for each output port.
+    /// One entry per output port.
     #[serde(default)]
     pub outputs: Vec<OutputPort>,
-    /// The key columns that it wants to see in `slots`. None: not keyed. May be empty.
+    /// The key columns that it wants to see in `slots`, possibly an empty list; `None` if it is not
+    /// keyed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Schema>,
     /// Whether rows come with their event time, and with marks.
@@ -419,19 +419,20 @@ pub struct Function {
     pub timers: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<StateDescriptor>,
-    /// Of an aggregate: what stands between `accumulate` and `result`. Of a reduce: the input.
+    /// For an aggregate: the accumulator, between `accumulate` and `result`. For a reduce: the
+    /// input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accumulator: Option<Schema>,
     /// Names of the folders that it wants to be granted. Only sinks may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<String>,
-    /// Of a broadcast-process: the columns that it reads of its second input, in the order in which
-    /// they are sent.
+    /// For a broadcast-process: the columns that it reads from its second input, in the order in
+    /// which they are sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub second_input: Schema,
 }
 
-/// The codes stand in the WIT beside `open`.
+/// The WIT lists the codes at `open`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FunctionKind {
@@ -455,7 +456,7 @@ pub enum FunctionKind {
 }
 
 impl FunctionKind {
-    /// Whether it is opened by the interface `two-phase-sink`.
+    /// Whether it is opened through the interface `two-phase-sink`.
     pub fn is_sink(self) -> bool {
         matches!(
             self,
@@ -471,30 +472,31 @@ pub struct StateDescriptor {
     /// Unique in the function.
     pub name: String,
     pub kind: StateKind,
-    /// Of map and broadcast state: the columns of the map's key.
+    /// For map and broadcast state: the columns of the map's key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Schema,
     /// The value, the list's element, or the map's value.
     pub value: Schema,
-    /// How long an entry lives after its last access, by the clock of the host. None: for ever.
+    /// How long an entry lives after its last access, by the clock of the host. `None` means for
+    /// ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
-    /// Which accesses begin an entry's time anew.
+    /// Which accesses restart an entry's time to live.
     #[serde(default, skip_serializing_if = "TtlUpdate::is_default")]
     pub ttl_update: TtlUpdate,
-    /// Whether a read may give an entry whose time is over.
+    /// Whether a read may return an expired entry.
     #[serde(default, skip_serializing_if = "TtlVisibility::is_default")]
     pub ttl_visibility: TtlVisibility,
 }
 
-/// Which accesses begin the time of an entry anew.
+/// Which accesses restart an entry's time to live.
 ///
 /// # Source
 /// Flink's `StateTtlConfig.UpdateType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TtlUpdate {
-    /// Making and writing it.
+    /// Creating and writing it.
     #[default]
     OnCreateAndWrite,
     /// Reading it as well.
@@ -507,7 +509,7 @@ impl TtlUpdate {
     }
 }
 
-/// Whether a read may give an entry whose time is over.
+/// Whether a read may return an expired entry.
 ///
 /// # Source
 /// Flink's `StateTtlConfig.StateVisibility`.
@@ -517,7 +519,7 @@ pub enum TtlVisibility {
     /// Never.
     #[default]
     NeverReturnExpired,
-    /// As long as it was not cleaned away.
+    /// As long as it has not been cleaned up.
     ReturnExpiredIfNotCleanedUp,
 }
 
@@ -536,17 +538,17 @@ pub enum StateKind {
     Reducing,
     Aggregating,
     /// Operator state: each subtask has a list; after a change of parallelism all elements are
-    /// dealt out anew, in contiguous blocks.
+    /// redistributed in contiguous blocks.
     OperatorList,
     /// Operator state: each subtask has a list, and starts again with the elements of all.
     UnionList,
-    /// Operator state: each subtask has a map, which is the same in all of them if they treat the
+    /// Operator state: each subtask has a map, which is the same in all of them if they process the
     /// same rows.
     Broadcast,
 }
 
 impl StateKind {
-    /// Whether it belongs to a subtask and not to a key.
+    /// Whether it belongs to a subtask rather than to a key.
     pub fn is_operator_state(self) -> bool {
         matches!(
             self,

@@ -103,8 +103,8 @@ fn schema() -> Value {
     serde_json::from_str(include_str!("../plan.schema.json")).expect("the schema is JSON")
 }
 
-/// Checks a value by the part of JSON Schema that the file uses; notes which properties and
-/// constants were met.
+/// Validates a value by the part of JSON Schema that the file uses; records which properties and
+/// constants it met.
 fn validate(
     root: &Value,
     rule: &Value,

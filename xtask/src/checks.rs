@@ -1,8 +1,8 @@
-//! The checks that need no build: the dependency rule, the tidy check, and cargo-deny's of what
-//! comes from others.
+//! The checks that need no build: the dependency rule, the tidy check, the places of planted bugs,
+//! and cargo-deny's of what comes from others.
 
 use crate::cargo::Workspace;
-use crate::{deny, dependencies, say, tidy};
+use crate::{deny, dependencies, planted, say, tidy};
 use anyhow::{Result, bail};
 
 /// How many checks passed, failed and could not be made.
@@ -17,7 +17,7 @@ pub struct Outcome {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     Passed,
-    /// The findings, a sentence each.
+    /// The findings, one sentence each.
     Failed(Vec<String>),
     /// What is missing, and how to get it.
     Skipped(String),
@@ -70,6 +70,7 @@ pub fn run(workspace: &Workspace) -> Outcome {
         &Verdict::of(Ok(dependencies::check(&workspace.packages))),
     );
     outcome.add("tidy check", &Verdict::of(tidy::check(workspace)));
+    outcome.add("planted bugs", &Verdict::of(planted::check(workspace)));
     outcome.add(
         "licences and sources",
         &deny::licences_and_sources(workspace),

@@ -1,8 +1,8 @@
 //! What comes from others: cargo-deny looks at the licences and sources of all crates, and for
 //! known weaknesses in them.
 //!
-//! The rules stand in `deny.toml`. What cannot be looked at here, for want of the program or of the
-//! data base of advisories, is skipped by name: it neither passes nor fails.
+//! The rules are in `deny.toml`. What cannot be checked here, for want of the program or of the
+//! database of advisories, is skipped by name: it neither passes nor fails.
 
 use crate::cargo::{Workspace, run, words};
 use crate::checks::Verdict;
@@ -10,10 +10,10 @@ use crate::say;
 use anyhow::Result;
 use std::process::Command;
 
-/// The release that `deny.toml` is written for.
+/// The release for which `deny.toml` is written.
 const VERSION: &str = "0.20.2";
 
-/// How cargo-deny says that it has no advisories to compare with.
+/// How cargo-deny reports that it has no advisories to compare with.
 const NO_ADVISORIES: &str = "advisory database";
 
 /// Installs cargo-deny where it is missing; some minutes of building.
@@ -37,7 +37,7 @@ pub fn licences_and_sources(workspace: &Workspace) -> Verdict {
     verdict(workspace, &["bans", "licenses", "sources"])
 }
 
-/// Known weaknesses, from RustSec's data base, which is fetched.
+/// Known weaknesses, from RustSec's database, which is fetched.
 pub fn advisories(workspace: &Workspace) -> Verdict {
     verdict(workspace, &["advisories"])
 }

@@ -1,8 +1,8 @@
-//! The dependency rule: levels only look down, and each heavy library is known to one crate.
+//! The dependency rule: levels only look down, and each heavy library is known to one crate or two.
 //!
-//! The rule stands in the tables below; `runtime/ARCHITECTURE.md` says why. Dev-dependencies may
-//! look anywhere among our own crates, as a test may stand above what it tests, but they may not
-//! bring a library to a crate that must not know it.
+//! The rule is in the tables below; `runtime/ARCHITECTURE.md` says why. Dev-dependencies may look
+//! anywhere among our own crates, as a test may stand above what it tests, but they may not bring a
+//! library to a crate that must not know it.
 
 use crate::cargo::Package;
 
@@ -65,7 +65,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("axum", &["streamrt-web"]),
 ];
 
-/// Whatever lies in these folders is a plugin, and may use the SDK alone.
+/// Whatever lies in these folders is a plugin, and may use only the SDK.
 const PLUGIN_FOLDERS: &[&str] = &[
     "examples/",
     "plugins/",

@@ -1,6 +1,6 @@
-//! What RocksDB needs to be built beside a C compiler: one for C++, and libclang, which reads its
-//! header. Called before every build that takes RocksDB in; installs both on Debian as root, else
-//! says what to install.
+//! What RocksDB needs to be built in addition to a C compiler: one for C++, and libclang, which
+//! reads its header. Called before every build that includes RocksDB; installs both on Debian as
+//! root, otherwise says what to install.
 
 use crate::cargo::{run, words};
 use crate::say;

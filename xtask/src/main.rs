@@ -30,7 +30,7 @@ Usage: cargo xtask COMMAND
   test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER);
                                    installs the servers that tests start, PostgreSQL and MinIO, when they are missing
   test planted [FILTER]            plant bugs in a copy (or those whose name contains FILTER), one after the other, and show which test catches each
-  check                            the dependency rule, the tidy check, and cargo-deny's of licences, sources and advisories
+  check                            the dependency rule, the tidy check, the places of planted bugs, and cargo-deny's of licences, sources and advisories
   bench SUITE [ARG...]             measure engine, plugin, state, checkpoint or scale; `--output json` prints one object a line
 
 The target folder is CARGO_TARGET_DIR, or `target`.";

@@ -8,10 +8,11 @@
 use crate::build::{self, FEATURES, Guests, Runtime};
 use crate::cargo::{Workspace, run};
 use crate::say;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,7 +22,7 @@ struct Bug<'a> {
     name: &'a str,
     /// Relative to the root.
     file: &'a str,
-    /// Stands in the file once.
+    /// Occurs once in the file, however the lines are broken.
     find: &'a str,
     replace: &'a str,
     /// Part of the names of the tests that must fail.
@@ -43,6 +44,39 @@ impl<'a> Bug<'a> {
             caught_by: text("caught_by")?,
         })
     }
+
+    /// Where the bug belongs in the text of its file.
+    ///
+    /// # Errors
+    /// A sentence, if it does not occur there exactly once.
+    fn place(&self, text: &str) -> Result<Range<usize>, String> {
+        let (text, find) = (tokens(text), tokens(self.find));
+        let is_it = |window: &&[(usize, char)]| {
+            let (found, wanted) = (window.iter(), find.iter());
+            found.zip(wanted).all(|((_, a), (_, b))| a == b)
+        };
+        let mut places = text.windows(find.len().max(1)).filter(is_it);
+        match (places.next(), places.next()) {
+            (Some([(start, _), .., (last, _)]), None) => Ok(*start..last + 1),
+            _ => Err(format!(
+                "tests/planted.json: the place of `{}` does not stand once in {}",
+                self.name, self.file
+            )),
+        }
+    }
+}
+
+/// Everything that does not depend on where lines are broken, with its place: no white space, and
+/// no comma before a closing bracket.
+fn tokens(text: &str) -> Vec<(usize, char)> {
+    let mut tokens: Vec<(usize, char)> = Vec::new();
+    for (at, c) in text.char_indices().filter(|(_, c)| !c.is_whitespace()) {
+        if matches!(c, ')' | ']' | '}') {
+            tokens.pop_if(|(_, before)| *before == ',');
+        }
+        tokens.push((at, c));
+    }
+    tokens
 }
 
 /// The copy that bugs are planted in.
@@ -60,10 +94,7 @@ struct Plot {
 /// If a bug is not caught, its place is gone, or the tests fail without a bug.
 pub fn test(workspace: &Workspace, filter: &str) -> Result<()> {
     build::build(workspace, Runtime::Whole, Guests::All)?;
-    let text = fs::read_to_string(workspace.root.join("tests/planted.json"))
-        .context("tests/planted.json cannot be read")?;
-    let planted: Vec<Value> =
-        serde_json::from_str(&text).context("tests/planted.json cannot be read")?;
+    let planted = planted(workspace)?;
     let mut bugs = planted
         .iter()
         .map(Bug::from_json)
@@ -94,6 +125,27 @@ pub fn test(workspace: &Workspace, filter: &str) -> Result<()> {
     } else {
         bail!("not caught: {}", missed.join("; "))
     }
+}
+
+/// Checks that the place of each bug is there; each finding is a sentence.
+///
+/// # Errors
+/// If the list or a file cannot be read.
+pub fn check(workspace: &Workspace) -> Result<Vec<String>> {
+    let mut gone = Vec::new();
+    for bug in &planted(workspace)? {
+        let bug = Bug::from_json(bug)?;
+        let text = fs::read_to_string(workspace.root.join(bug.file))
+            .with_context(|| format!("tests/planted.json: {} cannot be read", bug.file))?;
+        gone.extend(bug.place(&text).err());
+    }
+    Ok(gone)
+}
+
+fn planted(workspace: &Workspace) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(workspace.root.join("tests/planted.json"))
+        .context("tests/planted.json cannot be read")?;
+    serde_json::from_str(&text).context("tests/planted.json cannot be read")
 }
 
 impl Plot {
@@ -147,14 +199,10 @@ impl Plot {
         let path = self.root.join(bug.file);
         let whole =
             fs::read_to_string(&path).with_context(|| format!("{} cannot be read", bug.file))?;
-        if whole.matches(bug.find).count() != 1 {
-            bail!(
-                "the place of `{}` does not stand once in {}",
-                bug.name,
-                bug.file
-            );
-        }
-        fs::write(&path, whole.replace(bug.find, bug.replace))?;
+        let place = bug.place(&whole).map_err(Error::msg)?;
+        let mut wrong = whole.clone();
+        wrong.replace_range(place, bug.replace);
+        fs::write(&path, wrong)?;
         let failed = self.build().and_then(|()| self.failing_test(bug.caught_by));
         fs::write(&path, whole)?;
         failed
@@ -250,4 +298,30 @@ fn copy(from: &Path, to: &Path, target: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is in `text` where `find` is looked for.
+    fn found<'a>(text: &'a str, find: &str) -> Option<&'a str> {
+        let bug = Bug {
+            name: "a bug",
+            file: "a.rs",
+            find,
+            replace: "",
+            caught_by: "",
+        };
+        bug.place(text).ok().map(|place| &text[place])
+    }
+
+    #[test]
+    fn a_place_is_found_however_its_lines_are_broken() {
+        let text = "fn a() {\n    all\n        .push(\n            one,\n        );\n}\n";
+        let place = "all\n        .push(\n            one,\n        );";
+        assert_eq!(found(text, "all.push(one);"), Some(place));
+        assert_eq!(found(text, "all.push(other);"), None);
+        assert_eq!(found("a(); a();", "a();"), None, "it stands there twice");
+    }
 }

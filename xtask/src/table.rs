@@ -1,4 +1,4 @@
-//! Prints the windows of the demo: a line for each window, its items in order of their rank.
+//! Prints the windows of the demo: one line per window, its items in order of their rank.
 
 use std::collections::BTreeMap;
 

@@ -62,7 +62,7 @@ fn run_tests(workspace: &Workspace, filter: Option<&str>) -> Result<(Tally, bool
         .stdout
         .take()
         .context("the output of cargo is missing")?;
-    // A test may print what is no UTF-8, so lines are read as bytes.
+    // A test may print what is not UTF-8, so lines are read as bytes.
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("the output of cargo cannot be read")?;
         let line = String::from_utf8_lossy(&line);

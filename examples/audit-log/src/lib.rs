@@ -1,4 +1,4 @@
-//! Writes down every large transfer exactly once, by a sink of its own that has nothing but a
+//! Records every large transfer exactly once, through a sink of its own that has access only to a
 //! folder which the user grants.
 
 use std::fmt::Write;
@@ -17,7 +17,7 @@ struct Transfer {
 /// Text that gathers before it is handed to the host.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A file for each transaction: `.NAME.open` until it is committed, `NAME.jsonl` from then on.
+/// One file per transaction: `.NAME.open` until it is committed, `NAME.jsonl` from then on.
 #[derive(Default)]
 struct AuditLog {
     folder: Folder,

@@ -3,7 +3,7 @@
 //! 1. Watermarks are taken from every record, then only page views stay.
 //! 2. The host counts per item in sliding windows.
 //! 3. The counts of one window meet under the window's end as key. They all precede the watermark
-//!    that fired it, so a timer behind that end ranks them when all are there.
+//!    that fired it, so a timer after that end ranks them when all are there.
 
 use streamrt_sdk::prelude::*;
 
@@ -83,7 +83,7 @@ impl ProcessFunction for TopItems {
     }
 }
 
-/// The most clicked items; of equals, the smaller number first.
+/// The most clicked items; among equals, the smaller number first.
 fn top(mut counts: Vec<ItemCount>) -> Vec<ItemCount> {
     counts.sort_unstable_by_key(|counted| (-counted.count, counted.item));
     counts.truncate(PLACES);

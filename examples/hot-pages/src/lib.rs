@@ -1,9 +1,9 @@
 //! hot-pages: the five most visited pages of the last ten minutes, every five seconds.
 //!
-//! 1. Lines are parsed; a line that is no log line is a poison record.
+//! 1. Lines are parsed; a line that is not a log line is a poison record.
 //! 2. Watermarks are taken from every line, then only visits of pages stay.
 //! 3. The host counts per path in sliding windows.
-//! 4. The counts of one window meet under its end, and are ranked behind it.
+//! 4. The counts of one window meet under its end, and are ranked after it.
 
 mod log_line;
 
@@ -76,7 +76,7 @@ impl ProcessFunction for TopPages {
     }
 }
 
-/// The most visited pages; of equals, the smaller path first.
+/// The most visited pages; among equals, the smaller path first.
 fn top(mut counts: Vec<PageCount>) -> Vec<PageCount> {
     counts.sort_unstable_by(|a, b| b.count.cmp(&a.count).then_with(|| a.path.cmp(&b.path)));
     counts.truncate(PLACES);

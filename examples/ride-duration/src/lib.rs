@@ -3,11 +3,11 @@
 //!
 //! 1. An event at or before the watermark is late.
 //! 2. An event whose partner waits makes a ride with it.
-//! 3. Any other waits in list state until four hours behind its own time, when a timer sends it to
+//! 3. Any other waits in list state until four hours after its own time, when a timer sends it to
 //!    `unmatched`.
 //!
-//! No event is ever lost or used twice, also where a ride has more than one START or END: each
-//! finds the partner that waited longest.
+//! No event is ever lost or used twice, even if a ride has more than one START or END: each finds
+//! the partner that has waited longest.
 
 use streamrt_sdk::prelude::*;
 
@@ -39,7 +39,7 @@ struct Waiting {
 
 const UNMATCHED: OutputTag<Event> = OutputTag::new("unmatched");
 const LATE: OutputTag<Event> = OutputTag::new("late");
-/// How long a ride may take, and an event waits.
+/// How long a ride may take, and how long an event waits.
 const PATIENCE_MS: i64 = 4 * 3_600_000;
 
 #[derive(Default)]
@@ -179,7 +179,7 @@ mod tests {
         }
     }
 
-    /// The rides, and what was unmatched at the end, of events in seconds.
+    /// The rides, and what was unmatched at the end, for events in seconds.
     #[track_caller]
     fn check(events: &[(&str, i64)], rides: &[(i64, i64)], unmatched: &[(&str, i64)]) {
         let mut durations = testing::harness(job, [""; 0]).operator("durations");

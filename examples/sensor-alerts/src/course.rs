@@ -3,10 +3,10 @@
 
 /// A reading more than this above or below the last one is a jump.
 const JUMP: f64 = 20.0;
-/// A rise is reported when it has lasted so long, in ms.
+/// A rise is reported when it has lasted this long, in ms.
 const RISE_MS: i64 = 5_000;
 
-/// What is known behind the last reading.
+/// What is known after the last reading.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Course {
     pub last: f64,
@@ -16,7 +16,7 @@ pub struct Course {
     pub rise_reported: bool,
 }
 
-/// What a reading says, and the temperature that it is compared to.
+/// What a reading indicates, and the temperature with which it is compared.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Finding {
     pub kind: &'static str,
@@ -35,7 +35,7 @@ impl Course {
         }
     }
 
-    /// The course behind another reading, and what that reading says: a jump, a rise, both or
+    /// The course after another reading, and what that reading indicates: a jump, a rise, both or
     /// nothing.
     pub fn follow(
         before: Option<Course>,

@@ -1,7 +1,7 @@
 //! word-count: a running count of words, from a file, a folder or a socket.
 //!
 //! The guest only cuts lines into words; the count is an aggregate of the host, which keeps one
-//! number for each word and gives one row for each row. Called by the host through `job!`.
+//! number per word and emits one row per row. Called by the host through `job!`.
 
 use streamrt_sdk::prelude::*;
 

@@ -1,8 +1,8 @@
 //! deduplicate: lets the first row of each key pass, and drops those that follow.
 //!
 //! A ready-made component: a `job.toml` names the function `deduplicate` and, as `key`, the columns
-//! that make two rows the same. It reads no column: the key stays in the host, and a row that
-//! passes is only pointed at. State: one flag a key, for ever. Tested end to end, in
+//! that make two rows the same. It reads no column: the key stays in the host, and the guest only
+//! names the rows that pass. State: one flag per key, for ever. Tested end to end, in
 //! `tests/tests/job_toml.rs`.
 
 use streamrt_sdk::prelude::*;

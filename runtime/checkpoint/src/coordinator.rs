@@ -29,71 +29,17 @@
 //!   the checkpoint, and would not run again.
 //! - It reports `ended` before the acknowledgement of a checkpoint whose snapshot holds its end.
 
+mod beginning;
+mod settings;
+
+pub use self::settings::{Settings, TaskNode, Topology};
+use crate::SnapshotKind;
 use crate::requests::{Purpose, Request, Requests};
-use crate::{History, SnapshotKind};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
-use streamrt_types::Configuration;
 
 /// So many of the tasks that kept a checkpoint waiting are named.
 const NAMED_MAX: usize = 5;
-
-/// How often, how long, how many.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Settings {
-    /// From the beginning of one checkpoint to that of the next. None: they are made on request,
-    /// and at the end.
-    pub interval: Option<Duration>,
-    /// At least so long from the end of one checkpoint to the beginning of the next; requests do
-    /// not wait for it.
-    pub min_pause: Duration,
-    /// A checkpoint that is not acknowledged so long after its beginning is given up.
-    pub timeout: Duration,
-    /// So many checkpoints may fail one after the other.
-    pub tolerable_failures: u32,
-    /// So many published checkpoints are kept, at least 1; savepoints do not count.
-    pub retained: u32,
-    /// The number of the next checkpoint.
-    pub first_checkpoint: u64,
-    /// Checkpoints of earlier leaders that are kept, by rising number.
-    pub published: Vec<u64>,
-}
-
-impl Settings {
-    /// What the user wants, and what is there already.
-    pub fn new(configuration: &Configuration, history: &History) -> Settings {
-        let checkpoints = history
-            .published
-            .iter()
-            .filter(|published| published.kind == SnapshotKind::Checkpoint);
-        Settings {
-            interval: configuration
-                .checkpoint_interval_ms
-                .map(Duration::from_millis),
-            min_pause: Duration::from_millis(configuration.checkpoint_min_pause_ms),
-            timeout: Duration::from_millis(configuration.checkpoint_timeout_ms),
-            tolerable_failures: configuration.tolerable_failures,
-            retained: configuration.retained_checkpoints,
-            first_checkpoint: history.next_checkpoint(),
-            published: checkpoints.map(|published| published.checkpoint).collect(),
-        }
-    }
-}
-
-/// A subtask.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct TaskNode {
-    /// For messages, as in `count (2/4)`.
-    pub name: String,
-    /// The tasks that send to it, by their index in [`Topology::tasks`].
-    pub predecessors: Vec<usize>,
-}
-
-/// All tasks of a job. A task's number is its index.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Topology {
-    pub tasks: Vec<TaskNode>,
-}
 
 /// What is to be done, in the order of the list. `S` is what a task acknowledges with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -560,109 +506,6 @@ impl<S> Coordinator<S> {
         if self.uncommitted.is_empty() {
             actions.push(Action::Stop);
         }
-    }
-
-    /// Begins the next checkpoint if one is wanted.
-    fn begin(&mut self, actions: &mut Vec<Action<S>>) {
-        self.refuse(actions);
-        if self.pending.is_some() {
-            return;
-        }
-        if let Some(purpose) = self.wanted() {
-            self.start(purpose, actions);
-        }
-    }
-
-    fn wanted(&mut self) -> Option<Purpose> {
-        if self.is_ending() || self.suspended {
-            return None;
-        }
-        let all_ended = !self.states.contains(&TaskState::Running);
-        let asked = self
-            .requests
-            .next()
-            .or_else(|| self.requests.next_at_end().filter(|_| all_ended));
-        if asked.is_some() || self.is_over() {
-            return asked;
-        }
-        // After a failure, the last checkpoint waits like any other, lest it is tried without end;
-        // so does one to stop with.
-        let in_time = self.failures == 0 || self.is_due();
-        let interval_is_due = self.settings.interval.is_some() && self.is_due();
-        match self.requests.wants_stop() {
-            true => in_time.then_some(Purpose::Stop),
-            false => (all_ended && in_time || interval_is_due).then_some(Purpose::Checkpoint),
-        }
-    }
-
-    fn is_due(&self) -> bool {
-        self.now >= self.due_at.max(self.pause_until)
-    }
-
-    /// Nobody runs, and nobody waits for a checkpoint.
-    fn is_over(&self) -> bool {
-        self.states
-            .iter()
-            .all(|state| matches!(state, TaskState::Committed | TaskState::Finished))
-    }
-
-    /// Without a task that runs there is nothing to snapshot, but at the end.
-    fn refuse(&mut self, actions: &mut Vec<Action<S>>) {
-        let (requests, reason) = match () {
-            // Whoever starts it again knows what was asked for.
-            () if self.failed => return,
-            () if self.stopped_at.is_some() => (self.requests.take_all(), "the job has stopped"),
-            () if self.pending.is_some() => return,
-            () if self.suspended => (
-                self.requests.take_upgrades(),
-                "a region of the job has failed, and starts again",
-            ),
-            () if self.is_over() => (
-                self.requests.take_waiting(),
-                "all tasks of the job have ended",
-            ),
-            () => return,
-        };
-        actions.extend(requests.into_iter().map(|request| Action::Refuse {
-            request,
-            reason: reason.to_owned(),
-        }));
-    }
-
-    fn start(&mut self, purpose: Purpose, actions: &mut Vec<Action<S>>) {
-        let checkpoint = self.next_checkpoint;
-        self.next_checkpoint += 1;
-        if purpose.kind() == SnapshotKind::Checkpoint {
-            self.due_at = self
-                .now
-                .saturating_add(self.settings.interval.unwrap_or_default());
-        }
-        let answer = |state: &TaskState| {
-            if *state == TaskState::Finished {
-                Answer::Given(None)
-            } else {
-                Answer::Missing
-            }
-        };
-        let answers = self.states.iter().map(answer).collect();
-        self.pending = Some(Pending {
-            checkpoint,
-            purpose,
-            began: self.now,
-            publishing: false,
-            answers,
-            commits: Vec::new(),
-        });
-        let tasks = (0..self.states.len())
-            .filter(|task| self.is_triggered(*task))
-            .collect();
-        actions.push(Action::Trigger {
-            checkpoint,
-            purpose,
-            tasks,
-        });
-        // Where all tasks are gone, nobody answers.
-        self.check_whole(actions);
     }
 
     fn slowest(&self, pending: &Pending<S>) -> String {

@@ -4,39 +4,26 @@
 //! length and blake3. A name is written by one leader alone, or created conditionally; nothing is
 //! ever changed in place. On a local disk every write is synced, file and folder, before it
 //! returns.
-//!
-//! A store that does not answer is asked again, [`ATTEMPTS`] times at most, with pauses that grow
-//! and differ. A local disk is asked once: what fails there fails again, and after a failed sync
-//! nothing is known.
 
+mod remote;
+mod shell;
+
+use self::remote::remote;
+use self::shell::{Failure, Inner, Objects, ask};
 use crate::folder::{self, Folder, Found, Length};
 use crate::names::resolve;
 use crate::sealed::checksum;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
 use streamrt_types::{Error, Result, code};
-use tokio::runtime::Runtime;
 
-/// Of one operation on a store that may be far away.
-const ATTEMPTS: u32 = 5;
-/// Before the second attempt; doubled before each further one, and up to as much again is added at
-/// random.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// For one attempt, and a second more for each MiB that it moves.
-const ATTEMPT_TIME: Duration = Duration::from_secs(30);
 /// So many objects are read at the same time.
 const READS: usize = 16;
-/// Threads that wait for files; a folder is read and written through them. Without a limit there
-/// come more and more of them on a busy machine, where a thread is not known to be idle before it
-/// runs again.
-const THREADS_MAX: usize = 16;
 /// Of an object whose length nobody has written down: an entry of the log, or a manifest that the
 /// user names.
 const UNKNOWN_BYTES_MAX: u64 = 256 << 20;
@@ -85,79 +72,6 @@ pub enum Creation {
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
-struct Inner {
-    objects: Objects,
-    runtime: Runtime,
-    /// As in [`Store::open`].
-    location: String,
-    /// [`FIRST_PAUSE`]; none in tests.
-    first_pause: Duration,
-}
-
-/// Where the bytes are.
-enum Objects {
-    Folder(Folder),
-    Remote(Arc<dyn ObjectStore>),
-}
-
-/// Why an operation was given up.
-struct Failure {
-    cause: object_store::Error,
-    attempts: u32,
-    /// The store may have done it nevertheless, or may still do it.
-    unknown: bool,
-}
-
-impl Failure {
-    fn is_missing(&self) -> bool {
-        matches!(self.cause, object_store::Error::NotFound { .. })
-    }
-
-    /// Something stands there that no attempt can get past.
-    fn is_no_file(&self) -> bool {
-        matches!(self.cause, object_store::Error::NotSupported { .. })
-    }
-}
-
-/// What a folder says in the terms of a store.
-fn failure_of(object: &str, cause: std::io::Error) -> object_store::Error {
-    let path = object.to_owned();
-    match cause.kind() {
-        std::io::ErrorKind::NotFound => object_store::Error::NotFound {
-            path,
-            source: cause.into(),
-        },
-        std::io::ErrorKind::AlreadyExists => object_store::Error::AlreadyExists {
-            path,
-            source: cause.into(),
-        },
-        std::io::ErrorKind::IsADirectory | std::io::ErrorKind::NotADirectory => {
-            object_store::Error::NotSupported {
-                source: cause.into(),
-            }
-        }
-        _ => object_store::Error::Generic {
-            store: "folder",
-            source: cause.into(),
-        },
-    }
-}
-
-/// Asks a folder on a thread that may wait for the disk. `object` is for the error.
-async fn ask<T: Send + 'static>(
-    folder: &Folder,
-    object: &str,
-    question: impl FnOnce(&Folder, &str) -> std::io::Result<T> + Send + 'static,
-) -> object_store::Result<T> {
-    let (folder, object) = (folder.clone(), object.to_owned());
-    let answer = tokio::task::spawn_blocking(move || {
-        question(&folder, &object).map_err(|cause| failure_of(&object, cause))
-    });
-    answer
-        .await
-        .unwrap_or_else(|source| Err(object_store::Error::JoinError { source }))
-}
-
 impl Store {
     /// Opens a folder, which is made if it is missing, or the URL of an object store as in
     /// `s3://bucket/prefix`, whose access is configured by the `AWS_*` variables of the
@@ -203,31 +117,6 @@ impl Store {
             Objects::Remote(Arc::new(InMemory::new())),
             "memory".to_owned(),
         )
-    }
-
-    fn over(objects: Objects, location: String) -> Result<Store> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(THREADS_MAX)
-            .build();
-        let runtime = runtime.map_err(|cause| unusable(&location).with_source(cause))?;
-        Ok(Store(Arc::new(Inner {
-            objects,
-            runtime,
-            location,
-            first_pause: FIRST_PAUSE,
-        })))
-    }
-
-    /// A store for tests, which asks again without a pause.
-    #[cfg(test)]
-    pub(crate) fn impatient(objects: Arc<dyn ObjectStore>) -> Store {
-        let mut store = Store::over(Objects::Remote(objects), "memory".to_owned())
-            .expect("the system has resources for a test");
-        Arc::get_mut(&mut store.0)
-            .expect("it has no clones yet")
-            .first_pause = Duration::ZERO;
-        store
     }
 
     /// What [`Store::open`] has to be given to open it again; for a folder, its absolute path.
@@ -367,46 +256,6 @@ impl Store {
             )),
             Err(failure) if failure.is_missing() => Ok(None),
             Err(failure) => Err(self.failed("read", path, failure)),
-        }
-    }
-
-    /// Looks at the length before anything is read.
-    async fn fetch(&self, place: &Path, length: Length) -> object_store::Result<Found> {
-        match &self.0.objects {
-            Objects::Folder(folder) => {
-                ask(folder, place.as_ref(), move |folder, object| {
-                    folder.read(object, length)
-                })
-                .await
-            }
-            Objects::Remote(objects) => {
-                let found = objects.get(place).await?;
-                match length.refusal(found.meta.size) {
-                    Some(why) => Ok(Found::Unusable(why)),
-                    None => Ok(Found::Bytes(found.bytes().await?.into())),
-                }
-            }
-        }
-    }
-
-    async fn write(
-        &self,
-        place: &Path,
-        payload: PutPayload,
-        mode: PutMode,
-    ) -> object_store::Result<()> {
-        match &self.0.objects {
-            Objects::Folder(folder) => {
-                let replace = mode != PutMode::Create;
-                ask(folder, place.as_ref(), move |folder, object| {
-                    folder.write(object, &payload, replace)
-                })
-                .await
-            }
-            Objects::Remote(objects) => objects
-                .put_opts(place, payload, PutOptions::from(mode))
-                .await
-                .map(drop),
         }
     }
 
@@ -552,76 +401,6 @@ impl Store {
             .with_source(cause)
         })
     }
-
-    fn attempt<T>(
-        &self,
-        bytes: u64,
-        operation: impl AsyncFn() -> object_store::Result<T>,
-    ) -> Result<T, Failure> {
-        self.0.runtime.block_on(self.retry(bytes, operation))
-    }
-
-    async fn retry<T>(
-        &self,
-        bytes: u64,
-        operation: impl AsyncFn() -> object_store::Result<T>,
-    ) -> Result<T, Failure> {
-        let limit = ATTEMPT_TIME + Duration::from_secs(bytes >> 20);
-        let (mut attempts, mut unknown) = (0, false);
-        loop {
-            attempts += 1;
-            let answer = tokio::time::timeout(limit, operation()).await;
-            let timed_out = answer.is_err();
-            let cause = match answer {
-                Ok(Ok(done)) => return Ok(done),
-                Ok(Err(cause)) => cause,
-                Err(elapsed) => object_store::Error::Generic {
-                    store: "store",
-                    source: elapsed.into(),
-                },
-            };
-            let transient = matches!(self.0.objects, Objects::Remote(_))
-                && matches!(cause, object_store::Error::Generic { .. });
-            unknown |= timed_out || transient;
-            if !transient || attempts == ATTEMPTS {
-                return Err(Failure {
-                    cause,
-                    attempts,
-                    unknown,
-                });
-            }
-            tokio::time::sleep(pause_after(self.0.first_pause, attempts)).await;
-        }
-    }
-
-    fn failed(&self, verb: &str, path: &str, failure: Failure) -> Error {
-        if failure.is_no_file() {
-            let message = format!(
-                "cannot {verb} `{path}` in {}: a folder has its name, or something else that of its folder",
-                self.0.location
-            );
-            return Error::new(code::SNAPSHOT_DAMAGED, message).with_source(failure.cause);
-        }
-        let times = if failure.attempts == 1 {
-            "once".to_owned()
-        } else {
-            format!("{} times", failure.attempts)
-        };
-        let message = format!(
-            "cannot {verb} `{path}` in {}, tried {times}",
-            self.0.location
-        );
-        Error::new(code::STORE, message).with_source(failure.cause)
-    }
-}
-
-/// With jitter, so that those who failed together do not come back together.
-fn pause_after(first: Duration, attempts: u32) -> Duration {
-    let pause = first * 2u32.pow(attempts - 1);
-    pause
-        + Duration::from_millis(
-            RandomState::new().hash_one(attempts) % pause.as_millis().max(1) as u64,
-        )
 }
 
 fn unusable(location: &str) -> Error {
@@ -640,87 +419,6 @@ fn parse(path: &str) -> Result<Path> {
         )
         .with_source(cause)
     })
-}
-
-#[cfg(not(feature = "s3"))]
-fn remote(location: &str) -> Result<Store> {
-    let message = format!(
-        "this build of streamrt keeps checkpoints in folders alone, and not in `{location}`"
-    );
-    Err(Error::new(code::BAD_OPTION, message))
-}
-
-#[cfg(feature = "s3")]
-fn remote(location: &str) -> Result<Store> {
-    use object_store::ClientConfigKey;
-    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-    use object_store::prefix::PrefixStore;
-    let Some(("s3", place)) = location.split_once("://") else {
-        let message = format!(
-            "checkpoints are kept in folders and at s3://bucket/prefix, and not in `{location}`"
-        );
-        return Err(Error::new(code::BAD_OPTION, message));
-    };
-    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
-    let once = object_store::RetryConfig {
-        max_retries: 0,
-        ..Default::default()
-    };
-    let builder = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
-        .with_retry(once);
-    // How long an attempt may take is decided here, by its size.
-    let builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "1 day");
-    let objects = builder
-        .build()
-        .map_err(|cause| unusable(location).with_source(cause))?;
-    let prefix = Path::parse(prefix.trim_end_matches('/'))
-        .map_err(|cause| unusable(location).with_source(cause))?;
-    let objects: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(objects, prefix));
-    let store = Store::over(Objects::Remote(objects.clone()), location.to_owned())?;
-    store.look_at_bucket(&*objects, bucket)?;
-    Ok(store)
-}
-
-#[cfg(feature = "s3")]
-impl Store {
-    /// A bucket that is missing answers as one without the object does, so this is asked once,
-    /// before anything is taken for empty.
-    fn look_at_bucket(&self, objects: &dyn ObjectStore, bucket: &str) -> Result<()> {
-        use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
-        // The answer to a listing is not taken apart by the library; these are the codes of S3 in
-        // it.
-        const MISSING: [&str; 1] = ["NoSuchBucket"];
-        const REFUSED: [&str; 3] = [
-            "AccessDenied",
-            "SignatureDoesNotMatch",
-            "InvalidAccessKeyId",
-        ];
-        let says = |cause: &object_store::Error, codes: &[&str]| {
-            let text = cause.to_string();
-            codes
-                .iter()
-                .any(|code| text.contains(&format!("<Code>{code}</Code>")))
-        };
-        let first = self.attempt(0, async || objects.list(None).next().await.transpose());
-        let Err(failure) = first else { return Ok(()) };
-        let what = match &failure.cause {
-            NotFound { .. } => format!("there is no bucket `{bucket}`"),
-            cause if says(cause, &MISSING) => format!("there is no bucket `{bucket}`"),
-            cause
-                if matches!(cause, PermissionDenied { .. } | Unauthenticated { .. })
-                    || says(cause, &REFUSED) =>
-            {
-                format!(
-                    "the bucket `{bucket}` refuses access with these AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-                )
-            }
-            _ => return Err(self.failed("list", "", failure)),
-        };
-        Err(unusable(&self.0.location)
-            .at(what)
-            .with_source(failure.cause))
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use streamrt_checkpoint::{
     component_path, object_path,
 };
 use streamrt_state::{
-    FrozenEntries, KeyedSnapshot, ListMode, ListSnapshot, OperatorSnapshot, OperatorState, Share,
+    FrozenEntries, KeyedSnapshot, ListMode, ListSnapshot, OperatorIndex, OperatorSnapshot,
+    OperatorState, Share,
 };
 use streamrt_types::{ErrorKind, KeyGroupRange, Result};
 
@@ -24,8 +25,8 @@ const STATE_BYTES: usize = 4096;
 /// Of the whole process, which also holds the test.
 const MEMORY_BYTES_MAX: u64 = 200 << 20;
 
-fn write_savepoint(folder: &Path) {
-    let store = Store::open(folder.to_str().unwrap()).unwrap();
+/// A keyed state and a list of each mode; their index, and their bytes.
+fn states() -> (OperatorIndex, Vec<u8>) {
     let entry = |n: u32| (n.to_le_bytes().to_vec(), b"sub".to_vec(), vec![7; 20]);
     let entries = Box::new(FrozenEntries((0..40).map(entry).collect()));
     let list = |name: &str, mode| ListSnapshot {
@@ -45,9 +46,14 @@ fn write_savepoint(folder: &Path) {
         entries,
     }];
     let mut object = Vec::new();
-    let operators =
-        vec![OperatorSnapshot { keyed, lists }.write("count", MAX_PARALLELISM, &mut object)];
+    let index = OperatorSnapshot { keyed, lists }.write("count", MAX_PARALLELISM, &mut object);
     assert!(object.len() < STATE_BYTES);
+    (index, object)
+}
+
+fn write_savepoint(folder: &Path) {
+    let store = Store::open(folder.to_str().unwrap()).unwrap();
+    let (index, object) = states();
     let object = Some(
         store
             .put(&object_path(SnapshotKind::Savepoint, 3, 1, 0, 0), object)
@@ -68,7 +74,7 @@ fn write_savepoint(folder: &Path) {
         subtask: 0,
         finished: false,
         object,
-        operators,
+        operators: vec![index],
         ..SubtaskSnapshot::default()
     };
     let manifest = Manifest {

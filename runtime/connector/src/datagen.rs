@@ -3,7 +3,7 @@
 //! Every value is a function of (seed, column, row number), so the rows of a job are the same for
 //! any number of splits and any batch size. Split s of n has the rows s, s + n, s + 2n and so on,
 //! and positions count the rows of the split from 1. Whole columns are made at once. There are no
-//! nulls. A reader that goes on at a position makes the rows from there on; its rate begins with
+//! nulls. A reader that resumes at a position makes the rows from there on; its rate begins with
 //! its clock.
 
 use crate::{once, options, position};
@@ -24,19 +24,19 @@ use streamrt_types::{Batch, Clock, Error, Origin, Result, Rows};
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DatagenOptions {
-    /// Rows per second, of all splits together, by the clock. Default: as fast as they are taken.
+    /// Rows per second of all splits together, by the clock. Default: as fast as they are taken.
     #[serde(default)]
     pub rate: Option<f64>,
     /// The number of rows of all splits together. Default: no end.
     #[serde(default)]
     pub rows: Option<u64>,
-    /// Other seeds give other random values. Default 0.
+    /// The seed of the random values. Default 0.
     #[serde(default)]
     pub seed: u64,
     /// How many splits there are. Default: the parallelism of the source.
     #[serde(default)]
     pub splits: Option<u32>,
-    /// A generator for each column, by name. Default: `{"kind": "random"}`.
+    /// One generator per column, by name. Default: `{"kind": "random"}`.
     #[serde(default)]
     pub fields: BTreeMap<String, Generator>,
 }
@@ -65,7 +65,7 @@ pub enum Generator {
         /// Numbers: the least value. Default 0.
         #[serde(default)]
         min: Option<f64>,
-        /// Numbers: the greatest value, itself included in columns of whole numbers. Default: the
+        /// Numbers: the greatest value, inclusive in columns of whole numbers. Default: the
         /// greatest of the type up to 2^53, or 1 in columns of floating point numbers.
         #[serde(default)]
         max: Option<f64>,
@@ -89,17 +89,16 @@ const RANDOM: Generator = Generator::Random {
     cardinality: None,
 };
 
-/// A string of the generator has at most so many characters: 65,536 rows of it stay within 32-bit
-/// offsets.
+/// The most characters in a string of the generator: 65,536 rows of it stay within 32-bit offsets.
 const LENGTH_MAX: usize = 16 << 10;
 
-/// As many as there may be readers.
+/// The most splits: as many as there may be readers.
 const SPLITS_MAX: u32 = 32_768;
 
 /// The greatest whole number that the options, which are floating point numbers, give exactly.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
-/// Makes rows. Public, because a test that owns the clock makes it itself.
+/// Makes rows. It is public because a test that owns the clock makes it itself.
 pub struct DatagenSource {
     options: DatagenOptions,
     schema: SchemaRef,
@@ -211,7 +210,7 @@ impl Source for DatagenSource {
     }
 }
 
-/// Where a reader goes on.
+/// Where a reader resumes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DatagenPosition {
@@ -295,7 +294,7 @@ impl SplitReader for DatagenReader {
 
 /// How fast rows become due.
 struct Rate {
-    /// Of all splits together.
+    /// Rows per second of all splits together.
     rows_per_second: f64,
     /// The rows before this one, by the count of all splits, were due when the reader was opened.
     first_row: u64,
@@ -314,7 +313,7 @@ impl Rate {
         }
     }
 
-    /// The row before which all are due, if `row` is; else in how many ms it is.
+    /// The row before which all are due, if `row` is; otherwise in how many ms it will be.
     fn due(&self, row: u64) -> std::result::Result<u64, u64> {
         let elapsed_ms = (self.clock.monotonic_ms() - self.start_ms) as f64;
         let n_due = self
@@ -551,8 +550,8 @@ fn range(data_type: &DataType) -> (f64, f64) {
     }
 }
 
-/// Spreads 64 bits so that neighbours have nothing in common (the finaliser of SplitMix64, Steele
-/// and others 2014).
+/// Mixes 64 bits so that neighbours have nothing in common (the finaliser of SplitMix64, Steele and
+/// others 2014).
 fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -2,8 +2,8 @@
 //!
 //! Values are those of [`streamrt_operator::values`], and JSON is that of
 //! [`streamrt_operator::json`]. In CSV, by the rule of PostgreSQL, null is an empty field and the
-//! empty string is `""`; other values are in quotes where they hold a delimiter, a quote or a line
-//! end. The sources read all of it as it was.
+//! empty string is `""`; other values are quoted if they contain a delimiter, a quote or a line
+//! end. The sources read all of it back unchanged.
 
 use arrow_array::RecordBatch;
 use streamrt_operator::json::JsonRows;
@@ -20,7 +20,7 @@ pub enum RowFormat {
 #[derive(Debug, Clone, Copy)]
 pub struct RowEncoder {
     pub format: RowFormat,
-    /// Between two fields of CSV.
+    /// What separates two fields of CSV.
     pub delimiter: u8,
 }
 
@@ -30,8 +30,8 @@ impl RowEncoder {
         delimiter: b',',
     };
 
-    /// Appends the rows of `batch` to `out`, each with a line end; in front of them the column
-    /// names if `header` is set (CSV alone).
+    /// Appends the rows of `batch` to `out`, each with a line end, preceded by the column names if
+    /// `header` is set (CSV only).
     pub fn encode(self, batch: &RecordBatch, header: bool, out: &mut Vec<u8>) {
         match self.format {
             RowFormat::Json => encode_json(batch, out),
@@ -78,8 +78,8 @@ impl RowEncoder {
         }
     }
 
-    /// Whether a text needs no quotes. At the begin of a file, U+FEFF would be taken for a mark of
-    /// its encoding.
+    /// Whether a text needs no quotes. At the beginning of a file, U+FEFF would be taken for a byte
+    /// order mark.
     fn is_plain(self, text: &str) -> bool {
         let needs_quotes =
             |&byte: &u8| byte == self.delimiter || matches!(byte, b'"' | b'\n' | b'\r');

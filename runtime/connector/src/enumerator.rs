@@ -2,9 +2,9 @@
 //!
 //! Files come in the order of their names, each is found once, and the first listing is complete
 //! before anything is read. A snapshot holds the names that were found, so that a file is found
-//! once over restarts too. In a watched folder a file is found when it has not changed for a while;
-//! one that is longer or shorter afterwards becomes a split that only reports it. The task drives
-//! this through [`SplitEnumerator`].
+//! once across restarts too. In a watched folder a file is found when it has not changed for a
+//! while; one that is longer or shorter afterwards becomes a split that only reports it. The task
+//! drives this through [`SplitEnumerator`].
 
 mod found;
 
@@ -28,35 +28,35 @@ pub struct FileSplit {
     pub path: String,
     pub start: u64,
     pub end: u64,
-    /// What is to be said instead of reading.
+    /// What to report instead of reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
 }
 
-/// Of one file: each is a row in memory and in checkpoints.
+/// The most splits of one file: each is a row in memory and in checkpoints.
 const SPLITS_MAX: u64 = 100_000;
 
-/// Nobody finds so many; a snapshot that says so was made up.
+/// Nobody finds so many; a snapshot that claims more was forged.
 const ALL_SPLITS_MAX: u32 = 1 << 31;
 
 pub struct FileEnumerator {
     options: Arc<FileOptions>,
     settle_ms: u64,
-    /// Files that may change still, as they were seen to change, and when: of this listing, and of
+    /// Files that may still change, as they were last seen and when: from this listing, and from
     /// the one before.
     waiting: BTreeMap<String, (u64, Option<SystemTime>, Instant)>,
     waited: BTreeMap<String, (u64, Option<SystemTime>, Instant)>,
-    /// No file that has a quote is cut.
+    /// Files that contain a quote are not cut.
     quoted: bool,
     forget: Duration,
     found: Found,
 }
 
 impl FileEnumerator {
-    /// `quoted`: whether a line end may stand inside a record.
+    /// `quoted`: whether a line end may occur inside a record.
     ///
     /// # Errors
-    /// `Data` if `restored` is no snapshot of such an enumerator.
+    /// `Data` if `restored` is not a snapshot of such an enumerator.
     pub fn new(
         options: Arc<FileOptions>,
         quoted: bool,
@@ -100,8 +100,8 @@ impl FileEnumerator {
                 return Ok(true);
             }
             Ok(metadata) => splits.extend(self.find(path, name, &metadata)?),
-            // A watched folder may lose what was not found yet; else who listed it a moment ago
-            // misses it.
+            // A watched folder may lose what was not found yet; otherwise whoever listed it a
+            // moment ago misses it.
             Err(e) if e.kind() == io::ErrorKind::NotFound && (is_known || self.options.watch) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => splits.push(self.split(FileSplit {
                 path: name,
@@ -122,8 +122,8 @@ impl FileEnumerator {
         splits
     }
 
-    /// Whether a file has not changed for `settle`: as its own time says, or, since the clock that
-    /// set it may be another one, as was seen.
+    /// Whether a file has not changed for `settle`: by its own time, or, since another clock may
+    /// have set that, by what was seen.
     fn is_settled(&mut self, name: &str, metadata: &Metadata) -> bool {
         let (modified, settle) = (
             metadata.modified().ok(),
@@ -148,7 +148,7 @@ impl FileEnumerator {
         self.options.watch && !self.options.follow
     }
 
-    /// A split that says that a file has changed, once for each change.
+    /// A split that reports that a file has changed, once per change.
     fn report(&mut self, name: &str, n_bytes: u64) -> Option<Split> {
         let before = self
             .found
@@ -182,8 +182,8 @@ impl FileEnumerator {
             ));
         }
         let (length, bytes_max) = (metadata.len(), self.options.split_bytes);
-        // The middle of a compressed file is found from its begin alone, and the end of a log is
-        // not known.
+        // The middle of a compressed file can only be reached from its beginning, and the end of a
+        // log is not known.
         let is_whole = length <= bytes_max
             || self.options.follow
             || Compression::of(path).is_some()
@@ -265,7 +265,7 @@ impl SplitEnumerator for FileEnumerator {
 }
 
 /// The files that the options mean, in the order of their names: a file, the files of a folder, or
-/// what a pattern fits.
+/// what a pattern matches.
 fn list(options: &FileOptions) -> Result<Vec<PathBuf>> {
     let path = Path::new(&options.path);
     let mut paths = match fs::metadata(path) {
@@ -285,8 +285,8 @@ fn list(options: &FileOptions) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Whether a path is one that [`list`] may give, whatever is there now. It comes from a snapshot
-/// that somebody else may have written, and a job reads what its options name alone.
+/// Whether a path is one that [`list`] may return, whatever is there now. It comes from a snapshot
+/// that somebody else may have written, and a job reads only what its options name.
 pub fn may_list(options: &FileOptions, path: &Path) -> bool {
     let named = Path::new(&options.path);
     let is_hidden = path
@@ -353,7 +353,7 @@ pub fn absolute(path: &Path) -> String {
         .to_string()
 }
 
-/// Why a path cannot be opened, with the path as it is seen from the root.
+/// Why a path cannot be opened, with the absolute path.
 pub fn missing(path: &Path, error: io::Error) -> Error {
     let is_missing = matches!(
         error.kind(),
@@ -367,8 +367,8 @@ pub fn missing(path: &Path, error: io::Error) -> Error {
     Error::new(code, format!("{} {what}", absolute(path))).with_source(error)
 }
 
-/// Whether a file has a quote anywhere. Only big CSV files are looked through: the price of never
-/// cutting a record in two.
+/// Whether a file has a quote anywhere. Only big CSV files are scanned: the price of never cutting
+/// a record in two.
 fn has_quote(path: &Path) -> Result<bool> {
     let opened = File::open(path);
     if opened

@@ -1,21 +1,21 @@
-//! The source `file`: a file, the files of a folder, or those that a pattern fits; each file once,
-//! its rows in order.
+//! The source `file`: a file, the files of a folder, or those that a pattern matches; each file
+//! once, its rows in order.
 //!
 //! A file is one split, or several if it is bigger than `split-bytes`: a split has the lines that
 //! begin in its range of bytes, so every line is in exactly one, however the cuts fall. A CSV file
-//! with a quote anywhere is never cut, since line ends may stand inside quotes. Positions are line
-//! numbers, counted from 1 at the begin of the split; a header and blank lines count.
+//! with a quote anywhere is never cut, since line ends may occur inside quotes. Positions are line
+//! numbers, counted from 1 at the beginning of the split; a header and blank lines count.
 //!
 //! A file is read up to the length that it had when it was found, and to the end of the line there.
 //! In a watched folder it is read when it has not changed for `settle`; what is appended to it
 //! later is reported, and not read. With `follow` a file is a log: its whole lines are read as they
-//! come. Names with a dot in front are left out, and those with an end of `ignore`.
+//! come. Names that begin with a dot are skipped, and those with a suffix in `ignore`.
 //!
-//! `.gz`, `.zst` and `.bz2` are read as what they hold; such a file is one split, and positions
-//! count what it holds. `-` is standard input.
+//! `.gz`, `.zst` and `.bz2` are read decompressed; such a file is one split, and positions count
+//! the decompressed content. `-` is standard input.
 //!
-//! A reader that goes on at a position needs the file as it was: one that is gone, shorter, or
-//! plainly another one is an error. The header is read again from the begin of the file.
+//! A reader that resumes at a position needs the file as it was: one that is gone, shorter, or
+//! plainly another one is an error. The header is read again from the beginning of the file.
 
 mod compressed;
 mod input;
@@ -44,9 +44,9 @@ use streamrt_types::{Error, Result, code, parse_duration_ms};
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FileOptions {
     /// A file, a folder (its regular files, not those of folders in it), or a pattern with `*`,
-    /// `?`, `[...]` and `**`; a beginning of it that is there as it stands is no pattern. Relative
-    /// paths start in the current folder. Names that begin with a dot are left out, unless one is
-    /// the path itself. `-` is standard input.
+    /// `?`, `[...]` and `**`; a leading part of it that exists as written is not a pattern.
+    /// Relative paths start in the current folder. Names that begin with a dot are skipped, unless
+    /// one is the path itself. `-` is standard input.
     pub path: String,
     /// `csv`, `json`, `lines` or `parquet`. Default `lines`.
     #[serde(default)]
@@ -58,37 +58,37 @@ pub struct FileOptions {
     /// CSV: the character between two fields. Default `,`.
     #[serde(default)]
     pub delimiter: Option<String>,
-    /// Whether to look for new files for ever; the source never ends then. Default false.
+    /// Whether to keep looking for new files; then the source never ends. Default false.
     #[serde(default)]
     pub watch: bool,
     /// How often to look, in ms. Default 1000.
     #[serde(default = "watch_ms")]
     pub watch_ms: u64,
-    /// With `watch`, a file is read when it has not changed for so long. Default `1s`.
+    /// With `watch`, a file is read when it has not changed for this long. Default `1s`.
     #[serde(default = "settle")]
     pub settle: String,
-    /// With `watch`, a file that is gone for so long is forgotten: another one may come under its
-    /// name. Default `24h`.
+    /// With `watch`, a file that has been gone for this long is forgotten: another one may come
+    /// under its name. Default `24h`.
     #[serde(default = "forget")]
     pub forget: String,
-    /// Ends of names that are left out, such as `.tmp`: of files that somebody writes still.
+    /// Suffixes of names that are skipped, such as `.tmp`, for files that are still being written.
     /// Default: none.
     #[serde(default)]
     pub ignore: Vec<String>,
     /// Whether files are logs that grow: their whole lines are read as they come, and the source
-    /// never ends. With `watch`, also those of new files. Default false.
+    /// never ends. With `watch`, this includes new files. Default false.
     #[serde(default)]
     pub follow: bool,
-    /// `fail` or `skip`: what becomes of a file that is gone when its turn comes. Default `fail`.
+    /// `fail` or `skip`: what to do about a file that is gone when its turn comes. Default `fail`.
     #[serde(default)]
     pub missing: Missing,
-    /// A file with more bytes is cut into splits of so many, which readers share. Default
+    /// A file with more bytes is cut into splits of this size, which readers share. Default
     /// 67,108,864 (64 MiB).
     #[serde(default = "split_bytes", deserialize_with = "options::size")]
     pub split_bytes: u64,
 }
 
-/// What the files of the source hold.
+/// What the files of the source contain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileFormat {
@@ -97,7 +97,7 @@ pub enum FileFormat {
     #[default]
     Lines,
     /// Columns of the file are found by name; those that the schema does not have are not read. A
-    /// row group is in the split that its first byte is in.
+    /// row group belongs to the split that contains its first byte.
     Parquet,
 }
 
@@ -130,7 +130,7 @@ fn split_bytes() -> u64 {
 
 impl FileOptions {
     /// # Errors
-    /// `Invalid` if options do not go together.
+    /// `Invalid` if options contradict one another.
     pub fn check(&self) -> Result<()> {
         let (is_csv, is_stdin, is_parquet) = (
             self.format == FileFormat::Csv,
@@ -177,7 +177,7 @@ impl FileOptions {
     /// How long a watched file must not have changed, in ms.
     ///
     /// # Errors
-    /// `Invalid` if it is no duration.
+    /// `Invalid` if it is not a duration.
     pub fn settle_ms(&self) -> Result<u64> {
         parse_duration_ms("settle", &self.settle).map_err(|e| options::refuse("file", e.message()))
     }
@@ -185,21 +185,21 @@ impl FileOptions {
     /// After how many ms a watched file that is gone is forgotten.
     ///
     /// # Errors
-    /// As [`FileOptions::settle_ms`].
+    /// The same as for [`FileOptions::settle_ms`].
     pub fn forget_ms(&self) -> Result<u64> {
         parse_duration_ms("forget", &self.forget).map_err(|e| options::refuse("file", e.message()))
     }
 
-    /// How often a log is looked at, if the files are logs.
+    /// How often a log is checked, if the files are logs.
     fn follow_ms(&self) -> Option<u64> {
         self.follow.then_some(self.watch_ms)
     }
 }
 
-/// The source of files that the options want.
+/// The source of files that the options describe.
 ///
 /// # Errors
-/// `Invalid` if options do not go together, or the format cannot give the schema.
+/// `Invalid` if options contradict one another, or the format cannot give the schema.
 pub fn source(options: FileOptions, schema: SchemaRef) -> Result<Arc<dyn Source>> {
     options.check()?;
     match options.format.text() {
@@ -271,7 +271,7 @@ impl FileSource {
             detail.start == 0 && position.is_none_or(|position| position.line == 1);
         match () {
             () if !self.options.header => reader.begin(None)?,
-            // Standard input has its header once, whatever was read of it in another process.
+            // Standard input has its header once, whatever another process has read of it.
             () if detail.path == STDIN_SPLIT => {
                 stdin::header().map_or(Ok(()), |header| reader.begin(Some(header)))?
             }
@@ -281,7 +281,7 @@ impl FileSource {
         Ok(reader)
     }
 
-    /// The header of a file whose reader begins behind it.
+    /// The header of a file whose reader begins after it.
     fn header(
         &self,
         detail: &FileSplit,
@@ -348,10 +348,10 @@ impl Source for FileSource {
     }
 }
 
-/// Holds a split of a snapshot against the options.
+/// Checks a split of a snapshot against the options.
 ///
 /// # Errors
-/// `Invalid` (S7013) if a split is none that an enumerator with these options would give.
+/// `Invalid` (S7013) if no enumerator with these options would return the split.
 fn admits(options: &FileOptions, split: &Split) -> Result<()> {
     let detail: FileSplit = position::read(&split.name, &split.detail)?;
     let is_named = match options.path.as_str() {
@@ -384,18 +384,18 @@ fn stdin_split() -> Split {
     }
 }
 
-/// Where a reader goes on.
+/// Where a reader resumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FilePosition {
-    /// Of the next record, from the begin of the file.
+    /// Offset of the next record, from the beginning of the file.
     byte: u64,
-    /// Of the next record, from the begin of the split.
+    /// Number of the next record, from the beginning of the split.
     line: u64,
     /// Where the input was seen to end, once it was: a last line without line end is then complete,
     /// whatever was appended since.
     end: Option<u64>,
-    /// CRC-32 of what stands before it, where the way back leads over that.
+    /// CRC-32 of everything before it, if resuming has to read that again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sum: Option<u32>,
 }
@@ -408,13 +408,13 @@ struct FileReader {
     number: u64,
     /// `None` before the header was read.
     decoder: Option<BlockDecoder>,
-    /// Of the input itself; the decoder has that of its records.
+    /// What is wrong with the input itself; the decoder keeps that of its records.
     poison: Vec<PoisonLine>,
     ended: bool,
 }
 
 impl FileReader {
-    /// Begins to decode what stands under `header`.
+    /// Begins to decode what follows `header`.
     fn begin(&mut self, header: Option<Vec<u8>>) -> Result<()> {
         self.decoder = Some(self.format.decoder(
             header.as_deref(),
@@ -441,7 +441,7 @@ impl FileReader {
         self.begin(header)
     }
 
-    /// Reports what cannot be read behind the records that are here, and ends.
+    /// Reports what cannot be read after the records that are here, and ends.
     fn damaged(&mut self, reason: String) -> u64 {
         let rest = self.records.rest().to_vec();
         self.poison.push(PoisonLine {
@@ -451,14 +451,14 @@ impl FileReader {
         self.end(true)
     }
 
-    /// Says whether the records that are here are the last; there is nothing to wait for.
+    /// Reports whether the records that are here are the last; there is nothing to wait for.
     fn end(&mut self, ended: bool) -> u64 {
         self.ended = ended;
         0
     }
 
     /// Collects records until there are `rows`, or the input has no more at the moment; returns the
-    /// ms after which it may have. Where it comes slowly, the first record waits for `timeout` at
+    /// ms after which it may have. If it comes slowly, the first record waits for `timeout` at
     /// most.
     fn collect(&mut self, rows: usize, timeout: Duration) -> Result<u64> {
         let start = Instant::now();
@@ -543,7 +543,7 @@ impl SplitReader for FileReader {
 }
 
 impl Drop for FileReader {
-    /// What was read of standard input and not taken is for the next attempt of the job.
+    /// What was read from standard input and not taken is for the next attempt of the job.
     fn drop(&mut self) {
         if self.input.is_stdin() {
             stdin::give_back(self.records.rest());

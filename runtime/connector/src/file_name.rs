@@ -1,14 +1,14 @@
-//! Names of files as text, in splits and snapshots. A name of any bytes can be had back.
+//! Names of files as text, in splits and snapshots. A name of any bytes can be recovered.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use streamrt_operator::values::hexadecimal;
 
-/// Before the digits of a path that is no UTF-8. No path holds this character.
+/// Precedes the digits of a path that is not UTF-8. No path contains this character.
 const MARK: char = '\0';
 
-/// The path itself, or if it is no UTF-8, its bytes as digits behind a mark.
+/// The path itself, or if it is not UTF-8, its bytes as digits after a mark.
 pub fn to_text(path: &Path) -> String {
     path.to_str().map_or_else(
         || format!("{MARK}{}", hexadecimal(path.as_os_str().as_bytes())),

@@ -3,20 +3,20 @@
 //! `part-<transaction>-1.jsonl`, and so on.
 //!
 //! 1. A file is staged as `.part-<transaction>.jsonl.inprogress`, a name that sources and shells
-//!    leave out. It is made with its first row, so a transaction without rows leaves nothing.
-//! 2. A file that is ended is synced at once. `pre_commit` ends the last one, syncs the names too,
+//!    skip. It is made with its first row, so a transaction without rows leaves nothing.
+//! 2. A file is synced as soon as it is ended. `pre_commit` ends the last one, syncs the names too,
 //!    and promises all of them (`promise.rs`).
 //! 3. `commit` gives each its own name by a hard link, which fails where a rename would overwrite,
-//!    and takes the staged name away.
+//!    and removes the staged name.
 //! 4. Staged files that no promise names are removed by `abort_unlisted`.
 //!
-//! Without checkpoints the end of the job is its one commit, which never comes for one that is
-//! killed. So there a file that rolls gets its own name when it is ended, and what a killed job
-//! leaves hidden is the last file of each subtask.
+//! Without checkpoints the end of the job is its only commit, which a killed job never reaches. So
+//! a rolling file then gets its own name when it is ended, and a killed job leaves only the last
+//! file of each subtask hidden.
 //!
-//! Invariants: a file with its own name is complete and is never withdrawn, and nothing that is
-//! there is overwritten. The folder is made when the sink opens, so a run without results leaves an
-//! empty one. Flink's `FileSink` works alike, but renames.
+//! Invariants: a file with its own name is complete and is never withdrawn, and nothing that exists
+//! is overwritten. The folder is made when the sink opens, so a run without results leaves an empty
+//! one. Flink's `FileSink` works similarly, but renames.
 
 mod disk;
 #[cfg(feature = "parquet")]
@@ -44,14 +44,14 @@ use std::sync::Arc;
 use streamrt_operator::{OperatorContext, Sink};
 use streamrt_types::{Batch, Clock, Error, Result, SystemClock, code};
 
-/// Files of one transaction. From then on the last one grows: a promise stays small.
+/// The most files of one transaction. After that the last one grows: a promise stays small.
 const FILES_MAX: usize = 1000;
 
 /// Options of the sink `file`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FileSinkOptions {
-    /// The folder; made, with its parents, if it is not there.
+    /// The folder; created, with its parents, if it is not there.
     pub path: String,
     /// `json` (default), `csv` or `parquet`.
     #[serde(default)]
@@ -86,14 +86,14 @@ pub struct FileSink {
     encoding: Encoding,
     rolling: Rolling,
     clock: Arc<dyn Clock>,
-    /// The name of the one that is open.
+    /// The name of the open one.
     transaction: String,
     part: Option<Part>,
-    /// Files of the transaction that are ended.
+    /// The ended files of the transaction.
     ended: Promise,
-    /// How many of them have their own names already, as nobody will commit them.
+    /// How many of them have their own names already because nobody will commit them.
     n_visible: usize,
-    /// There are checkpoints, which decide what is visible.
+    /// Whether there are checkpoints, which then decide what is visible.
     checkpointed: bool,
 }
 
@@ -109,7 +109,7 @@ enum Encoding {
     },
 }
 
-/// The file that is open.
+/// The open file.
 struct Part {
     writer: Box<dyn PartWriter>,
     names: StagedFile,
@@ -222,7 +222,7 @@ impl FileSinkOptions {
 
 impl FileSink {
     /// # Errors
-    /// `Invalid` if options do not go together, or with the columns of `schema`.
+    /// `Invalid` if options contradict one another or the columns of `schema`.
     pub fn new(options: FileSinkOptions, schema: &SchemaRef) -> Result<FileSink> {
         options.check(schema)?;
         Ok(FileSink {

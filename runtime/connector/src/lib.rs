@@ -1,7 +1,7 @@
-//! Native sources and sinks, one file for each connector and one for each format.
+//! Native sources and sinks, one file per connector and one per format.
 //!
-//! A connector is found by the name that the plan gives, and configured by the plan's options: each
-//! has a struct `...Options` whose fields are the options, in kebab-case, with unit and default. An
+//! A connector is found by its name in the plan, and configured by the plan's options: each has a
+//! struct `...Options` whose fields are the options, in kebab-case, with unit and default. An
 //! option that the struct does not have is refused. Nothing here knows operators, windows or
 //! plugins; files, sockets and stdout are touched nowhere else in the engine.
 //!
@@ -61,7 +61,7 @@ const SINKS: &str = "file, postgres, print and blackhole";
 
 /// Makes the source that a plan names: `file`, `socket`, `datagen` or `nexmark`.
 ///
-/// Nothing is opened yet: that a path is there or a server answers shows when the enumerator or a
+/// Nothing is opened yet: whether a path exists or a server answers shows when the enumerator or a
 /// reader begins.
 ///
 /// # Errors
@@ -141,7 +141,7 @@ fn postgres(_options: &Options, _schema: SchemaRef) -> Result<Box<dyn Sink>> {
 }
 
 /// Where the data of a connector with these options is, for comparisons and messages; `None` if it
-/// is in no place. A password is no part of it.
+/// is in no particular place. It contains no password.
 pub fn place(connector: &str, options: &Options) -> Option<String> {
     let text = |name: &str| options.get(name).and_then(Value::as_str);
     match connector {
@@ -151,7 +151,7 @@ pub fn place(connector: &str, options: &Options) -> Option<String> {
             text("host").unwrap_or("localhost"),
             options.get("port")?
         )),
-        // The user and the password stand before the last `@`, or behind a `?`.
+        // The user and the password come before the last `@`, or after a `?`.
         "postgres" => Some(format!(
             "table {} of {}",
             text("table")?,
@@ -201,6 +201,7 @@ mod tests {
         assert_eq!(place("print", json!({})), None);
     }
 
+    // Long: a table.
     #[test]
     fn wrong_options_get_a_sentence_that_names_what_exists() {
         check(

@@ -1,7 +1,7 @@
-//! What of the outside world the options of a connector name: paths and servers. Whoever runs a job
+//! What the options of a connector name in the outside world: paths and servers. Whoever runs a job
 //! that a stranger wrote asks before anything is opened.
 //!
-//! Each connector that touches the outside has its place here, so that none is forgotten: an
+//! Each connector that touches the outside world has its place here, so that none is forgotten: an
 //! unknown one is refused.
 
 use crate::file::FileOptions;
@@ -21,9 +21,9 @@ pub enum Need {
         /// A name or an address.
         host: String,
         port: u16,
-        /// It is the one that the protocol has anyway.
+        /// Whether it is the default port of the protocol.
         is_default_port: bool,
-        /// The whole option that names it; it may hold a password.
+        /// The whole option that names it; it may contain a password.
         option: String,
     },
 }
@@ -55,7 +55,7 @@ pub fn source_needs(connector: &str, options: &Options) -> Result<Vec<Need>> {
 /// What a sink reaches.
 ///
 /// # Errors
-/// As [`source_needs`].
+/// The same as for [`source_needs`].
 pub fn sink_needs(connector: &str, options: &Options) -> Result<Vec<Need>> {
     match connector {
         "file" => {

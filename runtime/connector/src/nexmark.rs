@@ -8,8 +8,8 @@
 //!
 //! # Source
 //! The generator of the public Flink implementation of Nexmark: same proportions, hot keys, ids in
-//! flight and price law. Ours: other random numbers, and the bidder's offset is added once (there
-//! it is added twice, which keeps bids from joining with persons).
+//! flight and price law. Ours differ in the random numbers, and the bidder's offset is added once
+//! (there it is added twice, which keeps bids from joining with persons).
 
 use crate::options::refuse;
 use crate::{once, position};
@@ -33,7 +33,7 @@ pub struct NexmarkOptions {
     /// Event time of the first event, in ms. Default 0.
     #[serde(default)]
     pub base_time: i64,
-    /// If given, auctions are spread evenly over so many ids, for benchmarks of keyed state.
+    /// If given, auctions are spread evenly over this number of ids, for benchmarks of keyed state.
     /// Default: Nexmark's law.
     pub auctions: Option<u64>,
 }
@@ -42,7 +42,8 @@ fn default_rate() -> u64 {
     100_000
 }
 
-/// Of the base, and of the last event behind it, in ms: two of them make a time still.
+/// The largest base time, and the largest distance of the last event from it, in ms: their sum is
+/// still a time.
 const LAST_MS_MAX: u128 = 1 << 61;
 const BIDS_PER_EPOCH: u64 = 46;
 const EVENTS_PER_EPOCH: u64 = 50;
@@ -54,10 +55,10 @@ const ACTIVE_PEOPLE: u64 = 1000;
 const ID_LEAD: u64 = 10;
 /// Ready columns of texts: more than fit the second-level cache, as real ones would be.
 const POOL: usize = 32;
-/// Rows of a ready column. Batches with texts end where a column does: that is no cut at the
+/// Rows of a ready column. Batches with texts end where a column does, which cuts nothing with the
 /// default of `batch.rows`.
 const TEXT_ROWS: usize = 1024;
-/// So many bids take turns with one ready column, before the next one comes.
+/// The number of bids that use one ready column before the next one comes.
 const BIDS_PER_TEXT: u64 = 8192;
 const PRICES: usize = 1 << 14;
 const COLUMNS: [(&str, DataType); 7] = [
@@ -78,7 +79,7 @@ pub struct NexmarkSource {
 }
 
 impl NexmarkSource {
-    /// `schema` may hold any of the bid's columns, in any order.
+    /// `schema` may contain any of the bid's columns, in any order.
     ///
     /// # Errors
     /// `Invalid` for a column that bids do not have.
@@ -183,7 +184,7 @@ impl Source for NexmarkSource {
     }
 }
 
-/// Where a reader goes on.
+/// Where a reader resumes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NexmarkPosition {
@@ -267,7 +268,7 @@ fn numbers(first: u64, n_rows: usize, of: impl Fn(u64) -> i64) -> ArrayRef {
     ))
 }
 
-/// Ids of bids: what is the same for all bids of an epoch is computed once for each.
+/// Ids of bids: what is the same for all bids of an epoch is computed once per epoch.
 fn ids(
     first: u64,
     n_rows: usize,
@@ -286,8 +287,8 @@ fn ids(
     Arc::new(Int64Array::from(values))
 }
 
-/// Event times in ms. The division is by a loop variable's quotient, kept up by addition: dividing
-/// for each bid would cost more than the rest.
+/// Event times in ms. The quotient is kept up to date by addition: dividing for each bid would cost
+/// more than the rest.
 fn times(options: &NexmarkOptions, first: u64, n_rows: usize) -> ArrayRef {
     let mut values = Vec::with_capacity(n_rows);
     let (mut epoch, mut within) = (first / BIDS_PER_EPOCH, first % BIDS_PER_EPOCH);
@@ -405,7 +406,7 @@ impl Texts {
         }
     }
 
-    /// How many bids from `first` on one ready column has.
+    /// How many bids from `first` on one ready column covers.
     fn rows_from(&self, first: u64) -> usize {
         if self.pool.is_empty() {
             usize::MAX

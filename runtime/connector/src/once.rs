@@ -1,5 +1,5 @@
-//! The enumerator of sources that know all their splits at the begin: it gives them in its first
-//! poll, and never again, also after a restore.
+//! The enumerator of sources that know all their splits at the beginning: it returns them in its
+//! first poll, and never again, not even after a restore.
 
 use crate::position;
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,10 @@ struct Once<F> {
     splits: F,
 }
 
-/// `splits` makes them, for so many readers.
+/// `splits` makes them, for a number of readers.
 ///
 /// # Errors
-/// `Data` if `restored` is no snapshot of such an enumerator.
+/// `Data` if `restored` is not a snapshot of such an enumerator.
 pub fn enumerator<F>(
     connector: &str,
     restored: Option<&str>,
@@ -66,7 +66,7 @@ mod tests {
         })
     }
 
-    /// How many splits two polls give, after a restore of what `snapshot` says.
+    /// How many splits two polls return, after a restore from `snapshot`.
     fn check(snapshot: Option<&str>, expected: usize) {
         let mut enumerator = open(snapshot).unwrap();
         let n_splits = match enumerator.poll(3).unwrap() {

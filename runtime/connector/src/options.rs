@@ -18,7 +18,7 @@ pub fn read<T: DeserializeOwned>(connector: &str, options: &Options) -> Result<T
         .map_err(|e| refuse(connector, &sentence(&e)))
 }
 
-/// Puts serde's words into ours: what it calls a field is an option here.
+/// Translates serde's words into ours: what it calls a field is an option here.
 fn sentence(error: &serde_json::Error) -> String {
     error
         .to_string()
@@ -56,7 +56,7 @@ pub fn refuse(connector: &str, reason: &str) -> Error {
     )
 }
 
-/// Something that this build was made without.
+/// An error about something that this build was made without.
 #[cfg(not(all(feature = "parquet", feature = "postgres")))]
 pub fn left_out(connector: &str, what: &str, feature: &str) -> Error {
     refuse(
@@ -65,7 +65,7 @@ pub fn left_out(connector: &str, what: &str, feature: &str) -> Error {
     )
 }
 
-/// A connector that does not exist.
+/// An error about a connector that does not exist.
 pub fn unknown(kind: &str, connector: &str, known: &str) -> Error {
     Error::new(
         code::BAD_OPTION,
@@ -76,7 +76,7 @@ pub fn unknown(kind: &str, connector: &str, known: &str) -> Error {
 /// The single ASCII character of a delimiter.
 ///
 /// # Errors
-/// `Invalid` if it is none: beyond ASCII, a cut between two bytes could fall into a character.
+/// `Invalid` if it is not one: beyond ASCII, a cut between two bytes could fall into a character.
 pub fn delimiter(connector: &str, text: &str) -> Result<u8, Error> {
     match text.as_bytes() {
         [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => Ok(*byte),

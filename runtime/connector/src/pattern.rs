@@ -1,8 +1,8 @@
 //! The files that a pattern names, such as `data/*/[0-9]*.csv` or `data/**`.
 //!
-//! 1. The longest beginning that is there as it stands is no pattern: a folder may be called `data
-//!    [2024]`. 2. What is behind it is matched folder by folder. 3. A name that is no UTF-8 is
-//!    matched by what of it is. Hidden names are left out, and `**` follows no links.
+//! 1. The longest leading part that exists as written is not a pattern: a folder may be called
+//!    `data [2024]`. 2. What follows it is matched folder by folder. 3. A name that is not UTF-8 is
+//!    matched by the part of it that is. Hidden names are skipped, and `**` follows no links.
 
 use glob::{MatchOptions, Pattern};
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ const OPTIONS: MatchOptions = MatchOptions {
     case_sensitive: true,
 };
 
-/// What stands between two slashes.
+/// What is between two slashes.
 enum Part {
     /// Any number of folders.
     Folders,
@@ -33,7 +33,7 @@ pub enum Fault {
 /// The regular files that a pattern names, in the order of their names.
 ///
 /// # Errors
-/// If it is no pattern, or a folder cannot be listed.
+/// If it is not a pattern, or a folder cannot be listed.
 pub fn files(pattern: &str) -> Result<Vec<PathBuf>, Fault> {
     let ends = pattern
         .match_indices('/')
@@ -64,9 +64,9 @@ pub fn files(pattern: &str) -> Result<Vec<PathBuf>, Fault> {
     Ok(found)
 }
 
-/// Whether [`files`] may have found a path, or could if it were there; nothing is looked at. What
-/// was a folder called `data [2024]` may be gone since, so any beginning of the pattern may be no
-/// pattern.
+/// Whether [`files`] may have found a path, or could if it were there; the disk is not consulted.
+/// What was a folder called `data [2024]` may be gone since, so any leading part of the pattern may
+/// have been literal.
 pub fn fits(pattern: &str, path: &Path) -> bool {
     let ends = pattern
         .match_indices('/')
@@ -90,8 +90,8 @@ pub fn fits(pattern: &str, path: &Path) -> bool {
     })
 }
 
-/// Whether the names of a path fit the parts of a pattern, each in its place. The states are those
-/// of an automaton: a path of a stranger may be long, and a pattern have several `**`.
+/// Whether the names of a path match the parts of a pattern, each in its place. The states are
+/// those of an automaton: a stranger's path may be long, and a pattern may have several `**`.
 fn fit(parts: &[Part], path: &Path) -> bool {
     let mut states = vec![false; parts.len() + 1];
     states[0] = true;
@@ -102,7 +102,7 @@ fn fit(parts: &[Part], path: &Path) -> bool {
         let name = name.to_string_lossy();
         let mut next = vec![false; parts.len() + 1];
         for (state, part) in parts.iter().enumerate() {
-            // `**` may stand for no folder, but a file it has to be.
+            // `**` may match no folder, but it has to match a file.
             if matches!(part, Part::Folders) && states[state] && state + 1 < parts.len() {
                 states[state + 1] = true;
             }

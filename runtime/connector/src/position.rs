@@ -1,7 +1,7 @@
 //! What a snapshot keeps of a connector: positions of readers, findings of enumerators, promises of
 //! sinks, all as JSON.
 //!
-//! Each connector has a small struct for its own; this is how they are written, read again, and
+//! Each connector has a small struct of its own; this is how they are written, read again, and
 //! refused. Nothing that was read is trusted: numbers are checked where they are used.
 
 use serde::Serialize;
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Display;
 use streamrt_types::{Error, Result, code};
 
-/// Characters of what was read that a message shows.
+/// The number of characters of what was read that a message shows.
 const SHOWN_CHARS: usize = 200;
 
 pub fn write<T: Serialize>(position: &T) -> String {
@@ -24,10 +24,10 @@ pub fn read<T: DeserializeOwned>(place: impl Display, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| damaged(place, text).with_source(e))
 }
 
-/// A number that somebody counts on from.
+/// A number from which somebody continues counting.
 ///
 /// # Errors
-/// `Data` if nobody has counted so far: the next one might overflow.
+/// `Data` if it is implausibly large: the next one might overflow.
 pub fn count(place: impl Display, number: u64) -> Result<u64> {
     const MOST: u64 = 1 << 62;
     if number <= MOST {
@@ -37,7 +37,7 @@ pub fn count(place: impl Display, number: u64) -> Result<u64> {
     }
 }
 
-/// Something that `write` never wrote for this place.
+/// An error about something that `write` never wrote for this place.
 pub fn damaged(place: impl Display, text: &str) -> Error {
     let shown: String = text.chars().take(SHOWN_CHARS).collect();
     Error::new(
@@ -46,8 +46,8 @@ pub fn damaged(place: impl Display, text: &str) -> Error {
     )
 }
 
-/// The input behind a position is not what it was: to go on elsewhere would skip records, or read
-/// them twice.
+/// An error: the input at a position is not what it was, and continuing elsewhere would skip
+/// records, or read them twice.
 pub fn lost(what: String) -> Error {
     Error::new(code::HISTORY_LOST, what)
 }

@@ -1,29 +1,29 @@
 //! The sink `postgres`: the rows that a subtask writes between two checkpoints are one transaction
 //! of the server.
 //!
-//! 1. The transaction begins with its first rows, which go into the table by COPY, a batch of text
-//!    at a time.
-//! 2. `pre_commit` notes the transaction's name in the table `streamrt_transactions`, within the
+//! 1. The transaction begins with its first rows, which go into the table by COPY, one batch of
+//!    text at a time.
+//! 2. `pre_commit` records the transaction's name in the table `streamrt_transactions`, within the
 //!    transaction, and prepares it: from then on it outlives connection, process and server.
 //! 3. `commit` is COMMIT PREPARED. If the server does not know the transaction, it was committed
 //!    before, and then its name is in that table; or somebody has rolled it back, and its rows are
-//!    lost, which is said with their range.
+//!    lost, which is reported with their range.
 //! 4. What no promise names is rolled back by `abort_unlisted`; a transaction that was not prepared
 //!    ends with its connection.
 //!
-//! Names of transactions are kept for [`REMEMBERED`], so a savepoint that holds promises can be
-//! started from for so long.
+//! Names of transactions are kept for [`REMEMBERED`], so a job can start from a savepoint with
+//! promises for that long.
 //!
-//! No question waits for its answer for ever (`connection.rs`): a server that stands still costs
-//! the attempt, and the next one first ends what connections the one before has left there.
+//! No request waits for its answer for ever (`connection.rs`): a server that hangs costs the
+//! attempt, and the next one first ends the connections that the previous one left there.
 //!
-//! A row that the table does not take meets the job's poison policy: it is found (`rows.rs`), and
-//! left out or named. To go on without it each COPY has a savepoint, but under the policy `skip`
-//! alone; under the others the transaction is lost anyway, and the row is looked for in another
+//! A row that the table refuses is subject to the job's poison policy: it is found (`rows.rs`), and
+//! skipped or named. To continue without it, each COPY has a savepoint, but only under the policy
+//! `skip`; under the others the transaction is lost anyway, and the row is looked for in another
 //! one.
 //!
-//! A lost connection costs the transaction that was open, and so the attempt; commits and clean-up
-//! are tried again. TLS is as `url` says (`tls.rs`).
+//! A lost connection costs the open transaction, and so the attempt; commits and clean-up are tried
+//! again. TLS is as `url` says (`tls.rs`).
 
 mod connection;
 mod copy_text;
@@ -55,38 +55,38 @@ pub struct PostgresOptions {
     /// with `sslmode` and `sslrootcert` as libpq has them. The variable `PGPASSWORD` gives the
     /// password if the URL has none.
     pub url: String,
-    /// The table, `results` or `schema.results`: the one of exactly this name, else the one that
-    /// SQL means by it. It must be there; columns are found by name.
+    /// The table, `results` or `schema.results`: the one with exactly this name, otherwise the one
+    /// that SQL means by it. It must exist; columns are found by name.
     pub table: String,
-    /// How long the server may take for one statement, as in `60s`, which is the default. Then the
-    /// transaction is given up, and the job fails or starts again. At least 1 s.
+    /// How long the server may take for one statement, as in `60s`, which is the default. After
+    /// that the transaction is given up, and the job fails or restarts. At least 1 s.
     #[serde(default)]
     pub timeout: Option<String>,
 }
 
-/// Of one statement, where the options say nothing.
+/// The limit for one statement, if the options do not set it.
 const STATEMENT_TIME: Duration = Duration::from_secs(60);
 const STATEMENT_TIMES: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
-/// Text that gathers before it is sent.
+/// Bytes of text that gather before they are sent.
 const COPY_BYTES: usize = 256 << 10;
 
 /// How long names of transactions are kept.
 const REMEMBERED: &str = "30 days";
 
 /// The server's limit for names of prepared transactions is 199 bytes; generation, subtask and
-/// number need some behind the prefix.
+/// number need some after the prefix.
 const PREFIX_BYTES_MAX: usize = 150;
 
-/// Characters of a row that a promise keeps.
+/// The number of characters of a row that a promise keeps.
 const SHOWN_CHARS: usize = 200;
 
-/// Prepared transactions that a subtask may have at once: one that waits for its commit, and the
-/// next one.
+/// The number of prepared transactions that a subtask may have at once: one that waits for its
+/// commit, and the next one.
 const PREPARED_PER_SUBTASK: u32 = 2;
 
-/// Around each COPY, where rows may be left out.
+/// The savepoint around each COPY, if rows may be skipped.
 const SAVEPOINT: &str = "SAVEPOINT rows";
 const RELEASE: &str = "RELEASE SAVEPOINT rows";
 const ROLLBACK_TO: &str = "ROLLBACK TO SAVEPOINT rows";
@@ -103,7 +103,7 @@ pub struct PostgresSink {
     waiting: Waiting,
     /// Known once the sink is open.
     context: Option<OperatorContext>,
-    /// The server has the transaction open.
+    /// Whether the transaction is open on the server.
     begun: bool,
 }
 
@@ -113,7 +113,7 @@ pub struct PostgresSink {
 struct Promise {
     transaction: String,
     rows: u64,
-    /// The first row and the last one, their columns divided by tabulators, to find them by if the
+    /// The first and the last row, their columns separated by tabs, by which to find them if the
     /// transaction is lost.
     first: String,
     last: String,
@@ -233,11 +233,11 @@ impl PostgresSink {
             .failed(&format!("writing to table {}", self.options.table), failure)
     }
 
-    /// Finds the rows that the server does not take, and sends the others. Under another policy
-    /// than `skip` the first of them ends the job.
+    /// Finds the rows that the server refuses, and sends the others. Under a policy other than
+    /// `skip` the first of them ends the job.
     fn isolate(&mut self, waiting: &Waiting, text: &Bytes, failure: Failure) -> Result<()> {
-        // What came before is kept where it can be; else the rows are looked for in a transaction
-        // that comes to nothing.
+        // What came before is kept if possible; otherwise the rows are looked for in a transaction
+        // that is rolled back.
         let again = if self.skips() {
             ROLLBACK_TO
         } else {
@@ -266,8 +266,8 @@ impl PostgresSink {
                 ),
             }
         }
-        // Each row alone is taken: it is what they are together, or with those before them, and
-        // then it is the server's word that counts.
+        // Each row alone is accepted: the problem is in their combination, or with those before
+        // them, and then the server's own message counts.
         if self.skips() {
             Ok(())
         } else {
@@ -307,7 +307,7 @@ impl PostgresSink {
         self.refuse(batch, row, &failure.to_string())
     }
 
-    /// By the job's policy, a row that cannot be written.
+    /// Applies the job's policy to a row that cannot be written.
     fn refuse(&self, batch: &Batch, row: usize, reason: &str) -> Result<()> {
         let context = self.context()?;
         let position = batch.origin.as_ref().map_or(String::new(), |origin| {
@@ -359,8 +359,8 @@ impl PostgresSink {
     }
 
     /// # Errors
-    /// `Data` (S7001) if it promises a transaction that no sink of this uid can have begun: it
-    /// would be one of somebody else.
+    /// `Data` (S7001) if it promises a transaction that no sink with this uid can have begun: it
+    /// would be somebody else's.
     fn read(&self, committable: &[u8]) -> Result<Promise> {
         let text = String::from_utf8_lossy(committable);
         let promise: Promise = position::read("sink `postgres`", &text)?;
@@ -478,7 +478,7 @@ impl Sink for PostgresSink {
         if !self.waiting.text.is_empty() {
             self.copy()?;
         }
-        // Of those that came none may be left.
+        // None of the rows that came may be left.
         if self.written.rows == 0 {
             return self.abort().map(|()| None);
         }
@@ -517,7 +517,7 @@ impl Sink for PostgresSink {
         }
     }
 
-    /// Where the connection is gone, so is the transaction.
+    /// If the connection is gone, so is the transaction.
     fn abort(&mut self) -> Result<()> {
         self.waiting.clear();
         self.written = Promise::default();

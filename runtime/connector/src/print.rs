@@ -1,10 +1,10 @@
-//! The sink `print`: one JSON line for each row on stdout, locked once for each batch so that lines
-//! of subtasks do not mix.
+//! The sink `print`: one JSON line per row on stdout, locked once per batch so that lines of
+//! subtasks do not mix.
 //!
 //! Characters that a terminal would obey are escaped; in JSON they stay the same characters.
 //!
-//! A line is seen as soon as its batch comes, and cannot be withdrawn: after a restart, rows since
-//! the last checkpoint come again.
+//! A line appears as soon as its batch comes, and cannot be withdrawn: after a restart, rows since
+//! the last checkpoint appear again.
 
 use crate::encoder::RowEncoder;
 use serde::Deserialize;
@@ -16,13 +16,13 @@ use streamrt_types::{Batch, Result, printable, printable_bytes, stdout_error};
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PrintOptions {
-    /// Stands before each line, as in `late> {...}`. Default: nothing. With several subtasks the
-    /// number of the subtask, counted from 1, follows as in Flink: `2> {...}`, or `late:2> {...}`.
+    /// Precedes each line, as in `late> {...}`. Default: nothing. With several subtasks the number
+    /// of the subtask, counted from 1, follows as in Flink: `2> {...}`, or `late:2> {...}`.
     #[serde(default)]
     pub prefix: String,
 }
 
-/// Writes to `output`, which is stdout but in tests.
+/// Writes to `output`, which is stdout except in tests.
 pub struct PrintSink<W> {
     options: PrintOptions,
     output: W,
@@ -42,7 +42,7 @@ impl<W: Write + Send> PrintSink<W> {
         }
     }
 
-    /// Fills `text` with the rows, each behind the prefix.
+    /// Fills `text` with the rows, each after the prefix.
     fn put_prefixes(&mut self) {
         self.text.clear();
         for line in printable_bytes(&self.rows).split_inclusive(|&byte| byte == b'\n') {

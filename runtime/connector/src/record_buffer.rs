@@ -1,4 +1,4 @@
-//! Cuts bytes into records: lines, or for CSV lines that may go on inside quotes. Called by the
+//! Cuts bytes into records: lines, or for CSV lines that may continue inside quotes. Called by the
 //! readers of files and sockets.
 //!
 //! 1. `fill` appends what the input has.
@@ -6,11 +6,11 @@
 //! 3. `block` lends them to a format.
 //! 4. `consume` forgets them.
 //!
-//! A record that is not complete stays until more bytes come or `end_input` completes it. One that
-//! is too long stays as its beginning and its length alone, if such records are to be left out.
+//! A record that is not complete stays until more bytes come or `end_input` completes it. If
+//! records that are too long are to be skipped, only the beginning and the length of one are kept.
 //!
 //! Invariant: each byte is in exactly one line, each line is counted exactly once, and how often
-//! the input was filled does not show.
+//! the buffer was filled makes no difference.
 
 use flate2::Crc;
 use std::io::Read;
@@ -18,21 +18,21 @@ use std::ops::Range;
 use streamrt_operator::PoisonLine;
 use streamrt_types::{Error, Result, code};
 
-/// Bytes that one `fill` asks for: large enough that system calls do not show, small enough to stay
-/// in the cache. The first ones ask for less: many files are opened for a few records, and each
-/// clears its buffer.
+/// Bytes that one `fill` asks for: large enough that system calls do not matter, small enough to
+/// stay in the cache. The first ones ask for less: many files are opened for a few records, and
+/// each clears its buffer.
 const FILL_BYTES: usize = 256 << 10;
 const FIRST_FILL_BYTES: usize = 16 << 10;
 
-/// The longest record. A longer one is an error, as soon as it is that long, or is left out up to
+/// The longest record. A longer one is an error, as soon as it is that long, or is skipped up to
 /// its line end.
 const RECORD_BYTES_MAX: usize = 16 << 20;
 
-/// Bytes of a record that is too long which a report keeps.
+/// The number of bytes of a record that is too long that a report keeps.
 const BEGIN_BYTES: usize = 1024;
 
-/// A block ends early when it has so many bytes, whatever else it is limited to: columns have
-/// 32-bit offsets.
+/// The number of bytes at which a block ends early, whatever its other limits: columns have 32-bit
+/// offsets.
 const BLOCK_BYTES_MAX: usize = 32 << 20;
 
 /// One record: where its text is, without the line end, and the number of its first line, counted
@@ -50,7 +50,7 @@ impl Record {
     }
 }
 
-/// Complete records. Behind the text of each stands a line end.
+/// Complete records. The text of each is followed by a line end.
 #[derive(Debug, Clone, Copy)]
 pub struct Block<'a> {
     pub bytes: &'a [u8],
@@ -73,16 +73,16 @@ impl<'a> Block<'a> {
     }
 }
 
-/// What ends a record, and what is none.
+/// What ends a record, and what is not a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// Every line, empty ones too.
+    /// Every line is a record, even an empty one.
     Lines,
-    /// Every line that has more than blanks.
+    /// Every line that has more than blanks is a record.
     Json,
     /// Every line that is not empty, or empty ones too if `blank_lines` is set; a line end inside
-    /// quotes does not count. A quote opens at the begin of a field alone. One that nobody closes
-    /// takes the rest of the input with it: what it was to enclose makes no rows.
+    /// quotes does not count. A quote opens only at the beginning of a field. One that is never
+    /// closed takes the rest of the input with it: what it was to enclose makes no rows.
     Csv { delimiter: u8, blank_lines: bool },
 }
 
@@ -100,21 +100,22 @@ struct LongRecord {
     begin: Vec<u8>,
     n_bytes: u64,
     last: Option<u8>,
-    /// Of what was forgotten, where a sum is wanted.
+    /// The checksum of what was forgotten, if one is wanted.
     sum: Crc,
 }
 
 pub struct RecordBuffer {
     framing: Framing,
-    /// U+FEFF at the begin of the input belongs to no record. It was not looked for yet.
+    /// Whether U+FEFF, which belongs to no record at the beginning of the input, is still to be
+    /// looked for.
     may_have_mark: bool,
-    /// Records that are too long are left out, and no error.
+    /// Whether records that are too long are skipped instead of being an error.
     skips_long: bool,
-    /// A block ends with the record by which it has so many bytes.
+    /// A block ends with the record by which it reaches this number of bytes.
     block_bytes: usize,
-    /// The one that is being left out.
+    /// The record that is being skipped.
     long: Option<LongRecord>,
-    /// Those that were left out, for a report.
+    /// Those that were skipped, for a report.
     skipped: Vec<PoisonLine>,
     /// Valid up to `filled`; positions below count from `consumed`, so that moving the bytes to the
     /// front changes none of them.
@@ -125,7 +126,7 @@ pub struct RecordBuffer {
     fill_bytes: usize,
     /// Where `consumed` is in the input.
     n_before: u64,
-    /// Of all bytes before that, if it is wanted.
+    /// The checksum of all bytes before that, if it is wanted.
     sum: Option<Crc>,
     /// Where the record under construction begins, and how far it was looked through.
     start: usize,
@@ -165,17 +166,18 @@ impl RecordBuffer {
         }
     }
 
-    /// From now on records end by another rule: what a header says of the lines behind it.
+    /// From now on records end by another rule: the one that a header implies for the lines after
+    /// it.
     pub fn reframe(&mut self, framing: Framing) {
         self.framing = framing;
     }
 
-    /// Says that the input may begin with U+FEFF, as UTF-8 files of some programs do.
+    /// Declares that the input may begin with U+FEFF, as UTF-8 files of some programs do.
     pub fn pass_over_mark(&mut self) {
         self.may_have_mark = true;
     }
 
-    /// Keeps a checksum of what is consumed, behind what stands before the begin of the buffer.
+    /// Keeps a checksum of what is consumed, continuing that of what precedes the buffer.
     pub fn sum_from(&mut self, before: Crc) {
         self.sum = Some(before);
     }
@@ -195,7 +197,7 @@ impl RecordBuffer {
             .map_or(self.start, |record| record.start)
     }
 
-    /// Leaves the next bytes behind.
+    /// Skips the next bytes.
     fn pass(&mut self, n_bytes: usize) {
         if let Some(sum) = &mut self.sum {
             sum.update(&self.bytes[self.consumed..self.consumed + n_bytes]);
@@ -203,7 +205,7 @@ impl RecordBuffer {
         (self.consumed, self.n_before) = (self.consumed + n_bytes, self.n_before + n_bytes as u64);
     }
 
-    /// Passes over the mark if it is there; false if too few bytes are.
+    /// Skips the mark if it is there; false if there are too few bytes to tell.
     fn skip_mark(&mut self) -> bool {
         const MARK: &[u8] = b"\xEF\xBB\xBF";
         let rest = self.rest();
@@ -217,18 +219,18 @@ impl RecordBuffer {
         true
     }
 
-    /// From now on a record that is too long is left out, and told by
+    /// From now on a record that is too long is skipped, and reported by
     /// [`RecordBuffer::take_skipped`].
     pub fn skip_long_records(&mut self) {
         self.skips_long = true;
     }
 
-    /// From now on a block ends with the record by which it has so many bytes.
+    /// From now on a block ends with the record by which it reaches this number of bytes.
     pub fn limit_bytes(&mut self, block_bytes: usize) {
         self.block_bytes = block_bytes.min(BLOCK_BYTES_MAX);
     }
 
-    /// The records that were left out since the last call.
+    /// The records that were skipped since the last call.
     pub fn take_skipped(&mut self) -> Vec<PoisonLine> {
         std::mem::take(&mut self.skipped)
     }
@@ -253,7 +255,7 @@ impl RecordBuffer {
         }
     }
 
-    /// Says that nothing more will come: a last line without line end becomes complete.
+    /// Declares that nothing more will come: a last line without line end becomes complete.
     pub fn end_input(&mut self) {
         if self.may_have_mark && self.rest().len() >= 3 {
             self.skip_mark();
@@ -273,8 +275,7 @@ impl RecordBuffer {
         self.bytes.capacity()
     }
 
-    /// The bytes of the record that is not complete; of one that is too long, those that were not
-    /// forgotten.
+    /// The bytes of the incomplete record; for one that is too long, those that were not forgotten.
     pub fn rest(&self) -> &[u8] {
         &self.bytes[self.consumed + self.start..self.filled]
     }
@@ -285,18 +286,18 @@ impl RecordBuffer {
     }
 
     /// The byte and the line at which the first record begins that was not consumed; blank lines
-    /// may stand there. A buffer made `at` this place finds the same records. The line end that
-    /// `end_input` puts behind the last line counts as a byte.
+    /// may precede it there. A buffer made `at` this place finds the same records. The line end
+    /// that `end_input` puts after the last line counts as a byte.
     pub fn position(&self) -> (u64, u64) {
         let line = self.records.first().map_or(self.line, |record| record.line);
         (self.n_before + self.first_start() as u64, line)
     }
 
     /// Finds records until there are `rows`, or enough bytes. Returns whether the block is to be
-    /// taken as it is: else more input is needed.
+    /// taken as it is; otherwise more input is needed.
     ///
     /// # Errors
-    /// `Data` if a line is longer than 16 MiB, and such are not left out.
+    /// `Data` if a line is longer than 16 MiB, and such lines are not skipped.
     pub fn frame(&mut self, rows: usize) -> Result<bool> {
         if self.may_have_mark && !self.skip_mark() {
             return Ok(false);
@@ -314,7 +315,7 @@ impl RecordBuffer {
         Ok(true)
     }
 
-    /// Whether the record is too long of which so many bytes are here.
+    /// Whether a record is too long of which `n_bytes` are here.
     fn is_long(&self, n_bytes: usize) -> bool {
         self.long.is_some() || n_bytes > RECORD_BYTES_MAX
     }
@@ -344,10 +345,10 @@ impl RecordBuffer {
         Ok(())
     }
 
-    /// Forgets what was looked through of a record that is too long and not complete. There are no
-    /// records before it.
+    /// Forgets the examined part of a record that is too long and incomplete. There are no records
+    /// before it.
     fn forget_rest(&mut self) -> Result<()> {
-        // Blank lines may stand before it.
+        // Blank lines may precede it.
         self.consume();
         let end = self.cursor;
         self.lengthen(end)?;
@@ -359,7 +360,7 @@ impl RecordBuffer {
         Ok(())
     }
 
-    /// Leaves out the record that is too long and ends at `end`.
+    /// Skips the record that is too long and ends at `end`.
     fn end_long(&mut self, end: usize) -> Result<()> {
         let here = (end - self.start) as u64;
         self.lengthen(end)?;
@@ -396,7 +397,7 @@ impl RecordBuffer {
         }
     }
 
-    /// Looks on from the cursor, which ends up at the hit or at the end.
+    /// Searches on from the cursor, which ends up at the hit or at the end.
     fn find(&mut self, search: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
         let unseen = &self.bytes[self.consumed + self.cursor..self.filled];
         let hit = search(unseen);
@@ -411,10 +412,10 @@ impl RecordBuffer {
                 (Some(b'\n'), true) => self.quote.n_line_ends += 1,
                 (_, false) => self.quote.open = self.begins_field(at, delimiter),
                 (_, true) => match self.byte(at + 1) {
-                    // Two quotes stand for one.
+                    // Two quotes mean one.
                     Some(b'"') => self.cursor += 1,
                     Some(_) => self.quote.open = false,
-                    // What it is, the next byte says; look at it again then.
+                    // The next byte says what it is; look at it again then.
                     None if !self.end_of_input => return None,
                     None => self.quote.open = false,
                 },
@@ -428,7 +429,7 @@ impl RecordBuffer {
         }
     }
 
-    /// A quote that nobody closes ends with the input, at its last line end, which stood in the
+    /// A quote that is never closed ends with the input, at its last line end, which was inside the
     /// quotes so far.
     fn give_up_quote(&mut self) -> Option<usize> {
         let end = (self.filled - self.consumed)
@@ -473,7 +474,7 @@ impl RecordBuffer {
         self.end_record(end);
     }
 
-    /// The next record begins behind the line end at `end`.
+    /// The next record begins after the line end at `end`.
     fn end_record(&mut self, end: usize) {
         self.line += 1 + self.quote.n_line_ends;
         self.quote = Quote::default();

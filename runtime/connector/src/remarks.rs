@@ -1,5 +1,5 @@
-//! What a user should know of the sources and sinks of a job before it runs: a line each, and only
-//! where it matters.
+//! What a user should know about the sources and sinks of a job before it runs: one line each, and
+//! only where it matters.
 
 use crate::options;
 use streamrt_types::Result;
@@ -9,14 +9,14 @@ use streamrt_wit::{Body, Options};
 #[derive(Debug, Clone, Copy)]
 pub struct JobTraits {
     pub has_checkpoints: bool,
-    /// It ends by itself.
+    /// Whether it ends by itself.
     pub is_bounded: bool,
 }
 
 /// The lines for the nodes of a job, by uid.
 ///
 /// # Errors
-/// `Invalid` if two sources read standard input: each would get whatever the other one left.
+/// `Invalid` if two sources read standard input: each would get what the other one left.
 pub fn remarks<'a>(
     nodes: impl Iterator<Item = (&'a str, &'a Body)> + Clone,
     job: JobTraits,

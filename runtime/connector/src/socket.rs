@@ -5,8 +5,8 @@
 //! without line end counts as one, as in a file. A connection that breaks is an error. Positions
 //! are line numbers of the connection.
 //!
-//! Nothing can be read twice: a reader that goes on at a position connects anew, takes what the
-//! server sends then, and goes on counting. What the connection before had brought behind the
+//! Nothing can be read twice: a reader that resumes at a position connects anew, takes what the
+//! server sends then, and continues counting. What the previous connection had brought after the
 //! position is lost.
 
 use crate::format::{BlockDecoder, FormatName, FormatSpec};
@@ -24,7 +24,7 @@ use streamrt_types::{Error, Result, code};
 /// The longest that a call of the reader waits for bytes.
 const READ_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// How long a server may take to accept: longer than any that is there, shorter than a user's
+/// How long a server may take to accept: longer than any reachable one needs, shorter than a user's
 /// patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,7 +56,7 @@ pub struct SocketSource {
 
 impl SocketSource {
     /// # Errors
-    /// `Invalid` if options do not go together, or the format cannot give the schema.
+    /// `Invalid` if options contradict one another, or the format cannot give the schema.
     pub fn new(options: SocketOptions, schema: SchemaRef) -> Result<SocketSource> {
         let format = FormatSpec::new(
             "socket",
@@ -136,7 +136,7 @@ impl Source for SocketSource {
     }
 }
 
-/// Where a reader goes on counting.
+/// Where a reader continues counting.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SocketPosition {
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(reader.position(), r#"{"lines":2}"#);
     }
 
-    /// Polls until there is something else than nothing.
+    /// Polls until there is something.
     fn next(reader: &mut dyn SplitReader, rows: usize) -> Result<Vec<String>> {
         loop {
             match reader.poll(rows, Duration::MAX)? {

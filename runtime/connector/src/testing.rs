@@ -1,11 +1,11 @@
-//! Reads splits in tests, in one go or opened anew at their positions. What is compared: rows with
-//! their line numbers, and poison.
+//! Reads splits in tests, in one go or reopened at their positions. Tests compare rows with their
+//! line numbers, and poison.
 
 use std::time::Duration;
 use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitReader};
 use streamrt_types::{Batch, Result};
 
-/// What a reader gave.
+/// What a reader returned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// (line, row as JSON)
@@ -72,8 +72,8 @@ pub fn drain(reader: &mut dyn SplitReader, rows: usize) -> Result<Found> {
     Ok(found)
 }
 
-/// Reads a split to its end with a new reader after each number of polls of `cuts`, and then one
-/// more, also where nothing was polled.
+/// Reads a split to its end with a new reader after each number of polls in `cuts`, and then one
+/// more, even if nothing was polled.
 pub fn read_in_pieces(
     source: &dyn Source,
     split: &Split,

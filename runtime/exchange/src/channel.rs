@@ -1,7 +1,7 @@
 //! The channels of one gate: bounded queues under one lock, with what wakes either side.
 //!
-//! A channel is bounded in bytes, and in rows where the receiver is slow: what waits in it is then
-//! done in a moment, so a barrier behind it comes soon. Invariant: an element that is larger than a
+//! A channel is bounded in bytes, and in rows if the receiver is slow: what waits in it is then
+//! done in a moment, so a barrier after it comes soon. Invariant: an element that is larger than a
 //! channel passes when the channel is empty, so nothing ever waits for ever.
 
 use std::collections::VecDeque;
@@ -14,11 +14,11 @@ use streamrt_types::StreamElement;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disconnected;
 
-/// Bytes that every element counts for, beside its rows: what it takes in the queue, and its
-/// arrays.
+/// The number of bytes that every element counts in addition to its rows: its place in the queue,
+/// and its arrays.
 const ELEMENT_BYTES: usize = 256;
 
-/// What an element takes of a channel.
+/// How much of a channel an element takes.
 #[derive(Debug, Clone, Copy, Default)]
 struct Size {
     bytes: usize,
@@ -66,8 +66,8 @@ impl Queue {
         fits || self.elements.is_empty()
     }
 
-    /// A sender that was stopped goes on once half of its channel is free: being woken for every
-    /// element costs as much as the element.
+    /// A stopped sender resumes once half of its channel is free: being woken for every element
+    /// costs as much as the element.
     fn is_half_free(&self, limit: Size) -> bool {
         self.used.bytes <= limit.bytes / 2 && self.used.rows <= limit.rows / 2
     }
@@ -75,9 +75,9 @@ impl Queue {
 
 struct Queues {
     channels: Vec<Queue>,
-    /// Where the next look begins.
+    /// Where the next search begins.
     turn: usize,
-    /// Senders that wait for room; nobody is woken for nothing.
+    /// Senders that wait for room; nobody is woken without reason.
     n_blocked: usize,
     woken: bool,
     closed: bool,
@@ -111,7 +111,8 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {
-        // A thread that panicked inside left plain queues behind: they are as good as before.
+        // A thread that panicked while holding the lock left plain queues behind, which are still
+        // consistent.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -221,7 +222,7 @@ impl ChannelSender {
         ChannelSender { shared, channel }
     }
 
-    /// Rows that the receiver wants to have waiting; a sender cuts larger batches.
+    /// The number of rows that the receiver wants to have waiting; a sender cuts larger batches.
     pub fn rows_max(&self) -> usize {
         self.shared.rows_max.load(Ordering::Relaxed)
     }
@@ -275,7 +276,7 @@ impl GateWaker {
         GateWaker { shared }
     }
 
-    /// Lets the task return from its wait, to look at its commands.
+    /// Lets the task return from its wait, to check its commands.
     pub fn wake(&self) {
         self.shared.lock().woken = true;
         self.shared.readable.notify_all();
@@ -305,7 +306,7 @@ mod tests {
         ))
     }
 
-    /// Puts the same into a channel until there is no room, and says how often.
+    /// Puts the same element into a channel until there is no room, and returns how often.
     fn check(bytes: usize, rows: usize, element: &StreamElement, expected: usize) {
         let (limit, mut queue) = (Size { bytes, rows }, Queue::default());
         while queue.has_room(Size::of(element), limit) {

@@ -1,12 +1,12 @@
 //! The receiving end of a task's channels.
 //!
-//! Elements of one channel keep their order; between channels the gate goes in turn. The gate owns
-//! the watermark valve: what comes out of it carries the combined watermark of all channels.
-//! Invariant: no batch comes out before every channel has told its status, since a channel that is
-//! silent might still hold time back.
+//! Elements of one channel keep their order; the gate takes the channels in turn. The gate owns the
+//! watermark valve: what comes out of it carries the combined watermark of all channels. Invariant:
+//! no batch comes out before every channel has sent its status, since a silent channel might still
+//! hold time back.
 //!
 //! A checkpoint's barriers are aligned here: a channel whose barrier has come is not read until
-//! those of all others have, so that what is treated before the barrier goes on is what the
+//! those of all others have, so that what is processed before the barrier is passed on is what the
 //! checkpoint holds. A channel that has ended counts as aligned.
 //!
 //! # Source
@@ -31,7 +31,7 @@ pub enum GateEvent {
     Status(Status),
     /// A channel has no more rows of this split.
     SplitFinished(u64),
-    /// The barriers of all channels have come; the first of them, so long ago.
+    /// The barriers of all channels have come; the duration is the time since the first one.
     Barrier(Barrier, Duration),
     /// All channels are at their end.
     EndOfInput,
@@ -43,22 +43,22 @@ pub enum GateEvent {
 pub struct InputGate {
     shared: Arc<Shared>,
     valve: WatermarkValve,
-    /// Channels that have told their status, and those that have ended.
+    /// Channels that have sent their status, and those that have ended.
     known: Vec<bool>,
     ended: Vec<bool>,
     /// Channels that lead to the second input.
     second: Vec<bool>,
-    /// The combined status has gone out.
+    /// Whether the combined status has been sent.
     told: bool,
-    /// What the valve gave beyond the event that was returned.
+    /// What the valve returned beyond the event that was passed on.
     pending: VecDeque<GateEvent>,
     /// The checkpoint whose barriers are coming in, and since when.
     aligning: Option<(Barrier, Instant)>,
     /// Channels that are not read until the others are aligned.
     blocked: Vec<bool>,
-    /// Barriers of this checkpoint and of those before it are of no use any more.
+    /// Barriers of this checkpoint and of earlier ones no longer count.
     last_checkpoint: u64,
-    /// The watermark that stood before a restart, until it has gone out.
+    /// The watermark from before a restart, until it has been sent.
     restored: Option<Watermark>,
 }
 
@@ -80,14 +80,14 @@ impl InputGate {
         }
     }
 
-    /// The combined watermark that went out last; it belongs into a checkpoint.
+    /// The last combined watermark that was sent; it belongs in a checkpoint.
     pub fn watermark(&self) -> Watermark {
         self.valve
             .watermark_out()
             .max(self.restored.unwrap_or(WATERMARK_MIN))
     }
 
-    /// Says which channels lead to the second input of the task's operator. Watermarks, status and
+    /// Sets which channels lead to the second input of the task's operator. Watermarks, status and
     /// barriers are those of all channels together, as if there were one input.
     pub fn set_second_input(&mut self, channels: &[usize]) {
         channels
@@ -95,7 +95,7 @@ impl InputGate {
             .for_each(|&channel| self.second[channel] = true);
     }
 
-    /// Begins with the watermark of a checkpoint: it goes out behind the first status, before any
+    /// Begins with the watermark of a checkpoint: it is sent after the first status, before any
     /// row.
     pub fn restore(&mut self, watermark: Watermark) {
         if watermark > WATERMARK_MIN {
@@ -105,7 +105,7 @@ impl InputGate {
     }
 
     /// Asks for the barrier of a checkpoint that no channel will bring: it comes out when all of
-    /// them have ended, or at once where there are none.
+    /// them have ended, or at once if there are none.
     pub fn trigger(&mut self, barrier: Barrier) {
         let newest = self
             .aligning
@@ -115,7 +115,7 @@ impl InputGate {
         }
     }
 
-    /// Gives a checkpoint up: its channels are read again, and its barriers mean nothing any more.
+    /// Abandons a checkpoint: its channels are read again, and its barriers no longer count.
     pub fn abandon(&mut self, checkpoint: u64) {
         if self
             .aligning
@@ -138,7 +138,7 @@ impl InputGate {
         match self.aligning {
             Some((current, _)) if current.checkpoint > barrier.checkpoint => return Ok(()),
             Some((current, _)) if current.checkpoint == barrier.checkpoint => {}
-            // The one that was awaited will not come: its coordinator has begun another.
+            // The awaited one will not come: its coordinator has begun another.
             _ => self.release(),
         }
         self.blocked[channel] = true;
@@ -195,15 +195,15 @@ impl InputGate {
         }
     }
 
-    /// The barriers of all channels, if no row and no end of a split stands before them; for a task
+    /// The barriers of all channels, if no row and no end of a split comes before them; for a task
     /// that is not done with what came before.
     ///
-    /// Watermarks, statuses and ends of channels that stand before them wait for the task. A
-    /// checkpoint that is taken here has them: the watermark of the gate is in it, and statuses and
-    /// ends are told anew after a restore.
+    /// Watermarks, statuses and ends of channels that come before them wait for the task. A
+    /// checkpoint that is taken here includes them: the watermark of the gate is in it, and
+    /// statuses and ends are sent again after a restore.
     ///
     /// # Errors
-    /// As [`InputGate::poll`].
+    /// The same as for [`InputGate::poll`].
     pub fn poll_barrier(&mut self) -> Result<Option<(Barrier, Duration)>> {
         loop {
             let is_barrier = |event: &GateEvent| matches!(event, GateEvent::Barrier(..));
@@ -226,8 +226,8 @@ impl InputGate {
         }
     }
 
-    /// Says how many rows may wait in a channel, beside its limit in bytes; one batch of more
-    /// passes. `usize::MAX`: any number.
+    /// Sets how many rows may wait in a channel, in addition to its limit in bytes; one larger
+    /// batch passes. `usize::MAX` means any number.
     pub fn set_rows_max(&self, rows: usize) {
         self.shared.set_rows_max(rows);
     }
@@ -294,8 +294,8 @@ impl InputGate {
         Ok(())
     }
 
-    /// The first statuses are gathered; when the last channel has told its own, the combined one
-    /// goes out.
+    /// The first statuses are gathered; when the last channel has sent its own, the combined one is
+    /// sent.
     fn status(&mut self, channel: usize, status: Status) {
         for event in self.valve.status(channel, status) {
             match event {
@@ -411,7 +411,7 @@ mod tests {
         );
     }
 
-    /// Sends (channel, element) pairs to two active channels and compares what comes out behind
+    /// Sends (channel, element) pairs to two active channels and compares what comes out after
     /// each.
     fn check_barriers(script: &[(usize, StreamElement, &[&str])]) {
         let mut gate = InputGate::new(2, 1 << 20);

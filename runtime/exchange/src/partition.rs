@@ -1,6 +1,6 @@
 //! The sending end of an edge: spreads rows over the subtasks of the receiver.
 //!
-//! Every watermark goes to every channel: as marks where the channel gets rows of the batch, else
+//! Every watermark goes to every channel: as marks if the channel gets rows of the batch, otherwise
 //! as an element. Invariant: the rows of one batch that go to one channel keep their order, and
 //! each stays under the marks that it was under.
 
@@ -22,14 +22,14 @@ pub enum Partitioner {
         encoder: KeyEncoder,
         max_parallelism: u32,
     },
-    /// Batch by batch in turn.
+    /// The channels in turn, one batch each.
     Rebalance,
     Broadcast,
     /// Channel 0.
     Global,
 }
 
-/// What becomes of a row that has no key: the error ends the task, else the row is left out.
+/// What becomes of a row that has no key: an error ends the task, otherwise the row is dropped.
 pub type RefuseRow = Box<dyn Fn(&Batch, usize, Error) -> Result<()> + Send>;
 
 /// All channels of one edge, at one sender.
@@ -72,7 +72,7 @@ impl ResultPartition {
         }
     }
 
-    /// Lets `refuse` decide about rows without a key, which are errors else.
+    /// Lets `refuse` decide about rows without a key, which are otherwise errors.
     #[must_use]
     pub fn refusing(self, refuse: RefuseRow) -> ResultPartition {
         ResultPartition { refuse, ..self }
@@ -86,7 +86,7 @@ impl ResultPartition {
     /// Sends a batch.
     ///
     /// # Errors
-    /// `Data` if a key is null and such rows are not left out; [`Disconnected`] as a source if a
+    /// `Data` if a key is null and such rows are not dropped; [`Disconnected`] as a source if a
     /// receiver is gone.
     pub fn batch(&mut self, batch: Batch) -> Result<()> {
         let n_channels = self.channels.len();
@@ -120,8 +120,8 @@ impl ResultPartition {
         self.all(&StreamElement::Status(status))
     }
 
-    /// Says that no row of a split follows. Another sender may have some of its rows, and says so
-    /// itself.
+    /// Announces that no row of a split follows. Another sender may have some of its rows, and
+    /// announces that itself.
     pub fn split_finished(&mut self, number: u64) -> Result<()> {
         self.all(&StreamElement::SplitFinished(number))
     }
@@ -169,7 +169,7 @@ impl ResultPartition {
         self.send_batch(to, batch)
     }
 
-    /// Leaves out the rows that have no key, or ends with the first of them.
+    /// Drops the rows that have no key, or ends with the first of them.
     fn with_keys(&self, encoder: &KeyEncoder, batch: Batch) -> Result<Batch> {
         if encoder.check(&batch.columns).is_ok() {
             return Ok(batch);
@@ -216,7 +216,7 @@ impl ResultPartition {
     }
 }
 
-/// Names the record that has no key, where its origin is known.
+/// Names the record that has no key, if its origin is known.
 fn located(error: Error, batch: &Batch, row: usize) -> Error {
     match &batch.origin {
         Some(origin) => error.at(format_args!(
@@ -228,8 +228,8 @@ fn located(error: Error, batch: &Batch, row: usize) -> Error {
     }
 }
 
-/// The marks of a batch as they stand among some of its rows. Of marks that fall together the last
-/// one stays: no row lies between.
+/// The marks of a batch as they lie among some of its rows. If marks fall together, the last one
+/// stays: no row lies between.
 fn marks_of(marks: &[Mark], rows: &[u32]) -> Vec<Mark> {
     let mut moved: Vec<Mark> = Vec::with_capacity(marks.len().min(rows.len() + 1));
     for mark in marks {
@@ -324,7 +324,7 @@ mod tests {
                 "every channel learns the last watermark"
             );
             for (row, key) in keys.iter().enumerate() {
-                // In front of key k the watermark was k * 10.
+                // Before key k the watermark was k * 10.
                 let under = marks
                     .iter()
                     .rfind(|(at, _)| *at as usize <= row)

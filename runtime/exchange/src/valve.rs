@@ -3,13 +3,13 @@
 //! Invariant: what comes out only rises, and never passes the watermark of an active channel that
 //! is aligned. A channel whose input is at its end has sent the final watermark, and leaves the
 //! minimum with it; one that ended without it was stopped, and holds the others for ever where it
-//! was: what it did not read is still to come, in another run. Pure: the gate calls it with every
-//! watermark, mark and status, and carries out what it answers.
+//! was: what it did not read is still to come, in another run. The valve is pure: the gate calls it
+//! with every watermark, mark and status, and carries out what it returns.
 //!
 //! # Source
 //! Flink's `StatusWatermarkValve`, with a third status: a finished channel leaves the minimum and
-//! the maximum until all are finished, so that the final watermark of one does not make late what
-//! an idle one still holds (the mistake behind FLINK-38477).
+//! the maximum until all are finished, so the final watermark of one does not make late what an
+//! idle one still holds (the mistake behind FLINK-38477).
 
 use streamrt_types::{Mark, Status, WATERMARK_MAX, WATERMARK_MIN, Watermark};
 
@@ -22,13 +22,13 @@ pub enum ValveEvent {
 
 #[derive(Debug, Clone, Copy)]
 struct Channel {
-    /// `None` until the channel has told it; it then holds time back as an active one does.
+    /// `None` until the channel has sent it; until then it holds time back like an active one.
     status: Option<Status>,
     watermark: Watermark,
     /// Whether its watermark has reached the output since it became active; if not, it does not
     /// take part in the minimum.
     aligned: bool,
-    /// Nothing was to be expected of it for now; a channel that is stopped stays as it was.
+    /// Whether nothing was to be expected of it for now; a channel that is stopped stays as it was.
     idle: bool,
 }
 
@@ -73,7 +73,7 @@ impl WatermarkValve {
     }
 
     /// Begins with the combined watermark of a checkpoint. Every channel counts as having reached
-    /// it: one that did not have it then must not let the others run ahead before it is heard of.
+    /// it: one that did not have it then must not let the others run ahead before it is heard from.
     pub fn restore(&mut self, watermark: Watermark) {
         self.watermark = watermark;
         self.channels
@@ -137,13 +137,13 @@ impl WatermarkValve {
         actions.into_iter().flatten().collect()
     }
 
-    /// The combined status as far as it is known; ACTIVE while a channel that was not heard of
+    /// The combined status as far as it is known; ACTIVE while a channel that was not heard from
     /// might be.
     pub fn current_status(&self) -> Status {
         self.combined_status().unwrap_or(Status::Active)
     }
 
-    /// Active if some channel is; unknown while one that was not heard of might be.
+    /// Active if some channel is; unknown while one that was not heard from might be.
     fn combined_status(&self) -> Option<Status> {
         let any = |status| self.channels.iter().any(|channel| channel.status == status);
         match () {
@@ -163,8 +163,8 @@ impl WatermarkValve {
         Some(watermark)
     }
 
-    /// The minimum over those that take part; if all that are open are idle, the maximum over them;
-    /// if none is open, the final watermark.
+    /// The minimum over those that take part; if all open ones are idle, the maximum over them; if
+    /// none is open, the final watermark.
     fn bound(&self) -> Option<Watermark> {
         let open = || self.channels.iter().filter(|channel| channel.is_open());
         let watermark = |channel: &Channel| channel.watermark;
@@ -343,7 +343,7 @@ mod tests {
                 (1, S(Finished), &[S(Finished)]),
             ],
         );
-        // It had said nothing yet.
+        // It had sent nothing yet.
         check_unheard(&[
             (1, S(Finished), &[]),
             (0, W(9), &[]),
@@ -362,7 +362,7 @@ mod tests {
         );
     }
 
-    /// As [`check`], with a second channel that was not heard of.
+    /// Like [`check`], with a second channel that was not heard from.
     fn check_unheard(script: &[(usize, ValveEvent, &[ValveEvent])]) {
         let mut valve = WatermarkValve::new(2);
         assert_eq!(valve.status(0, Active), [S(Active)]);

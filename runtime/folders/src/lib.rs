@@ -33,11 +33,11 @@ const CAREFULLY: OFlags = OFlags::NOFOLLOW
     .union(OFlags::CLOEXEC);
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(CAREFULLY);
 
-/// Of folders that we make, and of files.
+/// The modes of folders that we make, and of files.
 const PRIVATE_FOLDER: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
 
-/// Who may write: the group, and all others.
+/// The bits by which the group, and all others, may write.
 const WRITTEN_BY_OTHERS: u32 = 0o022;
 /// In such a folder only its owner may rename or remove an entry.
 const STICKY: u32 = 0o1000;
@@ -63,11 +63,11 @@ fn refused(path: &Path, why: &str) -> Error {
 }
 
 impl Folder {
-    /// Opens a folder that the user names, whose path may lead through links; it is made, with its
-    /// parents, if it is not there.
+    /// Opens a folder that the user names, whose path may lead through links; it is created, with
+    /// its parents, if it is not there.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn open(path: &Path) -> Result<Folder> {
         DirBuilder::new()
             .recursive(true)
@@ -81,12 +81,12 @@ impl Folder {
     }
 
     /// Opens a folder in which nobody but this user and root can have put anything: not by writing
-    /// into it, nor by renaming what leads there. `base` is named by the user; below it stand
-    /// `names`, one in the other, which are made if they are not there.
+    /// into it, nor by renaming what leads there. The user names `base`; below it are `names`, one
+    /// in the other, which are created if they are not there.
     ///
     /// # Errors
-    /// `PermissionDenied` if a part of the way belongs to somebody else or may be changed by them,
-    /// and says which.
+    /// `PermissionDenied`, naming the part of the path that belongs to somebody else or may be
+    /// changed by them.
     pub fn guarded(base: &Path, names: &[&str]) -> Result<Folder> {
         DirBuilder::new()
             .recursive(true)
@@ -115,10 +115,10 @@ impl Folder {
         Ok(folder)
     }
 
-    /// A folder in this one, which is made, for this user alone, if it is not there.
+    /// A folder in this one, which is created, for this user only, if it is not there.
     ///
     /// # Errors
-    /// What the system says, also where the name is that of a link.
+    /// The system's error, also if the name is that of a link.
     pub fn child(&self, name: &str) -> Result<Folder> {
         match self.new_child(name) {
             Err(cause) if cause.kind() == ErrorKind::AlreadyExists => self.existing(name),
@@ -126,10 +126,10 @@ impl Folder {
         }
     }
 
-    /// A folder in this one that was not there before, for this user alone.
+    /// A folder in this one that was not there before, for this user only.
     ///
     /// # Errors
-    /// `AlreadyExists`, or what the system says.
+    /// `AlreadyExists`, or the system's error.
     pub fn new_child(&self, name: &str) -> Result<Folder> {
         mkdirat(&self.handle, name, Mode::from_raw_mode(PRIVATE_FOLDER))?;
         self.existing(name)
@@ -138,7 +138,7 @@ impl Folder {
     /// A folder in this one.
     ///
     /// # Errors
-    /// What the system says, also where the name is that of a link.
+    /// The system's error, also if the name is that of a link.
     pub fn existing(&self, name: impl AsRef<Path>) -> Result<Folder> {
         let name = name.as_ref();
         Ok(Folder {
@@ -147,15 +147,15 @@ impl Folder {
         })
     }
 
-    /// Where it was when it was opened.
+    /// Its path when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The user that it belongs to.
+    /// The user to whom it belongs.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn owner(&self) -> Result<u32> {
         Ok(fstat(&self.handle)?.st_uid)
     }
@@ -194,11 +194,11 @@ impl Folder {
         Ok(())
     }
 
-    /// The user that this process runs as, seen on a file that it makes: the standard library has
+    /// The user as whom this process runs, seen on a file that it makes: the standard library has
     /// no call for it.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn user(&self) -> Result<u32> {
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         if let Ok(nameless) = openat(&self.handle, ".", flags, Mode::from_raw_mode(PRIVATE_FILE)) {
@@ -207,15 +207,15 @@ impl Folder {
         // Not every file system has files without a name.
         let name = temporary_name();
         let user = self.new_file(&name)?.metadata()?.uid();
-        // Whoever else has removed it does no harm.
+        // It does no harm if somebody else has removed it.
         let _ = self.remove(&name);
         Ok(user)
     }
 
-    /// Makes a file that was not there before, for this user alone.
+    /// Creates a file that was not there before, for this user only.
     ///
     /// # Errors
-    /// `AlreadyExists`, or what the system says.
+    /// `AlreadyExists`, or the system's error.
     pub fn new_file(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | CAREFULLY;
         Ok(openat(&self.handle, name, flags, Mode::from_raw_mode(PRIVATE_FILE))?.into())
@@ -225,7 +225,7 @@ impl Folder {
     /// else has its name.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn file(&self, name: &str) -> Result<Option<File>> {
         let opened = match openat(
             &self.handle,
@@ -242,10 +242,11 @@ impl Folder {
         Ok(is_ours.then(|| opened.into()))
     }
 
-    /// The bytes of a file as of [`Folder::file`]; `None` as well if there are more than `most`.
+    /// The bytes of a file as opened by [`Folder::file`]; also `None` if there are more than
+    /// `most`.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.file(name)? else {
             return Ok(None);
@@ -255,10 +256,10 @@ impl Folder {
         Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= most))
     }
 
-    /// Writes a file whole, if its name is free.
+    /// Writes a whole file, if its name is free.
     ///
     /// # Errors
-    /// `AlreadyExists`, or what the system says; then nothing is left behind.
+    /// `AlreadyExists`, or the system's error; then nothing is left behind.
     pub fn write_new(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let staged = self.stage(&[bytes])?;
         let linked = linkat(&self.handle, &staged, &self.handle, name, AtFlags::empty());
@@ -266,20 +267,20 @@ impl Folder {
         Ok(linked?)
     }
 
-    /// Writes a file whole, from pieces, in the place of what has its name.
+    /// Writes a whole file, from pieces, replacing what has its name.
     ///
     /// # Errors
-    /// What the system says; then nothing is left behind.
+    /// The system's error; then nothing is left behind.
     pub fn write(&self, name: &str, pieces: &[&[u8]]) -> Result<()> {
         let staged = self.stage(pieces)?;
         renameat(&self.handle, &staged, &self.handle, name).map_err(|cause| {
-            // What is left of a full disk is of no use.
+            // What a full disk leaves is useless.
             let _ = self.remove(&staged);
             cause.into()
         })
     }
 
-    /// A file under a name of its own, so that no half of it is ever seen under another.
+    /// A file under a name of its own, so that no half of it ever appears under another.
     fn stage(&self, pieces: &[&[u8]]) -> Result<String> {
         let name = temporary_name();
         let mut file = self.new_file(&name)?;
@@ -295,15 +296,15 @@ impl Folder {
     /// Removes a file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn remove(&self, name: &str) -> Result<()> {
         Ok(unlinkat(&self.handle, name, AtFlags::empty())?)
     }
 
-    /// The names of what is in it. One that is no UTF-8 is none of ours, and left out.
+    /// The names of what is in it. A name that is not UTF-8 is not one of ours, and is omitted.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn names(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.handle)? {
@@ -320,10 +321,10 @@ impl Folder {
         Ok(names)
     }
 
-    /// Removes a folder in this one, with all that is in it, along no link.
+    /// Removes a folder in this one, with everything in it, along no link.
     ///
     /// # Errors
-    /// What the system says; some of it may be gone then.
+    /// The system's error; some of it may be gone then.
     pub fn remove_folder(&self, name: &str) -> Result<()> {
         remove_all(&self.existing(name)?.handle)?;
         Ok(unlinkat(&self.handle, name, AtFlags::REMOVEDIR)?)

@@ -16,11 +16,11 @@ pub struct Channel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subtask {
     pub vertex: usize,
-    /// `0..parallelism`.
+    /// In `0..parallelism`.
     pub index: u32,
     /// Number of channels that lead here.
     pub n_channels: usize,
-    /// Those of them that lead to the second input.
+    /// The number of those that lead to the second input.
     pub second_input: Vec<usize>,
     /// For each exit of the vertex, the channels in the order of the receiver's subtasks.
     pub exits: Vec<Vec<Channel>>,
@@ -64,7 +64,7 @@ impl ExecutionGraph {
     fn connect(&mut self, sender: usize, exit: &Exit) -> Vec<Channel> {
         let index = self.subtasks[sender].index;
         let mut channels = Vec::new();
-        // Subtasks stand by vertex.
+        // Subtasks are in the order of their vertices.
         let first = self
             .subtasks
             .partition_point(|subtask| subtask.vertex < exit.to);

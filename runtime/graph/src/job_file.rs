@@ -1,6 +1,6 @@
 //! `job.toml`: a job wired from ready-made components, without a line of code.
 //!
-//! The file names components; what their functions read and give is known only once they have
+//! The file names components; what their functions read and return is known only once they have
 //! described themselves. So reading is in two steps: [`JobFile::parse`], then [`JobFile::spec`]
 //! with one plan for each of [`JobFile::plugins`].
 
@@ -41,11 +41,11 @@ pub struct JobFile {
     plugin: PluginTable,
 }
 
-/// What holds for all components of the job.
+/// Settings for all components of the job.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PluginTable {
-    /// Folders by the names that functions ask for them by.
+    /// Folders by the names under which functions ask for them.
     #[serde(default)]
     grant: BTreeMap<String, String>,
 }
@@ -80,7 +80,7 @@ struct OperatorTable {
     component: String,
     function: String,
     input: Inputs,
-    /// Of a function with two inputs: the second one, all of whose rows go to every subtask.
+    /// For a function with two inputs: the second one, all of whose rows go to every subtask.
     broadcast: Option<Inputs>,
     #[serde(default)]
     key: Vec<String>,
@@ -95,7 +95,7 @@ struct SinkTable {
     #[serde(default)]
     uid: String,
     input: Inputs,
-    /// Of the host; or else `component` and `function`.
+    /// A sink of the host; otherwise `component` and `function` are given.
     connector: Option<String>,
     component: Option<String>,
     function: Option<String>,
@@ -122,7 +122,7 @@ impl Inputs {
         }
     }
 
-    /// An edge for each, to the input `number` of a node.
+    /// One edge for each, to the input `number` of a node.
     fn edges(&self, number: u16, partitioning: Partitioning) -> impl Iterator<Item = Input> {
         let edge = Input {
             node: u32::MAX,
@@ -203,8 +203,8 @@ impl JobFile {
             .map(|(name, folder)| (name.as_str(), folder.as_str()))
     }
 
-    /// The components: one for each operator, then one for each sink that is a component's, in the
-    /// order of the file.
+    /// The components: one per operator, then one per sink of a component, in the order of the
+    /// file.
     pub fn plugins(&self) -> Vec<PluginUse> {
         let args = |args: &Args| {
             args.iter()
@@ -291,7 +291,7 @@ impl JobFile {
         Ok(job)
     }
 
-    /// Before anything refers to them.
+    /// Checks uids before anything refers to them.
     fn check_uids(&self) -> Result<()> {
         let sources = self.source.iter().map(|table| ("[[source]]", &table.uid));
         let operators = self
@@ -317,7 +317,7 @@ impl JobFile {
     fn connect(&self, job: &mut JobSpec) -> Result<()> {
         let mut ports = Ports::new();
         for node in &job.nodes {
-            // Behind a source with watermarks stands the node that makes them, under a uid of its
+            // A source with watermarks is followed by the node that makes them, under a uid of its
             // own.
             let uid = node.uid.strip_suffix(WATERMARKS).unwrap_or(&node.uid);
             ports.insert(
@@ -350,7 +350,7 @@ impl JobFile {
 
 const WATERMARKS: &str = "-watermarks";
 
-/// `--key value`; or in one, where the value would look like a name.
+/// `--key value`, or `--key=value` where the value would look like a name.
 fn argument(key: &str, value: &str) -> Vec<String> {
     match value.starts_with("--") {
         true => vec![format!("--{key}={value}")],

@@ -3,7 +3,7 @@
 //! 1. A node joins the vertex of its input if the edge is forward, the only one, both have the same
 //!    parallelism, and chaining is not switched off. 2. A source is two vertices: the enumerator
 //!    (parallelism 1) and the readers. 3. Functions of one plugin that follow each other in a
-//!    vertex, the first's main output read by the second alone, are fused into one operator: one
+//!    vertex, where only the second reads the first's main output, are fused into one operator: one
 //!    guest call for all.
 //!
 //! # Source
@@ -21,14 +21,14 @@ pub enum Head {
     Enumerator { node: usize },
     /// Reads splits of this source node; operator 0 of the chain passes its rows on.
     Reader { node: usize },
-    /// The channels of other vertices.
+    /// Reads the channels of other vertices.
     Gate,
 }
 
 /// An operator of a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainedOperator {
-    /// The stream node; several where functions are fused.
+    /// The stream node; several if functions are fused.
     pub nodes: Vec<usize>,
     /// Ports carry the number of the fused function in bits 8 to 15.
     pub targets: Vec<(u16, Target)>,
@@ -62,7 +62,7 @@ pub struct JobGraph {
 }
 
 impl JobGraph {
-    /// Chains a checked graph. `parallelism` is for nodes that name none.
+    /// Chains a checked graph. `parallelism` applies to nodes that name none.
     pub fn new(stream: StreamGraph, parallelism: u32) -> JobGraph {
         let mut n_readers = vec![0; stream.nodes.len()];
         stream
@@ -88,15 +88,15 @@ impl JobGraph {
         builder.graph
     }
 
-    /// The pipelined regions: the vertices that edges connect, each list in rising order. What
-    /// fails in one of them does not touch the others.
+    /// The pipelined regions: the vertices that edges connect, each list in ascending order. A
+    /// failure in one of them does not affect the others.
     ///
     /// # Source
     /// Flink's failover regions. **Ours:** a region has all subtasks of its vertices, because the
     /// readers of a source share its enumerator.
     pub fn regions(&self) -> Vec<Vec<usize>> {
-        // Each vertex points to one of its region that is not behind it; the first one of a region
-        // to itself.
+        // Each vertex points to one of its region that does not come after it; the first one of a
+        // region to itself.
         let mut first: Vec<usize> = (0..self.vertices.len()).collect();
         for (vertex, exit) in self
             .vertices
@@ -118,7 +118,7 @@ impl JobGraph {
     }
 }
 
-/// The first vertex of a region; ways that were gone are halved.
+/// The first vertex of a region; paths are halved on the way.
 fn first_of(first: &mut [usize], mut vertex: usize) -> usize {
     while first[vertex] != vertex {
         first[vertex] = first[first[vertex]];
@@ -140,8 +140,7 @@ struct Place {
 /// their number.
 const OPERATORS_MAX: usize = 100;
 
-/// Bytes of the name of a vertex with several operators, and what stands at its end if it would
-/// have more.
+/// The most bytes in the name of a vertex with several operators, and how a longer one ends.
 const NAME_BYTES_MAX: usize = 1_000;
 const MORE: &str = " -> ...";
 
@@ -153,9 +152,9 @@ struct Builder {
     graph: JobGraph,
     places: Vec<Place>,
     parallelism: u32,
-    /// Of the main output of each node.
+    /// The number of readers of each node's main output.
     n_readers: Vec<usize>,
-    /// The columns that the guest has behind the functions that an operator, by vertex and number,
+    /// The columns that the guest has after the functions that an operator, by vertex and number,
     /// has so far.
     known: HashMap<(usize, usize), HashSet<String>>,
 }
@@ -191,7 +190,7 @@ impl Builder {
             .then_some(sender)
     }
 
-    /// The plugin of a node whose function can stand in a chain behind another one, or in front.
+    /// The plugin of a node whose function can follow another one in a chain, or precede it.
     fn plugin_of(&self, node: usize, behind: bool) -> Option<usize> {
         let stream = &self.graph.stream;
         let (Body::Function { function }, key) =
@@ -201,7 +200,7 @@ impl Builder {
         };
         let function = &stream.functions[*function as usize];
         let keyed = function.function().kind == FunctionKind::Process && !key.is_empty();
-        // State is that of the function in front.
+        // Only the function at the head of a chain has state.
         let in_front = keyed || !function.function().states.is_empty();
         (!behind || !in_front).then_some(function.plugin)
     }
@@ -221,7 +220,7 @@ impl Builder {
             && self.reaches(sender, node)
     }
 
-    /// Whether every column that the node reads is in the guest behind the fused functions.
+    /// Whether the guest has every column that the node reads after the fused functions.
     fn reaches(&self, sender: Place, node: usize) -> bool {
         let known = self.known.get(&(sender.vertex, sender.operator));
         known
@@ -232,9 +231,9 @@ impl Builder {
         self.graph.stream.functions_of(node)[0].function()
     }
 
-    /// Notes the columns that the guest has behind the function of a node: those that the first of
-    /// an operator's functions reads and those that they have added, or, behind one that replaces,
-    /// its own.
+    /// Records the columns that the guest has after the function of a node: those that the first of
+    /// an operator's functions reads and those that they have added, or, after one that replaces
+    /// the columns, its own.
     fn note_columns(&mut self, place: Place, node: usize) {
         if !matches!(self.graph.stream.nodes[node].body, Body::Function { .. }) {
             return;
@@ -271,8 +270,7 @@ impl Builder {
     fn append(&mut self, vertex: usize, node: usize) -> Place {
         let uid = &self.graph.stream.nodes[node].uid;
         let chain = &mut self.graph.vertices[vertex];
-        // Whoever has a longer chain does not read its name, and each of its operators would copy
-        // it.
+        // Nobody reads the name of a longer chain, and each of its operators would copy it.
         if chain.name.len() + uid.len() <= NAME_BYTES_MAX {
             chain.name = format!("{} -> {uid}", chain.name);
         } else if !chain.name.ends_with(MORE) {
@@ -331,7 +329,7 @@ impl Builder {
         }
     }
 
-    /// Leads the ports that the node reads to where it is now.
+    /// Connects the ports that the node reads to where it is now.
     fn connect(&mut self, node: usize, place: Place) {
         for edge in self.graph.stream.nodes[node].inputs.clone() {
             let from = self.places[edge.from];

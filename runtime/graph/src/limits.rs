@@ -1,5 +1,5 @@
-//! How large a job may be. A plan comes from a component, and so from anywhere; what is built of it
-//! must not outgrow the process before a record was read. Jobs that people write stay far below.
+//! How large a job may be. A plan comes from a component, and so from anywhere; what is built from
+//! it must not outgrow the process before a record is read. Jobs that people write stay far below.
 
 use crate::job_graph::{Exit, JobGraph};
 use crate::stream::EdgePartitioner;
@@ -9,30 +9,30 @@ use streamrt_wit::Node;
 const NODES_MAX: usize = 10_000;
 const EDGES_MAX: usize = 50_000;
 
-/// Bytes of a uid: it is a part of names of files and threads, and of every message.
+/// Bytes of a uid, which is part of the names of files and threads, and of every message.
 const UID_BYTES_MAX: usize = 200;
 
-/// Of one stream.
+/// Columns of one stream.
 const COLUMNS_MAX: usize = 4_096;
 
-/// Of all streams together: a chain in which every node adds some has quadratically many.
+/// Columns of all streams together: a chain in which every node adds some has quadratically many.
 const ALL_COLUMNS_MAX: usize = 400_000;
 
-/// A plan may give an operator so many subtasks although the user has asked for fewer; as many as
-/// there are key groups at least.
+/// The number of subtasks that a plan may give an operator although the user has asked for fewer:
+/// the least number of key groups.
 const PARALLELISM_MAX: u32 = 128;
 
-/// Each is a thread.
+/// The number of subtasks, each of which is a thread.
 const SUBTASKS_MAX: u64 = 4_096;
 
-/// Each is a queue at both its ends.
+/// The number of channels, each of which has a queue at both its ends.
 const CHANNELS_MAX: u64 = 250_000;
 
 fn refuse(message: String) -> Result<()> {
     Err(Error::new(code::PLAN_LIMIT, message))
 }
 
-/// What can be counted before anything is looked at.
+/// Checks what can be counted before anything is looked at.
 pub(crate) fn check_nodes(nodes: &[Node]) -> Result<()> {
     let n_edges: usize = nodes.iter().map(|node| node.inputs.len()).sum();
     if nodes.len() > NODES_MAX || n_edges > EDGES_MAX {
@@ -87,9 +87,9 @@ impl Columns {
 }
 
 impl JobGraph {
-    /// Refuses a graph that would have more subtasks or channels than a process can bear. `asked`
-    /// is the parallelism that the user has asked for, or the number of key groups if that is more:
-    /// a plan may ask for that, or for 128.
+    /// Refuses a graph with more subtasks or channels than a process can bear. `asked` is the
+    /// parallelism that the user has asked for, or the number of key groups if that is more: a plan
+    /// may ask for that, or for 128.
     ///
     /// # Errors
     /// `Invalid` (S2020), with the operator or the number.

@@ -1,5 +1,5 @@
-//! A job as one of the front doors delivers it: nodes, and the functions of one or several plugins
-//! that they call.
+//! A job as a component or a job file delivers it: nodes, and the functions of one or several
+//! plugins that they call.
 
 use std::sync::Arc;
 use streamrt_wit::{Body, Function, Node, Plan, TimeSource, WindowContents};
@@ -20,7 +20,7 @@ pub struct FunctionRef {
     /// arguments.
     pub plugin: usize,
     pub plan: Arc<Plan>,
-    /// In that plan.
+    /// The function's number in that plan.
     pub number: u32,
 }
 

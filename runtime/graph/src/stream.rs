@@ -2,7 +2,7 @@
 //!
 //! 1. uids: present, distinct. 2. inputs: known, no cycle; nodes are brought into an order in which
 //!    inputs come first.
-//! 3. schemas: computed from the sources on, each node's demands held against its input
+//! 3. schemas: computed from the sources on; each node's demands are checked against its input
 //!    (`stream_schema`).
 
 use crate::limits::{self, Columns};
@@ -40,24 +40,25 @@ pub struct StreamEdge {
 #[derive(Debug, Clone)]
 pub struct StreamNode {
     pub uid: String,
-    /// None: the job's.
+    /// `None` means the job's.
     pub parallelism: Option<u32>,
     pub chaining: bool,
     pub body: Body,
     pub inputs: Vec<StreamEdge>,
-    /// None for a source.
+    /// `None` for a source.
     pub input_schema: Option<SchemaRef>,
-    /// Of the second input, for a broadcast-process function.
+    /// The schema of the second input, for a broadcast-process function.
     pub second_schema: Option<SchemaRef>,
-    /// Key columns of the input; empty where it is not keyed.
+    /// Key columns of the input; empty if it is not keyed.
     pub key: Vec<usize>,
-    /// By port.
+    /// Schemas by port.
     pub outputs: Vec<SchemaRef>,
-    /// Columns that key projections have added on the way: they carry keys, and are not for sinks.
+    /// Columns that key projections have added on the way: they carry keys, and sinks do not get
+    /// them.
     pub hidden: Vec<String>,
 }
 
-/// All nodes, inputs before their users.
+/// All nodes, inputs before the nodes that read them.
 #[derive(Debug, Clone)]
 pub struct StreamGraph {
     pub name: String,
@@ -69,7 +70,7 @@ impl StreamGraph {
     /// Checks a job.
     ///
     /// # Errors
-    /// `Invalid`, with the uid of the node that is wrong.
+    /// `Invalid`, with the uid of the wrong node.
     pub fn new(spec: &JobSpec) -> Result<StreamGraph> {
         if spec.nodes.is_empty() {
             let message =
@@ -183,7 +184,7 @@ impl StreamGraph {
         })
     }
 
-    /// Each once, and only those that are still there: inputs that are united have the same, and a
+    /// Each once, and only those that are still there: united inputs have the same ones, and a
     /// function that replaces the columns drops them.
     fn hidden(&self, node: &Node, inputs: &[StreamEdge], input: Option<&SchemaRef>) -> Vec<String> {
         let there: HashSet<&str> = input
@@ -272,7 +273,7 @@ impl StreamGraph {
         Ok((schema, edges))
     }
 
-    /// A node whose main results go nowhere, which is a mistake; side outputs may be left alone.
+    /// A node whose main results go nowhere, which is a mistake; side outputs may be ignored.
     fn dead_end(&self) -> Option<usize> {
         let used: HashSet<usize> = self
             .nodes
@@ -365,8 +366,8 @@ fn check_uids(nodes: &[Node]) -> Result<()> {
     Ok(())
 }
 
-/// The nodes on cycles: of those left over, those that are left when whatever merely hangs on a
-/// cycle is taken away.
+/// The nodes on cycles: what remains of the leftover nodes once those that merely hang on a cycle
+/// are removed.
 fn cycle(nodes: &[Node], index: &HashMap<u32, usize>, done: &[usize]) -> Vec<usize> {
     let mut left = vec![true; nodes.len()];
     done.iter().for_each(|i| left[*i] = false);
@@ -386,7 +387,7 @@ fn cycle(nodes: &[Node], index: &HashMap<u32, usize>, done: &[usize]) -> Vec<usi
     (0..nodes.len()).filter(|i| left[*i]).collect()
 }
 
-/// The nodes that read each node, once for each edge.
+/// The nodes that read each node, once per edge.
 fn users(nodes: &[Node], index: &HashMap<u32, usize>) -> Result<Vec<Vec<usize>>> {
     let mut users = vec![Vec::new(); nodes.len()];
     for (i, node, input) in nodes
@@ -408,13 +409,13 @@ fn users(nodes: &[Node], index: &HashMap<u32, usize>) -> Result<Vec<Vec<usize>>>
     Ok(users)
 }
 
-/// Counts one down; whether it was the last.
+/// Counts down by one, and returns whether it was the last.
 fn is_last(n: &mut usize) -> bool {
     *n -= 1;
     *n == 0
 }
 
-/// Kahn's algorithm; among the nodes that are free, the user's order decides.
+/// Kahn's algorithm; among the free nodes, the user's order decides.
 fn topological_order(nodes: &[Node]) -> Result<Vec<usize>> {
     let index: HashMap<u32, usize> = nodes
         .iter()

@@ -1,4 +1,4 @@
-//! What each kind of node demands of its input's columns, and the columns it gives.
+//! What each kind of node demands of its input's columns, and the columns that it returns.
 
 use crate::stream::{EdgePartitioner, StreamEdge};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
@@ -125,8 +125,8 @@ fn demand_kind(function: &Function, kinds: &[FunctionKind]) -> Result<()> {
     ))
 }
 
-/// Every column that the function reads stands in the stream, with its type, and without nulls if
-/// it expects none.
+/// Checks that every column that the function reads is in the stream, with its type, and without
+/// nulls if it expects none.
 fn check_input(input: &SchemaRef, function: &Function) -> Result<()> {
     function
         .input
@@ -155,7 +155,7 @@ fn check_column(input: &SchemaRef, wanted: &streamrt_wit::Field) -> Result<()> {
     Ok(())
 }
 
-/// The key columns that the function wants to see are key columns of the edge.
+/// Checks that the key columns that the function wants to see are key columns of the edge.
 fn check_key(input: &SchemaRef, key: &[usize], function: &Function) -> Result<()> {
     for wanted in function.key.iter().flatten() {
         check_column(input, wanted)?;
@@ -254,8 +254,8 @@ fn check_state(function: &Function, state: &StateDescriptor) -> Result<()> {
     ))
 }
 
-/// A broadcast-process function, and nothing else, has a second input, all of whose rows go to
-/// every subtask.
+/// Checks that a broadcast-process function, and nothing else, has a second input, all of whose
+/// rows go to every subtask.
 pub(crate) fn check_second_input<'a>(
     node: &Node,
     input: Option<&SchemaRef>,

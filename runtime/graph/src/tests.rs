@@ -1,4 +1,4 @@
-//! Jobs that are refused, and how the others are chained.
+//! Which jobs are refused, and how the others are chained.
 
 use crate::{EdgePartitioner, ExecutionGraph, Head, JobFile, JobGraph, JobSpec, StreamGraph};
 use std::sync::Arc;

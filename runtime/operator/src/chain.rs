@@ -23,7 +23,7 @@ pub struct OperatorChain {
     links: Vec<Link>,
 }
 
-/// What stands behind the exits of a chain.
+/// What receives the output of a chain at its exits.
 pub trait Exits {
     fn batch(&mut self, exit: usize, batch: Batch) -> Result<()>;
     fn watermark(&mut self, exit: usize, watermark: Watermark) -> Result<()>;
@@ -36,7 +36,7 @@ pub trait Exits {
 
 struct ChainOutput<'a> {
     targets: &'a [(u16, Target)],
-    /// The links behind the one that is running, and the number of the first.
+    /// The links after the running one, and the number of the first.
     rest: &'a mut [Link],
     first: usize,
     exits: &'a mut dyn Exits,
@@ -57,7 +57,7 @@ impl ChainOutput<'_> {
     }
 }
 
-/// Calls the first of `links`, with the others behind its output. A sweep of it ends first.
+/// Calls the first of `links`, with the others at its output. A sweep of it ends first.
 fn run(
     links: &mut [Link],
     number: usize,
@@ -225,7 +225,7 @@ impl OperatorChain {
     /// Gives every operator what `state_of` has for it.
     ///
     /// # Errors
-    /// What an operator says, or `Invalid` if it leaves a state of the snapshot behind.
+    /// An operator's own error, or `Invalid` if it leaves a state of the snapshot behind.
     pub fn restore(
         &mut self,
         mut state_of: impl FnMut(&OperatorContext) -> Result<OperatorState>,
@@ -276,8 +276,8 @@ impl OperatorChain {
             .map(|link| (&*link.context.uid, link.operator.state_bytes()))
     }
 
-    /// How far a split of the reader at the head has come, by the generator that is furthest back;
-    /// `None` if no operator makes watermarks.
+    /// How far a split of the reader at the head has come, by the generator that is furthest
+    /// behind; `None` if no operator makes watermarks.
     pub fn split_time(&self, number: u64) -> Option<SplitTime> {
         self.links
             .iter()
@@ -312,7 +312,7 @@ impl OperatorChain {
         Ok(())
     }
 
-    /// Whether some operator has not carried out its last watermark to its end.
+    /// Whether some operator has not finished carrying out its last watermark.
     pub fn is_sweeping(&self) -> bool {
         self.links.iter().any(|link| link.operator.is_sweeping())
     }
@@ -339,7 +339,7 @@ impl OperatorChain {
     }
 
     /// Ends the operators in order, so that what one emits last still reaches the next. `end` says
-    /// what becomes of that which waits for the clock; `None` if the job was stopped.
+    /// what becomes of things that wait for the clock; `None` if the job was stopped.
     pub fn end_of_input(&mut self, end: Option<EndOfTime>, exits: &mut dyn Exits) -> Result<()> {
         for number in 0..self.links.len() {
             if let Some(end) = end {

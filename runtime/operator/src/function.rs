@@ -2,7 +2,7 @@
 //! nothing.
 //!
 //! It is the host's side of `invoke` in the WIT, with Arrow arrays instead of bytes; `plugin`
-//! implements it by a component, tests and benchmarks natively. Codes and orders are those of the
+//! implements it with a component, tests and benchmarks natively. Codes and orders are those of the
 //! WIT. The caller applies the outcome: an implementation changes nothing but through
 //! [`StateAccess`], whose writes the caller holds back as well.
 
@@ -25,12 +25,12 @@ pub trait FunctionChain: Send {
     ) -> std::result::Result<Outcome, Failure>;
 }
 
-/// User code failed, or something broke that no other record can help.
+/// User code failed, or something broke that would break for any record.
 #[derive(Debug)]
 pub struct Failure {
     /// `UserCode` kinds are subject to the poison policy; any other kind ends the task.
     pub error: Error,
-    /// The guest's backtrace by function name, innermost first, a line a frame; or empty.
+    /// The guest's backtrace by function name, innermost first, one line per frame; or empty.
     pub backtrace: String,
 }
 
@@ -43,11 +43,11 @@ impl From<Error> for Failure {
     }
 }
 
-/// Work that a function can be asked for.
+/// Work that a function can be asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     Process,
-    /// As `Process`, with rows of the second input of a broadcast-process function.
+    /// Like `Process`, with rows of the second input of a broadcast-process function.
     SecondInput,
     Accumulate,
     Merge,
@@ -56,7 +56,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// How many there are.
+    /// The number of kinds of call.
     pub(crate) const N: usize = Call::Window as usize + 1;
 }
 
@@ -72,9 +72,8 @@ pub struct Invocation<'a> {
     pub timers: &'a [TimerIn],
     pub clock: Option<ClockIn>,
     /// List and map state of the slots. It is a box because a guest's store can only hold what it
-    /// owns: an implementation may swap it out for the time of the call, and has always swapped the
-    /// same box back when `invoke` returns, also with an error. [`NoState::boxed`] where there is
-    /// none.
+    /// owns: an implementation may swap it out during the call, and has always swapped the same box
+    /// back when `invoke` returns, even with an error. [`NoState::boxed`] if there is none.
     pub access: &'a mut Box<dyn StateAccess>,
 }
 
@@ -91,15 +90,15 @@ pub struct RowsIn<'a> {
 /// The distinct (key, namespace) pairs of the call.
 pub struct SlotsIn<'a> {
     pub n_slots: usize,
-    /// The key columns that the function declares, a row for each slot; `None` if it declares none.
+    /// The key columns that the function declares, one row per slot; `None` if it declares none.
     pub keys: Option<RecordBatch>,
-    /// Start and end (exclusive) of each slot's window, in ms.
+    /// Start and end (exclusive) of each slot's window, in In ms.
     pub windows: Option<(&'a [i64], &'a [i64])>,
     /// Rows `offsets[i]..offsets[i + 1]` belong to slot i.
     pub offsets: Option<&'a [u32]>,
 }
 
-/// State on its way in: a row for each slot.
+/// Incoming state: one row per slot.
 pub struct StateIn {
     /// Number of the descriptor.
     pub number: u16,
@@ -107,7 +106,7 @@ pub struct StateIn {
     pub values: RecordBatch,
     /// 1 where there is an entry.
     pub present: Vec<u8>,
-    /// Call merge alone: the accumulator that each row goes into.
+    /// Only for the call merge: the accumulator into which each row goes.
     pub slots: Option<Vec<u32>>,
 }
 
@@ -115,7 +114,7 @@ pub struct StateIn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimerIn {
     pub slot: u32,
-    /// ms.
+    /// In ms.
     pub time: i64,
     /// A code of `streamrt_wit::codes::domain`.
     pub domain: u8,
@@ -123,18 +122,18 @@ pub struct TimerIn {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockIn {
-    /// On entry.
+    /// The watermark on entry.
     pub watermark: i64,
     /// Event-time timers at or before it fire in this call.
     pub bound: i64,
     pub processing_time: i64,
 }
 
-/// What a call gives back.
+/// What a call returns.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// At most one for each port of the last function, and for each side output of the others; in
-    /// no particular order of ports.
+    /// no particular order.
     pub rows: Vec<RowsOut>,
     pub states: Vec<StateOut>,
     /// The fired ones first, in the order of firing.
@@ -162,17 +161,17 @@ pub struct RowsOut {
     pub n_rows: usize,
     /// The columns that were sent, typed as the plan says; `None` for a port that forwards.
     pub columns: Option<RecordBatch>,
-    /// Checked: within the input rows and the fired timers, ascending in the order of events.
-    /// `None`: row n is input row n.
+    /// Checked to be within the input rows and the fired timers, ascending in the order of events.
+    /// `None` means that row n is input row n.
     pub origin: Option<Vec<u32>>,
 }
 
-/// State on its way out.
+/// Outgoing state.
 #[derive(Debug)]
 pub struct StateOut {
     pub number: u16,
     pub values: RecordBatch,
-    /// Codes of `streamrt_wit::codes::action`; `None`: all set.
+    /// Codes of `streamrt_wit::codes::action`; `None` means that all are set.
     pub actions: Option<Vec<u8>>,
 }
 
@@ -183,7 +182,7 @@ pub struct TimerOut {
     pub domain: u8,
     /// A code of `streamrt_wit::codes::action`.
     pub action: u8,
-    /// Of a fired timer, the mark that made it due.
+    /// For a fired timer, the mark that made it due.
     pub mark: u32,
 }
 
@@ -215,8 +214,8 @@ pub trait StateAccess: Any + Send {
         columns: &RecordBatch,
     ) -> Result<()>;
 
-    /// Up to `limit` entries of map state of one slot, in the order of their encoded keys, behind
-    /// `after`; and the next cursor, or `None` at the end.
+    /// Up to `limit` entries of map state of one slot, in the order of their encoded keys,
+    /// following `after`; and the next cursor, or `None` at the end.
     fn scan(
         &mut self,
         number: u32,

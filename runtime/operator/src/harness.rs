@@ -55,10 +55,10 @@ impl<O: Operator> Harness<O> {
         Harness::with(operator, Configuration::default()).expect("an operator under test opens")
     }
 
-    /// As `new`, with a configuration.
+    /// Like [`Harness::new`], with a configuration.
     ///
     /// # Errors
-    /// What `open` returns.
+    /// The error that `open` returns.
     pub fn with(mut operator: O, configuration: Configuration) -> Result<Harness<O>> {
         let clock = Arc::new(ManualClock::default());
         let dead_letters = Arc::new(Mutex::new(Vec::new()));
@@ -98,7 +98,7 @@ impl<O: Operator> Harness<O> {
     /// Sends `batch`, cut into pieces of `rows` rows. A mark at a cut goes to the piece before it.
     ///
     /// # Errors
-    /// The operator's.
+    /// The operator's own error.
     pub fn batches(&mut self, batch: &Batch, rows: usize) -> Result<()> {
         let mut marks = batch.marks.iter().peekable();
         for start in (0..batch.n_rows().max(1)).step_by(rows) {
@@ -119,23 +119,23 @@ impl<O: Operator> Harness<O> {
     /// Sends a batch to the second input, in one piece.
     ///
     /// # Errors
-    /// The operator's.
+    /// The operator's own error.
     pub fn second_input(&mut self, batch: Batch) -> Result<()> {
         self.operator.second_input(batch, &mut self.output)?;
         self.end_sweep()
     }
 
     /// # Errors
-    /// The operator's.
+    /// The operator's own error.
     pub fn watermark(&mut self, watermark: Watermark) -> Result<()> {
         self.begin_watermark(watermark)?;
         self.end_sweep()
     }
 
-    /// As [`Harness::watermark`], but a sweep that it begins is left after its first piece.
+    /// Like [`Harness::watermark`], but a sweep that it begins is suspended after its first piece.
     ///
     /// # Errors
-    /// The operator's.
+    /// The operator's own error.
     pub fn begin_watermark(&mut self, watermark: Watermark) -> Result<()> {
         self.operator.watermark(watermark, &mut self.output)
     }
@@ -149,13 +149,13 @@ impl<O: Operator> Harness<O> {
     }
 
     /// # Errors
-    /// The operator's.
+    /// The operator's own error.
     pub fn end_of_time(&mut self, fires: bool) -> Result<()> {
         self.operator.end_of_time(fires, &mut self.output)
     }
 
     /// # Errors
-    /// The operator's.
+    /// The operator's own error.
     pub fn end_of_input(&mut self) -> Result<()> {
         self.operator.end_of_input(&mut self.output)
     }
@@ -163,7 +163,7 @@ impl<O: Operator> Harness<O> {
     /// Sets the clock, and shows it to the operator if it waits for it.
     ///
     /// # Errors
-    /// The operator's.
+    /// The operator's own error.
     pub fn processing_time(&mut self, now_ms: i64) -> Result<()> {
         self.clock.set_ms(now_ms);
         while self
@@ -176,7 +176,7 @@ impl<O: Operator> Harness<O> {
         Ok(())
     }
 
-    /// What came out of a port so far, watermarks of no batch left out.
+    /// What came out of a port so far, without watermarks that no batch carried.
     pub fn lines(&self, port: u16) -> Vec<&str> {
         self.output
             .ports

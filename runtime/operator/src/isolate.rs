@@ -1,19 +1,19 @@
 //! Calls into user code: how much each one gets, and what happens when one fails.
 //!
 //! 1. Work is cut into calls by what earlier calls of the same kind took (see [`Pace`]): some tens
-//!    of ms, and some MiB of what goes in and comes out. The deadline is a promise about one event;
-//!    a call of many has the same one.
-//! 2. A call that misses its deadline is done again, event by event: however many it had, the one
-//!    that hangs is found with one more missed deadline. One that met a limit on memory or output
-//!    is done again in halves, and so is one that user code failed in.
-//! 3. An event that fails alone is poison, and meets the policy: fail, skip to the dead letters, or
-//!    retry.
+//!    of ms, and some MiB of what goes in and comes out. The deadline is meant for one event; a
+//!    call for many has the same one.
+//! 2. A call that misses its deadline is repeated event by event: however many it had, the one that
+//!    hangs is found with one more missed deadline. A call that met a limit on memory or output is
+//!    repeated in halves, and so is one in which user code failed.
+//! 3. An event that fails alone is poison, and subject to the policy: fail, skip to the dead
+//!    letters, or retry.
 //!
-//! Between two calls a job that is cancelled ends. Invariants: every part has run with success or
-//! was given up under the policy, in order, when `run` returns without an error. Only failures of
-//! kind `UserCode` are isolated; all others end the task. There are at most three calls for an
-//! event, so isolation ends, later the more events there are; how many of them may fail is not
-//! limited, because results would then depend on how rows were batched.
+//! Between two calls a cancelled job ends. Invariants: when `run` returns without an error, every
+//! part has succeeded or was given up under the policy, in order. Only failures of kind `UserCode`
+//! are isolated; all others end the task. There are at most three calls per event, so isolation
+//! ends; the number of events that may fail is not limited, because results would then depend on
+//! how rows were batched.
 
 use crate::function::{Call, Failure};
 use crate::operator::{DeadLetter, OperatorContext, TaskMetrics};
@@ -23,14 +23,14 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 use streamrt_types::{Batch, Error, ErrorKind, Pace, PoisonPolicy, Result, code};
 
-/// How long a call should take: a thousand times what a call costs without doing anything, and
-/// short beside what a barrier or a cancel may wait for.
+/// How long a call should take: a thousand times what an empty call costs, and short compared with
+/// how long a barrier or a cancel may wait.
 const CALL_TIME: Duration = Duration::from_millis(20);
 
-/// Batches that a call should be worth in bytes, with state and output.
+/// The size of a call in batches, by bytes, with state and output.
 const CALL_BATCHES: usize = 4;
 
-/// More events are not counted.
+/// Events are not counted beyond this number.
 const EVENTS_MAX: usize = 1 << 16;
 
 /// Work that can be cut. Parts are run in order, and a part that failed has changed nothing.
@@ -45,15 +45,15 @@ pub trait Work {
     /// Prepares, invokes and applies one part, as a transaction; output waits for `flush`. Returns
     /// the bytes that went in and came out.
     fn run(&mut self, part: &Self::Part, deadline: Duration) -> Result<usize, Failure>;
-    /// Sends the output of the part that has just run. Apart from `run`, because a failure behind
-    /// the output is not this work's.
+    /// Sends the output of the part that has just run. It is separate from `run`, because a failure
+    /// downstream is not this work's.
     fn flush(&mut self) -> Result<()>;
-    /// Two parts that do the same one after the other, the first with `n_events` (at least 1) if it
-    /// can be cut there, and each smaller than the part; `None` if there is one event only.
+    /// Two parts that together do the same, the first with `n_events` (at least 1) if it can be cut
+    /// there, and each smaller than the part; `None` if there is only one event.
     fn split(&self, part: &Self::Part, n_events: usize) -> Option<(Self::Part, Self::Part)>;
     /// Describes the one event of a part.
     fn suspect(&self, part: &Self::Part) -> Suspect;
-    /// Goes on without the one event of a part. What it leaves to send is sent by `flush`.
+    /// Continues without the one event of a part. `flush` sends what it leaves to send.
     fn give_up(&mut self, part: &Self::Part) -> Result<()>;
 }
 
@@ -71,7 +71,7 @@ pub struct Suspect {
 /// A part that waits in isolation.
 struct Waiting<P> {
     part: P,
-    /// It is tried with so many events at a time.
+    /// The number of events with which it is tried at a time.
     n_events: usize,
     /// How it failed, if it was tried.
     failure: Option<Failure>,
@@ -99,7 +99,7 @@ impl Isolation {
         }
     }
 
-    /// Events that the next call of this kind gets at most.
+    /// The most events that the next call of this kind gets.
     pub fn n_events(&self, call: Call) -> usize {
         self.paces[call as usize].get().events()
     }
@@ -107,11 +107,11 @@ impl Isolation {
     /// Runs `whole` to its end, in as many calls as it takes.
     ///
     /// # Errors
-    /// `UserCode` if the policy does not allow to go on; that the job was cancelled; whatever else
+    /// `UserCode` if the policy does not allow continuing; cancellation of the job; whatever else
     /// broke.
     #[inline]
     pub fn run<W: Work>(&self, work: &mut W, whole: W::Part) -> Result<()> {
-        // Parts behind the next one, the last one first; most work is one call.
+        // Parts after the next one, the last one first; most work is one call.
         let mut rest = Vec::new();
         let mut next = Some(whole);
         while let Some(part) = next.take() {
@@ -164,8 +164,8 @@ impl Isolation {
         }
     }
 
-    /// A row that the engine cannot treat, by the job's policy: the error, or a dead letter. There
-    /// is nothing to try again.
+    /// Applies the job's policy to a row that the engine cannot process: the error, or a dead
+    /// letter. There is nothing to retry.
     ///
     /// # Errors
     /// `error`, unless such rows are skipped.
@@ -182,7 +182,7 @@ impl Isolation {
         )
     }
 
-    /// `whole` has failed with `failure`.
+    /// Isolates what failed in `whole`, which has failed with `failure`.
     fn isolate<W: Work>(&self, work: &mut W, whole: W::Part, failure: Failure) -> Result<()> {
         let mut parts = vec![Waiting {
             part: whole,
@@ -216,8 +216,8 @@ impl Isolation {
             if failure.error.kind() != ErrorKind::UserCode {
                 return Err(self.place(failure.error));
             }
-            // Event by event, an event that hangs costs one deadline more; in halves it would cost
-            // one for each time of halving.
+            // Event by event, an event that hangs costs one more deadline; in halves it would cost
+            // one per halving.
             let n_events = if failure.error.code() == code::DEADLINE {
                 1
             } else {
@@ -297,13 +297,13 @@ impl Isolation {
     }
 }
 
-/// [`Work::split`] of events that are numbered.
+/// [`Work::split`] for numbered events.
 pub fn split_range(part: &Range<usize>, n_events: usize) -> Option<(Range<usize>, Range<usize>)> {
     let middle = part.start + n_events;
     (part.len() > n_events).then_some((part.start..middle, middle..part.end))
 }
 
-/// Whether fewer events could have got through.
+/// Whether fewer events might have succeeded.
 fn is_too_much(failure: &Failure) -> bool {
     [code::DEADLINE, code::MEMORY_LIMIT, code::OUTPUT_LIMIT].contains(&failure.error.code())
 }

@@ -1,8 +1,8 @@
 //! Rows as JSON: what the sinks write, and what dead letters and errors show of a record.
 //!
-//! One object for each row, its fields in the order of the schema and nulls written out. Values are
-//! those of [`Values`]; texts, bytes, and what JSON has no number for, NaN and the infinities,
-//! stand in quotes.
+//! One object per row, its fields in the order of the schema and nulls written out. Values are
+//! those of [`Values`]; texts, bytes, and what JSON has no number for, NaN and the infinities, are
+//! quoted.
 
 use crate::values::{Kind, Values};
 use arrow_array::{ArrayRef, RecordBatch};
@@ -13,18 +13,18 @@ pub struct JsonRows<'a> {
 }
 
 struct Column<'a> {
-    /// What stands before each value: a brace or a comma, the name in quotes, a colon.
+    /// What precedes each value: a brace or a comma, the name in quotes, a colon.
     name: Vec<u8>,
     values: Values<'a>,
 }
 
 impl<'a> JsonRows<'a> {
-    /// All columns.
+    /// Takes all columns.
     pub fn new(batch: &'a RecordBatch) -> JsonRows<'a> {
         JsonRows::of(batch, 0..batch.num_columns())
     }
 
-    /// Some columns, by their numbers.
+    /// Takes some columns, by their numbers.
     pub fn of(batch: &'a RecordBatch, columns: impl IntoIterator<Item = usize>) -> JsonRows<'a> {
         let column = |(place, number): (usize, usize)| {
             let mut name = vec![if place == 0 { b'{' } else { b',' }];
@@ -62,7 +62,7 @@ fn put_json(values: &Values<'_>, row: usize, out: &mut Vec<u8>) {
 }
 
 fn put_text(text: &str, out: &mut Vec<u8>) {
-    // A vector takes all that is written to it.
+    // Writing to a vector cannot fail.
     serde_json::to_writer(out, text).ok();
 }
 

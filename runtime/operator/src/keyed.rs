@@ -1,5 +1,5 @@
-//! The keys of a batch as state wants them: hashes, and eight bytes or encoded bytes a row. Buffers
-//! are kept from batch to batch.
+//! The keys of a batch as state wants them: hashes, and eight bytes or encoded bytes per row.
+//! Buffers are kept from batch to batch.
 
 use crate::json;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
@@ -93,7 +93,7 @@ impl BatchKeys {
         Ok(())
     }
 
-    /// What the last [`BatchKeys::load`] read; `batch` is the same.
+    /// What the last [`BatchKeys::load`] read; `batch` must be the same.
     pub(crate) fn view<'a>(&'a self, batch: &'a RecordBatch) -> (&'a [u32], Keys<'a>) {
         match self.encoder.fixed(batch) {
             Ok(Some(keys)) => (&self.hashes, Keys::Fixed(keys)),
@@ -108,10 +108,10 @@ impl BatchKeys {
         }
     }
 
-    /// Some of the key columns, by their places in the key, of collected keys.
+    /// Some of the key columns of collected keys, by their places in the key.
     ///
     /// # Errors
-    /// `Internal` if the bytes are no keys of this kind.
+    /// `Internal` if the bytes are not keys of this kind.
     pub fn columns(&self, keys: &KeyBuffer, wanted: &[usize]) -> Result<RecordBatch> {
         let columns = match keys.keys() {
             Keys::Fixed(words) => {
@@ -139,7 +139,7 @@ impl BatchKeys {
     /// The key columns of keys that are given by their canonical bytes.
     ///
     /// # Errors
-    /// `Data` (S7001) if the bytes are no keys of this kind: then they came out of a snapshot, for
+    /// `Data` (S7001) if the bytes are not keys of this kind: then they came from a snapshot, since
     /// no row has such a key.
     pub fn decode(&self, keys: &[&[u8]]) -> Result<RecordBatch> {
         let damaged = |cause| {

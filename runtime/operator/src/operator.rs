@@ -22,35 +22,35 @@ pub trait Output {
     /// Sends a watermark that no batch carries.
     fn watermark(&mut self, watermark: Watermark) -> Result<()>;
     fn status(&mut self, status: Status) -> Result<()>;
-    /// Tells the operators of the same chain about a split. Beyond the end of the chain only its
-    /// end is told.
+    /// Tells the operators of the same chain about a split. Beyond the end of the chain only the
+    /// end of the split is passed on.
     fn split(&mut self, event: SplitEvent) -> Result<()>;
 }
 
 /// An operator instance of one subtask.
 ///
 /// # Emitting in pieces
-/// An operator that makes more than it gets sends it as it comes about, in batches of `batch.bytes`
-/// at most ([`Batch::each_piece`] cuts one): [`Output::batch`] waits while the receiver's channel
-/// is full, so what one call makes is never held whole. A mark stands in or behind the last piece
-/// of what it has caused. Between two pieces the operator looks whether the job was cancelled
-/// ([`OperatorContext::check_cancel`]; [`crate::Isolation`] does it before each call into user
-/// code).
+/// An operator that makes more than it gets sends it as it arises, in batches of at most
+/// `batch.bytes` ([`Batch::each_piece`] cuts one): [`Output::batch`] waits while the receiver's
+/// channel is full, so what one call makes is never held whole. A mark comes in or after the last
+/// piece of what it has caused. Between two pieces the operator checks whether the job was
+/// cancelled ([`OperatorContext::check_cancel`]; [`crate::Isolation`] does it before each call into
+/// user code).
 ///
 /// # Sweeps
 /// A watermark that makes much due starts a sweep. `watermark` carries out a piece of it, some 100
-/// ms, and keeps the watermark back; then `is_sweeping` is true, and the chain calls `resume` until
+/// ms, and holds the watermark back; then `is_sweeping` is true, and the chain calls `resume` until
 /// it is not. The operator sends the watermark on with the last piece. Between two pieces the task
 /// may be cancelled, or take a checkpoint if no row stands before its barrier: a snapshot then
 /// holds what has not fired, as if the watermark had not come, and after a restore it comes again.
 /// Nothing but `resume`, `snapshot`, `checkpoint_complete` and `close` is called in between, so an
-/// operator needs no queue. `batch` ends what its marks begin, but for the last one if it stands
-/// behind all rows: that one may begin a sweep as well. `processing_time` does a piece and returns;
-/// the task comes again as long as `next_processing_time` has passed.
+/// operator needs no queue. `batch` finishes what its marks begin, except for the last one if it
+/// comes after all rows: that one may begin a sweep as well. `processing_time` does a piece and
+/// returns; the task calls again as long as `next_processing_time` has passed.
 ///
 /// An operator that fires in the order of time may send watermarks of its own on the way, each once
 /// all that it makes due has been sent: receivers then fire as well, and their state stays small.
-/// Where such watermarks lie must depend on times alone, not on pieces.
+/// Where such watermarks lie must depend only on times, not on pieces.
 ///
 /// The order of calls is `open`, `restore` if there is a snapshot, then any of the others, then
 /// `end_of_input` if the input ended by itself or was stopped, then `close`. Between `end_of_input`
@@ -61,25 +61,25 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// Treats the rows of `batch`, each under the marks before it. A job without event time has no
-    /// marks.
+    /// Processes the rows of `batch`, each under the marks before it. A job without event time has
+    /// no marks.
     fn batch(&mut self, batch: Batch, output: &mut dyn Output) -> Result<()>;
 
-    /// As [`Operator::batch`], for rows of the second input of an operator that has two. Watermarks
-    /// are those of both inputs together.
+    /// Like [`Operator::batch`], for rows of the second input of an operator that has two.
+    /// Watermarks are those of both inputs together.
     fn second_input(&mut self, _batch: Batch, _output: &mut dyn Output) -> Result<()> {
         Err(Error::internal(
             "rows of a second input came to an operator that has one",
         ))
     }
 
-    /// A watermark outside of a batch. It is sent on after everything it has caused; see above for
-    /// much of that.
+    /// A watermark outside a batch. It is sent on after everything that it has caused; see "Sweeps"
+    /// above if that is much.
     fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
         output.watermark(watermark)
     }
 
-    /// Whether the last watermark is not carried out to its end.
+    /// Whether the last watermark is not yet carried out completely.
     fn is_sweeping(&self) -> bool {
         false
     }
@@ -115,20 +115,20 @@ pub trait Operator: Send {
 
     /// No row will come any more: all inputs are at their end or drained, and the final watermark
     /// has passed. With `fires`, what waits for the clock fires, whatever its time is; what is left
-    /// then is dropped, and counted in `TaskMetrics::dropped_at_end`. Called in front of
-    /// `end_of_input`, but not where the job was stopped: then nothing fires early.
+    /// then is dropped, and counted in `TaskMetrics::dropped_at_end`. Called before `end_of_input`,
+    /// but not if the job was stopped: then nothing fires early.
     fn end_of_time(&mut self, _fires: bool, _output: &mut dyn Output) -> Result<()> {
         Ok(())
     }
 
-    /// Nothing more comes, because all inputs are at their end or the job was stopped. Last chance
-    /// to emit.
+    /// Nothing more comes, because all inputs are at their end or the job was stopped. This is the
+    /// last chance to emit.
     fn end_of_input(&mut self, _output: &mut dyn Output) -> Result<()> {
         Ok(())
     }
 
-    /// Bytes of memory that its state takes, about: to say who holds them when memory is short. May
-    /// look at all of it.
+    /// The approximate number of bytes of memory that its state takes, to say who holds them when
+    /// memory is short. May look at all of it.
     fn state_bytes(&mut self) -> usize {
         0
     }
@@ -139,7 +139,7 @@ pub trait Operator: Send {
         Ok(OperatorSnapshot::default())
     }
 
-    /// Takes back what `snapshot` gave. A state that is not taken is an error of the caller.
+    /// Takes back what `snapshot` returned. It is the caller's error if a state is not taken.
     ///
     /// # Errors
     /// `Invalid` if types have changed, `Data` if the bytes are damaged.
@@ -147,7 +147,7 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// A checkpoint is published: it will never be taken back.
+    /// A checkpoint is published: it will never be revoked.
     fn checkpoint_complete(&mut self, _checkpoint: u64) -> Result<()> {
         Ok(())
     }
@@ -157,7 +157,7 @@ pub trait Operator: Send {
         false
     }
 
-    /// Releases what `open` took. Called on every way out.
+    /// Releases what `open` acquired. Called on every way out.
     fn close(&mut self) -> Result<()> {
         Ok(())
     }
@@ -166,13 +166,13 @@ pub trait Operator: Send {
 /// What an operator instance knows about its place.
 #[derive(Clone)]
 pub struct OperatorContext {
-    /// The job's id, by which its transactions are told from those of others.
+    /// The job's id, which distinguishes its transactions from those of others.
     pub job: Arc<str>,
-    /// The number of the take-over of the job: every start has a higher one.
+    /// The number of the takeover of the job: every start has a higher one.
     pub generation: u64,
-    /// Set when the attempt is to end at once: who waits for something outside gives up.
+    /// Set when the attempt is to end at once: whoever waits for something outside gives up.
     pub cancel: Arc<AtomicBool>,
-    /// Of the process, which has a limit.
+    /// The memory of the process, which has a limit.
     pub memory: Arc<ProcessMemory>,
     pub uid: Arc<str>,
     pub subtask: u32,
@@ -183,14 +183,14 @@ pub struct OperatorContext {
     pub clock: Arc<dyn Clock>,
     pub configuration: Arc<Configuration>,
     pub metrics: Arc<TaskMetrics>,
-    /// Where its keyed state goes that memory does not hold. None: all of it is in memory.
+    /// Where keyed state goes that memory does not hold. If `None`, all of it is in memory.
     pub disk: Option<Arc<LazyDisk>>,
     /// Where the poison policy `skip` puts what failed.
     pub dead_letters: Arc<dyn Fn(DeadLetter) -> Result<()> + Send + Sync>,
 }
 
 impl OperatorContext {
-    /// For those who do much in one go.
+    /// A check for those who do much in one go.
     ///
     /// # Errors
     /// `CANCELLED` (S8001) if the attempt is to end at once, `PROCESS_MEMORY` (S5012) because the
@@ -203,11 +203,10 @@ impl OperatorContext {
         self.memory.check()
     }
 
-    /// What stands behind the keyed state `name` on disk; `None` if the job keeps its state in
-    /// memory.
+    /// The disk tier of the keyed state `name`; `None` if the job keeps its state in memory.
     ///
     /// # Errors
-    /// As [`StateDisk::tier`].
+    /// The same as for [`StateDisk::tier`].
     pub fn tier(&self, name: &str, types: &serde_json::Value) -> Result<Option<Box<Tier>>> {
         self.disk
             .as_ref()
@@ -219,10 +218,10 @@ impl OperatorContext {
             .transpose()
     }
 
-    /// As [`OperatorContext::tier`], for a state that has a table for each namespace.
+    /// Like [`OperatorContext::tier`], for a state that has one table per namespace.
     ///
     /// # Errors
-    /// As [`StateDisk::namespaces`].
+    /// The same as for [`StateDisk::namespaces`].
     pub fn namespaces(&self, name: &str, types: &serde_json::Value) -> Result<Option<Namespaces>> {
         self.disk
             .as_ref()
@@ -230,10 +229,10 @@ impl OperatorContext {
             .transpose()
     }
 
-    /// Deletes what the disk holds of a state that the operator does not have any more.
+    /// Deletes what the disk holds of a state that the operator no longer has.
     ///
     /// # Errors
-    /// As [`StateDisk::forget`].
+    /// The same as for [`StateDisk::forget`].
     pub(crate) fn forget(&self, name: &str) -> Result<()> {
         self.disk
             .as_ref()
@@ -255,7 +254,7 @@ impl LazyDisk {
         }
     }
 
-    /// A disk that was never opened goes as a whole.
+    /// A disk that was never opened is deleted as a whole.
     fn forget(&self, name: &str, key_groups: KeyGroupRange) -> Result<()> {
         let disk = self
             .disk
@@ -274,23 +273,23 @@ impl LazyDisk {
     }
 }
 
-/// A record, timer or window that user code failed on, or a line that a format refused.
+/// A record, timer or window on which user code failed, or a line that a format refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetter {
     pub uid: String,
     /// Stable code of the error.
     pub code: &'static str,
     pub message: String,
-    /// The guest's backtrace by function name, a line a frame; empty if there is none.
+    /// The guest's backtrace by function name, one line per frame; empty if there is none.
     pub backtrace: String,
-    /// For example `data/clicks.csv line 17`; empty where the source gives none.
+    /// For example `data/clicks.csv line 17`; empty if the source gives none.
     pub position: String,
     /// The key as JSON, if the operator is keyed.
     pub key: String,
-    /// The record as JSON; one that a format refused as it stood in the input; for a timer or
+    /// The record as JSON; one that a format refused, as it was in the input; for a timer or
     /// window, what it is.
     pub record: String,
-    /// What `record` is where that is no text.
+    /// What `record` is if the bytes are not text.
     pub record_encoding: RecordEncoding,
     /// Event time in ms, if there is one.
     pub time_ms: Option<i64>,
@@ -306,7 +305,7 @@ pub struct TaskMetrics {
     pub dropped_timers: AtomicU64,
     /// The first of them, in words.
     pub first_dropped_timer: OnceLock<String>,
-    /// Windows and timers of processing time that were not due at the end.
+    /// Processing-time windows and timers that were not due at the end.
     pub dropped_at_end: AtomicU64,
     pub watermark: AtomicI64,
     pub busy_ns: AtomicU64,
@@ -314,7 +313,8 @@ pub struct TaskMetrics {
     pub back_pressured_ns: AtomicU64,
     /// Snapshots taken.
     pub checkpoints: AtomicU64,
-    /// Of the last snapshot: from the first barrier to the last, and the time on the task's thread.
+    /// For the last snapshot: the time from the first barrier to the last, and the time on the
+    /// task's thread.
     pub alignment_ns: AtomicU64,
     pub sync_ns: AtomicU64,
 }
@@ -341,7 +341,7 @@ impl Default for TaskMetrics {
 }
 
 impl TaskMetrics {
-    /// Adds to a counter; counters are statistics and order nothing.
+    /// Adds to a counter; counters are statistics and impose no memory order.
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
     }

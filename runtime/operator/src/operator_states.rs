@@ -1,9 +1,8 @@
 //! Operator state of user code: a list or a map that belongs to a subtask and not to a key.
 //!
-//! A list is dealt out anew when the parallelism changes, or given to all; a map is broadcast
-//! state, of which every subtask keeps a copy. Both are small, so a snapshot copies them.
-//! Invariant: an entry lies under the key in it, so a map's copy is the same whatever the order was
-//! in which it was written.
+//! A list is redistributed when the parallelism changes, or given to all; a map is broadcast state,
+//! of which every subtask keeps a copy. Both are small, so a snapshot copies them. Invariant: an
+//! entry lies under its own key, so a map's copy is the same in whatever order it was written.
 //!
 //! # Source
 //! Flink's `PartitionableListState` and `HeapBroadcastState`.
@@ -29,7 +28,7 @@ pub(crate) struct BroadcastMap {
     pub entries: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-/// How the items of operator state find their subtask again; `None` for state by key.
+/// How the items of operator state find their subtask again; `None` for keyed state.
 pub(crate) fn list_mode(kind: StateKind) -> Option<ListMode> {
     match kind {
         StateKind::OperatorList => Some(ListMode::Split),
@@ -44,7 +43,7 @@ pub(crate) fn list_mode(kind: StateKind) -> Option<ListMode> {
 }
 
 impl ItemList {
-    /// Bytes of memory that it takes, about.
+    /// The approximate number of bytes of memory that it takes.
     pub(crate) fn used_bytes(&self) -> usize {
         self.items
             .iter()
@@ -78,7 +77,7 @@ impl ItemList {
 }
 
 impl BroadcastMap {
-    /// Bytes of memory that it takes, about.
+    /// The approximate number of bytes of memory that it takes.
     pub(crate) fn used_bytes(&self) -> usize {
         self.entries
             .iter()
@@ -98,14 +97,14 @@ impl BroadcastMap {
         }
     }
 
-    /// Shows entries behind `after`, in the order of their keys, until `each` breaks off.
+    /// Shows the entries that follow `after`, in the order of their keys, until `each` breaks off.
     pub(crate) fn scan(
         &self,
         after: Option<&[u8]>,
         mut each: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        // That it broke off is known to `each`.
+        // `each` knows that it broke off.
         let _ = self
             .entries
             .range::<[u8], _>((from, Bound::Unbounded))
@@ -143,7 +142,7 @@ impl BroadcastMap {
     }
 }
 
-/// Key and value of an item: the key stands behind its length.
+/// Key and value of an item: the key follows its length.
 fn entry(item: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = item.split_first_chunk()?;
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)

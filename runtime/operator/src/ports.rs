@@ -2,8 +2,8 @@
 //!
 //! A row of output names its origin, an input row or a fired timer. From the origin come the event
 //! time, the position for reports, the columns that the guest did not send, and the place of the
-//! marks. Invariant: every port gets every mark of the input, in the order of the events: behind
-//! what came before it and behind the output of the timers that it fired.
+//! marks. Invariant: every port gets every mark of the input, in the order of the events: after
+//! what came before it and after the output of the timers that it fired.
 
 use crate::function::{RowsOut, TimerOut};
 use arrow_array::cast::AsArray;
@@ -31,8 +31,8 @@ struct Port {
     function: usize,
     port: u16,
     schema: SchemaRef,
-    /// Whether the columns of the chain's input stand in front; then the guest sends only those
-    /// behind them. It may also send all.
+    /// Whether the columns of the chain's input come first; then the guest sends only those after
+    /// them. It may also send all.
     from_input: bool,
 }
 
@@ -45,19 +45,19 @@ pub(crate) struct Events<'a> {
     pub joined_bytes_max: usize,
 }
 
-/// What the calls of an operator are bounded to, in bytes.
+/// The limits on the calls of an operator, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallLimits {
     /// A piece of output.
     pub batch_bytes: usize,
     /// Columns of the input in the output of one call.
     pub output_bytes: usize,
-    /// Value state of the keys of one call, if they are several.
+    /// Value state of the keys of one call, if there are several.
     pub state_bytes: usize,
 }
 
 /// The share of an instance's memory that value state may take in one call: a guest holds it twice,
-/// as it came and as it goes.
+/// incoming and outgoing.
 const STATE_SHARE: usize = 8;
 
 impl CallLimits {
@@ -77,8 +77,8 @@ impl Ports {
     pub(crate) fn new(functions: &[Function], input: &SchemaRef) -> Result<Ports> {
         let mut ports = Vec::new();
         let mut schema = input.clone();
-        // Whether the chain's input stands in front of what the function gets. The guest then sends
-        // what was added behind it.
+        // Whether the chain's input comes first in what the function gets. The guest then sends
+        // what was added after it.
         let mut untouched = true;
         for (number, function) in functions.iter().enumerate() {
             let is_last = number + 1 == functions.len();
@@ -165,7 +165,7 @@ impl Ports {
     }
 }
 
-/// The times of a batch whose time column does not come along.
+/// The times of a batch whose time column is not passed on.
 pub(crate) fn detached_times(batch: &Batch) -> Times {
     match batch.times {
         Times::Column(index) => Times::Array(
@@ -340,7 +340,8 @@ fn timed_by_timers(origin: &[u32], events: &Events<'_>) -> Result<Times> {
     let times = events.input.times();
     let time = |&o: &u32| match o.checked_sub(ORIGIN_TIMER) {
         Some(timer) => events.timers.get(timer as usize).map(|timer| timer.time),
-        // Without event time only timers of the clock fire, and a row counts as being now as well.
+        // Without event time only processing-time timers fire, and a row counts as being now as
+        // well.
         None => times.map_or(events.timers.first().map(|timer| timer.time), |times| {
             times.get(o as usize).copied()
         }),
@@ -351,7 +352,7 @@ fn timed_by_timers(origin: &[u32], events: &Events<'_>) -> Result<Times> {
         .ok_or_else(|| bad_output("an output row names an event that is not there"))
 }
 
-/// Where the marks stand among output rows of these origins.
+/// Where the marks are among output rows of these origins.
 fn place_marks(origin: &[u32], events: &Events<'_>) -> Vec<Mark> {
     let mut row = 0;
     let mut placed = Vec::with_capacity(events.marks.len());
@@ -367,7 +368,7 @@ fn place_marks(origin: &[u32], events: &Events<'_>) -> Vec<Mark> {
     placed
 }
 
-/// Whether an output row of this origin stands before mark `number`.
+/// Whether an output row of this origin comes before mark `number`.
 fn is_before(origin: u32, number: usize, mark: &Mark, timers: &[TimerOut]) -> bool {
     match origin.checked_sub(ORIGIN_TIMER) {
         None => origin < mark.row,

@@ -1,5 +1,5 @@
-//! Runs a keyed process function, and the stateless functions that are fused behind it: state,
-//! timers, a call for many rows.
+//! Runs a keyed process function, and the stateless functions that are fused after it: state,
+//! timers, one call for many rows.
 //!
 //! 1. The distinct keys of the rows, and of the timers that the batch's last mark makes due, become
 //!    slots.
@@ -40,13 +40,13 @@ use streamrt_types::{
 };
 use streamrt_wit::{Function, StateDescriptor};
 
-/// More timers than this under the last watermark of a batch are a sweep; fewer fire in the call of
-/// the last rows.
+/// If more timers than this are due under the last watermark of a batch, they are a sweep; fewer
+/// fire in the call of the last rows.
 const TIMERS_BESIDE_ROWS: usize = 1024;
 
-/// Entries of each state with a time to live that are looked at after a batch, so that expired ones
-/// leave although nobody reads them: two for each row, because a row makes one entry of a value at
-/// most and cleaning must be faster, and some where there are no rows.
+/// The number of entries of each state with a time to live that are checked after a batch, so that
+/// expired ones are removed although nobody reads them: two per row, because a row makes at most
+/// one entry of a value and cleaning must be faster, and some if there are no rows.
 const SWEEP_ENTRIES_PER_ROW: usize = 2;
 const SWEEP_ENTRIES_MIN: usize = 64;
 
@@ -57,7 +57,7 @@ pub struct KeyedProcessOperator {
     descriptors: Vec<StateDescriptor>,
     /// Whether a state has a time to live.
     expires: bool,
-    /// Of a broadcast-process function.
+    /// The second input of a broadcast-process function.
     second: Option<SecondInput>,
     /// A batch without rows, for calls that have none.
     empty: Batch,
@@ -80,7 +80,7 @@ struct FunctionCalls {
     watermark: Watermark,
 }
 
-/// What `open` makes.
+/// What [`Operator::open`] makes.
 struct Opened {
     isolation: Isolation,
     clock: Arc<dyn Clock>,
@@ -205,8 +205,8 @@ impl KeyedProcessOperator {
         Ok(done)
     }
 
-    /// Takes the last mark off a batch, if it stands behind all rows and makes many timers due, or
-    /// is the final one.
+    /// Takes the last mark off a batch, if it comes after all rows and makes many timers due, or is
+    /// the final one.
     fn take_sweep(&self, batch: &mut Batch) -> Option<Watermark> {
         let timers = &self
             .opened
@@ -223,7 +223,7 @@ impl KeyedProcessOperator {
         })
     }
 
-    /// Treats rows of the second input, which have no marks.
+    /// Processes rows of the second input, which have no marks.
     fn broadcast_rows(&mut self, rows: &Batch, output: &mut dyn Output) -> Result<()> {
         let now_ms = self.now_ms();
         let (Some(second), Some(opened)) = (&self.second, &mut self.opened) else {
@@ -270,7 +270,7 @@ fn suspect_timer(timer: &Timer, keys: &BatchKeys) -> Suspect {
     }
 }
 
-/// Where the key columns that `function` wants stand in the key.
+/// Where the key columns that `function` wants are in the key.
 fn wanted_key(function: &Function, key: &SchemaRef) -> Result<Option<Vec<usize>>> {
     let place = |field: &streamrt_wit::Field| {
         let found = key
@@ -417,7 +417,7 @@ impl Operator for KeyedProcessOperator {
         states.set_time(opened.clock.now_ms());
         states.restore(&self.descriptors, &key, opened.clock.now_ms(), state)?;
         if !self.function.registers_timers {
-            // Those of a version that had some are left, and found.
+            // States that an earlier version had are left there, and found.
             return Ok(());
         }
         let fixed = self.keys.kind() == KeyKind::Fixed;
@@ -428,15 +428,15 @@ impl Operator for KeyedProcessOperator {
 
     fn processing_time(&mut self, now_ms: i64, output: &mut dyn Output) -> Result<()> {
         let empty = self.empty.clone();
-        // What is left, or was registered meanwhile, is due at once: the task comes again.
+        // What is left, or was registered meanwhile, is due at once: the task calls again.
         self.work(&empty, now_ms, output, |process, isolation| {
             process.sweep(Domain::ProcessingTime, now_ms, isolation)
         })
         .map(drop)
     }
 
-    /// A timer that a firing registers has no time to come any more, and is dropped like those that
-    /// may not fire.
+    /// A timer that a firing registers can no longer come due, and is dropped like those that may
+    /// not fire.
     fn end_of_time(&mut self, fires: bool, output: &mut dyn Output) -> Result<()> {
         if fires && self.next(Domain::ProcessingTime).is_some() {
             let (empty, now_ms) = (self.empty.clone(), self.now_ms());

@@ -3,21 +3,21 @@
 
 use std::fmt::Write;
 
-/// Characters that a message shows of a record.
+/// The number of characters of a record that a message shows.
 const SHOWN_MAX: usize = 1000;
 
-/// How the text of a dead letter stands for the bytes of its record.
+/// How the text of a dead letter represents the bytes of its record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RecordEncoding {
-    /// It is them.
+    /// It is these bytes.
     #[default]
     Utf8,
-    /// They are no text: by RFC 4648, with padding.
+    /// They are not text: base64 by RFC 4648, with padding.
     Base64,
 }
 
 impl RecordEncoding {
-    /// As dead letters call it.
+    /// The name in dead letters.
     pub fn name(self) -> &'static str {
         match self {
             RecordEncoding::Utf8 => "utf-8",
@@ -26,7 +26,7 @@ impl RecordEncoding {
     }
 }
 
-/// A text that the bytes can be had back from, and how.
+/// A text from which the bytes can be recovered, and how.
 pub fn exact(bytes: Vec<u8>) -> (String, RecordEncoding) {
     match String::from_utf8(bytes) {
         Ok(text) => (text, RecordEncoding::Utf8),
@@ -34,7 +34,8 @@ pub fn exact(bytes: Vec<u8>) -> (String, RecordEncoding) {
     }
 }
 
-/// The begin of a record for a message of one line, and how long it is if that is not all.
+/// The beginning of a record for a one-line message, with the record's length if that is not all of
+/// it.
 pub fn short(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SHOWN_MAX)]);
     let mut shown = String::new();
@@ -45,7 +46,7 @@ pub fn short(bytes: &[u8]) -> String {
         }
     }
     if text.chars().nth(SHOWN_MAX).is_some() || bytes.len() > 4 * SHOWN_MAX {
-        // A string takes all that is written to it.
+        // Writing to a string cannot fail.
         write!(shown, "... ({} bytes)", bytes.len()).ok();
     }
     shown

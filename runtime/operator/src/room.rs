@@ -3,14 +3,14 @@
 
 use streamrt_types::{Error, Result, code};
 
-/// Bytes of one answer of `get-many`: a guest that asks for the same large list again and again
-/// would make any number of them.
+/// The most bytes in one answer of `get-many`: a guest that asks for the same large list again and
+/// again could otherwise make any number of them.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// What an element or an entry costs beside its bytes while an answer is made.
+/// What an element or an entry costs in addition to its bytes while an answer is made.
 const ELEMENT_BYTES: usize = 48;
 
-/// Bytes of entries after which an answer of `scan` ends; the cursor says where to go on.
+/// Bytes of entries after which an answer of `scan` ends; the cursor says where to continue.
 pub(crate) const SCAN_BYTES: usize = 8 << 20;
 
 /// What an answer may still hold.
@@ -28,7 +28,7 @@ impl Room {
     }
 
     /// # Errors
-    /// `UserCode` if so many elements of so many bytes together do not fit any more.
+    /// `UserCode` if the elements, with their bytes, no longer fit.
     pub fn take(&mut self, n: usize, n_bytes: usize) -> Result<()> {
         let message = || {
             format!(
@@ -88,7 +88,7 @@ mod tests {
         states
             .states
             .apply(&[], writes, &KeyBuffer::new(KeyKind::Fixed));
-        // Those that the call has taken away are looked at as well.
+        // Entries that the call has removed are looked at as well.
         for key in 2..4 {
             states
                 .put(0, &[0], &[action::CLEAR], &entry(key, &[]))

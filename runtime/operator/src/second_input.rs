@@ -3,10 +3,9 @@
 //!
 //! 1. A batch is cut where its marks stand. 2. The rows between two marks go in calls without a
 //!    key, timers or marks.
-//! 3. Each mark is a watermark of the operator, which fires its timers as one of the first input
-//!    does.
+//! 3. Each mark is a watermark of the operator, which fires its timers like one of the first input.
 //!
-//! Invariant: timers and state by key do not come back from such a call; a function that sends them
+//! Invariant: timers and keyed state do not come back from such a call; a function that sends them
 //! is refused.
 //!
 //! # Source
@@ -76,10 +75,10 @@ impl SecondInput {
         })
     }
 
-    /// Treats rows that have no marks.
+    /// Processes rows that have no marks.
     ///
     /// # Errors
-    /// What the poison policy does not swallow.
+    /// Failures that the poison policy does not absorb.
     pub(crate) fn run<'a>(
         &'a self,
         rows: &'a Batch,
@@ -171,7 +170,7 @@ impl Work for Rows<'_> {
         let outcome = self.invoke(&input, deadline);
         let held = CallStates::of(self.lent.access);
         held.may_broadcast = false;
-        // Taken after a failure as well: that is the rollback.
+        // It is taken after a failure as well: that is the rollback.
         let writes = std::mem::take(&mut held.writes);
         let outcome = outcome?;
         if !outcome.timers.is_empty()

@@ -14,14 +14,14 @@ use std::sync::atomic::Ordering;
 use streamrt_state::{ListMode, ListSnapshot, OperatorSnapshot, OperatorState};
 use streamrt_types::{Batch, Error, Result, Watermark, failpoint};
 
-/// One subtask's writer. A sink whose system has no transactions writes at once, and gives nothing
-/// to commit.
+/// One subtask's writer. A sink whose system has no transactions writes at once, and returns
+/// nothing to commit.
 pub trait Sink: Send {
     fn open(&mut self, _context: &OperatorContext) -> Result<()> {
         Ok(())
     }
 
-    /// Begins a transaction under a name that no other one has, ever: made of letters, digits, `-`,
+    /// Begins a transaction under a name that no other one ever has: made of letters, digits, `-`,
     /// `_`, `.` and `%`.
     fn begin(&mut self, _transaction: &str) -> Result<()> {
         Ok(())
@@ -30,23 +30,23 @@ pub trait Sink: Send {
     fn write(&mut self, batch: &Batch) -> Result<()>;
 
     /// Ends the transaction: what was written is durable and can be committed by whoever has the
-    /// answer, also after a crash. `None` if there is nothing to commit.
+    /// returned bytes, even after a crash. `None` if there is nothing to commit.
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>>;
 
-    /// Makes a transaction visible. Doing it again is no error.
+    /// Makes a transaction visible. Repeating it is not an error.
     ///
     /// # Errors
-    /// `Data` if it cannot be committed any more; then data is lost, and the job must not go on.
+    /// `Data` if it cannot be committed any more; then data is lost, and the job must not continue.
     fn commit(&mut self, _committable: &[u8]) -> Result<()> {
         Ok(())
     }
 
-    /// Withdraws the transaction that is open.
+    /// Withdraws the open transaction.
     fn abort(&mut self) -> Result<()> {
         Ok(())
     }
 
-    /// Withdraws every transaction whose name begins with `prefix`, but those of `keep`.
+    /// Withdraws every transaction whose name begins with `prefix`, except those of `keep`.
     fn abort_unlisted(&mut self, _prefix: &str, _keep: &[Vec<u8>]) -> Result<()> {
         Ok(())
     }
@@ -68,12 +68,12 @@ pub fn transaction_prefix(job: &str, uid: &str) -> String {
     format!("{}-{job}-", uid.chars().map(encode).collect::<String>())
 }
 
-/// The beginning of the names of those of one subtask that a leader of this generation began.
+/// The beginning of the names of one subtask's transactions that a leader of this generation began.
 pub fn subtask_prefix(prefix: &str, generation: u64, subtask: u32) -> String {
     format!("{prefix}{generation}-{subtask}-")
 }
 
-/// The name of the list of what waits for the commit.
+/// The name of the list of transactions that wait for the commit.
 pub const COMMITTABLES: &str = "committables";
 
 /// Runs a [`Sink`] at the end of a chain.
@@ -81,22 +81,22 @@ pub struct SinkOperator {
     sink: Box<dyn Sink>,
     visible: Option<Vec<usize>>,
     metrics: Arc<TaskMetrics>,
-    /// For reports.
+    /// The uid, for reports.
     uid: Arc<str>,
-    /// Before the number of a transaction: the prefix, the generation, the subtask.
+    /// What precedes the number in a transaction's name: the prefix, the generation, the subtask.
     name: String,
     n_begun: u64,
-    /// A transaction is open.
+    /// Whether a transaction is open.
     open: bool,
-    /// What waits for its checkpoint, by number.
+    /// Committables that wait for their checkpoint, by number.
     pending: BTreeMap<u64, Vec<u8>>,
     checkpointed: bool,
-    /// Rows have come since the last snapshot.
+    /// Whether rows have come since the last snapshot.
     dirty: bool,
 }
 
 impl SinkOperator {
-    /// `visible` are the columns that the sink gets; `None`: all.
+    /// `visible` are the columns that the sink gets; `None` means all.
     pub fn new(sink: Box<dyn Sink>, visible: Option<Vec<usize>>) -> SinkOperator {
         SinkOperator {
             sink,
@@ -195,7 +195,7 @@ impl Operator for SinkOperator {
         Ok(())
     }
 
-    /// Commits in the order of checkpoints, goes on after an error, and reports the first.
+    /// Commits in the order of checkpoints, continues after an error, and reports the first.
     fn checkpoint_complete(&mut self, checkpoint: u64) -> Result<()> {
         let later = self.pending.split_off(&(checkpoint + 1));
         let due = std::mem::replace(&mut self.pending, later);
@@ -229,7 +229,7 @@ fn commit(sink: &mut dyn Sink, committable: &[u8]) -> Result<()> {
     failpoint("commit.after")
 }
 
-/// Some columns of a batch, with where they come from, for reports. A sink looks at no times.
+/// Some columns of a batch, with where they come from, for reports. A sink does not look at times.
 fn project(batch: &Batch, columns: &[usize]) -> Result<Batch> {
     let projected = batch
         .columns

@@ -1,8 +1,8 @@
 //! The slots of a call: its distinct keys, numbered.
 //!
 //! Invariant: a slot's number is its key's place in `keys`; keys are in order of first appearance,
-//! or sorted where timers fire, so that timers of one time fire in an order that does not depend on
-//! how rows were batched.
+//! or sorted if timers fire, so that timers with the same time fire in an order that does not
+//! depend on how rows were batched.
 
 use crate::timers::{Timer, TimerKey};
 use streamrt_state::{KeyBuffer, KeyKind, Keys};
@@ -82,7 +82,7 @@ impl Slots {
         self.keys.len() as u32 - 1
     }
 
-    /// Numbers the slots anew, in the order of their keys.
+    /// Renumbers the slots in the order of their keys.
     pub(crate) fn sort(&mut self) {
         let mut order: Vec<u32> = (0..self.keys.len() as u32).collect();
         let keys = std::mem::replace(&mut self.keys, KeyBuffer::new(KeyKind::Fixed));

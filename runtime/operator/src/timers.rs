@@ -2,8 +2,8 @@
 //!
 //! One timer per (key, time) and domain; a namespace has a service of its own. They are stored per
 //! key group, ordered by time and then by key, so that the order of firing depends on neither
-//! batches nor parallelism. Invariant: `head` of a domain is at or before its earliest timer, so
-//! that a batch that makes nothing due costs one comparison.
+//! batches nor parallelism. Invariant: `head` of a domain is at or before its earliest timer, so a
+//! batch that makes nothing due costs one comparison.
 //!
 //! # Source
 //! Flink's `InternalTimerServiceImpl`.
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use streamrt_state::{EachEntry, Frozen};
 use streamrt_types::{Error, KeyGroupRange, Result, code, key_group, murmur3_32};
 
-/// A key, without an allocation where it is eight bytes. Ordered within one kind.
+/// A key, without an allocation if it is eight bytes. Ordered within one kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TimerKey {
     Fixed(u64),
@@ -38,7 +38,7 @@ impl TimerKey {
 /// When and for which key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timer {
-    /// ms.
+    /// In ms.
     pub time: i64,
     pub key: TimerKey,
 }
@@ -57,7 +57,7 @@ struct Queue {
     head: Option<i64>,
 }
 
-/// What a timer takes in a tree that is two thirds full.
+/// Bytes that a timer takes in a tree that is two thirds full.
 const TIMER_BYTES: usize = 40;
 
 /// The timers of one operator.
@@ -97,13 +97,13 @@ impl TimerService {
         }
     }
 
-    /// The timers of the group that a key with this hash is in.
+    /// The timers of the group to which a key with this hash belongs.
     fn group(&mut self, domain: Domain, hash: u32) -> &mut BTreeSet<Timer> {
         let group = key_group(hash, self.max_parallelism) - self.key_groups.start;
         Arc::make_mut(&mut self.queue(domain).groups[group as usize])
     }
 
-    /// Adds a timer; nothing if it is there. `hash` is that of its key.
+    /// Adds a timer; does nothing if it is there. `hash` is that of its key.
     pub fn register(&mut self, domain: Domain, hash: u32, timer: Timer) {
         let time = timer.time;
         if self.group(domain, hash).insert(timer) {
@@ -112,7 +112,7 @@ impl TimerService {
         }
     }
 
-    /// Takes a timer out; nothing if it is not there.
+    /// Removes a timer; does nothing if it is not there.
     pub fn delete(&mut self, domain: Domain, hash: u32, timer: &Timer) {
         let time = timer.time;
         if self.group(domain, hash).remove(timer) && self.read(domain).head == Some(time) {
@@ -121,12 +121,12 @@ impl TimerService {
         }
     }
 
-    /// Takes out timers that have fired.
+    /// Removes timers that have fired.
     pub fn consume(&mut self, domain: Domain, timers: &[Timer]) {
         for timer in timers {
             self.group(domain, timer.key.hash()).remove(timer);
         }
-        // Once for all of them: it looks at every group.
+        // Done once for all of them, since it looks at every group.
         let queue = self.queue(domain);
         queue.head = queue.earliest();
     }
@@ -150,7 +150,7 @@ impl TimerService {
         self.read(domain).head
     }
 
-    /// The earliest timers at or before `bound`, in order, `limit` at most. They stay until they
+    /// The earliest timers at or before `bound`, in order, at most `limit`. They stay until they
     /// are deleted.
     pub fn due(&self, domain: Domain, bound: i64, limit: usize) -> Vec<Timer> {
         let queue = self.read(domain);
@@ -175,7 +175,7 @@ impl TimerService {
         due
     }
 
-    /// All timers as they are now: under each key its timers, told apart by domain and time.
+    /// All timers as they are now: under each key its timers, distinguished by domain and time.
     pub fn freeze(&self) -> impl Frozen + use<> {
         FrozenTimers {
             event_time: self.event_time.groups.clone(),
@@ -186,7 +186,7 @@ impl TimerService {
     /// Takes an entry of a snapshot back. `fixed` says whether keys are eight bytes.
     ///
     /// # Errors
-    /// `Data` if it is no timer.
+    /// `Data` if it is not a timer.
     pub fn restore(&mut self, hash: u32, key: &[u8], sub: &[u8], fixed: bool) -> Result<()> {
         let damaged = || Error::new(code::SNAPSHOT_DAMAGED, "a timer in the snapshot is none");
         let (&domain, time) = sub.split_first().ok_or_else(damaged)?;
@@ -212,7 +212,7 @@ impl TimerService {
             .sum()
     }
 
-    /// Bytes of memory that all timers take, about.
+    /// The approximate number of bytes of memory that all timers take.
     pub fn used_bytes(&self) -> usize {
         (self.len(Domain::EventTime) + self.len(Domain::ProcessingTime)) * TIMER_BYTES
     }

@@ -1,8 +1,8 @@
 //! Runs a chain of map, filter, flat-map, key projection and non-keyed process functions over
-//! batches, a call for many rows.
+//! batches, one call for many rows.
 //!
-//! The function in front may have operator state, which a call reaches through [`StateAccess`], and
-//! a second input.
+//! The first function may have operator state, which a call reaches through [`StateAccess`], and a
+//! second input.
 //!
 //! Only the columns that the first function reads go in, and only what the functions made comes
 //! back; the rest is joined from the input by origin. Rows, their times and the marks between them
@@ -34,9 +34,9 @@ pub struct TransformOperator {
     projection: Projection,
     /// Whether some function wants times and marks.
     timed: bool,
-    /// Operator state of the function in front.
+    /// Operator state of the first function.
     descriptors: Vec<StateDescriptor>,
-    /// Of a broadcast-process function.
+    /// The second input of a broadcast-process function.
     second: Option<SecondInput>,
     watermark: Watermark,
     opened: Option<Opened>,
@@ -46,7 +46,7 @@ pub struct TransformOperator {
 struct Opened {
     isolation: Isolation,
     clock: std::sync::Arc<dyn Clock>,
-    /// A [`CallStates`] where the function in front has state.
+    /// A [`CallStates`] if the first function has state.
     access: Box<dyn StateAccess>,
     limits: CallLimits,
 }
@@ -113,8 +113,8 @@ impl Piece {
         }
     }
 
-    /// Cuts behind `n_rows` rows. Marks at the cut go to the second part. `None` if the first part
-    /// would be empty, or the whole.
+    /// Cuts after `n_rows` rows. Marks at the cut go to the second part. `None` if the first part
+    /// would be empty, or everything.
     pub(crate) fn split_rows(&self, all: &[Mark], n_rows: usize) -> Option<(Piece, Piece)> {
         let Piece { rows, marks } = self.clone();
         let row = rows.start + n_rows.min(rows.len().saturating_sub(1));
@@ -150,7 +150,7 @@ impl Piece {
         ))
     }
 
-    /// Of a piece of one row: the marks before it, the row, the marks behind it.
+    /// The parts of a piece of one row: the marks before it, the row, the marks after it.
     pub(crate) fn around_row(&self, all: &[Mark]) -> (Piece, Piece, Piece) {
         let Piece { rows, marks } = self.clone();
         let mark = marks.start
@@ -188,12 +188,12 @@ impl Piece {
     }
 }
 
-/// Bytes of what a call gave, with the columns that were joined to it.
+/// Bytes of what a call returned, with the columns that were joined to it.
 pub(crate) fn bytes_of(pending: &[(u16, Batch)]) -> usize {
     pending.iter().map(|(_, batch)| batch.n_bytes()).sum()
 }
 
-/// Sends what a call gave, in pieces of `bytes_max` bytes.
+/// Sends what a call returned, in pieces of `bytes_max` bytes.
 #[inline]
 pub(crate) fn send_pieces(
     pending: &mut Vec<(u16, Batch)>,
@@ -205,7 +205,7 @@ pub(crate) fn send_pieces(
     })
 }
 
-/// Describes row `row` of `batch`, the record that user code failed on.
+/// Describes row `row` of `batch`, the record on which user code failed.
 pub fn suspect_row(batch: &Batch, row: usize, key: String) -> Suspect {
     let position = batch.origin.as_ref().map_or(String::new(), |origin| {
         format!("{} line {}", origin.split, origin.position(row))
@@ -229,7 +229,7 @@ impl TransformOperator {
     ///
     /// # Errors
     /// `Invalid` if the first function reads a column that the input does not have, or an added
-    /// column clashes with one that is there.
+    /// column clashes with an existing one.
     pub fn new(
         chain: Box<dyn FunctionChain>,
         functions: &[Function],
@@ -278,7 +278,7 @@ impl TransformOperator {
         done
     }
 
-    /// Treats rows of the second input, which have no marks.
+    /// Processes rows of the second input, which have no marks.
     fn broadcast_rows(&mut self, rows: &Batch, output: &mut dyn Output) -> Result<()> {
         self.opened(|operator, opened, now_ms| {
             let second = operator.second.as_ref();
@@ -350,7 +350,7 @@ impl Work for Transform<'_> {
         suspect_row(self.batch, part.rows.start, String::new())
     }
 
-    /// The row is left out; the marks around it pass.
+    /// The row is skipped; the marks around it pass.
     fn give_up(&mut self, part: &Piece) -> Result<()> {
         let marks = part.cut(self.batch).marks;
         self.operator.watermark = marks
@@ -362,13 +362,13 @@ impl Work for Transform<'_> {
 }
 
 impl Transform<'_> {
-    /// One call. What it has written to operator state counts if everything that came back holds
-    /// together. Returns the bytes that went in and came out.
+    /// One call. What it has written to operator state counts if everything that came back is
+    /// consistent. Returns the bytes that went in and came out.
     fn call(&mut self, input: &Batch, deadline: Duration) -> Result<usize, Failure> {
         let columns = self.operator.projection.apply(&input.columns)?;
         let outcome = self.invoke(input, &columns, deadline);
         let held = (!self.operator.descriptors.is_empty()).then(|| CallStates::of(self.access));
-        // Taken after a failure as well: that is the rollback.
+        // It is taken after a failure as well: that is the rollback.
         let held = held.map(|held| (std::mem::take(&mut held.writes), held));
         let outcome = outcome?;
         let events = Events {

@@ -3,7 +3,7 @@
 //!
 //! Whole numbers keep all digits; floating point numbers have the shortest form that reads back the
 //! same. NaN (of either sign) and the infinities are `NaN`, `Infinity` and `-Infinity`; bytes are
-//! hexadecimal digits. What is written here the sources read as it was.
+//! hexadecimal digits. What is written here, the sources read back unchanged.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
@@ -29,7 +29,7 @@ enum Typed<'a> {
     Float64(&'a [f64]),
     Utf8(&'a StringArray),
     Binary(&'a BinaryArray),
-    /// No edge carries it.
+    /// A type that no edge carries.
     Other(&'a DataType),
 }
 
@@ -38,7 +38,7 @@ pub enum Kind<'a> {
     Null,
     /// A number, `true` or `false`: [`Values::put`] writes it.
     Number,
-    /// Everything else, as it stands without quotes.
+    /// Everything else, as it is without quotes.
     Text(Cow<'a, str>),
 }
 
@@ -82,7 +82,7 @@ impl<'a> Values<'a> {
 
     /// Appends a value of [`Kind::Number`], and nothing for others.
     pub fn put(&self, row: usize, out: &mut Vec<u8>) {
-        // A vector takes all that is written to it.
+        // Writing to a vector cannot fail.
         match &self.typed {
             Typed::Boolean(values) => CompactFormatter.write_bool(out, values.value(row)).ok(),
             Typed::Int32(values) => CompactFormatter.write_i32(out, values[row]).ok(),
@@ -96,7 +96,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// What stands for a floating point number that has no digits.
+/// What represents a floating point number that has no digits.
 fn no_number(value: f64) -> &'static str {
     match value {
         f64::INFINITY => "Infinity",
@@ -105,7 +105,7 @@ fn no_number(value: f64) -> &'static str {
     }
 }
 
-/// Two digits for each byte.
+/// Two digits per byte.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
     bytes

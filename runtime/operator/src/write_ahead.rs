@@ -1,8 +1,8 @@
 //! A sink for systems without transactions: rows wait in the checkpoint, and are sent when it is
 //! published.
 //!
-//! 1. `write` encodes rows as they come; nothing leaves the process. 2. `pre_commit` gives them
-//!    away as the committable, with the transaction's name, their columns and a checksum. 3.
+//! 1. `write` encodes rows as they come; nothing leaves the process. 2. `pre_commit` hands them
+//!    over as the committable, with the transaction's name, their columns and a checksum. 3.
 //!    `commit` decodes and sends them.
 //!
 //! A commit is repeated when nobody knows whether it was done: after a crash, and at every start
@@ -10,7 +10,7 @@
 //! once; any other one may get the rows of the last transaction again.
 //!
 //! # Source
-//! Flink's `GenericWriteAheadSink`, whose committer of checkpoints is the name here.
+//! Flink's `GenericWriteAheadSink`, whose checkpoint committer corresponds to the name here.
 
 use crate::operator::OperatorContext;
 use crate::sink::Sink;
@@ -20,17 +20,17 @@ use streamrt_state::RowCodec;
 use streamrt_types::{Batch, Error, Result, code};
 use streamrt_wit::Schema;
 
-/// How many bytes the rows of a transaction may have unless the job says otherwise: they are in
-/// memory until the checkpoint, and in it.
+/// The default limit on the bytes of a transaction's rows: they are in memory until the checkpoint,
+/// and in it.
 pub const WRITE_AHEAD_BYTES: u64 = 64 << 20;
 
-/// Rows that are handed over at a time.
+/// The number of rows that are handed over at a time.
 const CHUNK_ROWS: usize = 1024;
 
 /// What a committable begins with: its kind and version.
 const MAGIC: &[u8; 5] = b"wahd\x01";
 
-/// The way to a system without transactions.
+/// The connection to a system without transactions.
 pub trait WriteAhead: Send {
     fn open(&mut self, _context: &OperatorContext) -> Result<()> {
         Ok(())
@@ -41,7 +41,7 @@ pub trait WriteAhead: Send {
     fn send(&mut self, transaction: &str, rows: &[RecordBatch]) -> Result<()>;
 }
 
-/// Makes a [`Sink`] of a [`WriteAhead`].
+/// Makes a [`Sink`] from a [`WriteAhead`].
 pub struct WriteAheadSink {
     inner: Box<dyn WriteAhead>,
     codec: Arc<RowCodec>,
@@ -49,7 +49,7 @@ pub struct WriteAheadSink {
     columns: String,
     bytes_max: u64,
     transaction: String,
-    /// Each row with its length (u32) in front.
+    /// Each row, preceded by its length (u32).
     rows: Vec<u8>,
 }
 
@@ -66,7 +66,7 @@ impl WriteAheadSink {
         }
     }
 
-    /// The committable: magic, name, columns and rows, each of the three with its length in front,
+    /// The committable: magic, name, columns and rows, each of the three preceded by its length,
     /// then their checksum.
     fn seal(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();

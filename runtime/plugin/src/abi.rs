@@ -7,10 +7,10 @@
 
 use wasmtime::component::{ComponentType, Lift, Lower};
 
-/// What a section or a buffer costs beside its bytes.
+/// What a section or a buffer costs in addition to its bytes.
 pub(crate) const PIECE_BYTES: usize = 64;
 
-/// A buffer on its way in.
+/// An incoming buffer.
 #[derive(ComponentType, Lower)]
 #[component(record)]
 pub(crate) struct BufferIn<'a> {
@@ -20,7 +20,7 @@ pub(crate) struct BufferIn<'a> {
     pub bytes: &'a [u8],
 }
 
-/// A section on its way in.
+/// An incoming section.
 #[derive(ComponentType, Lower)]
 #[component(record)]
 pub(crate) struct SectionIn<'a> {
@@ -51,7 +51,7 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// What it takes in the host: the bytes of all buffers, and something for each buffer and the
+    /// What it takes in the host: the bytes of all buffers, and something per buffer and for the
     /// section itself, so that empty ones count too.
     pub fn cost(&self) -> usize {
         let n_bytes: usize = self.buffers.iter().map(|buffer| buffer.bytes.len()).sum();

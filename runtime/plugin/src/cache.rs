@@ -1,7 +1,7 @@
 //! Compiled code on disk, by the digest of the component, so that a job starts without compiling.
 //!
 //! Invariant: a file is loaded only if it carries the checksum that this program wrote under its
-//! name, with a key that only its user has, in a folder that nobody else can have written to:
+//! name, with a key that only its user has, in a folder to which nobody else can have written:
 //! compiled code is trusted. Whatever is wrong with a file, the component is compiled again;
 //! nothing here fails a job.
 
@@ -12,15 +12,15 @@ use streamrt_folders::Folder;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// More files than this, and the oldest go; some hundred MiB at most.
+/// The most files that are kept, some hundred MiB; beyond it the oldest are removed.
 const FILES_MAX: usize = 64;
 
-/// No component that may be loaded has more compiled code.
+/// More compiled code than any loadable component has.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
 const CHECKSUM_BYTES: usize = 32;
 
-/// Tells the key of this purpose from all others that are made of the same secret.
+/// Distinguishes the key for this purpose from all others that are derived from the same secret.
 const PURPOSE: &str = "streamrt compiled code";
 
 /// See the module.
@@ -30,7 +30,7 @@ pub struct CompiledCode {
 }
 
 impl CompiledCode {
-    /// `folder` is one that is guarded: see [`Folder::guarded`]. `secret` is the user's, and kept
+    /// `folder` must be guarded: see [`Folder::guarded`]. `secret` is the user's, and kept
     /// elsewhere.
     pub fn new(folder: Folder, secret: &[u8; 32]) -> CompiledCode {
         CompiledCode {
@@ -39,7 +39,7 @@ impl CompiledCode {
         }
     }
 
-    /// A file of another name, put under this one, would be other code.
+    /// A file with another name, put under this one, would be other code.
     fn checksum(&self, name: &str, code: &[u8]) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher
@@ -88,7 +88,7 @@ impl CompiledCode {
 /// Loads code that this program compiled: from the cache, or from the process that it compiles in.
 ///
 /// # Errors
-/// wasmtime's, if the code is of another version or other settings.
+/// wasmtime's error, if the code has another version or other settings.
 pub(crate) fn trusted(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: `deserialize` demands bytes that `serialize` made. They come from `store` above,
     // which is the only writer of the files of the cache: nobody else can compute their checksum,

@@ -4,11 +4,11 @@
 //! A component of some hundred bytes can define a component that holds two instances of another
 //! one, and so on: each level doubles what is made, in the compiler as well as in memory. Each
 //! definition is counted once here, out of the counts of what it instantiates, so the whole takes
-//! one pass over the bytes. Modules and components that come in as arguments cannot be counted so,
-//! and no tool makes them; they are refused, as are resources of a guest's own, whose handles
+//! one pass over the bytes. Modules and components that come in as arguments cannot be counted this
+//! way, and no tool makes them; they are refused, as are resources of a guest's own, whose handles
 //! nothing would limit.
 //!
-//! Whether the bytes are valid beyond that is the compiler's affair, which runs under limits of its
+//! Whether the bytes are valid beyond that is left to the compiler, which runs under limits of its
 //! own (`compiler.rs`).
 
 use streamrt_types::{Error, Result, code};
@@ -17,15 +17,15 @@ use wasmparser::{
     ComponentOuterAliasKind, Encoding, Instance, Parser, Payload,
 };
 
-/// Core instances of a component; the largest known guests (Python) have some 60.
+/// The most core instances of a component; the largest known guests (Python) have some 60.
 const CORE_INSTANCES_MAX: u64 = 100;
 
-/// Instances of components, their imports, exports, aliases and functions, counted for each
-/// instance anew. The compiler works through as many.
+/// The most instances of components, imports, exports, aliases and functions, counted anew for each
+/// instance. The compiler works through all of them.
 const ITEMS_MAX: u64 = 200_000;
 
-/// Bytes that an instance has for each global, and for each function, table or memory, imported or
-/// not: what wasmtime's layout takes at most.
+/// Bytes of an instance per global, and per function, table or memory, imported or not: the most
+/// that wasmtime's layout takes.
 const GLOBAL_BYTES: u64 = 16;
 const ITEM_BYTES: u64 = 64;
 
@@ -34,7 +34,7 @@ const ITEM_BYTES: u64 = 64;
 pub(crate) struct Census {
     core_instances: u64,
     items: u64,
-    /// Of memory beside the linear one: globals, functions, tables.
+    /// Bytes of memory other than linear memory: globals, functions, tables.
     bytes: u64,
 }
 
@@ -56,7 +56,7 @@ impl Census {
 struct Frame {
     is_module: bool,
     census: Census,
-    /// By index; `None` for what comes from outside.
+    /// Definitions by index; `None` for what comes from outside.
     modules: Vec<Option<Census>>,
     components: Vec<Option<Census>>,
 }
@@ -65,7 +65,7 @@ struct Frame {
 ///
 /// # Errors
 /// `Invalid`: S1003 if the bytes cannot be read or have what this host does not support, S1020 if
-/// there is too much of something.
+/// there is too much of anything.
 pub(crate) fn count(bytes: &[u8], memory_bytes: usize) -> Result<Census> {
     let mut frames: Vec<Frame> = Vec::new();
     let mut whole = Census::default();
@@ -75,7 +75,7 @@ pub(crate) fn count(bytes: &[u8], memory_bytes: usize) -> Result<Census> {
                 is_module: encoding == Encoding::Module,
                 ..Frame::default()
             }),
-            // The whole component is what ends last.
+            // The frame that ends last is the whole component.
             Payload::End(_) => whole = close(&mut frames),
             section => read(&mut frames, section)?,
         }

@@ -2,8 +2,8 @@
 //! component.
 //!
 //! Invariant: a call that fails leaves nothing behind. Its instance is dropped, whatever the
-//! reason, and the next call makes a new one, which costs microseconds; guest memory is a cache
-//! only, the truth is the host's.
+//! reason, and the next call makes a new one, which costs microseconds; guest memory is only a
+//! cache, and the host has the authoritative state.
 
 use crate::abi::{Answer, Section};
 use crate::guest::Instance;
@@ -19,12 +19,12 @@ use streamrt_types::{Error, Result, code};
 use streamrt_wit::Plan;
 use streamrt_wit::codes::{call, error};
 
-/// Takes a guest's messages: the level (see the WIT's `host.log`) and the text.
+/// Receives a guest's messages: the level (see the WIT's `host.log`) and the text.
 pub type Log = Arc<dyn Fn(u8, &str) + Send + Sync>;
 
 /// What [`Plugin::chain`] needs to know.
 pub struct ChainSpec {
-    /// Of the job; the same as those that gave `plan`.
+    /// The arguments of the job; the same as those that gave `plan`.
     pub args: Vec<String>,
     pub plan: Arc<Plan>,
     /// Numbers of the functions, in the order in which they run.
@@ -43,7 +43,7 @@ pub struct PluginChain {
     signature: Arc<Signature>,
     ready: Option<Ready>,
     n_exported: u64,
-    /// By instances that are gone.
+    /// Calls by instances that are gone.
     n_imported: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Compiles a component in a process of its own, which is ended when it takes too long or too much
+//! Compiles a component in a separate process, which is ended when it takes too long or too much
 //! memory.
 //!
 //! A pass over the sections (`census.rs`) bounds what a component makes, but not what its functions
@@ -8,7 +8,7 @@
 //! process compiled would be.
 //!
 //! 1. The parent sends the length of the component and its bytes, and keeps the pipe open: its end
-//!    tells the child that nobody waits any more.
+//!    tells the child that nobody is waiting any more.
 //! 2. The child answers with one byte, 0 or 1, and the compiled code or a sentence, and ends.
 
 use crate::discovery::damaged;
@@ -24,16 +24,16 @@ use streamrt_types::{Error, Result, code};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// How often the child's memory is looked at; it can allocate some ten megabytes in between.
+/// How often the child's memory is checked; it can allocate some ten megabytes in between.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Compiled code is larger than its component by a factor of some five.
 const GROWTH_MAX: u64 = 32;
 
-/// And of one without any code: compiled code has a frame.
+/// The size for a component without any code: compiled code has a frame.
 const CODE_BYTES_MIN: u64 = 1 << 20;
 
-/// Asks the child to leave out the checks of the epoch.
+/// Asks the child to omit the checks of the epoch.
 const TRUSTED: &str = "trusted";
 
 const DONE: u8 = 0;
@@ -48,7 +48,7 @@ pub struct Compiler {
 
 /// The child's part: reads a component from `input`, writes the answer to `output`.
 ///
-/// `args` are those that the parent put behind [`Compiler::args`]. The process ends at once when
+/// `args` are those that the parent put after [`Compiler::args`]. The process ends at once when
 /// `input` does before the answer is there.
 pub fn compile(
     args: &[String],
@@ -129,7 +129,7 @@ impl Compiler {
             return Err(Error::internal("a pipe to the compiler is missing"));
         };
         let answer = read_answer(output, CODE_BYTES_MIN + bytes.len() as u64 * GROWTH_MAX);
-        // A child that has gone says why by its answer, or by none.
+        // A child that has ended says why by its answer, or by the lack of one.
         let sent = send(input, bytes);
         let watched = watch(&mut child, limits, &answer);
         let _ = child.kill();
@@ -165,7 +165,7 @@ fn read_answer(output: ChildStdout, bytes_max: u64) -> Receiver<io::Result<Vec<u
     thread::spawn(move || {
         let mut bytes = Vec::new();
         let read = output.take(bytes_max).read_to_end(&mut bytes);
-        // Nobody waits any more when the child was ended.
+        // Nobody waits once the child was ended.
         let _ = sender.send(read.map(|_| bytes));
     });
     answer
@@ -212,7 +212,7 @@ fn check_limits(child: &Child, limits: &Limits, start: Instant) -> Result<()> {
     ))
 }
 
-/// 0 if it cannot be said.
+/// 0 if it is unknown.
 fn resident_bytes(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let resident = status

@@ -2,7 +2,7 @@
 //! it.
 //!
 //! The bytes come from a user: every length is checked against what is there, and nesting is
-//! bounded. It is run after the component was compiled, so damage is no longer reported here: it
+//! bounded. It runs after the component was compiled, so damage is not reported here any more: it
 //! only ends the search.
 
 /// How deep components may be nested for the search; tools make two levels.

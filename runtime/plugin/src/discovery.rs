@@ -1,7 +1,8 @@
-//! Says what a file is and what a component holds, in the order in which a user wants to hear it.
+//! Determines what a file is and what a component contains, in the order in which a user wants to
+//! know it.
 //!
-//! Called by `Plugin::load` alone; each refusal is one sentence with a code of its own, never a
-//! dump of wasmtime's.
+//! Called only by `Plugin::load`; each refusal is one sentence with a code of its own, never a dump
+//! of wasmtime's.
 
 use streamrt_types::{Error, Result, code};
 use streamrt_wit::{
@@ -16,14 +17,14 @@ const MAGIC: &[u8] = b"\0asm";
 const COMPONENT_LAYER: &[u8] = &[0x0d, 0, 1, 0];
 const MODULE_LAYER: &[u8] = &[1, 0, 0, 0];
 
-/// Everything of ours begins with it.
+/// All of our names begin with it.
 const PACKAGE: &str = "streamrt:plugin/";
 
 /// Interfaces of this package are inert here: linked, but without effect.
 const WASI: &str = "wasi:";
 
-/// Functions and types of all imported interfaces; each is defined anew for the component. All of
-/// WASI 0.2 has some 400.
+/// The most functions and types of all imported interfaces; each is defined anew for the component.
+/// All of WASI 0.2 has some 400.
 const IMPORTS_MAX: usize = 10_000;
 
 /// Names of the interfaces at the outer edge of a component.
@@ -70,7 +71,7 @@ pub(crate) fn check_format(bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// What wasmtime says when it cannot compile a component, in a sentence.
+/// wasmtime's reason for not compiling a component, in one sentence.
 pub(crate) fn damaged(error: &wasmtime::Error) -> Error {
     let cause = error.root_cause().to_string();
     let line = cause
@@ -85,7 +86,7 @@ pub(crate) fn damaged(error: &wasmtime::Error) -> Error {
     )
 }
 
-/// Checks what goes in and out of a component.
+/// Checks the imports and exports of a component.
 ///
 /// # Errors
 /// `Invalid` if our interface is missing or of another version, or an import is unknown.

@@ -2,8 +2,8 @@
 //!
 //! Time in the files is not the guest's: a slow disk must not look like a loop. But a guest can
 //! sync the same file for ever, and a disk can hang. So the file calls of one call have a limit of
-//! their own, and the guest's task waits for an answer no longer than that, nor when it is
-//! cancelled: what hangs is a thread that nobody waits for. Such a thread does nothing more, and
+//! their own, and the guest's task waits for an answer no longer than that, and not when it is
+//! cancelled: what hangs is a thread for which nobody waits. Such a thread does nothing more, and
 //! its instance gets no other.
 
 use crate::trap::Stop;
@@ -12,12 +12,12 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use wasmtime::Result;
 
-/// How often the cancel flag is looked at while the disk works.
+/// How often the cancel flag is checked while the disk works.
 const LOOK: Duration = Duration::from_millis(10);
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// See the module. One for each instance; the thread is started by the first call.
+/// See the module. There is one per instance; the first call starts the thread.
 pub(crate) struct FileWork {
     thread: Option<Sender<Job>>,
     time_max: Duration,
@@ -27,7 +27,7 @@ pub(crate) struct FileWork {
 }
 
 impl FileWork {
-    /// What the file calls of each call may take together, and write.
+    /// How long the file calls of each call may take together, and how much they may write.
     pub fn new(time_max: Duration, bytes_max: u64) -> FileWork {
         FileWork {
             thread: None,
@@ -43,10 +43,10 @@ impl FileWork {
         (self.time_left, self.bytes_left) = (self.time_max, self.bytes_max);
     }
 
-    /// Takes so many bytes off what the call may still write.
+    /// Takes `n_bytes` off what the call may still write.
     ///
     /// # Errors
-    /// Ends the guest if there are not so many left.
+    /// Ends the guest if there are not that many left.
     pub fn spend(&mut self, n_bytes: usize) -> Result<()> {
         let left = self.bytes_left.checked_sub(n_bytes as u64);
         self.bytes_left = left.ok_or(Stop::Written {
@@ -90,8 +90,7 @@ impl FileWork {
         }
     }
 
-    /// One call that takes most of the time is a disk that hangs; many short ones are the guest's
-    /// doing.
+    /// If one call takes most of the time, the disk hangs; many short ones are the guest's doing.
     fn used_up(&self, start: Instant) -> wasmtime::Error {
         Stop::Files {
             limit: self.time_max,

@@ -1,7 +1,7 @@
-//! A folder that was granted, as its guest may use it: everything below it, and nothing else.
+//! A granted folder, as its guest may use it: everything below it, and nothing else.
 //!
 //! A path is walked part by part, each opened in the one before without following links, so that
-//! neither a name nor a link that is put there meanwhile leads out. Parts `.` and `..` are refused
+//! neither a name nor a link that appears meanwhile leads out. Parts `.` and `..` are refused
 //! before anything is opened. What is neither a regular file nor a folder is not opened for use: a
 //! pipe would wait for its other end.
 
@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use streamrt_types::{Error, Result, code};
 use streamrt_wit::codes::{entry, error};
 
-/// Bytes of a path, parts and all.
+/// The most bytes in a whole path.
 const PATH_BYTES_MAX: usize = 1024;
 
-/// Bytes of one answer of `read`; a guest that wants more asks again.
+/// The most bytes in one answer of `read`; a guest that wants more asks again.
 const READ_BYTES_MAX: usize = 16 << 20;
 
-/// Entries of one answer of `list`. More would be tens of megabytes of names.
+/// The most entries in one answer of `list`. More would be tens of megabytes of names.
 const ENTRIES_MAX: usize = 1 << 16;
 
 /// Never follow a link, never wait for another process, never leave a descriptor to a child.
@@ -32,7 +32,7 @@ const CAREFULLY: OFlags = OFlags::NOFOLLOW
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
 
-/// What a guest is answered.
+/// What a guest receives as an answer.
 type Answer<T> = std::result::Result<T, GuestError>;
 
 /// An open folder of the host.
@@ -44,8 +44,8 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Opens a folder, which is made, with its parents, if it is not there. Its own path may lead
-    /// through links: the user wrote it.
+    /// Opens a folder, which is created, with its parents, if it is not there. Its own path may
+    /// lead through links: the user wrote it.
     ///
     /// # Errors
     /// `Unavailable` if it cannot be made or opened.
@@ -77,7 +77,7 @@ impl Folder {
         let mut entries = Vec::new();
         for found in Dir::read_from(&folder).map_err(at(path))? {
             let found = found.map_err(at(path))?;
-            // A name that is no UTF-8 cannot be said in the interface.
+            // The interface cannot express a name that is not UTF-8.
             if let Ok(name) = found.file_name().to_str()
                 && !matches!(name, "." | "..")
             {
@@ -188,7 +188,7 @@ impl Folder {
         openat(&folder, name, flags | CAREFULLY, Mode::from_raw_mode(0o666)).map_err(at(path))
     }
 
-    /// The folder that the last part of a path stands in, and that part.
+    /// The folder that contains the last part of a path, and that part.
     fn parent<'a>(&self, path: &'a str) -> Answer<(OwnedFd, &'a str)> {
         let (folders, name) = split(path)?;
         let mut folder = self.root.try_clone().map_err(io_at(path))?;
@@ -205,7 +205,7 @@ impl Folder {
     }
 }
 
-/// The parts of a path but the last one, and the last one.
+/// The parts of a path except the last one, and the last one.
 fn split(path: &str) -> Answer<(Vec<&str>, &str)> {
     let mut parts: Vec<&str> = path.split('/').collect();
     let wrong = |part: &&str| part.is_empty() || matches!(*part, "." | "..") || part.contains('\0');

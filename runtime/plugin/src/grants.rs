@@ -1,7 +1,7 @@
 //! The folders that a job was granted, and the interface `files` by which a guest reaches those
 //! that its function asks for.
 //!
-//! A guest is given the grants of its own function alone; without any, every call of `files` is
+//! A guest receives only the grants of its own function; without any, every call of `files` is
 //! refused.
 
 use crate::abi::{Answer, GuestError};
@@ -21,8 +21,7 @@ use wasmtime::component::Linker;
 pub struct Grants(BTreeMap<String, Arc<Folder>>);
 
 impl Grants {
-    /// Opens each folder; one that is not there is made. A later name takes the place of an equal
-    /// one.
+    /// Opens each folder, creating those that are not there. A later name replaces an equal one.
     ///
     /// # Errors
     /// `Unavailable` if a folder cannot be used.
@@ -42,7 +41,7 @@ impl Grants {
             .map(Grants)
     }
 
-    /// Those that a function asks for.
+    /// The grants that a function asks for.
     ///
     /// # Errors
     /// `Invalid` (S1012) if one was not granted.
@@ -76,8 +75,7 @@ impl Grants {
 
 type Context<'a> = StoreContextMut<'a, Guest>;
 
-/// Does the work in the folder; the time that it takes is not the guest's, but has a limit of its
-/// own.
+/// Does the work in the folder; the time does not count as the guest's, but has a limit of its own.
 fn on_disk<T: Send + 'static>(
     mut context: Context<'_>,
     grant: &str,
@@ -99,7 +97,7 @@ fn on_disk<T: Send + 'static>(
     Ok((answer,))
 }
 
-/// As [`on_disk`], for bytes that the guest writes.
+/// Like [`on_disk`], for bytes that the guest writes.
 fn written(
     mut context: Context<'_>,
     grant: &str,
@@ -110,7 +108,7 @@ fn written(
     on_disk(context, grant, move |folder| work(folder, &bytes))
 }
 
-/// Puts the interface into a linker.
+/// Adds the interface to a linker.
 pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut files = linker.instance(FILES_INTERFACE)?;
     files.func_wrap(

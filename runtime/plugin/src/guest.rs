@@ -25,19 +25,19 @@ use wasmtime::component::{
 };
 use wasmtime::{ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
 
-/// Entries of all tables of an instance together. Compilers make one entry for each function whose
-/// address is taken; the largest known guests (Python) have some 50,000.
+/// The most entries of all tables of an instance together. Compilers make one entry per function
+/// whose address is taken; the largest known guests (Python) have some 50,000.
 const TABLE_ENTRIES_MAX: usize = 1 << 20;
 
-/// Core instances, memories and tables of a component. `census.rs` has counted the instances
-/// before; the largest known guests have some 60.
+/// The most core instances, memories and tables of a component. `census.rs` has counted the
+/// instances before; the largest known guests have some 60.
 const CORE_ITEMS_MAX: usize = 1000;
 
-/// Messages that one call may log, so that a loop does not fill the disk. More are dropped, with
-/// one message that says so.
+/// The number of messages that one call may log, so that a loop does not fill the disk. More are
+/// dropped, with one message that says so.
 const MESSAGES_MAX: usize = 256;
 
-/// Bytes of a message; the rest is cut off.
+/// The most bytes of a message; the rest is cut off.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
 
 /// What the store of an instance holds.
@@ -62,12 +62,12 @@ pub(crate) struct Running {
     pub n_slots: usize,
     /// Held back until the call returns.
     pub emitted: Vec<Section>,
-    /// Whether somebody takes what is emitted: `invoke` alone has an output.
+    /// Whether somebody takes what is emitted: only `invoke` has an output.
     pub may_emit: bool,
     /// What the call may still send.
     pub output_bytes_left: usize,
     pub output_bytes_max: usize,
-    /// Why the last state access failed; a better report than the guest's.
+    /// Why the last state access failed, which is a better report than the guest's.
     pub state_error: Option<Error>,
 }
 
@@ -86,10 +86,10 @@ impl Running {
 }
 
 impl Running {
-    /// Takes so many bytes off what the call may still hold back in the host.
+    /// Takes `n_bytes` off what the call may still hold back in the host.
     ///
     /// # Errors
-    /// Ends the guest if there are not so many left.
+    /// Ends the guest if there are not that many left.
     pub fn spend(&mut self, n_bytes: usize) -> wasmtime::Result<()> {
         let left = self.output_bytes_left.checked_sub(n_bytes);
         self.output_bytes_left = left.ok_or(Stop::Output {
@@ -127,13 +127,14 @@ impl Guest {
         }
     }
 
-    /// Gives a call all that it may use.
+    /// Gives a call everything that it may use.
     fn renew(&mut self, deadline: Duration) {
         self.deadline.renew(deadline);
         self.files.renew();
         self.journal.renew();
         self.running.output_bytes_left = self.running.output_bytes_max;
-        // Of a call that failed; its instance is dropped, but nothing is to depend on that.
+        // Resets what a failed call left; its instance is dropped, but nothing should depend on
+        // that.
         self.running.emitted.clear();
     }
 
@@ -156,7 +157,8 @@ pub(crate) struct Journal {
     n_messages: usize,
     /// The last message of level 9.
     pub panic: Option<String>,
-    /// What a guest without our SDK wrote to its stderr last: its panic message, if it panics.
+    /// The last text that a guest without our SDK wrote to its stderr: its panic message, if it
+    /// panics.
     pub complaint: Option<String>,
 }
 
@@ -200,7 +202,7 @@ impl Budget {
         }
     }
 
-    /// What an instance has beside its linear memory; a component that has too much of it was
+    /// What an instance has in addition to its linear memory; a component with too much of it was
     /// refused when it was loaded.
     pub fn take(&mut self, n_bytes: usize) {
         self.memory_bytes_left = self.memory_bytes_left.saturating_sub(n_bytes);
@@ -345,8 +347,8 @@ impl Instance {
         answer
     }
 
-    /// Calls an export. The types are compared each time, which costs some 100 ns a batch: a typed
-    /// function cannot be kept for parameters that borrow, without unsafe code.
+    /// Calls an export. The types are compared each time, which costs some 100 ns per batch: a
+    /// typed function cannot be kept for parameters that borrow, without unsafe code.
     pub fn call<P, R>(
         &mut self,
         function: Func,

@@ -21,7 +21,7 @@ pub struct PluginHost {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
     cache: Option<CompiledCode>,
-    /// None: components are compiled in this process.
+    /// `None` means that components are compiled in this process.
     compiler: Option<Compiler>,
 }
 
@@ -31,19 +31,19 @@ pub(crate) struct Limits {
     pub memory_bytes: usize,
     pub output_bytes: usize,
     pub deadline_ms: u64,
-    /// Whether compiled code looks at the epoch.
+    /// Whether compiled code checks the epoch.
     pub epoch: bool,
-    /// Of the component itself.
+    /// The most bytes of the component itself.
     pub size_bytes: usize,
     pub compile_bytes: usize,
     pub compile_time: Duration,
-    /// Of the file calls of one call together.
+    /// The limits of the file calls of one call together.
     pub files_time: Duration,
     pub files_bytes: u64,
 }
 
 impl PluginHost {
-    /// Makes a host; its limits are those of `configuration`, and compiled code is kept in `cache`.
+    /// Makes a host with the limits of `configuration`; compiled code is kept in `cache`.
     ///
     /// Starts one thread, which ends with the host and its plugins. `plugin_epoch = false` compiles
     /// without deadline checks: such code is neither shared with nor taken from hosts that have
@@ -58,11 +58,11 @@ impl PluginHost {
         PluginHost::make(configuration, cache, SystemClock::shared(), None)
     }
 
-    /// Like [`PluginHost::new`], for components of strangers: they are compiled by another process,
-    /// under limits of time and memory.
+    /// Like [`PluginHost::new`], for untrusted components: another process compiles them, under
+    /// limits of time and memory.
     ///
     /// # Errors
-    /// As for [`PluginHost::new`].
+    /// The same as for [`PluginHost::new`].
     pub fn for_strangers(
         configuration: &Configuration,
         cache: Option<CompiledCode>,
@@ -74,7 +74,7 @@ impl PluginHost {
     /// Like [`PluginHost::new`], with a clock for guests that read the time through WASI.
     ///
     /// # Errors
-    /// As for [`PluginHost::new`].
+    /// The same as for [`PluginHost::new`].
     pub fn with_clock(
         configuration: &Configuration,
         cache: Option<CompiledCode>,
@@ -158,7 +158,7 @@ impl PluginHost {
     }
 }
 
-/// The settings of every engine here: compiled code fits those alone that it was compiled with.
+/// The settings of every engine here: compiled code fits only those with which it was compiled.
 pub(crate) fn config(epoch: bool) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);

@@ -1,8 +1,8 @@
 //! The interfaces `state` and `host` of the WIT: what a guest may ask for while it is called.
 //!
 //! Requests are untrusted: they are read like outputs, slots are checked against those of the
-//! running call. What a guest asks wrongly it is told (`error` with code 5), and the call then
-//! usually fails; the cause is kept, because it says more than the guest will.
+//! running call. A wrong request is answered with an `error` of code 5, and the call then usually
+//! fails; the cause is kept, because it says more than the guest will.
 
 use crate::abi::{Answer, GuestError, PIECE_BYTES, Section};
 use crate::guest::Guest;
@@ -16,12 +16,12 @@ use streamrt_wit::{HOST_INTERFACE, STATE_INTERFACE, StateKind};
 use wasmtime::StoreContextMut;
 use wasmtime::component::Linker;
 
-/// Rows of one answer of `scan`. A guest that wants more asks again with the cursor.
+/// The most rows in one answer of `scan`. A guest that wants more asks again with the cursor.
 const SCAN_ROWS_MAX: u32 = 1 << 16;
 
 type Context<'a> = StoreContextMut<'a, Guest>;
 
-/// Puts both interfaces into a linker.
+/// Adds both interfaces to a linker.
 pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let mut state = linker.instance(STATE_INTERFACE)?;
     state.func_wrap(
@@ -119,7 +119,7 @@ fn emit(mut context: Context<'_>, segment: Section) -> wasmtime::Result<Answer<(
     Ok(Ok(()))
 }
 
-/// The descriptor of list or map state; its number is that of the function in front.
+/// The descriptor of list or map state; its number is that in the first function.
 fn descriptor(signature: &crate::signature::Signature, number: u32) -> Result<&StateTypes> {
     let state = signature
         .first()

@@ -4,7 +4,7 @@
 //! It knows wasmtime, and nothing else does. It checks and compiles components, keeps the compiled
 //! code by digest, runs calls under limits of time, memory, stack and output, and turns columns
 //! into the buffers of `wit/streamrt-plugin.wit` and back. It neither keeps state nor decides what
-//! happens to a record that fails: an [`PluginChain::invoke`](PluginChain) that fails has done
+//! happens to a failing record: an [`PluginChain::invoke`](PluginChain) that fails has done
 //! nothing. A [`PluginSink`] is the other kind: its calls have effects outside, and none is
 //! repeated.
 //!

@@ -1,7 +1,7 @@
 //! Buffers that came out of a guest, checked and turned into columns.
 //!
 //! Invariant: nothing of a guest is used before it is checked: lengths, offsets, bitmaps, UTF-8,
-//! nulls. An array that leaves this file holds together, whatever the guest sent. Errors are
+//! nulls. An array that leaves this file is consistent, whatever the guest sent. Errors are
 //! `BAD_OUTPUT` and name the column and the row; the caller adds the place.
 
 use crate::abi::Section;
@@ -25,8 +25,8 @@ pub(crate) fn bad(message: impl Into<String>) -> Error {
     Error::new(code::BAD_OUTPUT, message)
 }
 
-/// Of one section: three for each of as many columns as a stream may have, and some. Each column
-/// looks for its own among them.
+/// The most buffers of one section: three for each column that a stream may have, and some more.
+/// Each column searches for its own among them.
 const BUFFERS_MAX: usize = 12_500;
 
 /// The buffers of one section, taken out one after the other.
@@ -60,7 +60,7 @@ impl Reader {
         self.take(role, 0, part::DATA)
     }
 
-    /// A buffer of one number for each row.
+    /// A buffer of one number per row.
     ///
     /// # Errors
     /// `UserCode` if its length does not fit.
@@ -83,7 +83,7 @@ impl Reader {
     /// The columns of `schema`, numbered from `first_node`.
     ///
     /// # Errors
-    /// `UserCode` for the first column that does not hold together.
+    /// `UserCode` for the first column that is inconsistent.
     pub fn columns(&mut self, schema: &SchemaRef, first_node: u16) -> Result<RecordBatch> {
         if self.buffers.len() > BUFFERS_MAX {
             return Err(bad(format!(
@@ -273,7 +273,7 @@ pub(crate) fn check_offsets(offsets: &[i32], n_data: usize) -> std::result::Resu
     }
 }
 
-/// Exactly `n` numbers, in place where the bytes are aligned. The error is the number of bytes.
+/// Exactly `n` numbers, without a copy if the bytes are aligned. The error is the number of bytes.
 fn numbers<T: ArrowNativeType>(
     bytes: Vec<u8>,
     n: usize,

@@ -1,8 +1,8 @@
 //! Columns on their way into a guest: an invocation as the sections and buffers of the WIT.
 //!
 //! Buffers borrow the columns, so that the only copy is the one into the guest's memory. A copy is
-//! made before that in two cases alone: offsets that do not start at 0 and bitmaps that do not
-//! start at a byte, which is what slicing leaves behind.
+//! made before that in two cases only: offsets that do not start at 0 and bitmaps that do not start
+//! at a byte, which result from slicing.
 
 use crate::abi::{Buffer, BufferIn, SectionIn};
 use arrow_array::cast::AsArray;
@@ -18,7 +18,7 @@ use streamrt_operator::{Call, ClockIn, Invocation, RowsIn, SlotsIn, StateIn, Tim
 use streamrt_types::{Error, Mark, Result};
 use streamrt_wit::codes::{buffer, part, section};
 
-/// Sections in the making.
+/// Sections under construction.
 #[derive(Default)]
 pub(crate) struct Sections<'a> {
     heads: Vec<Head>,
@@ -32,7 +32,7 @@ struct Head {
     pieces: Range<usize>,
 }
 
-/// Buffers in the making.
+/// Buffers under construction.
 #[derive(Default)]
 pub(crate) struct Pieces<'a>(Vec<Piece<'a>>);
 
@@ -86,7 +86,7 @@ impl<'a> Sections<'a> {
     /// The rows that a sink gets.
     ///
     /// # Errors
-    /// As [`Sections::of`].
+    /// The same as for [`Sections::of`].
     pub fn of_rows(rows: &'a RecordBatch) -> Result<Sections<'a>> {
         let mut sections = Sections::default();
         sections.add(section::ROWS, 0, rows.num_rows(), |pieces| {
@@ -282,7 +282,7 @@ impl<'a> Pieces<'a> {
         });
     }
 
-    /// Numbers that do not lie side by side yet.
+    /// Numbers that are not contiguous yet.
     pub fn owned<T: ArrowNativeType>(&mut self, role: u16, numbers: impl Iterator<Item = T>) {
         let numbers: Vec<T> = numbers.collect();
         self.0.push(Piece {
@@ -293,7 +293,7 @@ impl<'a> Pieces<'a> {
         });
     }
 
-    /// As the answer of an import, which has to be owned.
+    /// The form for the answer of an import, which has to be owned.
     pub fn into_buffers(self) -> Vec<Buffer> {
         let buffer = |piece: Piece<'a>| Buffer {
             role: piece.role,

@@ -1,18 +1,23 @@
-//! What a call gave back, checked against what it was asked and against the plan.
+//! What a call returned, checked against what it was asked and against the plan.
 //!
 //! Steps: the timers that fired, because origins refer to them; then the rows, segment by segment;
-//! then the state. An [`Outcome`] that leaves this file holds together; what does not is
+//! then the state. An [`Outcome`] that leaves this file is consistent; anything else is
 //! `BAD_OUTPUT` with the place.
 
+mod order;
+mod timers;
+
+use self::order::Order;
+use self::timers::timers;
 use crate::abi::Section;
 use crate::lift::{Reader, bad};
 use crate::signature::{FunctionTypes, Signature};
 use crate::trap::Stop;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use streamrt_operator::{Call, Invocation, Outcome, RowsOut, StateOut, TimerOut};
+use streamrt_operator::{Call, Invocation, Outcome, RowsOut, StateOut};
 use streamrt_types::{Error, Mark, Result, code};
-use streamrt_wit::codes::{NO_MARK, ORIGIN_TIMER, action, buffer, domain, section};
+use streamrt_wit::codes::{action, buffer, section};
 
 /// What a call was asked, as far as its answer is checked against it.
 pub(crate) struct Asked<'a> {
@@ -62,8 +67,8 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Of one call; each looks for those of the same port. What is worth a section of its own has a
-/// mebibyte.
+/// The most segments of one call; each searches for those of the same port. Separate sections are
+/// meant for a mebibyte each.
 const SECTIONS_MAX: usize = 10_000;
 
 /// Emitted and returned sections together may not be larger than the limit.
@@ -86,7 +91,7 @@ pub(crate) fn check_size(sections: &[Section], bytes_max: usize) -> Result<()> {
 }
 
 /// # Errors
-/// `UserCode` for the first thing that does not hold together.
+/// `UserCode` for the first inconsistency.
 pub(crate) fn decode(
     signature: &Signature,
     asked: &Asked<'_>,
@@ -131,79 +136,7 @@ fn check_doubled(states: &[StateOut]) -> Result<()> {
     })
 }
 
-/// The events of a call that output rows come from.
-struct Order<'a> {
-    n_origins: usize,
-    marks: &'a [Mark],
-    /// The marks of the fired timers, in the order of firing.
-    fired: Vec<u32>,
-    call: Call,
-}
-
-impl<'a> Order<'a> {
-    fn new(asked: &Asked<'a>, timers: &[TimerOut]) -> Order<'a> {
-        let fired = timers
-            .iter()
-            .take_while(|timer| timer.action == action::FIRED)
-            .map(|timer| timer.mark)
-            .collect();
-        Order {
-            n_origins: asked.n_origins(),
-            marks: asked.marks,
-            fired,
-            call: asked.call,
-        }
-    }
-
-    /// Each origin exists, and they ascend in the order of events.
-    fn check(&self, origins: &[u32]) -> Result<()> {
-        let is_plain = origins
-            .last()
-            .is_none_or(|last| (*last as usize) < self.n_origins)
-            && origins.is_sorted();
-        if is_plain {
-            return Ok(());
-        }
-        let mut before = (0, 0);
-        for (row, &origin) in origins.iter().enumerate() {
-            let place = self.place(origin).ok_or_else(|| {
-                bad(format!(
-                    "row {row} comes from {}, which is not there",
-                    name_of(origin)
-                ))
-            })?;
-            if place < before {
-                return Err(bad(format!(
-                    "row {row} comes from {}, which stands before the origin of the row in front of it",
-                    name_of(origin)
-                )));
-            }
-            before = place;
-        }
-        Ok(())
-    }
-
-    /// Where an event stands: timers of processing time first, then marks and rows in turn; timers
-    /// of one mark in the order of firing.
-    fn place(&self, origin: u32) -> Option<(u64, u32)> {
-        let Some(timer) = origin.checked_sub(ORIGIN_TIMER) else {
-            return ((origin as usize) < self.n_origins).then_some((2 * u64::from(origin) + 2, 0));
-        };
-        match *self.fired.get(timer as usize)? {
-            NO_MARK => Some((0, timer)),
-            mark => Some((2 * u64::from(self.marks.get(mark as usize)?.row) + 1, timer)),
-        }
-    }
-}
-
-fn name_of(origin: u32) -> String {
-    match origin.checked_sub(ORIGIN_TIMER) {
-        Some(timer) => format!("fired timer {timer}"),
-        None => format!("row {origin}"),
-    }
-}
-
-/// One segment of a port, or what segments were joined to.
+/// One segment of a port, or several joined.
 struct Segment {
     function: usize,
     port: u16,
@@ -410,233 +343,5 @@ fn read_state(
             values,
             actions,
         }),
-    }
-}
-
-fn timers(function: &FunctionTypes, asked: &Asked<'_>, section: Section) -> Result<Vec<TimerOut>> {
-    if !function.timers {
-        return Err(bad(format!(
-            "`{}` does not declare that it has any",
-            function.name
-        )));
-    }
-    let mut reader = Reader::new(section);
-    let missing = |name: &'static str| move || bad(format!("buffer `{name}` is missing"));
-    let times = reader
-        .numbers::<i64>(buffer::TIME, "time")?
-        .ok_or_else(missing("time"))?;
-    let slots = reader
-        .numbers::<u32>(buffer::SLOT, "slot")?
-        .ok_or_else(missing("slot"))?;
-    let domains = reader
-        .numbers::<u8>(buffer::DOMAIN, "domain")?
-        .ok_or_else(missing("domain"))?;
-    let actions = reader
-        .numbers::<u8>(buffer::ACTION, "action")?
-        .ok_or_else(missing("action"))?;
-    let marks = reader.numbers::<u32>(buffer::MARK, "mark")?;
-    let n_rows = reader.rows();
-    reader.finish()?;
-    let timer = |i: usize| TimerOut {
-        slot: slots[i],
-        time: times[i],
-        domain: domains[i],
-        action: actions[i],
-        mark: marks.as_ref().map_or(NO_MARK, |marks| marks[i]),
-    };
-    let timers: Vec<TimerOut> = (0..n_rows).map(timer).collect();
-    timers.iter().enumerate().try_for_each(|(i, timer)| {
-        check_timer(timer, asked).map_err(|fault| bad(format!("timer {i} {fault}")))
-    })?;
-    check_firing(&timers)?;
-    Ok(timers)
-}
-
-fn check_timer(timer: &TimerOut, asked: &Asked<'_>) -> std::result::Result<(), String> {
-    if timer.slot as usize >= asked.n_slots {
-        return Err(format!(
-            "has slot {}, but the call has {}",
-            timer.slot, asked.n_slots
-        ));
-    }
-    if timer.domain > domain::PROCESSING_TIME {
-        return Err(format!("has the unknown time domain {}", timer.domain));
-    }
-    match (timer.action, timer.domain) {
-        (action::FIRED, domain::EVENT_TIME) if timer.mark as usize >= asked.marks.len() => {
-            Err(format!(
-                "fired at mark {}, but the call has {}",
-                timer.mark,
-                asked.marks.len()
-            ))
-        }
-        (action::FIRED, domain::PROCESSING_TIME) if timer.mark != NO_MARK => {
-            Err("of processing time fired at a mark".into())
-        }
-        (action::FIRED..=action::DELETE, _) => Ok(()),
-        (unknown, _) => Err(format!("has the unknown action {unknown}")),
-    }
-}
-
-/// The fired ones come first, those of processing time before all, then mark by mark.
-fn check_firing(timers: &[TimerOut]) -> Result<()> {
-    let n_fired = timers
-        .iter()
-        .take_while(|timer| timer.action == action::FIRED)
-        .count();
-    if timers[n_fired..]
-        .iter()
-        .any(|timer| timer.action == action::FIRED)
-    {
-        return Err(bad("a timer that fired stands behind one that did not"));
-    }
-    // NO_MARK is the largest number, so that adding one makes it the first.
-    let is_ordered = timers[..n_fired].is_sorted_by_key(|timer| timer.mark.wrapping_add(1));
-    if is_ordered {
-        Ok(())
-    } else {
-        Err(bad(
-            "the timers that fired are not in the order of their marks",
-        ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(origins: &[u32], expected: Option<&str>) {
-        let marks = [
-            Mark {
-                row: 1,
-                watermark: 5,
-            },
-            Mark {
-                row: 3,
-                watermark: 6,
-            },
-        ];
-        let order = Order {
-            n_origins: 3,
-            marks: &marks,
-            fired: vec![NO_MARK, 0, 0, 1],
-            call: Call::Process,
-        };
-        let found = order.check(origins).err().map(|e| e.message().to_owned());
-        assert_eq!(found.as_deref(), expected, "{origins:?}");
-    }
-
-    #[test]
-    fn origins_ascend_in_the_order_of_events() {
-        const T: u32 = ORIGIN_TIMER;
-        check(&[], None);
-        check(&[0, 0, 1, 2, 2], None);
-        check(&[T, 0, T + 1, T + 2, T + 2, 1, 2, T + 3], None);
-        check(&[0, 3], Some("row 1 comes from row 3, which is not there"));
-        check(
-            &[1, 0],
-            Some(
-                "row 1 comes from row 0, which stands before the origin of the row in front of it",
-            ),
-        );
-        check(
-            &[1, T + 1],
-            Some(
-                "row 1 comes from fired timer 1, which stands before the origin of the row in front of it",
-            ),
-        );
-        check(
-            &[T + 3, 2],
-            Some(
-                "row 1 comes from row 2, which stands before the origin of the row in front of it",
-            ),
-        );
-        check(
-            &[T + 2, T + 1],
-            Some(
-                "row 1 comes from fired timer 1, which stands before the origin of the row in front of it",
-            ),
-        );
-        check(
-            &[0, T + 4],
-            Some("row 1 comes from fired timer 4, which is not there"),
-        );
-        check(
-            &[0, T],
-            Some(
-                "row 1 comes from fired timer 0, which stands before the origin of the row in front of it",
-            ),
-        );
-    }
-
-    fn timer(action: u8, domain: u8, mark: u32) -> TimerOut {
-        TimerOut {
-            slot: 0,
-            time: 7,
-            domain,
-            action,
-            mark,
-        }
-    }
-
-    #[test]
-    fn fired_timers_stand_in_order() {
-        let (fired, set) = (action::FIRED, action::REGISTER);
-        assert!(
-            check_firing(&[
-                timer(fired, 1, NO_MARK),
-                timer(fired, 0, 0),
-                timer(fired, 0, 2),
-                timer(set, 0, NO_MARK)
-            ])
-            .is_ok()
-        );
-        assert!(check_firing(&[timer(fired, 0, 0), timer(fired, 1, NO_MARK)]).is_err());
-        assert!(check_firing(&[timer(fired, 0, 1), timer(fired, 0, 0)]).is_err());
-        assert!(check_firing(&[timer(set, 0, 0), timer(fired, 0, 0)]).is_err());
-    }
-
-    #[test]
-    fn timers_are_checked_one_by_one() {
-        let marks = [Mark {
-            row: 0,
-            watermark: 1,
-        }];
-        let asked = Asked {
-            call: Call::Process,
-            n_rows: 0,
-            n_slots: 1,
-            marks: &marks,
-        };
-        for (timer, fault) in [
-            (timer(action::FIRED, 0, 0), None),
-            (timer(action::REGISTER, 1, NO_MARK), None),
-            (
-                timer(action::FIRED, 0, 1),
-                Some("fired at mark 1, but the call has 1"),
-            ),
-            (
-                timer(action::FIRED, 1, 0),
-                Some("of processing time fired at a mark"),
-            ),
-            (timer(0, 0, 0), Some("has the unknown action 0")),
-            (
-                timer(action::DELETE, 2, 0),
-                Some("has the unknown time domain 2"),
-            ),
-            (
-                TimerOut {
-                    slot: 1,
-                    ..timer(action::DELETE, 0, 0)
-                },
-                Some("has slot 1, but the call has 1"),
-            ),
-        ] {
-            assert_eq!(
-                check_timer(&timer, &asked).err().as_deref(),
-                fault,
-                "{timer:?}"
-            );
-        }
     }
 }

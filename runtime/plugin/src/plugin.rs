@@ -24,14 +24,14 @@ use streamrt_wit::{META_SECTION, OPERATOR_INTERFACE, Plan};
 use wasmtime::Engine;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 
-/// Of the section that says what made a component; it has some hundred bytes.
+/// The most bytes of the section that says what made a component; it has some hundred.
 const META_BYTES_MAX: usize = 16 << 10;
 
-/// Of the text of a plan.
+/// The most bytes of the text of a plan.
 const PLAN_BYTES_MAX: usize = 4 << 20;
 
-/// Objects and lists of a plan. One of three bytes takes some hundred when it is read; a node has
-/// some ten of them.
+/// The most objects and lists of a plan. One of three bytes takes some hundred when it is read; a
+/// node has some ten of them.
 const PLAN_VALUES_MAX: usize = 200_000;
 
 /// A loaded component. Instances of it share its code.
@@ -51,7 +51,7 @@ pub(crate) struct Functions {
     pub describe: ComponentExportIndex,
     pub open: ComponentExportIndex,
     pub invoke: ComponentExportIndex,
-    /// Of the interface for sinks, if it is there.
+    /// Where those of the interface for sinks are, if it is there.
     pub sink: Option<sink::Exports>,
 }
 
@@ -119,7 +119,7 @@ impl Plugin {
         describe().map_err(|failure| failure.error)
     }
 
-    /// Makes a chain of functions ready to be called by one subtask.
+    /// Prepares a chain of functions to be called by one subtask.
     ///
     /// # Errors
     /// `UserCode` if the plugin fails, or describes another plan than `spec.plan`; `Invalid` if it
@@ -128,7 +128,7 @@ impl Plugin {
         PluginChain::new(self.clone(), spec)
     }
 
-    /// Makes a sink ready for one subtask, or for a recovery.
+    /// Prepares a sink for one subtask, or for a recovery.
     ///
     /// # Errors
     /// `UserCode` if the plugin fails, or describes another plan than `spec.plan`; `Invalid` if it
@@ -158,7 +158,7 @@ impl Plugin {
         }
     }
 
-    /// How long any call may take that has no deadline of its own.
+    /// How long any call without a deadline of its own may take.
     pub(crate) fn deadline(&self) -> Duration {
         Duration::from_millis(self.limits().deadline_ms)
     }
@@ -235,7 +235,7 @@ impl Functions {
 }
 
 /// # Errors
-/// `Invalid` if a component of so many bytes is larger than it may be.
+/// `Invalid` if a component of `n_bytes` is larger than it may be.
 pub(crate) fn check_size(n_bytes: usize, bytes_max: usize) -> Result<()> {
     let message = || {
         format!("the component has more than {bytes_max} bytes, which is the limit `plugin.size`")
@@ -286,7 +286,7 @@ pub(crate) fn plan_of(
     Ok(plan)
 }
 
-/// What a plan may have before it is read; what it says is checked where the graph is built.
+/// Checks the size of a plan before it is read; its contents are checked where the graph is built.
 fn check_plan_text(text: &str) -> Result<()> {
     let n_values = text
         .bytes()
@@ -302,7 +302,7 @@ fn check_plan_text(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// No record was looked at, so what is advised for records would not help.
+/// No record was looked at, so advice about records would not help.
 fn refused_job(refused: GuestError) -> Error {
     let code = match refused.code {
         error::ARGUMENTS => code::BAD_ARGUMENTS,
@@ -311,8 +311,8 @@ fn refused_job(refused: GuestError) -> Error {
     Error::new(code, refused.message)
 }
 
-/// What it means when a plugin says that its job is put together wrongly; `None` for other codes of
-/// the WIT.
+/// What it means when a plugin reports that its job is put together wrongly; `None` for other codes
+/// of the WIT.
 pub(crate) fn mistake(refusal: u16) -> Option<Code> {
     match refusal {
         error::JOB => Some(code::INVALID_JOB),

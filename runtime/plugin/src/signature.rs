@@ -1,5 +1,5 @@
-//! The types of a chain of functions, worked out of the plan once, so that no call looks anything
-//! up by name.
+//! The types of a chain of functions, derived from the plan once, so that no call looks anything up
+//! by name.
 //!
 //! Made when a chain is made; read when outputs and state requests are checked.
 
@@ -7,7 +7,7 @@ use arrow_schema::SchemaRef;
 use streamrt_types::{Error, Result, arrow_schema};
 use streamrt_wit::{Function, OutputColumns, Plan, Schema, StateDescriptor, StateKind};
 
-/// Of the functions of a chain, in order.
+/// The types of the functions of a chain, in order.
 pub(crate) struct Signature {
     pub functions: Vec<FunctionTypes>,
 }
@@ -17,7 +17,7 @@ pub(crate) struct FunctionTypes {
     pub name: String,
     pub ports: Vec<PortTypes>,
     pub states: Vec<StateTypes>,
-    /// Of an aggregate or reduce function.
+    /// The accumulator of an aggregate or reduce function.
     pub accumulator: Option<SchemaRef>,
     pub timers: bool,
 }
@@ -25,7 +25,7 @@ pub(crate) struct FunctionTypes {
 pub(crate) struct PortTypes {
     /// Empty for the main output.
     pub name: String,
-    /// The columns that are sent; `None`: none, because the input is forwarded.
+    /// The columns that are sent; `None` if the input is forwarded.
     pub columns: Option<SchemaRef>,
 }
 
@@ -35,13 +35,13 @@ pub(crate) struct StateTypes {
     pub has_ttl: bool,
     pub key: SchemaRef,
     pub value: SchemaRef,
-    /// The key's columns, and the value's behind them.
+    /// The key's columns, followed by the value's.
     pub entry: SchemaRef,
 }
 
 impl Signature {
     /// # Errors
-    /// `Internal` if the plan has no function of such a number, or there is none at all.
+    /// `Internal` if the plan has no function with such a number, or there is none at all.
     pub fn new(plan: &Plan, numbers: &[u32]) -> Result<Signature> {
         let function = |number: &u32, before: &mut Option<Schema>| {
             let function = plan.functions.get(*number as usize);
@@ -68,7 +68,7 @@ impl Signature {
         }
     }
 
-    /// The function in front, the only one that may be keyed.
+    /// The first function, the only one that may be keyed.
     pub fn first(&self) -> Option<&FunctionTypes> {
         self.functions.first()
     }
@@ -84,8 +84,8 @@ impl Signature {
 }
 
 impl FunctionTypes {
-    /// `before` are the columns that the guest holds in front of the function and the host does
-    /// not; afterwards those behind it.
+    /// `before` are the columns that the guest has before the function and the host does not;
+    /// afterwards those after it.
     fn new(function: &Function, before: &mut Option<Schema>) -> FunctionTypes {
         let port = |port: &streamrt_wit::OutputPort| {
             let columns = sent(before.as_ref(), &port.columns);
@@ -108,8 +108,8 @@ impl FunctionTypes {
     }
 }
 
-/// The columns that a port sends. In a chain, what earlier functions have added or replaced is in
-/// the guest alone, so it goes along.
+/// The columns that a port sends. In a chain, only the guest has what earlier functions have added
+/// or replaced, so it is sent as well.
 fn sent(before: Option<&Schema>, columns: &OutputColumns) -> Option<Schema> {
     match columns {
         OutputColumns::Forward => before.cloned(),

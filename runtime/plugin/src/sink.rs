@@ -1,8 +1,8 @@
 //! A sink of a plugin, driven by one subtask or by a recovery: the contracts [`Sink`] and
 //! [`WriteAhead`] kept by a component.
 //!
-//! Invariant: no call is made again in place, because it may have had its effect. Whatever fails,
-//! the instance is dropped; what it had open is then withdrawn by name, in a new instance, as a
+//! Invariant: no call is repeated in place, because it may have had its effect. Whatever fails, the
+//! instance is dropped; what it had open is then withdrawn by name, in a new instance, as a
 //! recovery would.
 
 use crate::abi::{Answer, GuestError, SectionIn};
@@ -24,25 +24,25 @@ use wasmtime::component::{
     Component, ComponentExportIndex, ComponentNamedList, ComponentType, Func, Lift, Lower,
 };
 
-/// What one call of `write` should take, and bring.
+/// How long one call of `write` should take, and how many bytes it should bring.
 const WRITE_TIME: Duration = Duration::from_millis(20);
 const WRITE_BYTES: usize = 4 << 20;
 
 /// What [`Plugin::sink`] needs to know.
 pub struct SinkSpec {
-    /// Of the job; the same as those that gave `plan`.
+    /// The arguments of the job; the same as those that gave `plan`.
     pub args: Vec<String>,
     pub plan: Arc<Plan>,
     /// Its number in the plan.
     pub function: u32,
     pub subtask: u32,
     pub parallelism: u32,
-    /// Once it is true, writing and committing end with `CANCELLED` within two ticks of 10 ms: what
-    /// was not committed then, whoever settles the sinks commits. Withdrawals go on, because they
-    /// are what an end needs.
+    /// Once it is true, writing and committing end with `CANCELLED` within two ticks of 10 ms:
+    /// whoever settles the sinks commits what was not committed then. Withdrawals continue, because
+    /// an end needs them.
     pub cancel: Arc<AtomicBool>,
     pub log: Log,
-    /// Those of the function.
+    /// The grants of the function.
     pub grants: Grants,
 }
 
@@ -116,9 +116,9 @@ pub struct PluginSink {
     plugin: Arc<Plugin>,
     spec: SinkSpec,
     ready: Option<Ready>,
-    /// The transaction that is open, in this instance or in one that is gone.
+    /// The open transaction, in this instance or in one that is gone.
     transaction: Option<String>,
-    /// Of `write`.
+    /// The pace of `write`.
     pace: Pace,
 }
 
@@ -196,7 +196,7 @@ impl PluginSink {
         })
     }
 
-    /// Makes one call, whose parameters `parameters` makes of the sink's number. An instance in
+    /// Makes one call, whose parameters `parameters` makes from the sink's number. An instance in
     /// which it fails is dropped.
     fn call<P, R>(
         &mut self,
@@ -242,8 +242,8 @@ impl PluginSink {
         }
     }
 
-    /// Writes rows in calls that are well within the deadline: a call into a sink is not repeated,
-    /// so it must not be too large.
+    /// Writes rows in calls well within the deadline: a call into a sink is not repeated, so it
+    /// must not be too large.
     fn write_rows(&mut self, rows: &RecordBatch) -> Result<()> {
         let mut start = 0;
         while start < rows.num_rows() {
@@ -295,7 +295,7 @@ impl Ready {
     }
 }
 
-/// What a guest says of its own failure.
+/// What a guest reports of its own failure.
 fn refused(refused: GuestError) -> Error {
     let code = match refused.code {
         error::UNAVAILABLE => code::SINK_UNAVAILABLE,
@@ -307,7 +307,8 @@ fn refused(refused: GuestError) -> Error {
     Error::new(code, refused.message)
 }
 
-/// The poison policy is not for sinks, so a trap in one has a code of its own, with another fix.
+/// The poison policy does not apply to sinks, so a trap in one has a code of its own, with another
+/// fix.
 fn explain(call: &str, failure: Failure) -> Error {
     let error = match failure.error.code() {
         code::TRAP => Error::new(code::SINK_FAILED, failure.error.message()),
@@ -339,8 +340,8 @@ impl Sink for PluginSink {
         self.call(COMMIT, self.spec.cancel.clone(), |sink| (sink, committable))
     }
 
-    /// In an instance that has not begun the transaction it is withdrawn by its name, which is the
-    /// beginning of no other that waits: names end in a number that only grows.
+    /// In an instance that has not begun the transaction it is withdrawn by its name, which no
+    /// other waiting transaction's name begins with: names end in a number that only grows.
     fn abort(&mut self) -> Result<()> {
         match self.transaction.take() {
             None => Ok(()),

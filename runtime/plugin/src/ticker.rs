@@ -1,4 +1,4 @@
-//! The thread that advances an engine's epoch every 10 ms, and counts. Compiled code looks at the
+//! The thread that advances an engine's epoch every 10 ms, and counts. Compiled code checks the
 //! epoch; the count tells how long a call has been running.
 //!
 //! It ends when the last owner (the host, its plugins) drops it.
@@ -15,7 +15,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 pub(crate) struct Ticker {
     ticks: Arc<AtomicU64>,
-    /// Never used, but that it is dropped ends the thread. The lock makes it `Sync`.
+    /// Never used, but dropping it ends the thread. The lock makes it `Sync`.
     _stop: Mutex<Sender<()>>,
 }
 
@@ -45,7 +45,7 @@ impl Ticker {
         }))
     }
 
-    /// A deadline that lies `duration` ahead, rounded up to ticks.
+    /// A deadline `duration` ahead, rounded up to ticks.
     pub fn deadline(self: &Arc<Self>, duration: Duration) -> Deadline {
         Deadline {
             ticker: self.clone(),
@@ -79,7 +79,7 @@ impl Deadline {
         self.duration = duration;
     }
 
-    /// Does work of the host that does not count.
+    /// Does work of the host that does not count towards the deadline.
     pub fn pause<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let before = self.ticker.ticks.load(Ordering::Relaxed);
         let done = work();

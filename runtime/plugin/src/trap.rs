@@ -1,7 +1,7 @@
 //! Why a call into a guest did not return: wasmtime's errors as ours, one sentence and a backtrace.
 //!
-//! The reason that the host gave itself (a limit, a deadline) comes first; what the guest said of
-//! its own panic comes before what the machine said of it.
+//! The host's own reason (a limit, a deadline) comes first; the guest's report of its own panic
+//! takes precedence over the machine's.
 
 use crate::guest::Guest;
 use std::fmt;
@@ -28,7 +28,7 @@ pub(crate) enum Stop {
     Written {
         bytes_max: u64,
     },
-    /// Too long in calls of files; `hangs` if one of them did not answer.
+    /// Too much time in calls of files; `hangs` if one of them did not answer.
     Files {
         limit: Duration,
         hangs: bool,
@@ -37,7 +37,7 @@ pub(crate) enum Stop {
     Handles {
         n_max: usize,
     },
-    /// A function of inert WASI that does nothing but this.
+    /// A call of a function of inert WASI that only ends the guest.
     NotProvided(String),
     /// The guest ended itself.
     Exit,
@@ -119,7 +119,7 @@ fn size(bytes: usize) -> String {
     }
 }
 
-/// Says in our words why a call failed.
+/// Explains in our words why a call failed.
 pub(crate) fn explain(error: wasmtime::Error, guest: &mut Guest) -> Failure {
     let backtrace = error
         .downcast_ref::<WasmBacktrace>()
@@ -176,7 +176,8 @@ fn broken(cause: &str, guest: &Guest) -> Error {
     )
 }
 
-/// Beginnings of names of functions that every panic passes through, and that say nothing about it.
+/// Beginnings of names of functions through which every panic passes, and which say nothing about
+/// it.
 const PANIC_MACHINERY: &[&str] = &[
     "core::panicking::",
     "core::option::unwrap_failed",
@@ -193,7 +194,7 @@ const PANIC_MACHINERY: &[&str] = &[
     "rust_panic",
 ];
 
-/// Names of functions, innermost first, a line a frame.
+/// Names of functions, innermost first, one line per frame.
 fn frames(backtrace: &WasmBacktrace) -> String {
     let names = backtrace
         .frames()

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use streamrt_state::{Backend, Disk, DiskPart};
 use streamrt_types::Result;
 
-/// All databases of a process, on one budget of memory.
+/// All databases of a process, on one memory budget.
 pub struct RocksBackend {
     shared: Arc<Shared>,
 }
@@ -46,7 +46,7 @@ impl RocksBackend {
             None => error::failed("the state cannot be opened", &path, cause),
         };
         let options = &self.shared.database;
-        // By name, or there would be no handle of it, which a read of many keys asks for.
+        // Opened by name, or there would be no handle of it, which a read of many keys needs.
         let families = [(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, options.clone())];
         let database = DB::open_cf_with_opts(options, &path, families).map_err(failed)?;
         let identity = database.get_db_identity().map_err(failed)?;

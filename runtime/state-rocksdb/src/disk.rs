@@ -1,7 +1,7 @@
 //! A [`Disk`] over one database. Called by the task's thread and by the thread of the checkpoints.
 //!
 //! Invariant: after a write has failed, nobody reads or writes what may be half of a batch of the
-//! task; the first error is given to all.
+//! task; everyone gets the first error.
 
 use crate::error::{self, Refusal};
 use crate::files::FileNames;
@@ -15,7 +15,8 @@ use std::sync::{Arc, OnceLock};
 use streamrt_state::{Changes, Disk, DiskFile, EachPair, KeyRange};
 use streamrt_types::{Error, Result};
 
-/// Keys of one call to RocksDB: while their values are shown, each may hold a block in the cache.
+/// The number of keys in one call to RocksDB: while their values are shown, each may hold a block
+/// in the cache.
 const GET_KEYS: usize = 256;
 
 /// One database and its folder.
@@ -270,7 +271,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // A drop cannot report; what stays behind is in the folder of a process that is over.
+        // A drop cannot report; what is left is in the folder of a process that has ended.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

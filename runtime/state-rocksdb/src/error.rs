@@ -1,5 +1,4 @@
-//! What RocksDB says, as our errors: damaged data, a format of another version, or a disk that
-//! fails.
+//! RocksDB's errors as ours: damaged data, a format of another version, or a disk that fails.
 
 use rocksdb::ErrorKind;
 use std::fmt::Display;
@@ -24,8 +23,8 @@ pub fn failed(what: &str, folder: &Path, cause: rocksdb::Error) -> Error {
     }
 }
 
-/// An error of a checkpoint that is opened. What is absent there was there when it was written, so
-/// it is damage and no failing disk.
+/// An error of a checkpoint that is opened. What is absent was there when it was written, so it is
+/// damage and not a failing disk.
 pub fn damaged(part: &Path, cause: rocksdb::Error) -> Error {
     let at = part.display();
     let text = cause.as_ref();
@@ -54,7 +53,7 @@ pub fn io(what: impl Display, path: &Path, cause: std::io::Error) -> Error {
     Error::new(code::STORE, format!("{}: {what}", path.display())).with_source(cause)
 }
 
-/// The first error of a disk, to be given again and again.
+/// The first error of a disk, to be returned again and again.
 #[derive(Debug)]
 pub struct Refusal {
     code: Code,

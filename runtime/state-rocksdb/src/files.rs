@@ -1,13 +1,13 @@
 //! The files of a checkpoint and their names.
 //!
-//! RocksDB numbers its files, and a database that goes on from a checkpoint counts on from there:
-//! two databases of one origin give the same number to different files. So a checkpoint names a
-//! file `NUMBER-IDENTITY.sst`, after the database that made it. Invariant: a name stands for the
-//! same bytes in all checkpoints, of whatever database.
+//! RocksDB numbers its files, and a database that resumes from a checkpoint continues the numbers:
+//! two databases with one origin give the same number to different files. So a checkpoint names a
+//! file `NUMBER-IDENTITY.sst`, after the database that made it. Invariant: a name means the same
+//! bytes in all checkpoints, of whatever database.
 //!
-//! A list of all files with their lengths is one of them: RocksDB takes a manifest that was cut off
-//! for a shorter one, and would open an empty database. The list is a line with the number of
-//! files, then a line `BYTES NAME` for each.
+//! A list of all files with their lengths is one of them: RocksDB takes a truncated manifest for a
+//! shorter one, and would open an empty database. The list is a line with the number of files, then
+//! a line `BYTES NAME` for each.
 
 use crate::error;
 use std::collections::HashMap;
@@ -37,7 +37,7 @@ impl FileNames {
         }
     }
 
-    /// Gives the files in a checkpoint that RocksDB made their names, and takes away what a restore
+    /// Gives the files in a checkpoint that RocksDB made their names, and removes what a restore
     /// does not need.
     ///
     /// # Errors
@@ -79,12 +79,12 @@ impl FileNames {
     }
 }
 
-/// Puts the files of the checkpoint `part` into the new folder `to` as RocksDB calls them, and
-/// returns what each shared one is called in checkpoints. Sorted files are linked; the few others
-/// are copied, since a database may go on writing them.
+/// Puts the files of the checkpoint `part` into the new folder `to` under RocksDB's names, and
+/// returns the name of each shared one in checkpoints. Sorted files are linked; the few others are
+/// copied, since a database may go on writing them.
 ///
 /// # Errors
-/// `Data` if this is no checkpoint of a database or files of it are damaged, `Unavailable` if a
+/// `Data` if this is not a checkpoint of a database or files of it are damaged, `Unavailable` if a
 /// folder fails.
 pub fn unpack(part: &Path, to: &Path) -> Result<HashMap<String, String>> {
     let listed = verified(part)?;
@@ -121,7 +121,7 @@ fn write_list(folder: &Path, files: &[DiskFile]) -> Result<DiskFile> {
     })
 }
 
-/// The names of a checkpoint's files, all of which are there and as long as they were.
+/// The names of a checkpoint's files, all of which are there with their full length.
 fn verified(folder: &Path) -> Result<Vec<String>> {
     let present: HashMap<String, u64> = list(folder)?.into_iter().collect();
     let no_checkpoint = |why: &str| {
@@ -167,14 +167,14 @@ fn read_list(text: &str) -> Option<Vec<(String, u64)>> {
         line.split_once(' ')
             .and_then(|(bytes, name)| Some((name.to_owned(), bytes.parse().ok()?)))
     };
-    // A name is no path: it must not lead out of the folder.
+    // A name is not a path: it must not lead out of the folder.
     let files: Vec<(String, u64)> = lines.split('\n').map(file).collect::<Option<_>>()?;
     (n_files.parse() == Ok(files.len()) && files.iter().all(|(name, _)| !name.contains('/')))
         .then_some(files)
 }
 
 fn place(from: &Path, to: &Path, link: bool) -> Result<()> {
-    // Another file system takes no links.
+    // Links do not work across file systems.
     if link && fs::hard_link(from, to).is_ok() {
         return Ok(());
     }
@@ -199,7 +199,7 @@ fn database_name(name: &str) -> String {
 enum Kind {
     /// Sorted entries, never changed.
     Sorted,
-    /// Of this checkpoint alone.
+    /// Files of this checkpoint only.
     Own,
     /// Options, which we set ourselves; the identity, which every opened database has of its own;
     /// logs, which are empty.

@@ -1,11 +1,11 @@
-//! Keyed state on disk: the [`Disk`](streamrt_state::Disk) behind the tables, over RocksDB.
+//! Keyed state on disk: the [`Disk`](streamrt_state::Disk) below the tables, over RocksDB.
 //!
-//! One database for each operator of a subtask, all of them on one budget of memory: the write
-//! buffers count against the block cache, and so do index and filter blocks. Nothing is logged
-//! ahead, because state is rebuilt from checkpoints. A short write is a batch for the write buffer;
-//! a long one becomes sorted files that the database takes over, so the write buffer never sees it.
-//! A checkpoint is a folder of hard links. This is the only crate that knows RocksDB, and the
-//! states above it decide what is on disk and when.
+//! One database per operator of a subtask, all of them on one memory budget: the write buffers
+//! count against the block cache, and so do index and filter blocks. Nothing is logged ahead,
+//! because state is rebuilt from checkpoints. A short write is a batch for the write buffer; a long
+//! one becomes sorted files that the database takes over, so the write buffer never sees it. A
+//! checkpoint is a folder of hard links. This is the only crate that knows RocksDB, and the states
+//! above it decide what is on disk and when.
 //!
 //! ```
 //! use streamrt_state::Backend;

@@ -16,21 +16,21 @@ const MEMORY_BYTES_MIN: usize = 1 << 20;
 const WRITE_BUFFER_BYTES_MAX: usize = 64 << 20;
 const BLOCK_BYTES: usize = 4 << 10;
 const BLOOM_BITS: f64 = 10.0;
-/// Open files of a database: some hundred disks stay under a usual limit of the process, and a file
-/// opens again in microseconds.
+/// The most open files of a database: some hundred disks stay under the usual limit of a process,
+/// and a file reopens in microseconds.
 const OPEN_FILES_MAX: i32 = 128;
-/// Range deletions in a write buffer, which is flushed at that many.
+/// The number of range deletions at which a write buffer is flushed.
 const RANGE_DELETIONS_MAX: usize = 4096;
 /// One flush and two compactions at a time, on threads that all databases of the process share.
 const BACKGROUND_JOBS: i32 = 3;
-/// Each checkpoint copies the manifest, so it is written anew before it is long.
+/// Each checkpoint copies the manifest, so it is rewritten before it is long.
 const MANIFEST_BYTES_MAX: usize = 256 << 10;
 
 /// What all databases of a backend have in common.
 pub struct Shared {
     pub cache: Cache,
     pub database: Options,
-    /// A write of more bytes goes into files of its own.
+    /// A larger write goes into files of its own.
     pub batch_bytes_max: usize,
 }
 
@@ -57,8 +57,7 @@ impl Shared {
     }
 }
 
-/// Few shards: what the write buffers are charged lies in pieces of 256 KiB, which must find room
-/// in every one.
+/// Few shards: write buffers are charged in pieces of 256 KiB, which must find room in every one.
 fn block_cache(memory_bytes: usize) -> Cache {
     let mut options = LruCacheOptions::default();
     options.set_capacity(memory_bytes);
@@ -67,8 +66,8 @@ fn block_cache(memory_bytes: usize) -> Cache {
 }
 
 fn database(write_buffer_bytes: usize) -> Result<Options> {
-    // What a closed disk had in its write buffer is wanted by nobody: its folder goes with it. And
-    // a read sorts the range deletions of the write buffer whenever one has come, so there must not
+    // Nobody wants what a closed disk had in its write buffer: its folder is deleted with it. And a
+    // read sorts the range deletions of the write buffer whenever one has come, so there must not
     // be too many.
     let texts = format!(
         "avoid_flush_during_shutdown=true;memtable_max_range_deletions={RANGE_DELETIONS_MAX}"
@@ -94,8 +93,7 @@ fn database(write_buffer_bytes: usize) -> Result<Options> {
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
     options.set_skip_stats_update_on_db_open(true);
-    // No log: what goes wrong comes back as an error, and nobody would look into a folder that is
-    // gone.
+    // No log: failures come back as errors, and nobody would look into a folder that is gone.
     options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| ()));
     Ok(options)
 }

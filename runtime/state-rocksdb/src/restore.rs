@@ -1,7 +1,7 @@
-//! A database out of the checkpoints of others, cut anew by key groups.
+//! A database from the checkpoints of others, redistributed by key groups.
 //!
 //! 1. Each checkpoint is opened where nothing can change it, in the order of the key groups that
-//!    are wanted of it.
+//!    are wanted from it.
 //! 2. Its pairs are walked in order and written to sorted files; key groups do not overlap, so the
 //!    files of all parts are one run.
 //! 3. The new database takes the run over in one step, at its lowest level.
@@ -50,8 +50,8 @@ fn copy(options: &Options, unpacked: &Path, part: &DiskPart, run: &mut Run<'_>) 
     )
 }
 
-/// What the keys of a group begin with, and those of the groups before do not. Groups end at
-/// 32,768, so each fits two bytes.
+/// The beginning of the keys of a group, which is greater than that of earlier groups. Groups end
+/// at 32,768, so each fits two bytes.
 fn first_key(group: u32) -> [u8; 2] {
     u16::try_from(group).unwrap_or(u16::MAX).to_be_bytes()
 }

@@ -1,4 +1,4 @@
-//! A run of sorted pairs that goes into the database as files: written beside it, then taken over
+//! A run of sorted pairs that goes into the database as files: written next to it, then taken over
 //! in one step.
 //!
 //! 1. Each pair goes to the open file; a file that is long enough is finished, and the next pair
@@ -12,8 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use streamrt_types::Result;
 
-/// Raw bytes of a file. Files of this size are what compactions make, and what an incremental
-/// checkpoint shares.
+/// Raw bytes of a file. Compactions make files of this size, and incremental checkpoints share
+/// them.
 const FILE_BYTES: usize = 64 << 20;
 
 /// Pairs on their way into a database.
@@ -41,7 +41,7 @@ impl<'a> Run<'a> {
     /// Adds the next change; keys ascend.
     ///
     /// # Errors
-    /// `Unavailable` if the disk fails. The run is of no use then.
+    /// `Unavailable` if the disk fails. The run is then unusable.
     pub fn add(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
         self.try_add(key, value).map_err(|cause| self.failed(cause))
     }

@@ -1,12 +1,12 @@
 //! Byte strings of any length, in pages: keys that are not eight bytes, and values with strings.
 //!
 //! Invariant: every block is in use by exactly one address, or in the free list of its size class,
-//! so that state that is rewritten for ever does not grow. Blocks are multiples of 16 bytes up to a
+//! so state that is rewritten for ever does not grow. Blocks are multiples of 16 bytes up to a
 //! kibibyte; larger ones have a page of their own.
 
 use crate::page::{Page, SharedPage};
 
-/// Where a byte string stands. 0 is none, so that zeroed memory holds no address.
+/// Where a byte string is. 0 means none, so zeroed memory holds no address.
 pub type Address = u64;
 
 /// No byte string.
@@ -24,13 +24,13 @@ const HEADER_BYTES: usize = 4;
 #[derive(Default)]
 pub struct Arena {
     pages: Vec<Page<[u8]>>,
-    /// The page that small blocks are cut from, and how much of it is used.
+    /// The page from which small blocks are cut, and how much of it is used.
     open: Option<(usize, usize)>,
     /// Free small blocks by class.
     free: Vec<Vec<Address>>,
     /// Pages of large blocks that are free.
     free_pages: Vec<usize>,
-    /// Of the blocks in use.
+    /// Bytes of the blocks in use.
     used_bytes: usize,
 }
 
@@ -91,8 +91,8 @@ impl Arena {
         block(self.pages[page].bytes(), offset)
     }
 
-    /// Puts `bytes` in the place of those at `old`, which may be [`NO_ADDRESS`], and returns where
-    /// they are now.
+    /// Replaces the bytes at `old` by `bytes`, which may be [`NO_ADDRESS`], and returns where they
+    /// are now.
     pub fn replace(&mut self, old: Address, bytes: &[u8]) -> Address {
         if old != NO_ADDRESS && block_bytes(self.length(old)) == block_bytes(bytes.len()) {
             self.write(old, bytes);
@@ -102,7 +102,7 @@ impl Arena {
         self.insert(bytes)
     }
 
-    /// Gives the block back; nothing at [`NO_ADDRESS`].
+    /// Frees the block; does nothing at [`NO_ADDRESS`].
     pub fn remove(&mut self, address: Address) {
         if address == NO_ADDRESS {
             return;
@@ -138,8 +138,8 @@ impl Arena {
         pages + free + self.pages.capacity() * size_of::<Page<[u8]>>()
     }
 
-    /// The arena as it is now. Pages are shared, not copied; a later write copies the page it goes
-    /// to.
+    /// The arena as it is now. Pages are shared, not copied; a later write copies the page that it
+    /// changes.
     pub fn freeze(&mut self) -> ArenaSnapshot {
         ArenaSnapshot {
             pages: self.pages.iter_mut().map(Page::share).collect(),

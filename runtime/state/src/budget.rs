@@ -18,7 +18,7 @@ impl MemoryBudget {
         }
     }
 
-    /// Bytes in use, as of the last look of each state.
+    /// Bytes in use, as of each state's last report.
     pub fn used_bytes(&self) -> usize {
         self.used_bytes.load(Ordering::Relaxed)
     }
@@ -33,8 +33,8 @@ impl MemoryBudget {
         (self.limit_bytes / 16).min(1 << 20)
     }
 
-    /// How much of a state that holds `state_bytes` has to leave. It is more than the excess, so
-    /// that eviction is rare and its batches are large.
+    /// How much of a state with `state_bytes` has to leave. It is more than the excess, so eviction
+    /// is rare and its batches are large.
     pub(crate) fn excess_bytes(&self, state_bytes: usize) -> usize {
         let used = self.used_bytes();
         let excess = if used > self.limit_bytes {

@@ -1,5 +1,5 @@
-//! What a checkpoint keeps of states that a disk holds: its files, or, in a savepoint, every entry
-//! in the canonical format.
+//! What a checkpoint keeps of states on a disk: its files, or, in a savepoint, every entry in the
+//! canonical format.
 //!
 //! 1. The changes of all states of the operator are sorted together and written to the disk.
 //! 2. The disk's files are linked into a folder, or everything on it is read into the object, in
@@ -7,7 +7,7 @@
 //! 3. Only then may entries leave memory for the disk again.
 //!
 //! On disk the value of a key is its run: every entry that the key has in the state, as sub-key and
-//! value behind their lengths.
+//! value, each preceded by its length.
 
 use crate::disk::{DISK_KEY_PREFIX_BYTES, DiskFile};
 use crate::expiry::{Expiries, sweep};
@@ -25,11 +25,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use streamrt_types::{Error, Result, code, murmur3_32};
 
-/// The states of an operator of a subtask that lie in files of their own.
+/// The states of an operator of a subtask that are in files of their own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DiskIndex {
     pub states: Vec<DiskState>,
-    /// Of all files.
+    /// Bytes of all files.
     pub bytes: u64,
 }
 
@@ -41,7 +41,7 @@ pub struct DiskFiles {
 }
 
 impl DiskFiles {
-    /// Of a folder that is not there yet.
+    /// For a folder that does not exist yet.
     pub fn new(folder: PathBuf) -> DiskFiles {
         DiskFiles {
             folder,
@@ -60,7 +60,7 @@ impl DiskFiles {
 
 impl Drop for DiskFiles {
     fn drop(&mut self) {
-        // What stays behind is removed with the folder of the process.
+        // What is left is removed with the folder of the process.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
@@ -74,7 +74,7 @@ pub fn push_pair(sub: &[u8], value: &[u8], run: &mut Vec<u8>) {
 /// Shows every entry of a run: sub-key and value.
 ///
 /// # Errors
-/// `Data` if the bytes are no run, or what `each` says.
+/// `Data` if the bytes are not a run, or what `each` returns.
 pub fn each_pair(mut run: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
     let damaged = || {
         Error::new(
@@ -91,12 +91,12 @@ pub fn each_pair(mut run: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()
 }
 
 impl OperatorSnapshot {
-    /// Appends everything to `object`, off the task's thread, but the states on disk: their changes
-    /// are written to the disk, and its files are put into the new folder `folder`. Without a
-    /// folder they are written to `object` as well, in the canonical format.
+    /// Appends everything to `object`, off the task's thread, except the states on disk: their
+    /// changes are written to the disk, and its files are put into the new folder `folder`. Without
+    /// a folder they are written to `object` as well, in the canonical format.
     ///
     /// # Errors
-    /// As [`crate::Disk::write`]; the states cannot go on then.
+    /// The same as for [`crate::Disk::write`]; the states cannot continue then.
     pub fn write_with_disk(
         mut self,
         uid: &str,
@@ -151,7 +151,7 @@ fn write_changes(disk: &StateDisk, states: &[(KeyedSnapshot, DiskChanges)]) -> R
     pairs.write(disk.disk())
 }
 
-/// Entries that follow one another under one key are one run.
+/// Successive entries under one key are one run.
 fn push_entries(disk: &StateDisk, state: &KeyedSnapshot, changes: &DiskChanges, pairs: &mut Pairs) {
     let mut last: Option<(Option<Namespace>, Vec<u8>)> = None;
     state.entries.visit(&mut |key, sub, value| {
@@ -211,7 +211,7 @@ fn keep(
     }
 }
 
-/// Appends every entry on the disk to `object` in the canonical format, but for what is expired.
+/// Appends every entry on the disk to `object` in the canonical format, except what is expired.
 fn read_all(
     disk: &StateDisk,
     expiries: &Expiries,

@@ -1,9 +1,9 @@
-//! State with a time to live on a disk: savepoints leave out what is expired, and each checkpoint
+//! State with a time to live on a disk: savepoints omit what is expired, and each checkpoint
 //! deletes it from one more key group.
 //!
-//! Changes go to the disk with what is expired among them, or the disk would keep what stood there
-//! before. Rejected: a filter in the compactions of the database, which would have to know the
-//! formats of states, and of which nobody knows when it runs.
+//! Changes go to the disk including what is expired among them, or the disk would keep the earlier
+//! values. Rejected: a filter in the compactions of the database, which would have to know the
+//! formats of states, and nobody knows when it runs.
 //!
 //! Invariant: keys are deleted between the changes of a checkpoint and its files, while nothing
 //! leaves memory. What memory has is newer or the same, and is written again if it was renewed.
@@ -20,17 +20,17 @@ use streamrt_types::Result;
 /// How the values of a state on disk expire.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Expiry {
-    /// As a whole.
+    /// Values expire as a whole.
     OfValues(Ttl),
-    /// Element by element of a list.
+    /// Lists expire element by element.
     OfElements(Ttl),
 }
 
-/// By the numbers of the states.
+/// How states expire, by their numbers.
 pub(crate) type Expiries = BTreeMap<u8, Expiry>;
 
 impl Expiry {
-    /// What is not expired of a value; `None` if nothing is left.
+    /// The unexpired part of a value; `None` if nothing is left.
     pub fn live<'a>(&self, value: &'a [u8]) -> Option<Cow<'a, [u8]>> {
         match self {
             Expiry::OfValues(ttl) => (!ttl.is_expired(value)).then_some(Cow::Borrowed(value)),
@@ -65,7 +65,7 @@ pub(crate) fn sweep(disk: &StateDisk, expiries: &Expiries) -> Result<()> {
     };
     let mut deleted = Pairs::default();
     disk.disk().scan(&from, &to, &mut |disk_key, run| {
-        // Behind the two bytes of the key group.
+        // After the two bytes of the key group.
         let expiry = disk_key.get(2).and_then(|number| expiries.get(number));
         if expiry.map_or(Ok(false), |expiry| expiry.is_over(run))? {
             deleted.delete(|bytes| bytes.extend_from_slice(disk_key));

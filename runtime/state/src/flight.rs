@@ -40,7 +40,7 @@ impl Flight {
     }
 
     /// # Errors
-    /// What a flight has failed on.
+    /// The error of a failed flight.
     pub(crate) fn check(&self) -> Result<()> {
         check(&self.lock())
     }
@@ -48,7 +48,7 @@ impl Flight {
     /// Waits until no flight is open.
     ///
     /// # Errors
-    /// What one of them has failed on.
+    /// The error of one that has failed.
     pub(crate) fn wait(&self) -> Result<()> {
         let mut state = self.lock();
         while state.n_open > 0 {

@@ -2,9 +2,9 @@
 //!
 //! Open addressing with linear probing; a slot is (hash, entry number + 1) in one word, and 0 is
 //! free. The whole hash is the tag, so growing reads no entry, and a probe reads a wrong entry once
-//! in 2^32. Invariant: at most every second slot is used, which keeps probes short, and no free
-//! slot stands between a hash's position and its slot. A group is small, so that growing it never
-//! stops the task for long.
+//! in 2^32. Invariant: at most every second slot is used, which keeps probes short, and there is no
+//! free slot between a hash's position and its slot. A group is small, so growing it never stops
+//! the task for long.
 
 /// The number of an entry of a table. Stable until the entry is removed.
 pub type EntryId = u32;
@@ -21,7 +21,7 @@ const SLOTS_MIN: usize = 8;
 pub(crate) struct GroupIndex {
     slots: Vec<u64>,
     n_used: usize,
-    /// 64 less the logarithm of the number of slots.
+    /// 64 minus the logarithm of the number of slots.
     shift: u32,
 }
 
@@ -55,7 +55,7 @@ impl GroupIndex {
         (u64::from(hash).wrapping_mul(SPREAD) >> self.shift) as usize
     }
 
-    /// The slot that `hash` would have if nothing stood in its way; one load.
+    /// The slot that `hash` would have without collisions; one load.
     #[inline(always)]
     pub(crate) fn first(&self, hash: u32) -> u64 {
         self.slots.get(self.position(hash)).copied().unwrap_or(0)
@@ -100,7 +100,7 @@ impl GroupIndex {
             .for_each(|word| self.place(word));
     }
 
-    /// Takes an entry out, and closes the gap: slots behind it move up as far as their position
+    /// Removes an entry, and closes the gap: slots after it move up as far as their position
     /// allows.
     pub(crate) fn remove(&mut self, hash: u32, entry: EntryId) {
         let mask = self.slots.len().wrapping_sub(1);
@@ -113,7 +113,7 @@ impl GroupIndex {
         let mut at = (gap + 1) & mask;
         while self.slots[at] != 0 {
             let home = self.position(hash_of(self.slots[at]));
-            // The distance from home to the gap is less than to where the slot is: it may move
+            // If the distance from home to the gap is less than that to the slot, it may move
             // there.
             if gap.wrapping_sub(home) & mask <= at.wrapping_sub(home) & mask {
                 self.slots[gap] = self.slots[at];

@@ -1,12 +1,12 @@
 //! Keys of a batch: either eight bytes each, or encoded bytes with offsets. The two are never mixed
 //! in one table.
 
-/// What the keys of a table look like; follows from the key columns, so it is fixed for a job.
+/// What the keys of a table look like; it follows from the key columns, so it is fixed for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// One column of type i64 or u64, as [`streamrt_types::KeyEncoder::fixed`] gives it.
+    /// One column of type i64 or u64, as [`streamrt_types::KeyEncoder::fixed`] returns it.
     Fixed,
-    /// Anything else, as [`streamrt_types::KeyEncoder::encode`] gives it.
+    /// Anything else, as [`streamrt_types::KeyEncoder::encode`] returns it.
     Bytes,
 }
 

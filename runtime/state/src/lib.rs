@@ -1,9 +1,9 @@
 //! Keyed state in memory: the paged table, and value, list and map state over it.
 //!
-//! Everything is asked for by the batch: hashes and keys of many rows go in, entry numbers come
-//! out, and values are read and written by number. Keys are the canonical bytes of
-//! [`streamrt_types::KeyEncoder`]; a namespace (a window, a pane) is a table of its own, so that
-//! retiring it is one step, also on a disk: see [`Namespaces`]. Entries may have a time to live:
+//! All requests are for a whole batch: hashes and keys of many rows go in, entry numbers come out,
+//! and values are read and written by number. Keys are the canonical bytes of
+//! [`streamrt_types::KeyEncoder`]; a namespace (a window, a pane) is a table of its own, so
+//! retiring it is one step, even on a disk: see [`Namespaces`]. Entries may have a time to live:
 //! see [`Ttl`]. No I/O, no threads: one task owns its state.
 //!
 //! ```
@@ -29,6 +29,7 @@ mod keys;
 mod list;
 mod map;
 mod namespaces;
+mod operator_state;
 mod page;
 mod restamp;
 mod row;
@@ -51,10 +52,11 @@ pub use keys::{KeyBuffer, KeyKind, Keys};
 pub use list::{ListState, list_elements};
 pub use map::{MapPage, MapState};
 pub use namespaces::{EachRun, Namespace, Namespaces};
+pub use operator_state::{OperatorState, Share};
 pub use row::{EncodedRows, RowCodec};
 pub use snapshot::{
     EachEntry, Frozen, FrozenEntries, GroupSpan, KeyedIndex, KeyedSnapshot, ListIndex, ListMode,
-    ListSnapshot, OperatorIndex, OperatorSnapshot, OperatorState, Part, Share, StateEntry,
+    ListSnapshot, OperatorIndex, OperatorSnapshot, Part, StateEntry,
 };
 pub use state_disk::{DiskState, StateDisk};
 pub use table::{KeyTable, TableSnapshot};

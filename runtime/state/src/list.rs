@@ -1,6 +1,6 @@
 //! List state: elements for each key, in the order in which they were added.
 //!
-//! A list is one run of bytes, each element behind its length, so that a short list costs one
+//! A list is one run of bytes, each element preceded by its length, so a short list costs one
 //! allocation. Invariant: a key whose list is empty has no entry. With a time to live, each element
 //! begins with the time of its last access: see [`crate::Ttl`].
 
@@ -17,7 +17,7 @@ use crate::ttl::{Sweep, Ttl, restored_row, row_of};
 use std::sync::Arc;
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 
-/// What a list takes beside its elements.
+/// Bytes that a list takes in addition to its elements.
 const LIST_BYTES: usize = size_of::<Vec<u8>>() + 4 * size_of::<usize>();
 
 /// One list state of one operator.
@@ -29,7 +29,7 @@ pub struct ListState {
     created: Vec<u32>,
     ttl: Option<Ttl>,
     sweep: Sweep,
-    /// Of all lists.
+    /// Bytes of all lists.
     list_bytes: usize,
     tier: Option<Box<Tier>>,
 }
@@ -61,7 +61,7 @@ impl Resident for ListState {
 }
 
 impl ListState {
-    /// `ttl`: `None` if elements live for ever.
+    /// `ttl` is `None` if elements live for ever.
     pub fn new(
         schema: &streamrt_wit::Schema,
         kind: KeyKind,
@@ -82,7 +82,7 @@ impl ListState {
         }
     }
 
-    /// Tells the time, in the clock's ms; of no use without a time to live.
+    /// Sets the time, in the clock's ms; ignored without a time to live.
     pub fn set_time(&mut self, now_ms: i64) {
         if let Some(ttl) = &mut self.ttl {
             ttl.set_time(now_ms);
@@ -116,7 +116,7 @@ impl ListState {
         }
     }
 
-    /// How many elements the list of a key has, and their bytes, expired ones too.
+    /// How many elements the list of a key has, and their bytes, expired ones included.
     pub fn extent(&mut self, keys: &KeyBuffer, slot: usize) -> (usize, usize) {
         match self.find(keys, slot) {
             NO_ENTRY => (0, 0),
@@ -136,7 +136,7 @@ impl ListState {
         self.entries[0]
     }
 
-    /// Adds encoded elements behind the others.
+    /// Appends encoded elements.
     pub fn append<'a>(
         &mut self,
         keys: &KeyBuffer,
@@ -185,8 +185,8 @@ impl ListState {
         self.changed(entry);
     }
 
-    /// Notes that user code has read a list: the expired elements go, and the time of the others
-    /// begins anew if reads do that.
+    /// Records that user code has read a list: expired elements are removed, and the time of the
+    /// others restarts if reads do that.
     pub fn read(&mut self, keys: &KeyBuffer, slot: usize) {
         if let Some(ttl) = self.ttl {
             match self.find(keys, slot) {
@@ -196,7 +196,7 @@ impl ListState {
         }
     }
 
-    /// Takes the expired elements out of a list. A list without any is not touched, unless a read
+    /// Removes the expired elements of a list. A list without any is not touched, unless a read
     /// renews it.
     fn keep_live(&mut self, entry: EntryId, ttl: Ttl) {
         let number = self.table.word(entry, 0);
@@ -219,8 +219,8 @@ impl ListState {
         }
     }
 
-    /// Looks at the lists of the next `n` entries and takes the expired elements out; nothing
-    /// without a time to live. A list whose first element is not expired is passed over: its others
+    /// Looks at the lists of the next `n` entries and removes the expired elements; does nothing
+    /// without a time to live. A list whose first element is not expired is skipped: its others
     /// were added later, so each list costs its length only when there is something to do.
     pub fn sweep(&mut self, n: usize) {
         let Some(ttl) = self.ttl else { return };
@@ -252,8 +252,8 @@ impl ListState {
         self.table.remove(entry);
     }
 
-    /// The state as it is now: under each key its elements, with a time to live each behind the
-    /// time of its last access. Expired ones are left out.
+    /// The state as it is now: under each key its elements, each preceded by the time of its last
+    /// access if there is a time to live. Expired ones are omitted.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
         let (table, changes) = Tier::freeze_table(
             &mut self.tier,
@@ -272,7 +272,7 @@ impl ListState {
     /// Takes an entry of a snapshot back, with the times that its elements had.
     ///
     /// # Errors
-    /// `Data` if `list` is no list of this state's elements.
+    /// `Data` if `list` is not a list of this state's elements.
     pub fn restore(&mut self, hash: u32, key: &[u8], list: &[u8]) -> Result<()> {
         self.make_room_before(hash)?;
         let mut elements = Elements { rest: list };
@@ -304,7 +304,7 @@ impl ListState {
     }
 }
 
-/// Adds an element to a list, with `stamp` in front of it.
+/// Adds an element to a list, preceded by `stamp`.
 #[inline(always)]
 pub(crate) fn push(list: &mut Vec<u8>, stamp: &[u8], element: &[u8]) {
     list.extend_from_slice(&((stamp.len() + element.len()) as u32).to_le_bytes());
@@ -315,7 +315,7 @@ pub(crate) fn push(list: &mut Vec<u8>, stamp: &[u8], element: &[u8]) {
 struct FrozenLists {
     table: TableSnapshot,
     lists: Slab<Arc<Vec<u8>>>,
-    /// None as well with a disk: see [`crate::expiry`].
+    /// `None` as well with a disk: see [`crate::expiry`].
     ttl: Option<Ttl>,
     changes: Option<DiskChanges>,
 }
@@ -353,7 +353,7 @@ impl Frozen for FrozenLists {
 /// time of its last access (i64, little endian).
 ///
 /// # Errors
-/// `Data` if the bytes are no list.
+/// `Data` if the bytes are not a list.
 pub fn list_elements(list: &[u8]) -> Result<Vec<&[u8]>> {
     let mut elements = Elements { rest: list };
     let found = elements.by_ref().collect();

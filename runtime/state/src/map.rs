@@ -1,4 +1,4 @@
-//! Map state: for each key a map, ordered by the encoded bytes of its own keys.
+//! Map state: one map per key, ordered by the encoded bytes of its own keys.
 //!
 //! Invariant: a key whose map is empty has no entry. With a time to live, each value begins with
 //! the time of last access: see [`crate::Ttl`].
@@ -34,14 +34,15 @@ pub struct MapState {
     created: Vec<u32>,
     ttl: Option<Ttl>,
     sweep: Sweep,
-    /// The map in which background cleaning stopped, and the key that it looked at last.
+    /// The map in which background cleaning stopped, and the last key at which it looked.
     sweep_within: Option<(EntryId, Box<[u8]>)>,
-    /// Of all entries of all maps.
+    /// Bytes of all entries of all maps.
     map_bytes: usize,
     tier: Option<Box<Tier>>,
 }
 
-/// What an entry takes beside its bytes: two boxes, and its share of a node and of the allocator.
+/// What an entry takes in addition to its bytes: two boxes, and its share of a node and of the
+/// allocator.
 const ENTRY_BYTES: usize = 64;
 
 fn entry_bytes(key: &[u8], value: &[u8]) -> usize {
@@ -80,7 +81,7 @@ impl Resident for MapState {
 }
 
 impl MapState {
-    /// `ttl`: `None` if entries live for ever.
+    /// `ttl` is `None` if entries live for ever.
     pub fn new(
         key: &streamrt_wit::Schema,
         value: &streamrt_wit::Schema,
@@ -104,7 +105,7 @@ impl MapState {
         }
     }
 
-    /// Tells the time, in the clock's ms; of no use without a time to live.
+    /// Sets the time, in the clock's ms; ignored without a time to live.
     pub fn set_time(&mut self, now_ms: i64) {
         if let Some(ttl) = &mut self.ttl {
             ttl.set_time(now_ms);
@@ -167,8 +168,8 @@ impl MapState {
         ttl.map_or(Some(value), |ttl| ttl.visible(value))
     }
 
-    /// Shows entries of one map behind `after` (none: from the first), in order, without those that
-    /// are expired and nobody may see, until `each` breaks off.
+    /// Shows the entries of one map that follow `after` (if `None`, from the first), in order,
+    /// without those that are expired and nobody may see, until `each` breaks off.
     pub fn scan(
         &mut self,
         keys: &KeyBuffer,
@@ -182,7 +183,7 @@ impl MapState {
             return;
         };
         let mut entries = map.range::<[u8], _>((start, Bound::Unbounded));
-        // That it broke off is known to `each`.
+        // `each` knows that it broke off.
         let _ = match ttl {
             None => entries.try_for_each(|(key, value)| each(key, value)),
             Some(ttl) => entries.try_for_each(|(key, value)| match ttl.visible(value) {
@@ -192,8 +193,8 @@ impl MapState {
         };
     }
 
-    /// Notes that user code has read the entries of `range`: expired ones go, and the time of the
-    /// others begins anew if reads do that.
+    /// Records that user code has read the entries of `range`: expired ones are removed, and the
+    /// time of the others restarts if reads do that.
     pub fn read(&mut self, keys: &KeyBuffer, slot: usize, range: MapRange<'_>) {
         let Some(ttl) = self.ttl else { return };
         let entry = self.find(keys, slot);
@@ -226,9 +227,9 @@ impl MapState {
         }
     }
 
-    /// Looks at the next `n` entries, of the maps or of the table that holds them, and takes out
-    /// the expired ones; nothing without a time to live. A map is left in the middle when `n` is
-    /// used up.
+    /// Looks at the next `n` entries, of the maps or of the table that holds them, and removes the
+    /// expired ones; does nothing without a time to live. Cleaning may stop in the middle of a map
+    /// when `n` is used up.
     pub fn sweep(&mut self, n: usize) {
         let Some(ttl) = self.ttl else { return };
         let mut budget = n;
@@ -293,7 +294,8 @@ impl MapState {
     }
 
     /// The state as it is now: for each entry of each map the key, the map's own key, and the
-    /// value, with a time to live behind the time of last access. Expired ones are left out.
+    /// value, preceded by the time of last access if there is a time to live. Expired ones are
+    /// omitted.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
         let (table, changes) = Tier::freeze_table(
             &mut self.tier,
@@ -324,7 +326,7 @@ impl MapState {
         Ok(())
     }
 
-    /// Takes one entry out of a map, if it is there.
+    /// Removes one entry of a map, if it is there.
     pub fn remove(&mut self, keys: &KeyBuffer, slot: usize, map_key: &[u8]) {
         let entry = self.find(keys, slot);
         if entry == NO_ENTRY {
@@ -334,7 +336,7 @@ impl MapState {
         self.retire_empty(entry);
     }
 
-    /// Takes all entries out of the map of key `slot`.
+    /// Removes all entries of the map of key `slot`.
     pub fn clear(&mut self, keys: &KeyBuffer, slot: usize) {
         let entry = self.find(keys, slot);
         if entry != NO_ENTRY {
@@ -370,7 +372,7 @@ impl MapState {
 struct FrozenMaps {
     table: TableSnapshot,
     maps: Slab<Arc<MapPage>>,
-    /// None as well with a disk: see [`crate::expiry`].
+    /// `None` as well with a disk: see [`crate::expiry`].
     ttl: Option<Ttl>,
     changes: Option<DiskChanges>,
 }

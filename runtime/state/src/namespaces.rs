@@ -1,14 +1,14 @@
 //! Keyed state on disk that is kept by namespace (the pane of a window): each namespace has a table
 //! and a [`Tier`] of its own.
 //!
-//! On disk the namespace stands in front of the key, so what a window fires is one range in each
-//! key group, and so is what a purge deletes. Looking up the keys of a batch costs the same as
-//! without. Rejected: the namespace behind the key, where a firing reads every key of the state,
-//! and a purge deletes keys one by one.
+//! On disk the namespace precedes the key, so what a window fires is one range in each key group,
+//! and so is what a purge deletes. Looking up the keys of a batch costs the same as without.
+//! Rejected: the namespace after the key, where a firing reads every key of the state, and a purge
+//! deletes keys one by one.
 //!
-//! Invariant: namespaces are purged in their order. Until no changes of a checkpoint are on their
-//! way, a purge waits with those that come after them: such a checkpoint still holds what was
-//! purged behind its barrier.
+//! Invariant: namespaces are purged in their order. While changes of a checkpoint are on their way,
+//! a purge waits with those that come after them: such a checkpoint still holds what was purged
+//! after its barrier.
 
 use crate::disk::{DISK_KEY_PREFIX_BYTES, KeyRange};
 use crate::state_disk::{KeyPlace, StateDisk};
@@ -17,10 +17,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 
-/// What tells the tables of a state apart; they order as their bytes do.
+/// What distinguishes the tables of a state; they order as their bytes do.
 pub type Namespace = [u8; 8];
 
-/// Behind all namespaces that are in use.
+/// Greater than all namespaces in use.
 const END: Namespace = [0xff; 8];
 
 /// Takes a namespace, a key and the run of its entries: see [`crate::each_pair`].
@@ -31,11 +31,12 @@ pub struct Namespaces {
     shared: Arc<StateDisk>,
     number: u8,
     key_groups: KeyGroupRange,
-    /// What the state has no more: the namespaces before this one.
+    /// The namespaces before this one are no longer in the state.
     purged_to: Namespace,
-    /// What the disk has no more, or will not have when the changes of the last freeze are written.
+    /// The namespaces before this one are no longer on the disk, or will not be when the changes of
+    /// the last freeze are written.
     deleted_to: Namespace,
-    /// What the budget knows of, beside the tiers.
+    /// The bytes that the budget counts in addition to the tiers.
     counted_bytes: usize,
 }
 
@@ -51,7 +52,7 @@ impl Namespaces {
         }
     }
 
-    /// What stands behind the table of a namespace. `is_stored`: the disk has keys in it.
+    /// The disk tier of the table of a namespace. `is_stored` says whether the disk has keys in it.
     pub fn tier(&self, namespace: Namespace, is_stored: bool) -> Tier {
         Tier::new(
             self.shared.clone(),
@@ -63,11 +64,10 @@ impl Namespaces {
         )
     }
 
-    /// Every namespace that a restored disk has keys in: one seek for each and each of its key
-    /// groups.
+    /// Every namespace in which a restored disk has keys: one seek per namespace and key group.
     ///
     /// # Errors
-    /// As [`crate::Disk::get`].
+    /// The same as for [`crate::Disk::get`].
     pub fn stored(&self) -> Result<BTreeSet<Namespace>> {
         let mut found = BTreeSet::new();
         let groups = if self.shared.restored {
@@ -86,11 +86,11 @@ impl Namespaces {
         Ok(found)
     }
 
-    /// Shows what the disk has of a key group in the namespaces from `from` to before `to`, in the
-    /// order of namespaces and keys.
+    /// Shows what the disk has of a key group in the namespaces from `from` up to, but excluding,
+    /// `to`, in the order of namespaces and keys.
     ///
     /// # Errors
-    /// As [`crate::Disk::scan`].
+    /// The same as for [`crate::Disk::scan`].
     pub fn scan(
         &self,
         group: u32,
@@ -111,7 +111,7 @@ impl Namespaces {
     /// Forgets all namespaces before `end`, whose tiers are dropped already.
     ///
     /// # Errors
-    /// As [`crate::Disk::write`].
+    /// The same as for [`crate::Disk::write`].
     pub fn purge_to(&mut self, end: Namespace) -> Result<()> {
         self.purged_to = self.purged_to.max(end);
         if self.shared.flight.is_open() {
@@ -137,7 +137,7 @@ impl Namespaces {
             .collect()
     }
 
-    /// What a checkpoint takes along beside the changes of the tables.
+    /// What a checkpoint takes along in addition to the changes of the tables.
     pub fn freeze(&mut self) -> DiskChanges {
         let purged = self.take_purged();
         DiskChanges {
@@ -147,8 +147,8 @@ impl Namespaces {
         }
     }
 
-    /// How much has to leave memory, if the tables hold `tables_bytes`, as their tiers have counted
-    /// them, and the state `further_bytes` beside them.
+    /// How much has to leave memory if the tables hold `tables_bytes`, as counted by their tiers,
+    /// and the state another `further_bytes`.
     pub fn excess_bytes(&mut self, tables_bytes: usize, further_bytes: usize) -> usize {
         self.shared.budget.change(
             std::mem::replace(&mut self.counted_bytes, further_bytes),
@@ -159,7 +159,7 @@ impl Namespaces {
             .excess_bytes(tables_bytes + further_bytes)
     }
 
-    /// What the keys of a namespace begin with, and those of the ones before do not.
+    /// The beginning of the keys of a namespace, which is greater than that of earlier ones.
     fn bound(&self, group: u32, namespace: Namespace) -> Vec<u8> {
         KeyPlace {
             number: self.number,

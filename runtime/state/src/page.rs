@@ -1,8 +1,8 @@
 //! Pages that a snapshot shares with the live state: copied when the live state first writes to one
 //! that is still shared.
 //!
-//! A page is looked at for every row, so the usual case is one test and one pointer; all else
-//! stands apart.
+//! A page is accessed for every row, so the usual case is one test and one pointer; everything else
+//! is kept separate.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ pub(crate) type SharedPage<B> = Arc<Box<B>>;
 #[derive(Debug)]
 pub(crate) enum Page<B: ?Sized> {
     Own(Box<B>),
-    /// Also a snapshot's, or it was one's.
+    /// A page that also belongs, or belonged, to a snapshot.
     Shared(SharedPage<B>),
-    /// For the moment in which one becomes the other.
+    /// A placeholder while one becomes the other.
     Changing,
 }
 
@@ -62,7 +62,7 @@ where
         }
     }
 
-    /// Makes the page a snapshot's as well.
+    /// Shares the page with a snapshot.
     pub(crate) fn share(&mut self) -> SharedPage<B> {
         let shared = match std::mem::replace(self, Page::Changing) {
             Page::Own(bytes) => Arc::new(bytes),

@@ -1,11 +1,11 @@
-//! State that was kept without a time to live and has one now, or the other way round: the times in
-//! front of its entries come or go.
+//! State that was kept without a time to live and has one now, or the other way round: the times
+//! before its entries are added or removed.
 //!
-//! What is taken over counts as accessed at the moment of the restore. Invariant: two versions of a
+//! Restored entries count as accessed at the moment of the restore. Invariant: two versions of a
 //! state differ in nothing else.
 //!
 //! # Source
-//! Flink since 2.1 (FLINK-35780): switching a time to live on and off over state that is there.
+//! Flink since 2.1 (FLINK-35780): switching a time to live on and off for existing state.
 
 use crate::disk_snapshot::{each_pair, push_pair};
 use crate::list::{list_elements, push};
@@ -14,7 +14,7 @@ use serde_json::Value;
 use streamrt_types::Result;
 use streamrt_types::state_types::{TIME_TO_LIVE, differ_in_time_to_live};
 
-/// What becomes of the time in front of an entry.
+/// What becomes of the time before an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     Add([u8; STAMP_BYTES]),
@@ -30,7 +30,7 @@ pub(crate) struct Restamp {
 }
 
 impl Restamp {
-    /// `None` if the types differ in nothing, or in more than this. `now_ms` is the time of the
+    /// `None` if the types do not differ, or in more than this. `now_ms` is the time of the
     /// restore.
     pub(crate) fn between(found: &Value, wanted: &Value, now_ms: i64) -> Option<Restamp> {
         differ_in_time_to_live(found, wanted).then(|| {
@@ -50,7 +50,7 @@ impl Restamp {
     /// The value of an entry as the state keeps it now.
     ///
     /// # Errors
-    /// `Data` if it is no value of the state as it was.
+    /// `Data` if it is not a value of the state as it was.
     pub(crate) fn value(&self, value: &[u8]) -> Result<Vec<u8>> {
         let mut changed = Vec::with_capacity(value.len() + STAMP_BYTES);
         match self.of_elements {
@@ -70,7 +70,7 @@ impl Restamp {
     /// All entries of a key on disk.
     ///
     /// # Errors
-    /// As [`Restamp::value`].
+    /// The same as for [`Restamp::value`].
     pub(crate) fn run(&self, run: &[u8]) -> Result<Vec<u8>> {
         let mut changed = Vec::with_capacity(run.len());
         each_pair(run, |sub, value| {
@@ -80,7 +80,7 @@ impl Restamp {
         Ok(changed)
     }
 
-    /// The time and the row that an entry is made of now.
+    /// The time and the row that now make up an entry.
     fn parts<'a>(&'a self, stored: &'a [u8]) -> Result<(&'a [u8], &'a [u8])> {
         match &self.change {
             Change::Add(stamp) => Ok((stamp, stored)),

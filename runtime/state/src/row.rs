@@ -1,10 +1,10 @@
-//! Rows as bytes: how values of state stand in entries and arenas.
+//! Rows as bytes: the form of state values in entries and arenas.
 //!
 //! A row is a bitmap of the columns that are not null (only if a column is nullable; bit i of it is
 //! column i), then the columns in order. Fixed types take their width, little endian, a boolean one
 //! byte; strings and binaries a length (u32) and their bytes. A null keeps its place as zero or
-//! empty. Invariant: the bytes of one row depend on its values alone, and zeroed bytes of a fixed
-//! row are zeros (nulls, where a column may be null).
+//! empty. Invariant: the bytes of a row depend only on its values, and zeroed bytes of a fixed row
+//! are zeros (nulls, where a column may be null).
 
 use arrow_array::builder::{BinaryBuilder, BooleanBuilder, StringBuilder};
 use arrow_array::cast::AsArray;
@@ -26,7 +26,7 @@ pub struct RowCodec {
     bitmap_bytes: usize,
     /// Where each column starts, and the bytes of a row; `None` if a column has no fixed width.
     fixed: Option<(Vec<usize>, usize)>,
-    /// Rows are keys: both zeros are one, and every NaN is.
+    /// Whether rows are keys: then both zeros are equal, and so are all NaNs.
     of_keys: bool,
 }
 
@@ -67,8 +67,8 @@ impl RowCodec {
         }
     }
 
-    /// As [`RowCodec::new`], for rows that are found by their bytes: floats that are one key have
-    /// the same, as in [`streamrt_types::KeyEncoder`].
+    /// Like [`RowCodec::new`], for rows that are found by their bytes: floats that are the same key
+    /// have the same bytes, as in [`streamrt_types::KeyEncoder`].
     pub fn of_keys(schema: &streamrt_wit::Schema) -> RowCodec {
         RowCodec {
             of_keys: true,
@@ -105,7 +105,7 @@ impl RowCodec {
         }
     }
 
-    /// Whether bytes that come from outside are a row of this codec.
+    /// Checks that bytes from outside are a row of this codec.
     ///
     /// # Errors
     /// `Data` if they are not.
@@ -166,7 +166,7 @@ impl RowCodec {
     }
 }
 
-/// Encoded rows side by side: as many as there may be, in two allocations.
+/// Any number of encoded rows side by side, in two allocations.
 #[derive(Debug, Clone, Default)]
 pub struct EncodedRows {
     bytes: Vec<u8>,
@@ -267,7 +267,7 @@ fn encode_value(column: &ArrayRef, data_type: DataType, row: usize, bytes: &mut 
     }
 }
 
-/// Reads `n_rows` values, each at the front of what `value` gives.
+/// Reads `n_rows` values, each at the front of what `value` returns.
 fn decode_column<'a>(
     data_type: DataType,
     nulls: Option<NullBuffer>,

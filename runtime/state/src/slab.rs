@@ -1,4 +1,4 @@
-//! Values that are numbered from 1, so that a zeroed entry of a table refers to none.
+//! Values that are numbered from 1, so a zeroed entry of a table refers to none.
 
 pub(crate) struct Slab<T> {
     values: Vec<T>,

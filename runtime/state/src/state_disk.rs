@@ -1,8 +1,7 @@
-//! The disk of one operator of a subtask: which states it holds, and where the keys of each stand.
+//! The disk of one operator of a subtask: which states it holds, and where the keys of each are.
 //!
-//! A key on disk is the key group, the number of the state, the namespace if the state has such,
-//! and the key. Invariant: all subtasks give a state the same number, so that their disks can be
-//! merged.
+//! A key on disk is the key group, the number of the state, the namespace if the state has any, and
+//! the key. Invariant: all subtasks give a state the same number, so their disks can be merged.
 
 use crate::budget::MemoryBudget;
 use crate::disk::{DISK_KEY_PREFIX_BYTES, Disk, KeyRange};
@@ -15,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_types::{Error, KeyGroupRange, Result, code, key_group};
 
-/// Behind every key on disk: key groups are less than 2^15.
+/// Greater than every key on disk: key groups are less than 2^15.
 pub(crate) const BEHIND_ALL: [u8; 2] = [0xff, 0xff];
 
 /// The disk of one operator of a subtask, and what its states share.
@@ -25,10 +24,10 @@ pub struct StateDisk {
     pub(crate) max_parallelism: u32,
     /// Every state that the disk holds, by name.
     states: Mutex<BTreeMap<String, DiskState>>,
-    /// What was there when it was opened.
+    /// The states that were there when it was opened.
     pub(crate) restored: bool,
     pub(crate) flight: Arc<Flight>,
-    /// The key groups before it were swept last: see [`crate::expiry`].
+    /// The key group up to which the last sweep came: see [`crate::expiry`].
     swept: Mutex<u16>,
 }
 
@@ -36,11 +35,11 @@ pub struct StateDisk {
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct DiskState {
     pub name: String,
-    /// In the keys on disk, behind the key group.
+    /// Its number in the keys on disk, after the key group.
     pub number: u8,
     /// As in [`crate::KeyedSnapshot`].
     pub types: Value,
-    /// Whether its keys stand behind a [`Namespace`].
+    /// Whether its keys follow a [`Namespace`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_namespaces: bool,
 }
@@ -55,7 +54,7 @@ impl DiskState {
         }
     }
 
-    /// Where its keys of a key group stand on disk.
+    /// Where its keys of a key group are on disk.
     fn range(&self, group: u32) -> KeyRange {
         let begin = |group: u32, number: u8| {
             KeyPlace {
@@ -72,7 +71,7 @@ impl DiskState {
     }
 }
 
-/// What the keys of a table begin with on disk, behind the key group.
+/// The beginning of a table's keys on disk, after the key group.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyPlace {
     pub number: u8,
@@ -80,19 +79,19 @@ pub(crate) struct KeyPlace {
 }
 
 impl KeyPlace {
-    /// Bytes in front of the key.
+    /// Bytes before the key.
     pub fn prefix_bytes(&self) -> usize {
         DISK_KEY_PREFIX_BYTES + self.namespace.map_or(0, |namespace| namespace.len())
     }
 
-    /// What stands in front of every key of a key group, and is less than these.
+    /// What precedes every key of a key group, and is less than all of them.
     pub fn prefix(&self, group: u32) -> Vec<u8> {
         let mut prefix = Vec::with_capacity(self.prefix_bytes());
         self.put_prefix(group, &mut prefix);
         prefix
     }
 
-    /// Appends what stands in front of every key of a key group.
+    /// Appends what precedes every key of a key group.
     pub fn put_prefix(&self, group: u32, out: &mut Vec<u8>) {
         // A key group is less than the max parallelism, which is 32,768 at most.
         out.extend((group as u16).to_be_bytes());
@@ -125,8 +124,8 @@ impl StateDisk {
         }
     }
 
-    /// What stands behind the table of state `name`. If it has got a time to live since the disk
-    /// was filled, or lost it, what the disk holds is written anew, as accessed at `now_ms`.
+    /// The disk tier of the table of state `name`. If the state has gained or lost a time to live
+    /// since the disk was filled, what the disk holds is rewritten, as accessed at `now_ms`.
     ///
     /// # Errors
     /// `Invalid` if the operator has more than 256 states, or the disk holds the state with other
@@ -140,10 +139,10 @@ impl StateDisk {
         Ok(Tier::new(self.clone(), place, self.restored))
     }
 
-    /// What stands behind the tables of state `name`, which has one for each namespace.
+    /// The disk tier of the tables of state `name`, which has one per namespace.
     ///
     /// # Errors
-    /// As [`StateDisk::tier`].
+    /// The same as for [`StateDisk::tier`].
     pub fn namespaces(
         self: &Arc<Self>,
         name: &str,
@@ -157,10 +156,10 @@ impl StateDisk {
         ))
     }
 
-    /// Deletes everything of a state that the operator does not have any more.
+    /// Deletes everything of a state that the operator no longer has.
     ///
     /// # Errors
-    /// As [`Disk::delete_ranges`].
+    /// The same as for [`Disk::delete_ranges`].
     pub fn forget(&self, name: &str, key_groups: KeyGroupRange) -> Result<()> {
         let Some(state) = self
             .states
@@ -249,7 +248,7 @@ impl StateDisk {
     }
 
     /// # Errors
-    /// What the changes of a checkpoint before have failed on.
+    /// The error on which the changes of an earlier checkpoint have failed.
     pub(crate) fn check(&self) -> Result<()> {
         self.flight.check()
     }
@@ -268,10 +267,10 @@ impl StateDisk {
             .collect()
     }
 
-    /// The keys of the next key group that has any, round and round.
+    /// The keys of the next key group that has any, cyclically.
     ///
     /// # Errors
-    /// As [`Disk::get`].
+    /// The same as for [`Disk::get`].
     pub(crate) fn next_group(&self) -> Result<Option<KeyRange>> {
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         let next = match self.disk.first_key(&swept.to_be_bytes(), &BEHIND_ALL)? {

@@ -1,26 +1,29 @@
-//! The paged table: keys to fixed-size entries, a batch at a time.
+//! The paged table: keys to fixed-size entries, one batch at a time.
 //!
 //! A batch is served in two passes of independent loads, so that the misses of many rows overlap:
 //! 1. for every row the index slot of its hash, which names a candidate entry;
 //! 2. for every row the candidate's key, which is nearly always the right one; only the others
 //!    probe or create.
 //!
-//! Entries stand in pages of 4 KiB, each an allocation of its own, so that a snapshot can share
-//! pages and copy one on the first write. An entry is the key (eight bytes, or the address of its
-//! bytes) and then the value. Invariant: an entry number is in the index of its key group exactly
-//! once, or in the free list.
+//! Entries are in pages of 4 KiB, each an allocation of its own, so a snapshot can share pages and
+//! copy one on the first write. An entry is the key (eight bytes, or the address of its bytes) and
+//! then the value. Invariant: an entry number is in the index of its key group exactly once, or in
+//! the free list.
 
-use crate::arena::{Arena, ArenaSnapshot};
+mod frozen;
+
+pub use self::frozen::TableSnapshot;
+use crate::arena::Arena;
 use crate::index::{EntryId, GroupIndex, NO_ENTRY, entry_of, hash_of};
 use crate::keys::{KeyKind, Keys, key_at};
-use crate::page::{Page, SharedPage};
+use crate::page::Page;
 use streamrt_types::{Error, KeyGroupRange, Result, code, murmur3_32};
 
 const PAGE_BYTES: usize = 4096;
 type PageBytes = [u8; PAGE_BYTES];
 const KEY_BYTES: usize = 8;
-/// Rows whose index slots are loaded before any of them is used; enough to fill the core's queue of
-/// misses.
+/// The number of rows whose index slots are loaded before any of them is used; enough to fill the
+/// core's queue of misses.
 const CHUNK: usize = 64;
 
 /// A map from keys to values of a fixed number of bytes.
@@ -28,19 +31,19 @@ pub struct KeyTable {
     kind: KeyKind,
     key_groups: KeyGroupRange,
     max_parallelism: u32,
-    /// For the usual power of two, which spares a division for each row.
+    /// For the usual power of two, which saves a division per row.
     group_mask: Option<u32>,
     groups: Vec<GroupIndex>,
     pages: Vec<Page<PageBytes>>,
     entry_bytes: usize,
     entries_per_page: u32,
-    /// Low bits of an entry number that count within a page. Numbers are sparse where a page does
-    /// not hold a power of two.
+    /// Low bits of an entry number that count within a page. Numbers are sparse if a page does not
+    /// hold a power of two.
     slot_bits: u32,
     /// The number that comes next when the free list is empty.
     next: EntryId,
     free: Vec<EntryId>,
-    /// A bit for each entry number: whether it holds a key.
+    /// One bit per entry number: whether it holds a key.
     live: Vec<u64>,
     /// Bytes of keys that are not eight bytes.
     arena: Arena,
@@ -82,13 +85,13 @@ impl RowKeys for BytesKeys<'_> {
 }
 
 impl KeyTable {
-    /// The most bytes that a value may have; larger ones belong into an [`Arena`], with the address
+    /// The most bytes that a value may have; larger ones belong in an [`Arena`], with the address
     /// here.
     pub const VALUE_BYTES_MAX: usize = 1024;
 
     /// An empty table for keys whose hashes fall into `key_groups`.
     ///
-    /// A table takes no memory for groups without keys but some 40 bytes each.
+    /// A table takes no memory for groups without keys except some 40 bytes each.
     pub fn new(
         kind: KeyKind,
         value_bytes: usize,
@@ -143,7 +146,7 @@ impl KeyTable {
         }
     }
 
-    /// Finds the entry of every row; [`NO_ENTRY`] where there is none. `entries` is cleared first.
+    /// Finds the entry of every row; [`NO_ENTRY`] if there is none. `entries` is cleared first.
     pub fn find(&self, hashes: &[u32], keys: Keys<'_>, entries: &mut Vec<EntryId>) {
         self.check(hashes, keys);
         self.candidates(hashes, entries);
@@ -155,7 +158,7 @@ impl KeyTable {
         }
     }
 
-    /// The entry of one key by its canonical bytes, made if need be; for restores.
+    /// The entry of one key by its canonical bytes, created if necessary; for restores.
     ///
     /// # Errors
     /// `Data` if the key is not of the table's kind.
@@ -183,7 +186,7 @@ impl KeyTable {
     }
 
     /// The entry of one key by its canonical bytes; [`NO_ENTRY`] if there is none, or the bytes are
-    /// no key of this table.
+    /// not a key of this table.
     pub fn entry(&self, hash: u32, key: &[u8]) -> EntryId {
         let found = match (self.kind, <[u8; 8]>::try_from(key)) {
             (KeyKind::Fixed, Ok(word)) => {
@@ -246,12 +249,12 @@ impl KeyTable {
         }
     }
 
-    /// The first entry under `hash` where its own slot is another's.
+    /// The first entry under `hash` if another one has its slot.
     fn probe(&self, hash: u32) -> EntryId {
         self.group(hash).probe(hash).next().unwrap_or(NO_ENTRY)
     }
 
-    /// Pass 2 of `upsert`. An entry never moves, so candidates hold although rows before them
+    /// Pass 2 of `upsert`. An entry never moves, so candidates stay valid although earlier rows
     /// create others.
     fn settle(
         &mut self,
@@ -314,7 +317,7 @@ impl KeyTable {
         } else {
             1
         };
-        // The last number is NO_ENTRY; a table of so many entries would take 32 GiB.
+        // The last number is NO_ENTRY; a table with that many entries would take 32 GiB.
         self.next = self
             .next
             .checked_add(step)
@@ -383,7 +386,7 @@ impl KeyTable {
         self.update_word(entry, at, |_| word);
     }
 
-    /// Puts `change(word)` in the place of the eight bytes of a value at `at`.
+    /// Replaces the eight bytes of a value at `at` by `change(word)`.
     #[inline(always)]
     pub fn update_word(&mut self, entry: EntryId, at: usize, change: impl FnOnce(u64) -> u64) {
         let (page, offset) = self.place(entry);
@@ -394,7 +397,7 @@ impl KeyTable {
         *bytes = change(u64::from_le_bytes(*bytes)).to_le_bytes();
     }
 
-    /// Takes an entry out. Its number may be given to another key.
+    /// Removes an entry. Its number may be given to another key.
     pub fn remove(&mut self, entry: EntryId) {
         let hash = murmur3_32(self.key(entry));
         let group = self.group_of(hash);
@@ -407,7 +410,7 @@ impl KeyTable {
         self.n_entries -= 1;
     }
 
-    /// Takes all entries out and gives the memory back.
+    /// Removes all entries and frees the memory.
     pub fn clear(&mut self) {
         *self = KeyTable::new(
             self.kind,
@@ -417,7 +420,7 @@ impl KeyTable {
         );
     }
 
-    /// All entries, key group by key group; within a group the order means nothing.
+    /// All entries, key group by key group; within a group the order is arbitrary.
     pub fn entries(&self) -> impl Iterator<Item = EntryId> + '_ {
         self.groups.iter().flat_map(GroupIndex::entries)
     }
@@ -449,13 +452,13 @@ impl KeyTable {
         self.kind
     }
 
-    /// Bytes that entries and their keys take, free memory not counted.
+    /// Bytes that entries and their keys take, without free memory.
     pub fn used_bytes(&self) -> usize {
         // Two to four slots of the index for an entry.
         self.n_entries * (self.entry_bytes + 3 * size_of::<u64>()) + self.arena.used_bytes()
     }
 
-    /// Bytes of memory, all told.
+    /// Bytes of memory in total.
     pub fn memory_bytes(&self) -> usize {
         let pages =
             self.pages.len() * PAGE_BYTES + self.pages.capacity() * size_of::<Page<PageBytes>>();
@@ -465,8 +468,8 @@ impl KeyTable {
         pages + index + self.arena.memory_bytes() + numbers
     }
 
-    /// The table as it is now. Pages are shared, not copied; a later write copies the page it goes
-    /// to.
+    /// The table as it is now. Pages are shared, not copied; a later write copies the page that it
+    /// changes.
     pub fn freeze(&mut self) -> TableSnapshot {
         TableSnapshot {
             kind: self.kind,
@@ -477,62 +480,6 @@ impl KeyTable {
             arena: self.arena.freeze(),
             n_entries: self.n_entries,
         }
-    }
-}
-
-/// A table as it was at one moment.
-pub struct TableSnapshot {
-    kind: KeyKind,
-    pages: Vec<SharedPage<PageBytes>>,
-    live: Vec<u64>,
-    entry_bytes: usize,
-    slot_bits: u32,
-    arena: ArenaSnapshot,
-    n_entries: usize,
-}
-
-impl TableSnapshot {
-    /// Shows the key and the value of every entry, in the order of their numbers.
-    pub fn each(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
-        for (word, &bits) in self.live.iter().enumerate() {
-            let mut bits = bits;
-            while bits != 0 {
-                self.show((word * 64) as EntryId + bits.trailing_zeros(), each);
-                bits &= bits - 1;
-            }
-        }
-    }
-
-    /// Leaves out every entry whose bit is not set.
-    pub fn retain(&mut self, bits: &[u64]) {
-        self.live
-            .iter_mut()
-            .zip(bits.iter().chain(std::iter::repeat(&0)))
-            .for_each(|(live, bits)| *live &= bits);
-        self.n_entries = self
-            .live
-            .iter()
-            .map(|bits| bits.count_ones() as usize)
-            .sum();
-    }
-
-    fn show(&self, entry: EntryId, each: &mut dyn FnMut(&[u8], &[u8])) {
-        let start = (entry & ((1 << self.slot_bits) - 1)) as usize * self.entry_bytes;
-        let entry =
-            &self.pages[(entry >> self.slot_bits) as usize][start..start + self.entry_bytes];
-        let (key, value) = entry.split_at(KEY_BYTES);
-        match self.kind {
-            KeyKind::Fixed => each(key, value),
-            KeyKind::Bytes => each(self.arena.get(word_of(key)), value),
-        }
-    }
-
-    pub fn len(&self) -> usize {
-        self.n_entries
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.n_entries == 0
     }
 }
 

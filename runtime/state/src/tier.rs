@@ -1,20 +1,21 @@
 //! State that is larger than memory: which entries of a table have changed since the disk saw them,
 //! and which only the disk has.
 //!
-//! A [`Tier`] stands beside the table of one keyed state. Its owner tells it what happens to
-//! entries, and calls [`Tier::prepare`] with the keys of a batch before it touches them:
-//! 1. If the process holds more than its budget, cold entries leave (the clock's second chance):
-//!    the changed ones are written to the disk, sorted and many at a time, the others are dropped.
+//! A [`Tier`] accompanies the table of one keyed state. Its owner reports what happens to entries,
+//! and calls [`Tier::prepare`] with the keys of a batch before it touches them:
+//! 1. If the process holds more than its budget, cold entries are evicted (the clock algorithm with
+//!    a second chance): the changed ones are written to the disk, sorted and many at a time, the
+//!    others are dropped.
 //! 2. Keys of the batch that are not in the table are read from the disk, sorted and all at once.
-//!    As long as no entry has left, nothing is read: the disk then has nothing that the table does
-//!    not have.
+//!    As long as no entry has left, nothing is read: the disk then has nothing that the table
+//!    lacks.
 //!
-//! A freeze shows the changed entries alone. Until they are written (see [`StateDisk::flight`])
-//! nothing leaves, so that the disk never holds what is newer than the checkpoint that is taken of
-//! it, and a key that is not in the table is found on disk as it was last.
+//! A freeze shows only the changed entries. Until they are written (see [`StateDisk::flight`])
+//! nothing is evicted, so the disk never holds anything newer than the checkpoint that is taken of
+//! it, and a key that is not in the table is found on disk in its last form.
 //!
-//! Invariant: a key that is neither in the table nor among the removed ones has on disk what it was
-//! last; a key in the table that is not dirty has on disk, or in the flight, what the table says.
+//! Invariant: a key that is neither in the table nor among the removed ones has its last value on
+//! disk; a key in the table that is not dirty has the same value on disk, or in the flight.
 
 use crate::disk::{Disk, KeyRange};
 use crate::expiry::Expiry;
@@ -27,48 +28,48 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use streamrt_types::{Result, key_group, murmur3_32};
 
-/// How often memory is looked at, in batches.
+/// How often memory is checked, in batches.
 const BATCHES_PER_LOOK: u32 = 8;
 
-/// A state whose entries can leave the table and come back. While its tier works it is taken out of
-/// the state, so that what happens to entries then is no change.
+/// A state whose entries can leave the table and come back. While its tier works, the tier is taken
+/// out of the state, so what happens to entries then does not count as a change.
 pub trait Resident: Sized {
-    /// None: everything is in memory.
+    /// `None` means that everything is in memory.
     fn tier(&mut self) -> &mut Option<Box<Tier>>;
     fn table(&self) -> &KeyTable;
     /// Appends what the snapshot of an entry would hold: see [`crate::push_pair`].
     fn store(&self, entry: EntryId, run: &mut Vec<u8>);
-    /// Takes back what [`Resident::store`] gave.
+    /// Takes back what [`Resident::store`] returned.
     ///
     /// # Errors
     /// `Data` if `run` is not that.
     fn load(&mut self, hash: u32, key: &[u8], run: &[u8]) -> Result<()>;
-    /// Takes an entry out of memory, with all that it refers to.
+    /// Removes an entry from memory, with everything to which it refers.
     fn drop_entry(&mut self, entry: EntryId);
-    /// Bytes that entries take, free memory not counted.
+    /// Bytes that entries take, without free memory.
     fn used_bytes(&self) -> usize;
 
-    /// As [`Tier::prepare`]; nothing without a tier.
+    /// Like [`Tier::prepare`]; does nothing without a tier.
     ///
     /// # Errors
-    /// As [`Tier::prepare`].
+    /// The same as for [`Tier::prepare`].
     fn prepare(&mut self, hashes: &[u32], keys: Keys<'_>) -> Result<()> {
         self.with_tier(|tier, state| tier.prepare(state, hashes, keys))
     }
 
-    /// As [`Tier::make_room`]; nothing without a tier.
+    /// Like [`Tier::make_room`]; does nothing without a tier.
     ///
     /// # Errors
-    /// As [`Tier::make_room`].
+    /// The same as for [`Tier::make_room`].
     fn make_room(&mut self) -> Result<()> {
         self.with_tier(Tier::make_room)
     }
 
-    /// Lets entries leave while a snapshot is restored, before the entry of a key with this hash:
-    /// only between key groups, as a key may have several entries.
+    /// Evicts entries while a snapshot is restored, before the entry of a key with this hash: only
+    /// between key groups, as a key may have several entries.
     ///
     /// # Errors
-    /// As [`Tier::make_room`].
+    /// The same as for [`Tier::make_room`].
     fn make_room_before(&mut self, hash: u32) -> Result<()> {
         self.with_tier(|tier, state| {
             if tier.enters_group(hash) {
@@ -109,7 +110,7 @@ impl Bits {
             .is_some_and(|word| word >> (entry % 64) & 1 == 1)
     }
 
-    /// What the bit was; it is clear now.
+    /// Clears the bit, and returns what it was.
     fn take(&mut self, entry: EntryId) -> bool {
         let Some(word) = self.0.get_mut(entry as usize / 64) else {
             return false;
@@ -139,21 +140,21 @@ type KeySet = HashSet<Box<[u8]>>;
 pub struct Tier {
     shared: Arc<StateDisk>,
     place: KeyPlace,
-    /// The table says something else than the disk and the flight.
+    /// Whether the table has another value than the disk and the flight.
     dirty: Bits,
-    /// The disk or the flight has the key.
+    /// Whether the disk or the flight has the key.
     stored: Bits,
     /// The second chance.
     touched: Bits,
     /// Keys that the disk still has, and the state does not.
     removed: KeySet,
-    /// The same, of flights that have not ended.
+    /// The same for flights that have not ended.
     leaving: Vec<Weak<KeySet>>,
-    /// The disk may have keys that the table does not have.
+    /// Whether the disk may have keys that the table does not have.
     cold: bool,
     hand: EntryId,
     batches: u32,
-    /// What the budget knows of.
+    /// The bytes that the budget counts.
     counted_bytes: usize,
     /// The key group whose entries are being restored.
     restored_group: Option<u32>,
@@ -168,7 +169,7 @@ impl Changed {
         self.0.get(entry)
     }
 
-    /// Leaves nothing but these in a frozen table.
+    /// Leaves only these in a frozen table.
     pub fn retain(&self, table: &mut TableSnapshot) {
         table.retain(&self.0.0);
     }
@@ -183,10 +184,10 @@ pub struct DiskChanges {
     pub(crate) shared: Arc<StateDisk>,
     pub(crate) number: u8,
     pub(crate) in_namespaces: bool,
-    /// None: entries live for ever.
+    /// `None` means that entries live for ever.
     pub(crate) expiry: Option<Expiry>,
     pub(crate) removed: Arc<KeySet>,
-    /// Ranges of keys on disk that the state has not any more.
+    /// Ranges of keys on disk that the state no longer has.
     pub(crate) purged: Vec<KeyRange>,
     pub(crate) guard: FlightGuard,
 }
@@ -225,11 +226,11 @@ impl Tier {
         }
     }
 
-    /// Makes every key of a batch resident that the state has. No entry number from before the call
-    /// is good after it.
+    /// Makes every key of a batch resident that the state has. Entry numbers from before the call
+    /// are invalid after it.
     ///
     /// # Errors
-    /// As [`Disk::get`] and [`Disk::write`].
+    /// The same as for [`Disk::get`] and [`Disk::write`].
     pub fn prepare(
         &mut self,
         state: &mut impl Resident,
@@ -243,10 +244,10 @@ impl Tier {
         self.fetch(state, hashes, keys)
     }
 
-    /// As [`Tier::prepare`], but nothing leaves memory.
+    /// Like [`Tier::prepare`], but nothing is evicted.
     ///
     /// # Errors
-    /// As [`Disk::get`].
+    /// The same as for [`Disk::get`].
     pub fn fetch(
         &mut self,
         state: &mut impl Resident,
@@ -271,11 +272,11 @@ impl Tier {
         self.cold || !self.stored.is_empty()
     }
 
-    /// Lets entries leave if the process holds too much. No entry number from before the call is
-    /// good after it.
+    /// Evicts entries if the process holds too much. Entry numbers from before the call are invalid
+    /// after it.
     ///
     /// # Errors
-    /// As [`Disk::write`].
+    /// The same as for [`Disk::write`].
     pub fn make_room(&mut self, state: &mut impl Resident) -> Result<()> {
         self.batches = 0;
         self.count(state);
@@ -287,10 +288,10 @@ impl Tier {
         }
     }
 
-    /// Lets entries leave that take some `bytes`; all of them, if they take no more.
+    /// Evicts entries that take some `bytes`; all of them, if they take no more.
     ///
     /// # Errors
-    /// As [`Disk::write`].
+    /// The same as for [`Disk::write`].
     pub fn release(&mut self, state: &mut impl Resident, bytes: usize) -> Result<()> {
         let n =
             (bytes as u64 * state.table().len() as u64 / self.counted_bytes.max(1) as u64) as usize;
@@ -304,7 +305,7 @@ impl Tier {
         std::mem::replace(&mut self.restored_group, group) != group
     }
 
-    /// Tells the budget what the state holds, and returns it.
+    /// Reports to the budget what the state holds, and returns it.
     pub fn count(&mut self, state: &impl Resident) -> usize {
         let used = state.used_bytes();
         self.shared
@@ -362,7 +363,7 @@ impl Tier {
                 .any(|keys| keys.contains(key))
     }
 
-    /// Notes that entries were made or written to.
+    /// Records that entries were created or written.
     #[inline]
     pub fn changed(&mut self, entries: &[EntryId]) {
         entries.iter().for_each(|&entry| self.dirty.set(entry));
@@ -371,7 +372,7 @@ impl Tier {
         }
     }
 
-    /// Notes that the state loses `key`, which has the number `entry` until now.
+    /// Records that the state loses `key`, which had the number `entry`.
     pub fn removed(&mut self, key: &[u8], entry: EntryId) {
         self.dirty.take(entry);
         if self.stored.take(entry) {
@@ -379,7 +380,7 @@ impl Tier {
         }
     }
 
-    /// Lets about `n` entries leave that were not touched for the longest time.
+    /// Evicts about `n` of the least recently used entries.
     fn evict(&mut self, state: &mut impl Resident, n: usize) -> Result<()> {
         self.shared.flight.wait()?;
         self.cold = true;
@@ -405,7 +406,7 @@ impl Tier {
         Ok(())
     }
 
-    /// The next entries at the hand without a second chance; two rounds find all that there are.
+    /// The next entries at the hand without a second chance; two rounds find all of them.
     fn victims(&mut self, table: &KeyTable, n: usize) -> Vec<EntryId> {
         let mut victims = Vec::with_capacity(n);
         let end = table.numbers_end();
@@ -422,7 +423,7 @@ impl Tier {
                 victims.push(self.hand);
             }
         }
-        // The second round comes by those of the first again.
+        // The second round meets those of the first again.
         victims.sort_unstable();
         victims.dedup();
         victims
@@ -476,7 +477,7 @@ impl Drop for Tier {
 #[derive(Default)]
 struct SortedKeys {
     bytes: Vec<u8>,
-    /// Where each key stands, and the hash of the key behind its prefix.
+    /// Where each key is, and the hash of the key after its prefix.
     places: Vec<(u32, u32, u32)>,
 }
 
@@ -563,7 +564,7 @@ impl Pairs {
         &self.bytes[place.start..place.value_start]
     }
 
-    /// Writes everything in the order of the keys. Where a key is both put and deleted, it is put.
+    /// Writes everything in the order of the keys. If a key is both put and deleted, it is put.
     pub(crate) fn write(mut self, disk: &dyn Disk) -> Result<()> {
         if self.places.is_empty() {
             return Ok(());

@@ -1,14 +1,14 @@
 //! Time to live: entries that carry the time of their last access, and are gone when it is too long
 //! ago.
 //!
-//! The time stands in front of an encoded row, eight bytes, ms since the epoch, little endian: in
-//! memory and in snapshots alike, and for each element of a list and each entry of a map on its
-//! own. State without a time to live has no such bytes.
+//! The time precedes an encoded row: eight bytes, ms since the epoch, little endian, in memory and
+//! in snapshots alike, and for each element of a list and each entry of a map on its own. State
+//! without a time to live has no such bytes.
 //!
-//! An expired entry leaves in three ways: when it is read; in snapshots, which do not take it
-//! along; and by [`Sweep`], which looks at so many entries after each batch, or, on a disk, with a
-//! checkpoint (`expiry.rs`). Invariant: which of them comes first is seen by no read, unless reads
-//! may show what is expired.
+//! An expired entry is removed in three ways: when it is read; in snapshots, which omit it; and by
+//! [`Sweep`], which looks at a number of entries after each batch, or, on a disk, with a checkpoint
+//! (`expiry.rs`). Invariant: no read sees which of them comes first, unless reads may show what is
+//! expired.
 //!
 //! # Source
 //! Flink's `StateTtlConfig`, `AbstractTtlDecorator` and `TtlIncrementalCleanup`.
@@ -18,16 +18,16 @@ use crate::table::KeyTable;
 use streamrt_types::{Error, Result, code};
 use streamrt_wit::{StateDescriptor, TtlUpdate, TtlVisibility};
 
-/// Bytes of the time in front of a row.
+/// Bytes of the time before a row.
 pub(crate) const STAMP_BYTES: usize = size_of::<i64>();
 
 /// How long the entries of a state live, and what time it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Ttl {
     ttl_ms: i64,
-    /// A read begins the time anew.
+    /// Whether a read restarts the time.
     renewed_by_reads: bool,
-    /// A read may give what is expired and still there.
+    /// Whether a read may return what is expired and still there.
     shows_expired: bool,
     /// The clock's ms since the epoch, as of the last [`Ttl::set_time`].
     now_ms: i64,
@@ -48,7 +48,7 @@ impl Ttl {
         self.now_ms = now_ms;
     }
 
-    /// What stands in front of a row that is written now.
+    /// What precedes a row that is written now.
     pub(crate) fn stamp(&self) -> [u8; STAMP_BYTES] {
         self.now_ms.to_le_bytes()
     }
@@ -71,7 +71,7 @@ impl Ttl {
         (self.shows_expired || !self.is_expired(stored)).then(|| row_of(stored))
     }
 
-    /// Whether reads give only what is not expired, so that the rest can be dropped before it is
+    /// Whether reads return only what is not expired, so that the rest can be dropped before it is
     /// read.
     pub(crate) fn hides_expired(&self) -> bool {
         !self.shows_expired
@@ -81,7 +81,7 @@ impl Ttl {
         self.renewed_by_reads
     }
 
-    /// The same for who looks at entries without being a read.
+    /// The same for access that does not count as a read.
     pub(crate) fn without_renewal(self) -> Ttl {
         Ttl {
             renewed_by_reads: false,
@@ -90,13 +90,12 @@ impl Ttl {
     }
 }
 
-/// The row behind the time.
+/// The row after the time.
 pub(crate) fn row_of(stored: &[u8]) -> &[u8] {
     stored.get(STAMP_BYTES..).unwrap_or(&[])
 }
 
-/// Where the row begins in an entry of a snapshot; `stamped` says whether a time stands in front of
-/// it.
+/// Where the row begins in an entry of a snapshot; `stamped` says whether a time precedes it.
 ///
 /// # Errors
 /// `Data` if the time is not there.
@@ -111,8 +110,8 @@ pub(crate) fn restored_row(stamped: bool, stored: &[u8]) -> Result<usize> {
     }
 }
 
-/// Where background cleaning stands in a table. It goes round for ever, a few entries at a time,
-/// and never looks at all of them at once.
+/// The position of background cleaning in a table. It cycles for ever, a few entries at a time, and
+/// never looks at all of them at once.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
     next: EntryId,

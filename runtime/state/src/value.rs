@@ -1,7 +1,7 @@
-//! Value state: at most one row for each key.
+//! Value state: at most one row per key.
 //!
-//! An entry of the table holds the row, if its width is fixed and small; else the address of the
-//! row in an arena. Invariant: a key has an entry if and only if it has a value. With a time to
+//! An entry of the table holds the row, if its width is fixed and small; otherwise the address of
+//! the row in an arena. Invariant: a key has an entry if and only if it has a value. With a time to
 //! live, the time of last access is part of the row: see [`crate::Ttl`].
 
 use crate::arena::{Address, Arena, ArenaSnapshot, NO_ADDRESS};
@@ -17,17 +17,17 @@ use crate::ttl::{STAMP_BYTES, Sweep, Ttl, restored_row, row_of};
 use arrow_array::RecordBatch;
 use streamrt_types::{KeyGroupRange, Result};
 
-/// Rows that are wider go to the arena: a page should hold many entries.
+/// The widest rows in entries; wider ones go to the arena, since a page should hold many entries.
 const INLINE_BYTES_MAX: usize = 256;
 
 /// One value state of one operator.
 pub struct ValueState {
     table: KeyTable,
     codec: RowCodec,
-    /// `None`: rows stand in the entries.
+    /// `None` if rows are in the entries.
     arena: Option<Arena>,
     created: Vec<u32>,
-    /// With a time to live it begins with the time of now.
+    /// With a time to live it begins with the current time.
     bytes: Vec<u8>,
     ttl: Option<Ttl>,
     sweep: Sweep,
@@ -61,7 +61,7 @@ impl Resident for ValueState {
 }
 
 impl ValueState {
-    /// `ttl`: `None` if values live for ever.
+    /// `ttl` is `None` if values live for ever.
     pub fn new(
         schema: &streamrt_wit::Schema,
         kind: KeyKind,
@@ -88,7 +88,7 @@ impl ValueState {
         }
     }
 
-    /// Tells the time, in the clock's ms; of no use without a time to live.
+    /// Sets the time, in the clock's ms; ignored without a time to live.
     pub fn set_time(&mut self, now_ms: i64) {
         if let Some(ttl) = &mut self.ttl {
             ttl.set_time(now_ms);
@@ -102,7 +102,7 @@ impl ValueState {
         self.ttl.is_some()
     }
 
-    /// Reads the values of `keys`: a row for each, zero or empty where the answer's bytes say 0.
+    /// Reads the values of `keys`: one row each, zero or empty where the answer's byte is 0.
     /// Expired ones that nobody may see are gone.
     ///
     /// `entries` is filled for [`ValueState::set`], [`ValueState::read`] and [`ValueState::clear`]
@@ -127,7 +127,7 @@ impl ValueState {
         Ok((self.codec.decode(&rows)?, present))
     }
 
-    /// Whether the values of `keys` have more than `bytes_max` bytes together; to be asked before
+    /// Whether the values of `keys` have more than `bytes_max` bytes together; to be checked before
     /// [`ValueState::get`] copies them.
     pub fn is_more_than(
         &mut self,
@@ -227,9 +227,9 @@ impl ValueState {
         entries[0]
     }
 
-    /// Notes that user code has read the value of an entry that [`ValueState::get`] gave: an
-    /// expired one goes, and the time of another begins anew if reads do that. Nothing at
-    /// [`NO_ENTRY`]. The number may be void afterwards.
+    /// Records that user code has read the value of an entry that [`ValueState::get`] returned: an
+    /// expired one is removed, and the time of any other restarts if reads do that. Does nothing at
+    /// [`NO_ENTRY`]. The number may be invalid afterwards.
     pub fn read(&mut self, entry: EntryId) {
         let Some(ttl) = self.ttl.filter(|_| entry != NO_ENTRY) else {
             return;
@@ -253,7 +253,7 @@ impl ValueState {
         self.changed(entry);
     }
 
-    /// Looks at the next `n` entries and clears the expired ones of them; nothing without a time to
+    /// Looks at the next `n` entries and clears the expired ones; does nothing without a time to
     /// live.
     pub fn sweep(&mut self, n: usize) {
         let Some(ttl) = self.ttl else { return };
@@ -265,7 +265,8 @@ impl ValueState {
         }
     }
 
-    /// Takes away the value of an entry; nothing at [`NO_ENTRY`]. The number is void afterwards.
+    /// Removes the value of an entry; does nothing at [`NO_ENTRY`]. The number is invalid
+    /// afterwards.
     pub fn clear(&mut self, entry: EntryId) {
         if entry == NO_ENTRY {
             return;
@@ -281,8 +282,8 @@ impl ValueState {
         self.table.remove(entry);
     }
 
-    /// The state as it is now: under each key its encoded row, with a time to live behind the time
-    /// of last access. Expired ones are left out.
+    /// The state as it is now: under each key its encoded row, preceded by the time of last access
+    /// if there is a time to live. Expired ones are omitted.
     pub fn freeze(&mut self) -> impl Frozen + use<> {
         let (table, changes) = Tier::freeze_table(
             &mut self.tier,
@@ -301,7 +302,7 @@ impl ValueState {
     /// Takes an entry of a snapshot back, with the time that it had.
     ///
     /// # Errors
-    /// `Data` if `row` is no row of this state.
+    /// `Data` if `row` is not a row of this state.
     pub fn restore(&mut self, hash: u32, key: &[u8], row: &[u8]) -> Result<()> {
         self.make_room_before(hash)?;
         self.codec
@@ -334,7 +335,7 @@ impl ValueState {
 struct FrozenValues {
     table: TableSnapshot,
     arena: Option<ArenaSnapshot>,
-    /// None as well with a disk: see [`crate::expiry`].
+    /// `None` as well with a disk: see [`crate::expiry`].
     ttl: Option<Ttl>,
     changes: Option<DiskChanges>,
 }

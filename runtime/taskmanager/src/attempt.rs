@@ -59,25 +59,17 @@ pub(crate) fn build(
     vertices: &[usize],
     reports: Option<&Sender<Report>>,
 ) -> Result<ReadyRegion> {
-    let Factory {
-        definition,
-        restored,
-        ..
-    } = factory;
+    let definition = factory.definition;
     let subtasks: Vec<(usize, &Subtask)> = definition.tasks_of(vertices).collect();
     let capacity = definition.configuration.exchange_bytes;
     let gates: BTreeMap<usize, InputGate> = subtasks
         .iter()
         .map(|(number, subtask)| (*number, gate(subtask, capacity)))
         .collect();
+    let letters = || DeadLetters::new(definition.configuration.dead_letters.clone());
     let places: Vec<(Arc<TaskMetrics>, DeadLetters)> = subtasks
         .iter()
-        .map(|_| {
-            (
-                Arc::default(),
-                DeadLetters::new(definition.configuration.dead_letters.clone()),
-            )
-        })
+        .map(|_| (Arc::default(), letters()))
         .collect();
     let exits: Vec<TaskExits> = subtasks
         .iter()
@@ -88,65 +80,96 @@ pub(crate) fn build(
     let (mut tasks, mut mailboxes, mut metrics) =
         (Vec::new(), Vec::new(), RegionMetrics::default());
     let heads = subtasks.into_iter().zip(gates.into_values());
-    for (((number, subtask), mut gate), (exits, (task_metrics, letters))) in
+    for (((number, subtask), gate), (exits, (task_metrics, letters))) in
         heads.zip(exits.into_iter().zip(places))
     {
-        let vertex = &definition.graph.vertices[subtask.vertex];
-        TaskMetrics::add(&task_metrics.dead_letters, restored.letters_of(subtask));
-        metrics.tasks.push(task_metrics.clone());
-        let head = head(
-            factory,
+        let place = Place {
+            number,
             subtask,
-            &letters,
-            restored,
-            &mut readers,
-            &mut metrics,
-        )?;
-        let (chain, seats) = factory.chain(
-            (number, subtask),
-            &task_metrics,
-            &letters,
-            &mut metrics.sinks,
-        )?;
-        if let (ReadyHead::Gate, Some(context)) = (&head, chain.contexts().next()) {
-            gate.restore(gate_watermark(restored, context)?);
-        }
-        factory.control.watch(gate.waker());
-        let mailbox = Arc::new(Mailbox::new(gate.waker()));
-        mailboxes.push((number, mailbox.clone()));
-        let checkpoints =
-            reports.map(|reports| CheckpointLine::new(number, mailbox, reports.clone()));
-        let (clock, control) = (definition.clock.clone(), factory.control.clone());
-        let task = Task {
-            chain,
-            seats,
-            exits,
-            clock,
-            metrics: task_metrics,
-            control,
-            checkpoints,
-            ended: false,
-            published: None,
-        };
-        let name = format!(
-            "{} ({}/{})",
-            vertex.name,
-            subtask.index + 1,
-            vertex.parallelism
-        );
-        tasks.push(Ready {
-            name,
-            task,
             gate,
-            head,
-            restored: restored.clone(),
-        });
+            exits,
+            metrics: task_metrics,
+            letters,
+        };
+        let (task, mailbox) = ready(factory, place, reports, &mut readers, &mut metrics)?;
+        tasks.push(task);
+        mailboxes.push((number, mailbox));
     }
     Ok(ReadyRegion {
         tasks,
         mailboxes,
         metrics,
     })
+}
+
+/// A subtask, and what was made for it before its chain.
+struct Place<'a> {
+    number: usize,
+    subtask: &'a Subtask,
+    gate: InputGate,
+    exits: TaskExits,
+    metrics: Arc<TaskMetrics>,
+    letters: DeadLetters,
+}
+
+/// Builds a task with its chain, and adds what it counts to the metrics of its region.
+fn ready(
+    factory: &Factory<'_>,
+    place: Place<'_>,
+    reports: Option<&Sender<Report>>,
+    readers: &mut Readers,
+    region: &mut RegionMetrics,
+) -> Result<(Ready, Arc<Mailbox>)> {
+    let Factory {
+        definition,
+        restored,
+        ..
+    } = factory;
+    let Place {
+        number,
+        subtask,
+        mut gate,
+        exits,
+        metrics,
+        letters,
+    } = place;
+    let vertex = &definition.graph.vertices[subtask.vertex];
+    TaskMetrics::add(&metrics.dead_letters, restored.letters_of(subtask));
+    region.tasks.push(metrics.clone());
+    let head = head(factory, subtask, &letters, restored, readers, region)?;
+    let (chain, seats) = factory.chain((number, subtask), &metrics, &letters, &mut region.sinks)?;
+    if let (ReadyHead::Gate, Some(context)) = (&head, chain.contexts().next()) {
+        gate.restore(gate_watermark(restored, context)?);
+    }
+    factory.control.watch(gate.waker());
+    let mailbox = Arc::new(Mailbox::new(gate.waker()));
+    let line =
+        |reports: &Sender<Report>| CheckpointLine::new(number, mailbox.clone(), reports.clone());
+    let task = Task {
+        chain,
+        seats,
+        exits,
+        clock: definition.clock.clone(),
+        metrics,
+        control: factory.control.clone(),
+        checkpoints: reports.map(line),
+        ended: false,
+        published: None,
+    };
+    let name = format!(
+        "{} ({}/{})",
+        vertex.name,
+        subtask.index + 1,
+        vertex.parallelism
+    );
+    let ready = Ready {
+        name,
+        task,
+        gate,
+        head,
+        restored: restored.clone(),
+    };
+    Ok((ready, mailbox))
 }
 
 /// What readers share.

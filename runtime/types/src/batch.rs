@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// A watermark inside a batch: rows from `row` on are under it, rows before are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// `0..=n_rows`.
+    /// From 0 to `n_rows`, both included.
     pub row: u32,
     pub watermark: Watermark,
 }
@@ -26,18 +26,17 @@ pub struct Mark {
 pub enum Times {
     /// The job has no event time here.
     None,
-    /// In this column, which has type Int64, no nulls, and unit ms.
+    /// In this column, which has the type Int64, no nulls, and the unit ms.
     Column(usize),
     Array(ScalarBuffer<i64>),
 }
 
-/// Which records of the outside world the rows of a batch are; for reports on poison records.
+/// Which records of the outside world the rows of a batch come from; for reports on poison records.
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// Names the split, for example `data/clicks.csv`.
     pub split: Arc<str>,
-    /// The number of the split, which no other one of the job has; watermark generators are kept by
-    /// it.
+    /// The number of the split, unique in the job; watermark generators are kept by it.
     pub split_number: u64,
     pub rows: Rows,
 }
@@ -118,8 +117,8 @@ impl Batch {
         self.columns.num_rows()
     }
 
-    /// Bytes that a row takes in the columns, on average; what a slice does not show is not
-    /// counted.
+    /// The average number of bytes that a row takes in the columns; what a slice does not show is
+    /// not counted.
     pub fn row_bytes(&self) -> usize {
         let bytes = self
             .columns
@@ -129,7 +128,7 @@ impl Batch {
         bytes.sum::<usize>().div_ceil(self.n_rows().max(1))
     }
 
-    /// The event times in ms, one for each row, or `None` where the job has no event time.
+    /// The event times in ms, one per row, or `None` if the job has no event time.
     pub fn times(&self) -> Option<&[i64]> {
         match &self.times {
             Times::None => None,
@@ -148,8 +147,8 @@ impl Batch {
         self.marks.last().map(|mark| mark.watermark)
     }
 
-    /// Bytes of the rows; of a slice, those that it shows. Names and marks count for little and are
-    /// left out.
+    /// Bytes of the rows; for a slice, only those that it shows. Names and marks are negligible and
+    /// not counted.
     pub fn n_bytes(&self) -> usize {
         let times = if let Times::Array(times) = &self.times {
             size_of_val(&times[..])
@@ -164,7 +163,7 @@ impl Batch {
     /// piece, which is the batch itself.
     ///
     /// # Errors
-    /// The first that `each` returns; it gets no piece behind that.
+    /// The first that `each` returns; it gets no piece after that.
     #[inline]
     pub fn each_piece(
         self,
@@ -214,9 +213,8 @@ impl Batch {
         Ok(())
     }
 
-    /// Rows `offset..offset + length`, with the marks `from` says: those at a row in
-    /// `offset..=offset + length` are kept if they are not left of the slice. A caller that cuts at
-    /// a mark decides itself which side gets it.
+    /// Rows `offset..offset + length`, without marks: a caller that cuts at a mark decides which
+    /// side gets it.
     pub fn slice(&self, offset: usize, length: usize) -> Batch {
         Batch {
             columns: self.columns.slice(offset, length),
@@ -296,7 +294,7 @@ impl Batch {
     }
 }
 
-/// Bytes of the values of some columns; of slices, those that they show.
+/// Bytes of the values of columns; for slices, only those that they show.
 pub fn columns_bytes(columns: &RecordBatch) -> usize {
     columns
         .columns()

@@ -1,4 +1,4 @@
-//! The stable codes that stand beside every message, with the likely fix. A code that was released
+//! The stable codes that accompany every message, with the likely fix. A code that was released
 //! keeps its meaning for ever.
 
 use crate::error::ErrorKind;
@@ -22,7 +22,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The file is no WebAssembly at all.
+    /// The file is not WebAssembly at all.
     NOT_WASM = "S1001", Invalid, "Give the .wasm file that `streamrt build` writes.";
     /// A core module where a component is needed.
     CORE_MODULE = "S1002", Invalid, "Build it with `streamrt build`, or turn it into a component with `wasm-tools component new`.";
@@ -56,7 +56,7 @@ codes! {
     UNKNOWN_UID = "S2002", Invalid, "Correct the name of the input.";
     /// A node without uid.
     MISSING_UID = "S2003", Invalid, "Give every operator a uid; its state is found by it.";
-    /// Two nodes of one uid.
+    /// Two nodes with the same uid.
     DOUBLED_UID = "S2004", Invalid, "Give each operator a uid of its own.";
     /// Columns that are not there, or of another type.
     SCHEMA_MISMATCH = "S2005", Invalid, "Make the columns of the record fit those of the stream, by name and type.";
@@ -87,7 +87,7 @@ codes! {
     CONNECTION_LOST = "S3005", Unavailable, "Start the server again, then the job.";
     /// An address is in use.
     PORT_IN_USE = "S3006", Unavailable, "End the program that holds the port, or choose another one.";
-    /// A file that holds no whole columns.
+    /// A file that does not hold complete columns.
     BAD_FILE = "S3007", Data, "The file is damaged or of another format: write it again, or take it away before the job begins it.";
     /// A database does not answer, or gave up what it was asked for.
     DATABASE = "S3008", Unavailable, "Check that the database server runs and can be reached; its log says more.";
@@ -97,7 +97,7 @@ codes! {
     DATABASE_SETTING = "S3010", Invalid, "Change the setting of the server that is named, and restart the server.";
     /// A user, a password, a database or a right is wrong.
     DATABASE_ACCESS = "S3011", Invalid, "Correct `url`, give the password in PGPASSWORD, or grant the right.";
-    /// What a source had read is not there any more, or is another thing.
+    /// What a source had read is gone, or is something else now.
     HISTORY_LOST = "S3012", Data, "Put the input back as it was, or start anew with another checkpoint.dir; to go on would skip or double records.";
     /// The system behind a plugin's sink did not answer.
     SINK_UNAVAILABLE = "S3013", Unavailable, "Check the system that the sink writes to; what is not committed is written again.";

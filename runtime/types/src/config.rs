@@ -14,7 +14,7 @@ pub enum PoisonPolicy {
     Fail,
     /// The record goes to the dead letters.
     Skip,
-    /// The record is tried so many times more, then the job fails.
+    /// The record is tried this many more times, then the job fails.
     Retry { attempts: u32 },
 }
 
@@ -30,7 +30,7 @@ pub enum RestartKind {
     ExponentialDelay,
 }
 
-/// What becomes of windows and timers of processing time that are not due when a bounded input has
+/// What becomes of processing-time windows and timers that are not due when a bounded input has
 /// ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndOfTime {
@@ -45,38 +45,37 @@ pub enum EndOfTime {
 pub enum BackendKind {
     /// All of it in memory; every checkpoint is whole.
     Memory,
-    /// In memory as far as `state.memory` goes, the rest on disk; checkpoints hold what has
-    /// changed.
+    /// In memory up to `state.memory`, the rest on disk; checkpoints hold what has changed.
     Rocksdb,
 }
 
-/// What `exchange.batches` takes a batch for: 1024 rows of 256 bytes.
+/// The size that `exchange.batches` assumes for a batch: 1024 rows of 256 bytes.
 pub const OLD_BATCH_BYTES: usize = 256 << 10;
 
 /// All keys, with their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
-    /// `batch.rows`: a source closes a batch at so many rows. 1 to 65,536; default 1024, which
-    /// amortises a call and stays in the cache.
+    /// `batch.rows`: the number of rows at which a source closes a batch. 1 to 65,536; default
+    /// 1024, which amortises a call and stays in the cache.
     pub batch_rows: usize,
-    /// `batch.bytes`: or at so many bytes, and operators that make more than they get send it in
-    /// pieces of that size. Default 1 MiB: rows of 1 KiB still fill a batch, and few batches of
-    /// wide rows are in memory at a time.
+    /// `batch.bytes`: the number of bytes at which it does; operators that make more than they get
+    /// send it in pieces of that size. Default 1 MiB: rows of 1 KiB still fill a batch, and few
+    /// batches of wide rows are in memory at a time.
     pub batch_bytes: usize,
-    /// `buffer-timeout`: or when its oldest row is so old, in ms. Default 10.
+    /// `buffer-timeout`: the age of its oldest row at which it does, in ms. Default 10.
     pub buffer_timeout_ms: u64,
-    /// `exchange.bytes`: what may wait in front of a subtask, shared evenly among its channels.
-    /// Default 1 MiB: enough to keep both sides busy, little enough to bound memory at any
-    /// parallelism, and how far senders can run ahead of one another. One batch that is larger
-    /// still passes. `exchange.batches`, an older name, counts batches of [`OLD_BATCH_BYTES`].
+    /// `exchange.bytes`: the bytes that may wait in front of a subtask, shared evenly among its
+    /// channels. Default 1 MiB: enough to keep both sides busy, little enough to bound memory at
+    /// any parallelism, and how far senders can run ahead of one another. One batch that is larger
+    /// still passes. `exchange.batches`, the older form, counts batches of [`OLD_BATCH_BYTES`].
     pub exchange_bytes: usize,
     /// `poison.policy`: `fail` (default), `skip`, or `retry`, which tries three times.
     pub poison_policy: PoisonPolicy,
-    /// `poison.dead-letters`: the folder for dead letters, as JSON lines. None: they are only
+    /// `poison.dead-letters`: the folder for dead letters, as JSON lines. If `None`, they are only
     /// logged and counted.
     pub dead_letters: Option<String>,
     /// `plugin.deadline`: the longest a plugin may take for one row, timer or window, in ms; a call
-    /// of several has no more. Default 5,000.
+    /// for several has no more. Default 5,000.
     pub plugin_deadline_ms: u64,
     /// `plugin.memory`: bytes of memory for an instance. Default 256 MiB.
     pub plugin_memory_bytes: usize,
@@ -88,7 +87,7 @@ pub struct Configuration {
     /// `plugin.compile-time`: how long compiling a component may take, in ms. Default 2 min.
     pub plugin_compile_ms: u64,
     /// `plugin.files-time`: how long the file calls of one call of a sink may take together, in ms;
-    /// it does not count for the deadline. Default 1 min.
+    /// it does not count towards the deadline. Default 1 min.
     pub plugin_files_ms: u64,
     /// `plugin.files-bytes`: bytes that one call of a sink may write to files. Default 1 GiB.
     pub plugin_files_bytes: usize,
@@ -99,71 +98,73 @@ pub struct Configuration {
     /// plugins. Default true.
     pub plugin_epoch: bool,
     /// `memory.process-size`: bytes of memory that the process may hold, everything included; a job
-    /// that takes it beyond ends. Flink's `taskmanager.memory.process.size`. None: four fifths of
+    /// that exceeds it ends. Flink's `taskmanager.memory.process.size`. If `None`, four fifths of
     /// what the machine, or the container, has.
     pub process_memory_bytes: Option<usize>,
-    /// `max-parallelism`: number of key groups. None: from the parallelism.
+    /// `max-parallelism`: number of key groups. If `None`, it follows from the parallelism.
     pub max_parallelism: Option<u32>,
-    /// `checkpoint.dir`: where checkpoints are kept: a folder, or the URL of an object store. None:
-    /// there are none.
+    /// `checkpoint.dir`: where checkpoints are kept: a folder, or the URL of an object store. If
+    /// `None`, there are none.
     pub checkpoint_dir: Option<String>,
-    /// `checkpoint.interval`: time from the beginning of one checkpoint to that of the next, in ms.
-    /// None: there are none.
+    /// `checkpoint.interval`: time from the start of one checkpoint to the start of the next, in
+    /// ms. If `None`, there are none.
     pub checkpoint_interval_ms: Option<u64>,
-    /// `checkpoint.timeout`: a checkpoint that takes longer is given up, in ms. Default 10 min.
+    /// `checkpoint.timeout`: a checkpoint that takes longer is abandoned, in ms. Default 10 min.
     pub checkpoint_timeout_ms: u64,
-    /// `checkpoint.min-pause`: at least so long between the end of one checkpoint and the beginning
-    /// of the next, in ms. Default 0.
+    /// `checkpoint.min-pause`: the shortest time between the end of one checkpoint and the start of
+    /// the next, in ms. Default 0.
     pub checkpoint_min_pause_ms: u64,
-    /// `restore.allow-non-restored-state`: state in the snapshot that the job has no place for is
-    /// left behind. Default false: that is an error.
+    /// `restore.allow-non-restored-state`: state in the snapshot for which the job has no operator
+    /// is left behind. Default false: that is an error.
     pub allow_non_restored_state: bool,
-    /// `restore.allow-changed-arguments`: a source goes on where the snapshot has its positions,
+    /// `restore.allow-changed-arguments`: a source continues at its positions in the snapshot
     /// although it is to read something else. Default false: that is an error.
     pub allow_changed_arguments: bool,
-    /// `checkpoint.tolerable-failures`: checkpoints that may fail one after the other. Default 0.
+    /// `checkpoint.tolerable-failures`: number of checkpoints that may fail in a row. Default 0.
     pub tolerable_failures: u32,
-    /// `checkpoint.retained`: published checkpoints that are kept. Default 1.
+    /// `checkpoint.retained`: number of published checkpoints that are kept. Default 1.
     pub retained_checkpoints: u32,
-    /// `end-of-input.processing-time`: `fire` (default) or `drop`: windows and timers of processing
-    /// time at the end of a bounded input. A drain fires them in any case.
+    /// `end-of-input.processing-time`: `fire` (default) or `drop` processing-time windows and
+    /// timers at the end of a bounded input. A drain fires them in any case.
     pub end_of_processing_time: EndOfTime,
-    /// `restart.strategy`: `none`, `fixed-delay`, `failure-rate` or `exponential-delay`. None:
-    /// `exponential-delay` where there are checkpoints, else `none`.
+    /// `restart.strategy`: `none`, `fixed-delay`, `failure-rate` or `exponential-delay`. If `None`,
+    /// `exponential-delay` with checkpoints, otherwise `none`.
     pub restart: Option<RestartKind>,
-    /// `restart.attempts`: of `fixed-delay`. Default 1.
+    /// `restart.attempts`: number of attempts with `fixed-delay`. Default 1.
     pub restart_attempts: u32,
-    /// `restart.delay`: between the failure and the next attempt, in ms; of `exponential-delay`,
-    /// the first one. Default 1 s.
+    /// `restart.delay`: delay between the failure and the next attempt, in ms; with
+    /// `exponential-delay`, the first one. Default 1 s.
     pub restart_delay_ms: u64,
-    /// `restart.max-delay`: where `exponential-delay` stops to grow, in ms. Default 1 min.
+    /// `restart.max-delay`: delay at which `exponential-delay` stops growing, in ms. Default 1 min.
     pub restart_max_delay_ms: u64,
-    /// `restart.max-failures`: of `failure-rate`, in one `restart.interval`. Default 1.
+    /// `restart.max-failures`: failures that `failure-rate` allows in one `restart.interval`.
+    /// Default 1.
     pub restart_max_failures: u32,
-    /// `restart.interval`: of `failure-rate`, in ms; and after so long without a failure
-    /// `exponential-delay` begins anew. Default 1 min.
+    /// `restart.interval`: interval of `failure-rate`, in ms; after this long without a failure
+    /// `exponential-delay` starts over. Default 1 min.
     pub restart_interval_ms: u64,
     /// `state.backend`: `memory` or `rocksdb`. Default `memory`.
     pub state_backend: BackendKind,
-    /// `state.memory`: bytes of memory for keyed state, of all jobs' operators in the process
-    /// together; of use with `rocksdb` alone. Default 1 GiB.
+    /// `state.memory`: bytes of memory for keyed state, for all operators in the process together;
+    /// used only with `rocksdb`. Default 1 GiB.
     pub state_memory_bytes: usize,
-    /// `state.dir`: the folder for keyed state on disk. None: in the user's cache folder.
+    /// `state.dir`: the folder for keyed state on disk. If `None`, it is in the user's cache
+    /// folder.
     pub state_dir: Option<String>,
-    /// `source.rate`: rows a second that all subtasks of one source read together at most. None: as
-    /// many as they can.
+    /// `source.rate`: the most rows per second that all subtasks of one source read together. If
+    /// `None`, as many as they can.
     pub source_rate: Option<u64>,
-    /// `upgrade.probation`: so long behind an upgrade a failure that would end the job puts the old
-    /// version back, in ms. Default 30 s.
+    /// `upgrade.probation`: how long after an upgrade a failure that would end the job restores the
+    /// old version, in ms. Default 30 s.
     pub upgrade_probation_ms: u64,
     /// What was set, as it was written. Snapshots keep it.
     pub texts: BTreeMap<String, String>,
     /// `watermark.alignment`: a split whose watermark is further ahead than this of the split that
-    /// is furthest back, over all sources that feed the same pipeline, waits for it, in ms. None:
-    /// none waits.
+    /// is furthest back, over all sources that feed the same pipeline, waits for it, in ms. If
+    /// `None`, none waits.
     pub watermark_alignment_ms: Option<u64>,
     /// `watermark.max-ahead`: a row whose event time is further ahead of the machine's clock than
-    /// this is late, and raises no watermark, in ms. None: there is no such limit.
+    /// this is late, and raises no watermark, in ms. If `None`, there is no such limit.
     pub watermark_max_ahead_ms: Option<u64>,
 }
 
@@ -263,6 +264,7 @@ impl Configuration {
     ///
     /// # Errors
     /// `Invalid` for an unknown key or a value that does not fit; the message names both.
+    // Long: an arm for each key.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "batch.rows" => self.batch_rows = number(key, value, 1, 65_536)? as usize,
@@ -464,7 +466,7 @@ fn split_unit(value: &str) -> (&str, &str) {
 /// Reads a duration such as `10ms`, `5s`, `1min` or `1h` into ms; `key` is for the message.
 ///
 /// # Errors
-/// `Invalid` if the text is no duration.
+/// `Invalid` if the text is not a duration.
 pub fn parse_duration_ms(key: &str, value: &str) -> Result<u64> {
     let (digits, unit) = split_unit(value);
     let factor = match unit {
@@ -485,7 +487,7 @@ pub fn parse_duration_ms(key: &str, value: &str) -> Result<u64> {
 /// Reads a size such as `64MiB`, `10KiB`, `1GiB` or `100` into bytes; `key` is for the message.
 ///
 /// # Errors
-/// `Invalid` if the text is no size.
+/// `Invalid` if the text is not a size.
 pub fn parse_bytes(key: &str, value: &str) -> Result<usize> {
     let (digits, unit) = split_unit(value);
     let factor = match unit {

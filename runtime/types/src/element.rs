@@ -7,16 +7,17 @@ use crate::time::Watermark;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     Active,
-    /// Nothing comes for now; leaves the minimum.
+    /// Nothing comes for now; the channel leaves the minimum.
     Idle,
-    /// Nothing comes ever again; leaves the minimum until all channels are finished.
+    /// Nothing will ever come again; the channel leaves the minimum until all channels are
+    /// finished.
     Finished,
 }
 
-/// Parts the rows that a checkpoint holds from those behind it.
+/// Separates the rows that a checkpoint holds from those after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Barrier {
-    /// The checkpoint's number; those of one job rise.
+    /// The checkpoint's number; numbers of one job ascend.
     pub checkpoint: u64,
 }
 
@@ -28,8 +29,8 @@ pub enum StreamElement {
     Watermark(Watermark),
     Status(Status),
     Barrier(Barrier),
-    /// No row of this split of a source follows on the channel. Goes where watermarks are made
-    /// behind an exchange.
+    /// No row of this split of a source follows on the channel. It is sent where watermarks are
+    /// made after an exchange.
     SplitFinished(u64),
     /// Nothing follows. The final watermark, if there is one, came before.
     EndOfInput,

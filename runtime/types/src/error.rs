@@ -1,5 +1,5 @@
-//! The one error of the engine: a kind that machines decide by, a code that people look up, and a
-//! sentence.
+//! The single error type of the engine: a kind by which machines decide, a code that people look
+//! up, and a sentence.
 
 use crate::code::Code;
 use std::fmt;
@@ -65,7 +65,7 @@ impl Error {
         self
     }
 
-    /// Puts something more behind the message: `message; more`.
+    /// Appends something to the message: `message; more`.
     pub fn and(mut self, more: impl fmt::Display) -> Error {
         self.0.message = format!("{}; {more}", self.0.message);
         self
@@ -112,8 +112,8 @@ impl Error {
     }
 }
 
-/// Why stdout cannot be written: that its reader has gone, as with `| head`, is no fault of
-/// anything, and trying again does not help.
+/// Why stdout cannot be written: if its reader has gone, as with `| head`, nobody is at fault, and
+/// trying again does not help.
 pub fn stdout_error(error: std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::BrokenPipe => Error::new(

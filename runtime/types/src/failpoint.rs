@@ -1,7 +1,7 @@
 //! Places where a test makes the process crash, or a step fail, to see that nothing is lost.
 //!
 //! `STREAMRT_FAILPOINTS` names them: `snapshot.sync=crash`, or `store.put=error:3` for the third
-//! time alone, several with `;` between them. Without it a failpoint is one load.
+//! time only, several with `;` between them. Without it a failpoint costs one load.
 
 use crate::code;
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ pub const FAILPOINTS: &[&str] = &[
     "manifest.before",
     // 7: the manifest is there, and the log does not name it.
     "log.before",
-    // 8: the log names it, and nobody was told.
+    // 8: the log names it, and nobody knows yet.
     "complete.before",
     // 9: some sinks have committed, others have not.
     "commit.before",
@@ -42,7 +42,7 @@ pub const FAILPOINTS: &[&str] = &[
     "recovery.commit",
     // 16: what no manifest names is being withdrawn.
     "recovery.abort",
-    // 50: all input is treated, and the last checkpoint is not begun.
+    // 50: all input is processed, and the last checkpoint is not begun.
     "end.before-last-checkpoint",
     // 50: the last checkpoint is published, and the log does not say that the job has ended.
     "end.before-log",
@@ -56,7 +56,7 @@ enum Action {
 
 struct Armed {
     action: Action,
-    /// The passage that it acts on, from 1; 0: every one.
+    /// The passage on which it acts, counted from 1; 0 means every one.
     at: u64,
     passed: AtomicU64,
 }

@@ -60,7 +60,7 @@ fn finish(hash: u32, length: u32) -> u32 {
     h ^ (h >> 16)
 }
 
-/// The hash of a key that is one 64-bit column: the same as of its eight bytes.
+/// The hash of a key that is one 64-bit column: the same as that of its eight bytes.
 #[inline]
 fn murmur3_u64(key: u64) -> u32 {
     finish(mix(mix(0, key as u32), (key >> 32) as u32), 8)
@@ -82,7 +82,7 @@ impl KeyEncoder {
         &self.columns
     }
 
-    /// The key as eight bytes a row, where it is one column of type i64 or u64: the fast path of
+    /// The key as eight bytes per row, if it is one column of type i64 or u64: the fast path of
     /// hashing and of tables.
     ///
     /// # Errors
@@ -214,7 +214,7 @@ fn encode_bytes(value: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend(value);
 }
 
-/// The one value that stands for all that are one key: 0 for both zeros, the quiet NaN for each
+/// The value that represents all that are the same key: 0 for both zeros, the quiet NaN for every
 /// NaN.
 pub fn canonical_f64(value: f64) -> f64 {
     if value.is_nan() {
@@ -224,7 +224,7 @@ pub fn canonical_f64(value: f64) -> f64 {
     }
 }
 
-/// As [`canonical_f64`].
+/// The same as [`canonical_f64`], for 32 bits.
 pub fn canonical_f32(value: f32) -> f32 {
     if value.is_nan() {
         f32::NAN

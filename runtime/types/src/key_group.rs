@@ -4,7 +4,8 @@
 //! Flink's `KeyGroupRangeAssignment`; same formulas. The hash is ours: murmur3 over the canonical
 //! key bytes.
 
-/// Key groups of a job at most: a key group fits into 15 bits, wherever it is written.
+/// The maximum number of key groups of a job: a key group fits into 15 bits, wherever it is
+/// written.
 pub const MAX_PARALLELISM_MAX: u32 = 32_768;
 
 /// A contiguous range of key groups, the end exclusive.
@@ -57,7 +58,7 @@ impl KeyGroupRange {
 /// The key group of a key with this murmur3 hash.
 #[inline]
 pub fn key_group(hash: u32, max_parallelism: u32) -> u32 {
-    // The usual power of two spares a division for each row.
+    // The usual power of two saves a division per row.
     if max_parallelism.is_power_of_two() {
         hash & (max_parallelism - 1)
     } else {

@@ -1,20 +1,19 @@
-//! How many events to treat in one go, measured: a call into user code, a batch, what waits in a
+//! How many events to process in one go, measured: a call into user code, a batch, what waits in a
 //! channel.
 //!
-//! 1. It begins with one event, and grows fourfold at most with each full piece, so that a slow
-//!    function is never met with many rows.
-//! 2. A piece that took twice what is aimed at, in time or bytes, makes the next one smaller at
-//!    once.
+//! 1. It begins with one event, and grows at most fourfold with each full piece, so a slow function
+//!    never receives many rows.
+//! 2. A piece that took twice the target, in time or bytes, makes the next one smaller at once.
 //!
-//! Invariant: no result depends on it. It is told how long things took, and decides how they are
+//! Invariant: no result depends on it. It learns how long things took, and decides how they are
 //! cut.
 
 use std::time::Duration;
 
-/// A piece may have so many times the events of the last one.
+/// The factor by which a piece may have more events than the last one.
 const GROWTH: usize = 4;
 
-/// More events than this are never treated in one go: their bookkeeping alone is some MiB.
+/// More events than this are never processed in one go: their bookkeeping alone is some MiB.
 const EVENTS_MAX: usize = 1 << 16;
 
 /// The size of the next piece of some work.
@@ -35,12 +34,12 @@ impl Pace {
         }
     }
 
-    /// Events of the next piece at most; at least one.
+    /// The most events for the next piece; at least one.
     pub fn events(&self) -> usize {
         self.events
     }
 
-    /// A piece of `n_events` took so much.
+    /// Records what a piece of `n_events` took.
     #[inline]
     pub fn took(&mut self, n_events: usize, time: Duration, n_bytes: usize) {
         let fitting = self.fitting(n_events, time, n_bytes);
@@ -51,12 +50,12 @@ impl Pace {
         }
     }
 
-    /// A piece of `n_events` was too much.
+    /// Records that a piece of `n_events` was too much.
     pub fn failed(&mut self, n_events: usize) {
         self.events = self.events.min(n_events / GROWTH).max(1);
     }
 
-    /// The events that would have taken as much as is aimed at.
+    /// The number of events that would have met the target.
     fn fitting(&self, n_events: usize, time: Duration, n_bytes: usize) -> usize {
         let share = |aim: u64, used: u64| (n_events as u64).saturating_mul(aim) / used.max(1);
         let by_time = share(self.time_aim.as_nanos() as u64, time.as_nanos() as u64);
@@ -68,7 +67,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// The sizes of ten pieces of work in which an event costs so much.
+    /// The sizes of ten pieces of work in which each event costs the same.
     fn check(event_us: u64, event_bytes: usize, expected: &[usize]) {
         let mut pace = Pace::new(Duration::from_millis(20), 1 << 20);
         let sizes: Vec<usize> = (0..10)

@@ -1,13 +1,13 @@
 //! Passwords in texts that are kept or shown.
 
-/// What stands in the place of a password.
+/// What replaces a password.
 const HIDDEN: &str = "***";
 
-/// The names under which connections take one, as in `password=secret`.
+/// The names under which connections take a password, as in `password=secret`.
 const NAMES: [&str; 3] = ["password=", "passwd=", "pwd="];
 
-/// A text in which a URL like `postgresql://user:secret@host` or a word like `password=secret` may
-/// stand, without the secret. Texts that differ in passwords alone become equal.
+/// Removes the secret from a text that may contain a URL like `postgresql://user:secret@host` or a
+/// word like `password=secret`. Texts that differ only in passwords become equal.
 pub fn without_passwords(text: &str) -> String {
     without_words(&without_user_infos(text))
 }
@@ -23,7 +23,7 @@ fn without_user_infos(text: &str) -> String {
             .find(|c: char| c.is_whitespace() || ['"', '\'', '`'].contains(&c))
             .unwrap_or(rest.len())];
         let authority = &word[..word.find(['/', '?', '#']).unwrap_or(word.len())];
-        // A password with a slash should have been written otherwise, and is one nevertheless.
+        // A password with a slash should have been encoded, but is a password nevertheless.
         let end = authority.rfind('@').or_else(|| word.find('@'));
         if let Some((end, (user, _))) =
             end.and_then(|end| Some((end, word[..end].split_once(':')?)))

@@ -1,14 +1,14 @@
 //! The memory of the process, with a limit at which a job ends before the kernel ends the process.
 //!
-//! 1. Whoever works asks before each batch and each call of user code. Once in [`LOOK_MS`] one of
+//! 1. Whoever works asks before each batch and each call of user code. Once per [`LOOK_MS`] one of
 //!    them looks up what the process holds.
-//! 2. Beyond the limit everyone who asks is told to end, and says what its operators hold.
-//! 3. After [`REPORT_MS`] each puts the error together from what all have said: those that grow
-//!    have asked by then.
+//! 2. Beyond the limit everyone who asks is told to end, and reports what its operators hold.
+//! 3. After [`REPORT_MS`] each composes the error from all reports: those that grow have asked by
+//!    then.
 //!
-//! What is looked up is the memory of the whole process and not a sum over states, because much of
-//! it is none that an operator could count: what the allocator keeps, instances of plugins,
-//! batches, and snapshots on their way to the store.
+//! What is looked up is the memory of the whole process and not a sum over states, because no
+//! operator could count much of it: what the allocator keeps, instances of plugins, batches, and
+//! snapshots on their way to the store.
 
 use crate::code;
 use crate::error::{Error, Result};
@@ -19,12 +19,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Memory that is new grows by some ten MB in this time.
+/// New memory grows by some ten MB in this time.
 const LOOK_MS: u64 = 10;
 
 const REPORT_MS: u64 = 300;
 
-/// Operators that the error names.
+/// The number of operators that the error names.
 const NAMED: usize = 3;
 
 /// See the module. The default has no limit.
@@ -32,9 +32,9 @@ const NAMED: usize = 3;
 pub struct ProcessMemory {
     limit_bytes: u64,
     start: Instant,
-    /// When it was looked up last, in ms from the start.
+    /// When it was last looked up, in ms from the start.
     looked_ms: AtomicU64,
-    /// What was found beyond the limit, and when, in ms from the start; 0 before.
+    /// What was found beyond the limit, and when, in ms from the start; 0 before that.
     found_bytes: AtomicU64,
     found_ms: AtomicU64,
     /// Bytes by uid.
@@ -62,7 +62,7 @@ impl ProcessMemory {
     /// Cheap enough for each batch and each call.
     ///
     /// # Errors
-    /// `PROCESS_MEMORY` (S5012), without a word on who holds it, if the process holds more than it
+    /// `PROCESS_MEMORY` (S5012), without saying who holds it, if the process holds more than it
     /// may.
     #[inline]
     pub fn check(&self) -> Result<()> {
@@ -149,7 +149,8 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-/// What the process holds that no file could give again, in bytes; 0 if the system does not say.
+/// What the process holds that no file could give again, in bytes; 0 if the system does not report
+/// it.
 fn held_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     kilobytes(&status, "RssAnon:") + kilobytes(&status, "VmSwap:")
@@ -165,9 +166,9 @@ fn kilobytes(text: &str, name: &str) -> u64 {
         .map_or(0, |n| n << 10)
 }
 
-/// What a process gets that says nothing else: four fifths of the memory of the machine, or of the
-/// control group (a container) if that has less. The rest is for files that the system keeps in
-/// memory, for other processes, and for what grows until the next look.
+/// The default limit of a process: four fifths of the memory of the machine, or of the control
+/// group (a container) if that has less. The rest is for files that the system keeps in memory, for
+/// other processes, and for what grows until the next look.
 pub fn default_limit_bytes() -> u64 {
     let machine = kilobytes(
         &fs::read_to_string("/proc/meminfo").unwrap_or_default(),

@@ -1,10 +1,9 @@
-//! What is said to a person on stderr, and how text of others is shown.
+//! What people are told on stderr, and how foreign text is shown.
 //!
 //! Guests, files and snapshots have any characters in them, and a terminal takes some as commands:
-//! to move the cursor, to rewrite what stands there, to turn text around. They are shown as
-//! `\u001b`, which in JSON is the same character. A stderr that is closed or full is no reason to
-//! fail, and one that nobody reads is none to wait: a thread writes, and when it does not keep up,
-//! lines are left out and counted.
+//! to move the cursor, to overwrite text, to reverse it. They are shown as `\u001b`, which in JSON
+//! is the same character. A closed or full stderr is no reason to fail, and one that nobody reads
+//! no reason to wait: a thread writes, and when it does not keep up, lines are dropped and counted.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -20,8 +19,8 @@ const LINES_MAX: usize = 1024;
 /// How long the end of the program waits for them.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// A character that a terminal does not show but obeys: C0 but for line ends and tabulators, DEL,
-/// C1, and those that change the direction of text.
+/// A character that a terminal does not show but obeys: C0 except line ends and tabs, DEL, C1, and
+/// those that change the direction of text.
 fn is_command(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t')
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -35,7 +34,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match is_command(c) {
-            // All of them have four digits at most; and a string takes everything.
+            // All of them have at most four digits, and writing to a string cannot fail.
             true => drop(write!(shown, "\\u{:04x}", u32::from(c))),
             false => shown.push(c),
         }
@@ -43,7 +42,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The same of bytes that are UTF-8; other bytes are left as they are.
+/// The same for bytes that are UTF-8; other bytes are left as they are.
 pub fn printable_bytes(bytes: &[u8]) -> Cow<'_, [u8]> {
     let is_plain = bytes.is_ascii()
         && bytes
@@ -58,7 +57,7 @@ pub fn printable_bytes(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Says one thing: [`say_line`] of a formatted text.
+/// Reports one thing: [`say_line`] with a formatted text.
 #[macro_export]
 macro_rules! say {
     ($($arg:tt)*) => {
@@ -66,10 +65,10 @@ macro_rules! say {
     };
 }
 
-/// Whether what is said are JSON objects, one a line, whose `event` says what each is about.
+/// Whether reports are JSON objects, one per line, whose `event` says what each is about.
 static AS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// From now on everything is said as JSON.
+/// From now on everything is reported as JSON.
 pub fn say_as_json() {
     AS_JSON.store(true, Ordering::Relaxed);
 }
@@ -79,7 +78,7 @@ pub fn says_json() -> bool {
     AS_JSON.load(Ordering::Relaxed)
 }
 
-/// Says one thing on stderr. Its further lines are indented, so that no text of others looks like
+/// Reports one thing on stderr. Its further lines are indented, so that no foreign text looks like
 /// one of ours. As JSON it is a `status`.
 pub fn say_line(text: &str) {
     if says_json() {
@@ -95,7 +94,7 @@ pub fn say_line(text: &str) {
     ));
 }
 
-/// Puts text onto stderr as it is: it must hold nothing of others.
+/// Writes text to stderr as it is: it must contain nothing foreign.
 pub fn say_raw(text: String) {
     let speaker = speaker();
     match speaker.lines.try_send(text) {
@@ -113,7 +112,7 @@ pub fn finish_saying() {
     }
 }
 
-/// The thread that writes, seen from the others.
+/// The writing thread, seen from the others.
 struct Speaker {
     lines: SyncSender<String>,
     n_sent: AtomicU64,
@@ -127,7 +126,7 @@ fn speaker() -> &'static Speaker {
         let (lines, waiting) = sync_channel(LINES_MAX);
         let (n_written, n_left_out) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let (written, left_out) = (n_written.clone(), n_left_out.clone());
-        // Without a thread the lines wait for nobody, and are left out.
+        // Without a thread nobody takes the lines, and they are dropped.
         let _ = std::thread::Builder::new()
             .name("stderr".into())
             .spawn(move || write_lines(&waiting, &written, &left_out));

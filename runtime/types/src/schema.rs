@@ -1,5 +1,5 @@
-//! Plan schemas and Arrow schemas are the same thing in two notations; this is the only place that
-//! translates.
+//! Plan schemas and Arrow schemas are the same thing in two notations; only this file translates
+//! between them.
 
 use crate::code;
 use crate::error::{Error, Result};

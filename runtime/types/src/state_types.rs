@@ -1,4 +1,4 @@
-//! What the bytes of each keyed state of an operator mean. Operators write it beside their states
+//! What the bytes of each keyed state of an operator mean. Operators write it next to their states
 //! and refuse a snapshot that says something else; the comparison of two versions of a job asks the
 //! same functions, so that its verdict is that of a restore.
 //!
@@ -14,7 +14,7 @@ use streamrt_wit::{
     Body, BuiltinAggregate, Function, FunctionKind, StateDescriptor, WindowAssigner, WindowContents,
 };
 
-/// The name of the timers of a process function. A function's own states cannot begin so.
+/// The name of the timers of a process function. A function's own states cannot have such a name.
 pub const TIMERS: &str = "$timers";
 /// The state of a running aggregate.
 pub const AGGREGATES: &str = "aggregates";
@@ -25,7 +25,7 @@ pub const WINDOWS: &str = "windows";
 /// Set in the types of a state that has times of last access in front of its entries.
 pub const TIME_TO_LIVE: &str = "time-to-live";
 
-/// Keys of the key columns `key` of `input`: their types.
+/// The types of the key columns `key` of `input`.
 pub fn key_types(input: &Schema, key: &[usize]) -> Value {
     key.iter()
         .map(|&column| Value::from(input.field(column).data_type().to_string()))
@@ -40,7 +40,7 @@ pub fn row_types(schema: &streamrt_wit::Schema) -> Value {
         .collect()
 }
 
-/// A state that a function declares; `key` is what the keys are, and of no use for operator state.
+/// A state that a function declares; `key` is the types of the keys, which operator state ignores.
 /// How long entries live does not matter.
 pub fn state_types(descriptor: &StateDescriptor, key: &Value) -> Value {
     let mut types = json!({"kind": descriptor.kind, "value": row_types(&descriptor.value)});
@@ -56,7 +56,7 @@ pub fn state_types(descriptor: &StateDescriptor, key: &Value) -> Value {
     types
 }
 
-/// Whether two states differ in nothing but that one has a time to live: then it can be taken over.
+/// Whether two states differ only in that one has a time to live: then the state can be taken over.
 pub fn differ_in_time_to_live(one: &Value, other: &Value) -> bool {
     let without = |types: &Value| {
         let mut types = types.clone();
@@ -73,9 +73,9 @@ pub fn timer_types(key: &Value) -> Value {
     json!({"kind": "timers", "key": key})
 }
 
-/// Accumulators of built-in aggregates over rows of `input`: of each its function, and the column
-/// that it reads. A column of another name is another aggregate, or two sums that change places
-/// would go on with each other's totals.
+/// Accumulators of built-in aggregates over rows of `input`: the function of each, and the column
+/// that it reads. A column with another name makes another aggregate; otherwise two sums that
+/// change places would continue with each other's totals.
 ///
 /// # Errors
 /// `Invalid` if a column is not there.
@@ -111,7 +111,7 @@ pub fn running_types(key: &Value, aggregates: &Value) -> Value {
 /// those of the contents, in their order.
 ///
 /// # Errors
-/// As [`aggregate_types`]; `Invalid` if a function is missing.
+/// The same as for [`aggregate_types`]; `Invalid` if a function is missing.
 pub fn window_types(
     assigner: &WindowAssigner,
     contents: &WindowContents,
@@ -149,7 +149,7 @@ pub fn window_types(
 }
 
 /// The columns of the accumulator of an aggregate or reduce function; `None` if an aggregate does
-/// not say them.
+/// not declare them.
 pub fn accumulator(function: &Function) -> Option<&streamrt_wit::Schema> {
     match function.kind {
         FunctionKind::Reduce => Some(function.accumulator.as_ref().unwrap_or(&function.input)),
@@ -161,7 +161,7 @@ pub fn accumulator(function: &Function) -> Option<&streamrt_wit::Schema> {
 /// key columns `key`: name and types. Sources, sinks and timestamps have none of these.
 ///
 /// # Errors
-/// As [`window_types`].
+/// The same as for [`window_types`].
 pub fn node_states(
     body: &Body,
     functions: &[&Function],

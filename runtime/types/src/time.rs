@@ -62,7 +62,7 @@ impl ManualClock {
         self.now.store(now_ms, Ordering::SeqCst);
     }
 
-    /// Sets the wall clock so far ahead of the monotonic one, as people and time servers do.
+    /// Sets how far the wall clock is ahead of the monotonic one, as people and time servers do.
     pub fn set_ahead_ms(&self, ahead_ms: i64) {
         self.ahead.store(ahead_ms, Ordering::SeqCst);
     }

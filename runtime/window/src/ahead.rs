@@ -2,10 +2,10 @@
 //!
 //! Such a row (a year mistyped, microseconds taken for milliseconds) would raise the watermark to
 //! its own time, and make all others late. So the timestamps operator counts it as late and raises
-//! no watermark for it, and a window operator puts it to the late output. It is judged by the
-//! clock, not by the rows before it: after a gap in the input, however long, the next row is not
-//! suspicious, and no row can shut out all that follow it. The price is that a row near the limit
-//! may be judged otherwise when the input is read again.
+//! no watermark for it, and a window operator puts it to the late output. The clock decides, not
+//! the rows before it: after a gap in the input, however long, the next row is not suspicious, and
+//! no row can shut out all that follow it. The price is that a row near the limit may be treated
+//! differently when the input is read again.
 
 use arrow_array::UInt32Array;
 use streamrt_operator::OperatorContext;
@@ -22,7 +22,8 @@ pub(crate) fn latest_time(context: &OperatorContext) -> i64 {
     })
 }
 
-/// The rows that are not later than `latest`, with all marks, and those that are, without any.
+/// Splits off the rows that are later than `latest`: the others, with all marks, and those, without
+/// any.
 ///
 /// # Errors
 /// `Internal` if rows could not be selected.

@@ -1,8 +1,8 @@
-//! Which windows a time lies in. A window is `[start, end)` in ms since the epoch, and its results
+//! Which windows contain a time. A window is `[start, end)` in ms since the epoch, and its results
 //! carry `end - 1`.
 //!
 //! Invariant: nothing here overflows for times and watermarks within [`TIME_MAX`] of the epoch and
-//! sizes up to [`SIZE_MAX`]. Both window paths, panes and windows of a key, go by it.
+//! sizes up to [`SIZE_MAX`]. Both window paths, panes and windows of a key, use it.
 //!
 //! # Source
 //! Flink's `TimeWindow`, `TumblingEventTimeWindows`, `SlidingEventTimeWindows` and
@@ -15,7 +15,7 @@ use streamrt_wit::WindowAssigner;
 pub(crate) const TIME_MAX: i64 = 1 << 61;
 /// Windows may not be larger, so that their ends are times as well.
 const SIZE_MAX: i64 = 1 << 59;
-/// No time may lie in more windows: each of them fires by itself, and would give nearly the same
+/// The most windows that may contain one time: each of them fires by itself, with nearly the same
 /// result.
 const OVERLAP_MAX: i64 = 10_000;
 
@@ -33,8 +33,8 @@ impl TimeWindow {
         end: i64::MAX,
     };
 
-    /// The last ms that lies in the window, which its results carry. The global window ends after
-    /// every time there is.
+    /// The last ms in the window, which its results carry. The global window ends after every time
+    /// there is.
     pub(crate) fn max_timestamp(&self) -> i64 {
         if self.end == i64::MAX {
             i64::MAX
@@ -43,7 +43,7 @@ impl TimeWindow {
         }
     }
 
-    /// The watermark that takes the window away.
+    /// The watermark that removes the window.
     pub(crate) fn cleanup_time(&self, lateness_ms: i64) -> i64 {
         self.max_timestamp().saturating_add(lateness_ms)
     }
@@ -68,7 +68,7 @@ fn floor(time: i64, origin: i64, step: i64) -> i64 {
     time - (time - origin).rem_euclid(step)
 }
 
-/// A window every `slide` ms, each `size` ms long. Tumbling windows slide by their size.
+/// One window every `slide` ms, each `size` ms long. Tumbling windows slide by their size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlidingWindows {
     pub size: i64,
@@ -78,8 +78,8 @@ pub(crate) struct SlidingWindows {
 
 impl SlidingWindows {
     /// # Errors
-    /// `Invalid` if size or slide are not positive or beyond all reason, or if too many windows
-    /// cover one time.
+    /// `Invalid` if size or slide are not positive or out of range, or if too many windows cover
+    /// one time.
     pub(crate) fn new(size: i64, slide: i64, offset: i64) -> Result<SlidingWindows> {
         let refuse = |what: &str, ms: i64| {
             Err(Error::new(
@@ -122,15 +122,15 @@ impl SlidingWindows {
         Err(Error::new(code::WINDOW_OVERLAP, message))
     }
 
-    /// Where in a slide windows end, counted from where one begins.
+    /// Where windows end within a slide, counted from where one begins.
     #[inline]
     fn end_in_slide(&self) -> i64 {
         self.size % self.slide
     }
 
-    /// Where the pane begins that `time` lies in. A pane is what lies between two neighbouring
-    /// edges of windows, so there are two in a slide at most, whatever the greatest common divisor
-    /// of size and slide is.
+    /// The start of the pane that contains `time`. A pane lies between two neighbouring edges of
+    /// windows, so there are at most two per slide, whatever the greatest common divisor of size
+    /// and slide.
     #[inline]
     pub(crate) fn pane_start(&self, time: i64) -> i64 {
         let start = floor(time, self.offset, self.slide);
@@ -138,7 +138,7 @@ impl SlidingWindows {
         if time >= edge { edge } else { start }
     }
 
-    /// Where the pane ends, the end exclusive, that `time` lies in.
+    /// The exclusive end of the pane that contains `time`.
     #[inline]
     pub(crate) fn pane_end(&self, time: i64) -> i64 {
         let start = floor(time, self.offset, self.slide);
@@ -163,7 +163,7 @@ impl SlidingWindows {
         }
     }
 
-    /// Where pane `number` begins.
+    /// The start of pane `number`.
     pub(crate) fn start_of_pane(&self, number: i64) -> i64 {
         match self.end_in_slide() {
             0 => self.offset + number * self.slide,
@@ -172,7 +172,7 @@ impl SlidingWindows {
     }
 
     /// Whether `time` begins a pane as older versions cut them: all of one length, the greatest
-    /// common divisor of size and slide. None of these lies in two of ours.
+    /// common divisor of size and slide. None of these overlaps two of ours.
     pub(crate) fn begins_old_pane(&self, time: i64) -> bool {
         let (mut a, mut b) = (self.size, self.slide);
         while b != 0 {
@@ -187,8 +187,8 @@ impl SlidingWindows {
         floor(time, self.offset + self.size, self.slide)
     }
 
-    /// The end of the last window that covers `time`, if one does: there are gaps where the slide
-    /// is greater than the size.
+    /// The end of the last window that covers `time`, if one does: there are gaps if the slide is
+    /// greater than the size.
     pub(crate) fn last_end(&self, time: i64) -> Option<i64> {
         let end = floor(time, self.offset, self.slide) + self.size;
         (end > time).then_some(end)
@@ -262,7 +262,7 @@ impl Assigner {
         }
     }
 
-    /// Whether a row lies in several windows.
+    /// Whether a row can be in several windows.
     pub(crate) fn overlaps(&self) -> bool {
         matches!(self, Assigner::Sliding(windows) if windows.size > windows.slide)
     }
@@ -273,7 +273,7 @@ impl Assigner {
     }
 }
 
-/// The watermark, cut to where windows can be, so that reckoning with it does not overflow.
+/// The watermark, clamped to where windows can be, so that computing with it does not overflow.
 pub(crate) fn within_reach(watermark: Watermark) -> Watermark {
     watermark.clamp(-2 * TIME_MAX, 2 * TIME_MAX - 1)
 }

@@ -1,8 +1,8 @@
 //! What the windows of the keys hold: built-in accumulators, accumulators of a plugin, or rows.
 //!
 //! Invariant: a cell is the contents of one window of one key; it exists from `create` until
-//! `remove`, or until it is merged into another. Everything is asked for by the batch. The windows
-//! themselves, and when they fire, are [`crate::keyed_windows`].
+//! `remove`, or until it is merged into another. All requests are for a whole batch. The windows
+//! themselves, and when they fire, are in [`crate::keyed_windows`].
 
 use crate::assigner::TimeWindow;
 use crate::builtin_contents::BuiltinContents;
@@ -20,7 +20,7 @@ use streamrt_wit::{FunctionKind, WindowContents};
 /// The number of a cell.
 pub(crate) type Cell = u32;
 
-/// Rows that wait to be added: row `rows[i]` of the batch goes to the cells
+/// Rows waiting to be added: row `rows[i]` of the batch goes to the cells
 /// `cells[offsets[i]..offsets[i + 1]]`.
 #[derive(Debug)]
 pub(crate) struct Additions {
@@ -83,7 +83,7 @@ pub(crate) struct Fired {
     pub counts: Vec<u32>,
 }
 
-/// Where contents run.
+/// The context in which contents run.
 pub(crate) struct Place {
     pub uid: Arc<str>,
     pub isolation: Isolation,
@@ -132,15 +132,15 @@ pub(crate) trait WindowState: Send {
     /// A new, empty cell.
     fn create(&mut self) -> Cell;
     fn add(&mut self, place: &Place, batch: &Batch, additions: &Additions) -> Result<()>;
-    /// Merges the cells `from`, which are gone afterwards, into the cell of `into`.
+    /// Merges the cells `from`, which are then gone, into the cell of `into`.
     fn merge(&mut self, place: &Place, into: &Firing, from: &[Cell]) -> Result<()>;
-    /// The results of windows, in order. Contents stay. A window whose contents are empty gives
+    /// The results of windows, in order. Contents are kept. A window with empty contents gives
     /// nothing.
     fn fire(&mut self, place: &Place, firings: &[Firing]) -> Result<Fired>;
     fn remove(&mut self, cell: Cell);
-    /// Bytes that a cell takes when it fires, about.
+    /// The approximate number of bytes that a cell takes when it fires.
     fn bytes(&self, cell: Cell) -> usize;
-    /// Appends what a cell holds to `out`, in bytes that depend on that alone.
+    /// Appends what a cell holds to `out`, in bytes that depend only on that.
     fn export(&self, cell: Cell, out: &mut Vec<u8>);
     /// A new cell, with what was exported.
     ///
@@ -151,15 +151,15 @@ pub(crate) trait WindowState: Send {
     fn sees_watermark(&self) -> bool {
         false
     }
-    /// How many windows should fire together at most: what one call takes.
+    /// The most windows that should fire together: what one call takes.
     fn piece(&self, _place: &Place) -> usize {
         usize::MAX
     }
 }
 
-/// The most windows over one time whose contents are those of user code. Each of them takes the row
-/// by itself: a day that slides by a minute is 1,440. Built-in aggregates take a row once, whatever
-/// the number of its windows is.
+/// The most windows over one time whose contents are user code's. Each of them takes the row by
+/// itself: a day that slides by a minute is 1,440. Built-in aggregates take a row once, whatever
+/// the number of its windows.
 pub(crate) const OVERLAP_MAX: i64 = 2_000;
 
 /// Contents as they were built; opened with the windows.
@@ -231,7 +231,7 @@ fn demand(kind: FunctionKind, kinds: &[FunctionKind]) -> Result<()> {
     ))
 }
 
-/// Cells that are numbered, and used again.
+/// Numbered cells, which are reused.
 pub(crate) struct Cells<T> {
     cells: Vec<T>,
     free: Vec<Cell>,
@@ -260,7 +260,7 @@ impl<T: Default> Cells<T> {
         &mut self.cells[cell as usize]
     }
 
-    /// Takes the contents of a cell, whose number may be given again.
+    /// Takes the contents of a cell, whose number may be reused.
     pub(crate) fn remove(&mut self, cell: Cell) -> T {
         self.free.push(cell);
         std::mem::take(self.get_mut(cell))

@@ -1,10 +1,10 @@
 //! What one batch or watermark makes a window operator send: results on port 0, late rows on port
 //! 1.
 //!
-//! Invariant: both ports carry all marks of the input, each behind the results that it caused and
-//! in front of those of later rows; and results stand in the order of their causes. So the output
-//! does not depend on how rows were batched. Where one mark fires windows of several times, both
-//! ports have marks between them as well.
+//! Invariant: both ports carry all marks of the input, each after the results that it caused and
+//! before those of later rows; and results are in the order of their causes. So the output does not
+//! depend on how rows were batched. If one mark fires windows of several times, both ports have
+//! marks between them as well.
 
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::SchemaRef;
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use streamrt_operator::{OperatorContext, Output, TaskMetrics};
 use streamrt_types::{Batch, Error, Mark, Result, Times, Watermark};
 
-/// Rows of one batch that goes out: a window that fires a million keys must not become one call of
-/// a guest.
+/// The most rows in an outgoing batch: a window that fires a million keys must not become one call
+/// of a guest.
 pub(crate) const PIECE_ROWS: usize = 8192;
-/// And bytes of its rows, one row more or less. Nothing that fires is held beyond a piece.
+/// The most bytes of its rows, give or take one row. Nothing that fires is held beyond a piece.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
-/// After so long, a sweep stops behind a window or key group; it goes on when the task has looked
-/// for barriers and commands.
+/// After this long, a sweep stops after a window or key group; it continues when the task has
+/// looked for barriers and commands.
 pub(crate) const PIECE_TIME: Duration = Duration::from_millis(100);
 
 /// The empty batches of both ports, kept because most batches fire nothing.
@@ -50,12 +50,12 @@ impl Ports {
     }
 }
 
-/// The output of one input batch, as it grows. Many results go out before the batch is at its end.
+/// The output of one input batch, as it grows. Many results go out before the batch ends.
 pub(crate) struct Emission<'a> {
     input: &'a Batch,
     ports: &'a Ports,
     output: &'a mut dyn Output,
-    /// When a sweep is to stop; `None` for not before its end.
+    /// When a sweep is to stop; `None` means not before its end.
     until: Option<Instant>,
     /// Marks of the input that have been placed.
     n_marks: usize,
@@ -101,9 +101,9 @@ impl<'a> Emission<'a> {
         self.until.is_some_and(|until| Instant::now() >= until)
     }
 
-    /// Places a mark between the windows of a sweep: all results up to `time` are there. Operators
-    /// behind then treat one window to its end before the results of the next come, as they do
-    /// where time goes on in small steps, and need not hold those of all.
+    /// Places a mark between the windows of a sweep: all results up to `time` are there. Downstream
+    /// operators then process one window to its end before the results of the next come, as when
+    /// time advances in small steps, and need not hold those of all.
     pub(crate) fn passed(&mut self, time: Watermark) {
         if self.ports.in_event_time {
             self.place(Mark {
@@ -113,7 +113,7 @@ impl<'a> Emission<'a> {
         }
     }
 
-    /// Places the next mark of the input behind what was sent so far.
+    /// Places the next mark of the input after what was sent so far.
     fn place(&mut self, mark: Mark) {
         self.result_marks.push(Mark {
             row: self.times.len() as u32,
@@ -134,17 +134,17 @@ impl<'a> Emission<'a> {
         marks.last().map(|mark| mark.watermark)
     }
 
-    /// Places the marks that stand before row `row`.
+    /// Places the marks before row `row`.
     pub(crate) fn marks_before(&mut self, row: usize) -> Option<Watermark> {
         let rest = &self.input.marks[self.n_marks..];
         let n = rest.partition_point(|mark| mark.row as usize <= row);
         self.marks_to(self.n_marks + n)
     }
 
-    /// Adds results of one time, and sends what has come together if it is much.
+    /// Adds results of one time, and sends what has accumulated if it is much.
     ///
     /// # Errors
-    /// Those of the output.
+    /// The output's own errors.
     pub(crate) fn results(&mut self, columns: RecordBatch, time: i64) -> Result<()> {
         self.result_times(columns.num_rows(), time);
         self.result_columns(columns);
@@ -154,7 +154,7 @@ impl<'a> Emission<'a> {
     /// Sends results if they are much. All of them have their times.
     ///
     /// # Errors
-    /// Those of the output, or that the job was cancelled: a long sweep hears of it here.
+    /// The output's own errors, or that the job was cancelled: a long sweep learns of it here.
     pub(crate) fn send_piece(&mut self) -> Result<()> {
         self.ports.context.check_cancel()?;
         if self.times.len() >= PIECE_ROWS || self.result_bytes >= PIECE_BYTES {
@@ -239,7 +239,7 @@ fn join(mut parts: Vec<RecordBatch>, empty: &RecordBatch) -> Result<RecordBatch>
     }
 }
 
-/// Sends a batch of so many bytes in pieces of bounded size; a mark between two of them goes with
+/// Sends a batch of `bytes` bytes in pieces of bounded size; a mark between two of them goes with
 /// the first.
 fn send(port: u16, batch: Batch, bytes: usize, output: &mut dyn Output) -> Result<()> {
     let piece_rows = (batch.n_rows() / bytes.div_ceil(PIECE_BYTES).max(1)).clamp(1, PIECE_ROWS);

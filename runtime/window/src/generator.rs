@@ -1,9 +1,9 @@
-//! Watermark generators, one for each source split, and the minimum over them.
+//! Watermark generators, one per source split, and the minimum over them.
 //!
 //! Invariant: the combined watermark only rises, and never passes that of a split that may still
 //! give rows: one that is known but has not begun holds it at its minimum, one that is finished or
-//! idle leaves it. A split that had begun when a snapshot was taken goes on from there, and holds
-//! it no lower. What a batch costs grows with the logarithm of the number of splits. Pure; the
+//! idle leaves it. A split that had begun when a snapshot was taken continues from there, and holds
+//! it no lower. The cost of a batch grows with the logarithm of the number of splits. Pure; the
 //! timestamps operator calls it.
 //!
 //! # Source
@@ -16,10 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use streamrt_operator::SplitTime;
 use streamrt_types::{Mark, WATERMARK_MAX, WATERMARK_MIN, Watermark};
 
-/// Rows whose greatest time is taken at once, to pass over those that raise nothing.
+/// The number of rows whose greatest time is taken at once, to skip those that raise nothing.
 const CHUNK: usize = 64;
 
-/// A split; `None`: of all rows without an origin.
+/// A split; `None` stands for all rows without an origin.
 type SplitNumber = Option<u64>;
 
 /// The generator of one split.
@@ -27,7 +27,7 @@ struct Generator {
     greatest: i64,
     watermark: Watermark,
     idle: bool,
-    /// A row has come, in this run or before it.
+    /// Whether a row has come, in this run or before it.
     begun: bool,
     /// Since when no row has come although it was asked for some, on a clock that stands still
     /// under back-pressure.
@@ -49,16 +49,17 @@ impl Generator {
 /// The generators of one subtask.
 pub(crate) struct Generators {
     by_split: BTreeMap<SplitNumber, Generator>,
-    /// Those that are not idle, the furthest back first.
+    /// Those that are not idle, the furthest behind first.
     holding: BTreeSet<(Watermark, SplitNumber)>,
-    /// Those that turn idle if no row comes, the next one first.
+    /// Those that become idle if no row comes, the next one first.
     silent: BTreeSet<(i64, SplitNumber)>,
     /// How long the clock of silence has stood still.
     blocked_ms: i64,
     watermark: Watermark,
-    /// Of splits that have not come back.
+    /// Restored generators of splits that have not come back.
     restored: Restored,
-    /// A split was told: this is a source, and every split is told before its rows come.
+    /// Whether a split was announced: then this is a source, and every split is announced before
+    /// its rows come.
     told: bool,
 }
 
@@ -145,14 +146,15 @@ impl Generators {
         }
     }
 
-    /// Goes on from a snapshot: `watermark` is out already, and generators wait for their splits in
-    /// `restored`.
+    /// Continues from a snapshot: `watermark` has been sent already, and generators wait for their
+    /// splits in `restored`.
     pub(crate) fn restore(&mut self, watermark: Watermark, restored: Restored) {
         (self.watermark, self.restored) = (watermark, restored);
     }
 
-    /// The input begins. If no split was told, none will be, because this is no source: all that
-    /// ran here run on, and hold the watermark as they did before one of them has a row.
+    /// The input begins. If no split was announced, none will be, because this is not a source: all
+    /// generators that ran here continue, and hold the watermark as they did before one of them has
+    /// a row.
     pub(crate) fn settle(&mut self, now_ms: i64) {
         if !self.told {
             for kept in self.restored.take_own() {
@@ -219,7 +221,7 @@ impl Generators {
         }
     }
 
-    /// Nobody asks the split for rows: its silence means nothing.
+    /// Nobody asks the split for rows, so its silence means nothing.
     pub(crate) fn waits(&mut self, split: SplitNumber) {
         if let Some(since_ms) = self
             .by_split
@@ -241,7 +243,7 @@ impl Generators {
         self.rise()
     }
 
-    /// Rows of a split have come: it is not idle.
+    /// Rows of a split have come, so it is not idle.
     pub(crate) fn begin(&mut self, split: SplitNumber, now_ms: i64) {
         self.settle(now_ms);
         if !self.by_split.contains_key(&split) {
@@ -257,8 +259,8 @@ impl Generators {
         self.turn(split, now_ms);
     }
 
-    /// Marks for rows of these times: the generator of the split says greatest time - `bound_ms` -
-    /// 1. Rows later than `latest` say nothing.
+    /// Marks for rows of these times: the watermark of the split is `greatest time - bound_ms - 1`.
+    /// Rows later than `latest` are ignored.
     pub(crate) fn bounded_marks(
         &mut self,
         split: SplitNumber,
@@ -292,8 +294,7 @@ impl Generators {
         marks
     }
 
-    /// Marks for rows of which some carry a watermark. One that is later than `latest` says
-    /// nothing.
+    /// Marks for rows of which some carry a watermark. One that is later than `latest` is ignored.
     pub(crate) fn punctuated_marks(
         &mut self,
         split: SplitNumber,
@@ -328,7 +329,7 @@ impl Generators {
         }
     }
 
-    /// How far the others let the watermark rise.
+    /// How far the others allow the watermark to rise.
     fn ceiling(&self, split: SplitNumber) -> Watermark {
         self.holding
             .iter()
@@ -336,8 +337,7 @@ impl Generators {
             .map_or(WATERMARK_MAX, |(watermark, _)| *watermark)
     }
 
-    /// Raises the watermark to the minimum. Without any split that holds it there is nothing to go
-    /// by.
+    /// Raises the watermark to the minimum. Without any split that holds it there is no minimum.
     fn rise(&mut self) -> Option<Watermark> {
         let (least, _) = *self.holding.first()?;
         self.raise(least)
@@ -349,7 +349,7 @@ impl Generators {
         rises.then_some(watermark)
     }
 
-    /// When the next split turns idle if no row comes.
+    /// When the next split becomes idle if no row comes.
     pub(crate) fn next_idle_ms(&self, idle_ms: i64) -> Option<i64> {
         let (since_ms, _) = self.silent.first()?;
         Some(
@@ -398,7 +398,7 @@ impl Generators {
     }
 }
 
-/// Adds a mark behind row `row`, if it is a rise.
+/// Adds a mark after row `row`, if it is a rise.
 #[inline]
 fn push_mark(marks: &mut Vec<Mark>, output: &mut Watermark, row: usize, watermark: Watermark) {
     if watermark > *output {

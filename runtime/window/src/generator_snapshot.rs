@@ -1,8 +1,8 @@
-//! What a checkpoint keeps of watermark generators: an item for each in the list `generators`, and
-//! the combined watermark of the subtask in the list `watermark`. Every new subtask reads the items
-//! of all, and takes those of its splits.
+//! What a checkpoint keeps of watermark generators: one item per generator in the list
+//! `generators`, and the combined watermark of the subtask in the list `watermark`. Every new
+//! subtask reads the items of all, and takes those of its splits.
 //!
-//! Invariant: with the parallelism as it was, a subtask goes on exactly where it was; with another
+//! Invariant: with the same parallelism, a subtask continues exactly where it was; with another
 //! one, no watermark is higher than that of any subtask that still had splits.
 
 use crate::snapshot_bytes::{Fields, damaged};
@@ -14,8 +14,7 @@ use streamrt_types::{Result, WATERMARK_MIN, Watermark};
 const GENERATORS: &str = "generators";
 const WATERMARK: &str = "watermark";
 
-/// What stands before the number of a split. Numbers had 32 bits when they were unique in a source
-/// alone.
+/// What precedes the number of a split. Numbers had 32 bits when they were unique only in a source.
 const NO_SHORT_SPLIT: u8 = 0;
 const SHORT_SPLIT: u8 = 1;
 const NO_SPLIT: u8 = 2;
@@ -24,7 +23,7 @@ const SPLIT: u8 = 3;
 /// The generator of one split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kept {
-    /// `None`: of all rows without an origin.
+    /// `None` stands for all rows without an origin.
     pub split: Option<u64>,
     pub greatest: i64,
     pub watermark: Watermark,
@@ -50,8 +49,8 @@ impl Restored {
         Ok(restored)
     }
 
-    /// Rows of one split may have come to several subtasks: the own generator goes first, else the
-    /// one that is furthest back.
+    /// Rows of one split may have come to several subtasks: the subtask's own generator takes
+    /// precedence, otherwise the one that is furthest behind.
     fn offer(&mut self, kept: Kept, own: bool) {
         let rank = |(kept, own): &(Kept, bool)| (!own, kept.watermark, kept.greatest);
         let found = self.0.entry(kept.split).or_insert((kept, own));
@@ -105,8 +104,8 @@ pub(crate) fn lists(
     ]
 }
 
-/// The combined watermark to start from: the subtask's own; after a change of parallelism the least
-/// of those that had splits, else, since all were idle, the greatest.
+/// The combined watermark from which to start: the subtask's own; after a change of parallelism the
+/// least of those that had splits, or, if all were idle, the greatest.
 ///
 /// # Errors
 /// `Data` if the items are damaged.

@@ -1,16 +1,16 @@
 //! The watermarks up to which windows have fired, by key groups: what a snapshot knows of what has
-//! gone out.
+//! been sent.
 //!
 //! Each subtask writes its own into the list `watermark`, with its key groups, and a new subtask
-//! goes by those of its groups. As a rule they are one and the same, since all subtasks had the
-//! same marks before the barrier. They differ where a snapshot was taken in the middle of a large
-//! window, which fires one key group after the other; and where key groups of several subtasks meet
-//! after a change of parallelism, of which one was ahead (it saw a moment in which all channels
-//! were idle, or read its clock later). The windows that a group has fired must not fire again, and
-//! those of the others must not be lost.
+//! uses those of its groups. As a rule they are all equal, since all subtasks had the same marks
+//! before the barrier. They differ if a snapshot was taken in the middle of a large window, which
+//! fires one key group after the other; and if key groups of several subtasks meet after a change
+//! of parallelism, one of which was ahead (it saw a moment in which all channels were idle, or read
+//! its clock later). The windows that a group has fired must not fire again, and those of the
+//! others must not be lost.
 //!
 //! Invariant: windows start from the least of the watermarks, and rise to the greatest before they
-//! take a row; so no key sees time go back.
+//! take a row; so no key sees time move backwards.
 
 use crate::snapshot_bytes::{Fields, damaged};
 use streamrt_operator::OperatorContext;
@@ -50,7 +50,7 @@ impl GroupWatermarks {
         }
     }
 
-    /// The part for the key groups of a subtask; `None` if the snapshot has nothing of them.
+    /// The part for the key groups of a subtask; `None` if the snapshot has nothing about them.
     ///
     /// # Errors
     /// `Data` if the items are damaged.

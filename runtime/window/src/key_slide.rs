@@ -1,13 +1,13 @@
 //! One key's results in many windows that slide over its panes: a late row fires each of the
-//! windows that it lies in, at once.
+//! windows that contain it, at once.
 //!
 //! 1. Windows are asked for from the last one back, so panes come in on the left and leave on the
 //!    right.
-//! 2. `right` has a merge for each pane from `middle` on, of all panes from there to it: leaving is
-//!    taking one off. `left` is the merge of those in front of `middle`: coming is one merge. When
-//!    `right` is empty, the panes of the window are merged into it anew.
+//! 2. `right` has a merge for each pane from `middle` on, of all panes from there to it: removing
+//!    one takes the last merge off. `left` is the merge of those before `middle`: adding one is one
+//!    merge. When `right` is empty, the panes of the window are merged into it anew.
 //!
-//! So a window costs a few merges on average, whatever the number of its panes is.
+//! So a window costs a few merges on average, whatever the number of its panes.
 //!
 //! # Source
 //! The queue of two stacks, as in "Low-Latency Sliding-Window Aggregation in Worst-Case Constant
@@ -21,7 +21,7 @@ pub(crate) struct KeySlide<'a> {
     accumulators: &'a mut Accumulators,
     /// First ms of the panes that have the key, ascending.
     starts: &'a [i64],
-    /// Their accumulators side by side. What these refer to is the panes'.
+    /// Their accumulators side by side. What these refer to belongs to the panes.
     values: &'a [u8],
     right: Vec<Vec<u8>>,
     middle: usize,
@@ -65,7 +65,7 @@ impl<'a> KeySlide<'a> {
     /// releases them.
     ///
     /// # Errors
-    /// What left its range.
+    /// The aggregate that left its range.
     pub(crate) fn window(&mut self, window: TimeWindow) -> Result<Vec<u8>, Overflow> {
         let at = |time: i64| self.starts.partition_point(|&start| start < time);
         let (first, end) = (at(window.start), at(window.end));

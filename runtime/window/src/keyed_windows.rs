@@ -1,35 +1,36 @@
-//! Windows of each key: sessions, which merge; counts; the global window; and windows of time whose
+//! Windows of each key: sessions, which merge; counts; the global window; and time windows whose
 //! contents are not kept by pane.
 //!
 //! 1. Rows and marks are taken in order. What a row does to windows is decided at once; its
 //!    contents wait, and so do firings.
-//! 2. `flush` adds the rows that wait with one call, fires what waits with another, and places
-//!    results, late rows and marks in the order in which they came about. It runs at the end of a
-//!    batch, when much waits, and before a row goes to a window whose firing waits, or windows
-//!    merge. So a sweep in which many windows are due goes out piece by piece, and may stop between
-//!    two of them.
+//! 2. `flush` adds the waiting rows with one call, fires what waits with another, and places
+//!    results, late rows and marks in the order in which they arose. It runs at the end of a batch,
+//!    when much waits, and before a row goes to a window whose firing waits, or windows merge. So a
+//!    sweep in which many windows are due goes out piece by piece, and may stop between two of
+//!    them.
 //! 3. A window has one timer: first for its end, then for its cleanup. Timers of one time fire in
 //!    the order of their registration, which does not depend on batches; one whose window has grown
-//!    is registered anew when it comes up.
+//!    is registered again when it comes up.
 //! 4. A snapshot is taken when nothing waits, between batches or two pieces of a sweep: `snapshot`
 //!    has what it holds.
 //!
-//! Invariant: the windows of a key are all alive: their cleanup time lies behind the watermark. No
-//! two begin at one time, and two sessions of a key never touch; so what a row needs of many
-//! windows of a key is found in a logarithm of their number.
+//! Invariant: the windows of a key are all alive: their cleanup time lies after the watermark. No
+//! two begin at the same time, and two sessions of a key never touch; so what a row needs among
+//! many windows of a key is found in time logarithmic in their number.
 //!
 //! # Source
 //! Flink's `WindowOperator` with `EventTimeTrigger`, `ProcessingTimeTrigger`,
 //! `PurgingTrigger(CountTrigger)` and `EndOfStreamTrigger`, and its `MergingWindowSet`. Where Flink
-//! throws because a merged window is late already, the row goes to the late side output.
+//! throws because a merged window is already late, the row goes to the late side output.
 
+mod firing;
 mod snapshot;
 
 use crate::assigner::{Assigner, TIME_MAX, TimeWindow};
 use crate::contents::{Additions, Cell, Cells, Contents, Firing, Place};
 use crate::emission::{Emission, PIECE_BYTES, PIECE_ROWS};
 use crate::group_watermarks::GroupWatermarks;
-use crate::panes::RowTimes;
+use crate::row_times::RowTimes;
 use crate::timestamps::place as place_of;
 use arrow_array::RecordBatch;
 use std::collections::BTreeMap;
@@ -56,14 +57,14 @@ struct Window {
     serial: u64,
     /// Whether the end has fired.
     fired: bool,
-    /// The round of `flush` that a firing of this window waits for.
+    /// The round of `flush` for which a firing of this window waits.
     fires_in_round: u64,
 }
 
 #[derive(Default)]
 struct WindowsOfKey {
     entry: EntryId,
-    /// By their first ms.
+    /// Windows by their first ms.
     windows: BTreeMap<i64, WindowId>,
 }
 
@@ -84,13 +85,13 @@ struct Waiting {
     additions: Additions,
     firings: Vec<Firing>,
     events: Vec<Event>,
-    /// Cells that are gone once the firings are out.
+    /// Cells that are removed once the firings are sent.
     dead: Vec<Cell>,
-    /// Of what the windows hold that fire.
+    /// Bytes of what the firing windows hold.
     firing_bytes: usize,
 }
 
-/// Bytes of rows that wait to be added, a row counted once for each of its windows.
+/// Bytes of rows that wait to be added, each row counted once per window.
 pub(crate) const ADDED_BYTES: usize = 8 * PIECE_BYTES;
 
 /// The serial of a window that has no timer.
@@ -121,7 +122,7 @@ pub(crate) struct KeyedWindows {
     free: Vec<u32>,
     /// Keys that may have lost their last window.
     shrunk: Vec<u32>,
-    /// By time, and then in the order of registration.
+    /// Timers by time, and then in the order of registration.
     timers: BTreeMap<(i64, u64), WindowId>,
     next_serial: u64,
     n_opened: u64,
@@ -135,14 +136,14 @@ pub(crate) struct KeyedWindows {
     created: Vec<u32>,
     /// The windows of a row.
     live: Vec<WindowId>,
-    /// Of a row of the batch, on average; 0 where a row lies in few windows.
+    /// The average bytes of a row of the batch; 0 if a row is in few windows.
     row_bytes: usize,
-    /// Windows go by the clock: marks make nothing due.
+    /// Whether windows go by the clock: then marks make nothing due.
     by_clock: bool,
 }
 
 impl KeyedWindows {
-    /// Bytes of memory that they take, about: a window stands in two trees as well.
+    /// The approximate number of bytes of memory that they take: a window is also in two trees.
     pub(crate) fn used_bytes(&self) -> usize {
         let of_window = |id: &WindowId| {
             self.contents.bytes(self.windows.get(*id).cell) + size_of::<Window>() + 64
@@ -194,7 +195,7 @@ impl KeyedWindows {
         }
     }
 
-    /// Treats the rows and marks of a batch, whose keys are read by `keys`.
+    /// Processes the rows and marks of a batch, whose keys are read by `keys`.
     pub(crate) fn batch(
         &mut self,
         batch: &Batch,
@@ -238,7 +239,7 @@ impl KeyedWindows {
     }
 
     /// Raises the windows to the greatest of the restored watermarks. Those that have fired, or are
-    /// gone, know it themselves. Whether that is done.
+    /// gone, know it themselves. Returns whether that is done.
     fn catch_up(&mut self, batch: &Batch, emission: &mut Emission<'_>) -> Result<bool> {
         let Some(greatest) = self.behind.as_ref().map(GroupWatermarks::greatest) else {
             return Ok(true);
@@ -259,8 +260,8 @@ impl KeyedWindows {
         self.shrunk.push(number);
     }
 
-    /// Takes out the keys that have no window. Not before the end of a batch, because its rows name
-    /// them.
+    /// Removes the keys that have no window. Not before the end of a batch, because its rows refer
+    /// to them.
     fn forget_keys(&mut self) {
         let mut shrunk = std::mem::take(&mut self.shrunk);
         shrunk.sort_unstable();
@@ -286,9 +287,9 @@ impl KeyedWindows {
         Ok(())
     }
 
-    /// Raises the watermark (for windows of processing time: the clock less one), and fires what it
-    /// makes due. Whether that is done: if not, it goes on with the next call, and no row may come
-    /// before.
+    /// Raises the watermark (for processing-time windows: the clock minus one), and fires what it
+    /// makes due. Returns whether that is done: if not, it continues with the next call, and no row
+    /// may come before.
     pub(crate) fn advance(
         &mut self,
         watermark: Watermark,
@@ -302,141 +303,12 @@ impl KeyedWindows {
         Ok(is_done)
     }
 
-    fn rise(
-        &mut self,
-        watermark: Watermark,
-        batch: &Batch,
-        emission: &mut Emission<'_>,
-    ) -> Result<bool> {
-        if watermark > self.place.watermark {
-            if self.contents.sees_watermark() && !self.waiting.firings.is_empty() {
-                self.flush(batch, emission)?;
-            }
-            self.place.watermark = watermark;
-        }
-        while let Some(timer) = self
-            .timers
-            .first_entry()
-            .filter(|timer| timer.key().0 <= watermark)
-        {
-            let ((time, _), window) = timer.remove_entry();
-            self.timer(window, time);
-            if self.is_piece() {
-                self.flush(batch, emission)?;
-                if emission.is_over() {
-                    return Ok(false);
-                }
-            }
-        }
-        self.passing = None;
-        Ok(true)
-    }
-
-    /// Marks that windows of a later time come now: for sessions, which end at any ms, once a gap.
-    fn pass(&mut self, time: i64) {
-        let step = if let Assigner::Session { gap_ms } = self.assigner {
-            gap_ms
-        } else {
-            1
-        };
-        if let Some(before) = self
-            .passing
-            .replace(time)
-            .filter(|before| before.div_euclid(step) < time.div_euclid(step))
-        {
-            self.waiting.events.push(Event::Passed(before));
-        }
-    }
-
-    /// Whether firings wait that make up a piece.
-    fn is_piece(&self) -> bool {
-        let n_firings = self.waiting.firings.len();
-        n_firings >= PIECE_ROWS
-            || self.waiting.firing_bytes >= PIECE_BYTES
-            || n_firings >= self.contents.piece(&self.place)
-    }
-
     /// Windows of all keys.
     pub(crate) fn n_open(&self) -> u64 {
         self.of_keys
             .iter()
             .map(|of_key| of_key.windows.len() as u64)
             .sum()
-    }
-
-    /// The time of the first timer.
-    pub(crate) fn next_due(&self) -> Option<i64> {
-        self.timers.first_key_value().map(|((time, _), _)| *time)
-    }
-
-    /// The timer of a window has come up: the window ends, or is cleaned up.
-    fn timer(&mut self, id: WindowId, time: i64) {
-        let window = self.windows.get_mut(id);
-        window.serial = NO_TIMER;
-        let bounds = window.bounds;
-        if !window.fired && bounds.max_timestamp() <= time {
-            window.fired = true;
-            self.pass(time);
-            self.fire(id);
-        }
-        if bounds.cleanup_time(self.lateness_ms) <= time {
-            self.remove_window(id);
-        } else {
-            self.set_timer(id);
-        }
-    }
-
-    /// Registers the timer of a window for what comes next: its end, or its cleanup.
-    fn set_timer(&mut self, id: WindowId) {
-        let window = self.windows.get_mut(id);
-        if window.serial != NO_TIMER {
-            self.timers.remove(&(window.timer, window.serial));
-        }
-        (window.timer, window.serial) = (window.next_time(self.lateness_ms), self.next_serial);
-        self.timers.insert((window.timer, window.serial), id);
-        self.next_serial += 1;
-    }
-
-    fn fire(&mut self, id: WindowId) {
-        let firing = self.firing(id);
-        self.windows.get_mut(id).fires_in_round = self.round;
-        self.waiting.firing_bytes += self.contents.bytes(firing.cell) + firing.key.len();
-        self.waiting.firings.push(firing);
-        self.waiting.events.push(Event::Fire);
-    }
-
-    fn firing(&self, id: WindowId) -> Firing {
-        let Window {
-            key, cell, bounds, ..
-        } = *self.windows.get(id);
-        Firing {
-            cell,
-            key: self.table.key(self.of_keys[key as usize].entry).to_vec(),
-            window: bounds,
-        }
-    }
-
-    fn remove_window(&mut self, id: WindowId) {
-        let cell = self.take_window(id);
-        self.waiting.dead.push(cell);
-    }
-
-    /// Takes a window out, and returns its cell, which is alive.
-    fn take_window(&mut self, id: WindowId) -> Cell {
-        let Window {
-            key,
-            bounds,
-            cell,
-            timer,
-            serial,
-            ..
-        } = self.windows.remove(id);
-        self.of_keys[key as usize].windows.remove(&bounds.start);
-        if serial != NO_TIMER {
-            self.timers.remove(&(timer, serial));
-        }
-        self.shrunk.push(key);
-        cell
     }
 
     fn row(
@@ -485,7 +357,7 @@ impl KeyedWindows {
         Ok(())
     }
 
-    /// The window of a key with these bounds; it is opened if need be.
+    /// The window of a key with these bounds; it is opened if necessary.
     fn window(&mut self, key: u32, bounds: TimeWindow) -> WindowId {
         if let Some(&id) = self.of_keys[key as usize].windows.get(&bounds.start) {
             return id;
@@ -521,7 +393,7 @@ impl KeyedWindows {
         batch: &Batch,
         emission: &mut Emission<'_>,
     ) -> Result<Option<WindowId>> {
-        // Sessions do not touch one another, so their ends stand in the order of their starts.
+        // Sessions do not touch one another, so their ends are in the order of their starts.
         let before = self.of_keys[key as usize]
             .windows
             .range(..=opened.end)
@@ -553,8 +425,8 @@ impl KeyedWindows {
         Ok(Some(kept))
     }
 
-    /// Gives a session new bounds. Its timer stays, if it comes up no later than the new end: it
-    /// then finds what is to be done.
+    /// Gives a session new bounds. Its timer stays if it comes up no later than the new end: it
+    /// then finds out what to do.
     fn extend(&mut self, id: WindowId, bounds: TimeWindow) {
         let watermark = self.place.watermark;
         let window = self.windows.get_mut(id);

@@ -1,11 +1,11 @@
 //! Event time and windows: timestamps and watermarks, and the window operator.
 //!
-//! [`TimestampsOperator`] gives rows their time and makes watermarks of it; [`WindowOperator`]
+//! [`TimestampsOperator`] gives rows their time and makes watermarks from it; [`WindowOperator`]
 //! groups rows of a key by time or number, and fires when the watermark or the clock says so.
-//! Results depend on the input alone, never on how it was cut into batches. How watermarks of
+//! Results depend only on the input, never on how it was cut into batches. How watermarks of
 //! several channels are combined is in `streamrt-exchange`; timers of process functions are in
-//! `streamrt-operator`. What a checkpoint keeps of either operator, it keeps so that a job that is
-//! restored gives the results of one that was never stopped.
+//! `streamrt-operator`. With what a checkpoint keeps of either operator, a restored job gives the
+//! results of one that was never stopped.
 //!
 //! ```
 //! use streamrt_window::TimestampsOperator;
@@ -34,6 +34,7 @@ mod pane_tree;
 mod panes;
 mod result_columns;
 mod row_contents;
+mod row_times;
 mod snapshot_bytes;
 mod timestamps;
 mod user_contents;

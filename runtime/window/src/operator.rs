@@ -1,10 +1,10 @@
 //! The window operator: takes rows and marks, hands them to panes or to the windows of each key,
 //! and sends what fires.
 //!
-//! Invariant: results stand before the watermark that fired them. Windows of processing time go by
-//! the clock alone: to them, its time less one is the watermark, and marks only pass through. A
-//! watermark outside of a batch, or behind all of its rows, starts a sweep (see [`Operator`]);
-//! where a sweep stops, the windows stand as if a lower watermark had come.
+//! Invariant: results come before the watermark that fired them. Processing-time windows go only by
+//! the clock: to them, its time minus one is the watermark, and marks only pass through. A
+//! watermark outside a batch, or after all of its rows, starts a sweep (see [`Operator`]); where a
+//! sweep stops, the windows are as if a lower watermark had come.
 
 use crate::ahead;
 use crate::assigner::Assigner;
@@ -12,8 +12,9 @@ use crate::contents::{self, Contents};
 use crate::emission::{Emission, PIECE_TIME, Ports};
 use crate::group_watermarks::GroupWatermarks;
 use crate::keyed_windows::KeyedWindows;
-use crate::panes::{PaneWindows, RowTimes};
+use crate::panes::PaneWindows;
 use crate::result_columns::ResultColumns;
+use crate::row_times::RowTimes;
 use crate::timestamps::no_time;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -28,7 +29,7 @@ use streamrt_types::state_types::{PANES, window_types};
 use streamrt_types::{Batch, Error, Result, Status, WATERMARK_MAX, Watermark};
 use streamrt_wit::{Function, WindowAssigner, WindowContents};
 
-/// A chain of one function of a plugin, and what the plan says of it.
+/// A chain of one function of a plugin, and what the plan says about it.
 pub type WindowFunction = (Box<dyn FunctionChain>, Function);
 
 /// The functions that the contents of a window call.
@@ -64,7 +65,7 @@ struct Opened {
     keys: BatchKeys,
     windows: Windows,
     ports: Ports,
-    /// What a watermark without a batch is treated as.
+    /// An empty batch, as which a watermark without a batch is processed.
     nothing: Batch,
 }
 
@@ -72,10 +73,10 @@ struct Opened {
 pub struct WindowOperator {
     plan: Plan,
     processing_time: bool,
-    /// Built by `new`, so that a job that is wrong never starts; taken by `open`.
+    /// Built by `new`, so that a wrong job never starts; taken by `open`.
     contents: Option<Prepared>,
     opened: Option<Opened>,
-    /// The watermark that is not carried out to its end.
+    /// The watermark that is not yet carried out completely.
     sweep: Option<Watermark>,
     /// How long a piece of a sweep takes.
     piece_time: Duration,
@@ -84,6 +85,39 @@ pub struct WindowOperator {
 enum Prepared {
     Panes(crate::assigner::SlidingWindows, Accumulators, ResultColumns),
     OfKeys(Contents),
+}
+
+/// What the contents keep, before there is a place for it.
+fn prepare(
+    contents: &WindowContents,
+    assigner: Assigner,
+    functions: WindowFunctions,
+    input: &SchemaRef,
+    key: &SchemaRef,
+    output: &SchemaRef,
+) -> Result<Prepared> {
+    match (contents, assigner) {
+        (
+            WindowContents::Builtin {
+                aggregates,
+                columns,
+            },
+            Assigner::Sliding(windows),
+        ) => {
+            let accumulators = Accumulators::new(aggregates, input)?;
+            let columns = ResultColumns::new(columns, key, aggregates.len(), output.clone())?;
+            Ok(Prepared::Panes(windows, accumulators, columns))
+        }
+        (_, assigner) => {
+            if let Assigner::Sliding(windows) = assigner {
+                windows.check_overlap(
+                    contents::OVERLAP_MAX,
+                    "for functions of a plugin the limit is",
+                )?;
+            }
+            contents::build(contents, functions, input, key, output).map(Prepared::OfKeys)
+        }
+    }
 }
 
 impl WindowOperator {
@@ -111,42 +145,20 @@ impl WindowOperator {
             .collect();
         let (_, types) = window_types(assigner, contents, &of_contents, &input, &keys.types())?;
         let (assigner, processing_time) = Assigner::new(assigner)?;
-        // Lateness is of event time.
+        // Lateness exists only in event time.
         let lateness_ms = if processing_time {
             0
         } else {
             i64::try_from(allowed_lateness_ms).unwrap_or(i64::MAX)
         };
-        let key_schema = keys.schema().clone();
-        let prepared = match (contents, assigner) {
-            (
-                WindowContents::Builtin {
-                    aggregates,
-                    columns,
-                },
-                Assigner::Sliding(windows),
-            ) => {
-                let accumulators = Accumulators::new(aggregates, &input)?;
-                let columns =
-                    ResultColumns::new(columns, &key_schema, aggregates.len(), output.clone())?;
-                Prepared::Panes(windows, accumulators, columns)
-            }
-            (_, assigner) => {
-                if let Assigner::Sliding(windows) = assigner {
-                    windows.check_overlap(
-                        contents::OVERLAP_MAX,
-                        "for functions of a plugin the limit is",
-                    )?;
-                }
-                Prepared::OfKeys(contents::build(
-                    contents,
-                    functions,
-                    &input,
-                    &key_schema,
-                    &output,
-                )?)
-            }
-        };
+        let prepared = prepare(
+            contents,
+            assigner,
+            functions,
+            &input,
+            keys.schema(),
+            &output,
+        )?;
         let plan = Plan {
             assigner,
             lateness_ms,
@@ -165,7 +177,7 @@ impl WindowOperator {
         })
     }
 
-    /// Puts rows that are too far in the future to the late output. They were counted where they
+    /// Sends rows that are too far in the future to the late output. They were counted where they
     /// got their times.
     fn without_rows_ahead(&mut self, batch: Batch, output: &mut dyn Output) -> Result<Batch> {
         let latest = ahead::latest_time(&opened(&mut self.opened)?.context);
@@ -177,7 +189,7 @@ impl WindowOperator {
         Ok(rest)
     }
 
-    /// Fires what is due by now. Returns the time, which never falls back although the clock may.
+    /// Fires what is due by now. Returns the time, which never goes back although the clock may.
     fn follow_clock(&mut self, output: &mut dyn Output) -> Result<i64> {
         let opened = opened(&mut self.opened)?;
         opened.now_ms = opened.now_ms.max(opened.context.clock.now_ms());
@@ -186,8 +198,8 @@ impl WindowOperator {
         Ok(now_ms)
     }
 
-    /// Fires what `watermark` makes due, and sends it. Whether that is done: with `until`, the
-    /// sweep stops there.
+    /// Fires what `watermark` makes due, and sends it. Returns whether that is done: with `until`,
+    /// the sweep stops there.
     fn advance(
         &mut self,
         watermark: Watermark,
@@ -220,7 +232,7 @@ impl WindowOperator {
         }
     }
 
-    /// Takes the last mark off a batch if it stands behind all rows and makes something due.
+    /// Takes the last mark off a batch if it comes after all rows and makes something due.
     fn take_sweep(&self, batch: &mut Batch) -> Option<Watermark> {
         let opened = self.opened.as_ref().filter(|_| !self.processing_time)?;
         let mark = batch
@@ -411,8 +423,8 @@ impl Operator for WindowOperator {
         })
     }
 
-    /// Windows that had fired do not fire again, whatever watermark comes first: the one under
-    /// which the snapshot was taken is in it.
+    /// Windows that had fired do not fire again, whatever watermark comes first: the snapshot
+    /// contains the one under which it was taken.
     fn restore(&mut self, state: &mut OperatorState) -> Result<()> {
         let (types, opened) = (&self.plan.types, opened(&mut self.opened)?);
         let watermarks = GroupWatermarks::restore(state, &opened.context)?;
@@ -425,8 +437,8 @@ impl Operator for WindowOperator {
         }
     }
 
-    /// Global windows fire, also in a job without event time. Windows of processing time that are
-    /// open fire as they are, or are dropped.
+    /// Global windows fire, even in a job without event time. Open processing-time windows fire as
+    /// they are, or are dropped.
     fn end_of_time(&mut self, fires: bool, output: &mut dyn Output) -> Result<()> {
         if self.plan.assigner == Assigner::Global || self.processing_time && fires {
             return self.advance(WATERMARK_MAX, None, output).map(drop);

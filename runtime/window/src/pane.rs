@@ -1,5 +1,4 @@
-//! One pane of windows: the accumulators of its keys, in memory and, where the job has one, on a
-//! disk.
+//! One pane of windows: the accumulators of its keys, in memory and, if the job has one, on a disk.
 //!
 //! Invariant: a key's accumulators are in the table, or on disk as they were last. The disk is
 //! asked only if something has left the table.
@@ -12,7 +11,7 @@ use streamrt_types::{KeyGroupRange, Result};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PaneLayout {
     pub kind: KeyKind,
-    /// Of the accumulators of a key.
+    /// Bytes of the accumulators of a key.
     pub value_bytes: usize,
     pub key_groups: KeyGroupRange,
     pub max_parallelism: u32,
@@ -21,7 +20,7 @@ pub(crate) struct PaneLayout {
 /// See the module.
 pub(crate) struct Pane {
     pub table: KeyTable,
-    /// None: everything is in memory.
+    /// `None` means that everything is in memory.
     tier: Option<Box<Tier>>,
     /// The number of the last batch that had rows for it.
     pub touched: u64,
@@ -68,11 +67,11 @@ impl Pane {
     }
 }
 
-/// A pane together with what its values refer to, so that entries can leave and come.
+/// A pane together with what its values refer to, so that entries can leave and return.
 pub(crate) struct ResidentPane<'a> {
     pub pane: &'a mut Pane,
     pub accumulators: &'a mut Accumulators,
-    /// What an entry takes outside of the table, on average.
+    /// The average size of an entry outside the table.
     pub further_bytes: usize,
 }
 
@@ -86,15 +85,15 @@ impl ResidentPane<'_> {
         })
     }
 
-    /// Lets entries leave that take some `bytes`. Returns how much has left.
+    /// Evicts entries that take some `bytes`. Returns how much has left.
     ///
     /// # Errors
-    /// As [`Tier::release`].
+    /// The same as for [`Tier::release`].
     pub(crate) fn release(&mut self, bytes: usize) -> Result<usize> {
         let before = self.used_bytes();
         self.with_tier(|tier, pane| tier.release(pane, bytes))?;
         if self.pane.table.is_empty() {
-            // Gives the pages back, which a pane that is not written to does not need.
+            // Releases the pages, which a pane that is not written to does not need.
             self.pane.table.clear();
         }
         Ok(before - self.used_bytes())

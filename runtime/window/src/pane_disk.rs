@@ -1,16 +1,16 @@
-//! The disk behind panes: lets those leave memory that have had no row for the longest time, and
-//! brings them to their firing.
+//! The disk below panes: evicts those that have had no row for the longest time, and brings them
+//! back for their firing.
 //!
 //! 1. Every few batches all panes are counted. If the process holds too much, merges of panes go
-//!    first, which can be made anew; then panes, in the order of their last rows, the last of them
-//!    in part. A pane whose keys are on disk in part reads those of a batch before it takes the
-//!    rows.
-//! 2. A window of which a pane is not all in memory fires one key group after the other: what its
-//!    panes have of a group is merged, in the order of the panes, from memory and from one range of
-//!    the disk. A window of one pane fires a group in pieces.
+//!    first, since they can be made anew; then panes, in the order of their last rows, the last of
+//!    them partially. A pane that is partially on disk reads the keys of a batch before it takes
+//!    the rows.
+//! 2. A window with a pane that is not completely in memory fires one key group after the other:
+//!    what its panes have of a group is merged, in the order of the panes, from memory and from one
+//!    range of the disk. A window of one pane fires a group in pieces.
 //! 3. Panes that no window needs are deleted as ranges.
 //!
-//! Invariant: where memory and disk both have a key of a pane, memory is right.
+//! Invariant: if memory and disk both have a key of a pane, memory is right.
 
 use crate::assigner::TimeWindow;
 use crate::pane::ResidentPane;
@@ -22,10 +22,10 @@ use streamrt_operator::Accumulators;
 use streamrt_state::{DiskChanges, KeyTable, NO_ENTRY, Namespace, Namespaces, Tier, each_pair};
 use streamrt_types::{KeyGroupRange, Result, murmur3_32};
 
-/// How often memory is looked at, in batches.
+/// How often memory is checked, in batches.
 pub(crate) const BATCHES_PER_LOOK: u64 = 8;
 
-/// Keys of one piece of a firing.
+/// The number of keys in one piece of a firing.
 const PIECE_KEYS: usize = 8192;
 
 /// See the module.
@@ -42,7 +42,8 @@ impl PaneDisk {
         }
     }
 
-    /// What stands behind the pane that begins at `start`. `is_stored`: the disk has keys of it.
+    /// The disk tier of the pane that begins at `start`. `is_stored` says whether the disk has keys
+    /// of it.
     pub(crate) fn tier(&self, start: i64, is_stored: bool) -> Tier {
         self.namespaces.tier(ordered(start), is_stored)
     }
@@ -52,10 +53,10 @@ impl PaneDisk {
         self.batches
     }
 
-    /// Begins a batch: from time to time lets panes leave.
+    /// Begins a batch, and from time to time evicts panes.
     ///
     /// # Errors
-    /// As [`Tier::release`].
+    /// The same as for [`Tier::release`].
     pub(crate) fn begin_batch(
         &mut self,
         panes: &mut PaneTree,
@@ -69,10 +70,10 @@ impl PaneDisk {
         }
     }
 
-    /// Lets panes leave if the process holds too much.
+    /// Evicts panes if the process holds too much.
     ///
     /// # Errors
-    /// As [`Tier::release`].
+    /// The same as for [`Tier::release`].
     pub(crate) fn make_room(
         &mut self,
         panes: &mut PaneTree,
@@ -118,20 +119,20 @@ impl PaneDisk {
     /// The namespaces of the panes that a restored disk has.
     ///
     /// # Errors
-    /// As [`Namespaces::stored`].
+    /// The same as for [`Namespaces::stored`].
     pub(crate) fn stored(&self) -> Result<BTreeSet<Namespace>> {
         self.namespaces.stored()
     }
 
-    /// Deletes everything up to the pane that begins at `start`, with it.
+    /// Deletes everything up to and including the pane that begins at `start`.
     ///
     /// # Errors
-    /// As [`Namespaces::purge_to`].
+    /// The same as for [`Namespaces::purge_to`].
     pub(crate) fn purge(&mut self, start: i64) -> Result<()> {
         self.namespaces.purge_to(ordered(start + 1))
     }
 
-    /// What a checkpoint takes along beside the panes.
+    /// What a checkpoint takes along in addition to the panes.
     pub(crate) fn freeze(&mut self) -> DiskChanges {
         self.namespaces.freeze()
     }
@@ -139,7 +140,7 @@ impl PaneDisk {
     /// Shows what a window holds of a key group, merged, in tables of some of its keys.
     ///
     /// # Errors
-    /// Those of the disk, `Data` if a merge leaves its range, or what `each` says.
+    /// Those of the disk, `Data` if a merge leaves its range, or what `each` returns.
     pub(crate) fn each_piece(
         &self,
         window: TimeWindow,
@@ -189,12 +190,12 @@ struct Merge<'a, 'b> {
     /// Panes whose entries in memory are merged.
     n_begun: usize,
     merged: KeyTable,
-    /// Of an entry that comes from the disk.
+    /// The value of an entry that comes from the disk.
     value: Vec<u8>,
 }
 
 impl Merge<'_, '_> {
-    /// Merges what memory has of the panes up to `start`, with it.
+    /// Merges what memory has of the panes up to and including the one at `start`.
     fn begin_panes(&mut self, start: i64) -> Result<()> {
         while let Some((_, table)) = self
             .panes
@@ -241,7 +242,7 @@ impl Merge<'_, '_> {
         added.map_err(|overflow| self.results.overflow(self.accumulators, overflow, key))
     }
 
-    /// Shows what is merged so far, and begins anew.
+    /// Shows what is merged so far, and starts over.
     fn show(&mut self) -> Result<()> {
         if !self.merged.is_empty() {
             (self.each)(&self.merged, self.accumulators)?;

@@ -22,7 +22,7 @@ impl PaneResults {
     /// Shows the results of some keys of a table, in pieces.
     ///
     /// # Errors
-    /// Those of `each`.
+    /// The errors of `each`.
     pub(crate) fn of_table(
         &self,
         (table, entries): (&KeyTable, impl Iterator<Item = EntryId>),

@@ -1,14 +1,14 @@
-//! Panes, and merges of 4, 16, 64, ... of them that several windows share, so that a slide of a
-//! window of n panes costs some `log n` merges and not n. Only panes that are all in memory are
-//! merged so.
+//! Panes, and merges of 4, 16, 64, ... of them that several windows share, so that sliding a window
+//! of n panes costs some `log n` merges and not n. Only panes that are completely in memory are
+//! merged this way.
 //!
-//! A merge is kept where it is much smaller than what it is made of: where the panes have their
-//! keys in common. So merges take less than panes do, a third where all keys are in all panes, and
-//! nothing where each key comes once.
+//! A merge is kept if it is much smaller than what it is made from: if the panes have their keys in
+//! common. So merges take less than panes do: a third if all keys are in all panes, and nothing if
+//! each key occurs once.
 //!
 //! Invariant: a node holds the merge of its panes as they are now. It is built when a window first
-//! needs it, and dropped when one of its panes takes a row or goes; rows that are on time go to
-//! panes that no window has needed yet.
+//! needs it, and dropped when one of its panes takes a row or is removed; rows that are on time go
+//! to panes that no window has needed yet.
 
 use crate::assigner::SlidingWindows;
 use crate::pane::{Pane, PaneLayout};
@@ -24,11 +24,12 @@ pub(crate) type MergeOverflow = (Overflow, Vec<u8>);
 /// Children of a node. With two of them, merges would take as much as all panes; with more, a
 /// window would need more of them.
 const CHILDREN: i64 = 4;
-/// A merge is kept if it has less than 3/8 of the entries that it is made of.
+/// A merge is kept if it has less than 3/8 of the entries from which it is made.
 const KEPT_OF_8: usize = 3;
-/// So many entries tell what share of their keys tables have in common.
+/// The number of entries that suffices to tell what share of their keys tables have in common.
 const SAMPLE_ENTRIES: usize = 2048;
-/// Keys that are merged in one go: enough to fill the core's queue of misses, and small.
+/// The number of keys that are merged in one go: enough to fill the core's queue of misses, and
+/// small.
 const CHUNK: usize = 1024;
 
 /// `CHILDREN`^level panes from number `first` on; level 0 is a pane.
@@ -67,7 +68,7 @@ pub(crate) struct PaneTree {
     level_max: u32,
     layout: PaneLayout,
     panes: BTreeMap<i64, Pane>,
-    /// None: a merge of them was not worth its memory.
+    /// `None` means that a merge of them was not worth its memory.
     nodes: BTreeMap<Node, Option<KeyTable>>,
 }
 
@@ -85,7 +86,7 @@ impl PaneTree {
         }
     }
 
-    /// The pane that begins at `start`, which is made if need be.
+    /// The pane that begins at `start`, created if necessary.
     pub(crate) fn pane(&mut self, start: i64, disk: Option<&PaneDisk>) -> &mut Pane {
         self.panes
             .entry(start)
@@ -98,7 +99,7 @@ impl PaneTree {
             .insert(start, Pane::new(self.layout, Some(disk.tier(start, true))));
     }
 
-    /// The start of the first pane at or behind `time`.
+    /// The start of the first pane at or after `time`.
     pub(crate) fn first_from(&self, time: i64) -> Option<i64> {
         self.panes.range(time..).next().map(|(start, _)| *start)
     }
@@ -110,7 +111,7 @@ impl PaneTree {
             .map(|(start, pane)| (*start, &pane.table))
     }
 
-    /// The panes of a window, in order, with the first ms of each. What they say stays as it is.
+    /// The panes of a window, in order, with the first ms of each. Their contents must not change.
     pub(crate) fn range_mut(
         &mut self,
         start: i64,
@@ -121,12 +122,12 @@ impl PaneTree {
             .map(|(start, pane)| (*start, pane))
     }
 
-    /// Whether a pane of a window is not all in memory.
+    /// Whether a pane of a window is not completely in memory.
     pub(crate) fn is_cold(&self, start: i64, end: i64) -> bool {
         self.panes.range(start..end).any(|(_, pane)| pane.is_cold())
     }
 
-    /// All panes, in order. What they say stays as it is.
+    /// All panes, in order. Their contents must not change.
     pub(crate) fn panes_mut(&mut self) -> impl Iterator<Item = (i64, &mut Pane)> {
         self.panes.iter_mut().map(|(start, pane)| (*start, pane))
     }
@@ -147,7 +148,7 @@ impl PaneTree {
         self.nodes.values().flatten()
     }
 
-    /// What an entry takes outside of its table, on average.
+    /// The average size of an entry outside its table.
     pub(crate) fn further_bytes(&self, accumulators: &Accumulators) -> usize {
         let tables = self
             .panes
@@ -157,7 +158,7 @@ impl PaneTree {
         accumulators.used_bytes() / tables.map(KeyTable::len).sum::<usize>().max(1)
     }
 
-    /// Bytes of memory that panes and merges take, about.
+    /// The approximate number of bytes of memory that panes and merges take.
     pub(crate) fn used_bytes(&self, accumulators: &Accumulators) -> usize {
         let tables = self
             .panes
@@ -167,7 +168,7 @@ impl PaneTree {
         accumulators.used_bytes() + tables.map(KeyTable::used_bytes).sum::<usize>()
     }
 
-    /// Bytes of all merges; `further_bytes` of an entry are outside of its table.
+    /// Bytes of all merges; `further_bytes` is the size of an entry outside its table.
     pub(crate) fn merges_bytes(&self, further_bytes: usize) -> usize {
         self.merges()
             .map(|table| table.used_bytes() + table.len() * further_bytes)
@@ -180,7 +181,7 @@ impl PaneTree {
         self.merges().map(KeyTable::len).sum()
     }
 
-    /// Drops all merges; those that are wanted are made anew.
+    /// Drops all merges; those that are needed are made anew.
     pub(crate) fn drop_merges(&mut self, accumulators: &mut Accumulators) {
         std::mem::take(&mut self.nodes)
             .values()
@@ -210,10 +211,10 @@ impl PaneTree {
         })
     }
 
-    /// The nodes that make up a window, in order, built. Those without rows are left out.
+    /// The nodes that make up a window, in order, built. Those without rows are omitted.
     ///
     /// # Errors
-    /// What left its range in a merge.
+    /// The aggregate that left its range in a merge.
     pub(crate) fn cover(
         &mut self,
         start: i64,
@@ -241,7 +242,7 @@ impl PaneTree {
         Ok(cover)
     }
 
-    /// Appends the node, or what stands for it where a merge is not worth its memory.
+    /// Appends the node, or what represents it if a merge is not worth its memory.
     fn cover_node(
         &mut self,
         node: Node,
@@ -250,7 +251,7 @@ impl PaneTree {
     ) -> Result<(), MergeOverflow> {
         match self.n_panes(node) {
             0 => return Ok(()),
-            // One pane stands for all that are empty beside it.
+            // One pane represents all the empty ones next to it.
             1 => cover.extend(self.only_pane(node)),
             _ => {
                 let known = self.nodes.get(&node).map(Option::is_some);
@@ -277,7 +278,7 @@ impl PaneTree {
         )
     }
 
-    /// Panes of a node that are there, counted up to two.
+    /// The number of panes of a node that exist, counted up to two.
     fn n_panes(&self, node: Node) -> usize {
         self.panes_of(node).take(2).count()
     }
@@ -289,7 +290,7 @@ impl PaneTree {
         })
     }
 
-    /// Merges the nodes that make up `node`, if that is worth it, and notes whether it was.
+    /// Merges the nodes that make up `node`, if that is worth it, and records whether it was.
     fn build(
         &mut self,
         node: Node,
@@ -318,7 +319,7 @@ impl PaneTree {
         Ok(is_built)
     }
 
-    /// The table of a node that `cover` gave.
+    /// The table of a node that `cover` returned.
     pub(crate) fn table(&self, node: Node) -> &KeyTable {
         let table = match node.level {
             0 => self
@@ -331,8 +332,8 @@ impl PaneTree {
     }
 }
 
-/// Whether a merge of the tables is much smaller than they are. Looks at as many key groups as it
-/// takes to know.
+/// Whether a merge of the tables is much smaller than they are. Looks at as many key groups as
+/// needed.
 fn has_common_keys(tables: &[&KeyTable], key_groups: KeyGroupRange) -> bool {
     let (mut n_entries, mut keys) = (0, HashSet::new());
     for group in key_groups.start..key_groups.end {
@@ -356,7 +357,7 @@ pub(crate) fn release(table: &KeyTable, accumulators: &mut Accumulators) {
         .for_each(|entry| accumulators.release(table.value(entry)));
 }
 
-/// Merges some entries of a table into those of their keys in `merged`, behind what is there. The
+/// Merges some entries of a table into those of their keys in `merged`, after what is there. The
 /// caller releases it.
 ///
 /// # Errors
@@ -397,7 +398,7 @@ mod tests {
 
     const GROUPS: u32 = 16;
 
-    /// A tree of panes with counts of 1, of which pane `n` has the keys that `keys` says.
+    /// A tree of panes with counts of 1, in which pane `n` has the keys that `keys` returns.
     fn tree(n_panes: i64, keys: impl Fn(i64) -> Vec<u64>) -> (PaneTree, Accumulators) {
         let count = [BuiltinAggregate {
             function: AggregateFunction::Count,
@@ -422,7 +423,7 @@ mod tests {
         (tree, accumulators)
     }
 
-    /// The sum of all counts of a window, and the nodes and entries that it is made of.
+    /// The sum of all counts of a window, and the number of nodes and entries that make it up.
     fn covered(
         tree: &mut PaneTree,
         accumulators: &mut Accumulators,

@@ -1,20 +1,22 @@
-//! Built-in aggregates over tumbling and sliding windows, kept by pane: one update a row, whatever
-//! the number of windows it is in.
+//! Built-in aggregates over tumbling and sliding windows, kept by pane: one update per row,
+//! whatever the number of windows that contain it.
 //!
 //! 1. A batch is cut where a mark passes the end of a window, and nowhere else: within such a
-//!    stretch a row is on time if it is at or behind the last end that was passed, and then it
-//!    makes nothing due. Most rows of a stretch lie in one pane, whose table takes them all.
-//! 2. A row that is not on time is treated alone: it may fire windows at once, or be late.
+//!    stretch a row is on time if it is at or after the last end that was passed, and then it makes
+//!    nothing due. Most rows of a stretch are in one pane, whose table takes them all.
+//! 2. A row that is not on time is processed alone: it may fire windows at once, or be late.
 //! 3. A mark that passes ends fires them in order, one step for each end that holds rows; panes
-//!    that no window needs are dropped. Results go out a piece at a time: a large window, or one
-//!    that the disk has a part of, fires one key group after the other. A sweep stops behind a
-//!    window or a key group, and a snapshot that is taken there knows which groups have fired.
+//!    that no window needs are dropped. Results go out one piece at a time: a large window, or one
+//!    that is partly on disk, fires one key group after the other. A sweep stops after a window or
+//!    a key group, and a snapshot that is taken there knows which groups have fired.
 //! 4. A snapshot holds every pane under `panes`: its key, where the pane begins, the accumulators.
-//!    Merges of panes are made anew.
+//!    Merges of panes are rebuilt.
 //!
 //! Invariant: a window has fired by the watermark if and only if its end lies at or before the
 //! watermark + 1. So there is no timer to keep: which ends are due follows from the panes that
-//! exist. With processing time, the watermark is the clock less one.
+//! exist. With processing time, the watermark is the clock minus one.
+
+mod snapshot;
 
 use crate::assigner::{SlidingWindows, TIME_MAX, TimeWindow, within_reach};
 use crate::emission::Emission;
@@ -25,64 +27,22 @@ use crate::pane_disk::PaneDisk;
 use crate::pane_results::PaneResults;
 use crate::pane_tree::{MergeOverflow, Node, PaneTree, merge, release};
 use crate::result_columns::ResultColumns;
-use crate::snapshot_bytes::{Fields, damaged, ordered};
+use crate::row_times::RowTimes;
 use crate::timestamps::place;
 use arrow_array::RecordBatch;
-use serde_json::Value;
 use std::ops::Range;
-use streamrt_operator::{Accumulators, BatchKeys, FrozenTable, OperatorContext};
-use streamrt_state::{
-    DiskChanges, EachEntry, EntryId, Frozen, KeyBuffer, KeyTable, KeyedSnapshot, Keys, NO_ENTRY,
-    Namespace, Namespaces, OperatorState, Resident,
-};
-use streamrt_types::state_types::PANES;
+use streamrt_operator::{Accumulators, BatchKeys, OperatorContext};
+use streamrt_state::{EntryId, KeyTable, Keys, NO_ENTRY, Namespaces, Resident};
 use streamrt_types::{Batch, Error, KeyGroupRange, Result, WATERMARK_MIN, Watermark, code};
 
-/// How often memory is looked at in a restore.
+/// How often memory is checked in a restore.
 const ENTRIES_PER_LOOK: u64 = 1024;
 
-/// A window of more entries is merged a key group at a time; 64 bytes an entry are some MB. Tests
-/// have small windows.
+/// A window with more entries is merged one key group at a time; at 64 bytes per entry this is some
+/// MB. Tests have small windows.
 const PIECE_ENTRIES: usize = if cfg!(test) { 2 } else { 65_536 };
 
-/// Event time of the rows of a batch.
-#[derive(Clone, Copy)]
-pub(crate) enum RowTimes<'a> {
-    Each(&'a [i64]),
-    /// Processing time: all rows are now.
-    Now(i64),
-}
-
-impl<'a> RowTimes<'a> {
-    #[inline]
-    pub(crate) fn at(&self, row: usize) -> i64 {
-        match self {
-            RowTimes::Each(times) => times[row],
-            RowTimes::Now(now) => *now,
-        }
-    }
-
-    fn each(self) -> Option<&'a [i64]> {
-        match self {
-            RowTimes::Each(times) => Some(times),
-            RowTimes::Now(_) => None,
-        }
-    }
-
-    /// The least and the greatest time of some rows.
-    fn range(&self, rows: Range<usize>) -> (i64, i64) {
-        match self {
-            RowTimes::Each(times) => times[rows]
-                .iter()
-                .fold((i64::MAX, i64::MIN), |(least, most), &t| {
-                    (least.min(t), most.max(t))
-                }),
-            RowTimes::Now(now) => (*now, *now),
-        }
-    }
-}
-
-/// The rows of a batch with what is known of each.
+/// The rows of a batch with what is known about each.
 #[derive(Clone, Copy)]
 struct KeyedRows<'a> {
     batch: &'a Batch,
@@ -98,26 +58,26 @@ pub(crate) struct PaneWindows {
     panes: PaneTree,
     accumulators: Accumulators,
     results: PaneResults,
-    /// None: all panes are in memory.
+    /// `None` means that all panes are in memory.
     disk: Option<PaneDisk>,
     key_groups: KeyGroupRange,
     /// All windows have fired up to here.
     watermark: Watermark,
-    /// Up to where those of single key groups have, if some have come further: in the middle of a
+    /// Up to where those of single key groups have fired, if some are further: in the middle of a
     /// large window, or after a restore.
     behind: Option<GroupWatermarks>,
     /// The last end of a window that the watermark has passed.
     passed_end: i64,
     /// Entries of a snapshot that were taken back.
     n_restored: u64,
-    /// Empty between two firings; it keeps its room.
+    /// Empty between two firings; it keeps its capacity.
     merged: KeyTable,
     entries: Vec<EntryId>,
     created: Vec<u32>,
 }
 
 impl PaneWindows {
-    /// Bytes of memory that they take, about.
+    /// The approximate number of bytes of memory that they take.
     pub(crate) fn used_bytes(&self) -> usize {
         self.panes.used_bytes(&self.accumulators)
     }
@@ -160,95 +120,8 @@ impl PaneWindows {
         }
     }
 
-    /// Freezes the panes.
-    pub(crate) fn snapshot(&mut self, types: Value) -> KeyedSnapshot {
-        let accumulators = &self.accumulators;
-        let frozen = self
-            .panes
-            .panes_mut()
-            .filter_map(|(start, pane)| Some((ordered(start), pane.freeze(accumulators)?)));
-        let frozen = FrozenPanes {
-            panes: frozen.collect(),
-            changes: self.disk.as_mut().map(PaneDisk::freeze),
-        };
-        KeyedSnapshot {
-            name: PANES.into(),
-            types,
-            entries: Box::new(frozen),
-        }
-    }
-
-    /// The watermarks that go with the panes into a snapshot.
-    pub(crate) fn watermarks(&self) -> GroupWatermarks {
-        self.behind
-            .clone()
-            .unwrap_or_else(|| GroupWatermarks::one(self.key_groups, self.watermark))
-    }
-
-    /// Takes the panes of a snapshot back. What had fired by `watermarks` does not fire again.
-    ///
-    /// # Errors
-    /// `Invalid` if the snapshot has other types, `Data` if it is damaged.
-    pub(crate) fn restore(
-        &mut self,
-        state: &mut OperatorState,
-        types: &Value,
-        watermarks: Option<GroupWatermarks>,
-    ) -> Result<()> {
-        if let Some(disk) = &self.disk {
-            for namespace in disk.stored()? {
-                let start = pane_of(&self.windows, &namespace)?;
-                if self.windows.pane_start(start) != start {
-                    return Err(other_panes());
-                }
-                self.panes.add_stored(start, disk);
-            }
-        }
-        state.keyed(PANES, types, |hash, key, pane, value| {
-            self.restore_entry(hash, key, pane, value)
-        })?;
-        if let Some(watermarks) = watermarks {
-            self.watermark = watermarks.least();
-            self.passed_end = self
-                .windows
-                .end_at_or_before(within_reach(self.watermark) + 1);
-            self.behind = (!watermarks.is_one()).then_some(watermarks);
-        }
-        Ok(())
-    }
-
-    fn restore_entry(&mut self, hash: u32, key: &[u8], pane: &[u8], value: &[u8]) -> Result<()> {
-        let begin = pane_of(&self.windows, pane)?;
-        self.n_restored += 1;
-        if let Some(disk) = self
-            .disk
-            .as_mut()
-            .filter(|_| self.n_restored.is_multiple_of(ENTRIES_PER_LOOK))
-        {
-            disk.make_room(&mut self.panes, &mut self.accumulators)?;
-        }
-        let start = self.windows.pane_start(begin);
-        let pane = self.panes.pane(start, self.disk.as_ref());
-        let entry = match begin == start {
-            true => self
-                .accumulators
-                .restore(&mut pane.table, hash, key, value)?,
-            false => {
-                // A pane of an older version, which is a part of one of ours; the key may have come
-                // with another part, and left memory.
-                let mut keys = KeyBuffer::new(pane.table.kind());
-                keys.push_key(hash, key);
-                fetch(pane, &mut self.accumulators, keys.hashes(), keys.keys())?;
-                self.accumulators
-                    .restore_part(&mut pane.table, hash, key, value)?
-            }
-        };
-        pane.changed(&[entry]);
-        Ok(())
-    }
-
-    /// Raises the windows to the watermark of the key group that has come furthest. Whether all
-    /// have come there.
+    /// Raises the windows to the watermark of the key group that is furthest. Returns whether all
+    /// have arrived there.
     fn catch_up(&mut self, emission: &mut Emission<'_>) -> Result<bool> {
         match self.behind.as_ref().map(GroupWatermarks::greatest) {
             Some(greatest) => self.rise(greatest, emission),
@@ -256,7 +129,7 @@ impl PaneWindows {
         }
     }
 
-    /// Treats the rows and marks of a batch, whose keys are read by `keys`. With processing time
+    /// Processes the rows and marks of a batch, whose keys are read by `keys`. With processing time
     /// the marks make nothing due.
     pub(crate) fn batch(
         &mut self,
@@ -302,7 +175,7 @@ impl PaneWindows {
         }
     }
 
-    /// Whether ends of windows lie behind the last one that was passed, up to there.
+    /// Whether there are ends of windows after the last one that was passed, up to there.
     pub(crate) fn passes_an_end(&self, watermark: Watermark) -> bool {
         within_reach(watermark) + 1 >= self.passed_end + self.windows.slide
     }
@@ -321,7 +194,7 @@ impl PaneWindows {
         if least < -TIME_MAX || most > TIME_MAX {
             return Err(self.out_of_range(rows, range));
         }
-        // Between windows with gaps a row can be late that lies behind the last end.
+        // Between windows with gaps a row can be late although it lies after the last end.
         let on_time_from = if self.windows.has_gaps() {
             i64::MAX
         } else {
@@ -454,8 +327,8 @@ impl PaneWindows {
         Ok(())
     }
 
-    /// Raises the watermark, fires what it makes due, and forgets what it makes late. Whether that
-    /// is done: if not, it goes on with the next call, and no row may come before.
+    /// Raises the watermark, fires what it makes due, and forgets what it makes late. Returns
+    /// whether that is done: if not, it continues with the next call, and no row may come before.
     pub(crate) fn advance(
         &mut self,
         watermark: Watermark,
@@ -487,7 +360,7 @@ impl PaneWindows {
         self.behind.take_if(|behind| behind.is_one());
     }
 
-    /// Fires the windows that end at or before `bound`, in order. Whether that is done.
+    /// Fires the windows that end at or before `bound`, in order. Returns whether that is done.
     fn fire_to(&mut self, bound: i64, emission: &mut Emission<'_>) -> Result<bool> {
         let mut next = self.next_due().filter(|end| *end <= bound);
         while let Some(end) = next {
@@ -520,7 +393,7 @@ impl PaneWindows {
         Some(next.max(self.windows.end_at_or_before(pane) + self.windows.slide))
     }
 
-    /// Fires a window for the keys that have not fired it. Whether that is done.
+    /// Fires a window for the keys that have not fired it. Returns whether that is done.
     fn fire(&mut self, window: TimeWindow, emission: &mut Emission<'_>) -> Result<bool> {
         if self.disk.is_some() && self.panes.is_cold(window.start, window.end) {
             return self.fire_groups(window, emission, Self::fire_from_disk);
@@ -540,8 +413,8 @@ impl PaneWindows {
         })
     }
 
-    /// Fires a window for one key group after the other, for as long as the sweep may go on.
-    /// Whether that is done.
+    /// Fires a window for one key group after the other, for as long as the sweep may continue.
+    /// Returns whether that is done.
     fn fire_groups(
         &mut self,
         window: TimeWindow,
@@ -568,7 +441,7 @@ impl PaneWindows {
         Ok(true)
     }
 
-    /// Fires what tables hold together, of one key group or of all.
+    /// Fires what tables hold together, for one key group or for all.
     fn fire_nodes(
         &mut self,
         window: TimeWindow,
@@ -602,7 +475,7 @@ impl PaneWindows {
         Ok(())
     }
 
-    /// Fires what memory and disk hold together of one key group.
+    /// Fires what memory and disk hold together for one key group.
     fn fire_from_disk(
         &mut self,
         window: TimeWindow,
@@ -669,7 +542,7 @@ impl PaneWindows {
         self.results.overflow(&self.accumulators, *overflow, key)
     }
 
-    /// Drops the panes of which every window is beyond its cleanup time.
+    /// Drops the panes all of whose windows are past their cleanup time.
     fn forget(&mut self) -> Result<()> {
         let mut purged = None;
         while let Some(pane) = self
@@ -693,7 +566,7 @@ impl PaneWindows {
     }
 }
 
-/// Brings what the disk has of some keys of a pane.
+/// Loads what the disk has for some keys of a pane.
 fn fetch(
     pane: &mut Pane,
     accumulators: &mut Accumulators,
@@ -708,42 +581,5 @@ fn fetch(
         }
         .with_tier(|tier, pane| tier.fetch(pane, hashes, keys)),
         false => Ok(()),
-    }
-}
-
-/// Where the pane of a snapshot begins, which may be one of an older version.
-fn pane_of(windows: &SlidingWindows, pane: &[u8]) -> Result<i64> {
-    let mut fields = Fields::new(pane, "a pane");
-    let start = fields.time()?;
-    fields.end()?;
-    // A pane begins before the times in it.
-    let is_pane = (-2 * TIME_MAX..=TIME_MAX).contains(&start) && windows.begins_old_pane(start);
-    if is_pane {
-        Ok(start)
-    } else {
-        Err(damaged("a pane"))
-    }
-}
-
-fn other_panes() -> Error {
-    let message = "the checkpoint keeps its windows on disk in panes of an older version; a savepoint of that version can be started from";
-    Error::new(code::STATE_TYPES, message)
-}
-
-/// The panes of one moment, each with its first ms.
-struct FrozenPanes {
-    panes: Vec<(Namespace, FrozenTable)>,
-    changes: Option<DiskChanges>,
-}
-
-impl Frozen for FrozenPanes {
-    fn visit(&self, each: &mut EachEntry<'_>) {
-        for (start, pane) in &self.panes {
-            pane.each(&mut |key, value| each(key, start, value));
-        }
-    }
-
-    fn take_changes(&mut self) -> Option<DiskChanges> {
-        self.changes.take()
     }
 }

@@ -1,5 +1,5 @@
-//! The columns that built-in aggregates give: keys, window bounds and results, in the order that
-//! the plan says.
+//! The columns that built-in aggregates return: keys, window bounds and results, in the order of
+//! the plan.
 //!
 //! Invariant: the columns have the schema that the planner computed; it is checked here once more
 //! when a batch is made.
@@ -64,7 +64,7 @@ impl ResultColumns {
             .any(|source| matches!(source, Source::Key(_)))
     }
 
-    /// Puts the columns of some windows together; `keys` may be empty if they are not needed.
+    /// Assembles the columns of windows; `keys` may be empty if they are not needed.
     pub(crate) fn assemble(
         &self,
         keys: &[ArrayRef],

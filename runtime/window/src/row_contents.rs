@@ -1,7 +1,7 @@
-//! All rows of each window, for a window-process function without an aggregate in front.
+//! All rows of each window, for a window-process function without an aggregate before it.
 //!
-//! Invariant: the rows of a cell stand in the order in which they were added; a merge puts those of
-//! the other windows behind.
+//! Invariant: the rows of a cell are in the order in which they were added; a merge appends those
+//! of the other windows.
 
 use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState};
 use crate::snapshot_bytes::{Fields, put_bytes};
@@ -36,7 +36,7 @@ impl Rows {
     }
 }
 
-/// The rows of all windows, and the function that they are for.
+/// The rows of all windows, and the function for which they are kept.
 pub(crate) struct RowContents {
     projection: Projection,
     codec: RowCodec,
@@ -130,7 +130,7 @@ impl WindowState for RowContents {
         place.isolation.n_events(Call::Window)
     }
 
-    /// A byte that says whether rows have times; then each row behind its time and length.
+    /// A byte that says whether rows have times; then each row after its time and length.
     fn export(&self, cell: Cell, out: &mut Vec<u8>) {
         let rows = self.cells.get(cell);
         let timed = rows.times.len() == rows.ends.len();

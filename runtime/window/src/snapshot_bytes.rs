@@ -33,7 +33,8 @@ impl<'a> Fields<'a> {
     }
 
     /// # Errors
-    /// This and the others: `Data` if the bytes end too soon, or are no such field.
+    /// `Data` if the bytes end too soon, or are not such a field. The same holds for the other
+    ///  methods.
     pub(crate) fn flag(&mut self) -> Result<bool> {
         match self.array()? {
             [byte @ 0..=1] => Ok(byte == 1),
@@ -63,7 +64,7 @@ impl<'a> Fields<'a> {
         Ok((u64::from_be_bytes(self.array()?) ^ SIGN) as i64)
     }
 
-    /// A byte string behind its length.
+    /// A byte string, preceded by its length.
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8]> {
         let length = self.u32()? as usize;
         let (front, rest) = self
@@ -74,7 +75,7 @@ impl<'a> Fields<'a> {
         Ok(front)
     }
 
-    /// Everything behind the fields so far.
+    /// Everything after the fields so far.
     pub(crate) fn rest(self) -> &'a [u8] {
         self.rest
     }
@@ -99,7 +100,7 @@ pub(crate) fn ordered(time: i64) -> [u8; 8] {
     (time as u64 ^ SIGN).to_be_bytes()
 }
 
-/// Appends a byte string of less than 4 GiB behind its length.
+/// Appends a byte string of less than 4 GiB, preceded by its length.
 pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
     out.extend_from_slice(bytes);

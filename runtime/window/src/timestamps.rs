@@ -1,10 +1,10 @@
 //! Gives rows their event time, and watermarks that follow from them.
 //!
-//! Invariant: the marks of a batch that leaves here are all its watermarks: those that came from
-//! further up are dropped, except for the final one. An idle status goes out behind the watermark
-//! that it releases, and an active one before any row. A restored operator sends the watermark that
-//! it had reached right behind its first status, before any row, so that no window that was gone
-//! comes back to life.
+//! Invariant: the marks of a batch that leaves here are all its watermarks: those from upstream are
+//! dropped, except for the final one. An idle status goes out after the watermark that it releases,
+//! and an active one before any row. A restored operator sends the watermark that it had reached
+//! right after its first status, before any row, so that no window that was gone comes back to
+//! life.
 
 use crate::ahead;
 use crate::assigner::TIME_MAX;
@@ -36,21 +36,21 @@ pub struct TimestampsOperator {
     generator: Generator,
     idle_ms: Option<i64>,
     generators: Generators,
-    /// A reader is in the same chain.
+    /// Whether a reader is in the same chain.
     of_reader: bool,
-    /// What the input says, and what was sent.
+    /// The status of the input, and what was sent.
     upstream: Status,
     sent: Status,
-    /// The first status has gone out.
+    /// Whether the first status has been sent.
     told: bool,
-    /// The restored watermark, until it has gone out.
+    /// The restored watermark, until it has been sent.
     resume: Option<Watermark>,
     context: Option<OperatorContext>,
 }
 
 impl TimestampsOperator {
     /// `input` is the schema of the rows. `function` is the chain of the one timestamps function,
-    /// where `time` names one.
+    /// if `time` names one.
     ///
     /// # Errors
     /// `Invalid` if the time column is not there or not of type i64, or the function does not fit
@@ -90,7 +90,8 @@ impl TimestampsOperator {
         })
     }
 
-    /// The clock that silence is measured by: it goes on evenly, however the machine's time is set.
+    /// The clock by which silence is measured: it advances evenly, however the machine's time is
+    /// set.
     fn clock_ms(&self) -> i64 {
         match &self.context {
             Some(context) if self.idle_ms.is_some() => context.clock.monotonic_ms(),
@@ -105,7 +106,7 @@ impl TimestampsOperator {
         }
     }
 
-    /// Sends the status that follows from the input and the generators, if it is news.
+    /// Sends the status that follows from the input and the generators, if it is new.
     fn tell(&mut self, output: &mut dyn Output) -> Result<()> {
         let status = self.combined_status();
         match std::mem::replace(&mut self.sent, status) == status {
@@ -148,7 +149,7 @@ impl TimestampsOperator {
         }
     }
 
-    /// Rows that are too far in the future raise no watermark, so that they make no other late.
+    /// Rows that are too far in the future raise no watermark, so that they make no other row late.
     fn marks(
         &mut self,
         split: Option<u64>,
@@ -201,14 +202,14 @@ fn column_times(batch: &Batch, index: usize, unit: TimeUnit) -> Times {
     match unit {
         TimeUnit::Milliseconds => Times::Column(index),
         TimeUnit::Seconds => Times::Array(values.iter().map(|time| time * 1000).collect()),
-        // Downwards, also before 1970, so that a row never seems later than it is.
+        // Rounds down, also before 1970, so that a row never seems later than it is.
         TimeUnit::Microseconds => {
             Times::Array(values.iter().map(|time| time.div_euclid(1000)).collect())
         }
     }
 }
 
-/// Leaves out rows without a time, by the policy for poison.
+/// Removes rows without a time, by the poison policy.
 fn without_null_times(batch: Batch, index: usize, context: &OperatorContext) -> Result<Batch> {
     let column = batch.columns.column(index);
     if column.null_count() == 0 {
@@ -229,8 +230,8 @@ fn without_null_times(batch: Batch, index: usize, context: &OperatorContext) -> 
     batch.take(&UInt32Array::from(rest))
 }
 
-/// Leaves out rows whose times no window reaches, by the policy for poison: one of them would make
-/// all others late.
+/// Removes rows whose times no window reaches, by the poison policy: one of them would make all
+/// others late.
 fn without_far_times(
     batch: Batch,
     index: usize,
@@ -326,7 +327,7 @@ impl Operator for TimestampsOperator {
         Ok(())
     }
 
-    /// Other watermarks than the final one are made anew here.
+    /// Watermarks other than the final one are generated anew here.
     fn watermark(&mut self, watermark: Watermark, output: &mut dyn Output) -> Result<()> {
         if watermark == WATERMARK_MAX {
             output.watermark(watermark)
@@ -335,9 +336,9 @@ impl Operator for TimestampsOperator {
         }
     }
 
-    /// Behind an exchange an input that is idle says nothing, as in Flink: when it is active again,
-    /// another subtask may have sent rows on, and raised the watermark, before this one hears of
-    /// it; its own rows would be late.
+    /// After an exchange an idle input means nothing, as in Flink: when it is active again, another
+    /// subtask may have sent rows on, and raised the watermark, before this one hears of it; its
+    /// own rows would be late.
     fn status(&mut self, status: Status, output: &mut dyn Output) -> Result<()> {
         self.upstream = if status == Status::Idle && !self.of_reader {
             Status::Active
@@ -374,7 +375,7 @@ impl Operator for TimestampsOperator {
             output.watermark(watermark)?;
         }
         // Before the first status restored splits come back one by one: that those so far are idle
-        // says nothing of the others.
+        // says nothing about the others.
         if self.told {
             self.tell(output)?;
         }

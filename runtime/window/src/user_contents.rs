@@ -1,9 +1,12 @@
-//! Accumulators of an aggregate or reduce function of a plugin: a row of state for each window of a
+//! Accumulators of an aggregate or reduce function of a plugin: one row of state per window of a
 //! key.
 //!
 //! Invariant: a cell without an accumulator has seen no row that its function accepted, and gives
 //! no result. One call adds all rows of a segment, one gives the results of all windows that fire.
 
+mod calls;
+
+use self::calls::{Accumulation, Merging, Results};
 use crate::contents::{Additions, Cell, Cells, Fired, Firing, Place, WindowState};
 use crate::keyed_windows::ADDED_BYTES;
 use crate::snapshot_bytes::Fields;
@@ -14,15 +17,14 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 use streamrt_operator::{
-    BatchKeys, Call, Failure, FunctionChain, Invocation, NoState, Outcome, Projection, RowsIn,
-    StateIn, Suspect, Work, split_range, suspect_row,
+    Call, Failure, FunctionChain, Invocation, NoState, Outcome, Projection, RowsIn, StateIn,
 };
 use streamrt_state::{Address, Arena, NO_ADDRESS, RowCodec};
 use streamrt_types::state_types::accumulator;
 use streamrt_types::{Batch, Error, Result, arrow_schema, code, columns_bytes};
 use streamrt_wit::{Function, FunctionKind, OutputColumns};
 
-/// The function, its accumulators, and what comes behind.
+/// The function, its accumulators, and what follows it.
 pub(crate) struct UserContents {
     chain: Box<dyn FunctionChain>,
     function: Function,
@@ -35,10 +37,10 @@ pub(crate) struct UserContents {
     then: Option<(WindowCall, Projection)>,
 }
 
-/// The schema of what an aggregate or reduce function gives.
+/// The schema of the results of an aggregate or reduce function.
 ///
 /// # Errors
-/// `Invalid` if an aggregate does not say it.
+/// `Invalid` if an aggregate does not declare it.
 pub(crate) fn result_schema(function: &Function, input: &SchemaRef) -> Result<SchemaRef> {
     match (
         function.outputs.first().map(|port| &port.columns),
@@ -57,11 +59,11 @@ pub(crate) fn result_schema(function: &Function, input: &SchemaRef) -> Result<Sc
 }
 
 impl UserContents {
-    /// `result` is the schema of what the function gives.
+    /// `result` is the schema of the function's results.
     ///
     /// # Errors
-    /// `Invalid` if the function has no accumulator, reads what is not there, or reduces to other
-    /// columns than it returns.
+    /// `Invalid` if the function has no accumulator, reads what is not there, or reduces to columns
+    /// other than those that it returns.
     pub(crate) fn new(
         chain: Box<dyn FunctionChain>,
         function: Function,
@@ -127,7 +129,7 @@ impl UserContents {
         })
     }
 
-    /// Takes the accumulators that a call gave back for some cells.
+    /// Takes the accumulators that a call returned for some cells.
     fn store(&mut self, cells: &[Cell], outcome: Outcome) -> Result<()> {
         let bad = |what: &str| {
             Error::new(
@@ -181,7 +183,7 @@ impl UserContents {
         )
     }
 
-    /// Returns the bytes that went in and came out, of the largest call.
+    /// Returns the bytes that went in and came out in the largest call.
     fn accumulate(
         &mut self,
         batch: &Batch,
@@ -191,8 +193,8 @@ impl UserContents {
     ) -> Result<usize, Failure> {
         let (rows, cells) = additions.pairs(part.clone());
         let cells = &additions.cells[cells];
-        // The windows of one row differ, so they can take a large one in several calls; it goes
-        // into all of them or into none.
+        // The windows of a row can take a large row in several calls; it goes into all of them or
+        // into none.
         let n_pairs = match part.len() {
             1 => (ADDED_BYTES / batch.slice(rows[0] as usize, 1).row_bytes().max(1))
                 .clamp(1, rows.len().max(1)),
@@ -323,149 +325,6 @@ fn number(cells: &[Cell]) -> (Vec<Cell>, Vec<u32>) {
     (distinct, slots)
 }
 
-/// Rows on their way into accumulators.
-struct Accumulation<'a> {
-    contents: &'a mut UserContents,
-    place: &'a BatchKeys,
-    batch: &'a Batch,
-    additions: &'a Additions,
-}
-
-impl Work for Accumulation<'_> {
-    type Part = Range<usize>;
-
-    fn call(&self) -> Call {
-        Call::Accumulate
-    }
-
-    fn size(&self, part: &Range<usize>, _: usize) -> usize {
-        part.len()
-    }
-
-    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
-        self.contents
-            .accumulate(self.batch, self.additions, part, deadline)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn split(&self, part: &Range<usize>, n_events: usize) -> Option<(Range<usize>, Range<usize>)> {
-        split_range(part, n_events)
-    }
-
-    fn suspect(&self, part: &Range<usize>) -> Suspect {
-        let row = self.additions.rows[part.start] as usize;
-        suspect_row(
-            self.batch,
-            row,
-            self.place.describe(&self.batch.columns, row),
-        )
-    }
-
-    fn give_up(&mut self, _: &Range<usize>) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// A merge of the accumulators of one window; it is one event, and cannot be split.
-struct Merging<'a> {
-    contents: &'a mut UserContents,
-    place: &'a Place,
-    into: &'a Firing,
-    cells: Vec<Cell>,
-}
-
-impl Work for Merging<'_> {
-    type Part = ();
-
-    fn call(&self) -> Call {
-        Call::Merge
-    }
-
-    fn size(&self, (): &(), _: usize) -> usize {
-        1
-    }
-
-    fn run(&mut self, (): &(), deadline: Duration) -> Result<usize, Failure> {
-        self.contents.merge_cells(&self.cells, deadline)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn split(&self, (): &(), _: usize) -> Option<((), ())> {
-        None
-    }
-
-    fn suspect(&self, (): &()) -> Suspect {
-        self.place.suspect(self.into)
-    }
-
-    /// The window goes on with the accumulator that it had.
-    fn give_up(&mut self, (): &()) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Windows that fire.
-struct Results<'a> {
-    contents: &'a mut UserContents,
-    place: &'a Place,
-    firings: &'a [Firing],
-    columns: Vec<RecordBatch>,
-    /// The firings that gave a row.
-    fired: Vec<usize>,
-}
-
-impl Work for Results<'_> {
-    type Part = Range<usize>;
-
-    fn call(&self) -> Call {
-        Call::Result
-    }
-
-    fn size(&self, part: &Range<usize>, _: usize) -> usize {
-        part.len()
-    }
-
-    fn run(&mut self, part: &Range<usize>, deadline: Duration) -> Result<usize, Failure> {
-        let holds =
-            |firing: &usize| *self.contents.cells.get(self.firings[*firing].cell) != NO_ADDRESS;
-        let fired: Vec<usize> = part.clone().filter(holds).collect();
-        if fired.is_empty() {
-            return Ok(0);
-        }
-        let cells: Vec<Cell> = fired
-            .iter()
-            .map(|&firing| self.firings[firing].cell)
-            .collect();
-        let results = self.contents.results(&cells, deadline)?;
-        let n_bytes = columns_bytes(&results);
-        self.columns.push(results);
-        self.fired.extend(fired);
-        Ok(n_bytes)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn split(&self, part: &Range<usize>, n_events: usize) -> Option<(Range<usize>, Range<usize>)> {
-        split_range(part, n_events)
-    }
-
-    fn suspect(&self, part: &Range<usize>) -> Suspect {
-        self.place.suspect(&self.firings[part.start])
-    }
-
-    fn give_up(&mut self, _: &Range<usize>) -> Result<()> {
-        Ok(())
-    }
-}
-
 impl WindowState for UserContents {
     fn create(&mut self) -> Cell {
         self.cells.create()
@@ -530,7 +389,7 @@ impl WindowState for UserContents {
             Error::internal("results of windows could not be joined").with_source(e)
         })?;
         let rows = projection.apply(&joined)?;
-        // A window without a result does not come so far.
+        // A window without a result does not get this far.
         let live: Vec<Firing> = fired
             .iter()
             .map(|&firing| firings[firing].clone())
@@ -579,7 +438,7 @@ impl WindowState for UserContents {
         }
     }
 
-    /// The accumulator behind a 1; a 0 if there is none.
+    /// A 1 and the accumulator; a 0 if there is none.
     fn export(&self, cell: Cell, out: &mut Vec<u8>) {
         let address = *self.cells.get(cell);
         out.push(u8::from(address != NO_ADDRESS));

@@ -1,7 +1,7 @@
-//! Event times by a function of the plugin: one call a batch, under the poison policy.
+//! Event times by a function of the plugin: one call per batch, under the poison policy.
 //!
-//! Invariant: the rows that remain are those that the function gave a time; a record that it fails
-//! on leaves the batch only by the policy.
+//! Invariant: the rows that remain are those to which the function gave a time; a record on which
+//! it fails leaves the batch only by the policy.
 
 use crate::timestamps::{far_time, is_far, no_time};
 use arrow_array::cast::AsArray;
@@ -46,7 +46,7 @@ impl UserTimes {
         self.opened = Some(Isolation::new(context));
     }
 
-    /// Gives the rows their times. Returns the rows that remain, and of each the watermark behind
+    /// Gives the rows their times. Returns the rows that remain, and for each the watermark after
     /// it, if it is punctuated.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ struct Assignment<'a> {
     kept: Vec<u32>,
     times: Vec<i64>,
     watermarks: Vec<Option<Watermark>>,
-    /// Rows that the function gave no time, or one that no window reaches.
+    /// Rows to which the function gave no time, or one that no window reaches.
     untimed: Vec<(usize, Option<i64>)>,
 }
 

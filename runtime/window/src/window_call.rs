@@ -1,6 +1,6 @@
 //! Calls a window-process function: for many windows at once, each with its rows.
 //!
-//! Invariant: every window either gave its results or was given up under the poison policy, in
+//! Invariant: every window either returned its results or was given up under the poison policy, in
 //! order.
 
 use crate::contents::{Fired, Firing, Place};
@@ -33,7 +33,7 @@ pub(crate) struct WindowRows<'a> {
 
 impl WindowCall {
     /// # Errors
-    /// `Invalid` if the function wants to see what is not in the key.
+    /// `Invalid` if the function wants to see columns that are not in the key.
     pub(crate) fn new(
         chain: Box<dyn FunctionChain>,
         function: Function,

@@ -1,9 +1,9 @@
 //! The derive macro of the SDK: `#[derive(Record)]` for structs with named fields. See
 //! `streamrt_sdk::Record`.
 //!
-//! It writes what one would write by hand: a decoded column and a builder for each field, and a
-//! typed constant that names the column. Types are checked where the field stands, so that a wrong
-//! one is reported there.
+//! It writes what one would write by hand: a decoded column and a builder per field, and a typed
+//! constant that names the column. Types are checked where the field stands, so that a wrong one is
+//! reported there.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -13,7 +13,7 @@ use syn::{Data, DeriveInput, Error, Fields, Result, Type};
 /// Implements `streamrt_sdk::Record`, and makes a typed column constant for each field:
 /// `Click::ITEM` for a field `item`.
 ///
-/// A field has type `bool`, `i32`, `i64`, `u32`, `u64`, `f32`, `f64`, `String`, `Vec<u8>`, or
+/// A field has the type `bool`, `i32`, `i64`, `u32`, `u64`, `f32`, `f64`, `String`, `Vec<u8>`, or
 /// `Option` of one of these; its name is the column's.
 #[proc_macro_derive(Record)]
 pub fn derive_record(input: proc_macro::TokenStream) -> proc_macro::TokenStream {

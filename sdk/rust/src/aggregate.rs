@@ -2,7 +2,7 @@
 //! record.
 //!
 //! Each field of the output record is filled by name: first by a term that says `.to(name)`, then
-//! by a key column of that name, then, behind a window, by `window_start` and `window_end`.
+//! by a key column of that name, then, after a window, by `window_start` and `window_end`.
 
 use crate::error::{Error, Result};
 use crate::record::{Column, Record};
@@ -12,7 +12,7 @@ use streamrt_wit::{
     AggregateFunction, BuiltinAggregate, DataType, Field, ResultColumn, ResultSource, Schema,
 };
 
-/// Something that can stand in a field of the result: an aggregate, a key column, a bound of the
+/// Something that can fill a field of the result: an aggregate, a key column, a bound of the
 /// window.
 #[derive(Debug, Clone)]
 pub struct Term {
@@ -81,12 +81,12 @@ pub fn avg<T, V: Value>(column: Column<T, V>) -> Term {
     over(AggregateFunction::Avg, column)
 }
 
-/// The value of the row with the least event time, of these the first that came.
+/// The value of the row with the least event time; among equals, the first to arrive.
 pub fn first<T, V: Value>(column: Column<T, V>) -> Term {
     over(AggregateFunction::First, column)
 }
 
-/// The value of the row with the greatest event time, of these the last that came.
+/// The value of the row with the greatest event time; among equals, the last to arrive.
 pub fn last<T, V: Value>(column: Column<T, V>) -> Term {
     over(AggregateFunction::Last, column)
 }
@@ -101,7 +101,7 @@ pub fn window_start() -> Term {
     Term::of(What::WindowStart)
 }
 
-/// The first ms behind the window, as `i64`.
+/// The first ms after the window, as `i64`.
 pub fn window_end() -> Term {
     Term::of(What::WindowEnd)
 }
@@ -116,7 +116,7 @@ pub(crate) struct Aggregates {
 impl Aggregates {
     /// # Errors
     /// If a field has no source or another type, a term has no field, or a column cannot be
-    /// aggregated so.
+    /// aggregated in this way.
     pub(crate) fn build<T: Record, O: Record>(
         uid: &str,
         keys: &[Field],

@@ -1,8 +1,8 @@
-//! The arguments of a job: what stands behind `--`, as `--name VALUE`, `--name=VALUE` and `--flag`.
+//! The arguments of a job: what follows `--`, as `--name VALUE`, `--name=VALUE` and `--flag`.
 //!
-//! Which arguments a job has is written down nowhere but in the program that reads them. So a
-//! reading is noted, and when the program has run, everything that was given must have been read: a
-//! misspelt name would else mean that its default is taken without a word.
+//! Which arguments a job has is written down nowhere but in the program that reads them. So each
+//! read is noted, and when the program has run, everything that was given must have been read:
+//! otherwise a misspelt name would silently mean its default.
 
 use crate::error::{Error, Result};
 use std::cell::{Cell, RefCell};
@@ -15,7 +15,7 @@ enum Kind {
     Flag,
 }
 
-/// Arguments, and what was asked of them.
+/// Arguments, and which names were asked for.
 #[derive(Default)]
 pub(crate) struct Args {
     given: Vec<String>,
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     taken: Cell<bool>,
 }
 
-/// `name` and `name=value` behind the two dashes; `None` if there are none.
+/// `name` or `name=value` after the two dashes; `None` without dashes.
 fn parts(arg: &str) -> Option<(&str, Option<&str>)> {
     let named = arg.strip_prefix("--")?;
     Some(
@@ -48,7 +48,7 @@ impl Args {
         &self.given
     }
 
-    /// What stands behind each `--name`: the value that belongs to it by `=`, or the argument that
+    /// What follows each `--name`: the value that belongs to it by `=`, or the argument that
     /// follows.
     fn given<'a>(&'a self, name: &str) -> impl Iterator<Item = (Option<&'a str>, Option<&'a str>)> {
         let next = |i: usize| {
@@ -98,7 +98,7 @@ impl Args {
         }
     }
 
-    /// Whether a flag is there; `--name false`, as a `job.toml` says it, means that it is not.
+    /// Whether a flag is set; `--name false`, as a `job.toml` writes it, means that it is not.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.asked
             .borrow_mut()
@@ -141,7 +141,7 @@ impl Args {
         Ok(())
     }
 
-    /// What is left behind an argument and its value.
+    /// What remains after an argument and its value.
     fn behind<'a>(
         &self,
         name: &str,
@@ -191,7 +191,7 @@ fn no_value(name: &str) -> Error {
     ))
 }
 
-/// The candidate that is least far from `name`, if it is near enough to be a slip of the hand.
+/// The candidate closest to `name`, if it is close enough to be a typing error.
 fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let within = (name.chars().count() / 3).max(1);
     let near = candidates
@@ -200,8 +200,8 @@ fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
     near.min().map(|(_, candidate)| candidate)
 }
 
-/// Letters to be put in, left out, exchanged, or swapped with their neighbour, to make one word of
-/// the other.
+/// The number of letters to insert, delete, replace, or swap with their neighbour, to turn one word
+/// into the other.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];

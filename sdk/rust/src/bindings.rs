@@ -13,8 +13,8 @@ wit_bindgen::generate!({
     default_bindings_module: "streamrt_sdk::bindings",
 });
 
-/// What a plugin with sinks has besides. A world of its own, so that a plugin can export `operator`
-/// alone.
+/// What a plugin with sinks has in addition. It is a world of its own, so that a plugin can export
+/// `operator` alone.
 pub mod sinks {
     wit_bindgen::generate!({
         path: "../../wit/streamrt-plugin.wit",

@@ -16,13 +16,13 @@ use crate::transform::{Collector, Output};
 use std::marker::PhantomData;
 use streamrt_wit::{Field, Function, FunctionKind, Input, Partitioning, codes};
 
-/// User code that treats a stream row by row, beside a broadcast stream of which every subtask gets
-/// every row.
+/// User code that processes a stream row by row, alongside a broadcast stream of which every
+/// subtask gets every row.
 ///
 /// What is broadcast goes to [`BroadcastState`](crate::BroadcastState), which rows of the first
 /// input can read and not write. In which order rows of the two inputs come is not known. Event
 /// time is the minimum over both inputs, so a broadcast stream that does not end needs watermarks
-/// too where the function works by event time.
+/// too if the function works by event time.
 ///
 /// # Source
 /// Flink's KeyedBroadcastProcessFunction and BroadcastProcessFunction.
@@ -45,7 +45,7 @@ pub trait BroadcastProcessFunction: 'static {
     /// Declares state, once, before anything else.
     fn open(&mut self, _setup: &mut Setup) {}
 
-    /// Treats one row of the first input.
+    /// Processes one row of the first input.
     ///
     /// # Errors
     /// An error is a poison record: what this call did is rolled back, and the job's policy
@@ -57,11 +57,11 @@ pub trait BroadcastProcessFunction: 'static {
         out: &mut Collector<Self::Out>,
     ) -> Result<()>;
 
-    /// Treats one row that is broadcast. It does the same in every subtask, and what it puts out
+    /// Processes one row that is broadcast. It does the same in every subtask, and its output
     /// comes once from each.
     ///
     /// # Errors
-    /// As for a row of the first input.
+    /// The same as for a row of the first input.
     fn on_broadcast(
         &mut self,
         row: &Self::Broadcast,
@@ -69,10 +69,10 @@ pub trait BroadcastProcessFunction: 'static {
         out: &mut Collector<Self::Out>,
     ) -> Result<()>;
 
-    /// Treats a timer that has fired; `time` is what it was registered for, in ms.
+    /// Handles a timer that has fired; `time` is the time for which it was registered, in ms.
     ///
     /// # Errors
-    /// As for a row of the first input.
+    /// The same as for a row of the first input.
     fn on_timer(
         &mut self,
         _time: i64,
@@ -83,8 +83,8 @@ pub trait BroadcastProcessFunction: 'static {
     }
 }
 
-/// Where a function stands when it treats a row that is broadcast: times and side outputs; no key,
-/// hence no timers.
+/// The context of a function that processes a broadcast row: times and side outputs; no key, hence
+/// no timers.
 pub struct BroadcastContext<'a> {
     timestamp: Option<i64>,
     watermark: i64,
@@ -209,7 +209,7 @@ impl<F: BroadcastProcessFunction> BroadcastStage<F> {
     }
 }
 
-/// A stream of `T`, with the key `K` or without one, and beside it a broadcast stream of `B`.
+/// A stream of `T`, with the key `K` or without one, together with a broadcast stream of `B`.
 pub struct BroadcastConnectedStream<T, K, B> {
     stream: Stream<T>,
     broadcast: Stream<B>,

@@ -1,4 +1,4 @@
-//! Builders of columns. A finished column is given away as the bytes that cross the boundary; the
+//! Builders of columns. A finished column is handed over as the bytes that cross the boundary; the
 //! builder stays, empty.
 
 use crate::column::OwnedColumn;
@@ -6,11 +6,11 @@ use crate::value::Value;
 
 /// Makes one column, value after value.
 pub trait ColumnBuilder: Default {
-    /// Gives the column away and starts the next one, with room for as much again.
+    /// Hands the column over and starts the next one, with room for as much again.
     fn finish(&mut self) -> OwnedColumn;
 }
 
-/// Gives a vector away, and leaves one with the same room.
+/// Hands a vector over, and leaves one with the same capacity.
 fn give<T>(vector: &mut Vec<T>) -> Vec<T> {
     let room = vector.len();
     std::mem::replace(vector, Vec::with_capacity(room))
@@ -50,8 +50,8 @@ impl ColumnBuilder for BoolBuilder {
 /// Numbers of `N` bytes.
 #[derive(Default)]
 pub struct FixedBuilder<const N: usize> {
-    /// Values, and behind them room that is zeroed: to write there is shorter than to push, in the
-    /// loop over the rows.
+    /// Values, followed by zeroed room: in the loop over the rows, writing there takes less code
+    /// than pushing.
     values: Vec<[u8; N]>,
     n: usize,
 }
@@ -67,7 +67,7 @@ impl<const N: usize> FixedBuilder<N> {
     }
 }
 
-/// Appends a value, and at least as much room again.
+/// Appends a value, making at least as much room again where there is none.
 #[cold]
 fn grown<const N: usize>(mut values: Vec<[u8; N]>, value: [u8; N]) -> Vec<[u8; N]> {
     let room = (2 * values.len()).max(64);

@@ -1,8 +1,8 @@
 //! Columns as bytes: what a section brings in, and what a builder gives out. Arrow's layout, little
 //! endian, no alignment.
 //!
-//! Lengths are checked once, here; the row loops behind then index slices of arrays, which is a
-//! bounds check a value and no more.
+//! Lengths are checked once, here; the row loops then index slices of arrays, which costs one
+//! bounds check per value.
 
 use crate::bindings::streamrt::plugin::types::{Buffer, Section};
 use crate::error::{Error, Result};
@@ -116,7 +116,7 @@ pub(crate) fn fixed<const N: usize>(bytes: &[u8], n: usize) -> Result<&[[u8; N]]
 const BLOCK_ROWS: usize = 8;
 
 /// Calls `each` for 0 to `n_rows`, in blocks of a fixed length that the compiler unrolls: the host
-/// looks at its deadline once a turn of a loop, which costs as much as a small function does.
+/// checks its deadline once per turn of a loop, which costs as much as a small function does.
 #[inline]
 pub(crate) fn in_blocks<E>(
     n_rows: usize,
@@ -132,7 +132,7 @@ pub(crate) fn in_blocks<E>(
     (row..n_rows).try_for_each(each)
 }
 
-/// A section that carries `columns` besides `buffers`.
+/// A section that carries `columns` in addition to `buffers`.
 pub(crate) fn section(
     role: u16,
     port: u16,
@@ -151,7 +151,7 @@ pub(crate) fn section(
     }
 }
 
-/// A buffer that is no column.
+/// A buffer that is not a column.
 pub(crate) fn plain(role: u16, bytes: Vec<u8>) -> Buffer {
     Buffer {
         role,

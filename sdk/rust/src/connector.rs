@@ -1,5 +1,5 @@
-//! Sources and sinks of the host, as options in the plan. What each option means stands in the
-//! host's connector of that name.
+//! Sources and sinks of the host, as options in the plan. The host's connector of that name
+//! documents what each option means.
 
 use crate::record::Record;
 use serde_json::{Value, json};
@@ -55,7 +55,7 @@ impl File {
         File::of(path, "csv").option("header", json!(true))
     }
 
-    /// JSON, one object a line.
+    /// JSON, one object per line.
     pub fn json<T: Record>(path: impl Into<String>) -> FileConnector<T> {
         File::of(path, "json")
     }
@@ -89,13 +89,13 @@ impl<T> FileConnector<T> {
         self.option("watch", json!(true))
     }
 
-    /// With [`FileConnector::watch`]: reads a file when it has not changed for so long, such as
+    /// With [`FileConnector::watch`]: reads a file when it has not changed for this long, such as
     /// `10s`.
     pub fn settle(self, age: &str) -> Self {
         self.option("settle", json!(age))
     }
 
-    /// Leaves out names with one of these ends, such as `.tmp`: files that somebody writes still.
+    /// Leaves out names with one of these ends, such as `.tmp`: files that are still being written.
     pub fn ignore<const N: usize>(self, ends: [&str; N]) -> Self {
         self.option("ignore", json!(ends.as_slice()))
     }
@@ -116,18 +116,18 @@ impl<T> FileConnector<T> {
         self.option("timestamps", json!(columns.as_slice()))
     }
 
-    /// As a sink: begins another file when one has so many bytes, such as `128MiB`.
+    /// As a sink: begins another file when one reaches this size, such as `128MiB`.
     pub fn rolling_size(self, size: &str) -> Self {
         self.rolling("size", json!(size))
     }
 
-    /// As a sink: begins another file when one is so old, such as `15min`. A checkpoint ends files
-    /// in any case.
+    /// As a sink: begins another file when one reaches this age, such as `15min`. A checkpoint ends
+    /// files in any case.
     pub fn rolling_interval(self, interval: &str) -> Self {
         self.rolling("interval", json!(interval))
     }
 
-    /// As a sink: begins another file when one has so many rows.
+    /// As a sink: begins another file when one reaches this number of rows.
     pub fn rolling_rows(self, rows: u64) -> Self {
         self.rolling("rows", json!(rows))
     }
@@ -184,12 +184,12 @@ impl Socket {
         Socket::of(host, port, "lines")
     }
 
-    /// Comma-separated values, one row a line: columns in the order of the record's fields.
+    /// Comma-separated values, one row per line: columns in the order of the record's fields.
     pub fn csv<T: Record>(host: impl Into<String>, port: u16) -> SocketConnector<T> {
         Socket::of(host, port, "csv")
     }
 
-    /// JSON, one object a line.
+    /// JSON, one object per line.
     pub fn json<T: Record>(host: impl Into<String>, port: u16) -> SocketConnector<T> {
         Socket::of(host, port, "json")
     }
@@ -216,7 +216,7 @@ impl<T: Record> Source for SocketConnector<T> {
     }
 }
 
-/// Rows made up from a seed: the same seed, the same rows.
+/// Rows generated from a seed: the same seed, the same rows.
 pub struct Datagen<T> {
     options: Options,
     record: PhantomData<fn() -> T>,
@@ -235,12 +235,12 @@ impl<T: Record> Datagen<T> {
         }
     }
 
-    /// Ends after so many rows.
+    /// Ends after this number of rows.
     pub fn rows(self, rows: u64) -> Self {
         self.option("rows", json!(rows))
     }
 
-    /// Makes at most so many rows a second.
+    /// Makes at most this many rows per second.
     pub fn rate(self, rows_per_second: u64) -> Self {
         self.option("rate", json!(rows_per_second))
     }

@@ -1,5 +1,5 @@
-//! Rows whose columns are known at run time only, for libraries. Slower than records: a value is
-//! found by its type at each access.
+//! Rows whose columns are known at run time only, for libraries. They are slower than records: each
+//! access dispatches on the type of the value.
 
 use crate::builder::ColumnBuilder;
 use crate::chain::{Stage, StageInput, StageOutput};

@@ -47,9 +47,9 @@ impl Env {
         Stream::of(&self.graph, node, 0)
     }
 
-    /// All arguments behind `--` on the command line, for a job that reads them by itself. Else
+    /// All arguments after `--` on the command line, for a job that reads them by itself. Otherwise
     /// everything that is given must be read by one of the methods below before the job function
-    /// returns: what is not is refused, with the name that it is nearest to.
+    /// returns: what is not is refused, with the name that it is closest to.
     pub fn args(&self) -> &[String] {
         self.args.all()
     }
@@ -155,12 +155,12 @@ impl Graph {
             .any(|function| function.name == name)
     }
 
-    /// Takes the graph away.
+    /// Takes the graph out.
     pub(crate) fn built(&self) -> Result<Built> {
         self.0.take().built()
     }
 
-    /// Notes a mistake in the job. Its place is that of the verb that the user has called.
+    /// Notes a mistake in the job. Its place is where the user called the verb.
     #[track_caller]
     pub(crate) fn mistake(&self, error: Error) {
         self.0

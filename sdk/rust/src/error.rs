@@ -35,7 +35,7 @@ impl Error {
     }
 
     /// Something outside did not answer, or failed: the job is tried again as its restart strategy
-    /// says. For sinks.
+    /// says. Meant for sinks.
     pub fn unavailable(message: impl Into<String>) -> Error {
         Error {
             code: codes::error::UNAVAILABLE,
@@ -90,7 +90,7 @@ impl Error {
         }
     }
 
-    /// Says another error as well, in a line of its own; the code stays that of the first.
+    /// Adds another error, on a line of its own; the code stays that of the first.
     pub(crate) fn and(self, other: Error) -> Error {
         Error {
             message: format!("{}\n{}", self.message, other.message),
@@ -121,17 +121,17 @@ impl Error {
 
     /// A code of `error` in the WIT: 1 user code, 2 arguments, 3 unknown call, 4 broken promise of
     /// the host, 5 state, 6 something outside is unavailable, 7 a transaction is lost, 8 there is
-    /// no such file, 9 it may not be had, 10 to 13 the job is put together wrongly.
+    /// no such file, 9 it is refused, 10 to 13 the job is put together wrongly.
     pub fn code(&self) -> u16 {
         self.code
     }
 
-    /// Whether it says that there is no such file or folder.
+    /// Whether it means that there is no such file or folder.
     pub fn is_missing(&self) -> bool {
         self.code == codes::error::MISSING
     }
 
-    /// The sentence. That of a mistake in a job begins with its place in the program, and each
+    /// The sentence. For a mistake in a job it begins with the place in the program, and each
     /// further mistake has a line of its own.
     pub fn message(&self) -> &str {
         &self.message
@@ -161,7 +161,7 @@ pub trait Outcome {
     /// As a result.
     ///
     /// # Errors
-    /// Its own.
+    /// The error in the result.
     fn into_result(self) -> Result<()>;
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use streamrt_wit::codes;
 
 /// A folder that the user grants, made by [`SinkSetup::folder`](crate::SinkSetup::folder); the
-/// default is a place holder until then.
+/// default is a placeholder until then.
 ///
 /// Paths are relative to it, with `/` between their parts; `..` and links are refused. The empty
 /// path is the folder itself. Errors of the disk are [`Error::unavailable`].
@@ -21,7 +21,7 @@ pub struct Entry {
     pub is_file: bool,
     /// Whether it is a folder.
     pub is_folder: bool,
-    /// Bytes of a regular file, else 0.
+    /// Bytes of a regular file, otherwise 0.
     pub size: u64,
 }
 
@@ -36,7 +36,7 @@ impl Entry {
     }
 }
 
-/// Bytes that are asked for at a time.
+/// Bytes that are requested at a time.
 const PIECE_BYTES: u32 = 1 << 20;
 
 impl Folder {
@@ -85,7 +85,7 @@ impl Folder {
         })
     }
 
-    /// Gives a file these contents; makes it, or replaces what it had.
+    /// Gives a file these contents: creates it, or replaces what it had.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -93,7 +93,7 @@ impl Folder {
         self.with(|grant, host| host.write(grant, path, bytes.as_ref()))
     }
 
-    /// Puts bytes behind what is in a file, which is made if it is not there.
+    /// Appends bytes to a file, which is created if it is not there.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -117,7 +117,7 @@ impl Folder {
         self.with(|grant, host| host.remove(grant, path))
     }
 
-    /// Makes a folder; one that is there is no error. Its parent must be there.
+    /// Creates a folder; it is not an error if it exists. Its parent must exist.
     ///
     /// # Errors
     /// If it cannot be made.

@@ -1,8 +1,8 @@
 //! Aggregate and reduce functions of the plugin, which the window operator calls by column:
 //! accumulate, merge, result.
 //!
-//! Accumulators are the host's. They come as a column with an entry for each slot of the call, and
-//! go back as one.
+//! Accumulators are the host's. They come as a column with one entry per slot of the call, and go
+//! back as one.
 
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::chain::Whole;
@@ -31,7 +31,7 @@ pub trait AggregateFunction: 'static {
     /// # Errors
     /// An error is a poison record.
     fn add(&mut self, row: &Self::In, accumulator: &mut Self::Accumulator) -> Result<()>;
-    /// Adds what stands in `other`, whose rows are later ones.
+    /// Adds the contents of `other`, whose rows are later ones.
     ///
     /// # Errors
     /// An error fails the window.
@@ -305,7 +305,7 @@ mod tests {
         )
     }
 
-    /// What a call answers, column by column.
+    /// The answer to a call, column by column.
     fn check(whole: &mut dyn Whole, call: u16, input: &[Section], columns: &[&[i64]]) {
         let answer = whole.invoke(call, input).unwrap();
         let sent: Vec<_> = answer[0]

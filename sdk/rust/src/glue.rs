@@ -47,7 +47,7 @@ impl Plugin {
         Ok(self.chains.len() as u32 - 1)
     }
 
-    /// Functions that no chain and no sink has; the job runs again where they were taken.
+    /// Functions that no chain or sink has taken yet; if one was taken, the job runs again.
     fn taken(
         &mut self,
         build: Build,
@@ -172,7 +172,7 @@ fn wit(error: Error) -> WitError {
     }
 }
 
-/// A panic of std for what its target lacks, with what a plugin has instead.
+/// A panic of std about something that its target lacks, with what a plugin has instead.
 fn explained(panic: String) -> String {
     match panic.contains("time not implemented on this platform") {
         true => panic + "; a plugin has no clock of its own: `ctx.processing_time()` is the host's",

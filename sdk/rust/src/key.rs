@@ -12,7 +12,7 @@ use streamrt_wit::{Field, Schema};
 /// A type that keys can have: `bool`, integers, `String`, `Vec<u8>`, and tuples of up to four of
 /// them. `()` is the key of a function that does not look at its key, which saves sending it.
 ///
-/// A column of floating point numbers, or one that may be null, is no key:
+/// A column of floating point numbers, or one that may be null, cannot be a key:
 ///
 /// ```compile_fail,E0277
 /// # use streamrt_sdk::prelude::*;

@@ -68,7 +68,7 @@ impl<T: Record, K: Key> KeyedStream<T, K> {
         )
     }
 
-    /// Puts a broadcast stream beside this one, for a function that reads both: see
+    /// Connects a broadcast stream to this one, for a function that reads both: see
     /// [`BroadcastProcessFunction`](crate::BroadcastProcessFunction).
     #[track_caller]
     pub fn connect<B: Record>(&self, broadcast: &Stream<B>) -> BroadcastConnectedStream<T, K, B> {
@@ -93,7 +93,7 @@ impl<T: Record, K: Key> KeyedStream<T, K> {
         }
     }
 
-    /// Keeps aggregates by key, computed by the host, and gives one row out for each row in.
+    /// Keeps aggregates per key, computed by the host, and emits one row for each row in.
     #[track_caller]
     pub fn aggregate_running<O: Record>(
         &self,

@@ -1,6 +1,6 @@
-//! Which verbs belong to which kind of stream. A verb that is called on the wrong kind is there as
-//! well, under a condition that never holds: so the compiler says what comes first, instead of that
-//! there is no such method.
+//! Which verbs belong to which kind of stream. A verb exists on the wrong kind of stream as well,
+//! under a condition that never holds: so the compiler reports what has to come first, rather than
+//! that there is no such method.
 
 use crate::aggregate::Term;
 use crate::key::{Key, KeySelector};

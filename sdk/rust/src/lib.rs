@@ -1,8 +1,9 @@
-//! Write streamrt operators in Rust. A job is a function over [`Env`]; `job!` makes a plugin of it.
+//! Write streamrt operators in Rust. A job is a function over [`Env`]; `job!` makes a plugin from
+//! it.
 //!
-//! The crate knows the WIT and nothing of the engine. It does not do what the host does better:
-//! files, sockets, partitioning, windows and built-in aggregates are nodes of the plan that no
-//! guest code runs for. What user code is for crosses the boundary in columns.
+//! The crate knows the WIT and nothing of the engine. It leaves to the host what the host does
+//! better: files, sockets, partitioning, windows and built-in aggregates are nodes of the plan for
+//! which no guest code runs. What user code works on crosses the boundary in columns.
 //!
 //! ```
 //! use streamrt_sdk::prelude::*;
@@ -129,28 +130,28 @@ pub mod prelude {
     };
 }
 
-/// So many milliseconds.
+/// A duration in milliseconds.
 pub const fn millis(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// So many seconds.
+/// A duration in seconds.
 pub const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// So many minutes.
+/// A duration in minutes.
 pub const fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
 }
 
-/// So many hours.
+/// A duration in hours.
 pub const fn hours(n: u64) -> Duration {
     Duration::from_secs(3600 * n)
 }
 
-/// Makes a plugin of a job: `streamrt_sdk::job!(job)`, where `job` is a `fn(&mut Env)` that returns
-/// nothing or a `Result<()>`.
+/// Makes a plugin from a job: `streamrt_sdk::job!(job)`, where `job` is a `fn(&mut Env)` that
+/// returns nothing or a `Result<()>`.
 #[macro_export]
 macro_rules! job {
     ($job:path) => {
@@ -158,7 +159,7 @@ macro_rules! job {
     };
 }
 
-/// Makes a plugin of a library: `streamrt_sdk::library!(functions)`, where `functions` is a
+/// Makes a plugin from a library: `streamrt_sdk::library!(functions)`, where `functions` is a
 /// `fn(&mut Library)`.
 #[macro_export]
 macro_rules! library {

@@ -2,7 +2,7 @@
 //! gives them arguments.
 //!
 //! A typed function reads columns by the names of its record's fields. Where arguments name the
-//! columns, [`Library::extend`] reads and makes columns that are known at run time only.
+//! columns, [`Library::extend`] reads and makes columns that are known only at run time.
 
 use crate::args::Args;
 use crate::chain::Maker;

@@ -1,9 +1,9 @@
-//! What user code says to people: the log of the task, and the standard library's printing macros,
-//! which write there.
+//! What user code reports to people: the log of the task, and the standard library's printing
+//! macros, which write there.
 //!
-//! On the target of components std's own macros write to nowhere, and they cannot be replaced from
-//! here for a crate that does not name these: `use streamrt_sdk::{dbg, eprintln, println};`.
-//! `streamrt build` tells whoever has forgotten that.
+//! On the target of components std's own macros write nowhere, and they cannot be replaced from
+//! here for a crate that does not import these: `use streamrt_sdk::{dbg, eprintln, println};`.
+//! `streamrt build` warns whoever has forgotten that.
 
 use streamrt_wit::codes::level;
 
@@ -16,8 +16,8 @@ pub fn log(level: u8, message: &str) {
     ::std::eprintln!("log level {level}: {message}");
 }
 
-/// Used by the macros: each line of the text is a message. In a native test it is printed as std
-/// would.
+/// Used by the macros: each line of the text is a message. In a native test it is printed as by
+/// std.
 #[doc(hidden)]
 pub fn print(text: std::fmt::Arguments<'_>, to_stderr: bool) {
     if cfg!(target_family = "wasm") {
@@ -30,8 +30,8 @@ pub fn print(text: std::fmt::Arguments<'_>, to_stderr: bool) {
     }
 }
 
-/// As the standard library's, which goes nowhere in a component: writes to the log of the task, as
-/// information. In a native test it prints.
+/// Like the standard library's macro, whose output goes nowhere in a component: writes to the log
+/// of the task, as information. In a native test it prints.
 ///
 /// ```
 /// use streamrt_sdk::prelude::*;
@@ -51,16 +51,16 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::print(::std::format_args!($($text)*), false) };
 }
 
-/// As the standard library's, which goes nowhere in a component: writes to the log of the task, as
-/// information. In a native test it prints.
+/// Like the standard library's macro, whose output goes nowhere in a component: writes to the log
+/// of the task, as information. In a native test it prints.
 #[macro_export]
 macro_rules! eprintln {
     () => { $crate::print(::std::format_args!(""), true) };
     ($($text:tt)*) => { $crate::print(::std::format_args!($($text)*), true) };
 }
 
-/// As the standard library's, which goes nowhere in a component: writes an expression with its
-/// place and its value to the log of the task, and gives the value.
+/// Like the standard library's macro, whose output goes nowhere in a component: writes an
+/// expression with its place and value to the log of the task, and returns the value.
 #[macro_export]
 macro_rules! dbg {
     () => { $crate::eprintln!("[{}:{}:{}]", ::std::file!(), ::std::line!(), ::std::column!()) };

@@ -1,4 +1,4 @@
-//! Process functions: user code that sees rows, watermarks and timers in order, with state by key.
+//! Process functions: user code that sees rows, watermarks and timers in order, with keyed state.
 //!
 //! The stage walks the script of a call as the WIT describes it: processing-time timers that are
 //! due, then rows and marks in order, and at each mark the event-time timers that it makes due. It
@@ -18,13 +18,13 @@ use crate::transform::{Collector, Output};
 use std::cell::{Cell, OnceCell};
 use streamrt_wit::codes::{self, NO_MARK, ORIGIN_TIMER, buffer, domain};
 
-/// User code that treats a stream row by row, with state, timers and side outputs.
+/// User code that processes a stream row by row, with state, timers and side outputs.
 ///
 /// `&mut self` is a cache at most: an instance serves many keys and may be replaced at any time.
 /// What must last is in state.
 ///
 /// # Source
-/// Flink's KeyedProcessFunction. A row is treated under the watermark that stood before it.
+/// Flink's KeyedProcessFunction. A row is processed under the watermark that stood before it.
 pub trait ProcessFunction: 'static {
     /// What comes in.
     type In: Record;
@@ -33,8 +33,8 @@ pub trait ProcessFunction: 'static {
     /// What goes out: a record, or [`Forward`](crate::Forward).
     type Out: Output;
 
-    /// Whether rows come with event time and watermarks. A function that looks at neither saves
-    /// their way by `false`.
+    /// Whether rows come with event time and watermarks. A function that needs neither saves
+    /// sending them with `false`.
     const TIME: bool = true;
     /// Whether it registers timers, which needs a key.
     const TIMERS: bool = true;
@@ -42,7 +42,7 @@ pub trait ProcessFunction: 'static {
     /// Declares state, once, before anything else.
     fn open(&mut self, _setup: &mut Setup) {}
 
-    /// Treats one row.
+    /// Processes one row.
     ///
     /// # Errors
     /// An error is a poison record: what this call did is rolled back, and the job's policy
@@ -54,10 +54,10 @@ pub trait ProcessFunction: 'static {
         out: &mut Collector<Self::Out>,
     ) -> Result<()>;
 
-    /// Treats a timer that has fired; `time` is what it was registered for, in ms.
+    /// Handles a timer that has fired; `time` is the time for which it was registered, in ms.
     ///
     /// # Errors
-    /// As for a row.
+    /// The same as for a row.
     fn on_timer(
         &mut self,
         _time: i64,
@@ -71,18 +71,18 @@ pub trait ProcessFunction: 'static {
 /// Time domain of a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeDomain {
-    /// By watermarks.
+    /// Timers fire by watermarks.
     EventTime,
-    /// By the clock of the host.
+    /// Timers fire by the clock of the host.
     ProcessingTime,
 }
 
-/// Where a process function stands: key, times, timers, side outputs.
+/// The context of a process function: key, times, timers, side outputs.
 pub struct Context<'a, K: Key> {
     keys: Option<K::Columns<'a>>,
-    /// That of the slot at work, once it was asked for.
+    /// The key of the slot at work, once it was asked for.
     key: OnceCell<K>,
-    /// The key that was asked for before, whose memory is used again.
+    /// The previous key, whose memory is reused.
     spare: Cell<Option<K>>,
     slot: u32,
     timestamp: Option<i64>,
@@ -138,13 +138,13 @@ impl<K: Key> Context<'_, K> {
         self.time_domain
     }
 
-    /// Asks for `on_timer` once the watermark reaches `time` (ms). The same time twice for one key
-    /// is one timer.
+    /// Asks for `on_timer` once the watermark reaches `time` (ms). Registering the same time twice
+    /// for one key makes one timer.
     pub fn register_event_timer(&mut self, time: i64) {
         self.change(|timers, slot| timers.register(slot, time, domain::EVENT_TIME));
     }
 
-    /// Takes an event-time timer of this key back; does nothing if there is none.
+    /// Deletes an event-time timer of this key; does nothing if there is none.
     pub fn delete_event_timer(&mut self, time: i64) {
         self.change(|timers, slot| timers.delete(slot, time, domain::EVENT_TIME));
     }
@@ -154,7 +154,7 @@ impl<K: Key> Context<'_, K> {
         self.change(|timers, slot| timers.register(slot, time, domain::PROCESSING_TIME));
     }
 
-    /// Takes a processing-time timer of this key back; does nothing if there is none.
+    /// Deletes a processing-time timer of this key; does nothing if there is none.
     pub fn delete_processing_timer(&mut self, time: i64) {
         self.change(|timers, slot| timers.delete(slot, time, domain::PROCESSING_TIME));
     }
@@ -182,7 +182,7 @@ pub(crate) struct ProcessStage<F: ProcessFunction> {
     pub(crate) out: Collector<F::Out>,
     pub(crate) sides: Sides,
     timers: Timers,
-    /// Whether a key stands in front.
+    /// Whether the function is keyed.
     keyed: bool,
 }
 
@@ -201,7 +201,7 @@ impl<F: ProcessFunction> ProcessStage<F> {
     }
 }
 
-/// The sections beside the rows.
+/// The sections in addition to the rows.
 pub(crate) struct Around<'a> {
     slots: Option<&'a Section>,
     n_slots: usize,
@@ -263,7 +263,7 @@ impl<F: ProcessFunction> Stage for ProcessStage<F> {
     }
 }
 
-/// One call, on its way.
+/// One call in progress.
 struct Walk<'a, F: ProcessFunction> {
     function: &'a mut F,
     setup: &'a Setup,

@@ -11,9 +11,9 @@ use streamrt_wit::{DataType, Field, Schema};
 /// A row with named, typed columns. Derive it.
 ///
 /// Closures and functions get `&T`: the SDK keeps one `T` for each input and loads row after row
-/// into it, so that strings keep their capacity and nothing is allocated for a row.
+/// into it, so that strings keep their capacity and nothing is allocated per row.
 ///
-/// It has no methods, so that it never stands in the way of a type's own.
+/// It has no methods, so it never hides a type's own.
 ///
 /// ```
 /// use streamrt_sdk::prelude::*;
@@ -74,7 +74,7 @@ pub trait Record: Sized + 'static {
     fn load(record: &mut Self, columns: &Self::Columns<'_>, row: usize);
     /// Appends the record to columns.
     fn push(record: &Self, builder: &mut Self::Builder);
-    /// Gives the columns away, in the order of the fields.
+    /// Hands the columns over, in the order of the fields.
     fn finish(builder: &mut Self::Builder, out: &mut Vec<OwnedColumn>);
 }
 
@@ -145,7 +145,7 @@ single!(bool, i32, i64, u32, u64, f32, f64, String, Vec<u8>);
 /// field.
 pub struct Column<T, V> {
     name: &'static str,
-    /// In the stream; `V` says how the guest reads it.
+    /// Its type in the stream; `V` says how the guest reads it.
     data_type: DataType,
     types: PhantomData<fn() -> (T, V)>,
 }
@@ -185,8 +185,8 @@ impl<T, V: Value> Column<T, V> {
 }
 
 impl<T> Column<T, String> {
-    /// The same column, read as the bytes of its UTF-8: whoever only compares them saves the check
-    /// of every byte that `&str` needs.
+    /// The same column, read as its UTF-8 bytes: code that only compares them saves the check of
+    /// every byte that `&str` needs.
     pub const fn bytes(self) -> Column<T, Vec<u8>> {
         Column {
             name: self.name,
@@ -197,7 +197,7 @@ impl<T> Column<T, String> {
 }
 
 impl<T> Column<T, Option<String>> {
-    /// The same column, read as the bytes of its UTF-8: see `bytes` of a column without nulls.
+    /// The same column, read as its UTF-8 bytes: see `bytes` of a column without nulls.
     pub const fn bytes(self) -> Column<T, Option<Vec<u8>>> {
         Column {
             name: self.name,

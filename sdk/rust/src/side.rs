@@ -14,7 +14,7 @@ pub struct OutputTag<T> {
 }
 
 impl<T> OutputTag<T> {
-    /// A tag. The name is unique in the operator.
+    /// Makes a tag. The name is unique in the operator.
     pub const fn new(name: &'static str) -> Self {
         OutputTag {
             name,
@@ -64,7 +64,7 @@ where
 }
 
 impl Sides {
-    /// From the names of all ports; the main one, number 0, has none.
+    /// Made from the names of all ports; the main one, number 0, has none.
     pub(crate) fn new(ports: &[String]) -> Sides {
         let side = |(name, port): (&String, u16)| Side {
             name: name.clone(),

@@ -1,8 +1,8 @@
 //! Sinks of a plugin: what user code implements, and the running forms that `glue` and the test
 //! harness call.
 //!
-//! Invariant: nothing of a transaction is remembered that a commit or a withdrawal needs; the
-//! process that makes them may be another one.
+//! Invariant: no commit or withdrawal depends on what this process remembers of a transaction;
+//! another process may make it.
 
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::column::Table;
@@ -17,26 +17,26 @@ use std::rc::Rc;
 /// row, `pre_commit`; `commit` follows when the checkpoint is published, and by then the next
 /// transaction has begun. After a crash a sink that remembers nothing gets the `commit` of each
 /// transaction that the checkpoint holds, then `abort_unlisted`, then `begin`. None of these calls
-/// is made again in place: an error ends the attempt. [`Error::unavailable`] lets the job be tried
+/// is repeated in place: an error ends the attempt. [`Error::unavailable`] lets the job be tried
 /// again, [`Error::lost`] ends it for good; any other error is a fault of the sink.
 ///
-/// `examples/audit-log` has one that writes files; [`testing::sink`](crate::testing::sink) runs one
-/// in `cargo test`.
+/// `examples/audit-log` has a sink that writes files; [`testing::sink`](crate::testing::sink) runs
+/// one in `cargo test`.
 pub trait TwoPhaseSink: 'static {
     /// The rows that it takes.
     type In: Record;
 
-    /// Asks for folders. It runs whenever the job is described, too, so it must not touch anything.
+    /// Asks for folders. It also runs whenever the job is described, so it must not touch anything.
     fn open(&mut self, _setup: &mut SinkSetup) {}
 
-    /// Begins a transaction. No other one has its name, ever: letters, digits, `-`, `_`, `.` and
+    /// Begins a transaction. No other one ever has its name: letters, digits, `-`, `_`, `.` and
     /// `%`.
     ///
     /// # Errors
     /// If it cannot be begun.
     fn begin(&mut self, transaction: &str) -> Result<()>;
 
-    /// Takes a row into the transaction that was begun last.
+    /// Adds a row to the transaction that was begun last.
     ///
     /// # Errors
     /// If it cannot be written; no row is skipped.
@@ -50,8 +50,8 @@ pub trait TwoPhaseSink: 'static {
     /// If it is not durable.
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>>;
 
-    /// Makes a transaction visible. It may have been committed before, wholly or in part: that is
-    /// success.
+    /// Makes a transaction visible. It may have been committed before, wholly or in part: that
+    /// counts as success.
     ///
     /// # Errors
     /// [`Error::lost`] if it cannot be committed any more; [`Error::unavailable`] if it cannot be
@@ -64,16 +64,16 @@ pub trait TwoPhaseSink: 'static {
     /// If it cannot be withdrawn.
     fn abort(&mut self) -> Result<()>;
 
-    /// Withdraws every transaction whose name begins with `prefix`, whoever began it, but those of
-    /// the committables `keep`.
+    /// Withdraws every transaction whose name begins with `prefix`, whoever began it, except those
+    /// of the committables `keep`.
     ///
     /// # Errors
-    /// If one cannot be withdrawn. That there are none is no error.
+    /// If one cannot be withdrawn. It is not an error if there are none.
     fn abort_unlisted(&mut self, prefix: &str, keep: &[Vec<u8>]) -> Result<()>;
 }
 
-/// A sink to a system without transactions. The host keeps the rows in the checkpoint, and has them
-/// sent when it is published.
+/// A sink to a system without transactions. The host keeps the rows in the checkpoint, and hands
+/// them over to be sent when it is published.
 ///
 /// Rows of a transaction are sent again if nobody knows whether they were: after a crash, and at
 /// each start from the checkpoint that holds them. A system that recognises the name of a
@@ -85,21 +85,21 @@ pub trait WriteAheadSink: 'static {
     /// The rows that it takes.
     type In: Record;
 
-    /// As [`TwoPhaseSink::open`].
+    /// The same as [`TwoPhaseSink::open`].
     fn open(&mut self, _setup: &mut SinkSetup) {}
 
     /// Sends all rows of a transaction. They may have been sent before, wholly or in part, under
     /// the same name.
     ///
     /// # Errors
-    /// As for [`TwoPhaseSink::commit`].
+    /// The same as for [`TwoPhaseSink::commit`].
     fn send(&mut self, transaction: &str, rows: &[Self::In]) -> Result<()>;
 }
 
 /// What a sink asks for.
 pub struct SinkSetup {
     pub(crate) grants: Vec<String>,
-    /// What stands in for folders outside of Wasm.
+    /// What stands in for folders outside Wasm.
     #[cfg(not(target_family = "wasm"))]
     pub(crate) files: Rc<dyn FileHost>,
 }
@@ -145,7 +145,7 @@ impl SinkSetup {
     }
 }
 
-/// A sink without its types.
+/// A sink with its types erased.
 pub(crate) trait RunningSink {
     fn begin(&mut self, transaction: &str) -> Result<()>;
     fn write(&mut self, rows: &Section) -> Result<()>;

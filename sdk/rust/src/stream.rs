@@ -103,7 +103,7 @@ impl<T: Record> Stream<T> {
         }
     }
 
-    /// Adds a node that calls a function, behind `inputs`.
+    /// Adds a node that calls a function, with the inputs `inputs`.
     #[track_caller]
     pub(crate) fn call<O: Record>(
         &self,
@@ -137,9 +137,9 @@ impl<T: Record> Stream<T> {
         )
     }
 
-    /// All rows of both streams, in no order that could be known. Its watermark is the lesser of
-    /// theirs: a stream without watermarks holds it back until it ends. Streams of different
-    /// partitioning cannot be united, nor can one with itself.
+    /// All rows of both streams, in no particular order. Its watermark is the lesser of theirs: a
+    /// stream without watermarks holds it back until it ends. Streams of different partitioning
+    /// cannot be united, nor can one with itself.
     #[track_caller]
     pub fn union(&self, other: &Stream<T>) -> Stream<T> {
         if self.partitioning != other.partitioning {
@@ -160,8 +160,8 @@ impl<T: Record> Stream<T> {
         }
     }
 
-    /// Assigns event times and makes watermarks. The operator is called `<uid>-watermarks` after
-    /// the one in front, or the ones.
+    /// Assigns event times and makes watermarks. The operator is called `<uid>-watermarks`, after
+    /// the operator or operators before it.
     #[track_caller]
     pub fn watermarks(&self, watermarks: Watermarks<T>) -> Stream<T> {
         let uids: Vec<String> = self
@@ -180,8 +180,8 @@ impl<T: Record> Stream<T> {
         Stream::of(&self.graph, node, 0)
     }
 
-    /// Keeps the rows for which `keep` says true. No column travels back: the guest only names the
-    /// rows.
+    /// Keeps the rows for which `keep` returns true. No column travels back: the guest only names
+    /// the rows.
     #[track_caller]
     pub fn filter(&self, uid: &str, keep: impl FnMut(&T) -> bool + 'static) -> Stream<T> {
         self.filter_on(uid, keep)
@@ -225,7 +225,7 @@ impl<T: Record> Stream<T> {
         )
     }
 
-    /// Makes one row of each. `map` returns the new record, or a `Result` of it.
+    /// Turns each row into one row. `map` returns the new record, or a `Result` of it.
     #[track_caller]
     pub fn map<M: MapResult>(
         &self,
@@ -241,7 +241,7 @@ impl<T: Record> Stream<T> {
         )
     }
 
-    /// Makes any number of rows of each, by `out.collect(..)`.
+    /// Turns each row into any number of rows, by `out.collect(..)`.
     #[track_caller]
     pub fn flat_map<O: Record, R: Outcome>(
         &self,
@@ -257,7 +257,7 @@ impl<T: Record> Stream<T> {
         )
     }
 
-    /// Calls a process function without a key: it has no timers and no state by key, but operator
+    /// Calls a process function without a key: it has no timers and no keyed state, but operator
     /// state, times, watermarks and side outputs.
     #[track_caller]
     pub fn process<F: ProcessFunction<In = T>>(
@@ -290,7 +290,7 @@ impl<T: Record> Stream<T> {
         )
     }
 
-    /// Puts a broadcast stream beside this one, for a function that reads both: see
+    /// Connects a broadcast stream to this one, for a function that reads both: see
     /// [`BroadcastProcessFunction`](crate::BroadcastProcessFunction).
     #[track_caller]
     pub fn connect<B: Record>(&self, broadcast: &Stream<B>) -> BroadcastConnectedStream<T, (), B> {
@@ -355,7 +355,7 @@ impl<T: Record> Stream<T> {
         }
     }
 
-    /// Sets how many subtasks the operator that made this stream has; else it is the job's
+    /// Sets how many subtasks the operator that made this stream has; the default is the job's
     /// parallelism.
     #[track_caller]
     pub fn parallelism(&self, parallelism: u32) -> Stream<T> {
@@ -366,7 +366,7 @@ impl<T: Record> Stream<T> {
         self.clone()
     }
 
-    /// Keeps the operator that made this stream out of the task of the one in front.
+    /// Keeps the operator that made this stream out of the task of the operator before it.
     #[track_caller]
     pub fn start_new_chain(&self) -> Stream<T> {
         if let Some(node) = self.operator("start_new_chain") {

@@ -1,9 +1,9 @@
-//! The timers of one call: which fire, in which order, and what the host learns about the others.
+//! The timers of one call: which fire, in which order, and what the host learns of the others.
 //!
 //! 1. The host gives every timer that is due up to the bound of the call.
 //! 2. At a mark those at or before its watermark fire in the order of (time, slot), among them
 //!    those that were registered on the way.
-//! 3. What lies behind the bound is only passed on, in the order in which it was asked for.
+//! 3. What lies beyond the bound is only passed on, in the order in which it was asked for.
 //!
 //! # Source
 //! Flink's InternalTimerServiceImpl: one timer per (key, time); a timer in the past fires at the
@@ -25,7 +25,7 @@ enum From {
 /// Timers that may fire in this call, by time and slot.
 type Due = BTreeMap<(i64, u32), From>;
 
-/// What the host is told of a timer.
+/// What the host learns of a timer.
 struct Report {
     slot: u32,
     time: i64,
@@ -40,7 +40,7 @@ pub(crate) struct Timers {
     event: Due,
     clock: Due,
     bound: i64,
-    /// Until rows begin, a processing-time timer that is due still fires in this call.
+    /// Until rows begin, a due processing-time timer still fires in this call.
     clock_bound: i64,
     fired: Vec<Report>,
     changes: Vec<Report>,

@@ -1,5 +1,5 @@
-//! Map, filter, flat-map and key projection: one loop over the rows each, generic over the user's
-//! closure.
+//! Map, filter, flat-map and key projection: each is one loop over the rows, generic over the
+//! user's closure.
 
 use crate::builder::ColumnBuilder;
 use crate::chain::{PortRows, Stage, StageInput, StageOutput};
@@ -16,13 +16,13 @@ use streamrt_wit::codes::ORIGIN_TIMER;
 /// What a function gives for its main output: a [`Record`] that replaces the input row, or
 /// [`Forward`].
 pub trait Output: 'static {
-    /// The record of the stream behind a function that reads `T`.
+    /// The record of the stream after a function that reads `T`.
     type Of<T: Record>: Record;
     /// Makes the columns that are sent.
     type Builder: Default;
     /// What the columns of the output are, seen from the input.
     fn output_columns() -> OutputColumns;
-    /// Gives the columns away.
+    /// Hands the columns over.
     fn finish(builder: &mut Self::Builder, out: &mut Vec<OwnedColumn>);
 }
 
@@ -53,7 +53,7 @@ impl Output for Forward {
     fn finish(_: &mut (), _: &mut Vec<OwnedColumn>) {}
 }
 
-/// Takes what a function makes.
+/// Collects what a function makes.
 pub struct Collector<O: Output> {
     builder: O::Builder,
     origins: Origins,
@@ -104,14 +104,14 @@ impl<O: Output> Collector<O> {
         self.origins.n_rows()
     }
 
-    /// Forgets what a failed call has left.
+    /// Discards what a failed call has left.
     pub(crate) fn reset(&mut self) {
         if self.n_rows() > 0 {
             *self = Collector::new();
         }
     }
 
-    /// The rows of a call with so many input rows.
+    /// The rows of a call with `n_input_rows` input rows.
     pub(crate) fn finish(&mut self, n_input_rows: usize) -> PortRows {
         let n_rows = self.n_rows();
         let origin = self.origins.finish(n_input_rows);
@@ -130,7 +130,7 @@ impl<O: Output> Collector<O> {
 #[derive(Default)]
 struct Origins {
     n_same: u32,
-    /// Of the rows behind those.
+    /// The origins of the rows after those.
     others: Vec<u32>,
 }
 
@@ -230,7 +230,7 @@ pub trait MapResult: 'static {
     /// As a result.
     ///
     /// # Errors
-    /// Its own.
+    /// The error in the result.
     fn into_record(self) -> Result<Self::Record>;
 }
 

@@ -1,5 +1,5 @@
-//! The types that a field of a record can have, each with its way in (a decoded column) and its way
-//! out (a builder).
+//! The types that a field of a record can have, each with its input form (a decoded column) and its
+//! output form (a builder).
 //!
 //! Everything is resolved at compile time: the loop over the rows of a batch is one monomorphic
 //! function without dispatch.
@@ -41,7 +41,7 @@ pub trait Value: Sized + 'static {
     fn empty() -> Self;
     /// Overwrites the value, keeping its capacity.
     fn assign(&mut self, value: Self::Ref<'_>);
-    /// Looks at the value as if it stood in a column.
+    /// Views the value as if it stood in a column.
     fn borrowed(&self) -> Self::Ref<'_>;
     /// Appends a value to a column.
     fn push(builder: &mut Self::Builder, value: Self::Ref<'_>);
@@ -120,7 +120,7 @@ impl Value for bool {
     }
 }
 
-/// Values of varying length: where each ends, and all of them in a row.
+/// Values of varying length: where each ends, and all of them one after the other.
 pub struct Spans<'a, D: ?Sized> {
     ends: &'a [[u8; 4]],
     data: &'a D,
@@ -142,7 +142,7 @@ impl<D: ?Sized> Spans<'_, D> {
     }
 }
 
-/// Offsets of a column of `n_rows`; the host may leave them out where there is no row.
+/// Offsets of a column of `n_rows`; the host may leave them out if there are no rows.
 fn ends(raw: RawColumn<'_>, n_rows: usize) -> Result<&[[u8; 4]]> {
     match n_rows {
         0 => Ok(&[]),

@@ -1,8 +1,8 @@
 //! Event time: which column or closure gives it, and how watermarks follow from it.
 //!
 //! # Source
-//! Flink documentation, "Generating Watermarks". Ours: a watermark rises right after every row that
-//! raises it, never by the clock.
+//! Flink documentation, "Generating Watermarks". Ours differ in that a watermark rises right after
+//! every row that raises it, never by the clock.
 
 use crate::chain::Maker;
 use crate::env::Graph;
@@ -54,7 +54,7 @@ impl<T> Column<T, i64> {
     }
 }
 
-/// A time of a row in ms since the epoch, and the watermark that it raises, if any.
+/// The time of a row in ms since the epoch, and the watermark that it raises, if any.
 type Extract<T> = Box<dyn FnMut(&T) -> (i64, Option<i64>)>;
 
 enum Time<T> {
@@ -85,7 +85,7 @@ impl<T: Record> Watermarks<T> {
         Watermarks::bounded(time, Duration::ZERO)
     }
 
-    /// As [`Watermarks::bounded`], where a closure gives the time in ms since the Unix epoch.
+    /// Like [`Watermarks::bounded`], where a closure gives the time in ms since the Unix epoch.
     pub fn bounded_with(mut time: impl FnMut(&T) -> i64 + 'static, bound: Duration) -> Self {
         let extract: Extract<T> = Box::new(move |row| (time(row), None));
         Watermarks {
@@ -95,7 +95,7 @@ impl<T: Record> Watermarks<T> {
         }
     }
 
-    /// As [`Watermarks::monotonous`], where a closure gives the time in ms since the Unix epoch.
+    /// Like [`Watermarks::monotonous`], where a closure gives the time in ms since the Unix epoch.
     pub fn monotonous_with(time: impl FnMut(&T) -> i64 + 'static) -> Self {
         Watermarks::bounded_with(time, Duration::ZERO)
     }
@@ -110,7 +110,7 @@ impl<T: Record> Watermarks<T> {
         }
     }
 
-    /// A split that is silent for so long no longer holds the watermark back.
+    /// A split that is silent for this long no longer holds the watermark back.
     pub fn idle(self, after: Duration) -> Self {
         Watermarks {
             idle: Some(after),
@@ -152,7 +152,7 @@ fn by(bound: Duration) -> Generator {
     }
 }
 
-/// Whole milliseconds; what does not fit is for ever.
+/// Whole milliseconds; what does not fit means for ever.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

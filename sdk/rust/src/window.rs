@@ -1,4 +1,4 @@
-//! Windows: how rows of a key are grouped, and what is made of a group.
+//! Windows: how rows of a key are grouped, and what is made from a group.
 //!
 //! # Source
 //! Flink documentation, "Windows": same assigners, same default triggers, same lateness.
@@ -59,7 +59,7 @@ fn length(duration: Duration) -> i64 {
     i64::try_from(millis(duration)).unwrap_or(i64::MAX)
 }
 
-/// Windows of equal size, one behind the other.
+/// Windows of equal size, one after the other.
 pub struct Tumbling;
 
 impl Tumbling {
@@ -107,7 +107,7 @@ impl Session {
 pub struct Count;
 
 impl Count {
-    /// Fires and empties itself at every so many rows of a key.
+    /// Fires and empties itself each time a key has this number of rows.
     pub fn of(rows: u64) -> Assigner {
         Assigner(WindowAssigner::Count { rows })
     }
@@ -139,7 +139,7 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
         }
     }
 
-    /// Keeps windows for so long behind their end; a late row within that time fires its window
+    /// Keeps windows for this long after their end; a late row within that time fires its window
     /// again.
     pub fn allowed_lateness(self, lateness: Duration) -> Self {
         WindowedStream {
@@ -148,7 +148,7 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
         }
     }
 
-    /// Computes aggregates in the host, without a call of the guest.
+    /// Computes aggregates in the host, without calling the guest.
     #[track_caller]
     pub fn aggregate<O: Record>(
         self,
@@ -186,7 +186,7 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
         )
     }
 
-    /// As [`WindowedStream::aggregate_with`], and hands the result, with key and window, to a
+    /// Like [`WindowedStream::aggregate_with`], and hands the result, with key and window, to a
     /// window function.
     #[track_caller]
     pub fn aggregate_then<A, F>(self, uid: &str, aggregate: A, then: F) -> WindowResult<F::Out, T>
@@ -216,7 +216,7 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
         )
     }
 
-    /// As [`WindowedStream::reduce`], and hands the result, with key and window, to a window
+    /// Like [`WindowedStream::reduce`], and hands the result, with key and window, to a window
     /// function.
     #[track_caller]
     pub fn reduce_then<F: WindowFunction<In = T>>(
@@ -316,8 +316,8 @@ impl<T: Record, K: Key> WindowedStream<T, K> {
     }
 }
 
-/// What windows give: a stream of results, and beside it the rows that came too late for every
-/// window of theirs.
+/// What windows give: a stream of results, and the rows that came too late for all of their
+/// windows.
 pub struct WindowResult<O, T> {
     results: Stream<O>,
     late: Stream<T>,

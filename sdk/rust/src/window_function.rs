@@ -1,5 +1,5 @@
-//! Window functions: user code that gets the rows of a window, or the result of an aggregate in
-//! front, when the window fires.
+//! Window functions: user code that gets the rows of a window, or the result of the aggregate
+//! before it, when the window fires.
 
 use crate::bindings::streamrt::plugin::types::Section;
 use crate::chain::Whole;
@@ -16,14 +16,14 @@ use streamrt_wit::codes::{self, buffer, call};
 /// # Source
 /// Flink's ProcessWindowFunction.
 pub trait WindowFunction: 'static {
-    /// The rows: those of the window, or the result of the aggregate in front.
+    /// The rows: those of the window, or the result of the aggregate before it.
     type In: Record;
     /// The key, as the function wants to see it; `()` if it does not.
     type Key: Key;
     /// What a window gives.
     type Out: Record;
 
-    /// Makes records of a window.
+    /// Makes records from a window.
     ///
     /// # Errors
     /// An error fails the window.
@@ -42,7 +42,7 @@ pub struct Window<K> {
     pub key: K,
     /// Its first ms since the epoch.
     pub start: i64,
-    /// The first ms behind it.
+    /// The first ms after it.
     pub end: i64,
     /// The watermark, in ms.
     pub watermark: i64,
@@ -173,7 +173,7 @@ fn first_window<K: Key>(input: &[Section]) -> Window<K> {
     }
 }
 
-/// A bound of a slot's window; windows without bounds, as by count, are sent none.
+/// A bound of a slot's window; windows without bounds, such as count windows, are sent none.
 fn bound(slots: &Section, role: u16, slot: usize) -> i64 {
     let bytes = find(slots, role).and_then(|bytes| bytes.as_chunks::<8>().0.get(slot));
     bytes.map_or(0, |bytes| i64::from_le_bytes(*bytes))

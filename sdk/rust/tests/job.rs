@@ -87,7 +87,7 @@ fn a_source_that_is_silent_for_long_holds_nothing_back() {
         (job.output::<Count>("out"), job.watermark("counts")),
         (vec![counted(1, 10, 2)], 19)
     );
-    // It comes back behind the watermark, and is late.
+    // It comes back after the watermark, and is late.
     job.push("b", [click(2, 7), click(2, 25)]);
     assert_eq!(job.output::<Click>("late"), [click(2, 7)]);
 }

@@ -1,5 +1,5 @@
-//! What the compiler says of a job that is written wrongly: each snippet is compiled, and what it
-//! says must lead to the right verb.
+//! What the compiler reports for a job that is written wrongly: each snippet is compiled, and what
+//! it says must lead to the right verb.
 //!
 //! Only our own sentences are looked for, since the compiler's change with its version.
 

@@ -122,7 +122,7 @@ impl ProcessFunction for WrongKey {
     }
 }
 
-/// Has state by key, and does not look at the key.
+/// Has keyed state, and does not look at the key.
 #[derive(Default)]
 struct Counts {
     n: ValueState<i64>,
@@ -194,7 +194,7 @@ impl ProcessFunction for Upper {
     }
 }
 
-/// Declares two states of one name.
+/// Declares two states with one name.
 #[derive(Default)]
 struct Twice;
 

@@ -1,5 +1,5 @@
-//! What a declaration of state says to the host, and what reading it costs. The rules of time to
-//! live are in `tests/guests/states`, which is run here and in the host.
+//! What a declaration of state tells the host, and what reading it costs. The rules of time to live
+//! are in `tests/guests/states`, which is run here and in the host.
 
 use streamrt_sdk::Plan;
 use streamrt_sdk::prelude::*;
@@ -88,7 +88,7 @@ impl ProcessFunction for Folds {
     }
 }
 
-/// Reads the list of each key whose row says so.
+/// Reads the list of each key whose row asks for it.
 #[derive(Default)]
 struct Lists<const RENEWS: bool>(ListState<i64>);
 
@@ -116,7 +116,7 @@ impl<const RENEWS: bool> ProcessFunction for Lists<RENEWS> {
     }
 }
 
-/// A time to live that is none.
+/// A time to live below a millisecond.
 #[derive(Default)]
 struct Hasty(ValueState<i64>);
 

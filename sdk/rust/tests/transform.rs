@@ -75,7 +75,7 @@ fn rows() -> Vec<Everything> {
     (0..20).map(row).collect()
 }
 
-/// What `uid` makes of all rows in one call, which must be the same as one by one.
+/// What `uid` makes of all rows in one call, which must be the same as of the rows one by one.
 fn check<O: Record + PartialEq + std::fmt::Debug>(uid: &str) -> Vec<O> {
     let operator = || testing::harness(job, [""]).operator(uid);
     let (mut at_once, mut one_by_one) = (operator(), operator());

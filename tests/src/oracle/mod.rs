@@ -2,9 +2,8 @@
 //! other.
 //!
 //! It is the second opinion of the end-to-end tests: nothing here may use a crate of the engine or
-//! of the SDK. Each example is a sequential simulation by the rules of SEMANTICS.md: a record is
-//! treated under the watermark that stood before it, then the watermark rises, then what is due
-//! fires.
+//! of the SDK. Each example is a sequential simulation by Flink's rules: a record is processed
+//! under the watermark that stood before it, then the watermark rises, then what is due fires.
 
 mod apache_log;
 mod audit_log;

@@ -26,7 +26,7 @@ struct Alert<'a> {
     to: f64,
 }
 
-/// What is known of a sensor behind its last reading.
+/// What is known of a sensor after its last reading.
 struct Course<'a> {
     last: Reading<'a>,
     rise_began: Reading<'a>,

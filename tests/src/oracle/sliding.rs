@@ -59,8 +59,8 @@ impl<K: Clone + Ord + Hash> SlidingTop<K> {
         on_time
     }
 
-    /// Raises the watermark behind a record, whether or not it was counted, and reports the windows
-    /// that are complete.
+    /// Raises the watermark after a record, whether or not it was counted, and reports the complete
+    /// windows.
     pub fn advance(&mut self, time: i64) {
         self.watermark.raise(time);
         while let Some(window) = self

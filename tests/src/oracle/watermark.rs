@@ -1,6 +1,6 @@
 //! The watermark of one split with bounded out-of-orderness.
 
-/// Rises with every record to the greatest time seen, less the bound, less 1 ms; never falls.
+/// Rises with every record to the greatest time seen, minus the bound, minus 1 ms; never falls.
 pub struct Watermark {
     bound_ms: i64,
     current: i64,
@@ -19,7 +19,7 @@ impl Watermark {
         self.current
     }
 
-    /// Takes a record into account, after it was treated.
+    /// Takes a record into account, after it was processed.
     pub fn raise(&mut self, time: i64) {
         self.current = self.current.max(time.saturating_sub(self.bound_ms + 1));
     }

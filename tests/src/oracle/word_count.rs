@@ -1,4 +1,4 @@
-//! Words between blanks, with a running count: one line for each occurrence.
+//! Words between blanks, with a running count: one line per occurrence.
 
 use std::collections::HashMap;
 

@@ -24,7 +24,7 @@ fn doubling(n: usize) -> String {
     text + &format!("(instance (instantiate $c{n})))")
 }
 
-/// A component with `n` instances of a module with so many globals.
+/// A component with `n` instances of a module with a number of globals.
 fn with_globals(n: usize, n_globals: usize) -> String {
     let globals = "(global i64 (i64.const 1))\n".repeat(n_globals);
     format!(

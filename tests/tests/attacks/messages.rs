@@ -1,5 +1,5 @@
-//! What is printed: nothing of others commands a terminal, and whoever does not read any more ends
-//! nothing but a sink that prints.
+//! What is printed: nothing foreign commands a terminal, and a reader that goes away ends nothing
+//! except a sink that prints.
 
 use super::{Attack, SOON, lines, node, nowhere, plan, without_key};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Calls that fail: limits, traps, errors, and outputs that do not hold together.
+//! Calls that fail: limits, traps, errors, and inconsistent outputs.
 
 use super::{check_failure, check_guest, check_misbehaviour, load, quiet, run_within, spec};
 use std::sync::Arc;

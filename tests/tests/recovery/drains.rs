@@ -8,7 +8,7 @@ use streamrt_tests::binary::{LIMIT, hidden_files, outputs, run, streamrt};
 
 use crate::jobs::Job;
 use crate::savepoints;
-use crate::upgrades::{FILES, Versions};
+use crate::versions::{FILES, Versions};
 
 #[test]
 fn a_drain_and_its_savepoint_outlive_a_restart() {

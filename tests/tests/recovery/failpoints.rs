@@ -126,7 +126,7 @@ fn three_hundred_restarts_leak_nothing() {
     let mut command = streamrt(job.args(2, 600.0, "checkpoints", &options));
     command.env("STREAMRT_FAILPOINTS", "snapshot.upload=error");
     let mut running = Running::start(command);
-    // Each restart is one entry of the log. The most that is held at some time between so many of
+    // Each restart is one entry of the log. The most that is held at any time between a number of
     // them.
     let mut most_between = |from: usize, to: usize| {
         let mut most = (0, 0, 0);
@@ -146,7 +146,7 @@ fn three_hundred_restarts_leak_nothing() {
     let files = |folder: &str| walk(&job.path(folder));
     let ended = running.finish(LIMIT).failed_with("S7009");
     assert_eq!(ended.stderr.matches("trying again").count(), 300);
-    // Two more of each: the moments are not the same. Memory: less than 64 KiB for each restart.
+    // Two more of each: the moments are not the same. Memory: less than 64 KiB per restart.
     assert!(
         late.0 <= early.0 + 2 && late.1 <= early.1 + 2 && late.2 <= early.2 + 200 * 64,
         "held early and late: {early:?}, {late:?}"
@@ -183,7 +183,7 @@ fn walk(folder: &std::path::Path) -> Vec<String> {
 #[test]
 fn a_restart_that_fails_is_tried_again() {
     let job = Job::new("hot-items");
-    // The start passes it once for each of its two sinks; the third passage is the restart behind
+    // The start passes it once for each of its two sinks; the third passage is the restart after
     // the failed checkpoint.
     let finished = run_with(&job, "log.before=error:2;recovery.abort=error:3").succeeded();
     assert_eq!(

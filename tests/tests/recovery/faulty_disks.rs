@@ -1,5 +1,5 @@
 //! Disks that answer a call with an error, one after the other: under the checkpoints, under the
-//! results, under keyed state. Whatever fails, the job says so and goes on from what is whole, by
+//! results, under keyed state. Whatever fails, the job says so and resumes from what is intact, by
 //! itself or at the next start; nothing is trusted that a failed sync has left behind.
 
 use streamrt_tests::binary::{LIMIT, Running, run, streamrt};

@@ -74,8 +74,8 @@ fn a_fork_leaves_what_is_not_committed_to_the_job_that_made_the_savepoint() {
         !hidden_files(&job.path("out")).is_empty(),
         "the fork has touched the results of the first job"
     );
-    // The first job goes on from its savepoint, and commits it; so both together have what stands
-    // behind it twice.
+    // The first job resumes from its savepoint, and commits it; so both together have what comes
+    // after it twice.
     run(job.args(2, 0.3, "checkpoints", &[])).succeeded();
     job.assert_whole("of the first job");
 }

@@ -83,7 +83,7 @@ impl Job {
         }
     }
 
-    /// With its keyed state on disk, and so many bytes of memory for it.
+    /// With its keyed state on disk, and this many bytes of memory for it.
     pub fn on_disk(mut self, memory_bytes: usize) -> Job {
         let folder = self.path("state").to_string_lossy().into_owned();
         self.options = vec![
@@ -150,7 +150,7 @@ impl Job {
         }
     }
 
-    /// Of the input.
+    /// The number of lines of the input.
     pub fn n_lines(&self) -> usize {
         self.n_lines
     }

@@ -12,9 +12,9 @@ use crate::jobs::Job;
 /// Kills before a job is let alone.
 const KILLS: u32 = 6;
 
-/// Waits for a random moment: one in four at any time from the start, the others behind some
-/// entries in the job's log, so that a slow machine comes to checkpoints as well. Returns whether
-/// the run ended before.
+/// Waits for a random moment: one in four at any time from the start, the others after some entries
+/// in the job's log, so that a slow machine reaches checkpoints as well. Returns whether the run
+/// ended before.
 fn ends_before_its_moment(
     running: &mut Running,
     job: &Job,

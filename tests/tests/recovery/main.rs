@@ -14,3 +14,4 @@ mod savepoints;
 mod sinks;
 mod strangers;
 mod upgrades;
+mod versions;

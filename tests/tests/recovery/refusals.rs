@@ -1,5 +1,4 @@
-//! What stands in the folder of checkpoints and cannot be used: a sentence with the choices, and
-//! nothing is changed.
+//! Checkpoint folders that cannot be used: a sentence with the choices, and nothing is changed.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +6,7 @@ use streamrt_tests::binary::{component, run, streamrt};
 
 use crate::jobs::Job;
 
-/// A job that crashed behind its second checkpoint.
+/// A job that crashed after its second checkpoint.
 fn crashed(example: &'static str) -> Job {
     let job = Job::new(example);
     let mut command = streamrt(job.args(2, 0.4, "checkpoints", &[]));

@@ -17,7 +17,7 @@ const PIPELINES: [&str; 3] = ["a", "b", "c"];
 const NUMBERS: usize = 400;
 /// Files that each pipeline reads.
 const FILES: usize = 3;
-/// A bad line stands behind every so many numbers.
+/// The number of good numbers after which a bad line comes.
 const BAD_EVERY: usize = 50;
 const SECONDS: f64 = 1.0;
 

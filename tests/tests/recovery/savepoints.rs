@@ -7,8 +7,8 @@ use streamrt_tests::binary::{LIMIT, Running, component, hidden_files, outputs, r
 
 use crate::jobs::Job;
 
-/// A running job that has made some checkpoints and takes so many seconds, and the cache folder by
-/// which commands find it and no other.
+/// A running job that has made some checkpoints and takes a number of seconds, and the cache folder
+/// by which commands find it and no other.
 pub fn start(job: &Job, parallelism: u32, seconds: f64) -> Running {
     let running = start_with(job, parallelism, seconds, &[]);
     await_checkpoints(job);
@@ -67,7 +67,7 @@ pub fn command(job: &Job, args: &[&str]) -> streamrt_tests::binary::Finished {
 
 #[test]
 fn a_job_that_was_started_from_its_own_savepoint_starts_again_behind_it() {
-    // Before the first checkpoint behind the savepoint, and after it.
+    // Before the first checkpoint after the savepoint, and after it.
     for failpoint in ["manifest.before=error:1", "manifest.before=error:3"] {
         let job = Job::new("hot-items");
         let running = start(&job, 2, 6.0);

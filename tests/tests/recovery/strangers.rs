@@ -1,5 +1,5 @@
-//! Checkpoints that somebody else has written, with every checksum right: what they say of files,
-//! folders and sizes is refused before anything is read, made or written because of it.
+//! Checkpoints that somebody else has written, with every checksum right: their claims about files,
+//! folders and sizes are refused before anything is read, created or written because of them.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use streamrt_tests::sealed::change_newest;
 use crate::disks::killed_behind_checkpoints;
 use crate::jobs::Job;
 
-/// A job with its state on disk, killed behind some checkpoints.
+/// A job with its state on disk, killed after some checkpoints.
 fn job() -> Job {
     let job = Job::over_files("ride-duration").on_disk(8 << 10);
     killed_behind_checkpoints(&job);

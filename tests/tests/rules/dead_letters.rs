@@ -7,7 +7,7 @@ use streamrt_tests::binary::{hidden_files, run};
 
 use crate::jobs::{Job, READINGS, lines};
 
-/// A bad line stands behind every so many readings.
+/// The number of good readings after which a bad line comes.
 const EVERY: i64 = 20;
 
 /// The records in the letters that a reader of the folder sees.

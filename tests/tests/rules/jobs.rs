@@ -55,7 +55,7 @@ impl Job {
         Job::with_bad_lines(0)
     }
 
-    /// Behind every so many readings stands a line that is none.
+    /// A job with a line that is not a reading after every `every` readings.
     pub fn with_bad_lines(every: i64) -> Job {
         let folder = TempDir::new().unwrap();
         let input = folder.path().join("input");

@@ -1,5 +1,5 @@
 //! Operator state of user code: a job of `tests/guests/rules` that is killed and goes on, at the
-//! same and at another parallelism; and how its lists are dealt out anew, through the plugin host.
+//! same and at another parallelism; and how its lists are redistributed, through the plugin host.
 
 use arrow_array::{ArrayRef, Int64Array, StringArray};
 use std::sync::Arc;
@@ -193,7 +193,7 @@ fn batch(numbers: &[i64]) -> Vec<String> {
 
 #[test]
 fn a_list_is_dealt_out_in_blocks_and_a_union_list_is_given_to_all() {
-    // Of each subtask two readings are held; -8 is refused, so it is as if it had not come.
+    // Two readings of each subtask are held; -8 is refused, so it is as if it had not come.
     let before: &[&[i64]] = &[&[1, -8, 2], &[3, 4], &[5]];
     assert_eq!(
         restored("batches", before, 3),

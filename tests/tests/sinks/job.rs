@@ -21,7 +21,7 @@ pub struct Job {
     folder: TempDir,
     /// Where checkpoints are kept.
     pub checkpoints: String,
-    /// Of every run.
+    /// The environment of every run.
     pub environment: Vec<(String, String)>,
 }
 
@@ -63,7 +63,7 @@ impl Job {
         self.folder.path().join(name)
     }
 
-    /// A run that takes about so long, with further options.
+    /// A run that takes about this long, with further options.
     pub fn command(&self, parallelism: u32, seconds: f64, further: &[&str]) -> Command {
         let rate = (ROWS as f64 / seconds) as u64 + 1;
         let mut command = streamrt(["run", "job.toml", "--parallelism", &parallelism.to_string()]);

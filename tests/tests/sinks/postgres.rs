@@ -18,7 +18,7 @@ fn job(server: &Postgres) -> Job {
     job_with(server, "60s")
 }
 
-/// A job that gives the server so long for a statement.
+/// A job that gives the server this long for a statement.
 fn job_with(server: &Postgres, timeout: &str) -> Job {
     Job::new(&format!(
         "connector = \"postgres\"\nurl = \"{}\"\ntable = \"results\"\ntimeout = \"{timeout}\"",
@@ -131,7 +131,7 @@ fn a_prepared_transaction_that_somebody_rolls_back_is_a_loud_loss() {
     }
 }
 
-/// The lock keeps the job in its transaction, so that the server dies neither before it nor behind
+/// The lock keeps the job in its transaction, so that the server dies neither before it nor after
 /// it.
 #[test]
 fn a_server_that_dies_in_the_middle_of_a_transaction_loses_nothing() {

@@ -1,5 +1,5 @@
-//! Rows that a table of PostgreSQL does not take: each is found among the others, and meets the
-//! poison policy.
+//! Rows that a table of PostgreSQL does not take: each is found among the others, and is subject to
+//! the poison policy.
 
 use std::path::PathBuf;
 

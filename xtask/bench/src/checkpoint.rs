@@ -1,5 +1,5 @@
-//! `bench checkpoint`: a job with checkpoints beside the same job without, and what a checkpoint of
-//! 1 GB takes.
+//! `bench checkpoint`: a job with checkpoints against the same job without, and what a checkpoint
+//! of 1 GB takes.
 //!
 //! A rate is taken between two moments of one run, by the CPU time of the whole process: start and
 //! end drop out, and the time between holds whole intervals. One process cannot switch checkpoints
@@ -16,12 +16,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use streamrt_taskmanager::{JobHandle, SnapshotTimes};
 
-/// More than any run treats.
+/// More rows than any run processes.
 pub const ENDLESS: u64 = 1 << 50;
 const INTERVAL_MS: u64 = 1_000;
 /// A run is looked at from here on: all keys are there, and the first checkpoint is past.
 const WARM_UP: Duration = Duration::from_millis(1_500);
-/// And for so long: a whole number of intervals.
+/// For how long it is looked at: a whole number of intervals.
 const WINDOW: Duration = Duration::from_millis(4 * INTERVAL_MS);
 const POLL: Duration = Duration::from_millis(20);
 const SHORT_PAIRS: usize = 12;
@@ -34,7 +34,7 @@ const LARGE_ROWS: u64 = 3 * LARGE_KEYS;
 /// Table, snapshot, bytes, and the bytes as they are read back.
 const LARGE_MEMORY_BYTES: u64 = 12_000_000_000;
 const LARGE_CHECKPOINTS: usize = 5;
-/// Of checkpoints that are asked for one by one.
+/// The interval of checkpoints that are requested one by one.
 const NEVER_MS: u64 = 86_400_000;
 
 pub fn run(report: &mut Report) -> Result<()> {
@@ -101,8 +101,8 @@ fn overhead(report: &mut Report, keys: u64, pairs: usize, goal: Goal) -> Result<
     Ok(())
 }
 
-/// CPU time a record in ns, once the job is warm; adds the synchronous pauses of its checkpoints to
-/// `pauses`, in ms.
+/// CPU time per record in ns, once the job is warm; adds the synchronous pauses of its checkpoints
+/// to `pauses`, in ms.
 pub fn window_ns(
     job: Job,
     settings: Settings,
@@ -140,7 +140,7 @@ pub fn end(job: JobHandle) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the sink has got so many records.
+/// Waits until the sink has received this many records.
 pub fn await_records(job: &JobHandle, n: u64) -> Result<()> {
     while job.progress().records_out < n {
         ensure!(!job.is_finished(), "the job ended too early");

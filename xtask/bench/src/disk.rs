@@ -1,6 +1,6 @@
 //! `bench state`, the store on disk alone: a running sum that reads and writes it by the batch,
-//! without a table in front. It is the baseline that the table is held against when state is larger
-//! than its budget of memory.
+//! without a table in front. It is the baseline for the table when state is larger than its memory
+//! budget.
 
 use crate::measure::{Cost, cost, pairs};
 use crate::report::{Goal, Report};
@@ -84,7 +84,7 @@ fn raw(report: &mut Report, n_keys: u64) -> Result<()> {
 pub struct Rows;
 
 impl Rows {
-    /// Of a batch, as the engine's default.
+    /// Rows of a batch, as in the engine's default.
     pub const BATCH: u64 = 1024;
 
     pub fn key(row: u64, n_keys: u64) -> u64 {

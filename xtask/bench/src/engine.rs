@@ -1,4 +1,4 @@
-//! `bench engine`: the engine beside a hand-written loop, on the same bids, in records per CPU
+//! `bench engine`: the engine against a hand-written loop, on the same bids, in records per CPU
 //! second of the process.
 
 use crate::hand;

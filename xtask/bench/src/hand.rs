@@ -1,5 +1,5 @@
-//! The loops that the engine is held against: what one would write by hand for the job, on the same
-//! bids from the same generator.
+//! The loops with which the engine is compared: what one would write by hand for the job, on the
+//! same bids from the same generator.
 
 use crate::jobs::Job;
 use anyhow::{Context, Result};

@@ -19,7 +19,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// With keyed state on disk in `folder`, and so much memory for it.
+    /// With keyed state on disk in `folder`, and this much memory for it.
     pub fn on_disk(mut self, folder: &Path, memory_bytes: usize) -> Settings {
         self.configuration.state_backend = BackendKind::Rocksdb;
         self.configuration.state_memory_bytes = memory_bytes;
@@ -58,7 +58,7 @@ impl Settings {
 pub enum Job {
     /// The whole bid, from the source to the sink.
     Bid,
-    /// Running count and sum for so many keys.
+    /// Running count and sum for a number of keys.
     Keyed { keys: u64 },
     /// Count by key in tumbling windows of 10 s of event time.
     Tumbling { keys: u64 },

@@ -1,5 +1,5 @@
-//! The benchmarks behind `cargo xtask bench`: each prints ratios that were taken in one run, beside
-//! the goals.
+//! The benchmarks behind `cargo xtask bench`: each prints ratios that were taken in one run, next
+//! to the goals.
 
 mod checkpoint;
 mod child;

@@ -20,7 +20,7 @@ pub fn cpu_time() -> Result<Duration> {
 }
 
 /// The sum of two fields of /proc/self/stat that follow each other, user and system; `first` is
-/// counted behind the program's name.
+/// counted from after the program's name.
 pub fn cpu_fields(first: usize) -> Result<Duration> {
     let stat =
         std::fs::read_to_string("/proc/self/stat").context("/proc/self/stat cannot be read")?;
@@ -109,7 +109,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Costs in ns as rates a second.
+    /// Costs in ns as rates per second.
     pub fn rate(self) -> Spread {
         Spread {
             median: 1e9 / self.median,
@@ -136,7 +136,7 @@ pub fn pairs(
     n_pairs(PAIRS, a, b)
 }
 
-/// As [`pairs`], with so many of them.
+/// Like [`pairs`], with a given number of them.
 pub fn n_pairs(
     n: usize,
     mut a: impl FnMut() -> Result<f64>,

@@ -1,5 +1,5 @@
-//! The functions of `guest/` written against the same contract without Wasm: what a plugin is held
-//! against.
+//! The functions of `guest/` written against the same contract without Wasm: the baseline for a
+//! plugin.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;

@@ -28,7 +28,7 @@ const ROWS: u64 = 10_000_000;
 const KEYS: u64 = 100_000;
 
 struct Case {
-    /// Of the function in the guest.
+    /// The name of the function in the guest.
     name: &'static str,
     title: &'static str,
     native: Native,
@@ -274,7 +274,7 @@ fn context() -> OperatorContext {
     }
 }
 
-/// Measures the function alone; two looks at the clock a batch.
+/// Measures the function alone; two looks at the clock per batch.
 struct Timed {
     chain: Box<dyn FunctionChain>,
     spent: Arc<AtomicU64>,
@@ -347,7 +347,7 @@ impl Output for Blackhole {
     }
 }
 
-/// Exports and imports called for a batch, on average over a hundred.
+/// Exports and imports called per batch, on average over a hundred.
 fn calls_a_batch(
     case: &Case,
     function: &Function,

@@ -1,5 +1,5 @@
-//! What a benchmark prints: a table, or one JSON object a line. A goal that is missed is printed as
-//! missed.
+//! What a benchmark prints: a table, or one JSON object per line. A goal that is missed is printed
+//! as missed.
 
 use crate::measure::Spread;
 

@@ -20,7 +20,7 @@ use streamrt_plugin::{ChainSpec, PluginHost};
 use streamrt_types::Configuration;
 
 const MB: f64 = 1e6;
-/// Of the long input, and of its first part that is below the size of a split.
+/// Bytes of the long input, and of its first part that is below the size of a split.
 const LONG_BYTES: u64 = 160_000_000;
 const SHORT_BYTES: u64 = 62_000_000;
 const PARALLELISMS: [u32; 3] = [1, 2, 7];

@@ -1,6 +1,6 @@
-//! `bench state`: the key table beside a plain hash map in a hand-written loop, on the same rows in
-//! one thread; and what it takes to freeze a large table, to write on while the snapshot is held,
-//! and to get it back from canonical bytes.
+//! `bench state`: the key table against a plain hash map in a hand-written loop, on the same rows
+//! in one thread; and what it takes to freeze a large table, to write on while the snapshot is
+//! held, and to get it back from canonical bytes.
 
 use crate::disk;
 use crate::measure::{PAIRS, pairs, spread, thread_cpu_time};
@@ -141,7 +141,7 @@ fn column(batch: &RecordBatch, index: usize) -> &[i64] {
     batch.column(index).as_primitive::<Int64Type>().values()
 }
 
-/// CPU time of `work` in ns a row of `rows`.
+/// CPU time of `work` in ns per row of `rows`.
 fn timed(rows: &[RecordBatch], mut work: impl FnMut(&RecordBatch) -> Result<()>) -> Result<f64> {
     let start = thread_cpu_time()?;
     rows.iter().try_for_each(&mut work)?;

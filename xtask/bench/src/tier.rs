@@ -14,7 +14,7 @@ use streamrt_types::{Error, KeyGroupRange, code, murmur3_32};
 const MAX_PARALLELISM: u32 = 128;
 const VALUE_BYTES: usize = 16;
 
-/// Counts the rows of each key, in a table with a disk behind it.
+/// Counts the rows of each key, in a table with a disk below it.
 pub struct TieredSums {
     state: State,
     n_keys: u64,

@@ -21,7 +21,7 @@ use streamrt_taskmanager::{JobHandle, JobRemote, JobToRun, LoadedPlugin, Submiss
 use streamrt_types::Configuration;
 use streamrt_wit::Plan;
 
-/// More than any run treats.
+/// More rows than any run processes.
 const ENDLESS: u64 = 1 << 50;
 const NEVER_MS: u64 = 86_400_000;
 const WARM_UP: Duration = Duration::from_millis(1_500);

@@ -1,4 +1,4 @@
-//! Blanks out comments and literals, so that the tidy check looks at code alone. Lines stay where
+//! Blanks out comments and literals, so that the tidy check looks only at code. Lines stay where
 //! they are.
 //!
 //! Not a parser: it knows as much of Rust's lexer as is needed to tell code from text, namely

@@ -1,8 +1,8 @@
 //! The tidy check: what a reader may count on in every Rust file of the repository, and a ratchet
 //! that keeps averages from getting worse.
 //!
-//! The rules are in [`findings`], the ratchet in `xtask/ratchet.json`: a limit for each figure,
-//! lowered by hand when a figure has become better, never raised.
+//! The rules are in [`findings`], the ratchet in `xtask/ratchet.json`: one limit per figure,
+//! lowered by hand when a figure has improved, never raised.
 
 mod mask;
 mod source;
@@ -15,8 +15,16 @@ use source::Source;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const FILE_LINES_MAX: usize = 900;
-const FUNCTION_LINES_MAX: usize = 180;
+const FILE_LINES_MAX: usize = 600;
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// Files whose sizes are not checked: they are being rebuilt, and leave this list with that.
+const REBUILT: &[&str] = &[
+    "runtime/taskmanager/src/job.rs",
+    "runtime/taskmanager/src/checkpoints.rs",
+    "runtime/taskmanager/src/durable.rs",
+    "runtime/taskmanager/src/regions.rs",
+];
 
 /// Nowhere, not even in tests.
 const FORBIDDEN: &[&str] = &["todo!(", "unimplemented!(", "dbg!(", "#[ignore"];
@@ -91,23 +99,9 @@ fn findings(name: &str, source: &Source) -> Vec<String> {
             "{name}: opens without `//!`, which says what the file is for"
         ));
     }
-    if source.n_lines() > FILE_LINES_MAX {
-        all.push(format!(
-            "{name}: has {} lines, more than {FILE_LINES_MAX}: find the second noun",
-            source.n_lines()
-        ));
+    if !REBUILT.contains(&name) {
+        all.extend(sizes(name, source));
     }
-    let long = source
-        .functions
-        .iter()
-        .filter(|function| function.lines > FUNCTION_LINES_MAX && !source.has_reason(function));
-    all.extend(long.map(|function| {
-        let place = format!("{name}:{}", function.start + 1);
-        format!(
-            "{place}: function {} has {} lines, more than {FUNCTION_LINES_MAX}, and no comment above says why it is long",
-            function.name, function.lines
-        )
-    }));
     for (number, code) in source.code.iter().enumerate() {
         let place = format!("{name}:{}", number + 1);
         all.extend(
@@ -127,6 +121,29 @@ fn findings(name: &str, source: &Source) -> Vec<String> {
             all.push(format!("{place}: `.unwrap()` outside of tests; say why it holds with `expect`, or return an error"));
         }
     }
+    all
+}
+
+/// The file and the functions that are too long.
+fn sizes(name: &str, source: &Source) -> Vec<String> {
+    let mut all = Vec::new();
+    if source.n_lines() > FILE_LINES_MAX {
+        all.push(format!(
+            "{name}: has {} lines, more than {FILE_LINES_MAX}: find the second noun",
+            source.n_lines()
+        ));
+    }
+    let long = source
+        .functions
+        .iter()
+        .filter(|function| function.lines > FUNCTION_LINES_MAX && !source.has_reason(function));
+    all.extend(long.map(|function| {
+        let place = format!("{name}:{}", function.start + 1);
+        format!(
+            "{place}: function {} has {} lines, more than {FUNCTION_LINES_MAX}, and no comment above says why it is long",
+            function.name, function.lines
+        )
+    }));
     all
 }
 

@@ -73,6 +73,7 @@ impl Rules {
             && !self.publishing
     }
 
+    // Long: an arm for each action.
     pub fn check(&mut self, input: &Input, action: &Action<Snapshot>, n_tasks: usize) {
         let over = self.failed || self.ended;
         assert!(

@@ -1,10 +1,10 @@
 //! What a file enumerator knows of the files that it has found, and what a snapshot keeps of it.
 //!
 //! 1. A file has its place in the order of discovery, so that what a snapshot holds grows at its
-//!    end. 2. In a watched folder a file that is gone for so long as `forget` says is forgotten:
-//!    what comes later under its name is another file. So a folder that is kept small keeps
-//!    snapshots small, for however long it is watched. 3. Those that are forgotten leave the order
-//!    when they are half of it.
+//!    end. 2. In a watched folder a file that has been gone for as long as `forget` says is
+//!    forgotten: what comes later under its name is another file. So a folder that is kept small
+//!    keeps snapshots small, however long it is watched. 3. Forgotten files leave the order when
+//!    they are half of it.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -14,22 +14,22 @@ use std::time::{Duration, Instant};
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The paths, as text, and how long those are that are watched.
+    /// The paths, as text, and the lengths of those that are watched.
     files: Vec<(Arc<str>, Option<u64>)>,
     places: HashMap<Arc<str>, usize>,
-    /// Since when files are missing, as far as this process has seen.
+    /// When files went missing, as far as this process has seen.
     gone: HashMap<Arc<str>, Instant>,
     pub n_splits: u32,
-    /// There was a listing. Without `watch` it was the only one.
+    /// Whether there was a listing. Without `watch` it was the only one.
     pub listed: bool,
 }
 
-/// As a snapshot has it.
+/// The form in a snapshot.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Kept {
     files: Vec<KeptFile>,
-    /// Lengths of files stood apart before.
+    /// Earlier versions kept the lengths of files separately.
     #[serde(default, skip_serializing)]
     lengths: HashMap<String, u64>,
     n_splits: u32,
@@ -82,7 +82,7 @@ impl Found {
         self.places.contains_key(name)
     }
 
-    /// Notes a file, or another length of one. Returns the length before.
+    /// Records a file, or another length of one. Returns the previous length.
     pub fn insert(&mut self, name: &str, length: Option<u64>) -> Option<u64> {
         if let Some(&place) = self.places.get(name) {
             return std::mem::replace(&mut self.files[place].1, length);
@@ -93,8 +93,8 @@ impl Found {
         None
     }
 
-    /// Compares with a whole listing: forgets what was gone for so long before it came back, and
-    /// what is gone for so long, if that is much.
+    /// Compares with a whole listing: forgets what was gone for that long before it came back, and
+    /// what has been gone for that long, if that is much.
     pub fn compare(&mut self, listed: &HashSet<String>, forget: Duration) {
         let now = Instant::now();
         let is_over = |since: &Instant| now.duration_since(*since) >= forget;

@@ -1,17 +1,18 @@
-//! Compressed files, as the bytes that they hold: `.gz`, `.zst` and `.bz2`, known by their names.
+//! Compressed files, as the bytes that they contain: `.gz`, `.zst` and `.bz2`, known by their
+//! names.
 //!
 //! 1. A file is read member by member (gzip, bzip2) or frame by frame (zstd): those that begin
 //!    within the length that it had when it was found, each to its end. So what is appended later
 //!    is not read, and what was cut off then is, once the file is whole.
-//! 2. What a checksum or an end says that is there must be there: a file that is cut off or damaged
-//!    is an error at its place, never a shorter file.
-//! 3. A block of bzip2 is given out when its checksum was verified. The checksums of gzip and zstd
-//!    stand behind members and frames of any length, which nobody could hold: they go out before,
-//!    and damage names from where on.
+//! 2. What a checksum or an end marker announces must be there: a truncated or damaged file is an
+//!    error at its place, never a shorter file.
+//! 3. A block of bzip2 is passed on when its checksum was verified. The checksums of gzip and zstd
+//!    follow members and frames of any length, which nobody could hold: these are passed on before,
+//!    and a report of damage names the place from which on they may be wrong.
 //!
 //! Invariant: memory is bounded by the formats' windows (32 KiB; of zstd at most 100 MiB) and
-//! blocks (900,000 bytes, which stand for 46 MB at most), whatever a file expands to, since what
-//! was expanded goes on at once.
+//! blocks (900,000 bytes, which expand to at most 46 MB), whatever a file expands to, since what
+//! was expanded is passed on at once.
 
 mod bzip2_blocks;
 mod gzip_members;
@@ -27,10 +28,10 @@ use zstd_frames::ZstdFrames;
 /// Bytes that are read from a file at once.
 const READ_BYTES: usize = 64 << 10;
 
-/// Of a larger window the library reads nothing.
+/// The library refuses a larger window.
 const WINDOW_BYTES_MAX: usize = 128 << 20;
 
-/// So many bytes say what window a file has.
+/// The number of bytes that tell what window a file has.
 pub const HEAD_BYTES: usize = 17;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl BufRead for Input {
 }
 
 impl Compression {
-    /// What the end of a name says.
+    /// The compression that a name's suffix means.
     pub fn of(path: &Path) -> Option<Compression> {
         match path.extension()?.as_encoded_bytes() {
             b"gz" => Some(Compression::Gzip),
@@ -84,7 +85,7 @@ impl Compression {
         }
     }
 
-    /// As people call it.
+    /// Its name for people.
     pub fn name(self) -> &'static str {
         match self {
             Compression::Gzip => "gzip",
@@ -93,8 +94,8 @@ impl Compression {
         }
     }
 
-    /// Memory that decompressing a file takes, about; `head` are its first bytes. Of several frames
-    /// of zstd the first one counts.
+    /// The approximate memory that decompressing a file takes; `head` are its first bytes. If there
+    /// are several frames of zstd, the first one counts.
     fn held_bytes(self, head: &[u8]) -> usize {
         match self {
             Compression::Gzip => READ_BYTES + (64 << 10),
@@ -105,7 +106,7 @@ impl Compression {
     }
 }
 
-/// What a compressed file holds.
+/// The content of a compressed file.
 pub struct Content {
     compression: Compression,
     decoder: Decoder,
@@ -119,7 +120,7 @@ enum Decoder {
 }
 
 impl Content {
-    /// The bytes that the first `n_bytes` of a file stand for; `head` are its first bytes.
+    /// The content of the first `n_bytes` of a file; `head` are its first bytes.
     pub fn new(compression: Compression, file: File, n_bytes: u64, head: &[u8]) -> Content {
         let input = Input {
             file: BufReader::with_capacity(READ_BYTES, file),
@@ -138,12 +139,12 @@ impl Content {
         }
     }
 
-    /// As people call its compression.
+    /// The name of its compression for people.
     pub fn name(&self) -> &'static str {
         self.compression.name()
     }
 
-    /// Memory that it takes, about.
+    /// The approximate memory that it takes.
     pub fn held_bytes(&self) -> usize {
         match &self.decoder {
             Decoder::Bzip2(blocks) => self.held_bytes + blocks.held_bytes(),
@@ -151,7 +152,7 @@ impl Content {
         }
     }
 
-    /// How many of the last bytes that were given no checksum has verified.
+    /// How many of the last returned bytes no checksum has verified yet.
     pub fn n_unverified(&self) -> u64 {
         match &self.decoder {
             Decoder::Gzip(members) => members.n_unverified(),
@@ -194,8 +195,8 @@ fn zstd_window(head: &[u8]) -> usize {
         .min(WINDOW_BYTES_MAX)
 }
 
-/// How much a frame holds whose header goes on with `rest` behind its descriptor, and without a
-/// window; 0 if it is cut off.
+/// The content size of a frame without a window, whose header continues with `rest` after its
+/// descriptor; 0 if it is cut off.
 fn content_size(descriptor: u8, rest: &[u8]) -> u64 {
     let dictionary_bytes = [0, 1, 2, 4][usize::from(descriptor & 3)];
     let n_bytes = 1 << (descriptor >> 6);
@@ -209,7 +210,7 @@ fn content_size(descriptor: u8, rest: &[u8]) -> u64 {
     if n_bytes == 2 { number + 256 } else { number }
 }
 
-/// Whether an error is one of the disk. All others say that the file is not what its name says.
+/// Whether an error is one of the disk. All others mean that the file is not what its name says.
 pub fn is_of_disk(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |cause| {
         match cause
@@ -246,8 +247,7 @@ mod tests {
             [1 << 10, 128 << 20, 128 << 20, 128 << 20]
         );
         assert_eq!([zstd_window(b"(\xb5/"), zstd_window(b"no frame")], [0; 2]);
-        // So many bytes, in a field of one byte, of two behind a dictionary's two, of four, and of
-        // eight.
+        // The size in a field of one byte, of two after a dictionary's two, of four, and of eight.
         let whole = |descriptor: u8, rest: &[u8]| {
             zstd_window(&[&[0x28, 0xb5, 0x2f, 0xfd, 1 << 5 | descriptor], rest].concat())
         };

@@ -18,7 +18,7 @@ use streamrt_types::{Error, Result, code};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Filled {
     Bytes,
-    /// There is nothing now; more may come after so many ms.
+    /// There is nothing now; more may come after this many ms.
     Dry {
         ms: u64,
     },
@@ -35,7 +35,7 @@ pub enum Input {
 /// Bytes that come once, in order.
 pub struct Stream {
     bytes: StreamBytes,
-    /// What stands before the position that it began at.
+    /// What comes before the position at which it began.
     passed: Passed,
     /// Bytes that came.
     at: u64,
@@ -57,7 +57,7 @@ impl Read for StreamBytes {
 }
 
 impl Input {
-    /// Opens a split at its begin, or at a position that a reader of it gave.
+    /// Opens a split at its beginning, or at a position that a reader of it returned.
     ///
     /// # Errors
     /// `Unavailable` if the file is not there, `Data` if it is not the one that was read.
@@ -78,7 +78,7 @@ impl Input {
         }
     }
 
-    /// The next byte, from the begin of the input.
+    /// The offset of the next byte, from the beginning of the input.
     pub fn at(&self) -> u64 {
         match self {
             Input::File(file) => file.at,
@@ -86,8 +86,8 @@ impl Input {
         }
     }
 
-    /// The checksum of what stands before the place where it began, if the way back to a place
-    /// leads over all that stands before.
+    /// The checksum of everything before the place where it began, if resuming has to read all of
+    /// that again.
     pub fn passed(&self) -> Option<Crc> {
         match self {
             Input::Stream(Stream {
@@ -113,7 +113,7 @@ impl Input {
         )
     }
 
-    /// Memory that it takes, about, beside the buffer that it fills.
+    /// The approximate memory that it takes in addition to the buffer that it fills.
     pub fn held_bytes(&self) -> usize {
         match self {
             Input::Stream(Stream {
@@ -124,7 +124,7 @@ impl Input {
         }
     }
 
-    /// How long to wait where nothing comes, in ms.
+    /// How long to wait if nothing comes, in ms.
     pub fn wait_ms(&self) -> u64 {
         match self {
             Input::File(file) => file.follow_ms.unwrap_or(0),
@@ -132,15 +132,14 @@ impl Input {
         }
     }
 
-    /// Takes over where the reader before saw the end.
+    /// Takes over where the previous reader saw the end.
     pub fn seal(&mut self, position: Option<FilePosition>) {
         if let Input::File(file) = self {
             file.seal(position);
         }
     }
 
-    /// Whether a byte order mark may stand at the begin of what is read. In a file it was passed
-    /// over already.
+    /// Whether what is read may begin with a byte order mark. In a file it was skipped already.
     pub fn may_have_mark(&self) -> bool {
         matches!(self, Input::Stream(stream) if stream.at == 0)
     }
@@ -153,7 +152,7 @@ impl Input {
         }
     }
 
-    /// Fills the buffer once; at the end it says so to the buffer.
+    /// Fills the buffer once, and tells it when the input ends.
     pub fn fill(&mut self, records: &mut RecordBuffer) -> Result<Filled> {
         match self {
             Input::File(file) => file.fill(records),
@@ -165,7 +164,7 @@ impl Input {
 /// The path that means standard input.
 pub const STDIN: &str = "-";
 
-/// The same in a split: a pattern may find a file that is called `-`, but none that is called so.
+/// The same in a split: a pattern may find a file named `-`, but none with this name.
 pub const STDIN_SPLIT: &str = "\0-";
 
 impl Stream {
@@ -179,8 +178,8 @@ impl Stream {
         }
     }
 
-    /// What was read before is read again, and passed over: there is no other way into the middle
-    /// of such a file.
+    /// What was read before is read again, and skipped: there is no other way into the middle of
+    /// such a file.
     fn compressed(
         split: &FileSplit,
         compression: Compression,
@@ -189,7 +188,7 @@ impl Stream {
         let path = file_name::to_path(&split.path);
         let file = File::open(&path).map_err(|e| missing(&path, e))?;
         let mut head = [0; HEAD_BYTES];
-        // A file that is shorter, or that the disk does not give, says so when it is read.
+        // A file that is shorter, or that the disk fails to return, shows when it is read.
         let n_head = file.read_at(&mut head, 0).unwrap_or(0);
         let content = Content::new(compression, file, split.end, &head[..n_head]);
         let mut stream = Stream::new(
@@ -205,8 +204,8 @@ impl Stream {
         Ok(stream)
     }
 
-    /// A damaged file may have been read before its checksum was, and be whole by now: so what
-    /// stands before the position is compared.
+    /// A damaged file may have been read before its checksum was, and be intact by now: so what
+    /// comes before the position is compared.
     fn pass_over(&mut self, position: FilePosition) -> Result<()> {
         let copied = io::copy(
             &mut self.bytes.by_ref().take(position.byte),
@@ -214,7 +213,7 @@ impl Stream {
         );
         let passed = &self.passed;
         let is_there = copied.is_ok_and(|n_bytes| n_bytes == position.byte);
-        // A line that was not the first began behind a line end.
+        // A line that was not the first began after a line end.
         if is_there
             && (position.line == 1 || passed.last == Some(b'\n'))
             && position.sum.is_none_or(|sum| sum == passed.crc.sum())
@@ -268,7 +267,8 @@ impl Stream {
     }
 }
 
-/// What is wrong with a file whose content was read up to byte `at`, and which rows of it may be.
+/// What is wrong with a file whose content was read up to byte `at`, and which of its rows may be
+/// wrong.
 fn damage(content: &Content, at: u64, error: &io::Error) -> String {
     let what = format!(
         "the file is damaged or cut off: it is no {} behind byte {at} of its content ({error})",
@@ -283,7 +283,7 @@ fn damage(content: &Content, at: u64, error: &io::Error) -> String {
     }
 }
 
-/// What was passed over.
+/// What was skipped.
 #[derive(Default)]
 struct Passed {
     crc: Crc,

@@ -2,10 +2,10 @@
 //! bytes.
 //!
 //! Columns are found by name, and the file's type may be a smaller one than the schema's: what is
-//! read is what was written, or the file is refused. Timestamps of any unit become ms, those
-//! between two ms the earlier one; INT96, which Spark and Hive write, counts days and so has its
-//! years beyond those of 64 bits of ns. Positions are row numbers, counted from 1 at the begin of
-//! the split. A row with a null where the schema has none is a poison record.
+//! read is what was written, or the file is refused. Timestamps of any unit become ms, rounded
+//! down; INT96, which Spark and Hive write, counts days and so covers more years than 64 bits of
+//! ns. Positions are row numbers, counted from 1 at the beginning of the split. A row with a null
+//! where the schema has none is a poison record.
 
 mod bounds;
 
@@ -43,10 +43,10 @@ pub struct ParquetSource {
 /// The size of a page as most writers make them.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Rows that are decoded at once, at least.
+/// The least number of rows that are decoded at once.
 const DECODED_ROWS_MIN: usize = 1024;
 
-/// Where a reader goes on.
+/// Where a reader resumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ParquetPosition {
@@ -185,8 +185,8 @@ impl Source for ParquetSource {
     }
 }
 
-/// What the file says of itself. Its INT96 columns are to be read as ms, for which 64 bits are
-/// always enough; ns would wrap.
+/// The file's metadata. Its INT96 columns are to be read as ms, for which 64 bits are always
+/// enough; ns would wrap.
 fn metadata(file: &BoundedFile) -> Result<ArrowReaderMetadata, ParquetError> {
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let metadata = ArrowReaderMetadata::load(file, options.clone())?;
@@ -244,7 +244,7 @@ fn groups_of(split: &FileSplit, builder: &Builder) -> Vec<usize> {
         .collect()
 }
 
-/// What the pages take that a reader has at once, about: one of each column.
+/// The approximate size of the pages that a reader has at once: one of each column.
 fn page_bytes(builder: &Builder, mask: &ProjectionMask) -> usize {
     let of_column = |column: usize| {
         let sizes = builder
@@ -280,7 +280,7 @@ fn is_readable(there: &DataType, wanted: &DataType) -> bool {
 /// The column as the schema wants it.
 ///
 /// # Errors
-/// If a timestamp has no place in 64 bits of ms.
+/// If a timestamp does not fit into 64 bits of ms.
 fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowError> {
     let strict = CastOptions {
         safe: false,
@@ -306,7 +306,7 @@ fn converted(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowErro
     }
 }
 
-/// The library gives up with a panic where it did not think of some damage.
+/// The library panics on damage that it did not anticipate.
 fn unless_it_panics<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     let read = catch_unwind(AssertUnwindSafe(read));
     read.unwrap_or_else(|_| {
@@ -326,7 +326,7 @@ fn floored<T: ArrowPrimitiveType<Native = i64>>(column: &ArrayRef, per_ms: i64) 
 }
 
 fn unreadable(path: &str, error: ParquetError) -> Error {
-    // A footer that points behind the end is no error of the disk.
+    // A footer that points beyond the end is not an error of the disk.
     let code = if is_of_disk(&error) {
         code::FILE_IO
     } else {
@@ -346,8 +346,8 @@ enum Rest {
 struct ParquetReader {
     rest: Rest,
     held_bytes: usize,
-    /// Rows at the begin that an earlier reader has given. They are decoded and dropped: when it
-    /// passes over pages itself, the library also asks for headers where none stand.
+    /// Rows at the beginning that an earlier reader has returned. They are decoded and dropped:
+    /// when it skips pages itself, the library also asks for headers where there are none.
     behind: usize,
     /// Rows that were read and did not fit into the last batch.
     ahead: Option<RecordBatch>,
@@ -384,7 +384,7 @@ impl ParquetReader {
         Ok(Some(found.slice(0, n_rows)))
     }
 
-    /// The next rows that no reader has given, as many as are decoded at once.
+    /// The next rows that no reader has returned, as many as are decoded at once.
     fn decoded(&mut self) -> Result<Option<RecordBatch>> {
         while let Rest::Reader(reader) = &mut self.rest {
             let read = unless_it_panics(|| Ok(reader.next().transpose()))
@@ -414,8 +414,8 @@ impl ParquetReader {
         Error::new(code, message).with_source(error)
     }
 
-    /// The columns of the schema, in its order. Rows with a null where none may be are kept apart
-    /// as poison.
+    /// The columns of the schema, in its order. Rows with a forbidden null are kept apart as
+    /// poison.
     fn batch(&mut self, found: &RecordBatch) -> Result<Option<Batch>> {
         let first = self.position.rows + 1;
         let wanted = self.schema.fields();
@@ -473,7 +473,7 @@ impl ParquetReader {
         })
     }
 
-    /// The rows that have a null where none may be.
+    /// The rows that have a forbidden null.
     fn refused(&self, columns: &[ArrayRef], n_rows: usize) -> Vec<usize> {
         let mut fields = self.schema.fields().iter().zip(columns);
         if fields.all(|(field, column)| field.is_nullable() || column.null_count() == 0) {
@@ -484,7 +484,7 @@ impl ParquetReader {
             .collect()
     }
 
-    /// The first column that has a null in this row and may not.
+    /// The first column that has a null in this row and must not.
     fn null_column(&self, columns: &[ArrayRef], row: usize) -> Option<&str> {
         let mut fields = self.schema.fields().iter().zip(columns);
         fields

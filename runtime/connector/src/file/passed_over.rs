@@ -1,5 +1,5 @@
-//! Files that are not read, and are reported instead: those that went before they were begun, and
-//! what was appended to one that was read.
+//! Files that are not read, and are reported instead: those that disappeared before they were
+//! begun, and what was appended to one that was read.
 
 use super::FileSplit;
 use crate::enumerator::absolute;
@@ -10,18 +10,18 @@ use std::time::Duration;
 use streamrt_operator::{PoisonLine, ReaderPoll, SplitReader};
 use streamrt_types::{Error, Result, code};
 
-/// What is to be done about a file that is gone when its turn comes.
+/// What to do about a file that is gone when its turn comes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Missing {
-    /// The job ends, and goes on when the file is back.
+    /// The job ends, and resumes when the file is back.
     #[default]
     Fail,
-    /// It is reported and passed over.
+    /// It is reported and skipped.
     Skip,
 }
 
-/// Where a reader of such a file goes on: nowhere.
+/// Where a reader of such a file resumes: nowhere.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct PassedOver {
@@ -55,8 +55,7 @@ pub fn reported(split: &FileSplit, position: Option<&str>) -> Option<Box<dyn Spl
 /// What becomes of a split that could not be opened, because of `error`.
 ///
 /// # Errors
-/// The error, unless it says that the file is gone, was never begun, and such files are passed
-/// over.
+/// The error, unless it says that the file is gone, was never begun, and such files are skipped.
 pub fn meet_missing(
     split: &FileSplit,
     error: Error,

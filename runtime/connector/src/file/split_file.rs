@@ -17,15 +17,15 @@ use streamrt_types::{Error, Result, code};
 pub struct SplitFile {
     file: File,
     path: PathBuf,
-    /// The next byte that is read, from the begin of the file.
+    /// The offset of the next byte to read, from the beginning of the file.
     pub at: u64,
     /// The end of the range; once the input has ended, that of its last line.
     pub end: u64,
-    /// Whether the last line of the range may go on behind it.
+    /// Whether the last line of the range may extend beyond it.
     open_line: bool,
-    /// Nothing is read behind `end` any more.
+    /// Whether nothing is read beyond `end` any more.
     pub ended: bool,
-    /// A log that grows: it is looked at again after so many ms, and never ends.
+    /// For a log that grows: after how many ms it is checked again; it never ends.
     pub follow_ms: Option<u64>,
 }
 
@@ -56,7 +56,7 @@ impl SplitFile {
         Ok(input)
     }
 
-    /// Opens a split at a position that a reader of it gave.
+    /// Opens a split at a position that a reader of it returned.
     ///
     /// # Errors
     /// `Unavailable` if the file is not there, `Data` if it is not the one that was read.
@@ -70,13 +70,13 @@ impl SplitFile {
         input.check_length(position.byte)?;
         input.check_line_end(position)?;
         input.seek(position.byte).map_err(|e| input.error(e))?;
-        // Only a mark was passed over so far.
+        // Only a mark was skipped so far.
         input.open_line =
             position.line == 1 && position.byte == 3 && split.start == 0 && split.end <= 3;
         Ok(input)
     }
 
-    /// Takes over where the reader before saw the end.
+    /// Takes over where the previous reader saw the end.
     pub fn seal(&mut self, position: Option<FilePosition>) {
         if let Some(end) = position.and_then(|position| position.end) {
             (self.end, self.ended) = (end, true);
@@ -85,7 +85,7 @@ impl SplitFile {
 
     fn check_length(&self, byte: u64) -> Result<()> {
         let n_bytes = self.file.metadata().map_err(|e| self.error(e))?.len();
-        // A log was as long as it was read.
+        // A log was at least as long as what was read of it.
         let n_bytes_then = if self.follow_ms.is_some() {
             byte
         } else {
@@ -100,8 +100,8 @@ impl SplitFile {
         )))
     }
 
-    /// A line that was not the first began behind a line end, and does so still. A cheap look that
-    /// finds most of the files that were written anew under an old name.
+    /// A line that was not the first began after a line end, and still does. This cheap check finds
+    /// most files that were rewritten under an old name.
     fn check_line_end(&mut self, position: FilePosition) -> Result<()> {
         let before = position.byte.saturating_sub(1);
         let is_end = self.follow_ms.is_none() && position.byte >= self.end;
@@ -137,7 +137,7 @@ impl SplitFile {
         self.seek(if has_mark { 3 } else { 0 })
     }
 
-    /// Goes to the first line that begins in the range: behind the first line end at `start - 1` or
+    /// Goes to the first line that begins in the range: after the first line end at `start - 1` or
     /// later.
     fn skip_to_line(&mut self, split: &FileSplit) -> io::Result<()> {
         let mut at = split.start - 1;
@@ -179,7 +179,7 @@ impl SplitFile {
         }
     }
 
-    /// Fills the buffer once; at the end it says so to the buffer.
+    /// Fills the buffer once, and tells it when the input ends.
     pub fn fill(&mut self, records: &mut RecordBuffer) -> Result<Filled> {
         let n_bytes = records.fill(self).map_err(|e| self.error(e))?;
         match (n_bytes, self.follow_ms) {
@@ -193,7 +193,7 @@ impl SplitFile {
         }
     }
 
-    /// A log that was cut, or begun anew under its name, has lost what was to be read.
+    /// A log that was truncated, or restarted under its name, has lost what was to be read.
     fn check_log(&self) -> Result<()> {
         let (open, named) = (
             self.file.metadata().map_err(|e| self.error(e))?,
@@ -214,7 +214,7 @@ impl SplitFile {
         Err(position::lost(message))
     }
 
-    /// Reads on in the range, of which so many bytes are left.
+    /// Reads on in the range, of which `left` bytes remain.
     fn read_range(&mut self, bytes: &mut [u8], left: u64) -> io::Result<usize> {
         let wanted = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n_bytes = self.file.read(&mut bytes[..wanted])?;
@@ -225,7 +225,7 @@ impl SplitFile {
         Ok(n_bytes)
     }
 
-    /// Reads on behind the range, up to the line end.
+    /// Reads on beyond the range, up to the line end.
     fn read_open_line(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let n_bytes = self.file.read(bytes)?;
         let line_end = memchr::memchr(b'\n', &bytes[..n_bytes]);

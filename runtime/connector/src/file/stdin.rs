@@ -3,7 +3,7 @@
 //!
 //! A read of standard input waits as long as nobody writes, but a task must hear barriers and its
 //! end meanwhile. So one thread of the process reads, and hands over what it has through a short
-//! queue. It outlives the attempts of a job: the next one goes on where the queue is.
+//! queue. It outlives the attempts of a job: the next one continues where the queue is.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -22,13 +22,13 @@ struct Queue {
     pieces: Receiver<io::Result<Vec<u8>>>,
     piece: Vec<u8>,
     taken: usize,
-    /// The first record, where it has the names of the columns and was read.
+    /// The first record, if it has the names of the columns and was read.
     header: Option<Vec<u8>>,
 }
 
 static QUEUE: OnceLock<Mutex<Queue>> = OnceLock::new();
 
-/// Reads like standard input, but gives `WouldBlock` where nothing comes within 10 ms.
+/// Reads like standard input, but returns `WouldBlock` if nothing comes within 10 ms.
 pub struct Stdin;
 
 fn queue() -> MutexGuard<'static, Queue> {
@@ -58,7 +58,7 @@ pub fn keep_header(header: &[u8]) {
     queue().header = Some(header.to_vec());
 }
 
-/// Puts bytes that were read and not taken in front of the others.
+/// Puts bytes that were read and not taken before the others.
 pub fn give_back(bytes: &[u8]) {
     queue().give_back(bytes);
 }

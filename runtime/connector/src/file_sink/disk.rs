@@ -26,8 +26,8 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Gives a file a second name. Where that name is taken or the file is gone, it was done before, or
-/// somebody else does it just now, or something is wrong: what is there afterwards says which.
+/// Gives a file a second name. If that name is taken or the file is gone, it was done before, or
+/// somebody else is doing it now, or something is wrong: what is there afterwards tells which.
 pub fn link(staged: &Path, complete: &Path) -> Result<()> {
     match fs::hard_link(staged, complete) {
         Err(e) if !matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {

@@ -1,5 +1,5 @@
-//! Parquet files: every type of a stream has one of its own there, so a file read again gives the
-//! same columns.
+//! Parquet files: every type of a stream has its own counterpart there, so a file read again gives
+//! the same columns.
 //!
 //! Columns of event time are `i64` in ms, as everywhere; those that the option `timestamps` names
 //! are written as Parquet's timestamps in ms, UTC, which other programs show as times. Pages are
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use streamrt_types::{Error, Result, code};
 
-/// Rows gather in memory up to here, then a row group is written.
+/// Rows gather in memory up to this size, then a row group is written.
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// The zone of all event times.
@@ -91,7 +91,7 @@ impl PartWriter for ParquetPart {
     }
 }
 
-/// One Parquet file, which is seen under its name when it is whole.
+/// One Parquet file, which appears under its name when it is complete.
 pub struct ParquetExport {
     part: ParquetPart,
     staged: PathBuf,
@@ -99,11 +99,10 @@ pub struct ParquetExport {
 }
 
 impl ParquetExport {
-    /// Begins a file in a folder that is there. `timestamps` are columns as in the options of the
-    /// sink.
+    /// Begins a file in an existing folder. `timestamps` are columns as in the options of the sink.
     ///
     /// # Errors
-    /// `Invalid` if something of that name is there, `Unavailable` if it cannot be made.
+    /// `Invalid` if something with that name exists, `Unavailable` if it cannot be made.
     pub fn create(path: &Path, schema: &SchemaRef, timestamps: &[String]) -> Result<ParquetExport> {
         if look(path)?.is_some() {
             return Err(Error::new(
@@ -150,13 +149,13 @@ impl ParquetExport {
 }
 
 impl Drop for ParquetExport {
-    /// What is not whole is of no use.
+    /// What is not complete is useless.
     fn drop(&mut self) {
         fs::remove_file(&self.staged).ok();
     }
 }
 
-/// The schema of a file: that of the stream, with timestamps where they are wanted.
+/// The schema of a file: that of the stream, with timestamps as requested.
 pub fn file_schema(schema: &SchemaRef, timestamps: &[String]) -> SchemaRef {
     let field = |field: &Field| match timestamps.contains(field.name()) {
         true => field.clone().with_data_type(DataType::Timestamp(

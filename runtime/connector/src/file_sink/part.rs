@@ -1,5 +1,5 @@
-//! The file that is open: rows go in, one format's bytes come out. How a file is staged and
-//! committed is not known here.
+//! The open file: rows go in, one format's bytes come out. It does not know how a file is staged
+//! and committed.
 
 use super::disk::file_error;
 use crate::encoder::RowEncoder;
@@ -13,10 +13,11 @@ use streamrt_types::Result;
 pub trait PartWriter: Send {
     fn write(&mut self, rows: &RecordBatch) -> Result<()>;
 
-    /// How long the file is, with what has gathered and is not written yet.
+    /// The length of the file, including what has gathered and is not written yet.
     fn n_bytes(&self) -> u64;
 
-    /// Writes everything, down to the disk, and says how long the file is. Called once, at the end.
+    /// Writes everything, down to the disk, and returns the length of the file. Called once, at the
+    /// end.
     fn finish(&mut self) -> Result<u64>;
 }
 
@@ -29,7 +30,7 @@ pub struct TextPart {
     file: File,
     path: PathBuf,
     encoder: RowEncoder,
-    /// The names of the columns are still to be written.
+    /// Whether the names of the columns are still to be written.
     header: bool,
     text: Vec<u8>,
     n_written: u64,

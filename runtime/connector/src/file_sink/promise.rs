@@ -2,7 +2,7 @@
 //!
 //! 1. A promise lists every file of the transaction: its staged name, its own name, its length.
 //! 2. To keep it, each file gets its own name, what has that name is compared with what was
-//!    promised, and the staged name goes.
+//!    promised, and the staged name is removed.
 //! 3. The folder is synced.
 //!
 //! Each step may have been done before, by this process or by one that crashed; the outcome is the
@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use streamrt_types::{Error, Result, code};
 
-/// What the names of staged files begin and end with.
+/// How the names of staged files begin and end.
 pub const STAGED: (&str, &str) = (".part-", ".inprogress");
 
 /// The files of one transaction.
@@ -26,8 +26,8 @@ pub struct Promise {
     pub files: Vec<StagedFile>,
 }
 
-/// That `bytes` bytes are in one of two files of the folder, under the staged name or under the
-/// final one.
+/// The promise that `bytes` bytes are in one of two files of the folder, under the staged name or
+/// under the final one.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StagedFile {
@@ -38,8 +38,8 @@ pub struct StagedFile {
 
 impl Promise {
     /// # Errors
-    /// `Data` if it is no promise of this sink, which names such files as it makes itself, and of
-    /// its folder alone: what it names is moved.
+    /// `Data` if it is not a promise of this sink, which names only such files as it makes itself,
+    /// in its own folder: what it names is moved.
     pub fn read(committable: &[u8]) -> Result<Promise> {
         let text = String::from_utf8_lossy(committable);
         let promise: Promise = position::read("sink `file`", &text)?;
@@ -54,10 +54,10 @@ impl Promise {
         position::write(self).into_bytes()
     }
 
-    /// Gives every file its own name, and takes the staged one away.
+    /// Gives every file its own name, and removes the staged one.
     ///
     /// # Errors
-    /// `Data` if one is not there any more; the others are visible nevertheless.
+    /// `Data` if one is gone; the others are visible nevertheless.
     pub fn keep(&self, folder: &Path) -> Result<()> {
         let kept = self
             .files
@@ -73,7 +73,7 @@ fn staged(file: &str) -> String {
 }
 
 impl StagedFile {
-    /// Two names for a file that is begun.
+    /// Two names for a file that is being begun.
     pub fn named(name: &str, extension: &str) -> StagedFile {
         let file = format!("part-{name}.{extension}");
         StagedFile {
@@ -83,7 +83,7 @@ impl StagedFile {
         }
     }
 
-    /// Whether the names are such as [`StagedFile::named`] gives.
+    /// Whether the names are such as [`StagedFile::named`] returns.
     fn is_ours(&self) -> bool {
         self.staged == staged(&self.file)
             && self.staged.starts_with(STAGED.0)

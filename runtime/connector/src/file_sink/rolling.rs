@@ -9,16 +9,15 @@ use streamrt_types::{Result, parse_bytes, parse_duration_ms};
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RollingOptions {
-    /// A file that has so many bytes, such as `128MiB`, is ended behind the batch that filled it.
+    /// A file of this size, such as `128MiB`, is ended after the batch that filled it.
     pub size: Option<String>,
-    /// So is one that is so old, such as `15min`, at the next batch; a checkpoint ends it in any
-    /// case.
+    /// So is one of this age, such as `15min`, at the next batch; a checkpoint ends it in any case.
     pub interval: Option<String>,
-    /// So is one of so many rows.
+    /// So is one with this number of rows.
     pub rows: Option<u64>,
 }
 
-/// The same, read. What is not set is never reached.
+/// The same, parsed. What is not set is never reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rolling {
     bytes: u64,
@@ -26,7 +25,7 @@ pub struct Rolling {
     rows: u64,
 }
 
-/// How far a file has come.
+/// How large and how old a file is.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extent {
     pub bytes: u64,
@@ -36,7 +35,7 @@ pub struct Extent {
 
 impl Rolling {
     /// # Errors
-    /// `Invalid` if a value is no size, no duration, or 0.
+    /// `Invalid` if a value is not a size or a duration, or is 0.
     pub fn new(options: &RollingOptions) -> Result<Rolling> {
         let refuse = |e: streamrt_types::Error| options::refuse("file", e.message());
         let bytes = options

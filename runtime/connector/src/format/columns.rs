@@ -1,13 +1,12 @@
 //! The columns of a block under construction, and how a text becomes a value: what CSV and JSON
 //! share.
 //!
-//! A record goes in field by field. One that is refused on the way leaves a row that counts for
-//! nothing: its columns are filled up, and `finish` leaves it out. So a good record costs nothing
-//! for the bad ones.
+//! A record goes in field by field. One that is refused on the way leaves a row that does not
+//! count: its columns are filled up, and `finish` drops it. So bad records cost the good ones
+//! nothing.
 //!
-//! Invariant: a number is read as the value that its digits say, or is refused. Whole numbers are
-//! exact; floating point numbers are the nearest that there is, and never an infinity that nobody
-//! wrote.
+//! Invariant: a number is read exactly as its digits say, or is refused. Whole numbers are exact;
+//! floating point numbers are the nearest that there is, and never an infinity that nobody wrote.
 
 use arrow_array::builder::{
     ArrayBuilder, BinaryBuilder, BooleanBuilder, PrimitiveBuilder, StringBuilder,
@@ -19,7 +18,7 @@ use std::borrow::Cow;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Characters of a value that a report shows.
+/// The number of characters of a value that a report shows.
 const SHOWN_MAX: usize = 200;
 
 pub struct Columns {
@@ -78,7 +77,7 @@ impl Columns {
         self.schema.field(column)
     }
 
-    /// Ends a row. `taken` says whether all of its columns were pushed; else it is left out.
+    /// Ends a row. `taken` says whether all of its columns were pushed; otherwise it is dropped.
     pub fn end_row(&mut self, taken: bool) {
         self.n_rows += 1;
         if taken {
@@ -101,8 +100,7 @@ impl Columns {
         Ok(())
     }
 
-    /// Pushes a text as it stands, where the column is one of strings; else the value that it
-    /// means.
+    /// Pushes a text as it is, if the column is one of strings; otherwise the value that it means.
     ///
     /// # Errors
     /// A clause that says what is wrong, if it means none.
@@ -130,7 +128,7 @@ impl Columns {
         })
     }
 
-    /// Says that the column does not take this value.
+    /// The clause that the column does not take this value.
     pub fn wrong_value(&self, column: usize, text: &str) -> String {
         let field = self.field(column);
         if let Some(limit) = limit(field.data_type())
@@ -148,7 +146,7 @@ impl Columns {
     /// The rows that were taken.
     ///
     /// # Errors
-    /// If a column has not as many values as there were rows.
+    /// If a column does not have as many values as there were rows.
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         let columns = self.builders.iter_mut().map(Builder::finish);
         let (n_rows, refused) = (
@@ -184,7 +182,7 @@ impl Builder {
         }
     }
 
-    /// Fills a row up that is left out, until there are `n_rows`.
+    /// Fills up a dropped row, until there are `n_rows`.
     fn fill(&mut self, n_rows: usize) {
         with_builder!(self, builder => builder.append_nulls(n_rows - builder.len()));
     }
@@ -258,7 +256,7 @@ fn whole<T: FromStr + TryFrom<i128>>(text: &str) -> Option<T> {
         .or_else(|| decimal(text).and_then(|value| T::try_from(value).ok()))
 }
 
-/// Reads a number with a point or an exponent, if it is whole and has a place in 128 bits.
+/// Reads a number with a point or an exponent, if it is whole and fits into 128 bits.
 fn decimal(text: &str) -> Option<i128> {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (units, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -272,7 +270,7 @@ fn decimal(text: &str) -> Option<i128> {
     if significant.trim_start_matches(['-', '+', '0']).is_empty() {
         return Some(0);
     }
-    // How many zeros follow the last digit that is none.
+    // How many zeros follow the last nonzero digit.
     let n_zeros = i64::try_from(digits.len() - significant.len()).ok()?;
     let zeros = exponent
         .checked_add(n_zeros)?
@@ -281,14 +279,14 @@ fn decimal(text: &str) -> Option<i128> {
     value.checked_mul(10_i128.checked_pow(u32::try_from(zeros).ok()?)?)
 }
 
-/// Whether all is digits behind a sign, one at least in the mantissa that they are of.
+/// Whether everything after a sign is digits, with at least one in the mantissa.
 fn is_digits(digits: &str, mantissa: &str) -> bool {
     let without_sign = digits.strip_prefix(['-', '+']).unwrap_or(digits);
     mantissa.bytes().any(|byte| byte.is_ascii_digit())
         && without_sign.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Refuses what is an infinity only because its digits say more than the type can.
+/// Refuses what is an infinity only because its digits exceed the type's range.
 macro_rules! float {
     ($name:ident, $type:ty) => {
         fn $name(text: &str) -> Option<$type> {

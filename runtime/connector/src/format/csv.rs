@@ -1,11 +1,11 @@
-//! CSV, a block at a time. Called by [`super::BlockDecoder`].
+//! CSV, one block at a time. Called by [`super::BlockDecoder`].
 //!
 //! Without a header the columns of the file are those of the schema, in order. With one they are
-//! found by name, may stand in any order, and those that the schema does not have are left out.
+//! found by name, may come in any order, and those that the schema does not have are skipped.
 //!
-//! A field that begins with a quote goes on to the next single quote, and what follows up to the
-//! delimiter belongs to it; two quotes inside stand for one. Elsewhere a quote is a character. By
-//! the rule of PostgreSQL, an empty field is null where the column takes null, and `""` is the
+//! A field that begins with a quote extends to the next quote that is not doubled, and what follows
+//! up to the delimiter belongs to it; two quotes inside mean one. Elsewhere a quote is a character.
+//! By the rule of PostgreSQL, an empty field is null if the column takes null, and `""` is the
 //! empty string; a string column that takes no null has the empty string for both.
 
 use super::columns::Columns;
@@ -36,7 +36,7 @@ impl CsvFormat {
     }
 
     /// # Errors
-    /// `Invalid` if a column of the schema is not in the header, or stands there twice.
+    /// `Invalid` if a column of the schema is not in the header, or is there twice.
     pub fn with_header(schema: SchemaRef, delimiter: u8, header: &[u8]) -> Result<CsvFormat> {
         let names = names(&String::from_utf8_lossy(header), delimiter);
         for field in schema.fields() {
@@ -94,7 +94,7 @@ fn push(columns: &mut Columns, column: usize, field: CsvField<'_>) -> Result<(),
     columns.push(column, field.text)
 }
 
-/// The fields of a header, as far as they can be told.
+/// The fields of a header, as far as they can be recognised.
 pub fn names(header: &str, delimiter: u8) -> Vec<String> {
     let mut fields = Fields {
         text: header,
@@ -132,14 +132,13 @@ struct CsvField<'a> {
 /// Walks over the fields of one record.
 struct Fields<'a> {
     text: &'a str,
-    /// Where the next one begins; `None` behind the last.
+    /// Where the next one begins; `None` after the last.
     at: Option<usize>,
     delimiter: u8,
 }
 
 impl<'a> Fields<'a> {
-    /// The next field. One that has more than its text between two quotes is put together in
-    /// `unquoted`.
+    /// The next field. One with more than plain text between two quotes is assembled in `unquoted`.
     fn next<'b>(&mut self, unquoted: &'b mut String) -> Result<Option<CsvField<'b>>, String>
     where
         'a: 'b,
@@ -158,7 +157,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// What stands from `begin` to the next delimiter, or to the end.
+    /// The text from `begin` to the next delimiter, or to the end.
     fn rest(&mut self, begin: usize) -> Result<&'a str, String> {
         let rest = &self.text[begin..];
         let end = match memchr::memchr2(self.delimiter, b'\r', rest.as_bytes()) {
@@ -171,7 +170,7 @@ impl<'a> Fields<'a> {
         Ok(&rest[..end.unwrap_or(rest.len())])
     }
 
-    /// A field whose first quote stands before `begin`.
+    /// A field whose first quote is before `begin`.
     fn quoted<'b>(&mut self, begin: usize, unquoted: &'b mut String) -> Result<CsvField<'b>, String>
     where
         'a: 'b,
@@ -191,8 +190,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The field whose last quote stands before `end`: what was put together of it, `inside`, and
-    /// what follows.
+    /// The field whose last quote is before `end`: what was assembled of it, `inside`, and what
+    /// follows.
     fn closed<'b>(
         &mut self,
         inside: &'b str,

@@ -1,46 +1,34 @@
-//! JSON lines, a block at a time: an object in each, by the letter of RFC 8259. Called by
+//! JSON lines, one block at a time: one object per line, strictly by RFC 8259. Called by
 //! [`super::BlockDecoder`].
 //!
-//! 1. A record is walked over once; where the value of a column stands is noted. Of a name that
-//!    stands twice the last value counts.
-//! 2. When all of the record has turned out to be JSON, the values are read.
+//! 1. A record is scanned once, recording where the value of each column is. If a name occurs
+//!    twice, the last value counts.
+//! 2. When the whole record has turned out to be JSON, the values are read.
 //!
-//! Numbers may also stand in quotes, as may what JSON has no number for: `NaN`, `Infinity`,
-//! `-Infinity`. They are never read through a floating point number on their way to a whole one.
+//! Numbers may also be quoted, as may what JSON has no number for: `NaN`, `Infinity`, `-Infinity`.
+//! Whole numbers are never read through a floating point number.
 
+mod scanner;
+
+use self::scanner::{Scanner, Token, unescape};
 use super::columns::Columns;
 use super::{Format, Refusal, take_texts};
 use crate::record_buffer::Block;
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use std::collections::HashMap;
-use std::ops::Range;
 
-/// Values inside of values that a record may have: the walk over them is a recursion.
+/// How deeply values of a record may be nested: the scan is recursive.
 const DEPTH_MAX: usize = 128;
 
 pub struct JsonFormat {
     columns: Columns,
     types: Vec<DataType>,
     names: Names,
-    /// For each column, what the record at hand has.
+    /// For each column, what the current record has.
     found: Vec<Token>,
     /// A text without its escapes.
     unescaped: String,
-}
-
-/// A value, by its place in the record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
-    Missing,
-    Null,
-    True(Range<usize>),
-    False(Range<usize>),
-    Number(Range<usize>),
-    /// With its quotes; and whether escapes are in it.
-    Text(Range<usize>, bool),
-    /// An object or an array.
-    Nested(Range<usize>),
 }
 
 /// Columns by name. Most records have their fields in the order of the schema or nearly so: the
@@ -104,7 +92,7 @@ impl JsonFormat {
         Ok(())
     }
 
-    /// Walks over the record.
+    /// Scans the record.
     fn scan(&mut self, text: &str) -> Result<(), String> {
         self.found.clear();
         self.found.resize(self.types.len(), Token::Missing);
@@ -112,7 +100,7 @@ impl JsonFormat {
         let mut scanner = Scanner { text, at: 0 };
         scanner.blanks();
         if scanner.peek() != Some(b'{') {
-            // A value of another kind is told from text that is none.
+            // A value of another kind is distinguished from text that is not a value.
             scanner
                 .value(0)
                 .and_then(|_| scanner.end())
@@ -150,7 +138,7 @@ impl JsonFormat {
         Ok(self.names.find(&self.unescaped))
     }
 
-    /// Pushes what stands between quotes; a report shows them.
+    /// Pushes what is between quotes; a report shows them.
     fn push_text(&mut self, column: usize, quoted: &str, has_escapes: bool) -> Result<(), String> {
         let inside = &quoted[1..quoted.len() - 1];
         let pushed = match has_escapes {
@@ -193,259 +181,6 @@ impl Format for JsonFormat {
             taken
         });
         self.columns.finish()
-    }
-}
-
-impl Token {
-    /// With the quotes of a text.
-    fn place(&self) -> Range<usize> {
-        match self {
-            Token::Missing | Token::Null => 0..0,
-            Token::True(place)
-            | Token::False(place)
-            | Token::Number(place)
-            | Token::Text(place, _)
-            | Token::Nested(place) => place.clone(),
-        }
-    }
-}
-
-/// Walks over one record.
-struct Scanner<'a> {
-    text: &'a str,
-    at: usize,
-}
-
-impl Scanner<'_> {
-    fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
-    }
-
-    fn blanks(&mut self) {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
-            self.at += 1;
-        }
-    }
-
-    fn wrong(&self, what: &str) -> String {
-        format!("{what} at column {}", self.at + 1)
-    }
-
-    /// Says what stands where `wanted` should.
-    fn expected(&self, wanted: &str) -> String {
-        match self.text[self.at..].chars().next() {
-            None => self.wrong(&format!("it ends where {wanted} should stand")),
-            Some(found) => self.wrong(&format!(
-                "`{}` stands where {wanted} should",
-                found.escape_debug()
-            )),
-        }
-    }
-
-    /// Only blanks may follow.
-    fn end(&mut self) -> Result<(), String> {
-        self.blanks();
-        if self.peek().is_none() {
-            Ok(())
-        } else {
-            Err(self.wrong("something follows it"))
-        }
-    }
-
-    /// Steps into an object or array; whether it has anything in it.
-    fn begin(&mut self, close: u8) -> bool {
-        self.at += 1;
-        self.blanks();
-        let more = self.peek() != Some(close);
-        self.at += usize::from(!more);
-        more
-    }
-
-    /// Steps over a comma or out of an object or array; whether another element must follow.
-    fn more(&mut self, close: u8) -> Result<bool, String> {
-        self.blanks();
-        match self.peek() {
-            Some(b',') => {
-                self.at += 1;
-                self.blanks();
-                Ok(true)
-            }
-            Some(found) if found == close => {
-                self.at += 1;
-                Ok(false)
-            }
-            _ => Err(self.expected(&format!("`,` or `{}`", char::from(close)))),
-        }
-    }
-
-    /// The name of a field, with the colon behind it.
-    fn name(&mut self) -> Result<Token, String> {
-        if self.peek() != Some(b'"') {
-            return Err(self.expected("a name in quotes"));
-        }
-        let name = self.string()?;
-        self.blanks();
-        if self.peek() != Some(b':') {
-            return Err(self.expected("`:`"));
-        }
-        self.at += 1;
-        self.blanks();
-        Ok(name)
-    }
-
-    fn value(&mut self, depth: usize) -> Result<Token, String> {
-        let begin = self.at;
-        match self.peek() {
-            Some(b'"') => self.string(),
-            Some(b'-' | b'0'..=b'9') => self.number().map(Token::Number),
-            Some(b'{' | b'[') => self.nested(depth).map(|()| Token::Nested(begin..self.at)),
-            Some(b't') => self.word("true").map(|()| Token::True(begin..self.at)),
-            Some(b'f') => self.word("false").map(|()| Token::False(begin..self.at)),
-            Some(b'n') => self.word("null").map(|()| Token::Null),
-            _ => Err(self.expected("a value")),
-        }
-    }
-
-    fn word(&mut self, word: &str) -> Result<(), String> {
-        if !self.text[self.at..].starts_with(word) {
-            return Err(self.expected("a value"));
-        }
-        self.at += word.len();
-        Ok(())
-    }
-
-    fn nested(&mut self, depth: usize) -> Result<(), String> {
-        if depth >= DEPTH_MAX {
-            return Err(self.wrong("it is nested too deeply"));
-        }
-        let is_object = self.peek() == Some(b'{');
-        let close = if is_object { b'}' } else { b']' };
-        let mut more = self.begin(close);
-        while more {
-            is_object.then(|| self.name()).transpose()?;
-            self.value(depth + 1)?;
-            more = self.more(close)?;
-        }
-        Ok(())
-    }
-
-    fn string(&mut self) -> Result<Token, String> {
-        let (begin, mut has_escapes) = (self.at, false);
-        self.at += 1;
-        loop {
-            self.plain();
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(Token::Text(begin..self.at, has_escapes));
-                }
-                Some(b'\\') => {
-                    has_escapes = true;
-                    self.escape()?;
-                }
-                None => return Err(self.expected("`\"`")),
-                Some(_) => return Err(self.wrong("a control character stands in a text")),
-            }
-        }
-    }
-
-    /// Steps over what stands for itself in a text.
-    fn plain(&mut self) {
-        let rest = &self.text.as_bytes()[self.at..];
-        self.at += rest
-            .iter()
-            .position(|&byte| matches!(byte, b'"' | b'\\' | 0..0x20))
-            .unwrap_or(rest.len());
-    }
-
-    fn escape(&mut self) -> Result<(), String> {
-        let rest = &self.text.as_bytes()[self.at + 1..];
-        let length = match rest.first() {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
-            Some(b'u') if rest.len() >= 5 && rest[1..5].iter().all(u8::is_ascii_hexdigit) => 6,
-            _ => return Err(self.wrong("a broken escape stands in a text")),
-        };
-        self.at += length;
-        Ok(())
-    }
-
-    fn number(&mut self) -> Result<Range<usize>, String> {
-        let begin = self.at;
-        self.at += usize::from(self.peek() == Some(b'-'));
-        let leading_zero = self.peek() == Some(b'0');
-        if self.digits()? > 1 && leading_zero {
-            return Err(self.wrong("a number begins with 0"));
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        self.exponent().map(|()| begin..self.at)
-    }
-
-    fn exponent(&mut self) -> Result<(), String> {
-        if let Some(b'e' | b'E') = self.peek() {
-            self.at += 1;
-            self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
-            self.digits()?;
-        }
-        Ok(())
-    }
-
-    fn digits(&mut self) -> Result<usize, String> {
-        let n_digits = self.text.as_bytes()[self.at..]
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit())
-            .count();
-        self.at += n_digits;
-        if n_digits > 0 {
-            Ok(n_digits)
-        } else {
-            Err(self.expected("a digit"))
-        }
-    }
-}
-
-/// Puts the text that is meant into `unescaped`; `None` if a half of a surrogate pair is missing.
-fn unescape(text: &str, unescaped: &mut String) -> Option<()> {
-    unescaped.clear();
-    let mut rest = text;
-    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
-        unescaped.push_str(&rest[..at]);
-        let (meant, length) = escaped(&rest[at..])?;
-        unescaped.push(meant);
-        rest = &rest[at + length..];
-    }
-    unescaped.push_str(rest);
-    Some(())
-}
-
-/// The character that an escape stands for, and the length of the escape.
-fn escaped(escape: &str) -> Option<(char, usize)> {
-    match escape.as_bytes().get(1)? {
-        b'b' => Some(('\u{8}', 2)),
-        b'f' => Some(('\u{c}', 2)),
-        b'n' => Some(('\n', 2)),
-        b'r' => Some(('\r', 2)),
-        b't' => Some(('\t', 2)),
-        b'u' => unit(escape),
-        &other => Some((char::from(other), 2)),
-    }
-}
-
-/// The character of `\uXXXX`, or of a pair of them; and the length.
-fn unit(escape: &str) -> Option<(char, usize)> {
-    let code = |at: usize| {
-        escape
-            .get(at..at + 4)
-            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
-    };
-    match code(2)? {
-        high @ 0xD800..=0xDBFF if escape.get(6..8) == Some("\\u") => {
-            let low = code(8)?.checked_sub(0xDC00).filter(|low| *low < 0x400)?;
-            Some((char::from_u32(0x10000 + ((high - 0xD800) << 10) + low)?, 12))
-        }
-        code => Some((char::from_u32(code)?, 6)),
     }
 }
 
@@ -595,7 +330,7 @@ mod tests {
     }
 
     proptest! {
-        /// serde_json is the judge of what is JSON: of texts of the grammar's own pieces, most of
+        /// serde_json decides what is JSON, for texts made from the grammar's own pieces, most of
         /// which are nearly JSON.
         #[test]
         fn what_is_json_is_as_others_say(

@@ -23,18 +23,18 @@ use streamrt_types::{Batch, Error, Origin, Result, Rows, code};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FormatName {
-    /// Comma-separated values, a column for each of the schema. Quotes may enclose a field, and
-    /// then hold delimiters and line ends. An empty field is null in a nullable column, the empty
-    /// string in a string column, and else refused; `""` is the empty string. Binary columns are
-    /// hexadecimal. Empty lines are left out, but where there is one column: there they are an
-    /// empty field.
+    /// Comma-separated values, one column for each of the schema. Quotes may enclose a field, which
+    /// may then contain delimiters and line ends. An empty field is null in a nullable column, the
+    /// empty string in a string column, and otherwise refused; `""` is the empty string. Binary
+    /// columns are hexadecimal. Empty lines are skipped, except with a single column, where they
+    /// are an empty field.
     Csv,
-    /// An object in each line; the order of its fields does not matter, unknown ones are left out,
-    /// binary columns are hexadecimal. Numbers may also stand in quotes, and so do `NaN`,
-    /// `Infinity` and `-Infinity`. Blank lines are left out.
+    /// One object per line; the order of its fields does not matter, unknown ones are skipped,
+    /// binary columns are hexadecimal. Numbers may also be quoted, and `NaN`, `Infinity` and
+    /// `-Infinity` must be. Blank lines are skipped.
     Json,
     /// The line as it is, without its line end (`\n` or `\r\n`), in the one column of the schema: a
-    /// string, or a binary, which may hold anything. An empty line is a row.
+    /// string, or a binary, which may contain anything. An empty line is a row.
     #[default]
     Lines,
 }
@@ -88,23 +88,23 @@ impl FormatSpec {
         }
     }
 
-    /// How records are told apart that stand under no header.
+    /// How records without a header are separated.
     pub fn framing(&self) -> Framing {
         self.framing_of(self.schema.fields().len())
     }
 
-    /// How the header of a CSV file is told from what follows.
+    /// How the header of a CSV file is separated from what follows.
     pub fn header_framing(&self) -> Framing {
         self.framing_of(0)
     }
 
-    /// How records are told apart that stand under `header`.
+    /// How the records after `header` are separated.
     pub fn framing_under(&self, header: &[u8]) -> Framing {
         self.framing_of(csv::names(&String::from_utf8_lossy(header), self.delimiter).len())
     }
 
-    /// That of a file of so many columns. Where there is but one, an empty line is an empty field:
-    /// a null, an empty string, or refused.
+    /// The separation for a file with `n_columns` columns. If there is only one, an empty line is
+    /// an empty field: a null, an empty string, or refused.
     fn framing_of(&self, n_columns: usize) -> Framing {
         match self.name {
             FormatName::Csv => Framing::Csv {
@@ -159,10 +159,10 @@ struct Refusal {
 
 /// Decodes the records of one format.
 trait Format: Send {
-    /// One row for each record, in order, but for those that it adds to `refused`.
+    /// One row per record, in order, except for those that it adds to `refused`.
     ///
     /// # Errors
-    /// If columns do not go together, which is a mistake of the format.
+    /// If columns do not match one another, which is a mistake of the format.
     fn decode(
         &mut self,
         block: Block<'_>,
@@ -170,13 +170,13 @@ trait Format: Send {
     ) -> Result<RecordBatch, ArrowError>;
 }
 
-/// Hands each record over as text, or why it is none, and notes those that are refused.
+/// Hands each record over as text, or why it is not text, and records those that are refused.
 fn take_texts(
     block: Block<'_>,
     refused: &mut Vec<Refusal>,
     mut take: impl FnMut(Result<&str, String>) -> Result<(), String>,
 ) {
-    // One look at all of the bytes is faster than one at each record; cuts at line ends cut no
+    // Checking all bytes at once is faster than record by record; cuts at line ends cut no
     // character.
     let whole = std::str::from_utf8(block.span()).ok();
     let begin = block.records.first().map_or(0, |record| record.start);
@@ -205,7 +205,7 @@ impl BlockDecoder {
     /// The rows of a block, or `None` if there are none.
     ///
     /// # Errors
-    /// `Internal` if columns of one format do not go together.
+    /// `Internal` if columns of one format do not match one another.
     pub fn decode(&mut self, block: Block<'_>) -> Result<Option<Batch>> {
         if block.records.is_empty() {
             return Ok(None);
@@ -234,7 +234,7 @@ impl BlockDecoder {
         }))
     }
 
-    /// What was refused since the last call, with the records that the buffer left out in between.
+    /// What was refused since the last call, with the records that the buffer skipped in between.
     pub fn take_poison(&mut self, skipped: Vec<PoisonLine>) -> Vec<PoisonLine> {
         let mut poison = std::mem::take(&mut self.poison);
         poison.extend(skipped);

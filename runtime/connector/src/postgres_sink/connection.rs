@@ -1,9 +1,9 @@
-//! One connection to the server, on which every question has an end: an answer, or a limit of time,
-//! or the end of the job's attempt.
+//! One connection to the server, on which every request ends: with an answer, at a time limit, or
+//! with the job's attempt.
 //!
-//! The server's own `statement_timeout` ends what waits for a lock. It does not help where the
-//! server itself stands still, or has been cut off in a way that its machine still acknowledges
-//! what is sent; so the limit is watched on this side as well.
+//! The server's own `statement_timeout` ends what waits for a lock. It does not help if the server
+//! itself hangs, or has been cut off in such a way that its machine still acknowledges what is
+//! sent; so the limit is watched on this side as well.
 
 use std::fmt;
 use std::future::Future;
@@ -21,7 +21,7 @@ use tokio_postgres::{Client, Config, Error, Row};
 
 use super::tls::{self, Tls};
 
-/// How often one who waits looks whether it still should.
+/// How often a waiter checks whether it still should wait.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Values of a statement.
@@ -40,7 +40,7 @@ pub struct Patience {
 pub enum Failure {
     /// The server has refused, or the connection is lost.
     Refused(Error),
-    /// Nothing has come for so long. The server may still do what it was asked.
+    /// Nothing has come within the limit. The server may still do what it was asked.
     Silent(Duration),
     Cancelled,
     /// This machine is short of something.
@@ -80,7 +80,7 @@ impl Connection {
             connected => connected,
         };
         let (client, driver) = connected?;
-        // Its error is what the client's next question gets.
+        // The client's next request gets its error.
         runtime.spawn(async move { driver.await.unwrap_or(()) });
         Ok(Connection {
             runtime,
@@ -117,7 +117,7 @@ impl Connection {
     pub fn copy(&self, sql: &str, text: Bytes) -> Answer<()> {
         self.wait(async {
             let mut copy = pin!(self.client.copy_in(sql).await?);
-            // What the server does not like `finish` says; a lost connection it says as well.
+            // `finish` reports what the server refuses, and a lost connection as well.
             copy.send(text).await.ok();
             copy.finish().await.map(drop)
         })
@@ -148,7 +148,7 @@ fn wait<T>(
 }
 
 impl Failure {
-    /// What the server calls it.
+    /// The server's name for the error.
     pub fn state(&self) -> Option<&SqlState> {
         match self {
             Failure::Refused(error) => error.code(),
@@ -156,8 +156,8 @@ impl Failure {
         }
     }
 
-    /// The line of a COPY that the server names, from 1; it speaks of it in the language that it is
-    /// set to.
+    /// The line of a COPY that the server names, from 1; the server names it in the language to
+    /// which it is set.
     pub fn line(&self) -> Option<usize> {
         let Failure::Refused(error) = self else {
             return None;

@@ -1,4 +1,4 @@
-//! Rows in the text format of COPY: a line for each, columns divided by tabulators, null as `\N`.
+//! Rows in the text format of COPY: one line each, columns separated by tabs, null as `\N`.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -11,17 +11,17 @@ use streamrt_types::{Error, Result};
 /// How the values of a column are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnText {
-    /// Numbers and booleans, as anybody writes them.
+    /// Numbers and booleans, in their usual form.
     Value,
     /// Characters, some of them escaped.
     Text,
     /// Hexadecimal.
     Bytes,
-    /// Ms since 1970, as a time in UTC.
+    /// Milliseconds since 1970, as a time in UTC.
     Time,
 }
 
-/// A row that no server would take.
+/// A row that no server would accept.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused {
     pub row: usize,
@@ -29,15 +29,16 @@ pub struct Refused {
     pub why: &'static str,
 }
 
-/// The times that a `timestamptz` has: from the 24th of November of 4714 BC to the end of 294276.
+/// The times that a `timestamptz` can hold: from the 24th of November of 4714 BC to the end of
+/// 294276.
 const TIMES_MS: std::ops::Range<i64> = -210_866_803_200_000..9_224_318_016_000_000;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
-/// Appends the rows of a batch, but those that are returned.
+/// Appends the rows of a batch, except those that are returned.
 ///
 /// # Errors
-/// `Internal` if the batch has not as many columns as the table gets.
+/// `Internal` if the batch does not have as many columns as the table gets.
 pub fn write(rows: &RecordBatch, texts: &[ColumnText], out: &mut Vec<u8>) -> Result<Vec<Refused>> {
     if rows.num_columns() != texts.len() {
         return Err(Error::internal("rows have the columns of their schema"));
@@ -61,7 +62,7 @@ pub fn write(rows: &RecordBatch, texts: &[ColumnText], out: &mut Vec<u8>) -> Res
         .collect())
 }
 
-/// Of the rows of a batch.
+/// Writes the rows of a batch.
 struct Writer<'a> {
     rows: &'a RecordBatch,
     texts: &'a [ColumnText],
@@ -109,8 +110,7 @@ impl Writer<'_> {
     }
 }
 
-/// Year, month and day of a day since 1970, in the calendar that goes on as it does now, before and
-/// behind.
+/// Year, month and day of a day since 1970, in the present calendar, extended in both directions.
 ///
 /// # Source
 /// `civil_from_days`, in H. Hinnant, "chrono-Compatible Low-Level Date Algorithms".
@@ -134,7 +134,7 @@ fn civil(day: i64) -> (i64, i64, i64) {
     )
 }
 
-/// As the server writes it: years have four digits or more, and there is none with the number 0.
+/// As the server writes it: years have four digits or more, and there is no year 0.
 fn time(ms: i64, value: &mut String) -> Result<(), &'static str> {
     if !TIMES_MS.contains(&ms) {
         return Err(

@@ -1,7 +1,7 @@
-//! Rows on their way to the server, and which of them it does not take.
+//! Rows on their way to the server, and which of them it refuses.
 //!
 //! The server refuses a COPY as a whole. So what it refuses is cut: first around the line that it
-//! names, else into halves, until single rows are left that it refuses alone.
+//! names, otherwise into halves, until single rows are left that it refuses alone.
 
 use super::copy_text::{self, ColumnText, Refused};
 use bytes::Bytes;
@@ -19,17 +19,17 @@ pub struct Waiting {
 /// A batch of which rows are waiting.
 struct Kept {
     batch: Batch,
-    /// Of its first row that has one.
+    /// The line of its first row that has one.
     first_line: usize,
     /// Its rows that have no line, ascending.
     refused: Vec<usize>,
 }
 
 impl Waiting {
-    /// Takes the rows of a batch, but those that are returned.
+    /// Takes the rows of a batch, except those that are returned.
     ///
     /// # Errors
-    /// As [`copy_text::write`].
+    /// The same as for [`copy_text::write`].
     pub fn add(&mut self, batch: &Batch, columns: &[ColumnText]) -> Result<Vec<Refused>> {
         let refused = copy_text::write(&batch.columns, columns, &mut self.text)?;
         let without_line = refused.iter().map(|refused| refused.row).collect();

@@ -1,5 +1,5 @@
-//! The connection: made when it is needed, given up after an error of its own, and tried again
-//! where that does no harm.
+//! The connection: made when it is needed, dropped after an error of its own, and retried where
+//! that does no harm.
 
 use super::PostgresOptions;
 use super::connection::{Answer, Connection, Failure, Patience};
@@ -16,19 +16,19 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
 
-/// Of one question to the server.
+/// The number of attempts at one request to the server.
 const ATTEMPTS: u32 = 5;
-/// Before the second attempt; doubled before each further one, and up to as much again is added at
-/// random.
+/// The delay before the second attempt; doubled before each further one, and up to as much again is
+/// added at random.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// Until the connection is lost whose other side does not acknowledge what was sent.
+/// The time until a connection is lost whose other side does not acknowledge what was sent.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The server ends a statement that takes too long, and its word of it needs a moment. This much
-/// later it is not awaited any more.
+/// The server ends a statement that takes too long, and its report needs a moment. It is awaited
+/// this much longer.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Of the connections of one sink, longer ones are cut off by the server.
+/// The longest name for the connections of a sink; the server truncates longer ones.
 const NAME_BYTES_MAX: usize = 63;
 
 pub struct Server {
@@ -40,7 +40,7 @@ pub struct Server {
     connection: Option<Connection>,
 }
 
-/// Of servers whose port is not written.
+/// The port of servers that name none.
 const DEFAULT_PORT: u16 = 5432;
 
 fn parse(url: &str) -> Result<(Config, TlsParameters)> {
@@ -50,7 +50,7 @@ fn parse(url: &str) -> Result<(Config, TlsParameters)> {
             "postgres",
             "`url` is none, as in postgresql://user@host:5432/database",
         );
-        // The words of the library may be a part of the URL.
+        // The library's message may contain a part of the URL.
         if without_passwords(url) == url {
             none.with_source(e)
         } else {
@@ -60,8 +60,8 @@ fn parse(url: &str) -> Result<(Config, TlsParameters)> {
     Ok((config, parameters))
 }
 
-/// All servers that a connection may be made to, and to which the password may go. Where a host has
-/// an address beside its name, both count.
+/// All servers to which a connection may be made and the password may go. If a host has an address
+/// in addition to its name, both count.
 ///
 /// # Errors
 /// `Invalid` if the URL cannot be read.
@@ -132,10 +132,10 @@ impl Server {
         })
     }
 
-    /// Names the connections of a sink, and says when nobody waits for answers any more. `prefix`
+    /// Names the connections of a sink, and sets when nobody waits for answers any more. `prefix`
     /// is that of its transactions.
     pub fn begin(&mut self, prefix: &str, cancel: &Arc<AtomicBool>) {
-        // The hash tells sinks apart whose names begin alike.
+        // The hash distinguishes sinks whose names begin alike.
         let name: String = format!("streamrt {:08x} {prefix}", murmur3_32(prefix.as_bytes()))
             .chars()
             .take(NAME_BYTES_MAX)
@@ -158,7 +158,7 @@ impl Server {
     }
 
     /// A transaction may wait between two batches as long as it likes. A backslash in a string is
-    /// one: a server that is set otherwise would take it together with the quote behind it.
+    /// literal: a server with another setting would combine it with the quote after it.
     fn connect(&self) -> Answer<Connection> {
         let patience = Patience {
             limit: self.statement_limit + GRACE,
@@ -172,11 +172,11 @@ impl Server {
         Ok(connection)
     }
 
-    /// Does what may be done again, over a new connection if need be.
+    /// Does what may be repeated, over a new connection if necessary.
     ///
     /// # Errors
-    /// `Unavailable` if the server still does not answer after some attempts, or has stood still
-    /// for too long; else at once.
+    /// `Unavailable` if the server still does not answer after some attempts, or has hung for too
+    /// long; other errors at once.
     pub fn retry<T>(
         &mut self,
         what: &str,
@@ -201,8 +201,8 @@ impl Server {
     }
 
     /// Ends the connections that earlier attempts at this sink have left behind, and waits until
-    /// they are gone. One that stands still may have been sent a PREPARE that it carries out when
-    /// it goes on, after everybody has looked for such transactions.
+    /// they are gone. A hanging one may have been sent a PREPARE that it carries out when it
+    /// continues, after everybody has looked for such transactions.
     ///
     /// # Errors
     /// `Unavailable` if one of them does not end.
@@ -229,7 +229,7 @@ impl Server {
         }
     }
 
-    /// Gives the connection up, and with it the transaction that is open.
+    /// Drops the connection, and with it the open transaction.
     pub fn disconnect(&mut self) {
         self.connection = None;
     }
@@ -241,15 +241,14 @@ impl Server {
     }
 }
 
-/// Whether it may help to ask again at once. What has used up its time is not asked for as much
-/// time again.
+/// Whether it may help to ask again at once. A request that has used up its time gets no more.
 fn may_pass(failure: &Failure) -> bool {
     let is_over =
         matches!(failure, Failure::Silent(_)) || failure.state() == Some(&SqlState::QUERY_CANCELED);
     code_of(failure) == code::DATABASE && !is_over
 }
 
-/// With jitter, so that subtasks that failed together do not come back together.
+/// With jitter, so that subtasks that failed together do not return together.
 fn pause_after(attempt: u32) -> Duration {
     let pause = FIRST_PAUSE * 2u32.pow(attempt - 1);
     pause
@@ -258,7 +257,7 @@ fn pause_after(attempt: u32) -> Duration {
         )
 }
 
-/// What is to be done about a failure; where the server says why, by the class of its SQLSTATE.
+/// What to do about a failure; if the server says why, by the class of its SQLSTATE.
 pub fn code_of(failure: &Failure) -> Code {
     if failure.of_tls().is_some() {
         return code::DATABASE_ACCESS;

@@ -1,4 +1,5 @@
-//! The table that rows go to, and the one beside it that knows which transactions were committed.
+//! The table to which rows go, and the one next to it that records which transactions were
+//! committed.
 //!
 //! Everything that can be refused is refused here, before the first row: columns that are missing
 //! or of another type, and columns that must have a value and get none.
@@ -13,7 +14,7 @@ use tokio_postgres::Row;
 const NOTES: &str = "streamrt_transactions";
 
 /// Tasks of several processes may open their sinks at once, and CREATE TABLE IF NOT EXISTS is not
-/// made for that.
+/// safe for that.
 const LOCK: i64 = 0x7374_7265_616d;
 
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub struct Table {
     /// COPY of the rows' columns.
     pub copy: String,
     pub columns: Vec<ColumnText>,
-    /// Notes the name of a transaction.
+    /// Records the name of a transaction.
     pub note: String,
     /// Finds the name of a transaction.
     pub is_noted: String,
@@ -31,12 +32,12 @@ pub struct Table {
 /// A column of the table.
 struct Column {
     name: String,
-    /// As in `timestamp with time zone`, without a length.
+    /// For example `timestamp with time zone`, without a length.
     data_type: String,
     not_null: bool,
-    /// The server fills it in if nobody else does.
+    /// Whether the server fills it in if nobody else does.
     filled: bool,
-    /// The server alone fills it in.
+    /// Whether only the server fills it in.
     generated: bool,
 }
 
@@ -45,13 +46,13 @@ fn mismatch(message: String) -> Error {
 }
 
 impl Table {
-    /// Looks at the table, and makes the one beside it if it is not there.
+    /// Looks at the table, and creates the one next to it if it is not there.
     ///
     /// # Errors
     /// `Invalid` if the table is not there or does not fit the rows, `Unavailable` if the server
     /// does not answer.
     pub fn find(server: &mut Server, name: &str, schema: &SchemaRef) -> Result<Table> {
-        // First as it is written, then as SQL reads it: without quotes, in small letters.
+        // First as it is written, then as SQL reads it without quotes: in lower case.
         let sql = "SELECT c.oid, c.relkind::text, quote_ident(n.nspname), quote_ident(c.relname) FROM pg_class c \
                    JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = COALESCE( \
                    (SELECT e.oid FROM pg_class e WHERE e.relname = $1 AND e.relkind NOT IN ('i', 'I') AND pg_table_is_visible(e.oid)), \
@@ -93,7 +94,7 @@ impl Table {
         })
     }
 
-    /// Forgets transactions of this sink that were committed so long ago.
+    /// Forgets transactions of this sink that were committed that long ago.
     pub fn forget(&self, server: &mut Server, prefix: &str, age: &str) -> Result<()> {
         let sql = format!(
             "DELETE FROM {} WHERE starts_with(name, $1) AND noted < now() - interval '{age}'",

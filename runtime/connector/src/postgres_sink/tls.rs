@@ -1,4 +1,4 @@
-//! TLS to the server, as libpq's `sslmode` has it.
+//! TLS to the server, as libpq's `sslmode` defines it.
 //!
 //! | `sslmode` | encrypted | the certificate is of an authority that is known | and names the host |
 //! |---|---|---|---|
@@ -35,15 +35,15 @@ use tokio_rustls::TlsConnector;
 
 use super::url::TlsParameters;
 
-/// What `sslrootcert` says of the authorities that this machine knows.
+/// The value of `sslrootcert` that means the authorities known to this machine.
 pub const SYSTEM: &str = "system";
 
-/// What is wanted of a connection.
+/// What a connection must have.
 #[derive(Clone)]
 pub struct Tls {
     connector: TlsConnector,
     mode: SslMode,
-    /// Without it, if the server cannot do it.
+    /// Encryption if the server can do it.
     is_optional: bool,
 }
 
@@ -99,7 +99,7 @@ impl Tls {
     }
 
     /// What to try after this failure, if anything: as libpq does, a server whose TLS cannot be
-    /// used is asked without, where that is allowed.
+    /// used is tried without it, where that is allowed.
     pub fn without(&self, config: &Config, failure: &tokio_postgres::Error) -> Option<Config> {
         let is_due = self.is_optional && cause(failure).is_some();
         is_due.then(|| {
@@ -188,7 +188,7 @@ impl Authorities {
     }
 }
 
-/// What stands in the file is not shown: a plan may have named any.
+/// The contents of the file are not shown: a plan may have named any file.
 fn from_file(path: &str) -> Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);

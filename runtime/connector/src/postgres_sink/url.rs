@@ -1,5 +1,4 @@
-//! The parameters of a URL that are about TLS: the library that reads the rest does not know all of
-//! them.
+//! The TLS parameters of a URL: the library that reads the rest does not know all of them.
 
 /// Taken out of a URL.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -13,7 +12,7 @@ pub struct TlsParameters {
 impl TlsParameters {
     /// Takes them out of `postgresql://host/database?sslmode=require` or of `host=h
     /// sslmode=require`, and returns what is left. What cannot be read is left in, for the library
-    /// to say so.
+    /// to report.
     pub fn take(url: &str) -> (TlsParameters, String) {
         let mut taken = TlsParameters::default();
         let rest = match url.split_once("://").and_then(|_| url.split_once('?')) {
@@ -94,7 +93,7 @@ fn unquoted(value: &str) -> String {
     text
 }
 
-/// `%41` is `A`. What is none of these stays as it is.
+/// `%41` is `A`. Anything else stays as it is.
 fn decoded(value: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), value.as_bytes());
     while let Some((&first, behind)) = rest.split_first() {

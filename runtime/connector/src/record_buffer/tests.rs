@@ -191,7 +191,7 @@ fn a_line_without_end_is_refused() {
     );
 }
 
-/// Reads an input as a file is read, with records that are too long left out.
+/// Reads an input as a file is read, skipping records that are too long.
 fn frame_skipping(
     framing: Framing,
     mut input: &[u8],
@@ -245,8 +245,8 @@ fn records_that_are_too_long_are_left_out_if_that_is_wanted() {
             assert_eq!(found, [(1, "a".to_owned()), (3, "b".to_owned())]);
             assert_eq!(skipped, [(2, reason(n_bytes)), (4, reason(n_bytes))]);
             let n_bytes = n_bytes as u64;
-            // A line that does not come whole is where one goes on, until all of it was seen; then
-            // it is behind `b`.
+            // An incomplete line is where reading continues, until all of it was seen; then that is
+            // after `b`.
             assert!(positions.contains(&(n_bytes + 5, 4)), "{positions:?}");
             assert_eq!(
                 positions[0],

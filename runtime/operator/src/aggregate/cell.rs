@@ -1,5 +1,5 @@
-//! Values of columns as 64-bit words of an accumulator, and back. The bits of a float stand as they
-//! are.
+//! Values of columns as 64-bit words of an accumulator, and back. The bits of a float are kept as
+//! they are.
 
 use super::Input;
 use arrow_array::cast::AsArray;
@@ -16,9 +16,9 @@ pub(super) trait Cell: Copy + Default + Send + 'static {
     fn to_word(self) -> u64;
     fn from_word(word: u64) -> Self;
     /// A total order. Every NaN is the greatest, whatever its sign and payload, as in SQL; -0.0
-    /// stands before 0.0.
+    /// comes before 0.0.
     fn order(self, other: Self) -> Ordering;
-    /// The one value that stands for all that are equal in [`Cell::order`].
+    /// The value that represents all that are equal in [`Cell::order`].
     fn canonical(self) -> Self;
     /// Reads a row of the input's column, which has this type and was there when the job was built.
     fn reader<'a>(input: &Input<'a>) -> impl Fn(usize) -> Self + 'a;

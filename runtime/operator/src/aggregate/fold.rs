@@ -5,7 +5,7 @@ use super::cell::{Cell, Item, Presence};
 use std::cmp::Ordering;
 use std::marker::PhantomData;
 
-/// How rows go into an accumulator of `BYTES` bytes, and what it says.
+/// How rows go into an accumulator of `BYTES` bytes, and what its result is.
 pub(super) trait Fold: Send + 'static {
     type Item: Item;
     type Output: Cell;
@@ -56,7 +56,7 @@ impl Fold for Count {
     }
 }
 
-/// A type that sums are kept in.
+/// A type in which sums are kept.
 pub(super) trait Total: Cell {
     /// The sum, and whether it left the range.
     fn plus(self, other: Self) -> (Self, bool);
@@ -177,8 +177,8 @@ impl<T: Cell, const LAST: bool> Fold for Edge<T, LAST> {
     }
 }
 
-/// Average of integers: an exact sum of 128 bits, which cannot overflow, then the count. Exact, so
-/// that it does not depend on the order.
+/// Average of integers: an exact sum of 128 bits, which cannot overflow, then the count. It is
+/// exact, so it does not depend on the order.
 pub(super) struct AverageExact<T>(PhantomData<T>);
 
 #[inline]

@@ -1,9 +1,9 @@
-//! The built-in aggregates: accumulators of fixed size in the entries of a [`KeyTable`], updated a
-//! column at a time.
+//! The built-in aggregates: accumulators of fixed size in the entries of a [`KeyTable`], updated
+//! one column at a time.
 //!
-//! The running aggregate keeps one set of accumulators for each key, the window operator one for
-//! each key and pane. Invariant: zeroed bytes are the empty accumulator, so a new entry needs no
-//! preparation, and merging into it copies.
+//! The running aggregate keeps one set of accumulators per key, the window operator one per key and
+//! pane. Invariant: zeroed bytes are the empty accumulator, so a new entry needs no preparation,
+//! and merging into it copies.
 //!
 //! # Source
 //! SQL's aggregates as Flink computes them: nulls do not take part, and an aggregate over nothing
@@ -39,7 +39,7 @@ pub struct Accumulators {
 
 struct Part {
     aggregator: Box<dyn Aggregator>,
-    /// Where its accumulator stands in the value.
+    /// Where its accumulator is in the value.
     offset: usize,
     /// Index of the input column; `None` for the count of rows.
     column: Option<usize>,
@@ -72,7 +72,7 @@ struct Packed<'a> {
     offset: usize,
 }
 
-/// One aggregate of one type. The table's values hold its accumulator at `offset`. Errors are
+/// One aggregate for one type. The table's values hold its accumulator at `offset`. Errors are
 /// positions.
 trait Aggregator: Send {
     fn bytes(&self) -> usize;
@@ -100,20 +100,20 @@ trait Aggregator: Send {
     fn refers(&self) -> bool {
         false
     }
-    /// Bytes of what an accumulator refers to.
+    /// Bytes of that to which an accumulator refers.
     fn referred_bytes(&self, _accumulator: &[u8]) -> usize {
         0
     }
-    /// Bytes of all that accumulators refer to.
+    /// Bytes of everything to which accumulators refer.
     fn used_bytes(&self) -> usize {
         0
     }
-    /// Appends what the accumulator says, in bytes that refer to nothing.
+    /// Appends the accumulator's contents, in bytes that refer to nothing.
     fn export(&self, accumulator: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(accumulator);
     }
-    /// Takes what `export` wrote off the front of `bytes`, into an empty accumulator; `None` if it
-    /// is not that.
+    /// Takes what `export` wrote off the front of `bytes`, into an empty accumulator; `None` if
+    /// `bytes` do not begin with that.
     fn import(&mut self, bytes: &mut &[u8], accumulator: &mut [u8]) -> Option<()> {
         let (front, rest) = bytes.split_at_checked(accumulator.len())?;
         accumulator.copy_from_slice(front);
@@ -126,7 +126,7 @@ impl Accumulators {
     /// Lays out the accumulators of `aggregates` over rows of the schema `input`.
     ///
     /// # Errors
-    /// `Invalid` if a column is not there, or its type cannot be aggregated so.
+    /// `Invalid` if a column is not there, or its type cannot be aggregated in this way.
     pub fn new(aggregates: &[BuiltinAggregate], input: &Schema) -> Result<Accumulators> {
         let mut accumulators = Accumulators {
             parts: Vec::with_capacity(aggregates.len()),
@@ -186,7 +186,7 @@ impl Accumulators {
         Ok(())
     }
 
-    /// Bytes of value that a table needs for these accumulators; they stand at its front.
+    /// Bytes of value that a table needs for these accumulators, which come first in it.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -224,11 +224,10 @@ impl Accumulators {
         Ok(())
     }
 
-    /// As [`Accumulators::update`] with all rows, and returns each aggregate's result after each
-    /// row.
+    /// Like [`Accumulators::update`] with all rows; returns each aggregate's result after each row.
     ///
     /// # Errors
-    /// As `update`.
+    /// The same as for [`Accumulators::update`].
     pub fn update_running(
         &mut self,
         table: &mut KeyTable,
@@ -250,8 +249,8 @@ impl Accumulators {
         Ok(results)
     }
 
-    /// Merges one value into another; rows of `into` came before those of `from` where their times
-    /// are equal.
+    /// Merges one value into another; rows of `into` came before those of `from` if their times are
+    /// equal.
     ///
     /// # Errors
     /// An [`Overflow`] at position 0.
@@ -302,8 +301,8 @@ impl Accumulators {
         Ok(())
     }
 
-    /// The results of values that stand side by side, [`Accumulators::bytes`] each: a column for
-    /// each aggregate.
+    /// The results of values that stand side by side, [`Accumulators::bytes`] each: one column per
+    /// aggregate.
     pub fn finish(&self, values: &[u8]) -> Vec<ArrayRef> {
         let packed = |part: &Part| Packed {
             values,
@@ -327,7 +326,7 @@ impl Accumulators {
         }
     }
 
-    /// Bytes that the results of one value take, about.
+    /// The approximate number of bytes that the results of one value take.
     pub fn result_bytes(&self, value: &[u8]) -> usize {
         let referring = self.parts.iter().filter(|part| part.refers);
         self.bytes
@@ -336,7 +335,7 @@ impl Accumulators {
                 .sum::<usize>()
     }
 
-    /// Bytes of all that accumulators refer to outside of their table.
+    /// Bytes of everything to which accumulators refer outside their table.
     pub fn used_bytes(&self) -> usize {
         self.parts
             .iter()

@@ -1,11 +1,10 @@
-//! The running aggregate: for every input row one output row, with the aggregates of its key after
-//! it.
+//! The running aggregate: one output row per input row, with the aggregates of its key after it.
 //!
 //! 1. The keys of the batch are hashed and upserted at once.
 //! 2. Each aggregate runs one loop over the rows, which updates the accumulators and writes its
 //!    output column.
 //!
-//! Rows, times and marks pass in their places, so results do not depend on the batch size. A
+//! Rows, times and marks keep their places, so results do not depend on the batch size. A
 //! checkpoint shares the table's pages.
 
 use super::Accumulators;
@@ -26,7 +25,7 @@ use streamrt_wit::{BuiltinAggregate, ResultColumn, ResultSource};
 pub struct RunningAggregateOperator {
     uid: Arc<str>,
     keys: BatchKeys,
-    /// Its table is that of no key groups until the operator is opened.
+    /// Its table has no key groups until the operator is opened.
     state: AggregateState,
     columns: Vec<Column>,
     schema: SchemaRef,
@@ -46,8 +45,8 @@ impl RunningAggregateOperator {
     /// Aggregates rows of the schema `input` by the columns `key_columns`.
     ///
     /// # Errors
-    /// `Invalid` if a column is not there, is not of the key, has a type that cannot be aggregated
-    /// so, or is that of a window.
+    /// `Invalid` if a column is not there, is not part of the key, has a type that cannot be
+    /// aggregated in this way, or belongs to a window.
     pub fn new(
         input: &SchemaRef,
         key_columns: Vec<usize>,
@@ -125,7 +124,7 @@ impl RunningAggregateOperator {
         })
     }
 
-    /// Times survive where their column does; else they become an array.
+    /// Times survive if their column does; otherwise they become an array.
     fn times(&self, batch: &Batch) -> Times {
         let Times::Column(index) = batch.times else {
             return batch.times.clone();

@@ -1,4 +1,4 @@
-//! What a checkpoint keeps of accumulators: bytes that depend on what they say alone, and never on
+//! What a checkpoint keeps of accumulators: bytes that depend only on their contents, and never on
 //! where a text happens to lie.
 //!
 //! Invariant: where no accumulator refers to anything, its exported bytes are those in the table,
@@ -44,7 +44,7 @@ impl Accumulators {
         &self.types
     }
 
-    /// Appends what a value says to `out`: the same bytes wherever and whenever the value was
+    /// Appends the contents of a value to `out`: the same bytes wherever and whenever the value was
     /// computed.
     pub fn export(&self, value: &[u8], out: &mut Vec<u8>) {
         self.parts
@@ -55,7 +55,7 @@ impl Accumulators {
     /// Puts what [`Accumulators::export`] wrote into `value`, which is empty: all zeros.
     ///
     /// # Errors
-    /// `Data` if `bytes` are not that; `value` is of no use then.
+    /// `Data` if `bytes` are not that; `value` is then unusable.
     pub fn import(&mut self, mut bytes: &[u8], value: &mut [u8]) -> Result<()> {
         for part in &mut self.parts {
             let range = part.range();
@@ -101,7 +101,8 @@ impl Accumulators {
     /// `key`.
     ///
     /// # Errors
-    /// `Data` if the key is none of this table or there already, or `bytes` are no accumulators.
+    /// `Data` if the key does not belong to this table or is there already, or `bytes` are not
+    /// accumulators.
     pub fn restore(
         &mut self,
         table: &mut KeyTable,
@@ -118,11 +119,11 @@ impl Accumulators {
         Ok(entry)
     }
 
-    /// As [`Accumulators::restore`], of an entry that is merged behind what the key has already.
+    /// Like [`Accumulators::restore`], for an entry that is merged after what the key has already.
     ///
     /// # Errors
-    /// `Data` if the key is none of this table, `bytes` are no accumulators, or a sum leaves its
-    /// range.
+    /// `Data` if the key does not belong to this table, `bytes` are not accumulators, or a sum
+    /// leaves its range.
     pub fn restore_part(
         &mut self,
         table: &mut KeyTable,

@@ -1,5 +1,5 @@
-//! The keyed state of a running aggregate: accumulators by key, in memory and, where the job has
-//! one, on a disk.
+//! The keyed state of a running aggregate: accumulators by key, in memory and, if the job has one,
+//! on a disk.
 
 use super::Accumulators;
 use super::snapshot::FrozenTable;
@@ -35,7 +35,7 @@ impl AggregateState {
     /// Takes back what was frozen under `name`.
     ///
     /// # Errors
-    /// As [`OperatorState::keyed`], and those of the disk.
+    /// The same as for [`OperatorState::keyed`], and those of the disk.
     pub fn restore(
         &mut self,
         name: &str,

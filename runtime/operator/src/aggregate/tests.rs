@@ -258,7 +258,7 @@ fn rows_are_counted_without_a_column() {
 }
 
 /// Exports the accumulators of every function over `column`, takes them into others, and compares
-/// what both say then and after more rows.
+/// the results of both then and after more rows.
 fn check_export(column: ArrayRef) {
     let batch = RecordBatch::try_new(schema_of(&column), vec![column]).unwrap();
     let is_text = matches!(
@@ -331,7 +331,7 @@ fn restore(old: &Accumulators, from: &mut KeyTable, new: &mut Accumulators, into
     });
 }
 
-/// Bytes that are cut or longer are refused; others may be anything, but never a panic.
+/// Truncated or longer bytes are refused; others may give anything except a panic.
 fn check_damage(bytes: &[u8], accumulators: &mut Accumulators) {
     let mut import = |bytes: &[u8]| {
         let mut value = vec![0; accumulators.bytes()];

@@ -1,7 +1,7 @@
 //! Minimum, maximum, first and last of strings and binaries: the accumulator is an address in an
-//! arena, and for first and last a time.
+//! arena, and for first and last also a time.
 //!
-//! Invariant: an address stands in one accumulator only; merging copies.
+//! Invariant: an address is in one accumulator only; merging copies.
 
 use super::fold::{displaces, set_word, word};
 use super::{Aggregator, Input, Packed};
@@ -117,7 +117,7 @@ impl Text {
     }
 }
 
-/// Takes some bytes off the front.
+/// Takes bytes off the front.
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     let (front, rest) = bytes.split_first_chunk()?;
     *bytes = rest;

@@ -1,5 +1,5 @@
-//! Chooses the code for an aggregate of a type, and runs its loop over a batch. One dynamic call a
-//! batch, none a row.
+//! Chooses the code for an aggregate of a type, and runs its loop over a batch. One dynamic call
+//! per batch, none per row.
 
 use super::cell::{Cell, Item};
 use super::fold::{AverageExact, AverageFloat, Count, Edge, Extreme, Fold, Sum};
@@ -84,7 +84,7 @@ fn pick<T: Cell>(function: AggregateFunction) -> Option<Box<dyn Aggregator>> {
 /// Runs the loop of a [`Fold`].
 struct Typed<F>(PhantomData<F>);
 
-/// Results as they come. Nulls are rare, so they are noted from the first one on.
+/// Results as they come. Nulls are rare, so they are recorded only from the first one on.
 struct Results<T> {
     values: Vec<T>,
     nulls: Option<NullBufferBuilder>,

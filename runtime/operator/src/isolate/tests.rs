@@ -4,11 +4,11 @@ use super::*;
 use crate::harness::Harness;
 use streamrt_types::Configuration;
 
-/// Numbers; what `fails` says of a range ends its call. No number costs time, so calls grow
-/// fourfold.
+/// Numbers; the failure that `fails` returns for a range ends its call. No number costs time, so
+/// calls grow fourfold.
 struct Numbers<F> {
     fails: F,
-    /// Failures that are left; then nothing fails any more.
+    /// The number of failures left; after them nothing fails any more.
     n_failures: usize,
     done: Vec<usize>,
     calls: Vec<Range<usize>>,
@@ -61,8 +61,8 @@ impl crate::Operator for Idle {
     }
 }
 
-/// What came of 0..n, which is run after as many numbers without fault that calls have reached
-/// their size.
+/// The outcome of 0..n, which is run after so many faultless numbers that calls have reached their
+/// size.
 struct Ran {
     outcome: Result<()>,
     done: Vec<usize>,

@@ -1,4 +1,4 @@
-//! The calls of a keyed process function: what each gets, and what becomes of what it gives back.
+//! The calls of a keyed process function: what each gets, and what becomes of what it returns.
 //!
 //! A part of the work is a piece of a batch, with the timers that its marks make due, or a number
 //! of timers of a sweep.
@@ -19,7 +19,7 @@ use streamrt_state::Keys;
 use streamrt_types::{Batch, Error, Mark, Result, WATERMARK_MIN, Watermark, code, columns_bytes};
 use streamrt_wit::codes::{action, domain};
 
-/// Calls of a sweep between which nothing else happens: some 100 ms.
+/// The number of calls of a sweep between which nothing else happens: some 100 ms.
 const SWEEP_CALLS: usize = 4;
 
 /// The work of one batch, or of a part of a sweep.
@@ -35,7 +35,8 @@ pub(super) struct Process<'a> {
     pub now_ms: i64,
     pub pending: Vec<(u16, Batch)>,
     pub limits: CallLimits,
-    /// Timers that firings at the end registered. All of one piece of work are of one domain.
+    /// Timers that firings at the end registered. All timers of one piece of work are of one
+    /// domain.
     pub dropped: Option<Dropped>,
     pub output: &'a mut dyn Output,
 }
@@ -46,7 +47,7 @@ pub(super) enum Part {
     /// Rows and marks, with all timers that the marks make due.
     Piece(Piece),
     /// The first `n` of the timers that are due at `bound`. What makes event-time timers due, a
-    /// mark or a watermark, follows by itself.
+    /// mark or a watermark, follows from that.
     Sweep {
         domain: Domain,
         bound: i64,
@@ -183,8 +184,8 @@ impl Process<'_> {
             return Ok(0);
         };
         if ends && domain == Domain::ProcessingTime {
-            // For the guest it is as late as they say, and no later: or what they register would
-            // fire with those behind them.
+            // For the guest it is exactly as late as they say: otherwise what they register would
+            // fire with those after them.
             due.truncate(due.partition_point(|timer| timer.time == first));
         }
         let now_ms = if ends {
@@ -193,7 +194,7 @@ impl Process<'_> {
             self.now_ms
         };
         let Some(last) = due.last() else { return Ok(0) };
-        // User code sees the watermark that fires them, but what falls due behind the last of them
+        // User code sees the watermark that fires them, but what falls due after the last of them
         // is for the next call.
         let mark = [Mark {
             row: 0,
@@ -310,7 +311,7 @@ impl Process<'_> {
         let outcome = function.chain.invoke(invocation, deadline);
         let held = CallStates::of(self.access);
         std::mem::swap(&mut held.keys, &mut slots.keys);
-        // Taken after a failure as well: that is the rollback.
+        // It is taken after a failure as well: that is the rollback.
         let writes = std::mem::take(&mut held.writes);
         Ok((outcome?, writes, n_bytes))
     }
@@ -331,7 +332,7 @@ impl Process<'_> {
             };
             let hash = slots.keys.hashes()[out.slot as usize];
             match out.action {
-                // A firing at the end of the input asked for another: there would be no end of it.
+                // A firing at the end of the input asked for another: this would never end.
                 action::REGISTER
                     if call.ends && (domain == Domain::EventTime || domain == call.domain) =>
                 {
@@ -366,15 +367,15 @@ fn check_timers(outs: &[TimerOut], n_slots: usize) -> Result<()> {
 }
 
 impl Process<'_> {
-    /// Cuts between rows, then between the marks before a row, the row, and the marks behind it,
-    /// and then between marks; last of all come the timers of one mark, and the mark. A row whose
-    /// marks fire nothing but what it registers itself stays one with those before it.
+    /// Cuts between rows, then between the marks before a row, the row, and the marks after it, and
+    /// then between marks; last of all come the timers of one mark, and the mark. A row whose marks
+    /// fire only what it registers itself stays with those before it.
     fn split_piece(&self, piece: &Piece, n_events: usize) -> Option<(Part, Part)> {
         let all = &self.batch.marks;
         let parts = match piece.rows.len() {
             0 => match piece.split_marks() {
                 Some(parts) => parts,
-                // A mark alone.
+                // A mark by itself.
                 None => {
                     let bound = self.last_mark(piece)?;
                     let n = self.n_due_at(bound, n_events);
@@ -482,7 +483,7 @@ impl Work for Process<'_> {
 
     fn give_up(&mut self, part: &Part) -> Result<()> {
         match part {
-            // The row is left out; the marks around it pass.
+            // The row is skipped; the marks around it pass.
             Part::Piece(piece) => {
                 self.pending = self.function.ports.marks_only(&piece.cut(self.batch).marks);
                 self.function.watermark = self.last_mark(piece).unwrap_or(self.function.watermark);

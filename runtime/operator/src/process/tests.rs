@@ -1,12 +1,15 @@
-//! A keyed function in Rust against the lines of SEMANTICS sections 4 and 5 that apply, for every
-//! batch size.
+//! A keyed function in Rust against the applicable rules of Flink on timers and keyed state, for
+//! every batch size.
 //!
 //! The guest below follows the script of the WIT as an SDK does: rows and marks in order, timers
 //! from a heap.
 
+mod collections;
 mod sweep;
 mod ttl;
+mod user;
 
+use self::user::*;
 use super::*;
 use crate::function::{Failure, Invocation, Outcome, RowsOut, StateOut, TimerOut};
 use crate::harness::{Harness, NativeChain, batch_of};
@@ -19,163 +22,6 @@ use streamrt_wit::codes::{NO_MARK, ORIGIN_TIMER, action, domain};
 use streamrt_wit::{
     DataType, Field, FunctionKind, OutputColumns, OutputPort, StateKind, TtlUpdate, TtlVisibility,
 };
-
-/// What user code can do while it treats an event.
-struct Context<'a> {
-    slot: u32,
-    sum: &'a mut i64,
-    watermark: i64,
-    processing_time: i64,
-    event_timers: &'a mut BTreeSet<(i64, u32)>,
-    bound: i64,
-    changes: &'a mut Vec<TimerOut>,
-    access: &'a mut Box<dyn StateAccess>,
-    out: &'a mut Vec<(u32, i64)>,
-    origin: u32,
-}
-
-impl Context<'_> {
-    fn register(&mut self, time: i64) {
-        if time <= self.bound {
-            self.event_timers.insert((time, self.slot));
-        } else {
-            self.change(time, domain::EVENT_TIME, action::REGISTER);
-        }
-    }
-
-    fn delete(&mut self, time: i64) {
-        self.event_timers.remove(&(time, self.slot));
-        self.change(time, domain::EVENT_TIME, action::DELETE);
-    }
-
-    fn change(&mut self, time: i64, domain: u8, action: u8) {
-        self.changes.push(TimerOut {
-            slot: self.slot,
-            time,
-            domain,
-            action,
-            mark: NO_MARK,
-        });
-    }
-
-    fn emit(&mut self, value: i64) {
-        self.out.push((self.origin, value));
-    }
-}
-
-trait User: Send + 'static {
-    fn row(&mut self, x: i64, context: &mut Context<'_>) -> Result<()>;
-    fn timer(&mut self, time: i64, context: &mut Context<'_>) -> Result<()>;
-}
-
-/// Plays the part of an SDK.
-fn guest(mut user: impl User) -> Box<dyn FunctionChain> {
-    Box::new(NativeChain(move |call: Invocation<'_>| {
-        run(&mut user, call)
-    }))
-}
-
-fn run(user: &mut impl User, call: Invocation<'_>) -> Result<Outcome, Failure> {
-    let rows = call.rows.unwrap();
-    let clock = call.clock.unwrap();
-    let values = rows.columns.column(0).as_primitive::<Int64Type>().values();
-    let state = &call.states[0];
-    let mut sums = state
-        .values
-        .column(0)
-        .as_primitive::<Int64Type>()
-        .values()
-        .to_vec();
-    let in_domain = |code: u8| call.timers.iter().filter(move |timer| timer.domain == code);
-    let mut due: BTreeSet<(i64, u32)> = in_domain(domain::EVENT_TIME)
-        .map(|timer| (timer.time, timer.slot))
-        .collect();
-    let (mut fired, mut changes, mut out) = (Vec::new(), Vec::new(), Vec::new());
-    let mut watermark = clock.watermark;
-    macro_rules! context {
-        ($slot:expr, $origin:expr) => {
-            &mut Context {
-                slot: $slot,
-                sum: &mut sums[$slot as usize],
-                watermark,
-                processing_time: clock.processing_time,
-                event_timers: &mut due,
-                bound: clock.bound,
-                changes: &mut changes,
-                access: &mut *call.access,
-                out: &mut out,
-                origin: $origin,
-            }
-        };
-    }
-    for timer in in_domain(domain::PROCESSING_TIME) {
-        let origin = ORIGIN_TIMER + fired.len() as u32;
-        fired.push(TimerOut {
-            slot: timer.slot,
-            time: timer.time,
-            domain: timer.domain,
-            action: action::FIRED,
-            mark: NO_MARK,
-        });
-        user.timer(timer.time, context!(timer.slot, origin))?;
-    }
-    let mut marks = (0u32..).zip(rows.marks).peekable();
-    for row in 0..=values.len() {
-        while let Some((number, mark)) = marks.next_if(|(_, mark)| mark.row as usize <= row) {
-            watermark = mark.watermark;
-            while let Some(&(time, slot)) = due.first().filter(|(time, _)| *time <= watermark) {
-                due.pop_first();
-                let origin = ORIGIN_TIMER + fired.len() as u32;
-                fired.push(TimerOut {
-                    slot,
-                    time,
-                    domain: domain::EVENT_TIME,
-                    action: action::FIRED,
-                    mark: number,
-                });
-                user.timer(time, context!(slot, origin))?;
-            }
-        }
-        if row < values.len() {
-            user.row(values[row], context!(rows.slots.unwrap()[row], row as u32))?;
-        }
-    }
-    let left = due.into_iter().map(|(time, slot)| (slot, time));
-    changes.extend(left.map(|(slot, time)| TimerOut {
-        slot,
-        time,
-        domain: domain::EVENT_TIME,
-        action: action::REGISTER,
-        mark: NO_MARK,
-    }));
-    fired.extend(changes);
-    let actions = sums
-        .iter()
-        .map(|&sum| if sum == 0 { action::CLEAR } else { action::SET })
-        .collect();
-    let values = RecordBatch::try_new(
-        state.values.schema(),
-        vec![Arc::new(Int64Array::from(sums))],
-    )
-    .unwrap();
-    let (origin, y): (Vec<u32>, Vec<i64>) = out.into_iter().unzip();
-    let columns = Some(batch_of([("y", Arc::new(Int64Array::from(y)) as ArrayRef)]).columns);
-    Ok(Outcome {
-        rows: vec![RowsOut {
-            function: 0,
-            port: 0,
-            n_rows: origin.len(),
-            columns,
-            origin: Some(origin),
-        }],
-        states: vec![StateOut {
-            number: state.number,
-            values,
-            actions: Some(actions),
-        }],
-        timers: fired,
-    })
-}
 
 fn field(name: &str) -> streamrt_wit::Schema {
     vec![Field::new(name, DataType::I64)]
@@ -290,7 +136,7 @@ fn timers_fire_once_before_the_next_record_and_before_their_mark() {
         ("a", 8, 3),
         ("b", 16, 4),
     ];
-    // A row behind mark 12 registers a timer in the past, which fires at the next advance: at 13.
+    // A row after mark 12 registers a timer in the past, which fires at the next advance: at 13.
     let expected = [
         "mark 9",
         r#"10 {"y":2}"#,
@@ -463,104 +309,6 @@ fn timers_of_the_clock_fire_at_the_end_and_what_they_register_is_dropped() {
         .to_vec();
     assert_eq!(at_the_end(true), (fired, 3));
     assert_eq!(at_the_end(false), (Vec::new(), 3));
-}
-
-/// List and map state: x < 0 clears the list; else x is appended, and put into the map under x % 3.
-/// Emits the list's length, the sum of the map's values, and how many entries a scan gives.
-#[derive(Clone, Copy)]
-struct Collections;
-
-impl User for Collections {
-    fn row(&mut self, x: i64, context: &mut Context<'_>) -> Result<()> {
-        let column = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
-        let slot = [context.slot];
-        let element = batch_of([("v", column(x))]).columns;
-        let what = if x < 0 {
-            action::CLEAR_SLOT
-        } else {
-            action::APPEND
-        };
-        context.access.put(1, &slot, &[what], &element)?;
-        let entry = batch_of([("key", column(x % 3)), ("v", column(x))]).columns;
-        context.access.put(
-            2,
-            &slot,
-            &[if x == 9 { action::CLEAR } else { action::SET }],
-            &entry,
-        )?;
-        let (list, offsets) = context.access.list(1, &slot)?;
-        let (value, present) =
-            context
-                .access
-                .map(2, &slot, &batch_of([("key", column(x % 3))]).columns)?;
-        let (first, cursor) = context.access.scan(2, context.slot, &[], 1)?;
-        let n_rest = match &cursor {
-            Some(cursor) => context
-                .access
-                .scan(2, context.slot, cursor, 10)?
-                .0
-                .num_rows(),
-            None => 0,
-        };
-        assert_eq!(offsets, [0, list.num_rows() as u32]);
-        assert_eq!(
-            value.column(0).as_primitive::<Int64Type>().value(0),
-            if present[0] == 1 { x } else { 0 }
-        );
-        context.emit(
-            list.num_rows() as i64 * 100
-                + i64::from(present[0]) * 10
-                + (first.num_rows() + n_rest) as i64,
-        );
-        if x == 7 {
-            return Err(Error::new(code::USER_ERROR, "seven is refused"));
-        }
-        Ok(())
-    }
-    fn timer(&mut self, _: i64, _: &mut Context<'_>) -> Result<()> {
-        Ok(())
-    }
-}
-
-#[test]
-fn lists_and_maps_see_their_own_writes_and_roll_back() {
-    let rows = [
-        ("a", 1, 0),
-        ("a", 2, 0),
-        ("b", 4, 0),
-        ("a", 7, 0),
-        ("a", 3, 0),
-        ("a", 9, 0),
-        ("a", -3, 0),
-    ];
-    for batch_rows in 1..=8 {
-        let configuration = Configuration {
-            poison_policy: PoisonPolicy::Skip,
-            ..Configuration::default()
-        };
-        let mut harness = Harness::with(operator(Collections), configuration).unwrap();
-        harness.batches(&input(&rows, &[]), batch_rows).unwrap();
-        let y = |values: &[i64]| {
-            values
-                .iter()
-                .map(|y| format!("0 {{\"y\":{y}}}"))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            harness.lines(0),
-            y(&[111, 212, 111, 313, 402, 13]),
-            "batches of {batch_rows}"
-        );
-        let letters = harness.dead_letters.lock().unwrap();
-        assert_eq!(
-            (
-                letters.len(),
-                letters[0].key.as_str(),
-                letters[0].message.as_str()
-            ),
-            (1, r#"{"k":"a"}"#, "seven is refused")
-        );
-    }
 }
 
 /// Timers at times divisible by 5 fail, and so do rows.

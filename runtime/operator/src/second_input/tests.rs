@@ -70,6 +70,16 @@ fn pair(key: i64, value: i64) -> RecordBatch {
     batch_of([("k", column(key)), ("v", column(value))]).columns
 }
 
+fn registered(slot: u32, time: i64) -> TimerOut {
+    TimerOut {
+        slot,
+        time,
+        domain: domain::EVENT_TIME,
+        action: action::REGISTER,
+        mark: NO_MARK,
+    }
+}
+
 /// A rule r is put under r, and all of them together are sent; a row x sends the sum of rules and
 /// x, or for 99 writes a rule. A rule of 13 writes and fails; one of 14 registers a timer. With
 /// timers, x registers one at x; a timer sends its time.
@@ -104,23 +114,8 @@ fn user(invocation: Invocation<'_>) -> Result<Outcome, Failure> {
             (Call::SecondInput, _) if value == 13 => {
                 return Err(Error::new(code::USER_ERROR, "thirteen is refused").into());
             }
-            (Call::SecondInput, _) if value == 14 => reports.push(TimerOut {
-                slot: 0,
-                time: 5,
-                domain: domain::EVENT_TIME,
-                action: action::REGISTER,
-                mark: NO_MARK,
-            }),
-            (Call::Process, Some(slots)) => {
-                let slot = slots[row as usize];
-                reports.push(TimerOut {
-                    slot,
-                    time: value,
-                    domain: domain::EVENT_TIME,
-                    action: action::REGISTER,
-                    mark: NO_MARK,
-                });
-            }
+            (Call::SecondInput, _) if value == 14 => reports.push(registered(0, 5)),
+            (Call::Process, Some(slots)) => reports.push(registered(slots[row as usize], value)),
             _ => {}
         }
     }
@@ -263,7 +258,7 @@ fn outputs_that_forward_are_refused() {
     );
 }
 
-/// The rules of an operator, in subtask `subtask` of 3 behind a restart.
+/// The rules of an operator, in subtask `subtask` of 3 after a restart.
 fn restored(
     object: &Arc<Vec<u8>>,
     index: &streamrt_state::OperatorIndex,

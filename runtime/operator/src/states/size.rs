@@ -4,7 +4,7 @@ use super::{State, States};
 use streamrt_state::Resident;
 
 impl States {
-    /// Bytes of memory that all states take, about.
+    /// The approximate number of bytes of memory that all states take.
     pub(crate) fn used_bytes(&self) -> usize {
         let of_state = |state: &State| match state {
             State::Value { state, .. } => state.used_bytes(),
@@ -16,7 +16,7 @@ impl States {
         self.states.iter().map(of_state).sum()
     }
 
-    /// Keys that each state holds, expired ones too.
+    /// The number of keys that each state holds, expired ones included.
     #[cfg(test)]
     pub(crate) fn n_keys(&self) -> Vec<usize> {
         let n_keys = |state: &State| match state {

@@ -1,10 +1,10 @@
-//! A granted folder beside what must not be reached.
+//! A granted folder next to what must not be reached.
 
 use super::*;
 use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
-/// A granted folder beside a secret that stands outside of it.
+/// A granted folder next to a secret outside it.
 struct Place {
     outside: TempDir,
     folder: Folder,
@@ -27,7 +27,7 @@ fn code_of<T>(answer: Answer<T>) -> u16 {
     answer.map_or_else(|error| error.code, |_| 0)
 }
 
-/// Every operation that a path could lead out by.
+/// Every operation by which a path could lead out.
 #[track_caller]
 fn check_refused(place: &Place, path: &str) {
     let folder = &place.folder;

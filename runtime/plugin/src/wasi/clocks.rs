@@ -8,7 +8,7 @@ use wasmtime::component::{ComponentType, Lift, Lower, Resource};
 
 const NANOSECONDS: u64 = 1_000_000;
 
-/// Random bytes of one call; a guest asks for some dozen.
+/// The most random bytes of one call; a guest asks for some dozen.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(ComponentType, Lift, Lower)]

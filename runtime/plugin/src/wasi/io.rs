@@ -1,4 +1,4 @@
-//! `wasi:io`: an input that is at its end, outputs that are the log, and pollables that stand for a
+//! `wasi:io`: an input that is at its end, outputs that are the log, and pollables that represent a
 //! time.
 
 use super::{At, Context, InputStream, IoError, OutputStream, Pollable};
@@ -12,16 +12,16 @@ use wasmtime::component::{ComponentType, Lift, Lower, Resource};
 pub(super) const STDOUT: u32 = 0;
 pub(super) const STDERR: u32 = 1;
 
-/// What a guest may write at once.
+/// How much a guest may write at once.
 const WRITE_BYTES_MAX: u64 = 4096;
 
-/// A line without an end is logged when it has got so long.
+/// The length at which a line without an end is logged.
 const LINE_BYTES_MAX: usize = 8 << 10;
 
-/// What is kept of stderr for the report of a trap.
+/// How much of stderr is kept for the report of a trap.
 const COMPLAINT_BYTES_MAX: usize = 2 << 10;
 
-/// How long a poll sleeps before it looks at the deadline again.
+/// How long a poll sleeps before it checks the deadline again.
 const NAP: Duration = Duration::from_millis(10);
 
 #[derive(ComponentType, Lift, Lower)]
@@ -151,8 +151,8 @@ fn is_ready(guest: &Guest, pollable: &Resource<Pollable>) -> bool {
     at_ms <= guest.wasi.clock.monotonic_ms()
 }
 
-/// Sleeps until one of the pollables is ready, and says which are. The deadline and the cancel flag
-/// end the sleep, and the guest.
+/// Sleeps until one of the pollables is ready, and returns which are. The deadline and the cancel
+/// flag end the sleep, and the guest.
 fn wait(context: &Context<'_>, of: &[Resource<Pollable>]) -> Result<Vec<u32>> {
     loop {
         let ready: Vec<u32> = of

@@ -23,7 +23,8 @@ use wasmtime::{Engine, Result, StoreContextMut};
 type At<'a> = LinkerInstance<'a, Guest>;
 type Context<'a> = StoreContextMut<'a, Guest>;
 
-/// Handles that a guest holds at once; a guest of a language's own runtime has some dozen.
+/// The most handles that a guest may hold at once; a guest of a language's own runtime has some
+/// dozen.
 const HANDLES_MAX: usize = 10_000;
 
 /// What a guest sees of the world, and the little that WASI has to remember.
@@ -35,7 +36,7 @@ pub(crate) struct Inert {
     n_pollables: u32,
     /// Handles that the guest has not dropped.
     n_handles: usize,
-    /// Output without an end of line yet: stdout's, stderr's.
+    /// Output without a line end yet: stdout's, stderr's.
     lines: [Vec<u8>; 2],
 }
 
@@ -63,9 +64,8 @@ impl Inert {
         }
     }
 
-    /// SplitMix64 (Steele, Lea, Flood 2014). Guests seed hash tables with it. It is no source of
-    /// secrets: whoever has the component can compute it, which is the price of replays that
-    /// repeat.
+    /// SplitMix64 (Steele, Lea, Flood 2014). Guests seed hash tables with it. It is not a source of
+    /// secrets: whoever has the component can compute it, which is the price of repeatable replays.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ self.random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -103,7 +103,7 @@ pub(crate) fn define(
     Ok(())
 }
 
-/// Markers for the resources that are told apart.
+/// Markers that distinguish the resources.
 struct InputStream;
 struct OutputStream;
 struct IoError;

@@ -1,4 +1,4 @@
-//! Checkpoints that are damaged, foreign or no checkpoints, and disks that are full: each is an
+//! Damaged and foreign checkpoints, things that are not checkpoints, and full disks: each is an
 //! error that names its place, with a code.
 
 use crate::support::{Model, all, key, part, write};
@@ -20,7 +20,7 @@ enum Damage<'a> {
     Missing(&'a str),
 }
 
-/// The file whose name begins or ends so.
+/// The file whose name begins or ends like this.
 fn file(folder: &Path, name: &str) -> PathBuf {
     let mut files = fs::read_dir(folder)
         .unwrap()
@@ -223,9 +223,9 @@ fn a_folder_that_cannot_be_made_is_named() {
     );
 }
 
-/// Runs the test of this name again, in a process whose files cannot grow past so many KiB: a write
-/// gets "file too large", as it gets "no space left" from a full disk. In the child process, the
-/// answer is `true`.
+/// Runs the test of this name again, in a process whose files cannot grow past this many KiB: a
+/// write gets "file too large", as it gets "no space left" from a full disk. In the child process,
+/// the answer is `true`.
 fn in_a_process_of_small_files(test: &str, kib: u32) -> bool {
     const CHILD: &str = "STREAMRT_TEST_SMALL_FILES";
     if std::env::var_os(CHILD).is_some() {
@@ -256,7 +256,7 @@ fn in_a_process_of_small_files(test: &str, kib: u32) -> bool {
     false
 }
 
-/// Everything gives the first error from then on, and the disk can still be closed.
+/// Everything returns the first error from then on, and the disk can still be closed.
 fn check_refusal(disk: &dyn Disk, first: &Error, scratch: &Path) {
     assert_eq!(first.code().id, "S7007", "{first:?}");
     let again = [

@@ -6,7 +6,7 @@ use streamrt_state::{Backend, Disk};
 use streamrt_state_rocksdb::RocksBackend;
 
 const BUDGET_BYTES: usize = 32 << 20;
-/// What a flush may hold beside: the write buffer that waits for it.
+/// What a flush may hold in addition: the write buffer that waits for it.
 const SLACK_BYTES: usize = 4 << 20;
 const DISKS: u32 = 2;
 const PAIRS_OF_A_DISK: u32 = 500_000;

@@ -1,5 +1,5 @@
-//! The disk beside an ordered map: writes short and long, deletes, reads, checkpoints, and restores
-//! whole and cut anew by key groups.
+//! The disk compared with an ordered map: short and long writes, deletes, reads, checkpoints, and
+//! restores, whole and redistributed by key groups.
 
 use crate::support::{Model, all, checked, key, part, write};
 use proptest::prelude::*;
@@ -28,9 +28,9 @@ enum Step {
     },
     /// Deletes the keys from the first of these to before the second in every key group.
     Delete { from: u32, to: u32 },
-    /// Goes on with a disk of the last checkpoint's files.
+    /// Continues with a disk made from the last checkpoint's files.
     Reopen,
-    /// Goes on with a disk that was put together from the shares of so many subtasks.
+    /// Continues with a disk assembled from the shares of several subtasks.
     Rescale(u32),
 }
 
@@ -125,8 +125,8 @@ fn reopened(
         .unwrap()
 }
 
-/// Cut into the shares of so many subtasks, each with a key group of its own written after; then
-/// all of these put together again.
+/// Cut into the shares of several subtasks, each of which then writes a key group of its own; then
+/// all of these are assembled again.
 fn rescaled(
     backend: &RocksBackend,
     folder: &Path,
@@ -149,7 +149,7 @@ fn rescaled(
         share.checkpoint(&to).unwrap();
         part(&to, key_groups, true)
     };
-    // The order of the parts means nothing.
+    // The order of the parts is arbitrary.
     let parts: Vec<DiskPart> = (0..parallelism).rev().map(share).collect();
     backend.open(folder, &parts).unwrap()
 }
@@ -182,8 +182,8 @@ fn a_range_shows_its_pairs_alone() {
     assert!(!seen.is_empty());
 }
 
-/// The same key by a short write, a long one, and a short one again: the last one counts, also in a
-/// checkpoint.
+/// The same key by a short write, a long one, and a short one again: the last one counts, in a
+/// checkpoint too.
 #[test]
 fn the_later_of_a_short_and_a_long_write_wins() {
     let scratch = tempfile::tempdir().unwrap();
@@ -209,7 +209,7 @@ fn the_later_of_a_short_and_a_long_write_wins() {
     }
 }
 
-/// More ranges than a write buffer takes, each in front of pairs that stay.
+/// More ranges than a write buffer takes, each before pairs that stay.
 #[test]
 fn many_deleted_ranges_hide_their_pairs_alone() {
     let scratch = tempfile::tempdir().unwrap();
@@ -240,8 +240,7 @@ fn many_deleted_ranges_hide_their_pairs_alone() {
     assert_eq!(all(&*disk), model);
 }
 
-/// Two disks that go on from one checkpoint write different files under the same number of
-/// RocksDB's.
+/// Two disks that resume from one checkpoint write different files under the same RocksDB number.
 #[test]
 fn disks_of_one_origin_name_their_files_apart() {
     let scratch = tempfile::tempdir().unwrap();

@@ -19,6 +19,7 @@ fn column(name: &str, data_type: &str) -> Value {
 
 /// A source of columns `k` and `x`; behind it a running aggregate, windows of each kind, and
 /// process functions with each kind of state.
+// Long: the text of a plan.
 fn plan() -> Value {
     let hash = |columns: &[&str]| json!([{"node": 0, "partitioning": {"kind": "hash", "columns": columns}}]);
     let aggregates = json!([{"function": "sum", "column": "x"}]);
@@ -229,6 +230,7 @@ fn rename(from: &'static str, to: &'static str) -> Box<dyn Fn(&mut Value)> {
     })
 }
 
+// Long: a table.
 #[test]
 fn the_verdict_is_that_of_a_restore() {
     let key_of_type = |data_type: &'static str| -> Box<dyn Fn(&mut Value)> {

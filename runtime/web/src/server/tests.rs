@@ -173,6 +173,7 @@ fn get(server: &Server, path: &str) -> (u16, Value) {
     )
 }
 
+// Long: one path after the other, of one server.
 #[test]
 fn a_job_is_shown_under_the_paths_of_flink() {
     let server = started();

@@ -1,12 +1,12 @@
 //! What a checkpoint keeps of the windows of the keys: the state `windows`.
 //!
-//! An entry is one window of a key, told from the others by its bounds. Its value is its place
-//! among the windows of the key (u32), its rows (u64), the time and the number of its timer (i64,
-//! u64), whether its end has fired (a byte), and its contents.
+//! An entry is one window of a key, distinguished from the others by its bounds. Its value is its
+//! place among the windows of the key (u32), its rows (u64), the time and the number of its timer
+//! (i64, u64), whether its end has fired (a byte), and its contents.
 //!
 //! Invariant: windows come back in the order in which they were opened, and timers in that of their
-//! registration; so merges and firings have the order that they would have had. After a change of
-//! parallelism that holds for the windows of each key.
+//! registration; so merges and firings have the order that they would otherwise have had. After a
+//! change of parallelism that holds for the windows of each key.
 
 use super::{KeyedWindows, NO_TIMER, Window};
 use crate::assigner::{Assigner, TIME_MAX, TimeWindow};
@@ -145,7 +145,7 @@ impl KeyedWindows {
         {
             return Ok(None);
         }
-        // A lateness that has become less brings the cleanup forward.
+        // A reduced lateness brings the cleanup forward.
         window.timer = timer.min(window.next_time(self.lateness_ms));
         window.cell = self.contents.import(fields.rest())?;
         let n_before = self.table.len();
@@ -157,7 +157,7 @@ impl KeyedWindows {
         Ok(Some(Restored { place, window }))
     }
 
-    /// Refuses what no window can be, so that reckoning with it does not overflow.
+    /// Refuses what no window can be, so that computing with it does not overflow.
     fn check(&self, window: &Window) -> Result<()> {
         let within = |time: i64| (-2 * TIME_MAX..=2 * TIME_MAX).contains(&time);
         let TimeWindow { start, end } = window.bounds;
@@ -176,8 +176,8 @@ impl KeyedWindows {
         }
     }
 
-    /// Numbers the registrations anew, in their order: two subtasks of before may have given one
-    /// number twice.
+    /// Renumbers the registrations in their order: two earlier subtasks may have used one number
+    /// twice.
     fn restore_timers(&mut self) {
         let windows = self
             .of_keys

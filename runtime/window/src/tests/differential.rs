@@ -53,7 +53,7 @@ impl Oracle {
         ));
     }
 
-    /// Merges the windows that touch into one, for sessions.
+    /// Merges windows that touch, for sessions.
     fn merge(&mut self, key: i64, bounds: (i64, i64)) -> Option<(i64, i64)> {
         let WindowAssigner::Session { .. } = self.assigner else {
             return Some(bounds);
@@ -155,7 +155,7 @@ fn simulate(assigner: &WindowAssigner, lateness: i64, bound: i64, input: Input<'
 }
 
 /// Keys that fire at one time come in no particular order: sorts the results between two other
-/// lines that have one time. Late rows stand on another port, and are compared apart.
+/// lines that have one time. Late rows are on another port, and are compared separately.
 fn normal(lines: &[String], shape: impl Fn(&str) -> String) -> (Vec<String>, Vec<String>) {
     let late = lines
         .iter()

@@ -149,7 +149,7 @@ pub(crate) fn try_collecting(
     )
 }
 
-/// As [`collecting`], and notes the most windows and rows of a call.
+/// Like [`collecting`], and records the most windows and rows of a call.
 pub(crate) fn watched(
     assigner: WindowAssigner,
     windows: Arc<AtomicUsize>,
@@ -258,7 +258,7 @@ fn counter(poison: Option<i64>) -> WindowFunction {
     )
 }
 
-/// An aggregate function that counts, and behind it one that shows key, start, end and the count.
+/// An aggregate function that counts, followed by one that shows key, start, end and the count.
 pub(crate) fn counting(
     assigner: WindowAssigner,
     lateness_ms: u64,
@@ -285,7 +285,7 @@ pub(crate) fn counting(
     .unwrap()
 }
 
-/// An aggregate function alone: its result is all that comes out.
+/// An aggregate function by itself: its result is all that comes out.
 pub(crate) fn counting_alone(assigner: WindowAssigner) -> WindowOperator {
     let functions = WindowFunctions {
         aggregate: Some(counter(None)),

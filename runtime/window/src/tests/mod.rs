@@ -1,4 +1,4 @@
-//! The window operator behind the timestamps operator, as in a job: every test runs with batches of
+//! The window operator after the timestamps operator, as in a job: every test runs with batches of
 //! 1, 2, 3 and 1024 rows, and the output, row for row and mark for mark, must be the same.
 
 mod differential;
@@ -218,8 +218,8 @@ pub(crate) fn feed(chain: &mut OperatorChain, recorder: &mut Recorder, batch: Ba
         .unwrap();
 }
 
-/// Runs with every size of batches; the output must be the same. Returns its lines, watermarks left
-/// out.
+/// Runs with every size of batches; the output must be the same. Returns its lines, without
+/// watermarks.
 pub(crate) fn run_all(
     bound_ms: u64,
     window: impl Fn() -> WindowOperator,

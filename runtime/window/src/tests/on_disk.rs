@@ -20,7 +20,7 @@ const MAX_PARALLELISM: u32 = 16;
 
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// A disk in memory. `None`: whoever reads it panics.
+/// A disk in memory. If `None`, whoever reads it panics.
 struct TestDisk {
     pairs: Mutex<Pairs>,
     blind: bool,
@@ -110,7 +110,7 @@ struct OnDisk {
     states: Vec<DiskState>,
 }
 
-/// Where panes go.
+/// The disk to which panes are evicted.
 #[derive(Clone, Copy)]
 enum Memory {
     All,
@@ -176,7 +176,7 @@ impl Subtasks {
         Subtasks((0..parallelism).map(start).collect())
     }
 
-    /// Rows go to the owners of their keys, and a watermark behind them to all. Returns what comes
+    /// Rows go to the owners of their keys, and a watermark after them to all. Returns what comes
     /// out, in no order.
     fn batch(&mut self, input: Input<'_>, watermark: Option<Watermark>) -> Vec<String> {
         let parallelism = self.0.len() as u32;
@@ -287,13 +287,13 @@ fn entries_on(pairs: &Pairs) -> Entries {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Rows of (key, time from now), and how far the watermark rises behind them.
+    /// Rows of (key, time from now), and how far the watermark rises after them.
     Rows(Vec<(i64, i64)>, Option<i64>),
     /// A checkpoint, whose changes are written some steps later; a savepoint, if it is canonical.
     Checkpoint { canonical: bool },
     /// Ends all flights.
     Land,
-    /// Goes on from the last checkpoint that has landed.
+    /// Resumes from the last checkpoint that has landed.
     Restart { parallelism: u32 },
 }
 
@@ -315,7 +315,7 @@ struct Flight {
     in_memory: Vec<Option<Part>>,
 }
 
-/// A checkpoint of both jobs that is whole.
+/// A complete checkpoint of both jobs.
 #[derive(Clone, Default)]
 struct Landed {
     on_disk: OnDisk,
@@ -449,7 +449,7 @@ impl<'a> Twins<'a> {
     fn end(mut self) {
         self.land();
         self.batch(&[], Some(WATERMARK_MAX));
-        // What was purged behind a barrier may have waited for the next one.
+        // What was purged after a barrier may have waited for the next one.
         self.step(&Step::Checkpoint { canonical: false });
         self.land();
         assert_eq!(

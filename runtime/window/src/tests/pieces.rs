@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use streamrt_state::OperatorState;
 use streamrt_types::{Times, WATERMARK_MIN, code};
 
-/// Counts what comes out of port 0, and cancels the job at the first rows if it is told to.
+/// Counts what comes out of port 0, and cancels the job at the first rows if asked to.
 struct Pieces {
     context: OperatorContext,
     cancels: bool,
@@ -92,7 +92,7 @@ impl Job {
         })
     }
 
-    /// Stops here, and goes on in another run. What was sent is kept.
+    /// Stops here, and continues in another run. What was sent is kept.
     fn restart(mut self, window: WindowOperator) -> Job {
         let part = write(self.chain.snapshot(1).unwrap().remove(0).1);
         let mut next = Job::new(window, false);
@@ -103,7 +103,7 @@ impl Job {
         next
     }
 
-    /// The results by time, and those of one time in the order of their text. None comes behind a
+    /// The results by time, and those of one time in the order of their text. None comes after a
     /// mark of its time.
     fn results(self) -> Vec<String> {
         let (mut last, mut results) = (WATERMARK_MIN, Vec::new());
@@ -127,7 +127,7 @@ impl Job {
     }
 }
 
-/// A row for each of so many keys.
+/// One row for each of `n_keys` keys.
 fn keys(n_keys: i64) -> Vec<(i64, i64)> {
     (0..n_keys).map(|key| (key, key % 10)).collect()
 }
@@ -168,7 +168,8 @@ fn a_sweep_of_many_windows_hears_that_the_job_is_cancelled() {
     }
 }
 
-/// Else an operator behind would hold the results of all of them before it may treat the first.
+/// Otherwise a downstream operator would hold the results of all of them before it may process the
+/// first.
 #[test]
 fn the_windows_of_a_sweep_pass_one_by_one() {
     let rows = super::rows(&[(1, 5), (2, 5), (1, 15), (1, 25), (1, 38)]);
@@ -195,7 +196,7 @@ fn the_windows_of_a_sweep_pass_one_by_one() {
     }
 }
 
-/// A barrier passes where a sweep stops: behind each window, key group or call.
+/// A barrier passes where a sweep stops: after each window, key group or call.
 #[test]
 fn a_sweep_stops_anywhere_and_goes_on_in_another_run() {
     let mut n_stops = 0;
@@ -244,7 +245,7 @@ fn one_call_gets_a_piece_of_the_windows_and_of_their_rows() {
         watched(tumbling(10), most_windows.clone(), most_rows.clone()),
         false,
     );
-    // 8 bytes a row, and its place: a piece of bytes is full before one of windows is.
+    // 8 bytes per row, and its place: a piece is full by bytes before it is by windows.
     for _ in 0..20 {
         keys(20_000)
             .chunks(10_000)
@@ -284,7 +285,7 @@ fn results_of_wide_rows_go_out_by_their_bytes() {
 
 #[test]
 fn sessions_of_one_key_are_found_among_many() {
-    // Every second of 60,000 places, in an order without any; then those between, which join
+    // Every second of 60,000 places, in a scrambled order; then those in between, which join
     // everything.
     let n = 60_000i64;
     let place = |i: i64| i * 48_271 % n * 10;

@@ -1,5 +1,5 @@
-//! Windows of time whose job is stopped and goes on with another number of subtasks: the rows of
-//! all of them together are those of one run.
+//! Time windows whose job is stopped and resumes with another number of subtasks: the rows of all
+//! of them together are those of one run.
 
 use super::restore::{CONTENTS, Make, named_rows, share, some_rows, write};
 use super::*;
@@ -9,12 +9,12 @@ use streamrt_types::{Clock, Mark, Times, key_group, key_group_owner, murmur3_32}
 
 const MAX_PARALLELISM: u32 = 16;
 
-/// The window operators of a job, each behind its gate.
+/// The window operators of a job, each after its gate.
 struct Subtasks {
     chains: Vec<OperatorChain>,
     contexts: Vec<OperatorContext>,
     clock: Arc<ManualClock>,
-    /// What all of them have sent, of each job and subtask in order.
+    /// What all of them have sent, in order for each job and subtask.
     recorders: Vec<Recorder>,
 }
 
@@ -91,7 +91,7 @@ impl Subtasks {
         });
     }
 
-    /// A row goes to the owner of its key, and the watermark behind it to all.
+    /// A row goes to the owner of its key, and the watermark after it to all.
     fn row(&mut self, row: (i64, i64), watermark: Option<Watermark>) {
         let group = key_group(murmur3_32(&row.0.to_le_bytes()), MAX_PARALLELISM);
         let owner = key_group_owner(group, MAX_PARALLELISM, self.chains.len() as u32);
@@ -148,8 +148,8 @@ fn sorted(mut lines: Vec<String>) -> Vec<String> {
 }
 
 /// Runs `input` with a watermark 4 ms behind the greatest time; before row `i`, where (i, p) is in
-/// `scales`, goes on with p subtasks. `gates` says whether a gate sends again the watermark that it
-/// had.
+/// `scales`, continues with p subtasks. `gates` says whether a gate sends again the watermark that
+/// it had.
 fn run_scaled(
     make: &dyn Fn() -> WindowOperator,
     input: Input<'_>,
@@ -211,7 +211,7 @@ fn any_number_of_subtasks_gives_the_same_rows() {
     }
 }
 
-/// Two subtasks take `input`, rise to `watermarks`, and go on as three, as two and as one, with
+/// Two subtasks take `input`, rise to `watermarks`, and continue as three, as two and as one, with
 /// nothing in between; then come `late` rows.
 fn run_apart(
     make: &dyn Fn() -> WindowOperator,

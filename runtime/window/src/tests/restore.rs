@@ -1,4 +1,4 @@
-//! Every way of keeping windows, stopped after any row and started anew from what was written: both
+//! Every way of keeping windows, stopped after any row and restarted from what was written: both
 //! runs together give, line for line, what one run gives.
 
 use super::differential::assigners;
@@ -11,7 +11,7 @@ use streamrt_types::{Clock, code};
 
 pub(super) type Make = fn(WindowAssigner, u64) -> WindowOperator;
 
-/// Rows with a column of text behind, which only `texts` reads.
+/// Rows with an additional column of text, which only `texts` reads.
 pub(super) fn named_rows(input: Input<'_>) -> RecordBatch {
     let batch = rows(input);
     let names = input.iter().map(|(key, time)| {
@@ -128,7 +128,7 @@ pub(super) fn share(context: &OperatorContext) -> Share {
 
 type Order = fn(OperatorSnapshot) -> OperatorSnapshot;
 
-/// The entries of keyed state from the last to the first: their order means nothing.
+/// The entries of keyed state from the last to the first: their order is arbitrary.
 fn reversed(mut snapshot: OperatorSnapshot) -> OperatorSnapshot {
     for state in &mut snapshot.keyed {
         let mut entries = Vec::new();
@@ -217,7 +217,7 @@ fn without_starts(lines: Vec<String>) -> Vec<String> {
     lines.into_iter().filter(is_news).collect()
 }
 
-/// Runs `input`, stopped and started anew after each number of rows in `cuts`.
+/// Runs `input`, stopped and restarted after each number of rows in `cuts`.
 fn run_cut(
     bound_ms: u64,
     make: impl Fn() -> WindowOperator,
@@ -343,7 +343,7 @@ proptest! {
     }
 }
 
-/// (clock, rows that come then), stopped and started anew before step `cut`.
+/// (clock, rows that come then), stopped and restarted before step `cut`.
 fn run_clock(
     make: impl Fn() -> WindowOperator,
     input: &[(i64, Vec<(i64, i64)>)],
@@ -368,7 +368,7 @@ fn run_clock(
 
 #[test]
 fn windows_of_processing_time_come_back() {
-    // The clock falls back once, which no window sees.
+    // The clock goes back once, which no window sees.
     let times = (0..40).map(|step| if step == 20 { 10 } else { step * 3 });
     let input: Vec<_> = times
         .zip(some_rows(40))
@@ -416,7 +416,7 @@ fn windows_of_processing_time_come_back() {
     }
 }
 
-/// The windows alone, restored from what `old` left behind after `input`.
+/// The windows alone, restored from what `old` left after `input`.
 fn restored(
     old: WindowOperator,
     input: Input<'_>,
@@ -505,7 +505,7 @@ fn a_change_of_lateness_is_compatible() {
     check_lateness(20, 0, &[(1, 7)], &["late 1 7"]);
     // The old session is gone, and does not grow.
     check_lateness(20, 0, &[(1, 15)], &["+ 1 15 25 1 15 15"]);
-    // It goes at watermark 34, not at 54.
+    // It is removed at watermark 34, not at 54.
     check_lateness(40, 20, &[(2, 34), (1, 7)], &["+ 1 5 17 2 5 7"]);
     check_lateness(40, 20, &[(2, 35), (1, 7)], &["+ 1 7 17 1 7 7"]);
 }

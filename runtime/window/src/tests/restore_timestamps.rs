@@ -1,5 +1,5 @@
-//! The timestamps operator, stopped and started anew: generators come back with their splits, and
-//! time never goes back.
+//! The timestamps operator, stopped and restarted: generators come back with their splits, and time
+//! never goes back.
 
 use super::restore::{share, write};
 use super::timestamps::{by_column, of_split, punctuated};
@@ -122,7 +122,7 @@ fn never_idle() -> TimestampsOperator {
     by_column(TimeUnit::Milliseconds, None)
 }
 
-/// One subtask after `before`, restored and then told `after`.
+/// One subtask after `before`, restored and then given `after`.
 fn check(make: fn() -> TimestampsOperator, before: &[Step], after: &[Step], expected: &[&str]) {
     let mut old = Subtask::start(make, 0, 1, &[]).unwrap();
     old.run(before);
@@ -236,7 +236,7 @@ fn idle_splits_stay_idle() {
     );
 }
 
-/// What every new subtask says, after the old ones had these splits.
+/// What every new subtask sends, after the old ones had these splits.
 fn check_scaled(old: &[&[Step]], new: &[(&[Step], &[&str])]) {
     let parallelism = old.len() as u32;
     let part = |(subtask, steps): (usize, &&[Step])| {

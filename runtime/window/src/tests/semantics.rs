@@ -330,8 +330,7 @@ fn a_time_beyond_all_windows_is_an_error() {
     }
 }
 
-/// Windows of processing time: (clock, rows that arrive then), and what comes out by the clock
-/// alone.
+/// Processing-time windows: (clock, rows that arrive then), and what comes out by the clock only.
 fn check_clock(assigner: &WindowAssigner, steps: &[(i64, Input<'_>)], expected: &[&str]) {
     for window in [
         |a: &WindowAssigner| builtin(a.clone(), 0),
@@ -413,7 +412,7 @@ fn processing_time_windows_go_by_the_clock_and_ignore_lateness_and_marks() {
     );
 }
 
-/// Three rows in windows of processing time, and then the end. Returns the results, and how many
+/// Three rows in processing-time windows, and then the end. Returns the results, and how many
 /// windows were dropped.
 fn at_the_end(window: WindowOperator, end: Option<EndOfTime>) -> (Vec<String>, u64) {
     let (mut chain, context, clock) = chain(0, window);

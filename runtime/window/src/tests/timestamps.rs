@@ -248,7 +248,7 @@ fn a_clock_that_is_set_makes_nothing_idle() {
         let due = harness.operator.next_processing_time();
         assert_eq!(due, Some(ahead_ms + 100), "the wait is as long as before");
     }
-    // It was set between the question and the call.
+    // It was set between the query and the call.
     harness.clock.set_ms(99);
     harness
         .operator

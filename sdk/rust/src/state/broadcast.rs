@@ -69,7 +69,7 @@ impl<K: MapKey, V: Record + Clone> BroadcastState<K, V> {
         self.writable().map(|table| table.write(key, Some(value)))
     }
 
-    /// Takes the value under a key away.
+    /// Removes the value under a key.
     ///
     /// # Errors
     /// If the row at work was not broadcast.
@@ -77,7 +77,7 @@ impl<K: MapKey, V: Record + Clone> BroadcastState<K, V> {
         self.writable().map(|table| table.write(key.clone(), None))
     }
 
-    /// Takes all entries away.
+    /// Removes all entries.
     ///
     /// # Errors
     /// If the row at work was not broadcast.

@@ -1,5 +1,5 @@
-//! Reducing and aggregating state: one accumulator a key, into which what is added is folded here.
-//! To the host it is value state, so it comes with the call and goes back with its result.
+//! Reducing and aggregating state: one accumulator per key, into which what is added is folded
+//! here. To the host it is value state, so it comes with the call and goes back with its result.
 
 use super::{Ttl, UNBOUND, ValueState};
 use crate::error::Result;
@@ -7,7 +7,7 @@ use crate::fold::AggregateFunction;
 use crate::record::Record;
 use std::cell::{RefCell, RefMut};
 
-/// One value a key, into which others of the same type are folded. Made by
+/// One value per key, into which others of the same type are folded. Made by
 /// [`Setup::reducing`](super::Setup::reducing).
 pub struct ReducingState<T: Record> {
     value: ValueState<T>,
@@ -60,13 +60,13 @@ impl<T: Record> ReducingState<T> {
         self.value.get()
     }
 
-    /// Begins anew.
+    /// Starts over with nothing.
     pub fn clear(&self) {
         self.value.clear();
     }
 }
 
-/// One accumulator a key, into which rows of another type may be folded. Made by
+/// One accumulator per key, into which rows of another type may be folded. Made by
 /// [`Setup::aggregating`](super::Setup::aggregating).
 ///
 /// # Source
@@ -108,7 +108,7 @@ impl<A: AggregateFunction> AggregatingState<A> {
     /// Folds a row in; the first one into what the function creates.
     ///
     /// # Errors
-    /// That of the function.
+    /// The function's own error.
     pub fn add(&self, row: &A::In) -> Result<()> {
         let mut function = self.function();
         if !self.accumulator.is_set() {
@@ -121,7 +121,7 @@ impl<A: AggregateFunction> AggregatingState<A> {
     /// The result so far, if anything was added.
     ///
     /// # Errors
-    /// That of the function.
+    /// The function's own error.
     pub fn get(&self) -> Result<Option<A::Out>> {
         let mut function = self.function();
         self.accumulator.with(|accumulator| {
@@ -131,7 +131,7 @@ impl<A: AggregateFunction> AggregatingState<A> {
         })
     }
 
-    /// Begins anew.
+    /// Starts over with nothing.
     pub fn clear(&self) {
         self.accumulator.clear();
     }

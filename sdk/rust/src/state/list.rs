@@ -1,5 +1,5 @@
-//! List state: the elements of all slots of a call are fetched when one is first read; what is
-//! added without a read costs no fetch.
+//! List state: the elements of all slots of a call are fetched when one is first read; additions
+//! without a read cost no fetch.
 //!
 //! Where a time to live makes the host count reads, only the slot at work is fetched: the others
 //! were not read.
@@ -13,8 +13,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use streamrt_wit::codes::{self, action, buffer};
 
-/// A list of elements a key, in the order in which they were added. Made by
-/// [`Setup::list`](super::Setup::list); or as operator state a list a subtask, made by
+/// One list of elements per key, in the order in which they were added. Made by
+/// [`Setup::list`](super::Setup::list); or as operator state one list per subtask, made by
 /// [`Setup::operator_list`](super::Setup::operator_list) or
 /// [`Setup::union_list`](super::Setup::union_list).
 pub struct ListState<T: Record>(Option<Rc<ListTable<T>>>);
@@ -93,7 +93,7 @@ impl<T: Record> ListState<T> {
         self.table().at(|slot| slot.appended.extend(elements));
     }
 
-    /// Takes all elements away.
+    /// Removes all elements.
     pub fn clear(&self) {
         self.table().at(|slot| {
             slot.cleared = true;
@@ -112,7 +112,7 @@ pub(crate) struct ListTable<T: Record> {
 }
 
 struct Slot<T> {
-    /// What the host has, once it is fetched.
+    /// What the host has, once fetched.
     stored: Vec<T>,
     loaded: bool,
     cleared: bool,
@@ -160,7 +160,7 @@ impl<T: Record> ListTable<T> {
         self.fetch(&mut slots[wanted.clone()], wanted.start as u32)
     }
 
-    /// Fetches the lists of `slots`, of which the first has the number `start`.
+    /// Fetches the lists of `slots`, the first of which has the number `start`.
     fn fetch(&self, slots: &mut [Slot<T>], start: u32) -> Result<()> {
         let all: Vec<u32> = (start..start + slots.len() as u32).collect();
         let keys = section(
@@ -178,7 +178,7 @@ impl<T: Record> ListTable<T> {
             find(&answer, buffer::OFFSETS).unwrap_or_default(),
             all.len() + 1,
         )?;
-        // The answer has a row for each slot, its columns one for each element.
+        // The answer has one row per slot, its columns one per element.
         let n_elements = ends
             .last()
             .map_or(0, |end| u32::from_le_bytes(*end) as usize);

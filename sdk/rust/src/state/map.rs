@@ -13,14 +13,14 @@ use std::hash::Hash;
 use std::rc::Rc;
 use streamrt_wit::codes::{self, action, buffer};
 
-/// Entries that one page of a scan brings.
+/// The number of entries in one page of a scan.
 const PAGE: u32 = 1024;
 
 /// A type that the keys of a map can have.
 pub trait MapKey: Key + Eq + Hash + Clone + Ord {}
 impl<K: Key + Eq + Hash + Clone + Ord> MapKey for K {}
 
-/// A map a key. Made by [`Setup::map`](super::Setup::map).
+/// One map per key. Made by [`Setup::map`](super::Setup::map).
 pub struct MapState<K: MapKey, V: Record + Clone>(Option<Rc<MapTable<K, V>>>);
 
 impl<K: MapKey, V: Record + Clone> Default for MapState<K, V> {
@@ -65,7 +65,7 @@ impl<K: MapKey, V: Record + Clone> MapState<K, V> {
         self.table().write(key, Some(value));
     }
 
-    /// Takes the value under a key away.
+    /// Removes the value under a key.
     pub fn remove(&self, key: &K) {
         self.table().write(key.clone(), None);
     }
@@ -78,7 +78,7 @@ impl<K: MapKey, V: Record + Clone> MapState<K, V> {
         self.table().entries()
     }
 
-    /// Takes all entries away.
+    /// Removes all entries.
     pub fn clear(&self) {
         self.table().clear();
     }
@@ -98,7 +98,7 @@ struct Slot<K, V> {
     /// the hash.
     written: Vec<K>,
     cleared: bool,
-    /// What is not known is not there.
+    /// What is not known is absent.
     complete: bool,
 }
 
@@ -212,7 +212,7 @@ impl<K: MapKey, V: Record + Clone> MapTable<K, V> {
         Ok(value)
     }
 
-    /// Fetches what is not known of the slot at work.
+    /// Fetches what is not yet known of the slot at work.
     fn load_slot(&self) -> Result<()> {
         let host = self.shared.host()?;
         let (n_key, n_value) = (K::schema().len(), V::schema().len());
@@ -280,7 +280,7 @@ impl<K: MapKey, V: Record + Clone> StateTable for MapTable<K, V> {
     }
 }
 
-/// Rows of `put-many` in the making.
+/// Rows of `put-many` under construction.
 struct Writes<K: MapKey, V: Record> {
     slots: Vec<u32>,
     actions: Vec<u8>,

@@ -1,9 +1,9 @@
 //! State: typed handles that user code holds, and the tables behind them that live for one call.
 //!
-//! Value, reducing and aggregating state comes with the call and goes back with its result: no way
+//! Value, reducing and aggregating state comes with the call and goes back with its result: no call
 //! to the host at all. List and map state is fetched when it is first touched and written back
-//! once, before the call returns. The truth is the host's; a table is empty between calls. Operator
-//! state lives in the same tables: it has one slot, number 0, in every call.
+//! once, before the call returns. The host has the authoritative copy; a table is empty between
+//! calls. Operator state lives in the same tables: it has one slot, number 0, in every call.
 
 mod broadcast;
 mod fold;
@@ -38,12 +38,12 @@ pub(crate) struct Shared {
     /// The slot of the row or timer at work.
     slot: Cell<u32>,
     host: OnceCell<Rc<dyn StateHost>>,
-    /// Of operator state: whether broadcast state must not be written by the running call.
+    /// For operator state: whether the running call must not write broadcast state.
     read_only: Cell<bool>,
 }
 
-/// The slot of a call without keys. Tables keep entries of earlier calls for their memory, so it
-/// must not be taken for one of theirs.
+/// The slot of a call without keys. Tables keep entries of earlier calls to reuse their memory, so
+/// it must not be confused with one of theirs.
 const NO_SLOT: u32 = u32::MAX;
 
 impl Shared {
@@ -94,11 +94,11 @@ pub(crate) fn loaded<T: Record>(columns: &T::Columns<'_>, row: usize) -> T {
 
 /// The table behind a handle.
 pub(crate) trait StateTable {
-    /// Makes it ready for a call with so many slots; `section` is what the host sent for it.
+    /// Makes it ready for a call with `n_slots` slots; `section` is what the host sent for it.
     fn begin(&self, n_slots: usize, section: Option<&Section>) -> Result<()>;
-    /// How long its entries live; `None` for ever.
+    /// How long its entries live; `None` is for ever.
     fn ttl(&self) -> Option<Ttl>;
-    /// Gives away what the call changed.
+    /// Hands over what the call changed.
     fn finish(&self, out: &mut Vec<Section>) -> Result<()>;
 }
 
@@ -106,7 +106,7 @@ pub(crate) trait StateTable {
 /// ever or with a [`Ttl`]; and operator state, which belongs to a subtask and needs no key.
 pub struct Setup {
     shared: Rc<Shared>,
-    /// Of operator state.
+    /// Operator state.
     operator: Rc<Shared>,
     descriptors: Vec<StateDescriptor>,
     tables: Vec<Rc<dyn StateTable>>,
@@ -124,8 +124,8 @@ impl Setup {
         setup
     }
 
-    /// One value a key. The name is unique in the function, and what a later version of the job
-    /// finds the state by.
+    /// One value per key. The name is unique in the function; a later version of the job finds the
+    /// state by it.
     pub fn value<T: Record>(&mut self, name: &str) -> ValueState<T> {
         self.value_of_kind(name, StateKind::Value)
     }
@@ -139,7 +139,7 @@ impl Setup {
         ValueState::new(table)
     }
 
-    /// One value a key, into which `reduce` folds what is added.
+    /// One value per key, into which `reduce` folds what is added.
     pub fn reducing<T: Record>(
         &mut self,
         name: &str,
@@ -148,8 +148,8 @@ impl Setup {
         ReducingState::new(self.value_of_kind(name, StateKind::Reducing), reduce)
     }
 
-    /// One accumulator a key, into which `function` folds what is added. Accumulators of a key are
-    /// never merged.
+    /// One accumulator per key, into which `function` folds what is added. Accumulators of a key
+    /// are never merged.
     pub fn aggregating<A: AggregateFunction>(
         &mut self,
         name: &str,
@@ -158,7 +158,7 @@ impl Setup {
         AggregatingState::new(self.value_of_kind(name, StateKind::Aggregating), function)
     }
 
-    /// A list of elements a key.
+    /// One list of elements per key.
     pub fn list<T: Record>(&mut self, name: &str) -> ListState<T> {
         let table = Rc::new(list::ListTable::<T>::new(
             self.shared.clone(),
@@ -174,7 +174,7 @@ impl Setup {
         ListState::new(table)
     }
 
-    /// A map a key.
+    /// One map per key.
     pub fn map<K: MapKey, V: Record + Clone>(&mut self, name: &str) -> MapState<K, V> {
         let table = Rc::new(map::MapTable::<K, V>::new(
             self.shared.clone(),
@@ -190,13 +190,13 @@ impl Setup {
         MapState::new(table)
     }
 
-    /// Operator state: a list a subtask. After a start with another parallelism all elements are
-    /// dealt out anew, in contiguous blocks.
+    /// Operator state: one list per subtask. After a start with another parallelism all elements
+    /// are redistributed, in contiguous blocks.
     pub fn operator_list<T: Record>(&mut self, name: &str) -> ListState<T> {
         self.list_of_subtask(name, StateKind::OperatorList)
     }
 
-    /// Operator state: a list a subtask. Each subtask starts again with the elements of all
+    /// Operator state: one list per subtask. Each subtask starts again with the elements of all
     /// subtasks, and keeps what concerns it.
     pub fn union_list<T: Record>(&mut self, name: &str) -> ListState<T> {
         self.list_of_subtask(name, StateKind::UnionList)
@@ -211,7 +211,7 @@ impl Setup {
         ListState::new(table)
     }
 
-    /// Operator state: a map, of which each subtask has a copy. The copies are the same if all
+    /// Operator state: a map of which each subtask has a copy. The copies are the same if all
     /// subtasks write the same, which a
     /// [`BroadcastProcessFunction`](crate::BroadcastProcessFunction) does for the rows that are
     /// broadcast.
@@ -347,5 +347,5 @@ fn map_key<K: MapKey>() -> Schema {
     key
 }
 
-/// What a handle says that was never given out by [`Setup`].
+/// The message of a handle that [`Setup`] never gave out.
 const UNBOUND: &str = "this state handle was not made by the setup: assign it in `open`";

@@ -4,14 +4,14 @@ use crate::watermarks::millis;
 use std::time::Duration;
 use streamrt_wit::{StateDescriptor, TtlUpdate, TtlVisibility};
 
-/// How long an entry of state lives after its last access: a value, an element of a list, an entry
-/// of a map, each on its own.
+/// How long an entry of state lives after its last access: a value, an element of a list, or an
+/// entry of a map, each on its own.
 ///
 /// Time is the clock of the host, in ms; an entry is expired when `last access + ttl <= now`. A
-/// call of the plugin is one moment. By default only writes begin the time anew, and what is
-/// expired is never seen again. Expired entries leave the state when they are read, in snapshots,
-/// and in the background. A later version of the job may change the duration; adding or taking away
-/// a time to live is refused.
+/// call of the plugin is one moment. By default only writes restart the time, and what is expired
+/// is never seen again. Expired entries are removed when they are read, in snapshots, and in the
+/// background. A later version of the job may change the duration, or add or remove a time to live:
+/// existing entries then count as accessed at the restore.
 ///
 /// ```
 /// use streamrt_sdk::prelude::*;
@@ -47,7 +47,7 @@ pub struct Ttl {
 }
 
 impl Ttl {
-    /// Entries expire so long after they were last written. Whole milliseconds, at least one.
+    /// Entries expire this long after they were last written. Whole milliseconds, at least one.
     pub fn of(after: Duration) -> Ttl {
         Ttl {
             after,
@@ -56,7 +56,7 @@ impl Ttl {
         }
     }
 
-    /// Reading an entry begins its time anew as well. A list is then fetched for one key at a time,
+    /// Reading an entry restarts its time as well. A list is then fetched for one key at a time,
     /// and not for all keys of a call.
     pub fn on_read_and_write(self) -> Ttl {
         Ttl {
@@ -65,8 +65,8 @@ impl Ttl {
         }
     }
 
-    /// An expired entry is still given to a read that comes before it was cleaned away; that read
-    /// cleans it away.
+    /// A read that comes before an expired entry was cleaned up still gets it; that read removes
+    /// it.
     pub fn return_expired_if_not_cleaned_up(self) -> Ttl {
         Ttl {
             visibility: TtlVisibility::ReturnExpiredIfNotCleanedUp,

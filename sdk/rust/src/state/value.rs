@@ -10,10 +10,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use streamrt_wit::codes::{self, action, buffer};
 
-/// One value a key. A handle: what it reads and writes belongs to the key of the row or timer at
+/// One value per key. A handle: what it reads and writes belongs to the key of the row or timer at
 /// work.
 ///
-/// Made by [`Setup::value`](super::Setup::value) in `open`; the default is a place holder until
+/// Made by [`Setup::value`](super::Setup::value) in `open`; the default is a placeholder until
 /// then.
 pub struct ValueState<T: Record>(Option<Rc<ValueTable<T>>>);
 
@@ -85,7 +85,7 @@ impl<T: Record> ValueState<T> {
         })
     }
 
-    /// Takes the value away.
+    /// Removes the value.
     pub fn clear(&self) {
         self.at(|entry| entry.action.set(action::CLEAR));
     }
@@ -110,14 +110,14 @@ pub(crate) struct ValueTable<T: Record> {
 
 struct Entry<T> {
     value: T,
-    /// What the host is told, or [`ABSENT`] or [`UNREAD`].
+    /// The action that the host receives, or [`ABSENT`] or [`UNREAD`].
     action: Cell<u8>,
 }
 
-/// The action of an entry that was not there and is still not: the host is told to keep that.
+/// The action of an entry that was absent and still is: the host receives "keep".
 const ABSENT: u8 = u8::MAX;
-/// The action of an entry that was not read yet, where the host has to know: it is told to keep it,
-/// as if there were no such thing.
+/// The action of an entry that was not read yet, where the host has to know: it receives "keep", as
+/// for any other.
 const UNREAD: u8 = u8::MAX - 1;
 
 impl<T> Entry<T> {
@@ -137,7 +137,7 @@ impl<T> Entry<T> {
         is_there
     }
 
-    /// What the host is told.
+    /// What the host receives.
     fn told(&self) -> u8 {
         if self.action.get() >= UNREAD {
             action::KEEP

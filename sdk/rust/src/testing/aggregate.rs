@@ -24,7 +24,7 @@ struct Accumulator {
     n: i64,
     whole: i128,
     float: f64,
-    /// Of the extremes and edges: the value, as a column of one row, and its time.
+    /// For minimum, maximum, first and last: the value, as a column of one row, and its time.
     value: Option<(OwnedColumn, i64)>,
 }
 
@@ -115,7 +115,7 @@ fn eight(bytes: [u8; 8]) -> OwnedColumn {
     }
 }
 
-/// The one value of a frame of one column and row.
+/// The only value of a frame with one column and one row.
 fn only(frame: &Frame) -> Result<Cell<'_>> {
     value_of(&frame.columns[0], frame.schema[0].data_type)
 }
@@ -160,7 +160,7 @@ impl Accumulator {
             Cell::F64(value) => self.float(value),
             _ => return Err(Error::host("a sum is of numbers")),
         };
-        // A mean is reckoned exactly, and cannot overflow.
+        // A mean is computed exactly, and cannot overflow.
         if within || function == AggregateFunction::Avg {
             Ok(())
         } else {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use streamrt_wit::codes::{self, call};
 use streamrt_wit::{Function, Generator, TimeSource, TimeUnit};
 
-/// The watermark behind which nothing follows.
+/// The watermark after which nothing follows.
 pub(super) const END: i64 = i64::MAX;
 
 /// A row on its way.
@@ -30,7 +30,7 @@ pub(super) struct Row {
 pub(super) enum Element {
     Row(Row),
     Watermark(i64),
-    /// Nothing is to be expected until further notice, or is again.
+    /// Whether nothing is to be expected until further notice.
     Idle(bool),
 }
 
@@ -62,7 +62,7 @@ struct Edge {
     idle: bool,
 }
 
-/// The watermarks of the edges into an operator, as one. See SEMANTICS of Flink's
+/// The watermarks of the edges into an operator, as one. The semantics are those of Flink's
 /// `StatusWatermarkValve`: an edge that is idle, or has ended, leaves the minimum; one that comes
 /// back takes part again once it has reached what went out meanwhile.
 pub(super) struct Valve {
@@ -97,7 +97,7 @@ impl Valve {
         self.combined()
     }
 
-    /// What is news behind the valve.
+    /// What is new downstream of the valve.
     fn combined(&mut self) -> Vec<Element> {
         let open = || self.edges.iter().filter(|edge| edge.watermark != END);
         let active = || open().filter(|edge| !edge.idle);
@@ -116,7 +116,7 @@ impl Valve {
         )
     }
 
-    /// Active comes before a watermark, idle behind it.
+    /// Active comes before a watermark, idle after it.
     fn news(&mut self, rises: Option<i64>, idle: bool) -> Vec<Element> {
         let changes = (idle != self.idle).then_some(Element::Idle(idle));
         (self.watermark, self.idle) = (rises.unwrap_or(self.watermark), idle);
@@ -137,7 +137,7 @@ struct Split {
     last_row_ms: i64,
 }
 
-/// Gives rows their event time, and raises the watermark right behind the row that raises it.
+/// Gives rows their event time, and raises the watermark right after the row that raises it.
 pub(super) struct Timestamps {
     time: TimeSource,
     generator: Generator,
@@ -249,7 +249,7 @@ impl Timestamps {
         out
     }
 
-    /// Watermarks from further up are made anew here; the last one is not.
+    /// Watermarks from upstream are generated anew here; the last one is not.
     pub(super) fn upstream(&mut self, watermark: i64) -> Vec<Element> {
         if watermark == END {
             vec![Element::Watermark(END)]
@@ -278,7 +278,7 @@ impl Timestamps {
     }
 }
 
-/// Downwards, also before 1970.
+/// Rounds down, also before 1970.
 fn in_ms(time: i64, unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Seconds => time.saturating_mul(1000),
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(words(valve.watermark(1, 9)), "5");
         assert_eq!(words(valve.idle(0, true)), "9");
         assert_eq!(words(valve.idle(1, true)), "idle");
-        // The first one is behind what went out: it does not hold the other back.
+        // The first one is below what went out: it does not hold the other back.
         assert_eq!(words(valve.idle(0, false)), "active");
         assert_eq!(
             (words(valve.watermark(0, 8)), words(valve.idle(1, false))),

@@ -89,8 +89,7 @@ impl Frame {
         self.rows(&[row as u32])
     }
 
-    /// Whether a column of this name and type is there, that holds no nulls where none are
-    /// expected.
+    /// Whether there is a column of this name and type that holds no nulls where none are expected.
     pub(super) fn has(&self, wanted: &Field) -> bool {
         let fits = |field: &Field| {
             field.data_type == wanted.data_type && (wanted.nullable || !field.nullable)
@@ -157,7 +156,7 @@ impl Frame {
         wide.rows(&(0..n_rows as u32).collect::<Vec<_>>())
     }
 
-    /// The rows of all, one behind the other.
+    /// The rows of all of them, one after the other.
     pub(super) fn concat(schema: &Schema, frames: &[&Frame]) -> Frame {
         let n_rows = frames.iter().map(|frame| frame.n_rows).sum();
         let column = |(i, field): (usize, &Field)| {

@@ -4,7 +4,7 @@
 //!    one is pushed.
 //! 2. What an operator sends stands in the order of Flink: a row, then the watermark that it
 //!    raises; results of a window, then the watermark that fired it.
-//! 3. A kill drops all code and runs the job function again. What goes on is what a host keeps:
+//! 3. A kill drops all code and runs the job function again. What survives is what a host keeps:
 //!    state, timers, windows, watermarks.
 //!
 //! Invariant: nothing here depends on a real clock, on threads or on batches, so a test gives the
@@ -94,7 +94,7 @@ struct JobOperator {
     node: Node,
     valve: Valve,
     work: Work,
-    /// Of a sink: what has come.
+    /// For a sink: the rows that it has received.
     rows: Vec<Frame>,
 }
 
@@ -107,7 +107,7 @@ enum Work {
     Windows(Windows),
 }
 
-/// The functions of a job that was built, each to be taken once.
+/// The functions of a built job, each to be taken once.
 struct Functions(Built);
 
 impl Functions {
@@ -253,7 +253,7 @@ impl JobOperator {
         }
     }
 
-    /// What becomes due by a watermark.
+    /// Fires what a watermark makes due.
     fn rise(&mut self, watermark: i64) -> Result<Vec<Out>> {
         match &mut self.work {
             Work::Function(operator) => {
@@ -265,7 +265,7 @@ impl JobOperator {
         }
     }
 
-    /// What becomes due by the clock.
+    /// Fires what the clock makes due.
     fn tick(&mut self, now_ms: i64) -> Result<Vec<Out>> {
         match &mut self.work {
             Work::Function(operator) => {
@@ -322,11 +322,11 @@ impl Job {
         }
     }
 
-    /// As [`Job::push`], for rows that a function refuses. What came before the row that is refused
-    /// stays done.
+    /// Like [`Job::push`], for rows that a function refuses. What came before the refused row stays
+    /// done.
     ///
     /// # Errors
-    /// That of the function, with the uid of its operator in front.
+    /// The function's own error, with the uid of its operator in front.
     #[track_caller]
     pub fn try_push<T: Record>(
         &mut self,
@@ -354,8 +354,8 @@ impl Job {
         Ok(())
     }
 
-    /// Moves the clock to so many ms: timers and windows of processing time fire, and sources that
-    /// are silent for too long turn idle.
+    /// Moves the clock to the given time in ms: timers and windows of processing time fire, and
+    /// sources that are silent for too long turn idle.
     ///
     /// # Panics
     /// If a function fails.
@@ -408,11 +408,11 @@ impl Job {
         }
     }
 
-    /// Drops all code with what it has in its own memory, as a crash does, and goes on with new
+    /// Drops all code with what it has in its own memory, as a crash does, and continues with new
     /// code and the state that the host keeps.
     ///
     /// # Panics
-    /// If the job does not build another time as it did.
+    /// If the job does not build the same way again.
     #[track_caller]
     pub fn kill(&mut self) {
         if let Err(error) = self.restart() {
@@ -420,13 +420,13 @@ impl Job {
         }
     }
 
-    /// Kills the job before each row, and before each operator that the clock is told to, from now
-    /// on.
+    /// From now on, kills the job before each row, and before each operator to which the clock is
+    /// passed.
     pub fn kill_always(&mut self) {
         self.kills = true;
     }
 
-    /// What has come to the sink `uid` since the last look.
+    /// What the sink `uid` has received since the last look.
     ///
     /// # Panics
     /// If there is no such sink, or `T` is not the record of its rows.
@@ -456,7 +456,7 @@ impl Job {
         records
     }
 
-    /// The watermark behind the operator `uid`, in ms: `i64::MIN` before the first one, `i64::MAX`
+    /// The watermark after the operator `uid`, in ms: `i64::MIN` before the first one, `i64::MAX`
     /// at the end.
     ///
     /// # Panics

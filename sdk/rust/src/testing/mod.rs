@@ -92,7 +92,7 @@ use streamrt_wit::{Body, Function, Node, Partitioning, Plan};
 /// The plan of a job, as the host would get it.
 ///
 /// # Errors
-/// What `describe` would say.
+/// The error that `describe` would return.
 pub fn plan<O: Outcome>(
     job: fn(&mut Env) -> O,
     args: impl IntoIterator<Item = impl Into<String>>,
@@ -120,7 +120,7 @@ pub fn harness<O: Outcome>(
 /// The plan of a library.
 ///
 /// # Errors
-/// What `describe` would say.
+/// The error that `describe` would return.
 pub fn library_plan<O: Outcome>(
     functions: fn(&mut Library) -> O,
     args: impl IntoIterator<Item = impl Into<String>>,
@@ -148,7 +148,7 @@ pub fn library<O: Outcome>(
 /// Calls a window function with the rows of one window, and returns what it makes of them.
 ///
 /// # Errors
-/// That of the function.
+/// The function's own error.
 pub fn window<F: WindowFunction>(
     function: F,
     window: Window<F::Key>,
@@ -184,7 +184,7 @@ pub fn window<F: WindowFunction>(
     Frame::received(&answer[0], &F::Out::schema()).records()
 }
 
-/// A job that was built for tests.
+/// A job built for tests.
 pub struct Harness {
     built: Built,
 }
@@ -281,7 +281,7 @@ impl Harness {
     }
 }
 
-/// The uids of some nodes, for a message.
+/// The uids of nodes, for a message.
 fn uids(plan: &Plan, which: impl Fn(&Node) -> bool) -> String {
     plan.nodes
         .iter()

@@ -22,7 +22,7 @@ use streamrt_wit::{Field, Function, OutputColumns, Schema};
 pub enum Event<T> {
     /// A row, and its event time in ms.
     Row(T, i64),
-    /// The watermark rises to so many ms.
+    /// The watermark rises to this time in ms.
     Watermark(i64),
 }
 
@@ -83,12 +83,12 @@ impl Operator {
         }
     }
 
-    /// Goes on with new code, which knows nothing but the state that is kept here.
+    /// Continues with new code, which knows only the state that is kept here.
     pub(super) fn replace_code(&mut self, maker: Maker) {
         self.chain = open(&self.function, maker, &self.host);
     }
 
-    /// Treats one row of the first input.
+    /// Processes one row of the first input.
     pub(super) fn row(&mut self, row: Frame, time: Option<i64>) -> Result<()> {
         self.call(row, vec![time], Vec::new())
     }
@@ -124,16 +124,16 @@ impl Operator {
         self.batch([Event::Row(row, time)]);
     }
 
-    /// As [`Operator::push`], for rows that the function refuses. What a failed call has done is
+    /// Like [`Operator::push`], for rows that the function refuses. What a failed call has done is
     /// undone.
     ///
     /// # Errors
-    /// That of the function.
+    /// The function's own error.
     pub fn try_push<T: Record>(&mut self, row: T, time: i64) -> Result<()> {
         self.try_batch([Event::Row(row, time)])
     }
 
-    /// Raises the watermark to so many ms, which fires event-time timers.
+    /// Raises the watermark to the given time in ms, which fires event-time timers.
     ///
     /// # Panics
     /// If the function fails.
@@ -142,8 +142,8 @@ impl Operator {
         self.batch([Event::<()>::Watermark(watermark)]);
     }
 
-    /// Moves the clock to so many ms, which fires processing-time timers, and which times to live
-    /// go by.
+    /// Moves the clock, which times to live go by too, to the given time in ms. Processing-time
+    /// timers fire.
     ///
     /// # Panics
     /// If the function fails.
@@ -153,8 +153,8 @@ impl Operator {
         self.batch::<()>([]);
     }
 
-    /// Sends rows and watermarks in one call, as a batch of the host does. The results are the same
-    /// as one by one.
+    /// Sends rows and watermarks in one call, as the host does with a batch. The results are the
+    /// same as one by one.
     ///
     /// # Panics
     /// If the function fails.
@@ -165,10 +165,10 @@ impl Operator {
         }
     }
 
-    /// As [`Operator::batch`], for rows that the function refuses.
+    /// Like [`Operator::batch`], for rows that the function refuses.
     ///
     /// # Errors
-    /// That of the function.
+    /// The function's own error.
     pub fn try_batch<T: Record>(
         &mut self,
         events: impl IntoIterator<Item = Event<T>>,
@@ -206,16 +206,16 @@ impl Operator {
         }
     }
 
-    /// As [`Operator::push_broadcast`], for rows that the function refuses. What a failed call has
-    /// done is undone.
+    /// Like [`Operator::push_broadcast`], for rows that the function refuses. What a failed call
+    /// has done is undone.
     ///
     /// # Errors
-    /// That of the function.
+    /// The function's own error.
     pub fn try_push_broadcast<T: Record>(&mut self, row: T, time: i64) -> Result<()> {
         self.second_row(Frame::of(&[row]), Some(time))
     }
 
-    /// Treats one row of the second input.
+    /// Processes one row of the second input.
     pub(super) fn second_row(&mut self, rows: Frame, time: Option<i64>) -> Result<()> {
         self.check_columns(&rows, self.function.second_input.iter())?;
         let sent = rows.select(
@@ -264,7 +264,7 @@ impl Operator {
         }
     }
 
-    /// Makes a call that the host has begun.
+    /// Carries out a call that the host has begun.
     fn invoke(&mut self, call: &Call, sections: &[Section], undo: Undo) -> Result<()> {
         match self.chain.invoke(call::PROCESS, sections) {
             Ok(answer) => {

@@ -100,13 +100,13 @@ impl SinkHarness {
     }
 
     /// # Errors
-    /// That of the sink.
+    /// The sink's own error.
     pub fn begin(&mut self, transaction: &str) -> Result<()> {
         self.sink.begin(transaction)
     }
 
     /// # Errors
-    /// That of the sink.
+    /// The sink's own error.
     pub fn write<T: Record>(&mut self, rows: &[T]) -> Result<()> {
         self.sink.write(&section(
             codes::section::ROWS,
@@ -118,25 +118,25 @@ impl SinkHarness {
     }
 
     /// # Errors
-    /// That of the sink.
+    /// The sink's own error.
     pub fn pre_commit(&mut self) -> Result<Option<Vec<u8>>> {
         self.sink.pre_commit()
     }
 
     /// # Errors
-    /// That of the sink.
+    /// The sink's own error.
     pub fn commit(&mut self, committable: &[u8]) -> Result<()> {
         self.sink.commit(committable)
     }
 
     /// # Errors
-    /// That of the sink.
+    /// The sink's own error.
     pub fn abort(&mut self) -> Result<()> {
         self.sink.abort()
     }
 
     /// # Errors
-    /// That of the sink.
+    /// The sink's own error.
     pub fn abort_unlisted(&mut self, prefix: &str, keep: &[Vec<u8>]) -> Result<()> {
         self.sink.abort_unlisted(prefix, keep)
     }
@@ -144,7 +144,7 @@ impl SinkHarness {
     /// Has a write-ahead sink send the rows of a transaction.
     ///
     /// # Errors
-    /// That of the sink.
+    /// The sink's own error.
     pub fn send<T: Record>(&mut self, transaction: &str, rows: &[T]) -> Result<()> {
         self.begin(transaction)?;
         self.write(rows)?;

@@ -1,5 +1,5 @@
-//! Keyed state as the host keeps it, for one function under test. Expired entries leave when they
-//! are read; nothing cleans in the background.
+//! Keyed state as the host keeps it, for one function under test. Expired entries are removed when
+//! they are read; nothing cleans up in the background.
 
 use super::frame::Frame;
 use crate::bindings::streamrt::plugin::types::Section;
@@ -28,7 +28,7 @@ struct Entry {
 /// See the module.
 pub(super) struct FakeHost {
     descriptors: Vec<StateDescriptor>,
-    /// By state and key.
+    /// Entries by state and key.
     entries: RefCell<HashMap<(u32, KeyBytes), Entries>>,
     /// The keys of the slots of the running call.
     slots: RefCell<Vec<KeyBytes>>,
@@ -53,7 +53,7 @@ impl FakeHost {
         self.n_calls.get()
     }
 
-    /// Begins a call; what comes back undoes it.
+    /// Begins a call; what is returned undoes it.
     pub(super) fn begin(&self, slots: Vec<KeyBytes>, now: i64) -> Undo {
         self.now.set(now);
         *self.slots.borrow_mut() = slots;
@@ -121,8 +121,8 @@ impl FakeHost {
         (shows_expired || !self.is_expired(state, entry)).then(|| entry.row.clone())
     }
 
-    /// The value that a call gets, which is no read yet; but an expired one that nobody may see
-    /// goes.
+    /// The value that a call gets, which does not count as a read yet; but an expired one that
+    /// nobody may see is removed.
     fn sent(&self, state: u32, key: &[u8]) -> Option<Frame> {
         let row = self.visible(state, key, &[]);
         if row.is_none() {
@@ -131,8 +131,8 @@ impl FakeHost {
         row
     }
 
-    /// What a read does to an entry: an expired one goes, and the time of another begins anew if
-    /// reads do that.
+    /// What a read does to an entry: an expired one is removed, and the time of any other restarts
+    /// if reads do that.
     fn touch(&self, state: u32, key: &[u8], map_key: &[u8]) {
         let renewed = self.descriptors[state as usize].ttl_update == TtlUpdate::OnReadAndWrite;
         let mut all = self.entries.borrow_mut();
@@ -153,7 +153,7 @@ impl FakeHost {
         row
     }
 
-    /// All entries under a key behind `after`, read in order, up to `limit` of them.
+    /// The entries under a key that follow `after`, read in order, up to `limit` of them.
     fn all(
         &self,
         state: u32,

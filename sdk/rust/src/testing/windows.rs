@@ -2,8 +2,8 @@
 //! the other, with nothing shared between them.
 //!
 //! # Source
-//! Flink's `WindowOperator` with its default triggers, and its `MergingWindowSet`. Where a merged
-//! session is late already, the row goes to the late side output.
+//! Flink's `WindowOperator` with its default triggers, and its `MergingWindowSet`. If a merged
+//! session is already late, the row goes to the late side output.
 
 use super::aggregate::{Group, Spec};
 use super::flow::{END, Element, Out, Row};
@@ -35,7 +35,7 @@ struct Window {
     /// Exclusive; [`END`] for ever.
     end: i64,
     rows: Vec<Row>,
-    /// Of an aggregate function: the rows so far.
+    /// For an aggregate function: the accumulator of the rows so far.
     accumulator: Option<Frame>,
     n_rows: u64,
     /// Whether its end has been reached.
@@ -60,7 +60,7 @@ pub(super) struct Windows {
     key: Vec<String>,
     pub(super) contents: Contents,
     windows: Vec<Window>,
-    /// For windows that go by the clock, its time less one.
+    /// For windows that go by the clock, the time of the clock minus one.
     watermark: i64,
     now_ms: i64,
 }
@@ -88,7 +88,7 @@ impl Windows {
         }
     }
 
-    /// Treats a row.
+    /// Processes a row.
     pub(super) fn row(&mut self, row: Row) -> Result<Vec<Out>> {
         let is_timed = !matches!(
             self.assigner,
@@ -118,7 +118,7 @@ impl Windows {
         for at in live.iter().copied() {
             self.add(at, &row)?;
         }
-        // A window that is full leaves, but then it is the only one.
+        // A full window is removed, but then it is the only one.
         for at in live {
             out.extend(self.on_element(at)?);
         }
@@ -169,7 +169,7 @@ impl Windows {
         last_of(end).saturating_add(self.lateness_ms) <= self.watermark
     }
 
-    /// The windows of a row that are not gone, which are opened if need be.
+    /// The windows of a row that are still open; those that are missing are opened.
     fn assign(&mut self, key: &Frame, time: i64) -> Result<Vec<usize>> {
         match self.assigner {
             WindowAssigner::Tumbling {
@@ -255,7 +255,7 @@ impl Windows {
         let Some((&kept, others)) = touched.split_first() else {
             return Ok(Some(self.window(key, opened)));
         };
-        // Removed from behind, merged from the front.
+        // Removed from the back, merged from the front.
         let mut others: Vec<Window> = others
             .iter()
             .rev()
@@ -309,7 +309,7 @@ impl Windows {
     }
 
     /// The default triggers: a window whose end has passed fires with each row, a full one fires
-    /// and goes.
+    /// and is removed.
     fn on_element(&mut self, at: usize) -> Result<Vec<Out>> {
         match self.assigner {
             WindowAssigner::Count { rows } if self.windows[at].n_rows >= rows => {
@@ -386,7 +386,7 @@ fn read_by(function: &Function, row: &Frame) -> Frame {
     row.select(function.input.iter().map(|field| field.name.clone()))
 }
 
-/// Says of so many accumulators that they are there.
+/// A buffer `action` that marks `n` accumulators as present.
 fn there(n: usize) -> crate::bindings::streamrt::plugin::types::Buffer {
     plain(buffer::ACTION, vec![action::SET; n])
 }
@@ -434,7 +434,7 @@ fn accumulated(
     accumulator_of(function, &chain.invoke(call::ACCUMULATE, &[rows, state])?)
 }
 
-/// Two accumulators in one.
+/// Two accumulators merged into one.
 fn merged((function, chain): &mut Called, ours: &Frame, theirs: &Frame) -> Result<Frame> {
     let both = Frame::concat(&ours.schema, &[ours, theirs]);
     let slots = plain(buffer::SLOT, u32_bytes(&[0, 0]));

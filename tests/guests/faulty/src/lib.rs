@@ -1,7 +1,6 @@
-//! The test guest that fails on the line `bad`, in the way that `--how` says. It counts to N
-//! million on `busy N`, and makes N lines of 1 MiB of `wide N`; other lines pass. Or its job is put
-//! together wrongly, in the way that `--mistake` says. Run by `tests/tests/bad_input.rs` and
-//! `tests/tests/mistakes.rs`.
+//! The test guest that fails on the line `bad`, as `--how` says. It counts to N million on `busy
+//! N`, and makes N lines of 1 MiB of `wide N`; other lines pass. Or its job is put together
+//! wrongly, as `--mistake` says. Run by `tests/tests/bad_input.rs` and `tests/tests/mistakes.rs`.
 
 use std::hint::black_box;
 use std::time::SystemTime;
@@ -29,7 +28,7 @@ fn work(millions: u64) {
     });
 }
 
-/// Grows without end. Each piece is kept, and written to, so that nothing can be left out.
+/// Grows without end. Each piece is kept, and written to, so that nothing can be optimised away.
 fn hoard() -> ! {
     let mut pieces = Vec::new();
     loop {
@@ -37,8 +36,8 @@ fn hoard() -> ! {
     }
 }
 
-/// Has something to do behind the call, so that it cannot become a loop; and keeps nothing in
-/// memory, so that the stack of calls, and not that of the guest's own, is what ends.
+/// Has something to do after the call, so that it cannot become a loop; and keeps nothing in
+/// memory, so that the stack of calls, and not that of the guest's own, is what runs out.
 #[expect(unconditional_recursion, reason = "the host must survive it")]
 #[inline(never)]
 fn dig(depth: u64) -> u64 {
@@ -105,7 +104,7 @@ impl ProcessFunction for ByNumber {
     }
 }
 
-/// What the host would be told of lines.
+/// What the host would learn about lines.
 #[derive(Record)]
 struct Counted {
     line: String,

@@ -1,5 +1,5 @@
-//! The test guest that breaks the interface: its map answers with columns that do not hold
-//! together, in the way that `--how` says.
+//! The test guest that breaks the interface: its map answers with inconsistent columns, as `--how`
+//! says.
 //!
 //! It describes itself by the SDK and then answers `invoke` by hand, as a careless SDK would. Run
 //! by `tests/tests/bad_input.rs`.

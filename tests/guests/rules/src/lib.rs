@@ -1,6 +1,6 @@
-//! A job with every kind of operator state: limits that are broadcast beside keyed readings,
-//! batches of readings in a list that is dealt out anew, and a list of which every subtask gets
-//! all.
+//! A job with every kind of operator state: limits that are broadcast alongside keyed readings,
+//! batches of readings in a list that is redistributed, and a list of which every subtask gets
+//! everything.
 //!
 //! Its alerts do not depend on the order in which the two inputs come: a reading waits until event
 //! time has passed it, and then meets the newest limit that is not newer than itself. With
@@ -16,7 +16,7 @@ pub struct Reading {
     pub time: i64,
 }
 
-/// The highest value of `sensor` that is no alert, from `time` on.
+/// The highest value of `sensor` that is not an alert, from `time` on.
 #[derive(Record, Clone, Debug, PartialEq)]
 pub struct Limit {
     pub sensor: String,
@@ -140,7 +140,7 @@ impl ProcessFunction for Batches {
     }
 }
 
-/// Remembers the numbers of all readings, and says which it knows.
+/// Remembers the numbers of all readings, and reports which it knows.
 #[derive(Default)]
 pub struct Known {
     numbers: ListState<i64>,

@@ -4,7 +4,7 @@
 
 use streamrt_sdk::prelude::*;
 
-/// What the sources give. Times in ms.
+/// What the sources return. Times in ms.
 #[derive(Record, Clone, Debug, PartialEq)]
 pub struct Row {
     pub key: String,
@@ -116,7 +116,7 @@ impl AggregateFunction for Ranges {
     }
 }
 
-/// Says what it sees of a window and its rows.
+/// Reports what it sees of a window and its rows.
 struct Told<T>(std::marker::PhantomData<T>);
 
 impl<T: Record + std::fmt::Debug> WindowFunction for Told<T> {
@@ -152,7 +152,7 @@ fn told<T>() -> Told<T> {
 
 const ODD: OutputTag<String> = OutputTag::new("odd");
 
-/// Uses every kind of state by key, timers and a side output.
+/// Uses every kind of keyed state, timers and a side output.
 #[derive(Default)]
 struct Timed {
     last: ValueState<i64>,
@@ -217,7 +217,7 @@ impl ProcessFunction for Timed {
     }
 }
 
-/// The most frequent keys of a window: behind its end all counts are there.
+/// The most frequent keys of a window: after its end all counts are there.
 #[derive(Default)]
 struct Ranks {
     counts: ListState<Counted>,
@@ -261,7 +261,7 @@ impl ProcessFunction for Ranks {
     }
 }
 
-/// A source whose rows are at most so many ms out of order.
+/// A source whose rows are at most `bound_ms` out of order.
 fn source(env: &mut Env, uid: &str, bound_ms: u64) -> Stream<Row> {
     let rows = File::csv::<Row>(format!("{}/{uid}.csv", env.arg_or("input", "input")));
     env.source(uid, rows)
@@ -300,6 +300,7 @@ fn ends<O: Record + std::fmt::Debug>(env: &Env, windows: WindowResult<O, Row>) {
     sink(env, "out", &windows);
 }
 
+// Long: an arm for each scenario.
 fn keyed_scenario(env: &mut Env, name: &str) {
     let rows = source(env, "a", if name == "union" { 200 } else { 20 });
     let keyed = rows.key_by(Row::KEY);
@@ -378,6 +379,7 @@ fn keyed_scenario(env: &mut Env, name: &str) {
 }
 
 /// Builds the scenario that the arguments name.
+// Long: an arm for each scenario.
 pub fn job(env: &mut Env) -> Result<()> {
     let name = env.arg("scenario")?;
     match name.as_str() {

@@ -1,7 +1,7 @@
 //! The test guest of sinks: a two-phase sink and a write-ahead sink that write lines into a granted
-//! folder, and fail as they are told.
+//! folder, and fail as instructed.
 //!
-//! `--fail-in CALL --how HOW --times N` lets the first N calls of that name fail, counted in the
+//! `--fail-in CALL --how HOW --times N` makes the first N calls with that name fail, counted in the
 //! folder `faults`, so that the count outlives the process. Run by `tests/tests/recovery/sinks.rs`.
 
 use std::hint::black_box;
@@ -62,7 +62,7 @@ fn spin() -> ! {
     }
 }
 
-/// A file for each transaction.
+/// One file per transaction.
 struct Files {
     fault: Fault,
     out: Folder,
@@ -88,7 +88,7 @@ impl Files {
         self.fault.in_call(call, &self.out)
     }
 
-    /// Makes a file visible that stands there under a hidden name, or has been made visible before.
+    /// Makes a file visible that is there under a hidden name, or has been made visible before.
     fn show(&self, name: &str) -> Result<()> {
         if self.out.look(&format!(".{name}"))?.is_some() {
             self.out.rename(&format!(".{name}"), name)?;

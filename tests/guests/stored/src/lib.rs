@@ -1,8 +1,8 @@
 //! The test guest of stored formats: a job with every kind of state that a snapshot can hold.
 //!
-//! What it writes follows from its input alone, whenever it is stopped and whatever it goes on
-//! from. `tests/src/fixtures.rs` keeps snapshots of it of each version of streamrt, and
-//! `tests/tests/formats.rs` goes on from all of them.
+//! What it writes follows only from its input, whenever it is stopped and whatever it resumes from.
+//! `tests/src/fixtures.rs` keeps its snapshots by each version of streamrt, and
+//! `tests/tests/formats.rs` resumes from all of them.
 
 use streamrt_sdk::prelude::*;
 
@@ -140,7 +140,7 @@ impl ProcessFunction for Keyed {
     }
 }
 
-/// Broadcast state beside keyed state: an event waits until event time has passed it, and then
+/// Broadcast state alongside keyed state: an event waits until event time has passed it, and then
 /// meets the newest limit that is not newer.
 #[derive(Default)]
 struct Limited {

@@ -1,9 +1,9 @@
 //! The test guest of the two traces: tumbling windows of 5 s over `sensor,seconds,temperature`, one
-//! line for each firing.
+//! line per firing.
 //!
 //! `--lateness SECONDS` allows lateness. The main output comes from a window-process function: the
 //! window, the seconds of its readings in the order in which it sees them, and the watermark at
-//! which it fired. `counts/` says the same through aggregates of the host; late readings go to
+//! which it fired. `counts/` has the same through aggregates of the host; late readings go to
 //! `late/`. Run by `tests/tests/traces.rs`.
 
 use streamrt_sdk::prelude::*;

@@ -1,9 +1,9 @@
-//! The test guest of upgrades: it says of every row which version of it treated the row in the
-//! first task, and which in the second.
+//! The test guest of upgrades: it reports for every row which version processed it in the first
+//! task, and which in the second.
 //!
 //! A test makes another version by writing another text over [`VERSION`] in the component. One that
 //! ends in `fails` fails at the first row, one that ends in `later` at the row [`LATER`] and those
-//! behind it.
+//! after it.
 
 use streamrt_sdk::prelude::*;
 
@@ -11,7 +11,7 @@ const LATER: i64 = 60_000;
 
 const VERSION: &str = "the version of this guest is: first";
 
-/// The compiler must not know the text: it is another one in other versions.
+/// The compiler must not know the text, which differs in other versions.
 fn version() -> String {
     std::hint::black_box(VERSION).to_owned()
 }

@@ -146,7 +146,7 @@ fn incremental(report: &mut Report) -> Result<()> {
 fn curve(report: &mut Report, keys: u64) -> Result<()> {
     let (job, disk) = (Job::Keyed { keys }, tempfile::tempdir()?);
     let in_memory = window_ns(job, Settings::default(), CURVE_WINDOW, &mut Vec::new())?;
-    // Some 48 bytes an entry, of which three quarters of the budget are to hold a quarter.
+    // At some 48 bytes per entry, three quarters of the budget are to hold a quarter of them.
     let budget = (keys as usize * 16).max(1 << 20);
     let on_disk = window_ns(
         job,

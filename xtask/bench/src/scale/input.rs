@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub enum Layout {
     /// In order of time.
     OneFile,
-    /// Cut into so many, one after the other in time.
+    /// Cut into a number of files, one after the other in time.
     InOrder { files: u64 },
     /// Those of each user together, so that each file covers all the time.
     ByUser { files: u64 },
@@ -29,10 +29,10 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Clicks as hot-items reads them: user, item, category, behaviour, seconds; 14 a second, a quarter
-/// of them on a few items.
+/// Clicks as hot-items reads them: user, item, category, behaviour, seconds; 14 per second, a
+/// quarter of them on a few items.
 pub struct Behaviours {
-    /// About so many bytes.
+    /// About this many bytes.
     pub bytes: u64,
 }
 
@@ -47,7 +47,7 @@ const USERS: u64 = 30_000;
 const ITEMS: u64 = 60_000;
 const HOT_ITEMS: u64 = 100;
 const START_S: u64 = 1_511_658_000;
-/// Of a line, on average.
+/// The average number of bytes of a line.
 const LINE_BYTES: u64 = 36;
 
 impl Behaviours {
@@ -109,7 +109,7 @@ fn mix(number: u64) -> u64 {
     bits ^ (bits >> 33)
 }
 
-/// Rows `number,text` with so long a text, over 100 numbers.
+/// Rows `number,text` with a text of a given length, over 100 numbers.
 pub fn write_wide(path: &Path, rows: usize, bytes: usize) -> Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     let text = "wide ".repeat(bytes / 5);

@@ -1,14 +1,14 @@
 //! The content of a bzip2 file, each block only when its checksum was verified.
 //!
-//! The checksum of a block stands before it, and the library compares it when the whole block has
-//! been given out. It then takes input for the next one, or says that the stream has ended, and
-//! takes none before: so what was given before a call that takes input is verified.
+//! The checksum of a block precedes it, and the library compares it when the whole block has been
+//! returned. Only then does it take input for the next one, or report that the stream has ended: so
+//! what was returned before a call that takes input is verified.
 
 use super::Input;
 use bzip2::{Decompress, Status};
 use std::io::{self, BufRead, ErrorKind};
 
-/// Bytes that one call of the library may give at least.
+/// The least number of bytes that one call of the library may return.
 const CALL_BYTES: usize = 64 << 10;
 
 /// What is kept for the next block. A block has 900,000 bytes, but 46 MB if they are all the same.
@@ -16,9 +16,9 @@ const KEPT_BYTES: usize = 1 << 20;
 
 pub struct Bzip2Blocks {
     input: Input,
-    /// Between two streams there is none.
+    /// `None` between two streams.
     decoder: Option<Decompress>,
-    /// What the library gave: up to `n_taken` it was read, and up to `n_verified` it may be.
+    /// What the library returned: up to `n_taken` it was read, and up to `n_verified` it may be.
     content: Vec<u8>,
     n_taken: usize,
     n_verified: usize,
@@ -41,7 +41,7 @@ impl Bzip2Blocks {
     }
 
     /// # Errors
-    /// What the disk says, or that the file is no bzip2 or cut off.
+    /// The disk's error, or that the file is not bzip2 or is cut off.
     pub fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         while self.n_taken == self.n_verified {
             self.forget();

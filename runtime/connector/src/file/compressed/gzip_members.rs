@@ -1,12 +1,12 @@
-//! The members of a gzip file, one behind the other. The checksum of a member stands behind it.
-//! Zeros behind a member fill up a block of a tape or disk, and mean nothing, as to gzip itself.
+//! The members of a gzip file, one after the other. The checksum of a member follows it. Zeros
+//! after a member fill up a block of a tape or disk, and are ignored, as by gzip itself.
 
 use super::Input;
 use flate2::bufread::GzDecoder;
 use std::io::{self, BufRead, Read};
 
 pub struct GzipMembers {
-    /// `None` behind the last one.
+    /// `None` after the last one.
     decoder: Option<GzDecoder<Input>>,
     n_unverified: u64,
 }
@@ -25,7 +25,7 @@ impl GzipMembers {
     }
 
     /// # Errors
-    /// What the disk says, or that the file is no gzip or cut off.
+    /// The disk's error, or that the file is not gzip or is cut off.
     pub fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         while let Some(decoder) = &mut self.decoder {
             let n_bytes = decoder.read(bytes)?;

@@ -1,5 +1,5 @@
-//! The frames of a zstd file, one behind the other. The checksum of a frame stands behind it, if it
-//! has one.
+//! The frames of a zstd file, one after the other. The checksum of a frame, if it has one, follows
+//! it.
 
 use super::Input;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
@@ -9,9 +9,9 @@ use std::io::{self, BufRead, ErrorKind, Read};
 pub struct ZstdFrames {
     input: Input,
     decoder: FrameDecoder,
-    /// A frame has begun and not ended.
+    /// Whether a frame has begun and not ended.
     is_open: bool,
-    /// There was a frame.
+    /// Whether there was a frame.
     is_begun: bool,
     n_unverified: u64,
 }
@@ -33,7 +33,7 @@ impl ZstdFrames {
     }
 
     /// # Errors
-    /// What the disk says, or that the file is no zstd or cut off.
+    /// The disk's error, or that the file is not zstd or is cut off.
     pub fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             if !self.is_open && !self.open()? {
@@ -77,7 +77,7 @@ impl ZstdFrames {
         Ok(false)
     }
 
-    /// Passes over a frame that is for others.
+    /// Skips a frame that is for others.
     fn skip(&mut self, n_bytes: u64) -> io::Result<()> {
         let n_skipped = io::copy(&mut self.input.by_ref().take(n_bytes), &mut io::sink())?;
         if n_skipped == n_bytes {

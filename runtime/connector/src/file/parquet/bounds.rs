@@ -1,9 +1,9 @@
-//! A file as the Parquet library may read it: no length that stands in it is believed before it was
-//! held against what is there.
+//! A file as the Parquet library may read it: no length in it is believed before it was checked
+//! against what is there.
 //!
 //! The library reserves what a page header or a list in the footer announces. So both are walked
-//! here first, and what announces more than it can hold is refused: a file of some hundred bytes
-//! would else take gigabytes, or end the process.
+//! here first, and what announces more than it can hold is refused: otherwise a file of some
+//! hundred bytes would take gigabytes, or end the process.
 
 use bytes::Bytes;
 use parquet::errors::ParquetError;
@@ -21,7 +21,7 @@ const TAIL_BYTES: u64 = 8;
 const HEADER_BYTES: u64 = 4 << 10;
 const HEADER_BYTES_MAX: u64 = 16 << 20;
 
-/// The most that snappy makes of a byte, the only codec that is built in: 64 bytes of 3.
+/// The most that snappy, the only codec that is built in, makes from its input: 64 bytes from 3.
 const EXPANSION_MAX: u64 = 24;
 /// An empty page takes a few bytes.
 const EXPANSION_ROOM: u64 = 64;
@@ -67,7 +67,7 @@ impl BoundedFile {
         Ok(bytes)
     }
 
-    /// The bytes of a page header alone.
+    /// The bytes of a page header only.
     fn page_header(&self, start: u64) -> Result<Vec<u8>, ParquetError> {
         let left = self.bytes.saturating_sub(start);
         let mut n_bytes = HEADER_BYTES;
@@ -100,7 +100,7 @@ impl Length for BoundedFile {
 impl ChunkReader for BoundedFile {
     type T = Cursor<Vec<u8>>;
 
-    /// The library asks in this way for the tail of the file, and for page headers.
+    /// This is how the library asks for the tail of the file, and for page headers.
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
         let is_tail = start.checked_add(TAIL_BYTES) == Some(self.bytes);
         Ok(Cursor::new(if is_tail {
@@ -110,7 +110,7 @@ impl ChunkReader for BoundedFile {
         }))
     }
 
-    /// And in this one for the metadata, and for the contents of pages.
+    /// And this is how it asks for the metadata, and for the contents of pages.
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         let bytes = self.read(start, length as u64)?;
         let is_metadata = start + length as u64 + TAIL_BYTES == self.bytes;
@@ -172,12 +172,12 @@ pub fn check_chunks(metadata: &ParquetMetaData, file_bytes: u64) -> Result<(), P
 struct Page {
     uncompressed: Option<i32>,
     compressed: Option<i32>,
-    /// Of a dictionary, which is made as long at once.
+    /// The number of values of a dictionary, which is allocated at this length at once.
     dictionary_values: Option<i32>,
 }
 
 impl Page {
-    /// `left` are the bytes of the file behind the header.
+    /// `left` are the bytes of the file after the header.
     fn check(&self, left: u64) -> Result<(), ParquetError> {
         let number = |n: Option<i32>| {
             u64::try_from(n.unwrap_or(0))
@@ -204,7 +204,7 @@ impl Page {
 /// Why a walk ends.
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
-    /// The bytes do.
+    /// The bytes end.
     Ends,
     /// They are not in the compact protocol of Thrift.
     Foreign,
@@ -365,8 +365,8 @@ impl Walk<'_> {
         Err(Fault::Foreign)
     }
 
-    /// A number of 32 bits, in a field that was not there before: of two the library might take the
-    /// other one.
+    /// A number of 32 bits, in a field that was not there before: if there are two, the library
+    /// might take the other one.
     fn once(&mut self, before: Option<i32>) -> Result<i32, Fault> {
         let number = i32::try_from(self.number()?).map_err(|_| Fault::Foreign)?;
         if before.is_none() {
@@ -376,7 +376,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A number with a sign, which stands in its last bit.
+    /// A number with a sign, which is in its last bit.
     fn number(&mut self) -> Result<i64, Fault> {
         let number = self.varint()?;
         Ok((number >> 1) as i64 ^ -((number & 1) as i64))
@@ -406,7 +406,7 @@ mod tests {
         ((number << 1) ^ (number >> 63)) as u64
     }
 
-    /// A header of a dictionary page, with so many bytes behind it.
+    /// A header of a dictionary page, with this many bytes after it.
     fn dictionary(uncompressed: i64, compressed: i64, values: i64, behind: usize) -> Vec<u8> {
         let mut bytes = vec![0x15, 4];
         for number in [uncompressed, compressed] {

@@ -5,7 +5,7 @@ use super::*;
 use streamrt_state::{Part as SnapshotPart, Share};
 use streamrt_types::KeyGroupRange;
 
-/// n timers at 2, 4, ... of the key `a`, with a `mark` behind their rows if one is given.
+/// n timers at 2, 4, ... of the key `a`, with a `mark` after their rows if one is given.
 fn long_sweep(n: i64, batch_rows: usize, mark: Option<i64>) -> Harness<KeyedProcessOperator> {
     let rows: Vec<(&str, i64, i64)> = (1..=n).map(|x| ("a", x * 2, 0)).collect();
     let mut harness = Harness::new(operator(Chaining));

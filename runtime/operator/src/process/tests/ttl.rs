@@ -114,7 +114,7 @@ fn states_expire_by_the_clock_of_the_operator() {
             (129, 2, 2),
         ],
     );
-    // Reads renew list and map, and the elements behind.
+    // Reads renew list and map, and the elements after.
     let on_read = || {
         living(
             Some(10),
@@ -210,7 +210,7 @@ fn frozen(harness: &mut Harness<KeyedProcessOperator>) -> (streamrt_state::Opera
     (index, object)
 }
 
-/// A harness of `function` with what is in `from` now, restored when the clock stands at 0.
+/// A harness of `function` with the current contents of `from`, restored with the clock at 0.
 fn restored(
     from: &mut Harness<KeyedProcessOperator>,
     function: Function,
