@@ -7,6 +7,7 @@
 //!    else may have put it there, and a pipe would wait for its other end. The way to the store's
 //!    own folder may lead through links, for the user wrote it.
 
+use crate::store::{Found, Length};
 use object_store::PutPayload;
 use rustix::fs::OFlags;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -20,38 +21,6 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// Never through a link, and never waiting for the other end of a pipe.
 const CAREFULLY: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK);
-
-/// How long an object may be: nothing is held in memory because somebody says that there is so much
-/// of it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Length {
-    /// As it was written.
-    Exactly(u64),
-    AtMost(u64),
-}
-
-/// What stands under a name.
-#[derive(Debug)]
-pub(crate) enum Found {
-    Bytes(Vec<u8>),
-    /// It is not read, for this is wrong with it.
-    Unusable(String),
-}
-
-impl Length {
-    /// What is wrong with an object of `bytes`, if anything is.
-    pub(crate) fn refusal(self, bytes: u64) -> Option<String> {
-        match self {
-            Length::Exactly(written) if written != bytes => Some(format!(
-                "{written} bytes were written, but {bytes} bytes are there"
-            )),
-            Length::AtMost(most) if bytes > most => Some(format!(
-                "{bytes} bytes are there, and nothing of its kind has more than {most}"
-            )),
-            _ => None,
-        }
-    }
-}
 
 #[derive(Debug, Clone)]
 pub(crate) struct Folder(PathBuf);

@@ -85,6 +85,9 @@ fn checkpoint_objects(store: &Store) -> Result<Vec<(String, u64)>> {
         .concat())
 }
 
+/// Says what is wrong with a manifest that lies at a path: S7001 for damage.
+type CheckManifest<'a> = dyn Fn(&str, &Manifest) -> Result<()> + 'a;
+
 /// What [`fsck`] found. Paths are those of the store; a savepoint's folder stands before its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
@@ -109,23 +112,21 @@ impl Report {
 
 /// Reads everything that the published checkpoints of a job, or the savepoint in a folder, refer
 /// to. Changes nothing. Of the savepoints of a job, only one that a restart would go on from is
-/// looked at: the others may have been moved.
+/// looked at: the others may have been moved. `check` is told each manifest with its path, and says
+/// whether what the manifest only carries holds together as well.
 ///
 /// # Errors
 /// S7007 if the store failed, S7001 if the log cannot be read whole, S7002 if a manifest is of a
 /// newer version or there is nothing.
-pub fn fsck(store: &Store) -> Result<Report> {
-    let mut report = Report::default();
-    let mut seen = BTreeSet::new();
+pub fn fsck(store: &Store, check: &CheckManifest<'_>) -> Result<Report> {
+    let mut examination = Examination {
+        check,
+        seen: BTreeSet::new(),
+        report: Report::default(),
+    };
     if let Some(bytes) = store.read(SAVEPOINT_MANIFEST)? {
-        check_snapshot(
-            store,
-            &Stored::of(SAVEPOINT_MANIFEST, &bytes),
-            "",
-            &mut seen,
-            &mut report,
-        )?;
-        return Ok(report);
+        examination.snapshot(store, &Stored::of(SAVEPOINT_MANIFEST, &bytes), "")?;
+        return Ok(examination.report);
     }
     let history = History::read(store)?;
     if history.entries == 0 {
@@ -136,15 +137,16 @@ pub fn fsck(store: &Store) -> Result<Report> {
         .newest()
         .into_iter()
         .filter(|newest| newest.location.is_some());
-    for published in history
+    history
         .published
         .iter()
         .filter(|published| published.location.is_none())
         .chain(newest)
-    {
-        check_published(store, published, &mut seen, &mut report)?;
-    }
+        .try_for_each(|published| examination.published(store, published))?;
     let objects = [checkpoint_objects(store)?, store.list(PLUGIN_FOLDER)?].concat();
+    let Examination {
+        seen, mut report, ..
+    } = examination;
     report.unreferenced = objects
         .into_iter()
         .filter(|(path, _)| !seen.contains(path))
@@ -152,76 +154,68 @@ pub fn fsck(store: &Store) -> Result<Report> {
     Ok(report)
 }
 
-fn check_published(
-    store: &Store,
-    published: &Published,
-    seen: &mut BTreeSet<String>,
-    report: &mut Report,
-) -> Result<()> {
-    let Some(location) = &published.location else {
-        return check_snapshot(store, &published.manifest, "", seen, report);
-    };
-    match Store::existing(location) {
-        Ok(savepoint) => check_snapshot(
-            &savepoint,
-            &published.manifest,
-            &format!("{location}/"),
-            seen,
-            report,
-        ),
-        Err(_) => {
-            report
-                .missing
-                .push(format!("{location}/{}", published.manifest.path));
-            Ok(())
-        }
-    }
+/// What [`fsck`] has looked at so far.
+struct Examination<'a> {
+    check: &'a CheckManifest<'a>,
+    seen: BTreeSet<String>,
+    report: Report,
 }
 
-fn check_snapshot(
-    store: &Store,
-    manifest: &Stored,
-    place: &str,
-    seen: &mut BTreeSet<String>,
-    report: &mut Report,
-) -> Result<()> {
-    let Some(bytes) = check_object(store, manifest, place, seen, report)? else {
-        return Ok(());
-    };
-    match Manifest::read(&manifest.path, &bytes) {
-        Ok(manifest) => manifest
-            .objects()
-            .try_for_each(|stored| check_object(store, stored, place, seen, report).map(drop)),
-        Err(error) if error.code() == code::SNAPSHOT_DAMAGED => {
-            report.damaged.push(format!("{place}{}", manifest.path));
-            Ok(())
+impl Examination<'_> {
+    fn published(&mut self, store: &Store, published: &Published) -> Result<()> {
+        let Some(location) = &published.location else {
+            return self.snapshot(store, &published.manifest, "");
+        };
+        match Store::existing(location) {
+            Ok(savepoint) => {
+                self.snapshot(&savepoint, &published.manifest, &format!("{location}/"))
+            }
+            Err(_) => {
+                let path = format!("{location}/{}", published.manifest.path);
+                self.report.missing.push(path);
+                Ok(())
+            }
         }
-        Err(error) => Err(error),
     }
-}
 
-/// Reads an object once, and notes how it was; None if it was read before, or is not whole.
-fn check_object(
-    store: &Store,
-    stored: &Stored,
-    place: &str,
-    seen: &mut BTreeSet<String>,
-    report: &mut Report,
-) -> Result<Option<Vec<u8>>> {
-    let name = format!("{place}{}", stored.path);
-    if !seen.insert(name.clone()) {
-        return Ok(None);
-    }
-    match store.examine(stored)? {
-        Condition::Missing => report.missing.push(name),
-        Condition::Damaged(_) => report.damaged.push(name),
-        Condition::Whole(bytes) => {
-            report.whole += 1;
-            report.whole_bytes = report.whole_bytes.saturating_add(stored.bytes);
-            return Ok(Some(bytes));
+    /// `place` stands before the paths of the store.
+    fn snapshot(&mut self, store: &Store, manifest: &Stored, place: &str) -> Result<()> {
+        let Some(bytes) = self.object(store, manifest, place)? else {
+            return Ok(());
+        };
+        let read = Manifest::read(&manifest.path, &bytes)
+            .and_then(|read| (self.check)(&manifest.path, &read).map(|()| read));
+        match read {
+            Ok(read) => read
+                .objects()
+                .try_for_each(|stored| self.object(store, stored, place).map(drop)),
+            Err(error) if error.code() == code::SNAPSHOT_DAMAGED => {
+                self.report
+                    .damaged
+                    .push(format!("{place}{}", manifest.path));
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
-    Ok(None)
+
+    /// Reads an object once, and notes how it was; None if it was read before, or is not whole.
+    fn object(&mut self, store: &Store, stored: &Stored, place: &str) -> Result<Option<Vec<u8>>> {
+        let name = format!("{place}{}", stored.path);
+        if !self.seen.insert(name.clone()) {
+            return Ok(None);
+        }
+        match store.examine(stored)? {
+            Condition::Missing => self.report.missing.push(name),
+            Condition::Damaged(_) => self.report.damaged.push(name),
+            Condition::Whole(bytes) => {
+                self.report.whole += 1;
+                self.report.whole_bytes = self.report.whole_bytes.saturating_add(stored.bytes);
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
 }
 
 #[cfg(test)]
@@ -288,7 +282,7 @@ mod tests {
             store.folders().unwrap(),
             ["chk-4", "chk-5", "log", "plugins"]
         );
-        assert!(fsck(&store).unwrap().is_sound());
+        assert!(fsck(&store, &|_, _| Ok(())).unwrap().is_sound());
         assert_eq!(retire(&mut log, 3).unwrap_err().code(), code::INTERNAL);
     }
 
@@ -337,7 +331,7 @@ mod tests {
             number <= 9 && by <= old.generation()
         })
         .unwrap();
-        let report = fsck(&store).unwrap();
+        let report = fsck(&store, &|_, _| Ok(())).unwrap();
         assert!(report.is_sound() && report.whole == 5, "{report:?}");
     }
 
@@ -372,15 +366,18 @@ mod tests {
         assert_eq!(retire(&mut log, 1).unwrap_err().code(), code::STORE);
         assert!(log.leads());
         let store = Store::impatient(objects);
-        assert_eq!(fsck(&store).unwrap().unreferenced.len(), 2);
+        assert_eq!(fsck(&store, &|_, _| Ok(())).unwrap().unreferenced.len(), 2);
         clean_up(&JobLog::take_over(&store, "b").unwrap().0).unwrap();
-        assert_eq!(fsck(&store).unwrap().unreferenced, []);
+        assert_eq!(fsck(&store, &|_, _| Ok(())).unwrap().unreferenced, []);
     }
 
     #[test]
     fn fsck_finds_what_is_missing_damaged_and_left_over() {
         let store = Store::in_memory().unwrap();
-        assert_eq!(fsck(&store).unwrap_err().code(), code::SNAPSHOT_FOREIGN);
+        assert_eq!(
+            fsck(&store, &|_, _| Ok(())).unwrap_err().code(),
+            code::SNAPSHOT_FOREIGN
+        );
         job(&store, [1, 2, 3]);
         manifest(&store, SnapshotKind::Checkpoint, 4, 1);
         store.put("chk-1/0-0-1", b"other".to_vec()).unwrap();
@@ -388,7 +385,13 @@ mod tests {
             .put("chk-2/manifest-1.json", b"torn".to_vec())
             .unwrap();
         store.delete("chk-3/0-0-1").unwrap();
-        let report = fsck(&store).unwrap();
+        let report = fsck(&store, &|_, _| Ok(())).unwrap();
+        let others = |path: &str, _: &Manifest| match path {
+            "chk-3/manifest-1.json" => Err(Error::new(code::SNAPSHOT_DAMAGED, "an index lies")),
+            _ => Ok(()),
+        };
+        let stricter = fsck(&store, &others).unwrap();
+        assert_eq!(stricter.damaged[2..], ["chk-3/manifest-1.json"]);
         assert_eq!(report.damaged, ["chk-1/0-0-1", "chk-2/manifest-1.json"]);
         assert_eq!(
             (report.missing.clone(), report.whole),
@@ -408,8 +411,8 @@ mod tests {
         manifest(&store, SnapshotKind::Savepoint, 4, 1)
             .write(&store)
             .unwrap();
-        assert_eq!(fsck(&store).unwrap().whole, 3);
+        assert_eq!(fsck(&store, &|_, _| Ok(())).unwrap().whole, 3);
         store.delete("0-0-1").unwrap();
-        assert_eq!(fsck(&store).unwrap().missing, ["0-0-1"]);
+        assert_eq!(fsck(&store, &|_, _| Ok(())).unwrap().missing, ["0-0-1"]);
     }
 }

@@ -9,8 +9,8 @@
 //!    fails, and it ends.
 //! 4. [`retire`] and [`clean_up`] delete what no manifest refers to any more.
 //!
-//! Nothing here knows operators, tasks or threads: states are bytes with an index of
-//! [`streamrt_state`].
+//! Nothing here knows operators, tasks or threads: states are bytes with an index that only those who
+//! write and restore them can read.
 //!
 //! ```
 //! use streamrt_checkpoint::{Entry, EndState, History, JobLog, Store};
@@ -35,6 +35,7 @@ mod manifest_check;
 mod names;
 mod requests;
 mod sealed;
+mod shell;
 mod snapshot;
 mod store;
 #[cfg(test)]
@@ -43,13 +44,14 @@ mod tests;
 pub use approval::ApprovalKey;
 pub use coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
 pub use garbage::{Report, clean_up, fsck, retire};
-pub use log::{EndState, Entry, History, JobLog, Published, unique_token};
+pub use log::{EndState, Entry, History, JobLog, Published};
 pub use manifest::{
-    Beginning, DiskFileEntry, Manifest, OperatorEntry, PluginEntry, SnapshotKind, SubtaskSnapshot,
-    publish,
+    Beginning, DiskFileEntry, IndexEntry, Manifest, OperatorEntry, PluginEntry, SnapshotKind,
+    SubtaskSnapshot, publish,
 };
 pub use names::{component_path, file_path, object_path};
 pub use requests::{Purpose, Request};
 pub use sealed::{seal, unseal};
-pub use snapshot::{OperatorSize, Sizes, Snapshot};
-pub use store::{Creation, Store, Stored};
+pub use shell::unique_token;
+pub use snapshot::Snapshot;
+pub use store::{Creation, Failure, FailureKind, Found, Length, Objects, Store, Stored};

@@ -19,7 +19,6 @@ use crate::names::{LOG_FOLDER, is_plain, log_number, log_path};
 use crate::sealed::{seal, unseal};
 use crate::{Creation, Manifest, PluginEntry, SnapshotKind, Store, Stored};
 use serde::{Deserialize, Serialize};
-use std::hash::{BuildHasher, RandomState};
 use streamrt_types::{Error, Result, code};
 
 /// The newest version of an entry that this code reads, and the one that it writes.
@@ -359,7 +358,7 @@ pub struct JobLog {
 
 impl JobLog {
     /// Makes the caller the leader: reads the whole log, then takes the next number. `token` is the
-    /// caller's alone, as from [`unique_token`]. The history is what stood there before.
+    /// caller's alone, as from [`crate::unique_token`]. The history is what stood there before.
     ///
     /// # Errors
     /// As [`History::read`]: a log that cannot be read whole is never taken for an empty one.
@@ -485,13 +484,6 @@ impl JobLog {
             }
         }
     }
-}
-
-/// A name that no other leader has: 32 hexadecimal digits out of the seeds that the operating
-/// system gives to hash tables.
-pub fn unique_token() -> String {
-    let half = || RandomState::new().hash_one(std::process::id());
-    format!("{:016x}{:016x}", half(), half())
 }
 
 #[cfg(test)]

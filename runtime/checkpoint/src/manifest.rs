@@ -9,9 +9,8 @@ use crate::names::{folder_of, manifest_path, origin_of, relative, resolve};
 use crate::sealed::{seal, unseal};
 use crate::{Creation, Entry, JobLog, Published, Store, Stored};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use streamrt_state::OperatorIndex;
 use streamrt_types::{Error, Result, code, failpoint};
 
 /// Whose a snapshot is.
@@ -65,7 +64,7 @@ pub struct SubtaskSnapshot {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub begins: Vec<Beginning>,
     /// The operators of the chain that have states.
-    pub operators: Vec<OperatorIndex>,
+    pub operators: Vec<IndexEntry>,
     /// Records that it has skipped since the job was started last.
     #[serde(default)]
     pub dead_letters: u64,
@@ -73,6 +72,15 @@ pub struct SubtaskSnapshot {
     /// checkpoint before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<DiskFileEntry>,
+}
+
+/// The states of an operator within the object of a subtask.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexEntry {
+    pub uid: String,
+    /// Where what stands in the object, as the tasks wrote it: nobody else reads it.
+    #[serde(flatten)]
+    pub index: Map<String, Value>,
 }
 
 /// The beginning of an object.
@@ -307,7 +315,6 @@ pub(crate) mod tests {
     use crate::Snapshot;
     use crate::names::{component_path, object_path};
     use serde_json::json;
-    use streamrt_state::{FrozenEntries, KeyedSnapshot, ListMode, ListSnapshot, OperatorSnapshot};
 
     /// A checkpoint of `count`, with two subtasks of which the second has finished, whose objects
     /// are in the store.
@@ -317,25 +324,13 @@ pub(crate) mod tests {
         checkpoint: u64,
         generation: u64,
     ) -> Manifest {
-        let entries = Box::new(FrozenEntries(vec![(b"k".to_vec(), vec![], b"v".to_vec())]));
-        let keyed = vec![KeyedSnapshot {
-            name: "sum".into(),
-            types: json!("i64"),
-            entries,
+        let index = Map::from_iter([("lists".to_owned(), json!([{"name": "splits"}]))]);
+        let operators = vec![IndexEntry {
+            uid: "count".into(),
+            index,
         }];
-        let lists = vec![ListSnapshot {
-            name: "splits".into(),
-            mode: ListMode::Split,
-            types: serde_json::Value::Null,
-            items: vec![b"a".to_vec(), b"bc".to_vec()],
-        }];
-        let mut object = Vec::new();
-        let operators = vec![OperatorSnapshot { keyed, lists }.write("count", 128, &mut object)];
-        let object = Some(
-            store
-                .put(&object_path(kind, checkpoint, generation, 0, 0), object)
-                .unwrap(),
-        );
+        let path = object_path(kind, checkpoint, generation, 0, 0);
+        let object = Some(store.put(&path, b"states of count".to_vec()).unwrap());
         let component = store.put(&component_path("d1"), b"wasm".to_vec()).unwrap();
         let digest = component.checksum.clone();
         Manifest {
@@ -395,15 +390,9 @@ pub(crate) mod tests {
         let snapshot = Snapshot::load(&store, log.history().newest().unwrap()).unwrap();
         assert_eq!(*snapshot.manifest(), written);
         assert_eq!(snapshot.component(&written.plugins[0]).unwrap(), b"wasm");
-        let parts = snapshot.parts("count").unwrap();
-        assert_eq!((parts.len(), parts[1].is_none()), (2, true));
-        assert!(snapshot.parts("other").unwrap().is_empty());
-        let sizes = snapshot.sizes();
-        let size = sizes.operators["count"];
-        assert_eq!(
-            (sizes.objects, size.entries, size.items, size.bytes),
-            (1, 1, 2, sizes.bytes)
-        );
+        let states = |subtask| snapshot.states(0, subtask).unwrap();
+        assert_eq!(states(0).unwrap().as_slice(), b"states of count");
+        assert_eq!((states(1), states(2)), (None, None));
     }
 
     #[test]
@@ -418,14 +407,13 @@ pub(crate) mod tests {
         )
         .unwrap();
         let snapshot = Snapshot::load(&store, &published).unwrap();
-        let object =
-            |snapshot: &Snapshot| snapshot.parts("count").unwrap()[0].clone().unwrap().object;
+        let object = |snapshot: &Snapshot| snapshot.states(0, 0).unwrap().unwrap();
         let first = object(&snapshot);
         store.delete("chk-1/0-0-1").unwrap();
         assert!(std::sync::Arc::ptr_eq(&first, &object(&snapshot)));
         let anew = Snapshot::load(&store, &published).unwrap();
         assert_eq!(
-            anew.parts("count").err().unwrap().message(),
+            anew.states(0, 0).err().unwrap().message(),
             "`chk-1/0-0-1` is missing in memory"
         );
     }
@@ -441,14 +429,8 @@ pub(crate) mod tests {
         let (mut log, _) = JobLog::take_over(&job, "a").unwrap();
         let written = manifest(&savepoint, SnapshotKind::Savepoint, 3, 1);
         let published = publish(&written, &savepoint, &mut log, true).unwrap();
-        assert_eq!(
-            Snapshot::load(&job, &published)
-                .unwrap()
-                .parts("count")
-                .unwrap()
-                .len(),
-            2
-        );
+        let loaded = Snapshot::load(&job, &published).unwrap();
+        assert!(loaded.states(0, 0).unwrap().is_some());
         let again = Manifest {
             checkpoint: 4,
             ..written.clone()
@@ -462,7 +444,7 @@ pub(crate) mod tests {
         std::fs::rename(at("sp"), at("moved")).unwrap();
         let moved = Snapshot::open(&at("moved/")).unwrap();
         assert_eq!(*moved.manifest(), written);
-        assert!(moved.parts("count").unwrap()[0].is_some());
+        assert!(moved.states(0, 0).unwrap().is_some());
         assert_eq!(
             Snapshot::load(&job, &published).err().unwrap().code(),
             code::STORE
@@ -516,7 +498,7 @@ pub(crate) mod tests {
             true,
         )
         .unwrap();
-        let load = || Snapshot::load(&store, &published)?.parts("count").map(drop);
+        let load = || Snapshot::load(&store, &published)?.states(0, 0).map(drop);
         for path in ["chk-1/manifest-1.json", "chk-1/0-0-1"] {
             let whole = store.read(path).unwrap().unwrap();
             for at in 0..whole.len() {

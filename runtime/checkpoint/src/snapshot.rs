@@ -1,5 +1,4 @@
-//! A checkpoint or savepoint that is there: its manifest, checked, and the states that it refers
-//! to.
+//! A checkpoint or savepoint that is there: its manifest, checked, and the bytes that it refers to.
 
 use crate::names::{SAVEPOINT_MANIFEST, checkpoint_of};
 use crate::{
@@ -8,7 +7,6 @@ use crate::{
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use streamrt_state::{OperatorIndex, Part};
 use streamrt_types::{Error, Result, code};
 
 /// See the module.
@@ -20,26 +18,6 @@ pub struct Snapshot {
     store: Store,
     /// What was read, by path: an object holds all operators of a chain, and is read once.
     objects: Mutex<BTreeMap<String, Arc<Vec<u8>>>>,
-}
-
-/// How large a snapshot is, for reports.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Sizes {
-    pub objects: usize,
-    /// Of all objects.
-    pub bytes: u64,
-    /// By uid; operators without states are left out.
-    pub operators: BTreeMap<String, OperatorSize>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct OperatorSize {
-    /// Of keyed states and lists.
-    pub bytes: u64,
-    /// Of keyed states.
-    pub entries: u64,
-    /// Of lists.
-    pub items: u64,
 }
 
 impl Snapshot {
@@ -144,53 +122,30 @@ impl Snapshot {
         self.store.get(&plugin.component)
     }
 
-    /// What each old subtask of an operator wrote, by subtask; None for one that had finished or
-    /// had no states. Empty if the operator is not in the snapshot. Objects stay in memory as long
-    /// as the snapshot or a part of it does.
-    ///
-    /// # Errors
-    /// As [`Store::get`].
-    pub fn parts(&self, uid: &str) -> Result<Vec<Option<Part>>> {
-        let Some(operator) = self
-            .manifest
-            .operators
-            .iter()
-            .find(|operator| operator.uid == uid)
-        else {
-            return Ok(Vec::new());
-        };
-        (0..operator.parallelism)
-            .map(|subtask| self.part(uid, operator.vertex, subtask))
-            .collect()
-    }
-
     fn subtask(&self, vertex: u32, subtask: u32) -> Option<&SubtaskSnapshot> {
         self.places
             .get(&(vertex, subtask))
             .map(|&place| &self.manifest.subtasks[place])
     }
 
-    fn part(&self, uid: &str, vertex: u32, subtask: u32) -> Result<Option<Part>> {
+    /// The bytes of a subtask's states, which the indexes of its operators are about; None for one
+    /// that had finished or had none. They stay in memory as long as the snapshot does.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn states(&self, vertex: u32, subtask: u32) -> Result<Option<Arc<Vec<u8>>>> {
         let found = self.subtask(vertex, subtask);
         let Some((stored, found)) = found.and_then(|found| Some((found.object.as_ref()?, found)))
         else {
             return Ok(None);
         };
-        let Some(index) = found.operators.iter().find(|index| index.uid == uid) else {
-            return Ok(None);
-        };
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let object = match objects.get(&stored.path) {
-            Some(object) => object.clone(),
-            None => objects
-                .entry(stored.path.clone())
-                .or_insert(Arc::new(self.whole(found, stored)?))
-                .clone(),
-        };
-        Ok(Some(Part {
-            object,
-            index: index.clone(),
-        }))
+        if let Some(object) = objects.get(&stored.path) {
+            return Ok(Some(object.clone()));
+        }
+        let object = Arc::new(self.whole(found, stored)?);
+        objects.insert(stored.path.clone(), object.clone());
+        Ok(Some(object))
     }
 
     /// The bytes of an object, behind what stands in front of them.
@@ -232,51 +187,5 @@ impl Snapshot {
                 .collect()
         };
         (0..operator.parallelism).map(of_subtask).collect()
-    }
-
-    /// From the manifest alone.
-    pub fn sizes(&self) -> Sizes {
-        let states: Vec<_> = self
-            .manifest
-            .subtasks
-            .iter()
-            .flat_map(|subtask| subtask.objects())
-            .collect();
-        let mut sizes = Sizes {
-            objects: states.len(),
-            bytes: states
-                .iter()
-                .fold(0, |sum, stored| sum.saturating_add(stored.bytes)),
-            ..Sizes::default()
-        };
-        for index in self
-            .manifest
-            .subtasks
-            .iter()
-            .flat_map(|subtask| &subtask.operators)
-        {
-            sizes
-                .operators
-                .entry(index.uid.clone())
-                .or_default()
-                .add(index);
-        }
-        sizes
-    }
-}
-
-impl OperatorSize {
-    fn add(&mut self, index: &OperatorIndex) {
-        for span in index.keyed.iter().flat_map(|keyed| &keyed.groups) {
-            self.bytes = self.bytes.saturating_add(span.bytes);
-            self.entries = self.entries.saturating_add(span.entries);
-        }
-        self.bytes = self
-            .bytes
-            .saturating_add(index.disk.as_ref().map_or(0, |disk| disk.bytes));
-        for list in &index.lists {
-            self.bytes = self.bytes.saturating_add(list.bytes);
-            self.items = self.items.saturating_add(list.items);
-        }
     }
 }

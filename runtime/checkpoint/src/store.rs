@@ -5,25 +5,21 @@
 //! ever changed in place. On a local disk every write is synced, file and folder, before it
 //! returns.
 
+mod objects;
 mod remote;
-mod shell;
 
+use self::objects::Memory;
+pub use self::objects::{Failure, FailureKind, Found, Length, Objects};
 use self::remote::remote;
-use self::shell::{Failure, Inner, Objects, ask};
-use crate::folder::{self, Folder, Found, Length};
+use crate::folder::{self, Folder};
 use crate::names::resolve;
 use crate::sealed::checksum;
-use futures_util::{StreamExt, TryStreamExt};
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use crate::shell::Shell;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::sync::Arc;
 use streamrt_types::{Error, Result, code};
 
-/// So many objects are read at the same time.
-const READS: usize = 16;
 /// Of an object whose length nobody has written down: an entry of the log, or a manifest that the
 /// user names.
 const UNKNOWN_BYTES_MAX: u64 = 256 << 20;
@@ -70,7 +66,11 @@ pub enum Creation {
 
 /// See the module. Clones are the same store. It blocks, and must not be used from async code.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store {
+    objects: Arc<dyn Objects>,
+    /// As in [`Store::open`].
+    location: Arc<str>,
+}
 
 impl Store {
     /// Opens a folder, which is made if it is missing, or the URL of an object store as in
@@ -105,23 +105,36 @@ impl Store {
         if !folder.is_dir() {
             return Err(unusable(location).at("it is no folder"));
         }
-        Store::over(Objects::Folder(Folder::new(folder)), place)
+        let shell = Shell::of_folder(Folder::new(folder))
+            .map_err(|cause| unusable(location).with_source(cause))?;
+        Ok(Store::over(Arc::new(shell), &place))
     }
 
-    /// A store that lasts as long as its clones, for tests.
+    /// A store over whatever holds its bytes. `location` names it in messages.
+    pub fn over(objects: Arc<dyn Objects>, location: &str) -> Store {
+        Store {
+            objects,
+            location: location.into(),
+        }
+    }
+
+    /// A store that lasts as long as its clones.
     ///
     /// # Errors
-    /// `Unavailable` (S7007) if the system has no resources left.
+    /// None: it is opened as the others are.
     pub fn in_memory() -> Result<Store> {
-        Store::over(
-            Objects::Remote(Arc::new(InMemory::new())),
-            "memory".to_owned(),
-        )
+        Ok(Store::over(Arc::new(Memory::default()), "memory"))
+    }
+
+    /// A store for tests, which asks again without a pause.
+    #[cfg(test)]
+    pub(crate) fn impatient(objects: Arc<dyn object_store::ObjectStore>) -> Store {
+        Store::over(Arc::new(Shell::impatient(objects)), "memory")
     }
 
     /// What [`Store::open`] has to be given to open it again; for a folder, its absolute path.
     pub fn location(&self) -> &str {
-        &self.0.location
+        &self.location
     }
 
     /// Writes an object, reads it back, and says what stands there now. A name is given once;
@@ -130,12 +143,8 @@ impl Store {
     /// # Errors
     /// `Unavailable` (S7007) if the store failed, or holds other bytes than it was given.
     pub fn put(&self, path: &str, bytes: Vec<u8>) -> Result<Stored> {
-        let (stored, place) = (Stored::of(path, &bytes), parse(path)?);
-        let payload = PutPayload::from(bytes);
-        let written = self.attempt(stored.bytes, async || {
-            self.write(&place, payload.clone(), PutMode::Overwrite)
-                .await
-        });
+        let (stored, object) = (Stored::of(path, &bytes), name(path)?);
+        let written = self.objects.write(&object, bytes, true);
         written.map_err(|failure| self.failed("write", path, failure))?;
         self.verify(&stored).map_err(|error| {
             Error::new(code::STORE, "what was just written cannot be read back").with_source(error)
@@ -159,15 +168,14 @@ impl Store {
     /// Checks what stands there. A file is read in pieces: a second copy of a large object would
     /// cost as much as writing it.
     fn verify(&self, stored: &Stored) -> Result<()> {
-        let Objects::Folder(folder) = &self.0.objects else {
+        let Some(found) = self.objects.examine(&stored.path) else {
             return self.get(stored).map(drop);
         };
-        let place = format!("`{}` in {}", stored.path, self.0.location);
-        let found = folder.checksum(&stored.path);
+        let place = format!("`{}` in {}", stored.path, self.location);
         let found = found.map_err(|cause| {
             Error::new(code::STORE, format!("{place} cannot be read")).with_source(cause)
         })?;
-        if found == (stored.bytes, stored.checksum.clone()) {
+        if found == *stored {
             return Ok(());
         }
         Err(Error::new(
@@ -186,7 +194,7 @@ impl Store {
             Condition::Whole(bytes) => Ok(bytes),
             Condition::Missing => Err(Error::new(
                 code::SNAPSHOT_DAMAGED,
-                format!("`{}` is missing in {}", stored.path, self.0.location),
+                format!("`{}` is missing in {}", stored.path, self.location),
             )),
             Condition::Damaged(error) => Err(error),
         }
@@ -212,12 +220,7 @@ impl Store {
         }
         let message = format!(
             "`{}` in {} is damaged: {} bytes with checksum {} were written, but {} bytes with checksum {} are there",
-            stored.path,
-            self.0.location,
-            stored.bytes,
-            stored.checksum,
-            found.bytes,
-            found.checksum
+            stored.path, self.location, stored.bytes, stored.checksum, found.bytes, found.checksum
         );
         Ok(Condition::Damaged(Error::new(
             code::SNAPSHOT_DAMAGED,
@@ -235,16 +238,7 @@ impl Store {
     }
 
     fn read_expected(&self, path: &str, length: Length) -> Result<Option<Vec<u8>>> {
-        let place = parse(path)?;
-        let bytes = if let Length::Exactly(bytes) = length {
-            bytes
-        } else {
-            0
-        };
-        self.usable(
-            path,
-            self.attempt(bytes, async || self.fetch(&place, length).await),
-        )
+        self.usable(path, self.objects.read(&name(path)?, length))
     }
 
     fn usable(&self, path: &str, found: Result<Found, Failure>) -> Result<Option<Vec<u8>>> {
@@ -252,9 +246,9 @@ impl Store {
             Ok(Found::Bytes(bytes)) => Ok(Some(bytes)),
             Ok(Found::Unusable(why)) => Err(Error::new(
                 code::SNAPSHOT_DAMAGED,
-                format!("`{path}` in {} is damaged: {why}", self.0.location),
+                format!("`{path}` in {} is damaged: {why}", self.location),
             )),
-            Err(failure) if failure.is_missing() => Ok(None),
+            Err(failure) if failure.kind == FailureKind::Missing => Ok(None),
             Err(failure) => Err(self.failed("read", path, failure)),
         }
     }
@@ -264,23 +258,15 @@ impl Store {
     /// # Errors
     /// `Unavailable` (S7007) if the store failed.
     pub fn read_all(&self, paths: &[String]) -> Result<Vec<Option<Vec<u8>>>> {
-        let places: Vec<Path> = paths
+        let objects: Vec<String> = paths.iter().map(|path| name(path)).collect::<Result<_>>()?;
+        let found = self
+            .objects
+            .read_all(&objects, Length::AtMost(UNKNOWN_BYTES_MAX));
+        paths
             .iter()
-            .map(|path| parse(path))
-            .collect::<Result<_>>()?;
-        let most = Length::AtMost(UNKNOWN_BYTES_MAX);
-        let read = |place: Path| async move {
-            self.usable(
-                place.as_ref(),
-                self.retry(0, async || self.fetch(&place, most).await).await,
-            )
-        };
-        self.0.runtime.block_on(
-            futures_util::stream::iter(places)
-                .map(read)
-                .buffered(READS)
-                .try_collect(),
-        )
+            .zip(found)
+            .map(|(path, found)| self.usable(path, found))
+            .collect()
     }
 
     /// Writes an object whole if nothing stands under its name; of several who try, one succeeds.
@@ -290,15 +276,10 @@ impl Store {
     /// # Errors
     /// `Unavailable` (S7007) if nobody knows whether it was written.
     pub fn create(&self, path: &str, bytes: Vec<u8>) -> Result<Creation> {
-        let place = parse(path)?;
-        let payload = PutPayload::from(bytes.clone());
-        let created = self.attempt(bytes.len() as u64, async || {
-            self.write(&place, payload.clone(), PutMode::Create).await
-        });
-        let Err(failure) = created else {
+        let Err(failure) = self.objects.write(&name(path)?, bytes.clone(), false) else {
             return Ok(Creation::Created);
         };
-        let exists = matches!(failure.cause, object_store::Error::AlreadyExists { .. });
+        let exists = failure.kind == FailureKind::Exists;
         match self.read(path)? {
             Some(there) if there == bytes => self.sync_again(path).map(|()| Creation::Created),
             Some(there) => Ok(Creation::Exists(there)),
@@ -309,19 +290,16 @@ impl Store {
         }
     }
 
-    /// See [`Folder::sync`].
+    /// See [`Objects::sync`].
     fn sync_again(&self, path: &str) -> Result<()> {
-        let Objects::Folder(folder) = &self.0.objects else {
-            return Ok(());
-        };
         let failed = |cause| {
             Error::new(
                 code::STORE,
-                format!("`{path}` in {} cannot be synced", self.0.location),
+                format!("`{path}` in {} cannot be synced", self.location),
             )
             .with_source(cause)
         };
-        folder.sync(path).map_err(failed)
+        self.objects.sync(path).map_err(failed)
     }
 
     /// All objects below a folder, with their lengths, by path; the whole store if `folder` is
@@ -330,20 +308,10 @@ impl Store {
     /// # Errors
     /// `Unavailable` (S7007) if the store failed: a listing is whole or an error.
     pub fn list(&self, folder: &str) -> Result<Vec<(String, u64)>> {
-        let prefix = Some(folder)
-            .filter(|folder| !folder.is_empty())
-            .map(parse)
-            .transpose()?;
-        let listed = self.attempt(0, async || match &self.0.objects {
-            Objects::Folder(root) => ask(root, folder, |root, folder| root.list(folder)).await,
-            Objects::Remote(objects) => {
-                objects
-                    .list(prefix.as_ref())
-                    .map_ok(|meta| (meta.location.to_string(), meta.size))
-                    .try_collect::<Vec<_>>()
-                    .await
-            }
-        });
+        if !folder.is_empty() {
+            name(folder)?;
+        }
+        let listed = self.objects.list(folder);
         let mut objects = listed.map_err(|failure| self.failed("list", folder, failure))?;
         objects.sort();
         Ok(objects)
@@ -354,16 +322,7 @@ impl Store {
     /// # Errors
     /// `Unavailable` (S7007) if the store failed.
     pub fn folders(&self) -> Result<Vec<String>> {
-        let listed = self.attempt(0, async || match &self.0.objects {
-            Objects::Folder(root) => ask(root, "", |root, _| root.folders()).await,
-            Objects::Remote(objects) => Ok(objects
-                .list_with_delimiter(None)
-                .await?
-                .common_prefixes
-                .iter()
-                .map(Path::to_string)
-                .collect()),
-        });
+        let listed = self.objects.folders();
         listed.map_err(|failure| self.failed("list", "", failure))
     }
 
@@ -372,13 +331,10 @@ impl Store {
     /// # Errors
     /// `Unavailable` (S7007) if the store failed.
     pub fn delete(&self, path: &str) -> Result<()> {
-        let place = parse(path)?;
-        let deleted = self.attempt(0, async || match &self.0.objects {
-            Objects::Folder(folder) => ask(folder, place.as_ref(), Folder::delete).await,
-            Objects::Remote(objects) => objects.delete(&place).await,
-        });
-        match deleted {
-            Err(failure) if !failure.is_missing() => Err(self.failed("delete", path, failure)),
+        match self.objects.delete(&name(path)?) {
+            Err(failure) if failure.kind != FailureKind::Missing => {
+                Err(self.failed("delete", path, failure))
+            }
             _ => Ok(()),
         }
     }
@@ -390,16 +346,29 @@ impl Store {
     /// # Errors
     /// `Unavailable` (S7007) if a file cannot be deleted.
     pub fn remove_unfinished(&self, folder: &str) -> Result<()> {
-        let Objects::Folder(root) = &self.0.objects else {
-            return Ok(());
-        };
-        root.remove_unfinished(folder).map_err(|cause| {
+        self.objects.remove_unfinished(folder).map_err(|cause| {
             Error::new(
                 code::STORE,
-                format!("`{folder}` in {} cannot be cleaned", self.0.location),
+                format!("`{folder}` in {} cannot be cleaned", self.location),
             )
             .with_source(cause)
         })
+    }
+
+    fn failed(&self, verb: &str, path: &str, failure: Failure) -> Error {
+        let place = &self.location;
+        if failure.kind == FailureKind::NoFile {
+            let message = format!(
+                "cannot {verb} `{path}` in {place}: a folder has its name, or something else that of its folder"
+            );
+            return Error::new(code::SNAPSHOT_DAMAGED, message).with_source(failure.cause);
+        }
+        let times = match failure.attempts {
+            1 => "once".to_owned(),
+            attempts => format!("{attempts} times"),
+        };
+        let message = format!("cannot {verb} `{path}` in {place}, tried {times}");
+        Error::new(code::STORE, message).with_source(failure.cause)
     }
 }
 
@@ -410,15 +379,17 @@ fn unusable(location: &str) -> Error {
     )
 }
 
-fn parse(path: &str) -> Result<Path> {
+/// The name of an object at a path, if it may be one.
+fn name(path: &str) -> Result<String> {
     let path = resolve("", path)?;
-    Path::parse(&path).map_err(|cause| {
+    object_store::path::Path::parse(&path).map_err(|cause| {
         Error::new(
             code::SNAPSHOT_DAMAGED,
             format!("`{path}` is no name of an object"),
         )
         .with_source(cause)
-    })
+    })?;
+    Ok(path)
 }
 
 #[cfg(test)]

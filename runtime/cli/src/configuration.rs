@@ -12,7 +12,7 @@ pub fn set_all<'a>(
     pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<()> {
     for (key, value) in pairs {
-        if !Configuration::KEYS.contains(&key) {
+        if !Configuration::keys().contains(&key) {
             return Err(unknown(key));
         }
         configuration.set(key, value)?;
@@ -32,15 +32,16 @@ fn hint(key: &str, configuration: &Configuration) -> Option<String> {
 }
 
 fn unknown(key: &str) -> Error {
-    let near: Vec<&str> = Configuration::KEYS
+    let keys = Configuration::keys();
+    let near: Vec<&str> = keys
         .iter()
         .copied()
         .filter(|known| is_near(key, known))
         .collect();
     let (intro, names) = if near.is_empty() {
-        ("the keys are", Configuration::KEYS)
+        ("the keys are", keys)
     } else {
-        ("did you mean", near.as_slice())
+        ("did you mean", near)
     };
     Error::new(
         code::BAD_OPTION,
@@ -95,7 +96,7 @@ mod tests {
         check("deadline", "did you mean plugin.deadline");
         check(
             "zzz",
-            &format!("the keys are {}", Configuration::KEYS.join(", ")),
+            &format!("the keys are {}", Configuration::keys().join(", ")),
         );
     }
 

@@ -5,8 +5,9 @@ use crate::{key, print, report};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use streamrt_checkpoint::{PluginEntry, Snapshot, Store};
-use streamrt_state::{OperatorState, RowCodec, Share};
+use streamrt_checkpoint::{PluginEntry, Snapshot, Store, SubtaskSnapshot};
+use streamrt_state::{OperatorIndex, OperatorState, RowCodec, Share};
+use streamrt_taskmanager::{SnapshotStates, read_indexes};
 use streamrt_types::{Error, KeyGroupRange, Result, code};
 use streamrt_wit::{DataType, Field, Schema};
 
@@ -33,14 +34,17 @@ impl Size {
 /// If there is no snapshot, or it is damaged.
 pub fn inspect(args: &SnapshotArgs) -> Result<()> {
     let snapshot = Snapshot::open(&args.dir.to_string_lossy())?;
-    let manifest = snapshot.manifest();
-    let sizes = snapshot.sizes();
+    let (manifest, kept) = (snapshot.manifest(), SnapshotStates::of(&snapshot)?);
+    let objects = manifest.subtasks.iter().flat_map(SubtaskSnapshot::objects);
+    let (n_objects, n_bytes) = objects.fold((0, 0u64), |(n, bytes), stored| {
+        (n + 1, bytes.saturating_add(stored.bytes))
+    });
     match args.output {
         Format::Json => {
             let operator = |uid: &str| {
-                json!({"uid": uid, "states": states(&snapshot, uid).iter().map(|(name, size)| {
+                json!({"uid": uid, "states": states(&kept, uid).iter().map(|(name, size)| {
                 json!({"name": name, "types": size.types, "entries": size.entries, "bytes": size.bytes, "on_disk": size.on_disk})
-            }).collect::<Value>(), "bytes": sizes.operators.get(uid).map_or(0, |size| size.bytes)})
+            }).collect::<Value>(), "bytes": kept.indexes(uid).map(bytes_of).fold(0, u64::saturating_add)})
             };
             let operators: Value = manifest
                 .operators
@@ -49,7 +53,7 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
                 .collect();
             let object = json!({"job": manifest.job, "checkpoint": manifest.checkpoint, "kind": manifest.kind, "wall_clock_ms": manifest.wall_clock_ms,
                 "max_parallelism": manifest.max_parallelism, "configuration": manifest.configuration, "components": components(&snapshot),
-                "bytes": sizes.bytes, "operators": operators});
+                "bytes": n_bytes, "operators": operators});
             print(&format!("{object}\n"))
         }
         Format::Text => {
@@ -59,8 +63,8 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
                 manifest.checkpoint,
                 manifest.job,
                 manifest.max_parallelism,
-                sizes.bytes,
-                sizes.objects
+                n_bytes,
+                n_objects
             );
             for plugin in &manifest.plugins {
                 text += &format!(
@@ -76,7 +80,7 @@ pub fn inspect(args: &SnapshotArgs) -> Result<()> {
                 .for_each(|(key, value)| text += &format!("{key} = {value}\n"));
             for entry in &manifest.operators {
                 text += &format!("{} (parallelism {})\n", entry.uid, entry.parallelism);
-                for (name, size) in states(&snapshot, &entry.uid) {
+                for (name, size) in states(&kept, &entry.uid) {
                     text += &match size.on_disk {
                         true => format!("  {name}: on disk, {}\n", size.types),
                         false => format!(
@@ -96,16 +100,22 @@ fn components(snapshot: &Snapshot) -> Value {
     snapshot.manifest().plugins.iter().map(component).collect()
 }
 
+/// Bytes of the states of one operator of one subtask.
+fn bytes_of(index: &OperatorIndex) -> u64 {
+    let groups = index.keyed.iter().flat_map(|keyed| &keyed.groups);
+    let lists = index.lists.iter().map(|list| list.bytes);
+    let on_disk = index.disk.iter().map(|disk| disk.bytes);
+    groups
+        .map(|span| span.bytes)
+        .chain(lists)
+        .chain(on_disk)
+        .fold(0, u64::saturating_add)
+}
+
 /// The keyed states of an operator, and its lists, by name.
-fn states(snapshot: &Snapshot, uid: &str) -> BTreeMap<String, Size> {
+fn states(kept: &SnapshotStates<'_>, uid: &str) -> BTreeMap<String, Size> {
     let mut states: BTreeMap<String, Size> = BTreeMap::new();
-    let of_uid = snapshot
-        .manifest()
-        .subtasks
-        .iter()
-        .flat_map(|subtask| &subtask.operators)
-        .filter(|index| index.uid == uid);
-    for index in of_uid {
+    for index in kept.indexes(uid) {
         for keyed in &index.keyed {
             let size = states.entry(keyed.name.clone()).or_default();
             size.types = keyed.types.clone();
@@ -176,7 +186,8 @@ impl KeyedState {
     /// If there is no such state, or its bytes are damaged.
     pub fn open(dir: &Path, uid: &str, name: &str) -> Result<KeyedState> {
         let snapshot = Snapshot::open(&dir.to_string_lossy())?;
-        let parts = snapshot.parts(uid)?;
+        let kept = SnapshotStates::of(&snapshot)?;
+        let parts = kept.parts(uid)?;
         let keyed = parts
             .iter()
             .flatten()
@@ -184,7 +195,7 @@ impl KeyedState {
             .find(|keyed| keyed.name == name);
         let types = keyed
             .map(|keyed| keyed.types.clone())
-            .ok_or_else(|| unreadable(&snapshot, uid, name))?;
+            .ok_or_else(|| unreadable(&snapshot, &kept, uid, name))?;
         let max_parallelism = snapshot.manifest().max_parallelism;
         let share = Share {
             subtask: 0,
@@ -209,11 +220,8 @@ impl KeyedState {
     }
 }
 
-fn unreadable(snapshot: &Snapshot, uid: &str, name: &str) -> Error {
-    if states(snapshot, uid)
-        .get(name)
-        .is_some_and(|size| size.on_disk)
-    {
+fn unreadable(snapshot: &Snapshot, kept: &SnapshotStates<'_>, uid: &str, name: &str) -> Error {
+    if states(kept, uid).get(name).is_some_and(|size| size.on_disk) {
         let message = format!(
             "state `{name}` of operator `{uid}` is in files of the rocksdb backend: a savepoint of the job has its entries"
         );
@@ -224,7 +232,7 @@ fn unreadable(snapshot: &Snapshot, uid: &str, name: &str) -> Error {
         .operators
         .iter()
         .flat_map(|entry| {
-            states(snapshot, &entry.uid)
+            states(kept, &entry.uid)
                 .into_keys()
                 .map(|name| format!("{}/{name}", entry.uid))
                 .collect::<Vec<_>>()
@@ -356,7 +364,9 @@ fn decoded(codec: Option<&RowCodec>, bytes: &[u8]) -> Value {
 /// S7001 if something is missing or damaged; everything is listed first.
 pub fn fsck(args: &FsckArgs) -> Result<()> {
     let place = args.dir.to_string_lossy();
-    let report = streamrt_checkpoint::fsck(&Store::existing(&place)?)?;
+    let report = streamrt_checkpoint::fsck(&Store::existing(&place)?, &|path, manifest| {
+        read_indexes(path, manifest).map(drop)
+    })?;
     let mut text = format!(
         "{} objects are whole, {} bytes\n",
         report.whole, report.whole_bytes

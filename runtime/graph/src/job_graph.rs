@@ -10,7 +10,7 @@
 //! Flink's `StreamingJobGraphGenerator`, for rule 1.
 
 use crate::stream::{EdgePartitioner, StreamGraph};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use streamrt_types::Target;
 use streamrt_wit::{Body, Function, FunctionKind, OutputColumns, Schema};
 
@@ -80,7 +80,7 @@ impl JobGraph {
             places: Vec::new(),
             parallelism,
             n_readers,
-            known: HashMap::new(),
+            known: BTreeMap::new(),
         };
         for node in 0..builder.graph.stream.nodes.len() {
             builder.place(node);
@@ -156,7 +156,7 @@ struct Builder {
     n_readers: Vec<usize>,
     /// The columns that the guest has after the functions that an operator, by vertex and number,
     /// has so far.
-    known: HashMap<(usize, usize), HashSet<String>>,
+    known: BTreeMap<(usize, usize), BTreeSet<String>>,
 }
 
 impl Builder {

@@ -10,7 +10,7 @@ use crate::spec::{FunctionRef, JobSpec, functions_of};
 use crate::stream_schema;
 use arrow_schema::{Field, SchemaRef};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use streamrt_types::{Error, Result, code};
 use streamrt_wit::{Body, FunctionKind, Node, OutputColumns, Partitioning};
 
@@ -85,7 +85,7 @@ impl StreamGraph {
             nodes: Vec::new(),
             functions: spec.functions.clone(),
         };
-        let position: HashMap<u32, usize> = order
+        let position: BTreeMap<u32, usize> = order
             .iter()
             .enumerate()
             .map(|(i, &n)| (spec.nodes[n].id, i))
@@ -121,7 +121,7 @@ impl StreamGraph {
             .collect()
     }
 
-    fn check_node(&self, node: &Node, position: &HashMap<u32, usize>) -> Result<StreamNode> {
+    fn check_node(&self, node: &Node, position: &BTreeMap<u32, usize>) -> Result<StreamNode> {
         if let Some(number) = functions_of(&node.body)
             .into_iter()
             .find(|n| *n as usize >= self.functions.len())
@@ -187,7 +187,7 @@ impl StreamGraph {
     /// Each once, and only those that are still there: united inputs have the same ones, and a
     /// function that replaces the columns drops them.
     fn hidden(&self, node: &Node, inputs: &[StreamEdge], input: Option<&SchemaRef>) -> Vec<String> {
-        let there: HashSet<&str> = input
+        let there: BTreeSet<&str> = input
             .iter()
             .flat_map(|schema| schema.fields())
             .map(|field| field.name().as_str())
@@ -196,7 +196,7 @@ impl StreamGraph {
             .iter()
             .flat_map(|edge| &self.nodes[edge.from].hidden)
             .filter(|name| there.contains(name.as_str()));
-        let mut seen = HashSet::new();
+        let mut seen = BTreeSet::new();
         let mut hidden: Vec<String> = of_inputs
             .filter(|name| seen.insert(name.as_str()))
             .cloned()
@@ -220,7 +220,7 @@ impl StreamGraph {
         &self,
         node: &Node,
         number: u16,
-        position: &HashMap<u32, usize>,
+        position: &BTreeMap<u32, usize>,
     ) -> Result<(Option<SchemaRef>, Vec<StreamEdge>)> {
         let (mut schema, mut edges): (Option<SchemaRef>, Vec<StreamEdge>) = (None, Vec::new());
         for input in node.inputs.iter().filter(|input| input.input == number) {
@@ -275,7 +275,7 @@ impl StreamGraph {
 
     /// A node whose main results go nowhere, which is a mistake; side outputs may be ignored.
     fn dead_end(&self) -> Option<usize> {
-        let used: HashSet<usize> = self
+        let used: BTreeSet<usize> = self
             .nodes
             .iter()
             .flat_map(|node| node.inputs.iter().map(|edge| edge.from))
@@ -339,7 +339,7 @@ fn partitioner(partitioning: &Partitioning, schema: &SchemaRef) -> Result<EdgePa
 }
 
 fn check_uids(nodes: &[Node]) -> Result<()> {
-    let (mut uids, mut ids) = (HashSet::new(), HashSet::new());
+    let (mut uids, mut ids) = (BTreeSet::new(), BTreeSet::new());
     for node in nodes {
         if node.uid.trim().is_empty() {
             return Err(Error::new(
@@ -368,7 +368,7 @@ fn check_uids(nodes: &[Node]) -> Result<()> {
 
 /// The nodes on cycles: what remains of the leftover nodes once those that merely hang on a cycle
 /// are removed.
-fn cycle(nodes: &[Node], index: &HashMap<u32, usize>, done: &[usize]) -> Vec<usize> {
+fn cycle(nodes: &[Node], index: &BTreeMap<u32, usize>, done: &[usize]) -> Vec<usize> {
     let mut left = vec![true; nodes.len()];
     done.iter().for_each(|i| left[*i] = false);
     let inputs = |i: usize| nodes[i].inputs.iter().map(|input| index[&input.node]);
@@ -388,7 +388,7 @@ fn cycle(nodes: &[Node], index: &HashMap<u32, usize>, done: &[usize]) -> Vec<usi
 }
 
 /// The nodes that read each node, once per edge.
-fn users(nodes: &[Node], index: &HashMap<u32, usize>) -> Result<Vec<Vec<usize>>> {
+fn users(nodes: &[Node], index: &BTreeMap<u32, usize>) -> Result<Vec<Vec<usize>>> {
     let mut users = vec![Vec::new(); nodes.len()];
     for (i, node, input) in nodes
         .iter()
@@ -417,7 +417,7 @@ fn is_last(n: &mut usize) -> bool {
 
 /// Kahn's algorithm; among the free nodes, the user's order decides.
 fn topological_order(nodes: &[Node]) -> Result<Vec<usize>> {
-    let index: HashMap<u32, usize> = nodes
+    let index: BTreeMap<u32, usize> = nodes
         .iter()
         .enumerate()
         .map(|(i, node)| (node.id, i))

@@ -25,6 +25,7 @@ mod disk_snapshot;
 mod expiry;
 mod flight;
 mod index;
+mod index_check;
 mod keys;
 mod list;
 mod map;
@@ -48,6 +49,7 @@ pub use disk::{
 };
 pub use disk_snapshot::{DiskFiles, DiskIndex, each_pair, push_pair};
 pub use index::{EntryId, NO_ENTRY};
+pub use index_check::check_indexes;
 pub use keys::{KeyBuffer, KeyKind, Keys};
 pub use list::{ListState, list_elements};
 pub use map::{MapPage, MapState};

@@ -18,6 +18,7 @@ use crate::mailbox::{Command, Mailbox, Report, TaskSnapshot};
 use crate::regions::{Resume, Suspend, Suspended};
 use crate::replaceable::UserCode;
 use crate::restored::Restored;
+use crate::snapshot_states::entries;
 use crate::statistics::{CheckpointStatus, Statistics, SubtaskReport};
 use crate::versions::Versions;
 use crate::wishes::{Swap, Swapped, Wish, Wishes, answer};
@@ -303,6 +304,7 @@ impl Uploader {
                     .upload(snapshot.checkpoint, place, number, &uid, &on_disk)?,
             );
         }
+        let operators = entries(&operators, self.max_parallelism, &bytes)?;
         let kind = if savepoint.is_some() {
             SnapshotKind::Savepoint
         } else {

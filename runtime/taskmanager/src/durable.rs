@@ -15,6 +15,7 @@ use crate::kept_region::KeptRegion;
 use crate::restored::Restored;
 use crate::same_job::{check_finished, check_same, kept_args, plan_of};
 use crate::settle::{is_committed, settle, uncommitted};
+use crate::snapshot_states::checked;
 use crate::task::GATE_SUFFIX;
 use crate::versions::Before;
 use crate::wishes::Wishes;
@@ -188,7 +189,7 @@ pub(crate) fn look(configuration: &Configuration, from: Option<&str>) -> Result<
         (None, None) => None,
         (None, Some((store, _))) if finished => last(store, &history)?,
         (None, Some((store, _))) => newest(store, &history)?,
-        (Some(from), None) => Some(Snapshot::open(from)?),
+        (Some(from), None) => Some(checked(Snapshot::open(from)?)?),
         (Some(from), Some((store, newest))) => Some(named(from, store, newest, &history)?),
     };
     Ok(Kept {
@@ -203,7 +204,7 @@ pub(crate) fn look(configuration: &Configuration, from: Option<&str>) -> Result<
 
 /// What a job goes on from whose user names the snapshot `from`, and whose newest one is `newest`.
 fn named(from: &str, store: &Store, newest: &Published, history: &History) -> Result<Snapshot> {
-    let named = Snapshot::open(from)?;
+    let named = checked(Snapshot::open(from)?)?;
     let is_named =
         |published: &Published| published.manifest.checksum == named.published().manifest.checksum;
     // It may have been moved since.
@@ -249,7 +250,9 @@ fn load(store: &Store, published: &Published) -> Result<Snapshot> {
         None => e,
     }
     };
-    Snapshot::load(store, published).map_err(moved)
+    Snapshot::load(store, published)
+        .and_then(checked)
+        .map_err(moved)
 }
 
 /// What the job goes on from. A savepoint with which nothing was committed belongs to the user

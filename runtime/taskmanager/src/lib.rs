@@ -35,6 +35,7 @@ mod restart;
 mod restored;
 mod same_job;
 mod settle;
+mod snapshot_states;
 mod split_rows;
 mod splits;
 mod statistics;
@@ -51,6 +52,7 @@ pub use job::{
 };
 pub use job_state::JobState;
 pub use replacement::{Replacing, Trust, replacement};
+pub use snapshot_states::{SnapshotStates, read_indexes};
 pub use statistics::{CheckpointReport, CheckpointStatus, SubtaskReport};
 pub use upgrade::Upgraded;
 pub use vertices::{SubtaskCounters, VertexReport};

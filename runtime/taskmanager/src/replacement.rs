@@ -2,6 +2,7 @@
 //! has approved of it.
 
 use crate::durable::newest;
+use crate::snapshot_states::checked;
 use streamrt_checkpoint::{ApprovalKey, History, PluginEntry, Published, Snapshot, Store};
 use streamrt_types::{Configuration, Error, Result, code};
 
@@ -65,7 +66,7 @@ pub fn replacement(
     };
     let history = History::read(&store)?;
     if let Some(from) = from {
-        let named = Snapshot::open(from)?;
+        let named = checked(Snapshot::open(from)?)?;
         let is_named = |published: &Published| {
             published.manifest.checksum == named.published().manifest.checksum
         };

@@ -1,6 +1,7 @@
 //! What a checkpoint kept, ready to be given to tasks at any parallelism.
 
 use crate::places::Places;
+use crate::snapshot_states::SnapshotStates;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use streamrt_checkpoint::{DiskFileEntry, OperatorEntry, Snapshot, Store};
@@ -59,7 +60,7 @@ impl Restored {
     }
 
     fn read_of(snapshot: &Snapshot, wanted: impl Fn(&str) -> bool) -> Result<Restored> {
-        let manifest = snapshot.manifest();
+        let (manifest, states) = (snapshot.manifest(), SnapshotStates::of(snapshot)?);
         let running: BTreeSet<u32> = manifest
             .subtasks
             .iter()
@@ -79,7 +80,7 @@ impl Restored {
         {
             restored
                 .parts
-                .insert(operator.uid.clone(), snapshot.parts(&operator.uid)?);
+                .insert(operator.uid.clone(), states.parts(&operator.uid)?);
             restored
                 .files
                 .insert(operator.uid.clone(), snapshot.files(&operator.uid));

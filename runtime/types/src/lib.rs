@@ -30,7 +30,7 @@ mod time;
 pub use batch::{Batch, Mark, Origin, Rows, Times, columns_bytes};
 pub use code::{CODES, Code};
 pub use config::{
-    BackendKind, Configuration, EndOfTime, PoisonPolicy, RestartKind, parse_bytes,
+    BackendKind, Configuration, EndOfTime, KeyRow, PoisonPolicy, RestartKind, parse_bytes,
     parse_duration_ms,
 };
 pub use element::{Barrier, Status, StreamElement};

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::tests::faulty::{Fault, Faulty, Operation};
+use crate::unique_token;
 use object_store::memory::InMemory;
 use std::sync::Arc;
 

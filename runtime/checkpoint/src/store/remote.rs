@@ -2,7 +2,9 @@
 
 use super::Store;
 #[cfg(feature = "s3")]
-use super::{Objects, unusable};
+use super::{FailureKind, unusable};
+#[cfg(feature = "s3")]
+use crate::shell::Shell;
 #[cfg(feature = "s3")]
 use futures_util::StreamExt;
 #[cfg(feature = "s3")]
@@ -48,8 +50,11 @@ pub(super) fn remote(location: &str) -> Result<Store> {
     let prefix = Path::parse(prefix.trim_end_matches('/'))
         .map_err(|cause| unusable(location).with_source(cause))?;
     let objects: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(objects, prefix));
-    let store = Store::over(Objects::Remote(objects.clone()), location.to_owned())?;
-    store.look_at_bucket(&*objects, bucket)?;
+    let shell = Shell::of_objects(objects.clone())
+        .map_err(|cause| unusable(location).with_source(cause))?;
+    let shell = Arc::new(shell);
+    let store = Store::over(shell.clone(), location);
+    store.look_at_bucket(&shell, &*objects, bucket)?;
     Ok(store)
 }
 
@@ -57,8 +62,8 @@ pub(super) fn remote(location: &str) -> Result<Store> {
 impl Store {
     /// A bucket that is missing answers as one without the object does, so this is asked once,
     /// before anything is taken for empty.
-    fn look_at_bucket(&self, objects: &dyn ObjectStore, bucket: &str) -> Result<()> {
-        use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
+    fn look_at_bucket(&self, shell: &Shell, objects: &dyn ObjectStore, bucket: &str) -> Result<()> {
+        use object_store::Error::{PermissionDenied, Unauthenticated};
         // The answer to a listing is not taken apart by the library; these are the codes of S3 in
         // it.
         const MISSING: [&str; 1] = ["NoSuchBucket"];
@@ -67,29 +72,26 @@ impl Store {
             "SignatureDoesNotMatch",
             "InvalidAccessKeyId",
         ];
-        let says = |cause: &object_store::Error, codes: &[&str]| {
-            let text = cause.to_string();
-            codes
-                .iter()
-                .any(|code| text.contains(&format!("<Code>{code}</Code>")))
-        };
-        let first = self.attempt(0, async || objects.list(None).next().await.transpose());
+        let first = shell.attempt(0, async || objects.list(None).next().await.transpose());
         let Err(failure) = first else { return Ok(()) };
-        let what = match &failure.cause {
-            NotFound { .. } => format!("there is no bucket `{bucket}`"),
-            cause if says(cause, &MISSING) => format!("there is no bucket `{bucket}`"),
-            cause
-                if matches!(cause, PermissionDenied { .. } | Unauthenticated { .. })
-                    || says(cause, &REFUSED) =>
-            {
-                format!(
-                    "the bucket `{bucket}` refuses access with these AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-                )
-            }
-            _ => return Err(self.failed("list", "", failure)),
+        let text = failure.cause.to_string();
+        let says = |codes: &[&str]| {
+            let mut codes = codes.iter();
+            codes.any(|code| text.contains(&format!("<Code>{code}</Code>")))
         };
-        Err(unusable(&self.0.location)
-            .at(what)
-            .with_source(failure.cause))
+        let is_refused = matches!(
+            failure.cause.downcast_ref(),
+            Some(PermissionDenied { .. } | Unauthenticated { .. })
+        );
+        let what = if failure.kind == FailureKind::Missing || says(&MISSING) {
+            format!("there is no bucket `{bucket}`")
+        } else if is_refused || says(&REFUSED) {
+            format!(
+                "the bucket `{bucket}` refuses access with these AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        } else {
+            return Err(self.failed("list", "", failure));
+        };
+        Err(unusable(&self.location).at(what).with_source(failure.cause))
     }
 }

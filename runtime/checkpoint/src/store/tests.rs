@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::tests::faulty::{Fault, Faulty, Operation};
+use object_store::memory::InMemory;
 use std::path::PathBuf;
 
 #[test]
@@ -16,10 +17,7 @@ fn what_is_there_whole_is_not_written_again() {
         );
         Fault::None
     };
-    let store = Store::impatient(Arc::new(Faulty::new(
-        Arc::new(object_store::memory::InMemory::new()),
-        count,
-    )));
+    let store = Store::impatient(Arc::new(Faulty::new(Arc::new(InMemory::new()), count)));
     let put = |bytes: &[u8]| {
         store.put_once("plugins/x", bytes).unwrap();
         assert_eq!(store.read("plugins/x").unwrap().unwrap(), bytes);
@@ -75,6 +73,7 @@ fn check_all(store: &Store) {
 #[test]
 fn memory_and_folder_do_the_same() {
     check_all(&Store::in_memory().unwrap());
+    check_all(&Store::impatient(Arc::new(InMemory::new())));
     check_all(&local().1);
 }
 
@@ -247,4 +246,46 @@ fn a_disk_that_refuses_leaves_nothing_behind() {
         store.create("chk-1/0-0-1", vec![1]).unwrap_err().code(),
         code::SNAPSHOT_DAMAGED
     );
+}
+
+/// Does what it is told, and loses every answer to a write.
+#[derive(Default)]
+struct Forgetful(Memory);
+
+impl Objects for Forgetful {
+    fn read(&self, object: &str, length: Length) -> Result<Found, Failure> {
+        self.0.read(object, length)
+    }
+    fn write(&self, object: &str, bytes: Vec<u8>, replace: bool) -> Result<(), Failure> {
+        self.0.write(object, bytes, replace)?;
+        Err(Failure {
+            kind: FailureKind::Other,
+            cause: "the answer is lost".into(),
+            attempts: 3,
+            unknown: true,
+        })
+    }
+    fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, Failure> {
+        self.0.list(folder)
+    }
+    fn folders(&self) -> Result<Vec<String>, Failure> {
+        self.0.folders()
+    }
+    fn delete(&self, object: &str) -> Result<(), Failure> {
+        self.0.delete(object)
+    }
+}
+
+#[test]
+fn whatever_holds_the_bytes_may_stand_below_a_store() {
+    let store = Store::over(Arc::new(Forgetful::default()), "a place");
+    assert!(matches!(
+        store.create("log/1", vec![1]).unwrap(),
+        Creation::Created
+    ));
+    assert_eq!(
+        store.put("o", vec![2]).unwrap_err().message(),
+        "cannot write `o` in a place, tried 3 times"
+    );
+    assert_eq!(store.read("o").unwrap(), Some(vec![2]));
 }

@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use streamrt_checkpoint::{
-    Manifest, OperatorEntry, PluginEntry, Snapshot, SnapshotKind, Store, SubtaskSnapshot,
-    component_path, object_path,
+    IndexEntry, Manifest, OperatorEntry, PluginEntry, Snapshot, SnapshotKind, Store,
+    SubtaskSnapshot, component_path, object_path,
 };
 use streamrt_state::{
     FrozenEntries, KeyedSnapshot, ListMode, ListSnapshot, OperatorIndex, OperatorSnapshot,
     OperatorState, Share,
 };
+use streamrt_taskmanager::SnapshotStates;
 use streamrt_types::{ErrorKind, KeyGroupRange, Result};
 
 const MAX_PARALLELISM: u32 = 128;
@@ -74,7 +75,9 @@ fn write_savepoint(folder: &Path) {
         subtask: 0,
         finished: false,
         object,
-        operators: vec![index],
+        operators: vec![
+            serde_json::from_value::<IndexEntry>(serde_json::to_value(index).unwrap()).unwrap(),
+        ],
         ..SubtaskSnapshot::default()
     };
     let manifest = Manifest {
@@ -125,7 +128,7 @@ fn seal(folder: &Path, body: &[u8]) {
 /// Reads everything that a restore reads, and returns how many bytes of state it was shown.
 fn restore(folder: &Path) -> Result<usize> {
     let snapshot = Snapshot::open(folder.to_str().unwrap())?;
-    snapshot.sizes();
+    let states = SnapshotStates::of(&snapshot)?;
     let max_parallelism = snapshot.manifest().max_parallelism;
     let mut n_bytes = 0;
     for uid in snapshot
@@ -135,7 +138,7 @@ fn restore(folder: &Path) -> Result<usize> {
         .map(|operator| operator.uid.clone())
         .collect::<Vec<_>>()
     {
-        let parts = snapshot.parts(&uid)?;
+        let parts = states.parts(&uid)?;
         for parallelism in [1, 3] {
             let key_groups = KeyGroupRange::of_subtask(max_parallelism, parallelism, 0);
             let mut state = OperatorState::assemble(
