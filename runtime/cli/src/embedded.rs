@@ -179,16 +179,16 @@ impl JobRunner for Embedded {
         prepared.n_slots
     }
 
-    fn start(&self, id: &JobId, prepared: Prepared) -> Result<Option<Deployed>> {
+    fn start(&self, _: &JobId, prepared: Prepared) -> Result<Option<Deployed>> {
         let Prepared { reader, job, .. } = prepared;
-        let (name, configuration) = (job.spec.name.clone(), job.configuration.clone());
+        let configuration = job.configuration.clone();
         let load = new_version(&reader, &job);
         let handle = match submit(job.to_run(&reader.args)?)? {
             Submission::Started(handle) => handle,
             Submission::Finished => return Ok(None),
         };
         if let Some((checkpoint, place)) = handle.resumed_from() {
-            say!("streamrt: job `{name}` ({id}) goes on from checkpoint {checkpoint} in {place}");
+            say!("streamrt: goes on from checkpoint {checkpoint} in {place}");
         }
         Ok(Some(Deployed {
             running: Running::new(&handle, configuration, load),

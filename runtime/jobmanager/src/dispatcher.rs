@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use streamrt_checkpoint::{EndState, Store};
-use streamrt_types::{Clock, Error, Result, code, say};
+use streamrt_types::{Clock, Error, Result, code, for_job, say};
 
 const LOCK: &str = "lock";
 
@@ -303,7 +303,7 @@ impl<R: JobRunner> Inner<R> {
     }
 
     fn drive(&self, job: &Job<R::Job>) {
-        let run = || self.run(job);
+        let run = || for_job(&job.log, || self.run(job));
         let end = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
             let error = Error::internal("the program panicked while it dealt with the job");
             Some(End::failed(&error))

@@ -4,7 +4,7 @@ use crate::{End, Failure, JobId, Registered, RunningJob, Triggers};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use streamrt_checkpoint::EndState;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Error, LogRing, Result, code};
 
 /// How far a job has come.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ impl<J> Clone for Phase<J> {
 /// See the module.
 pub struct Job<J> {
     pub id: JobId,
+    /// What it has said.
+    pub log: Arc<LogRing>,
     pub(crate) triggers: Triggers,
     state: Mutex<State<J>>,
     changed: Condvar,
@@ -51,9 +53,13 @@ pub(crate) struct State<J> {
 
 impl<J: RunningJob> Job<J> {
     pub(crate) fn new(id: JobId, registered: Result<Registered>) -> Job<J> {
+        let name = registered.as_ref().ok();
+        let name = name.map(|job| job.specification.name.as_str());
+        let log = LogRing::new(name);
         let lives = registered.as_ref().is_ok_and(|job| job.end.is_none());
         Job {
             id,
+            log,
             triggers: Triggers::default(),
             state: Mutex::new(State {
                 phase: if lives {

@@ -89,6 +89,17 @@ impl ClusterApi for OneJob {
         all.into_iter().rev().take(n).rev().collect()
     }
 
+    fn logs(&self, _: &str, n: usize) -> Vec<LogLine> {
+        let line = |message: &str| LogLine {
+            at_ms: 5,
+            attempt: 1,
+            task: "count (1/2)".into(),
+            message: message.into(),
+        };
+        let all = vec![line("first"), line("second")];
+        all.into_iter().rev().take(n).rev().collect()
+    }
+
     fn slots(&self) -> Slots {
         Slots { total: 2, free: 1 }
     }
@@ -407,6 +418,11 @@ fn what_changes_something_is_json_and_is_answered_with_a_trigger() {
         (200, ""),
     );
     assert_eq!(last["checkpoints"][0]["status"]["failed"]["reason"], "full");
+    let logs = check_v1("GET", "/v1/jobs/words/logs?last=1", "", "", (200, ""));
+    assert_eq!(
+        logs["lines"],
+        serde_json::json!([{"at_ms": 5, "attempt": 1, "task": "count (1/2)", "message": "second"}])
+    );
     check_v1("GET", "/v1/cluster", "", "", (200, ""));
 }
 
