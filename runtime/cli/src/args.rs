@@ -195,7 +195,7 @@ pub struct DeployArgs {
     /// A component with a job, or a job.toml.
     pub file: PathBuf,
     /// What the job is called; default: the name of the component's file, or what the job.toml
-    /// says. Of the jobs that run, one alone has a name.
+    /// says. Two jobs that run cannot have the same name.
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub name: Option<String>,
     /// Subtasks of each operator that names no number itself.

@@ -37,7 +37,7 @@ pub struct Version {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Specification {
-    /// What the job is called. Of the jobs that run, one alone has a name.
+    /// What the job is called. Two jobs that run cannot have the same name.
     pub name: String,
     pub version: Version,
     /// Arguments of the job.
