@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_jobmanager::{Failure, Operation, Specification, Trigger, Version};
+use streamrt_jobmanager::{Failure, Operation, Specification, Trigger, Version, check_whole};
 use streamrt_types::{Error, Result, code};
 use utoipa::{OpenApi, ToSchema};
 
@@ -323,6 +323,8 @@ async fn job(State(api): Api, Path(reference): Path<String>) -> Answer<Json<JobS
     responses((status = 202, body = Begun), (status = 404, body = Failure), (status = 409, body = Failure)))]
 async fn stop(state: Api, path: Path<String>, headers: HeaderMap, body: Body) -> Answer<Response> {
     let Stop { savepoint, drain } = read(&headers, body).await?;
+    let folder = savepoint.as_deref();
+    folder.map_or(Ok(()), |folder| check_whole(folder, "`savepoint` is"))?;
     begin(state, path, Operation::Stop { savepoint, drain }).await
 }
 
@@ -351,6 +353,7 @@ async fn savepoint(
     body: Body,
 ) -> Answer<Response> {
     let Savepoint { folder } = read(&headers, body).await?;
+    check_whole(&folder, "`folder` is")?;
     begin(state, path, Operation::Savepoint { folder }).await
 }
 

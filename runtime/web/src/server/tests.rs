@@ -441,6 +441,9 @@ fn a_bad_request_has_a_status_a_code_and_a_sentence() {
     check_v1("POST", cancel, JSON, "{", (400, "S6009"));
     check_v1("POST", "/v1/jobs/none/cancel", JSON, "{}", (404, "S6005"));
     check_v1("POST", "/v1/jobs/words/stop", JSON, "{}", (409, "S7009"));
+    let relative = r#"{"folder": "sp"}"#;
+    let savepoints = "/v1/jobs/words/savepoints";
+    check_v1("POST", savepoints, JSON, relative, (400, "S2007"));
     check_v1("POST", "/v1/jobs", JSON, "{}", (400, "S6009"));
     check_v1("GET", "/v1/jobs/words/triggers/8", "", "", (404, "S6005"));
     check_v1(
