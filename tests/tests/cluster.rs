@@ -248,7 +248,7 @@ fn a_job_is_deployed_and_writes_what_a_run_writes() {
 #[test]
 fn jobs_go_on_exactly_once_after_kills() {
     let mut cluster = Cluster::start(&["--slots", "8"]);
-    let examples = ["word-count", "hot-items", "ride-duration"];
+    let examples = ["word-count", "hot-items", "ride-duration", "audit-log"];
     for name in examples {
         told(&cluster, &example(&cluster, name, 2.5)).succeeded();
     }
