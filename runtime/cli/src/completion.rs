@@ -66,13 +66,22 @@ fn script(shell: Shell) -> String {
         Shell::Fish => clap_complete::Shell::Fish,
     };
     let mut bytes = Vec::new();
-    clap_complete::generate(generator, &mut CommandLine::command(), PROGRAM, &mut bytes);
+    clap_complete::generate(generator, &mut shown(), PROGRAM, &mut bytes);
     let known = String::from_utf8_lossy(&bytes).into_owned();
     match shell {
         Shell::Bash => known + &bash(),
         Shell::Zsh => zsh(&known),
         Shell::Fish => known + &fish(),
     }
+}
+
+/// The command line without what is hidden, which would be completed as well.
+fn shown() -> clap::Command {
+    let all = CommandLine::command();
+    let shown = all.get_subcommands().filter(|command| !command.is_hide_set());
+    clap::Command::new(PROGRAM)
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommands(shown.cloned())
 }
 
 fn bash() -> String {
