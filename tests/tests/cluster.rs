@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use streamrt_tests::binary::{Finished, LIMIT, Running, component, outputs, run, streamrt};
+use streamrt_tests::binary::{Finished, LIMIT, Running, binary, component, outputs, run, streamrt};
 use streamrt_tests::data;
 use streamrt_tests::oracle;
 use tempfile::TempDir;
@@ -248,7 +248,7 @@ fn a_job_is_deployed_and_writes_what_a_run_writes() {
 #[test]
 fn jobs_go_on_exactly_once_after_kills() {
     let mut cluster = Cluster::start(&["--slots", "8"]);
-    let examples = ["word-count", "hot-items", "ride-duration"];
+    let examples = ["word-count", "hot-items", "ride-duration", "audit-log"];
     for name in examples {
         told(&cluster, &example(&cluster, name, 2.5)).succeeded();
     }
@@ -527,4 +527,76 @@ fn an_interrupted_jobmanager_goes_on_with_its_jobs() {
     cluster.go_on();
     let info = cluster.await_state("numbers", "running");
     assert!(info["resumed_from"].as_u64().is_some(), "{info}");
+}
+
+#[test]
+fn what_a_job_says_is_in_its_log_alone() {
+    let mut cluster = Cluster::start(&["--slots", "4"]);
+    cluster.deploy("silent", &[]);
+    let (input, output) = (cluster.path("input"), cluster.text("out"));
+    data::write(&input, &["good", "bad"]);
+    let (job, input) = (component("faulty"), input.display().to_string());
+    let job = job.to_string_lossy();
+    let args = ["--input", &input, "--output", &output, "--how", "print"];
+    cluster
+        .tell(&[&["deploy", &job, "--wait", "--"][..], &args].concat())
+        .succeeded();
+    let told = cluster
+        .tell(&["logs", "faulty", "--output", "json"])
+        .succeeded();
+    let said: Vec<Value> = told
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let line = said
+        .iter()
+        .find(|line| {
+            line["message"]
+                .as_str()
+                .unwrap()
+                .contains("eprintln has bad")
+        })
+        .unwrap_or_else(|| panic!("it is not there: {}", told.stdout));
+    assert!(
+        line["attempt"].as_u64().unwrap() >= 1
+            && line["task"].as_str().is_some_and(|task| !task.is_empty()),
+        "{line}"
+    );
+    let text = cluster
+        .tell(&["logs", "faulty", "--last", "1"])
+        .succeeded()
+        .stdout;
+    assert!(text.contains("log has 3"), "{text}");
+    let other = cluster.tell(&["logs", "silent"]).succeeded().stdout;
+    assert!(!other.contains("bad"), "{other}");
+    let said = cluster.kill();
+    assert!(said.contains("streamrt: faulty: "), "{said}");
+}
+
+#[test]
+fn a_shell_completes_the_names_of_jobs() {
+    let cluster = Cluster::start(&["--slots", "4"]);
+    for name in ["words", "wide", "other"] {
+        cluster.deploy(name, &[]);
+    }
+    let script = "\
+source <(streamrt completions bash)
+complete_after() {
+    COMP_WORDS=(streamrt \"$@\"); COMP_CWORD=$#; COMPREPLY=()
+    _streamrt_with_jobs streamrt \"${COMP_WORDS[$COMP_CWORD]}\" \"${COMP_WORDS[$COMP_CWORD-1]}\"
+    echo \"${COMPREPLY[*]}\"
+}
+complete_after stop w
+complete_after dep
+";
+    let folder = binary();
+    let folder = folder.parent().unwrap().display().to_string();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script])
+        .env("PATH", format!("{folder}:{path}"))
+        .env("STREAMRT_CLUSTER", &cluster.address);
+    let completed = Running::start(bash).finish(LIMIT).succeeded().stdout;
+    assert_eq!(completed, "words wide\ndeploy\n");
 }

@@ -31,7 +31,7 @@ use streamrt_checkpoint::{
     Action, Coordinator, EndState, Entry, Purpose, Request, SnapshotKind, Store, Stored,
     SubtaskSnapshot, object_path,
 };
-use streamrt_types::{Barrier, Error, Result, code, failpoint};
+use streamrt_types::{Barrier, Error, Result, code, failpoint, inheriting};
 
 /// How often the coordinator looks at the clock at least.
 const TICK_MAX: Duration = Duration::from_millis(50);
@@ -147,7 +147,7 @@ fn spawn<T: Send + 'static>(
         |e| Error::internal("no thread could be started for checkpoints").with_source(e);
     std::thread::Builder::new()
         .name(name.into())
-        .spawn(body)
+        .spawn(inheriting(body))
         .map_err(no_thread)
 }
 

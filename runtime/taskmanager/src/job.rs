@@ -28,7 +28,8 @@ use streamrt_graph::{ExecutionGraph, JobGraph, JobSpec, StreamGraph};
 use streamrt_operator::TaskMetrics;
 use streamrt_plugin::Grants;
 use streamrt_types::{
-    Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism, say,
+    Configuration, Error, Result, SystemClock, WATERMARK_MIN, code, default_max_parallelism,
+    inheriting, say,
 };
 
 /// How often one who waits for the next attempt looks whether there is to be one.
@@ -289,7 +290,7 @@ pub fn submit(submitted: JobToRun) -> Result<Submission> {
     let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
     let thread = std::thread::Builder::new()
         .name("job".into())
-        .spawn(run)
+        .spawn(inheriting(run))
         .map_err(no_thread)?;
     Ok(Submission::Started(JobHandle {
         shared,
