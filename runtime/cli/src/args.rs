@@ -30,6 +30,8 @@ pub enum Command {
     List(ListArgs),
     /// Show what is known of a job.
     Info(InfoArgs),
+    /// Show the last lines that a job has said.
+    Logs(LogsArgs),
     /// Make a savepoint of a running job, or look into one.
     Savepoint(SavepointArgs),
     /// End a job: what is in flight is finished or kept in a last checkpoint, from which the same
@@ -193,7 +195,7 @@ pub struct DeployArgs {
     /// A component with a job, or a job.toml.
     pub file: PathBuf,
     /// What the job is called; default: the name of the component's file, or what the job.toml
-    /// says. Of the jobs that run, one alone has a name.
+    /// says. Two jobs that run cannot have the same name.
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub name: Option<String>,
     /// Subtasks of each operator that names no number itself.
@@ -282,6 +284,18 @@ pub struct JobArgs {
 pub struct InfoArgs {
     #[command(flatten)]
     pub job: JobArgs,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// So many; 1,000 are remembered.
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub last: usize,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub output: Format,

@@ -7,7 +7,7 @@ use streamrt_checkpoint::EndState;
 use streamrt_jobmanager::{
     Dispatcher, End, Job, Operation, Phase, Registered, Specification, Totals, Trigger,
 };
-use streamrt_types::Result;
+use streamrt_types::{LogLine, Result};
 use streamrt_web::{CheckpointDetails, ClusterApi, JobDetails, JobStatus, Slots, State};
 
 /// See the module.
@@ -28,6 +28,11 @@ impl ClusterApi for Cluster {
             Ok(Phase::Running(deployed)) => deployed.running.checkpoints(n),
             _ => Vec::new(),
         }
+    }
+
+    fn logs(&self, job: &str, n: usize) -> Vec<LogLine> {
+        let job = self.dispatcher.job(job);
+        job.map(|job| job.log.last(n)).unwrap_or_default()
     }
 
     fn slots(&self) -> Slots {

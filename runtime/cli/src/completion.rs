@@ -13,8 +13,9 @@ use streamrt_types::Result;
 const PROGRAM: &str = "streamrt";
 
 /// The commands whose first argument is a job.
-const OF_JOBS: [&str; 6] = [
+const OF_JOBS: [&str; 7] = [
     "info",
+    "logs",
     "savepoint",
     "stop",
     "cancel",
@@ -140,7 +141,7 @@ mod tests {
         for (shell, of_jobs) in [
             (
                 Shell::Bash,
-                "info|savepoint|stop|cancel|checkpoints|upgrade)",
+                "info|logs|savepoint|stop|cancel|checkpoints|upgrade)",
             ),
             (Shell::Zsh, ":_streamrt_jobs'"),
             (

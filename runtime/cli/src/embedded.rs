@@ -13,7 +13,7 @@ use streamrt_checkpoint::{EndState, History, Store};
 use streamrt_connector::Need;
 use streamrt_graph::{JobFile, JobGraph, StreamGraph};
 use streamrt_jobmanager::{
-    Blobs, End, JobId, JobRunner, Outcome, RunningJob, Specification, Totals, Version,
+    Blobs, End, JobId, JobRunner, Outcome, RunningJob, Specification, Totals, Version, check_whole,
 };
 use streamrt_minicluster::{Ended, JobHandle, Submission, submit};
 use streamrt_taskmanager::Progress;
@@ -119,7 +119,7 @@ fn check_paths(job: &Job) -> Result<()> {
         let at = |e: Error| e.at(format_args!("node `{}`", node.uid));
         for need in needs(node).map_err(at)? {
             if let Need::Path(path) = need {
-                check_path(&path, verb(node)).map_err(at)?;
+                check_whole(&path, verb(node)).map_err(at)?;
             }
         }
     }
@@ -132,24 +132,11 @@ fn check_paths(job: &Job) -> Result<()> {
     for (key, folder) in folders {
         folder
             .iter()
-            .try_for_each(|folder| check_path(folder, &format!("`{key}` is")))?;
+            .try_for_each(|folder| check_whole(folder, &format!("`{key}` is")))?;
     }
     job.grants.iter().try_for_each(|(name, folder)| {
-        check_path(&folder.to_string_lossy(), &format!("grant `{name}`:"))
+        check_whole(&folder.to_string_lossy(), &format!("grant `{name}` is"))
     })
-}
-
-fn check_path(path: &str, what: &str) -> Result<()> {
-    if Path::new(path).is_absolute() || path.contains("://") {
-        return Ok(());
-    }
-    let message = match path {
-        "-" => format!("{what} standard input, which a deployed job has none of"),
-        _ => format!(
-            "{what} {path}, which starts in a folder that a deployed job does not know: give the whole path"
-        ),
-    };
-    Err(Error::new(code::BAD_OPTION, message))
 }
 
 /// As many as the widest vertex has subtasks.
@@ -180,16 +167,16 @@ impl JobRunner for Embedded {
         prepared.n_slots
     }
 
-    fn start(&self, id: &JobId, prepared: Prepared) -> Result<Option<Deployed>> {
+    fn start(&self, _: &JobId, prepared: Prepared) -> Result<Option<Deployed>> {
         let Prepared { reader, job, .. } = prepared;
-        let (name, configuration) = (job.spec.name.clone(), job.configuration.clone());
+        let configuration = job.configuration.clone();
         let load = new_version(&reader, &job);
         let handle = match submit(job.to_run(&reader.args)?)? {
             Submission::Started(handle) => handle,
             Submission::Finished => return Ok(None),
         };
         if let Some((checkpoint, place)) = handle.resumed_from() {
-            say!("streamrt: job `{name}` ({id}) goes on from checkpoint {checkpoint} in {place}");
+            say!("streamrt: goes on from checkpoint {checkpoint} in {place}");
         }
         Ok(Some(Deployed {
             running: Running::new(&handle, configuration, load),

@@ -1,11 +1,12 @@
 //! The commands to jobs, as users give them: list, info, savepoint, stop, cancel, upgrade.
 
 use crate::args::{
-    CancelArgs, Format, InfoArgs, JobArgs, ListArgs, SavepointArgs, StopArgs, UpgradeArgs,
+    CancelArgs, Format, InfoArgs, JobArgs, ListArgs, LogsArgs, SavepointArgs, StopArgs, UpgradeArgs,
 };
 use crate::bundle::bundle;
 use crate::control_socket::Registered;
 use crate::print;
+use crate::progress::iso_time;
 use crate::targets::{GLANCE, Target, jobs, target};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,7 +15,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 use streamrt_jobmanager::Outcome;
 use streamrt_types::{Error, Result, code};
-use streamrt_web::{Cancel, CheckpointDetails, Client, JobStatus, Place, Savepoint, Stop, Upgrade};
+use streamrt_web::{
+    Cancel, CheckpointDetails, Client, JobStatus, LogEntry, Place, Savepoint, Stop, Upgrade,
+};
 
 /// How a job is listed that does not answer.
 const SILENT: &str = "no answer";
@@ -216,6 +219,27 @@ fn described(status: &JobStatus) -> String {
         .iter()
         .map(|(what, value)| format!("{what:<15} {value}\n"))
         .collect()
+}
+
+/// `streamrt logs`.
+///
+/// # Errors
+/// If there is no such job.
+pub fn logs(args: &LogsArgs) -> Result<()> {
+    let mut target = target(&args.job)?;
+    let said = target.client.logs(&target.id, args.last);
+    let lines = said.map_err(|e| place(&target, e))?.lines;
+    let line = |line: &LogEntry| match args.output {
+        Format::Json => format!("{}\n", json!(line)),
+        Format::Text => format!(
+            "{} {} {}: {}\n",
+            iso_time(line.at_ms),
+            line.attempt,
+            line.task,
+            line.message.replace('\n', "\n  ")
+        ),
+    };
+    print(&lines.iter().map(line).collect::<String>())
 }
 
 /// A path that means the same in another process; so does the URL of an object store as it is.

@@ -106,6 +106,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Deploy(args) => deploy::deploy(&args),
         Command::List(args) => jobs::list(&args),
         Command::Info(args) => jobs::info(&args),
+        Command::Logs(args) => jobs::logs(&args),
         Command::Savepoint(args) => match (&args.command, &args.job, &args.dir) {
             (Some(SavepointCommand::Inspect(args)), ..) => snapshot::inspect(args),
             (None, Some(job), Some(dir)) => jobs::savepoint(job, dir, &args),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use streamrt_checkpoint::{Stored, unique_token};
 use streamrt_jobmanager::{Operation, Outcome, Specification, Trigger, Triggers};
-use streamrt_types::{Error, Result, SystemClock, code};
+use streamrt_types::{Error, LogLine, LogRing, Result, SystemClock, code};
 use streamrt_web::{Access, Bound, CheckpointDetails, ClusterApi, JobDetails, Server, Slots};
 
 /// How long the process stays for those who ask what came of their commands: a job that was stopped
@@ -24,6 +24,7 @@ struct OneJob {
     name: String,
     started_ms: i64,
     running: Arc<Running>,
+    log: Arc<LogRing>,
     uploads: Mutex<BTreeMap<String, Arc<Vec<u8>>>>,
     triggers: Triggers,
 }
@@ -49,7 +50,11 @@ impl Drop for Shown {
 ///
 /// # Errors
 /// As [`Bound::serve`], of the address.
-pub fn show(name: &str, running: Running, address: Option<Bound>) -> Result<Shown> {
+pub fn show(
+    name: &str,
+    (running, log): (Running, Arc<LogRing>),
+    address: Option<Bound>,
+) -> Result<Shown> {
     let control = control_socket(name).map_err(|error| report::status(error.message()));
     let id = match &control {
         Ok((socket, _)) => socket.long_id.clone(),
@@ -60,6 +65,7 @@ pub fn show(name: &str, running: Running, address: Option<Bound>) -> Result<Show
         name: name.to_owned(),
         started_ms: SystemClock::shared().now_ms(),
         running: Arc::new(running),
+        log,
         uploads: Mutex::default(),
         triggers: Triggers::default(),
     });
@@ -117,6 +123,13 @@ impl ClusterApi for OneJob {
     fn checkpoints(&self, job: &str, n: usize) -> Vec<CheckpointDetails> {
         match job == self.id {
             true => self.running.checkpoints(n),
+            false => Vec::new(),
+        }
+    }
+
+    fn logs(&self, job: &str, n: usize) -> Vec<LogLine> {
+        match job == self.id {
+            true => self.log.last(n),
             false => Vec::new(),
         }
     }

@@ -175,7 +175,7 @@ fn thousands(number: f64) -> String {
 
 /// Milliseconds since the epoch as `2017-11-26T01:00:00.000Z`. The watermark behind the last record
 /// is `end`.
-fn iso_time(ms: i64) -> String {
+pub fn iso_time(ms: i64) -> String {
     match ms {
         WATERMARK_MAX => return "end".to_owned(),
         WATERMARK_MIN => return "none".to_owned(),

@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 use streamrt_graph::JobSpec;
 use streamrt_jobmanager::job_master::CheckpointStatus;
 use streamrt_minicluster::{Ended, JobHandle, JobRemote, Submission, submit};
-use streamrt_types::{Configuration, Error, Result, finish_saying, say_as_json, say_raw};
+use streamrt_types::{
+    Configuration, Error, LogRing, Result, finish_saying, for_job, say_as_json, say_raw,
+};
 use streamrt_web::Bound;
 use streamrt_wit::Body;
 
@@ -57,7 +59,8 @@ pub fn run(args: RunArgs) -> Result<()> {
     let rest = args.rest.as_deref().map(Bound::new).transpose()?;
     let configuration = job.configuration.clone();
     let submitted = job.to_run(args)?;
-    let handle = match submit(submitted)? {
+    let log = LogRing::new(None);
+    let handle = match for_job(&log, || submit(submitted))? {
         Submission::Started(handle) => handle,
         Submission::Finished => {
             report::status(&format!(
@@ -67,17 +70,9 @@ pub fn run(args: RunArgs) -> Result<()> {
         }
     };
     has_started.store(true, Ordering::SeqCst);
-    if let Some((checkpoint, place)) = handle.resumed_from() {
-        report::status(&format!(
-            "the job goes on from checkpoint {checkpoint} in {place}"
-        ));
-    }
-    handle
-        .remarks()
-        .iter()
-        .for_each(|remark| report::status(remark));
+    for_job(&log, || say_beginning(&handle));
     let running = Running::new(&handle, configuration, load);
-    let shown = one_job::show(&name, running, rest)?;
+    let shown = one_job::show(&name, (running, log), rest)?;
     let ended = watch(handle, style, &interrupts);
     drop(shown);
     let (ended, stopped) = ended?;
@@ -88,6 +83,19 @@ pub fn run(args: RunArgs) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Says where the job begins, and what a user should know of it.
+fn say_beginning(handle: &JobHandle) {
+    if let Some((checkpoint, place)) = handle.resumed_from() {
+        report::status(&format!(
+            "the job goes on from checkpoint {checkpoint} in {place}"
+        ));
+    }
+    handle
+        .remarks()
+        .iter()
+        .for_each(|remark| report::status(remark));
 }
 
 /// Before the job has started there is nothing to finish: reading, compiling or looking for a

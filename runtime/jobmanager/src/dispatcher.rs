@@ -9,6 +9,7 @@
 //! Invariant: at most one Dispatcher works in a folder: it holds the lock of the folder.
 
 use crate::job::{Job, Phase};
+use crate::shell::{Deadline, spawn};
 use crate::{
     Blobs, End, JobId, JobRunner, Lease, Operation, Outcome, Registry, ResourceManager, RunningJob,
     Specification, Trigger, Version,
@@ -19,9 +20,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use streamrt_checkpoint::{EndState, Store};
-use streamrt_types::{Clock, Error, Result, code, say};
+use streamrt_types::{Clock, Error, Result, code, for_job, say};
 
 const LOCK: &str = "lock";
 
@@ -191,8 +192,17 @@ impl<R: JobRunner> Dispatcher<R> {
             self.0.check_components(version)?;
         }
         let (inner, own) = (self.0.clone(), job.clone());
+        let ends = end_wish(&operation).is_some();
         let work: Box<dyn FnOnce() -> Result<Outcome> + Send> = match running(&job, &operation)? {
-            Some(running) => Box::new(move || inner.carry_out(&own, &*running, operation)),
+            Some(running) => Box::new(move || {
+                let done = inner.carry_out(&own, &*running, operation);
+                // A job that could not be stopped runs on.
+                done.inspect_err(|_| {
+                    if ends {
+                        own.change(|state| state.end_wish = None);
+                    }
+                })
+            }),
             None => {
                 self.0.slots.wake();
                 Box::new(move || ended(&own))
@@ -218,7 +228,7 @@ impl<R: JobRunner> Dispatcher<R> {
     pub fn suspend(&self, limit: Duration) {
         self.0.suspended.store(true, Ordering::SeqCst);
         self.0.slots.wake();
-        let (jobs, until) = (self.jobs(), Instant::now() + limit);
+        let (jobs, until) = (self.jobs(), Deadline::after(limit));
         for job in &jobs {
             if let Phase::Running(running) = job.phase() {
                 running.stop();
@@ -228,37 +238,45 @@ impl<R: JobRunner> Dispatcher<R> {
     }
 }
 
+/// How a user who gives this command wants the job to end.
+fn end_wish(operation: &Operation) -> Option<EndState> {
+    match operation {
+        Operation::Stop { .. } => Some(EndState::Stopped),
+        Operation::Cancel => Some(EndState::Canceled),
+        Operation::Savepoint { .. } | Operation::Upgrade { .. } => None,
+    }
+}
+
+/// Whether nothing but a job that runs can do it.
+fn needs_run(operation: &Operation) -> bool {
+    match operation {
+        Operation::Stop { savepoint, drain } => savepoint.is_some() || *drain,
+        operation => end_wish(operation).is_none(),
+    }
+}
+
 /// What the command goes to. None: the job does not run yet, and has been told to end.
 fn running<J: RunningJob>(job: &Job<J>, operation: &Operation) -> Result<Option<Arc<J>>> {
-    job.change(|state| {
+    let running = job.change(|state| {
         if let Err(failure) = &state.registered {
             return Err(failure.clone().into());
         }
-        let wish = match operation {
-            Operation::Stop {
-                savepoint: None,
-                drain: false,
-            } => Some(EndState::Stopped),
-            Operation::Cancel => Some(EndState::Canceled),
+        let running = match &state.phase {
+            Phase::Ended => return Ok(None),
+            Phase::Running(running) => Some(running.clone()),
+            _ if needs_run(operation) => {
+                let message = "the job does not run yet; `streamrt info` says what it waits for";
+                return Err(Error::new(code::CHECKPOINT_FAILED, message));
+            }
             _ => None,
         };
-        match &state.phase {
-            Phase::Running(running) => Ok(Some(running.clone())),
-            Phase::Ended => Ok(None),
-            _ if wish.is_none() => {
-                let message = "the job does not run yet; `streamrt info` says what it waits for";
-                Err(Error::new(code::CHECKPOINT_FAILED, message))
-            }
-            _ => {
-                state.end_wish = state.end_wish.or(wish);
-                Ok(None)
-            }
-        }
-    })
-    .and_then(|running| match running {
+        state.end_wish = state.end_wish.or(end_wish(operation));
+        Ok(running)
+    })?;
+    match running {
         None if job.has_ended() => Err(job.has_ended_already()),
         running => Ok(running),
-    })
+    }
 }
 
 fn ended<J: RunningJob>(job: &Job<J>) -> Result<Outcome> {
@@ -295,20 +313,17 @@ impl<R: JobRunner> Inner<R> {
     /// Lets a job run, on a thread of its own.
     fn spawn(self: &Arc<Self>, job: Arc<Job<R::Job>>) -> Result<()> {
         let inner = self.clone();
-        let thread = std::thread::Builder::new().name("dispatch".into());
-        thread
-            .spawn(move || inner.drive(&job))
-            .map(drop)
-            .map_err(|e| Error::internal("no thread could be started for a job").with_source(e))
+        spawn("job", move || inner.drive(&job))
     }
 
     fn drive(&self, job: &Job<R::Job>) {
-        let run = || self.run(job);
+        let run = || for_job(&job.log, || self.run(job));
         let end = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
             let error = Error::internal("the program panicked while it dealt with the job");
             Some(End::failed(&error))
         });
-        self.end(job, end.filter(|_| !self.is_suspended()));
+        let is_wanted = || !self.is_suspended() || job.state().end_wish.is_some();
+        self.end(job, end.filter(|_| is_wanted()));
     }
 
     fn is_suspended(&self) -> bool {

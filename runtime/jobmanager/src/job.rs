@@ -1,10 +1,11 @@
 //! One job of the cluster, from its acceptance to its end, as several threads see it.
 
+use crate::shell::Deadline;
 use crate::{End, Failure, JobId, Registered, RunningJob, Triggers};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use streamrt_checkpoint::EndState;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Error, LogRing, Result, code};
 
 /// How far a job has come.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ impl<J> Clone for Phase<J> {
 /// See the module.
 pub struct Job<J> {
     pub id: JobId,
+    /// What it has said.
+    pub log: Arc<LogRing>,
     pub(crate) triggers: Triggers,
     state: Mutex<State<J>>,
     changed: Condvar,
@@ -51,9 +54,13 @@ pub(crate) struct State<J> {
 
 impl<J: RunningJob> Job<J> {
     pub(crate) fn new(id: JobId, registered: Result<Registered>) -> Job<J> {
+        let name = registered.as_ref().ok();
+        let name = name.map(|job| job.specification.name.as_str());
+        let log = LogRing::new(name);
         let lives = registered.as_ref().is_ok_and(|job| job.end.is_none());
         Job {
             id,
+            log,
             triggers: Triggers::default(),
             state: Mutex::new(State {
                 phase: if lives {
@@ -120,12 +127,10 @@ impl<J: RunningJob> Job<J> {
     }
 
     /// Waits for the end, but not beyond `limit`.
-    pub(crate) fn await_end_until(&self, limit: Option<Instant>) {
+    pub(crate) fn await_end_until(&self, limit: Option<Deadline>) {
         let mut state = self.state();
         while !matches!(state.phase, Phase::Ended) {
-            let left = limit.map_or(Duration::MAX, |limit| {
-                limit.saturating_duration_since(Instant::now())
-            });
+            let left = limit.map_or(Duration::MAX, |limit| limit.left());
             if left.is_zero() {
                 return;
             }

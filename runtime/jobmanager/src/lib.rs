@@ -19,6 +19,7 @@ mod operations;
 mod registry;
 mod resource_manager;
 mod runner;
+mod shell;
 mod specification;
 mod triggers;
 
@@ -31,5 +32,5 @@ pub use operations::{Operation, Outcome};
 pub use registry::{End, Registered, Registry, Totals};
 pub use resource_manager::{Lease, ResourceManager};
 pub use runner::{JobRunner, RunningJob};
-pub use specification::{Component, Specification, Version};
+pub use specification::{Component, Specification, Version, check_whole};
 pub use triggers::{Trigger, Triggers};

@@ -4,9 +4,10 @@
 //! Who came first is served first, so that many narrow jobs do not keep a wide one waiting for
 //! ever.
 
+use crate::shell::Deadline;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use streamrt_types::{Error, Result, code};
 
 /// See the module. Clones are the same one.
@@ -83,7 +84,7 @@ impl ResourceManager {
         wants: impl Fn() -> bool,
         missing: impl Fn(u32),
     ) -> Result<Option<Lease>> {
-        let (mut state, began) = (self.state(), Instant::now());
+        let (mut state, until) = (self.state(), timeout.map(Deadline::after));
         let ticket = state.next;
         state.next += 1;
         state.waiting.push_back(ticket);
@@ -99,7 +100,7 @@ impl ResourceManager {
                 }));
             }
             missing(n.saturating_sub(state.free));
-            let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
+            let left = until.map(|until| until.left());
             if left.is_some_and(|left| left.is_zero()) {
                 break Err(self.no_slots(n, state.free));
             }

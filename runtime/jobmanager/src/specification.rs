@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use streamrt_types::{Error, Result, code, without_passwords};
 use utoipa::ToSchema;
 
@@ -37,7 +38,7 @@ pub struct Version {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Specification {
-    /// What the job is called. Of the jobs that run, one alone has a name.
+    /// What the job is called. Two jobs that run cannot have the same name.
     pub name: String,
     pub version: Version,
     /// Arguments of the job.
@@ -104,7 +105,8 @@ impl Specification {
     /// Refuses what cannot be a job, or must not be kept.
     ///
     /// # Errors
-    /// S6009 with what is wrong; S2021 if it holds a password, which would be kept in the registry.
+    /// S6009 with what is wrong; S2007 if a path is not whole; S2021 if it holds a password, which
+    /// would be kept in the registry.
     pub fn check(&self) -> Result<()> {
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
             return refuse(format!("a name has 1 to {NAME_BYTES_MAX} bytes"));
@@ -116,7 +118,20 @@ impl Specification {
             ));
         }
         self.version.check()?;
+        self.check_paths()?;
         self.check_passwords()
+    }
+
+    fn check_paths(&self) -> Result<()> {
+        for (name, folder) in &self.grants {
+            check_whole(folder, &format!("grant `{name}` is"))?;
+        }
+        for path in &self.allowed_paths {
+            check_whole(path, "a path that is allowed is")?;
+        }
+        self.from
+            .iter()
+            .try_for_each(|from| check_whole(from, "`from` is"))
     }
 
     fn check_passwords(&self) -> Result<()> {
@@ -133,6 +148,24 @@ impl Specification {
             .iter()
             .try_for_each(|from| check_password(from, "`from`"))
     }
+}
+
+/// Refuses a path that another current folder would change the meaning of. `what` is what the path
+/// is, or what is done with it, as `reads`.
+///
+/// # Errors
+/// S2007.
+pub fn check_whole(path: &str, what: &str) -> Result<()> {
+    if Path::new(path).is_absolute() || path.contains("://") {
+        return Ok(());
+    }
+    let message = match path {
+        "-" => format!("it {what} standard input, which a deployed job does not have"),
+        _ => format!(
+            "{what} {path}, which starts in a folder that a deployed job does not know: give the whole path"
+        ),
+    };
+    Err(Error::new(code::BAD_OPTION, message))
 }
 
 fn check_password(text: &str, place: &str) -> Result<()> {
@@ -226,6 +259,32 @@ pub(crate) mod tests {
             |job| job.version.components.clear(),
             "S6009",
             "without `job_file` a job has one component, whose path is `a.wasm`",
+        );
+    }
+
+    #[test]
+    fn paths_are_whole() {
+        let why = "which starts in a folder that a deployed job does not know: give the whole path";
+        check(
+            |job| job.from = Some("ck".into()),
+            "S2007",
+            &format!("`from` is ck, {why}"),
+        );
+        check(
+            |job| drop(job.grants.insert("log".into(), "logs".into())),
+            "S2007",
+            &format!("grant `log` is logs, {why}"),
+        );
+        check(
+            |job| job.allowed_paths = vec!["/a".into(), "b".into()],
+            "S2007",
+            &format!("a path that is allowed is b, {why}"),
+        );
+        assert!(check_whole("s3://bucket/x", "is").is_ok());
+        let input = check_whole("-", "reads").unwrap_err();
+        assert_eq!(
+            input.message(),
+            "it reads standard input, which a deployed job does not have"
         );
     }
 

@@ -3,11 +3,12 @@
 //! A command runs on a thread of its own, so that one that hangs hinders no other. The last ones
 //! are remembered.
 
+use crate::shell::{Deadline, spawn};
 use crate::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use streamrt_checkpoint::unique_token;
 use streamrt_types::{Error, Result, code};
 use utoipa::ToSchema;
@@ -69,10 +70,7 @@ impl Triggers {
             let failed = |error| Trigger::Failed(Failure::from(&error));
             triggers.told(&own, work().map_or_else(failed, Trigger::Completed));
         };
-        let thread = std::thread::Builder::new().name("command".into());
-        thread
-            .spawn(run)
-            .map_err(|e| Error::internal("no thread for a command").with_source(e))?;
+        spawn("command", run)?;
         all.push_back(Told {
             id: id.clone(),
             trigger: Trigger::InProgress,
@@ -94,10 +92,10 @@ impl Triggers {
     /// How far a command has come, if it is known; one that is being carried out is waited for, but
     /// not longer than `wait`.
     pub fn look(&self, id: &str, wait: Duration) -> Option<Trigger> {
-        let (mut all, began) = (self.all(), Instant::now());
+        let (mut all, until) = (self.all(), Deadline::after(wait));
         loop {
             let told = all.iter_mut().find(|told| told.id == id)?;
-            let left = wait.saturating_sub(began.elapsed());
+            let left = until.left();
             if !is_active(told) || left.is_zero() {
                 told.is_seen |= !is_active(told);
                 let trigger = told.trigger.clone();
@@ -122,9 +120,9 @@ impl Triggers {
 
     /// Waits until everybody knows what came of their commands, but not longer than `limit`.
     pub fn farewell(&self, limit: Duration) {
-        let (mut all, began) = (self.all(), Instant::now());
-        while all.iter().any(|told| !told.is_seen) && began.elapsed() < limit {
-            all = self.wait(all, limit.saturating_sub(began.elapsed()));
+        let (mut all, until) = (self.all(), Deadline::after(limit));
+        while all.iter().any(|told| !told.is_seen) && !until.left().is_zero() {
+            all = self.wait(all, until.left());
         }
     }
 }

@@ -24,7 +24,9 @@ use streamrt_exchange::{InputGate, Partitioner, ResultPartition};
 use streamrt_graph::{EdgePartitioner, Head, Subtask};
 use streamrt_operator::{Isolation, OperatorContext, Source, TaskMetrics};
 use streamrt_state::OperatorState;
-use streamrt_types::{Error, KeyEncoder, Result, WATERMARK_MIN, Watermark, code};
+use streamrt_types::{
+    Error, KeyEncoder, Result, WATERMARK_MIN, Watermark, begin_attempt, code, inheriting,
+};
 use streamrt_wit::Body;
 
 /// A task that is ready to start.
@@ -60,6 +62,7 @@ pub(crate) fn build(
     vertices: &[usize],
     reports: Option<&Sender<Report>>,
 ) -> Result<ReadyRegion> {
+    begin_attempt(factory.generation);
     let definition = factory.definition;
     let subtasks: Vec<(usize, &Subtask)> = definition.tasks_of(vertices).collect();
     let capacity = definition.configuration.exchange_bytes;
@@ -449,7 +452,7 @@ pub(crate) fn start(
         ended();
     };
     let builder = std::thread::Builder::new().name(name.chars().take(15).collect());
-    builder.spawn(body).map_err(|e| {
+    builder.spawn(inheriting(body)).map_err(|e| {
         let error =
             Error::internal(format!("no thread could be started for task {name}")).with_source(e);
         cancel.fail(Control::cancelled());

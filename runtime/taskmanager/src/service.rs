@@ -29,7 +29,7 @@ use std::time::Duration;
 use streamrt_checkpoint::Store;
 use streamrt_plugin::Grants;
 use streamrt_rpc::{FromTaskManager, Restore, Scope, ToTaskManager, WireError};
-use streamrt_types::{Barrier, Clock, Error, ProcessMemory, Result};
+use streamrt_types::{Barrier, Clock, Error, ProcessMemory, Result, inheriting};
 
 /// What a job finds on this TaskManager.
 pub struct Surroundings {
@@ -172,7 +172,9 @@ impl JobTasks {
             let result = done.map_err(WireError::from);
             (shared.tell)(FromTaskManager::Answer { step, result });
         };
-        let spawned = std::thread::Builder::new().name("step".into()).spawn(body);
+        let spawned = std::thread::Builder::new()
+            .name("step".into())
+            .spawn(inheriting(body));
         if let Err(error) = spawned {
             let error = Error::internal("no thread could be started").with_source(error);
             let result = Err(WireError::from(error));
@@ -362,7 +364,7 @@ impl Shared {
         };
         if std::thread::Builder::new()
             .name("reaper".into())
-            .spawn(reap)
+            .spawn(inheriting(reap))
             .is_err()
         {
             // Nobody waits for the threads, which are about to end.

@@ -4,7 +4,7 @@ use crate::status::{CheckpointDetails, JobStatus};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use streamrt_jobmanager::{Operation, Specification, Trigger};
-use streamrt_types::Result;
+use streamrt_types::{LogLine, Result};
 
 /// A cluster, as far as the interface goes. What changes something may wait for a disk, and is
 /// called from threads that may wait; what shows something answers at once.
@@ -14,6 +14,10 @@ pub trait ClusterApi: Send + Sync + 'static {
 
     /// The last checkpoints of a job, the newest last, at most `n`; empty if there is no such job.
     fn checkpoints(&self, job: &str, n: usize) -> Vec<CheckpointDetails>;
+
+    /// The last lines that a job has said, the newest last, at most `n`; empty if there is no such
+    /// job.
+    fn logs(&self, job: &str, n: usize) -> Vec<LogLine>;
 
     fn slots(&self) -> Slots;
 

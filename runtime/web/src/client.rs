@@ -4,7 +4,7 @@
 //! last one still comes when nobody else is let in any more. A server that says nothing for as long
 //! as the caller grants does not answer.
 
-use crate::v1::{Accepted, Begun, Checkpoints, ClusterStatus, Jobs};
+use crate::v1::{Accepted, Begun, Checkpoints, ClusterStatus, Jobs, Logs};
 use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -139,6 +139,14 @@ impl Client {
     /// S6005 if there is no such job.
     pub fn checkpoints(&mut self, id: &str, last: usize) -> Result<Checkpoints> {
         self.get(&format!("/v1/jobs/{id}/checkpoints?last={last}"))
+    }
+
+    /// The last lines that it has said.
+    ///
+    /// # Errors
+    /// S6005 if there is no such job.
+    pub fn logs(&mut self, id: &str, last: usize) -> Result<Logs> {
+        self.get(&format!("/v1/jobs/{id}/logs?last={last}"))
     }
 
     /// Uploads a component unless it is there; true if it was not.

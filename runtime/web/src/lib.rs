@@ -25,8 +25,10 @@ pub use api::{Checkpointing, ClusterApi, Edge, JobDetails, Slots, SubtaskDetails
 pub use client::{Client, Place};
 pub use server::{Access, Bound, Server};
 pub use status::{
-    CheckpointDetails, CheckpointStatus, JobStatus, Resolved, State, SubtaskCheckpoint, resolve,
+    CheckpointDetails, CheckpointStatus, JobStatus, LogEntry, Resolved, State, SubtaskCheckpoint,
+    resolve,
 };
 pub use v1::{
-    Accepted, Begun, Cancel, Checkpoints, ClusterStatus, Jobs, Savepoint, Stop, Upgrade, openapi,
+    Accepted, Begun, Cancel, Checkpoints, ClusterStatus, Jobs, Logs, Savepoint, Stop, Upgrade,
+    openapi,
 };

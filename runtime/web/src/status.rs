@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use streamrt_jobmanager::Failure;
+use streamrt_types::LogLine;
 use utoipa::ToSchema;
 
 /// What a job does.
@@ -172,6 +173,35 @@ impl CheckpointDetails {
 
     pub(crate) fn is_completed(&self) -> bool {
         self.status == CheckpointStatus::Published
+    }
+}
+
+/// A line that a job has said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogEntry {
+    /// In ms since the epoch.
+    pub at_ms: i64,
+    /// The generation of the attempt that said it; 0 if none had begun.
+    pub attempt: u64,
+    /// The thread that said it, which is called by its task.
+    pub task: String,
+    pub message: String,
+}
+
+impl From<LogLine> for LogEntry {
+    fn from(line: LogLine) -> LogEntry {
+        let LogLine {
+            at_ms,
+            attempt,
+            task,
+            message,
+        } = line;
+        LogEntry {
+            at_ms,
+            attempt,
+            task,
+            message,
+        }
     }
 }
 

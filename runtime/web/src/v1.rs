@@ -10,7 +10,7 @@
 use crate::api::{ClusterApi, JobDetails};
 use crate::failed::Failed;
 use crate::query::number;
-use crate::status::{CheckpointDetails, JobStatus, Resolved, resolve};
+use crate::status::{CheckpointDetails, JobStatus, LogEntry, Resolved, resolve};
 use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, RawQuery, Request, State};
@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_jobmanager::{Failure, Operation, Specification, Trigger, Version};
+use streamrt_jobmanager::{Failure, Operation, Specification, Trigger, Version, check_whole};
 use streamrt_types::{Error, Result, code};
 use utoipa::{OpenApi, ToSchema};
 
@@ -69,6 +69,12 @@ pub struct Checkpoints {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Logs {
+    /// The newest last.
+    pub lines: Vec<LogEntry>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stop {
     /// Make a savepoint in this folder, and end with it; a whole path.
@@ -105,6 +111,7 @@ pub(crate) fn routes(writes: bool) -> axum::Router<Arc<dyn ClusterApi>> {
         .route("/v1/jobs", get(jobs))
         .route("/v1/jobs/{job}", get(job))
         .route("/v1/jobs/{job}/checkpoints", get(checkpoints))
+        .route("/v1/jobs/{job}/logs", get(logs))
         .route("/v1/jobs/{job}/triggers/{trigger}", get(trigger));
     if !writes {
         return reading;
@@ -138,7 +145,8 @@ pub(crate) fn routes(writes: bool) -> axum::Router<Arc<dyn ClusterApi>> {
         savepoint,
         upgrade,
         trigger,
-        checkpoints
+        checkpoints,
+        logs
     )
 )]
 struct Description;
@@ -315,6 +323,8 @@ async fn job(State(api): Api, Path(reference): Path<String>) -> Answer<Json<JobS
     responses((status = 202, body = Begun), (status = 404, body = Failure), (status = 409, body = Failure)))]
 async fn stop(state: Api, path: Path<String>, headers: HeaderMap, body: Body) -> Answer<Response> {
     let Stop { savepoint, drain } = read(&headers, body).await?;
+    let folder = savepoint.as_deref();
+    folder.map_or(Ok(()), |folder| check_whole(folder, "`savepoint` is"))?;
     begin(state, path, Operation::Stop { savepoint, drain }).await
 }
 
@@ -343,6 +353,7 @@ async fn savepoint(
     body: Body,
 ) -> Answer<Response> {
     let Savepoint { folder } = read(&headers, body).await?;
+    check_whole(&folder, "`folder` is")?;
     begin(state, path, Operation::Savepoint { folder }).await
 }
 
@@ -398,10 +409,30 @@ async fn checkpoints(
     RawQuery(query): RawQuery,
 ) -> Answer<Json<Checkpoints>> {
     let id = find(&api, &reference)?.status.id;
-    let last = number(query.as_deref(), "last")?;
-    let n = last.and_then(|last| usize::try_from(last).ok());
-    let checkpoints = api.checkpoints(&id, n.unwrap_or(usize::MAX));
+    let checkpoints = api.checkpoints(&id, last(query.as_deref())?);
     Ok(Json(Checkpoints { checkpoints }))
+}
+
+/// How many are wanted.
+fn last(query: Option<&str>) -> Result<usize> {
+    let last = number(query, "last")?;
+    let n = last.and_then(|last| usize::try_from(last).ok());
+    Ok(n.unwrap_or(usize::MAX))
+}
+
+/// The last lines that a job has said; a thousand are remembered.
+#[utoipa::path(get, path = "/v1/jobs/{job}/logs",
+    params(("job" = String, Path), ("last" = Option<usize>, Query, description = "at most so many")),
+    responses((status = 200, body = Logs), (status = 404, body = Failure)))]
+async fn logs(
+    State(api): Api,
+    Path(reference): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer<Json<Logs>> {
+    let id = find(&api, &reference)?.status.id;
+    let said = api.logs(&id, last(query.as_deref())?);
+    let lines = said.into_iter().map(LogEntry::from).collect();
+    Ok(Json(Logs { lines }))
 }
 
 #[cfg(test)]

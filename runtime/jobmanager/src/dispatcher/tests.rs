@@ -4,6 +4,7 @@ use super::*;
 use crate::Totals;
 use crate::specification::tests::specification;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 use streamrt_checkpoint::Stored;
 use streamrt_types::SystemClock;
 use tempfile::TempDir;

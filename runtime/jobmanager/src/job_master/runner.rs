@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use streamrt_rpc::{FromTaskManager, Opened, ToTaskManager, WireError};
-use streamrt_types::{Clock, Error, Result, code, failpoint, say};
+use streamrt_types::{Clock, Error, Result, code, failpoint, inheriting, say};
 
 /// What a JobMaster needs of the world around it.
 pub struct Seams {
@@ -198,7 +198,7 @@ fn now(clock: &dyn Clock) -> Now {
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let no_thread = |e| Error::internal("no thread could be started for the job").with_source(e);
     let builder = std::thread::Builder::new().name(name.into());
-    builder.spawn(body).map_err(no_thread)
+    builder.spawn(inheriting(body)).map_err(no_thread)
 }
 
 /// A request with its number, and the checkpoint up to which everything is committed.

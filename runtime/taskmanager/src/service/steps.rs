@@ -20,7 +20,7 @@ use std::sync::mpsc::{Sender, channel};
 use streamrt_checkpoint::{Snapshot, Store};
 use streamrt_connector::{JobTraits, remarks};
 use streamrt_rpc::{Answered, JobPlan, Opened, Restore, Scope, ToTaskManager};
-use streamrt_types::{Error, Result};
+use streamrt_types::{Error, Result, inheriting};
 
 impl Shared {
     pub(super) fn carry_out(self: &Arc<Shared>, message: ToTaskManager) -> Result<Answered> {
@@ -262,7 +262,7 @@ impl Shared {
                 .for_each(|report| uploader.report(report));
         };
         let builder = std::thread::Builder::new().name("checkpoints".into());
-        builder.spawn(body).map_err(|e| {
+        builder.spawn(inheriting(body)).map_err(|e| {
             Error::internal("no thread could be started for checkpoints").with_source(e)
         })?;
         Ok(reports)

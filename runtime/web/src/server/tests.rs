@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use streamrt_jobmanager::{Operation, Outcome, Specification, Trigger};
+use streamrt_types::LogLine;
 
 /// A cluster with one job of two vertices.
 struct OneJob;
@@ -86,6 +87,17 @@ impl ClusterApi for OneJob {
         } else {
             Vec::new()
         };
+        all.into_iter().rev().take(n).rev().collect()
+    }
+
+    fn logs(&self, _: &str, n: usize) -> Vec<LogLine> {
+        let line = |message: &str| LogLine {
+            at_ms: 5,
+            attempt: 1,
+            task: "count (1/2)".into(),
+            message: message.into(),
+        };
+        let all = vec![line("first"), line("second")];
         all.into_iter().rev().take(n).rev().collect()
     }
 
@@ -407,6 +419,11 @@ fn what_changes_something_is_json_and_is_answered_with_a_trigger() {
         (200, ""),
     );
     assert_eq!(last["checkpoints"][0]["status"]["failed"]["reason"], "full");
+    let logs = check_v1("GET", "/v1/jobs/words/logs?last=1", "", "", (200, ""));
+    assert_eq!(
+        logs["lines"],
+        serde_json::json!([{"at_ms": 5, "attempt": 1, "task": "count (1/2)", "message": "second"}])
+    );
     check_v1("GET", "/v1/cluster", "", "", (200, ""));
 }
 
@@ -425,6 +442,9 @@ fn a_bad_request_has_a_status_a_code_and_a_sentence() {
     check_v1("POST", cancel, JSON, "{", (400, "S6009"));
     check_v1("POST", "/v1/jobs/none/cancel", JSON, "{}", (404, "S6005"));
     check_v1("POST", "/v1/jobs/words/stop", JSON, "{}", (409, "S7009"));
+    let relative = r#"{"folder": "sp"}"#;
+    let savepoints = "/v1/jobs/words/savepoints";
+    check_v1("POST", savepoints, JSON, relative, (400, "S2007"));
     check_v1("POST", "/v1/jobs", JSON, "{}", (400, "S6009"));
     check_v1("GET", "/v1/jobs/words/triggers/8", "", "", (404, "S6005"));
     check_v1(

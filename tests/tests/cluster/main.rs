@@ -1,171 +1,15 @@
 //! A JobManager and what users do with it: deploy, list, stop, and start it again after a crash,
 //! as if nothing had happened.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+mod jobmanager;
+
+use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
+use jobmanager::Cluster;
 use serde_json::Value;
-use streamrt_tests::binary::{Finished, LIMIT, Running, component, outputs, run, streamrt};
-use streamrt_tests::data;
-use streamrt_tests::oracle;
-use tempfile::TempDir;
-
-/// A folder for a JobManager and its jobs.
-struct Cluster {
-    folder: TempDir,
-    process: Option<Running>,
-    address: String,
-    options: Vec<String>,
-}
-
-impl Cluster {
-    fn start(options: &[&str]) -> Cluster {
-        let mut cluster = Cluster {
-            folder: TempDir::new().unwrap(),
-            process: None,
-            address: String::new(),
-            options: options.iter().map(|option| (*option).to_owned()).collect(),
-        };
-        cluster.go_on();
-        cluster
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_string_lossy().into_owned()
-    }
-
-    fn jobmanager(&self) -> Command {
-        let dir = self.text("cluster");
-        let mut command = streamrt(["jobmanager", "--embedded", "--rest", "127.0.0.1:0"]);
-        command.args(["--dir", &dir]).args(&self.options);
-        command
-    }
-
-    /// Starts the JobManager, again if it ran before.
-    fn go_on(&mut self) {
-        let process = Running::start(self.jobmanager());
-        process.says("whoever may use this machine");
-        let said = process.said();
-        let (_, rest) = said.split_once("JobManager at http://").unwrap();
-        self.address = rest.split(' ').next().unwrap().to_owned();
-        self.process = Some(process);
-    }
-
-    /// Ends it as a power failure would, and returns what it had said.
-    fn kill(&mut self) -> String {
-        let mut process = self.process.take().unwrap();
-        process.kill();
-        process.finish(LIMIT).stderr
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = streamrt(args);
-        command
-            .current_dir(self.folder.path())
-            .env("STREAMRT_CLUSTER", format!("http://{}", self.address));
-        command
-    }
-
-    fn tell(&self, args: &[&str]) -> Finished {
-        Running::start(self.command(args)).finish(LIMIT)
-    }
-
-    fn list(&self, further: &[&str]) -> Vec<Value> {
-        let args = [&["list", "--output", "json"][..], further].concat();
-        let listed = self.tell(&args).succeeded().stdout;
-        listed
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-
-    fn info(&self, job: &str) -> Value {
-        let told = self.tell(&["info", job, "--output", "json"]).succeeded();
-        serde_json::from_str(&told.stdout).unwrap()
-    }
-
-    /// Waits until a job is in a state, and returns what is known of it then.
-    #[track_caller]
-    fn await_state(&self, job: &str, state: &str) -> Value {
-        self.await_info(job, |info| info["state"] == state)
-    }
-
-    #[track_caller]
-    fn await_info(&self, job: &str, is: impl Fn(&Value) -> bool) -> Value {
-        let start = Instant::now();
-        loop {
-            let info = self.info(job);
-            if is(&info) {
-                return info;
-            }
-            assert!(start.elapsed() < LIMIT, "{info}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Writes a job file that makes numbers for ever, under a name.
-    fn numbers(&self, name: &str) -> String {
-        let text = format!(
-            "name = \"{name}\"\n{}",
-            "\
-[[source]]
-uid = \"numbers\"
-connector = \"datagen\"
-rate = 100
-columns = [{ name = \"n\", type = \"i64\" }]
-[[sink]]
-uid = \"out\"
-input = \"numbers\"
-connector = \"blackhole\"
-"
-        );
-        let file = format!("{name}.toml");
-        std::fs::write(self.path(&file), text).unwrap();
-        file
-    }
-
-    /// Deploys a job that makes numbers, and returns its id.
-    #[track_caller]
-    fn deploy(&self, name: &str, further: &[&str]) -> String {
-        let file = self.numbers(name);
-        let args = [&["deploy", &file][..], further].concat();
-        let id = self.tell(&args).succeeded().stdout.trim().to_owned();
-        assert_eq!(id.len(), 32, "{id}");
-        id
-    }
-
-    /// Status and body of the answer to a request.
-    fn request(&self, head: &str, body: &str) -> (u16, Value) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let length = body.len();
-        let text = format!(
-            "{head}\r\nHost: {}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}",
-            self.address
-        );
-        stream.write_all(text.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or_default())
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill();
-            process.ends_within(LIMIT);
-        }
-    }
-}
+use streamrt_tests::binary::{Finished, LIMIT, Running, binary, component, outputs, run};
+use streamrt_tests::{data, oracle};
 
 /// The command line of an example over its shipped input, which takes about so many seconds.
 fn example(cluster: &Cluster, name: &str, seconds: f64) -> Vec<String> {
@@ -248,7 +92,7 @@ fn a_job_is_deployed_and_writes_what_a_run_writes() {
 #[test]
 fn jobs_go_on_exactly_once_after_kills() {
     let mut cluster = Cluster::start(&["--slots", "8"]);
-    let examples = ["word-count", "hot-items", "ride-duration"];
+    let examples = ["word-count", "hot-items", "ride-duration", "audit-log"];
     for name in examples {
         told(&cluster, &example(&cluster, name, 2.5)).succeeded();
     }
@@ -527,4 +371,76 @@ fn an_interrupted_jobmanager_goes_on_with_its_jobs() {
     cluster.go_on();
     let info = cluster.await_state("numbers", "running");
     assert!(info["resumed_from"].as_u64().is_some(), "{info}");
+}
+
+#[test]
+fn what_a_job_says_is_in_its_log_alone() {
+    let mut cluster = Cluster::start(&["--slots", "4"]);
+    cluster.deploy("silent", &[]);
+    let (input, output) = (cluster.path("input"), cluster.text("out"));
+    data::write(&input, &["good", "bad"]);
+    let (job, input) = (component("faulty"), input.display().to_string());
+    let job = job.to_string_lossy();
+    let args = ["--input", &input, "--output", &output, "--how", "print"];
+    cluster
+        .tell(&[&["deploy", &job, "--wait", "--"][..], &args].concat())
+        .succeeded();
+    let told = cluster
+        .tell(&["logs", "faulty", "--output", "json"])
+        .succeeded();
+    let said: Vec<Value> = told
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let line = said
+        .iter()
+        .find(|line| {
+            line["message"]
+                .as_str()
+                .unwrap()
+                .contains("eprintln has bad")
+        })
+        .unwrap_or_else(|| panic!("it is not there: {}", told.stdout));
+    assert!(
+        line["attempt"].as_u64().unwrap() >= 1
+            && line["task"].as_str().is_some_and(|task| !task.is_empty()),
+        "{line}"
+    );
+    let text = cluster
+        .tell(&["logs", "faulty", "--last", "1"])
+        .succeeded()
+        .stdout;
+    assert!(text.contains("log has 3"), "{text}");
+    let other = cluster.tell(&["logs", "silent"]).succeeded().stdout;
+    assert!(!other.contains("bad"), "{other}");
+    let said = cluster.kill();
+    assert!(said.contains("streamrt: faulty: "), "{said}");
+}
+
+#[test]
+fn a_shell_completes_the_names_of_jobs() {
+    let cluster = Cluster::start(&["--slots", "4"]);
+    for name in ["words", "wide", "other"] {
+        cluster.deploy(name, &[]);
+    }
+    let script = "\
+source <(streamrt completions bash)
+complete_after() {
+    COMP_WORDS=(streamrt \"$@\"); COMP_CWORD=$#; COMPREPLY=()
+    _streamrt_with_jobs streamrt \"${COMP_WORDS[$COMP_CWORD]}\" \"${COMP_WORDS[$COMP_CWORD-1]}\"
+    echo \"${COMPREPLY[*]}\"
+}
+complete_after stop w
+complete_after dep
+";
+    let folder = binary();
+    let folder = folder.parent().unwrap().display().to_string();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script])
+        .env("PATH", format!("{folder}:{path}"))
+        .env("STREAMRT_CLUSTER", &cluster.address);
+    let completed = Running::start(bash).finish(LIMIT).succeeded().stdout;
+    assert_eq!(completed, "words wide\ndeploy\n");
 }
