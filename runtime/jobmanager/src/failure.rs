@@ -1,8 +1,8 @@
 //! An error as it is kept and sent: plain data with its stable code.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use streamrt_types::{CODES, Error, code, without_passwords};
+use streamrt_rpc::{Consequence, WireError};
+use streamrt_types::{Error, without_passwords};
 use utoipa::ToSchema;
 
 /// Why something did not come about.
@@ -38,43 +38,26 @@ impl From<&Error> for Failure {
 impl From<Failure> for Error {
     /// One of a newer version, whose code is not known here, becomes an internal error.
     fn from(failure: Failure) -> Error {
-        let known = CODES.iter().find(|code| code.id == failure.code);
-        let error = Error::new(known.copied().unwrap_or(code::INTERNAL), failure.message);
-        let chain = failure
-            .causes
-            .into_iter()
-            .rev()
-            .fold(None, |below, text| Some(Box::new(Cause { text, below })));
-        match chain {
-            Some(cause) => error.with_source(cause),
-            None => error,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Cause {
-    text: String,
-    below: Option<Box<Cause>>,
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for Cause {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.below
-            .as_deref()
-            .map(|cause| cause as &(dyn std::error::Error + 'static))
+        let Failure {
+            code,
+            message,
+            causes,
+            ..
+        } = failure;
+        let consequence = Consequence::Permanent;
+        Error::from(WireError {
+            code,
+            message,
+            causes,
+            consequence,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use streamrt_types::code;
 
     #[test]
     fn an_error_comes_back_with_its_causes() {

@@ -57,8 +57,6 @@ impl WireError {
 
 impl From<&Error> for WireError {
     fn from(error: &Error) -> WireError {
-        let first = std::error::Error::source(error);
-        let causes = std::iter::successors(first, |cause| cause.source());
         let consequence = match error.kind() {
             ErrorKind::Fenced => Consequence::Fenced,
             // A file that is missing stays missing.
@@ -69,7 +67,7 @@ impl From<&Error> for WireError {
         WireError {
             code: error.code().id.to_owned(),
             message: error.message().to_owned(),
-            causes: causes.map(ToString::to_string).collect(),
+            causes: error.causes(),
             consequence,
         }
     }
