@@ -15,7 +15,8 @@ use streamrt_graph::{JobFile, JobGraph, StreamGraph};
 use streamrt_jobmanager::{
     Blobs, End, JobId, JobRunner, Outcome, RunningJob, Specification, Totals, Version, check_whole,
 };
-use streamrt_taskmanager::{Ended, JobHandle, Progress, Submission, submit};
+use streamrt_minicluster::{Ended, JobHandle, Submission, submit};
+use streamrt_taskmanager::Progress;
 use streamrt_types::{Configuration, Error, Result, code, say};
 
 /// What a job without `checkpoint.interval` has here.

@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use streamrt_graph::{JobFile, JobSpec};
+use streamrt_jobmanager::job_master::{Trust, replacement};
+use streamrt_minicluster::{JobToRun, LoadedPlugin};
 use streamrt_plugin::{Grants, Plugin};
-use streamrt_taskmanager::{JobToRun, LoadedPlugin, Trust, replacement};
 use streamrt_types::{Configuration, Error, Result, code};
 use streamrt_wit::Plan;
 

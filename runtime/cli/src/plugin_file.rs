@@ -11,8 +11,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use streamrt_checkpoint::ApprovalKey;
+use streamrt_minicluster::LoadedPlugin;
 use streamrt_plugin::{Compiler, Plugin, PluginHost};
-use streamrt_taskmanager::LoadedPlugin;
 use streamrt_types::{Configuration, Error, Result, code};
 
 /// This program, also after its file was replaced.

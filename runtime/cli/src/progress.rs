@@ -5,7 +5,9 @@
 
 use serde_json::{Value, json};
 use std::time::Duration;
-use streamrt_taskmanager::{CheckpointReport, CheckpointStatus, Progress, Summary};
+use streamrt_jobmanager::job_master::{CheckpointReport, CheckpointStatus};
+use streamrt_minicluster::Summary;
+use streamrt_taskmanager::Progress;
 use streamrt_types::{WATERMARK_MAX, WATERMARK_MIN};
 
 /// How progress is shown.

@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::JobSpec;
-use streamrt_taskmanager::{CheckpointStatus, Ended, JobHandle, JobRemote, Submission, submit};
+use streamrt_jobmanager::job_master::CheckpointStatus;
+use streamrt_minicluster::{Ended, JobHandle, JobRemote, Submission, submit};
 use streamrt_types::{
     Configuration, Error, LogRing, Result, finish_saying, for_job, say_as_json, say_raw,
 };

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_graph::EdgePartitioner;
+use streamrt_jobmanager::job_master::CheckpointStatus as Status;
+use streamrt_jobmanager::job_master::{CheckpointReport, JobState, Upgraded};
 use streamrt_jobmanager::{Outcome, Version};
-use streamrt_taskmanager::{
-    CheckpointReport, CheckpointStatus as Status, JobHandle, JobRemote, JobState, SubtaskCounters,
-    SubtaskReport, Upgraded, VertexReport,
-};
+use streamrt_minicluster::{JobHandle, JobRemote};
+use streamrt_rpc::SubtaskReport;
+use streamrt_taskmanager::{SubtaskCounters, VertexReport};
 use streamrt_types::{BackendKind, Configuration, Result};
 use streamrt_web::{
     CheckpointDetails, CheckpointStatus, Checkpointing, Edge, JobDetails, JobStatus, State,

@@ -14,6 +14,7 @@ mod dispatcher;
 mod failure;
 mod ids;
 mod job;
+pub mod job_master;
 mod operations;
 mod registry;
 mod resource_manager;

@@ -4,12 +4,13 @@
 use crate::alignment::Alignment;
 use crate::control::Control;
 use crate::dead_letters::DeadLetters;
+use crate::definition::Definition;
 use crate::enumerator::{ENUMERATOR_SUFFIX, Enumerator};
 use crate::exits::TaskExits;
-use crate::factory::{Definition, Factory};
+use crate::factory::Factory;
 use crate::gate_task;
-use crate::job::RegionMetrics;
 use crate::mailbox::{CheckpointLine, Mailbox, Report};
+use crate::metrics::RegionMetrics;
 use crate::rate::RateLimiter;
 use crate::reader::{Reader, Shared};
 use crate::restored::Restored;
@@ -482,7 +483,7 @@ fn run(task: &mut Task, gate: &mut InputGate, head: ReadyHead, restored: &Restor
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("without a message")

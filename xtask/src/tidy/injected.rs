@@ -31,6 +31,7 @@ const SHELLS: &[&str] = &[
     "runtime/jobmanager/src/shell.rs",
     // Disks and object stores.
     "runtime/checkpoint/src/shell.rs",
+    "runtime/jobmanager/src/job_master/runner.rs",
 ];
 
 /// A name, and what to use in its place.

@@ -1,8 +1,7 @@
 //! Which component a start of an upgraded job runs: what the newest checkpoint names, if the user
 //! has approved of it.
 
-use crate::durable::newest;
-use crate::snapshot_states::checked;
+use super::kept::newest;
 use streamrt_checkpoint::{ApprovalKey, History, PluginEntry, Published, Snapshot, Store};
 use streamrt_types::{Configuration, Error, Result, code};
 
@@ -66,7 +65,7 @@ pub fn replacement(
     };
     let history = History::read(&store)?;
     if let Some(from) = from {
-        let named = checked(Snapshot::open(from)?)?;
+        let named = Snapshot::open(from)?;
         let is_named = |published: &Published| {
             published.manifest.checksum == named.published().manifest.checksum
         };

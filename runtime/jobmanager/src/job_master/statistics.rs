@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use streamrt_rpc::SubtaskReport;
 
 /// So many checkpoints are remembered.
 const KEPT: usize = 100;
@@ -33,23 +33,6 @@ pub enum CheckpointStatus {
     Failed { reason: String },
 }
 
-/// What a checkpoint cost one subtask.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SubtaskReport {
-    /// As in `count (2/4)`.
-    pub name: String,
-    /// From the first barrier to the last.
-    pub alignment_us: u64,
-    /// On the task's thread.
-    pub sync_us: u64,
-    /// To turn the frozen state into bytes and to write it.
-    pub async_us: u64,
-    /// Written for this checkpoint.
-    pub bytes: u64,
-    /// All that the checkpoint refers to.
-    pub full_bytes: u64,
-}
-
 impl CheckpointReport {
     /// Written by all subtasks.
     pub fn bytes(&self) -> u64 {
@@ -73,79 +56,77 @@ impl CheckpointReport {
     }
 }
 
-/// The reports of a job, for the coordinator's thread to write and anybody to read.
-#[derive(Clone, Default)]
-pub(crate) struct Statistics {
-    reports: Arc<Mutex<VecDeque<(CheckpointReport, Instant)>>>,
+/// The reports of a job.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    /// With the time at which each began.
+    reports: VecDeque<(CheckpointReport, Duration)>,
 }
 
 impl Statistics {
     /// A checkpoint has begun; it may be told twice.
-    pub fn begins(&self, checkpoint: u64, kind: &str, now_ms: i64) {
-        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        if reports.back().is_some_and(|(last, _)| {
-            last.checkpoint == checkpoint && last.status == CheckpointStatus::Pending
-        }) {
+    pub fn begins(&mut self, checkpoint: u64, kind: &str, now_ms: i64, now: Duration) {
+        let pending = |report: &CheckpointReport| {
+            report.checkpoint == checkpoint && report.status == CheckpointStatus::Pending
+        };
+        if self.reports.back().is_some_and(|(last, _)| pending(last)) {
             return;
         }
-        let (kind, status) = (kind.to_owned(), CheckpointStatus::Pending);
         let report = CheckpointReport {
             checkpoint,
-            kind,
-            status,
+            kind: kind.to_owned(),
+            status: CheckpointStatus::Pending,
             triggered_ms: now_ms,
             duration_us: 0,
             subtasks: Vec::new(),
         };
-        reports.push_back((report, Instant::now()));
-        let surplus = reports.len().saturating_sub(KEPT);
-        reports.drain(..surplus);
+        self.reports.push_back((report, now));
+        let surplus = self.reports.len().saturating_sub(KEPT);
+        self.reports.drain(..surplus);
     }
 
     /// A subtask has written its state.
-    pub fn acknowledged(&self, checkpoint: u64, subtask: SubtaskReport) {
-        self.of(checkpoint, |report, _| report.subtasks.push(subtask));
-    }
-
-    /// The checkpoint counts, or never will.
-    pub fn ends(&self, checkpoint: u64, status: CheckpointStatus) {
-        self.of(checkpoint, |report, began| {
-            report.duration_us = began.elapsed().as_micros() as u64;
-            report.status = status;
-        });
-    }
-
-    /// The longest that a task stood still for this checkpoint.
-    pub fn longest_pause(&self, checkpoint: u64) -> Duration {
-        let mut pause = Duration::ZERO;
-        self.of(checkpoint, |report, _| pause = report.longest_pause());
-        pause
-    }
-
-    fn of(&self, checkpoint: u64, change: impl FnOnce(&mut CheckpointReport, Instant)) {
-        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((report, began)) = reports
-            .iter_mut()
-            .rev()
-            .find(|(report, _)| report.checkpoint == checkpoint)
-        {
-            change(report, *began);
+    pub fn acknowledged(&mut self, checkpoint: u64, subtask: SubtaskReport) {
+        if let Some((report, _)) = self.of(checkpoint) {
+            report.subtasks.push(subtask);
         }
     }
 
+    /// The checkpoint counts, or never will.
+    pub fn ends(&mut self, checkpoint: u64, status: CheckpointStatus, now: Duration) {
+        if let Some((report, began)) = self.of(checkpoint) {
+            report.duration_us = micros(now.saturating_sub(*began));
+            report.status = status;
+        }
+    }
+
+    /// The longest that a task stood still for this checkpoint.
+    pub fn longest_pause(&mut self, checkpoint: u64) -> Duration {
+        let report = self.of(checkpoint);
+        report.map_or(Duration::ZERO, |(report, _)| report.longest_pause())
+    }
+
+    fn of(&mut self, checkpoint: u64) -> Option<&mut (CheckpointReport, Duration)> {
+        let mut newest = self.reports.iter_mut().rev();
+        newest.find(|(report, _)| report.checkpoint == checkpoint)
+    }
+
     /// The last `n`, the newest last, with the subtasks of each in order.
-    pub fn last(&self, n: usize) -> Vec<CheckpointReport> {
-        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = reports.len().saturating_sub(n);
-        let finished = |(report, began): &(CheckpointReport, Instant)| match report.status {
+    pub fn last(&self, n: usize, now: Duration) -> Vec<CheckpointReport> {
+        let first = self.reports.len().saturating_sub(n);
+        let finished = |(report, began): &(CheckpointReport, Duration)| match report.status {
             CheckpointStatus::Pending => CheckpointReport {
-                duration_us: began.elapsed().as_micros() as u64,
+                duration_us: micros(now.saturating_sub(*began)),
                 ..report.clone()
             },
             _ => report.clone(),
         };
-        reports.iter().skip(first).map(finished).collect()
+        self.reports.iter().skip(first).map(finished).collect()
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -154,10 +135,10 @@ mod tests {
 
     #[test]
     fn the_last_reports_are_kept_with_their_subtasks() {
-        let statistics = Statistics::default();
+        let (mut statistics, now) = (Statistics::default(), Duration::ZERO);
         for checkpoint in 1..=KEPT as u64 + 5 {
-            statistics.begins(checkpoint, "checkpoint", 7);
-            statistics.begins(checkpoint, "checkpoint", 8);
+            statistics.begins(checkpoint, "checkpoint", 7, now);
+            statistics.begins(checkpoint, "checkpoint", 8, now);
             let subtask = |name: &str, sync_us| SubtaskReport {
                 name: name.into(),
                 sync_us,
@@ -167,14 +148,14 @@ mod tests {
             };
             statistics.acknowledged(checkpoint, subtask("a", 5));
             statistics.acknowledged(checkpoint, subtask("b", 4));
-            statistics.ends(checkpoint, CheckpointStatus::Published);
+            statistics.ends(checkpoint, CheckpointStatus::Published, now);
         }
         let failed = CheckpointStatus::Failed {
             reason: "full".into(),
         };
-        statistics.ends(KEPT as u64 + 5, failed.clone());
+        statistics.ends(KEPT as u64 + 5, failed.clone(), now);
         statistics.acknowledged(1, SubtaskReport::default());
-        let all = statistics.last(1000);
+        let all = statistics.last(1000, now);
         assert_eq!(
             (
                 all.len(),
@@ -184,7 +165,7 @@ mod tests {
             ),
             (KEPT, 6, 2, 7)
         );
-        let last = statistics.last(1).remove(0);
+        let last = statistics.last(1, now).remove(0);
         assert_eq!(
             (
                 last.bytes(),
@@ -198,18 +179,19 @@ mod tests {
 
     #[test]
     fn a_number_that_is_used_again_behind_a_failure_has_a_report_of_its_own() {
-        let statistics = Statistics::default();
-        statistics.begins(4, "checkpoint", 1);
+        let (mut statistics, now) = (Statistics::default(), Duration::ZERO);
+        statistics.begins(4, "checkpoint", 1, now);
         statistics.ends(
             4,
             CheckpointStatus::Failed {
                 reason: "killed".into(),
             },
+            now,
         );
-        statistics.begins(4, "upgrade", 2);
-        statistics.ends(4, CheckpointStatus::Published);
+        statistics.begins(4, "upgrade", 2, now);
+        statistics.ends(4, CheckpointStatus::Published, now);
         let kinds: Vec<(String, bool)> = statistics
-            .last(9)
+            .last(9, now)
             .into_iter()
             .map(|report| (report.kind, report.status == CheckpointStatus::Published))
             .collect();

@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 use std::time::Duration;
-use streamrt_types::{Configuration, Error, ErrorKind, RestartKind, code};
+use streamrt_rpc::{Consequence, WireError};
+use streamrt_types::{Configuration, RestartKind};
 
 /// How much longer each delay of `exponential-delay` is than the one before, in percent.
 const GROWTH_PERCENT: u32 = 150;
@@ -51,15 +52,13 @@ impl RestartStrategy {
     }
 
     /// Whether a failure of this kind may be followed by another attempt at all.
-    pub fn may_try_again(&self, error: &Error) -> bool {
-        let may_pass = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal)
-            && error.code() != code::FILE_MISSING;
-        may_pass && self.kind != RestartKind::None
+    pub fn may_try_again(&self, error: &WireError) -> bool {
+        error.consequence == Consequence::MayPass && self.kind != RestartKind::None
     }
 
     /// How long to wait before the next attempt; `None` if there is none. `now` is the time since
     /// the job was submitted.
-    pub fn after_failure(&mut self, now: Duration, error: &Error) -> Option<Duration> {
+    pub fn after_failure(&mut self, now: Duration, error: &WireError) -> Option<Duration> {
         if !self.may_try_again(error) {
             return None;
         }
@@ -95,6 +94,7 @@ impl RestartStrategy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use streamrt_types::code;
 
     /// Feeds failures at these seconds, and compares the delays in ms.
     fn check(settings: &[(&str, &str)], failures: &[u64], expected: &[Option<u64>]) {
@@ -103,7 +103,7 @@ mod tests {
             .iter()
             .for_each(|(key, value)| configuration.set(key, value).unwrap());
         let mut strategy = RestartStrategy::new(&configuration);
-        let error = Error::new(code::STORE, "the disk is gone");
+        let error = WireError::new(code::STORE, "the disk is gone");
         let delay = |at: &u64| {
             strategy
                 .after_failure(Duration::from_secs(*at), &error)
@@ -156,12 +156,12 @@ mod tests {
         configuration
             .set("restart.strategy", "exponential-delay")
             .unwrap();
-        let error = Error::new(code::BAD_RECORD, "line 3");
+        let error = WireError::new(code::BAD_RECORD, "line 3");
         let mut strategy = RestartStrategy::new(&configuration);
         assert!(
             !strategy.may_try_again(&error)
                 && strategy.after_failure(Duration::ZERO, &error).is_none()
         );
-        assert!(strategy.may_try_again(&Error::new(code::DATABASE, "it is away")));
+        assert!(strategy.may_try_again(&WireError::new(code::DATABASE, "it is away")));
     }
 }

@@ -1,10 +1,12 @@
 //! Whether checkpoints are those of the job that is to go on from them, or that has finished with
 //! them.
 
-use crate::factory::Definition;
+use super::version::Version;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use streamrt_checkpoint::{Manifest, PluginEntry};
+use streamrt_graph::JobGraph;
+use streamrt_rpc::Component;
 use streamrt_types::{Error, Result, code, without_passwords};
 use streamrt_wit::Body;
 
@@ -15,10 +17,10 @@ use streamrt_wit::Body;
 /// `Invalid` (S7005), with the difference.
 pub(crate) fn check_same(
     kept: (&Manifest, &[PluginEntry]),
-    definition: &Definition,
+    version: &Version,
     folder: &str,
 ) -> Result<()> {
-    match difference(kept, definition) {
+    match difference(kept, version) {
         None => Ok(()),
         Some(what) => Err(Error::new(
             code::OTHER_JOB,
@@ -27,17 +29,17 @@ pub(crate) fn check_same(
     }
 }
 
-/// As [`check_same`], where the job of `kept` has finished. A job file may be changed between two
+/// The same as [`check_same`], where the job of `kept` has finished. A job file may be changed between two
 /// starts of a job, but what has finished does not run once more because of it.
 ///
 /// # Errors
-/// As there.
+/// The same as for [`check_same`].
 pub(crate) fn check_finished(
     kept: (&Manifest, &[PluginEntry]),
-    definition: &Definition,
+    version: &Version,
     folder: &str,
 ) -> Result<()> {
-    match difference(kept, definition).or_else(|| other_node(kept.0, definition)) {
+    match difference(kept, version).or_else(|| other_node(kept.0, version)) {
         None => Ok(()),
         Some(what) => {
             let message = format!(
@@ -49,8 +51,8 @@ pub(crate) fn check_finished(
 }
 
 /// A node that only one of both has, or that differs.
-fn other_node(manifest: &Manifest, definition: &Definition) -> Option<String> {
-    let (kept, now) = (nodes(&manifest.plan)?, nodes(&plan_of(definition))?);
+fn other_node(manifest: &Manifest, version: &Version) -> Option<String> {
+    let (kept, now) = (nodes(&manifest.plan)?, nodes(&version.stored_plan)?);
     let gone = kept
         .keys()
         .find(|uid| !now.contains_key(*uid))
@@ -80,9 +82,9 @@ fn nodes(plan: &Value) -> Option<BTreeMap<String, Body>> {
 }
 
 /// The job as the user wrote it, for manifests.
-pub(crate) fn plan_of(definition: &Definition) -> Value {
+pub(crate) fn plan_of(graph: &JobGraph) -> Value {
     let node = |node: &streamrt_graph::StreamNode| json!({"uid": node.uid, "body": node.body});
-    let mut plan = definition.graph.stream.nodes.iter().map(node).collect();
+    let mut plan = graph.stream.nodes.iter().map(node).collect();
     hide_passwords(&mut plan);
     plan
 }
@@ -97,14 +99,11 @@ fn hide_passwords(value: &mut Value) {
     }
 }
 
-fn difference(
-    (manifest, kept): (&Manifest, &[PluginEntry]),
-    definition: &Definition,
-) -> Option<String> {
+fn difference((manifest, kept): (&Manifest, &[PluginEntry]), version: &Version) -> Option<String> {
     let (name, n, max) = (
-        &definition.spec.name,
-        definition.plugins.len(),
-        definition.max_parallelism,
+        &version.plan.spec.name,
+        version.plan.components.len(),
+        version.plan.max_parallelism,
     );
     if manifest.job != *name {
         return Some(format!("its name is `{}`, not `{name}`", manifest.job));
@@ -114,12 +113,12 @@ fn difference(
     }
     let of_plugins = kept
         .iter()
-        .zip(&definition.plugins)
+        .zip(&version.plan.components)
         .find_map(|(kept, plugin)| {
-            let (old, new) = (short(&kept.digest), short(plugin.plugin.digest()));
+            let (old, new) = (short(&kept.digest), short(&plugin.digest));
             let (before, now) = (kept_args(&kept.args), kept_args(&plugin.args));
             match () {
-                () if kept.digest != plugin.plugin.digest() => Some(format!(
+                () if kept.digest != plugin.digest => Some(format!(
                     "its component `{}` has the digest {old}, not {new}",
                     kept.name
                 )),
@@ -144,6 +143,15 @@ fn difference(
 /// The arguments of a component as a manifest has them.
 pub(crate) fn kept_args(args: &[String]) -> Vec<String> {
     args.iter().map(|arg| without_passwords(arg)).collect()
+}
+
+/// Whether these are the components of a version, with its arguments.
+pub(crate) fn are_of(entries: &[PluginEntry], version: &Version) -> bool {
+    let components = &version.plan.components;
+    let is_same = |(entry, component): (&PluginEntry, &Component)| {
+        entry.digest == component.digest && entry.args == kept_args(&component.args)
+    };
+    entries.len() == components.len() && entries.iter().zip(components).all(is_same)
 }
 
 fn short(digest: &str) -> &str {
