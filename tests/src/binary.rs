@@ -60,6 +60,8 @@ pub fn component(name: &str) -> PathBuf {
 /// A command line of the binary.
 pub fn streamrt<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
     let mut command = Command::new(binary());
+    // Messages within the process go through bytes and back, as between two.
+    command.env("STREAMRT_TEST_WIRE", "1");
     command.args(args).stdin(Stdio::null());
     command
 }

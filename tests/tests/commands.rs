@@ -398,3 +398,28 @@ fn a_folder_that_nobody_asks_for_is_refused() {
         "{help}"
     );
 }
+
+#[test]
+fn what_is_known_of_a_run_is_told() {
+    let jobs = Jobs::new();
+    let options = ["-D", "checkpoint.dir=ck", "-D", "checkpoint.interval=20ms"];
+    let one = jobs.start("one", &options);
+    jobs.tell(&["stop", "one"]).succeeded();
+    one.finish(LIMIT).succeeded();
+    let again = jobs.start("one", &options);
+    let info = jobs.tell(&["info", "one", "--output", "json"]).succeeded();
+    let info: Value = serde_json::from_str(&info.stdout).unwrap();
+    assert!(
+        info["state"] == "running" && info["resumed_from"].as_u64().is_some(),
+        "{info}"
+    );
+    let logs = jobs.tell(&["logs", "one"]).succeeded().stdout;
+    assert!(logs.contains("the job goes on from checkpoint"), "{logs}");
+    let id = jobs.listed()[0]["id"].as_str().unwrap().to_owned();
+    jobs.tell(&["savepoint", &id[..6], "sp"]).succeeded();
+    jobs.tell(&["savepoint", &id, "sp"])
+        .failed_with("S2007")
+        .names("is not empty");
+    jobs.tell(&["stop", &id, "--output", "json"]).succeeded();
+    again.finish(LIMIT).succeeded();
+}

@@ -68,6 +68,15 @@ pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
     run(&mut command)
 }
 
+/// Runs the simulation.
+///
+/// # Errors
+/// If it cannot be built, or finds something.
+pub fn sim(workspace: &Workspace, args: &[&str]) -> Result<()> {
+    binary(workspace, "streamrt-sim", Runtime::Whole)?;
+    run(Command::new(workspace.target.join("release/streamrt-sim")).args(args))
+}
+
 fn runtime(workspace: &Workspace, parts: Runtime) -> Result<()> {
     check_compiler()?;
     if parts == Runtime::Whole {

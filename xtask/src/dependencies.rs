@@ -35,9 +35,10 @@ const LEVELS: &[&[&str]] = &[
         "streamrt-jobmanager",
         "streamrt-sql",
     ],
+    &["streamrt-minicluster"],
     &["streamrt-web"],
     &["streamrt-cli"],
-    &["streamrt-tests", "streamrt-bench", "xtask"],
+    &["streamrt-tests", "streamrt-sim", "streamrt-bench", "xtask"],
 ];
 
 /// Crates whose dependencies among our own are listed in full.

@@ -30,6 +30,7 @@ Usage: cargo xtask COMMAND
   test [FILTER]                    everything: the checks, the build, and all tests (or those whose name contains FILTER);
                                    installs the servers that tests start, PostgreSQL and MinIO, when they are missing
   test planted [FILTER]            plant bugs in a copy (or those whose name contains FILTER), one after the other, and show which test catches each
+  sim [--seeds N | --seed S]       simulate the control of a job under faults: 200 seeds, N of them, or one; each runs twice
   check                            the dependency rule, the tidy check, the places of planted bugs, and cargo-deny's of licences, sources and advisories
   bench SUITE [ARG...]             measure engine, plugin, state, checkpoint or scale; `--output json` prints one object a line
 
@@ -57,6 +58,7 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["test", filter] if !filter.starts_with('-') => {
             tests::test(&Workspace::read()?, Some(filter))
         }
+        ["sim", rest @ ..] => build::sim(&Workspace::read()?, rest),
         ["check"] => checks::run(&Workspace::read()?).into_result(),
         [
             "bench",

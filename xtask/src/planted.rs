@@ -25,9 +25,12 @@ struct Bug<'a> {
     /// Occurs once in the file, however the lines are broken.
     find: &'a str,
     replace: &'a str,
-    /// Part of the names of the tests that must fail.
+    /// Part of the names of the tests that must fail; or `simulation`, which must find it in the
+    /// seeds that the test command runs.
     caught_by: &'a str,
 }
+
+const SIMULATION: &str = "simulation";
 
 impl<'a> Bug<'a> {
     fn from_json(bug: &'a Value) -> Result<Bug<'a>> {
@@ -43,6 +46,15 @@ impl<'a> Bug<'a> {
             replace: text("replace")?,
             caught_by: text("caught_by")?,
         })
+    }
+
+    /// The program that has the bug.
+    fn binary(&self) -> &'static str {
+        if self.caught_by == SIMULATION {
+            "streamrt-sim"
+        } else {
+            "streamrt"
+        }
     }
 
     /// Where the bug belongs in the text of its file.
@@ -99,11 +111,15 @@ pub fn test(workspace: &Workspace, filter: &str) -> Result<()> {
         .iter()
         .map(Bug::from_json)
         .collect::<Result<Vec<_>>>()?;
-    bugs.retain(|bug| bug.name.contains(filter));
+    bugs.retain(|bug| bug.name.contains(filter) || bug.caught_by.contains(filter));
     let plot = Plot::new(workspace)?;
-    plot.build()?;
-    if let Some(failed) = plot.failing_test("")? {
-        bail!("without a bug, `{failed}` fails");
+    for (binary, by) in [("streamrt", ""), ("streamrt-sim", SIMULATION)] {
+        if bugs.iter().any(|bug| bug.binary() == binary) {
+            plot.build(binary)?;
+            if let Some(failed) = plot.failing(by)? {
+                bail!("without a bug, `{failed}` fails");
+            }
+        }
     }
     let mut missed = Vec::new();
     for bug in &bugs {
@@ -175,7 +191,7 @@ impl Plot {
         })
     }
 
-    fn build(&self) -> Result<()> {
+    fn build(&self, binary: &str) -> Result<()> {
         say("building the copy");
         let mut command = Command::new("cargo");
         command
@@ -187,7 +203,7 @@ impl Plot {
             "--release",
             "--workspace",
             "--bin",
-            "streamrt",
+            binary,
             "--features",
             FEATURES,
         ]))
@@ -203,9 +219,27 @@ impl Plot {
         let mut wrong = whole.clone();
         wrong.replace_range(place, bug.replace);
         fs::write(&path, wrong)?;
-        let failed = self.build().and_then(|()| self.failing_test(bug.caught_by));
+        let built = self.build(bug.binary());
+        let failed = built.and_then(|()| self.failing(bug.caught_by));
         fs::write(&path, whole)?;
         failed
+    }
+
+    fn failing(&self, caught_by: &str) -> Result<Option<String>> {
+        match caught_by {
+            SIMULATION => self.failing_seed(),
+            filter => self.failing_test(filter),
+        }
+    }
+
+    /// What the simulation finds, if it finds anything.
+    fn failing_seed(&self) -> Result<Option<String>> {
+        let mut command = Command::new(self.target.join("release/streamrt-sim"));
+        let output = command.env("RUST_BACKTRACE", "0").output();
+        let output = output.context("the simulation cannot be started")?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        let found = text.lines().find(|line| !line.is_empty());
+        Ok((!output.status.success()).then(|| found.unwrap_or("it ended").to_owned()))
     }
 
     /// The first test whose name contains `filter` and that fails; the rest is not waited for.

@@ -51,6 +51,7 @@ pub use manifest::{
 };
 pub use names::{component_path, file_path, object_path};
 pub use requests::{Purpose, Request};
+pub use sealed::{seal, unseal};
 pub use shell::unique_token;
 pub use snapshot::Snapshot;
 pub use store::{Creation, Failure, FailureKind, Found, Length, Objects, Store, Stored};

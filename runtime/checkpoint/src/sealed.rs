@@ -21,7 +21,7 @@ struct Version {
 ///
 /// # Errors
 /// `Internal` if the value has no JSON.
-pub(crate) fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
+pub fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
     let json = serde_json::to_vec(value)
         .map_err(|cause| Error::internal("a document has no JSON").with_source(cause))?;
     let Some((b'{', body)) = json.split_first().map(|(&first, body)| (first, body)) else {
@@ -35,12 +35,7 @@ pub(crate) fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
 /// # Errors
 /// `Data` (S7001) if a byte is not the one that was written, `Invalid` (S7002) if the version is
 /// newer than `newest` or the document is of another kind.
-pub(crate) fn unseal<T: DeserializeOwned>(
-    path: &str,
-    what: &str,
-    bytes: &[u8],
-    newest: u32,
-) -> Result<T> {
+pub fn unseal<T: DeserializeOwned>(path: &str, what: &str, bytes: &[u8], newest: u32) -> Result<T> {
     let torn = || {
         format!(
             "{what} `{path}` is torn or changed, or streamrt did not write it ({} bytes)",

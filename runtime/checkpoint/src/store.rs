@@ -345,7 +345,7 @@ impl Store {
     ///
     /// # Errors
     /// `Unavailable` (S7007) if a file cannot be deleted.
-    pub(crate) fn remove_unfinished(&self, folder: &str) -> Result<()> {
+    pub fn remove_unfinished(&self, folder: &str) -> Result<()> {
         self.objects.remove_unfinished(folder).map_err(|cause| {
             Error::new(
                 code::STORE,

@@ -22,15 +22,23 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Run a job in this process.
     Run(RunArgs),
-    /// Show the jobs that run on this machine.
+    /// Run jobs in this process that others deploy, and go on with them after a crash.
+    Jobmanager(JobmanagerArgs),
+    /// Give a job to a JobManager.
+    Deploy(DeployArgs),
+    /// Show the jobs that run on this machine: those of a JobManager, and each `run`.
     List(ListArgs),
+    /// Show what is known of a job.
+    Info(InfoArgs),
+    /// Show the last lines that a job has said.
+    Logs(LogsArgs),
     /// Make a savepoint of a running job, or look into one.
     Savepoint(SavepointArgs),
     /// End a job: what is in flight is finished or kept in a last checkpoint, from which the same
     /// command goes on.
     Stop(StopArgs),
     /// End a job at once: what is not committed is withdrawn.
-    Cancel(JobArgs),
+    Cancel(CancelArgs),
     /// Show what the last checkpoints of a running job cost.
     Checkpoints(CheckpointsArgs),
     /// Say what changes between two versions of a component, and whether the new one can keep the
@@ -45,11 +53,16 @@ pub enum Command {
     Fsck(FsckArgs),
     /// Print the tables of the README: configuration keys, or the options of sources and sinks.
     Docs(DocsArgs),
+    /// Print what a shell is to load, so that it completes commands, options and names of jobs.
+    Completions(CompletionsArgs),
     /// Install what `build` needs; `build` does it by itself when something is missing.
     Toolchain,
     /// Compile a component from standard input: what `run` and others start for it.
     #[command(hide = true)]
     CompileComponent(CompileArgs),
+    /// Print what jobs are called: what a shell calls for completion.
+    #[command(hide = true)]
+    JobNames,
 }
 
 #[derive(Debug, Args)]
@@ -145,6 +158,90 @@ pub struct RunArgs {
     pub args: Vec<String>,
 }
 
+/// Which cluster is meant.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ClusterArgs {
+    /// The cluster, such as http://127.0.0.1:8081; default: STREAMRT_CLUSTER, else the jobs of
+    /// this machine and the cluster at this address.
+    #[arg(long, value_name = "URL")]
+    pub cluster: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct JobmanagerArgs {
+    /// Run the jobs in the process of the JobManager; there is no other way yet.
+    #[arg(long, required = true)]
+    pub embedded: bool,
+    /// The folder for what is to outlive the process: jobs, components, checkpoints.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// How many subtasks of each operator can run, over all jobs; default: the number of cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    pub slots: Option<u32>,
+    /// How long a job waits for slots, such as `30s`, before it fails; default: as long as it
+    /// takes.
+    #[arg(long, value_name = "TIME")]
+    pub slot_timeout: Option<String>,
+    /// Where to listen, on this machine alone.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    pub rest: String,
+    /// Bytes that a component may have, as `plugin.size` of the jobs.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub component_size: String,
+}
+
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    /// A component with a job, or a job.toml.
+    pub file: PathBuf,
+    /// What the job is called; default: the name of the component's file, or what the job.toml
+    /// says. Two jobs that run cannot have the same name.
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub name: Option<String>,
+    /// Subtasks of each operator that names no number itself.
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    pub parallelism: u32,
+    /// Set a configuration key, such as `-D checkpoint.interval=1s`; may be given several times.
+    #[arg(short = 'D', value_name = "KEY=VALUE", value_parser = key_value)]
+    pub configuration: Vec<(String, String)>,
+    /// Start from this savepoint or checkpoint, which may be another job's.
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Let sinks that ask for a folder of this name read and write everything below DIR.
+    #[arg(long = "grant", value_name = "NAME=DIR", value_parser = grant)]
+    pub grants: Vec<(String, PathBuf)>,
+    /// Let sources and sinks of the component use this file or folder; as for `run`.
+    #[arg(long = "allow-path", value_name = "PATH")]
+    pub allowed_paths: Vec<PathBuf>,
+    /// Let sources and sinks of the component connect to this server; as for `run`.
+    #[arg(long = "allow-host", value_name = "HOST[:PORT]")]
+    pub allowed_hosts: Vec<String>,
+    /// Stay until the job has ended, and end as it did.
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Arguments of the job; paths in them are whole.
+    #[arg(last = true)]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
 #[derive(Debug, Args)]
 pub struct DocsArgs {
     /// What about.
@@ -158,25 +255,65 @@ pub enum Topic {
     Config,
     /// Sources and sinks with their options.
     Connectors,
+    /// The paths of a cluster under `/v1`, as OpenAPI.
+    Openapi,
 }
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// Also the jobs of a cluster that have ended.
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// Which job is meant.
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    /// The job's id, a beginning of it, or its name, as `list` shows them.
+    pub job: String,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    #[command(flatten)]
+    pub job: JobArgs,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
 }
 
 #[derive(Debug, Args)]
-pub struct JobArgs {
-    /// The job's id or name, as `list` shows them.
-    pub job: String,
+pub struct LogsArgs {
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// So many; 1,000 are remembered.
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub last: usize,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
 }
 
 #[derive(Debug, Args)]
 pub struct CheckpointsArgs {
-    /// The job's id or name, as `list` shows them.
-    pub job: String,
+    #[command(flatten)]
+    pub job: JobArgs,
     /// So many; 100 are remembered.
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub last: usize,
@@ -201,22 +338,28 @@ pub struct CompatArgs {
 
 #[derive(Debug, Args)]
 pub struct UpgradeArgs {
-    /// The job's id or name, as `list` shows them.
-    pub job: String,
+    #[command(flatten)]
+    pub job: JobArgs,
     /// The new version: a component, or a job.toml if the job was started from one.
     pub component: PathBuf,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
 }
 
 #[derive(Debug, Args)]
 pub struct StopArgs {
-    /// The job's id or name, as `list` shows them.
-    pub job: String,
+    #[command(flatten)]
+    pub job: JobArgs,
     /// Make a savepoint in this folder, and end with it.
     #[arg(long, value_name = "DIR")]
     pub savepoint: Option<PathBuf>,
     /// Let everything fire first, as at the end of all input.
     #[arg(long)]
     pub drain: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
 }
 
 #[derive(Debug, Args)]
@@ -224,12 +367,17 @@ pub struct StopArgs {
 pub struct SavepointArgs {
     #[command(subcommand)]
     pub command: Option<SavepointCommand>,
-    /// The job's id or name, as `list` shows them.
+    /// The job's id, a beginning of it, or its name, as `list` shows them.
     #[arg(required = true)]
     pub job: Option<String>,
     /// An empty folder, or one to be made.
     #[arg(required = true)]
     pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,8 +5,8 @@ use crate::args::{CheckpointsArgs, Format};
 use crate::{jobs, print};
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use streamrt_taskmanager::{CheckpointReport, CheckpointStatus, SubtaskReport};
 use streamrt_types::Result;
+use streamrt_web::{CheckpointDetails, CheckpointStatus, SubtaskCheckpoint};
 
 /// Prints the last checkpoints, the newest last.
 ///
@@ -28,7 +28,7 @@ pub fn checkpoints(args: &CheckpointsArgs) -> Result<()> {
     print(&text)
 }
 
-fn text(reports: &[CheckpointReport], subtasks: bool, now_ms: i64) -> String {
+fn text(reports: &[CheckpointDetails], subtasks: bool, now_ms: i64) -> String {
     let mut text = String::new();
     for report in reports {
         let ago = Duration::from_millis(now_ms.saturating_sub(report.triggered_ms).max(0) as u64);
@@ -54,7 +54,7 @@ fn text(reports: &[CheckpointReport], subtasks: bool, now_ms: i64) -> String {
     text
 }
 
-fn status(report: &CheckpointReport) -> &'static str {
+fn status(report: &CheckpointDetails) -> &'static str {
     match report.status {
         CheckpointStatus::Pending => "pending",
         CheckpointStatus::Published => "published",
@@ -62,8 +62,8 @@ fn status(report: &CheckpointReport) -> &'static str {
     }
 }
 
-fn line(subtask: &SubtaskReport) -> String {
-    let SubtaskReport {
+fn line(subtask: &SubtaskCheckpoint) -> String {
+    let SubtaskCheckpoint {
         name,
         alignment_us,
         sync_us,
@@ -87,14 +87,14 @@ mod tests {
 
     #[test]
     fn a_line_for_each_checkpoint_and_on_demand_for_each_subtask() {
-        let subtask = |name: &str, bytes| SubtaskReport {
+        let subtask = |name: &str, bytes| SubtaskCheckpoint {
             name: name.into(),
             alignment_us: 1500,
             bytes,
             full_bytes: 10,
-            ..SubtaskReport::default()
+            ..SubtaskCheckpoint::default()
         };
-        let report = |checkpoint, status| CheckpointReport {
+        let report = |checkpoint, status| CheckpointDetails {
             checkpoint,
             kind: "checkpoint".into(),
             status,

@@ -2,7 +2,7 @@
 //! one can be kept.
 
 use crate::args::CompatArgs;
-use crate::plugin_file::Loader;
+use crate::plugin_file::{Disk, Loader};
 use crate::print;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use streamrt_types::{Configuration, Error, Result, code};
 /// # Errors
 /// S7011 if an operator cannot keep its state; whatever is wrong with a component.
 pub fn compat(args: &CompatArgs) -> Result<()> {
-    let mut loader = Loader::new(&Configuration::default())?;
+    let mut loader = Loader::new(&Configuration::default(), Arc::new(Disk))?;
     let mut job = |path: &Path| -> Result<JobSpec> {
         let (plugin, _) = loader.load(path)?;
         let plan = plugin

@@ -1,5 +1,5 @@
-//! `streamrt docs`: the tables of the README, for a terminal. The README is their one home; tests
-//! hold it against the code.
+//! `streamrt docs`: the tables of the README, for a terminal, and the description of the REST
+//! interface. The README is the one home of the tables; tests hold it against the code.
 
 use crate::args::Topic;
 use crate::print;
@@ -18,6 +18,9 @@ const COLUMN_MAX: usize = 34;
 /// # Errors
 /// If stdout cannot be written.
 pub fn docs(topic: Topic) -> Result<()> {
+    if topic == Topic::Openapi {
+        return print(&streamrt_web::openapi());
+    }
     let text: String = headings(topic)
         .iter()
         .map(|heading| render(section(README, heading)))
@@ -31,6 +34,7 @@ fn headings(topic: Topic) -> &'static [&'static str] {
     match topic {
         Topic::Config => &["### Configuration"],
         Topic::Connectors => &["### Sources", "### Sinks\n"],
+        Topic::Openapi => &[],
     }
 }
 

@@ -6,11 +6,12 @@
 
 use crate::args::{Format, InspectArgs};
 use crate::named::{self, Named};
-use crate::plugin_file::Loader;
+use crate::plugin_file::{Disk, Loader};
 use crate::{print, report};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::sync::Arc;
 use streamrt_plugin::Plugin;
 use streamrt_types::{Configuration, Result, code, without_passwords};
 use streamrt_wit::{
@@ -23,7 +24,7 @@ use streamrt_wit::{
 /// As for loading a component; `UserCode` if its `describe` fails. Arguments that are missing are
 /// no error.
 pub fn inspect(args: &InspectArgs) -> Result<()> {
-    let (plugin, _) = Loader::new(&Configuration::default())?.load(&args.file)?;
+    let (plugin, _) = Loader::new(&Configuration::default(), Arc::new(Disk))?.load(&args.file)?;
     let (plan, wanted) = match plugin.describe(&args.args) {
         Ok(plan) => (Some(plan), None),
         Err(error) if error.code() == code::BAD_ARGUMENTS => {

@@ -5,28 +5,36 @@
 //! printed by clap; 141: the reader of stdout went away, as for any filter.
 
 mod args;
+mod bundle;
 mod cache;
 mod checkpoints;
+mod cluster;
 mod compat;
+mod completion;
 mod component;
 mod configuration;
 mod control_socket;
+mod deploy;
 mod docs;
+mod embedded;
 mod export;
 mod inspect;
+mod job;
+mod jobmanager;
 mod jobs;
 mod key;
 mod named;
 mod new;
+mod one_job;
 mod plugin_file;
 mod process;
 mod progress;
-mod remote;
 mod report;
-mod rest;
 mod run;
+mod running;
 mod snapshot;
 mod state_backend;
+mod targets;
 mod toolchain;
 mod workspace;
 
@@ -43,6 +51,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What a shell reports for a program that wrote into a closed pipe: 128 and the number of SIGPIPE.
 const CLOSED_PIPE: u8 = 141;
+
+/// Exit code of a program that was interrupted, for the second Ctrl-C.
+const INTERRUPTED: i32 = 130;
 
 /// What clap ends with.
 const WRONG_USE: u8 = 2;
@@ -91,20 +102,24 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Build(args) => component::build(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Run(args) => run::run(args),
+        Command::Jobmanager(args) => jobmanager::jobmanager(&args),
+        Command::Deploy(args) => deploy::deploy(&args),
         Command::List(args) => jobs::list(&args),
-        Command::Savepoint(args) => match (args.command, args.job, args.dir) {
-            (Some(SavepointCommand::Inspect(args)), ..) => snapshot::inspect(&args),
-            (None, Some(job), Some(dir)) => jobs::savepoint(&job, &dir),
+        Command::Info(args) => jobs::info(&args),
+        Command::Logs(args) => jobs::logs(&args),
+        Command::Savepoint(args) => match (&args.command, &args.job, &args.dir) {
+            (Some(SavepointCommand::Inspect(args)), ..) => snapshot::inspect(args),
+            (None, Some(job), Some(dir)) => jobs::savepoint(job, dir, &args),
             _ => Err(Error::new(
                 code::WRONG_USE,
                 "a savepoint needs a job and a folder",
             )),
         },
-        Command::Stop(args) => jobs::stop(&args.job, args.savepoint.as_deref(), args.drain),
-        Command::Cancel(args) => jobs::cancel(&args.job),
+        Command::Stop(args) => jobs::stop(&args),
+        Command::Cancel(args) => jobs::cancel(&args),
         Command::Checkpoints(args) => checkpoints::checkpoints(&args),
         Command::Compat(args) => compat::compat(&args),
-        Command::Upgrade(args) => jobs::upgrade(&args.job, &args.component),
+        Command::Upgrade(args) => jobs::upgrade(&args),
         Command::State(StateArgs {
             command: StateCommand::Get(args),
         }) => snapshot::get(&args),
@@ -113,6 +128,8 @@ fn dispatch(command: Command) -> Result<()> {
         }) => export::export(&args),
         Command::Fsck(args) => snapshot::fsck(&args),
         Command::Docs(args) => docs::docs(args.topic),
+        Command::Completions(args) => completion::completions(args.shell),
+        Command::JobNames => completion::job_names(),
         Command::CompileComponent(_) => {
             Err(Error::internal("compiling is no command like the others"))
         }

@@ -11,8 +11,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use streamrt_checkpoint::ApprovalKey;
+use streamrt_minicluster::LoadedPlugin;
 use streamrt_plugin::{Compiler, Plugin, PluginHost};
-use streamrt_taskmanager::LoadedPlugin;
 use streamrt_types::{Configuration, Error, Result, code};
 
 /// This program, also after its file was replaced.
@@ -21,8 +21,40 @@ const SELF: &str = "/proc/self/exe";
 /// The command that compiles.
 const COMPILE: &str = "compile-component";
 
+/// Where the files of a job are read from.
+pub trait Files: Send + Sync {
+    /// Reads a file, but no more than so many bytes of it.
+    ///
+    /// # Errors
+    /// `Unavailable`, with the path.
+    fn read(&self, path: &Path, bytes_max: usize) -> Result<Vec<u8>>;
+}
+
+/// Those of this machine.
+pub struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
+        read(path, bytes_max)
+    }
+}
+
+/// Those that were handed over, by their paths.
+pub struct Given(pub BTreeMap<PathBuf, Vec<u8>>);
+
+impl Files for Given {
+    fn read(&self, path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
+        let bytes = self.0.get(path).ok_or_else(|| {
+            let message = format!("the job names {}, which was not uploaded", path.display());
+            Error::new(code::NO_COMPONENT, message)
+        })?;
+        Ok(bytes[..bytes.len().min(bytes_max)].to_vec())
+    }
+}
+
 /// Loads components, each file once.
 pub struct Loader {
+    files: Arc<dyn Files>,
     host: Arc<PluginHost>,
     /// By which the user approves of upgrades.
     approvals: Option<Arc<ApprovalKey>>,
@@ -33,7 +65,7 @@ pub struct Loader {
 impl Loader {
     /// # Errors
     /// `Internal` if the host cannot be made on this machine.
-    pub fn new(configuration: &Configuration) -> Result<Loader> {
+    pub fn new(configuration: &Configuration, files: Arc<dyn Files>) -> Result<Loader> {
         let compiled = cache::compiled()
             .map_err(|fault| report::status(&format!("compiled plugins are not kept: {fault}")));
         let compiler = Compiler {
@@ -45,6 +77,7 @@ impl Loader {
             .ok()
             .map(|secret| Arc::new(ApprovalKey::new(&secret)));
         Ok(Loader {
+            files,
             host,
             approvals,
             size_bytes: configuration.plugin_size_bytes,
@@ -88,7 +121,8 @@ impl Loader {
             return Ok(loaded.clone());
         }
         // One byte more shows that there are too many.
-        let bytes = Arc::new(read(path, self.size_bytes.saturating_add(1))?);
+        let bytes = self.files.read(path, self.size_bytes.saturating_add(1))?;
+        let bytes = Arc::new(bytes);
         let plugin = self.host.load(&bytes).map_err(|e| e.at(path.display()))?;
         self.loaded
             .insert(path.to_path_buf(), (plugin.clone(), bytes.clone()));

@@ -5,7 +5,9 @@
 
 use serde_json::{Value, json};
 use std::time::Duration;
-use streamrt_taskmanager::{CheckpointReport, CheckpointStatus, Progress, Summary};
+use streamrt_jobmanager::job_master::{CheckpointReport, CheckpointStatus};
+use streamrt_minicluster::Summary;
+use streamrt_taskmanager::Progress;
 use streamrt_types::{WATERMARK_MAX, WATERMARK_MIN};
 
 /// How progress is shown.
@@ -173,7 +175,7 @@ fn thousands(number: f64) -> String {
 
 /// Milliseconds since the epoch as `2017-11-26T01:00:00.000Z`. The watermark behind the last record
 /// is `end`.
-fn iso_time(ms: i64) -> String {
+pub fn iso_time(ms: i64) -> String {
     match ms {
         WATERMARK_MAX => return "end".to_owned(),
         WATERMARK_MIN => return "none".to_owned(),

@@ -44,26 +44,11 @@ pub fn wrong_use(error: &clap::Error) {
 
 fn object(error: &Error, place: Option<&str>) -> Value {
     let code = error.code();
-    let mut object = json!({"event": "error", "code": code.id, "message": error.message(), "causes": causes(error), "fix": code.fix});
+    let mut object = json!({"event": "error", "code": code.id, "message": error.message(), "causes": error.causes(), "fix": code.fix});
     if let Some(place) = place {
         object["at"] = json!(place);
     }
     object
-}
-
-/// What is below an error, each sentence once: some libraries repeat the text of the inner error in
-/// the outer one.
-fn causes(error: &Error) -> Vec<String> {
-    let mut said = error.message().to_owned();
-    let mut causes = Vec::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let sentence = cause.to_string();
-        causes.extend((!said.contains(&sentence)).then(|| sentence.clone()));
-        said = sentence;
-        source = cause.source();
-    }
-    causes
 }
 
 /// Replaces the dump of a panic by a note of its place: the panic itself is caught, and becomes an
@@ -95,7 +80,8 @@ fn render(error: &Error, place: Option<&str>) -> String {
         error.code().id,
         indented(error.message())
     );
-    causes(error)
+    error
+        .causes()
         .iter()
         .for_each(|cause| text += &format!("  cause: {}\n", indented(cause)));
     if let Some(place) = place {

@@ -183,6 +183,11 @@ impl JobFile {
             .map_err(|e| Error::new(code::INVALID_JOB, e.to_string().trim_end().to_owned()))
     }
 
+    /// What the job is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The keys of `[configuration]` as text.
     pub fn configuration(&self) -> impl Iterator<Item = (&str, String)> {
         self.configuration

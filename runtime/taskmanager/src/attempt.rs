@@ -4,12 +4,13 @@
 use crate::alignment::Alignment;
 use crate::control::Control;
 use crate::dead_letters::DeadLetters;
+use crate::definition::Definition;
 use crate::enumerator::{ENUMERATOR_SUFFIX, Enumerator};
 use crate::exits::TaskExits;
-use crate::factory::{Definition, Factory};
+use crate::factory::Factory;
 use crate::gate_task;
-use crate::job::RegionMetrics;
 use crate::mailbox::{CheckpointLine, Mailbox, Report};
+use crate::metrics::RegionMetrics;
 use crate::rate::RateLimiter;
 use crate::reader::{Reader, Shared};
 use crate::restored::Restored;
@@ -23,7 +24,9 @@ use streamrt_exchange::{InputGate, Partitioner, ResultPartition};
 use streamrt_graph::{EdgePartitioner, Head, Subtask};
 use streamrt_operator::{Isolation, OperatorContext, Source, TaskMetrics};
 use streamrt_state::OperatorState;
-use streamrt_types::{Error, KeyEncoder, Result, WATERMARK_MIN, Watermark, code};
+use streamrt_types::{
+    Error, KeyEncoder, Result, WATERMARK_MIN, Watermark, begin_attempt, code, inheriting,
+};
 use streamrt_wit::Body;
 
 /// A task that is ready to start.
@@ -59,6 +62,7 @@ pub(crate) fn build(
     vertices: &[usize],
     reports: Option<&Sender<Report>>,
 ) -> Result<ReadyRegion> {
+    begin_attempt(factory.generation);
     let definition = factory.definition;
     let subtasks: Vec<(usize, &Subtask)> = definition.tasks_of(vertices).collect();
     let capacity = definition.configuration.exchange_bytes;
@@ -448,7 +452,7 @@ pub(crate) fn start(
         ended();
     };
     let builder = std::thread::Builder::new().name(name.chars().take(15).collect());
-    builder.spawn(body).map_err(|e| {
+    builder.spawn(inheriting(body)).map_err(|e| {
         let error =
             Error::internal(format!("no thread could be started for task {name}")).with_source(e);
         cancel.fail(Control::cancelled());
@@ -479,7 +483,7 @@ fn run(task: &mut Task, gate: &mut InputGate, head: ReadyHead, restored: &Restor
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("without a message")

@@ -4,79 +4,24 @@
 use crate::attempt;
 use crate::control::Control;
 use crate::dead_letters::{DEAD_LETTERS_SUFFIX, DeadLetterOperator, DeadLetters};
-use crate::disks::Disks;
+use crate::definition::Definition;
 use crate::guest_log;
 use crate::replaceable::{Seats, UserCode};
 use crate::restored::Restored;
 use arrow_schema::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-use streamrt_checkpoint::ApprovalKey;
-use streamrt_graph::{
-    ChainedOperator, ExecutionGraph, FunctionRef, Head, JobGraph, JobSpec, StreamNode, Subtask,
-};
+use streamrt_graph::{ChainedOperator, FunctionRef, Head, JobGraph, StreamNode, Subtask};
 use streamrt_operator::{
     FunctionChain, KeyedProcessOperator, Operator, OperatorChain, OperatorContext,
     RunningAggregateOperator, Sink, SinkOperator, Source, TaskMetrics, TransformOperator,
     WRITE_AHEAD_BYTES, WriteAheadSink,
 };
-use streamrt_plugin::{ChainSpec, Grants, Log, Plugin, SinkSpec};
+use streamrt_plugin::{ChainSpec, Grants, Log, SinkSpec};
 use streamrt_state::Share;
-use streamrt_types::{Clock, Configuration, Error, KeyGroupRange, Result};
+use streamrt_types::{Error, KeyGroupRange, Result};
 use streamrt_window::{TimestampsOperator, WindowFunctions, WindowOperator};
 use streamrt_wit::{Body, Function, FunctionKind, Options, WindowContents};
-
-/// A component, ready to make instances, with the arguments of this job.
-#[derive(Clone)]
-pub struct LoadedPlugin {
-    /// For people: that of the component's file, without its extension.
-    pub name: String,
-    pub plugin: Arc<Plugin>,
-    pub args: Vec<String>,
-    /// The component itself, which is kept beside the checkpoints.
-    pub component: Arc<Vec<u8>>,
-    /// The digest of the component that the job was started with, where an upgrade has put this one
-    /// in its place.
-    pub replaces: Option<String>,
-    /// Approves of it in manifests, for the restarts that come; None: each of them has to be told.
-    pub approvals: Option<Arc<ApprovalKey>>,
-}
-
-/// What does not change from one attempt to the next.
-pub(crate) struct Definition {
-    /// As the user wrote it.
-    pub spec: JobSpec,
-    /// Of operators that name none.
-    pub parallelism: u32,
-    pub graph: JobGraph,
-    pub execution: ExecutionGraph,
-    /// By stream node.
-    pub sources: Vec<Option<Arc<dyn Source>>>,
-    pub plugins: Vec<LoadedPlugin>,
-    pub grants: Grants,
-    pub configuration: Arc<Configuration>,
-    pub max_parallelism: u32,
-    pub clock: Arc<dyn Clock>,
-    /// None: keyed state is in memory.
-    pub disks: Option<Arc<Disks>>,
-}
-
-impl Definition {
-    /// How long an upgrade of it is watched.
-    pub fn probation(&self) -> Duration {
-        Duration::from_millis(self.configuration.upgrade_probation_ms)
-    }
-
-    /// The subtasks of these vertices, with their numbers in the execution graph.
-    pub fn tasks_of(&self, vertices: &[usize]) -> impl Iterator<Item = (usize, &Subtask)> {
-        self.execution
-            .subtasks
-            .iter()
-            .enumerate()
-            .filter(|(_, subtask)| vertices.contains(&subtask.vertex))
-    }
-}
 
 /// What all operators of a region are made from.
 pub(crate) struct Factory<'a> {

@@ -2,7 +2,7 @@
 //! by the operators themselves.
 
 use crate::dead_letters::DEAD_LETTERS_SUFFIX;
-use crate::factory::Definition;
+use crate::definition::Definition;
 use crate::restored::Restored;
 use crate::task::GATE_SUFFIX;
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! What the coordinator of checkpoints tells a task, and what the task answers.
 
-use crate::regions::{Resume, Suspend};
 use crate::replaceable::UserCode;
+use crate::uploader::Begin;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use streamrt_exchange::GateWaker;
 use streamrt_operator::TaskMetrics;
+use streamrt_rpc::WireError;
 use streamrt_state::OperatorSnapshot;
 use streamrt_types::Barrier;
 
@@ -75,13 +76,17 @@ impl Mailbox {
     }
 }
 
-/// What tasks tell the coordinator, and what the job's master does between the last report of a
-/// region that failed and the first one of the same region.
-pub enum Report {
-    /// A region has failed, and its tasks are gone.
-    Suspend(Suspend),
-    /// It starts again.
-    Resume(Resume),
+/// What tasks tell the coordinator, and what happens between the last report of a region that failed
+/// and the first one of the same region.
+pub(crate) enum Report {
+    /// All tasks of a region are gone.
+    RegionEnded {
+        region: usize,
+        generation: u64,
+        error: Option<WireError>,
+    },
+    /// Tasks start again; before their first report.
+    Begin(Begin),
     Snapshot(TaskSnapshot),
     /// What was pre-committed for this checkpoint and those before it is committed.
     Committed {
@@ -128,7 +133,11 @@ pub struct CheckpointLine {
 }
 
 impl CheckpointLine {
-    pub fn new(task: usize, mailbox: Arc<Mailbox>, reports: Sender<Report>) -> CheckpointLine {
+    pub(crate) fn new(
+        task: usize,
+        mailbox: Arc<Mailbox>,
+        reports: Sender<Report>,
+    ) -> CheckpointLine {
         CheckpointLine {
             task,
             mailbox,
@@ -137,7 +146,7 @@ impl CheckpointLine {
     }
 
     /// A coordinator that is gone has ended the job, and says why itself.
-    pub fn report(&self, report: Report) {
+    pub(crate) fn report(&self, report: Report) {
         let _ = self.reports.send(report);
     }
 }

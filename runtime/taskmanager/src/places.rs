@@ -8,7 +8,7 @@
 //!   snapshot, which may be running: it commits it, or goes back behind it.
 
 use crate::dead_letters;
-use crate::factory::Definition;
+use crate::definition::Definition;
 use std::collections::BTreeMap;
 use streamrt_checkpoint::Manifest;
 use streamrt_connector::{Need, place, sink_needs};

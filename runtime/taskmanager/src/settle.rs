@@ -8,84 +8,45 @@
 //! (`places.rs`), as often as nobody knows that it is done.
 
 use crate::attempt;
-use crate::control::Control;
 use crate::dead_letters::{self, DeadLetters};
-use crate::durable::{job_id, newest, number_in};
-use crate::factory::{Definition, Factory};
+use crate::factory::Factory;
 use crate::places::Promised;
 use crate::restored::Restored;
 use std::sync::Arc;
-use streamrt_checkpoint::{EndState, Entry, History, JobLog, Snapshot, Store, unique_token};
-use streamrt_operator::{COMMITTABLES, OperatorContext, Sink, transaction_prefix};
+use streamrt_operator::{COMMITTABLES, OperatorContext, Sink, subtask_prefix, transaction_prefix};
 use streamrt_types::{Error, Result, failpoint, say};
-
-/// Withdraws what the job has written and no checkpoint names, because it will not be tried again
-/// by itself. The job is taken over for it: an attempt that could not start may have done so as
-/// well.
-///
-/// # Errors
-/// What keeps it from being withdrawn, with how it is called.
-pub(crate) fn give_up(definition: &Arc<Definition>) -> Result<()> {
-    let Some(store) = definition
-        .configuration
-        .checkpoint_dir
-        .as_deref()
-        .map(Store::open)
-        .transpose()?
-    else {
-        return Ok(());
-    };
-    let (mut log, _) = JobLog::take_over(&store, &unique_token())?;
-    let job = job_id(&log.history().job);
-    let restored = uncommitted(&store, log.history())?;
-    settle(definition, Arc::default(), job.clone(), log.generation(), restored.as_ref()).map_err(|e| {
-        e.at(format_args!("what was not committed is left behind, under names with `{job}`, until the next start withdraws it"))
-    })?;
-    log.append(Entry::Ended {
-        state: EndState::Failed,
-    })
-}
-
-/// What the newest checkpoint promises to commit; `None` if there is none, or that is known to be
-/// done.
-pub(crate) fn uncommitted(store: &Store, history: &History) -> Result<Option<Restored>> {
-    let newest = newest(store, history)?;
-    newest
-        .as_ref()
-        .filter(|newest| !is_committed(history, newest))
-        .map(Restored::read)
-        .transpose()
-}
-
-/// Whether the log says that what a snapshot promises to commit is committed. A reader of the
-/// results may have moved it away since.
-pub(crate) fn is_committed(history: &History, snapshot: &Snapshot) -> bool {
-    (1..=history.committed).contains(&number_in(history, snapshot))
-}
 
 /// Commits what a checkpoint holds, unless that is known to be done (`None`), and withdraws what it
 /// does not name. `control` says when to give up.
-pub(crate) fn settle(
-    definition: &Definition,
-    control: Arc<Control>,
-    job: Arc<str>,
-    generation: u64,
-    restored: Option<&Restored>,
-) -> Result<()> {
-    let all: Vec<usize> = (0..definition.graph.vertices.len()).collect();
-    let factory = Factory {
-        definition,
-        control,
-        job,
-        generation,
-        restored: Arc::default(),
-    };
-    settle_sinks(&factory, restored, &all)?;
-    dead_letters::settle(&factory, restored, &[dead_letters::prefix(&factory.job)])
+pub(crate) fn settle(factory: &Factory<'_>, restored: Option<&Restored>) -> Result<()> {
+    let all: Vec<usize> = (0..factory.definition.graph.vertices.len()).collect();
+    settle_sinks(factory, restored, &all)?;
+    let letters = [dead_letters::prefix(&factory.job)];
+    dead_letters::settle(factory, restored, &letters)
 }
 
-/// As [`settle`], of the sinks of these vertices.
-pub(crate) fn settle_sinks(
+/// The same for a region of these vertices that starts again. Its tasks before had the generation
+/// `old`.
+///
+/// # Errors
+/// The same as for [`settle`].
+pub(crate) fn settle_region(
+    factory: &Factory<'_>,
+    restored: Option<&Restored>,
+    vertices: &[usize],
+    old: u64,
+) -> Result<()> {
+    settle_sinks(factory, restored, vertices)?;
+    let prefix = dead_letters::prefix(&factory.job);
+    let tasks = factory.definition.tasks_of(vertices);
+    let letters: Vec<String> = tasks
+        .map(|(task, _)| subtask_prefix(&prefix, old, task as u32))
+        .collect();
+    dead_letters::settle(factory, restored, &letters)
+}
+
+/// The sinks of these vertices.
+fn settle_sinks(
     factory: &Factory<'_>,
     restored: Option<&Restored>,
     vertices: &[usize],

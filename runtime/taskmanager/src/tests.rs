@@ -1,308 +1,408 @@
-//! Whole jobs without user code: how they end, and what is left when they do.
+//! Whether `compat` says what a restore says: each change of a matrix is judged, and then the state
+//! of the old version is given to the operators of the new one.
 
-mod compat;
-
-use crate::{JobHandle, JobToRun, Submission, submit};
+use crate::factory::operator_of;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::sync::Arc;
-use streamrt_graph::JobSpec;
-use streamrt_types::{Configuration, Result};
-use streamrt_wit::Plan;
+use streamrt_graph::{JobSpec, StreamGraph, Verdict, compare};
+use streamrt_operator::harness::{Harness, NativeChain};
+use streamrt_operator::{Failure, FunctionChain, Invocation, Operator};
+use streamrt_state::{OperatorState, Part, Share};
+use streamrt_types::{Batch, Error, KeyGroupRange, Result};
+use streamrt_wit::{Body, Function, Plan};
 
-mod splits;
-mod stops;
+const KEY_GROUPS: u32 = 16;
 
-/// A job of one source, a running count by the column `n`, and a file sink in `out`.
-fn start(
-    source: Value,
-    out: &Path,
-    parallelism: u32,
-    configuration: Configuration,
-) -> Result<JobHandle> {
-    start_counting(
-        json!({"kind": "aggregate"}),
-        source,
-        out,
-        parallelism,
-        configuration,
-    )
+fn column(name: &str, data_type: &str) -> Value {
+    json!({"name": name, "type": data_type})
 }
 
-/// As `start`, with the count in windows of an hour of the clock.
-fn start_windows(
-    source: Value,
-    out: &Path,
-    parallelism: u32,
-    configuration: Configuration,
-) -> Result<JobHandle> {
-    let assigner = json!({"kind": "tumbling", "size-ms": 3_600_000, "processing-time": true});
-    start_counting(
-        json!({"kind": "window", "assigner": assigner, "contents": {"kind": "builtin"}}),
-        source,
-        out,
-        parallelism,
-        configuration,
-    )
-}
-
-fn start_counting(
-    mut body: Value,
-    source: Value,
-    out: &Path,
-    parallelism: u32,
-    configuration: Configuration,
-) -> Result<JobHandle> {
-    let counts = if body.get("contents").is_some() {
-        &mut body["contents"]
-    } else {
-        &mut body
+/// A source of columns `k` and `x`; behind it a running aggregate, windows of each kind, and
+/// process functions with each kind of state.
+// Long: the text of a plan.
+fn plan() -> Value {
+    let hash = |columns: &[&str]| json!([{"node": 0, "partitioning": {"kind": "hash", "columns": columns}}]);
+    let aggregates = json!([{"function": "sum", "column": "x"}]);
+    let columns = json!([{"name": "sum", "from": {"kind": "aggregate", "index": 0}}]);
+    let sliding = json!({"kind": "sliding", "size-ms": 10, "slide-ms": 5});
+    let function = |number: u32, kind: &str, more: Value| {
+        let mut function = json!({"number": number, "kind": kind, "name": format!("f{number}"), "input": [column("x", "i64")],
+            "outputs": [{"name": "", "columns": {"kind": "replace", "schema": [column("n", "i64")]}}]});
+        more.as_object()
+            .unwrap()
+            .iter()
+            .for_each(|(name, value)| function[name] = value.clone());
+        function
     };
-    counts["aggregates"] = json!([{"function": "count"}]);
-    counts["columns"] = json!([{"name": "n", "from": {"kind": "key", "column": "n"}}, {"name": "count", "from": {"kind": "aggregate", "index": 0}}]);
-    let plan = json!({"version": 1, "nodes": [
-        {"id": 0, "uid": "numbers", "body": source},
-        {"id": 1, "uid": "counts", "inputs": [{"node": 0, "partitioning": {"kind": "hash", "columns": ["n"]}}], "body": body},
-        {"id": 2, "uid": "out", "inputs": [{"node": 1}], "body": {"kind": "sink", "connector": "file", "options": {"path": out}}},
-    ]});
-    run_plan(&plan, parallelism, configuration)
-}
-
-fn run_plan(plan: &Value, parallelism: u32, configuration: Configuration) -> Result<JobHandle> {
-    let plan = Plan::from_json(&plan.to_string()).unwrap();
-    let job = JobSpec::from_plan("test", Arc::new(plan));
-    let grants = Default::default();
-    match submit(JobToRun {
-        job,
-        plugins: Vec::new(),
-        configuration,
-        parallelism,
-        from: None,
-        grants,
-        state: None,
-        before: None,
-    })? {
-        Submission::Started(handle) => Ok(handle),
-        Submission::Finished => panic!("a job without checkpoints never was"),
-    }
-}
-
-fn datagen(rows: Option<u64>) -> Value {
-    let options = json!({"rows": rows, "fields": {"n": {"kind": "random", "min": 0, "max": 9}}});
-    json!({"kind": "source", "connector": "datagen", "options": options, "schema": [{"name": "n", "type": "i64"}]})
-}
-
-fn csv(path: &Path) -> Value {
-    let options = json!({"path": path, "format": "csv"});
-    json!({"kind": "source", "connector": "file", "options": options, "schema": [{"name": "n", "type": "i64"}]})
-}
-
-/// The lines of all files that are visible in a folder, sorted; and the number of files that are
-/// not.
-fn output(folder: &Path) -> (Vec<String>, usize) {
-    let (mut lines, mut n_hidden) = (Vec::new(), 0);
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        match path.file_name().unwrap().to_str().unwrap().starts_with('.') {
-            true => n_hidden += 1,
-            false => lines.extend(
-                std::fs::read_to_string(path)
-                    .unwrap()
-                    .lines()
-                    .map(str::to_owned),
-            ),
-        }
-    }
-    lines.sort();
-    (lines, n_hidden)
-}
-
-#[test]
-fn a_bounded_job_gives_the_same_rows_at_any_parallelism() {
-    let run = |parallelism| {
-        let folder = tempfile::tempdir().unwrap();
-        let job = start(
-            datagen(Some(5_000)),
-            folder.path(),
-            parallelism,
-            Configuration::default(),
-        )
-        .unwrap();
-        assert!(job.is_bounded());
-        let summary = job.wait().unwrap().summary;
-        assert_eq!((summary.records_in, summary.records_out), (5_000, 5_000));
-        output(folder.path())
-    };
-    let expected = run(1);
-    assert_eq!(expected.0.len(), 5_000);
-    assert_eq!(run(2), expected);
-    assert_eq!(run(7), expected);
-}
-
-#[test]
-fn a_job_that_is_stopped_finishes_what_is_in_flight() {
-    let folder = tempfile::tempdir().unwrap();
-    let job = start(datagen(None), folder.path(), 2, Configuration::default()).unwrap();
-    assert!(!job.is_bounded());
-    while job.progress().records_out == 0 {
-        std::thread::yield_now();
-    }
-    job.stop();
-    let summary = job.wait().unwrap().summary;
-    let (lines, n_hidden) = output(folder.path());
-    assert_eq!(
-        (lines.len() as u64, n_hidden),
-        (summary.records_in, 0),
-        "every row that was read came out"
-    );
-}
-
-#[test]
-fn windows_of_processing_time_fire_at_the_end_of_the_input_or_are_counted() {
-    for parallelism in [1, 2, 7] {
-        let run = |fires: &str| {
-            let folder = tempfile::tempdir().unwrap();
-            let (input, out) = (folder.path().join("numbers.csv"), folder.path().join("out"));
-            std::fs::write(&input, "1\n2\n1\n").unwrap();
-            let mut configuration = Configuration::default();
-            configuration
-                .set("end-of-input.processing-time", fires)
-                .unwrap();
-            let summary = start_windows(csv(&input), &out, parallelism, configuration)
-                .unwrap()
-                .wait()
-                .unwrap()
-                .summary;
-            (output(&out).0, summary.dropped_at_end)
-        };
-        assert_eq!(
-            run("fire"),
-            (
-                vec![
-                    r#"{"n":1,"count":2}"#.to_owned(),
-                    r#"{"n":2,"count":1}"#.into()
-                ],
-                0
-            )
-        );
-        assert_eq!(run("drop"), (Vec::new(), 2));
-    }
-}
-
-#[test]
-fn a_drain_fires_what_waits_for_the_clock_and_a_stop_does_not() {
-    for parallelism in [1, 2, 7] {
-        for drains in [true, false] {
-            let folder = tempfile::tempdir().unwrap();
-            let mut configuration = Configuration::default();
-            configuration
-                .set("end-of-input.processing-time", "drop")
-                .unwrap();
-            let job =
-                start_windows(datagen(None), folder.path(), parallelism, configuration).unwrap();
-            while job.progress().records_in == 0 {
-                std::thread::yield_now();
-            }
-            match drains {
-                true => drop(job.remote().drain(None).unwrap()),
-                false => job.stop(),
-            }
-            let summary = job.wait().unwrap().summary;
-            assert_eq!(summary.dropped_at_end, 0);
-            let counted = |line: &String| {
-                serde_json::from_str::<Value>(line).unwrap()["count"]
-                    .as_u64()
-                    .unwrap()
-            };
-            let counts: u64 = output(folder.path()).0.iter().map(counted).sum();
-            assert_eq!(counts, if drains { summary.records_in } else { 0 });
-        }
-    }
-}
-
-#[test]
-fn a_job_that_fails_withdraws_its_output_and_says_where() {
-    let folder = tempfile::tempdir().unwrap();
-    let (input, out) = (folder.path().join("numbers.csv"), folder.path().join("out"));
-    std::fs::write(&input, "1\n2\nthree\n4\n").unwrap();
-    let error = start(csv(&input), &out, 2, Configuration::default())
-        .unwrap()
-        .wait()
-        .unwrap_err();
-    assert_eq!(error.code().id, "S3003");
-    let place = format!("source `numbers`: {} line 3", input.display());
-    assert!(error.message().starts_with(&place), "{}", error.message());
-    assert_eq!(output(&out), (Vec::new(), 0));
-}
-
-#[test]
-fn a_skipped_line_is_kept_as_a_dead_letter_and_counted() {
-    let folder = tempfile::tempdir().unwrap();
-    let (input, out, letters) = (
-        folder.path().join("numbers.csv"),
-        folder.path().join("out"),
-        folder.path().join("letters"),
-    );
-    std::fs::write(&input, "1\n2\nthree\n4\n").unwrap();
-    let mut configuration = Configuration::default();
-    configuration.set("poison.policy", "skip").unwrap();
-    configuration
-        .set("poison.dead-letters", letters.to_str().unwrap())
-        .unwrap();
-    let summary = start(csv(&input), &out, 1, configuration)
-        .unwrap()
-        .wait()
-        .unwrap()
-        .summary;
-    assert_eq!((summary.records_in, summary.dead_letters), (3, 1));
-    let files: Vec<_> = std::fs::read_dir(&letters)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    let letter: Value = serde_json::from_str(&std::fs::read_to_string(&files[0]).unwrap()).unwrap();
-    assert_eq!(
-        (&letter["record"], &letter["code"]),
-        (&json!("three"), &json!("S3003"))
-    );
-}
-
-#[test]
-fn what_cannot_run_is_refused_before_anything_is_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("out");
-    let mut configuration = Configuration::default();
-    configuration.set("max-parallelism", "2").unwrap();
-    let error = start(datagen(Some(1)), &out, 3, configuration)
-        .err()
-        .unwrap();
-    assert_eq!(
-        error.message(),
-        "parallelism 3 is more than the max parallelism 2"
-    );
-    assert!(!out.exists());
-}
-
-/// A folder alone would be gone on from and never written to, so that the next start writes the
-/// same results again.
-#[test]
-fn a_folder_of_checkpoints_and_their_interval_belong_together() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().to_str().unwrap();
-    for (key, value) in [("checkpoint.dir", path), ("checkpoint.interval", "1s")] {
-        let mut configuration = Configuration::default();
-        configuration.set(key, value).unwrap();
-        let error = start(
-            datagen(Some(1)),
-            &folder.path().join("out"),
+    let states = json!([
+        {"name": "value", "kind": "value", "value": [column("v", "i64")]},
+        {"name": "list", "kind": "list", "value": [column("v", "string")]},
+        {"name": "map", "kind": "map", "key": [column("m", "string")], "value": [column("v", "i64")]},
+        {"name": "expires", "kind": "value", "value": [column("v", "i64")], "ttl-ms": 1000}]);
+    let node = |id: u32, uid: &str, inputs: Value, body: Value| json!({"id": id, "uid": uid, "inputs": inputs, "body": body});
+    let mut nodes = vec![
+        json!({"id": 0, "uid": "in", "body": {"kind": "source", "connector": "datagen", "schema": [column("k", "i64"), column("x", "i64")]}}),
+        node(
             1,
-            configuration,
+            "running",
+            hash(&["k"]),
+            json!({"kind": "aggregate", "aggregates": aggregates, "columns": columns}),
+        ),
+        node(
+            2,
+            "panes",
+            hash(&["k"]),
+            json!({"kind": "window", "assigner": sliding, "contents": {"kind": "builtin", "aggregates": aggregates, "columns": columns}}),
+        ),
+        node(
+            3,
+            "sessions",
+            hash(&["k"]),
+            json!({"kind": "window", "assigner": {"kind": "session", "gap-ms": 5}, "contents": {"kind": "aggregate", "function": 0}}),
+        ),
+        node(
+            4,
+            "rows",
+            hash(&["k"]),
+            json!({"kind": "window", "assigner": sliding, "contents": {"kind": "process", "function": 1}}),
+        ),
+        node(
+            5,
+            "process",
+            hash(&["k"]),
+            json!({"kind": "function", "function": 2}),
+        ),
+        node(
+            6,
+            "free",
+            json!([{"node": 0}]),
+            json!({"kind": "function", "function": 3}),
+        ),
+        node(
+            7,
+            "map",
+            json!([{"node": 0}]),
+            json!({"kind": "function", "function": 4}),
+        ),
+    ];
+    nodes.extend((1..8).map(|n| {
+        node(
+            10 + n,
+            &format!("out{n}"),
+            json!([{"node": n}]),
+            json!({"kind": "sink", "connector": "blackhole"}),
         )
-        .err()
-        .unwrap();
+    }));
+    let functions = json!([
+        function(0, "aggregate", json!({"accumulator": [column("a", "i64")]})),
+        function(1, "window-process", json!({})),
+        function(
+            2,
+            "process",
+            json!({"key": [column("k", "i64")], "timers": true, "states": states})
+        ),
+        function(
+            3,
+            "process",
+            json!({"states": [{"name": "items", "kind": "operator-list", "value": [column("v", "i64")]}]})
+        ),
+        function(4, "map", json!({})),
+    ]);
+    json!({"version": 1, "functions": functions, "nodes": nodes})
+}
+
+fn job(plan: &Value) -> JobSpec {
+    JobSpec::from_plan("job", Arc::new(Plan::from_json(&plan.to_string()).unwrap()))
+}
+
+struct Boxed(Box<dyn Operator>);
+
+impl Operator for Boxed {
+    fn open(&mut self, context: &streamrt_operator::OperatorContext) -> Result<()> {
+        self.0.open(context)
+    }
+    fn batch(&mut self, batch: Batch, output: &mut dyn streamrt_operator::Output) -> Result<()> {
+        self.0.batch(batch, output)
+    }
+}
+
+/// The operator under a uid, opened; `None` if there is none.
+fn operator(graph: &StreamGraph, uid: &str) -> Option<Harness<Boxed>> {
+    let at = graph.nodes.iter().position(|node| node.uid == uid)?;
+    let declared: Vec<Function> = graph
+        .functions_of(at)
+        .into_iter()
+        .map(|function| function.function().clone())
+        .collect();
+    let idle = || {
+        NativeChain(|_: Invocation<'_>| {
+            Err(Failure::from(Error::internal("nothing is called here")))
+        })
+    };
+    let users = declared
+        .into_iter()
+        .map(|function| (Box::new(idle()) as Box<dyn FunctionChain>, vec![function]))
+        .collect();
+    Some(Harness::new(Boxed(
+        operator_of(&graph.nodes[at], users).unwrap(),
+    )))
+}
+
+/// What a restore says of the operator under `uid`: that it is gone, or the error of the new
+/// version.
+fn restored(old: &StreamGraph, new: &StreamGraph, uid: &str) -> Result<()> {
+    let mut object = Vec::new();
+    let snapshot = operator(old, uid).unwrap().operator.0.snapshot(1)?;
+    let index = snapshot.write(uid, KEY_GROUPS, &mut object);
+    let share = Share {
+        subtask: 0,
+        parallelism: 1,
+        key_groups: KeyGroupRange::all(KEY_GROUPS),
+        max_parallelism: KEY_GROUPS,
+    };
+    let mut state = OperatorState::assemble(
+        uid,
+        &[Some(Part {
+            object: Arc::new(object),
+            index,
+        })],
+        share,
+    )?;
+    match operator(new, uid) {
+        Some(mut operator) => operator
+            .operator
+            .0
+            .restore(&mut state)
+            .and_then(|()| state.check_taken()),
+        None => state.check_taken(),
+    }
+}
+
+/// Applies a change, compares the verdict on every operator with a restore, and returns the uids
+/// that are refused.
+fn check(change: &dyn Fn(&mut Value)) -> Vec<String> {
+    let mut changed = plan();
+    change(&mut changed);
+    let (old, new) = (job(&plan()), job(&changed));
+    let found = compare(&old, &new).unwrap();
+    let (old, new) = (
+        StreamGraph::new(&old).unwrap(),
+        StreamGraph::new(&new).unwrap(),
+    );
+    let keeps_state = |uid: &str| {
+        old.nodes.iter().any(|node| {
+            node.uid == uid && !node.body.is_sink() && !matches!(node.body, Body::Source { .. })
+        })
+    };
+    let mut refused = Vec::new();
+    for operator in found
+        .operators
+        .iter()
+        .filter(|operator| keeps_state(&operator.uid))
+    {
+        let restored = restored(&old, &new, &operator.uid);
         assert_eq!(
-            error.message(),
-            "`checkpoint.dir` and `checkpoint.interval` are given together, or neither is"
+            operator.verdict == Verdict::Refused,
+            restored.is_err(),
+            "{operator:?}: {restored:?}"
         );
+        if restored.is_err() {
+            refused.push(operator.uid.clone());
+        }
+    }
+    refused
+}
+
+/// Sets what stands at a JSON pointer.
+fn set(pointer: &'static str, value: Value) -> Box<dyn Fn(&mut Value)> {
+    Box::new(move |plan| *plan.pointer_mut(pointer).unwrap() = value.clone())
+}
+
+/// The column `from` is called `to` wherever the plan names it.
+fn rename(from: &'static str, to: &'static str) -> Box<dyn Fn(&mut Value)> {
+    Box::new(move |plan| {
+        *plan = serde_json::from_str(
+            &plan
+                .to_string()
+                .replace(&format!("\"{from}\""), &format!("\"{to}\"")),
+        )
+        .unwrap()
+    })
+}
+
+// Long: a table.
+#[test]
+fn the_verdict_is_that_of_a_restore() {
+    let key_of_type = |data_type: &'static str| -> Box<dyn Fn(&mut Value)> {
+        Box::new(move |plan| {
+            plan["nodes"][0]["body"]["schema"][0]["type"] = json!(data_type);
+            plan["functions"][2]["key"][0]["type"] = json!(data_type);
+        })
+    };
+    let matrix: Vec<(&str, Box<dyn Fn(&mut Value)>, &[&str])> = vec![
+        ("nothing", Box::new(|_| {}), &[]),
+        (
+            "a key of another type",
+            key_of_type("string"),
+            &["panes", "process", "rows", "running", "sessions"],
+        ),
+        ("a key of another name", rename("k", "id"), &[]),
+        (
+            "an input column of another name",
+            rename("x", "y"),
+            &["panes", "running"],
+        ),
+        (
+            "an accumulator of another type",
+            set("/functions/0/accumulator/0/type", json!("f64")),
+            &["sessions"],
+        ),
+        (
+            "an accumulator of another name",
+            set("/functions/0/accumulator/0/name", json!("b")),
+            &[],
+        ),
+        (
+            "a reduce for an aggregate",
+            set("/functions/0/kind", json!("reduce")),
+            &["sessions"],
+        ),
+        (
+            "another gap",
+            set("/nodes/3/body/assigner/gap-ms", json!(6)),
+            &["sessions"],
+        ),
+        (
+            "another slide",
+            set("/nodes/2/body/assigner/slide-ms", json!(2)),
+            &["panes"],
+        ),
+        (
+            "another lateness",
+            Box::new(|plan| plan["nodes"][2]["body"]["allowed-lateness-ms"] = json!(7)),
+            &[],
+        ),
+        (
+            "tumbling for sliding windows",
+            set(
+                "/nodes/4/body/assigner",
+                json!({"kind": "tumbling", "size-ms": 10}),
+            ),
+            &["rows"],
+        ),
+        (
+            "another aggregate",
+            set("/nodes/1/body/aggregates/0/function", json!("max")),
+            &["running"],
+        ),
+        (
+            "a value of another type",
+            set("/functions/2/states/0/value/0/type", json!("f64")),
+            &["process"],
+        ),
+        (
+            "a value of another name",
+            set("/functions/2/states/0/value/0/name", json!("w")),
+            &[],
+        ),
+        (
+            "a value that may be null",
+            Box::new(|plan| {
+                plan["functions"][2]["states"][0]["value"][0]["nullable"] = json!(true)
+            }),
+            &["process"],
+        ),
+        (
+            "a key of a map of another type",
+            set("/functions/2/states/2/key/0/type", json!("i64")),
+            &["process"],
+        ),
+        (
+            "another kind of state",
+            set("/functions/2/states/1/kind", json!("value")),
+            &["process"],
+        ),
+        (
+            "another name of a state",
+            set("/functions/2/states/0/name", json!("other")),
+            &["process"],
+        ),
+        (
+            "a state more",
+            Box::new(|plan| {
+                let state = json!({"name": "more", "kind": "value", "value": [column("v", "i64")]});
+                plan["functions"][2]["states"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(state);
+            }),
+            &[],
+        ),
+        (
+            "a time to live",
+            Box::new(|plan| plan["functions"][2]["states"][0]["ttl-ms"] = json!(5)),
+            &[],
+        ),
+        (
+            "a time to live of a list",
+            Box::new(|plan| plan["functions"][2]["states"][1]["ttl-ms"] = json!(5)),
+            &[],
+        ),
+        (
+            "no time to live",
+            Box::new(|plan| {
+                drop(
+                    plan["functions"][2]["states"][3]
+                        .as_object_mut()
+                        .unwrap()
+                        .remove("ttl-ms"),
+                )
+            }),
+            &[],
+        ),
+        (
+            "no timers",
+            set("/functions/2/timers", json!(false)),
+            &["process"],
+        ),
+        (
+            "another mode of operator state",
+            set("/functions/3/states/0/kind", json!("union-list")),
+            &["free"],
+        ),
+        (
+            "operator state of another type",
+            set("/functions/3/states/0/value/0/type", json!("string")),
+            &["free"],
+        ),
+        (
+            "another dealing of operator state",
+            set(
+                "/nodes/6/inputs/0",
+                json!({"node": 0, "partitioning": {"kind": "rebalance"}}),
+            ),
+            &[],
+        ),
+        (
+            "another uid of an aggregate",
+            set("/nodes/1/uid", json!("other")),
+            &["running"],
+        ),
+        (
+            "another uid of a map",
+            set("/nodes/7/uid", json!("other")),
+            &[],
+        ),
+        (
+            "operators that change places",
+            Box::new(|plan| {
+                plan["nodes"][1]["uid"] = json!("panes");
+                plan["nodes"][2]["uid"] = json!("running");
+            }),
+            &["panes", "running"],
+        ),
+    ];
+    for (name, change, refused) in matrix {
+        assert_eq!(check(&*change), refused, "{name}");
     }
 }

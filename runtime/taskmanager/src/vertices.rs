@@ -1,7 +1,7 @@
 //! The vertices of a running job, with the counters of their subtasks, for people.
 
-use crate::factory::Definition;
-use crate::job::JobMetrics;
+use crate::definition::Definition;
+use crate::metrics::JobMetrics;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use streamrt_graph::{EdgePartitioner, Head, JobVertex};

@@ -72,6 +72,8 @@ codes! {
     WINDOW_OVERLAP = "S2015", Invalid, "Let the windows slide less often, or make them smaller; a built-in aggregate allows more of them than code of your own.";
     /// A plan that is too large, or asks for too much.
     PLAN_LIMIT = "S2020", Invalid, "Make the job smaller at the place that is named, or divide it.";
+    /// A job to be kept whose arguments or texts hold a password.
+    PASSWORD_KEPT = "S2021", Invalid, "Leave the password out: the cluster keeps jobs as they were given. For PostgreSQL, start the JobManager with PGPASSWORD.";
 
     /// A file or folder that cannot be opened.
     FILE_MISSING = "S3001", Unavailable, "Check the path; relative paths start in the current folder.";
@@ -101,6 +103,10 @@ codes! {
     SINK_UNAVAILABLE = "S3013", Unavailable, "Check the system that the sink writes to; what is not committed is written again.";
     /// The process of a job takes commands and does not answer.
     NO_ANSWER = "S3014", Unavailable, "Its process may be stopped or overloaded: `kill -CONT PID` lets one go on that was stopped.";
+    /// No JobManager listens where one was looked for.
+    NO_CLUSTER = "S3015", Unavailable, "Start one with `streamrt jobmanager --embedded --dir DIR`, or name another one with `--cluster URL` or STREAMRT_CLUSTER.";
+    /// Another JobManager works in the folder.
+    DIR_IN_USE = "S3016", Unavailable, "End the other JobManager, or give this one another `--dir`.";
     /// Nobody reads what the program prints.
     STDOUT_CLOSED = "S3020", Invalid, "The program behind the pipe has ended; give the job another sink if it is to go on without a reader.";
     /// A path that is neither a file nor a folder.
@@ -149,6 +155,16 @@ codes! {
     EXISTS = "S6003", Invalid, "Choose another name, or remove what is there.";
     /// An argument of a command that names nothing, or does not fit.
     WRONG_USE = "S6004", Invalid, "Give what the message names; `streamrt COMMAND --help` says what each command takes.";
+    /// An id or a name that no job has.
+    NO_JOB = "S6005", Invalid, "`streamrt list --all` shows the jobs that there are.";
+    /// A job of this name runs.
+    JOB_EXISTS = "S6006", Invalid, "Stop or cancel the other job, or give this one another name with `--name`.";
+    /// A command to a job that has ended.
+    JOB_ENDED = "S6007", Invalid, "Deploy it again; `--from DIR` goes on from its checkpoints.";
+    /// A job names a component that was not uploaded.
+    NO_COMPONENT = "S6008", Invalid, "Upload the component with `PUT /v1/components/DIGEST`; `streamrt deploy` does that by itself.";
+    /// A request over HTTP that cannot be read.
+    BAD_REQUEST = "S6009", Invalid, "`/v1/openapi.json` describes what each path takes.";
 
     /// A snapshot whose bytes do not hold together, or are not those that were written.
     SNAPSHOT_DAMAGED = "S7001", Data, "Start from another checkpoint or savepoint with `--from`; `streamrt fsck` says what is whole.";
@@ -178,11 +194,18 @@ codes! {
     /// A job that starts from a snapshot with other arguments than it was made with, which it would
     /// not follow.
     CHANGED_ARGUMENTS = "S7013", Invalid, "Give the arguments that the snapshot was made with, or choose one of the ways that are named.";
+    /// What a JobManager has kept of a job cannot be read.
+    REGISTRY_DAMAGED = "S7014", Data, "Put the entry that is named back from a backup and start the JobManager again, or deploy the job again with `--from`; other jobs are not concerned.";
 
     /// A task ended because another one did.
     CANCELLED = "S8001", Unavailable, "Another task ended first; its own message says why.";
     /// A user has cancelled the job.
     JOB_CANCELLED = "S8002", Unavailable, "Somebody gave `streamrt cancel`; the command that started the job goes on from its newest checkpoint, if it makes any.";
+    /// Fewer slots are free than a job needs.
+    NO_SLOTS = "S8003", Unavailable, "End another job, start the JobManager with more `--slots`, or deploy with a smaller `--parallelism`.";
+
+    /// Bytes from another process that are no message of this version.
+    BAD_MESSAGE = "S8003", Invalid, "Give all processes of the cluster the same version of streamrt, or an older one to those that send.";
 
     /// A bug of the engine.
     INTERNAL = "S9001", Internal, "This is a bug of streamrt; please report it with this message.";

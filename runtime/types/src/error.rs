@@ -83,6 +83,20 @@ impl Error {
         &self.0.message
     }
 
+    /// What is below it, each sentence once: some libraries repeat the text of the inner error in
+    /// the outer one.
+    pub fn causes(&self) -> Vec<String> {
+        let mut said = self.message().to_owned();
+        let mut causes = Vec::new();
+        for cause in std::iter::successors(std::error::Error::source(self), |cause| cause.source())
+        {
+            let sentence = cause.to_string();
+            causes.extend((!said.contains(&sentence)).then(|| sentence.clone()));
+            said = sentence;
+        }
+        causes
+    }
+
     /// The message and what caused it, for a line that shows nothing else.
     pub fn with_causes(&self) -> String {
         let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source())

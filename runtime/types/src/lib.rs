@@ -18,6 +18,7 @@ mod error;
 mod failpoint;
 mod key;
 mod key_group;
+mod log_ring;
 mod pace;
 mod passwords;
 mod process_memory;
@@ -40,6 +41,7 @@ pub use key::{KeyEncoder, canonical_f32, canonical_f64, murmur3_32};
 pub use key_group::{
     KeyGroupRange, MAX_PARALLELISM_MAX, default_max_parallelism, key_group, key_group_owner,
 };
+pub use log_ring::{LogLine, LogRing, begin_attempt, for_job, inheriting};
 pub use pace::Pace;
 pub use passwords::without_passwords;
 pub use process_memory::ProcessMemory;

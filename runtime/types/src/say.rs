@@ -81,17 +81,20 @@ pub fn says_json() -> bool {
 /// Reports one thing on stderr. Its further lines are indented, so that no foreign text looks like
 /// one of ours. As JSON it is a `status`.
 pub fn say_line(text: &str) {
+    let message = text.strip_prefix("streamrt: ").unwrap_or(text).trim_end();
+    let job = crate::log_ring::keep(message);
     if says_json() {
-        let message = text.strip_prefix("streamrt: ").unwrap_or(text).trim_end();
-        return say_raw(format!(
-            "{}\n",
-            serde_json::json!({"event": "status", "message": printable(message)})
-        ));
+        let mut object = serde_json::json!({"event": "status", "message": printable(message)});
+        if let Some(job) = job {
+            object["job"] = serde_json::json!(job);
+        }
+        return say_raw(format!("{object}\n"));
     }
-    say_raw(format!(
-        "{}\n",
-        printable(text.trim_end()).replace('\n', "\n  ")
-    ));
+    let text = match job {
+        Some(job) => Cow::Owned(format!("streamrt: {job}: {message}")),
+        None => Cow::Borrowed(text.trim_end()),
+    };
+    say_raw(format!("{}\n", printable(&text).replace('\n', "\n  ")));
 }
 
 /// Writes text to stderr as it is: it must contain nothing foreign.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A watermark in ms.
 pub type Watermark = i64;
@@ -20,6 +20,10 @@ pub trait Clock: Send + Sync {
     fn now_ms(&self) -> i64;
     /// Monotonic ms since some start; for timeouts.
     fn monotonic_ms(&self) -> i64;
+    /// The same, as finely as the clock can.
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.monotonic_ms()).unwrap_or_default())
+    }
 }
 
 /// The machine's clock.
@@ -45,6 +49,10 @@ impl Clock for SystemClock {
 
     fn monotonic_ms(&self) -> i64 {
         i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed()
     }
 }
 

@@ -1,29 +1,86 @@
-//! What the interface shows, and who knows it.
+//! What the interface shows and takes, and who knows it.
 
-/// A cluster, as far as the interface goes.
+use crate::status::{CheckpointDetails, JobStatus};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use streamrt_jobmanager::{Operation, Specification, Trigger};
+use streamrt_types::{LogLine, Result};
+
+/// A cluster, as far as the interface goes. What changes something may wait for a disk, and is
+/// called from threads that may wait; what shows something answers at once.
 pub trait ClusterApi: Send + Sync + 'static {
-    /// All jobs that it knows, as they are now.
+    /// All jobs that it knows, as they are now, the oldest first.
     fn jobs(&self) -> Vec<JobDetails>;
 
     /// The last checkpoints of a job, the newest last, at most `n`; empty if there is no such job.
     fn checkpoints(&self, job: &str, n: usize) -> Vec<CheckpointDetails>;
+
+    /// The last lines that a job has said, the newest last, at most `n`; empty if there is no such
+    /// job.
+    fn logs(&self, job: &str, n: usize) -> Vec<LogLine>;
+
+    fn slots(&self) -> Slots;
+
+    /// What the cluster was started with, as its options are called.
+    fn configuration(&self) -> BTreeMap<String, String>;
+
+    /// Bytes that a component may have.
+    fn component_bytes_max(&self) -> usize;
+
+    fn has_component(&self, digest: &str) -> bool;
+
+    /// Keeps a component; false if it was there.
+    ///
+    /// # Errors
+    /// S6009 if the bytes have another digest, S1020 if there are too many of them.
+    fn put_component(&self, digest: &str, bytes: Vec<u8>) -> Result<bool>;
+
+    /// Accepts a job, and returns its id.
+    ///
+    /// # Errors
+    /// Whatever can be said against it before it is started.
+    fn submit(&self, specification: Specification) -> Result<String>;
+
+    /// Begins a command to a job, and returns the id of its trigger.
+    ///
+    /// # Errors
+    /// If there is no such job, or it does not take the command.
+    fn begin(&self, job: &str, operation: Operation) -> Result<String>;
+
+    /// How far a command has come; it is waited for, but not longer than `wait`.
+    ///
+    /// # Errors
+    /// S6005 if there is no such job or trigger.
+    fn trigger(&self, job: &str, trigger: &str, wait: Duration) -> Result<Trigger>;
+}
+
+/// How many subtasks of each vertex can run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Slots {
+    pub total: u32,
+    pub free: u32,
 }
 
 /// A job, as it is at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobDetails {
-    pub id: String,
-    pub name: String,
-    /// Flink's name of its state, as `RUNNING`.
-    pub state: &'static str,
-    /// In ms since the epoch.
-    pub start_ms: i64,
-    pub duration_ms: u64,
+    pub status: JobStatus,
+    /// 0 if it does not run.
     pub max_parallelism: u32,
-    /// Of operators that name none themselves.
-    pub parallelism: u32,
-    /// Senders before their receivers.
+    /// None if it makes no checkpoints.
+    pub checkpointing: Option<Checkpointing>,
+    /// Senders before their receivers; none if it does not run.
     pub vertices: Vec<VertexDetails>,
+}
+
+/// How a job makes checkpoints; times are in ms.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checkpointing {
+    pub interval_ms: u64,
+    pub timeout_ms: u64,
+    pub min_pause_ms: u64,
+    pub tolerable_failures: u32,
+    pub state_backend: &'static str,
 }
 
 /// A chain of operators that runs as `subtasks`.
@@ -56,45 +113,6 @@ pub struct SubtaskDetails {
     pub busy_ms: u64,
     pub idle_ms: u64,
     pub back_pressured_ms: u64,
-}
-
-/// A checkpoint, as it is at one moment.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct CheckpointDetails {
-    pub id: u64,
-    pub is_savepoint: bool,
-    /// `IN_PROGRESS`, `COMPLETED` or `FAILED`.
-    pub status: &'static str,
-    /// Why it failed.
-    pub failure: Option<String>,
-    /// In ms since the epoch.
-    pub trigger_ms: i64,
-    pub duration_ms: u64,
-    pub subtasks: Vec<SubtaskCheckpoint>,
-}
-
-/// What a checkpoint cost one subtask.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct SubtaskCheckpoint {
-    /// As in `count (2/4)`.
-    pub name: String,
-    pub alignment_ms: u64,
-    pub sync_ms: u64,
-    pub async_ms: u64,
-    /// Written for it.
-    pub bytes: u64,
-    /// All that it refers to.
-    pub full_bytes: u64,
-}
-
-impl CheckpointDetails {
-    pub(crate) fn bytes(&self) -> u64 {
-        self.subtasks.iter().map(|subtask| subtask.bytes).sum()
-    }
-
-    pub(crate) fn full_bytes(&self) -> u64 {
-        self.subtasks.iter().map(|subtask| subtask.full_bytes).sum()
-    }
 }
 
 impl VertexDetails {

@@ -2,7 +2,8 @@
 //!
 //! Counters of Flink are gauges there as well, because a job that restarts begins anew.
 
-use crate::api::{CheckpointDetails, JobDetails, SubtaskDetails, VertexDetails};
+use crate::api::{JobDetails, SubtaskDetails, VertexDetails};
+use crate::status::CheckpointDetails;
 
 /// Metrics of a subtask: name, help, value.
 type OfSubtask = (
@@ -96,7 +97,7 @@ fn subtasks_of<'a>(
 }
 
 fn of_jobs(text: &mut String, jobs: &[(JobDetails, Vec<CheckpointDetails>)]) {
-    let uptime = |job: &JobDetails, _: &[CheckpointDetails]| Some(job.duration_ms as i64);
+    let uptime = |job: &JobDetails, _: &[CheckpointDetails]| Some(job.status.elapsed_ms as i64);
     of_each_job(
         text,
         jobs,
@@ -108,7 +109,7 @@ fn of_jobs(text: &mut String, jobs: &[(JobDetails, Vec<CheckpointDetails>)]) {
         move |_: &JobDetails, all: &[CheckpointDetails]| {
             all.iter()
                 .rev()
-                .find(|c| c.status == "COMPLETED")
+                .find(|c| c.is_completed())
                 .map(|c| of(c) as i64)
         }
     };
@@ -118,7 +119,7 @@ fn of_jobs(text: &mut String, jobs: &[(JobDetails, Vec<CheckpointDetails>)]) {
         jobs,
         name,
         "From the beginning of the last completed checkpoint to its end, in ms.",
-        completed(|c| c.duration_ms),
+        completed(|c| c.duration_us / 1000),
     );
     let name = "flink_jobmanager_job_lastCheckpointSize";
     of_each_job(
@@ -160,8 +161,8 @@ fn head(text: &mut String, name: &str, help: &str) {
 fn sample(text: &mut String, name: &str, job: &JobDetails, labels: &str, value: i64) {
     text.push_str(&format!(
         "{name}{{job_id=\"{}\",job_name=\"{}\"{labels}}} {value}\n",
-        label(&job.id),
-        label(&job.name)
+        label(&job.status.id),
+        label(&job.status.name)
     ));
 }
 
@@ -176,6 +177,7 @@ fn label(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::{CheckpointStatus, JobStatus};
 
     #[test]
     fn each_subtask_and_each_job_has_its_samples() {
@@ -198,20 +200,25 @@ mod tests {
             ..VertexDetails::default()
         };
         let job = JobDetails {
-            id: "1f".into(),
-            name: "words".into(),
-            duration_ms: 12,
+            status: JobStatus {
+                id: "1f".into(),
+                name: "words".into(),
+                elapsed_ms: 12,
+                ..JobStatus::default()
+            },
             vertices: vec![vertex],
             ..JobDetails::default()
         };
         let failed = CheckpointDetails {
-            status: "FAILED",
-            duration_ms: 9,
+            status: CheckpointStatus::Failed {
+                reason: "full".into(),
+            },
+            duration_us: 9_000,
             ..CheckpointDetails::default()
         };
         let completed = CheckpointDetails {
-            status: "COMPLETED",
-            duration_ms: 3,
+            status: CheckpointStatus::Published,
+            duration_us: 3_500,
             ..CheckpointDetails::default()
         };
         let text = text(&[(job, vec![completed, failed])]);

@@ -8,7 +8,11 @@
 //! Flink's REST API, version 1:
 //! <https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/>.
 
-use crate::api::{CheckpointDetails, ClusterApi, JobDetails, SubtaskDetails, VertexDetails};
+mod cluster;
+mod metrics;
+
+use crate::api::{ClusterApi, JobDetails, SubtaskDetails, VertexDetails};
+use crate::status::{CheckpointDetails, CheckpointStatus, SubtaskCheckpoint};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -53,47 +57,49 @@ pub(crate) fn routes() -> axum::Router<Arc<dyn ClusterApi>> {
         .route("/jobs/{job}", get(job))
         .route("/jobs/{job}/plan", get(plan))
         .route("/jobs/{job}/config", get(job_config))
+        .route("/jobs/{job}/exceptions", get(exceptions))
+        .route("/jobs/{job}/accumulators", get(metrics::accumulators))
+        .route("/jobs/{job}/metrics", get(metrics::of_job))
         .route("/jobs/{job}/checkpoints", get(checkpoints))
+        .route("/jobs/{job}/checkpoints/config", get(checkpoint_config))
         .route(
             "/jobs/{job}/checkpoints/details/{checkpoint}",
             get(checkpoint),
         )
         .route("/jobs/{job}/vertices/{vertex}", get(vertex))
+        .route("/jobs/{job}/vertices/{vertex}/subtasks", get(vertex))
+        .route(
+            "/jobs/{job}/vertices/{vertex}/metrics",
+            get(metrics::of_vertex),
+        )
         .route("/jobs/{job}/vertices/{vertex}/watermarks", get(watermarks))
         .route(
             "/jobs/{job}/vertices/{vertex}/backpressure",
             get(back_pressure),
         )
+        .route("/taskmanagers", get(cluster::task_managers))
+        .route("/jobmanager/config", get(cluster::configuration))
 }
 
 async fn overview(State(api): Api) -> Json<Value> {
     let jobs = api.jobs();
     let n = |states: &[&str]| {
         jobs.iter()
-            .filter(|job| states.contains(&job.state))
+            .filter(|job| states.contains(&job.status.state.in_flink()))
             .count()
     };
-    let n_slots: usize = jobs.iter().map(n_slots).sum();
+    let slots = api.slots();
     Json(json!({
         "taskmanagers": 1,
-        "slots-total": n_slots,
-        "slots-available": 0,
-        "jobs-running": n(&["CREATED", "RUNNING", "RESTARTING", "CANCELLING"]),
+        "slots-total": slots.total,
+        "slots-available": slots.free,
+        "jobs-running": n(&["INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "CANCELLING"]),
         "jobs-finished": n(&["FINISHED"]),
         "jobs-cancelled": n(&["CANCELED"]),
         "jobs-failed": n(&["FAILED"]),
         "flink-version": VERSION,
         "flink-commit": "",
     }))
-}
-
-/// A slot holds one subtask of each vertex.
-fn n_slots(job: &JobDetails) -> usize {
-    job.vertices
-        .iter()
-        .map(|vertex| vertex.subtasks.len())
-        .max()
-        .unwrap_or(0)
 }
 
 async fn config() -> Json<Value> {
@@ -109,7 +115,8 @@ async fn config() -> Json<Value> {
 }
 
 async fn jobs(State(api): Api) -> Json<Value> {
-    let job = |job: &JobDetails| json!({"id": job.id, "status": job.state});
+    let job =
+        |job: &JobDetails| json!({"id": job.status.id, "status": job.status.state.in_flink()});
     Json(json!({"jobs": api.jobs().iter().map(job).collect::<Vec<_>>()}))
 }
 
@@ -124,14 +131,14 @@ fn summary(job: &JobDetails) -> Value {
         .map(|vertex| vertex.subtasks.len())
         .sum();
     json!({
-        "jid": job.id,
-        "name": job.name,
-        "state": job.state,
-        "start-time": job.start_ms,
-        "end-time": -1,
-        "duration": job.duration_ms,
-        "last-modification": job.start_ms,
-        "tasks": tasks(job.state, n_tasks),
+        "jid": job.status.id,
+        "name": job.status.name,
+        "state": job.status.state.in_flink(),
+        "start-time": job.status.started_ms,
+        "end-time": job.status.ended_ms.unwrap_or(-1),
+        "duration": job.status.elapsed_ms,
+        "last-modification": job.status.ended_ms.unwrap_or(job.status.started_ms),
+        "tasks": tasks(job.status.state.in_flink(), n_tasks),
     })
 }
 
@@ -152,6 +159,9 @@ fn tasks(state: &str, n: usize) -> Value {
     let own = match state {
         "RUNNING" => "running",
         "CANCELLING" => "canceling",
+        "FINISHED" => "finished",
+        "CANCELED" => "canceled",
+        "FAILED" => "failed",
         _ => "created",
     };
     let counts: BTreeMap<&str, usize> = names
@@ -165,7 +175,7 @@ fn tasks(state: &str, n: usize) -> Value {
 fn find(api: &Arc<dyn ClusterApi>, id: &str) -> Result<JobDetails, NotFound> {
     api.jobs()
         .into_iter()
-        .find(|job| job.id == id)
+        .find(|job| job.status.id == id)
         .ok_or_else(|| {
             NotFound(format!(
                 "there is no job {id}; /jobs shows those that are there"
@@ -177,7 +187,7 @@ fn find_vertex(job: JobDetails, id: &str) -> Result<VertexDetails, NotFound> {
     let missing = || {
         NotFound(format!(
             "job {} has no vertex {id}; /jobs/{} shows those that it has",
-            job.id, job.id
+            job.status.id, job.status.id
         ))
     };
     job.vertices
@@ -189,15 +199,15 @@ fn find_vertex(job: JobDetails, id: &str) -> Result<VertexDetails, NotFound> {
 
 async fn job(State(api): Api, Path(id): Path<String>) -> Answer {
     let job = find(&api, &id)?;
-    let now_ms = job.start_ms + job.duration_ms as i64;
+    let now_ms = job.status.started_ms + job.status.elapsed_ms as i64;
     Ok(Json(json!({
-        "jid": job.id,
-        "name": job.name,
-        "state": job.state,
+        "jid": job.status.id,
+        "name": job.status.name,
+        "state": job.status.state.in_flink(),
         "isStoppable": false,
-        "start-time": job.start_ms,
-        "end-time": -1,
-        "duration": job.duration_ms,
+        "start-time": job.status.started_ms,
+        "end-time": job.status.ended_ms.unwrap_or(-1),
+        "duration": job.status.elapsed_ms,
         "maxParallelism": job.max_parallelism,
         "now": now_ms,
         "vertices": job.vertices.iter().map(|vertex| vertex_summary(&job, vertex)).collect::<Vec<_>>(),
@@ -211,11 +221,11 @@ fn vertex_summary(job: &JobDetails, vertex: &VertexDetails) -> Value {
         "name": vertex.name,
         "maxParallelism": job.max_parallelism,
         "parallelism": vertex.subtasks.len(),
-        "status": job.state,
-        "start-time": job.start_ms,
-        "end-time": -1,
-        "duration": job.duration_ms,
-        "tasks": tasks(job.state, vertex.subtasks.len()),
+        "status": job.status.state.in_flink(),
+        "start-time": job.status.started_ms,
+        "end-time": job.status.ended_ms.unwrap_or(-1),
+        "duration": job.status.elapsed_ms,
+        "tasks": tasks(job.status.state.in_flink(), vertex.subtasks.len()),
         "metrics": {
             "read-records": vertex.sum(|subtask| subtask.records_in),
             "read-records-complete": true,
@@ -245,37 +255,64 @@ fn plan_of(job: &JobDetails) -> Value {
             "optimizer_properties": {},
         })
     };
-    json!({"jid": job.id, "name": job.name, "type": "STREAMING", "nodes": job.vertices.iter().map(node).collect::<Vec<_>>()})
+    json!({"jid": job.status.id, "name": job.status.name, "type": "STREAMING", "nodes": job.vertices.iter().map(node).collect::<Vec<_>>()})
 }
 
 async fn job_config(State(api): Api, Path(id): Path<String>) -> Answer {
     let job = find(&api, &id)?;
     Ok(Json(
-        json!({"jid": job.id, "name": job.name, "execution-config": {"job-parallelism": job.parallelism}}),
+        json!({"jid": job.status.id, "name": job.status.name, "execution-config": {"job-parallelism": job.status.parallelism}}),
     ))
+}
+
+/// Why the job failed; failures after which it went on are in its log.
+async fn exceptions(State(api): Api, Path(id): Path<String>) -> Answer {
+    let status = find(&api, &id)?.status;
+    let reason = status.reason.map(|reason| (reason.code, reason.message));
+    let text = reason
+        .as_ref()
+        .map(|(code, text)| format!("[{code}] {text}"));
+    let entry = |(code, text): (String, String)| json!({"exceptionName": code, "stacktrace": text, "timestamp": status.ended_ms});
+    Ok(Json(json!({
+        "root-exception": text,
+        "timestamp": text.as_ref().and(status.ended_ms),
+        "all-exceptions": [],
+        "truncated": false,
+        "exceptionHistory": {"entries": reason.map(entry).into_iter().collect::<Vec<_>>(), "truncated": false},
+    })))
+}
+
+async fn checkpoint_config(State(api): Api, Path(id): Path<String>) -> Answer {
+    let missing = || {
+        NotFound(format!(
+            "the job {id} makes no checkpoints, or does not run any more"
+        ))
+    };
+    let config = find(&api, &id)?.checkpointing.ok_or_else(missing)?;
+    Ok(Json(json!({
+        "mode": "exactly_once",
+        "interval": config.interval_ms,
+        "timeout": config.timeout_ms,
+        "min_pause": config.min_pause_ms,
+        "max_concurrent": 1,
+        "externalization": {"enabled": true, "delete_on_cancellation": false},
+        "state_backend": config.state_backend,
+        "tolerable_failed_checkpoints": config.tolerable_failures,
+        "unaligned_checkpoints": false,
+    })))
 }
 
 async fn checkpoints(State(api): Api, Path(id): Path<String>) -> Answer {
     find(&api, &id)?;
     let all = api.checkpoints(&id, ALL_CHECKPOINTS);
-    let n = |status: &str| {
-        all.iter()
-            .filter(|checkpoint| checkpoint.status == status)
-            .count()
+    let n = |status: &str| all.iter().filter(|c| flink_status(c) == status).count();
+    let last = |fits: fn(&CheckpointDetails) -> bool| {
+        let found = all.iter().rev().find(|checkpoint| fits(checkpoint));
+        found.map(checkpoint_summary)
     };
-    let last = |status: &str, is_savepoint: bool| {
-        all.iter()
-            .rev()
-            .find(|checkpoint| {
-                checkpoint.status == status && checkpoint.is_savepoint == is_savepoint
-            })
-            .map(checkpoint_summary)
-    };
-    let failed = all
-        .iter()
-        .rev()
-        .find(|checkpoint| checkpoint.status == "FAILED")
-        .map(checkpoint_summary);
+    let failed = last(|checkpoint| flink_status(checkpoint) == "FAILED");
+    let completed = last(|checkpoint| checkpoint.is_completed() && !is_savepoint(checkpoint));
+    let savepoint = last(|checkpoint| checkpoint.is_completed() && is_savepoint(checkpoint));
     Ok(Json(json!({
         "counts": {
             "restored": 0,
@@ -284,24 +321,36 @@ async fn checkpoints(State(api): Api, Path(id): Path<String>) -> Answer {
             "completed": n("COMPLETED"),
             "failed": n("FAILED"),
         },
-        "latest": {"completed": last("COMPLETED", false), "savepoint": last("COMPLETED", true), "failed": failed, "restored": null},
+        "latest": {"completed": completed, "savepoint": savepoint, "failed": failed, "restored": null},
         "history": all.iter().rev().take(HISTORY).map(checkpoint_summary).collect::<Vec<_>>(),
     })))
 }
 
+fn is_savepoint(checkpoint: &CheckpointDetails) -> bool {
+    checkpoint.kind == "savepoint"
+}
+
+fn flink_status(checkpoint: &CheckpointDetails) -> &'static str {
+    match checkpoint.status {
+        CheckpointStatus::Pending => "IN_PROGRESS",
+        CheckpointStatus::Published => "COMPLETED",
+        CheckpointStatus::Failed { .. } => "FAILED",
+    }
+}
+
 fn checkpoint_summary(checkpoint: &CheckpointDetails) -> Value {
     let mut summary = json!({
-        "id": checkpoint.id,
-        "status": checkpoint.status,
-        "is_savepoint": checkpoint.is_savepoint,
-        "trigger_timestamp": checkpoint.trigger_ms,
-        "end_to_end_duration": checkpoint.duration_ms,
+        "id": checkpoint.checkpoint,
+        "status": flink_status(checkpoint),
+        "is_savepoint": is_savepoint(checkpoint),
+        "trigger_timestamp": checkpoint.triggered_ms,
+        "end_to_end_duration": checkpoint.duration_us / 1000,
         "checkpointed_size": checkpoint.bytes(),
         "state_size": checkpoint.full_bytes(),
         "num_acknowledged_subtasks": checkpoint.subtasks.len(),
     });
-    if let Some(failure) = &checkpoint.failure {
-        summary["failure_message"] = json!(failure);
+    if let CheckpointStatus::Failed { reason } = &checkpoint.status {
+        summary["failure_message"] = json!(reason);
     }
     summary
 }
@@ -317,16 +366,16 @@ async fn checkpoint(State(api): Api, Path((id, number)): Path<(String, String)>)
     let found = all
         .iter()
         .rev()
-        .find(|checkpoint| checkpoint.id.to_string() == number)
+        .find(|checkpoint| checkpoint.checkpoint.to_string() == number)
         .ok_or_else(missing)?;
     let mut details = checkpoint_summary(found);
-    let subtask = |subtask: &crate::api::SubtaskCheckpoint| {
+    let subtask = |subtask: &SubtaskCheckpoint| {
         json!({
             "name": subtask.name,
             "checkpointed_size": subtask.bytes,
             "state_size": subtask.full_bytes,
-            "checkpoint": {"sync": subtask.sync_ms, "async": subtask.async_ms},
-            "alignment": {"duration": subtask.alignment_ms},
+            "checkpoint": {"sync": subtask.sync_us / 1000, "async": subtask.async_us / 1000},
+            "alignment": {"duration": subtask.alignment_us / 1000},
         })
     };
     details["subtasks"] = found.subtasks.iter().map(subtask).collect();
@@ -335,7 +384,11 @@ async fn checkpoint(State(api): Api, Path((id, number)): Path<(String, String)>)
 
 async fn vertex(State(api): Api, Path((id, vertex)): Path<(String, String)>) -> Answer {
     let job = find(&api, &id)?;
-    let (state, start_ms, duration_ms) = (job.state, job.start_ms, job.duration_ms);
+    let (state, start_ms, duration_ms) = (
+        job.status.state.in_flink(),
+        job.status.started_ms,
+        job.status.elapsed_ms,
+    );
     let vertex = find_vertex(job, &vertex)?;
     let subtask = |(index, subtask): (usize, &SubtaskDetails)| {
         json!({
@@ -383,7 +436,7 @@ async fn watermarks(State(api): Api, Path((id, vertex)): Path<(String, String)>)
 
 async fn back_pressure(State(api): Api, Path((id, vertex)): Path<(String, String)>) -> Answer {
     let job = find(&api, &id)?;
-    let duration_ms = job.duration_ms.max(1) as f64;
+    let duration_ms = job.status.elapsed_ms.max(1) as f64;
     let vertex = find_vertex(job, &vertex)?;
     let ratio = |ms: u64| (ms as f64 / duration_ms).min(1.0);
     let of_subtask = |(index, subtask): (usize, &SubtaskDetails)| {

@@ -1,11 +1,13 @@
 //! Listens, and lets nobody in but programs of this machine.
 //!
-//! Invariant: the address is one of loopback; a request names this host (a page whose name was made
-//! to lead here does not), and comes from no page of another origin.
+//! Invariant: the address is one of loopback, or a socket in a folder that its user alone can open;
+//! a request names this host (a page whose name was made to lead here does not), and comes from no
+//! page of another origin.
 
 use crate::api::ClusterApi;
-use crate::prometheus;
+use crate::failed::Failed;
 use crate::rest::{self, ALL_CHECKPOINTS, error};
+use crate::{prometheus, v1};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn};
@@ -13,21 +15,30 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use streamrt_types::{Error, Result, code};
 use tokio::sync::oneshot;
 
-/// A running server; it ends when this is dropped.
+/// How long the end waits for answers that are on their way.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Requests that wait for a disk or a job at the same time; others wait for one of them.
+const WAITING_MAX: usize = 64;
+
+/// A running server; it ends when this is dropped, with the requests that it had begun to answer.
 pub struct Server {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Where it listens, with the port that the system chose if the user left that to it.
-    pub fn address(&self) -> SocketAddr {
+    /// Where it listens, with the port that the system chose if the user left that to it; None for
+    /// a socket in a folder.
+    pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 }
@@ -42,8 +53,21 @@ impl Drop for Server {
     }
 }
 
+/// What requests may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// And submit jobs and command them.
+    Write,
+}
+
 /// An address that is taken, and answers nobody yet.
-pub struct Bound(TcpListener);
+pub struct Bound(Listener);
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
 
 impl Bound {
     /// Takes `address`, as in `127.0.0.1:8081`; with port 0 the system chooses one.
@@ -51,18 +75,20 @@ impl Bound {
     /// # Errors
     /// `Invalid` if it is no address of loopback, S3006 if the port is taken.
     pub fn new(address: &str) -> Result<Bound> {
-        bind(address).map(Bound)
+        bind(address).map(|listener| Bound(Listener::Tcp(listener)))
+    }
+
+    /// A socket in a folder, which has to let in its user alone.
+    pub fn unix(listener: UnixListener) -> Bound {
+        Bound(Listener::Unix(listener))
     }
 
     /// Serves the interface of a cluster.
     ///
     /// # Errors
     /// If the system refuses a thread or a socket.
-    pub fn serve(self, api: Arc<dyn ClusterApi>) -> Result<Server> {
-        self.0
-            .set_nonblocking(true)
-            .and_then(|()| start(self.0, api))
-            .map_err(fault)
+    pub fn serve(self, api: Arc<dyn ClusterApi>, access: Access) -> Result<Server> {
+        start(self.0, routes(api, access)).map_err(fault)
     }
 }
 
@@ -70,24 +96,26 @@ fn fault(error: std::io::Error) -> Error {
     Error::internal("the REST interface cannot be started").with_source(error)
 }
 
-fn start(listener: TcpListener, api: Arc<dyn ClusterApi>) -> std::io::Result<Server> {
-    let address = listener.local_addr()?;
+fn start(listener: Listener, routes: axum::Router) -> std::io::Result<Server> {
+    let address = match &listener {
+        Listener::Tcp(listener) => {
+            listener.set_nonblocking(true)?;
+            Some(listener.local_addr()?)
+        }
+        Listener::Unix(listener) => {
+            listener.set_nonblocking(true)?;
+            None
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
+        .max_blocking_threads(WAITING_MAX)
         .build()?;
     let (stop, stopped) = oneshot::channel();
     let body = move || {
-        runtime.block_on(async {
-            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
-                return;
-            };
-            // It ends with the runtime.
-            drop(tokio::spawn(async {
-                axum::serve(listener, routes(api)).await
-            }));
-            let _ = stopped.await;
-        });
+        // That the system refuses a socket which it has made is no case to deal with.
+        let _ = runtime.block_on(serve(listener, routes, stopped));
         runtime.shutdown_background();
     };
     let thread = std::thread::Builder::new()
@@ -98,6 +126,39 @@ fn start(listener: TcpListener, api: Arc<dyn ClusterApi>) -> std::io::Result<Ser
         stop: Some(stop),
         thread: Some(thread),
     })
+}
+
+/// Answers until it is stopped, and a little longer to those who wait.
+async fn serve(
+    listener: Listener,
+    routes: axum::Router,
+    stopped: oneshot::Receiver<()>,
+) -> std::io::Result<()> {
+    let (end, ended) = oneshot::channel::<()>();
+    let until = async move { drop(ended.await) };
+    let answering = match listener {
+        Listener::Tcp(listener) => {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::spawn(
+                axum::serve(listener, routes)
+                    .with_graceful_shutdown(until)
+                    .into_future(),
+            )
+        }
+        Listener::Unix(listener) => {
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            tokio::spawn(
+                axum::serve(listener, routes)
+                    .with_graceful_shutdown(until)
+                    .into_future(),
+            )
+        }
+    };
+    // An error is the end of the one who would have said it.
+    let _ = stopped.await;
+    drop(end);
+    let _ = tokio::time::timeout(FAREWELL, answering).await;
+    Ok(())
 }
 
 fn bind(address: &str) -> Result<TcpListener> {
@@ -129,18 +190,19 @@ fn bind(address: &str) -> Result<TcpListener> {
     })
 }
 
-fn routes(api: Arc<dyn ClusterApi>) -> axum::Router {
+fn routes(api: Arc<dyn ClusterApi>, access: Access) -> axum::Router {
     rest::routes()
         .route("/metrics", get(metrics))
+        .merge(v1::routes(access == Access::Write))
         .fallback(nothing_here)
-        .method_not_allowed_fallback(only_get)
+        .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(guard))
         .with_state(api)
 }
 
 async fn metrics(State(api): State<Arc<dyn ClusterApi>>) -> Response {
     let with_checkpoints = |job: crate::JobDetails| {
-        let checkpoints = api.checkpoints(&job.id, ALL_CHECKPOINTS);
+        let checkpoints = api.checkpoints(&job.status.id, ALL_CHECKPOINTS);
         (job, checkpoints)
     };
     let jobs: Vec<_> = api.jobs().into_iter().map(with_checkpoints).collect();
@@ -155,23 +217,32 @@ async fn metrics(State(api): State<Arc<dyn ClusterApi>>) -> Response {
 }
 
 async fn nothing_here(request: Request) -> Response {
-    error(
-        StatusCode::NOT_FOUND,
-        &format!("there is nothing at {}", request.uri().path()),
-    )
+    let message = format!("there is nothing at {}", request.uri().path());
+    refuse(&request, StatusCode::NOT_FOUND, &message)
 }
 
-async fn only_get(request: Request) -> Response {
-    error(
-        StatusCode::METHOD_NOT_ALLOWED,
-        &format!("{} can only be read, with GET", request.uri().path()),
-    )
+async fn wrong_method(request: Request) -> Response {
+    let message = format!(
+        "{} does not take the method {}",
+        request.uri().path(),
+        request.method()
+    );
+    refuse(&request, StatusCode::METHOD_NOT_ALLOWED, &message)
 }
 
 async fn guard(request: Request, next: Next) -> Response {
     match refusal(request.headers()) {
-        Some(why) => error(StatusCode::FORBIDDEN, why),
+        Some(why) => refuse(&request, StatusCode::FORBIDDEN, why),
         None => next.run(request).await,
+    }
+}
+
+/// In the words of those paths that the request is about.
+fn refuse(request: &Request, status: StatusCode, message: &str) -> Response {
+    if request.uri().path().starts_with("/v1/") {
+        Failed::with_status(status, &Error::new(code::BAD_REQUEST, message)).into_response()
+    } else {
+        error(status, message)
     }
 }
 

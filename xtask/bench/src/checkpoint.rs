@@ -14,7 +14,8 @@ use crate::report::{Goal, Report};
 use anyhow::{Result, ensure};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use streamrt_taskmanager::{JobHandle, SnapshotTimes};
+use streamrt_minicluster::JobHandle;
+use streamrt_taskmanager::SnapshotTimes;
 
 /// More rows than any run processes.
 pub const ENDLESS: u64 = 1 << 50;

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use streamrt_graph::JobSpec;
+use streamrt_minicluster::{JobHandle, JobToRun, Submission, submit};
 use streamrt_state_rocksdb::RocksBackend;
-use streamrt_taskmanager::{JobHandle, JobToRun, StateBackend, Submission, submit};
+use streamrt_taskmanager::StateBackend;
 use streamrt_types::{BackendKind, Configuration};
 use streamrt_wit::{Field, Plan, Schema};
 

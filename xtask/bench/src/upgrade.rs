@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use streamrt_graph::{FunctionRef, JobSpec};
+use streamrt_minicluster::{JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, submit};
 use streamrt_plugin::PluginHost;
-use streamrt_taskmanager::{JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, submit};
 use streamrt_types::Configuration;
 use streamrt_wit::Plan;
 

@@ -25,8 +25,13 @@ const SHELLS: &[&str] = &[
     "runtime/types/src/say.rs",
     // What a test asks of the process by a variable of its environment.
     "runtime/types/src/failpoint.rs",
+    // What jobs say, with the time and the thread that says it.
+    "runtime/types/src/log_ring.rs",
+    // Threads of the dispatcher, and how long they wait for one another.
+    "runtime/jobmanager/src/shell.rs",
     // Disks and object stores.
     "runtime/checkpoint/src/shell.rs",
+    "runtime/jobmanager/src/job_master/runner.rs",
 ];
 
 /// A name, and what to use in its place.

@@ -1,0 +1,249 @@
+//! Runs the jobs of a JobManager in its own process.
+//!
+//! What is deployed knows no current folder, which may be another one at the next start: whatever
+//! names a file of this machine names it whole.
+
+use crate::args::{Format, RunArgs};
+use crate::job::{Job, Reader, check_grants, new_version};
+use crate::named::{needs, verb};
+use crate::running::{Running, files};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use streamrt_checkpoint::{EndState, History, Store};
+use streamrt_connector::Need;
+use streamrt_graph::{JobFile, JobGraph, StreamGraph};
+use streamrt_jobmanager::{
+    Blobs, End, JobId, JobRunner, Outcome, RunningJob, Specification, Totals, Version, check_whole,
+};
+use streamrt_minicluster::{Ended, JobHandle, Submission, submit};
+use streamrt_taskmanager::Progress;
+use streamrt_types::{Configuration, Error, Result, code, say};
+
+/// What a job without `checkpoint.interval` has here.
+const CHECKPOINT_INTERVAL: &str = "10s";
+
+/// See the module.
+pub struct Embedded {
+    /// The folder of the JobManager.
+    pub dir: PathBuf,
+}
+
+/// A job that was read.
+pub struct Prepared {
+    reader: Reader,
+    job: Job,
+    n_slots: u32,
+}
+
+/// A job that runs.
+pub struct Deployed {
+    pub running: Running,
+    /// Taken by who waits for the end.
+    handle: Mutex<Option<JobHandle>>,
+}
+
+impl Embedded {
+    /// Where a job has its checkpoints if nobody says otherwise.
+    fn checkpoint_dir(&self, id: &JobId) -> String {
+        let folder = self.dir.join("checkpoints").join(id.as_str());
+        folder.to_string_lossy().into_owned()
+    }
+
+    /// Where a job has its checkpoints.
+    pub fn checkpoints_of(&self, id: &JobId, job: &Specification) -> String {
+        const KEY: &str = "checkpoint.dir";
+        let in_file = || {
+            let file = JobFile::parse(job.version.job_file.as_deref()?).ok()?;
+            let pair = file.configuration().find(|(key, _)| *key == KEY);
+            pair.map(|(_, folder)| folder)
+        };
+        let named = job.configuration.get(KEY).cloned();
+        named
+            .or_else(in_file)
+            .unwrap_or_else(|| self.checkpoint_dir(id))
+    }
+
+    fn reader(&self, id: &JobId, job: &Specification, blobs: &Blobs) -> Result<Reader> {
+        let mut defaults = Configuration::default();
+        defaults.set("checkpoint.dir", &self.checkpoint_dir(id))?;
+        defaults.set("checkpoint.interval", CHECKPOINT_INTERVAL)?;
+        Ok(Reader {
+            args: args(job, &self.checkpoints_of(id, job))?,
+            files: Arc::new(files(&job.version, |digest| blobs.get(digest))?),
+            defaults,
+        })
+    }
+}
+
+/// The job as a command line would give it.
+fn args(job: &Specification, checkpoint_dir: &str) -> Result<RunArgs> {
+    let pair = |(key, value): (&String, &String)| (key.clone(), value.clone());
+    let grant = |(name, folder): (&String, &String)| (name.clone(), PathBuf::from(folder));
+    Ok(RunArgs {
+        file: PathBuf::from(&job.version.file),
+        name: Some(job.name.clone()),
+        parallelism: job.parallelism,
+        configuration: job.configuration.iter().map(pair).collect(),
+        output: Format::Text,
+        rest: None,
+        from: from(job, checkpoint_dir)?,
+        allow_non_restored_state: false,
+        accept: None,
+        allow_changed_arguments: false,
+        grants: job.grants.iter().map(grant).collect(),
+        allowed_paths: job.allowed_paths.iter().map(PathBuf::from).collect(),
+        allowed_hosts: job.allowed_hosts.clone(),
+        args: job.args.clone(),
+    })
+}
+
+/// The snapshot that the job starts from, unless it has come further since.
+fn from(job: &Specification, checkpoint_dir: &str) -> Result<Option<PathBuf>> {
+    let Some(from) = &job.from else {
+        return Ok(None);
+    };
+    let history = match Path::new(checkpoint_dir).is_absolute() || checkpoint_dir.contains("://") {
+        true => History::read(&Store::open(checkpoint_dir)?)?,
+        false => History::default(),
+    };
+    let has_own = history
+        .published
+        .iter()
+        .any(|published| published.location.is_none());
+    Ok((!has_own).then(|| PathBuf::from(from)))
+}
+
+/// Refuses what another current folder would change the meaning of.
+fn check_paths(job: &Job) -> Result<()> {
+    for node in &job.spec.nodes {
+        let at = |e: Error| e.at(format_args!("node `{}`", node.uid));
+        for need in needs(node).map_err(at)? {
+            if let Need::Path(path) = need {
+                check_whole(&path, verb(node)).map_err(at)?;
+            }
+        }
+    }
+    let configuration = &job.configuration;
+    let folders = [
+        ("checkpoint.dir", &configuration.checkpoint_dir),
+        ("poison.dead-letters", &configuration.dead_letters),
+        ("state.dir", &configuration.state_dir),
+    ];
+    for (key, folder) in folders {
+        folder
+            .iter()
+            .try_for_each(|folder| check_whole(folder, &format!("`{key}` is")))?;
+    }
+    job.grants.iter().try_for_each(|(name, folder)| {
+        check_whole(&folder.to_string_lossy(), &format!("grant `{name}` is"))
+    })
+}
+
+/// As many as the widest vertex has subtasks.
+fn n_slots(job: &Job, parallelism: u32) -> Result<u32> {
+    let graph = JobGraph::new(StreamGraph::new(&job.spec)?, parallelism);
+    let widest = graph.vertices.iter().map(|vertex| vertex.parallelism);
+    Ok(widest.max().unwrap_or(1))
+}
+
+impl JobRunner for Embedded {
+    type Prepared = Prepared;
+    type Job = Deployed;
+
+    fn prepare(&self, id: &JobId, job: &Specification, blobs: &Blobs) -> Result<Prepared> {
+        let reader = self.reader(id, job, blobs)?;
+        let read = reader.read()?;
+        check_paths(&read)?;
+        check_grants(&read, &reader.args.grants)?;
+        let n_slots = n_slots(&read, job.parallelism)?;
+        Ok(Prepared {
+            reader,
+            job: read,
+            n_slots,
+        })
+    }
+
+    fn n_slots(&self, prepared: &Prepared) -> u32 {
+        prepared.n_slots
+    }
+
+    fn start(&self, _: &JobId, prepared: Prepared) -> Result<Option<Deployed>> {
+        let Prepared { reader, job, .. } = prepared;
+        let configuration = job.configuration.clone();
+        let load = new_version(&reader, &job);
+        let handle = match submit(job.to_run(&reader.args)?)? {
+            Submission::Started(handle) => handle,
+            Submission::Finished => return Ok(None),
+        };
+        if let Some((checkpoint, place)) = handle.resumed_from() {
+            say!("streamrt: goes on from checkpoint {checkpoint} in {place}");
+        }
+        Ok(Some(Deployed {
+            running: Running::new(&handle, configuration, load),
+            handle: Mutex::new(Some(handle)),
+        }))
+    }
+}
+
+fn totals(progress: &Progress) -> Totals {
+    Totals {
+        records_in: progress.records_in,
+        records_out: progress.records_out,
+        late_records: progress.late_records,
+        dead_letters: progress.dead_letters,
+        elapsed_ms: progress.elapsed.as_millis() as u64,
+    }
+}
+
+impl RunningJob for Deployed {
+    fn wait(&self) -> End {
+        let handle = self
+            .handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(handle) = handle else {
+            return End::failed(&Error::internal("the end of a job was waited for twice"));
+        };
+        match handle.wait() {
+            Ok(Ended {
+                summary,
+                stopped_at,
+            }) => End {
+                checkpoint: stopped_at,
+                totals: Some(totals(&summary)),
+                ..End::of(match stopped_at {
+                    Some(_) => EndState::Stopped,
+                    None => EndState::Finished,
+                })
+            },
+            Err(error) => End {
+                totals: Some(totals(&self.running.remote.progress())),
+                ..match error.code() {
+                    code::JOB_CANCELLED => End::of(EndState::Canceled),
+                    _ => End::failed(&error),
+                }
+            },
+        }
+    }
+
+    fn stop(&self) {
+        self.running.remote.stop();
+    }
+
+    fn cancel(&self) {
+        self.running.remote.cancel();
+    }
+
+    fn drain(&self, folder: Option<&str>) -> Result<Option<u64>> {
+        self.running.remote.drain(folder)
+    }
+
+    fn savepoint(&self, folder: &str, stop: bool) -> Result<u64> {
+        self.running.remote.savepoint(folder, stop)
+    }
+
+    fn upgrade(&self, version: &Version, blobs: &Blobs) -> Result<Outcome> {
+        self.running.upgrade(version, |digest| blobs.get(digest))
+    }
+}

@@ -1,0 +1,315 @@
+//! The Dispatcher over jobs that do what a test says.
+
+use super::*;
+use crate::Totals;
+use crate::specification::tests::specification;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+use streamrt_checkpoint::Stored;
+use streamrt_types::SystemClock;
+use tempfile::TempDir;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Jobs whose parallelism is their number of slots; one whose arguments say `refused` is.
+#[derive(Clone, Default)]
+struct Runner {
+    started: Arc<Mutex<Vec<String>>>,
+}
+
+struct Fake {
+    ends: Sender<End>,
+    ended: Mutex<Receiver<End>>,
+}
+
+impl JobRunner for Runner {
+    type Prepared = Specification;
+    type Job = Fake;
+
+    fn prepare(&self, _: &JobId, job: &Specification, blobs: &Blobs) -> Result<Specification> {
+        blobs.get(&job.version.components[0].digest)?;
+        match job.args.first().map(String::as_str) {
+            Some("refused") => Err(Error::new(code::BAD_ARGUMENTS, "it is refused")),
+            Some("panics") => panic!("as the test wants"),
+            _ => Ok(job.clone()),
+        }
+    }
+
+    fn n_slots(&self, job: &Specification) -> u32 {
+        job.parallelism
+    }
+
+    fn start(&self, _: &JobId, job: Specification) -> Result<Option<Fake>> {
+        self.started.lock().unwrap().push(job.name);
+        let (ends, ended) = channel();
+        let ended = Mutex::new(ended);
+        Ok(Some(Fake { ends, ended }))
+    }
+}
+
+impl RunningJob for Fake {
+    fn wait(&self) -> End {
+        self.ended.lock().unwrap().recv().unwrap()
+    }
+    fn stop(&self) {
+        let end = End {
+            checkpoint: Some(7),
+            totals: Some(Totals::default()),
+            ..End::of(EndState::Stopped)
+        };
+        self.ends.send(end).unwrap();
+    }
+    fn cancel(&self) {
+        self.ends.send(End::of(EndState::Canceled)).unwrap();
+    }
+    fn drain(&self, _: Option<&str>) -> Result<Option<u64>> {
+        let error = Error::new(code::TRAP, "it trapped while it was drained");
+        self.ends.send(End::failed(&error)).unwrap();
+        Ok(None)
+    }
+    fn savepoint(&self, folder: &str, _: bool) -> Result<u64> {
+        Err(Error::new(
+            code::BAD_OPTION,
+            format!("{folder} is not empty"),
+        ))
+    }
+    fn upgrade(&self, _: &Version, _: &Blobs) -> Result<Outcome> {
+        Ok(Outcome::Done)
+    }
+}
+
+struct Cluster {
+    dir: TempDir,
+    runner: Runner,
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        Cluster {
+            dir: TempDir::new().unwrap(),
+            runner: Runner::default(),
+        }
+    }
+
+    fn open(&self) -> Result<Dispatcher<Runner>> {
+        let settings = Settings {
+            slots: 2,
+            slot_timeout: None,
+            component_bytes_max: 100,
+            clock: SystemClock::shared(),
+        };
+        Dispatcher::open(self.dir.path(), settings, self.runner.clone())
+    }
+
+    fn started(&self) -> Vec<String> {
+        self.runner.started.lock().unwrap().clone()
+    }
+}
+
+/// A job of a component that is there.
+fn job(dispatcher: &Dispatcher<Runner>, name: &str) -> Specification {
+    let digest = Stored::of("", b"component").checksum;
+    dispatcher
+        .blobs()
+        .put(&digest, b"component".to_vec())
+        .unwrap();
+    let mut job = specification(name);
+    job.version.components[0].digest = digest;
+    job
+}
+
+fn await_phase(
+    dispatcher: &Dispatcher<Runner>,
+    id: &JobId,
+    is: impl Fn(&Phase<Fake>) -> bool,
+) -> Arc<Job<Fake>> {
+    let job = dispatcher.job(id.as_str()).unwrap();
+    let began = Instant::now();
+    while !is(&job.phase()) {
+        assert!(began.elapsed() < LONG);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    job
+}
+
+fn is_running(phase: &Phase<Fake>) -> bool {
+    matches!(phase, Phase::Running(_))
+}
+
+fn is_ended(phase: &Phase<Fake>) -> bool {
+    matches!(phase, Phase::Ended)
+}
+
+fn end_of(job: &Job<Fake>) -> End {
+    job.registered().unwrap().end.unwrap().0
+}
+
+fn tell(dispatcher: &Dispatcher<Runner>, id: &JobId, operation: Operation) -> Trigger {
+    let trigger = dispatcher.begin(id.as_str(), operation).unwrap();
+    dispatcher.trigger(id.as_str(), &trigger, LONG).unwrap()
+}
+
+const STOP: Operation = Operation::Stop {
+    savepoint: None,
+    drain: false,
+};
+
+#[test]
+fn a_job_runs_until_it_is_stopped_and_stays_so() {
+    let cluster = Cluster::new();
+    let dispatcher = cluster.open().unwrap();
+    let id = dispatcher.submit(job(&dispatcher, "words")).unwrap();
+    await_phase(&dispatcher, &id, is_running);
+    let twice = dispatcher.submit(job(&dispatcher, "words")).unwrap_err();
+    assert_eq!(
+        (twice.code(), twice.message()),
+        (
+            code::JOB_EXISTS,
+            format!("a job `words` runs already: {id}").as_str()
+        )
+    );
+    let checkpoint = Some(7);
+    assert_eq!(
+        tell(&dispatcher, &id, STOP),
+        Trigger::Completed(Outcome::Ended { checkpoint })
+    );
+    let late = dispatcher.begin(id.as_str(), STOP).unwrap_err();
+    assert_eq!(late.code(), code::JOB_ENDED);
+    drop(dispatcher);
+    let again = cluster.open().unwrap();
+    let kept = again.job(id.as_str()).unwrap();
+    assert_eq!(
+        (end_of(&kept).checkpoint, kept.name(), kept.has_ended()),
+        (Some(7), "words".to_owned(), true)
+    );
+    assert_eq!(cluster.started(), ["words"]);
+    again.submit(job(&again, "words")).unwrap();
+}
+
+/// As a process leaves the folder that is killed: nothing is said of the jobs that run.
+#[test]
+fn jobs_that_ran_go_on_and_those_of_damaged_entries_are_named() {
+    let cluster = Cluster::new();
+    let first = cluster.open().unwrap();
+    let ids = ["one", "two"].map(|name| first.submit(job(&first, name)).unwrap());
+    for id in &ids {
+        await_phase(&first, id, is_running);
+    }
+    assert_eq!(
+        cluster.open().err().unwrap().code(),
+        code::DIR_IN_USE,
+        "one JobManager at a time"
+    );
+    first.suspend(LONG);
+    drop(first);
+    let entry = format!("jobs/{}/{:020}", ids[0], 1);
+    std::fs::write(cluster.dir.path().join(&entry), b"{\"torn").unwrap();
+    let second = cluster.open().unwrap();
+    await_phase(&second, &ids[1], is_running);
+    let damaged = second.job(ids[0].as_str()).unwrap();
+    let failure = damaged.registered().unwrap_err();
+    assert!(
+        failure.code == "S7014" && failure.message.contains(&entry),
+        "{failure:?}"
+    );
+    let refused = second.begin(ids[0].as_str(), STOP).unwrap_err();
+    assert_eq!(refused.code(), code::REGISTRY_DAMAGED);
+    let mut started = cluster.started();
+    started.sort();
+    assert_eq!(started, ["one", "two", "two"]);
+    second.suspend(LONG);
+}
+
+#[test]
+fn a_job_waits_for_slots_and_can_be_cancelled_meanwhile() {
+    let cluster = Cluster::new();
+    let dispatcher = cluster.open().unwrap();
+    let one = dispatcher.submit(job(&dispatcher, "one")).unwrap();
+    await_phase(&dispatcher, &one, is_running);
+    let wide = Specification {
+        parallelism: 2,
+        ..job(&dispatcher, "wide")
+    };
+    let wide = dispatcher.submit(wide).unwrap();
+    await_phase(&dispatcher, &wide, |phase| {
+        matches!(phase, Phase::Waiting { missing: 1 })
+    });
+    let folder = "x".to_owned();
+    let early = dispatcher.begin(wide.as_str(), Operation::Savepoint { folder });
+    assert_eq!(early.unwrap_err().code(), code::CHECKPOINT_FAILED);
+    let checkpoint = None;
+    assert_eq!(
+        tell(&dispatcher, &wide, Operation::Cancel),
+        Trigger::Completed(Outcome::Ended { checkpoint })
+    );
+    let ended = dispatcher.job(wide.as_str()).unwrap();
+    assert_eq!(end_of(&ended).state, EndState::Canceled);
+    assert_eq!(cluster.started(), ["one"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_job_is_how_it_ends() {
+    let cluster = Cluster::new();
+    let dispatcher = cluster.open().unwrap();
+    for (arg, code) in [("refused", "S1008"), ("panics", "S9001")] {
+        let args = vec![arg.to_owned()];
+        let job = Specification {
+            args,
+            ..job(&dispatcher, arg)
+        };
+        let id = dispatcher.submit(job).unwrap();
+        let job = await_phase(&dispatcher, &id, is_ended);
+        assert_eq!(end_of(&job).reason.unwrap().code, code);
+    }
+    let mut missing = job(&dispatcher, "missing");
+    missing.version.components[0].digest = "ab".repeat(32);
+    assert_eq!(
+        dispatcher.submit(missing).unwrap_err().code(),
+        code::NO_COMPONENT
+    );
+    assert_eq!(dispatcher.job("nobody").err().unwrap().code(), code::NO_JOB);
+}
+
+#[test]
+fn a_stop_that_meets_a_failure_says_so() {
+    let cluster = Cluster::new();
+    let dispatcher = cluster.open().unwrap();
+    let id = dispatcher.submit(job(&dispatcher, "words")).unwrap();
+    await_phase(&dispatcher, &id, is_running);
+    let folder = "full".to_owned();
+    let Trigger::Failed(refused) = tell(&dispatcher, &id, Operation::Savepoint { folder }) else {
+        panic!("the folder is not empty");
+    };
+    assert_eq!(refused.message, "full is not empty");
+    let drain = Operation::Stop {
+        savepoint: None,
+        drain: true,
+    };
+    let Trigger::Failed(failure) = tell(&dispatcher, &id, drain) else {
+        panic!("the job has failed");
+    };
+    assert_eq!(failure.code, "S4001");
+}
+
+#[test]
+fn an_upgrade_is_kept() {
+    let cluster = Cluster::new();
+    let dispatcher = cluster.open().unwrap();
+    let submitted = job(&dispatcher, "words");
+    let id = dispatcher.submit(submitted.clone()).unwrap();
+    await_phase(&dispatcher, &id, is_running);
+    let version = submitted.version;
+    tell(
+        &dispatcher,
+        &id,
+        Operation::Upgrade {
+            version: version.clone(),
+        },
+    );
+    dispatcher.suspend(LONG);
+    drop(dispatcher);
+    let again = cluster.open().unwrap();
+    let kept = again.job(id.as_str()).unwrap().registered().unwrap();
+    assert_eq!(kept.upgraded, Some(version));
+    again.suspend(LONG);
+}

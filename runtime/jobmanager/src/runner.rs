@@ -1,0 +1,63 @@
+//! What runs jobs, as the Dispatcher sees it.
+
+use crate::{Blobs, End, JobId, Outcome, Specification, Version};
+use streamrt_types::Result;
+
+/// Starts jobs. Guest code runs here alone, also to describe a component.
+pub trait JobRunner: Send + Sync + 'static {
+    /// A job that was read and checked, and does not run yet.
+    type Prepared: Send;
+    type Job: RunningJob;
+
+    /// Reads a job: compiles its components if they are new, lets them describe themselves, and
+    /// refuses what can be refused before anything runs.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the job.
+    fn prepare(
+        &self,
+        id: &JobId,
+        specification: &Specification,
+        blobs: &Blobs,
+    ) -> Result<Self::Prepared>;
+
+    /// The slots that the job needs.
+    fn n_slots(&self, prepared: &Self::Prepared) -> u32;
+
+    /// Starts a job, from its newest checkpoint if there is one; None if it has finished already.
+    ///
+    /// # Errors
+    /// Whatever keeps it from running.
+    fn start(&self, id: &JobId, prepared: Self::Prepared) -> Result<Option<Self::Job>>;
+}
+
+/// A job that runs; all of these may be called from any thread.
+pub trait RunningJob: Send + Sync + 'static {
+    /// Waits for the end; called once.
+    fn wait(&self) -> End;
+
+    /// Ends it with a last checkpoint, and does not wait for that.
+    fn stop(&self);
+
+    /// Ends it at once, and does not wait for that.
+    fn cancel(&self);
+
+    /// Lets the sources end as if their input had, and ends the job when everything has fired;
+    /// with a savepoint there if `folder` says so, for which it waits.
+    ///
+    /// # Errors
+    /// S7009 if the savepoint failed.
+    fn drain(&self, folder: Option<&str>) -> Result<Option<u64>>;
+
+    /// Makes a savepoint, and waits for it; with `stop` the job ends with it.
+    ///
+    /// # Errors
+    /// S7009 if it failed, `Invalid` if the folder is not empty.
+    fn savepoint(&self, folder: &str, stop: bool) -> Result<u64>;
+
+    /// Puts another version in the place of the one that runs, and waits until it has taken over.
+    ///
+    /// # Errors
+    /// S7011 if it cannot keep the state, and whatever is wrong with it; the old one runs on.
+    fn upgrade(&self, version: &Version, blobs: &Blobs) -> Result<Outcome>;
+}
