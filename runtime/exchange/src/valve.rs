@@ -81,11 +81,14 @@ impl WatermarkValve {
             .for_each(|channel| channel.watermark = watermark);
     }
 
-    /// Takes a watermark of a channel; a smaller one than before is ignored. Returns the combined
-    /// watermark if it rises.
+    /// Takes a watermark of a channel; a smaller one than before is ignored, and so is one of an
+    /// idle channel, except for the final one. Returns the combined watermark if it rises.
     pub fn watermark(&mut self, channel: usize, watermark: Watermark) -> Option<Watermark> {
         let input = &mut self.channels[channel];
-        if watermark <= input.watermark {
+        // An idle channel may carry out the final watermark piece by piece. It says nothing about
+        // another idle one that has not begun with that.
+        let counts = !input.idle || watermark == WATERMARK_MAX;
+        if watermark <= input.watermark || !counts {
             return None;
         }
         // One that was ahead of the output did not hold it back.
@@ -274,6 +277,23 @@ mod tests {
             (1, W(4), &[]),
             (1, W(6), &[W(6)]),
             (1, S(Idle), &[S(Idle)]),
+        ];
+        check(2, script);
+    }
+
+    #[test]
+    fn of_an_idle_channel_only_the_final_watermark_counts() {
+        let script: &[(usize, ValveEvent, &[ValveEvent])] = &[
+            (0, W(5), &[]),
+            (1, W(3), &[W(3)]),
+            (0, S(Idle), &[]),
+            (1, S(Idle), &[W(5), S(Idle)]),
+            (0, W(8), &[]),
+            (0, W(WATERMARK_MAX), &[]),
+            (0, S(Finished), &[]),
+            (1, W(9), &[]),
+            (1, W(WATERMARK_MAX), &[W(WATERMARK_MAX)]),
+            (1, S(Finished), &[S(Finished)]),
         ];
         check(2, script);
     }

@@ -355,12 +355,8 @@ impl Tier {
     }
 
     fn is_removed(&self, key: &[u8]) -> bool {
-        self.removed.contains(key)
-            || self
-                .leaving
-                .iter()
-                .filter_map(Weak::upgrade)
-                .any(|keys| keys.contains(key))
+        let mut leaving = self.leaving.iter().filter_map(Weak::upgrade);
+        self.removed.contains(key) || leaving.any(|keys| keys.contains(key))
     }
 
     /// Records that entries were created or written.
@@ -383,6 +379,8 @@ impl Tier {
     /// Evicts about `n` of the least recently used entries.
     fn evict(&mut self, state: &mut impl Resident, n: usize) -> Result<()> {
         self.shared.flight.wait()?;
+        // They are gone from the disk, which may now get one of them again.
+        self.leaving.clear();
         self.cold = true;
         let victims = self.victims(state.table(), n);
         let mut changes = Pairs::default();

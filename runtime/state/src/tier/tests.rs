@@ -2,6 +2,7 @@
 //! every read returns the last write.
 
 mod expiry;
+mod flights;
 
 use super::*;
 use crate::disk::{Changes, DiskFile, EachPair};
@@ -530,30 +531,6 @@ fn nothing_is_read_before_anything_has_left() {
             .write_with_disk("u", GROUPS, &mut Vec::new(), Some(Path::new("/nowhere")))
             .unwrap();
     }
-}
-
-#[test]
-fn changes_that_were_lost_end_everything_after_them() {
-    let (_, shared) = state_disk(1000, BTreeMap::new(), Vec::new());
-    let mut state = Values::new(shared.tier("s", &json!("i64"), 0).unwrap());
-    state.put(&keys_of(&(0..400).collect::<Vec<_>>()), 1);
-    drop(state.frozen());
-    assert!(
-        state
-            .make_room()
-            .unwrap_err()
-            .message()
-            .contains("were not written")
-    );
-    let snapshot = OperatorSnapshot {
-        keyed: vec![state.frozen()],
-        lists: Vec::new(),
-    };
-    assert!(
-        snapshot
-            .write_with_disk("u", GROUPS, &mut Vec::new(), None)
-            .is_err()
-    );
 }
 
 #[test]
