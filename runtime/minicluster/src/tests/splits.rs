@@ -83,6 +83,14 @@ fn run(
     Ok((output(out.path()).0, summary.late_records))
 }
 
+fn configured(pairs: &[(&str, &str)]) -> Configuration {
+    let mut configuration = Configuration::default();
+    for (key, value) in pairs {
+        configuration.set(key, value).unwrap();
+    }
+    configuration
+}
+
 #[test]
 fn however_the_input_is_cut_the_results_are_those_of_one_sorted_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -120,11 +128,7 @@ fn however_the_input_is_cut_the_results_are_those_of_one_sorted_file() {
     check(
         "side by side",
         &json!({}),
-        &Configuration {
-            batch_rows: 3,
-            watermark_alignment_ms: Some(20),
-            ..default.clone()
-        },
+        &configured(&[("batch.rows", "3"), ("watermark.alignment", "20ms")]),
     );
     write(&folder.path().join("both"), &lines, 60, |i| {
         i / 400 * 6 + i % 6
@@ -136,10 +140,7 @@ fn however_the_input_is_cut_the_results_are_those_of_one_sorted_file() {
 fn a_row_without_time_or_key_meets_the_poison_policy_at_any_parallelism() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("input.csv");
-    let skip = Configuration {
-        poison_policy: streamrt_types::PoisonPolicy::Skip,
-        ..Configuration::default()
-    };
+    let skip = configured(&[("poison.policy", "skip")]);
     for parallelism in [1, 2, 7] {
         for (line, code, what) in [
             ("3,", "S5001", "has no event time"),
