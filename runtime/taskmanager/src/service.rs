@@ -29,7 +29,7 @@ use std::time::Duration;
 use streamrt_checkpoint::Store;
 use streamrt_plugin::Grants;
 use streamrt_rpc::{FromTaskManager, Restore, Scope, ToTaskManager, WireError};
-use streamrt_types::{Barrier, Clock, Error, ProcessMemory, Result, inheriting};
+use streamrt_types::{Barrier, Clock, Error, ProcessMemory, Result, begin_attempt, inheriting};
 
 /// What a job finds on this TaskManager.
 pub struct Surroundings {
@@ -197,6 +197,8 @@ impl JobTasks {
         let region = &mut state.regions[number];
         let (control, generation) = (region.control.clone(), region.generation);
         let prepared = std::mem::take(&mut region.prepared);
+        // What tasks say from here on is in the log of the job as said by this attempt.
+        begin_attempt(generation);
         let n_tasks = prepared.len();
         for ready in prepared {
             let shared = self.0.clone();
