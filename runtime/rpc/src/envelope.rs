@@ -47,7 +47,7 @@ pub fn encode<M: Serialize>(envelope: &Envelope<M>) -> Result<Vec<u8>> {
 /// The message in these bytes, all of which belong to it.
 ///
 /// # Errors
-/// S8001 if they are none that this version can read.
+/// S8004 if they are none that this version can read.
 pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<Envelope<M>> {
     let refuse = |what: String| Error::new(code::BAD_MESSAGE, what);
     let (head, body) = bytes

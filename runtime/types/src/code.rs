@@ -205,7 +205,7 @@ codes! {
     NO_SLOTS = "S8003", Unavailable, "End another job, start the JobManager with more `--slots`, or deploy with a smaller `--parallelism`.";
 
     /// Bytes from another process that are no message of this version.
-    BAD_MESSAGE = "S8003", Invalid, "Give all processes of the cluster the same version of streamrt, or an older one to those that send.";
+    BAD_MESSAGE = "S8004", Invalid, "Give all processes of the cluster the same version of streamrt, or an older one to those that send.";
 
     /// A bug of the engine.
     INTERNAL = "S9001", Internal, "This is a bug of streamrt; please report it with this message.";
