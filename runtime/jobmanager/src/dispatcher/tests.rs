@@ -101,6 +101,19 @@ impl Cluster {
         Dispatcher::open(self.dir.path(), settings, self.runner.clone())
     }
 
+    /// The thread of a command that was answered just now may hold the folder a moment longer.
+    fn reopen(&self) -> Dispatcher<Runner> {
+        for _ in 0..1000 {
+            match self.open() {
+                Err(error) if error.code() == code::DIR_IN_USE => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                opened => return opened.unwrap(),
+            }
+        }
+        panic!("the folder is never free")
+    }
+
     fn started(&self) -> Vec<String> {
         self.runner.started.lock().unwrap().clone()
     }
@@ -176,7 +189,7 @@ fn a_job_runs_until_it_is_stopped_and_stays_so() {
     let late = dispatcher.begin(id.as_str(), STOP).unwrap_err();
     assert_eq!(late.code(), code::JOB_ENDED);
     drop(dispatcher);
-    let again = cluster.open().unwrap();
+    let again = cluster.reopen();
     let kept = again.job(id.as_str()).unwrap();
     assert_eq!(
         (end_of(&kept).checkpoint, kept.name(), kept.has_ended()),
@@ -204,7 +217,7 @@ fn jobs_that_ran_go_on_and_those_of_damaged_entries_are_named() {
     drop(first);
     let entry = format!("jobs/{}/{:020}", ids[0], 1);
     std::fs::write(cluster.dir.path().join(&entry), b"{\"torn").unwrap();
-    let second = cluster.open().unwrap();
+    let second = cluster.reopen();
     await_phase(&second, &ids[1], is_running);
     let damaged = second.job(ids[0].as_str()).unwrap();
     let failure = damaged.registered().unwrap_err();
@@ -308,7 +321,7 @@ fn an_upgrade_is_kept() {
     );
     dispatcher.suspend(LONG);
     drop(dispatcher);
-    let again = cluster.open().unwrap();
+    let again = cluster.reopen();
     let kept = again.job(id.as_str()).unwrap().registered().unwrap();
     assert_eq!(kept.upgraded, Some(version));
     again.suspend(LONG);
