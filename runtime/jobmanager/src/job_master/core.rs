@@ -174,7 +174,7 @@ impl Core {
         };
         core.launch(Why::First {
             n_looks: 0,
-            fenced: None,
+            failed: None,
         });
         let actions = std::mem::take(&mut core.actions);
         Ok((core, actions))

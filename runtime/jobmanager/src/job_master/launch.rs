@@ -18,7 +18,7 @@ use super::wishes::Awaited;
 use super::{Action, Granted, JobState, Outcome, StoreFailure, StoreReply, StoreRequest, Upgraded};
 use std::sync::Arc;
 use std::time::Duration;
-use streamrt_checkpoint::{Coordinator, Manifest, Settings};
+use streamrt_checkpoint::{Coordinator, History, Manifest, Settings};
 use streamrt_rpc::{Answered, Scope, ToTaskManager, WireError};
 use streamrt_types::{Result, code};
 
@@ -26,14 +26,17 @@ use streamrt_types::{Result, code};
 /// and a look takes some ms.
 const LOOKS_MAX: u32 = 50;
 
+/// The same where something is missing that the log names: a leader may have retired it meanwhile.
+const LOOKS_AT_DAMAGE_MAX: u32 = 3;
+
 /// Why tasks are started.
 #[derive(Debug)]
 pub(crate) enum Why {
-    /// The job was submitted. `fenced`: another process had written into the log since it was
-    /// looked at, when its last leader had this generation.
+    /// The job was submitted. `failed`: another process may have written into the log since it was
+    /// looked at, when it came to this; what was met then.
     First {
         n_looks: u32,
-        fenced: Option<(u64, WireError)>,
+        failed: Option<(Box<History>, WireError)>,
     },
     /// After a failure.
     Again,
@@ -55,6 +58,8 @@ pub(crate) struct Launch {
     is_foreign: bool,
     /// The version that the snapshot names has failed, and the one before is put back.
     goes_back: bool,
+    /// The snapshot was read, and fits.
+    is_opened: bool,
     /// The question that was asked last.
     step: u64,
     job: String,
@@ -76,6 +81,7 @@ impl Core {
             kept: Kept::default(),
             is_foreign,
             goes_back: self.goes_back,
+            is_opened: false,
             step,
             job: String::new(),
             generation: 0,
@@ -121,6 +127,9 @@ impl Core {
         match result {
             Ok(Answered::Opened(opened)) => {
                 self.opened = opened;
+                if let Some(launch) = self.launching(step) {
+                    launch.is_opened = true;
+                }
                 self.take_over();
             }
             Ok(Answered::Settled) => self.prepare_all(),
@@ -141,7 +150,7 @@ impl Core {
         if kept.finished {
             return self.end(Ok(Outcome::Finished));
         }
-        if let Some(error) = self.is_led_by_another(&kept) {
+        if let Some(error) = self.has_failed_for_good(&kept) {
             return self.end(Err(error));
         }
         let (version, restore) = (
@@ -165,18 +174,24 @@ impl Core {
         });
     }
 
-    /// A leader that writes into its log is passed; one that took the job over is left alone.
-    fn is_led_by_another(&self, kept: &Kept) -> Option<WireError> {
+    /// Whether what a first look met is so at the second one. A leader that writes into its log is
+    /// passed, and may have retired what was looked at; one that took the job over is left alone.
+    fn has_failed_for_good(&self, kept: &Kept) -> Option<WireError> {
         let Phase::Launching(Launch { why, .. }) = &self.phase else {
             return None;
         };
-        match why {
-            Why::First {
-                fenced: Some((generation, error)),
-                ..
-            } if kept.history.generation != *generation => Some(error.clone()),
-            _ => None,
-        }
+        let Why::First {
+            failed: Some((before, error)),
+            ..
+        } = why
+        else {
+            return None;
+        };
+        let is_final = match error.is(code::FENCED) {
+            true => kept.history.generation != before.generation,
+            false => kept.history.entries == before.entries,
+        };
+        is_final.then(|| error.clone())
     }
 
     fn is_first(&self) -> bool {
@@ -449,11 +464,17 @@ impl Core {
             self.phase = phase;
             return;
         };
+        let is_gone = error.is(code::SNAPSHOT_DAMAGED) && !launch.is_opened;
+        let looks_max = match error.is(code::FENCED) {
+            true => LOOKS_MAX,
+            false if is_gone => LOOKS_AT_DAMAGE_MAX,
+            false => 0,
+        };
         match launch.why {
-            Why::First { n_looks, .. } if error.is(code::FENCED) && n_looks < LOOKS_MAX => {
-                let fenced = Some((launch.kept.history.generation, error));
+            Why::First { n_looks, .. } if n_looks < looks_max => {
+                let failed = Some((Box::new(launch.kept.history), error));
                 let n_looks = n_looks + 1;
-                self.launch(Why::First { n_looks, fenced });
+                self.launch(Why::First { n_looks, failed });
             }
             Why::First { .. } => match self.is_durable && self.strategy.may_try_again(&error) {
                 // By now nothing can be wrong with the job that would not be found again.

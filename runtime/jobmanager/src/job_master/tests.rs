@@ -291,3 +291,24 @@ fn a_job_that_cannot_start_is_refused_or_waits() {
     );
     assert_eq!(job.core.state(), JobState::Restarting);
 }
+
+#[test]
+fn what_a_leader_retires_meanwhile_is_looked_for_again() {
+    let store = Store::in_memory().unwrap();
+    let gone = || WireError::new(code::SNAPSHOT_DAMAGED, "chk-1 is missing");
+    let refuse = |job: &mut Job| {
+        let ToTaskManager::Open { step, .. } = job.next() else {
+            panic!("a snapshot is opened first")
+        };
+        let result = Err(gone());
+        job.handle(Event::Told(FromTaskManager::Answer { step, result }));
+    };
+    let mut job = Job::new(DURABLE, &store);
+    // The log has grown since it was looked at.
+    let token = "f".repeat(32);
+    streamrt_checkpoint::JobLog::take_over(&store, &token).unwrap();
+    refuse(&mut job);
+    assert!(job.ended.is_none(), "it looks again");
+    refuse(&mut job);
+    assert_eq!(job.ended, Some(Err(gone())), "nothing has changed since");
+}
