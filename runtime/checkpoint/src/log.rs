@@ -121,6 +121,10 @@ pub struct History {
     /// newer one is published.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rolled_back: u64,
+    /// The token of the last leader. Empty if there was none, or if a summary by a version that did
+    /// not write it is all that is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub leader: String,
 }
 
 impl History {
@@ -183,6 +187,7 @@ impl History {
                 .all(|number| number <= self.last_checkpoint)
             && self.generation.max(self.last_checkpoint) <= NUMBER_MAX
             && is_token(&self.job)
+            && (self.leader.is_empty() || is_token(&self.leader))
     }
 
     /// The components with which the job goes on from what was published last, whose manifest this
@@ -267,6 +272,7 @@ impl History {
         match &record.entry {
             Entry::TakeOver { generation } => {
                 self.generation = *generation;
+                record.token.clone_into(&mut self.leader);
                 self.end = self.end.filter(|end| *end == EndState::Finished);
             }
             Entry::Published(published) => {

@@ -61,6 +61,13 @@ pub struct JobGraph {
     pub vertices: Vec<JobVertex>,
 }
 
+impl JobVertex {
+    /// How a subtask is called, as in `count (2/4)`; `index` counts from 0.
+    pub fn subtask_name(&self, index: u32) -> String {
+        format!("{} ({}/{})", self.name, index + 1, self.parallelism)
+    }
+}
+
 impl JobGraph {
     /// Chains a checked graph. `parallelism` applies to nodes that name none.
     pub fn new(stream: StreamGraph, parallelism: u32) -> JobGraph {

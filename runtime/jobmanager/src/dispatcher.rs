@@ -56,6 +56,8 @@ struct Inner<R: JobRunner> {
     jobs: Mutex<Vec<Arc<Job<R::Job>>>>,
     /// Held while a job is accepted, so that two of one name are not.
     accepting: Mutex<()>,
+    /// Held from the look at a job's entries to the next one: an upgrade may end as the job does.
+    registering: Mutex<()>,
     /// The process ends, and its jobs go on with the next one.
     suspended: AtomicBool,
     /// Locked as long as this lives.
@@ -120,6 +122,7 @@ impl<R: JobRunner> Dispatcher<R> {
             clock: settings.clock,
             jobs: Mutex::new(jobs.clone()),
             accepting: Mutex::default(),
+            registering: Mutex::default(),
             suspended: AtomicBool::new(false),
             _lock: lock,
         }));
@@ -373,6 +376,8 @@ impl<R: JobRunner> Inner<R> {
 
     /// Keeps how a job ended, then tells those who wait.
     fn end(&self, job: &Job<R::Job>, end: Option<End>) {
+        let registering = self.registering.lock();
+        let _registering = registering.unwrap_or_else(PoisonError::into_inner);
         let registered = job.registered();
         if let (Some(end), Ok(mut registered)) = (end, registered) {
             let now_ms = self.clock.now_ms();
@@ -422,8 +427,14 @@ impl<R: JobRunner> Inner<R> {
         }
     }
 
+    /// A job that has ended meanwhile is not started again, so nothing follows its end.
     fn keep_version(&self, job: &Job<R::Job>, version: Version) -> Result<()> {
+        let registering = self.registering.lock();
+        let _registering = registering.unwrap_or_else(PoisonError::into_inner);
         let mut registered = job.registered()?;
+        if registered.end.is_some() {
+            return Ok(());
+        }
         let now_ms = self.clock.now_ms();
         self.registry
             .upgraded(&job.id, &mut registered, version, now_ms)?;

@@ -160,12 +160,7 @@ fn ready(
         ended: false,
         published: None,
     };
-    let name = format!(
-        "{} ({}/{})",
-        vertex.name,
-        subtask.index + 1,
-        vertex.parallelism
-    );
+    let name = vertex.subtask_name(subtask.index);
     let ready = Ready {
         name,
         task,

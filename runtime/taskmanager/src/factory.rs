@@ -342,15 +342,7 @@ impl Factory<'_> {
     /// How a subtask is called in logs, and the parallelism of its vertex.
     fn place(&self, subtask: &Subtask) -> (String, u32) {
         let vertex = &self.definition.graph.vertices[subtask.vertex];
-        (
-            format!(
-                "{} ({}/{})",
-                vertex.name,
-                subtask.index + 1,
-                vertex.parallelism
-            ),
-            vertex.parallelism,
-        )
+        (vertex.subtask_name(subtask.index), vertex.parallelism)
     }
 
     /// An instance of the functions' plugin, with the functions as a chain.

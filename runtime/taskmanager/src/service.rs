@@ -228,14 +228,15 @@ impl JobTasks {
         savepoint: Option<&str>,
         upgrade: Option<u32>,
     ) {
+        // A bucket may take its time, and tasks that end meanwhile are not to wait for it.
+        let opened = savepoint.map(Store::open);
         let mut state = self.0.lock();
-        if let Some(location) = savepoint {
-            match Store::open(location) {
-                Ok(store) => state.snapshots.begin_savepoint(checkpoint, store),
-                Err(error) => {
-                    let reason = error.with_causes();
-                    return self.decline(tasks, checkpoint, &state, &reason);
-                }
+        match opened {
+            None => {}
+            Some(Ok(store)) => state.snapshots.begin_savepoint(checkpoint, store),
+            Some(Err(error)) => {
+                let reason = error.with_causes();
+                return self.decline(tasks, checkpoint, &state, &reason);
             }
         }
         // Before the barrier is anywhere.

@@ -11,6 +11,9 @@ use tempfile::TempDir;
 
 const LONG: Duration = Duration::from_secs(60);
 
+/// A version whose job ends as it takes over.
+const ENDS_WITH_IT: &str = "ends-with-it.wasm";
+
 /// Jobs whose parallelism is their number of slots; one whose arguments say `refused` is.
 #[derive(Clone, Default)]
 struct Runner {
@@ -73,7 +76,10 @@ impl RunningJob for Fake {
             format!("{folder} is not empty"),
         ))
     }
-    fn upgrade(&self, _: &Version, _: &Blobs) -> Result<Outcome> {
+    fn upgrade(&self, version: &Version, _: &Blobs) -> Result<Outcome> {
+        if version.file == ENDS_WITH_IT {
+            self.cancel();
+        }
         Ok(Outcome::Done)
     }
 }
@@ -325,4 +331,31 @@ fn an_upgrade_is_kept() {
     let kept = again.job(id.as_str()).unwrap().registered().unwrap();
     assert_eq!(kept.upgraded, Some(version));
     again.suspend(LONG);
+}
+
+#[test]
+fn a_job_that_ends_as_it_is_upgraded_is_kept_as_ended() {
+    let cluster = Cluster::new();
+    let dispatcher = cluster.open().unwrap();
+    let ids: Vec<JobId> = (0..20)
+        .map(|number| {
+            let submitted = job(&dispatcher, &format!("words {number}"));
+            let id = dispatcher.submit(submitted.clone()).unwrap();
+            await_phase(&dispatcher, &id, is_running);
+            let mut version = submitted.version;
+            version.file = ENDS_WITH_IT.into();
+            version.components[0].path = ENDS_WITH_IT.into();
+            tell(&dispatcher, &id, Operation::Upgrade { version });
+            await_phase(&dispatcher, &id, is_ended);
+            id
+        })
+        .collect();
+    dispatcher.suspend(LONG);
+    drop(dispatcher);
+    let again = cluster.reopen();
+    for id in ids {
+        let kept = again.job(id.as_str()).unwrap().registered().unwrap();
+        let end = kept.end.map(|(end, _)| end.state);
+        assert_eq!(end, Some(EndState::Canceled));
+    }
 }

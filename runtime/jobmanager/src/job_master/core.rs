@@ -123,6 +123,10 @@ pub struct Core {
     /// How often tasks were started, in all attempts.
     pub(super) n_starts: u64,
     tokens: Tokens,
+    /// By which the log knows this JobMaster, in all its attempts.
+    pub(super) leader: String,
+    /// It has taken the job over.
+    pub(super) has_led: bool,
 }
 
 impl Core {
@@ -130,7 +134,11 @@ impl Core {
     ///
     /// # Errors
     /// `Invalid` if the job's graph or its configuration is wrong.
-    pub fn new(submission: Submission, now: Now, tokens: Tokens) -> Result<(Core, Vec<Action>)> {
+    pub fn new(
+        submission: Submission,
+        now: Now,
+        mut tokens: Tokens,
+    ) -> Result<(Core, Vec<Action>)> {
         let Submission { plan, from, before } = submission;
         let configuration = plan.configuration.clone();
         // A job that went on from a folder and wrote nothing into it would write its results once
@@ -170,6 +178,8 @@ impl Core {
             n_asked: 0,
             n_attempts: 0,
             n_starts: 0,
+            leader: tokens(),
+            has_led: false,
             tokens,
         };
         core.launch(Why::First {

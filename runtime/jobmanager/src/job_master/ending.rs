@@ -222,7 +222,8 @@ impl Core {
             // The attempt that was cancelled leads the job.
             EndState::Canceled => StoreRequest::Uncommitted,
             _ => StoreRequest::GiveUp {
-                token: self.token(),
+                token: self.leader.clone(),
+                has_led: self.has_led,
             },
         };
         self.store(request, Pending::Closing);

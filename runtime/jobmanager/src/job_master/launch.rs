@@ -150,6 +150,9 @@ impl Core {
         if kept.finished {
             return self.end(Ok(Outcome::Finished));
         }
+        if let Some(error) = self.is_led_by_another(&kept) {
+            return self.end(Err(error));
+        }
         if let Some(error) = self.has_failed_for_good(&kept) {
             return self.end(Err(error));
         }
@@ -172,6 +175,14 @@ impl Core {
             restore,
             job,
         });
+    }
+
+    /// A JobMaster that was replaced may fail for a reason of its own before it notices. It must not
+    /// take the job back, with what the other one may have upgraded since.
+    fn is_led_by_another(&self, kept: &Kept) -> Option<WireError> {
+        let leader = &kept.history.leader;
+        let is_other = self.has_led && !leader.is_empty() && *leader != self.leader;
+        is_other.then(|| fenced(leader))
     }
 
     /// Whether what a first look met is so at the second one. A leader that writes into its log is
@@ -274,7 +285,8 @@ impl Core {
         if !self.is_durable {
             return self.settle_all();
         }
-        let (version, token) = (self.version().clone(), self.token());
+        let (version, token) = (self.version().clone(), self.leader.clone());
+        self.has_led = true;
         let Phase::Launching(launch) = &self.phase else {
             return;
         };
@@ -498,6 +510,12 @@ impl Core {
             }
         }
     }
+}
+
+/// Another process has taken the job over.
+pub(super) fn fenced(leader: &str) -> WireError {
+    let message = format!("another process leads the job: `{leader}` has taken it over");
+    WireError::new(code::FENCED, message)
 }
 
 /// Whether what the user starts is the version before an upgrade that was in its probation. A job of

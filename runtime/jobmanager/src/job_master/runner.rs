@@ -309,10 +309,14 @@ impl Driver {
                     }
                 }
                 Action::Say(text) => say!("{text}"),
-                Action::Accepted => lock(&self.shared.progress).accepted = true,
-                Action::End(result) => lock(&self.shared.progress).ended = Some(result),
+                Action::Accepted => self.progress(|progress| progress.accepted = true),
+                Action::End(result) => self.progress(|progress| progress.ended = Some(result)),
             }
         }
+    }
+
+    fn progress(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut lock(&self.shared.progress));
         self.shared.changed.notify_all();
     }
 }

@@ -4,6 +4,7 @@
 //! Invariant: a request that follows another one finds what that has written.
 
 use super::kept::{Kept, KeptSnapshot, look_at, newest_kept, number_in, uncommitted};
+use super::launch::fenced;
 use super::same_job::{are_of, kept_args};
 use super::version::Version;
 use std::collections::BTreeMap;
@@ -33,7 +34,11 @@ pub enum StoreRequest {
     /// What is to be withdrawn before the job ends for good, by the log that is led.
     Uncommitted,
     /// The same, where nobody may lead it: the job is taken over for that.
-    GiveUp { token: String },
+    GiveUp {
+        token: String,
+        /// It was taken over before: whoever has done so since keeps it.
+        has_led: bool,
+    },
     /// The job has ended.
     End { state: EndState },
     /// Look whether a savepoint can lie there.
@@ -189,8 +194,14 @@ impl JobStore {
                 retire(self.log_mut()?, checkpoint).map(|()| StoreReply::Retired)
             }
             StoreRequest::Uncommitted => self.uncommitted(),
-            StoreRequest::GiveUp { token } => {
-                self.log = Some(JobLog::take_over(self.store()?, &token)?.0);
+            StoreRequest::GiveUp { token, has_led } => {
+                let history = History::read(self.store()?)?;
+                let leader = &history.leader;
+                if has_led && !leader.is_empty() && *leader != token {
+                    return Err(fenced(leader).into());
+                }
+                let log = JobLog::take_over_after(self.store()?, &token, history)?;
+                self.log = Some(log);
                 self.uncommitted()
             }
             StoreRequest::End { state } => {

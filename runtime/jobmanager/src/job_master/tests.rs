@@ -305,10 +305,41 @@ fn what_a_leader_retires_meanwhile_is_looked_for_again() {
     };
     let mut job = Job::new(DURABLE, &store);
     // The log has grown since it was looked at.
-    let token = "f".repeat(32);
-    streamrt_checkpoint::JobLog::take_over(&store, &token).unwrap();
+    take_over(&store);
     refuse(&mut job);
     assert!(job.ended.is_none(), "it looks again");
     refuse(&mut job);
     assert_eq!(job.ended, Some(Err(gone())), "nothing has changed since");
+}
+
+/// Another process takes the job over.
+fn take_over(store: &Store) {
+    streamrt_checkpoint::JobLog::take_over(store, &"f".repeat(32)).unwrap();
+}
+
+#[test]
+fn a_job_that_another_process_leads_is_not_taken_back() {
+    let store = Store::in_memory().unwrap();
+    let mut job = Job::new(DURABLE, &store);
+    let generation = job.launch();
+    take_over(&store);
+    job.region_ended(generation, Some(away()));
+    job.pass(100);
+    let ended = job.ended.clone().unwrap().unwrap_err();
+    assert_eq!(ended.code, "S7006", "{}", ended.message);
+    assert!(matches!(job.sent[..], [ToTaskManager::Cancel { .. }]));
+}
+
+#[test]
+fn what_another_process_writes_is_not_withdrawn() {
+    let store = Store::in_memory().unwrap();
+    let mut job = Job::new(DURABLE, &store);
+    let generation = job.launch();
+    take_over(&store);
+    let wrong = WireError::new(code::BAD_RECORD, "line 3");
+    job.region_ended(generation, Some(wrong.clone()));
+    assert_eq!(job.ended, Some(Err(wrong)));
+    assert!(matches!(job.sent[..], [ToTaskManager::Cancel { .. }]));
+    let history = streamrt_checkpoint::History::read(&store).unwrap();
+    assert_eq!(history.leader, "f".repeat(32));
 }

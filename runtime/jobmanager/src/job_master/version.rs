@@ -86,9 +86,8 @@ impl Version {
         let subtasks = &self.execution.subtasks;
         let node = |subtask: &Subtask| {
             let vertex = &self.graph.vertices[subtask.vertex];
-            let number = subtask.index + 1;
             TaskNode {
-                name: format!("{} ({number}/{})", vertex.name, vertex.parallelism),
+                name: vertex.subtask_name(subtask.index),
                 predecessors: Vec::new(),
             }
         };

@@ -368,12 +368,7 @@ fn names(definition: &Definition) -> Vec<(u32, u32, String)> {
     let subtasks = definition.execution.subtasks.iter();
     let name = |subtask: &streamrt_graph::Subtask| {
         let vertex = &definition.graph.vertices[subtask.vertex];
-        let name = format!(
-            "{} ({}/{})",
-            vertex.name,
-            subtask.index + 1,
-            vertex.parallelism
-        );
+        let name = vertex.subtask_name(subtask.index);
         (subtask.vertex as u32, subtask.index, name)
     };
     subtasks.map(name).collect()
