@@ -55,16 +55,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Withdraws what is not committed and not listed, of these tasks before this generation.
-    pub fn withdraw(
-        &mut self,
-        job: &str,
-        tasks: &[usize],
-        generation: u64,
-        listed: &[Transaction],
-    ) {
+    /// Withdraws what is not committed and not listed, of these tasks, as sinks do by the name of
+    /// their job.
+    pub fn withdraw(&mut self, job: &str, tasks: &[usize], listed: &[Transaction]) {
         for (name, state) in &mut self.transactions {
-            let is_theirs = name.0 == job && tasks.contains(&name.2) && name.1 < generation;
+            let is_theirs = name.0 == job && tasks.contains(&name.2);
             if is_theirs && !listed.contains(name) && matches!(state, State::Pending(_)) {
                 *state = State::Withdrawn;
             }

@@ -4,7 +4,7 @@ use crate::model::{Model, Outside, Told, n_records};
 use crate::process::Process;
 use crate::random::Random;
 use crate::scenario::{Fault, digest, plan};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,9 @@ use streamrt_types::code;
 
 /// Faults are injected for this time; then the job has to end.
 const FAULTS_FOR: Duration = Duration::from_secs(30);
+
+/// Acknowledgements that are remembered, so that they can come once more.
+const STALE_MAX: usize = 64;
 
 /// A job that has not ended by then never will.
 const END_BY: Duration = Duration::from_secs(1200);
@@ -60,6 +63,8 @@ struct World {
     hasher: DefaultHasher,
     n_asked: u64,
     is_drained: bool,
+    /// Acknowledgements that may come once more, with their process and checkpoint.
+    stale: VecDeque<(usize, u64, FromTaskManager)>,
 }
 
 /// Runs a simulation.
@@ -79,6 +84,7 @@ pub fn run(seed: u64) -> Result<Report, String> {
         hasher: DefaultHasher::new(),
         n_asked: 0,
         is_drained: false,
+        stale: VecDeque::new(),
     };
     world.start_process()?;
     world.plan_faults();
@@ -116,7 +122,7 @@ impl World {
         let (process, first) = Process::start(plan, &self.store, seed, moment)?;
         self.processes.push(process);
         let number = self.processes.len() - 1;
-        self.carry_out(number, first);
+        self.carry_out(number, first)?;
         self.at(self.now + ms(5), Happening::Steps(number));
         Ok(())
     }
@@ -196,7 +202,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) -> Result<(), String> {
         match happening {
-            Happening::ToCore(process, event) => self.to_core(process, event),
+            Happening::ToCore(process, event) => self.to_core(process, event)?,
             Happening::ToTasks(process, message) => self.to_tasks(process, message)?,
             Happening::Stores {
                 process,
@@ -205,7 +211,7 @@ impl World {
                 committed,
             } => self.to_store(process, id, request, committed),
             Happening::Steps(process) => self.step(process)?,
-            Happening::Ticks(process) => self.to_core(process, Event::Tick),
+            Happening::Ticks(process) => self.to_core(process, Event::Tick)?,
             Happening::Goes(fault) => self.goes(fault)?,
             Happening::Starts => {
                 if self.processes.last().is_none_or(|last| !last.is_alive) {
@@ -216,25 +222,26 @@ impl World {
         Ok(())
     }
 
-    fn to_core(&mut self, number: usize, event: Event) {
+    fn to_core(&mut self, number: usize, event: Event) -> Result<(), String> {
         if !self.processes[number].is_alive {
-            return;
+            return Ok(());
         }
         if !matches!(event, Event::Tick) {
             format!("{number} {event:?}").hash(&mut self.hasher);
         }
         let moment = self.moment();
         let actions = self.processes[number].core.handle(event, moment);
-        self.carry_out(number, actions);
+        self.carry_out(number, actions)?;
         let is_ticking = |happening: &Happening| matches!(happening, Happening::Ticks(found) if *found == number);
         if let Some(wait) = self.processes[number].core.next_tick()
             && !self.queue.values().any(is_ticking)
         {
             self.at(self.now + wait.max(ms(20)), Happening::Ticks(number));
         }
+        Ok(())
     }
 
-    fn carry_out(&mut self, number: usize, actions: Vec<Action>) {
+    fn carry_out(&mut self, number: usize, actions: Vec<Action>) -> Result<(), String> {
         for action in actions {
             format!("{number} {action:?}").hash(&mut self.hasher);
             match action {
@@ -262,14 +269,24 @@ impl World {
                     };
                     self.at(when, happening);
                 }
-                Action::End(result) => self.ended(number, result),
+                Action::End(result) => self.ended(number, result)?,
                 Action::Answer { .. } | Action::Say(_) | Action::Accepted => {}
             }
         }
+        Ok(())
     }
 
     /// A job that has not read everything is started again by its user.
-    fn ended(&mut self, number: usize, result: Result<Outcome, WireError>) {
+    fn ended(&mut self, number: usize, result: Result<Outcome, WireError>) -> Result<(), String> {
+        let is_cancelled = matches!(&result, Err(error) if error.is(code::JOB_CANCELLED));
+        let has_others = self.faults.contains_key(&Fault::SecondLeader);
+        if let (true, false, Some(name)) =
+            (is_cancelled, has_others, self.outside.ledger.left_behind())
+        {
+            return Err(format!(
+                "the job was cancelled, and {name:?} is left behind"
+            ));
+        }
         let is_finished = matches!(result, Ok(Outcome::Finished | Outcome::FinishedBefore));
         let process = &mut self.processes[number];
         (process.ended, process.is_alive) = (Some(result), false);
@@ -277,6 +294,7 @@ impl World {
             let later = self.now + ms(100 + self.random.below(2000));
             self.at(later, Happening::Starts);
         }
+        Ok(())
     }
 
     fn tell(&mut self, number: usize, told: Told) {
@@ -285,17 +303,34 @@ impl World {
             let free = &mut self.processes[number].to_core_free;
             *free = (*free).max(self.now + delay);
             let when = *free;
-            let rarity = match told {
-                FromTaskManager::Answer { .. } => None,
-                FromTaskManager::Acknowledged { .. } => Some(8),
-                _ => Some(40),
-            };
-            if rarity.is_some_and(|rarity| self.hits(Fault::Repeated, rarity)) {
+            if let FromTaskManager::Acknowledged { checkpoint, .. } = told {
+                self.stale.push_back((number, checkpoint, told.clone()));
+                let surplus = self.stale.len().saturating_sub(STALE_MAX);
+                self.stale.drain(..surplus);
+            }
+            let is_report = !matches!(told, FromTaskManager::Answer { .. });
+            if is_report && self.hits(Fault::Repeated, 40) {
                 let later = when + ms(self.random.below(6000));
                 let again = Event::Told(told.clone());
                 self.at(later, Happening::ToCore(number, again));
             }
             self.at(when, Happening::ToCore(number, Event::Told(told)));
+        }
+    }
+
+    /// What tasks of an attempt before said of a checkpoint with the same number comes once more, at
+    /// the worst moment.
+    fn repeat_stale(&mut self, number: usize, checkpoint: u64) {
+        let stale: Vec<FromTaskManager> = self
+            .stale
+            .iter()
+            .filter(|(process, of, _)| (*process, *of) == (number, checkpoint))
+            .map(|(_, _, told)| told.clone())
+            .collect();
+        for told in stale {
+            if self.hits(Fault::Repeated, 2) {
+                self.at(self.now, Happening::ToCore(number, Event::Told(told)));
+            }
         }
     }
 
@@ -317,6 +352,9 @@ impl World {
     fn to_tasks(&mut self, number: usize, message: ToTaskManager) -> Result<(), String> {
         if !self.processes[number].is_alive {
             return Ok(());
+        }
+        if let ToTaskManager::Trigger { checkpoint, .. } = message {
+            self.repeat_stale(number, checkpoint);
         }
         let tasks = &mut self.processes[number].tasks;
         match message {
@@ -354,12 +392,11 @@ impl World {
                 version,
                 plan,
                 job,
-                generation,
                 promised,
                 ..
             } => {
                 let version = version_of(version, &plan)?;
-                self.settle(&version, scope, (&job, generation), promised, fails)?;
+                self.settle(&version, scope, &job, promised, fails)?;
                 (step, Answered::Settled)
             }
             ToTaskManager::Prepare {
@@ -420,7 +457,7 @@ impl World {
         &mut self,
         version: &Version,
         scope: Scope,
-        (job, generation): (&str, u64),
+        job: &str,
         promised: Option<Restore>,
         fails: bool,
     ) -> Result<(), String> {
@@ -439,7 +476,7 @@ impl World {
         }
         if !fails {
             let ledger = &mut self.outside.ledger;
-            ledger.withdraw(job, &tasks, generation, &listed);
+            ledger.withdraw(job, &tasks, &listed);
         }
         Ok(())
     }
@@ -511,8 +548,7 @@ impl World {
             },
             _ => return Ok(()),
         };
-        self.to_core(newest, Event::Asked { request, ask });
-        Ok(())
+        self.to_core(newest, Event::Asked { request, ask })
     }
 }
 
