@@ -95,7 +95,7 @@ fn tokens(text: &str) -> Vec<(usize, char)> {
 struct Plot {
     root: PathBuf,
     target: PathBuf,
-    /// The test program, built without bugs.
+    /// The test program, built without bugs, if one of them needs it.
     tests: PathBuf,
     components: PathBuf,
 }
@@ -105,14 +105,17 @@ struct Plot {
 /// # Errors
 /// If a bug is not caught, its place is gone, or the tests fail without a bug.
 pub fn test(workspace: &Workspace, filter: &str) -> Result<()> {
-    build::build(workspace, Runtime::Whole, Guests::All)?;
     let planted = planted(workspace)?;
     let mut bugs = planted
         .iter()
         .map(Bug::from_json)
         .collect::<Result<Vec<_>>>()?;
     bugs.retain(|bug| bug.name.contains(filter) || bug.caught_by.contains(filter));
-    let plot = Plot::new(workspace)?;
+    let runs_tests = bugs.iter().any(|bug| bug.caught_by != SIMULATION);
+    if runs_tests {
+        build::build(workspace, Runtime::Whole, Guests::All)?;
+    }
+    let plot = Plot::new(workspace, runs_tests)?;
     for (binary, by) in [("streamrt", ""), ("streamrt-sim", SIMULATION)] {
         if bugs.iter().any(|bug| bug.binary() == binary) {
             plot.build(binary)?;
@@ -165,7 +168,7 @@ fn planted(workspace: &Workspace) -> Result<Vec<Value>> {
 }
 
 impl Plot {
-    fn new(workspace: &Workspace) -> Result<Plot> {
+    fn new(workspace: &Workspace, runs_tests: bool) -> Result<Plot> {
         let folder = workspace.target.join("planted");
         let (root, target) = (folder.join("repository"), folder.join("target"));
         if root.exists() {
@@ -181,8 +184,10 @@ impl Plot {
         }
         // A copy too: ours may be built anew meanwhile.
         let tests = folder.join("recovery");
-        fs::copy(test_program(workspace)?, &tests)
-            .context("the tests of recovery cannot be copied")?;
+        if runs_tests {
+            fs::copy(test_program(workspace)?, &tests)
+                .context("the tests of recovery cannot be copied")?;
+        }
         Ok(Plot {
             root,
             target,
