@@ -18,7 +18,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamrt_types::{
-    Barrier, Batch, Error, Result, Status, StreamElement, WATERMARK_MIN, Watermark, failpoint,
+    Barrier, Batch, Error, Result, Status, StreamElement, WATERMARK_MAX, WATERMARK_MIN, Watermark,
+    failpoint,
 };
 
 /// What a gate has for its task.
@@ -260,8 +261,12 @@ impl InputGate {
         self.known[channel] = true;
         match element {
             StreamElement::Batch(mut batch) => {
+                let mut is_final = false;
                 if !batch.marks.is_empty() {
                     batch.marks = self.valve.batch_marks(channel, &batch.marks);
+                    // No row follows it, and a status goes before it.
+                    let last = batch.marks.pop_if(|mark| mark.watermark == WATERMARK_MAX);
+                    is_final = last.is_some();
                 }
                 if batch.n_rows() > 0 || !batch.marks.is_empty() {
                     self.pending.push_back(if self.second[channel] {
@@ -270,13 +275,14 @@ impl InputGate {
                         GateEvent::Batch(batch)
                     });
                 }
+                if is_final {
+                    let events = self.valve.final_watermark();
+                    self.carry_out(events);
+                }
             }
             StreamElement::Watermark(watermark) => {
-                self.pending.extend(
-                    self.valve
-                        .watermark(channel, watermark)
-                        .map(GateEvent::Watermark),
-                );
+                let events = self.valve.watermark(channel, watermark);
+                self.carry_out(events);
             }
             StreamElement::Status(status) => self.status(channel, status),
             StreamElement::Barrier(barrier) => self.barrier(channel, barrier)?,
@@ -297,7 +303,16 @@ impl InputGate {
     /// The first statuses are gathered; when the last channel has sent its own, the combined one is
     /// sent.
     fn status(&mut self, channel: usize, status: Status) {
-        for event in self.valve.status(channel, status) {
+        let events = self.valve.status(channel, status);
+        self.carry_out(events);
+        if !self.told && self.known.iter().all(|known| *known) {
+            self.told = true;
+            self.tell_first();
+        }
+    }
+
+    fn carry_out(&mut self, events: Vec<ValveEvent>) {
+        for event in events {
             match event {
                 ValveEvent::Watermark(watermark) => {
                     self.pending.push_back(GateEvent::Watermark(watermark))
@@ -308,10 +323,6 @@ impl InputGate {
                 ValveEvent::Status(_) => {}
             }
         }
-        if !self.told && self.known.iter().all(|known| *known) {
-            self.told = true;
-            self.tell_first();
-        }
     }
 
     /// What the restored watermark makes fire is sent by an active task, whatever the channels are:
@@ -319,9 +330,13 @@ impl InputGate {
     fn tell_first(&mut self) {
         let status = self.valve.current_status();
         if let Some(watermark) = self.restored.take() {
-            self.pending.push_back(GateEvent::Status(Status::Active));
+            let sent = match watermark {
+                WATERMARK_MAX => Status::Ending,
+                _ => Status::Active,
+            };
+            self.pending.push_back(GateEvent::Status(sent));
             self.pending.push_back(GateEvent::Watermark(watermark));
-            if status == Status::Active {
+            if status == sent {
                 return;
             }
         }

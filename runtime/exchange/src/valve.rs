@@ -3,13 +3,16 @@
 //! Invariant: what comes out only rises, and never passes the watermark of an active channel that
 //! is aligned. A channel whose input is at its end has sent the final watermark, and leaves the
 //! minimum with it; one that ended without it was stopped, and holds the others for ever where it
-//! was: what it did not read is still to come, in another run. The valve is pure: the gate calls it
-//! with every watermark, mark and status, and carries out what it returns.
+//! was: what it did not read is still to come, in another run. While a channel carries out the final
+//! watermark, none is passed, idle or not: which of them hears of the end first is chance. The valve
+//! is pure: the gate calls it with every watermark, mark and status, and carries out what it
+//! returns.
 //!
 //! # Source
-//! Flink's `StatusWatermarkValve`, with a third status: a finished channel leaves the minimum and
+//! Flink's `StatusWatermarkValve`, with two more statuses: a finished channel leaves the minimum and
 //! the maximum until all are finished, so the final watermark of one does not make late what an
-//! idle one still holds (the mistake behind FLINK-38477).
+//! idle one still holds (the mistake behind FLINK-38477), and neither do the pieces of one that is
+//! ending.
 
 use streamrt_types::{Mark, Status, WATERMARK_MAX, WATERMARK_MIN, Watermark};
 
@@ -37,6 +40,10 @@ impl Channel {
     /// nothing does, whatever the status.
     fn is_open(&self) -> bool {
         self.watermark != WATERMARK_MAX
+    }
+
+    fn is_ending(&self) -> bool {
+        self.is_open() && self.status == Some(Status::Ending)
     }
 
     fn takes_part(&self) -> bool {
@@ -82,8 +89,26 @@ impl WatermarkValve {
     }
 
     /// Takes a watermark of a channel; a smaller one than before is ignored, and so is one of an
-    /// idle channel, except for the final one. Returns the combined watermark if it rises.
-    pub fn watermark(&mut self, channel: usize, watermark: Watermark) -> Option<Watermark> {
+    /// idle channel, except for the final one. What follows is the combined watermark if it rises;
+    /// ENDING comes before the final one.
+    pub fn watermark(&mut self, channel: usize, watermark: Watermark) -> Vec<ValveEvent> {
+        match self.raise(channel, watermark) {
+            None => Vec::new(),
+            Some(WATERMARK_MAX) => self.final_watermark(),
+            Some(watermark) => vec![ValveEvent::Watermark(watermark)],
+        }
+    }
+
+    /// What follows when the combined watermark has become the final one.
+    pub fn final_watermark(&mut self) -> Vec<ValveEvent> {
+        let before = self.status.replace(Status::Ending);
+        let status = (before != Some(Status::Ending)).then_some(Status::Ending);
+        let watermark = ValveEvent::Watermark(WATERMARK_MAX);
+        let events = status.map(ValveEvent::Status).into_iter();
+        events.chain([watermark]).collect()
+    }
+
+    fn raise(&mut self, channel: usize, watermark: Watermark) -> Option<Watermark> {
         let input = &mut self.channels[channel];
         // An idle channel may carry out the final watermark piece by piece. It says nothing about
         // another idle one that has not begun with that.
@@ -102,12 +127,13 @@ impl WatermarkValve {
         }
     }
 
-    /// Turns the marks of a batch of a channel into marks of the combined watermark.
+    /// Turns the marks of a batch of a channel into marks of the combined watermark. For a final
+    /// one, the last, the caller puts what [`WatermarkValve::final_watermark`] says after the batch.
     pub fn batch_marks(&mut self, channel: usize, marks: &[Mark]) -> Vec<Mark> {
         let combined = |mark: &Mark| {
             Some(Mark {
                 row: mark.row,
-                watermark: self.watermark(channel, mark.watermark)?,
+                watermark: self.raise(channel, mark.watermark)?,
             })
         };
         marks.iter().filter_map(combined).collect()
@@ -148,12 +174,17 @@ impl WatermarkValve {
 
     /// Active if some channel is; unknown while one that was not heard from might be.
     fn combined_status(&self) -> Option<Status> {
-        let any = |status| self.channels.iter().any(|channel| channel.status == status);
+        let any = |status| {
+            let mut open = self.channels.iter().filter(|channel| channel.is_open());
+            open.any(|channel| channel.status == status)
+        };
+        let finished = |channel: &Channel| channel.status == Some(Status::Finished);
         match () {
             () if any(Some(Status::Active)) => Some(Status::Active),
             () if any(None) => None,
             () if any(Some(Status::Idle)) => Some(Status::Idle),
-            () => Some(Status::Finished),
+            () if self.channels.iter().all(finished) => Some(Status::Finished),
+            () => Some(Status::Ending),
         }
     }
 
@@ -166,11 +197,14 @@ impl WatermarkValve {
         Some(watermark)
     }
 
-    /// The minimum over those that take part; if all open ones are idle, the maximum over them; if
-    /// none is open, the final watermark.
+    /// The minimum over those that take part, or over all open ones if one is ending; if all open
+    /// ones are idle, the maximum over them; if none is open, the final watermark.
     fn bound(&self) -> Option<Watermark> {
         let open = || self.channels.iter().filter(|channel| channel.is_open());
         let watermark = |channel: &Channel| channel.watermark;
+        if open().any(Channel::is_ending) {
+            return open().map(watermark).min();
+        }
         if open().any(|channel| !channel.idle) {
             return self
                 .channels
@@ -186,7 +220,7 @@ impl WatermarkValve {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Status::{Active, Finished, Idle};
+    use Status::{Active, Ending, Finished, Idle};
     use ValveEvent::{Status as S, Watermark as W};
 
     /// Feeds (channel, input) pairs to a valve whose channels are active, and compares what comes
@@ -201,11 +235,7 @@ mod tests {
 
     fn feed(valve: &mut WatermarkValve, channel: usize, input: ValveEvent) -> Vec<ValveEvent> {
         match input {
-            W(watermark) => valve
-                .watermark(channel, watermark)
-                .map(W)
-                .into_iter()
-                .collect(),
+            W(watermark) => valve.watermark(channel, watermark),
             S(status) => valve.status(channel, status),
         }
     }
@@ -292,7 +322,7 @@ mod tests {
             (0, W(WATERMARK_MAX), &[]),
             (0, S(Finished), &[]),
             (1, W(9), &[]),
-            (1, W(WATERMARK_MAX), &[W(WATERMARK_MAX)]),
+            (1, W(WATERMARK_MAX), &[S(Ending), W(WATERMARK_MAX)]),
             (1, S(Finished), &[S(Finished)]),
         ];
         check(2, script);
@@ -306,7 +336,7 @@ mod tests {
             (0, W(WATERMARK_MAX), &[]),
             (0, S(Finished), &[]),
             (1, W(4), &[W(4)]),
-            (1, W(WATERMARK_MAX), &[W(WATERMARK_MAX)]),
+            (1, W(WATERMARK_MAX), &[S(Ending), W(WATERMARK_MAX)]),
             (1, S(Finished), &[S(Finished)]),
         ];
         check(2, script);
@@ -326,6 +356,27 @@ mod tests {
         check(2, script);
     }
 
+    /// Of two subtasks one sees the end of all sources while the other still takes them for idle.
+    #[test]
+    fn what_ends_in_pieces_passes_none_that_has_not_begun_to_end() {
+        let script: &[(usize, ValveEvent, &[ValveEvent])] = &[
+            (0, W(5), &[]),
+            (1, W(5), &[W(5)]),
+            (0, S(Idle), &[]),
+            (1, S(Ending), &[S(Idle)]),
+            (1, W(7), &[]),
+            (1, W(8), &[]),
+            (0, S(Ending), &[S(Ending)]),
+            (0, W(6), &[W(6)]),
+            (0, W(9), &[W(8)]),
+            (1, W(WATERMARK_MAX), &[W(9)]),
+            (1, S(Finished), &[]),
+            (0, W(WATERMARK_MAX), &[W(WATERMARK_MAX)]),
+            (0, S(Finished), &[S(Finished)]),
+        ];
+        check(2, script);
+    }
+
     #[test]
     fn a_status_comes_out_once_it_cannot_be_wrong() {
         let mut valve = WatermarkValve::new(2);
@@ -335,10 +386,10 @@ mod tests {
         assert_eq!(valve.status(0, Active), [S(Active)]);
         assert_eq!(
             valve.watermark(0, 7),
-            None,
+            [],
             "the other channel has not been heard of"
         );
-        assert_eq!(valve.watermark(1, WATERMARK_MAX), Some(7));
+        assert_eq!(valve.watermark(1, WATERMARK_MAX), [W(7)]);
         assert_eq!(valve.status(1, Finished), []);
     }
 
@@ -413,6 +464,7 @@ mod tests {
             W(WATERMARK_MAX),
             S(Active),
             S(Idle),
+            S(Ending),
             S(Finished),
         ];
         let n_choices = inputs.len() * 2;

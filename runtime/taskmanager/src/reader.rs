@@ -208,8 +208,10 @@ impl Reader {
                 // A reader that never had a split holds nothing back. ACTIVE would, from there
                 // until the final watermark behind it, and whether rows of other readers come in
                 // between is chance.
-                if self.status.is_none() {
-                    self.tell(task, Status::Idle)?;
+                match self.status {
+                    None => self.tell(task, Status::Idle)?,
+                    Some(Status::Active) => self.tell(task, Status::Ending)?,
+                    Some(_) => {}
                 }
                 task.watermark(WATERMARK_MAX)?;
                 return task.end_of_input(gate, || self.snapshot());
@@ -278,7 +280,7 @@ impl Reader {
                 GateEvent::Status(Status::Active)
                 | GateEvent::Watermark(_)
                 | GateEvent::SplitFinished(_) => {}
-                GateEvent::Status(Status::Idle | Status::Finished) => self.listed = true,
+                GateEvent::Status(_) => self.listed = true,
                 GateEvent::Barrier(barrier, alignment) => {
                     self.tell_first(task)?;
                     self.promise(barrier.checkpoint);

@@ -9,6 +9,10 @@ pub enum Status {
     Active,
     /// Nothing comes for now; the channel leaves the minimum.
     Idle,
+    /// The input is at its end: what follows are the pieces in which the final watermark is carried
+    /// out, and then that. Others that are idle have it to carry out too, so until then they hold
+    /// time back.
+    Ending,
     /// Nothing will ever come again; the channel leaves the minimum until all channels are
     /// finished.
     Finished,

@@ -299,10 +299,81 @@ fn a_task_that_is_restored_at_its_end_does_not_outrun_another_one() {
         }
     }
     assert_eq!(of_fast, ["Active", "watermark 5", "batch []", "batch []"]);
-    let of_slow = [0; 5].map(|_| next(slow, 1).1.join(", "));
-    let end = format!("batch [], watermark {WATERMARK_MAX}");
+    let of_slow = [0; 6].map(|_| next(slow, 1).1.join(", "));
+    let end = format!("batch [99], watermark {WATERMARK_MAX}");
     assert_eq!(
         of_slow,
-        ["batch [6], watermark 7", "Idle", &end, "Finished", "end"]
+        [
+            "batch [6], watermark 7",
+            "Idle",
+            "Ending",
+            &end,
+            "Finished",
+            "end"
+        ]
     );
+}
+
+/// Two tasks have the same two sources, of which one has never had a row. The first task hears of
+/// its end last.
+#[test]
+fn of_two_tasks_the_one_that_ends_first_does_not_outrun_the_other() {
+    let mut tasks = [0, 1].map(|_| InputGate::new(2, 1 << 20));
+    let mut last = InputGate::new(2, 1 << 20);
+    let end = [
+        StreamElement::Watermark(WATERMARK_MAX),
+        StreamElement::EndOfInput,
+    ];
+    for task in &tasks {
+        let (source, without_rows) = (task.sender(0), task.sender(1));
+        without_rows
+            .send(StreamElement::Status(Status::Idle))
+            .unwrap();
+        for element in [
+            StreamElement::Status(Status::Active),
+            StreamElement::Watermark(7),
+            StreamElement::Status(Status::Ending),
+        ] {
+            source.send(element).unwrap();
+        }
+        for element in &end {
+            source.send(element.clone()).unwrap();
+        }
+    }
+    let ends = [0, 1].map(|number: usize| tasks[number].sender(1));
+    let mut pass = |number: usize| {
+        loop {
+            let event = tasks[number].poll(Some(Duration::ZERO)).unwrap();
+            match event {
+                GateEvent::Nothing => break,
+                GateEvent::EndOfInput => {
+                    pass_on(event, &last.sender(number));
+                    break;
+                }
+                event => pass_on(event, &last.sender(number)),
+            }
+        }
+        drain(&mut last)
+    };
+    assert_eq!(pass(0), [""; 0], "the other's status is missing");
+    for element in &end {
+        ends[1].send(element.clone()).unwrap();
+    }
+    assert_eq!(
+        pass(1),
+        [
+            "Active",
+            "batch []",
+            "batch [6]",
+            "watermark 7",
+            "Idle",
+            "batch []"
+        ],
+        "the first has windows to fire"
+    );
+    for element in end {
+        ends[0].send(element).unwrap();
+    }
+    let done = format!("watermark {WATERMARK_MAX}");
+    assert_eq!(pass(0), ["Ending", "batch [99]", &done, "Finished", "end"]);
 }
