@@ -22,12 +22,10 @@ use streamrt_checkpoint::{Coordinator, History, Manifest, Settings};
 use streamrt_rpc::{Answered, Scope, ToTaskManager, WireError};
 use streamrt_types::{Result, code};
 
-/// How often a start looks at a log that grows meanwhile. A leader writes a few entries a second,
-/// and a look takes some ms.
+/// How often a start looks at a log that grows meanwhile, or misses what that names: a leader writes
+/// some entries a second, and retires as many checkpoints, and a look takes as long as the store
+/// does. If the log has not grown, the second look is the last.
 const LOOKS_MAX: u32 = 50;
-
-/// The same where something is missing that the log names: a leader may have retired it meanwhile.
-const LOOKS_AT_DAMAGE_MAX: u32 = 3;
 
 /// Why tasks are started.
 #[derive(Debug)]
@@ -112,11 +110,16 @@ impl Core {
         match result {
             Ok(StoreReply::Looked(kept)) => self.looked(kept),
             Ok(StoreReply::TakenOver { history, plugins }) => {
-                (self.history, self.plugins) = (history, plugins);
+                (self.history, self.plugins, self.has_led) = (history, plugins, true);
                 self.settle_all();
             }
             Ok(_) => {}
-            Err(failure) => self.launch_failed(failure.error),
+            Err(failure) => {
+                // If the log was in another's hands it is not in ours; else the entry may stand.
+                let is_taking_over = self.launching(step).is_some_and(|launch| launch.is_opened);
+                self.has_led |= is_taking_over && !failure.error.is(code::FENCED);
+                self.launch_failed(failure.error);
+            }
         }
     }
 
@@ -286,7 +289,6 @@ impl Core {
             return self.settle_all();
         }
         let (version, token) = (self.version().clone(), self.leader.clone());
-        self.has_led = true;
         let Phase::Launching(launch) = &self.phase else {
             return;
         };
@@ -477,9 +479,8 @@ impl Core {
             return;
         };
         let is_gone = error.is(code::SNAPSHOT_DAMAGED) && !launch.is_opened;
-        let looks_max = match error.is(code::FENCED) {
+        let looks_max = match is_gone || error.is(code::FENCED) {
             true => LOOKS_MAX,
-            false if is_gone => LOOKS_AT_DAMAGE_MAX,
             false => 0,
         };
         match launch.why {

@@ -4,7 +4,7 @@
 use super::*;
 use serde_json::json;
 use std::sync::Arc;
-use streamrt_checkpoint::Store;
+use streamrt_checkpoint::{EndState, Entry, Store};
 use streamrt_graph::JobSpec;
 use streamrt_rpc::{Answered, Opened, Scope};
 use streamrt_types::{Configuration, code};
@@ -328,6 +328,25 @@ fn a_job_that_another_process_leads_is_not_taken_back() {
     let ended = job.ended.clone().unwrap().unwrap_err();
     assert_eq!(ended.code, "S7006", "{}", ended.message);
     assert!(matches!(job.sent[..], [ToTaskManager::Cancel { .. }]));
+}
+
+/// A process that leads the job writes into its log between the look of another one and its
+/// take-over.
+#[test]
+fn a_first_look_that_was_passed_is_taken_again() {
+    let store = Store::in_memory().unwrap();
+    let mut first = streamrt_checkpoint::JobLog::take_over(&store, &"f".repeat(32))
+        .unwrap()
+        .0;
+    let mut job = Job::new(DURABLE, &store);
+    let state = EndState::Stopped;
+    first.append(Entry::Ended { state }).unwrap();
+    let ToTaskManager::Open { step, .. } = job.next() else {
+        panic!("a snapshot is opened first")
+    };
+    job.answer(step, Answered::Opened(Opened::default()));
+    job.launch();
+    assert_eq!((&job.ended, job.core.state()), (&None, JobState::Running));
 }
 
 #[test]
