@@ -54,6 +54,7 @@ fn operator(plugin: &Arc<Plugin>, plan: &Arc<Plan>) -> Harness<KeyedProcessOpera
         parallelism: 1,
         cancel: Arc::default(),
         log: Arc::new(|_, _| {}),
+        counters: Arc::default(),
     };
     let schema = scenario()[0].row.columns.schema();
     let chain = Box::new(plugin.chain(spec).expect("the guest opens"));

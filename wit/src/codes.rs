@@ -17,6 +17,7 @@ pub mod section {
     pub const STATE: u16 = 3;
     pub const TIMERS: u16 = 4;
     pub const CLOCK: u16 = 5;
+    pub const COUNTERS: u16 = 6;
 }
 
 /// Roles of buffers.

@@ -55,7 +55,7 @@ pub fn bench(workspace: &Workspace, suite: &str, args: &[&str]) -> Result<()> {
     }
     match suite {
         // Its start is timed from the command to the first record.
-        "plugin" => components(workspace, Guests::One("word-count"))?,
+        "plugin" | "idle" => components(workspace, Guests::One("word-count"))?,
         "scale" => components(workspace, Guests::One("hot-items"))?,
         _ => {}
     }

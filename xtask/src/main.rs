@@ -32,7 +32,7 @@ Usage: cargo xtask COMMAND
   test planted [FILTER]            plant bugs in a copy (or those whose name contains FILTER), one after the other, and show which test catches each
   sim [--seeds N | --seed S]       simulate the control of a job under faults: 200 seeds, N of them, or one; each runs twice
   check                            the dependency rule, the tidy check, the places of planted bugs, and cargo-deny's of licences, sources and advisories
-  bench SUITE [ARG...]             measure engine, plugin, state, checkpoint or scale; `--output json` prints one object a line
+  bench SUITE [ARG...]             measure engine, plugin, state, checkpoint, scale or idle; `--output json` prints one object a line
 
 The target folder is CARGO_TARGET_DIR, or `target`.";
 
@@ -62,7 +62,7 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["check"] => checks::run(&Workspace::read()?).into_result(),
         [
             "bench",
-            suite @ ("engine" | "plugin" | "state" | "checkpoint" | "scale"),
+            suite @ ("engine" | "plugin" | "state" | "checkpoint" | "scale" | "idle"),
             rest @ ..,
         ] => build::bench(&Workspace::read()?, suite, rest),
         ["help" | "--help" | "-h"] | ["bench", "--help" | "-h"] => {

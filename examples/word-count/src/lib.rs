@@ -30,7 +30,13 @@ fn lines(env: &mut Env) -> Result<Stream<String>> {
     Ok(env.source("lines", File::lines(input)))
 }
 
+/// Shown among the metrics of the job.
+static EMPTY_LINES: Counter = Counter::new("empty-lines");
+
 fn words(line: &String, out: &mut Collector<Word>) {
+    if line.trim().is_empty() {
+        EMPTY_LINES.inc();
+    }
     for word in line.split_whitespace() {
         out.collect(Word {
             word: word.to_owned(),

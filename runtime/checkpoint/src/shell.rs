@@ -12,7 +12,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -41,10 +41,28 @@ pub fn unique_token() -> String {
     format!("{:016x}{:016x}", half(), half())
 }
 
-/// A folder or an object store, with a runtime of its own. It must not be used from async code.
+/// Waits for the stores of all jobs of the process.
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+fn runtime() -> io::Result<&'static Runtime> {
+    if RUNTIME.get().is_none() {
+        let made = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(THREADS_MAX)
+            .thread_name("store")
+            .enable_all()
+            .build()?;
+        // If another thread was faster, its own stays.
+        let _ = RUNTIME.set(made);
+    }
+    let none = || io::Error::other("the runtime of the stores is gone");
+    RUNTIME.get().ok_or_else(none)
+}
+
+/// A folder or an object store. It must not be used from async code.
 pub(crate) struct Shell {
     place: Place,
-    runtime: Runtime,
+    runtime: &'static Runtime,
     /// [`FIRST_PAUSE`]; none in tests.
     first_pause: Duration,
 }
@@ -72,13 +90,9 @@ impl Shell {
     }
 
     fn over(place: Place) -> io::Result<Shell> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(THREADS_MAX)
-            .build()?;
         Ok(Shell {
             place,
-            runtime,
+            runtime: runtime()?,
             first_pause: FIRST_PAUSE,
         })
     }

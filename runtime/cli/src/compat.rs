@@ -7,6 +7,7 @@ use crate::print;
 use std::path::Path;
 use std::sync::Arc;
 use streamrt_graph::{Compatibility, JobSpec, Verdict, compare};
+use streamrt_plugin::Engines;
 use streamrt_types::{Configuration, Error, Result, code};
 
 /// Prints the verdict on each operator.
@@ -14,9 +15,13 @@ use streamrt_types::{Configuration, Error, Result, code};
 /// # Errors
 /// S7011 if an operator cannot keep its state; whatever is wrong with a component.
 pub fn compat(args: &CompatArgs) -> Result<()> {
-    let mut loader = Loader::new(&Configuration::default(), Arc::new(Disk))?;
+    let mut loader = Loader::new(
+        &Configuration::default(),
+        Arc::new(Disk),
+        &Engines::default(),
+    )?;
     let mut job = |path: &Path| -> Result<JobSpec> {
-        let (plugin, _) = loader.load(path)?;
+        let plugin = loader.load(path)?;
         let plan = plugin
             .describe(&args.args)
             .map_err(|e| e.at(path.display()))?;

@@ -126,7 +126,8 @@ fn progress(status: &JobStatus, client: &Client) -> Vec<String> {
         State::Running => {
             let from = status.resumed_from;
             let from = from.map_or(String::new(), |n| format!(" from checkpoint {n}"));
-            let mut lines = status.remarks.clone();
+            let mut lines = status.components.clone();
+            lines.extend(status.remarks.iter().cloned());
             lines.push(format!(
                 "it runs{from}: `streamrt info {name}`, {place}/v1/jobs/{}",
                 status.id

@@ -15,7 +15,8 @@ use streamrt_graph::{JobFile, JobGraph, StreamGraph};
 use streamrt_jobmanager::{
     Blobs, End, JobId, JobRunner, Outcome, RunningJob, Specification, Totals, Version, check_whole,
 };
-use streamrt_minicluster::{Ended, JobHandle, Submission, submit};
+use streamrt_minicluster::{Ended, JobHandle, JobRemote, MiniCluster, Submission};
+use streamrt_plugin::Engines;
 use streamrt_taskmanager::Progress;
 use streamrt_types::{Configuration, Error, Result, code, say};
 
@@ -26,6 +27,8 @@ const CHECKPOINT_INTERVAL: &str = "10s";
 pub struct Embedded {
     /// The folder of the JobManager.
     pub dir: PathBuf,
+    pub cluster: MiniCluster,
+    pub engines: Engines,
 }
 
 /// A job that was read.
@@ -71,6 +74,7 @@ impl Embedded {
             args: args(job, &self.checkpoints_of(id, job))?,
             files: Arc::new(files(&job.version, |digest| blobs.get(digest))?),
             defaults,
+            engines: self.engines.clone(),
         })
     }
 }
@@ -171,7 +175,8 @@ impl JobRunner for Embedded {
         let Prepared { reader, job, .. } = prepared;
         let configuration = job.configuration.clone();
         let load = new_version(&reader, &job);
-        let handle = match submit(job.to_run(&reader.args)?)? {
+        let origins = job.origins();
+        let handle = match self.cluster.submit(job.to_run(&reader.args)?)? {
             Submission::Started(handle) => handle,
             Submission::Finished => return Ok(None),
         };
@@ -179,7 +184,7 @@ impl JobRunner for Embedded {
             say!("streamrt: goes on from checkpoint {checkpoint} in {place}");
         }
         Ok(Some(Deployed {
-            running: Running::new(&handle, configuration, load),
+            running: Running::new(&handle, configuration, load, origins),
             handle: Mutex::new(Some(handle)),
         }))
     }
@@ -195,35 +200,44 @@ fn totals(progress: &Progress) -> Totals {
     }
 }
 
+fn end(ended: Result<Ended>, remote: &JobRemote) -> End {
+    match ended {
+        Ok(Ended {
+            summary,
+            stopped_at,
+        }) => End {
+            checkpoint: stopped_at,
+            totals: Some(totals(&summary)),
+            ..End::of(match stopped_at {
+                Some(_) => EndState::Stopped,
+                None => EndState::Finished,
+            })
+        },
+        Err(error) => End {
+            totals: Some(totals(&remote.progress())),
+            ..match error.code() {
+                code::JOB_CANCELLED => End::of(EndState::Canceled),
+                _ => End::failed(&error),
+            }
+        },
+    }
+}
+
 impl RunningJob for Deployed {
-    fn wait(&self) -> End {
+    fn on_end(&self, then: Box<dyn FnOnce(End) + Send>) {
         let handle = self
             .handle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(handle) = handle else {
-            return End::failed(&Error::internal("the end of a job was waited for twice"));
-        };
-        match handle.wait() {
-            Ok(Ended {
-                summary,
-                stopped_at,
-            }) => End {
-                checkpoint: stopped_at,
-                totals: Some(totals(&summary)),
-                ..End::of(match stopped_at {
-                    Some(_) => EndState::Stopped,
-                    None => EndState::Finished,
-                })
-            },
-            Err(error) => End {
-                totals: Some(totals(&self.running.remote.progress())),
-                ..match error.code() {
-                    code::JOB_CANCELLED => End::of(EndState::Canceled),
-                    _ => End::failed(&error),
-                }
-            },
+        match handle {
+            None => then(End::failed(&Error::internal(
+                "the end of a job was waited for twice",
+            ))),
+            Some(handle) => {
+                let remote = handle.remote();
+                handle.on_end(move |ended| then(end(ended, &remote)));
+            }
         }
     }
 

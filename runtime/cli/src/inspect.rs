@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use streamrt_plugin::Plugin;
+use streamrt_plugin::{Engines, Plugin};
 use streamrt_types::{Configuration, Result, code, without_passwords};
 use streamrt_wit::{
     Body, Field, Function, Input, Node, Options, Partitioning, Plan, StateDescriptor, StateKind,
@@ -24,7 +24,9 @@ use streamrt_wit::{
 /// As for loading a component; `UserCode` if its `describe` fails. Arguments that are missing are
 /// no error.
 pub fn inspect(args: &InspectArgs) -> Result<()> {
-    let (plugin, _) = Loader::new(&Configuration::default(), Arc::new(Disk))?.load(&args.file)?;
+    let configuration = Configuration::default();
+    let mut loader = Loader::new(&configuration, Arc::new(Disk), &Engines::default())?;
+    let plugin = loader.load(&args.file)?;
     let (plan, wanted) = match plugin.describe(&args.args) {
         Ok(plan) => (Some(plan), None),
         Err(error) if error.code() == code::BAD_ARGUMENTS => {

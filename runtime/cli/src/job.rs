@@ -4,7 +4,7 @@
 use crate::args::RunArgs;
 use crate::configuration;
 use crate::named::Named;
-use crate::plugin_file::{Files, Loader};
+use crate::plugin_file::{Disk, Files, Loader};
 use crate::{report, state_backend};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use streamrt_graph::{JobFile, JobSpec};
 use streamrt_jobmanager::job_master::{Trust, replacement};
 use streamrt_minicluster::{JobToRun, LoadedPlugin};
-use streamrt_plugin::{Grants, Plugin};
+use streamrt_plugin::{Engines, Grants, Origin, Plugin};
 use streamrt_types::{Configuration, Error, Result, code};
 use streamrt_wit::Plan;
 
@@ -31,6 +31,19 @@ pub struct Job {
 }
 
 impl Job {
+    /// Of each component, where its code has come from.
+    pub fn origins(&self) -> Vec<String> {
+        let origin = |loaded: &LoadedPlugin| {
+            let how = match loaded.plugin.origin() {
+                Origin::Compiled => "was compiled",
+                Origin::Cache => "had been compiled before: its code was kept",
+                Origin::Shared => "had been compiled before: another job has its code",
+            };
+            format!("`{}` {how}", loaded.name)
+        };
+        self.plugins.iter().map(origin).collect()
+    }
+
     /// What is submitted; opens the folders that are granted.
     ///
     /// # Errors
@@ -56,6 +69,7 @@ pub struct Reader {
     pub files: Arc<dyn Files>,
     /// What holds where neither the job file nor the command line says anything.
     pub defaults: Configuration,
+    pub engines: Engines,
 }
 
 /// Makes the new version of a job out of a file and what it names.
@@ -132,7 +146,7 @@ impl Reader {
     }
 
     fn loader(&self, configuration: &Configuration) -> Result<Loader> {
-        Loader::new(configuration, self.files.clone())
+        Loader::new(configuration, self.files.clone(), &self.engines)
     }
 }
 
@@ -204,7 +218,6 @@ fn upgraded(
         Ok(LoadedPlugin {
             name,
             plugin,
-            component: Arc::new(bytes),
             replaces,
             args: named.args.clone(),
             approvals: named.approvals.clone(),
@@ -225,8 +238,11 @@ fn upgraded(
 /// How `streamrt upgrade` makes a new version of this job: of another component, with the same name
 /// and arguments, or of another job file.
 pub fn new_version(reader: &Reader, job: &Job) -> NewVersion {
+    let mut template = reader.clone();
+    // The version that runs is loaded, and its files are not kept in memory.
+    template.files = Arc::new(Disk);
     let (reader, name, configuration, grants) = (
-        reader.clone(),
+        template,
         job.spec.name.clone(),
         job.configuration.clone(),
         job.grants.clone(),
@@ -374,7 +390,6 @@ fn configured(mut configuration: Configuration, args: &RunArgs) -> Result<Config
 mod tests {
     use super::*;
     use crate::args::{Command, CommandLine};
-    use crate::plugin_file::Disk;
     use clap::Parser;
 
     fn check(line: &str, expected: &str) {
@@ -385,6 +400,7 @@ mod tests {
             args,
             files: Arc::new(Disk),
             defaults: Configuration::default(),
+            engines: Engines::default(),
         };
         let error = reader.read().err().expect("it is refused");
         assert_eq!(format!("{} {}", error.code().id, error.message()), expected);

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use streamrt_jobmanager::{Dispatcher, Settings};
+use streamrt_minicluster::MiniCluster;
+use streamrt_plugin::Engines;
 use streamrt_types::{Configuration, Error, Result, SystemClock, code, parse_duration_ms};
 use streamrt_web::{Access, Bound, ClusterApi, Server};
 
@@ -37,7 +39,12 @@ pub fn jobmanager(args: &JobmanagerArgs) -> Result<()> {
         Error::new(code::WRONG_USE, message).with_source(e)
     })?;
     let options = options(args, &dir, settings.slots);
-    let dispatcher = Dispatcher::open(&dir, settings, Embedded { dir: dir.clone() })?;
+    let runner = Embedded {
+        dir: dir.clone(),
+        cluster: MiniCluster::default(),
+        engines: Engines::default(),
+    };
+    let dispatcher = Dispatcher::open(&dir, settings, runner)?;
     let cluster = Arc::new(Cluster {
         dispatcher: dispatcher.clone(),
         configuration: options,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use streamrt_checkpoint::ApprovalKey;
 use streamrt_minicluster::LoadedPlugin;
-use streamrt_plugin::{Compiler, Plugin, PluginHost};
+use streamrt_plugin::{Compiler, Engines, Plugin, PluginHost};
 use streamrt_types::{Configuration, Error, Result, code};
 
 /// This program, also after its file was replaced.
@@ -59,20 +59,24 @@ pub struct Loader {
     /// By which the user approves of upgrades.
     approvals: Option<Arc<ApprovalKey>>,
     size_bytes: usize,
-    loaded: BTreeMap<PathBuf, (Arc<Plugin>, Arc<Vec<u8>>)>,
+    loaded: BTreeMap<PathBuf, Arc<Plugin>>,
 }
 
 impl Loader {
     /// # Errors
     /// `Internal` if the host cannot be made on this machine.
-    pub fn new(configuration: &Configuration, files: Arc<dyn Files>) -> Result<Loader> {
+    pub fn new(
+        configuration: &Configuration,
+        files: Arc<dyn Files>,
+        engines: &Engines,
+    ) -> Result<Loader> {
         let compiled = cache::compiled()
             .map_err(|fault| report::status(&format!("compiled plugins are not kept: {fault}")));
         let compiler = Compiler {
             program: SELF.into(),
             args: vec![COMPILE.to_owned()],
         };
-        let host = PluginHost::for_strangers(configuration, compiled.ok(), compiler)?;
+        let host = PluginHost::for_strangers(configuration, engines, compiled.ok(), compiler)?;
         let approvals = cache::secret()
             .ok()
             .map(|secret| Arc::new(ApprovalKey::new(&secret)));
@@ -95,7 +99,7 @@ impl Loader {
     /// # Errors
     /// As [`Loader::load`].
     pub fn load_for_job(&mut self, path: &Path, args: &[String]) -> Result<LoadedPlugin> {
-        let (plugin, component) = self.load(path)?;
+        let plugin = self.load(path)?;
         let name = path
             .file_stem()
             .unwrap_or_default()
@@ -104,29 +108,26 @@ impl Loader {
         Ok(LoadedPlugin {
             name,
             plugin,
-            component,
             args: args.to_vec(),
             replaces: None,
             approvals: self.approvals.clone(),
         })
     }
 
-    /// The plugin, and the bytes of its file.
+    /// The component of a file.
     ///
     /// # Errors
     /// `Unavailable` if the file cannot be read, `Invalid` if it is no component of ours; the
     /// message begins with the path.
-    pub fn load(&mut self, path: &Path) -> Result<(Arc<Plugin>, Arc<Vec<u8>>)> {
+    pub fn load(&mut self, path: &Path) -> Result<Arc<Plugin>> {
         if let Some(loaded) = self.loaded.get(path) {
             return Ok(loaded.clone());
         }
         // One byte more shows that there are too many.
         let bytes = self.files.read(path, self.size_bytes.saturating_add(1))?;
-        let bytes = Arc::new(bytes);
         let plugin = self.host.load(&bytes).map_err(|e| e.at(path.display()))?;
-        self.loaded
-            .insert(path.to_path_buf(), (plugin.clone(), bytes.clone()));
-        Ok((plugin, bytes))
+        self.loaded.insert(path.to_path_buf(), plugin.clone());
+        Ok(plugin)
     }
 
     /// A component that lies in no file of its own.

@@ -19,7 +19,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use streamrt_graph::JobSpec;
 use streamrt_jobmanager::job_master::CheckpointStatus;
-use streamrt_minicluster::{Ended, JobHandle, JobRemote, Submission, submit};
+use streamrt_minicluster::{Ended, JobHandle, JobRemote, MiniCluster, Submission};
+use streamrt_plugin::Engines;
 use streamrt_types::{
     Configuration, Error, LogRing, Result, finish_saying, for_job, say_as_json, say_raw,
 };
@@ -48,6 +49,7 @@ pub fn run(args: RunArgs) -> Result<()> {
         args,
         files: Arc::new(Disk),
         defaults: Configuration::default(),
+        engines: Engines::default(),
     };
     let job = reader.read()?;
     let args = &reader.args;
@@ -56,11 +58,12 @@ pub fn run(args: RunArgs) -> Result<()> {
     let folder = job.configuration.checkpoint_dir.clone().unwrap_or_default();
     let name = job.spec.name.clone();
     let load = new_version(&reader, &job);
+    let origins = job.origins();
     let rest = args.rest.as_deref().map(Bound::new).transpose()?;
     let configuration = job.configuration.clone();
     let submitted = job.to_run(args)?;
     let log = LogRing::new(None);
-    let handle = match for_job(&log, || submit(submitted))? {
+    let handle = match for_job(&log, || MiniCluster::default().submit(submitted))? {
         Submission::Started(handle) => handle,
         Submission::Finished => {
             report::status(&format!(
@@ -71,7 +74,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     };
     has_started.store(true, Ordering::SeqCst);
     for_job(&log, || say_beginning(&handle));
-    let running = Running::new(&handle, configuration, load);
+    let running = Running::new(&handle, configuration, load, origins);
     let shown = one_job::show(&name, (running, log), rest)?;
     let ended = watch(handle, style, &interrupts);
     drop(shown);

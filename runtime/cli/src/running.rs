@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use streamrt_graph::EdgePartitioner;
 use streamrt_jobmanager::job_master::CheckpointStatus as Status;
-use streamrt_jobmanager::job_master::{CheckpointReport, JobState, Upgraded};
-use streamrt_jobmanager::{Outcome, Version};
+use streamrt_jobmanager::job_master::{CheckpointReport, FailureReport, JobState, Upgraded};
+use streamrt_jobmanager::{Failure, Outcome, Version};
 use streamrt_minicluster::{JobHandle, JobRemote};
 use streamrt_rpc::SubtaskReport;
 use streamrt_taskmanager::{SubtaskCounters, VertexReport};
-use streamrt_types::{BackendKind, Configuration, Result};
+use streamrt_types::{BackendKind, Configuration, Error, Result};
 use streamrt_web::{
     CheckpointDetails, CheckpointStatus, Checkpointing, Edge, JobDetails, JobStatus, State,
     SubtaskCheckpoint, SubtaskDetails, VertexDetails,
@@ -25,13 +25,20 @@ pub struct Running {
     pub configuration: Configuration,
     load: NewVersion,
     resumed_from: Option<u64>,
+    components: Vec<String>,
     remarks: Vec<String>,
 }
 
 impl Running {
-    /// `load` makes a new version of the job.
-    pub fn new(handle: &JobHandle, configuration: Configuration, load: NewVersion) -> Running {
+    /// `load` makes a new version of the job; `components` says of each where its code came from.
+    pub fn new(
+        handle: &JobHandle,
+        configuration: Configuration,
+        load: NewVersion,
+        components: Vec<String>,
+    ) -> Running {
         Running {
+            components,
             remote: handle.remote(),
             configuration,
             load,
@@ -43,7 +50,7 @@ impl Running {
     /// As it is now.
     pub fn details(&self, id: String, name: String, started_ms: i64) -> JobDetails {
         let progress = self.remote.progress();
-        let vertices = self.remote.vertices();
+        let (vertices, failures) = (self.remote.vertices(), self.remote.failures());
         let ids: Vec<String> = vertices.iter().map(|vertex| vertex.id.clone()).collect();
         JobDetails {
             status: JobStatus {
@@ -59,9 +66,12 @@ impl Running {
                 started_ms,
                 checkpoint_dir: self.configuration.checkpoint_dir.clone(),
                 resumed_from: self.resumed_from,
+                restarts: failures.n_restarts,
+                components: self.components.clone(),
                 remarks: self.remarks.clone(),
                 ..JobStatus::default()
             },
+            failures: failures.last.into_iter().map(failure).collect(),
             max_parallelism: self.remote.max_parallelism(),
             checkpointing: checkpointing(&self.configuration),
             vertices: vertices
@@ -135,6 +145,10 @@ fn state(state: JobState) -> State {
     }
 }
 
+fn failure(report: FailureReport) -> (i64, Failure) {
+    (report.at_ms, Failure::from(&Error::from(report.error)))
+}
+
 fn checkpointing(configuration: &Configuration) -> Option<Checkpointing> {
     Some(Checkpointing {
         interval_ms: configuration.checkpoint_interval_ms?,
@@ -184,6 +198,7 @@ fn subtask(counters: SubtaskCounters) -> SubtaskDetails {
         busy,
         idle,
         back_pressured,
+        user,
     } = counters;
     let (busy_ms, idle_ms, back_pressured_ms) = (ms(busy), ms(idle), ms(back_pressured));
     SubtaskDetails {
@@ -194,6 +209,7 @@ fn subtask(counters: SubtaskCounters) -> SubtaskDetails {
         busy_ms,
         idle_ms,
         back_pressured_ms,
+        user,
     }
 }
 

@@ -19,8 +19,8 @@ use streamrt_operator::PoisonLine;
 use streamrt_types::{Error, Result, code};
 
 /// Bytes that one `fill` asks for: large enough that system calls do not matter, small enough to
-/// stay in the cache. The first ones ask for less: many files are opened for a few records, and
-/// each clears its buffer.
+/// stay in the cache. The first ones ask for less: many files are opened for a few records, many
+/// connections bring little, and each clears its buffer.
 const FILL_BYTES: usize = 256 << 10;
 const FIRST_FILL_BYTES: usize = 16 << 10;
 
@@ -238,9 +238,11 @@ impl RecordBuffer {
     /// Reads once; returns the number of bytes, 0 at the end of the input.
     pub fn fill(&mut self, input: &mut impl Read) -> std::io::Result<usize> {
         self.make_room(self.fill_bytes);
-        self.fill_bytes = (self.fill_bytes * 2).min(FILL_BYTES);
         let n_bytes = input.read(&mut self.bytes[self.filled..])?;
         self.filled += n_bytes;
+        if n_bytes >= self.fill_bytes {
+            self.fill_bytes = (self.fill_bytes * 2).min(FILL_BYTES);
+        }
         Ok(n_bytes)
     }
 

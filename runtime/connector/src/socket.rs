@@ -21,8 +21,10 @@ use std::time::{Duration, Instant};
 use streamrt_operator::{PoisonLine, ReaderPoll, Source, Split, SplitEnumerator, SplitReader};
 use streamrt_types::{Error, Result, code};
 
-/// The longest that a call of the reader waits for bytes.
+/// How long a call of the reader waits for bytes from a server that has just sent some, and from
+/// one that has long been silent. A barrier waits as long.
 const READ_TIMEOUT: Duration = Duration::from_millis(10);
+const READ_TIMEOUT_MAX: Duration = Duration::from_millis(80);
 
 /// How long a server may take to accept: longer than any reachable one needs, shorter than a user's
 /// patience.
@@ -129,6 +131,7 @@ impl Source for SocketSource {
         Ok(Box::new(SocketReader {
             address: self.address.clone(),
             stream,
+            wait: READ_TIMEOUT,
             records,
             decoder,
             closed: None,
@@ -153,6 +156,8 @@ enum Closed {
 struct SocketReader {
     address: Arc<str>,
     stream: TcpStream,
+    /// How long a read waits.
+    wait: Duration,
     records: RecordBuffer,
     decoder: BlockDecoder,
     /// What was read before comes out first.
@@ -160,7 +165,8 @@ struct SocketReader {
 }
 
 impl SocketReader {
-    /// Reads once; false if there is nothing now. Waits up to 10 ms if `wait` is set.
+    /// Reads once; false if there is nothing now. Waits a little if `wait` is set: the longer the
+    /// server has been silent, the longer.
     fn read(&mut self, wait: bool) -> Result<bool> {
         let filled = if wait {
             self.records.fill(&mut self.stream)
@@ -169,7 +175,13 @@ impl SocketReader {
         };
         match filled {
             Ok(0) => self.end_input(),
-            Ok(_) => return Ok(true),
+            Ok(_) => {
+                self.wait_for(READ_TIMEOUT);
+                return Ok(true);
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && wait => {
+                self.wait_for((self.wait * 2).min(READ_TIMEOUT_MAX));
+            }
             Err(e)
                 if matches!(
                     e.kind(),
@@ -178,6 +190,13 @@ impl SocketReader {
             Err(e) => self.closed = Some(Closed::Broken(e)),
         }
         Ok(false)
+    }
+
+    /// A time that cannot be set leaves the one before.
+    fn wait_for(&mut self, wait: Duration) {
+        if wait != self.wait && self.stream.set_read_timeout(Some(wait)).is_ok() {
+            self.wait = wait;
+        }
     }
 
     fn end_input(&mut self) {

@@ -2,14 +2,14 @@
 //! became of all.
 //!
 //! 1. A job is accepted when its entry is in the registry; then a thread of its own reads it, waits
-//!    for slots, starts it and waits for its end. Its end is written before anybody is told.
+//!    for slots and starts it. Its end is written before anybody is told.
 //! 2. A JobManager that opens the folder of one that was killed starts each job that has not ended,
 //!    from its newest checkpoint.
 //!
 //! Invariant: at most one Dispatcher works in a folder: it holds the lock of the folder.
 
 use crate::job::{Job, Phase};
-use crate::shell::{Deadline, spawn};
+use crate::shell::{Deadline, Turns, spawn};
 use crate::{
     Blobs, End, JobId, JobRunner, Lease, Operation, Outcome, Registry, ResourceManager, RunningJob,
     Specification, Trigger, Version,
@@ -25,6 +25,9 @@ use streamrt_checkpoint::{EndState, Store};
 use streamrt_types::{Clock, Error, Result, code, for_job, say};
 
 const LOCK: &str = "lock";
+
+/// So many jobs are read or started at a time: each may compile a component.
+const STARTING_MAX: usize = 8;
 
 /// How a Dispatcher works.
 pub struct Settings {
@@ -54,6 +57,7 @@ struct Inner<R: JobRunner> {
     clock: Arc<dyn Clock>,
     /// The oldest first.
     jobs: Mutex<Vec<Arc<Job<R::Job>>>>,
+    starting: Turns,
     /// Held while a job is accepted, so that two of one name are not.
     accepting: Mutex<()>,
     /// Held from the look at a job's entries to the next one: an upgrade may end as the job does.
@@ -121,6 +125,7 @@ impl<R: JobRunner> Dispatcher<R> {
             slot_timeout: settings.slot_timeout,
             clock: settings.clock,
             jobs: Mutex::new(jobs.clone()),
+            starting: Turns::new(STARTING_MAX),
             accepting: Mutex::default(),
             registering: Mutex::default(),
             suspended: AtomicBool::new(false),
@@ -313,43 +318,51 @@ impl<R: JobRunner> Inner<R> {
         })
     }
 
-    /// Lets a job run, on a thread of its own.
+    /// Lets a job start, on a thread of its own.
     fn spawn(self: &Arc<Self>, job: Arc<Job<R::Job>>) -> Result<()> {
         let inner = self.clone();
-        spawn("job", move || inner.drive(&job))
+        spawn("deploy", move || inner.drive(&job))
     }
 
-    fn drive(&self, job: &Job<R::Job>) {
+    fn drive(self: &Arc<Self>, job: &Arc<Job<R::Job>>) {
         let run = || for_job(&job.log, || self.run(job));
-        let end = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
             let error = Error::internal("the program panicked while it dealt with the job");
-            Some(End::failed(&error))
+            Some(Some(End::failed(&error)))
         });
-        let is_wanted = || !self.is_suspended() || job.state().end_wish.is_some();
-        self.end(job, end.filter(|_| is_wanted()));
+        if let Some(end) = ended {
+            self.end(job, end);
+        }
     }
 
     fn is_suspended(&self) -> bool {
         self.suspended.load(Ordering::SeqCst)
     }
 
-    /// From the specification to the end; None if the next JobManager goes on with the job.
-    fn run(&self, job: &Job<R::Job>) -> Option<End> {
-        let registered = job.registered().ok()?;
-        match self.start(job, &registered.starting()) {
+    /// Starts a job. None if it runs, and else its end, if it has one: `Some(None)` means that the
+    /// next JobManager goes on with it.
+    fn run(self: &Arc<Self>, job: &Arc<Job<R::Job>>) -> Option<Option<End>> {
+        let Ok(registered) = job.registered() else {
+            return Some(None);
+        };
+        Some(match self.start(job, &registered.starting()) {
             Err(error) => Some(End::failed(&error)),
             Ok(Started::Finished) => Some(End::of(EndState::Finished)),
             Ok(Started::NotWanted) => job.state().end_wish.map(End::of),
             Ok(Started::Runs(running, lease)) => {
-                let end = running.wait();
-                drop(lease);
-                Some(end)
+                let (inner, own) = (self.clone(), job.clone());
+                running.on_end(Box::new(move |end| {
+                    drop(lease);
+                    inner.end(&own, Some(end));
+                }));
+                return None;
             }
-        }
+        })
     }
 
     fn start(&self, job: &Job<R::Job>, specification: &Specification) -> Result<Started<R::Job>> {
-        let prepared = self.runner.prepare(&job.id, specification, &self.blobs)?;
+        let prepare = || self.runner.prepare(&job.id, specification, &self.blobs);
+        let prepared = self.starting.take(prepare)?;
         let wants = || job.state().end_wish.is_none() && !self.is_suspended();
         let missing = |missing| job.change(|state| state.phase = Phase::Waiting { missing });
         let n = self.runner.n_slots(&prepared);
@@ -357,7 +370,8 @@ impl<R: JobRunner> Inner<R> {
             return Ok(Started::NotWanted);
         };
         job.change(|state| state.phase = Phase::Starting);
-        let Some(running) = self.runner.start(&job.id, prepared)? else {
+        let start = || self.runner.start(&job.id, prepared);
+        let Some(running) = self.starting.take(start)? else {
             return Ok(Started::Finished);
         };
         let running = Arc::new(running);
@@ -374,8 +388,11 @@ impl<R: JobRunner> Inner<R> {
         Ok(Started::Runs(running, lease))
     }
 
-    /// Keeps how a job ended, then tells those who wait.
+    /// Keeps how a job ended, then tells those who wait. One that ended with the process, and not
+    /// because somebody wanted it, is the next JobManager's.
     fn end(&self, job: &Job<R::Job>, end: Option<End>) {
+        let is_wanted = !self.is_suspended() || job.state().end_wish.is_some();
+        let end = end.filter(|_| is_wanted);
         let registering = self.registering.lock();
         let _registering = registering.unwrap_or_else(PoisonError::into_inner);
         let registered = job.registered();

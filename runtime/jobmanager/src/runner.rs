@@ -33,8 +33,8 @@ pub trait JobRunner: Send + Sync + 'static {
 
 /// A job that runs; all of these may be called from any thread.
 pub trait RunningJob: Send + Sync + 'static {
-    /// Waits for the end; called once.
-    fn wait(&self) -> End;
+    /// Lets `then` be called with its end, on a thread of the job; called once.
+    fn on_end(&self, then: Box<dyn FnOnce(End) + Send>);
 
     /// Ends it with a last checkpoint, and does not wait for that.
     fn stop(&self);

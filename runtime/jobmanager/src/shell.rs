@@ -1,6 +1,7 @@
 //! What this crate takes from the machine: threads for jobs and commands, and how long somebody
 //! waits for another thread.
 
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use streamrt_types::{Error, Result};
 
@@ -26,5 +27,39 @@ impl Deadline {
     /// Zero when it has passed.
     pub fn left(&self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Lets so many threads work at a time; others wait for their turn.
+pub(crate) struct Turns {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Turns {
+    pub fn new(n: usize) -> Turns {
+        Turns {
+            free: Mutex::new(n),
+            freed: Condvar::new(),
+        }
+    }
+
+    pub fn take<T>(&self, work: impl FnOnce() -> T) -> T {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = self.freed.wait_while(free, |free| *free == 0);
+        *taken.unwrap_or_else(PoisonError::into_inner) -= 1;
+        let _turn = Turn(self);
+        work()
+    }
+}
+
+/// Given back when it is dropped, also by a panic.
+struct Turn<'a>(&'a Turns);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let free = self.0.free.lock();
+        *free.unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
     }
 }

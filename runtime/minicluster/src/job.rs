@@ -7,7 +7,7 @@ use std::time::Instant;
 use streamrt_checkpoint::unique_token;
 use streamrt_graph::JobSpec;
 use streamrt_jobmanager::job_master::{
-    Ask, CheckpointReport, Granted, JobMaster, JobState, JobStore, Outcome, Seams,
+    Ask, CheckpointReport, Failures, Granted, JobMaster, JobState, JobStore, Outcome, Seams,
     Submission as Submitted, Upgraded, When,
 };
 use streamrt_plugin::Grants;
@@ -15,9 +15,12 @@ use streamrt_rpc::JobPlan;
 use streamrt_taskmanager::{
     JobTasks, Progress, SnapshotTimes, StateBackend, Surroundings, VertexReport,
 };
-use streamrt_types::{Configuration, Error, Result, SystemClock};
+use streamrt_types::{Configuration, Error, Result, SystemClock, Workers};
 
-/// What [`submit`] runs.
+/// Threads that write snapshots, and as many that write logs and manifests.
+const WORKERS_MAX: usize = 8;
+
+/// What [`MiniCluster::submit`] runs.
 pub struct JobToRun {
     pub job: JobSpec,
     /// Those that the functions of `job` name by index.
@@ -72,78 +75,98 @@ pub struct JobRemote {
     start: Instant,
 }
 
-/// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`. A server that is
-/// away is waited for as the restart strategy says, in a job with checkpoints.
-///
-/// # Errors
-/// `Invalid` if the job or its configuration is wrong, or `checkpoint.dir` is another job's;
-/// `Unavailable` if a file or server that it names is missing, `UserCode` if a plugin cannot be
-/// started, `Data` if a checkpoint is damaged. Nothing runs then.
-pub fn submit(submitted: JobToRun) -> Result<Submission> {
-    let JobToRun {
-        job,
-        plugins,
-        configuration,
-        parallelism,
-        from,
-        grants,
-        state,
-        before,
-    } = submitted;
-    let known = KnownPlugins::default();
-    let approvals = plugins.iter().find_map(|plugin| plugin.approvals.clone());
-    let dir = configuration.checkpoint_dir.clone();
-    let plan = JobPlan {
-        spec: job,
-        components: known.add(plugins),
-        configuration: Arc::new(configuration),
-        parallelism,
-        max_parallelism: 0,
-        grants: grants.places(),
-    };
-    let template = Arc::new(plan.clone());
-    let before = before.map(|(job, plugins)| version(&template, &known, job, plugins));
-    let (line, inbox) = JobMaster::line();
-    let tasks = {
-        let (line, known) = (line.clone(), known.clone());
-        let surroundings = Surroundings {
-            plugins: Arc::new(move |named| Ok(known.plugin(&named.digest)?.plugin)),
-            grants,
-            clock: SystemClock::shared(),
-            state,
-        };
-        JobTasks::new(surroundings, Arc::new(move |told| line.tell(pass(told))))
-    };
-    let components = {
-        let known = known.clone();
-        Arc::new(move |digest: &str| Ok(known.plugin(digest)?.component))
-    };
-    let gateway = tasks.clone();
-    let seams = Seams {
-        clock: SystemClock::shared(),
-        tokens: Box::new(unique_token),
-        store: JobStore::new(dir.as_deref(), components, approvals)?,
-        gateway: Box::new(move |message| gateway.take(pass(message))),
-    };
-    let submission = Submitted { plan, from, before };
-    let start = Instant::now();
-    let master = JobMaster::start(submission, (line, inbox), seams)?;
-    if !master.accepted()? {
-        return Ok(Submission::Finished);
+/// What the jobs of a process share: threads that work for all of them. Clones are the same one.
+#[derive(Clone)]
+pub struct MiniCluster {
+    uploads: Workers,
+    stores: Workers,
+}
+
+impl Default for MiniCluster {
+    fn default() -> MiniCluster {
+        MiniCluster {
+            uploads: Workers::new("uploads", WORKERS_MAX),
+            stores: Workers::new("stores", WORKERS_MAX),
+        }
     }
-    let opened = master.opened();
-    Ok(Submission::Started(JobHandle {
-        resumed: master.resumed(),
-        remarks: opened.remarks,
-        bounded: opened.is_bounded,
-        remote: JobRemote {
-            master,
-            tasks,
-            plugins: known,
-            template,
-            start,
-        },
-    }))
+}
+
+impl MiniCluster {
+    /// Starts a job, or goes on with it from the newest checkpoint in `checkpoint.dir`. A server that is
+    /// away is waited for as the restart strategy says, in a job with checkpoints.
+    ///
+    /// # Errors
+    /// `Invalid` if the job or its configuration is wrong, or `checkpoint.dir` is another job's;
+    /// `Unavailable` if a file or server that it names is missing, `UserCode` if a plugin cannot be
+    /// started, `Data` if a checkpoint is damaged. Nothing runs then.
+    pub fn submit(&self, submitted: JobToRun) -> Result<Submission> {
+        let JobToRun {
+            job,
+            plugins,
+            configuration,
+            parallelism,
+            from,
+            grants,
+            state,
+            before,
+        } = submitted;
+        let known = KnownPlugins::default();
+        let approvals = plugins.iter().find_map(|plugin| plugin.approvals.clone());
+        let dir = configuration.checkpoint_dir.clone();
+        let plan = JobPlan {
+            spec: job,
+            components: known.add(plugins),
+            configuration: Arc::new(configuration),
+            parallelism,
+            max_parallelism: 0,
+            grants: grants.places(),
+        };
+        let template = Arc::new(plan.clone());
+        let before = before.map(|(job, plugins)| version(&template, &known, job, plugins));
+        let (line, inbox) = JobMaster::line();
+        let tasks = {
+            let (line, known) = (line.clone(), known.clone());
+            let surroundings = Surroundings {
+                plugins: Arc::new(move |named| Ok(known.plugin(&named.digest)?.plugin)),
+                grants,
+                clock: SystemClock::shared(),
+                state,
+                uploads: self.uploads.clone(),
+            };
+            JobTasks::new(surroundings, Arc::new(move |told| line.tell(pass(told))))
+        };
+        let components = {
+            let known = known.clone();
+            Arc::new(move |digest: &str| Ok(known.plugin(digest)?.plugin.bytes().clone()))
+        };
+        let gateway = tasks.clone();
+        let seams = Seams {
+            clock: SystemClock::shared(),
+            tokens: Box::new(unique_token),
+            store: JobStore::new(dir.as_deref(), components, approvals)?,
+            store_workers: self.stores.clone(),
+            gateway: Box::new(move |message| gateway.take(pass(message))),
+        };
+        let submission = Submitted { plan, from, before };
+        let start = Instant::now();
+        let master = JobMaster::start(submission, (line, inbox), seams)?;
+        if !master.accepted()? {
+            return Ok(Submission::Finished);
+        }
+        let opened = master.opened();
+        Ok(Submission::Started(JobHandle {
+            resumed: master.resumed(),
+            remarks: opened.remarks,
+            bounded: opened.is_bounded,
+            remote: JobRemote {
+                master,
+                tasks,
+                plugins: known,
+                template,
+                start,
+            },
+        }))
+    }
 }
 
 /// A version of the job with other code, or another graph.
@@ -181,6 +204,11 @@ impl JobRemote {
     /// The vertices, senders before their receivers, with what their subtasks have counted.
     pub fn vertices(&self) -> Vec<VertexReport> {
         self.tasks.vertices()
+    }
+
+    /// What has made the job start again.
+    pub fn failures(&self) -> Failures {
+        self.master.failures()
     }
 
     /// What the last `n` checkpoints cost, the newest last.
@@ -256,6 +284,20 @@ impl JobRemote {
     }
 }
 
+impl JobRemote {
+    fn ended(&self, outcome: Result<Outcome>) -> Result<Ended> {
+        self.tasks.remove_disks();
+        let stopped_at = match outcome? {
+            Outcome::Stopped { checkpoint } => Some(checkpoint),
+            Outcome::Finished | Outcome::FinishedBefore => None,
+        };
+        Ok(Ended {
+            summary: self.progress(),
+            stopped_at,
+        })
+    }
+}
+
 impl JobHandle {
     /// What a thread beside the one that waits can do with the job.
     pub fn remote(&self) -> JobRemote {
@@ -314,15 +356,13 @@ impl JobHandle {
     /// # Errors
     /// The error that ended the last attempt.
     pub fn wait(self) -> Result<Ended> {
-        let ended = self.remote.master.join();
-        self.remote.tasks.remove_disks();
-        let stopped_at = match ended? {
-            Outcome::Stopped { checkpoint } => Some(checkpoint),
-            Outcome::Finished | Outcome::FinishedBefore => None,
-        };
-        Ok(Ended {
-            summary: self.progress(),
-            stopped_at,
-        })
+        self.remote.ended(self.remote.master.join())
+    }
+
+    /// Lets `then` be called with what [`JobHandle::wait`] returns, on a thread of the job.
+    pub fn on_end(self, then: impl FnOnce(Result<Ended>) + Send + 'static) {
+        let remote = self.remote.clone();
+        let ended = move |outcome| then(remote.ended(outcome));
+        self.remote.master.on_end(ended);
     }
 }

@@ -10,5 +10,5 @@ mod plugins;
 mod tests;
 mod wire;
 
-pub use job::{Ended, JobHandle, JobRemote, JobToRun, Submission, Summary, submit};
+pub use job::{Ended, JobHandle, JobRemote, JobToRun, MiniCluster, Submission, Summary};
 pub use plugins::LoadedPlugin;

@@ -1,4 +1,4 @@
-//! The components of a job in this process: ready to make instances, and their bytes.
+//! The components of a job in this process.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +14,6 @@ pub struct LoadedPlugin {
     pub name: String,
     pub plugin: Arc<Plugin>,
     pub args: Vec<String>,
-    /// The component itself, which is kept beside the checkpoints.
-    pub component: Arc<Vec<u8>>,
     /// The digest of the component that the job was started with, where an upgrade has put this one
     /// in its place.
     pub replaces: Option<String>,

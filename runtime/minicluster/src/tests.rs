@@ -1,6 +1,6 @@
 //! Whole jobs without user code: how they end, and what is left when they do.
 
-use crate::{JobHandle, JobToRun, Submission, submit};
+use crate::{JobHandle, JobToRun, MiniCluster, Submission};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ fn run_plan(plan: &Value, parallelism: u32, configuration: Configuration) -> Res
     let plan = Plan::from_json(&plan.to_string()).unwrap();
     let job = JobSpec::from_plan("test", Arc::new(plan));
     let grants = Default::default();
-    match submit(JobToRun {
+    match MiniCluster::default().submit(JobToRun {
         job,
         plugins: Vec::new(),
         configuration,

@@ -30,6 +30,7 @@ mod isolate;
 pub mod json;
 mod keyed;
 mod operator;
+
 mod operator_states;
 mod ports;
 mod process;
@@ -42,6 +43,7 @@ mod source;
 mod states;
 mod timers;
 mod transform;
+mod user_counters;
 pub mod values;
 mod write_ahead;
 
@@ -64,4 +66,5 @@ pub use source::{
 };
 pub use timers::{Domain, Timer, TimerKey, TimerService};
 pub use transform::{Projection, TransformOperator, suspect_row};
+pub use user_counters::UserCounters;
 pub use write_ahead::{WRITE_AHEAD_BYTES, WriteAhead, WriteAheadSink};

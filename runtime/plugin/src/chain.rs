@@ -14,7 +14,7 @@ use crate::signature::Signature;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use streamrt_operator::{Call, Failure, FunctionChain, Invocation, NoState, Outcome};
+use streamrt_operator::{Call, Failure, FunctionChain, Invocation, NoState, Outcome, UserCounters};
 use streamrt_types::{Error, Result, code};
 use streamrt_wit::Plan;
 use streamrt_wit::codes::{call, error};
@@ -34,6 +34,8 @@ pub struct ChainSpec {
     /// Once it is true, calls end with `CANCELLED` within two ticks of 10 ms.
     pub cancel: Arc<AtomicBool>,
     pub log: Log,
+    /// What the functions count under names of their own.
+    pub counters: Arc<UserCounters>,
 }
 
 /// Functions of a plugin that run one after the other in one call.
@@ -120,11 +122,12 @@ impl PluginChain {
             Ok(returned) => {
                 sections.extend(returned);
                 outcome::check_size(&sections, running.output_bytes_max)?;
-                Ok(outcome::decode(
-                    &self.signature,
-                    &Asked::of(invocation),
-                    sections,
-                )?)
+                let counted = outcome::take_counted(&mut sections)?;
+                let outcome = outcome::decode(&self.signature, &Asked::of(invocation), sections)?;
+                match counted.is_empty() || self.spec.counters.add(&counted) {
+                    true => Ok(outcome),
+                    false => Err(outcome::too_many_counters().into()),
+                }
             }
             Err(refused) => Err(match (refused.code, running.state_error.take()) {
                 (error::STATE, Some(cause)) => cause.into(),

@@ -1,14 +1,15 @@
-//! The host of all plugins of a process: one engine, its ticker, and the cache of compiled code.
+//! The host of a job's plugins: the engine that it shares with other jobs, the job's limits, and the
+//! cache of compiled code.
 
 use crate::cache::{self, CompiledCode};
 use crate::compiler::{Compiler, compile_here};
-use crate::plugin::Plugin;
-use crate::ticker::Ticker;
+use crate::engines::{Engines, SharedEngine};
+use crate::plugin::{Origin, Plugin};
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_types::{Clock, Configuration, Error, Result, SystemClock};
+use wasmtime::Config;
 use wasmtime::component::Component;
-use wasmtime::{Config, Engine};
 
 /// Bytes of stack for guest code. A task's thread has 2 MiB; the rest is for the host functions
 /// below the guest.
@@ -16,8 +17,7 @@ const STACK_BYTES: usize = 512 << 10;
 
 /// Loads components, and limits what they may use by a job's configuration.
 pub struct PluginHost {
-    pub(crate) engine: Engine,
-    pub(crate) ticker: Arc<Ticker>,
+    pub(crate) shared: Arc<SharedEngine>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
     cache: Option<CompiledCode>,
@@ -45,9 +45,9 @@ pub(crate) struct Limits {
 impl PluginHost {
     /// Makes a host with the limits of `configuration`; compiled code is kept in `cache`.
     ///
-    /// Starts one thread, which ends with the host and its plugins. `plugin_epoch = false` compiles
-    /// without deadline checks: such code is neither shared with nor taken from hosts that have
-    /// them.
+    /// Its engine is its own: its thread ends with the host and its plugins. `plugin_epoch = false`
+    /// compiles without deadline checks: such code is neither shared with nor taken from hosts that
+    /// have them.
     ///
     /// # Errors
     /// `Internal` if the engine or the thread cannot be made on this machine.
@@ -55,20 +55,23 @@ impl PluginHost {
         configuration: &Configuration,
         cache: Option<CompiledCode>,
     ) -> Result<Arc<PluginHost>> {
-        PluginHost::make(configuration, cache, SystemClock::shared(), None)
+        let engines = Engines::default();
+        PluginHost::make(configuration, &engines, cache, SystemClock::shared(), None)
     }
 
     /// Like [`PluginHost::new`], for untrusted components: another process compiles them, under
-    /// limits of time and memory.
+    /// limits of time and memory. Its engine is one of `engines`, with the hosts of other jobs.
     ///
     /// # Errors
     /// The same as for [`PluginHost::new`].
     pub fn for_strangers(
         configuration: &Configuration,
+        engines: &Engines,
         cache: Option<CompiledCode>,
         compiler: Compiler,
     ) -> Result<Arc<PluginHost>> {
-        PluginHost::make(configuration, cache, SystemClock::shared(), Some(compiler))
+        let clock = SystemClock::shared();
+        PluginHost::make(configuration, engines, cache, clock, Some(compiler))
     }
 
     /// Like [`PluginHost::new`], with a clock for guests that read the time through WASI.
@@ -80,11 +83,12 @@ impl PluginHost {
         cache: Option<CompiledCode>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<PluginHost>> {
-        PluginHost::make(configuration, cache, clock, None)
+        PluginHost::make(configuration, &Engines::default(), cache, clock, None)
     }
 
     fn make(
         configuration: &Configuration,
+        engines: &Engines,
         cache: Option<CompiledCode>,
         clock: Arc<dyn Clock>,
         compiler: Option<Compiler>,
@@ -100,12 +104,8 @@ impl PluginHost {
             files_time: Duration::from_millis(configuration.plugin_files_ms),
             files_bytes: configuration.plugin_files_bytes as u64,
         };
-        let engine = Engine::new(&config(limits.epoch))
-            .map_err(|e| Error::internal(format!("the Wasm engine cannot be made here: {e:#}")))?;
-        let ticker = Ticker::start(engine.clone())?;
         Ok(Arc::new(PluginHost {
-            engine,
-            ticker,
+            shared: engines.get(limits.epoch)?,
             clock,
             limits,
             cache,
@@ -125,23 +125,21 @@ impl PluginHost {
     }
 
     /// The component from the cache, or compiled and then kept.
-    pub(crate) fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Component> {
-        if let Some(component) = self
-            .cache
-            .as_ref()
-            .and_then(|cache| cache.load(&self.engine, digest))
-        {
-            return Ok(component);
+    pub(crate) fn compile(&self, digest: &str, bytes: &[u8]) -> Result<(Component, Origin)> {
+        let engine = &self.shared.engine;
+        let kept = self.cache.as_ref();
+        if let Some(component) = kept.and_then(|cache| cache.load(engine, digest)) {
+            return Ok((component, Origin::Cache));
         }
         let (component, code) = match &self.compiler {
             None => {
-                let component = compile_here(&self.engine, bytes)?;
+                let component = compile_here(engine, bytes)?;
                 let code = component.serialize();
                 (component, code.ok())
             }
             Some(compiler) => {
                 let code = compiler.compile(&self.limits, bytes)?;
-                let component = cache::trusted(&self.engine, &code);
+                let component = cache::trusted(engine, &code);
                 (
                     component.map_err(|e| {
                         Error::internal(format!("compiled code cannot be loaded: {e:#}"))
@@ -152,9 +150,9 @@ impl PluginHost {
         };
         if let (Some(cache), Some(code)) = (&self.cache, code) {
             // A full disk must not fail the job: the next start compiles again.
-            let _ = cache.store(&self.engine, digest, &code);
+            let _ = cache.store(engine, digest, &code);
         }
-        Ok(component)
+        Ok((component, Origin::Compiled))
     }
 }
 

@@ -14,7 +14,10 @@ use crate::lift::{Reader, bad};
 use crate::signature::{FunctionTypes, Signature};
 use crate::trap::Stop;
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use std::sync::Arc;
 use streamrt_operator::{Call, Invocation, Outcome, RowsOut, StateOut};
 use streamrt_types::{Error, Mark, Result, code};
 use streamrt_wit::codes::{action, buffer, section};
@@ -88,6 +91,47 @@ pub(crate) fn check_size(sections: &[Section], bytes_max: usize) -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Takes out what the user's code has counted in the call.
+///
+/// # Errors
+/// `UserCode` if the names or the numbers are not such.
+pub(crate) fn take_counted(sections: &mut Vec<Section>) -> Result<Vec<(String, i64)>> {
+    let mut counters = sections.extract_if(.., |section| section.role == section::COUNTERS);
+    let Some(section) = counters.next() else {
+        return Ok(Vec::new());
+    };
+    if counters.next().is_some() {
+        return Err(bad("there are two sections of counters"));
+    }
+    let schema = Schema::new(vec![
+        Field::new("name", DataType::Utf8, false),
+        Field::new("n", DataType::Int64, false),
+    ]);
+    let mut reader = Reader::new(section);
+    let columns = reader.columns(&Arc::new(schema), 0);
+    let columns = columns.map_err(|e| e.at("counters"))?;
+    reader.finish().map_err(|e| e.at("counters"))?;
+    let names = columns.column(0).as_string::<i32>().iter();
+    let numbers = columns.column(1).as_primitive::<Int64Type>().iter();
+    let counted = names.zip(numbers).map(|(name, n)| {
+        let name = name.unwrap_or_default();
+        match (1..=COUNTER_NAME_BYTES_MAX).contains(&name.len()) {
+            true => Ok((name.to_owned(), n.unwrap_or_default())),
+            false => Err(bad(format!(
+                "a counter has a name of {} bytes, and may have one of 1 to {COUNTER_NAME_BYTES_MAX}",
+                name.len()
+            ))),
+        }
+    });
+    counted.collect()
+}
+
+const COUNTER_NAME_BYTES_MAX: usize = 100;
+
+pub(crate) fn too_many_counters() -> Error {
+    bad("the plugin counts under more than 100 names in one task")
 }
 
 /// # Errors

@@ -34,14 +34,30 @@ const PLAN_BYTES_MAX: usize = 4 << 20;
 /// node has some ten of them.
 const PLAN_VALUES_MAX: usize = 200_000;
 
-/// A loaded component. Instances of it share its code.
+/// A loaded component, within the limits of a job. Instances of it share its code.
 pub struct Plugin {
     host: Arc<PluginHost>,
+    census: Census,
+    code: Arc<Linked>,
+    origin: Origin,
+}
+
+/// Where the code of a component has come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Compiled,
+    /// It was compiled before, and kept on disk.
+    Cache,
+    /// Another job of this process uses it.
+    Shared,
+}
+
+/// A compiled component with the host's functions: what all jobs that use it share.
+pub(crate) struct Linked {
+    bytes: Arc<Vec<u8>>,
     digest: String,
-    size_bytes: usize,
     outline: Outline,
     meta: Option<serde_json::Value>,
-    census: Census,
     component: InstancePre<Guest>,
     functions: Functions,
 }
@@ -61,48 +77,53 @@ impl Plugin {
         check_size(bytes.len(), host.limits.size_bytes)?;
         let census = census::count(bytes, host.limits.memory_bytes)?;
         let digest = blake3::hash(bytes).to_hex().to_string();
-        let component = host.compile(&digest, bytes)?;
-        let outline = discovery::outline(&host.engine, &component)?;
-        let functions = Functions::find(&component)?;
-        let meta =
-            custom_section::find(bytes, META_SECTION).filter(|text| text.len() <= META_BYTES_MAX);
-        let meta = meta.and_then(|text| serde_json::from_slice(text).ok());
-        let component = link(&host.engine, &component)?;
+        let mut origin = Origin::Shared;
+        let code = host.shared.code(&digest, || {
+            let (code, made) = Linked::new(&host, &digest, bytes)?;
+            origin = made;
+            Ok(code)
+        })?;
         Ok(Plugin {
             host,
-            digest,
-            size_bytes: bytes.len(),
-            outline,
-            meta,
             census,
-            component,
-            functions,
+            code,
+            origin,
         })
+    }
+
+    /// The component itself.
+    pub fn bytes(&self) -> &Arc<Vec<u8>> {
+        &self.code.bytes
+    }
+
+    /// Where its code has come from.
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// The blake3 hash of the component, in hexadecimal digits.
     pub fn digest(&self) -> &str {
-        &self.digest
+        &self.code.digest
     }
 
     pub fn size_bytes(&self) -> usize {
-        self.size_bytes
+        self.code.bytes.len()
     }
 
     /// Names of the imported interfaces, as `package:name/interface@version`.
     pub fn imports(&self) -> &[String] {
-        &self.outline.imports
+        &self.code.outline.imports
     }
 
     /// Names of the exported interfaces.
     pub fn exports(&self) -> &[String] {
-        &self.outline.exports
+        &self.code.outline.exports
     }
 
     /// What the custom section `streamrt.meta` says: SDK, language, interface. `None` if there is
     /// none, or it is not JSON.
     pub fn meta(&self) -> Option<&serde_json::Value> {
-        self.meta.as_ref()
+        self.code.meta.as_ref()
     }
 
     /// Runs the plugin's `main` in an instance of its own and returns the plan.
@@ -168,15 +189,15 @@ impl Plugin {
     }
 
     pub(crate) fn engine(&self) -> &Engine {
-        &self.host.engine
+        &self.host.shared.engine
     }
 
     pub(crate) fn component(&self) -> &InstancePre<Guest> {
-        &self.component
+        &self.code.component
     }
 
     pub(crate) fn functions(&self) -> &Functions {
-        &self.functions
+        &self.code.functions
     }
 
     /// The contents of a new store. Randomness is seeded by digest and subtask: a replay gets the
@@ -189,6 +210,7 @@ impl Plugin {
         subtask: u32,
     ) -> Guest {
         let seed = self
+            .code
             .digest
             .bytes()
             .take(16)
@@ -198,7 +220,7 @@ impl Plugin {
         let wasi = Inert::new(self.host.clock.clone(), seed);
         let mut guest = Guest::new(
             self.limits(),
-            self.host.ticker.deadline(self.deadline()),
+            self.host.shared.ticker.deadline(self.deadline()),
             cancel,
             log,
             signature,
@@ -206,6 +228,26 @@ impl Plugin {
         );
         guest.budget.take(self.census.bytes());
         guest
+    }
+}
+
+impl Linked {
+    fn new(host: &PluginHost, digest: &str, bytes: &[u8]) -> Result<(Linked, Origin)> {
+        let engine = &host.shared.engine;
+        let (component, origin) = host.compile(digest, bytes)?;
+        let outline = discovery::outline(engine, &component)?;
+        let functions = Functions::find(&component)?;
+        let meta =
+            custom_section::find(bytes, META_SECTION).filter(|text| text.len() <= META_BYTES_MAX);
+        let code = Linked {
+            bytes: Arc::new(bytes.to_vec()),
+            digest: digest.to_owned(),
+            outline,
+            meta: meta.and_then(|text| serde_json::from_slice(text).ok()),
+            component: link(engine, &component)?,
+            functions,
+        };
+        Ok((code, origin))
     }
 }
 

@@ -9,16 +9,16 @@ use crate::enumerator::{ENUMERATOR_SUFFIX, Enumerator};
 use crate::exits::TaskExits;
 use crate::factory::Factory;
 use crate::gate_task;
-use crate::mailbox::{CheckpointLine, Mailbox, Report};
+use crate::mailbox::{CheckpointLine, Mailbox};
 use crate::metrics::RegionMetrics;
 use crate::rate::RateLimiter;
 use crate::reader::{Reader, Shared};
 use crate::restored::Restored;
 use crate::task::{GATE_SUFFIX, GATE_WATERMARK, Task};
+use crate::uploader::Reports;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use streamrt_exchange::{InputGate, Partitioner, ResultPartition};
 use streamrt_graph::{EdgePartitioner, Head, Subtask};
@@ -60,7 +60,7 @@ pub(crate) struct ReadyRegion {
 pub(crate) fn build(
     factory: &Factory<'_>,
     vertices: &[usize],
-    reports: Option<&Sender<Report>>,
+    reports: Option<&Reports>,
 ) -> Result<ReadyRegion> {
     begin_attempt(factory.generation);
     let definition = factory.definition;
@@ -120,7 +120,7 @@ struct Place<'a> {
 fn ready(
     factory: &Factory<'_>,
     place: Place<'_>,
-    reports: Option<&Sender<Report>>,
+    reports: Option<&Reports>,
     readers: &mut Readers,
     region: &mut RegionMetrics,
 ) -> Result<(Ready, Arc<Mailbox>)> {
@@ -147,8 +147,7 @@ fn ready(
     }
     factory.control.watch(gate.waker());
     let mailbox = Arc::new(Mailbox::new(gate.waker()));
-    let line =
-        |reports: &Sender<Report>| CheckpointLine::new(number, mailbox.clone(), reports.clone());
+    let line = |reports: &Reports| CheckpointLine::new(number, mailbox.clone(), reports.clone());
     let task = Task {
         chain,
         seats,

@@ -1,9 +1,11 @@
 //! What the tasks of a region share: how users want the job to end, whether to give up, and the
 //! first error.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use streamrt_exchange::GateWaker;
+use streamrt_operator::UserCounters;
 use streamrt_rpc::Wish;
 use streamrt_types::{Error, ProcessMemory, code};
 
@@ -40,6 +42,8 @@ pub struct Control {
     pub memory: Arc<ProcessMemory>,
     wakers: Mutex<Vec<GateWaker>>,
     error: Mutex<Option<Error>>,
+    /// Of the subtasks of vertices.
+    user_counters: Mutex<BTreeMap<(usize, u32), Arc<UserCounters>>>,
 }
 
 impl Control {
@@ -60,6 +64,13 @@ impl Control {
             cancel: ends.any.clone(),
             ..Control::default()
         }
+    }
+
+    /// What the user's code counts in a subtask of a vertex, whatever version of it runs.
+    pub fn user_counters(&self, vertex: usize, subtask: u32) -> Arc<UserCounters> {
+        let counters = self.user_counters.lock();
+        let mut counters = counters.unwrap_or_else(PoisonError::into_inner);
+        counters.entry((vertex, subtask)).or_default().clone()
     }
 
     pub fn watch(&self, waker: GateWaker) {

@@ -361,6 +361,7 @@ impl Factory<'_> {
             parallelism,
             cancel: self.control.cancel_flag(),
             log: log(place),
+            counters: self.control.user_counters(subtask.vertex, subtask.index),
         };
         Ok(Box::new(plugin.plugin.chain(spec)?))
     }

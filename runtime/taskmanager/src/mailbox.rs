@@ -1,10 +1,9 @@
 //! What the coordinator of checkpoints tells a task, and what the task answers.
 
 use crate::replaceable::UserCode;
-use crate::uploader::Begin;
+use crate::uploader::{Begin, Reports};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use streamrt_exchange::GateWaker;
@@ -129,15 +128,11 @@ pub struct Pause {
 pub struct CheckpointLine {
     pub task: usize,
     pub mailbox: Arc<Mailbox>,
-    reports: Sender<Report>,
+    reports: Reports,
 }
 
 impl CheckpointLine {
-    pub(crate) fn new(
-        task: usize,
-        mailbox: Arc<Mailbox>,
-        reports: Sender<Report>,
-    ) -> CheckpointLine {
+    pub(crate) fn new(task: usize, mailbox: Arc<Mailbox>, reports: Reports) -> CheckpointLine {
         CheckpointLine {
             task,
             mailbox,
@@ -145,9 +140,8 @@ impl CheckpointLine {
         }
     }
 
-    /// A coordinator that is gone has ended the job, and says why itself.
     pub(crate) fn report(&self, report: Report) {
-        let _ = self.reports.send(report);
+        self.reports.send(report);
     }
 }
 

@@ -18,18 +18,19 @@ use crate::mailbox::{Command, Mailbox, Report};
 use crate::metrics::{JobMetrics, Progress, SnapshotTimes};
 use crate::replaceable::UserCode;
 use crate::restored::Restored;
-use crate::uploader::Snapshots;
+use crate::uploader::{Reports, Snapshots};
 use crate::vertices::{VertexReport, vertices};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use streamrt_checkpoint::Store;
 use streamrt_plugin::Grants;
 use streamrt_rpc::{FromTaskManager, Restore, Scope, ToTaskManager, WireError};
-use streamrt_types::{Barrier, Clock, Error, ProcessMemory, Result, begin_attempt, inheriting};
+use streamrt_types::{
+    Barrier, Clock, Error, ProcessMemory, Result, Workers, begin_attempt, inheriting,
+};
 
 /// What a job finds on this TaskManager.
 pub struct Surroundings {
@@ -39,6 +40,8 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// What `state.backend` asks for; None: memory.
     pub state: Option<StateBackend>,
+    /// They write the snapshots of all jobs.
+    pub uploads: Workers,
 }
 
 /// The line to the JobMaster.
@@ -58,6 +61,7 @@ struct State {
     around: Around,
     /// Made into `around.disks` when a version is opened first.
     backend: Option<StateBackend>,
+    uploads: Workers,
     /// By number.
     definitions: BTreeMap<u32, Arc<Definition>>,
     /// The version that was opened last, or whose code tasks have taken.
@@ -67,7 +71,7 @@ struct State {
     /// By task.
     mailboxes: Vec<Option<Arc<Mailbox>>>,
     /// To the uploader, in a job with checkpoints.
-    reports: Option<Sender<Report>>,
+    reports: Option<Reports>,
     snapshots: Arc<Snapshots>,
     memory: Arc<ProcessMemory>,
     metrics: JobMetrics,
@@ -100,6 +104,7 @@ impl JobTasks {
             grants,
             clock,
             state,
+            uploads,
         } = surroundings;
         let around = Around {
             plugins,
@@ -110,6 +115,7 @@ impl JobTasks {
         let state = State {
             around,
             backend: state,
+            uploads,
             definitions: BTreeMap::new(),
             current: None,
             opened: None,
@@ -294,9 +300,11 @@ impl JobTasks {
     pub fn vertices(&self) -> Vec<VertexReport> {
         let state = self.0.lock();
         let definition = state.definition();
+        let regions = state.regions.iter();
+        let controls: Vec<Arc<Control>> = regions.map(|region| region.control.clone()).collect();
         definition.map_or_else(
             |_| Vec::new(),
-            |definition| vertices(&definition, &state.metrics),
+            |definition| vertices(&definition, &state.metrics, &controls),
         )
     }
 
@@ -387,7 +395,7 @@ impl Shared {
             // After everything that its tasks have reported.
             Some(reports) => {
                 let region = number;
-                let _ = reports.send(Report::RegionEnded {
+                reports.send(Report::RegionEnded {
                     region,
                     generation,
                     error,

@@ -16,7 +16,7 @@ use streamrt_checkpoint::{
     OperatorEntry, SnapshotKind, Store, Stored, SubtaskSnapshot, object_path,
 };
 use streamrt_rpc::{FromTaskManager, SubtaskReport};
-use streamrt_types::{Result, failpoint};
+use streamrt_types::{Result, Strand, failpoint};
 
 /// The snapshots of a job that are being made, for the uploader and whoever hears from the
 /// JobMaster.
@@ -48,6 +48,26 @@ impl Snapshots {
 
     fn is_over(&self, checkpoint: u64) -> bool {
         checkpoint <= self.over.load(Ordering::SeqCst)
+    }
+}
+
+/// The way of reports to an uploader, from any thread. They are treated in order, by threads that
+/// upload for other jobs too.
+#[derive(Clone)]
+pub(crate) struct Reports(Arc<(Strand, Arc<Mutex<Uploader>>)>);
+
+impl Reports {
+    pub fn new(strand: Strand, uploader: Uploader) -> Reports {
+        Reports(Arc::new((strand, Arc::new(Mutex::new(uploader)))))
+    }
+
+    pub fn send(&self, report: Report) {
+        let (strand, uploader) = &*self.0;
+        let uploader = uploader.clone();
+        strand.run(move || {
+            let mut uploader = uploader.lock().unwrap_or_else(PoisonError::into_inner);
+            uploader.report(report);
+        });
     }
 }
 
@@ -117,7 +137,7 @@ impl Uploader {
     }
 
     /// Treats a report.
-    pub fn report(&mut self, report: Report) {
+    fn report(&mut self, report: Report) {
         let told = match report {
             Report::Snapshot(snapshot) => match self.snapshot(snapshot) {
                 Some(told) => told,

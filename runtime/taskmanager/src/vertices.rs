@@ -1,7 +1,9 @@
 //! The vertices of a running job, with the counters of their subtasks, for people.
 
+use crate::control::Control;
 use crate::definition::Definition;
 use crate::metrics::JobMetrics;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use streamrt_graph::{EdgePartitioner, Head, JobVertex};
@@ -21,7 +23,7 @@ pub struct VertexReport {
 }
 
 /// What a subtask has counted in this attempt.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubtaskCounters {
     pub records_in: u64,
     /// A record that goes to several vertices counts for each.
@@ -32,10 +34,12 @@ pub struct SubtaskCounters {
     pub busy: Duration,
     pub idle: Duration,
     pub back_pressured: Duration,
+    /// What the user's code has counted, by name.
+    pub user: Vec<(String, i64)>,
 }
 
 impl SubtaskCounters {
-    fn of(metrics: &TaskMetrics) -> SubtaskCounters {
+    fn of(metrics: &TaskMetrics, user: Vec<(String, i64)>) -> SubtaskCounters {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         SubtaskCounters {
             records_in: count(&metrics.records_in),
@@ -46,12 +50,18 @@ impl SubtaskCounters {
             busy: Duration::from_nanos(count(&metrics.busy_ns)),
             idle: Duration::from_nanos(count(&metrics.idle_ns)),
             back_pressured: Duration::from_nanos(count(&metrics.back_pressured_ns)),
+            user,
         }
     }
 }
 
 /// The vertices of a job, senders before their receivers.
-pub(crate) fn vertices(definition: &Definition, metrics: &JobMetrics) -> Vec<VertexReport> {
+/// `controls` are those of the regions.
+pub(crate) fn vertices(
+    definition: &Definition,
+    metrics: &JobMetrics,
+    controls: &[Arc<Control>],
+) -> Vec<VertexReport> {
     let graph = &definition.graph;
     let mut reports: Vec<VertexReport> = graph
         .vertices
@@ -65,11 +75,13 @@ pub(crate) fn vertices(definition: &Definition, metrics: &JobMetrics) -> Vec<Ver
                 .push((from, exit.partitioner.clone()))
         });
     }
-    for (vertices, region) in graph.regions().iter().zip(&metrics.regions) {
+    let regions = metrics.regions.iter().zip(controls);
+    for (vertices, (region, control)) in graph.regions().iter().zip(regions) {
         for ((_, subtask), metrics) in definition.tasks_of(vertices).zip(&region.tasks) {
+            let user = control.user_counters(subtask.vertex, subtask.index);
             reports[subtask.vertex]
                 .subtasks
-                .push(SubtaskCounters::of(metrics));
+                .push(SubtaskCounters::of(metrics, user.all()));
         }
     }
     reports

@@ -27,6 +27,7 @@ mod schema;
 pub mod state_types;
 mod target;
 mod time;
+mod workers;
 
 pub use batch::{Batch, Mark, Origin, Rows, Times, columns_bytes};
 pub use code::{CODES, Code};
@@ -51,3 +52,4 @@ pub use say::{
 pub use schema::{arrow_schema, arrow_type, plan_schema, port_schema};
 pub use target::Target;
 pub use time::{Clock, ManualClock, SystemClock, WATERMARK_MAX, WATERMARK_MIN, Watermark};
+pub use workers::{Strand, Workers};

@@ -3,7 +3,7 @@
 use crate::status::{CheckpointDetails, JobStatus};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use streamrt_jobmanager::{Operation, Specification, Trigger};
+use streamrt_jobmanager::{Failure, Operation, Specification, Trigger};
 use streamrt_types::{LogLine, Result};
 
 /// A cluster, as far as the interface goes. What changes something may wait for a disk, and is
@@ -69,6 +69,8 @@ pub struct JobDetails {
     pub max_parallelism: u32,
     /// None if it makes no checkpoints.
     pub checkpointing: Option<Checkpointing>,
+    /// After which it, or a region of it, was started again; the last ones, the oldest first.
+    pub failures: Vec<(i64, Failure)>,
     /// Senders before their receivers; none if it does not run.
     pub vertices: Vec<VertexDetails>,
 }
@@ -103,7 +105,7 @@ pub struct Edge {
 }
 
 /// The counters of a subtask, since its job was started last.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct SubtaskDetails {
     pub records_in: u64,
     pub records_out: u64,
@@ -113,6 +115,8 @@ pub struct SubtaskDetails {
     pub busy_ms: u64,
     pub idle_ms: u64,
     pub back_pressured_ms: u64,
+    /// What the user's code has counted, by name.
+    pub user: Vec<(String, i64)>,
 }
 
 impl VertexDetails {

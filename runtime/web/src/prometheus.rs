@@ -4,6 +4,7 @@
 
 use crate::api::{JobDetails, SubtaskDetails, VertexDetails};
 use crate::status::CheckpointDetails;
+use std::collections::BTreeMap;
 
 /// Metrics of a subtask: name, help, value.
 type OfSubtask = (
@@ -57,22 +58,48 @@ pub(crate) fn text(jobs: &[(JobDetails, Vec<CheckpointDetails>)]) -> String {
         head(&mut text, name, help);
         for (job, vertex, index, subtask) in subtasks(jobs) {
             if let Some(value) = value(subtask) {
-                let task = label(&vertex.name);
-                sample(
-                    &mut text,
-                    name,
-                    job,
-                    &format!(
-                        r#",task_id="{}",task_name="{task}",subtask_index="{index}""#,
-                        vertex.id
-                    ),
-                    value,
-                );
+                sample(&mut text, name, job, &place(vertex, index), value);
             }
         }
     }
+    of_user_code(&mut text, jobs);
     of_jobs(&mut text, jobs);
     text
+}
+
+/// The labels of a subtask.
+fn place(vertex: &VertexDetails, index: usize) -> String {
+    format!(
+        r#",task_id="{}",task_name="{}",subtask_index="{index}""#,
+        vertex.id,
+        label(&vertex.name)
+    )
+}
+
+/// What user code counts, under its names after the scope of Flink's operators. A name that stands
+/// in for another one after it was made a name of Prometheus shows both as samples.
+fn of_user_code(text: &mut String, jobs: &[(JobDetails, Vec<CheckpointDetails>)]) {
+    let mut by_name: BTreeMap<String, Vec<(&JobDetails, String, i64)>> = BTreeMap::new();
+    for (job, vertex, index, subtask) in subtasks(jobs) {
+        for (name, n) in &subtask.user {
+            let labels = format!(r#"{},name="{}""#, place(vertex, index), label(name));
+            let samples = by_name.entry(metric(name)).or_default();
+            samples.push((job, labels, *n));
+        }
+    }
+    for (name, samples) in by_name {
+        head(text, &name, "Counted by the job's own code.");
+        for (job, labels, n) in samples {
+            sample(text, &name, job, &labels, n);
+        }
+    }
+}
+
+/// As Flink's reporter does it: whatever a name of Prometheus may not have becomes `_`.
+fn metric(name: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = name.chars().map(allowed).collect();
+    format!("flink_taskmanager_job_task_operator_user_{name}")
 }
 
 fn subtasks(
@@ -104,6 +131,14 @@ fn of_jobs(text: &mut String, jobs: &[(JobDetails, Vec<CheckpointDetails>)]) {
         "flink_jobmanager_job_uptime",
         "How long the job has run, in ms.",
         uptime,
+    );
+    let restarts = |job: &JobDetails, _: &[CheckpointDetails]| Some(job.status.restarts as i64);
+    of_each_job(
+        text,
+        jobs,
+        "flink_jobmanager_job_numRestarts",
+        "How often tasks of it were started again.",
+        restarts,
     );
     let completed = |of: fn(&CheckpointDetails) -> u64| {
         move |_: &JobDetails, all: &[CheckpointDetails]| {
@@ -184,10 +219,11 @@ mod tests {
         let subtask = SubtaskDetails {
             records_in: 7,
             watermark: None,
+            user: vec![("bad-lines".into(), 3)],
             ..SubtaskDetails::default()
         };
         let subtasks = vec![
-            subtask,
+            subtask.clone(),
             SubtaskDetails {
                 watermark: Some(-5),
                 ..subtask
@@ -227,6 +263,9 @@ mod tests {
             format!("flink_taskmanager_job_task_numRecordsIn{{{labels}=\"0\"}} 7"),
             format!("flink_taskmanager_job_task_numRecordsIn{{{labels}=\"1\"}} 7"),
             format!("flink_taskmanager_job_task_currentInputWatermark{{{labels}=\"1\"}} -5"),
+            format!(
+                "flink_taskmanager_job_task_operator_user_bad_lines{{{labels}=\"1\",name=\"bad-lines\"}} 3"
+            ),
             r#"flink_jobmanager_job_uptime{job_id="1f",job_name="words"} 12"#.into(),
             r#"flink_jobmanager_job_lastCheckpointDuration{job_id="1f",job_name="words"} 3"#.into(),
         ] {

@@ -20,6 +20,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use streamrt_jobmanager::Failure;
 
 /// Checkpoints that are shown, as in Flink.
 const HISTORY: usize = 10;
@@ -267,18 +268,30 @@ async fn job_config(State(api): Api, Path(id): Path<String>) -> Answer {
 
 /// Why the job failed; failures after which it went on are in its log.
 async fn exceptions(State(api): Api, Path(id): Path<String>) -> Answer {
-    let status = find(&api, &id)?.status;
-    let reason = status.reason.map(|reason| (reason.code, reason.message));
-    let text = reason
-        .as_ref()
-        .map(|(code, text)| format!("[{code}] {text}"));
-    let entry = |(code, text): (String, String)| json!({"exceptionName": code, "stacktrace": text, "timestamp": status.ended_ms});
+    let JobDetails {
+        status, failures, ..
+    } = find(&api, &id)?;
+    let end = status
+        .reason
+        .map(|reason| (status.ended_ms.unwrap_or(0), reason));
+    // The newest is first, as in Flink.
+    let all: Vec<(i64, Failure)> = failures.into_iter().chain(end).rev().collect();
+    let text = |failure: &Failure| {
+        let causes = failure.causes.iter().map(|cause| format!(": {cause}"));
+        let causes: String = causes.collect();
+        format!("[{}] {}{causes}", failure.code, failure.message)
+    };
+    let entry = |(at, failure): &(i64, Failure)| json!({"exceptionName": failure.code, "stacktrace": text(failure), "timestamp": at});
+    let newest = all.first();
     Ok(Json(json!({
-        "root-exception": text,
-        "timestamp": text.as_ref().and(status.ended_ms),
+        "root-exception": newest.map(|(_, failure)| text(failure)),
+        "timestamp": newest.map(|(at, _)| at),
         "all-exceptions": [],
         "truncated": false,
-        "exceptionHistory": {"entries": reason.map(entry).into_iter().collect::<Vec<_>>(), "truncated": false},
+        "exceptionHistory": {
+            "entries": all.iter().map(entry).collect::<Vec<_>>(),
+            "truncated": status.restarts > all.len() as u64,
+        },
     })))
 }
 

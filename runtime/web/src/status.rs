@@ -111,6 +111,12 @@ pub struct JobStatus {
     /// The one that it was stopped with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_at: Option<u64>,
+    /// How often its tasks were started again since this process started it.
+    #[serde(default)]
+    pub restarts: u64,
+    /// Of each component of a job that runs: whether it had to be compiled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<String>,
     /// What a user should know of its sources and sinks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,

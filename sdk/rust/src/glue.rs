@@ -6,6 +6,7 @@
 
 use crate::bindings::streamrt::plugin::types::{Error as WitError, Section};
 use crate::chain::{Chain, Maker};
+use crate::counter;
 use crate::env::{Built, Env};
 use crate::error::{Error, Outcome, Result};
 use crate::host::{Imports, StateHost};
@@ -113,7 +114,12 @@ impl Plugin {
         input: &[Section],
     ) -> Result<Vec<Section>> {
         match self.chains.get_mut(chain as usize) {
-            Some(Some(chain)) => chain.invoke(call, input),
+            Some(Some(chain)) => {
+                counter::forget();
+                let mut output = chain.invoke(call, input)?;
+                output.extend(counter::take());
+                Ok(output)
+            }
             _ => Err(Error::host(format!("the chain {chain} is not open"))),
         }
     }

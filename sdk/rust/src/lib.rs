@@ -45,6 +45,7 @@ mod builder;
 mod chain;
 mod column;
 mod connector;
+mod counter;
 mod dynamic;
 mod env;
 mod error;
@@ -77,6 +78,7 @@ pub use broadcast::{BroadcastConnectedStream, BroadcastContext, BroadcastProcess
 pub use connector::{
     Blackhole, Datagen, File, FileConnector, Postgres, Print, Sink, Socket, SocketConnector, Source,
 };
+pub use counter::Counter;
 pub use dynamic::{Cell, Row, RowWriter};
 pub use env::Env;
 pub use error::{Error, Outcome, Result};
@@ -121,12 +123,12 @@ pub mod support {
 pub mod prelude {
     pub use crate::{
         AggregateFunction, AggregatingState, Blackhole, BroadcastContext, BroadcastProcessFunction,
-        BroadcastState, Collector, Column, Context, Count, Datagen, Env, Error, File, Folder,
-        Forward, Global, KeyedStream, Library, ListState, MapState, OutputTag, Postgres, Print,
-        ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup, SinkSetup, Sliding,
-        Socket, Stream, TimeDomain, Ttl, Tumbling, TwoPhaseSink, ValueState, Watermarks, Window,
-        WindowFunction, WindowResult, WindowedStream, WriteAheadSink, avg, count, first, hours,
-        key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
+        BroadcastState, Collector, Column, Context, Count, Counter, Datagen, Env, Error, File,
+        Folder, Forward, Global, KeyedStream, Library, ListState, MapState, OutputTag, Postgres,
+        Print, ProcessFunction, Record, ReducingState, Result, Rows, Session, Setup, SinkSetup,
+        Sliding, Socket, Stream, TimeDomain, Ttl, Tumbling, TwoPhaseSink, ValueState, Watermarks,
+        Window, WindowFunction, WindowResult, WindowedStream, WriteAheadSink, avg, count, first,
+        hours, key, last, max, millis, min, minutes, secs, sum, window_end, window_start,
     };
 }
 

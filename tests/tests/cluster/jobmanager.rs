@@ -140,6 +140,11 @@ connector = \"blackhole\"
 
     /// Status and body of the answer to a request.
     pub fn request(&self, head: &str, body: &str) -> (u16, Value) {
+        let (status, body) = self.request_text(head, body);
+        (status, serde_json::from_str(&body).unwrap_or_default())
+    }
+
+    pub fn request_text(&self, head: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let length = body.len();
         let text = format!(
@@ -151,7 +156,7 @@ connector = \"blackhole\"
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or_default())
+        (status, body.to_owned())
     }
 }
 

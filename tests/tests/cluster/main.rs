@@ -78,7 +78,10 @@ fn a_job_is_deployed_and_writes_what_a_run_writes() {
     std::fs::remove_dir_all(cluster.path("word-count.out")).unwrap();
     let second = told(&cluster, &args).succeeded();
     assert!(
-        second.stderr.contains("word-count.wasm is there already"),
+        second.stderr.contains("word-count.wasm is there already")
+            && second
+                .stderr
+                .contains("`word-count` had been compiled before"),
         "{}",
         second.stderr
     );
@@ -443,4 +446,41 @@ complete_after dep
         .env("STREAMRT_CLUSTER", &cluster.address);
     let completed = Running::start(bash).finish(LIMIT).succeeded().stdout;
     assert_eq!(completed, "words wide\ndeploy\n");
+}
+
+#[test]
+fn what_user_code_counts_is_among_the_metrics() {
+    let cluster = Cluster::start(&["--slots", "1"]);
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port().to_string();
+    let job = component("word-count");
+    let output = cluster.text("out");
+    let mut args = vec!["deploy", job.to_str().unwrap(), "--", "--port", &port];
+    args.extend(["--host", "127.0.0.1", "--output", &output]);
+    let deployed = std::thread::scope(|scope| {
+        let deployed = scope.spawn(|| cluster.tell(&args).succeeded());
+        let (mut client, _) = server.accept().unwrap();
+        std::io::Write::write_all(&mut client, b"a b\n\nc\n\n").unwrap();
+        let counted = "operator_user_empty_lines{";
+        let of_job = "flink_jobmanager_job_numRestarts{";
+        let start = std::time::Instant::now();
+        loop {
+            let (status, text) = cluster.request_text("GET /metrics HTTP/1.1", "");
+            assert_eq!(status, 200);
+            let value = |name: &str| {
+                let sample = text.lines().find(|line| line.contains(name))?;
+                sample.rsplit(' ').next()?.parse::<u64>().ok()
+            };
+            if value(counted) == Some(2) {
+                assert_eq!(value(of_job), Some(0), "{text}");
+                break;
+            }
+            assert!(start.elapsed() < LIMIT, "{text}");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        deployed.join().unwrap()
+    });
+    cluster
+        .tell(&["cancel", deployed.stdout.trim()])
+        .succeeded();
 }

@@ -50,6 +50,7 @@ fn spec(plugin: &Plugin, log: Log) -> ChainSpec {
         parallelism: 1,
         cancel: Arc::default(),
         log,
+        counters: Arc::default(),
     }
 }
 

@@ -103,6 +103,7 @@ fn subtask(plugin: &Arc<Plugin>, plan: &Arc<Plan>, name: &str) -> Harness<Transf
         parallelism: 1,
         cancel: Arc::default(),
         log: Arc::new(|_, _| {}),
+        counters: Arc::default(),
     };
     let chain = Box::new(plugin.chain(spec).expect("the guest opens"));
     let operator = TransformOperator::new(

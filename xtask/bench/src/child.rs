@@ -32,10 +32,7 @@ pub struct Job {
 impl Job {
     /// `component` is its name without `.wasm`; `options` are those of `run`, `args` the job's own.
     pub fn new(component: &str, options: &[&str], args: &[&str]) -> Result<Job> {
-        let mut command = Command::new(
-            std::env::var("STREAMRT_BIN")
-                .context("STREAMRT_BIN is not set; `cargo xtask bench` sets it")?,
-        );
+        let mut command = streamrt()?;
         command
             .arg("run")
             .arg(self::component(component)?)
@@ -91,6 +88,13 @@ impl Job {
             first_line,
         })
     }
+}
+
+/// The binary.
+pub fn streamrt() -> Result<Command> {
+    let binary = std::env::var("STREAMRT_BIN");
+    let binary = binary.context("STREAMRT_BIN is not set; `cargo xtask bench` sets it")?;
+    Ok(Command::new(binary))
 }
 
 /// Where a component is.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use streamrt_graph::JobSpec;
-use streamrt_minicluster::{JobHandle, JobToRun, Submission, submit};
+use streamrt_minicluster::{JobHandle, JobToRun, MiniCluster, Submission};
 use streamrt_state_rocksdb::RocksBackend;
 use streamrt_taskmanager::StateBackend;
 use streamrt_types::{BackendKind, Configuration};
@@ -168,7 +168,7 @@ impl Job {
             from,
         } = settings;
         let grants = Default::default();
-        match submit(JobToRun {
+        match MiniCluster::default().submit(JobToRun {
             job,
             plugins: Vec::new(),
             configuration,

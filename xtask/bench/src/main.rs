@@ -6,6 +6,7 @@ mod child;
 mod disk;
 mod engine;
 mod hand;
+mod idle;
 mod jobs;
 mod measure;
 mod native;
@@ -21,7 +22,7 @@ use anyhow::{Result, bail};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: streamrt-bench engine|plugin|state|checkpoint|scale [--output json]; `cargo xtask bench` sets what it needs";
+const USAGE: &str = "usage: streamrt-bench engine|plugin|state|checkpoint|scale|idle [--output json]; `cargo xtask bench` sets what it needs";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -39,6 +40,7 @@ fn main() -> Result<()> {
     match suite {
         "engine" => engine::run(&mut report)?,
         "plugin" => plugin::run(&mut report, &functions)?,
+        "idle" => idle::run(&mut report)?,
         "scale" => scale::run(&mut report)?,
         "state" => state::run(&mut report)?,
         "checkpoint" => {

@@ -19,11 +19,20 @@ pub fn cpu_time() -> Result<Duration> {
     cpu_fields(11)
 }
 
+/// CPU time of another process so far.
+pub fn cpu_time_of(process: u32) -> Result<Duration> {
+    cpu_fields_of(&process.to_string(), 11)
+}
+
 /// The sum of two fields of /proc/self/stat that follow each other, user and system; `first` is
 /// counted from after the program's name.
 pub fn cpu_fields(first: usize) -> Result<Duration> {
-    let stat =
-        std::fs::read_to_string("/proc/self/stat").context("/proc/self/stat cannot be read")?;
+    cpu_fields_of("self", first)
+}
+
+fn cpu_fields_of(process: &str, first: usize) -> Result<Duration> {
+    let stat = format!("/proc/{process}/stat");
+    let stat = std::fs::read_to_string(&stat).with_context(|| format!("{stat} cannot be read"))?;
     let fields: Vec<&str> = stat
         .rsplit(')')
         .next()

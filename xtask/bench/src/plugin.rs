@@ -157,6 +157,7 @@ fn chain_spec(plan: &Arc<Plan>, function: u32) -> ChainSpec {
         parallelism: 1,
         cancel: Arc::default(),
         log: Arc::new(|_, message| eprintln!("{message}")),
+        counters: Arc::default(),
     }
 }
 

@@ -157,6 +157,7 @@ fn function_alone() -> Result<f64> {
         parallelism: 1,
         cancel: Arc::default(),
         log: Arc::new(|_, message| eprintln!("{message}")),
+        counters: Arc::default(),
     })?;
     let (row, mut access) = (input::numbers(&[7])?, NoState::boxed());
     let cpu = thread_cpu_time()?;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use streamrt_graph::{FunctionRef, JobSpec};
-use streamrt_minicluster::{JobHandle, JobRemote, JobToRun, LoadedPlugin, Submission, submit};
+use streamrt_minicluster::{JobHandle, JobRemote, JobToRun, LoadedPlugin, MiniCluster, Submission};
 use streamrt_plugin::PluginHost;
 use streamrt_types::Configuration;
 use streamrt_wit::Plan;
@@ -117,7 +117,6 @@ fn version(host: &Arc<PluginHost>, bytes: Vec<u8>) -> Result<(JobSpec, LoadedPlu
         name: "bench".into(),
         plugin,
         args: Vec::new(),
-        component: Arc::new(bytes),
         replaces: None,
         approvals: None,
     };
@@ -134,7 +133,7 @@ fn version(host: &Arc<PluginHost>, bytes: Vec<u8>) -> Result<(JobSpec, LoadedPlu
 fn start((job, plugin): &(JobSpec, LoadedPlugin), settings: Settings) -> Result<JobHandle> {
     let (job, plugins, configuration) = (job.clone(), vec![plugin.clone()], settings.configuration);
     let (grants, state) = Default::default();
-    match submit(JobToRun {
+    match MiniCluster::default().submit(JobToRun {
         job,
         plugins,
         configuration,

@@ -27,6 +27,8 @@ const SHELLS: &[&str] = &[
     "runtime/types/src/failpoint.rs",
     // What jobs say, with the time and the thread that says it.
     "runtime/types/src/log_ring.rs",
+    // Threads that work for many jobs.
+    "runtime/types/src/workers.rs",
     // Threads of the dispatcher, and how long they wait for one another.
     "runtime/jobmanager/src/shell.rs",
     // Disks and object stores.

@@ -22,7 +22,7 @@ struct Runner {
 
 struct Fake {
     ends: Sender<End>,
-    ended: Mutex<Receiver<End>>,
+    ended: Mutex<Option<Receiver<End>>>,
 }
 
 impl JobRunner for Runner {
@@ -45,14 +45,15 @@ impl JobRunner for Runner {
     fn start(&self, _: &JobId, job: Specification) -> Result<Option<Fake>> {
         self.started.lock().unwrap().push(job.name);
         let (ends, ended) = channel();
-        let ended = Mutex::new(ended);
+        let ended = Mutex::new(Some(ended));
         Ok(Some(Fake { ends, ended }))
     }
 }
 
 impl RunningJob for Fake {
-    fn wait(&self) -> End {
-        self.ended.lock().unwrap().recv().unwrap()
+    fn on_end(&self, then: Box<dyn FnOnce(End) + Send>) {
+        let ended = self.ended.lock().unwrap().take().unwrap();
+        std::thread::spawn(move || then(ended.recv().unwrap()));
     }
     fn stop(&self) {
         let end = End {

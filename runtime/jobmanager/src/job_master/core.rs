@@ -2,6 +2,7 @@
 
 use super::attempt::Attempt;
 use super::ending::Closing;
+use super::failures::Failures;
 use super::launch::{Launch, Why};
 use super::restart::RestartStrategy;
 use super::statistics::{CheckpointReport, Statistics};
@@ -21,7 +22,9 @@ use streamrt_rpc::{Answered, FromTaskManager, JobPlan, Opened, ToTaskManager, Wi
 use streamrt_types::{Error, Result, code};
 
 /// How often time is looked at, at most, while checkpoints are made.
-const TICK_MAX: Duration = Duration::from_millis(50);
+const TICK_MAX: Duration = Duration::from_millis(200);
+/// The same while a region waits to be tried again.
+const TICK_OF_RESTART: Duration = Duration::from_millis(10);
 
 /// A job as it is submitted.
 #[derive(Debug, Clone)]
@@ -96,6 +99,7 @@ pub struct Core {
     pub(super) strategy: RestartStrategy,
     pub(super) wishes: Wishes,
     pub(super) statistics: Statistics,
+    pub(super) failures: Failures,
     pub(super) phase: Phase,
     pub(super) attempt: Attempt,
     pub(super) upgrades: Upgrades,
@@ -125,7 +129,7 @@ pub struct Core {
     tokens: Tokens,
     /// By which the log knows this JobMaster, in all its attempts.
     pub(super) leader: String,
-    /// It has taken the job over.
+    /// It has taken the job over, or may have: nobody knows whether the entry stands.
     pub(super) has_led: bool,
 }
 
@@ -161,6 +165,7 @@ impl Core {
             strategy: RestartStrategy::new(&configuration),
             wishes: Wishes::default(),
             statistics: Statistics::default(),
+            failures: Failures::default(),
             phase: Phase::Over,
             attempt: Attempt::default(),
             upgrades: Upgrades::default(),
@@ -218,7 +223,7 @@ impl Core {
     /// How long nothing has to be looked at, if nothing happens.
     pub fn next_tick(&self) -> Option<Duration> {
         match &self.phase {
-            Phase::Running if self.attempt.restart.is_some() => Some(TICK_MAX / 5),
+            Phase::Running if self.attempt.restart.is_some() => Some(TICK_OF_RESTART),
             Phase::Running => self
                 .attempt
                 .coordinator
@@ -268,6 +273,11 @@ impl Core {
     /// What the last `n` checkpoints cost, the newest last.
     pub fn checkpoints(&self, n: usize, now: Duration) -> Vec<CheckpointReport> {
         self.statistics.last(n, now)
+    }
+
+    /// What has made it start again.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     pub(super) fn token(&mut self) -> String {

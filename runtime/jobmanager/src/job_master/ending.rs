@@ -156,6 +156,7 @@ impl Core {
             delay.as_secs_f64()
         ));
         self.state = JobState::Restarting;
+        self.failures.restart(self.now.wall_ms, error.clone());
         Some(delay)
     }
 

@@ -18,6 +18,7 @@ mod attempt;
 mod checkpoints;
 mod core;
 mod ending;
+mod failures;
 mod job_state;
 mod kept;
 mod launch;
@@ -36,6 +37,7 @@ mod versions;
 mod wishes;
 
 pub use core::{Core, Submission};
+pub use failures::{FailureReport, Failures};
 pub use job_state::JobState;
 pub use replacement::{Replacing, Trust, replacement};
 pub use runner::{Inbox, JobMaster, Line, Seams};

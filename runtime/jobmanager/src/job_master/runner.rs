@@ -1,23 +1,27 @@
-//! Drives the [`Core`] of a job: a thread that feeds it events and carries out its actions, and one
-//! for the store, so that nothing that a user wants waits for a disk.
+//! Drives the [`Core`] of a job: a thread feeds it events and carries out its actions. Others do what
+//! is to be done in the store, so that nothing that a user wants waits for a disk.
 
 use super::core::{Core, Submission};
+use super::failures::Failures;
 use super::statistics::CheckpointReport;
 use super::store::JobStore;
 use super::version::Version;
 use super::{Action, Ask, Event, Granted, JobState, Now, Outcome, StoreRequest, Tokens};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use streamrt_rpc::{FromTaskManager, Opened, ToTaskManager, WireError};
-use streamrt_types::{Clock, Error, Result, code, failpoint, inheriting, say};
+use streamrt_types::{Clock, Error, Result, Strand, Workers, code, failpoint, inheriting, say};
 
 /// What a JobMaster needs of the world around it.
 pub struct Seams {
     pub clock: Arc<dyn Clock>,
     pub tokens: Tokens,
     pub store: JobStore,
+    /// They wait for the stores of all jobs.
+    pub store_workers: Workers,
     /// To the TaskManager; a message is taken at once.
     pub gateway: Box<dyn Fn(ToTaskManager) + Send>,
 }
@@ -57,10 +61,13 @@ struct Shared {
     changed: Condvar,
 }
 
+type Then = Box<dyn FnOnce(Result<Outcome>) + Send>;
+
 #[derive(Default)]
 struct Progress {
     accepted: bool,
     ended: Option<Result<Outcome, WireError>>,
+    then: Option<Then>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,6 +94,7 @@ impl JobMaster {
             clock,
             tokens,
             store,
+            store_workers,
             gateway,
         } = seams;
         let (core, first) = Core::new(submission, now(&*clock), tokens)?;
@@ -96,7 +104,7 @@ impl JobMaster {
             progress: Mutex::default(),
             changed: Condvar::new(),
         });
-        let requests = serve_store(store, line.0.clone())?;
+        let requests = serve_store(store, store_workers.strand(), line.0.clone());
         let driver = Driver {
             shared: shared.clone(),
             requests,
@@ -104,7 +112,13 @@ impl JobMaster {
             replies: BTreeMap::new(),
             n_requests: 0,
         };
-        spawn("job", move || driver.run(first, &inbox.0))?;
+        let ended = shared.clone();
+        spawn("job", move || {
+            let run = AssertUnwindSafe(|| driver.run(first, &inbox.0));
+            if catch_unwind(run).is_err() {
+                ended.end(Err(Error::internal("the JobMaster panicked").into()));
+            }
+        })?;
         Ok(JobMaster {
             shared,
             messages: line.0,
@@ -140,6 +154,19 @@ impl JobMaster {
             }
             let waited = self.shared.changed.wait(progress);
             progress = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets `then` be called with what [`JobMaster::join`] returns, on the job's thread or, if it has
+    /// ended, on this one.
+    pub fn on_end(&self, then: impl FnOnce(Result<Outcome>) + Send + 'static) {
+        let mut progress = lock(&self.shared.progress);
+        match progress.ended.clone() {
+            None => progress.then = Some(Box::new(then)),
+            Some(ended) => {
+                drop(progress);
+                then(ended.map_err(Error::from));
+            }
         }
     }
 
@@ -181,10 +208,29 @@ impl JobMaster {
         lock(&self.shared.core).resumed().cloned()
     }
 
+    /// What has made the job start again.
+    pub fn failures(&self) -> Failures {
+        lock(&self.shared.core).failures().clone()
+    }
+
     /// What the last `n` checkpoints cost, the newest last.
     pub fn checkpoints(&self, n: usize) -> Vec<CheckpointReport> {
         let now = self.shared.clock.elapsed();
         lock(&self.shared.core).checkpoints(n, now)
+    }
+}
+
+impl Shared {
+    fn end(&self, result: Result<Outcome, WireError>) {
+        let then = {
+            let mut progress = lock(&self.progress);
+            progress.ended = Some(result.clone());
+            progress.then.take()
+        };
+        self.changed.notify_all();
+        if let Some(then) = then {
+            then(result.map_err(Error::from));
+        }
     }
 }
 
@@ -201,19 +247,19 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     builder.spawn(inheriting(body)).map_err(no_thread)
 }
 
-/// A request with its number, and the checkpoint up to which everything is committed.
-type Requests = Sender<(u64, StoreRequest, u64)>;
+/// Takes a request with its number, and the checkpoint up to which everything is committed.
+type Requests = Box<dyn Fn(u64, StoreRequest, u64) + Send>;
 
-fn serve_store(mut store: JobStore, events: Sender<Message>) -> Result<Requests> {
-    let (requests, received) = channel::<(u64, StoreRequest, u64)>();
-    spawn("job store", move || {
-        for (id, request, committed) in received {
-            let result = store.carry_out(request, committed);
+fn serve_store(store: JobStore, strand: Strand, events: Sender<Message>) -> Requests {
+    let store = Arc::new(Mutex::new(store));
+    Box::new(move |id, request, committed| {
+        let (store, events) = (store.clone(), events.clone());
+        strand.run(move || {
+            let result = lock(&store).carry_out(request, committed);
             // A JobMaster that is gone has no use for the answer.
             let _ = events.send(Message::Event(Event::Stored { id, result }));
-        }
-    })?;
-    Ok(requests)
+        });
+    })
 }
 
 struct Driver {
@@ -299,8 +345,7 @@ impl Driver {
                     request,
                     committed,
                 } => {
-                    // It is there as long as this is.
-                    let _ = self.requests.send((id, request, committed));
+                    (self.requests)(id, request, committed);
                 }
                 Action::Answer { request, result } => {
                     if let Some(reply) = self.replies.remove(&request) {
@@ -309,14 +354,12 @@ impl Driver {
                     }
                 }
                 Action::Say(text) => say!("{text}"),
-                Action::Accepted => self.progress(|progress| progress.accepted = true),
-                Action::End(result) => self.progress(|progress| progress.ended = Some(result)),
+                Action::Accepted => {
+                    lock(&self.shared.progress).accepted = true;
+                    self.shared.changed.notify_all();
+                }
+                Action::End(result) => self.shared.end(result),
             }
         }
-    }
-
-    fn progress(&self, change: impl FnOnce(&mut Progress)) {
-        change(&mut lock(&self.shared.progress));
-        self.shared.changed.notify_all();
     }
 }

@@ -14,13 +14,12 @@ use crate::replaceable::UserCode;
 use crate::restored::Restored;
 use crate::settle::{settle, settle_region};
 use crate::snapshot_states::checked;
-use crate::uploader::{Begin, Snapshots, Uploader};
+use crate::uploader::{Begin, Reports, Snapshots, Uploader};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use streamrt_checkpoint::{Snapshot, Store};
 use streamrt_connector::{JobTraits, remarks};
 use streamrt_rpc::{Answered, JobPlan, Opened, Restore, Scope, ToTaskManager};
-use streamrt_types::{Error, Result, inheriting};
+use streamrt_types::{Error, Result};
 
 impl Shared {
     pub(super) fn carry_out(self: &Arc<Shared>, message: ToTaskManager) -> Result<Answered> {
@@ -198,8 +197,9 @@ impl Shared {
                 )?;
                 let begin = begin(&definition, Some(region), generation, restored);
                 self.put_region(region, ready);
-                // A thread that is gone has ended with the attempt.
-                reports.map(|reports| reports.send(Report::Begin(begin)));
+                if let Some(reports) = reports {
+                    reports.send(Report::Begin(begin));
+                }
             }
         }
         self.lock().opened = None;
@@ -245,9 +245,9 @@ impl Shared {
         definition: &Definition,
         begin: &Begin,
         snapshots: &Arc<Snapshots>,
-    ) -> Result<Sender<Report>> {
+    ) -> Result<Reports> {
         let tell = self.tell.clone();
-        let mut uploader = Uploader::new(
+        let uploader = Uploader::new(
             store_of(definition)?,
             snapshots.clone(),
             (definition.max_parallelism, definition.disks.clone()),
@@ -255,17 +255,8 @@ impl Shared {
             names(definition),
             Box::new(move |told| tell(told)),
         );
-        let (reports, reported) = channel();
-        let body = move || {
-            reported
-                .into_iter()
-                .for_each(|report| uploader.report(report));
-        };
-        let builder = std::thread::Builder::new().name("checkpoints".into());
-        builder.spawn(inheriting(body)).map_err(|e| {
-            Error::internal("no thread could be started for checkpoints").with_source(e)
-        })?;
-        Ok(reports)
+        let strand = self.lock().uploads.strand();
+        Ok(Reports::new(strand, uploader))
     }
 
     fn build(
@@ -274,7 +265,7 @@ impl Shared {
         restored: &Arc<Restored>,
         region: usize,
         (job, generation): (&str, u64),
-        reports: Option<&Sender<Report>>,
+        reports: Option<&Reports>,
     ) -> Result<(u64, Arc<Control>, ReadyRegion)> {
         let memory = self.lock().memory.clone();
         let control = Arc::new(Control::new(&self.ends, reports.is_some(), &memory));

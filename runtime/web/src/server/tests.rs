@@ -26,7 +26,7 @@ impl ClusterApi for OneJob {
             id: "a".repeat(32),
             name: "lines".into(),
             inputs: Vec::new(),
-            subtasks: vec![subtask; 2],
+            subtasks: vec![subtask.clone(); 2],
         };
         let input = Edge {
             from: source.id.clone(),
@@ -34,7 +34,7 @@ impl ClusterApi for OneJob {
         };
         let waiting = SubtaskDetails {
             watermark: None,
-            ..subtask
+            ..subtask.clone()
         };
         let count = VertexDetails {
             id: "b".repeat(32),
@@ -58,6 +58,7 @@ impl ClusterApi for OneJob {
                 ..Checkpointing::default()
             }),
             vertices: vec![source, count],
+            ..JobDetails::default()
         }]
     }
 
