@@ -457,29 +457,28 @@ fn what_user_code_counts_is_among_the_metrics() {
     let output = cluster.text("out");
     let mut args = vec!["deploy", job.to_str().unwrap(), "--", "--port", &port];
     args.extend(["--host", "127.0.0.1", "--output", &output]);
-    let deployed = std::thread::scope(|scope| {
-        let deployed = scope.spawn(|| cluster.tell(&args).succeeded());
-        let (mut client, _) = server.accept().unwrap();
-        std::io::Write::write_all(&mut client, b"a b\n\nc\n\n").unwrap();
-        let counted = "operator_user_empty_lines{";
-        let of_job = "flink_jobmanager_job_numRestarts{";
-        let start = std::time::Instant::now();
-        loop {
-            let (status, text) = cluster.request_text("GET /metrics HTTP/1.1", "");
-            assert_eq!(status, 200);
-            let value = |name: &str| {
-                let sample = text.lines().find(|line| line.contains(name))?;
-                sample.rsplit(' ').next()?.parse::<u64>().ok()
-            };
-            if value(counted) == Some(2) {
-                assert_eq!(value(of_job), Some(0), "{text}");
-                break;
-            }
-            assert!(start.elapsed() < LIMIT, "{text}");
-            std::thread::sleep(std::time::Duration::from_millis(10));
+    let deployed = cluster.tell(&args).succeeded();
+    let (mut client, _) = server.accept().unwrap();
+    std::io::Write::write_all(&mut client, b"a b\n\nc\n\n").unwrap();
+    let start = std::time::Instant::now();
+    loop {
+        let (status, text) = cluster.request_text("GET /metrics HTTP/1.1", "");
+        assert_eq!(status, 200);
+        let value = |name: &str| {
+            let sample = text.lines().find(|line| line.contains(name))?;
+            sample.rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        if value("operator_user_empty_lines{") == Some(2) {
+            assert_eq!(
+                value("flink_jobmanager_job_numRestarts{"),
+                Some(0),
+                "{text}"
+            );
+            break;
         }
-        deployed.join().unwrap()
-    });
+        assert!(start.elapsed() < LIMIT, "{text}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     cluster
         .tell(&["cancel", deployed.stdout.trim()])
         .succeeded();
