@@ -2,13 +2,14 @@
 
 use crate::embedded::{Deployed, Embedded};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::EndState;
 use streamrt_jobmanager::{
     Dispatcher, End, Job, Operation, Phase, Registered, Specification, Totals, Trigger,
 };
 use streamrt_types::{LogLine, Result};
-use streamrt_web::{CheckpointDetails, ClusterApi, JobDetails, JobStatus, Slots, State};
+use streamrt_web::{CheckpointDetails, ClusterApi, JobDetails, JobName, JobStatus, Slots, State};
 
 /// See the module.
 pub struct Cluster {
@@ -21,6 +22,21 @@ impl ClusterApi for Cluster {
     fn jobs(&self) -> Vec<JobDetails> {
         let jobs = self.dispatcher.jobs();
         jobs.iter().map(|job| self.details(job)).collect()
+    }
+
+    fn names(&self) -> Vec<JobName> {
+        let jobs = self.dispatcher.jobs();
+        let name = |job: &Arc<Job<Deployed>>| JobName {
+            id: job.id.to_string(),
+            name: job.name(),
+            has_ended: job.is_over(),
+        };
+        jobs.iter().map(name).collect()
+    }
+
+    fn job(&self, id: &str) -> Option<JobDetails> {
+        let job = self.dispatcher.job(id).ok()?;
+        Some(self.details(&job))
     }
 
     fn checkpoints(&self, job: &str, n: usize) -> Vec<CheckpointDetails> {

@@ -44,7 +44,7 @@ use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
-use streamrt_types::{Error, Result, code, finish_saying, printable, stdout_error};
+use streamrt_types::{Error, Result, code, finish_saying, printable, say_on_stderr, stdout_error};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -59,6 +59,7 @@ const INTERRUPTED: i32 = 130;
 const WRONG_USE: u8 = 2;
 
 fn main() -> ExitCode {
+    say_on_stderr();
     let command = match CommandLine::try_parse() {
         Ok(line) => line.command,
         Err(error) if error.use_stderr() && wants_json(std::env::args()) => {

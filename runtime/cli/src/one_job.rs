@@ -10,7 +10,9 @@ use std::time::Duration;
 use streamrt_checkpoint::{Stored, unique_token};
 use streamrt_jobmanager::{Operation, Outcome, Specification, Trigger, Triggers};
 use streamrt_types::{Error, LogLine, LogRing, Result, SystemClock, code};
-use streamrt_web::{Access, Bound, CheckpointDetails, ClusterApi, JobDetails, Server, Slots};
+use streamrt_web::{
+    Access, Bound, CheckpointDetails, ClusterApi, JobDetails, JobName, Server, Slots,
+};
 
 /// How long the process stays for those who ask what came of their commands: a job that was stopped
 /// has ended before they know.
@@ -118,6 +120,18 @@ impl ClusterApi for OneJob {
     fn jobs(&self) -> Vec<JobDetails> {
         let (id, name) = (self.id.clone(), self.name.clone());
         vec![self.running.details(id, name, self.started_ms)]
+    }
+
+    fn names(&self) -> Vec<JobName> {
+        vec![JobName {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            has_ended: false,
+        }]
+    }
+
+    fn job(&self, id: &str) -> Option<JobDetails> {
+        (id == self.id).then(|| self.jobs().pop())?
     }
 
     fn checkpoints(&self, job: &str, n: usize) -> Vec<CheckpointDetails> {

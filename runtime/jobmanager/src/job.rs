@@ -105,6 +105,15 @@ impl<J: RunningJob> Job<J> {
         name.cloned().unwrap_or_default()
     }
 
+    /// Whether it has ended for good, or cannot be read; one that ended with its process has not.
+    pub fn is_over(&self) -> bool {
+        let state = self.state();
+        state
+            .registered
+            .as_ref()
+            .map_or(true, |job| job.end.is_some())
+    }
+
     pub fn has_ended(&self) -> bool {
         matches!(self.state().phase, Phase::Ended)
     }

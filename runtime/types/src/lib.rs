@@ -47,7 +47,8 @@ pub use pace::Pace;
 pub use passwords::without_passwords;
 pub use process_memory::ProcessMemory;
 pub use say::{
-    finish_saying, printable, printable_bytes, say_as_json, say_line, say_raw, says_json,
+    finish_saying, printable, printable_bytes, say_as_json, say_line, say_on_stderr, say_raw,
+    says_json,
 };
 pub use schema::{arrow_schema, arrow_type, plan_schema, port_schema};
 pub use target::Target;

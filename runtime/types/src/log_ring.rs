@@ -114,13 +114,15 @@ pub fn begin_attempt(generation: u64) {
     });
 }
 
-/// Keeps what is said on this thread, if it works for a job. Returns what is to stand before it on
-/// stderr.
-pub(crate) fn keep(message: &str) -> Option<String> {
-    LOG.with_borrow(|speaker| {
-        let Speaker { log, attempt } = speaker.as_ref()?;
-        log.add(*attempt, message);
-        log.name.clone()
+/// Keeps what is said on this thread, if it works for a job. Returns how the job is called, where
+/// several share a stderr, and the attempt.
+pub(crate) fn keep(message: &str) -> (Option<String>, u64) {
+    LOG.with_borrow(|speaker| match speaker {
+        None => (None, 0),
+        Some(Speaker { log, attempt }) => {
+            log.add(*attempt, message);
+            (log.name.clone(), *attempt)
+        }
     })
 }
 
@@ -132,14 +134,14 @@ mod tests {
     fn a_thread_and_those_that_it_starts_speak_for_their_job() {
         let (one, two) = (LogRing::new(Some("one")), LogRing::new(None));
         for_job(&one, || {
-            assert_eq!(keep("first").as_deref(), Some("one"));
+            assert_eq!(keep("first"), (Some("one".to_owned()), 0));
             begin_attempt(3);
-            for_job(&two, || assert_eq!(keep("of another"), None));
+            for_job(&two, || assert_eq!(keep("of another"), (None, 0)));
             let body = inheriting(|| drop(keep("second")));
             let builder = std::thread::Builder::new().name("count (1/2)".into());
             builder.spawn(body).unwrap().join().unwrap();
         });
-        assert_eq!(keep("of nobody"), None);
+        assert_eq!(keep("of nobody"), (None, 0));
         let said: Vec<(String, u64)> = one
             .last(9)
             .into_iter()

@@ -1,4 +1,7 @@
-//! What people are told on stderr, and how foreign text is shown.
+//! What people are told, and how foreign text is shown.
+//!
+//! Each report is an event of `tracing` with the job, the task and the attempt that it is about;
+//! [`say_on_stderr`] lets the program write them to stderr.
 //!
 //! Guests, files and snapshots have any characters in them, and a terminal takes some as commands:
 //! to move the cursor, to overwrite text, to reverse it. They are shown as `\u001b`, which in JSON
@@ -6,12 +9,15 @@
 //! no reason to wait: a thread writes, and when it does not keep up, lines are dropped and counted.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
 /// Lines that wait to be written; the longest are some KiB.
 const LINES_MAX: usize = 1024;
@@ -57,7 +63,7 @@ pub fn printable_bytes(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Reports one thing: [`say_line`] with a formatted text.
+/// Reports one thing to people: [`say_line`] with a formatted text.
 #[macro_export]
 macro_rules! say {
     ($($arg:tt)*) => {
@@ -78,11 +84,76 @@ pub fn says_json() -> bool {
     AS_JSON.load(Ordering::Relaxed)
 }
 
-/// Reports one thing on stderr. Its further lines are indented, so that no foreign text looks like
-/// one of ours. As JSON it is a `status`.
+/// Of all reports.
+const TARGET: &str = "streamrt";
+
+/// Reports one thing, and keeps it in the log of the job for which this thread works.
 pub fn say_line(text: &str) {
     let message = text.strip_prefix("streamrt: ").unwrap_or(text).trim_end();
-    let job = crate::log_ring::keep(message);
+    let (job, attempt) = crate::log_ring::keep(message);
+    let thread = std::thread::current();
+    let task = thread.name();
+    tracing::info!(target: TARGET, job, task, attempt, "{text}");
+}
+
+/// From now on everything that is reported in this process goes to stderr, too.
+pub fn say_on_stderr() {
+    // A program that has set another one wants that.
+    let _ = tracing::subscriber::set_global_default(Stderr);
+}
+
+/// Writes reports, and knows no spans.
+struct Stderr;
+
+impl Subscriber for Stderr {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == TARGET && metadata.is_event()
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut report = Report::default();
+        event.record(&mut report);
+        write_report(report.job.as_deref(), &report.text);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// What is shown of an event.
+#[derive(Default)]
+struct Report {
+    job: Option<String>,
+    text: String,
+}
+
+impl Visit for Report {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "job" {
+            self.job = Some(value.to_owned());
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.text = format!("{value:?}");
+        }
+    }
+}
+
+/// Further lines are indented, so that no foreign text looks like one of ours. As JSON it is a
+/// `status`.
+fn write_report(job: Option<&str>, text: &str) {
+    let message = text.strip_prefix("streamrt: ").unwrap_or(text).trim_end();
     if says_json() {
         let mut object = serde_json::json!({"event": "status", "message": printable(message)});
         if let Some(job) = job {

@@ -12,6 +12,12 @@ pub trait ClusterApi: Send + Sync + 'static {
     /// All jobs that it knows, as they are now, the oldest first.
     fn jobs(&self) -> Vec<JobDetails>;
 
+    /// How they are called, in the same order.
+    fn names(&self) -> Vec<JobName>;
+
+    /// The job with this id.
+    fn job(&self, id: &str) -> Option<JobDetails>;
+
     /// The last checkpoints of a job, the newest last, at most `n`; empty if there is no such job.
     fn checkpoints(&self, job: &str, n: usize) -> Vec<CheckpointDetails>;
 
@@ -73,6 +79,15 @@ pub struct JobDetails {
     pub failures: Vec<(i64, Failure)>,
     /// Senders before their receivers; none if it does not run.
     pub vertices: Vec<VertexDetails>,
+}
+
+/// How a job is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobName {
+    pub id: String,
+    pub name: String,
+    /// It does not run, and will not.
+    pub has_ended: bool,
 }
 
 /// How a job makes checkpoints; times are in ms.

@@ -21,7 +21,9 @@ mod server;
 mod status;
 mod v1;
 
-pub use api::{Checkpointing, ClusterApi, Edge, JobDetails, Slots, SubtaskDetails, VertexDetails};
+pub use api::{
+    Checkpointing, ClusterApi, Edge, JobDetails, JobName, Slots, SubtaskDetails, VertexDetails,
+};
 pub use client::{Client, Place};
 pub use server::{Access, Bound, Server};
 pub use status::{

@@ -174,14 +174,11 @@ fn tasks(state: &str, n: usize) -> Value {
 }
 
 fn find(api: &Arc<dyn ClusterApi>, id: &str) -> Result<JobDetails, NotFound> {
-    api.jobs()
-        .into_iter()
-        .find(|job| job.status.id == id)
-        .ok_or_else(|| {
-            NotFound(format!(
-                "there is no job {id}; /jobs shows those that are there"
-            ))
-        })
+    api.job(id).ok_or_else(|| {
+        NotFound(format!(
+            "there is no job {id}; /jobs shows those that are there"
+        ))
+    })
 }
 
 fn find_vertex(job: JobDetails, id: &str) -> Result<VertexDetails, NotFound> {

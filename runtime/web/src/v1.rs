@@ -210,17 +210,15 @@ async fn whole(headers: &HeaderMap, body: Body, bytes_max: usize) -> Option<Vec<
 
 /// The job that is meant.
 fn find(api: &Arc<dyn ClusterApi>, reference: &str) -> Answer<JobDetails> {
-    let mut jobs = api.jobs();
-    let known: Vec<(&str, &str, bool)> = jobs
+    let missing = || Error::new(code::NO_JOB, format!("there is no job `{reference}`"));
+    let names = api.names();
+    let known: Vec<(&str, &str, bool)> = names
         .iter()
-        .map(|job| &job.status)
-        .map(|status| (&*status.id, &*status.name, status.state.is_end()))
+        .map(|job| (&*job.id, &*job.name, job.has_ended))
         .collect();
     match resolve(&known, reference) {
-        Resolved::One(at) => Ok(jobs.swap_remove(at)),
-        Resolved::None => {
-            Err(Error::new(code::NO_JOB, format!("there is no job `{reference}`")).into())
-        }
+        Resolved::One(at) => api.job(&names[at].id).ok_or_else(|| missing().into()),
+        Resolved::None => Err(missing().into()),
         Resolved::Several(ids) => {
             let message = format!("`{reference}` fits several jobs: {}", ids.join(", "));
             Err(wrong(message).into())

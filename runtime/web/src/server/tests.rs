@@ -1,7 +1,7 @@
 //! The interface as a client sees it.
 
 use super::*;
-use crate::api::{Checkpointing, Edge, JobDetails, Slots, SubtaskDetails, VertexDetails};
+use crate::api::{Checkpointing, Edge, JobDetails, JobName, Slots, SubtaskDetails, VertexDetails};
 use crate::status::{CheckpointDetails, CheckpointStatus, JobStatus, State, SubtaskCheckpoint};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -60,6 +60,19 @@ impl ClusterApi for OneJob {
             vertices: vec![source, count],
             ..JobDetails::default()
         }]
+    }
+
+    fn names(&self) -> Vec<JobName> {
+        let name = |job: JobDetails| JobName {
+            id: job.status.id,
+            name: job.status.name,
+            has_ended: job.status.state.is_end(),
+        };
+        self.jobs().into_iter().map(name).collect()
+    }
+
+    fn job(&self, id: &str) -> Option<JobDetails> {
+        self.jobs().into_iter().find(|job| job.status.id == id)
     }
 
     fn checkpoints(&self, job: &str, n: usize) -> Vec<CheckpointDetails> {
