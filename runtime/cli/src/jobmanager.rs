@@ -19,6 +19,9 @@ use streamrt_plugin::Engines;
 use streamrt_types::{Configuration, Error, Result, SystemClock, code, parse_duration_ms};
 use streamrt_web::{Access, Bound, ClusterApi, Server};
 
+/// So many jobs that have ended are listed.
+const ENDED_MAX: usize = 1_000;
+
 /// How long the end waits for the last checkpoints.
 const SUSPEND: Duration = Duration::from_secs(30);
 
@@ -74,6 +77,7 @@ fn settings(args: &JobmanagerArgs) -> Result<Settings> {
         slots: args.slots.unwrap_or(cores),
         slot_timeout: timeout_ms.transpose()?.map(Duration::from_millis),
         component_bytes_max: limits.plugin_size_bytes,
+        ended_max: ENDED_MAX,
         clock: SystemClock::shared(),
     })
 }

@@ -26,6 +26,9 @@ use streamrt_types::{Clock, Error, Result, code, for_job, say};
 
 const LOCK: &str = "lock";
 
+/// Lines of a job that are remembered when it has ended.
+const ENDED_LINES: usize = 100;
+
 /// So many jobs are read or started at a time: each may compile a component.
 const STARTING_MAX: usize = 8;
 
@@ -36,6 +39,8 @@ pub struct Settings {
     pub slot_timeout: Option<Duration>,
     /// What a component may have.
     pub component_bytes_max: usize,
+    /// How many jobs that have ended are remembered.
+    pub ended_max: usize,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -54,6 +59,7 @@ struct Inner<R: JobRunner> {
     blobs: Blobs,
     slots: ResourceManager,
     slot_timeout: Option<Duration>,
+    ended_max: usize,
     clock: Arc<dyn Clock>,
     /// The oldest first.
     jobs: Mutex<Vec<Arc<Job<R::Job>>>>,
@@ -123,6 +129,7 @@ impl<R: JobRunner> Dispatcher<R> {
             blobs,
             slots: ResourceManager::new(settings.slots),
             slot_timeout: settings.slot_timeout,
+            ended_max: settings.ended_max,
             clock: settings.clock,
             jobs: Mutex::new(jobs.clone()),
             starting: Turns::new(STARTING_MAX),
@@ -410,7 +417,38 @@ impl<R: JobRunner> Inner<R> {
             }
             job.state().registered = Ok(registered);
         }
+        job.log.shorten(ENDED_LINES);
         job.change(|state| state.phase = Phase::Ended);
+        self.forget();
+    }
+
+    /// Forgets the jobs that were accepted first, of too many that have ended.
+    fn forget(&self) {
+        let mut jobs = self.jobs();
+        // What cannot be read stays, for somebody to look at.
+        let has_ended = |job: &Job<R::Job>| job.registered().is_ok_and(|job| job.end.is_some());
+        let ended = jobs.iter().filter(|job| has_ended(job));
+        let Some(too_many) = ended.count().checked_sub(self.ended_max) else {
+            return;
+        };
+        let mut forgotten = Vec::new();
+        jobs.retain(|job| {
+            let is_one = forgotten.len() < too_many && has_ended(job);
+            forgotten.extend(is_one.then(|| job.clone()));
+            !is_one
+        });
+        drop(jobs);
+        for job in forgotten {
+            let known = job.registered();
+            let done = known.map(|known| self.registry.forget(&job.id, &known));
+            if let Ok(Err(error)) = done {
+                let why = error.with_causes();
+                say!(
+                    "streamrt: what is known of the job {} could not be deleted: {why}",
+                    job.id
+                );
+            }
+        }
     }
 
     fn carry_out(

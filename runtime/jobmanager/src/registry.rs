@@ -4,6 +4,8 @@
 //! 1. The first entry is the whole specification. A job of which there is one was accepted.
 //! 2. Later ones say that another version has taken its place, or how it ended.
 //! 3. A job without an end is started again by whoever opens the registry.
+//! 4. A job that has ended may be forgotten: its entries are deleted from the first one on, so that
+//!    its end is there as long as anything is.
 //!
 //! Invariant: an entry that cannot be read makes its own job unreadable, which is then named and
 //! not started, and no other.
@@ -164,15 +166,48 @@ impl Registry {
                 numbers.entry(id).or_default().push(number);
             }
         }
-        let mut jobs: Vec<_> = numbers
-            .into_iter()
-            .map(|(id, numbers)| {
-                let registered = self.read(&id, &numbers);
-                (id, registered)
-            })
-            .collect();
+        let mut jobs = Vec::new();
+        for (id, numbers) in numbers {
+            match self.is_half_forgotten(&id, &numbers) {
+                true => self.delete(&id, &numbers)?,
+                false => {
+                    let registered = self.read(&id, &numbers);
+                    jobs.push((id, registered));
+                }
+            }
+        }
         jobs.sort_by_key(|(_, job)| job.as_ref().map_or(0, |job| job.submitted_ms));
         Ok(jobs)
+    }
+
+    /// Whether the first entries are gone of a job that has ended.
+    fn is_half_forgotten(&self, id: &JobId, numbers: &[u64]) -> bool {
+        let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else {
+            return false;
+        };
+        let ended = || {
+            let entry = self.entry(&path(id, *last), *last);
+            entry.is_ok_and(|entry| matches!(entry.event, Event::Ended(_)))
+        };
+        *first > 1 && ended()
+    }
+
+    fn delete(&self, id: &JobId, numbers: &[u64]) -> Result<()> {
+        let mut paths = numbers.iter().map(|number| path(id, *number));
+        paths.try_for_each(|path| self.store.delete(&path))
+    }
+
+    /// Deletes what is known of a job that has ended.
+    ///
+    /// # Errors
+    /// `Internal` if it has not ended, S7007 if the store failed; the next one to open the registry
+    /// deletes the rest.
+    pub fn forget(&self, id: &JobId, job: &Registered) -> Result<()> {
+        if job.end.is_none() {
+            return Err(Error::internal("a job that has not ended is forgotten"));
+        }
+        let numbers: Vec<u64> = (1..=job.entries).collect();
+        self.delete(id, &numbers)
     }
 
     fn read(&self, id: &JobId, numbers: &[u64]) -> Result<Registered> {
@@ -313,6 +348,29 @@ fn apply(job: Option<Registered>, entry: Entry) -> Result<Registered> {
 mod tests {
     use super::*;
     use crate::specification::tests::specification;
+
+    #[test]
+    fn a_job_that_has_ended_is_forgotten_even_in_two_goes() {
+        let store = Store::in_memory().unwrap();
+        let registry = Registry::new(store.clone());
+        let (one, two) = (JobId::random(), JobId::random());
+        let mut first = registry.submit(&one, specification("one"), 5).unwrap();
+        let second = registry.submit(&two, specification("two"), 6).unwrap();
+        let running = registry.forget(&one, &first).unwrap_err();
+        assert!(running.message().contains("has not ended"), "{running}");
+        let end = End::of(EndState::Finished);
+        registry.ended(&one, &mut first, end, 7).unwrap();
+        store.delete(&path(&one, 1)).unwrap();
+        let known = registry.jobs().unwrap();
+        assert!(matches!(&known[..], [(id, Ok(job))] if (id, job) == (&two, &second)));
+        assert_eq!(store.list(FOLDER).unwrap().len(), 1);
+        // One that runs is not forgotten because an entry is gone.
+        store.delete(&path(&two, 1)).unwrap();
+        registry
+            .write(&two, 2, 8, Event::Upgraded(specification("two").version))
+            .unwrap();
+        assert!(registry.jobs().unwrap()[0].1.is_err());
+    }
 
     #[test]
     fn jobs_come_back_with_their_versions_and_ends() {

@@ -67,6 +67,14 @@ impl LogRing {
         ring.iter().skip(first).cloned().collect()
     }
 
+    /// Forgets all but the last `n` lines.
+    pub fn shorten(&self, n: usize) {
+        let mut ring = self.ring();
+        let surplus = ring.len().saturating_sub(n);
+        ring.drain(..surplus);
+        ring.shrink_to_fit();
+    }
+
     fn add(&self, attempt: u64, message: &str) {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -88,6 +88,7 @@ impl RunningJob for Fake {
 struct Cluster {
     dir: TempDir,
     runner: Runner,
+    ended_max: usize,
 }
 
 impl Cluster {
@@ -95,6 +96,7 @@ impl Cluster {
         Cluster {
             dir: TempDir::new().unwrap(),
             runner: Runner::default(),
+            ended_max: 100,
         }
     }
 
@@ -103,6 +105,7 @@ impl Cluster {
             slots: 2,
             slot_timeout: None,
             component_bytes_max: 100,
+            ended_max: self.ended_max,
             clock: SystemClock::shared(),
         };
         Dispatcher::open(self.dir.path(), settings, self.runner.clone())
@@ -359,4 +362,37 @@ fn a_job_that_ends_as_it_is_upgraded_is_kept_as_ended() {
         let end = kept.end.map(|(end, _)| end.state);
         assert_eq!(end, Some(EndState::Canceled));
     }
+}
+
+#[test]
+fn of_too_many_that_have_ended_the_first_are_forgotten() {
+    let cluster = Cluster {
+        ended_max: 3,
+        ..Cluster::new()
+    };
+    let dispatcher = cluster.open().unwrap();
+    let stays = dispatcher.submit(job(&dispatcher, "stays")).unwrap();
+    await_phase(&dispatcher, &stays, is_running);
+    let mut ended = Vec::new();
+    for number in 0..5 {
+        let name = format!("job {number}");
+        let id = dispatcher.submit(job(&dispatcher, &name)).unwrap();
+        await_phase(&dispatcher, &id, is_running);
+        tell(&dispatcher, &id, STOP);
+        ended.push(id);
+    }
+    let known = |dispatcher: &Dispatcher<Runner>| -> Vec<JobId> {
+        let jobs = dispatcher.jobs();
+        jobs.iter().map(|job| job.id.clone()).collect()
+    };
+    let expected = [&[stays.clone()][..], &ended[2..]].concat();
+    let began = Instant::now();
+    // Who waits for an end hears of it before others are forgotten.
+    while known(&dispatcher) != expected {
+        assert!(began.elapsed() < LONG, "{:?}", known(&dispatcher));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    tell(&dispatcher, &stays, STOP);
+    drop(dispatcher);
+    assert_eq!(known(&cluster.reopen()), ended[2..]);
 }
