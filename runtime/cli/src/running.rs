@@ -198,6 +198,7 @@ fn subtask(counters: SubtaskCounters) -> SubtaskDetails {
         busy,
         idle,
         back_pressured,
+        per_second,
         user,
     } = counters;
     let (busy_ms, idle_ms, back_pressured_ms) = (ms(busy), ms(idle), ms(back_pressured));
@@ -209,6 +210,9 @@ fn subtask(counters: SubtaskCounters) -> SubtaskDetails {
         busy_ms,
         idle_ms,
         back_pressured_ms,
+        busy_ms_per_second: per_second.busy_ms,
+        idle_ms_per_second: per_second.idle_ms,
+        back_pressured_ms_per_second: per_second.back_pressured_ms,
         user,
     }
 }

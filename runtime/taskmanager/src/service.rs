@@ -16,6 +16,7 @@ use crate::definition::{Around, Definition, Plugins};
 use crate::disks::StateBackend;
 use crate::mailbox::{Command, Mailbox, Report};
 use crate::metrics::{JobMetrics, Progress, SnapshotTimes};
+use crate::rates::Rates;
 use crate::replaceable::UserCode;
 use crate::restored::Restored;
 use crate::uploader::{Reports, Snapshots};
@@ -75,6 +76,7 @@ struct State {
     snapshots: Arc<Snapshots>,
     memory: Arc<ProcessMemory>,
     metrics: JobMetrics,
+    rates: Rates,
     /// Instances of the code of a version that is to take over, by task.
     code: Option<(u32, Vec<UserCode>)>,
 }
@@ -125,6 +127,7 @@ impl JobTasks {
             snapshots: Arc::default(),
             memory: Arc::default(),
             metrics: JobMetrics::default(),
+            rates: Rates::default(),
             code: None,
         };
         JobTasks(Arc::new(Shared {
@@ -298,14 +301,17 @@ impl JobTasks {
     /// The vertices, senders before their receivers, with what their subtasks have counted; empty
     /// before the job was opened.
     pub fn vertices(&self) -> Vec<VertexReport> {
-        let state = self.0.lock();
+        let mut state = self.0.lock();
         let definition = state.definition();
         let regions = state.regions.iter();
         let controls: Vec<Arc<Control>> = regions.map(|region| region.control.clone()).collect();
-        definition.map_or_else(
-            |_| Vec::new(),
-            |definition| vertices(&definition, &state.metrics, &controls),
-        )
+        let Ok(definition) = definition else {
+            return Vec::new();
+        };
+        let mut vertices = vertices(&definition, &state.metrics, &controls);
+        let now = state.around.clock.elapsed();
+        state.rates.look(now, &mut vertices);
+        vertices
     }
 
     /// Removes what the job has on the disks of this machine, when it has ended.

@@ -3,6 +3,7 @@
 use crate::control::Control;
 use crate::definition::Definition;
 use crate::metrics::JobMetrics;
+use crate::rates::PerSecond;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub struct SubtaskCounters {
     pub busy: Duration,
     pub idle: Duration,
     pub back_pressured: Duration,
+    pub per_second: PerSecond,
     /// What the user's code has counted, by name.
     pub user: Vec<(String, i64)>,
 }
@@ -50,6 +52,7 @@ impl SubtaskCounters {
             busy: Duration::from_nanos(count(&metrics.busy_ns)),
             idle: Duration::from_nanos(count(&metrics.idle_ns)),
             back_pressured: Duration::from_nanos(count(&metrics.back_pressured_ns)),
+            per_second: PerSecond::default(),
             user,
         }
     }

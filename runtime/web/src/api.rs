@@ -130,6 +130,10 @@ pub struct SubtaskDetails {
     pub busy_ms: u64,
     pub idle_ms: u64,
     pub back_pressured_ms: u64,
+    /// Of each second lately, in ms: what it has worked, waited for input, and waited for room.
+    pub busy_ms_per_second: u64,
+    pub idle_ms_per_second: u64,
+    pub back_pressured_ms_per_second: u64,
     /// What the user's code has counted, by name.
     pub user: Vec<(String, i64)>,
 }

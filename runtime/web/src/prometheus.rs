@@ -13,7 +13,7 @@ type OfSubtask = (
     fn(&SubtaskDetails) -> Option<i64>,
 );
 
-const OF_SUBTASKS: [OfSubtask; 7] = [
+const OF_SUBTASKS: [OfSubtask; 10] = [
     (
         "flink_taskmanager_job_task_numRecordsIn",
         "Records that the subtask has got.",
@@ -48,6 +48,21 @@ const OF_SUBTASKS: [OfSubtask; 7] = [
         "flink_taskmanager_job_task_accumulateBackPressuredTimeMs",
         "How long it has waited for room, in ms.",
         |s| Some(s.back_pressured_ms as i64),
+    ),
+    (
+        "flink_taskmanager_job_task_busyTimeMsPerSecond",
+        "How long it has worked of each second lately, in ms.",
+        |s| Some(s.busy_ms_per_second as i64),
+    ),
+    (
+        "flink_taskmanager_job_task_idleTimeMsPerSecond",
+        "How long it has waited for input of each second lately, in ms.",
+        |s| Some(s.idle_ms_per_second as i64),
+    ),
+    (
+        "flink_taskmanager_job_task_backPressuredTimeMsPerSecond",
+        "How long it has waited for room of each second lately, in ms.",
+        |s| Some(s.back_pressured_ms_per_second as i64),
     ),
 ];
 

@@ -445,23 +445,21 @@ async fn watermarks(State(api): Api, Path((id, vertex)): Path<(String, String)>)
 }
 
 async fn back_pressure(State(api): Api, Path((id, vertex)): Path<(String, String)>) -> Answer {
-    let job = find(&api, &id)?;
-    let duration_ms = job.status.elapsed_ms.max(1) as f64;
-    let vertex = find_vertex(job, &vertex)?;
-    let ratio = |ms: u64| (ms as f64 / duration_ms).min(1.0);
+    let vertex = find_vertex(find(&api, &id)?, &vertex)?;
+    let ratio = |ms_per_second: u64| ms_per_second as f64 / 1000.0;
     let of_subtask = |(index, subtask): (usize, &SubtaskDetails)| {
         json!({
             "subtask": index,
-            "backpressure-level": level(ratio(subtask.back_pressured_ms)),
-            "ratio": ratio(subtask.back_pressured_ms),
-            "idleRatio": ratio(subtask.idle_ms),
-            "busyRatio": ratio(subtask.busy_ms),
+            "backpressure-level": level(ratio(subtask.back_pressured_ms_per_second)),
+            "ratio": ratio(subtask.back_pressured_ms_per_second),
+            "idleRatio": ratio(subtask.idle_ms_per_second),
+            "busyRatio": ratio(subtask.busy_ms_per_second),
         })
     };
     let most = vertex
         .subtasks
         .iter()
-        .map(|subtask| subtask.back_pressured_ms)
+        .map(|subtask| subtask.back_pressured_ms_per_second)
         .max()
         .unwrap_or(0);
     let subtasks: Vec<Value> = vertex.subtasks.iter().enumerate().map(of_subtask).collect();

@@ -10,6 +10,7 @@ use crate::factory::Factory;
 use crate::fits;
 use crate::mailbox::Report;
 use crate::metrics::JobMetrics;
+use crate::rates::Rates;
 use crate::replaceable::UserCode;
 use crate::restored::Restored;
 use crate::settle::{settle, settle_region};
@@ -231,6 +232,7 @@ impl Shared {
                 ..JobMetrics::default()
             };
             (state.reports, state.snapshots, state.code) = (reports.clone(), snapshots, None);
+            state.rates = Rates::new(state.around.clock.elapsed());
         }
         for region in 0..n_regions {
             let name = (job, generation);

@@ -19,7 +19,8 @@ impl ClusterApi for OneJob {
             records_in: 5,
             records_out: 4,
             watermark: Some(9),
-            busy_ms: 600,
+            busy_ms: 900,
+            busy_ms_per_second: 600,
             ..SubtaskDetails::default()
         };
         let source = VertexDetails {
