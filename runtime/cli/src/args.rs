@@ -207,6 +207,14 @@ pub struct DeployArgs {
     /// Start from this savepoint or checkpoint, which may be another job's.
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
+    /// Start although the snapshot holds state that the job has no operator for; it is left behind.
+    /// As `-D restore.allow-non-restored-state=true`.
+    #[arg(long)]
+    pub allow_non_restored_state: bool,
+    /// Start although a source is to read something else than when the snapshot was made: it goes
+    /// on in what it read then. As `-D restore.allow-changed-arguments=true`.
+    #[arg(long)]
+    pub allow_changed_arguments: bool,
     /// Let sinks that ask for a folder of this name read and write everything below DIR.
     #[arg(long = "grant", value_name = "NAME=DIR", value_parser = grant)]
     pub grants: Vec<(String, PathBuf)>,

@@ -8,7 +8,7 @@ use streamrt_checkpoint::EndState;
 use streamrt_jobmanager::{
     Dispatcher, End, Job, Operation, Phase, Registered, Specification, Totals, Trigger,
 };
-use streamrt_types::{LogLine, Result};
+use streamrt_types::{LogLine, Result, SystemClock};
 use streamrt_web::{CheckpointDetails, ClusterApi, JobDetails, JobName, JobStatus, Slots, State};
 
 /// See the module.
@@ -22,6 +22,10 @@ impl ClusterApi for Cluster {
     fn jobs(&self) -> Vec<JobDetails> {
         let jobs = self.dispatcher.jobs();
         jobs.iter().map(|job| self.details(job)).collect()
+    }
+
+    fn now_ms(&self) -> i64 {
+        SystemClock::shared().now_ms()
     }
 
     fn names(&self) -> Vec<JobName> {

@@ -68,6 +68,18 @@ fn specification(args: &DeployArgs, bundle: &Bundle) -> Result<Specification> {
         return Err(Error::new(code::WRONG_USE, message));
     }
     let allowed = args.allowed_paths.iter().map(|path| absolute(path));
+    let allowed_state = [
+        (
+            "restore.allow-changed-arguments",
+            args.allow_changed_arguments,
+        ),
+        (
+            "restore.allow-non-restored-state",
+            args.allow_non_restored_state,
+        ),
+    ];
+    let given = allowed_state.iter().filter(|(_, given)| *given);
+    let given = given.map(|(key, _)| Ok(((*key).to_owned(), "true".to_owned())));
     Ok(Specification {
         name: args.name.clone().unwrap_or_else(|| bundle.name.clone()),
         version: bundle.version.clone(),
@@ -77,6 +89,7 @@ fn specification(args: &DeployArgs, bundle: &Bundle) -> Result<Specification> {
             .configuration
             .iter()
             .map(value)
+            .chain(given)
             .collect::<Result<_>>()?,
         grants,
         allowed_paths: allowed.collect::<Result<_>>()?,
@@ -117,8 +130,8 @@ fn progress(status: &JobStatus, client: &Client) -> Vec<String> {
             vec!["its components are read; those that are new there are compiled".into()]
         }
         State::Waiting => vec![format!(
-            "it waits for {} slots that are not free; `streamrt info {name}` says when it runs",
-            status.missing_slots.unwrap_or_default()
+            "it waits for {}; `streamrt info {name}` says when it runs",
+            awaited(status.missing_slots.unwrap_or_default())
         )],
         State::Starting => {
             vec!["it is scheduled, and what its checkpoints hold is restored".into()]
@@ -136,6 +149,15 @@ fn progress(status: &JobStatus, client: &Client) -> Vec<String> {
         }
         state if state.is_end() => summary(status).into_iter().collect(),
         state => vec![format!("it is {}", state.name())],
+    }
+}
+
+/// What a job waits for that misses so many slots.
+pub fn awaited(missing_slots: u32) -> String {
+    match missing_slots {
+        0 => "its turn: jobs that came before it wait for slots".into(),
+        1 => "1 slot that is not free".into(),
+        n => format!("{n} slots that are not free"),
     }
 }
 

@@ -4,13 +4,11 @@
 //! names a file of this machine names it whole.
 
 use crate::args::{Format, RunArgs};
-use crate::job::{Job, Reader, check_grants, new_version};
-use crate::named::{needs, verb};
+use crate::job::{Job, Reader, check_grants, check_whole_paths, new_version};
 use crate::running::{Running, files};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use streamrt_checkpoint::{EndState, History, Store};
-use streamrt_connector::Need;
 use streamrt_graph::{JobFile, JobGraph, StreamGraph};
 use streamrt_jobmanager::{
     Blobs, End, JobId, JobRunner, Outcome, RunningJob, Specification, Totals, Version, check_whole,
@@ -75,6 +73,7 @@ impl Embedded {
             files: Arc::new(files(&job.version, |digest| blobs.get(digest))?),
             defaults,
             engines: self.engines.clone(),
+            whole_paths: true,
         })
     }
 }
@@ -101,12 +100,17 @@ fn args(job: &Specification, checkpoint_dir: &str) -> Result<RunArgs> {
     })
 }
 
+/// Whether a folder or bucket is the same from wherever it is named.
+fn is_whole(folder: &str) -> bool {
+    Path::new(folder).is_absolute() || folder.contains("://")
+}
+
 /// The snapshot that the job starts from, unless it has come further since.
 fn from(job: &Specification, checkpoint_dir: &str) -> Result<Option<PathBuf>> {
     let Some(from) = &job.from else {
         return Ok(None);
     };
-    let history = match Path::new(checkpoint_dir).is_absolute() || checkpoint_dir.contains("://") {
+    let history = match is_whole(checkpoint_dir) {
         true => History::read(&Store::open(checkpoint_dir)?)?,
         false => History::default(),
     };
@@ -119,14 +123,7 @@ fn from(job: &Specification, checkpoint_dir: &str) -> Result<Option<PathBuf>> {
 
 /// Refuses what another current folder would change the meaning of.
 fn check_paths(job: &Job) -> Result<()> {
-    for node in &job.spec.nodes {
-        let at = |e: Error| e.at(format_args!("node `{}`", node.uid));
-        for need in needs(node).map_err(at)? {
-            if let Need::Path(path) = need {
-                check_whole(&path, verb(node)).map_err(at)?;
-            }
-        }
-    }
+    check_whole_paths(&job.spec.nodes)?;
     let configuration = &job.configuration;
     let folders = [
         ("checkpoint.dir", &configuration.checkpoint_dir),
@@ -165,6 +162,17 @@ impl JobRunner for Embedded {
             job: read,
             n_slots,
         })
+    }
+
+    fn check_kept(&self, id: &JobId, job: &Specification) -> Result<()> {
+        let folder = self.checkpoints_of(id, job);
+        if !is_whole(&folder) || History::read(&Store::open(&folder)?)?.entries > 0 {
+            return Ok(());
+        }
+        let message = format!(
+            "nothing is left of the job's checkpoints in {folder}, and from its beginning it would write its results once more"
+        );
+        Err(Error::new(code::SNAPSHOT_DAMAGED, message))
     }
 
     fn n_slots(&self, prepared: &Prepared) -> u32 {

@@ -3,18 +3,20 @@
 
 use crate::args::RunArgs;
 use crate::configuration;
-use crate::named::Named;
+use crate::named::{Named, needs, verb};
 use crate::plugin_file::{Disk, Files, Loader};
 use crate::{report, state_backend};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use streamrt_connector::Need;
 use streamrt_graph::{JobFile, JobSpec};
+use streamrt_jobmanager::check_whole;
 use streamrt_jobmanager::job_master::{Trust, replacement};
 use streamrt_minicluster::{JobToRun, LoadedPlugin};
 use streamrt_plugin::{Engines, Grants, Origin, Plugin};
 use streamrt_types::{Configuration, Error, Result, code};
-use streamrt_wit::Plan;
+use streamrt_wit::{Node, Plan};
 
 /// Of a job.toml; as large as the plan of a component may be.
 pub const JOB_FILE_BYTES_MAX: usize = 4 << 20;
@@ -70,6 +72,9 @@ pub struct Reader {
     /// What holds where neither the job file nor the command line says anything.
     pub defaults: Configuration,
     pub engines: Engines,
+    /// The job is to run in another folder some day: paths are whole, which is said before they are
+    /// compared with what the user allows.
+    pub whole_paths: bool,
 }
 
 /// Makes the new version of a job out of a file and what it names.
@@ -170,7 +175,7 @@ fn read_component(reader: &Reader) -> Result<Job> {
     let loaded = loader.load_for_job(&args.file, &args.args)?;
     let (loaded, before) = upgraded(loaded, args, &mut loader, &configuration)?;
     let described = |loaded: LoadedPlugin| -> Result<(JobSpec, Vec<LoadedPlugin>)> {
-        let plan = describe(&loaded.plugin, args)?;
+        let plan = describe(&loaded.plugin, reader)?;
         Ok((
             JobSpec::from_plan(name_of(args), Arc::new(plan)),
             vec![loaded],
@@ -187,12 +192,29 @@ fn read_component(reader: &Reader) -> Result<Job> {
 }
 
 /// The plan of a component, which names nothing that the user did not name.
-fn describe(plugin: &Plugin, args: &RunArgs) -> Result<Plan> {
+fn describe(plugin: &Plugin, reader: &Reader) -> Result<Plan> {
+    let args = &reader.args;
     let plan = plugin
         .describe(&args.args)
         .map_err(|e| e.at(args.file.display()))?;
+    if reader.whole_paths {
+        check_whole_paths(&plan.nodes)?;
+    }
     Named::new(&args.args, &args.allowed_paths, &args.allowed_hosts).check(&plan)?;
     Ok(plan)
+}
+
+/// Refuses paths of nodes that another current folder would change the meaning of.
+pub fn check_whole_paths(nodes: &[Node]) -> Result<()> {
+    for node in nodes {
+        let at = |e: Error| e.at(format_args!("node `{}`", node.uid));
+        for need in needs(node).map_err(at)? {
+            if let Need::Path(path) = need {
+                check_whole(&path, verb(node)).map_err(at)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The component itself, or the one that an upgrade has put in its place: a job goes on with the
@@ -288,7 +310,7 @@ fn new_component(
     let loaded = new
         .loader(configuration)?
         .load_for_job(&args.file, &args.args)?;
-    let plan = describe(&loaded.plugin, args)?;
+    let plan = describe(&loaded.plugin, new)?;
     Ok((JobSpec::from_plan(name, Arc::new(plan)), vec![loaded]))
 }
 
@@ -401,6 +423,7 @@ mod tests {
             files: Arc::new(Disk),
             defaults: Configuration::default(),
             engines: Engines::default(),
+            whole_paths: false,
         };
         let error = reader.read().err().expect("it is refused");
         assert_eq!(format!("{} {}", error.code().id, error.message()), expected);

@@ -8,6 +8,7 @@ use crate::args::JobmanagerArgs;
 use crate::cluster::Cluster;
 use crate::embedded::Embedded;
 use crate::report;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub fn jobmanager(args: &JobmanagerArgs) -> Result<()> {
     // The receiver lives as long as the process.
     ctrlc::set_handler(move || sender.send(()).unwrap_or(()))
         .map_err(|e| Error::internal("the handler for Ctrl-C cannot be set").with_source(e))?;
+    raise_limit_of_files();
     let bound = Bound::new(&args.rest)?;
     let settings = settings(args)?;
     let dir = std::path::absolute(&args.dir).map_err(|e| {
@@ -65,6 +67,17 @@ pub fn jobmanager(args: &JobmanagerArgs) -> Result<()> {
     dispatcher.suspend(SUSPEND);
     drop(server);
     Ok(())
+}
+
+/// As many files and connections as the system grants: jobs and clients share them.
+fn raise_limit_of_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // What is refused leaves what there is.
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 fn settings(args: &JobmanagerArgs) -> Result<Settings> {

@@ -5,6 +5,7 @@ use crate::args::{
 };
 use crate::bundle::bundle;
 use crate::control_socket::Registered;
+use crate::deploy::awaited;
 use crate::print;
 use crate::progress::iso_time;
 use crate::targets::{GLANCE, Target, jobs, target};
@@ -16,7 +17,7 @@ use std::time::Instant;
 use streamrt_jobmanager::Outcome;
 use streamrt_types::{Error, Result, code};
 use streamrt_web::{
-    Cancel, CheckpointDetails, Client, JobStatus, LogEntry, Place, Savepoint, Stop, Upgrade,
+    Cancel, CheckpointDetails, Client, JobStatus, LogEntry, Place, Savepoint, State, Stop, Upgrade,
 };
 
 /// How a job is listed that does not answer.
@@ -57,7 +58,7 @@ pub fn list(args: &ListArgs) -> Result<()> {
     if let Some((place, statuses)) = all.cluster {
         let shown = statuses
             .into_iter()
-            .filter(|job| args.all || !job.state.is_end());
+            .filter(|job| args.all || !job.state.is_end() || job.state == State::Unreadable);
         listed.extend(shown.map(|status| of_cluster(status, &place)));
     }
     match args.output {
@@ -201,7 +202,7 @@ fn described(status: &JobStatus) -> String {
     lines.extend(numbers.map(|(what, n)| (what, n.to_string())));
     let seconds = format!("{:.1} s", status.elapsed_ms as f64 / 1000.0);
     lines.push(("has run for", seconds));
-    let missing = |n: &u32| ("waits for", format!("{n} slots that are not free"));
+    let missing = |n: &u32| ("waits for", awaited(*n));
     lines.extend(status.missing_slots.iter().map(missing));
     let place = |folder: &String| ("checkpoints in", folder.clone());
     lines.extend(status.checkpoint_dir.iter().map(place));

@@ -122,6 +122,10 @@ impl ClusterApi for OneJob {
         vec![self.running.details(id, name, self.started_ms)]
     }
 
+    fn now_ms(&self) -> i64 {
+        SystemClock::shared().now_ms()
+    }
+
     fn names(&self) -> Vec<JobName> {
         vec![JobName {
             id: self.id.clone(),

@@ -50,6 +50,7 @@ pub fn run(args: RunArgs) -> Result<()> {
         files: Arc::new(Disk),
         defaults: Configuration::default(),
         engines: Engines::default(),
+        whole_paths: false,
     };
     let job = reader.read()?;
     let args = &reader.args;

@@ -59,9 +59,17 @@ impl Blobs {
         self.bytes_max
     }
 
-    /// Whether a component is there. It is not read for that.
+    /// Whether a component is there, and whole. One that is damaged is not there any more: it can be
+    /// put again.
     pub fn contains(&self, digest: &str) -> bool {
-        self.known().contains_key(digest)
+        match self.get(digest) {
+            Err(error) if error.code() == code::SNAPSHOT_DAMAGED => {
+                self.known().remove(digest);
+                false
+            }
+            Err(error) => error.code() != code::NO_COMPONENT,
+            Ok(_) => true,
+        }
     }
 
     /// Keeps a component; false if it was there.
@@ -162,6 +170,18 @@ mod tests {
         assert_eq!(again.get(&id).unwrap(), b"component");
         again.retain(|_| false).unwrap();
         assert!(!again.contains(&id));
+    }
+
+    #[test]
+    fn a_component_that_is_damaged_can_be_put_again() {
+        let store = Store::in_memory().unwrap();
+        let blobs = Blobs::open(store.clone(), 10).unwrap();
+        let id = digest(b"component");
+        blobs.put(&id, b"component".to_vec()).unwrap();
+        store.put(&path(&id), b"compoment".to_vec()).unwrap();
+        assert!(!blobs.contains(&id));
+        assert!(blobs.put(&id, b"component".to_vec()).unwrap());
+        assert_eq!(blobs.get(&id).unwrap(), b"component");
     }
 
     #[test]

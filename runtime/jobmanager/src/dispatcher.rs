@@ -140,7 +140,10 @@ impl<R: JobRunner> Dispatcher<R> {
         }));
         jobs.into_iter()
             .filter(|job| !job.has_ended())
-            .try_for_each(|job| dispatcher.0.spawn(job))?;
+            .try_for_each(|job| {
+                job.state().has_run = true;
+                dispatcher.0.spawn(job)
+            })?;
         Ok(dispatcher)
     }
 
@@ -368,19 +371,27 @@ impl<R: JobRunner> Inner<R> {
     }
 
     fn start(&self, job: &Job<R::Job>, specification: &Specification) -> Result<Started<R::Job>> {
+        if job.registered().is_ok_and(|job| job.started) {
+            self.runner.check_kept(&job.id, specification)?;
+        }
         let prepare = || self.runner.prepare(&job.id, specification, &self.blobs);
         let prepared = self.starting.take(prepare)?;
         let wants = || job.state().end_wish.is_none() && !self.is_suspended();
         let missing = |missing| job.change(|state| state.phase = Phase::Waiting { missing });
         let n = self.runner.n_slots(&prepared);
-        let Some(lease) = self.slots.acquire(n, self.slot_timeout, wants, missing)? else {
+        let lease = self.slots.acquire(n, self.slot_timeout, wants, missing)?;
+        // The last JobManager may have left something that is to be committed or withdrawn, which a
+        // start does. It needs no slots: its tasks end at once.
+        let ends_what_ran = || job.state().has_run && !self.is_suspended();
+        if lease.is_none() && !ends_what_ran() {
             return Ok(Started::NotWanted);
-        };
+        }
         job.change(|state| state.phase = Phase::Starting);
         let start = || self.runner.start(&job.id, prepared);
         let Some(running) = self.starting.take(start)? else {
             return Ok(Started::Finished);
         };
+        self.note_start(job);
         let running = Arc::new(running);
         let wish = job.change(|state| {
             state.phase = Phase::Running(running.clone());
@@ -482,6 +493,29 @@ impl<R: JobRunner> Inner<R> {
         }
     }
 
+    /// Keeps that a job has run. If that cannot be kept, the job runs all the same.
+    fn note_start(&self, job: &Job<R::Job>) {
+        let registering = self.registering.lock();
+        let _registering = registering.unwrap_or_else(PoisonError::into_inner);
+        let Ok(mut registered) = job.registered() else {
+            return;
+        };
+        if registered.started {
+            return;
+        }
+        let now_ms = self.clock.now_ms();
+        match self.registry.started(&job.id, &mut registered, now_ms) {
+            Ok(()) => job.state().registered = Ok(registered),
+            Err(error) => {
+                let why = error.with_causes();
+                say!(
+                    "streamrt: that the job {} runs could not be kept: {why}",
+                    job.id
+                );
+            }
+        }
+    }
+
     /// A job that has ended meanwhile is not started again, so nothing follows its end.
     fn keep_version(&self, job: &Job<R::Job>, version: Version) -> Result<()> {
         let registering = self.registering.lock();
@@ -500,7 +534,7 @@ impl<R: JobRunner> Inner<R> {
 
 /// What came of a start.
 enum Started<J> {
-    Runs(Arc<J>, Lease),
+    Runs(Arc<J>, Option<Lease>),
     /// It had finished before.
     Finished,
     /// Somebody ended it, or the process, while it waited.

@@ -50,6 +50,8 @@ pub(crate) struct State<J> {
     pub registered: Result<Registered, Failure>,
     /// How a user wants it to end, before it runs.
     pub end_wish: Option<EndState>,
+    /// It was accepted by an earlier JobManager, which may have run it.
+    pub has_run: bool,
 }
 
 impl<J: RunningJob> Job<J> {
@@ -70,6 +72,7 @@ impl<J: RunningJob> Job<J> {
                 },
                 registered: registered.map_err(|error| Failure::from(&error)),
                 end_wish: None,
+                has_run: false,
             }),
             changed: Condvar::new(),
         }

@@ -2,7 +2,7 @@
 //! each entry written once and never changed.
 //!
 //! 1. The first entry is the whole specification. A job of which there is one was accepted.
-//! 2. Later ones say that another version has taken its place, or how it ended.
+//! 2. Later ones say that it has run, that another version has taken its place, or how it ended.
 //! 3. A job without an end is started again by whoever opens the registry.
 //! 4. A job that has ended may be forgotten: its entries are deleted from the first one on, so that
 //!    its end is there as long as anything is.
@@ -69,6 +69,7 @@ impl End {
 #[serde(rename_all = "kebab-case")]
 enum Event {
     Submitted(Specification),
+    Started,
     Upgraded(Version),
     Ended(End),
 }
@@ -87,6 +88,8 @@ struct Entry {
 pub struct Registered {
     /// As it was submitted.
     pub specification: Specification,
+    /// Whether it has run: its checkpoints are somewhere.
+    pub started: bool,
     /// The version that took the first one's place.
     pub upgraded: Option<Version>,
     /// When it was accepted, in ms since the epoch.
@@ -262,11 +265,23 @@ impl Registry {
         self.write(id, 1, now_ms, Event::Submitted(specification.clone()))?;
         Ok(Registered {
             specification,
+            started: false,
             upgraded: None,
             submitted_ms: now_ms,
             end: None,
             entries: 1,
         })
+    }
+
+    /// The job runs for the first time.
+    ///
+    /// # Errors
+    /// As [`Registry::submit`].
+    pub fn started(&self, id: &JobId, job: &mut Registered, now_ms: i64) -> Result<()> {
+        self.write(id, job.entries + 1, now_ms, Event::Started)?;
+        job.entries += 1;
+        job.started = true;
+        Ok(())
     }
 
     /// Another version has taken the place of the one that ran.
@@ -326,6 +341,7 @@ fn apply(job: Option<Registered>, entry: Entry) -> Result<Registered> {
     match (job, entry.event) {
         (None, Event::Submitted(specification)) => Ok(Registered {
             specification,
+            started: false,
             upgraded: None,
             submitted_ms: entry.at_ms,
             end: None,
@@ -334,6 +350,7 @@ fn apply(job: Option<Registered>, entry: Entry) -> Result<Registered> {
         (Some(mut job), event) if job.end.is_none() => {
             match event {
                 Event::Submitted(_) => return Err(wrong()),
+                Event::Started => job.started = true,
                 Event::Upgraded(version) => job.upgraded = Some(version),
                 Event::Ended(end) => job.end = Some((end, entry.at_ms)),
             }

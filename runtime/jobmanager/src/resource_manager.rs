@@ -2,7 +2,7 @@
 //!
 //! A job needs as many as its widest vertex has subtasks, since a slot holds one subtask of each.
 //! Who came first is served first, so that many narrow jobs do not keep a wide one waiting for
-//! ever.
+//! ever; a job that needs more slots than there are at all keeps nobody waiting.
 
 use crate::shell::Deadline;
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ struct Shared {
 
 struct State {
     free: u32,
-    /// By the numbers of those who wait, in their order.
+    /// By the numbers of those who wait and may be served one day, in their order.
     waiting: VecDeque<u64>,
     next: u64,
 }
@@ -72,8 +72,8 @@ impl ResourceManager {
         self.0.changed.notify_all();
     }
 
-    /// Waits for `n` slots. `missing` is told how many are not free whenever that changes; None as
-    /// soon as nobody `wants` them any more.
+    /// Waits for `n` slots. `missing` is told how many are not free whenever that changes (0 if
+    /// others who came before wait for theirs); None as soon as nobody `wants` them any more.
     ///
     /// # Errors
     /// S8003 if they are not free within `timeout`, with how many are missing.
@@ -87,7 +87,9 @@ impl ResourceManager {
         let (mut state, until) = (self.state(), timeout.map(Deadline::after));
         let ticket = state.next;
         state.next += 1;
-        state.waiting.push_back(ticket);
+        if n <= self.0.total {
+            state.waiting.push_back(ticket);
+        }
         let outcome = loop {
             if !wants() {
                 break Ok(None);
@@ -132,10 +134,18 @@ impl ResourceManager {
         let message = match n.saturating_sub(free) {
             0 => format!("the job needs {n} slots, and jobs that came before it wait for theirs"),
             missing => format!(
-                "{missing} slots are missing: the job needs {n}, and {free} of {total} are free"
+                "{}: the job needs {n}, and {free} of {total} are free",
+                are_missing(missing)
             ),
         };
         Error::new(code::NO_SLOTS, message)
+    }
+}
+
+fn are_missing(n: u32) -> String {
+    match n {
+        1 => "a slot is missing".into(),
+        n => format!("{n} slots are missing"),
     }
 }
 
@@ -143,6 +153,29 @@ impl ResourceManager {
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_job_that_can_never_be_served_keeps_nobody_waiting() {
+        let manager = ResourceManager::new(2);
+        let (told, waits) = channel();
+        let wide = {
+            let manager = manager.clone();
+            let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let wants = stop.clone();
+            let thread = std::thread::spawn(move || {
+                let wants = || !wants.load(std::sync::atomic::Ordering::SeqCst);
+                let missing = |n| told.send(n).unwrap();
+                manager.acquire(4, None, wants, missing).unwrap().is_none()
+            });
+            (thread, stop)
+        };
+        assert_eq!(waits.recv().unwrap(), 2);
+        let all = take(&manager, 2).unwrap();
+        drop(all);
+        wide.1.store(true, std::sync::atomic::Ordering::SeqCst);
+        manager.wake();
+        assert!(wide.0.join().unwrap(), "nobody wants its slots any more");
+    }
 
     const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
 
@@ -161,7 +194,7 @@ mod tests {
             (error.code(), error.message()),
             (
                 code::NO_SLOTS,
-                "1 slots are missing: the job needs 2, and 1 of 4 are free"
+                "a slot is missing: the job needs 2, and 1 of 4 are free"
             )
         );
         drop(three);

@@ -21,6 +21,13 @@ pub trait JobRunner: Send + Sync + 'static {
         blobs: &Blobs,
     ) -> Result<Self::Prepared>;
 
+    /// Refuses to start a job that has run if nothing is left of its checkpoints: from its beginning
+    /// it would write its results once more.
+    ///
+    /// # Errors
+    /// S7001, with where they were.
+    fn check_kept(&self, id: &JobId, specification: &Specification) -> Result<()>;
+
     /// The slots that the job needs.
     fn n_slots(&self, prepared: &Self::Prepared) -> u32;
 

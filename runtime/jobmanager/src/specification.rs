@@ -111,6 +111,12 @@ impl Specification {
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
             return refuse(format!("a name has 1 to {NAME_BYTES_MAX} bytes"));
         }
+        if self.name.contains(|c: char| c.is_control() || c == '/') {
+            let name = &self.name;
+            return refuse(format!(
+                "a name has no `/` and no control character: {name:?}"
+            ));
+        }
         if !(1..=PARALLELISM_MAX).contains(&self.parallelism) {
             return refuse(format!(
                 "`parallelism` is {}, but it must be a number from 1 to {PARALLELISM_MAX}",

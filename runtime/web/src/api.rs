@@ -12,6 +12,9 @@ pub trait ClusterApi: Send + Sync + 'static {
     /// All jobs that it knows, as they are now, the oldest first.
     fn jobs(&self) -> Vec<JobDetails>;
 
+    /// The time by its clock, in ms since the epoch.
+    fn now_ms(&self) -> i64;
+
     /// How they are called, in the same order.
     fn names(&self) -> Vec<JobName>;
 

@@ -143,6 +143,15 @@ fn summary(job: &JobDetails) -> Value {
     })
 }
 
+/// The state of a job's tasks, of which Flink's know fewer.
+fn execution_state(job: &str) -> &str {
+    match job {
+        "INITIALIZING" | "RESTARTING" => "SCHEDULED",
+        "CANCELLING" => "CANCELING",
+        state => state,
+    }
+}
+
 /// All tasks of a job are in the state of the job.
 fn tasks(state: &str, n: usize) -> Value {
     let names = [
@@ -197,7 +206,9 @@ fn find_vertex(job: JobDetails, id: &str) -> Result<VertexDetails, NotFound> {
 
 async fn job(State(api): Api, Path(id): Path<String>) -> Answer {
     let job = find(&api, &id)?;
-    let now_ms = job.status.started_ms + job.status.elapsed_ms as i64;
+    let started_ms = job.status.started_ms;
+    let now_ms = api.now_ms();
+    let duration_ms = job.status.ended_ms.unwrap_or(now_ms) - started_ms;
     Ok(Json(json!({
         "jid": job.status.id,
         "name": job.status.name,
@@ -205,7 +216,7 @@ async fn job(State(api): Api, Path(id): Path<String>) -> Answer {
         "isStoppable": false,
         "start-time": job.status.started_ms,
         "end-time": job.status.ended_ms.unwrap_or(-1),
-        "duration": job.status.elapsed_ms,
+        "duration": duration_ms.max(0),
         "maxParallelism": job.max_parallelism,
         "now": now_ms,
         "vertices": job.vertices.iter().map(|vertex| vertex_summary(&job, vertex)).collect::<Vec<_>>(),
@@ -219,7 +230,7 @@ fn vertex_summary(job: &JobDetails, vertex: &VertexDetails) -> Value {
         "name": vertex.name,
         "maxParallelism": job.max_parallelism,
         "parallelism": vertex.subtasks.len(),
-        "status": job.status.state.in_flink(),
+        "status": execution_state(job.status.state.in_flink()),
         "start-time": job.status.started_ms,
         "end-time": job.status.ended_ms.unwrap_or(-1),
         "duration": job.status.elapsed_ms,
@@ -313,7 +324,9 @@ async fn checkpoint_config(State(api): Api, Path(id): Path<String>) -> Answer {
 }
 
 async fn checkpoints(State(api): Api, Path(id): Path<String>) -> Answer {
-    find(&api, &id)?;
+    let status = find(&api, &id)?.status;
+    let restored = status.resumed_from;
+    let restored = restored.map(|checkpoint| json!({"id": checkpoint}));
     let all = api.checkpoints(&id, ALL_CHECKPOINTS);
     let n = |status: &str| all.iter().filter(|c| flink_status(c) == status).count();
     let last = |fits: fn(&CheckpointDetails) -> bool| {
@@ -325,13 +338,13 @@ async fn checkpoints(State(api): Api, Path(id): Path<String>) -> Answer {
     let savepoint = last(|checkpoint| checkpoint.is_completed() && is_savepoint(checkpoint));
     Ok(Json(json!({
         "counts": {
-            "restored": 0,
+            "restored": usize::from(restored.is_some()),
             "total": all.len(),
             "in_progress": n("IN_PROGRESS"),
             "completed": n("COMPLETED"),
             "failed": n("FAILED"),
         },
-        "latest": {"completed": completed, "savepoint": savepoint, "failed": failed, "restored": null},
+        "latest": {"completed": completed, "savepoint": savepoint, "failed": failed, "restored": restored},
         "history": all.iter().rev().take(HISTORY).map(checkpoint_summary).collect::<Vec<_>>(),
     })))
 }

@@ -350,8 +350,14 @@ mod tests {
             let record = serde_json::json!({ "s": text, "n": n }).to_string();
             let expected = format!("{{\"n\":{n},\"x\":{x:?},\"s\":{},\"b\":null}}", serde_json::to_string(&text).unwrap());
             let found = row(&record.replacen('{', &format!("{{\"x\":{x:?},"), 1)).unwrap();
-            let (found, expected): (Value, Value) = (serde_json::from_str(&found).unwrap(), serde_json::from_str(&expected).unwrap());
-            prop_assert_eq!(found, expected);
+            // serde_json reads some floats a little wrong, so this one is read by std.
+            let number = |text: &str| {
+                let (before, rest) = text.split_once("\"x\":").unwrap();
+                let (number, after) = rest.split_once(',').unwrap();
+                let rest: Value = serde_json::from_str(&format!("{before}{after}")).unwrap();
+                (number.parse::<f64>().unwrap(), rest)
+            };
+            prop_assert_eq!(number(&found), number(&expected));
         }
     }
 }

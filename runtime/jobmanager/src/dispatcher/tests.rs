@@ -38,6 +38,15 @@ impl JobRunner for Runner {
         }
     }
 
+    fn check_kept(&self, _: &JobId, job: &Specification) -> Result<()> {
+        match job.args.first().map(String::as_str) {
+            Some("loses its checkpoints") => {
+                Err(Error::new(code::SNAPSHOT_DAMAGED, "they are gone"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn n_slots(&self, job: &Specification) -> u32 {
         job.parallelism
     }
@@ -395,4 +404,24 @@ fn of_too_many_that_have_ended_the_first_are_forgotten() {
     tell(&dispatcher, &stays, STOP);
     drop(dispatcher);
     assert_eq!(known(&cluster.reopen()), ended[2..]);
+}
+
+#[test]
+fn a_job_that_has_run_does_not_start_without_its_checkpoints() {
+    let cluster = Cluster::new();
+    let dispatcher = cluster.open().unwrap();
+    let mut losing = job(&dispatcher, "losing");
+    losing.args = vec!["loses its checkpoints".into()];
+    let id = dispatcher.submit(losing).unwrap();
+    await_phase(&dispatcher, &id, is_running);
+    dispatcher.suspend(LONG);
+    drop(dispatcher);
+    let again = cluster.reopen();
+    let failed = await_phase(&again, &id, is_ended);
+    let reason = end_of(&failed).reason.unwrap();
+    assert_eq!(
+        (reason.code.as_str(), reason.message.as_str()),
+        ("S7001", "they are gone")
+    );
+    assert_eq!(cluster.started(), ["losing"], "once");
 }

@@ -129,7 +129,7 @@ pub struct Core {
     tokens: Tokens,
     /// By which the log knows this JobMaster, in all its attempts.
     pub(super) leader: String,
-    /// It has taken the job over, or may have: nobody knows whether the entry stands.
+    /// The log has named it as the leader.
     pub(super) has_led: bool,
 }
 

@@ -31,6 +31,11 @@ enum Stage {
     Logging,
 }
 
+/// Whoever cancels a job does not mind why it might have failed.
+fn cancelled() -> WireError {
+    WireError::new(code::CANCELLED, "the job was cancelled")
+}
+
 impl Core {
     /// If the attempt is over, decides what follows.
     pub(super) fn conclude(&mut self) {
@@ -98,8 +103,10 @@ impl Core {
     }
 
     fn after_failure(&mut self, error: WireError) {
-        if self.is_durable && self.wishes.cancel {
-            return self.withdraw(EndState::Canceled, Err(error));
+        if self.is_durable && self.wishes.cancel && error.kind() != ErrorKind::Fenced {
+            // The attempt that was cancelled leads the job.
+            let request = StoreRequest::Uncommitted;
+            return self.withdraw(EndState::Canceled, Err(cancelled()), request);
         }
         let Some(swap) = self.attempt.upgrade.take() else {
             return self.try_again(error);
@@ -178,9 +185,19 @@ impl Core {
             },
             None => failed,
         };
+        let (state, failed) = match self.wishes.cancel {
+            true => (EndState::Canceled, cancelled()),
+            false => (EndState::Failed, failed),
+        };
         match (self.is_durable, self.interrupted) {
             (false, false) => self.end(Err(failed)),
-            (true, false) => self.withdraw(EndState::Failed, Err(failed)),
+            (true, false) => {
+                let request = StoreRequest::GiveUp {
+                    token: self.leader.clone(),
+                    has_led: self.has_led,
+                };
+                self.withdraw(state, Err(failed), request);
+            }
             // It would wait for the same system.
             (_, true) => {
                 self.say("streamrt: what was not committed is left behind: the next start of the job commits or withdraws it".into());
@@ -218,15 +235,12 @@ impl Core {
     }
 
     /// Withdraws what no checkpoint names, and ends the job.
-    fn withdraw(&mut self, state: EndState, result: Result<Outcome, WireError>) {
-        let request = match state {
-            // The attempt that was cancelled leads the job.
-            EndState::Canceled => StoreRequest::Uncommitted,
-            _ => StoreRequest::GiveUp {
-                token: self.leader.clone(),
-                has_led: self.has_led,
-            },
-        };
+    fn withdraw(
+        &mut self,
+        state: EndState,
+        result: Result<Outcome, WireError>,
+        request: StoreRequest,
+    ) {
         self.store(request, Pending::Closing);
         let stage = Stage::Looking;
         self.phase = Phase::Closing(Closing {

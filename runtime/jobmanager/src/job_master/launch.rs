@@ -114,12 +114,7 @@ impl Core {
                 self.settle_all();
             }
             Ok(_) => {}
-            Err(failure) => {
-                // If the log was in another's hands it is not in ours; else the entry may stand.
-                let is_taking_over = self.launching(step).is_some_and(|launch| launch.is_opened);
-                self.has_led |= is_taking_over && !failure.error.is(code::FENCED);
-                self.launch_failed(failure.error);
-            }
+            Err(failure) => self.launch_failed(failure.error),
         }
     }
 
@@ -153,6 +148,8 @@ impl Core {
         if kept.finished {
             return self.end(Ok(Outcome::Finished));
         }
+        // A take-over may stand although the store did not say so.
+        self.has_led |= kept.history.leader == self.leader;
         if let Some(error) = self.is_led_by_another(&kept) {
             return self.end(Err(error));
         }

@@ -232,7 +232,9 @@ fn idle_splits_stay_idle() {
         idle_after_100,
         &all_idle,
         &after,
-        &["Idle", "w 17", "Active", "@21", "w 18", "@40", "w 37"],
+        &[
+            "Active", "w 17", "Idle", "Active", "@21", "w 18", "@40", "w 37",
+        ],
     );
 }
 
