@@ -46,7 +46,12 @@ impl ClusterApi for Cluster {
     fn checkpoints(&self, job: &str, n: usize) -> Vec<CheckpointDetails> {
         match self.dispatcher.job(job).map(|job| job.phase()) {
             Ok(Phase::Running(deployed)) => deployed.running.checkpoints(n),
-            _ => Vec::new(),
+            _ => {
+                let ended = self.dispatcher.runner().ended.get(job);
+                let all = ended.map_or_else(Vec::new, |ended| ended.checkpoints);
+                let first = all.len().saturating_sub(n);
+                all.into_iter().skip(first).collect()
+            }
         }
     }
 
@@ -132,10 +137,19 @@ impl Cluster {
             checkpoint_dir: Some(place),
             ..of_phase(&phase)
         };
-        without_tasks(match end {
-            Some((end, ended_ms)) => ended(status, end, ended_ms),
-            None => status,
-        })
+        let Some((end, ended_ms)) = end else {
+            return without_tasks(status);
+        };
+        let before = self.dispatcher.runner().ended.get(job.id.as_str());
+        let before = before.map(|ended| ended.details).unwrap_or_default();
+        JobDetails {
+            status: JobStatus {
+                restarts: before.status.restarts,
+                resumed_from: before.status.resumed_from,
+                ..ended(status, end, ended_ms)
+            },
+            ..before
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! names a file of this machine names it whole.
 
 use crate::args::{Format, RunArgs};
+use crate::ended::{EndedJob, EndedJobs};
 use crate::job::{Job, Reader, check_grants, check_whole_paths, new_version};
 use crate::running::{Running, files};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub struct Embedded {
     pub dir: PathBuf,
     pub cluster: MiniCluster,
     pub engines: Engines,
+    pub ended: Arc<EndedJobs>,
 }
 
 /// A job that was read.
@@ -38,7 +40,9 @@ pub struct Prepared {
 
 /// A job that runs.
 pub struct Deployed {
-    pub running: Running,
+    id: String,
+    pub running: Arc<Running>,
+    ended: Arc<EndedJobs>,
     /// Taken by who waits for the end.
     handle: Mutex<Option<JobHandle>>,
 }
@@ -179,7 +183,7 @@ impl JobRunner for Embedded {
         prepared.n_slots
     }
 
-    fn start(&self, _: &JobId, prepared: Prepared) -> Result<Option<Deployed>> {
+    fn start(&self, id: &JobId, prepared: Prepared) -> Result<Option<Deployed>> {
         let Prepared { reader, job, .. } = prepared;
         let configuration = job.configuration.clone();
         let load = new_version(&reader, &job);
@@ -192,7 +196,9 @@ impl JobRunner for Embedded {
             say!("streamrt: goes on from checkpoint {checkpoint} in {place}");
         }
         Ok(Some(Deployed {
-            running: Running::new(&handle, configuration, load, origins),
+            id: id.to_string(),
+            running: Arc::new(Running::new(&handle, configuration, load, origins)),
+            ended: self.ended.clone(),
             handle: Mutex::new(Some(handle)),
         }))
     }
@@ -243,8 +249,15 @@ impl RunningJob for Deployed {
                 "the end of a job was waited for twice",
             ))),
             Some(handle) => {
-                let remote = handle.remote();
-                handle.on_end(move |ended| then(end(ended, &remote)));
+                let (id, jobs) = (self.id.clone(), self.ended.clone());
+                let running = self.running.clone();
+                handle.on_end(move |ended| {
+                    jobs.keep(EndedJob {
+                        details: running.details(id, String::new(), 0),
+                        checkpoints: running.checkpoints(usize::MAX),
+                    });
+                    then(end(ended, &running.remote));
+                });
             }
         }
     }

@@ -48,6 +48,7 @@ pub fn jobmanager(args: &JobmanagerArgs) -> Result<()> {
         dir: dir.clone(),
         cluster: MiniCluster::default(),
         engines: Engines::default(),
+        ended: Arc::default(),
     };
     let dispatcher = Dispatcher::open(&dir, settings, runner)?;
     let cluster = Arc::new(Cluster {

@@ -17,6 +17,7 @@ mod control_socket;
 mod deploy;
 mod docs;
 mod embedded;
+mod ended;
 mod export;
 mod inspect;
 mod job;

@@ -205,7 +205,10 @@ async fn metrics(State(api): State<Arc<dyn ClusterApi>>) -> Response {
         let checkpoints = api.checkpoints(&job.status.id, ALL_CHECKPOINTS);
         (job, checkpoints)
     };
-    let jobs: Vec<_> = api.jobs().into_iter().map(with_checkpoints).collect();
+    // One that has ended does not change any more.
+    let lives = |job: &crate::JobDetails| !job.status.state.is_end();
+    let jobs = api.jobs().into_iter().filter(lives);
+    let jobs: Vec<_> = jobs.map(with_checkpoints).collect();
     (
         [(
             header::CONTENT_TYPE,

@@ -90,6 +90,10 @@ fn a_job_is_deployed_and_writes_what_a_run_writes() {
     let states: Vec<&Value> = ended.iter().map(|job| &job["state"]).collect();
     assert_eq!(states, ["finished", "finished"]);
     assert_eq!(ended[1]["id"], second.stdout.trim());
+    let path = format!("GET /jobs/{} HTTP/1.1", second.stdout.trim());
+    let (_, shown) = cluster.request(&path, "");
+    let read = shown["vertices"][1]["metrics"]["read-records"].as_u64();
+    assert!(read > Some(0), "its tasks are shown as they ended: {shown}");
 }
 
 #[test]

@@ -425,3 +425,40 @@ fn a_job_that_has_run_does_not_start_without_its_checkpoints() {
     );
     assert_eq!(cluster.started(), ["losing"], "once");
 }
+
+/// A job that is ended before there are slots for it may have left something to be committed.
+#[test]
+fn a_job_of_an_earlier_jobmanager_starts_once_more_to_be_cancelled() {
+    let cluster = Cluster::new();
+    let dispatcher = cluster.open().unwrap();
+    let wide = |name: &str| {
+        let mut job = job(&dispatcher, name);
+        job.parallelism = 2;
+        dispatcher.submit(job).unwrap()
+    };
+    let ids = [wide("one"), wide("two")];
+    let is_settled =
+        |phase: &Phase<Fake>| is_running(phase) || matches!(phase, Phase::Waiting { .. });
+    for id in &ids {
+        await_phase(&dispatcher, id, is_settled);
+    }
+    dispatcher.suspend(LONG);
+    drop(dispatcher);
+    assert_eq!(cluster.started().len(), 1);
+    let again = cluster.reopen();
+    for id in &ids {
+        await_phase(&again, id, is_settled);
+    }
+    let waits = |id: &&JobId| !is_running(&again.job(id.as_str()).unwrap().phase());
+    let waiting = ids.iter().find(waits).unwrap();
+    tell(&again, waiting, Operation::Cancel);
+    let ended = await_phase(&again, waiting, is_ended);
+    assert_eq!(end_of(&ended).state, EndState::Canceled);
+    assert_eq!(
+        cluster.started().len(),
+        3,
+        "the one that runs, and this one"
+    );
+    let running = ids.iter().find(|id| *id != waiting).unwrap();
+    tell(&again, running, STOP);
+}

@@ -30,6 +30,7 @@ pub(super) async fn of_job(
     let n = |fits: fn(&&CheckpointDetails) -> bool| all.iter().filter(fits).count() as i64;
     let mut metrics = vec![
         ("uptime".to_owned(), job.status.elapsed_ms as i64),
+        ("numRestarts".to_owned(), job.status.restarts as i64),
         ("totalNumberOfCheckpoints".to_owned(), all.len() as i64),
         (
             "numberOfCompletedCheckpoints".to_owned(),
@@ -82,10 +83,27 @@ fn of_subtask((index, subtask): (usize, &SubtaskDetails)) -> impl Iterator<Item 
             "accumulateBackPressuredTimeMs",
             Some(subtask.back_pressured_ms as i64),
         ),
+        (
+            "busyTimeMsPerSecond",
+            Some(subtask.busy_ms_per_second as i64),
+        ),
+        (
+            "idleTimeMsPerSecond",
+            Some(subtask.idle_ms_per_second as i64),
+        ),
+        (
+            "backPressuredTimeMsPerSecond",
+            Some(subtask.back_pressured_ms_per_second as i64),
+        ),
     ];
+    let of_user_code = subtask
+        .user
+        .iter()
+        .map(move |(name, n)| (format!("{index}.user.{name}"), *n));
     known
         .into_iter()
         .filter_map(move |(name, value)| Some((format!("{index}.{name}"), value?)))
+        .chain(of_user_code)
 }
 
 /// User code has no accumulators here.
