@@ -246,11 +246,17 @@ async fn cluster(State(api): Api) -> Json<ClusterStatus> {
 #[utoipa::path(head, path = "/v1/components/{digest}",
     params(("digest" = String, Path, description = "blake3 of the bytes, 64 hex digits")),
     responses((status = 200, description = "it is there"), (status = 404, description = "it is not")))]
-async fn has_component(State(api): Api, Path(digest): Path<String>) -> StatusCode {
-    match api.has_component(&digest) {
+async fn has_component(State(api): Api, Path(digest): Path<String>) -> Answer<StatusCode> {
+    Ok(match is_there(&api, &digest).await? {
         true => StatusCode::OK,
         false => StatusCode::NOT_FOUND,
-    }
+    })
+}
+
+/// Whether it is damaged shows only when it is read.
+async fn is_there(api: &Arc<dyn ClusterApi>, digest: &str) -> Answer<bool> {
+    let (api, digest) = (api.clone(), digest.to_owned());
+    waiting(move || Ok(api.has_component(&digest))).await
 }
 
 /// Uploads a component.
@@ -267,7 +273,7 @@ async fn put_component(
     Path(digest): Path<String>,
     request: Request,
 ) -> Answer<StatusCode> {
-    if api.has_component(&digest) {
+    if is_there(&api, &digest).await? {
         return Ok(StatusCode::OK);
     }
     let (parts, body) = request.into_parts();
