@@ -231,7 +231,7 @@ fn a_job_is_shown_under_the_paths_of_flink() {
     let job = at("/jobs/ID");
     assert_eq!(
         (&job["vertices"][0]["metrics"]["read-records"], &job["now"]),
-        (&Value::from(10), &Value::from(2_000))
+        (&Value::from(10), &Value::from(2_500))
     );
     assert_eq!(
         at("/jobs/ID/plan")["plan"]["nodes"][1]["inputs"][0]["ship_strategy"],
@@ -279,7 +279,8 @@ fn a_job_is_shown_under_the_paths_of_flink() {
     );
     assert_eq!(at("/jobs/ID/checkpoints/config")["interval"], 200);
     assert_eq!(at("/jobs/ID/metrics?get=uptime")[0]["value"], "1000");
-    assert_eq!(at("/jobs/ID/metrics").as_array().unwrap().len(), 7);
+    assert_eq!(at("/jobs/ID/metrics?get=numRestarts")[0]["value"], "0");
+    assert_eq!(at("/jobs/ID/metrics").as_array().unwrap().len(), 8);
     assert_eq!(
         at("/jobs/ID/vertices/COUNT/subtasks")["subtasks"][1]["subtask"],
         1
