@@ -74,6 +74,20 @@ fn distance(a: &[u8], b: &[u8]) -> usize {
     row[b.len()]
 }
 
+/// The keys that two options of the command line stand for, as far as they are given.
+pub fn allowances(
+    changed_arguments: bool,
+    non_restored_state: bool,
+) -> impl Iterator<Item = &'static str> {
+    let keys = [
+        ("restore.allow-changed-arguments", changed_arguments),
+        ("restore.allow-non-restored-state", non_restored_state),
+    ];
+    keys.into_iter()
+        .filter(|(_, given)| *given)
+        .map(|(key, _)| key)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,18 +68,9 @@ fn specification(args: &DeployArgs, bundle: &Bundle) -> Result<Specification> {
         return Err(Error::new(code::WRONG_USE, message));
     }
     let allowed = args.allowed_paths.iter().map(|path| absolute(path));
-    let allowed_state = [
-        (
-            "restore.allow-changed-arguments",
-            args.allow_changed_arguments,
-        ),
-        (
-            "restore.allow-non-restored-state",
-            args.allow_non_restored_state,
-        ),
-    ];
-    let given = allowed_state.iter().filter(|(_, given)| *given);
-    let given = given.map(|(key, _)| Ok(((*key).to_owned(), "true".to_owned())));
+    let given =
+        configuration::allowances(args.allow_changed_arguments, args.allow_non_restored_state);
+    let given = given.map(|key| Ok((key.to_owned(), "true".to_owned())));
     Ok(Specification {
         name: args.name.clone().unwrap_or_else(|| bundle.name.clone()),
         version: bundle.version.clone(),

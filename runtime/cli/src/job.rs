@@ -391,20 +391,8 @@ fn configured(mut configuration: Configuration, args: &RunArgs) -> Result<Config
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str())),
     )?;
-    let allowed = [
-        (
-            "restore.allow-changed-arguments",
-            args.allow_changed_arguments,
-        ),
-        (
-            "restore.allow-non-restored-state",
-            args.allow_non_restored_state,
-        ),
-    ];
-    allowed
-        .iter()
-        .filter(|(_, given)| *given)
-        .try_for_each(|(key, _)| configuration.set(key, "true"))?;
+    configuration::allowances(args.allow_changed_arguments, args.allow_non_restored_state)
+        .try_for_each(|key| configuration.set(key, "true"))?;
     Ok(configuration)
 }
 

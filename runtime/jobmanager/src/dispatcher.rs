@@ -140,10 +140,7 @@ impl<R: JobRunner> Dispatcher<R> {
         }));
         jobs.into_iter()
             .filter(|job| !job.has_ended())
-            .try_for_each(|job| {
-                job.state().has_run = true;
-                dispatcher.0.spawn(job)
-            })?;
+            .try_for_each(|job| dispatcher.0.spawn(job))?;
         Ok(dispatcher)
     }
 
@@ -371,7 +368,8 @@ impl<R: JobRunner> Inner<R> {
     }
 
     fn start(&self, job: &Job<R::Job>, specification: &Specification) -> Result<Started<R::Job>> {
-        if job.registered().is_ok_and(|job| job.started) {
+        let has_run = job.registered().is_ok_and(|job| job.started);
+        if has_run {
             self.runner.check_kept(&job.id, specification)?;
         }
         let prepare = || self.runner.prepare(&job.id, specification, &self.blobs);
@@ -382,8 +380,7 @@ impl<R: JobRunner> Inner<R> {
         let lease = self.slots.acquire(n, self.slot_timeout, wants, missing)?;
         // The last JobManager may have left something that is to be committed or withdrawn, which a
         // start does. It needs no slots: its tasks end at once.
-        let ends_what_ran = || job.state().has_run && !self.is_suspended();
-        if lease.is_none() && !ends_what_ran() {
+        if lease.is_none() && (!has_run || self.is_suspended()) {
             return Ok(Started::NotWanted);
         }
         job.change(|state| state.phase = Phase::Starting);

@@ -50,8 +50,6 @@ pub(crate) struct State<J> {
     pub registered: Result<Registered, Failure>,
     /// How a user wants it to end, before it runs.
     pub end_wish: Option<EndState>,
-    /// It was accepted by an earlier JobManager, which may have run it.
-    pub has_run: bool,
 }
 
 impl<J: RunningJob> Job<J> {
@@ -72,7 +70,6 @@ impl<J: RunningJob> Job<J> {
                 },
                 registered: registered.map_err(|error| Failure::from(&error)),
                 end_wish: None,
-                has_run: false,
             }),
             changed: Condvar::new(),
         }
