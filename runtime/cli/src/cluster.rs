@@ -2,7 +2,6 @@
 
 use crate::embedded::{Deployed, Embedded};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::EndState;
 use streamrt_jobmanager::{
@@ -30,9 +29,9 @@ impl ClusterApi for Cluster {
 
     fn names(&self) -> Vec<JobName> {
         let jobs = self.dispatcher.jobs();
-        let name = |job: &Arc<Job<Deployed>>| JobName {
+        let name = |job: &Job<Deployed>| JobName {
             id: job.id.to_string(),
-            name: job.name(),
+            name: job.name().to_owned(),
             has_ended: job.is_over(),
         };
         jobs.iter().map(name).collect()
@@ -44,9 +43,10 @@ impl ClusterApi for Cluster {
     }
 
     fn checkpoints(&self, job: &str, n: usize) -> Vec<CheckpointDetails> {
-        match self.dispatcher.job(job).map(|job| job.phase()) {
-            Ok(Phase::Running(deployed)) => deployed.running.checkpoints(n),
-            _ => {
+        let running = self.dispatcher.job(job).ok().and_then(|job| job.running);
+        match running {
+            Some(deployed) => deployed.running.checkpoints(n),
+            None => {
                 let ended = self.dispatcher.runner().ended.get(job);
                 let all = ended.map_or_else(Vec::new, |ended| ended.checkpoints);
                 let first = all.len().saturating_sub(n);
@@ -61,11 +61,8 @@ impl ClusterApi for Cluster {
     }
 
     fn slots(&self) -> Slots {
-        let slots = self.dispatcher.slots();
-        Slots {
-            total: slots.total(),
-            free: slots.free(),
-        }
+        let (total, free) = self.dispatcher.slots();
+        Slots { total, free }
     }
 
     fn configuration(&self) -> BTreeMap<String, String> {
@@ -101,13 +98,13 @@ impl ClusterApi for Cluster {
 impl Cluster {
     fn details(&self, job: &Job<Deployed>) -> JobDetails {
         let id = job.id.to_string();
-        let registered = match job.registered() {
-            Ok(registered) => registered,
+        let registered = match &job.registered {
+            Ok(registered) => &**registered,
             Err(failure) => {
                 let status = JobStatus {
                     id,
                     state: State::Unreadable,
-                    reason: Some(failure),
+                    reason: Some(failure.clone()),
                     ..JobStatus::default()
                 };
                 return without_tasks(status);
@@ -119,23 +116,21 @@ impl Cluster {
             end,
             ..
         } = registered;
-        let phase = job.phase();
-        if let Phase::Running(deployed) = phase {
-            return deployed
-                .running
-                .details(id, specification.name, submitted_ms);
+        let name = specification.name.clone();
+        if let Some(deployed) = &job.running {
+            return deployed.running.details(id, name, *submitted_ms);
         }
         let place = self
             .dispatcher
             .runner()
-            .checkpoints_of(&job.id, &specification);
+            .checkpoints_of(&job.id, specification);
         let status = JobStatus {
             id,
-            name: specification.name,
+            name,
             parallelism: specification.parallelism,
-            started_ms: submitted_ms,
+            started_ms: *submitted_ms,
             checkpoint_dir: Some(place),
-            ..of_phase(&phase)
+            ..of_phase(job.phase)
         };
         let Some((end, ended_ms)) = end else {
             return without_tasks(status);
@@ -146,7 +141,7 @@ impl Cluster {
             status: JobStatus {
                 restarts: before.status.restarts,
                 resumed_from: before.status.resumed_from,
-                ..ended(status, end, ended_ms)
+                ..ended(status, end.clone(), *ended_ms)
             },
             ..before
         }
@@ -160,12 +155,12 @@ fn without_tasks(status: JobStatus) -> JobDetails {
     }
 }
 
-fn of_phase(phase: &Phase<Deployed>) -> JobStatus {
+fn of_phase(phase: Phase) -> JobStatus {
     let (state, missing_slots) = match phase {
         Phase::Preparing => (State::Preparing, None),
-        Phase::Waiting { missing } => (State::Waiting, Some(*missing)),
+        Phase::Waiting { missing } => (State::Waiting, Some(missing)),
         Phase::Starting => (State::Starting, None),
-        Phase::Running(_) => (State::Running, None),
+        Phase::Running => (State::Running, None),
         // The process ends, and the next one goes on with the job.
         Phase::Ended => (State::Created, None),
     };

@@ -41,6 +41,7 @@ pub struct Prepared {
 /// A job that runs.
 pub struct Deployed {
     id: String,
+    has_led: bool,
     pub running: Arc<Running>,
     ended: Arc<EndedJobs>,
     /// Taken by who waits for the end.
@@ -168,10 +169,11 @@ impl JobRunner for Embedded {
         })
     }
 
-    fn check_kept(&self, id: &JobId, job: &Specification) -> Result<()> {
+    fn is_kept(&self, id: &JobId, job: &Specification, has_run: bool) -> Result<bool> {
         let folder = self.checkpoints_of(id, job);
-        if !is_whole(&folder) || History::read(&Store::open(&folder)?)?.entries > 0 {
-            return Ok(());
+        let is_kept = is_whole(&folder) && History::read(&Store::open(&folder)?)?.entries > 0;
+        if is_kept || !has_run || !is_whole(&folder) {
+            return Ok(is_kept);
         }
         let message = format!(
             "nothing is left of the job's checkpoints in {folder}, and from its beginning it would write its results once more"
@@ -197,6 +199,7 @@ impl JobRunner for Embedded {
         }
         Ok(Some(Deployed {
             id: id.to_string(),
+            has_led: handle.has_led(),
             running: Arc::new(Running::new(&handle, configuration, load, origins)),
             ended: self.ended.clone(),
             handle: Mutex::new(Some(handle)),
@@ -231,13 +234,17 @@ fn end(ended: Result<Ended>, remote: &JobRemote) -> End {
             totals: Some(totals(&remote.progress())),
             ..match error.code() {
                 code::JOB_CANCELLED => End::of(EndState::Canceled),
-                _ => End::failed(&error),
+                _ => End::failed((&error).into()),
             }
         },
     }
 }
 
 impl RunningJob for Deployed {
+    fn is_kept(&self) -> bool {
+        self.has_led
+    }
+
     fn on_end(&self, then: Box<dyn FnOnce(End) + Send>) {
         let handle = self
             .handle
@@ -245,9 +252,10 @@ impl RunningJob for Deployed {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         match handle {
-            None => then(End::failed(&Error::internal(
-                "the end of a job was waited for twice",
-            ))),
+            None => {
+                let twice = Error::internal("the end of a job was waited for twice");
+                then(End::failed((&twice).into()));
+            }
             Some(handle) => {
                 let (id, jobs) = (self.id.clone(), self.ended.clone());
                 let running = self.running.clone();

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
-use streamrt_jobmanager::{Dispatcher, Settings};
+use streamrt_jobmanager::{Dispatcher, Limits, Settings};
 use streamrt_minicluster::MiniCluster;
 use streamrt_plugin::Engines;
 use streamrt_types::{Configuration, Error, Result, SystemClock, code, parse_duration_ms};
@@ -43,7 +43,7 @@ pub fn jobmanager(args: &JobmanagerArgs) -> Result<()> {
         let message = format!("{} is no path", args.dir.display());
         Error::new(code::WRONG_USE, message).with_source(e)
     })?;
-    let options = options(args, &dir, settings.slots);
+    let options = options(args, &dir, settings.limits.slots);
     let runner = Embedded {
         dir: dir.clone(),
         cluster: MiniCluster::default(),
@@ -88,11 +88,14 @@ fn settings(args: &JobmanagerArgs) -> Result<Settings> {
     let timeout_ms = timeout.map(|text| parse_duration_ms("--slot-timeout", text));
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     Ok(Settings {
-        slots: args.slots.unwrap_or(cores),
-        slot_timeout: timeout_ms.transpose()?.map(Duration::from_millis),
+        limits: Limits {
+            slots: args.slots.unwrap_or(cores),
+            slot_timeout: timeout_ms.transpose()?.map(Duration::from_millis),
+            ended_max: ENDED_MAX,
+        },
         component_bytes_max: limits.plugin_size_bytes,
-        ended_max: ENDED_MAX,
         clock: SystemClock::shared(),
+        failpoints: crate::failpoints(),
     })
 }
 

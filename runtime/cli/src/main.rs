@@ -45,7 +45,9 @@ use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
-use streamrt_types::{Error, Result, code, finish_saying, printable, say_on_stderr, stdout_error};
+use streamrt_types::{
+    Error, Failpoints, Result, code, finish_saying, printable, say_on_stderr, stdout_error,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -78,6 +80,12 @@ fn main() -> ExitCode {
     let code = exit_code(result.unwrap_or_else(|panic| Err(report::of_panic(panic.as_ref()))));
     finish_saying();
     code
+}
+
+/// What a test wants to go wrong.
+fn failpoints() -> Failpoints {
+    let named = std::env::var("STREAMRT_FAILPOINTS");
+    Failpoints::parse(&named.unwrap_or_default())
 }
 
 /// Whether errors are wanted as JSON, in a command line that cannot be read.

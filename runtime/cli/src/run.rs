@@ -64,7 +64,8 @@ pub fn run(args: RunArgs) -> Result<()> {
     let configuration = job.configuration.clone();
     let submitted = job.to_run(args)?;
     let log = LogRing::new(None);
-    let handle = match for_job(&log, || MiniCluster::default().submit(submitted))? {
+    let submit = || MiniCluster::default().submit(submitted);
+    let handle = match crate::failpoints().scope(|| for_job(&log, submit))? {
         Submission::Started(handle) => handle,
         Submission::Finished => {
             report::status(&format!(

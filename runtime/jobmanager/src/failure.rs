@@ -20,6 +20,14 @@ pub struct Failure {
     pub fix: String,
 }
 
+impl Failure {
+    /// The message with its causes, on one line.
+    pub fn with_causes(&self) -> String {
+        let causes = self.causes.iter().map(|cause| format!(": {cause}"));
+        causes.fold(self.message.clone(), |text, cause| text + &cause)
+    }
+}
+
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Failure {
         Failure {

@@ -57,30 +57,55 @@ impl End {
         }
     }
 
-    pub fn failed(error: &Error) -> End {
+    pub fn failed(reason: Failure) -> End {
         End {
-            reason: Some(error.into()),
+            reason: Some(reason),
             ..End::of(EndState::Failed)
         }
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+/// What is kept of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Event {
+pub enum Note {
     Submitted(Specification),
+    /// It has run.
     Started,
+    /// This version has taken the place of the one that ran.
     Upgraded(Version),
+    /// It is not started again.
     Ended(End),
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Entry {
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
     version: u32,
     number: u64,
     /// In ms since the epoch.
     at_ms: i64,
-    event: Event,
+    event: Note,
+}
+
+impl Entry {
+    pub(crate) fn new(number: u64, at_ms: i64, event: Note) -> Entry {
+        Entry {
+            version: VERSION,
+            number,
+            at_ms,
+            event,
+        }
+    }
+
+    pub fn note(&self) -> &Note {
+        &self.event
+    }
+
+    /// When it came about, in ms since the epoch.
+    pub fn at_ms(&self) -> i64 {
+        self.at_ms
+    }
 }
 
 /// What the entries of a job come to.
@@ -96,11 +121,34 @@ pub struct Registered {
     pub submitted_ms: i64,
     /// How it ended, and when.
     pub end: Option<(End, i64)>,
-    /// The number of the last entry.
-    entries: u64,
+    /// The number of the last entry; 0 if there is none yet.
+    pub(crate) entries: u64,
 }
 
 impl Registered {
+    /// A job whose first entry is not written yet.
+    pub(crate) fn not_yet(specification: Specification, now_ms: i64) -> Registered {
+        Registered {
+            specification,
+            started: false,
+            upgraded: None,
+            submitted_ms: now_ms,
+            end: None,
+            entries: 0,
+        }
+    }
+
+    /// What the next entry says.
+    pub(crate) fn apply(&mut self, entry: &Entry) {
+        match &entry.event {
+            Note::Submitted(_) => {}
+            Note::Started => self.started = true,
+            Note::Upgraded(version) => self.upgraded = Some(version.clone()),
+            Note::Ended(end) => self.end = Some((end.clone(), entry.at_ms)),
+        }
+        self.entries = entry.number;
+    }
+
     /// The version that runs, as far as users have said.
     pub fn version(&self) -> &Version {
         self.upgraded
@@ -190,7 +238,7 @@ impl Registry {
         };
         let ended = || {
             let entry = self.entry(&path(id, *last), *last);
-            entry.is_ok_and(|entry| matches!(entry.event, Event::Ended(_)))
+            entry.is_ok_and(|entry| matches!(entry.event, Note::Ended(_)))
         };
         *first > 1 && ended()
     }
@@ -200,16 +248,13 @@ impl Registry {
         paths.try_for_each(|path| self.store.delete(&path))
     }
 
-    /// Deletes what is known of a job that has ended.
+    /// Deletes the first entries of a job that is not known any more.
     ///
     /// # Errors
-    /// `Internal` if it has not ended, S7007 if the store failed; the next one to open the registry
-    /// deletes the rest.
-    pub fn forget(&self, id: &JobId, job: &Registered) -> Result<()> {
-        if job.end.is_none() {
-            return Err(Error::internal("a job that has not ended is forgotten"));
-        }
-        let numbers: Vec<u64> = (1..=job.entries).collect();
+    /// S7007 if the store failed; of one that has ended, the next one to open the registry deletes
+    /// the rest.
+    pub fn forget(&self, id: &JobId, entries: u64) -> Result<()> {
+        let numbers: Vec<u64> = (1..=entries).collect();
         self.delete(id, &numbers)
     }
 
@@ -252,79 +297,15 @@ impl Registry {
         }
     }
 
-    /// Accepts a job: from then on it is started again until it has ended.
+    /// Writes the next entry of a job. One that was written before, when nobody heard of it, is not
+    /// written again.
     ///
     /// # Errors
-    /// `Unavailable` (S7007) if the store failed.
-    pub fn submit(
-        &self,
-        id: &JobId,
-        specification: Specification,
-        now_ms: i64,
-    ) -> Result<Registered> {
-        self.write(id, 1, now_ms, Event::Submitted(specification.clone()))?;
-        Ok(Registered {
-            specification,
-            started: false,
-            upgraded: None,
-            submitted_ms: now_ms,
-            end: None,
-            entries: 1,
-        })
-    }
-
-    /// The job runs for the first time.
-    ///
-    /// # Errors
-    /// As [`Registry::submit`].
-    pub fn started(&self, id: &JobId, job: &mut Registered, now_ms: i64) -> Result<()> {
-        self.write(id, job.entries + 1, now_ms, Event::Started)?;
-        job.entries += 1;
-        job.started = true;
-        Ok(())
-    }
-
-    /// Another version has taken the place of the one that ran.
-    ///
-    /// # Errors
-    /// As [`Registry::submit`].
-    pub fn upgraded(
-        &self,
-        id: &JobId,
-        job: &mut Registered,
-        version: Version,
-        now_ms: i64,
-    ) -> Result<()> {
-        self.write(
-            id,
-            job.entries + 1,
-            now_ms,
-            Event::Upgraded(version.clone()),
-        )?;
-        job.entries += 1;
-        job.upgraded = Some(version);
-        Ok(())
-    }
-
-    /// The job has ended, and is not started again.
-    ///
-    /// # Errors
-    /// As [`Registry::submit`].
-    pub fn ended(&self, id: &JobId, job: &mut Registered, end: End, now_ms: i64) -> Result<()> {
-        self.write(id, job.entries + 1, now_ms, Event::Ended(end.clone()))?;
-        job.entries += 1;
-        job.end = Some((end, now_ms));
-        Ok(())
-    }
-
-    fn write(&self, id: &JobId, number: u64, at_ms: i64, event: Event) -> Result<()> {
-        let path = path(id, number);
-        let bytes = seal(&Entry {
-            version: VERSION,
-            number,
-            at_ms,
-            event,
-        })?;
+    /// `Unavailable` (S7007) if the store failed, which may have written it all the same; S7006 if
+    /// there is another entry of this number.
+    pub fn keep(&self, id: &JobId, entry: &Entry) -> Result<()> {
+        let path = path(id, entry.number);
+        let bytes = seal(entry)?;
         match self.store.create(&path, bytes)? {
             Creation::Created => Ok(()),
             Creation::Exists(_) => Err(Error::new(
@@ -337,27 +318,19 @@ impl Registry {
 }
 
 fn apply(job: Option<Registered>, entry: Entry) -> Result<Registered> {
-    let wrong = || Error::internal("it does not follow from the entries before it");
-    match (job, entry.event) {
-        (None, Event::Submitted(specification)) => Ok(Registered {
-            specification,
-            started: false,
-            upgraded: None,
-            submitted_ms: entry.at_ms,
-            end: None,
-            entries: 1,
-        }),
-        (Some(mut job), event) if job.end.is_none() => {
-            match event {
-                Event::Submitted(_) => return Err(wrong()),
-                Event::Started => job.started = true,
-                Event::Upgraded(version) => job.upgraded = Some(version),
-                Event::Ended(end) => job.end = Some((end, entry.at_ms)),
-            }
-            job.entries = entry.number;
+    match (job, &entry.event) {
+        (None, Note::Submitted(specification)) => {
+            let mut job = Registered::not_yet(specification.clone(), entry.at_ms);
+            job.apply(&entry);
             Ok(job)
         }
-        _ => Err(wrong()),
+        (Some(mut job), note) if job.end.is_none() && !matches!(note, Note::Submitted(_)) => {
+            job.apply(&entry);
+            Ok(job)
+        }
+        _ => Err(Error::internal(
+            "it does not follow from the entries before it",
+        )),
     }
 }
 
@@ -366,26 +339,36 @@ mod tests {
     use super::*;
     use crate::specification::tests::specification;
 
+    /// Keeps the next entry, and what it comes to.
+    fn keep(registry: &Registry, id: &JobId, job: &mut Registered, at_ms: i64, note: Note) {
+        let entry = Entry::new(job.entries + 1, at_ms, note);
+        registry.keep(id, &entry).unwrap();
+        job.apply(&entry);
+    }
+
+    fn submit(registry: &Registry, id: &JobId, job: Specification, at_ms: i64) -> Registered {
+        let mut registered = Registered::not_yet(job.clone(), at_ms);
+        keep(registry, id, &mut registered, at_ms, Note::Submitted(job));
+        registered
+    }
+
     #[test]
     fn a_job_that_has_ended_is_forgotten_even_in_two_goes() {
         let store = Store::in_memory().unwrap();
         let registry = Registry::new(store.clone());
         let (one, two) = (JobId::random(), JobId::random());
-        let mut first = registry.submit(&one, specification("one"), 5).unwrap();
-        let second = registry.submit(&two, specification("two"), 6).unwrap();
-        let running = registry.forget(&one, &first).unwrap_err();
-        assert!(running.message().contains("has not ended"), "{running}");
-        let end = End::of(EndState::Finished);
-        registry.ended(&one, &mut first, end, 7).unwrap();
+        let mut first = submit(&registry, &one, specification("one"), 5);
+        let second = submit(&registry, &two, specification("two"), 6);
+        let end = Note::Ended(End::of(EndState::Finished));
+        keep(&registry, &one, &mut first, 7, end);
         store.delete(&path(&one, 1)).unwrap();
         let known = registry.jobs().unwrap();
         assert!(matches!(&known[..], [(id, Ok(job))] if (id, job) == (&two, &second)));
         assert_eq!(store.list(FOLDER).unwrap().len(), 1);
         // One that runs is not forgotten because an entry is gone.
         store.delete(&path(&two, 1)).unwrap();
-        registry
-            .write(&two, 2, 8, Event::Upgraded(specification("two").version))
-            .unwrap();
+        let upgraded = Note::Upgraded(specification("two").version);
+        registry.keep(&two, &Entry::new(2, 8, upgraded)).unwrap();
         assert!(registry.jobs().unwrap()[0].1.is_err());
     }
 
@@ -394,17 +377,16 @@ mod tests {
         let store = Store::in_memory().unwrap();
         let registry = Registry::new(store.clone());
         let (one, two) = (JobId::random(), JobId::random());
-        let mut first = registry.submit(&one, specification("one"), 5).unwrap();
-        let second = registry.submit(&two, specification("two"), 6).unwrap();
+        let mut first = submit(&registry, &one, specification("one"), 5);
+        let second = submit(&registry, &two, specification("two"), 6);
         let newer = Version {
             file: "b.wasm".into(),
             ..specification("one").version
         };
-        registry
-            .upgraded(&one, &mut first, newer.clone(), 7)
-            .unwrap();
-        let end = End::failed(&Error::new(code::TRAP, "it trapped"));
-        registry.ended(&one, &mut first, end.clone(), 8).unwrap();
+        let upgraded = Note::Upgraded(newer.clone());
+        keep(&registry, &one, &mut first, 7, upgraded);
+        let end = End::failed(Failure::from(&Error::new(code::TRAP, "it trapped")));
+        keep(&registry, &one, &mut first, 8, Note::Ended(end.clone()));
         let jobs = Registry::new(store).jobs().unwrap();
         let found: Vec<(&JobId, &Registered)> = jobs
             .iter()
@@ -426,7 +408,7 @@ mod tests {
         let registry = Registry::new(store.clone());
         let ids = [JobId::random(), JobId::random(), JobId::random()];
         for id in &ids {
-            registry.submit(id, specification("job"), 5).unwrap();
+            submit(&registry, id, specification("job"), 5);
         }
         // One is changed by a byte, one begins with its second entry, and one is as it was.
         let mut bytes = store.read(&path(&ids[0], 1)).unwrap().unwrap();
@@ -450,13 +432,11 @@ mod tests {
     fn an_entry_is_written_once() {
         let registry = Registry::new(Store::in_memory().unwrap());
         let id = JobId::random();
-        let mut job = registry.submit(&id, specification("job"), 5).unwrap();
-        let mut other = job.clone();
-        registry
-            .ended(&id, &mut job, End::of(EndState::Stopped), 6)
-            .unwrap();
-        let late = registry.ended(&id, &mut other, End::of(EndState::Canceled), 7);
+        submit(&registry, &id, specification("job"), 5);
+        let end = |state, at_ms| Entry::new(2, at_ms, Note::Ended(End::of(state)));
+        registry.keep(&id, &end(EndState::Stopped, 6)).unwrap();
+        registry.keep(&id, &end(EndState::Stopped, 6)).unwrap();
+        let late = registry.keep(&id, &end(EndState::Canceled, 7));
         assert_eq!(late.unwrap_err().code(), code::FENCED);
-        assert_eq!(other.end, None);
     }
 }

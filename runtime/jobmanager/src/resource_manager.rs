@@ -1,136 +1,129 @@
 //! Slots: how many there are, who holds them, and who waits.
 //!
 //! A job needs as many as its widest vertex has subtasks, since a slot holds one subtask of each.
-//! Who came first is served first, so that many narrow jobs do not keep a wide one waiting for
-//! ever; a job that needs more slots than there are at all keeps nobody waiting.
+//!
+//! 1. Those that have run before are served first, then who came first, so that many narrow jobs do
+//!    not keep a wide one waiting for ever.
+//! 2. A job that needs more slots than there are at all keeps nobody waiting.
 
-use crate::shell::Deadline;
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use crate::{Failure, JobId};
+use std::collections::BTreeMap;
 use std::time::Duration;
-use streamrt_types::{Error, Result, code};
+use streamrt_types::{Error, code};
 
-/// See the module. Clones are the same one.
-#[derive(Clone)]
-pub struct ResourceManager(Arc<Shared>);
+/// Who is served before whom: the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn {
+    pub is_new: bool,
+    pub number: u64,
+}
 
-struct Shared {
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct ResourceManager {
     total: u32,
-    state: Mutex<State>,
-    changed: Condvar,
+    held: BTreeMap<JobId, u32>,
+    waiting: BTreeMap<Turn, Waiting>,
 }
 
-struct State {
-    free: u32,
-    /// By the numbers of those who wait and may be served one day, in their order.
-    waiting: VecDeque<u64>,
-    next: u64,
-}
-
-/// Slots that somebody holds; they are free again when it is dropped.
-pub struct Lease {
-    manager: ResourceManager,
-    n: u32,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.manager.state().free += self.n;
-        self.manager.0.changed.notify_all();
-    }
+#[derive(Debug)]
+struct Waiting {
+    id: JobId,
+    /// None: this is not known yet, and nobody is served before it.
+    n: Option<u32>,
+    /// When it gives up, since the Dispatcher began.
+    until: Option<Duration>,
 }
 
 impl ResourceManager {
     pub fn new(total: u32) -> ResourceManager {
-        ResourceManager(Arc::new(Shared {
+        ResourceManager {
             total,
-            state: Mutex::new(State {
-                free: total,
-                waiting: VecDeque::new(),
-                next: 0,
-            }),
-            changed: Condvar::new(),
-        }))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+            held: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+        }
     }
 
     pub fn total(&self) -> u32 {
-        self.0.total
+        self.total
     }
 
     pub fn free(&self) -> u32 {
-        self.state().free
+        self.total - self.held.values().sum::<u32>()
     }
 
-    /// Those who wait look again whether they still want to.
-    pub fn wake(&self) {
-        // Under the lock, or one who is about to wait would not hear it.
-        drop(self.state());
-        self.0.changed.notify_all();
-    }
-
-    /// Waits for `n` slots. `missing` is told how many are not free whenever that changes (0 if
-    /// others who came before wait for theirs); None as soon as nobody `wants` them any more.
-    ///
-    /// # Errors
-    /// S8003 if they are not free within `timeout`, with how many are missing.
-    pub fn acquire(
-        &self,
-        n: u32,
-        timeout: Option<Duration>,
-        wants: impl Fn() -> bool,
-        missing: impl Fn(u32),
-    ) -> Result<Option<Lease>> {
-        let (mut state, until) = (self.state(), timeout.map(Deadline::after));
-        let ticket = state.next;
-        state.next += 1;
-        if n <= self.0.total {
-            state.waiting.push_back(ticket);
-        }
-        let outcome = loop {
-            if !wants() {
-                break Ok(None);
-            }
-            if state.waiting.front() == Some(&ticket) && state.free >= n {
-                state.free -= n;
-                break Ok(Some(Lease {
-                    manager: self.clone(),
-                    n,
-                }));
-            }
-            missing(n.saturating_sub(state.free));
-            let left = until.map(|until| until.left());
-            if left.is_some_and(|left| left.is_zero()) {
-                break Err(self.no_slots(n, state.free));
-            }
-            state = self.wait(state, left);
+    /// Keeps the place of a job of which it is not known yet how many slots it needs.
+    pub fn reserve(&mut self, turn: Turn, id: JobId) {
+        let waiting = Waiting {
+            id,
+            n: None,
+            until: None,
         };
-        state.waiting.retain(|waiting| *waiting != ticket);
-        drop(state);
-        self.0.changed.notify_all();
-        outcome
+        self.waiting.insert(turn, waiting);
     }
 
-    fn wait<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        left: Option<Duration>,
-    ) -> MutexGuard<'a, State> {
-        let changed = &self.0.changed;
-        match left {
-            None => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(left) => match changed.wait_timeout(state, left) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
-            },
+    /// The job needs `n` slots, and waits for them until then.
+    pub fn request(&mut self, turn: Turn, id: JobId, n: u32, until: Option<Duration>) {
+        let n = Some(n);
+        self.waiting.insert(turn, Waiting { id, n, until });
+    }
+
+    /// The job neither holds slots any more nor waits for them.
+    pub fn release(&mut self, id: &JobId) {
+        self.held.remove(id);
+        self.waiting.retain(|_, waiting| waiting.id != *id);
+    }
+
+    /// Gives slots to those whose turn it is, and says who they are.
+    pub fn serve(&mut self) -> Vec<JobId> {
+        let (mut free, mut served) = (self.free(), Vec::new());
+        for (turn, waiting) in &self.waiting {
+            match waiting.n {
+                Some(n) if n > self.total => {}
+                Some(n) if n <= free => {
+                    free -= n;
+                    served.push((*turn, n));
+                }
+                _ => break,
+            }
         }
+        let mut take = |(turn, n)| {
+            let id = self.waiting.remove(&turn)?.id;
+            self.held.insert(id.clone(), n);
+            Some(id)
+        };
+        served.into_iter().filter_map(&mut take).collect()
     }
 
-    fn no_slots(&self, n: u32, free: u32) -> Error {
-        let total = self.0.total;
+    /// How many slots are not free of those that a job waits for; 0 if others, who come before it,
+    /// wait for theirs.
+    pub fn missing(&self, id: &JobId) -> u32 {
+        let found = self.waiting.values().find(|waiting| waiting.id == *id);
+        let n = found.and_then(|waiting| waiting.n).unwrap_or_default();
+        n.saturating_sub(self.free())
+    }
+
+    /// When the next one gives up.
+    pub fn next_timeout(&self) -> Option<Duration> {
+        self.waiting
+            .values()
+            .filter_map(|waiting| waiting.until)
+            .min()
+    }
+
+    /// Those who have waited too long, each with how many slots are missing (S8003).
+    pub fn timed_out(&self, now: Duration) -> Vec<(JobId, Failure)> {
+        let is_over = |waiting: &&Waiting| waiting.until.is_some_and(|until| until <= now);
+        let over = self.waiting.values().filter(is_over);
+        over.map(|waiting| {
+            let n = waiting.n.unwrap_or_default();
+            (waiting.id.clone(), Failure::from(&self.no_slots(n)))
+        })
+        .collect()
+    }
+
+    fn no_slots(&self, n: u32) -> Error {
+        let (total, free) = (self.total, self.free());
         let message = match n.saturating_sub(free) {
             0 => format!("the job needs {n} slots, and jobs that came before it wait for theirs"),
             missing => format!(
@@ -152,96 +145,82 @@ fn are_missing(n: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::channel;
 
-    #[test]
-    fn a_job_that_can_never_be_served_keeps_nobody_waiting() {
-        let manager = ResourceManager::new(2);
-        let (told, waits) = channel();
-        let wide = {
-            let manager = manager.clone();
-            let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-            let wants = stop.clone();
-            let thread = std::thread::spawn(move || {
-                let wants = || !wants.load(std::sync::atomic::Ordering::SeqCst);
-                let missing = |n| told.send(n).unwrap();
-                manager.acquire(4, None, wants, missing).unwrap().is_none()
-            });
-            (thread, stop)
-        };
-        assert_eq!(waits.recv().unwrap(), 2);
-        let all = take(&manager, 2).unwrap();
-        drop(all);
-        wide.1.store(true, std::sync::atomic::Ordering::SeqCst);
-        manager.wake();
-        assert!(wide.0.join().unwrap(), "nobody wants its slots any more");
+    fn id(n: u64) -> JobId {
+        JobId::parse(&format!("{n:032x}")).unwrap()
     }
 
-    const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
+    fn turn(number: u64) -> Turn {
+        Turn {
+            is_new: true,
+            number,
+        }
+    }
 
-    fn take(manager: &ResourceManager, n: u32) -> Result<Lease> {
-        manager
-            .acquire(n, AT_ONCE, || true, |_| ())
-            .map(Option::unwrap)
+    fn request(manager: &mut ResourceManager, number: u64, n: u32) {
+        manager.request(turn(number), id(number), n, Some(Duration::ZERO));
     }
 
     #[test]
     fn slots_are_free_again_when_nobody_holds_them() {
-        let manager = ResourceManager::new(4);
-        let three = take(&manager, 3).unwrap();
-        let error = take(&manager, 2).err().unwrap();
+        let mut manager = ResourceManager::new(4);
+        request(&mut manager, 1, 3);
+        assert_eq!(manager.serve(), [id(1)]);
+        request(&mut manager, 2, 2);
+        assert_eq!(manager.serve(), []);
+        let (late, failure) = manager.timed_out(Duration::ZERO).remove(0);
         assert_eq!(
-            (error.code(), error.message()),
+            (late, failure.message.as_str(), manager.missing(&id(2))),
             (
-                code::NO_SLOTS,
-                "a slot is missing: the job needs 2, and 1 of 4 are free"
+                id(2),
+                "a slot is missing: the job needs 2, and 1 of 4 are free",
+                1
             )
         );
-        drop(three);
-        assert_eq!(manager.free(), 4);
-        assert!(take(&manager, 4).is_ok() && take(&manager, 5).is_err());
+        manager.release(&id(1));
+        assert_eq!((manager.free(), manager.serve()), (4, vec![id(2)]));
+        assert_eq!(manager.free(), 2);
     }
 
     #[test]
     fn who_came_first_is_served_first() {
-        let manager = ResourceManager::new(2);
-        let held = take(&manager, 1).unwrap();
-        let (told, missing) = channel();
-        let (other, got) = (manager.clone(), channel());
-        let wide = std::thread::spawn(move || {
-            let lease = other.acquire(2, None, || true, |n| told.send(n).unwrap());
-            got.0.send(lease.unwrap().is_some()).unwrap();
-            drop(got);
-        });
-        assert_eq!(missing.recv().unwrap(), 1);
-        let narrow = take(&manager, 1).err().unwrap();
-        assert!(
-            narrow.message().ends_with("wait for theirs"),
-            "{narrow}: the wide one is before it"
-        );
-        drop(held);
-        wide.join().unwrap();
-        assert!(take(&manager, 2).is_ok());
+        let mut manager = ResourceManager::new(2);
+        request(&mut manager, 1, 1);
+        assert_eq!(manager.serve(), [id(1)]);
+        request(&mut manager, 2, 2);
+        request(&mut manager, 3, 1);
+        assert_eq!(manager.serve(), []);
+        let failures = manager.timed_out(Duration::ZERO);
+        let narrow = &failures[1].1;
+        assert!(narrow.message.ends_with("wait for theirs"), "{narrow:?}");
+        assert_eq!(manager.missing(&id(3)), 0);
+        manager.release(&id(1));
+        assert_eq!(manager.serve(), [id(2)]);
+        manager.release(&id(2));
+        assert_eq!(manager.serve(), [id(3)]);
     }
 
     #[test]
-    fn nobody_waits_for_what_is_not_wanted_any_more() {
-        let manager = ResourceManager::new(1);
-        let wanted = Arc::new(Mutex::new(true));
-        let (told, missing) = channel();
-        let (other, wants) = (manager.clone(), wanted.clone());
-        let waiting = std::thread::spawn(move || {
-            let lease = other.acquire(
-                2,
-                None,
-                || *wants.lock().unwrap(),
-                |n| told.send(n).unwrap_or(()),
-            );
-            lease.unwrap().is_none()
-        });
-        missing.recv().unwrap();
-        *wanted.lock().unwrap() = false;
-        manager.wake();
-        assert!(waiting.join().unwrap());
+    fn a_job_that_can_never_be_served_keeps_nobody_waiting() {
+        let mut manager = ResourceManager::new(2);
+        request(&mut manager, 1, 4);
+        request(&mut manager, 2, 2);
+        assert_eq!(manager.serve(), [id(2)]);
+        assert_eq!(manager.missing(&id(1)), 4);
+    }
+
+    #[test]
+    fn those_that_have_run_are_served_first_even_if_they_are_read_last() {
+        let mut manager = ResourceManager::new(1);
+        let ran = Turn {
+            is_new: false,
+            number: 2,
+        };
+        manager.reserve(ran, id(2));
+        request(&mut manager, 1, 1);
+        assert_eq!(manager.serve(), [], "the place is kept");
+        manager.request(ran, id(2), 1, None);
+        assert_eq!(manager.serve(), [id(2)]);
+        assert_eq!(manager.next_timeout(), Some(Duration::ZERO));
     }
 }

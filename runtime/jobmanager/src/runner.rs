@@ -21,12 +21,13 @@ pub trait JobRunner: Send + Sync + 'static {
         blobs: &Blobs,
     ) -> Result<Self::Prepared>;
 
-    /// Refuses to start a job that has run if nothing is left of its checkpoints: from its beginning
-    /// it would write its results once more.
+    /// Whether anything is kept of a job that another JobManager may have started: what that left
+    /// is committed or withdrawn by a start.
     ///
     /// # Errors
-    /// S7001, with where they were.
-    fn check_kept(&self, id: &JobId, specification: &Specification) -> Result<()>;
+    /// S7001, with where it was, if the job is known to have run (`has_run`) and nothing is left:
+    /// from its beginning it would write its results once more.
+    fn is_kept(&self, id: &JobId, specification: &Specification, has_run: bool) -> Result<bool>;
 
     /// The slots that the job needs.
     fn n_slots(&self, prepared: &Self::Prepared) -> u32;
@@ -40,6 +41,10 @@ pub trait JobRunner: Send + Sync + 'static {
 
 /// A job that runs; all of these may be called from any thread.
 pub trait RunningJob: Send + Sync + 'static {
+    /// Whether something of it was kept when it started, from which the next start goes on. Of one
+    /// that waits to be tried for the first time there is nothing yet.
+    fn is_kept(&self) -> bool;
+
     /// Lets `then` be called with its end, on a thread of the job; called once.
     fn on_end(&self, then: Box<dyn FnOnce(End) + Send>);
 

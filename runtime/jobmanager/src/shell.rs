@@ -1,7 +1,7 @@
-//! What this crate takes from the machine: threads for jobs and commands, and how long somebody
-//! waits for another thread.
+//! What this crate takes from the machine: threads for commands, alarms, and how long somebody waits
+//! for another thread.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use streamrt_types::{Error, Result};
 
@@ -30,36 +30,105 @@ impl Deadline {
     }
 }
 
-/// Lets so many threads work at a time; others wait for their turn.
-pub(crate) struct Turns {
-    free: Mutex<usize>,
-    freed: Condvar,
+/// Calls something at a time that is set, and set again, until it is dropped.
+#[derive(Default)]
+pub(crate) struct Alarm(Arc<Setting>);
+
+#[derive(Default)]
+struct Setting {
+    state: Mutex<AlarmState>,
+    changed: Condvar,
 }
 
-impl Turns {
-    pub fn new(n: usize) -> Turns {
-        Turns {
-            free: Mutex::new(n),
-            freed: Condvar::new(),
+#[derive(Default)]
+struct AlarmState {
+    at: Option<Instant>,
+    is_over: bool,
+}
+
+impl Alarm {
+    /// Starts its thread.
+    ///
+    /// # Errors
+    /// `Internal` if the system has none left.
+    pub fn start(&self, name: &str, ring: impl Fn() + Send + 'static) -> Result<()> {
+        let setting = self.0.clone();
+        spawn(name, move || {
+            while setting.wait() {
+                ring();
+            }
+        })
+    }
+
+    /// It rings once, when this time has passed; the time that was set before is forgotten.
+    pub fn set(&self, after: Option<Duration>) {
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = after.map(|after| Instant::now() + after);
+        // Later is told when the earlier time has come.
+        let is_sooner = at.is_some_and(|at| state.at.is_none_or(|before| at < before));
+        state.at = at;
+        drop(state);
+        if is_sooner {
+            self.0.changed.notify_all();
         }
     }
+}
 
-    pub fn take<T>(&self, work: impl FnOnce() -> T) -> T {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = self.freed.wait_while(free, |free| *free == 0);
-        *taken.unwrap_or_else(PoisonError::into_inner) -= 1;
-        let _turn = Turn(self);
-        work()
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let state = self.0.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner).is_over = true;
+        self.0.changed.notify_all();
     }
 }
 
-/// Given back when it is dropped, also by a panic.
-struct Turn<'a>(&'a Turns);
+impl Setting {
+    /// Waits for the time; false when it is over.
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let left = state
+                .at
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            state = match left {
+                _ if state.is_over => return false,
+                Some(left) if left.is_zero() => {
+                    state.at = None;
+                    return true;
+                }
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(left) => match self.changed.wait_timeout(state, left) {
+                    Ok((state, _)) => state,
+                    Err(poisoned) => poisoned.into_inner().0,
+                },
+            };
+        }
+    }
+}
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let free = self.0.free.lock();
-        *free.unwrap_or_else(PoisonError::into_inner) += 1;
-        self.0.freed.notify_one();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn an_alarm_rings_when_its_time_has_come_and_not_when_it_is_gone() {
+        let (sender, rings) = channel();
+        let alarm = Alarm::default();
+        alarm
+            .start("alarm", move || sender.send(()).unwrap_or(()))
+            .unwrap();
+        alarm.set(Some(Duration::from_secs(3600)));
+        alarm.set(Some(Duration::ZERO));
+        rings.recv_timeout(Duration::from_secs(60)).unwrap();
+        alarm.set(Some(Duration::from_secs(3600)));
+        drop(alarm);
+        assert!(
+            rings.recv_timeout(Duration::from_secs(60)).is_err(),
+            "its thread has ended"
+        );
     }
 }

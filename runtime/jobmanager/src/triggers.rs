@@ -1,7 +1,6 @@
 //! Commands that take longer than a request: each has an id, by which one asks what came of it.
 //!
-//! A command runs on a thread of its own, so that one that hangs hinders no other. The last ones
-//! are remembered.
+//! The last ones are remembered.
 
 use crate::shell::{Deadline, spawn};
 use crate::{Failure, Outcome};
@@ -54,23 +53,18 @@ impl Triggers {
         self.0.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a command, and returns its id.
+    /// Begins a command that somebody carries out, who says with [`Triggers::told`] what came of it;
+    /// returns its id.
     ///
     /// # Errors
-    /// S3014 if too many are being carried out, `Internal` if there is no thread for it.
-    pub fn begin(&self, work: impl FnOnce() -> Result<Outcome> + Send + 'static) -> Result<String> {
+    /// S3014 if too many are being carried out.
+    pub fn open(&self) -> Result<String> {
         let id = unique_token();
         let mut all = self.all();
         if all.iter().filter(|told| is_active(told)).count() >= ACTIVE_MAX {
             let message = format!("{ACTIVE_MAX} commands to the job are being carried out already");
             return Err(Error::new(code::NO_ANSWER, message));
         }
-        let (triggers, own) = (self.clone(), id.clone());
-        let run = move || {
-            let failed = |error| Trigger::Failed(Failure::from(&error));
-            triggers.told(&own, work().map_or_else(failed, Trigger::Completed));
-        };
-        spawn("command", run)?;
         all.push_back(Told {
             id: id.clone(),
             trigger: Trigger::InProgress,
@@ -80,13 +74,35 @@ impl Triggers {
         Ok(id)
     }
 
-    fn told(&self, id: &str, trigger: Trigger) {
+    /// Begins a command, on a thread of its own, and returns its id.
+    ///
+    /// # Errors
+    /// S3014 if too many are being carried out, `Internal` if there is no thread for it.
+    pub fn begin(&self, work: impl FnOnce() -> Result<Outcome> + Send + 'static) -> Result<String> {
+        let id = self.open()?;
+        let (triggers, own) = (self.clone(), id.clone());
+        let run = move || {
+            let result = work().map_err(|error| Failure::from(&error));
+            triggers.told(&own, result);
+        };
+        spawn("command", run).inspect_err(|_| self.withdraw(&id))?;
+        Ok(id)
+    }
+
+    /// Says what came of a command.
+    pub fn told(&self, id: &str, result: Result<Outcome, Failure>) {
+        let trigger = result.map_or_else(Trigger::Failed, Trigger::Completed);
         let mut all = self.all();
         all.iter_mut()
             .filter(|told| told.id == id)
             .for_each(|told| told.trigger = trigger.clone());
         drop(all);
         self.0.changed.notify_all();
+    }
+
+    /// Takes a command back that was never begun.
+    pub fn withdraw(&self, id: &str) {
+        self.all().retain(|told| told.id != id);
     }
 
     /// How far a command has come, if it is known; one that is being carried out is waited for, but

@@ -7,8 +7,8 @@ use std::time::Instant;
 use streamrt_checkpoint::unique_token;
 use streamrt_graph::JobSpec;
 use streamrt_jobmanager::job_master::{
-    Ask, CheckpointReport, Failures, Granted, JobMaster, JobState, JobStore, Outcome, Seams,
-    Submission as Submitted, Upgraded, When,
+    Accepted, Ask, CheckpointReport, Failures, Granted, JobMaster, JobState, JobStore, Outcome,
+    Seams, Submission as Submitted, Upgraded, When,
 };
 use streamrt_plugin::Grants;
 use streamrt_rpc::JobPlan;
@@ -60,6 +60,7 @@ pub struct Ended {
 pub struct JobHandle {
     remote: JobRemote,
     remarks: Vec<String>,
+    has_led: bool,
     resumed: Option<(u64, String)>,
     bounded: bool,
 }
@@ -150,11 +151,12 @@ impl MiniCluster {
         let submission = Submitted { plan, from, before };
         let start = Instant::now();
         let master = JobMaster::start(submission, (line, inbox), seams)?;
-        if !master.accepted()? {
+        let Some(Accepted { has_led }) = master.accepted()? else {
             return Ok(Submission::Finished);
-        }
+        };
         let opened = master.opened();
         Ok(Submission::Started(JobHandle {
+            has_led,
             resumed: master.resumed(),
             remarks: opened.remarks,
             bounded: opened.is_bounded,
@@ -317,6 +319,11 @@ impl JobHandle {
     /// Whether the job ends by itself.
     pub fn is_bounded(&self) -> bool {
         self.bounded
+    }
+
+    /// Whether the next start goes on from this one: something of it is kept already.
+    pub fn has_led(&self) -> bool {
+        self.has_led
     }
 
     /// The checkpoint that the job goes on from, and the folder or prefix in which it stands.

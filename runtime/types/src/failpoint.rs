@@ -1,12 +1,13 @@
 //! Places where a test makes the process crash, or a step fail, to see that nothing is lost.
 //!
-//! `STREAMRT_FAILPOINTS` names them: `snapshot.sync=crash`, or `store.put=error:3` for the third
-//! time only, several with `;` between them. Without it a failpoint costs one load.
+//! [`Failpoints`] says which of them act, and is given to the threads that work for a job, as the
+//! log of the job is. Where nobody has given any, a failpoint costs one load.
 
 use crate::code;
 use crate::error::{Error, Result};
-use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every failpoint, in the order in which a checkpoint meets them. The numbers are those of the
@@ -54,6 +55,7 @@ enum Action {
     Error,
 }
 
+#[derive(Debug)]
 struct Armed {
     action: Action,
     /// The passage on which it acts, counted from 1; 0 means every one.
@@ -61,50 +63,58 @@ struct Armed {
     passed: AtomicU64,
 }
 
-fn armed() -> &'static HashMap<String, Armed> {
-    static ARMED: OnceLock<HashMap<String, Armed>> = OnceLock::new();
-    ARMED.get_or_init(|| {
-        std::env::var("STREAMRT_FAILPOINTS")
-            .map(|text| parse(&text))
-            .unwrap_or_default()
-    })
+/// Failpoints that act. Clones count their passages together.
+#[derive(Debug, Clone, Default)]
+pub struct Failpoints(BTreeMap<String, Arc<Armed>>);
+
+thread_local! {
+    static GIVEN: RefCell<Failpoints> = const { RefCell::new(Failpoints(BTreeMap::new())) };
 }
 
-fn parse(text: &str) -> HashMap<String, Armed> {
-    let one = |entry: &str| {
-        let (name, what) = entry.split_once('=')?;
-        let (action, at) = what.split_once(':').unwrap_or((what, "0"));
-        let action = match action {
-            "crash" => Action::Crash,
-            "error" => Action::Error,
-            _ => return None,
-        };
-        FAILPOINTS.contains(&name).then_some(())?;
-        Some((
-            name.to_owned(),
-            Armed {
+impl Failpoints {
+    /// Reads `snapshot.sync=crash`, or `log.before=error:3` for the third time only, several with
+    /// `;` between them. What cannot be read is left out.
+    pub fn parse(text: &str) -> Failpoints {
+        let one = |entry: &str| {
+            let (name, what) = entry.split_once('=')?;
+            let (action, at) = what.split_once(':').unwrap_or((what, "0"));
+            let action = match action {
+                "crash" => Action::Crash,
+                "error" => Action::Error,
+                _ => return None,
+            };
+            FAILPOINTS.contains(&name).then_some(())?;
+            let armed = Armed {
                 action,
                 at: at.parse().ok()?,
                 passed: AtomicU64::new(0),
-            },
-        ))
-    };
-    text.split(';')
-        .filter(|entry| !entry.is_empty())
-        .filter_map(one)
-        .collect()
+            };
+            Some((name.to_owned(), Arc::new(armed)))
+        };
+        Failpoints(text.split(';').filter_map(one).collect())
+    }
+
+    /// Those that act on this thread.
+    pub(crate) fn given() -> Failpoints {
+        GIVEN.with_borrow(Clone::clone)
+    }
+
+    /// Does something that meets these, and no others.
+    pub fn scope<T>(self, work: impl FnOnce() -> T) -> T {
+        let before = GIVEN.replace(self);
+        let done = work();
+        GIVEN.set(before);
+        done
+    }
 }
 
 /// Passes, unless a test wants it otherwise.
 ///
 /// # Errors
-/// `Unavailable`, if `STREAMRT_FAILPOINTS` says so for this passage.
+/// `Unavailable`, if the [`Failpoints`] of this thread say so for this passage.
 pub fn failpoint(name: &str) -> Result<()> {
-    let armed = armed();
-    if armed.is_empty() {
-        return Ok(());
-    }
-    armed.get(name).map_or(Ok(()), |armed| armed.pass(name))
+    let armed = GIVEN.with_borrow(|given| given.0.get(name).cloned());
+    armed.map_or(Ok(()), |armed| armed.pass(name))
 }
 
 impl Armed {
@@ -126,21 +136,19 @@ impl Armed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inheriting;
 
     #[test]
-    fn a_failpoint_acts_at_its_passage() {
-        let armed = parse("log.before=error:2;commit.after=error;nonsense=crash;log.before");
-        let passes = |name: &str| armed[name].pass(name).is_ok();
-        assert_eq!(
-            (
-                armed.len(),
-                passes("log.before"),
-                passes("log.before"),
-                passes("log.before")
-            ),
-            (2, true, false, true)
-        );
-        assert!(!passes("commit.after") && failpoint("commit.after").is_ok());
+    fn a_failpoint_acts_at_its_passage_where_it_was_given() {
+        let given = Failpoints::parse("log.before=error:2;commit.after=error;no=crash;log.before");
+        let passes = || failpoint("log.before").is_ok();
+        let counted = given.clone().scope(|| {
+            let first = passes();
+            let second = std::thread::spawn(inheriting(passes)).join().unwrap();
+            (first, second, passes(), failpoint("commit.after").is_ok())
+        });
+        assert_eq!(counted, (true, false, true, false));
+        assert!(failpoint("commit.after").is_ok() && given.0.len() == 2);
     }
 
     #[test]

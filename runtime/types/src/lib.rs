@@ -37,7 +37,7 @@ pub use config::{
 };
 pub use element::{Barrier, Status, StreamElement};
 pub use error::{Error, ErrorKind, Result, stdout_error};
-pub use failpoint::{FAILPOINTS, failpoint};
+pub use failpoint::{FAILPOINTS, Failpoints, failpoint};
 pub use key::{KeyEncoder, canonical_f32, canonical_f64, murmur3_32};
 pub use key_group::{
     KeyGroupRange, MAX_PARALLELISM_MAX, default_max_parallelism, key_group, key_group_owner,

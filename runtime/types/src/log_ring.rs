@@ -4,6 +4,7 @@
 //! stderr. A thread that it starts is to know it too, by [`inheriting`]. Nothing but saying pays
 //! for it.
 
+use crate::failpoint::Failpoints;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -109,8 +110,8 @@ fn speaking<T>(speaker: Option<Speaker>, work: impl FnOnce() -> T) -> T {
 
 /// The body of a thread that is about to be started, for the same job as this one.
 pub fn inheriting<T>(body: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    let speaker = LOG.with_borrow(Clone::clone);
-    move || speaking(speaker, body)
+    let (speaker, failpoints) = (LOG.with_borrow(Clone::clone), Failpoints::given());
+    move || failpoints.scope(|| speaking(speaker, body))
 }
 
 /// From now on this thread, and those that it starts, belong to the attempt of this generation.

@@ -14,6 +14,7 @@
 mod api;
 mod client;
 mod failed;
+mod openapi;
 mod prometheus;
 mod query;
 mod rest;
@@ -25,6 +26,7 @@ pub use api::{
     Checkpointing, ClusterApi, Edge, JobDetails, JobName, Slots, SubtaskDetails, VertexDetails,
 };
 pub use client::{Client, Place};
+pub use openapi::openapi;
 pub use server::{Access, Bound, Server};
 pub use status::{
     CheckpointDetails, CheckpointStatus, JobStatus, LogEntry, Resolved, State, SubtaskCheckpoint,
@@ -32,5 +34,4 @@ pub use status::{
 };
 pub use v1::{
     Accepted, Begun, Cancel, Checkpoints, ClusterStatus, Jobs, Logs, Savepoint, Stop, Upgrade,
-    openapi,
 };

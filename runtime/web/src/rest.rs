@@ -8,11 +8,12 @@
 //! Flink's REST API, version 1:
 //! <https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/>.
 
+mod checkpoints;
 mod cluster;
 mod metrics;
+mod vertices;
 
-use crate::api::{ClusterApi, JobDetails, SubtaskDetails, VertexDetails};
-use crate::status::{CheckpointDetails, CheckpointStatus, SubtaskCheckpoint};
+use crate::api::{ClusterApi, JobDetails, VertexDetails};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -21,14 +22,15 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use streamrt_jobmanager::Failure;
-
-/// Checkpoints that are shown, as in Flink.
-const HISTORY: usize = 10;
+use utoipa::OpenApi;
 
 /// All that a job remembers.
 pub(crate) const ALL_CHECKPOINTS: usize = usize::MAX;
 
 const VERSION: &str = concat!("streamrt ", env!("CARGO_PKG_VERSION"));
+
+/// The one TaskManager, which is in the process of the JobManager.
+const TASK_MANAGER: &str = "embedded";
 
 type Api = State<Arc<dyn ClusterApi>>;
 type Answer = Result<Json<Value>, NotFound>;
@@ -47,6 +49,9 @@ pub(crate) fn error(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"errors": [message]}))).into_response()
 }
 
+/// Chains of all operators share slots.
+const SHARING_GROUP: &str = "default";
+
 /// The routes below `/`.
 pub(crate) fn routes() -> axum::Router<Arc<dyn ClusterApi>> {
     use axum::routing::get;
@@ -61,27 +66,39 @@ pub(crate) fn routes() -> axum::Router<Arc<dyn ClusterApi>> {
         .route("/jobs/{job}/exceptions", get(exceptions))
         .route("/jobs/{job}/accumulators", get(metrics::accumulators))
         .route("/jobs/{job}/metrics", get(metrics::of_job))
-        .route("/jobs/{job}/checkpoints", get(checkpoints))
-        .route("/jobs/{job}/checkpoints/config", get(checkpoint_config))
+        .route("/jobs/{job}/checkpoints", get(checkpoints::checkpoints))
+        .route(
+            "/jobs/{job}/checkpoints/config",
+            get(checkpoints::checkpoint_config),
+        )
         .route(
             "/jobs/{job}/checkpoints/details/{checkpoint}",
-            get(checkpoint),
+            get(checkpoints::checkpoint),
         )
-        .route("/jobs/{job}/vertices/{vertex}", get(vertex))
-        .route("/jobs/{job}/vertices/{vertex}/subtasks", get(vertex))
+        .route("/jobs/{job}/vertices/{vertex}", get(vertices::vertex))
+        .route(
+            "/jobs/{job}/vertices/{vertex}/subtasks",
+            get(vertices::subtasks),
+        )
         .route(
             "/jobs/{job}/vertices/{vertex}/metrics",
             get(metrics::of_vertex),
         )
-        .route("/jobs/{job}/vertices/{vertex}/watermarks", get(watermarks))
+        .route(
+            "/jobs/{job}/vertices/{vertex}/watermarks",
+            get(vertices::watermarks),
+        )
         .route(
             "/jobs/{job}/vertices/{vertex}/backpressure",
-            get(back_pressure),
+            get(vertices::back_pressure),
         )
         .route("/taskmanagers", get(cluster::task_managers))
         .route("/jobmanager/config", get(cluster::configuration))
 }
 
+/// How many slots there are, and jobs in each state.
+#[utoipa::path(get, path = "/overview", tag = "flink",
+    responses((status = 200, body = Object)))]
 async fn overview(State(api): Api) -> Json<Value> {
     let jobs = api.jobs();
     let n = |states: &[&str]| {
@@ -103,6 +120,9 @@ async fn overview(State(api): Api) -> Json<Value> {
     }))
 }
 
+/// What a page that shows this interface has to know.
+#[utoipa::path(get, path = "/config", tag = "flink",
+    responses((status = 200, body = Object)))]
 async fn config() -> Json<Value> {
     let features = json!({"web-submit": false, "web-cancel": false, "web-rescale": false, "web-history": false});
     Json(json!({
@@ -115,22 +135,23 @@ async fn config() -> Json<Value> {
     }))
 }
 
+/// The ids and states of all jobs.
+#[utoipa::path(get, path = "/jobs", tag = "flink",
+    responses((status = 200, body = Object)))]
 async fn jobs(State(api): Api) -> Json<Value> {
     let job =
         |job: &JobDetails| json!({"id": job.status.id, "status": job.status.state.in_flink()});
     Json(json!({"jobs": api.jobs().iter().map(job).collect::<Vec<_>>()}))
 }
 
+/// All jobs at a glance.
+#[utoipa::path(get, path = "/jobs/overview", tag = "flink",
+    responses((status = 200, body = Object)))]
 async fn jobs_overview(State(api): Api) -> Json<Value> {
     Json(json!({"jobs": api.jobs().iter().map(summary).collect::<Vec<_>>()}))
 }
 
 fn summary(job: &JobDetails) -> Value {
-    let n_tasks: usize = job
-        .vertices
-        .iter()
-        .map(|vertex| vertex.subtasks.len())
-        .sum();
     json!({
         "jid": job.status.id,
         "name": job.status.name,
@@ -139,7 +160,7 @@ fn summary(job: &JobDetails) -> Value {
         "end-time": job.status.ended_ms.unwrap_or(-1),
         "duration": job.status.elapsed_ms,
         "last-modification": job.status.ended_ms.unwrap_or(job.status.started_ms),
-        "tasks": tasks(job.status.state.in_flink(), n_tasks),
+        "tasks": tasks_by_state(job),
     })
 }
 
@@ -190,20 +211,10 @@ fn find(api: &Arc<dyn ClusterApi>, id: &str) -> Result<JobDetails, NotFound> {
     })
 }
 
-fn find_vertex(job: JobDetails, id: &str) -> Result<VertexDetails, NotFound> {
-    let missing = || {
-        NotFound(format!(
-            "job {} has no vertex {id}; /jobs/{} shows those that it has",
-            job.status.id, job.status.id
-        ))
-    };
-    job.vertices
-        .iter()
-        .find(|vertex| vertex.id == id)
-        .cloned()
-        .ok_or_else(missing)
-}
-
+/// A job with its vertices and its plan.
+#[utoipa::path(get, path = "/jobs/{job}", tag = "flink",
+    params(("job" = String, Path, description = "the id of a job")),
+    responses((status = 200, body = Object), (status = 404, description = "no such job")))]
 async fn job(State(api): Api, Path(id): Path<String>) -> Answer {
     let job = find(&api, &id)?;
     let started_ms = job.status.started_ms;
@@ -214,19 +225,63 @@ async fn job(State(api): Api, Path(id): Path<String>) -> Answer {
         "name": job.status.name,
         "state": job.status.state.in_flink(),
         "isStoppable": false,
+        "job-type": "STREAMING",
         "start-time": job.status.started_ms,
         "end-time": job.status.ended_ms.unwrap_or(-1),
         "duration": duration_ms.max(0),
         "maxParallelism": job.max_parallelism,
         "now": now_ms,
+        "timestamps": timestamps(&job),
+        "status-counts": tasks_by_state(&job),
         "vertices": job.vertices.iter().map(|vertex| vertex_summary(&job, vertex)).collect::<Vec<_>>(),
         "plan": plan_of(&job),
     })))
 }
 
+/// Since when the job was in each of Flink's states, in ms since the epoch; 0: never, or not known.
+fn timestamps(job: &JobDetails) -> Value {
+    let names = [
+        "INITIALIZING",
+        "CREATED",
+        "RUNNING",
+        "FAILING",
+        "FAILED",
+        "CANCELLING",
+        "CANCELED",
+        "FINISHED",
+        "RESTARTING",
+        "SUSPENDED",
+        "RECONCILING",
+    ];
+    let status = &job.status;
+    let own = status.state.in_flink();
+    let last_ms = status.ended_ms.unwrap_or(status.started_ms);
+    let at_ms = |name: &str| match name {
+        "INITIALIZING" | "CREATED" => status.started_ms,
+        name if name == own => last_ms,
+        "RUNNING" if status.elapsed_ms > 0 => status.started_ms,
+        _ => 0,
+    };
+    names
+        .map(|name| (name.to_owned(), json!(at_ms(name))))
+        .into_iter()
+        .collect()
+}
+
+/// How many tasks of the job are in each state.
+fn tasks_by_state(job: &JobDetails) -> Value {
+    let n: usize = job
+        .vertices
+        .iter()
+        .map(|vertex| vertex.subtasks.len())
+        .sum();
+    tasks(job.status.state.in_flink(), n)
+}
+
 fn vertex_summary(job: &JobDetails, vertex: &VertexDetails) -> Value {
     json!({
         "id": vertex.id,
+        "slotSharingGroupId": SHARING_GROUP,
         "name": vertex.name,
         "maxParallelism": job.max_parallelism,
         "parallelism": vertex.subtasks.len(),
@@ -236,6 +291,10 @@ fn vertex_summary(job: &JobDetails, vertex: &VertexDetails) -> Value {
         "duration": job.status.elapsed_ms,
         "tasks": tasks(job.status.state.in_flink(), vertex.subtasks.len()),
         "metrics": {
+            "read-bytes": 0,
+            "read-bytes-complete": false,
+            "write-bytes": 0,
+            "write-bytes-complete": false,
             "read-records": vertex.sum(|subtask| subtask.records_in),
             "read-records-complete": true,
             "write-records": vertex.sum(|subtask| subtask.records_out),
@@ -247,6 +306,10 @@ fn vertex_summary(job: &JobDetails, vertex: &VertexDetails) -> Value {
     })
 }
 
+/// The vertices of a job and their edges.
+#[utoipa::path(get, path = "/jobs/{job}/plan", tag = "flink",
+    params(("job" = String, Path, description = "the id of a job")),
+    responses((status = 200, body = Object), (status = 404, description = "no such job")))]
 async fn plan(State(api): Api, Path(id): Path<String>) -> Answer {
     Ok(Json(json!({"plan": plan_of(&find(&api, &id)?)})))
 }
@@ -267,14 +330,29 @@ fn plan_of(job: &JobDetails) -> Value {
     json!({"jid": job.status.id, "name": job.status.name, "type": "STREAMING", "nodes": job.vertices.iter().map(node).collect::<Vec<_>>()})
 }
 
+/// How a job is executed.
+#[utoipa::path(get, path = "/jobs/{job}/config", tag = "flink",
+    params(("job" = String, Path, description = "the id of a job")),
+    responses((status = 200, body = Object), (status = 404, description = "no such job")))]
 async fn job_config(State(api): Api, Path(id): Path<String>) -> Answer {
     let job = find(&api, &id)?;
-    Ok(Json(
-        json!({"jid": job.status.id, "name": job.status.name, "execution-config": {"job-parallelism": job.status.parallelism}}),
-    ))
+    Ok(Json(json!({
+        "jid": job.status.id,
+        "name": job.status.name,
+        "execution-config": {
+            "execution-mode": "PIPELINED",
+            "restart-strategy": "Cluster level default restart strategy",
+            "job-parallelism": job.status.parallelism,
+            "object-reuse-mode": true,
+            "user-config": {},
+        },
+    })))
 }
 
-/// Why the job failed; failures after which it went on are in its log.
+/// After what the job was started again, and why it failed.
+#[utoipa::path(get, path = "/jobs/{job}/exceptions", tag = "flink",
+    params(("job" = String, Path, description = "the id of a job")),
+    responses((status = 200, body = Object), (status = 404, description = "no such job")))]
 async fn exceptions(State(api): Api, Path(id): Path<String>) -> Answer {
     let JobDetails {
         status, failures, ..
@@ -284,11 +362,7 @@ async fn exceptions(State(api): Api, Path(id): Path<String>) -> Answer {
         .map(|reason| (status.ended_ms.unwrap_or(0), reason));
     // The newest is first, as in Flink.
     let all: Vec<(i64, Failure)> = failures.into_iter().chain(end).rev().collect();
-    let text = |failure: &Failure| {
-        let causes = failure.causes.iter().map(|cause| format!(": {cause}"));
-        let causes: String = causes.collect();
-        format!("[{}] {}{causes}", failure.code, failure.message)
-    };
+    let text = |failure: &Failure| format!("[{}] {}", failure.code, failure.with_causes());
     let entry = |(at, failure): &(i64, Failure)| json!({"exceptionName": failure.code, "stacktrace": text(failure), "timestamp": at});
     let newest = all.first();
     Ok(Json(json!({
@@ -303,189 +377,28 @@ async fn exceptions(State(api): Api, Path(id): Path<String>) -> Answer {
     })))
 }
 
-async fn checkpoint_config(State(api): Api, Path(id): Path<String>) -> Answer {
-    let missing = || {
-        NotFound(format!(
-            "the job {id} makes no checkpoints, or does not run any more"
-        ))
-    };
-    let config = find(&api, &id)?.checkpointing.ok_or_else(missing)?;
-    Ok(Json(json!({
-        "mode": "exactly_once",
-        "interval": config.interval_ms,
-        "timeout": config.timeout_ms,
-        "min_pause": config.min_pause_ms,
-        "max_concurrent": 1,
-        "externalization": {"enabled": true, "delete_on_cancellation": false},
-        "state_backend": config.state_backend,
-        "tolerable_failed_checkpoints": config.tolerable_failures,
-        "unaligned_checkpoints": false,
-    })))
-}
-
-async fn checkpoints(State(api): Api, Path(id): Path<String>) -> Answer {
-    let status = find(&api, &id)?.status;
-    let restored = status.resumed_from;
-    let restored = restored.map(|checkpoint| json!({"id": checkpoint}));
-    let all = api.checkpoints(&id, ALL_CHECKPOINTS);
-    let n = |status: &str| all.iter().filter(|c| flink_status(c) == status).count();
-    let last = |fits: fn(&CheckpointDetails) -> bool| {
-        let found = all.iter().rev().find(|checkpoint| fits(checkpoint));
-        found.map(checkpoint_summary)
-    };
-    let failed = last(|checkpoint| flink_status(checkpoint) == "FAILED");
-    let completed = last(|checkpoint| checkpoint.is_completed() && !is_savepoint(checkpoint));
-    let savepoint = last(|checkpoint| checkpoint.is_completed() && is_savepoint(checkpoint));
-    Ok(Json(json!({
-        "counts": {
-            "restored": usize::from(restored.is_some()),
-            "total": all.len(),
-            "in_progress": n("IN_PROGRESS"),
-            "completed": n("COMPLETED"),
-            "failed": n("FAILED"),
-        },
-        "latest": {"completed": completed, "savepoint": savepoint, "failed": failed, "restored": restored},
-        "history": all.iter().rev().take(HISTORY).map(checkpoint_summary).collect::<Vec<_>>(),
-    })))
-}
-
-fn is_savepoint(checkpoint: &CheckpointDetails) -> bool {
-    checkpoint.kind == "savepoint"
-}
-
-fn flink_status(checkpoint: &CheckpointDetails) -> &'static str {
-    match checkpoint.status {
-        CheckpointStatus::Pending => "IN_PROGRESS",
-        CheckpointStatus::Published => "COMPLETED",
-        CheckpointStatus::Failed { .. } => "FAILED",
-    }
-}
-
-fn checkpoint_summary(checkpoint: &CheckpointDetails) -> Value {
-    let mut summary = json!({
-        "id": checkpoint.checkpoint,
-        "status": flink_status(checkpoint),
-        "is_savepoint": is_savepoint(checkpoint),
-        "trigger_timestamp": checkpoint.triggered_ms,
-        "end_to_end_duration": checkpoint.duration_us / 1000,
-        "checkpointed_size": checkpoint.bytes(),
-        "state_size": checkpoint.full_bytes(),
-        "num_acknowledged_subtasks": checkpoint.subtasks.len(),
-    });
-    if let CheckpointStatus::Failed { reason } = &checkpoint.status {
-        summary["failure_message"] = json!(reason);
-    }
-    summary
-}
-
-async fn checkpoint(State(api): Api, Path((id, number)): Path<(String, String)>) -> Answer {
-    find(&api, &id)?;
-    let missing = || {
-        NotFound(format!(
-            "job {id} remembers no checkpoint {number}; /jobs/{id}/checkpoints shows the last ones"
-        ))
-    };
-    let all = api.checkpoints(&id, ALL_CHECKPOINTS);
-    let found = all
-        .iter()
-        .rev()
-        .find(|checkpoint| checkpoint.checkpoint.to_string() == number)
-        .ok_or_else(missing)?;
-    let mut details = checkpoint_summary(found);
-    let subtask = |subtask: &SubtaskCheckpoint| {
-        json!({
-            "name": subtask.name,
-            "checkpointed_size": subtask.bytes,
-            "state_size": subtask.full_bytes,
-            "checkpoint": {"sync": subtask.sync_us / 1000, "async": subtask.async_us / 1000},
-            "alignment": {"duration": subtask.alignment_us / 1000},
-        })
-    };
-    details["subtasks"] = found.subtasks.iter().map(subtask).collect();
-    Ok(Json(details))
-}
-
-async fn vertex(State(api): Api, Path((id, vertex)): Path<(String, String)>) -> Answer {
-    let job = find(&api, &id)?;
-    let (state, start_ms, duration_ms) = (
-        job.status.state.in_flink(),
-        job.status.started_ms,
-        job.status.elapsed_ms,
-    );
-    let vertex = find_vertex(job, &vertex)?;
-    let subtask = |(index, subtask): (usize, &SubtaskDetails)| {
-        json!({
-            "subtask": index,
-            "status": state,
-            "attempt": 0,
-            "start-time": start_ms,
-            "end-time": -1,
-            "duration": duration_ms,
-            "metrics": {
-                "read-records": subtask.records_in,
-                "write-records": subtask.records_out,
-                "accumulated-backpressured-time": subtask.back_pressured_ms,
-                "accumulated-idle-time": subtask.idle_ms,
-                "accumulated-busy-time": subtask.busy_ms,
-            },
-        })
-    };
-    Ok(Json(json!({
-        "id": vertex.id,
-        "name": vertex.name,
-        "parallelism": vertex.subtasks.len(),
-        "now": start_ms + duration_ms as i64,
-        "subtasks": vertex.subtasks.iter().enumerate().map(subtask).collect::<Vec<_>>(),
-    })))
-}
-
-async fn watermarks(State(api): Api, Path((id, vertex)): Path<(String, String)>) -> Answer {
-    let vertex = find_vertex(find(&api, &id)?, &vertex)?;
-    // Flink leaves out those that have none.
-    let of_subtask = |(index, subtask): (usize, &SubtaskDetails)| {
-        Some(
-            json!({"id": format!("{index}.currentInputWatermark"), "value": subtask.watermark?.to_string()}),
-        )
-    };
-    Ok(Json(
-        vertex
-            .subtasks
-            .iter()
-            .enumerate()
-            .filter_map(of_subtask)
-            .collect(),
-    ))
-}
-
-async fn back_pressure(State(api): Api, Path((id, vertex)): Path<(String, String)>) -> Answer {
-    let vertex = find_vertex(find(&api, &id)?, &vertex)?;
-    let ratio = |ms_per_second: u64| ms_per_second as f64 / 1000.0;
-    let of_subtask = |(index, subtask): (usize, &SubtaskDetails)| {
-        json!({
-            "subtask": index,
-            "backpressure-level": level(ratio(subtask.back_pressured_ms_per_second)),
-            "ratio": ratio(subtask.back_pressured_ms_per_second),
-            "idleRatio": ratio(subtask.idle_ms_per_second),
-            "busyRatio": ratio(subtask.busy_ms_per_second),
-        })
-    };
-    let most = vertex
-        .subtasks
-        .iter()
-        .map(|subtask| subtask.back_pressured_ms_per_second)
-        .max()
-        .unwrap_or(0);
-    let subtasks: Vec<Value> = vertex.subtasks.iter().enumerate().map(of_subtask).collect();
-    Ok(Json(
-        json!({"status": "ok", "backpressure-level": level(ratio(most)), "subtasks": subtasks}),
-    ))
-}
-
-/// Flink's levels: more than a tenth of the time is low, more than a half is high.
-fn level(ratio: f64) -> &'static str {
-    match ratio {
-        _ if ratio <= 0.1 => "ok",
-        _ if ratio <= 0.5 => "low",
-        _ => "high",
-    }
-}
+/// What these paths are, for `openapi.json`.
+#[derive(OpenApi)]
+#[openapi(paths(
+    overview,
+    config,
+    jobs,
+    jobs_overview,
+    job,
+    plan,
+    job_config,
+    exceptions,
+    metrics::accumulators,
+    metrics::of_job,
+    metrics::of_vertex,
+    checkpoints::checkpoints,
+    checkpoints::checkpoint_config,
+    checkpoints::checkpoint,
+    vertices::vertex,
+    vertices::subtasks,
+    vertices::watermarks,
+    vertices::back_pressure,
+    cluster::task_managers,
+    cluster::configuration,
+))]
+pub(crate) struct Description;

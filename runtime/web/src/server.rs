@@ -13,6 +13,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::net::UnixListener;
@@ -20,10 +24,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use streamrt_types::{Error, Result, code};
-use tokio::sync::oneshot;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, oneshot};
 
 /// How long the end waits for answers that are on their way.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Connections at the same time.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// A connection on which nothing is asked for so long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long nobody is let in after the system has refused a connection.
+const REFUSED: Duration = Duration::from_millis(100);
 
 /// Requests that wait for a disk or a job at the same time; others wait for one of them.
 const WAITING_MAX: usize = 64;
@@ -132,34 +146,70 @@ fn start(listener: Listener, routes: axum::Router) -> std::io::Result<Server> {
 async fn serve(
     listener: Listener,
     routes: axum::Router,
-    stopped: oneshot::Receiver<()>,
+    mut stopped: oneshot::Receiver<()>,
 ) -> std::io::Result<()> {
-    let (end, ended) = oneshot::channel::<()>();
-    let until = async move { drop(ended.await) };
-    let answering = match listener {
-        Listener::Tcp(listener) => {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(
-                axum::serve(listener, routes)
-                    .with_graceful_shutdown(until)
-                    .into_future(),
-            )
-        }
-        Listener::Unix(listener) => {
-            let listener = tokio::net::UnixListener::from_std(listener)?;
-            tokio::spawn(
-                axum::serve(listener, routes)
-                    .with_graceful_shutdown(until)
-                    .into_future(),
-            )
-        }
-    };
-    // An error is the end of the one who would have said it.
-    let _ = stopped.await;
-    drop(end);
-    let _ = tokio::time::timeout(FAREWELL, answering).await;
+    let listener = Accepting::from_std(listener)?;
+    let graceful = GracefulShutdown::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(IDLE);
+    loop {
+        // Never closed; who finds no room waits in the queue of the system.
+        let room = room.clone().acquire_owned().await;
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // An error is the end of the one who would have said it.
+            _ = &mut stopped => break,
+        };
+        let Ok(connection) = accepted else {
+            // Too many files are open: others have to be closed first.
+            tokio::time::sleep(REFUSED).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(routes.clone());
+        let served = graceful.watch(http.serve_connection(connection, service));
+        tokio::spawn(async move {
+            // A connection that broke concerns nobody else.
+            let _ = served.await;
+            drop(room);
+        });
+    }
+    let _ = tokio::time::timeout(FAREWELL, graceful.shutdown()).await;
     Ok(())
 }
+
+enum Accepting {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Accepting {
+    fn from_std(listener: Listener) -> std::io::Result<Accepting> {
+        Ok(match listener {
+            Listener::Tcp(listener) => Accepting::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Listener::Unix(listener) => {
+                Accepting::Unix(tokio::net::UnixListener::from_std(listener)?)
+            }
+        })
+    }
+
+    async fn accept(&self) -> std::io::Result<TokioIo<Box<dyn Connection>>> {
+        let connection: Box<dyn Connection> = match self {
+            Accepting::Tcp(listener) => {
+                let (connection, _) = listener.accept().await?;
+                connection.set_nodelay(true)?;
+                Box::new(connection)
+            }
+            Accepting::Unix(listener) => Box::new(listener.accept().await?.0),
+        };
+        Ok(TokioIo::new(connection))
+    }
+}
+
+/// What is read and written.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
 
 fn bind(address: &str) -> Result<TcpListener> {
     let refuse = |what: &str| {
@@ -221,7 +271,7 @@ async fn metrics(State(api): State<Arc<dyn ClusterApi>>) -> Response {
 
 async fn nothing_here(request: Request) -> Response {
     let message = format!("there is nothing at {}", request.uri().path());
-    refuse(&request, StatusCode::NOT_FOUND, &message)
+    refuse(request.uri().path(), StatusCode::NOT_FOUND, &message)
 }
 
 async fn wrong_method(request: Request) -> Response {
@@ -230,19 +280,33 @@ async fn wrong_method(request: Request) -> Response {
         request.uri().path(),
         request.method()
     );
-    refuse(&request, StatusCode::METHOD_NOT_ALLOWED, &message)
+    refuse(
+        request.uri().path(),
+        StatusCode::METHOD_NOT_ALLOWED,
+        &message,
+    )
 }
 
 async fn guard(request: Request, next: Next) -> Response {
-    match refusal(request.headers()) {
-        Some(why) => refuse(&request, StatusCode::FORBIDDEN, why),
-        None => next.run(request).await,
+    let path = request.uri().path().to_owned();
+    if let Some(why) = refusal(request.headers()) {
+        return refuse(&path, StatusCode::FORBIDDEN, why);
+    }
+    let answer = next.run(request).await;
+    let kind = answer.headers().get(header::CONTENT_TYPE);
+    let is_text = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    match answer.status() {
+        // Nobody here says so, but what stands between.
+        status if status.is_client_error() && is_text => {
+            refuse(&path, status, &format!("{path} cannot be read"))
+        }
+        _ => answer,
     }
 }
 
-/// In the words of those paths that the request is about.
-fn refuse(request: &Request, status: StatusCode, message: &str) -> Response {
-    if request.uri().path().starts_with("/v1/") {
+/// In the words of those paths to which this one belongs.
+fn refuse(path: &str, status: StatusCode, message: &str) -> Response {
+    if path.starts_with("/v1/") {
         Failed::with_status(status, &Error::new(code::BAD_REQUEST, message)).into_response()
     } else {
         error(status, message)

@@ -9,13 +9,15 @@
 
 use crate::api::{ClusterApi, JobDetails};
 use crate::failed::Failed;
+use crate::openapi::openapi;
 use crate::query::number;
 use crate::status::{CheckpointDetails, JobStatus, LogEntry, Resolved, resolve};
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -26,6 +28,9 @@ use utoipa::{OpenApi, ToSchema};
 
 /// A job file has 4 MiB at most, and stands in a string of JSON.
 const JSON_BYTES_MAX: usize = 16 << 20;
+
+/// A body is there within this time: everybody is on this machine.
+const BODY_WITHIN: Duration = Duration::from_secs(60);
 
 /// The longest that a question for a trigger waits.
 const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -126,37 +131,24 @@ pub(crate) fn routes(writes: bool) -> axum::Router<Arc<dyn ClusterApi>> {
         .route("/v1/jobs/{job}/upgrade", post(upgrade))
 }
 
-/// What `openapi.json` says.
+/// What these paths are, for `openapi.json`.
 #[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "streamrt",
-        description = "Jobs of a streamrt cluster. Beside these paths there are those of Flink's REST interface, for reading."
-    ),
-    paths(
-        cluster,
-        has_component,
-        put_component,
-        submit,
-        jobs,
-        job,
-        stop,
-        cancel,
-        savepoint,
-        upgrade,
-        trigger,
-        checkpoints,
-        logs
-    )
-)]
-struct Description;
-
-/// The description of the paths under `/v1`, as JSON with a line end.
-pub fn openapi() -> String {
-    let json = Description::openapi().to_pretty_json();
-    // It is made of literals and derived schemas.
-    json.map_or_else(|_| String::new(), |json| json + "\n")
-}
+#[openapi(paths(
+    cluster,
+    has_component,
+    put_component,
+    submit,
+    jobs,
+    job,
+    stop,
+    cancel,
+    savepoint,
+    upgrade,
+    trigger,
+    checkpoints,
+    logs
+))]
+pub(crate) struct Description;
 
 /// Waits for what may wait for a disk, without holding up other requests.
 async fn waiting<T: Send + 'static>(
@@ -190,22 +182,34 @@ async fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Answer<T>
         let message = format!("a body has at most {JSON_BYTES_MAX} bytes");
         Failed::with_status(StatusCode::PAYLOAD_TOO_LARGE, &wrong(message))
     };
-    let bytes = whole(headers, body, JSON_BYTES_MAX)
-        .await
-        .ok_or_else(too_large)?;
+    let bytes = whole(headers, body, JSON_BYTES_MAX, too_large).await?;
     let parsed = serde_json::from_slice(&bytes);
     Ok(parsed.map_err(|e| wrong(format!("the body is not what this path takes: {e}")))?)
 }
 
-/// None if there is more than it may hold; then nothing of it is kept.
-async fn whole(headers: &HeaderMap, body: Body, bytes_max: usize) -> Option<Vec<u8>> {
+/// All of a body, of which nothing is kept if there is more than it may hold.
+async fn whole(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    too_large: impl Fn() -> Failed,
+) -> Answer<Vec<u8>> {
     let length = headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > bytes_max as u64) {
-        return None;
+        return Err(too_large());
     }
-    // A connection that broke gets no answer, whatever is said here.
-    to_bytes(body, bytes_max).await.ok().map(Vec::from)
+    let reading = Limited::new(body, bytes_max).collect();
+    match tokio::time::timeout(BODY_WITHIN, reading).await {
+        Ok(Ok(bytes)) => Ok(bytes.to_bytes().into()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(wrong("the body ends before it is whole").into()),
+        Err(_) => {
+            let seconds = BODY_WITHIN.as_secs();
+            let late = wrong(format!("the body was not there within {seconds} s"));
+            Err(Failed::with_status(StatusCode::REQUEST_TIMEOUT, &late))
+        }
+    }
 }
 
 /// The job that is meant.
@@ -282,9 +286,7 @@ async fn put_component(
         let message = format!("a component has at most {bytes_max} bytes here");
         Failed::from(Error::new(code::COMPONENT_LIMIT, message))
     };
-    let bytes = whole(&parts.headers, body, bytes_max)
-        .await
-        .ok_or_else(too_large)?;
+    let bytes = whole(&parts.headers, body, bytes_max, too_large).await?;
     let is_new = waiting(move || api.put_component(&digest, bytes)).await?;
     Ok(if is_new {
         StatusCode::CREATED
@@ -437,16 +439,4 @@ async fn logs(
     let said = api.logs(&id, last(query.as_deref())?);
     let lines = said.into_iter().map(LogEntry::from).collect();
     Ok(Json(Logs { lines }))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_description_that_is_checked_in_is_that_of_the_code() {
-        let kept = include_str!("../openapi.json");
-        assert!(
-            kept == super::openapi(),
-            "write it anew with `streamrt docs openapi > runtime/web/openapi.json`"
-        );
-    }
 }

@@ -12,6 +12,7 @@
 //! The way of working is that of the simulators of FoundationDB and TigerBeetle: faults first, then
 //! liveness.
 
+mod cluster;
 pub mod ledger;
 mod model;
 mod process;
@@ -21,7 +22,22 @@ mod world;
 
 pub use random::Random;
 pub use scenario::Fault;
-pub use world::{Report, run};
+pub use world::Report;
+
+/// Runs a job, and a cluster of jobs.
+///
+/// # Errors
+/// The invariant that does not hold.
+pub fn run(seed: u64) -> Result<Report, String> {
+    let mut report = world::run(seed)?;
+    let cluster = cluster::run_cluster(seed).map_err(|found| format!("in a cluster: {found}"))?;
+    report.hash = report.hash.rotate_left(1) ^ cluster.hash;
+    report.n_events += cluster.n_events;
+    for (fault, n) in cluster.faults {
+        *report.faults.entry(fault).or_default() += n;
+    }
+    Ok(report)
+}
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,8 @@ pub enum Fault {
     StoreRefuses,
     /// The store does what it was asked for, and nobody hears of it.
     StoreSilent,
+    /// It fails in the middle of a request.
+    StoreHalfway,
     /// A snapshot cannot be read, or sinks cannot be settled, at the first try.
     StepFails,
     /// A task declines a checkpoint.
@@ -33,13 +35,15 @@ pub enum Fault {
     Drain,
     Cancel,
     Upgrade,
+    Submits,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 16] = [
         Fault::TaskFails,
         Fault::StoreRefuses,
         Fault::StoreSilent,
+        Fault::StoreHalfway,
         Fault::StepFails,
         Fault::Declined,
         Fault::Repeated,
@@ -51,6 +55,7 @@ impl Fault {
         Fault::Drain,
         Fault::Cancel,
         Fault::Upgrade,
+        Fault::Submits,
     ];
 
     /// Those that happen at a time of their own, each with its rarity: one in so many.
@@ -70,6 +75,7 @@ impl Fault {
             Fault::TaskFails => "a task fails",
             Fault::StoreRefuses => "the store refuses",
             Fault::StoreSilent => "the store is silent",
+            Fault::StoreHalfway => "the store fails halfway",
             Fault::StepFails => "a step fails",
             Fault::Declined => "a checkpoint is declined",
             Fault::Repeated => "a message is repeated",
@@ -81,6 +87,7 @@ impl Fault {
             Fault::Drain => "a drain is wanted",
             Fault::Cancel => "a cancellation is wanted",
             Fault::Upgrade => "an upgrade is wanted",
+            Fault::Submits => "a job is submitted",
         }
     }
 }

@@ -1,27 +1,30 @@
 //! The world of a simulation: time, the network, the store, users, and what goes wrong.
 
-use crate::model::{Model, Outside, Told, n_records};
+mod tasks;
+
+use crate::model::{Outside, Told, n_records};
 use crate::process::Process;
 use crate::random::Random;
 use crate::scenario::{Fault, digest, plan};
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::{History, Snapshot, Store};
 use streamrt_jobmanager::job_master::{
-    Action, Ask, Event, Now, Outcome, StoreRequest, Version, When,
+    Accepted, Action, Ask, Event, Granted, Now, Outcome, StoreRequest, Version, When,
 };
-use streamrt_rpc::{
-    Answered, FromTaskManager, JobPlan, Opened, Restore, Scope, ToTaskManager, WireError,
-};
-use streamrt_types::code;
+use streamrt_rpc::{FromTaskManager, JobPlan, Restore, ToTaskManager, WireError};
+use streamrt_types::{Failpoints, code};
 
 /// Faults are injected for this time; then the job has to end.
-const FAULTS_FOR: Duration = Duration::from_secs(30);
+pub(crate) const FAULTS_FOR: Duration = Duration::from_secs(30);
 
 /// Acknowledgements that are remembered, so that they can come once more.
 const STALE_MAX: usize = 64;
+
+/// Where a request can fail in its middle.
+const HALFWAY: &str =
+    "manifest.before=error;log.before=error;end.before-log=error;retire.delete=error";
 
 /// A job that has not ended by then never will.
 const END_BY: Duration = Duration::from_secs(1200);
@@ -51,7 +54,16 @@ enum Happening {
     Starts,
 }
 
-struct World {
+/// What a process has to say to whoever manages its job.
+#[derive(Debug)]
+pub(crate) enum Said {
+    Accepted(Accepted),
+    Answer(u64, Result<Granted, WireError>),
+    End(Result<Outcome, WireError>),
+}
+
+/// A job, its processes, one after the other or two at once, and all around them.
+pub(crate) struct World {
     random: Random,
     now: Duration,
     queue: BTreeMap<(Duration, u64), Happening>,
@@ -62,7 +74,10 @@ struct World {
     faults: BTreeMap<Fault, u64>,
     hasher: DefaultHasher,
     n_asked: u64,
-    is_drained: bool,
+    pub is_drained: bool,
+    /// Somebody else decides when a process starts, and hears this; None: it starts again by itself
+    /// as long as it has not finished.
+    said: Option<Vec<Said>>,
     /// Acknowledgements that may come once more, with their process and checkpoint.
     stale: VecDeque<(usize, u64, FromTaskManager)>,
 }
@@ -72,35 +87,106 @@ struct World {
 /// # Errors
 /// The invariant that does not hold.
 pub fn run(seed: u64) -> Result<Report, String> {
-    let mut world = World {
-        random: Random::new(seed),
-        now: Duration::ZERO,
-        queue: BTreeMap::new(),
-        n_events: 0,
-        store: Store::in_memory().map_err(|e| e.to_string())?,
-        processes: Vec::new(),
-        outside: Outside::default(),
-        faults: BTreeMap::new(),
-        hasher: DefaultHasher::new(),
-        n_asked: 0,
-        is_drained: false,
-        stale: VecDeque::new(),
-    };
+    let mut world = World::new(seed)?;
     world.start_process()?;
     world.plan_faults();
     world.run()?;
-    Ok(Report {
-        hash: world.hasher.finish(),
-        faults: world.faults,
-        n_events: world.n_events,
-    })
+    Ok(world.report())
 }
 
-fn ms(ms: u64) -> Duration {
+pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
 impl World {
+    fn new(seed: u64) -> Result<World, String> {
+        Ok(World {
+            random: Random::new(seed),
+            now: Duration::ZERO,
+            queue: BTreeMap::new(),
+            n_events: 0,
+            store: Store::in_memory().map_err(|e| e.to_string())?,
+            processes: Vec::new(),
+            outside: Outside::default(),
+            faults: BTreeMap::new(),
+            hasher: DefaultHasher::new(),
+            n_asked: 0,
+            is_drained: false,
+            said: None,
+            stale: VecDeque::new(),
+        })
+    }
+
+    /// One whose processes somebody else starts.
+    pub fn managed(seed: u64) -> Result<World, String> {
+        let said = Some(Vec::new());
+        Ok(World {
+            said,
+            ..World::new(seed)?
+        })
+    }
+
+    pub fn report(self) -> Report {
+        Report {
+            hash: self.hasher.finish(),
+            faults: self.faults,
+            n_events: self.n_events,
+        }
+    }
+
+    /// When something happens next.
+    pub fn next_at(&self) -> Option<Duration> {
+        self.queue.first_key_value().map(|((when, _), _)| *when)
+    }
+
+    /// What processes have said since this was asked last.
+    pub fn said(&mut self) -> Vec<Said> {
+        self.said.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn say(&mut self, said: Said) {
+        if let Some(all) = &mut self.said {
+            all.push(said);
+        }
+    }
+
+    /// A process begins now.
+    pub fn start_at(&mut self, now: Duration) -> Result<(), String> {
+        self.now = now;
+        match self.processes.iter().any(|process| process.is_alive) {
+            true => Err("a job was started that runs".into()),
+            false => self.start_process(),
+        }
+    }
+
+    /// A user wants something of the process that runs; false if none does.
+    pub fn ask_at(&mut self, now: Duration, request: u64, ask: Ask) -> Result<bool, String> {
+        self.now = now;
+        let newest = self.processes.iter().rposition(|process| process.is_alive);
+        self.is_drained |= newest.is_some() && matches!(ask, Ask::Drain);
+        if let Some(newest) = newest {
+            self.to_core(newest, Event::Asked { request, ask })?;
+        }
+        Ok(newest.is_some())
+    }
+
+    /// A version that nobody has run yet.
+    pub fn next_plan(&mut self) -> Result<JobPlan, String> {
+        self.n_asked += 1;
+        plan(self.n_asked)
+    }
+
+    pub fn kill(&mut self) {
+        let processes = self.processes.iter_mut();
+        processes.for_each(|process| process.is_alive = false);
+    }
+
+    /// Whether anything is kept of the job.
+    pub fn is_kept(&self) -> Result<bool, String> {
+        let history = History::read(&self.store).map_err(|e| e.to_string())?;
+        Ok(history.entries > 0)
+    }
+
     fn at(&mut self, when: Duration, happening: Happening) {
         self.n_events += 1;
         self.queue.insert((when, self.n_events), happening);
@@ -167,16 +253,24 @@ impl World {
     }
 
     fn run(&mut self) -> Result<(), String> {
-        while let Some(((when, number), happening)) = self.queue.pop_first() {
-            self.now = when;
-            (when, number).hash(&mut self.hasher);
-            let happened = self.happen(happening);
-            happened.map_err(|violation| format!("at {when:?}: {violation}"))?;
+        while self.next_at().is_some() {
+            self.step_all()?;
             if self.now > END_BY {
                 return Err("the job does not end, although nothing fails any more".into());
             }
         }
         self.check_end()
+    }
+
+    /// Lets the next thing happen.
+    pub fn step_all(&mut self) -> Result<(), String> {
+        let Some(((when, number), happening)) = self.queue.pop_first() else {
+            return Ok(());
+        };
+        self.now = when;
+        (when, number).hash(&mut self.hasher);
+        let happened = self.happen(happening);
+        happened.map_err(|violation| format!("at {when:?}: {violation}"))
     }
 
     /// When nothing happens any more, the newest process has read everything.
@@ -186,18 +280,29 @@ impl World {
             Some(Ok(Outcome::Finished | Outcome::FinishedBefore)) => {}
             other => return Err(format!("the last process has not finished: {other:?}")),
         }
+        self.check_all_committed()?;
+        // What an old leader wrote after it was replaced is withdrawn by the next start.
+        match self.faults.contains_key(&Fault::SecondLeader) {
+            true => Ok(()),
+            false => self.check_settled(),
+        }
+    }
+
+    /// Checks that each record was committed, if nobody has drained the job.
+    pub fn check_all_committed(&self) -> Result<(), String> {
         let version = Version::new(1, plan(0)?, None).map_err(|e| e.to_string())?;
         let (wanted, found) = (n_records(&version), self.outside.ledger.n_committed());
-        if found != wanted && !self.is_drained {
-            return Err(format!("{found} of {wanted} records were committed"));
+        match found == wanted || self.is_drained {
+            true => Ok(()),
+            false => Err(format!("{found} of {wanted} records were committed")),
         }
-        match self.outside.ledger.left_behind() {
-            // What an old leader wrote after it was replaced is withdrawn by the next start.
-            Some(name) if !self.faults.contains_key(&Fault::SecondLeader) => {
-                Err(format!("{name:?} is neither committed nor withdrawn"))
-            }
-            _ => Ok(()),
-        }
+    }
+
+    /// Checks that nothing is left behind.
+    pub fn check_settled(&self) -> Result<(), String> {
+        self.outside.ledger.left_behind().map_or(Ok(()), |name| {
+            Err(format!("{name:?} is neither committed nor withdrawn"))
+        })
     }
 
     fn happen(&mut self, happening: Happening) -> Result<(), String> {
@@ -270,7 +375,9 @@ impl World {
                     self.at(when, happening);
                 }
                 Action::End(result) => self.ended(number, result)?,
-                Action::Answer { .. } | Action::Say(_) | Action::Accepted => {}
+                Action::Answer { request, result } => self.say(Said::Answer(request, result)),
+                Action::Accepted(accepted) => self.say(Said::Accepted(accepted)),
+                Action::Say(_) => {}
             }
         }
         Ok(())
@@ -289,8 +396,10 @@ impl World {
         }
         let is_finished = matches!(result, Ok(Outcome::Finished | Outcome::FinishedBefore));
         let process = &mut self.processes[number];
-        (process.ended, process.is_alive) = (Some(result), false);
-        if !is_finished && number == self.processes.len() - 1 {
+        (process.ended, process.is_alive) = (Some(result.clone()), false);
+        if self.said.is_some() {
+            self.say(Said::End(result));
+        } else if !is_finished && number == self.processes.len() - 1 {
             let later = self.now + ms(100 + self.random.below(2000));
             self.at(later, Happening::Starts);
         }
@@ -340,175 +449,16 @@ impl World {
         }
         let refuses = self.hits(Fault::StoreRefuses, 40);
         let is_silent = !refuses && self.hits(Fault::StoreSilent, 60);
+        let is_halfway = !refuses && !is_silent && self.hits(Fault::StoreHalfway, 40);
+        let failpoints = Failpoints::parse(if is_halfway { HALFWAY } else { "" });
         let process = &mut self.processes[number];
-        let result = process.ask_store(request, committed, (refuses, is_silent));
+        let ask = || process.ask_store(request, committed, (refuses, is_silent));
+        let result = failpoints.scope(ask);
         let when = self.now + ms(1);
         self.at(
             when,
             Happening::ToCore(number, Event::Stored { id, result }),
         );
-    }
-
-    fn to_tasks(&mut self, number: usize, message: ToTaskManager) -> Result<(), String> {
-        if !self.processes[number].is_alive {
-            return Ok(());
-        }
-        if let ToTaskManager::Trigger { checkpoint, .. } = message {
-            self.repeat_stale(number, checkpoint);
-        }
-        let tasks = &mut self.processes[number].tasks;
-        match message {
-            ToTaskManager::Start { scope } => tasks.start(scope),
-            ToTaskManager::Trigger {
-                checkpoint,
-                tasks: triggered,
-                ..
-            } => tasks.trigger(checkpoint, &triggered),
-            ToTaskManager::Complete { checkpoint } => tasks.complete(checkpoint),
-            ToTaskManager::Abort { checkpoint } => tasks.abort(checkpoint),
-            ToTaskManager::Wish { wish } => tasks.wish(wish),
-            ToTaskManager::Cancel { regions } => {
-                let told = tasks.cancel(&regions);
-                self.tell(number, told);
-            }
-            step => self.take_step(number, step)?,
-        }
-        Ok(())
-    }
-
-    fn take_step(&mut self, number: usize, message: ToTaskManager) -> Result<(), String> {
-        let fails = self.hits(Fault::StepFails, 30);
-        let (step, answered) = match message {
-            ToTaskManager::Open {
-                step,
-                version,
-                plan,
-                restore,
-                ..
-            } => (step, self.open(number, version, &plan, restore)?),
-            ToTaskManager::Settle {
-                step,
-                scope,
-                version,
-                plan,
-                job,
-                promised,
-                ..
-            } => {
-                let version = version_of(version, &plan)?;
-                self.settle(&version, scope, &job, promised, fails)?;
-                (step, Answered::Settled)
-            }
-            ToTaskManager::Prepare {
-                step,
-                scope,
-                job,
-                generation,
-            } => {
-                let process = &mut self.processes[number];
-                let version = process.version.clone().ok_or("nothing was opened")?;
-                process.tasks.prepare(&version, scope, &job, generation);
-                (step, Answered::Prepared)
-            }
-            ToTaskManager::PrepareUpgrade { step, .. } => (step, Answered::UpgradePrepared),
-            other => return Err(format!("{other:?} is no step")),
-        };
-        let result = match fails {
-            true => Err(WireError::new(code::STORE, "what it needs is away")),
-            false => Ok(answered),
-        };
-        self.tell(number, vec![FromTaskManager::Answer { step, result }]);
-        Ok(())
-    }
-
-    fn open(
-        &mut self,
-        number: usize,
-        version: u32,
-        plan: &JobPlan,
-        restore: Option<Restore>,
-    ) -> Result<Answered, String> {
-        let version = version_of(version, plan)?;
-        let snapshot = restore.map(|restore| self.load(&restore)).transpose()?;
-        let manifest = snapshot.as_ref().map(Snapshot::manifest);
-        // Tasks are of the version that their snapshot names, or of the one that is put back.
-        if let Some(manifest) = manifest {
-            let named = manifest.plugins.iter().chain(&manifest.before);
-            let mut digests = named.map(|plugin| &plugin.digest);
-            if !digests.any(|digest| *digest == plan.components[0].digest) {
-                let checkpoint = manifest.checkpoint;
-                return Err(format!(
-                    "checkpoint {checkpoint} goes on with another version than it names"
-                ));
-            }
-        }
-        let subtasks = manifest.map_or(&[][..], |manifest| &manifest.subtasks);
-        let process = &mut self.processes[number];
-        process.tasks.open(&version, subtasks, &self.outside)?;
-        let operators = Model::operators(&version);
-        process.version = Some(version);
-        Ok(Answered::Opened(Opened {
-            operators,
-            ..Opened::default()
-        }))
-    }
-
-    fn settle(
-        &mut self,
-        version: &Version,
-        scope: Scope,
-        job: &str,
-        promised: Option<Restore>,
-        fails: bool,
-    ) -> Result<(), String> {
-        let snapshot = promised.map(|restore| self.load(&restore)).transpose()?;
-        let tasks = Model::tasks_of(version, scope);
-        let listed = snapshot.as_ref().map_or_else(Vec::new, |snapshot| {
-            let subtasks = &snapshot.manifest().subtasks;
-            Model::promised(version, subtasks, &tasks, &self.outside)
-        });
-        for (n, transaction) in listed.iter().enumerate() {
-            // It may fail half-way.
-            if fails && n % 2 == 1 {
-                return Ok(());
-            }
-            self.outside.ledger.commit(transaction)?;
-        }
-        if !fails {
-            let ledger = &mut self.outside.ledger;
-            ledger.withdraw(job, &tasks, &listed);
-        }
-        Ok(())
-    }
-
-    /// A task of a process does a little.
-    fn step(&mut self, number: usize) -> Result<(), String> {
-        if !self.processes[number].is_alive {
-            return Ok(());
-        }
-        let running = self.processes[number].tasks.running();
-        if !running.is_empty() {
-            let task = running[self.random.below(running.len() as u64) as usize];
-            let told = self.step_task(number, task)?;
-            self.tell(number, told);
-        }
-        let soon = self.now + ms(2 + self.random.below(20));
-        self.at(soon, Happening::Steps(number));
-        Ok(())
-    }
-
-    fn step_task(&mut self, number: usize, task: usize) -> Result<Told, String> {
-        if self.hits(Fault::TaskFails, 1000) {
-            let tasks = &mut self.processes[number].tasks;
-            let error = WireError::new(code::STORE, "a disk is gone");
-            return Ok(tasks.end_region(tasks.region_of(task), error));
-        }
-        let tasks = &mut self.processes[number].tasks;
-        let told = tasks.step(task, &mut self.outside)?;
-        match self.hits(Fault::Declined, 1000) {
-            true => Ok(told.into_iter().map(declined).collect()),
-            false => Ok(told),
-        }
     }
 
     fn goes(&mut self, fault: Fault) -> Result<(), String> {
@@ -550,27 +500,4 @@ impl World {
         };
         self.to_core(newest, Event::Asked { request, ask })
     }
-}
-
-fn declined(told: FromTaskManager) -> FromTaskManager {
-    match told {
-        FromTaskManager::Acknowledged {
-            task,
-            generation,
-            checkpoint,
-            ..
-        } => FromTaskManager::Declined {
-            task,
-            generation,
-            checkpoint,
-            reason: "the disk is full".into(),
-        },
-        other => other,
-    }
-}
-
-fn version_of(number: u32, plan: &JobPlan) -> Result<Arc<Version>, String> {
-    let max = Some(plan.max_parallelism);
-    let version = Version::new(number, plan.clone(), max);
-    version.map(Arc::new).map_err(|e| e.to_string())
 }

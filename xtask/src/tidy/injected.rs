@@ -23,8 +23,6 @@ const SHELLS: &[&str] = &[
     "runtime/types/src/process_memory.rs",
     // A terminal that does not take what it is told.
     "runtime/types/src/say.rs",
-    // What a test asks of the process by a variable of its environment.
-    "runtime/types/src/failpoint.rs",
     // What jobs say, with the time and the thread that says it.
     "runtime/types/src/log_ring.rs",
     // Threads that work for many jobs.

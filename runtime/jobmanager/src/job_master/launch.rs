@@ -15,7 +15,9 @@ use super::store::TakeOver;
 use super::version::Version;
 use super::versions::Before;
 use super::wishes::Awaited;
-use super::{Action, Granted, JobState, Outcome, StoreFailure, StoreReply, StoreRequest, Upgraded};
+use super::{
+    Accepted, Action, Granted, JobState, Outcome, StoreFailure, StoreReply, StoreRequest, Upgraded,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use streamrt_checkpoint::{Coordinator, History, Manifest, Settings};
@@ -430,7 +432,8 @@ impl Core {
     pub(super) fn accept(&mut self) {
         if !self.accepted {
             self.accepted = true;
-            self.actions.push(Action::Accepted);
+            let has_led = self.has_led;
+            self.actions.push(Action::Accepted(Accepted { has_led }));
         }
     }
 

@@ -129,6 +129,13 @@ pub enum Outcome {
     },
 }
 
+/// A job that was not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// The log names this start, from which the next one goes on.
+    pub has_led: bool,
+}
+
 /// Something to be done. The order counts.
 #[derive(Debug, Clone)]
 pub enum Action {
@@ -146,8 +153,8 @@ pub enum Action {
     },
     /// A line for people.
     Say(String),
-    /// The job was accepted: it runs, or waits to be tried again.
-    Accepted,
+    /// It runs, or waits to be tried again.
+    Accepted(Accepted),
     /// The job is over. Nothing follows.
     End(Result<Outcome, WireError>),
 }

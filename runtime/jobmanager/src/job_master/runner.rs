@@ -6,7 +6,7 @@ use super::failures::Failures;
 use super::statistics::CheckpointReport;
 use super::store::JobStore;
 use super::version::Version;
-use super::{Action, Ask, Event, Granted, JobState, Now, Outcome, StoreRequest, Tokens};
+use super::{Accepted, Action, Ask, Event, Granted, JobState, Now, Outcome, StoreRequest, Tokens};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -65,7 +65,7 @@ type Then = Box<dyn FnOnce(Result<Outcome>) + Send>;
 
 #[derive(Default)]
 struct Progress {
-    accepted: bool,
+    accepted: Option<Accepted>,
     ended: Option<Result<Outcome, WireError>>,
     then: Option<Then>,
 }
@@ -125,20 +125,19 @@ impl JobMaster {
         })
     }
 
-    /// Waits until the job runs, or waits to be tried again. False if it had finished before.
+    /// Waits until the job runs, or waits to be tried again. None if it had finished before.
     ///
     /// # Errors
     /// Why it was refused.
-    pub fn accepted(&self) -> Result<bool> {
+    pub fn accepted(&self) -> Result<Option<Accepted>> {
         let mut progress = lock(&self.shared.progress);
-        while !progress.accepted && progress.ended.is_none() {
+        while progress.accepted.is_none() && progress.ended.is_none() {
             let waited = self.shared.changed.wait(progress);
             progress = waited.unwrap_or_else(PoisonError::into_inner);
         }
         match &progress.ended {
-            _ if progress.accepted => Ok(true),
-            Some(Err(error)) => Err(error.clone().into()),
-            _ => Ok(false),
+            Some(Err(error)) if progress.accepted.is_none() => Err(error.clone().into()),
+            _ => Ok(progress.accepted),
         }
     }
 
@@ -354,8 +353,8 @@ impl Driver {
                     }
                 }
                 Action::Say(text) => say!("{text}"),
-                Action::Accepted => {
-                    lock(&self.shared.progress).accepted = true;
+                Action::Accepted(accepted) => {
+                    lock(&self.shared.progress).accepted = Some(accepted);
                     self.shared.changed.notify_all();
                 }
                 Action::End(result) => self.shared.end(result),

@@ -98,7 +98,7 @@ impl Job {
                 }
                 Action::Answer { request, result } => self.answers.push((request, result)),
                 Action::Say(text) => self.said.push(text),
-                Action::Accepted => self.accepted = true,
+                Action::Accepted(_) => self.accepted = true,
                 Action::End(result) => self.ended = Some(result),
             }
         }

@@ -1,7 +1,9 @@
 //! Flink's paths for single metrics: without `get` the names that there are, with `get=a,b` their
 //! values.
 
-use super::{ALL_CHECKPOINTS, Answer, Api, find, find_vertex};
+use super::checkpoints::flink_status;
+use super::vertices::find_vertex;
+use super::{ALL_CHECKPOINTS, Answer, Api, find};
 use crate::api::SubtaskDetails;
 use crate::query::parameter;
 use crate::status::CheckpointDetails;
@@ -20,6 +22,11 @@ fn shown(metrics: Vec<(String, i64)>, query: Option<&str>) -> Json<Value> {
     Json(chosen.map(value).collect())
 }
 
+/// The names of the metrics of a job, or the values of some.
+#[utoipa::path(get, path = "/jobs/{job}/metrics", tag = "flink",
+    params(("job" = String, Path, description = "the id of a job"),
+        ("get" = Option<String>, Query, description = "names of metrics, with commas between them")),
+    responses((status = 200, body = Vec<Object>), (status = 404, description = "no such job")))]
 pub(super) async fn of_job(
     State(api): Api,
     Path(id): Path<String>,
@@ -38,7 +45,7 @@ pub(super) async fn of_job(
         ),
         (
             "numberOfFailedCheckpoints".to_owned(),
-            n(|checkpoint| super::flink_status(checkpoint) == "FAILED"),
+            n(|checkpoint| flink_status(checkpoint) == "FAILED"),
         ),
     ];
     if let Some(last) = all
@@ -61,12 +68,18 @@ pub(super) async fn of_job(
     Ok(shown(metrics, query.as_deref()))
 }
 
+/// The names of the metrics of a vertex, or the values of some.
+#[utoipa::path(get, path = "/jobs/{job}/vertices/{vertex}/metrics", tag = "flink",
+    params(("job" = String, Path, description = "the id of a job"),
+        ("vertex" = String, Path, description = "the id of a vertex"),
+        ("get" = Option<String>, Query, description = "names of metrics, with commas between them")),
+    responses((status = 200, body = Vec<Object>), (status = 404, description = "no such job or vertex")))]
 pub(super) async fn of_vertex(
     State(api): Api,
     Path((id, vertex)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Answer {
-    let vertex = find_vertex(find(&api, &id)?, &vertex)?;
+    let vertex = find_vertex(&find(&api, &id)?, &vertex)?;
     let metrics = vertex.subtasks.iter().enumerate().flat_map(of_subtask);
     Ok(shown(metrics.collect(), query.as_deref()))
 }
@@ -106,7 +119,10 @@ fn of_subtask((index, subtask): (usize, &SubtaskDetails)) -> impl Iterator<Item 
         .chain(of_user_code)
 }
 
-/// User code has no accumulators here.
+/// User code has counters here, which are metrics, and no accumulators.
+#[utoipa::path(get, path = "/jobs/{job}/accumulators", tag = "flink",
+    params(("job" = String, Path, description = "the id of a job")),
+    responses((status = 200, body = Object), (status = 404, description = "no such job")))]
 pub(super) async fn accumulators(State(api): Api, Path(id): Path<String>) -> Answer {
     find(&api, &id)?;
     Ok(Json(json!({

@@ -512,6 +512,22 @@ fn a_body_that_is_too_large_is_not_read() {
 }
 
 #[test]
+fn half_a_body_and_a_path_that_is_no_text_get_a_sentence() {
+    let server = started();
+    let mut stream = TcpStream::connect(address(&server)).unwrap();
+    let head =
+        "PUT /v1/components/gone HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let path = "/v1/jobs/%ff/cancel";
+    let refused = check_v1("POST", path, JSON, "{}", (400, "S6009"));
+    assert_eq!(refused["message"], "/v1/jobs/%ff/cancel cannot be read");
+}
+
+#[test]
 fn who_may_only_read_cannot_write() {
     let server = Bound::new("127.0.0.1:0")
         .unwrap()
