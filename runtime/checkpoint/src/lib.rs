@@ -44,7 +44,7 @@ mod tests;
 pub use approval::ApprovalKey;
 pub use coordinator::{Action, Coordinator, Settings, TaskNode, Topology};
 pub use garbage::{Report, clean_up, fsck, retire};
-pub use log::{EndState, Entry, History, JobLog, Published};
+pub use log::{Called, EndState, Entry, History, JobLog, Published};
 pub use manifest::{
     Beginning, DiskFileEntry, IndexEntry, Manifest, OperatorEntry, PluginEntry, SnapshotKind,
     SubtaskSnapshot, publish,

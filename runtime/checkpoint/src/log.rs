@@ -21,8 +21,12 @@ use crate::{Creation, Manifest, PluginEntry, SnapshotKind, Store, Stored};
 use serde::{Deserialize, Serialize};
 use streamrt_types::{Error, Result, code};
 
-/// The newest version of an entry that this code reads, and the one that it writes.
-const VERSION: u32 = 1;
+/// The newest version of an entry that this code reads, and the one that it writes. A job whose log
+/// begins with version 1 is called by the first digits of its id alone, see [`History::id`].
+const VERSION: u32 = 2;
+
+/// Digits of an id that the names of transactions had until version 2.
+const SHORT_ID: usize = 8;
 
 /// Entries from one summary to the next: with a checkpoint a second some two minutes of them are
 /// read one by one.
@@ -96,6 +100,20 @@ fn is_zero(checkpoint: &u64) -> bool {
     *checkpoint == 0
 }
 
+/// How much of the id of a job stands in the names of its transactions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Called {
+    /// In logs that begin with version 1.
+    #[default]
+    Short,
+    Whole,
+}
+
+fn is_short(called: &Called) -> bool {
+    *called == Called::Short
+}
+
 /// What the entries of a log come to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
@@ -104,6 +122,8 @@ pub struct History {
     /// The token of the first leader, by which the job is told from all others; empty if there was
     /// none.
     pub job: String,
+    #[serde(default, skip_serializing_if = "is_short")]
+    pub called: Called,
     /// The last leader's; 0 if there was none.
     pub generation: u64,
     /// What counts and is not retired, by rising number. What else lies in the store may be
@@ -204,6 +224,14 @@ impl History {
         }
     }
 
+    /// What the job is called in the names of its transactions; empty if it never ran.
+    pub fn id(&self) -> &str {
+        match self.called {
+            Called::Short => &self.job[..self.job.floor_char_boundary(SHORT_ID)],
+            Called::Whole => &self.job,
+        }
+    }
+
     /// What a restart goes on from: the checkpoint or savepoint that was published last.
     pub fn newest(&self) -> Option<&Published> {
         self.published.last()
@@ -268,6 +296,10 @@ impl History {
             .max(record.committed.min(self.last_checkpoint));
         if self.job.is_empty() {
             record.token.clone_into(&mut self.job);
+            self.called = match record.version {
+                1 => Called::Short,
+                _ => Called::Whole,
+            };
         }
         match &record.entry {
             Entry::TakeOver { generation } => {

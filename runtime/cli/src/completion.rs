@@ -92,9 +92,11 @@ fn bash() -> String {
 _streamrt_with_jobs() {{
     case "${{COMP_WORDS[1]}}" in
         {})
-            if [[ ${{COMP_CWORD}} -eq 2 && "${{COMP_WORDS[2]}}" != -* ]]; then
-                COMPREPLY=( $(compgen -W "$({PROGRAM} job-names 2>/dev/null)" -- "${{COMP_WORDS[2]}}") )
-                return 0
+            local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}"
+            # What stands after an option may be its value.
+            if [[ ${{COMP_CWORD}} -eq 2 || "$before" != -* || "$before" == --drain ]] && [[ "$word" != -* ]]; then
+                COMPREPLY=( $(compgen -W "$({PROGRAM} job-names 2>/dev/null)" -- "$word") )
+                [[ ${{#COMPREPLY[@]}} -gt 0 ]] && return 0
             fi
             ;;
     esac

@@ -177,7 +177,7 @@ fn summary(status: &JobStatus) -> Option<String> {
 
 fn outcome(status: &JobStatus) -> Result<()> {
     match (status.state, &status.reason) {
-        (_, Some(reason)) => Err(reason.clone().into()),
+        (state, Some(reason)) if state.is_end() => Err(reason.clone().into()),
         (State::Cancelled, None) => Err(Error::new(code::JOB_CANCELLED, "the job was cancelled")),
         _ => Ok(()),
     }

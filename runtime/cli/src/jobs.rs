@@ -211,7 +211,11 @@ fn described(status: &JobStatus) -> String {
     let stopped = |n: &u64| ("stopped at", format!("checkpoint {n}"));
     lines.extend(status.stopped_at.iter().map(stopped));
     if let Some(reason) = &status.reason {
-        lines.push(("error", format!("[{}] {}", reason.code, reason.message)));
+        let what = match status.state {
+            State::Restarting => "restarts after",
+            _ => "error",
+        };
+        lines.push((what, format!("[{}] {}", reason.code, reason.message)));
         lines.extend(reason.causes.iter().map(|cause| ("cause", cause.clone())));
         lines.push(("fix", reason.fix.clone()));
     }
@@ -384,7 +388,6 @@ pub fn checkpoints(args: &JobArgs, last: usize) -> Result<Vec<CheckpointDetails>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use streamrt_web::State;
 
     fn job(id: &str, name: &str, status: Option<JobStatus>) -> Listed {
         Listed {

@@ -51,12 +51,16 @@ impl Running {
     pub fn details(&self, id: String, name: String, started_ms: i64) -> JobDetails {
         let progress = self.remote.progress();
         let (vertices, failures) = (self.remote.vertices(), self.remote.failures());
+        let now = state(self.remote.state());
+        let last: Vec<(i64, Failure)> = failures.last.into_iter().map(failure).collect();
+        let reason = last.last().filter(|_| now == State::Restarting);
+        let reason = reason.map(|(_, failure)| failure.clone());
         let ids: Vec<String> = vertices.iter().map(|vertex| vertex.id.clone()).collect();
         JobDetails {
             status: JobStatus {
                 id,
                 name,
-                state: state(self.remote.state()),
+                state: now,
                 parallelism: self.remote.parallelism(),
                 records_in: progress.records_in,
                 records_out: progress.records_out,
@@ -67,11 +71,12 @@ impl Running {
                 checkpoint_dir: self.configuration.checkpoint_dir.clone(),
                 resumed_from: self.resumed_from,
                 restarts: failures.n_restarts,
+                reason,
                 components: self.components.clone(),
                 remarks: self.remarks.clone(),
                 ..JobStatus::default()
             },
-            failures: failures.last.into_iter().map(failure).collect(),
+            failures: last,
             max_parallelism: self.remote.max_parallelism(),
             checkpointing: checkpointing(&self.configuration),
             vertices: vertices

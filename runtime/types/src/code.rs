@@ -48,7 +48,7 @@ codes! {
     /// it was.
     NOT_GRANTED = "S1012", Invalid, "If the component may have it, say so: name it behind `--`, or with `--allow-path` or `--allow-host`; a folder that a sink asks for with `--grant NAME=FOLDER`, or under `[plugin.grant]` in a job.toml.";
     /// A component that is too large, makes too much, or costs too much to compile.
-    COMPONENT_LIMIT = "S1020", Invalid, "A component that was not made to harm stays far below; `-D plugin.size`, `plugin.memory`, `plugin.compile-memory` and `plugin.compile-time` allow more.";
+    COMPONENT_LIMIT = "S1020", Invalid, "A component that was not made to harm stays far below; `-D plugin.size`, `plugin.memory`, `plugin.compile-memory` and `plugin.compile-time` allow more; a JobManager takes what its `--component-size` says.";
 
     /// A cycle in the job graph.
     CYCLE = "S2001", Invalid, "Take out one of the edges that are named.";
@@ -179,7 +179,7 @@ codes! {
     /// Another process leads the job.
     FENCED = "S7006", Fenced, "The job runs elsewhere; nothing is to be done here.";
     /// The checkpoint store failed or did not answer.
-    STORE = "S7007", Unavailable, "Check the folder or the server that checkpoint.dir names, and the room on it.";
+    STORE = "S7007", Unavailable, "Check the folder or the server that the message names (of `checkpoint.dir`, or the JobManager's `--dir`), and the room on it.";
     /// Data that a checkpoint promised to commit cannot be committed any more.
     COMMIT_LOST = "S7008", Data, "Results between the checkpoints named are missing from the sink; restore what was removed, or replay from an older snapshot.";
     /// Checkpoints failed more often than is tolerated.

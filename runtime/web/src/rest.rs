@@ -357,9 +357,8 @@ async fn exceptions(State(api): Api, Path(id): Path<String>) -> Answer {
     let JobDetails {
         status, failures, ..
     } = find(&api, &id)?;
-    let end = status
-        .reason
-        .map(|reason| (status.ended_ms.unwrap_or(0), reason));
+    let reason = status.reason.filter(|_| status.state.is_end());
+    let end = reason.map(|reason| (status.ended_ms.unwrap_or(0), reason));
     // The newest is first, as in Flink.
     let all: Vec<(i64, Failure)> = failures.into_iter().chain(end).rev().collect();
     let text = |failure: &Failure| format!("[{}] {}", failure.code, failure.with_causes());

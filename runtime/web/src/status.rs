@@ -84,7 +84,7 @@ pub struct JobStatus {
     pub id: String,
     pub name: String,
     pub state: State,
-    /// Why it failed, or cannot be read.
+    /// Why it failed, or cannot be read; while it restarts, after what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Failure>,
     /// While it waits: so many slots are not free.

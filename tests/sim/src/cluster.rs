@@ -374,10 +374,10 @@ impl Cluster {
                 Action::Forget { id, entries } => {
                     self.soon(20, Happening::Deletes(number, id, entries));
                 }
-                Action::Say(line) => {
-                    let jobs = self.jobs.iter_mut();
-                    let named = jobs.filter(|(id, _)| line.contains(id.as_str()));
-                    named.for_each(|(_, fate)| fate.is_warned = true);
+                Action::Say { id, line } => {
+                    if let Some(fate) = self.jobs.get_mut(&id) {
+                        fate.is_warned |= line.contains("could not be kept");
+                    }
                 }
             }
         }

@@ -163,12 +163,12 @@ fn a_damaged_entry_is_never_read() {
             "torn or changed",
         );
     }
-    let newer = seal(&serde_json::json!({"version": 2, "number": 2})).unwrap();
+    let newer = seal(&serde_json::json!({"version": VERSION + 1, "number": 2})).unwrap();
     store.put(&log_path(2), newer).unwrap();
     check_code(
         History::read(&store),
         code::SNAPSHOT_FOREIGN,
-        "of version 2",
+        &format!("of version {}", VERSION + 1),
     );
 }
 
@@ -380,4 +380,23 @@ fn a_take_over_behind_a_history_that_has_grown_is_refused() {
         .code(),
         code::FENCED
     );
+}
+
+/// Its sinks have left transactions under that name.
+#[test]
+fn a_job_whose_log_began_with_version_1_is_called_by_the_first_digits_of_its_id() {
+    let begun = |version: u32| {
+        let (store, _) = log_of([]);
+        let path = log_path(1);
+        let mut first = record(1, &store.read(&path).unwrap().unwrap()).unwrap();
+        first.version = version;
+        first.token = "0123456789abcdef".into();
+        store.put(&path, seal(&first).unwrap()).unwrap();
+        let (mut log, _) = JobLog::take_over_with(&store, "second", 2).unwrap();
+        log.append(published(1)).unwrap();
+        read(&store, 2)
+    };
+    let [old, new] = [begun(1), begun(2)];
+    assert_eq!((old.id(), new.id()), ("01234567", "0123456789abcdef"));
+    assert!(old.called == Called::Short && new.called == Called::Whole);
 }

@@ -325,6 +325,17 @@ impl Core {
             return;
         };
         job.is_ending = true;
+        if let Some(reason) = end.as_ref().and_then(|end| end.reason.as_ref()) {
+            let line = format!(
+                "streamrt: [{}] the job has failed: {}",
+                reason.code,
+                reason.with_causes()
+            );
+            self.actions.push(Action::Say {
+                id: id.clone(),
+                line,
+            });
+        }
         let is_wanted = !is_suspended || job.end_wish.is_some();
         match end.filter(|_| is_wanted) {
             Some(end) => self.keep(id, Note::Ended(end), None),

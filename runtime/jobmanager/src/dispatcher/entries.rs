@@ -167,7 +167,10 @@ impl Core {
             pending.is_reported = true;
             let consequence = consequence(pending.entry.note(), id);
             let why = failure.with_causes();
-            let said = consequence.map(|lost| Action::Say(format!("streamrt: {lost}: {why}")));
+            let said = consequence.map(|lost| Action::Say {
+                id: id.clone(),
+                line: format!("streamrt: {lost}: {why}"),
+            });
             self.actions.extend(said);
             let told = pending.tells.take().map(|(request, _)| Action::Answer {
                 request,

@@ -135,6 +135,9 @@ pub enum Action {
         id: JobId,
         entries: u64,
     },
-    /// A line for people.
-    Say(String),
+    /// A line for people, in the log of a job.
+    Say {
+        id: JobId,
+        line: String,
+    },
 }

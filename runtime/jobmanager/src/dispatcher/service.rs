@@ -409,7 +409,13 @@ impl<R: JobRunner> Inner<R> {
                 Action::Answer { request, result } => self.answer(request, result),
                 Action::Over(id) => self.over(&id),
                 Action::Forget { id, entries } => self.forget(id, entries),
-                Action::Say(line) => say!("{line}"),
+                Action::Say { id, line } => {
+                    let say = || say!("{line}");
+                    match self.tools(&id) {
+                        Some(tools) => for_job(&tools.log, say),
+                        None => say(),
+                    }
+                }
                 Action::Refuse { .. } => {}
             }
         }

@@ -269,7 +269,7 @@ impl Core {
             (Stage::Looking, Ok(StoreReply::Uncommitted { history, restore })) => {
                 closing.stage = Stage::Withdrawing;
                 self.history = history;
-                let job = super::store::job_id(&self.history.job);
+                let job = self.history.id().to_owned();
                 let (step, version) = (self.await_answer(Pending::Closing), self.version().clone());
                 self.send(ToTaskManager::Settle {
                     step,
@@ -298,7 +298,7 @@ impl Core {
                 self.store(StoreRequest::End { state }, Pending::Closing);
             }
             Err(error) => {
-                let job = super::store::job_id(&self.history.job);
+                let job = self.history.id().to_owned();
                 let place = format!(
                     "what was not committed is left behind, under names with `{job}`, until the next start withdraws it"
                 );

@@ -165,7 +165,7 @@ impl Core {
                 .map(|snapshot| snapshot.restore.clone()),
         );
         self.history = kept.history.clone();
-        let job = super::store::job_id(&kept.history.job);
+        let job = kept.history.id().to_owned();
         if let Phase::Launching(launch) = &mut self.phase {
             launch.kept = kept;
         }
@@ -336,13 +336,10 @@ impl Core {
     /// counts its attempts itself.
     pub(super) fn next_attempt_name(&mut self) -> (String, u64) {
         match self.is_durable {
-            true => (
-                super::store::job_id(&self.history.job),
-                self.history.generation,
-            ),
+            true => (self.history.id().to_owned(), self.history.generation),
             false => {
                 self.n_attempts += 1;
-                (super::store::job_id(&self.token()), self.n_attempts)
+                (self.token(), self.n_attempts)
             }
         }
     }

@@ -136,8 +136,7 @@ impl Core {
         }
         match result {
             Ok(StoreReply::Suspended { history, newest }) => {
-                (restart.job, restart.generation) =
-                    (super::store::job_id(&history.job), history.generation);
+                (restart.job, restart.generation) = (history.id().to_owned(), history.generation);
                 let (last, n) = self.attempt.suspended;
                 let n = if last == history.last_checkpoint {
                     n

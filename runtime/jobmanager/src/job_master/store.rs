@@ -345,7 +345,7 @@ impl JobStore {
         Ok(Manifest {
             version: Manifest::VERSION,
             job: plan.spec.name.clone(),
-            job_id: job_id(&log.history().job),
+            job_id: log.history().id().to_owned(),
             checkpoint: snapshot.checkpoint,
             kind,
             generation: log.generation(),
@@ -380,11 +380,6 @@ fn open_savepoint(folder: &str) -> Result<StoreReply> {
             format!("{folder} is not empty: it holds {path}; a savepoint gets a folder of its own"),
         )),
     }
-}
-
-/// How a job is called in the names of its transactions. `token` is that of its first leader.
-pub(crate) fn job_id(token: &str) -> String {
-    token.chars().take(8).collect()
 }
 
 /// Retires the savepoints after what the job goes on from. They could not be read; what they

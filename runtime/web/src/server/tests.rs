@@ -234,6 +234,13 @@ fn a_job_is_shown_under_the_paths_of_flink() {
         (&Value::from(10), &Value::from(2_500))
     );
     assert_eq!(
+        (
+            &job["status-counts"]["running"],
+            &job["timestamps"]["FAILED"]
+        ),
+        (&Value::from(4), &Value::from(0))
+    );
+    assert_eq!(
         at("/jobs/ID/plan")["plan"]["nodes"][1]["inputs"][0]["ship_strategy"],
         "HASH"
     );
@@ -251,6 +258,8 @@ fn a_job_is_shown_under_the_paths_of_flink() {
         (&Value::from(1), &Value::from(1))
     );
     assert_eq!(checkpoints["latest"]["completed"]["state_size"], 30);
+    assert_eq!(checkpoints["summary"]["checkpointed_size"]["max"], 10);
+    assert_eq!(checkpoints["history"][1]["num_subtasks"], 4);
     assert_eq!(checkpoints["history"][0]["failure_message"], "full");
     assert_eq!(
         at("/jobs/ID/checkpoints/details/1")["subtasks"][0]["checkpointed_size"],
