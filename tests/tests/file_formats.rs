@@ -387,7 +387,7 @@ fn compressed_files_are_read_as_what_they_hold_and_never_by_half() {
     job.run(&[])
         .failed_with("S3007")
         .names("in.zst line")
-        .names("the file is damaged or cut off: it is no zstd behind byte");
+        .names("the file is damaged or cut off: it is no zstd after byte");
     assert_eq!(job.lines(), Vec::<String>::new());
     let letters = job.letters();
     assert_eq!((letters.len(), &letters[0]["code"]), (1, &"S3007".into()));

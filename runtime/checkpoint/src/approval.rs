@@ -4,7 +4,7 @@
 //! Whoever may write into a checkpoint folder could else choose the code that runs with the user's
 //! rights. So a manifest that names a component in the place of the one that the job was started
 //! with carries a code that only this user can compute, with a key that is kept elsewhere. It
-//! stands for one job, one component before, and one behind.
+//! stands for one job, one component before, and one after.
 
 use crate::PluginEntry;
 

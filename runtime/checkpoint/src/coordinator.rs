@@ -8,12 +8,12 @@
 //! 4. A decline, a failed publication or an expiry aborts it. Too many of these in a row fail the
 //!    job.
 //! 5. Users ask for savepoints, stops and upgrades ([`Request`]); each is served by a snapshot of
-//!    its own ([`Purpose`]). A job that stops begins no other one behind it, and its tasks end when
+//!    its own ([`Purpose`]). A job that stops begins no other one after it, and its tasks end when
 //!    all of them have committed. An upgrade that is aborted is rolled back: its tasks may run the
 //!    new code already, and nothing that they did since may count.
 //! 6. A part of the tasks may fail and run again from the newest checkpoint: from
 //!    [`Coordinator::suspend`] to [`Coordinator::resume`] none is begun. A savepoint that this
-//!    meets is made behind it. When all of the job fails, whoever starts it again asks anew for
+//!    meets is made after it. When all of the job fails, whoever starts it again asks anew for
 //!    what was not served.
 //!
 //! Invariants: at most one checkpoint is pending. A checkpoint that was aborted is never published,
@@ -21,8 +21,8 @@
 //! comes too late, twice or from nowhere changes nothing.
 //!
 //! # What tasks have to keep to
-//! - A triggered task with inputs acts on the trigger only behind the end of all its inputs: the
-//!   barrier of the same number, if one of them brings it, stands before rows that belong behind
+//! - A triggered task with inputs acts on the trigger only after the end of all its inputs: the
+//!   barrier of the same number, if one of them brings it, stands before rows that belong after
 //!   it. It ignores a trigger of a number that it has passed.
 //! - A task reports `ended` or `finished` only after the acknowledgement of every barrier that it
 //!   passed: a task that finishes without an acknowledgement counts as one that had finished before
@@ -38,7 +38,7 @@ use crate::requests::{Purpose, Request, Requests};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// So many of the tasks that kept a checkpoint waiting are named.
+/// How many of the tasks that kept a checkpoint waiting are named.
 const NAMED_MAX: usize = 5;
 
 /// What is to be done, in the order of the list. `S` is what a task acknowledges with.
@@ -127,7 +127,7 @@ pub struct Coordinator<S> {
     /// Some tasks are gone, and will run again.
     suspended: bool,
     requests: Requests,
-    /// The published snapshot that the job stops with: no other is begun behind it, since that
+    /// The published snapshot that the job stops with: no other is begun after it, since that
     /// would commit what the user's does not hold.
     stopped_at: Option<u64>,
     /// Tasks that have not committed it.

@@ -2,7 +2,7 @@
 //! are as well (0700).
 //!
 //! 1. A file is written under its name, `#` and a number, synced, and then given its name; the
-//!    folder is synced behind it. So a name stands for a whole file, or for none.
+//!    folder is synced after it. So a name stands for a whole file, or for none.
 //! 2. What is neither a regular file nor a folder is not used, and no link is followed: somebody
 //!    else may have put it there, and a pipe would wait for its other end. The way to the store's
 //!    own folder may lead through links, for the user wrote it.

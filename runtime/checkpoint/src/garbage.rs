@@ -111,8 +111,8 @@ impl Report {
 }
 
 /// Reads everything that the published checkpoints of a job, or the savepoint in a folder, refer
-/// to. Changes nothing. Of the savepoints of a job, only one that a restart would go on from is
-/// looked at: the others may have been moved. `check` is told each manifest with its path, and says
+/// to. Changes nothing. A savepoint of a job is looked at only if a restart would go on from it:
+/// the others may have been moved. `check` is told each manifest with its path, and says
 /// whether what the manifest only carries holds together as well.
 ///
 /// # Errors
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(
             paths(&store, "chk-2"),
             ["chk-2/0-0-1"],
-            "an aborted one behind the retired one waits for the next"
+            "an aborted one after the retired one waits for the next"
         );
         publish_at(&store, &mut log, 5);
         retire(&mut log, 3).unwrap();

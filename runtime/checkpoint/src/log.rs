@@ -85,7 +85,7 @@ pub enum Entry {
 struct Record {
     version: u32,
     number: u64,
-    /// Of the leader that wrote it, so that it knows its own entries again.
+    /// The name of the leader that wrote it, so that it knows its own entries again.
     token: String,
     /// The commits of all checkpoints up to this one are done; 0 if that is not known of any.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -320,8 +320,8 @@ impl History {
     }
 }
 
-/// So many entries that a listing did not show are looked for one by one: another leader may write
-/// while it is taken.
+/// How many entries that a listing did not show are looked for one by one: another leader may
+/// write while it is taken.
 const GAPS_MAX: u64 = 1000;
 
 /// The greatest number of a listing, by path.
@@ -418,7 +418,7 @@ impl JobLog {
         ))
     }
 
-    /// As [`JobLog::take_over`], behind a history that the caller has read and decided by: if the
+    /// As [`JobLog::take_over`], after a history that the caller has read and decided by: if the
     /// log has grown since, what was decided may be wrong, and the caller has to read it again.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ pub enum SnapshotKind {
 pub struct PluginEntry {
     /// For people: that of the component's file, without its extension.
     pub name: String,
-    /// Of the component's bytes.
+    /// blake3 of the component's bytes, in hex digits.
     pub digest: String,
     pub args: Vec<String>,
     pub component: Stored,
@@ -87,7 +87,7 @@ pub struct IndexEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beginning {
     pub stored: Stored,
-    /// So many of its bytes; what is behind them is void.
+    /// How many of its bytes count; what follows them is void.
     pub used: u64,
 }
 
@@ -120,7 +120,7 @@ impl SubtaskSnapshot {
             .sum()
     }
 
-    /// Of a subtask that had finished.
+    /// The entry of a subtask that had finished.
     pub fn finished(vertex: u32, subtask: u32) -> SubtaskSnapshot {
         SubtaskSnapshot {
             vertex,
@@ -141,7 +141,7 @@ pub struct Manifest {
     pub job_id: String,
     pub checkpoint: u64,
     pub kind: SnapshotKind,
-    /// Of the leader that wrote it.
+    /// That of the leader that wrote it.
     pub generation: u64,
     /// When it was made, in ms since the epoch; for people alone.
     pub wall_clock_ms: i64,

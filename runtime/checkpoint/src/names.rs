@@ -57,7 +57,7 @@ pub(crate) fn manifest_path(kind: SnapshotKind, checkpoint: u64, generation: u64
     }
 }
 
-/// Of file systems.
+/// The limit of file systems.
 const NAME_BYTES_MAX: usize = 255;
 
 pub(crate) const SAVEPOINT_MANIFEST: &str = "manifest.json";

@@ -2,7 +2,7 @@
 //! the [`Coordinator`](crate::Coordinator), and as pure.
 //!
 //! Savepoints and upgrades come one by one, in the order in which they were asked for; a stop comes
-//! behind them, and one is enough for all who want it; what is to be made at the end waits until
+//! after them, and one is enough for all who want it; what is to be made at the end waits until
 //! all tasks have ended.
 
 use crate::SnapshotKind;
@@ -57,7 +57,7 @@ impl Purpose {
 pub enum Request {
     /// The job stops with a checkpoint.
     Stop,
-    /// The tasks run other code behind a barrier.
+    /// The tasks run other code after a barrier.
     Upgrade { request: u64 },
     /// A savepoint now; with `stops`, the job stops with it.
     Savepoint { request: u64, stops: bool },

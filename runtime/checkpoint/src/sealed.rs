@@ -1,7 +1,7 @@
 //! JSON documents that carry their own checksum as the first field: `{"checksum":"64
 //! digits","version":1,...}`.
 //!
-//! The checksum is blake3 over all bytes behind it, so a document is either the one that was
+//! The checksum is blake3 over all bytes after it, so a document is either the one that was
 //! written, to the byte, or an error.
 
 use serde::de::DeserializeOwned;

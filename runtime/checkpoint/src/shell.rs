@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// Of one operation on a store that may be far away.
+/// How often one operation on a store is tried, which may be far away.
 const ATTEMPTS: u32 = 5;
 
 /// Before the second attempt; doubled before each further one, and up to as much again is added at
@@ -26,7 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// For one attempt, and a second more for each MiB that it moves.
 const ATTEMPT_TIME: Duration = Duration::from_secs(30);
 
-/// So many objects are read at the same time.
+/// How many objects are read at the same time.
 const READS: usize = 16;
 
 /// Threads that wait for files; a folder is read and written through them. Without a limit there

@@ -148,7 +148,7 @@ impl Snapshot {
         Ok(Some(object))
     }
 
-    /// The bytes of an object, behind what stands in front of them.
+    /// The bytes of an object, after what stands in front of them.
     fn whole(&self, subtask: &SubtaskSnapshot, object: &Stored) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         for Beginning { stored, used } in &subtask.begins {

@@ -20,7 +20,7 @@ use std::fs;
 use std::sync::Arc;
 use streamrt_types::{Error, Result, code};
 
-/// Of an object whose length nobody has written down: an entry of the log, or a manifest that the
+/// The most that is read of an object whose length nobody has written down: an entry of the log, or a manifest that the
 /// user names.
 const UNKNOWN_BYTES_MAX: u64 = 256 << 20;
 
@@ -200,7 +200,7 @@ impl Store {
         }
     }
 
-    /// Reads an object, and says how it is. Of one that has another length nothing is read.
+    /// Reads an object, and says how it is. If it has another length, nothing is read.
     ///
     /// # Errors
     /// `Unavailable` (S7007) if the store failed.

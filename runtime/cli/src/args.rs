@@ -146,10 +146,10 @@ pub struct RunArgs {
     #[arg(long = "grant", value_name = "NAME=DIR", value_parser = grant)]
     pub grants: Vec<(String, PathBuf)>,
     /// Let sources and sinks of the component use this file, or everything below this folder,
-    /// although no argument behind `--` names it; may be given several times.
+    /// although no argument after `--` names it; may be given several times.
     #[arg(long = "allow-path", value_name = "PATH")]
     pub allowed_paths: Vec<PathBuf>,
-    /// Let sources and sinks of the component connect to this server, although no argument behind
+    /// Let sources and sinks of the component connect to this server, although no argument after
     /// `--` names it; may be given several times.
     #[arg(long = "allow-host", value_name = "HOST[:PORT]")]
     pub allowed_hosts: Vec<String>,
@@ -301,7 +301,7 @@ pub struct InfoArgs {
 pub struct LogsArgs {
     #[command(flatten)]
     pub job: JobArgs,
-    /// So many; 1,000 are remembered.
+    /// How many lines; 1,000 are remembered.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub last: usize,
     /// How to print.
@@ -322,7 +322,7 @@ pub struct CancelArgs {
 pub struct CheckpointsArgs {
     #[command(flatten)]
     pub job: JobArgs,
-    /// So many; 100 are remembered.
+    /// How many checkpoints; 100 are remembered.
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub last: usize,
     /// A line for each subtask as well: alignment, time on its thread, time to write, sizes.

@@ -19,7 +19,7 @@ use streamrt_checkpoint::unique_token;
 /// Digits of an id, of the 32 that tell the job from all others.
 const ID_DIGITS: usize = 8;
 
-/// So many ids may be taken already.
+/// How many ids may be taken already.
 const TRIES_MAX: usize = 100;
 
 /// What the file of a job holds at most.

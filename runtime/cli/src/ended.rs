@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use streamrt_web::{CheckpointDetails, JobDetails};
 
-/// So many jobs are remembered.
+/// How many jobs are remembered.
 const KEPT: usize = 100;
 
 /// A job as it was at its end.

@@ -37,7 +37,7 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
     print(&shown(&plugin, plan.as_ref(), args))?;
     if let Some(wanted) = wanted {
         report::status(&format!(
-            "the job itself is not shown, as it wants arguments behind `--`: {wanted}"
+            "the job itself is not shown, as it wants arguments after `--`: {wanted}"
         ));
     }
     Ok(())

@@ -18,7 +18,7 @@ use streamrt_plugin::{Engines, Grants, Origin, Plugin};
 use streamrt_types::{Configuration, Error, Result, code};
 use streamrt_wit::{Node, Plan};
 
-/// Of a job.toml; as large as the plan of a component may be.
+/// How large a job.toml may be: as large as the plan of a component.
 pub const JOB_FILE_BYTES_MAX: usize = 4 << 20;
 
 /// A job that was read.
@@ -33,7 +33,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Of each component, where its code has come from.
+    /// Where the code of each component has come from.
     pub fn origins(&self) -> Vec<String> {
         let origin = |loaded: &LoadedPlugin| {
             let how = match loaded.plugin.origin() {
@@ -82,7 +82,7 @@ pub type NewVersion =
     Arc<dyn Fn(&Path, Arc<dyn Files>) -> Result<(JobSpec, Vec<LoadedPlugin>)> + Send + Sync>;
 
 /// Refuses a folder that nobody asks for: its name is misspelt, and the one that is meant would be
-/// missing. Of two with one name on the command line, `given`, nobody knows which is meant.
+/// missing. If two on the command line, `given`, have one name, nobody knows which is meant.
 pub fn check_grants(job: &Job, given: &[(String, PathBuf)]) -> Result<()> {
     let twice = given.iter().enumerate().find_map(|(i, (name, folder))| {
         Some((

@@ -20,7 +20,7 @@ use streamrt_plugin::Engines;
 use streamrt_types::{Configuration, Error, Result, SystemClock, code, parse_duration_ms};
 use streamrt_web::{Access, Bound, ClusterApi, Server};
 
-/// So many jobs that have ended are listed.
+/// How many jobs that have ended are listed.
 const ENDED_MAX: usize = 1_000;
 
 /// How long the end waits for the last checkpoints.

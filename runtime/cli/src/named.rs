@@ -2,7 +2,7 @@
 //!
 //! A component comes from anywhere, and its plan says which files the host opens and which servers
 //! it connects to, with the user's rights. So each path and each server of a plan must be an
-//! argument that the user gave behind `--`, or lie below one, or be allowed by a flag. What stands
+//! argument that the user gave after `--`, or lie below one, or be allowed by a flag. What stands
 //! in a `job.toml` is the user's own, and is not asked about.
 //!
 //! Words are compared as the user wrote them. A path of the plan may add parts to one of the
@@ -87,7 +87,7 @@ impl Named {
                 Some((flag, need)) => Err(at(Error::new(
                     code::NOT_GRANTED,
                     format!(
-                        "it {} {}, which stands in no argument behind `--`; {flag} allows it",
+                        "it {} {}, which stands in no argument after `--`; {flag} allows it",
                         verb(node),
                         shown(&need)
                     ),
@@ -182,7 +182,7 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// The values in an argument: itself, unless it is the name of an option, and what stands behind
+/// The values in an argument: itself, unless it is the name of an option, and what stands after
 /// its first `=`.
 fn words(arg: &str) -> impl Iterator<Item = &str> {
     let is_option = arg.len() > 1 && arg.starts_with('-');
@@ -397,7 +397,7 @@ mod tests {
         let plan = r#"{"version":1,"nodes":[{"id":0,"uid":"keys","body":{"kind":"source","connector":"file","options":{"path":"/home/me/.ssh/id *"},"schema":[]}}]}"#;
         let plan = Plan::from_json(plan).unwrap();
         let error = Named::default().check(&plan).unwrap_err();
-        let message = "node `keys`: it reads /home/me/.ssh/id *, which stands in no argument behind `--`; `--allow-path '/home/me/.ssh/id *'` allows it";
+        let message = "node `keys`: it reads /home/me/.ssh/id *, which stands in no argument after `--`; `--allow-path '/home/me/.ssh/id *'` allows it";
         assert_eq!((error.code().id, error.message()), ("S1012", message));
         assert!(
             Named::new(&[], &["/home/me/.ssh".into()], &[])

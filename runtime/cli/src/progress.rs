@@ -173,7 +173,7 @@ fn thousands(number: f64) -> String {
     }
 }
 
-/// Milliseconds since the epoch as `2017-11-26T01:00:00.000Z`. The watermark behind the last record
+/// Milliseconds since the epoch as `2017-11-26T01:00:00.000Z`. The watermark after the last record
 /// is `end`.
 pub fn iso_time(ms: i64) -> String {
     match ms {

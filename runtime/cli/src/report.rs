@@ -33,7 +33,7 @@ pub fn error(error: &Error) {
 /// Prints as JSON what clap says of a command line that it cannot read.
 pub fn wrong_use(error: &clap::Error) {
     let text = error.to_string();
-    // The usage follows behind an empty line.
+    // The usage follows after an empty line.
     let sentence = text.split("\n\n").next().unwrap_or_default();
     let message = sentence.strip_prefix("error: ").unwrap_or(sentence);
     say_raw(format!(

@@ -356,7 +356,7 @@ mod tests {
         check(2, script);
     }
 
-    /// Of two subtasks one sees the end of all sources while the other still takes them for idle.
+    /// One of two subtasks sees the end of all sources while the other still takes them for idle.
     #[test]
     fn what_ends_in_pieces_passes_none_that_has_not_begun_to_end() {
         let script: &[(usize, ValveEvent, &[ValveEvent])] = &[

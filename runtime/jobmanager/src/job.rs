@@ -9,7 +9,7 @@ use streamrt_types::LogRing;
 pub enum Phase {
     /// It is read; components that are new are compiled.
     Preparing,
-    /// So many slots are missing.
+    /// It waits for slots, of which so many are missing.
     Waiting {
         missing: u32,
     },

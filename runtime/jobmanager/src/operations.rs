@@ -49,7 +49,7 @@ pub enum Outcome {
         in_place: bool,
         /// The longest that a task, or the job, stood still.
         pause_us: u64,
-        /// So long a failure that would end the job puts the version before back.
+        /// For this time a failure that would end the job puts the version before back.
         probation_ms: u64,
     },
 }

@@ -206,7 +206,7 @@ impl Registry {
         Registry { store }
     }
 
-    /// All jobs, the oldest first. Of one whose entries cannot be read, the reason (S7014).
+    /// All jobs, the oldest first; for one whose entries cannot be read, the reason (S7014).
     ///
     /// # Errors
     /// `Unavailable` (S7007) if the store does not answer.

@@ -41,8 +41,8 @@ pub trait JobRunner: Send + Sync + 'static {
 
 /// A job that runs; all of these may be called from any thread.
 pub trait RunningJob: Send + Sync + 'static {
-    /// Whether something of it was kept when it started, from which the next start goes on. Of one
-    /// that waits to be tried for the first time there is nothing yet.
+    /// Whether something of it was kept when it started, from which the next start goes on. A
+    /// job that waits to be tried for the first time has nothing yet.
     fn is_kept(&self) -> bool;
 
     /// Lets `then` be called with its end, on a thread of the job; called once.

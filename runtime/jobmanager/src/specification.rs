@@ -145,7 +145,7 @@ impl Specification {
             check_password(arg, &format!("argument {} of the job", at + 1))?;
         }
         if let Some(pair) = self.args.windows(2).find(|pair| names_password(&pair[0])) {
-            return refuse_password(&format!("the argument behind `{}`", pair[0]));
+            return refuse_password(&format!("the argument after `{}`", pair[0]));
         }
         for (key, value) in &self.configuration {
             check_password(value, &format!("`{key}`"))?;
@@ -305,7 +305,7 @@ pub(crate) mod tests {
         check(
             |job| job.args = vec!["--db-password".into(), "secret".into()],
             "S2021",
-            &format!("the argument behind `--db-password` {kept}"),
+            &format!("the argument after `--db-password` {kept}"),
         );
         check(
             |job| job.version.job_file = Some("url = \"pg://me:secret@h/d\"".into()),

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 /// Commands to one job at the same time.
 const ACTIVE_MAX: usize = 32;
-/// So many that are done are remembered.
+/// How many that are done are remembered.
 const DONE_MAX: usize = 100;
 
 /// How far a command has come.

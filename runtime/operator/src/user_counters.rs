@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// So many names has a task.
+/// How many names a task may have.
 const NAMES_MAX: usize = 100;
 
 /// The counters of one task: its thread adds once for each call that has counted, anybody reads.

@@ -383,7 +383,7 @@ fn exits(
     }
 }
 
-/// Whether an operator of this vertex, or one behind it, makes watermarks.
+/// Whether an operator of this vertex, or one after it, makes watermarks.
 fn makes_watermarks(definition: &Definition, vertex: usize) -> bool {
     let (graph, nodes) = (&definition.graph, &definition.graph.stream.nodes);
     let (mut seen, mut next) = (BTreeSet::new(), vec![vertex]);

@@ -42,7 +42,7 @@ pub struct Control {
     pub memory: Arc<ProcessMemory>,
     wakers: Mutex<Vec<GateWaker>>,
     error: Mutex<Option<Error>>,
-    /// Of the subtasks of vertices.
+    /// By vertex and subtask.
     user_counters: Mutex<BTreeMap<(usize, u32), Arc<UserCounters>>>,
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct DeadLetters(Arc<Mutex<Letters>>);
 #[derive(Default)]
 struct Letters {
     folder: Option<String>,
-    /// Of the transactions.
+    /// How its transactions are called.
     context: Option<OperatorContext>,
     /// Made by the first letter: a job without any writes nothing.
     sink: Option<SinkOperator>,

@@ -7,7 +7,7 @@
 //!
 //! On its edge, status IDLE says that a listing is complete, and the end of the input that no split
 //! will follow. A barrier parts the splits that were dealt before a checkpoint, which are the
-//! readers', from those behind it.
+//! readers', from those after it.
 
 use crate::control::Control;
 use crate::split_rows;

@@ -10,7 +10,7 @@ use streamrt_types::{Barrier, Batch, Result, Status, Watermark};
 pub struct TaskExits {
     pub partitions: Vec<ResultPartition>,
     pub metrics: Arc<TaskMetrics>,
-    /// By exit: whether watermarks are made behind it, from the splits of rows.
+    /// By exit: whether watermarks are made after it, from the splits of rows.
     pub tells_splits: Vec<bool>,
 }
 

@@ -205,7 +205,7 @@ impl Factory<'_> {
         let input = node
             .input_schema
             .as_ref()
-            .ok_or_else(|| Error::internal("an operator behind a gate or a source has an input"))?;
+            .ok_or_else(|| Error::internal("an operator after a gate or a source has an input"))?;
         let mut users = Vec::new();
         for functions in self.calls(chained) {
             let declared: Vec<Function> = functions
@@ -378,7 +378,7 @@ pub(crate) fn operator_of(node: &StreamNode, users: Vec<UserChain>) -> Result<Bo
     let input = node
         .input_schema
         .as_ref()
-        .ok_or_else(|| Error::internal("an operator behind a gate or a source has an input"))?;
+        .ok_or_else(|| Error::internal("an operator after a gate or a source has an input"))?;
     let mut users = users.into_iter();
     let missing = || Error::internal("a function that an operator calls has its chain");
     Ok(match &node.body {

@@ -1,6 +1,6 @@
 //! The loop of a task that is fed by other tasks: commands, timers, then the gate, then the chain.
 //!
-//! A slow chain lets few rows wait in its channels, so that a barrier behind them is soon there.
+//! A slow chain lets few rows wait in its channels, so that a barrier after them is soon there.
 //! What a watermark makes fire goes out piece by piece, and between two pieces a barrier passes
 //! that stands next.
 
@@ -58,7 +58,7 @@ pub fn run(task: &mut Task, gate: &mut InputGate) -> Result<()> {
     }
 }
 
-/// Carries out what a watermark has begun. Rows behind the watermark wait for it.
+/// Carries out what a watermark has begun. Rows after the watermark wait for it.
 fn end_sweep(task: &mut Task, gate: &mut InputGate, uid: &str) -> Result<()> {
     while task.chain.is_sweeping() {
         if task.control.is_cancelled() {

@@ -26,7 +26,7 @@ pub(crate) struct Grown {
 struct Kept {
     begins: Vec<Beginning>,
     object: Stored,
-    /// Of each whole block.
+    /// The checksums of whole blocks.
     blocks: Vec<blake3::Hash>,
     whole: blake3::Hash,
 }

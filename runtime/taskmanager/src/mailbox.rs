@@ -28,7 +28,7 @@ pub struct Mailbox {
     commands: Mutex<VecDeque<Command>>,
     /// Whether there is one, so that a busy task looks at no lock.
     waiting: AtomicBool,
-    /// The code that takes over behind the barrier of a checkpoint. It is no command: the barrier
+    /// The code that takes over after the barrier of a checkpoint. It is no command: the barrier
     /// may come before the task looks at those.
     code: Mutex<Option<(u64, UserCode)>>,
     waker: GateWaker,
@@ -53,13 +53,13 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// Gives the task the code that it runs behind the barrier of `checkpoint`, before that is
+    /// Gives the task the code that it runs after the barrier of `checkpoint`, before that is
     /// triggered anywhere.
     pub fn put_code(&self, checkpoint: u64, code: UserCode) {
         *self.code.lock().unwrap_or_else(PoisonError::into_inner) = Some((checkpoint, code));
     }
 
-    /// Takes the code that takes over behind the barrier of `checkpoint`, if there is any.
+    /// Takes the code that takes over after the barrier of `checkpoint`, if there is any.
     pub fn take_code(&self, checkpoint: u64) -> Option<UserCode> {
         let mut code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
         code.take_if(|(awaited, _)| *awaited == checkpoint)

@@ -100,7 +100,7 @@ pub struct Progress {
     pub back_pressure: f64,
     pub late_records: u64,
     pub dead_letters: u64,
-    /// Of earlier starts of the job, up to the checkpoint that this one goes on from.
+    /// Those of earlier starts of the job, up to the checkpoint that this one goes on from.
     pub dead_letters_before: u64,
     /// Event-time timers that firings at the end of the input registered: they do not fire.
     pub dropped_timers: u64,

@@ -5,7 +5,7 @@
 //!   not do so: that is refused.
 //! - What a sink has promised to commit lies where it wrote. The same job commits it there, and
 //!   writes to the new place from then on. Another job, a fork, leaves it to the job that made the
-//!   snapshot, which may be running: it commits it, or goes back behind it.
+//!   snapshot, which may be running: it commits it, or goes back to before it.
 
 use crate::dead_letters;
 use crate::definition::Definition;
@@ -21,7 +21,7 @@ use streamrt_wit::Body;
 pub(crate) struct Places {
     /// How the snapshot's job is called in the names of its transactions.
     job: String,
-    /// Of its sources and sinks, by uid.
+    /// What its sources and sinks are, by uid.
     bodies: BTreeMap<String, Body>,
     /// The folder of its dead letters.
     letters: Option<String>,

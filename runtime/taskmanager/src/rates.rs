@@ -6,7 +6,7 @@ use std::time::Duration;
 /// What is older than this is not "lately", if somebody has looked since.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Of each second, how many ms a subtask has worked, waited for input, and waited for room: Flink's
+/// How many ms of each second a subtask has worked, waited for input, and waited for room: Flink's
 /// `busyTimeMsPerSecond` and its like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PerSecond {

@@ -37,14 +37,14 @@ const ALIGNMENT_PAUSE: Duration = Duration::from_millis(5);
 /// itself.
 const DRY_PAUSE: Duration = Duration::from_millis(1);
 
-/// How long a batch may take the chain and those behind it, about: a barrier or a stop waits for so
+/// How long a batch may take the chain and those after it, about: a barrier or a stop waits for so
 /// long.
 const BATCH_TIME: Duration = Duration::from_millis(100);
 
 /// What the readers of a region share.
 #[derive(Clone, Default)]
 pub(crate) struct Shared {
-    /// Of the same source.
+    /// What the readers of the same source may read together.
     pub rate: Option<Arc<RateLimiter>>,
     /// With the number of this reader.
     pub alignment: Option<(Arc<Alignment>, usize)>,
@@ -206,7 +206,7 @@ impl Reader {
             self.align(task, pause);
             if pause == Pause::AtEnd {
                 // A reader that never had a split holds nothing back. ACTIVE would, from there
-                // until the final watermark behind it, and whether rows of other readers come in
+                // until the final watermark after it, and whether rows of other readers come in
                 // between is chance.
                 match self.status {
                     None => self.tell(task, Status::Idle)?,

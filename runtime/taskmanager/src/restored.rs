@@ -40,7 +40,7 @@ impl Restored {
     /// says that the checkpoint was made by tasks of this attempt, which go on with their counters.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Restored::read`].
     pub fn read_region(
         snapshot: &Snapshot,
         operators: &[OperatorEntry],

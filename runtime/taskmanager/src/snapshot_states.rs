@@ -13,7 +13,7 @@ use streamrt_types::{Error, Result, code};
 /// The states that a snapshot refers to, by operator.
 pub struct SnapshotStates<'a> {
     snapshot: &'a Snapshot,
-    /// Of each subtask, in the order of the manifest.
+    /// Where the states of each subtask are, in the order of the manifest.
     indexes: Vec<Vec<OperatorIndex>>,
 }
 

@@ -9,8 +9,8 @@
 //! 3. What a split gives beyond the watermark, the operators have to keep: the more splits are read
 //!    side by side, the fewer rows each gives at once. One that stays the lowest gives twice as
 //!    many each time.
-//! 4. So many splits are open at once; of those that are too many the one is closed that is needed
-//!    last.
+//! 4. The number of splits that are open at once has a limit; the one that is needed last is closed
+//!    if there are too many.
 //! 5. Some files are opened in their middle only by reading them from their begin. One of those
 //!    that was closed stays the next when it is open again, until it has come twice as far: so the
 //!    ways back of a file are together no longer than the file. What it gives meanwhile is ahead of

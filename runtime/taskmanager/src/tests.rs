@@ -17,7 +17,7 @@ fn column(name: &str, data_type: &str) -> Value {
     json!({"name": name, "type": data_type})
 }
 
-/// A source of columns `k` and `x`; behind it a running aggregate, windows of each kind, and
+/// A source of columns `k` and `x`; after it a running aggregate, windows of each kind, and
 /// process functions with each kind of state.
 // Long: the text of a plan.
 fn plan() -> Value {

@@ -23,7 +23,7 @@ const MANIFEST: &str = "manifest.json";
 /// Bytes of all states.
 const STATE_BYTES: usize = 4096;
 
-/// Of the whole process, which also holds the test.
+/// What the whole process may have, which also holds the test.
 const MEMORY_BYTES_MAX: u64 = 200 << 20;
 
 /// A keyed state and a list of each mode; their index, and their bytes.

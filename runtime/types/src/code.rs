@@ -37,7 +37,7 @@ codes! {
     /// The plan that `describe` returned cannot be read.
     BAD_PLAN = "S1007", Invalid, "Build the component again with the SDK that `streamrt new` of this version unpacks.";
     /// The plugin refused its arguments.
-    BAD_ARGUMENTS = "S1008", Invalid, "Arguments of the job stand behind `--`, as in `streamrt run job.wasm -- --input FILE`.";
+    BAD_ARGUMENTS = "S1008", Invalid, "Arguments of the job stand after `--`, as in `streamrt run job.wasm -- --input FILE`.";
     /// An instance described another plan than the one that was submitted.
     PLAN_CHANGED = "S1009", UserCode, "The job function must build the same plan each time it runs with the same arguments.";
     /// A precompiled artefact was given.
@@ -46,7 +46,7 @@ codes! {
     NOT_INSTANTIABLE = "S1011", Invalid, "Look at the cause below; often a limit in the grant is too low.";
     /// A plugin wants a folder, a path or a server that it was not granted, or leaves a folder that
     /// it was.
-    NOT_GRANTED = "S1012", Invalid, "If the component may have it, say so: name it behind `--`, or with `--allow-path` or `--allow-host`; a folder that a sink asks for with `--grant NAME=FOLDER`, or under `[plugin.grant]` in a job.toml.";
+    NOT_GRANTED = "S1012", Invalid, "If the component may have it, say so: name it after `--`, or with `--allow-path` or `--allow-host`; a folder that a sink asks for with `--grant NAME=FOLDER`, or under `[plugin.grant]` in a job.toml.";
     /// A component that is too large, makes too much, or costs too much to compile.
     COMPONENT_LIMIT = "S1020", Invalid, "A component that was not made to harm stays far below; `-D plugin.size`, `plugin.memory`, `plugin.compile-memory` and `plugin.compile-time` allow more; a JobManager takes what its `--component-size` says.";
 

@@ -84,7 +84,7 @@ pub fn says_json() -> bool {
     AS_JSON.load(Ordering::Relaxed)
 }
 
-/// Of all reports.
+/// The target of all reports, as `tracing` calls it.
 const TARGET: &str = "streamrt";
 
 /// Reports one thing, and keeps it in the log of the job for which this thread works.

@@ -31,7 +31,7 @@ struct State {
     /// Strands with work that nobody does.
     ready: VecDeque<Arc<Line>>,
     n_threads: usize,
-    /// Of them, those that wait.
+    /// Those of them that wait.
     n_idle: usize,
 }
 

@@ -133,7 +133,8 @@ pub struct SubtaskDetails {
     pub busy_ms: u64,
     pub idle_ms: u64,
     pub back_pressured_ms: u64,
-    /// Of each second lately, in ms: what it has worked, waited for input, and waited for room.
+    /// The part of each second lately, in ms, in which it worked, waited for input, and waited for
+    /// room.
     pub busy_ms_per_second: u64,
     pub idle_ms_per_second: u64,
     pub back_pressured_ms_per_second: u64,

@@ -1,4 +1,4 @@
-//! What stands behind the `?` of a path.
+//! What stands after the `?` of a path.
 
 use streamrt_types::{Error, Result, code};
 

@@ -90,7 +90,7 @@ pub struct JobStatus {
     /// While it waits: so many slots are not free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_slots: Option<u32>,
-    /// Of operators that name none themselves.
+    /// Subtasks of each operator that names no number itself.
     pub parallelism: u32,
     pub records_in: u64,
     pub records_out: u64,
@@ -114,7 +114,7 @@ pub struct JobStatus {
     /// How often its tasks were started again since this process started it.
     #[serde(default)]
     pub restarts: u64,
-    /// Of each component of a job that runs: whether it had to be compiled.
+    /// Whether each component of a job that runs had to be compiled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<String>,
     /// What a user should know of its sources and sinks.
@@ -221,7 +221,7 @@ pub enum Resolved {
     Several(Vec<String>),
 }
 
-/// The job of this id, of this name, or whose id alone begins with it. Of several with one name
+/// The job of this id, of this name, or whose id alone begins with it. If several have one name,
 /// the one that runs is meant, or the newest of those that have ended.
 ///
 /// `jobs` are ids, names, and whether each has ended, the oldest first.

@@ -41,7 +41,7 @@ type Answer<T> = std::result::Result<T, Failed>;
 /// What a cluster is and has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterStatus {
-    /// Of streamrt.
+    /// The version of streamrt.
     pub version: String,
     pub slots: u32,
     pub free_slots: u32,

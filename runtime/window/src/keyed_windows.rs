@@ -506,7 +506,7 @@ impl KeyedWindows {
             match event {
                 Event::Fire => {
                     let (firing, n_rows) =
-                        firings.next().expect("a firing stands behind each event");
+                        firings.next().expect("a firing stands after each event");
                     emission.result_times(n_rows as usize, firing.window.max_timestamp());
                 }
                 Event::Late(row) => emission.late(row),

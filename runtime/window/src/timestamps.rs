@@ -351,7 +351,7 @@ impl Operator for TimestampsOperator {
         if !std::mem::replace(&mut self.told, true) {
             self.generators.settle(self.clock_ms());
             self.sent = self.combined_status();
-            // Of an idle channel no watermark counts, and other subtasks may go on from this one.
+            // No watermark of an idle channel counts, and other subtasks may go on from this one.
             if self.sent == Status::Idle && self.resume.is_some() {
                 output.status(Status::Active)?;
                 self.resume(output)?;

@@ -23,7 +23,7 @@ impl<T, K> HasKey for KeyedStream<T, K> {}
 /// A stream without a key.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has been given a key, and this verb does not look at it",
-    label = "call this in front of `key_by`, or behind `process`, `aggregate_running` or a window"
+    label = "call this in front of `key_by`, or after `process`, `aggregate_running` or a window"
 )]
 pub trait HasNoKey {}
 impl<T> HasNoKey for Stream<T> {}

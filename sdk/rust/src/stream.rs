@@ -143,7 +143,7 @@ impl<T: Record> Stream<T> {
     #[track_caller]
     pub fn union(&self, other: &Stream<T>) -> Stream<T> {
         if self.partitioning != other.partitioning {
-            let hint = "call rebalance, broadcast or global behind union";
+            let hint = "call rebalance, broadcast or global after union";
             self.graph.mistake(Error::job(format!(
                 "the streams of a union are partitioned in different ways: {hint}"
             )));

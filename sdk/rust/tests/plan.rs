@@ -381,7 +381,7 @@ fn streams_that_cannot_be_united_are_refused() {
             );
             done(a.rebalance().union(&b))
         },
-        "the streams of a union are partitioned in different ways: call rebalance, broadcast or global behind union",
+        "the streams of a union are partitioned in different ways: call rebalance, broadcast or global after union",
         10,
     );
     check(

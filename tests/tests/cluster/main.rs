@@ -176,7 +176,7 @@ fn which_job_is_meant_is_never_guessed() {
         .tell(&["deploy", "one.toml"])
         .failed_with("S6006")
         .names(&format!("a job `one` runs already: {one}"));
-    // Of 17 ids two begin with the same digit.
+    // Two of 17 ids begin with the same digit.
     let ids: Vec<String> = (0..16)
         .map(|job| cluster.deploy(&format!("job-{job}"), &[]))
         .chain([one.clone()])

@@ -424,7 +424,7 @@ fn a_version_that_was_put_back_stays_so_although_the_process_is_killed() {
         "{}",
         finished.stderr
     );
-    assert_eq!(job.check_whole("after a kill behind it"), 0);
+    assert_eq!(job.check_whole("after a kill after it"), 0);
     assert!(job.rows().iter().all(|row| row["counted_by"] == FIRST));
 }
 

@@ -15,9 +15,9 @@ pub struct Settings {
     pub min_pause: Duration,
     /// A checkpoint that is not acknowledged so long after its beginning is given up.
     pub timeout: Duration,
-    /// So many checkpoints may fail one after the other.
+    /// How many checkpoints may fail one after the other.
     pub tolerable_failures: u32,
-    /// So many published checkpoints are kept, at least 1; savepoints do not count.
+    /// How many published checkpoints are kept, at least 1; savepoints do not count.
     pub retained: u32,
     /// The number of the next checkpoint.
     pub first_checkpoint: u64,

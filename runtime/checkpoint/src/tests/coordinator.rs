@@ -194,13 +194,13 @@ impl World {
         }
     }
 
-    /// A task without snapshot does not run again: nothing that it did may lie behind the barrier
+    /// A task without snapshot does not run again: nothing that it did may lie after the barrier
     /// of this checkpoint.
     fn publish(&mut self, checkpoint: u64, snapshots: &[Option<Snapshot>]) {
         for (task, snapshot) in self.tasks.iter().zip(snapshots) {
             assert!(
                 snapshot.is_some() || task.life == Life::Finished && task.passed < checkpoint,
-                "rows behind the barrier are lost"
+                "rows after the barrier are lost"
             );
         }
         self.publishing = Some(checkpoint);

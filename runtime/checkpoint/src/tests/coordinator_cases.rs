@@ -369,7 +369,7 @@ fn a_savepoint_that_a_failure_of_tasks_meets_is_made_behind_it() {
         }
         it.request(asked);
         if let Request::AtEnd { .. } = asked {
-            // The last checkpoint is pending: it is served behind it.
+            // The last checkpoint is pending: it is served after it.
             assert!(matches!(
                 it.declined(0, 8, "full")[..],
                 [Abort { checkpoint: 8, .. }, Trigger { checkpoint: 9, .. }]

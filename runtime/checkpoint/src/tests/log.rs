@@ -123,7 +123,7 @@ fn published(checkpoint: u64) -> Entry {
     })
 }
 
-/// So many entries lie from one summary to the next.
+/// How many entries lie from one summary to the next.
 const SUMMARY_EVERY: u64 = 2;
 
 /// Takes the job over and publishes checkpoints, each of which is committed before the next entry
@@ -296,7 +296,7 @@ fn folded(store: &Store, n_entries: u64) -> History {
     History::read_with(&first, u64::MAX).unwrap()
 }
 
-/// The log says of no checkpoint that it is committed before it is published, and of each behind
+/// The log says of no checkpoint that it is committed before it is published, and of each after
 /// which the same leader has published another one.
 fn check_committed(entries: &[(String, Entry)], history: &History) {
     assert!(history.committed <= history.last_checkpoint);

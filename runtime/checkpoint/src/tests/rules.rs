@@ -171,7 +171,7 @@ impl Rules {
     pub fn check_done(&self) {
         assert!(
             !self.upgrade_failed || self.failed,
-            "nothing counts behind the barrier of an upgrade that failed"
+            "nothing counts after the barrier of an upgrade that failed"
         );
         assert!(
             !self.ended || self.open.is_empty(),
@@ -197,7 +197,7 @@ impl Rules {
         if self.pending != Some((checkpoint, purpose)) {
             assert!(
                 self.stopped.is_none() && !self.suspended,
-                "nothing begins behind what the job stops with, or while tasks are missing"
+                "nothing begins after what the job stops with, or while tasks are missing"
             );
             assert_eq!(self.pending, None, "one at a time");
             assert!(checkpoint > self.last, "numbers rise");

@@ -10,7 +10,7 @@ use streamrt_connector::ParquetExport;
 use streamrt_state::{RowCodec, list_elements};
 use streamrt_types::{Error, Result, code, key_group};
 
-/// So many rows become columns at once.
+/// How many rows become columns at once.
 const BATCH_ROWS: usize = 8192;
 
 /// The times among the columns, which the file has as timestamps.

@@ -271,13 +271,13 @@ impl Stream {
 /// wrong.
 fn damage(content: &Content, at: u64, error: &io::Error) -> String {
     let what = format!(
-        "the file is damaged or cut off: it is no {} behind byte {at} of its content ({error})",
+        "the file is damaged or cut off: it is no {} after byte {at} of its content ({error})",
         content.name()
     );
     match content.n_unverified() {
         0 => what,
         n_bytes => format!(
-            "{what}; what stands behind byte {} was read before the checksum that follows it, and may be wrong as well",
+            "{what}; what stands after byte {} was read before the checksum that follows it, and may be wrong as well",
             at.saturating_sub(n_bytes)
         ),
     }

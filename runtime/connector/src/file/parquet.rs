@@ -408,7 +408,7 @@ impl ParquetReader {
             code::BAD_FILE
         };
         let message = format!(
-            "{} cannot be read behind row {} of the split",
+            "{} cannot be read after row {} of the split",
             self.path, self.position.rows
         );
         Error::new(code, message).with_source(error)

@@ -27,10 +27,10 @@ const LOCK: &str = "lock";
 /// Lines of a job that are remembered when it has ended.
 const ENDED_LINES: usize = 100;
 
-/// So many jobs are read or started at a time: each may compile a component.
+/// How many jobs are read or started at a time: each may compile a component.
 const STARTING_MAX: usize = 8;
 
-/// So many entries are written at a time.
+/// How many entries are written at a time.
 const WRITING_MAX: usize = 4;
 
 /// How a Dispatcher works.

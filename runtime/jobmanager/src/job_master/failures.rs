@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use streamrt_rpc::WireError;
 
-/// So many failures are remembered; as many as Flink's `web.exception-history-size` says.
+/// How many failures are remembered; as many as Flink's `web.exception-history-size` says.
 const KEPT: usize = 16;
 
 /// Why tasks of a job ended, in this process.

@@ -85,7 +85,7 @@ pub fn replacement(
     else {
         return Ok(None);
     };
-    // Of an upgrade that was withdrawn, the one before runs, and is in no probation.
+    // After an upgrade that was withdrawn the component before runs, and is in no probation.
     let before = manifest
         .before
         .get(at)

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use streamrt_rpc::SubtaskReport;
 
-/// So many checkpoints are remembered.
+/// How many checkpoints are remembered.
 const KEPT: usize = 100;
 
 /// What one checkpoint cost.

@@ -87,7 +87,7 @@ pub(super) fn check_firing(timers: &[TimerOut]) -> Result<()> {
         .iter()
         .any(|timer| timer.action == action::FIRED)
     {
-        return Err(bad("a timer that fired stands behind one that did not"));
+        return Err(bad("a timer that fired stands after one that did not"));
     }
     // NO_MARK is the largest number, so that adding one makes it the first.
     let is_ordered = timers[..n_fired].is_sorted_by_key(|timer| timer.mark.wrapping_add(1));

@@ -129,7 +129,7 @@ fn many_splits_are_neither_open_nor_held_at_once() {
     assert_eq!((rows(&out).len(), seen.open), (100_000, 0));
     assert!(seen.most_open <= 257, "{}", seen.most_open);
     assert!(seen.n_opened <= 10_000, "{}", seen.n_opened);
-    // Of each split the first rows, of which there are 65,536 / 5,000.
+    // The first rows of each split, of which there are 65,536 / 5,000.
     assert!(
         most_ahead(&out) <= 5_000 * 13 + 1024,
         "{}",

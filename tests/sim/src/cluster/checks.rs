@@ -22,7 +22,7 @@ impl Cluster {
         }
     }
 
-    /// Of two jobs of one name that users know of, one has ended.
+    /// Two jobs of one name that users know of do not live at the same time.
     pub(super) fn check_names(&self) -> Result<(), String> {
         let mut names = BTreeSet::new();
         let jobs = self.core.iter().flat_map(Core::jobs);

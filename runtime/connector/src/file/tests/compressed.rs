@@ -203,7 +203,7 @@ fn a_file_that_is_damaged_is_never_only_a_shorter_one() {
         assert_eq!(
             (found.rows.len(), found.poison.len()),
             (n_lines, 1),
-            "{end} with something behind it"
+            "{end} with something after it"
         );
     }
 }
@@ -317,7 +317,7 @@ fn damage_that_a_checksum_behind_the_rows_tells_names_from_where_on_they_may_be_
     );
     let reason = &found.poison[0].reason;
     assert!(
-        reason.ends_with("what stands behind byte 6 was read before the checksum that follows it, and may be wrong as well"),
+        reason.ends_with("what stands after byte 6 was read before the checksum that follows it, and may be wrong as well"),
         "{reason}"
     );
     assert_eq!(found.poison[0].code.id, "S3007");
