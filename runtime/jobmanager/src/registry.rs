@@ -2,7 +2,8 @@
 //! each entry written once and never changed.
 //!
 //! 1. The first entry is the whole specification. A job of which there is one was accepted.
-//! 2. Later ones say that it has run, that another version has taken its place, or how it ended.
+//! 2. Later ones say that it has run, that another version has taken its place, how a user wants it
+//!    to end, or how it ended.
 //! 3. A job without an end is started again by whoever opens the registry.
 //! 4. A job that has ended may be forgotten: its entries are deleted from the first one on, so that
 //!    its end is there as long as anything is.
@@ -74,6 +75,8 @@ pub enum Note {
     Started,
     /// This version has taken the place of the one that ran.
     Upgraded(Version),
+    /// A user wants it to end so, whoever carries that out.
+    Wanted(EndState),
     /// It is not started again.
     Ended(End),
 }
@@ -119,6 +122,8 @@ pub struct Registered {
     pub upgraded: Option<Version>,
     /// When it was accepted, in ms since the epoch.
     pub submitted_ms: i64,
+    /// How a user wants it to end.
+    pub wanted: Option<EndState>,
     /// How it ended, and when.
     pub end: Option<(End, i64)>,
     /// The number of the last entry; 0 if there is none yet.
@@ -133,6 +138,7 @@ impl Registered {
             started: false,
             upgraded: None,
             submitted_ms: now_ms,
+            wanted: None,
             end: None,
             entries: 0,
         }
@@ -144,6 +150,7 @@ impl Registered {
             Note::Submitted(_) => {}
             Note::Started => self.started = true,
             Note::Upgraded(version) => self.upgraded = Some(version.clone()),
+            Note::Wanted(end) => self.wanted = Some(*end),
             Note::Ended(end) => self.end = Some((end.clone(), entry.at_ms)),
         }
         self.entries = entry.number;

@@ -56,6 +56,9 @@ struct Fate {
     /// Between its start and its end.
     is_started: bool,
     is_accepted_by_master: bool,
+    /// How many records were committed when a JobManager was killed that had kept that a user wants
+    /// the job to end.
+    wanted_at: Option<usize>,
     /// What running commands are to be answered.
     commands: BTreeMap<u64, Operation>,
 }

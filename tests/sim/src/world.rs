@@ -298,6 +298,10 @@ impl World {
         }
     }
 
+    pub fn n_committed(&self) -> usize {
+        self.outside.ledger.n_committed()
+    }
+
     /// Checks that nothing is left behind.
     pub fn check_settled(&self) -> Result<(), String> {
         self.outside.ledger.left_behind().map_or(Ok(()), |name| {

@@ -71,10 +71,14 @@ impl Core {
         }
         job.end_wish = job.end_wish.or(end_wish(&operation));
         let ends_at_once = end_wish(&operation).is_some() && !needs_run(&operation);
+        let (phase, is_ending, is_first) = (job.phase, job.is_ending, job.awaiting_end.is_empty());
         if ends_at_once {
             job.awaiting_end.push(request);
         }
-        let phase = job.phase;
+        // The next JobManager does it if this one does not live to see it.
+        if let (true, true, false, Some(end)) = (ends_at_once, is_first, is_ending, job.end_wish) {
+            self.keep(id, Note::Wanted(end), None);
+        }
         match (phase, operation) {
             (Phase::Running, Operation::Cancel) => self.actions.push(Action::Cancel(id.clone())),
             (Phase::Running, _) if ends_at_once => self.actions.push(Action::Stop(id.clone())),

@@ -61,6 +61,7 @@ pub struct Core {
 impl Known {
     fn new(number: u64, registered: Result<Registered, Failure>, before: Before) -> Known {
         let lives = registered.as_ref().is_ok_and(|job| job.end.is_none());
+        let end_wish = registered.as_ref().ok().and_then(|job| job.wanted);
         Known {
             number,
             registered: registered.map(Arc::new),
@@ -69,7 +70,7 @@ impl Known {
             } else {
                 Phase::Ended
             },
-            end_wish: None,
+            end_wish,
             before,
             pending: VecDeque::new(),
             retry_at: None,

@@ -123,7 +123,7 @@ impl Core {
         match entry.note() {
             Note::Submitted(_) => self.prepare(id),
             Note::Ended(_) => self.over(id),
-            Note::Started | Note::Upgraded(_) => {}
+            Note::Started | Note::Upgraded(_) | Note::Wanted(_) => {}
         }
         // One that had to wait until its end was written may be too many.
         self.forget();
@@ -199,6 +199,9 @@ fn backoff(tries: u32) -> Duration {
 fn consequence(note: &Note, id: &JobId) -> Option<String> {
     match note {
         Note::Submitted(_) | Note::Upgraded(_) => None,
+        Note::Wanted(_) => Some(format!(
+            "that the job {id} is to end could not be kept yet; until it is, another JobManager would not know"
+        )),
         Note::Started => Some(format!("that the job {id} runs could not be kept yet")),
         Note::Ended(_) => Some(format!(
             "how the job {id} ended could not be kept yet; until it is, another JobManager would start it again"

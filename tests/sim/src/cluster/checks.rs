@@ -6,6 +6,10 @@ use streamrt_checkpoint::EndState;
 use streamrt_jobmanager::Phase;
 use streamrt_jobmanager::dispatcher::Core;
 
+/// So many records may be committed of a job that is to end when its JobManager is killed: its last
+/// checkpoint had promised them.
+const RUNS_ON: usize = 400;
+
 impl Cluster {
     /// Jobs that run, and that nobody has ended, do not need more slots than there are.
     pub(super) fn check_slots(&self) -> Result<(), String> {
@@ -22,12 +26,14 @@ impl Cluster {
         }
     }
 
-    /// Two jobs of one name that users know of do not live at the same time.
+    /// Two jobs of one name that users know of do not live at the same time, unless it was said that
+    /// the end of one could not be kept.
     pub(super) fn check_names(&self) -> Result<(), String> {
         let mut names = BTreeSet::new();
         let jobs = self.core.iter().flat_map(Core::jobs);
         for (id, job) in jobs.filter(|(_, job)| job.phase() != Phase::Ended) {
-            let is_accepted = self.jobs.get(id).is_some_and(|fate| fate.is_accepted);
+            let fate = self.jobs.get(id);
+            let is_accepted = fate.is_some_and(|fate| fate.is_accepted && !fate.is_warned);
             if let Ok(registered) = job.registered()
                 && is_accepted
                 && !names.insert(registered.specification.name.clone())
@@ -60,6 +66,10 @@ impl Cluster {
             };
             if end.state == EndState::Finished {
                 fate.world.check_all_committed()?;
+                let more = fate.wanted_at.map(|n| fate.world.n_committed() - n);
+                if more.is_some_and(|more| more > RUNS_ON) {
+                    return Err(format!("job {id} ran to its end, and was to end before"));
+                }
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use super::{Cluster, Fate, Happening, SLOTS};
 use crate::scenario::{Fault, digest};
 use crate::world::World;
 use std::collections::BTreeMap;
-use streamrt_jobmanager::dispatcher::Event;
+use streamrt_jobmanager::dispatcher::{Core, Event};
 use streamrt_jobmanager::{Component, JobId, Operation, Specification, Version};
 
 impl Cluster {
@@ -15,6 +15,7 @@ impl Cluster {
         *self.faults.entry(fault).or_default() += 1;
         match fault {
             Fault::Killed => {
+                self.note_wanted();
                 self.core = None;
                 (self.submitting, self.asking) = Default::default();
                 for fate in self.jobs.values_mut() {
@@ -27,6 +28,18 @@ impl Cluster {
             }
             Fault::Submits => self.submit(),
             wish => self.wish(wish),
+        }
+    }
+
+    /// What users were promised when the JobManager died.
+    fn note_wanted(&mut self) {
+        for (id, job) in self.core.iter().flat_map(Core::jobs) {
+            let registered = job.registered().as_ref().ok();
+            let is_wanted = registered.is_some_and(|job| job.wanted.is_some() && job.end.is_none());
+            if let (true, Some(fate)) = (is_wanted, self.jobs.get_mut(id)) {
+                let n = fate.world.n_committed();
+                fate.wanted_at = fate.wanted_at.or(Some(n));
+            }
         }
     }
 
@@ -61,6 +74,7 @@ impl Cluster {
             is_to_end: false,
             is_started: false,
             is_accepted_by_master: false,
+            wanted_at: None,
             commands: BTreeMap::new(),
         };
         self.jobs.insert(id.clone(), fate);
@@ -99,6 +113,9 @@ impl Cluster {
         };
         if let Some(fate) = self.jobs.get_mut(&id) {
             fate.is_to_end |= matches!(operation, Operation::Stop { .. } | Operation::Cancel);
+        }
+        if self.random.one_in(4) {
+            self.soon(60, Happening::Goes(Fault::Killed));
         }
         self.n_requests += 1;
         let request = self.n_requests;
