@@ -30,11 +30,11 @@ use tokio::sync::{Semaphore, oneshot};
 /// How long the end waits for answers that are on their way.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Connections at the same time.
-const CONNECTIONS_MAX: usize = 1024;
+/// Connections at the same time; who comes after them waits until one is closed.
+const CONNECTIONS_MAX: usize = 4096;
 
 /// A connection on which nothing is asked for so long is closed.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(15);
 
 /// How long nobody is let in after the system has refused a connection.
 const REFUSED: Duration = Duration::from_millis(100);
@@ -154,10 +154,13 @@ async fn serve(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE);
     loop {
-        // Never closed; who finds no room waits in the queue of the system.
-        let room = room.clone().acquire_owned().await;
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            // Never closed; who finds no room waits in the queue of the system.
+            let room = room.clone().acquire_owned().await;
+            (room, listener.accept().await)
+        };
+        let (room, accepted) = tokio::select! {
+            next = next => next,
             // An error is the end of the one who would have said it.
             _ = &mut stopped => break,
         };

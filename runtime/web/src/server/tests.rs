@@ -536,6 +536,19 @@ fn half_a_body_and_a_path_that_is_no_text_get_a_sentence() {
     assert_eq!(refused["message"], "/v1/jobs/%ff/cancel cannot be read");
 }
 
+/// As many as the server takes, and more.
+#[test]
+fn a_server_ends_although_all_its_connections_are_idle() {
+    let server = started();
+    let connections: Vec<TcpStream> = (0..CONNECTIONS_MAX + 50)
+        .map_while(|_| TcpStream::connect(address(&server)).ok())
+        .collect();
+    assert!(!connections.is_empty());
+    let began = std::time::Instant::now();
+    drop(server);
+    assert!(began.elapsed() < IDLE, "{} are open", connections.len());
+}
+
 #[test]
 fn who_may_only_read_cannot_write() {
     let server = Bound::new("127.0.0.1:0")
