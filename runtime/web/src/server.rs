@@ -30,8 +30,8 @@ use tokio::sync::{Semaphore, oneshot};
 /// How long the end waits for answers that are on their way.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Connections at the same time; who comes after them waits until one is closed.
-const CONNECTIONS_MAX: usize = 4096;
+/// Connections at the same time, fewer in tests; who comes after them waits until one is closed.
+const CONNECTIONS_MAX: usize = if cfg!(test) { 64 } else { 4096 };
 
 /// A connection on which nothing is asked for so long is closed.
 const IDLE: Duration = Duration::from_secs(15);
