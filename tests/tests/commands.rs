@@ -112,7 +112,7 @@ fn jobs_are_listed_by_name_with_their_state() {
     assert_eq!(of("one")["pid"], one.id());
     jobs.tell(&["cancel", "nobody"])
         .failed_with("S6004")
-        .names("no job `nobody` runs here");
+        .names("there is no job `nobody` on this machine");
     jobs.tell(&["stop", of("one")["id"].as_str().unwrap()])
         .succeeded();
     one.finish(LIMIT).succeeded();

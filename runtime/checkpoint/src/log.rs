@@ -470,6 +470,11 @@ impl JobLog {
             .max(checkpoint.min(self.history.last_checkpoint));
     }
 
+    /// The commits of all checkpoints up to this one are done, as the next entry says.
+    pub fn committed(&self) -> u64 {
+        self.committed.max(self.history.committed)
+    }
+
     /// Writes the next entry; it is durable when this returns.
     ///
     /// # Errors

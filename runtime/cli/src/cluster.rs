@@ -104,6 +104,7 @@ impl Cluster {
                 let status = JobStatus {
                     id,
                     state: State::Unreadable,
+                    ended_ms: Some(0),
                     reason: Some(failure.clone()),
                     ..JobStatus::default()
                 };

@@ -93,7 +93,7 @@ fn specification(args: &DeployArgs, bundle: &Bundle) -> Result<Specification> {
 fn follow(client: &mut Client, id: &str, to_the_end: bool) -> Result<JobStatus> {
     let mut said = None;
     loop {
-        let status = client.job(id)?;
+        let status = client.job(id).map_err(|error| gone(id, error))?;
         if said != Some(status.state) {
             said = Some(status.state);
             progress(&status, client)
@@ -112,6 +112,17 @@ fn follow(client: &mut Client, id: &str, to_the_end: bool) -> Result<JobStatus> 
             _ => LOOK_AT_END,
         });
     }
+}
+
+/// The JobManager has ended before the job did.
+fn gone(id: &str, error: Error) -> Error {
+    if error.code() != code::CONNECTION_LOST {
+        return error;
+    }
+    let message = format!(
+        "the JobManager has ended; started again with the same `--dir`, it goes on with the job, and `streamrt info {id}` shows it"
+    );
+    Error::new(code::NO_CLUSTER, message).with_source(error)
 }
 
 fn progress(status: &JobStatus, client: &Client) -> Vec<String> {
@@ -139,7 +150,13 @@ fn progress(status: &JobStatus, client: &Client) -> Vec<String> {
             lines
         }
         state if state.is_end() => summary(status).into_iter().collect(),
-        state => vec![format!("it is {}", state.name())],
+        state => {
+            let reason = status.reason.as_ref();
+            let why = reason.map_or(String::new(), |why| {
+                format!(": [{}] {}", why.code, why.message)
+            });
+            vec![format!("it is {}{why}", state.name())]
+        }
     }
 }
 

@@ -145,6 +145,16 @@ fn check_paths(job: &Job) -> Result<()> {
     })
 }
 
+/// Refuses a snapshot that is not there, which would else be waited for as a disk that is away.
+fn check_from(args: &RunArgs) -> Result<()> {
+    let folder = args.from.as_deref().and_then(Path::to_str);
+    let missing = folder.filter(|folder| !folder.contains("://") && !Path::new(folder).exists());
+    missing.map_or(Ok(()), |folder| {
+        let message = format!("`--from` names {folder}, which does not exist");
+        Err(Error::new(code::BAD_ARGUMENTS, message))
+    })
+}
+
 /// As many as the widest vertex has subtasks.
 fn n_slots(job: &Job, parallelism: u32) -> Result<u32> {
     let graph = JobGraph::new(StreamGraph::new(&job.spec)?, parallelism);
@@ -158,6 +168,7 @@ impl JobRunner for Embedded {
 
     fn prepare(&self, id: &JobId, job: &Specification, blobs: &Blobs) -> Result<Prepared> {
         let reader = self.reader(id, job, blobs)?;
+        check_from(&reader.args)?;
         let read = reader.read()?;
         check_paths(&read)?;
         check_grants(&read, &reader.args.grants)?;

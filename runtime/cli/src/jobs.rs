@@ -8,6 +8,7 @@ use crate::control_socket::Registered;
 use crate::deploy::awaited;
 use crate::print;
 use crate::progress::iso_time;
+use crate::report;
 use crate::targets::{GLANCE, Target, jobs, target};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -55,11 +56,17 @@ pub fn list(args: &ListArgs) -> Result<()> {
             of_run(run, answer.ok())
         })
         .collect();
+    let is_alone = all.cluster.is_none();
     if let Some((place, statuses)) = all.cluster {
         let shown = statuses
             .into_iter()
             .filter(|job| args.all || !job.state.is_end() || job.state == State::Unreadable);
         listed.extend(shown.map(|status| of_cluster(status, &place)));
+    }
+    if is_alone && listed.is_empty() {
+        report::status(
+            "no job runs on this machine, and no JobManager listens; `streamrt jobmanager --embedded --dir DIR` starts one",
+        );
     }
     match args.output {
         Format::Json => print(
@@ -280,7 +287,10 @@ fn place(target: &Target, error: Error) -> Error {
 /// Prints what came of a command: `text` for people, if there is any.
 fn done(output: Format, outcome: &Outcome, text: Option<String>) -> Result<()> {
     match (output, text) {
-        (Format::Json, _) => print(&format!("{}\n", json!(outcome))),
+        (Format::Json, _) => print(&match outcome {
+            Outcome::Done => "{\"done\":{}}\n".to_owned(),
+            outcome => format!("{}\n", json!(outcome)),
+        }),
         (Format::Text, Some(text)) => print(&format!("{text}\n")),
         (Format::Text, None) => Ok(()),
     }

@@ -136,8 +136,11 @@ fn refusal(job: &str, unresolved: Resolved, cluster: Option<&Place>) -> Error {
             ids.join(", ")
         ),
         _ => {
-            let place = cluster.map_or_else(String::new, |at| format!(", nor at {}", at.shown()));
-            format!("no job `{job}` runs here{place}; `streamrt list` shows those that do")
+            let place = cluster.map_or_else(
+                || "on this machine, and no JobManager listens; `streamrt jobmanager --embedded --dir DIR` starts one".into(),
+                |at| format!("at {}; `streamrt list` shows those that are there", at.shown()),
+            );
+            format!("there is no job `{job}` {place}")
         }
     };
     Error::new(code::WRONG_USE, message)
@@ -152,13 +155,13 @@ mod tests {
         let none = refusal("x", Resolved::None, None);
         assert_eq!(
             none.message(),
-            "no job `x` runs here; `streamrt list` shows those that do"
+            "there is no job `x` on this machine, and no JobManager listens; `streamrt jobmanager --embedded --dir DIR` starts one"
         );
         let place = Place::Tcp("h:1".into());
         let none = refusal("x", Resolved::None, Some(&place));
         assert!(
             none.message()
-                .starts_with("no job `x` runs here, nor at http://h:1;")
+                .starts_with("there is no job `x` at http://h:1;")
         );
         let ids = vec!["ab1".to_owned(), "ab2".to_owned()];
         let several = refusal("ab", Resolved::Several(ids), None);

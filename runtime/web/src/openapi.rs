@@ -2,6 +2,8 @@
 
 use crate::{rest, v1};
 use utoipa::OpenApi;
+use utoipa::openapi::request_body::RequestBody;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{RefOr, Response};
 
 #[derive(OpenApi)]
@@ -19,7 +21,10 @@ pub fn openapi() -> String {
     for item in all.paths.paths.values_mut() {
         let operations = [&mut item.get, &mut item.head, &mut item.put, &mut item.post];
         for operation in operations.into_iter().flatten() {
-            let with_body = operation.request_body.is_some();
+            let takes_json = match &mut operation.request_body {
+                Some(RefOr::T(body)) => takes_json(body),
+                _ => false,
+            };
             let responses = &mut operation.responses.responses;
             let mut add = |status: &str, why: &str| {
                 let response = RefOr::T(Response::new(why));
@@ -29,14 +34,47 @@ pub fn openapi() -> String {
                 "403",
                 "the request names another host, or comes from a page of another origin",
             );
-            if with_body {
+            if takes_json {
+                add("400", "the body is not what the path takes");
+                add("413", "the body is too large");
                 add("415", "the body is of another type");
+            }
+            for (status, response) in responses.iter_mut() {
+                let RefOr::T(response) = response else {
+                    continue;
+                };
+                if response.description.is_empty() {
+                    response.description = meaning(status).to_owned();
+                }
             }
         }
     }
     let json = all.to_pretty_json();
     // It is made of literals and derived schemas.
     json.map_or_else(|_| String::new(), |json| json + "\n")
+}
+
+/// Whether a body is JSON; one of other bytes is described as such.
+fn takes_json(body: &mut RequestBody) -> bool {
+    let Some(RefOr::T(content)) = body.content.get_mut("application/wasm") else {
+        return true;
+    };
+    let bytes = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)));
+    content.schema = Some(bytes.build().into());
+    false
+}
+
+/// What a status says of which nothing else is said.
+fn meaning(status: &str) -> &'static str {
+    match status {
+        "200" => "the answer",
+        "202" => "it is begun",
+        "404" => "what the path names is not there",
+        "409" => "the job is in no state for it",
+        _ => "what the body says",
+    }
 }
 
 #[cfg(test)]
@@ -58,7 +96,9 @@ mod tests {
         let strings = sources.split(".route(").skip(1);
         let routed = strings.filter_map(|text| text.split('"').nth(1));
         let mut routed: BTreeSet<&str> = routed.collect();
-        assert!(routed.remove("/v1/openapi.json") && routed.len() > 30);
+        // What describes, and what refuses commands where nothing may be changed.
+        assert!(routed.remove("/v1/openapi.json") && routed.remove("/v1/jobs/{job}/{command}"));
+        assert!(routed.len() > 30);
         let text = super::openapi();
         let described: serde_json::Value = serde_json::from_str(&text).unwrap();
         let described = described["paths"].as_object().unwrap().keys();

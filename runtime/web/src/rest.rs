@@ -148,17 +148,25 @@ async fn jobs(State(api): Api) -> Json<Value> {
 #[utoipa::path(get, path = "/jobs/overview", tag = "flink",
     responses((status = 200, body = Object)))]
 async fn jobs_overview(State(api): Api) -> Json<Value> {
+    let now_ms = api.now_ms();
+    let summary = |job: &JobDetails| summary(job, now_ms);
     Json(json!({"jobs": api.jobs().iter().map(summary).collect::<Vec<_>>()}))
 }
 
-fn summary(job: &JobDetails) -> Value {
+/// From its acceptance to its end, or until now.
+fn duration_ms(job: &JobDetails, now_ms: i64) -> i64 {
+    let until_ms = job.status.ended_ms.unwrap_or(now_ms);
+    (until_ms - job.status.started_ms).max(0)
+}
+
+fn summary(job: &JobDetails, now_ms: i64) -> Value {
     json!({
         "jid": job.status.id,
         "name": job.status.name,
         "state": job.status.state.in_flink(),
         "start-time": job.status.started_ms,
         "end-time": job.status.ended_ms.unwrap_or(-1),
-        "duration": job.status.elapsed_ms,
+        "duration": duration_ms(job, now_ms),
         "last-modification": job.status.ended_ms.unwrap_or(job.status.started_ms),
         "tasks": tasks_by_state(job),
     })
@@ -217,9 +225,7 @@ fn find(api: &Arc<dyn ClusterApi>, id: &str) -> Result<JobDetails, NotFound> {
     responses((status = 200, body = Object), (status = 404, description = "no such job")))]
 async fn job(State(api): Api, Path(id): Path<String>) -> Answer {
     let job = find(&api, &id)?;
-    let started_ms = job.status.started_ms;
     let now_ms = api.now_ms();
-    let duration_ms = job.status.ended_ms.unwrap_or(now_ms) - started_ms;
     Ok(Json(json!({
         "jid": job.status.id,
         "name": job.status.name,
@@ -228,11 +234,11 @@ async fn job(State(api): Api, Path(id): Path<String>) -> Answer {
         "job-type": "STREAMING",
         "start-time": job.status.started_ms,
         "end-time": job.status.ended_ms.unwrap_or(-1),
-        "duration": duration_ms.max(0),
+        "duration": duration_ms(&job, now_ms),
         "maxParallelism": job.max_parallelism,
         "now": now_ms,
         "timestamps": timestamps(&job),
-        "status-counts": tasks_by_state(&job),
+        "status-counts": in_each_state(&job, job.vertices.len()),
         "vertices": job.vertices.iter().map(|vertex| vertex_summary(&job, vertex)).collect::<Vec<_>>(),
         "plan": plan_of(&job),
     })))
@@ -255,11 +261,12 @@ fn timestamps(job: &JobDetails) -> Value {
     ];
     let status = &job.status;
     let own = status.state.in_flink();
-    let last_ms = status.ended_ms.unwrap_or(status.started_ms);
+    let failed_ms = job.failures.last().map(|(at_ms, _)| *at_ms);
+    let last_ms = status.ended_ms.or(failed_ms).unwrap_or(status.started_ms);
     let at_ms = |name: &str| match name {
         "INITIALIZING" | "CREATED" => status.started_ms,
-        name if name == own => last_ms,
         "RUNNING" if status.elapsed_ms > 0 => status.started_ms,
+        name if name == own => last_ms,
         _ => 0,
     };
     names
@@ -278,6 +285,29 @@ fn tasks_by_state(job: &JobDetails) -> Value {
     tasks(job.status.state.in_flink(), n)
 }
 
+/// How many of a job's vertices, or of a vertex's tasks, are in each state: all of them in that of
+/// the job.
+fn in_each_state(job: &JobDetails, n: usize) -> Value {
+    let names = [
+        "CREATED",
+        "SCHEDULED",
+        "DEPLOYING",
+        "RUNNING",
+        "FINISHED",
+        "CANCELING",
+        "CANCELED",
+        "FAILED",
+        "RECONCILING",
+        "INITIALIZING",
+    ];
+    let own = execution_state(job.status.state.in_flink());
+    let count = |name: &str| if name == own { n } else { 0 };
+    names
+        .map(|name| (name.to_owned(), json!(count(name))))
+        .into_iter()
+        .collect()
+}
+
 fn vertex_summary(job: &JobDetails, vertex: &VertexDetails) -> Value {
     json!({
         "id": vertex.id,
@@ -289,7 +319,7 @@ fn vertex_summary(job: &JobDetails, vertex: &VertexDetails) -> Value {
         "start-time": job.status.started_ms,
         "end-time": job.status.ended_ms.unwrap_or(-1),
         "duration": job.status.elapsed_ms,
-        "tasks": tasks(job.status.state.in_flink(), vertex.subtasks.len()),
+        "tasks": in_each_state(job, vertex.subtasks.len()),
         "metrics": {
             "read-bytes": 0,
             "read-bytes-complete": false,
@@ -341,7 +371,6 @@ async fn job_config(State(api): Api, Path(id): Path<String>) -> Answer {
         "name": job.status.name,
         "execution-config": {
             "execution-mode": "PIPELINED",
-            "restart-strategy": "Cluster level default restart strategy",
             "job-parallelism": job.status.parallelism,
             "object-reuse-mode": true,
             "user-config": {},
@@ -362,7 +391,7 @@ async fn exceptions(State(api): Api, Path(id): Path<String>) -> Answer {
     // The newest is first, as in Flink.
     let all: Vec<(i64, Failure)> = failures.into_iter().chain(end).rev().collect();
     let text = |failure: &Failure| format!("[{}] {}", failure.code, failure.with_causes());
-    let entry = |(at, failure): &(i64, Failure)| json!({"exceptionName": failure.code, "stacktrace": text(failure), "timestamp": at});
+    let entry = |(at, failure): &(i64, Failure)| json!({"exceptionName": failure.code, "stacktrace": text(failure), "timestamp": at, "failureLabels": {}, "taskName": null, "concurrentExceptions": []});
     let newest = all.first();
     Ok(Json(json!({
         "root-exception": newest.map(|(_, failure)| text(failure)),

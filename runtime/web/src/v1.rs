@@ -109,7 +109,7 @@ pub struct Upgrade {
 
 /// The routes below `/v1`; without `writes` those alone that change nothing.
 pub(crate) fn routes(writes: bool) -> axum::Router<Arc<dyn ClusterApi>> {
-    use axum::routing::{get, head, post, put};
+    use axum::routing::{any, get, head, post, put};
     let reading = axum::Router::new()
         .route("/v1/openapi.json", get(description))
         .route("/v1/cluster", get(cluster))
@@ -119,7 +119,9 @@ pub(crate) fn routes(writes: bool) -> axum::Router<Arc<dyn ClusterApi>> {
         .route("/v1/jobs/{job}/logs", get(logs))
         .route("/v1/jobs/{job}/triggers/{trigger}", get(trigger));
     if !writes {
-        return reading;
+        return reading
+            .route("/v1/components/{digest}", any(read_only))
+            .route("/v1/jobs/{job}/{command}", post(read_only));
     }
     let component = head(has_component).merge(put(put_component));
     reading
@@ -129,6 +131,12 @@ pub(crate) fn routes(writes: bool) -> axum::Router<Arc<dyn ClusterApi>> {
         .route("/v1/jobs/{job}/cancel", post(cancel))
         .route("/v1/jobs/{job}/savepoints", post(savepoint))
         .route("/v1/jobs/{job}/upgrade", post(upgrade))
+}
+
+/// A `run` takes commands at its socket alone.
+async fn read_only() -> Failed {
+    let message = "this address shows a job and changes nothing; without `--cluster` the commands of `streamrt` reach it";
+    Failed::with_status(StatusCode::FORBIDDEN, &wrong(message))
 }
 
 /// What these paths are, for `openapi.json`.

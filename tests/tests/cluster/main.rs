@@ -196,7 +196,7 @@ fn which_job_is_meant_is_never_guessed() {
     cluster
         .tell(&["info", "nobody"])
         .failed_with("S6004")
-        .names("no job `nobody` runs here, nor at http://");
+        .names("there is no job `nobody` at http://");
     cluster.tell(&["cancel", &one[..20]]).succeeded();
     assert_eq!(cluster.info(&one)["state"], "cancelled");
     let table = cluster.tell(&["list"]).succeeded().stdout;

@@ -317,6 +317,6 @@ fn commands_to_a_job_that_is_not_there_are_refused() {
     ] {
         command(&job, args)
             .failed_with("S6004")
-            .names("no job `nobody` runs here");
+            .names("there is no job `nobody` on this machine");
     }
 }

@@ -71,6 +71,11 @@ pub(crate) fn look_at(store: Option<&Store>, from: Option<&str>) -> Result<Kept>
 /// What the newest checkpoint promises to commit; `None` if there is none, or that is known to be
 /// done.
 pub(crate) fn uncommitted(store: &Store, history: &History) -> Result<Option<Restore>> {
+    let is_done = |newest: &Published| newest.checkpoint <= history.committed;
+    // It may be gone, if it is a snapshot of another job.
+    if history.newest().is_some_and(is_done) {
+        return Ok(None);
+    }
     let newest = newest(store, history)?.map(|newest| KeptSnapshot::of(&newest, history));
     let open = newest.filter(|newest| !newest.is_committed(history));
     Ok(open.map(|newest| newest.restore))

@@ -274,8 +274,11 @@ impl JobStore {
 
     fn uncommitted(&mut self) -> Result<StoreReply> {
         let log = self.log_mut()?;
-        let (history, store) = (log.history().clone(), log.store().clone());
-        let restore = uncommitted(&store, &history)?;
+        let history = History {
+            committed: log.committed(),
+            ..log.history().clone()
+        };
+        let restore = uncommitted(log.store(), &history)?;
         Ok(StoreReply::Uncommitted { history, restore })
     }
 

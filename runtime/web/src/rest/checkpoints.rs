@@ -1,7 +1,7 @@
 //! Flink's paths for the checkpoints of a job.
 
 use super::{ALL_CHECKPOINTS, Answer, Api, NotFound, find};
-use crate::api::JobDetails;
+use crate::api::{JobDetails, VertexDetails};
 use crate::status::{CheckpointDetails, CheckpointStatus, SubtaskCheckpoint};
 use axum::Json;
 use axum::extract::{Path, State};
@@ -150,9 +150,10 @@ fn checkpoint_summary(job: &JobDetails, checkpoint: &CheckpointDetails) -> Value
         "alignment_buffered": 0,
         "processed_data": 0,
         "persisted_data": 0,
-        "num_subtasks": n_subtasks.max(n_acknowledged),
+        // Tasks that have finished, or that only find splits, have nothing to acknowledge.
+        "num_subtasks": if checkpoint.is_completed() { n_acknowledged } else { n_subtasks.max(n_acknowledged) },
         "num_acknowledged_subtasks": n_acknowledged,
-        "tasks": {},
+        "tasks": tasks(job, checkpoint),
     });
     match &checkpoint.status {
         CheckpointStatus::Pending => {}
@@ -160,7 +161,8 @@ fn checkpoint_summary(job: &JobDetails, checkpoint: &CheckpointDetails) -> Value
             // A savepoint is where its user wanted it.
             let place = job.status.checkpoint_dir.as_ref();
             let place = place.filter(|_| !is_savepoint(checkpoint));
-            summary["external_path"] = json!(place);
+            let path = place.map(|folder| format!("{folder}/chk-{}", checkpoint.checkpoint));
+            summary["external_path"] = json!(path);
             summary["discarded"] = json!(false);
         }
         CheckpointStatus::Failed { reason } => {
@@ -169,6 +171,31 @@ fn checkpoint_summary(job: &JobDetails, checkpoint: &CheckpointDetails) -> Value
         }
     }
     summary
+}
+
+/// What the checkpoint cost each vertex, by its id.
+fn tasks(job: &JobDetails, checkpoint: &CheckpointDetails) -> Value {
+    let of_vertex = |vertex: &VertexDetails| {
+        let is_its = |subtask: &&SubtaskCheckpoint| {
+            let number = subtask.name.strip_prefix(&vertex.name);
+            number.is_some_and(|number| number.starts_with(" ("))
+        };
+        let all: Vec<&SubtaskCheckpoint> = checkpoint.subtasks.iter().filter(is_its).collect();
+        let sum = |of: fn(&SubtaskCheckpoint) -> u64| all.iter().map(|one| of(one)).sum::<u64>();
+        let shown = json!({
+            "id": checkpoint.checkpoint,
+            "status": flink_status(checkpoint),
+            "checkpointed_size": sum(|one| one.bytes),
+            "state_size": sum(|one| one.full_bytes),
+            "alignment_buffered": 0,
+            "processed_data": 0,
+            "persisted_data": 0,
+            "num_subtasks": vertex.subtasks.len(),
+            "num_acknowledged_subtasks": all.len(),
+        });
+        (!all.is_empty()).then(|| (vertex.id.clone(), shown))
+    };
+    job.vertices.iter().filter_map(of_vertex).collect()
 }
 
 /// A checkpoint, with what it cost each subtask.
