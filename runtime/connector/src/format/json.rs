@@ -341,7 +341,9 @@ mod tests {
         ) {
             let inside = pieces.concat();
             let text = if wrap { format!("{{\"a\":{inside}}}") } else { inside };
-            let is_object = matches!(serde_json::from_str::<Value>(&text), Ok(Value::Object(_)));
+            // Not as a value, which would have to be a number that a machine can hold.
+            let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+            let is_object = is_json && text.trim_start().starts_with('{');
             prop_assert_eq!(format().scan(&text).is_ok(), is_object, "{}", text);
         }
 
